@@ -1,0 +1,44 @@
+# Everything here works on a machine with Python 3.11 or newer, make and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test check lint soak bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## run the main job against the local sandbox; no key, nothing paid
+	$(BIN)/pipeline run jobs/stories.yaml --sandbox
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(READY)  ## the long tests
+	$(BIN)/python -m pytest -m long
+
+bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
+	$(BIN)/python benchmarks/throughput.py
+
+lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \
+	  --python-version 3.11 --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
+
+clean:  ## remove what make built; runs and their results stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,111 @@
+"""The key, and the host that it may go to. Neither ever stands in a spec or a file of ours."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.errors import Refused
+
+DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
+KEY_VARIABLE = "AITUTOR_API_KEY"
+URL_VARIABLE = "AITUTOR_BASE_URL"
+CREDENTIAL = "aitutor-api-key"
+SANDBOX_HOST = "sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where requests go and with which key. `host` is what the run folder is pinned to."""
+
+    base_url: str
+    key: str = field(repr=False)
+    host: str
+
+
+def find_access(
+    base_url: str | None, key_file: Path | None, environment: Mapping[str, str] = os.environ
+) -> Access:
+    """The key from `key_file`, else the environment, else systemd's credentials.
+
+    Raises:
+        Refused: without a usable key, or for a host that a key must not be sent to in the clear.
+    """
+    url = base_url or environment.get(URL_VARIABLE) or DEFAULT_BASE_URL
+    return Access(url.rstrip("/"), _find_key(key_file, environment), _host(url))
+
+
+def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
+    if key_file is not None:
+        return _usable(_read(key_file), f"the key in {key_file}")
+    if environment.get(KEY_VARIABLE):
+        return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if folder and (Path(folder) / CREDENTIAL).is_file():
+        return _usable(_read(Path(folder) / CREDENTIAL), f"the systemd credential {CREDENTIAL}")
+    raise Refused(
+        f"No API key. Set {KEY_VARIABLE}, or name a file with --key-file, or rehearse without a "
+        "key and without paying: --sandbox. Nothing was sent."
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise Refused(f"{path}: the key cannot be read ({reason}). Nothing was sent.") from None
+    if mode & 0o077 and path.name != CREDENTIAL:
+        raise Refused(
+            f"{path}: others on this machine can read the key. Run: chmod 600 {path}. "
+            "Nothing was sent."
+        )
+    return text
+
+
+def _usable(text: str, where: str) -> str:
+    """Stripped, and nothing that could end the header: a bad key would show up in a traceback."""
+    key = text.strip()
+    if not key:
+        raise Refused(f"{where} is empty. Nothing was sent.")
+    if not all("!" <= character <= "~" for character in key):
+        raise Refused(
+            f"{where} has a space, a line break or another character that no key has "
+            "in it. Copy it again. Nothing was sent."
+        )
+    return key
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in ("http", "https") or not host:
+        raise Refused(f"{url}: not an https:// address. Nothing was sent.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise Refused(
+            f"{host}: give the address without user, query or fragment. Nothing was sent."
+        )
+    if parts.scheme == "http" and not is_loopback(host):
+        raise Refused(
+            f"{url}: the key would travel unencrypted. Use https://; http:// is for this machine "
+            "only (127.0.0.1). Nothing was sent."
+        )
+    return f"{host}:{port}" if port else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine for certain, whatever a name server says."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,244 @@
+"""From what came back to what it means: the whole table of outcomes, as a pure function.
+
+The rule behind every line: a request is refused or failed only if the answer proves it. "The API's
+JSON" is an object whose `success` is false and whose `error` is text; of it the `code` decides,
+then the message, then the status. Whatever proves nothing is ambiguous.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
+
+MESSAGE_CHARACTERS = 500
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+# What the API says without a code; older servers say "Workflow not found" so too.
+_CODE_OF_MESSAGE = {
+    "Unauthorized. Please provide a valid secret key.": ErrorCode.UNAUTHORIZED,
+    "Rate limit exceeded": ErrorCode.RATE_LIMITED,
+    "Workflow not found": ErrorCode.WORKFLOW_NOT_FOUND,
+}
+_CODE_OF_STATUS = {401: ErrorCode.UNAUTHORIZED, 402: ErrorCode.INVALID_BILLING}
+_STOP_OF_CODE = {
+    ErrorCode.UNAUTHORIZED: StopCode.UNAUTHORIZED,
+    ErrorCode.INVALID_BILLING: StopCode.INVALID_BILLING,
+    "spend_limit_reached": StopCode.INVALID_BILLING,
+    ErrorCode.WORKFLOW_NOT_FOUND: StopCode.WORKFLOW_NOT_FOUND,
+}
+
+# No answer, or not a whole one, and what it means. Only the first two prove that nothing was sent.
+_OUTCOME_OF_FAILURE = {
+    Failure.NOT_SENT: (Verdict.REFUSED, ErrorCode.NOT_SENT, None),
+    Failure.TLS: (Verdict.REFUSED, ErrorCode.TLS, StopCode.TLS),
+    Failure.TIMEOUT: (Verdict.AMBIGUOUS, ErrorCode.TIMEOUT, None),
+    Failure.DISCONNECTED: (Verdict.AMBIGUOUS, ErrorCode.DISCONNECTED, None),
+    Failure.CUT: (Verdict.AMBIGUOUS, ErrorCode.BAD_RESPONSE, None),
+    Failure.TOO_LARGE: (Verdict.AMBIGUOUS, ErrorCode.TOO_LARGE, None),
+    Failure.INTERRUPTED: (Verdict.AMBIGUOUS, ErrorCode.INTERRUPTED, None),
+}
+
+
+class Unreadable(ValueError):
+    """A body that does not hold an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A paid answer, in whatever shape it came.
+
+    `result` is text; anything else stands as its JSON text and is flagged. `citations_raw` is the
+    JSON text of the citations as they came, None where there were none. `extra` is the JSON text
+    of all other fields, and of a result that text columns cannot hold as it came.
+    """
+
+    result: str
+    citations: tuple[Citation, ...]
+    citations_raw: str | None
+    extra: str
+    flags: tuple[str, ...]
+
+
+def classify(reply: Reply) -> Outcome:
+    """What `reply` says of its attempt."""
+    if reply.status is None or reply.failure in (Failure.TIMEOUT, Failure.DISCONNECTED):
+        return _without_answer(reply)
+    if 300 <= reply.status < 400:
+        return Outcome(
+            Verdict.AMBIGUOUS,
+            ErrorCode.REDIRECT,
+            f"The server redirects to {_shown(reply.headers.get('location', 'nowhere'))}; "
+            "redirects are never followed.",
+            reply.status,
+            maybe_paid=True,
+            stop=StopCode.REDIRECT,
+        )
+    if 200 <= reply.status < 300:
+        return _of_success(reply)
+    return _of_error(reply, reply.status)
+
+
+def read_answer(body: bytes) -> Answer:
+    """The answer in the body of a success.
+
+    Raises:
+        Unreadable: when it is not JSON, not an object, or has no `result`.
+    """
+    fields = _json_object(body)
+    if fields is None:
+        raise Unreadable("the answer is not a JSON object")
+    if "result" not in fields:
+        raise Unreadable("the answer has no `result`")
+    flags: list[str] = []
+    extra = {k: v for k, v in fields.items() if k not in ("success", "result", "citations")}
+    result = fields["result"]
+    if not isinstance(result, str):
+        flags.append("result_not_text")
+        result = _json_text(result)
+    if not result.strip():
+        flags.append("result_empty")
+    if _SURROGATE.search(result):
+        flags.append("result_repaired")
+        extra["result"] = result
+        result = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", result)
+    citations, odd = _citations(fields.get("citations"))
+    if odd:
+        flags.append("citations_odd")
+    raw = _json_text(fields["citations"]) if "citations" in fields else None
+    return Answer(result, citations, raw, _json_text(extra) if extra else "", tuple(flags))
+
+
+def _without_answer(reply: Reply) -> Outcome:
+    verdict, code, stop = _OUTCOME_OF_FAILURE[reply.failure or Failure.DISCONNECTED]
+    return Outcome(
+        verdict,
+        code,
+        _shown(reply.detail),
+        reply.status,
+        maybe_paid=verdict is Verdict.AMBIGUOUS,
+        stop=stop,
+    )
+
+
+def _of_success(reply: Reply) -> Outcome:
+    if reply.failure is not None:
+        return _without_answer(reply)
+    fields = _json_object(reply.body)
+    if fields is not None and fields.get("success") is False:
+        code = _server_code(fields) or ErrorCode.RUN_FAILED
+        return Outcome(Verdict.FAILED, code, _server_message(fields), reply.status, maybe_paid=True)
+    try:
+        read_answer(reply.body)
+    except Unreadable as error:
+        return Outcome(
+            Verdict.AMBIGUOUS,
+            ErrorCode.BAD_RESPONSE,
+            f"{error}: {_shown_body(reply.body)}",
+            reply.status,
+            maybe_paid=True,
+        )
+    return Outcome(Verdict.OK, http_status=reply.status, maybe_paid=True)
+
+
+def _of_error(reply: Reply, status: int) -> Outcome:
+    fields = _api_json(reply)
+    code = _code(fields, status)
+    message = _server_message(fields) if fields else _shown_body(reply.body)
+    stop = _STOP_OF_CODE.get(code) if code else None
+    if status in (401, 402):
+        stop = stop or (StopCode.UNAUTHORIZED if status == 401 else StopCode.INVALID_BILLING)
+    if stop:
+        return Outcome(Verdict.REFUSED, code, message, status, stop=stop)
+    if code == ErrorCode.RATE_LIMITED:
+        return Outcome(Verdict.REFUSED, ErrorCode.RATE_LIMITED, message, status)
+    if status == 500 and fields:
+        code = code or ErrorCode.INTERNAL_SERVER_ERROR
+        return Outcome(Verdict.FAILED, code, message, status, retryable=True)
+    if 400 <= status < 500 and status not in (408, 499):
+        return Outcome(Verdict.FAILED, code or f"http_{status}", message, status)
+    return Outcome(Verdict.AMBIGUOUS, ErrorCode.GATEWAY, message, status, maybe_paid=True)
+
+
+def _code(fields: dict[str, Any] | None, status: int) -> str | None:
+    """The code of an error: the server's, else the message's, else the status's."""
+    said = _server_code(fields) if fields else None
+    by_message = _CODE_OF_MESSAGE.get(fields["error"]) if fields else None
+    if status == 429:
+        return ErrorCode.RATE_LIMITED
+    return said or by_message or _CODE_OF_STATUS.get(status)
+
+
+def _api_json(reply: Reply) -> dict[str, Any] | None:
+    """The API's own error object; None for anything else, such as a proxy's page."""
+    fields = _json_object(reply.body) if reply.failure is None else None
+    if fields and fields.get("success") is False and isinstance(fields.get("error"), str):
+        return fields
+    return None
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _server_code(fields: dict[str, Any]) -> str | None:
+    code = fields.get("code")
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else None
+
+
+def _server_message(fields: dict[str, Any]) -> str:
+    error = fields.get("error")
+    return _shown(error if isinstance(error, str) else _json_text(error))
+
+
+def _citations(value: Any) -> tuple[tuple[Citation, ...], bool]:
+    """The citations that can be read, and whether anything else was among them."""
+    if value is None:
+        return (), False
+    if not isinstance(value, list):
+        return (), True
+    found = [_citation(entry) for entry in value]
+    return tuple(c for c in found if c), None in found
+
+
+def _citation(entry: Any) -> Citation | None:
+    if isinstance(entry, str):
+        return Citation("", _clean(entry)) if entry else None
+    if not isinstance(entry, dict):
+        return None
+    title, url = entry.get("title"), entry.get("url")
+    title = _clean(title) if isinstance(title, str) else ""
+    url = _clean(url) if isinstance(url, str) else ""
+    return Citation(title, url) if title or url else None
+
+
+def _json_text(value: Any) -> str:
+    """JSON text; lone surrogates, which no text column holds, stay escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if _SURROGATE.search(text):
+        text = json.dumps(value, separators=(",", ":"))
+    return text
+
+
+def _clean(text: str) -> str:
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _shown_body(body: bytes) -> str:
+    return _shown(body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")) or "(empty)"
+
+
+def _shown(text: str) -> str:
+    """One line of at most 500 characters, without control characters."""
+    line = " ".join(_clean(text).split())
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"

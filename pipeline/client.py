@@ -1,0 +1,224 @@
+"""One request, one answer. The only user of httpx; foreign exceptions become kinds here.
+
+The transport is httpx's on aiohttp, because httpx's own pool looks through all its connections at
+every event and stops at some hundred requests in flight. That transport raises `ConnectTimeout`
+both when nobody listens and when a server takes the request and hangs up, so its types are not
+believed. "Not sent" needs two proofs that agree: no connection was ever handed to the request
+(aiohttp's trace says when one is), and the cause is one of aiohttp's connector errors.
+
+A connection is reused only while it has been idle for less than a second: a server that closes
+idle connections would otherwise take a request and lose it, and servers wait five seconds or more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import zlib
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import SimpleNamespace
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from pipeline.access import Access, is_loopback
+from pipeline.model import Failure, Reply
+
+CONNECT_S = 30.0
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+KEPT_OF_TOO_LARGE_BYTES = 1024 * 1024
+IDLE_REUSE_S = 1.0
+
+_TLS_ERRORS = (
+    aiohttp.ClientConnectorCertificateError,
+    aiohttp.ClientConnectorSSLError,
+    aiohttp.ClientSSLError,
+)
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
+_DECODER_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Whether the request in this task was ever given a connection to write to."""
+
+    connected: bool = False
+
+
+_progress: ContextVar[_Progress] = ContextVar("_progress")
+
+
+class TooLarge(Exception):
+    """The body passed the cap; `kept` is its beginning."""
+
+    def __init__(self, kept: bytes) -> None:
+        super().__init__("body too large")
+        self.kept = kept
+
+
+class Client:
+    """Sends bodies to one workflow. Close it with `aclose`, or use it as a context."""
+
+    def __init__(self, access: Access, workflow: str, deadline_s: float) -> None:
+        self._url = httpx.URL(f"{access.base_url}/api/v1/run/{workflow}")
+        self._headers = httpx.Headers(
+            {
+                "Host": self._url.netloc.decode(),
+                "Authorization": f"Bearer {access.key}",
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": "pipeline",
+            }
+        )
+        self._deadline_s = deadline_s
+        tls = httpx.create_ssl_context()
+        self._transport = AiohttpTransport(
+            verify=tls, proxy=_proxy(self._url), client=lambda: _session(tls)
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def send(self, body: bytes) -> Reply:
+        """Sends `body` once and waits at most the deadline, however slowly the answer drips.
+
+        Nothing is raised but cancellation; what went wrong stands in the reply.
+        """
+        progress = _Progress()
+        token = _progress.set(progress)
+        sent_at = time.monotonic()
+        partial = _Partial()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._exchange(body, partial)
+            failure, detail = None, ""
+        except TimeoutError:
+            failure = Failure.TIMEOUT
+            detail = f"no whole answer within {self._deadline_s:g} s"
+        except TooLarge as error:
+            failure, detail = Failure.TOO_LARGE, f"an answer of over {MAX_BODY_BYTES} bytes"
+            partial.body = error.kept
+        except Exception as error:
+            failure = _kind(error, progress, partial)
+            detail = _describe(error)
+        finally:
+            _progress.reset(token)
+        return Reply(
+            sent_at=sent_at,
+            answered_at=time.monotonic(),
+            status=partial.status,
+            headers=partial.headers,
+            body=bytes(partial.body),
+            failure=failure,
+            detail=detail,
+        )
+
+    async def _exchange(self, body: bytes, partial: _Partial) -> None:
+        request = httpx.Request(
+            "POST",
+            self._url,
+            headers=self._headers,
+            content=body,
+            extensions={"timeout": {"connect": CONNECT_S, "pool": CONNECT_S}},
+        )
+        response = await self._transport.handle_async_request(request)
+        try:
+            partial.status = response.status_code
+            partial.headers = response.headers
+            await _read(response, partial)
+        finally:
+            await response.aclose()
+
+
+@dataclass(slots=True)
+class _Partial:
+    """As much of an answer as has come so far."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = httpx.Headers()
+    body: bytes | bytearray = b""
+
+
+async def _read(response: httpx.Response, partial: _Partial) -> None:
+    """The decoded body into `partial`, never more of it in memory than the cap.
+
+    Compression was not asked for. A server that compresses all the same is decoded in bounded
+    steps: 200 KB of gzip can hold 200 MB.
+    """
+    body = partial.body = bytearray()
+    bits = _DECODER_BITS.get(response.headers.get("content-encoding", "").strip().lower())
+    decoder = zlib.decompressobj(bits) if bits else None
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for chunk in response.stream:
+        if decoder is None:
+            body += chunk
+        while decoder is not None and chunk:
+            body += decoder.decompress(chunk, MAX_BODY_BYTES + 1 - len(body))
+            chunk = decoder.unconsumed_tail
+            if len(body) > MAX_BODY_BYTES:
+                break
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
+
+
+def _kind(error: Exception, progress: _Progress, partial: _Partial) -> Failure:
+    """What an exception means. In doubt the request may have been sent."""
+    cause = error if isinstance(error, aiohttp.ClientError) else error.__cause__
+    if not progress.connected:
+        if isinstance(cause, _TLS_ERRORS):
+            return Failure.TLS
+        if isinstance(cause, _NEVER_CONNECTED):
+            return Failure.NOT_SENT
+    return Failure.CUT if partial.status is not None else Failure.DISCONNECTED
+
+
+def _describe(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+
+
+def _session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    """A session without cookies, without limits of its own and without a second opinion."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=IDLE_REUSE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[_trace()],
+        auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+
+
+def _trace() -> aiohttp.TraceConfig:
+    async def connected(_: aiohttp.ClientSession, __: SimpleNamespace, ___: object) -> None:
+        _progress.get().connected = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(connected)
+    trace.on_connection_reuseconn.append(connected)
+    return trace
+
+
+def _proxy(url: httpx.URL) -> httpx.Proxy | None:
+    """The proxy that the environment names for this address, as other tools understand it."""
+    if is_loopback(url.host) or proxy_bypass(url.host):
+        return None
+    address = getproxies().get(url.scheme) or getproxies().get("all")
+    return httpx.Proxy(address) if address else None

@@ -1,0 +1,28 @@
+"""Exceptions that end a run, one exit code each (a failed row is data, never an exception).
+
+Every message says where, what is wrong, what to do, and whether anything was sent.
+"""
+
+
+class PipelineError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class Refused(PipelineError):
+    """The spec, the input or the call cannot be used. Nothing was sent."""
+
+    exit_code = 2
+
+
+class StorageFailed(PipelineError):
+    """The disk refused a write, or what it holds is damaged. Sending has stopped."""
+
+    exit_code = 6
+
+
+class Locked(PipelineError):
+    """Another process works in this run folder. Nothing was sent by this one."""
+
+    exit_code = 75

@@ -1,0 +1,354 @@
+"""The loop: one dispatcher, a fixed set of workers, one stream of rows.
+
+The dispatcher waits, in this order, for a row, for a place in flight and in the budget, and for a
+slot of the pace; then it hands the row to an idle worker. The worker makes the intent durable,
+stamps the time, sends, and makes the outcome durable. Nothing queues between slot and send: send
+times are what the pace is learned from.
+
+No task is made per row, and no row is looked at before there is room for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from itertools import count
+
+from pipeline.answer import classify
+from pipeline.errors import StorageFailed
+from pipeline.events import AttemptEnded, Event, Listener, Stopping, Waiting
+from pipeline.model import (
+    Attempt,
+    Clock,
+    Engine,
+    Failure,
+    Ledger,
+    Outcome,
+    Reply,
+    Row,
+    StopCode,
+    Stopped,
+    Throttle,
+)
+from pipeline.retry import BackOff, Breakers, Decision, decide
+
+# A probe that has not failed to connect for this long did reach the API: its connect timeout is
+# over, and its answer may take minutes.
+PROBE_TRUSTED_AFTER_S = 31.0
+
+
+class Executor:
+    """Sends a stream of rows, each at most once unless its answer proves that it may go again.
+
+    `budget` is how many more requests may be billed, None for any number.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        ledger: Ledger,
+        throttle: Throttle,
+        clock: Clock,
+        breakers: Breakers,
+        concurrency: int,
+        retries: int,
+        budget: int | None,
+        listeners: tuple[Listener, ...] = (),
+    ) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._throttle = throttle
+        self._clock = clock
+        self._breakers = breakers
+        self._concurrency = concurrency
+        self._retries = retries
+        self._budget = budget
+        self._listeners = listeners
+        self._back_off = BackOff()
+        self._rows: Iterator[Row] = iter(())
+        self._ahead: Row | None = None
+        self._front: deque[Row] = deque()
+        self._later: list[tuple[float, int, Row]] = []
+        self._order = count()
+        self._failures: dict[int, int] = {}
+        self._handed: asyncio.Queue[Row] = asyncio.Queue()
+        self._workers: list[asyncio.Task[None]] = []
+        self._idle = 0
+        self._in_flight = 0
+        self._probe_since: float | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._abandoned = asyncio.Event()
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+        self.stopped: Stopped | None = None
+
+    # -- for the caller -------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Requests handed out whose outcome is not durable yet."""
+        return self._in_flight
+
+    async def run(self, rows: Iterator[Row], drain_s: float) -> Stopped | None:
+        """Sends `rows` until they are settled or something stops the run.
+
+        Returns why it ended early, or None. After a stop, requests in flight are waited for up to
+        `drain_s`, since they are paid for. Cancelling this coroutine abandons them instead.
+
+        Raises:
+            StorageFailed: when an intent or outcome could not be made durable.
+        """
+        self._rows = rows
+        self._dispatcher = asyncio.create_task(self._dispatch())
+        try:
+            await asyncio.wait({self._dispatcher})
+            await self._drain(drain_s)
+            if not self._dispatcher.cancelled():
+                self._dispatcher.result()
+        finally:
+            self.abandon()
+            await self._landed()
+            await self._end()
+        if self._error is not None:
+            raise self._error
+        return self.stopped
+
+    def stop(self, stopped: Stopped) -> None:
+        """Sends no more rows. The first reason stands. May be called twice."""
+        if self.stopped is not None:
+            return
+        self.stopped = stopped
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+        self._emit(Stopping(stopped, self._in_flight))
+
+    def abandon(self) -> None:
+        """Waits for no answer any more: what is in flight becomes ambiguous."""
+        if self._abandoned.is_set():
+            return  # a second cancellation would hit the saving of what the first one ended
+        self._abandoned.set()
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+        for task in self._sending:
+            task.cancel()
+
+    # -- the dispatcher -------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        while self.stopped is None and await self._row_ready():
+            await self._room()
+            await self._throttle.slot()
+            row = self._take()
+            if row is not None:
+                self._hand_out(row)
+
+    async def _row_ready(self) -> bool:
+        """Waits for a row that may be sent. False when every row is settled."""
+        while not self._peek():
+            if not self._later and self._in_flight == 0:
+                return False
+            due = self._later[0][0] if self._later else None
+            await self._change(due)
+        return True
+
+    def _peek(self) -> bool:
+        now = self._clock.monotonic()
+        while self._later and self._later[0][0] <= now:
+            self._front.append(heapq.heappop(self._later)[2])
+        if self._ahead is None and not self._front:
+            self._ahead = next(self._rows, None)
+        return bool(self._front) or self._ahead is not None
+
+    def _take(self) -> Row | None:
+        if self._front:
+            return self._front.popleft()
+        row, self._ahead = self._ahead, None
+        return row
+
+    async def _room(self) -> None:
+        """Waits for a place in flight, in the budget, and while the API is away for a probe."""
+        while True:
+            if self._budget == 0 and self._in_flight == 0:
+                self.stop(Stopped(StopCode.MAX_PAID, "The most that may be paid has been reached."))
+            if self._in_flight >= self._concurrency or self._budget == 0:
+                await self._change(None)
+            elif (wake_at := self._away_until()) is not None:
+                await self._change(wake_at)
+            else:
+                return
+
+    def _away_until(self) -> float | None:
+        """When to look again while the API is away; None when a request may go."""
+        if not self._back_off.away:
+            return None
+        now = self._clock.monotonic()
+        if self._probe_since is not None:
+            trusted_at = self._probe_since + PROBE_TRUSTED_AFTER_S
+            if now < trusted_at:
+                return trusted_at
+            self._reached()
+            return None
+        wake_at = self._back_off.next_at()
+        return wake_at if now < wake_at else None
+
+    async def _change(self, until: float | None) -> None:
+        """Waits until something lands, or until `until`."""
+        self._changed.clear()
+        if until is None:
+            await self._changed.wait()
+            return
+        wait_s = max(until - self._clock.monotonic(), 0.0)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _hand_out(self, row: Row) -> None:
+        self._in_flight += 1
+        if self._budget is not None:
+            self._budget -= 1
+        if self._back_off.away:
+            self._probe_since = self._clock.monotonic()
+        if self._idle < self._handed.qsize() + 1:
+            self._workers.append(asyncio.create_task(self._work()))
+            self._idle += 1
+        self._handed.put_nowait(row)
+
+    # -- the workers ----------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            row = await self._handed.get()
+            self._idle -= 1
+            try:
+                await self._attempt(row)
+            except Exception as error:
+                self._fail(error)
+            finally:
+                self._in_flight -= 1
+                self._idle += 1
+                self._changed.set()
+
+    async def _attempt(self, row: Row) -> None:
+        attempt = await self._ledger.intend(row)
+        if self.stopped is not None or self._abandoned.is_set():
+            await self._ledger.withdraw(attempt)
+            self._not_billed()
+            return
+        ticket = self._throttle.sent()
+        reply = await self._send(row)
+        outcome = classify(reply)
+        self._throttle.landed(ticket, reply, outcome)
+        await self._settle(attempt, reply, outcome)
+
+    async def _send(self, row: Row) -> Reply:
+        task = asyncio.current_task()
+        assert task is not None
+        sent_at = self._clock.monotonic()
+        self._sending.add(task)
+        try:
+            return await self._engine.send(row.body)
+        except asyncio.CancelledError:
+            if not self._abandoned.is_set():
+                raise
+            task.uncancel()
+            return Reply(
+                sent_at,
+                self._clock.monotonic(),
+                failure=Failure.INTERRUPTED,
+                detail="the run ended before the answer came",
+            )
+        finally:
+            self._sending.discard(task)
+
+    async def _settle(self, attempt: Attempt, reply: Reply, outcome: Outcome) -> None:
+        row = attempt.row
+        decision = decide(outcome, self._failures.get(row.number, 0), self._retries)
+        await self._ledger.conclude(attempt, outcome, reply, decision.state)
+        if not outcome.maybe_paid:
+            self._not_billed()
+        self._note_reachability(reply)
+        self._queue_again(row, outcome, decision)
+        self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1))
+        if outcome.stop is not None:
+            self.stop(Stopped(outcome.stop, outcome.message))
+        broken = self._breakers.see(outcome, decision.state)
+        if broken is not None:
+            self.stop(broken)
+
+    def _queue_again(self, row: Row, outcome: Outcome, decision: Decision) -> None:
+        if decision.again_after_s is None:
+            self._failures.pop(row.number, None)
+        elif outcome.retryable:
+            self._failures[row.number] = self._failures.get(row.number, 0) + 1
+            due = self._clock.monotonic() + decision.again_after_s
+            heapq.heappush(self._later, (due, next(self._order), row))
+        else:
+            self._front.appendleft(row)
+
+    def _note_reachability(self, reply: Reply) -> None:
+        if reply.failure is not Failure.NOT_SENT:
+            if reply.failure is not Failure.INTERRUPTED:
+                self._reached()
+            return
+        now = self._clock.monotonic()
+        was_away = self._back_off.away
+        self._back_off.not_sent(now, reply.sent_at)
+        self._probe_since = None
+        if self._back_off.given_up(now):
+            self.stop(Stopped(StopCode.NOT_SENT, f"The API cannot be reached: {reply.detail}"))
+        elif not was_away:
+            self._emit(
+                Waiting(f"the API cannot be reached ({reply.detail})", self._back_off.next_at())
+            )
+
+    def _reached(self) -> None:
+        self._back_off.answered()
+        self._probe_since = None
+
+    def _not_billed(self) -> None:
+        if self._budget is not None:
+            self._budget += 1
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        reason = str(error) if isinstance(error, StorageFailed) else "an error in the runner"
+        self.stop(Stopped(StopCode.STORAGE, reason))
+        self.abandon()
+
+    # -- the end --------------------------------------------------------------------------
+
+    async def _drain(self, drain_s: float) -> None:
+        """Waits for what is in flight, until `drain_s` is over or nobody wants to wait."""
+        landed = asyncio.create_task(self._landed())
+        abandoned = asyncio.create_task(self._abandoned.wait())
+        try:
+            await asyncio.wait(
+                {landed, abandoned}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            landed.cancel()
+            abandoned.cancel()
+
+    async def _landed(self) -> None:
+        while self._in_flight:
+            await self._change(None)
+
+    async def _end(self) -> None:
+        for task in [*self._workers, *([self._dispatcher] if self._dispatcher else [])]:
+            task.cancel()
+        await asyncio.gather(
+            *self._workers,
+            *([self._dispatcher] if self._dispatcher else []),
+            return_exceptions=True,
+        )
+
+    def _emit(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)

@@ -1,0 +1,1 @@
+"""The sheet going home with its answers."""

@@ -1,0 +1,146 @@
+"""The run folder: its paths, its permissions, and the lock that keeps it to one process.
+
+The lock is a file of its own under flock: it dies with its process, also by `kill -9`, and
+children do not inherit it. The file itself stays; removing it would let two processes each lock
+a file of that name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import Locked, StorageFailed
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where everything of one job is kept."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.sqlite"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.path / "input.parquet"
+
+    @property
+    def new_snapshot(self) -> Path:
+        return self.path / ".input.parquet.new"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    def create(self) -> None:
+        """Makes the folder (0700) and sees that it can be written to.
+
+        Raises:
+            StorageFailed: when it cannot.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self.results.mkdir(mode=0o700, exist_ok=True)
+            probe = self.path / f".probe-{secrets.token_hex(4)}"
+            write_durably(probe, b"x" * 4096)
+            probe.unlink()
+        except OSError as error:
+            raise StorageFailed(
+                f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
+                "Nothing was sent."
+            ) from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process.
+
+        Raises:
+            Locked: when another process holds it.
+        """
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
+                raise Locked(
+                    f"{self.path}: another run (process {holder}) works in this folder. "
+                    "Wait for it, or stop it. Nothing was sent by this one."
+                ) from None
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a whole file (0600) and returns when the disk has it. `path` holds it whole or not."""
+    draft = path.with_name(f".{path.name}.draft")
+    with open_private(draft) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    sync_folder(path.parent)
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A new file (0600) to write to; a symlink of that name is refused, not followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, durably."""
+    write_durably(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def sync_file(path: Path) -> None:
+    """Returns when the disk has what was written to `path`."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Makes a rename or a removal in the folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

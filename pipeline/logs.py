@@ -1,0 +1,54 @@
+"""log.jsonl: one JSON line for whatever a person may ask about later."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.events import AttemptEnded, Event, RunStarted, Stopping, Waiting
+from pipeline.model import Clock, JsonObject, Verdict
+
+
+class EventLog:
+    """Appends events to a file. Rows that are ok are in the results and not repeated here."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+        self._clock = clock
+        self._run_id = ""
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._run_id = event.run_id
+            self._write("run_started", rows=event.rows, to_send=event.to_send)
+        elif isinstance(event, Stopping):
+            self._write("stopping", in_flight=event.in_flight, **asdict(event.stopped))
+        elif isinstance(event, Waiting):
+            self._write("waiting", reason=event.reason)
+        elif isinstance(event, AttemptEnded) and event.outcome.verdict is not Verdict.OK:
+            outcome = event.outcome
+            self._write(
+                "attempt_ended",
+                row=event.row.number,
+                state=event.state,
+                verdict=outcome.verdict,
+                code=outcome.code,
+                http_status=outcome.http_status,
+                message=outcome.message,
+            )
+
+    def _write(self, kind: str, **facts: object) -> None:
+        at = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
+        line: JsonObject = {"at": at, "run_id": self._run_id, "event": kind, **facts}
+        self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
+        self._file.flush()

@@ -1,0 +1,241 @@
+"""The words of the project as frozen values, and the seams between its rooms as Protocols.
+
+A row's life::
+
+    pending -> sending -> ok | failed | ambiguous
+                       -> pending     (refused before any work, or failed with retries left)
+
+The attempt is the primary record: a row's state follows from its attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class State(StrEnum):
+    """Where a row stands. The order is the one in which equal rows take what is held."""
+
+    OK = "ok"
+    SENDING = "sending"
+    AMBIGUOUS = "ambiguous"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+class Verdict(StrEnum):
+    """What one answer says of its attempt."""
+
+    OK = "ok"
+    FAILED = "failed"
+    """The API itself says that the run failed, or that the request is wrong."""
+    REFUSED = "refused"
+    """Provably turned away before any work: may be sent again."""
+    AMBIGUOUS = "ambiguous"
+    """It may have been worked on and billed: never sent again unless the user says so."""
+
+
+class ErrorCode(StrEnum):
+    """The runner's own codes; codes that the server sends are kept as they come."""
+
+    NOT_SENT = "not_sent"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    INVALID_BILLING = "invalid_billing"
+    WORKFLOW_NOT_FOUND = "workflow_not_found"
+    INTERNAL_SERVER_ERROR = "internal_server_error"
+    RUN_FAILED = "run_failed"
+    GATEWAY = "gateway"
+    TIMEOUT = "timeout"
+    DISCONNECTED = "disconnected"
+    BAD_RESPONSE = "bad_response"
+    TOO_LARGE = "too_large"
+    INTERRUPTED = "interrupted"
+    TLS = "tls"
+    REDIRECT = "redirect"
+
+
+class StopCode(StrEnum):
+    """Why a run ended before its rows did (`stopped` in summary.json)."""
+
+    UNAUTHORIZED = "unauthorized"
+    INVALID_BILLING = "invalid_billing"
+    WORKFLOW_NOT_FOUND = "workflow_not_found"
+    MAX_PAID = "max_paid"
+    TLS = "tls"
+    REDIRECT = "redirect"
+    ALIKE = "alike"
+    AMBIGUOUS = "ambiguous"
+    NOT_SENT = "not_sent"
+    STORAGE = "storage"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the sheet, ready to be sent.
+
+    `number` counts data rows from 1, the header left out. `identity` (16 bytes) and `occurrence`
+    (0 for the first of equal rows) together name the row in the ledger, wherever it stands in
+    the sheet. `body` is the request's exact bytes, the same at every attempt.
+    """
+
+    number: int
+    row_key: bytes
+    identity: bytes
+    occurrence: int
+    body: bytes
+    id: str | None = None
+
+
+class Failure(StrEnum):
+    """Why there is no whole answer. Only the first two prove that no byte was sent."""
+
+    NOT_SENT = "not_sent"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    DISCONNECTED = "disconnected"
+    CUT = "cut"
+    TOO_LARGE = "too_large"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back from one request, before anybody judged it.
+
+    `status` is None where no status line came; `failure` is None where the whole body came.
+    `sent_at` and `answered_at` are seconds of the monotonic clock.
+    """
+
+    sent_at: float
+    answered_at: float
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    failure: Failure | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. `maybe_paid` is true of everything that may have been billed."""
+
+    verdict: Verdict
+    code: str | None = None
+    message: str = ""
+    http_status: int | None = None
+    maybe_paid: bool = False
+    retryable: bool = False
+    """Failed, but the API's own words allow another try while retries are left."""
+    stop: StopCode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request for one row, durable before its first byte.
+
+    `was` and `was_code` are the row's state before it, for an attempt that is taken back unsent.
+    """
+
+    attempt_id: int
+    row_id: int
+    row: Row
+    was: State
+    was_code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the ledger holds for one row of the sheet."""
+
+    row_id: int
+    state: State
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A source that an answer names. Either part may be empty, never both."""
+
+    title: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Why the run ended early, in a code for scripts and a sentence for people."""
+
+    code: StopCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did and where the job stands; summary.json has the same fields."""
+
+    schema_version: int
+    run_id: str
+    job: str
+    rows: int
+    ok: int
+    failed: int
+    ambiguous: int
+    pending: int
+    skipped: int
+    paid_min: int
+    paid_max: int
+    by_code: dict[str, int]
+    stopped: str | None
+    requests: int
+    rate_limited: int
+    duration_s: float
+    results: str
+    report: str
+    failures: str
+    resume_command: str | None
+    exit_code: int
+
+
+class Clock(Protocol):
+    """Time, so that tests can own it."""
+
+    def monotonic(self) -> float: ...
+
+    def wall(self) -> float: ...
+
+
+class Engine(Protocol):
+    """Where requests are sent from."""
+
+    async def send(self, body: bytes) -> Reply:
+        """One request, one reply. Raises nothing but cancellation."""
+        ...
+
+
+class Throttle(Protocol):
+    """The waiting between requests."""
+
+    async def slot(self) -> None: ...
+
+    def sent(self) -> float: ...
+
+    def landed(self, ticket: float, reply: Reply, outcome: Outcome) -> None: ...
+
+
+class Ledger(Protocol):
+    """The durable life of every attempt, as the executor sees it."""
+
+    async def intend(self, row: Row) -> Attempt: ...
+
+    async def conclude(
+        self, attempt: Attempt, outcome: Outcome, reply: Reply, state: State
+    ) -> None: ...
+
+    async def withdraw(self, attempt: Attempt) -> None: ...
+
+
+JsonObject = dict[str, Any]

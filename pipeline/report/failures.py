@@ -1,0 +1,56 @@
+"""failures.csv: the sheet's rows that are not ok, with what became of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.folder import write_durably
+from pipeline.inputs.snapshot import stored_cells, stored_columns
+from pipeline.ledger import Unfinished
+
+ADDED_COLUMNS = (
+    "_row",
+    "_status",
+    "_error_code",
+    "_error_message",
+    "_http_status",
+    "_attempts",
+    "_maybe_paid",
+    "_last_sent_at",
+)
+
+
+def write_failures(path: Path, snapshot: Path, unfinished: list[Unfinished]) -> None:
+    """Writes `unfinished` (in the order of the sheet) beside the cells of `snapshot`."""
+    wanted = {row.sheet_row: row for row in unfinished}
+    columns = stored_columns(snapshot)
+    shown = [place for place, name in enumerate(columns) if name not in ADDED_COLUMNS]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([columns[place] for place in shown] + list(ADDED_COLUMNS))
+    for number, cells in stored_cells(snapshot) if wanted else ():
+        row = wanted.get(number)
+        if row is not None:
+            writer.writerow([cells[place] for place in shown] + _added(row))
+    write_durably(path, text.getvalue().encode())
+
+
+def _added(row: Unfinished) -> list[str]:
+    return [
+        str(row.sheet_row),
+        row.state,
+        row.code or "",
+        _unformulaic(row.message),
+        "" if row.http_status is None else str(row.http_status),
+        str(row.attempts),
+        "yes" if row.maybe_paid else "no",
+        datetime.fromtimestamp(row.sent_at, UTC).isoformat(timespec="milliseconds"),
+    ]
+
+
+def _unformulaic(message: str) -> str:
+    """A server's text that a spreadsheet would run as a formula is kept from it."""
+    return f"'{message}" if message.startswith(("=", "+", "-", "@", "\t", "\r")) else message

@@ -1,0 +1,128 @@
+"""What follows from an outcome: again after t seconds, settled, or the end of the run. Pure.
+
+Refusals and failures have separate counters: a storm of 429s must not use up a row's retries.
+Time is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
+
+AMBIGUOUS_IN_A_ROW = 10
+ALIKE_AT_FIRST = 10
+AWAY_S = 300.0
+AWAY_S_NEVER_ANSWERED = 30.0
+_BACK_OFF_MIN_S, _BACK_OFF_MAX_S = 1.0, 60.0
+_RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`state` is what the row is now; `again_after_s` is None where it is settled for this run."""
+
+    state: State
+    again_after_s: float | None = None
+
+
+def decide(outcome: Outcome, failures_before: int, retries: int) -> Decision:
+    """What becomes of a row whose attempt ended with `outcome`.
+
+    `failures_before` counts the failed attempts of this row in this run, refusals left out.
+    """
+    if outcome.verdict is Verdict.OK:
+        return Decision(State.OK)
+    if outcome.verdict is Verdict.AMBIGUOUS:
+        return Decision(State.AMBIGUOUS)
+    if outcome.verdict is Verdict.REFUSED:
+        return Decision(State.PENDING, None if outcome.stop else 0.0)
+    if outcome.retryable and failures_before < retries:
+        return Decision(State.PENDING, min(_RETRY_MIN_S * 2.0**failures_before, _RETRY_MAX_S))
+    return Decision(State.FAILED)
+
+
+@dataclass(slots=True)
+class BackOff:
+    """The pause of the whole run while the API cannot be reached.
+
+    From the first attempt that provably never left until the next answer of any kind, one request
+    at a time is let through, 1 s to 60 s apart.
+    """
+
+    ever_answered: bool = False
+    _away_since: float | None = None
+    _wait_s: float = _BACK_OFF_MIN_S
+    _next_at: float = 0.0
+
+    @property
+    def away(self) -> bool:
+        return self._away_since is not None
+
+    def next_at(self) -> float:
+        """When the next probe may go; meaningful while `away`."""
+        return self._next_at
+
+    def not_sent(self, now: float, sent_at: float) -> None:
+        """An attempt sent at `sent_at` provably never left."""
+        if self._away_since is None:
+            self._away_since = now
+            self._wait_s = _BACK_OFF_MIN_S
+        elif sent_at < self._next_at:
+            return  # left before the pause began: it says nothing new
+        else:
+            self._wait_s = min(self._wait_s * 2, _BACK_OFF_MAX_S)
+        self._next_at = now + self._wait_s
+
+    def answered(self) -> None:
+        """The API answered, whatever it said."""
+        self.ever_answered = True
+        self._away_since = None
+
+    def given_up(self, now: float) -> bool:
+        """Whether the API was away for so long that the run ends (exit 75)."""
+        if self._away_since is None:
+            return False
+        most = AWAY_S if self.ever_answered else AWAY_S_NEVER_ANSWERED
+        return now - self._away_since >= most
+
+
+@dataclass(slots=True)
+class Breakers:
+    """Patterns of outcomes that end a run before they cost more.
+
+    Ten ambiguous outcomes in a row; and, in a folder without any ok row, the first ten rows that
+    all fail with one code.
+    """
+
+    any_ok: bool
+    _ambiguous: int = 0
+    _first_codes: list[str] = field(default_factory=list)
+
+    def see(self, outcome: Outcome, state: State) -> Stopped | None:
+        """Takes in one outcome; the reason to stop, if there is one now."""
+        if outcome.verdict is Verdict.OK:
+            self.any_ok = True
+        if outcome.verdict is not Verdict.AMBIGUOUS:
+            self._ambiguous = 0
+        elif outcome.code != ErrorCode.INTERRUPTED:
+            self._ambiguous += 1
+        if self._ambiguous >= AMBIGUOUS_IN_A_ROW:
+            return Stopped(
+                StopCode.AMBIGUOUS,
+                f"{AMBIGUOUS_IN_A_ROW} answers in a row were lost or unreadable "
+                f"(the last: {outcome.code}). Each may have been paid.",
+            )
+        return self._alike(outcome, state)
+
+    def _alike(self, outcome: Outcome, state: State) -> Stopped | None:
+        if self.any_ok or len(self._first_codes) >= ALIKE_AT_FIRST or state is not State.FAILED:
+            return None
+        self._first_codes.append(outcome.code or "")
+        if len(self._first_codes) == ALIKE_AT_FIRST and len(set(self._first_codes)) == 1:
+            return Stopped(
+                StopCode.ALIKE,
+                f"The first {ALIKE_AT_FIRST} rows all failed alike "
+                f"({outcome.code}: {outcome.message}).",
+            )
+        return None

@@ -1,0 +1,53 @@
+"""A sandbox of one's own for one run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A running sandbox: where it is, and the key that it takes."""
+
+    url: str
+    key: str
+
+
+@contextmanager
+def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator[Spawned]:
+    """Starts a sandbox that publishes `workflow`; it ends with this block or this process.
+
+    It is a process of its own and inherits no open file: a lock that it held would outlive us.
+
+    Raises:
+        RuntimeError: when it does not come up.
+    """
+    options = json.dumps({"workflow": workflow, "variables": variables, "book": str(book)})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.sandbox.server", options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is for the runner alone
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError("the sandbox did not start")
+        ready = json.loads(line)
+        yield Spawned(ready["url"], ready["key"])
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,260 @@
+"""A job spec: YAML text in, one frozen `JobSpec` out, or a refusal that names the line.
+
+The YAML is composed to nodes, never constructed to objects: a node knows its line, and shows when
+YAML turned a text (`no`, `0123`, `2024-01-02`) into something else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from pipeline.errors import Refused
+
+WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+EMPTY_CHOICES = ("refuse", "send", "skip")
+MAX_SPEC_BYTES = 1_000_000
+
+_SECRETS = {"key", "api_key", "apikey", "token", "authorization", "secret", "headers"}
+_HOSTS = {"host", "url", "base_url", "base-url", "endpoint", "server"}
+_YAML_KINDS = {
+    "bool": "a yes/no value",
+    "int": "a number",
+    "float": "a number",
+    "timestamp": "a date",
+    "null": "nothing",
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job, with every default filled in and every path absolute.
+
+    `variables` holds (variable, column) pairs, or is None where every column goes under its own
+    name. `constants` holds (variable, text) pairs. `deadline_s` is the absolute time that one
+    answer may take: the API's own limit is 300 s, its edge's a little more.
+    """
+
+    source: Path
+    name: str
+    workflow: str
+    input: Path
+    output: Path
+    variables: tuple[tuple[str, str], ...] | None = None
+    constants: tuple[tuple[str, str], ...] = ()
+    id: str | None = None
+    empty: str = "refuse"
+    sheet: str | None = None
+    encoding: str | None = None
+    max_paid: int | None = None
+    max_paid_per_run: int | None = None
+    concurrency: int = 2000
+    retries: int = 2
+    rate: float | None = None
+    deadline_s: float = 330.0
+
+
+def load_spec(path: Path) -> JobSpec:
+    """The spec in the file at `path`.
+
+    Raises:
+        Refused: for anything that is not exactly a spec, with file, line and the nearest name.
+    """
+    fields = _Fields(path, _compose(path))
+    here = path.absolute().parent
+    name = fields.text("name", NAME, "letters, digits, - and _")
+    output = fields.optional_text("output")
+    spec = JobSpec(
+        source=path.absolute(),
+        name=name,
+        workflow=fields.text("workflow", WORKFLOW, "1 to 64 letters, digits, - and _"),
+        input=here / fields.text("input"),
+        output=here / (output if output is not None else f"runs/{name}"),
+        variables=fields.pairs("variables"),
+        constants=fields.pairs("constants") or (),
+        id=fields.optional_text("id"),
+        empty=fields.choice("empty", EMPTY_CHOICES, "refuse"),
+        sheet=fields.optional_text("sheet"),
+        encoding=fields.optional_text("encoding"),
+        max_paid=fields.number("max_paid", int, at_least=0),
+        max_paid_per_run=fields.number("max_paid_per_run", int, at_least=0),
+        concurrency=fields.number("concurrency", int, at_least=1) or 2000,
+        retries=_default(fields.number("retries", int, at_least=0), 2),
+        rate=fields.number("rate", float, above=0),
+        deadline_s=fields.number("deadline_s", float, above=0) or 330.0,
+    )
+    fields.refuse_unknown()
+    fields.refuse_both(spec)
+    return spec
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint like ` Did you mean "story"?`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def _default(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _compose(path: Path) -> yaml.MappingNode:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise Refused(
+            f"{path}: the job spec cannot be read ({error.strerror}). Nothing was sent."
+        ) from None
+    if len(raw) > MAX_SPEC_BYTES:
+        raise Refused(f"{path}: a job spec of over 1 MB is not one. Nothing was sent.")
+    try:
+        node = yaml.compose(raw.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError:
+        raise Refused(f"{path}: the job spec is not UTF-8 text. Nothing was sent.") from None
+    except RecursionError:
+        raise Refused(f"{path}: the job spec is nested too deeply. Nothing was sent.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not readable"
+        raise Refused(f"{path}{line}: not valid YAML: {problem}. Nothing was sent.") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise Refused(f"{path}: a job spec is a list of `key: value` lines. Nothing was sent.")
+    return node
+
+
+class _Fields:
+    """The spec's mapping, read key by key; every refusal knows its line."""
+
+    KNOWN = tuple(field for field in JobSpec.__dataclass_fields__ if field != "source")
+
+    def __init__(self, path: Path, node: yaml.MappingNode) -> None:
+        self._path = path
+        self._nodes = self._entries(node, "the spec")
+        self._read: set[str] = set()
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, rule: str = "") -> str:
+        value = self.optional_text(key)
+        if value is None:
+            typo = nearest(key, [k for k in self._nodes if k not in self.KNOWN])
+            raise Refused(f"{self._path}: `{key}:` is missing.{typo} Nothing was sent.")
+        if not value:
+            raise self._refusal(self._nodes[key], f"`{key}` is empty")
+        if pattern and not pattern.fullmatch(value):
+            raise self._refusal(self._nodes[key], f"`{key}: {value}` is not allowed; use {rule}")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        node = self._take(key)
+        return None if node is None else self._text(node, f"`{key}`")
+
+    def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
+        node = self._take(key)
+        if node is None:
+            return default
+        value = self._text(node, f"`{key}`")
+        if value not in choices:
+            hint = nearest(value, choices)
+            raise self._refusal(
+                node, f"`{key}: {value}` is not one of {', '.join(choices)}.{hint}".rstrip(".")
+            )
+        return value
+
+    def number(
+        self,
+        key: str,
+        kind: Callable[[str], T],
+        *,
+        at_least: float | None = None,
+        above: float | None = None,
+    ) -> T | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        rule = "a whole number" if kind is int else "a number"
+        bound = f" of {at_least} or more" if at_least is not None else f" above {above}"
+        wrong = self._refusal(node, f"`{key}` takes {rule}{bound}")
+        if not isinstance(node, yaml.ScalarNode):
+            raise wrong
+        try:
+            value = kind(node.value)
+        except ValueError:
+            raise wrong from None
+        size = float(value)  # type: ignore[arg-type]
+        too_low = (at_least is not None and size < at_least) or (
+            above is not None and size <= above
+        )
+        if too_low or not math.isfinite(size):
+            raise wrong
+        return value
+
+    def pairs(self, key: str) -> tuple[tuple[str, str], ...] | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        if not isinstance(node, yaml.MappingNode):
+            raise self._refusal(node, f"`{key}` takes `name: text` lines")
+        entries = self._entries(node, f"`{key}`")
+        return tuple((name, self._text(value, f"`{name}`")) for name, value in entries.items())
+
+    def refuse_unknown(self) -> None:
+        for key, node in self._nodes.items():
+            if key in self._read:
+                continue
+            if key.lower() in _SECRETS:
+                hint = " A spec holds no key: set AITUTOR_API_KEY or use --key-file."
+            elif key.lower() in _HOSTS:
+                hint = " A spec holds no host: set AITUTOR_BASE_URL or use --base-url."
+            else:
+                hint = nearest(key, self.KNOWN)
+            raise self._refusal(node, f"unknown key `{key}`.{hint}".rstrip("."))
+
+    def refuse_both(self, spec: JobSpec) -> None:
+        mapped = {variable for variable, _ in spec.variables or ()}
+        for name, _ in spec.constants:
+            if name in mapped:
+                raise self._refusal(
+                    self._nodes["constants"], f"`{name}` is both a variable and a constant"
+                )
+
+    def _take(self, key: str) -> yaml.Node | None:
+        self._read.add(key)
+        node = self._nodes.get(key)
+        null = isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")
+        return None if null else node
+
+    def _entries(self, node: yaml.MappingNode, where: str) -> dict[str, yaml.Node]:
+        entries: dict[str, yaml.Node] = {}
+        for key_node, value in node.value:
+            key = self._text(key_node, f"a name in {where}")
+            if key in entries:
+                raise self._refusal(key_node, f"`{key}` stands twice in {where}")
+            entries[key] = value
+        return entries
+
+    def _text(self, node: yaml.Node, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._refusal(node, f"{what} takes a text")
+        kind = node.tag.rsplit(":", 1)[-1]
+        if kind != "str":
+            read_as = _YAML_KINDS.get(kind, f"a {kind}")
+            raise self._refusal(
+                node,
+                f'{what}: YAML reads `{node.value}` as {read_as}; write it as "{node.value}"',
+            )
+        return str(node.value)
+
+    def _refusal(self, node: yaml.Node, problem: str) -> Refused:
+        line = node.start_mark.line + 1
+        end = "" if problem.endswith(("?", ".")) else "."
+        return Refused(f"{self._path} line {line}: {problem}{end} Nothing was sent.")
