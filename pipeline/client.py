@@ -18,7 +18,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from urllib.request import getproxies, proxy_bypass
 
@@ -152,7 +152,7 @@ class _Partial:
     """As much of an answer as has come so far."""
 
     status: int | None = None
-    headers: Mapping[str, str] = httpx.Headers()
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray = b""
 
 
