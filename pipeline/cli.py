@@ -183,8 +183,8 @@ def sandbox(
             window=window,
             latency=latency,
             credits=credits,
-            book=book,
-            workflows=workflows,
+            book=str(book) if book else None,
+            workflows=str(workflows) if workflows else None,
         )
     except (ValueError, OSError) as error:
         click.echo(f"pipeline: {error}", err=True)

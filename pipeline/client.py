@@ -69,7 +69,9 @@ class TooLarge(Exception):
 class Client:
     """Sends bodies to one workflow. Close it with `aclose`, or use it as a context."""
 
-    def __init__(self, access: Access, workflow: str, deadline_s: float) -> None:
+    def __init__(
+        self, access: Access, workflow: str, deadline_s: float, connect_s: float = CONNECT_S
+    ) -> None:
         self._url = httpx.URL(f"{access.base_url}/api/v1/run/{workflow}")
         self._headers = httpx.Headers(
             {
@@ -82,6 +84,7 @@ class Client:
             }
         )
         self._deadline_s = deadline_s
+        self._timeouts = {"connect": connect_s, "pool": connect_s}
         tls = httpx.create_ssl_context()
         self._transport = AiohttpTransport(
             verify=tls, proxy=_proxy(self._url), client=lambda: _session(tls)
@@ -136,7 +139,7 @@ class Client:
             self._url,
             headers=self._headers,
             content=body,
-            extensions={"timeout": {"connect": CONNECT_S, "pool": CONNECT_S}},
+            extensions={"timeout": self._timeouts},
         )
         response = await self._transport.handle_async_request(request)
         try:

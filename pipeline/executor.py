@@ -136,6 +136,14 @@ class Executor:
         for task in self._sending:
             task.cancel()
 
+    def fail(self, error: Exception) -> None:
+        """Ends the run at once; `run` raises the first such error."""
+        if self._error is None:
+            self._error = error
+        reason = str(error) if isinstance(error, StorageFailed) else "an error in the runner"
+        self.stop(Stopped(StopCode.STORAGE, reason))
+        self.abandon()
+
     # -- the dispatcher -------------------------------------------------------------------
 
     async def _dispatch(self) -> None:
@@ -228,7 +236,7 @@ class Executor:
             try:
                 await self._attempt(row)
             except Exception as error:
-                self._fail(error)
+                self.fail(error)
             finally:
                 self._in_flight -= 1
                 self._idle += 1
@@ -314,13 +322,6 @@ class Executor:
     def _not_billed(self) -> None:
         if self._budget is not None:
             self._budget += 1
-
-    def _fail(self, error: Exception) -> None:
-        if self._error is None:
-            self._error = error
-        reason = str(error) if isinstance(error, StorageFailed) else "an error in the runner"
-        self.stop(Stopped(StopCode.STORAGE, reason))
-        self.abandon()
 
     # -- the end --------------------------------------------------------------------------
 

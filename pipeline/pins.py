@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from pipeline.access import SANDBOX_HOST, Access
 from pipeline.errors import Refused
 from pipeline.ledger import SqliteLedger
 from pipeline.model import JsonObject
@@ -24,19 +23,19 @@ def check_pins(
     ledger: SqliteLedger,
     spec: JobSpec,
     variables: Variables,
-    access: Access | None,
+    host: str,
     *,
     accept: bool,
 ) -> None:
     """Pins a new folder; refuses a change that would pay for finished rows again.
 
-    `access` is None for the sandbox. `accept` takes any change but another host.
+    `accept` takes any change but another host.
 
     Raises:
         Refused: with the number of rows that would be sent again.
     """
     now: JsonObject = {
-        "host": access.host if access else SANDBOX_HOST,
+        "host": host,
         "workflow": spec.workflow,
         "variables": [source.name for source in variables.sources],
         "constants": dict(spec.constants),
@@ -45,10 +44,10 @@ def check_pins(
     before = json.loads(ledger.meta(_PINNED) or "{}")
     if before == now:
         return
-    if before and before["host"] != now["host"]:
+    if before and before["host"] != host:
         raise Refused(
             f"{spec.output}: this folder's answers came from {before['host']}, not from "
-            f"{now['host']}. Use another `output:` for another host. Nothing was sent."
+            f"{host}. Use another `output:` for another host. Nothing was sent."
         )
     finished = ledger.count_ok() if before else 0
     changed = [words for name, words in _WORDS.items() if before and before[name] != now[name]]

@@ -31,10 +31,10 @@ from pipeline.inputs.table import open_table
 from pipeline.ledger import SqliteLedger, open_ledger, read_counts
 from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
-from pipeline.model import ErrorCode, JsonObject, State, StopCode, Stopped, Summary
+from pipeline.model import ErrorCode, JsonObject, Row, State, StopCode, Stopped, Summary
 from pipeline.pacing import Pace
 from pipeline.pins import check_pins
-from pipeline.plan import Plan, Selection, Variables, add_batch, bind, empty_plan
+from pipeline.plan import Plan, Selection, add_batch, bind, empty_plan
 from pipeline.report.failures import write_failures
 from pipeline.retry import Breakers
 from pipeline.sandbox.spawn import spawned_sandbox
@@ -124,6 +124,7 @@ async def run_job_async(
     variables = bind(spec, table.columns)
     with contextlib.ExitStack() as stack:
         access = None if options.sandbox else find_access(options.base_url, options.key_file)
+        host = access.host if access else SANDBOX_HOST
         folder.create()
         stack.enter_context(folder.locked())
         ledger = stack.enter_context(open_ledger(folder.ledger, clock))
@@ -131,18 +132,19 @@ async def run_job_async(
         sealer = Sealer(ledger, folder.results, spec.workflow)
         sealer.recover()
         snapshot = take_snapshot(spec, table, variables, folder.new_snapshot)
-        check_pins(ledger, spec, variables, access, accept=options.accept_changes)
+        check_pins(ledger, spec, variables, host, accept=options.accept_changes)
         plan = _plan(ledger, snapshot, Selection(limit=options.limit))
         folder.new_snapshot.rename(folder.snapshot)
         snapshot = replace(snapshot, path=folder.snapshot)
-        if access is None:
-            names = [source.name for source in variables.sources]
-            book = folder.path / "sandbox-book.sqlite"
-            spawned = stack.enter_context(spawned_sandbox(spec.workflow, names, book))
-            access = Access(spawned.url, spawned.key, SANDBOX_HOST)
         log = stack.enter_context(EventLog(folder.log, clock))
         run = _Run(spec, options, control, folder, ledger, sealer, clock, log)
-        return await run.send(snapshot, variables, plan, access)
+        run.begin(snapshot, plan, host)
+        if plan.to_send:
+            if access is None:
+                names = [source.name for source in variables.sources]
+                access = stack.enter_context(_rehearsal(spec, names, folder))
+            await run.send(snapshot.selected(spec, variables, plan.send), access)
+        return run.conclude()
 
 
 def load_job(path: Path) -> JobSpec:
@@ -197,10 +199,11 @@ class _Tally:
 
     requests: int = 0
     rate_limited: int = 0
+    duration_s: float = 0.0
     unsealed: int = 0
-    unsealed_since: float = field(default_factory=time.monotonic)
+    unsealed_since: float = 0.0
 
-    def __call__(self, event: Event) -> None:
+    def see(self, event: Event) -> None:
         if not isinstance(event, AttemptEnded):
             return
         self.requests += 1
@@ -210,14 +213,17 @@ class _Tally:
                 self.unsealed_since = time.monotonic()
             self.unsealed += 1
 
-    def due(self) -> bool:
-        waited = time.monotonic() - self.unsealed_since
-        return self.unsealed >= PART_ROWS or (self.unsealed > 0 and waited >= _SEAL_EVERY_S)
+    def seal_due(self) -> bool:
+        waited_s = time.monotonic() - self.unsealed_since
+        return self.unsealed >= PART_ROWS or (self.unsealed > 0 and waited_s >= _SEAL_EVERY_S)
+
+    def sent(self) -> Sent:
+        return Sent(self.requests, self.rate_limited, self.duration_s)
 
 
 @dataclass(slots=True)
 class _Run:
-    """The part of a run that sends."""
+    """One run, once the plan is made."""
 
     spec: JobSpec
     options: RunOptions
@@ -227,56 +233,63 @@ class _Run:
     sealer: Sealer
     clock: SystemClock
     log: EventLog
+    run_id: str = ""
+    stopped: Stopped | None = None
+    tally: _Tally = field(default_factory=_Tally)
+    any_ok: bool = False
 
-    async def send(
-        self, snapshot: Snapshot, variables: Variables, plan: Plan, access: Access
-    ) -> Summary:
-        run_id = _new_run_id(self.clock)
-        self.ledger.begin_run(run_id, snapshot.rows, snapshot.skipped)
-        self._write_run_file(run_id, access)
-        concurrency = fit_concurrency(self.spec.concurrency)
-        tally = _Tally()
-        listeners: tuple[Listener, ...] = (tally, self.log, *self.options.listeners)
+    def begin(self, snapshot: Snapshot, plan: Plan, host: str) -> None:
+        """Notes the run durably and tells the listeners what is planned."""
+        self.run_id = _new_run_id(self.clock)
+        self.any_ok = plan.counts[State.OK] > 0
+        self.ledger.begin_run(self.run_id, snapshot.rows, snapshot.skipped)
+        facts: JsonObject = {
+            "schema_version": 1,
+            "run_id": self.run_id,
+            "job": self.spec.name,
+            "spec": str(self.spec.source),
+            "workflow": self.spec.workflow,
+            "host": host,
+            "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
+            "version": __version__,
+        }
+        write_json(self.folder.run, facts)
+        rows = snapshot.rows - snapshot.skipped
+        self._tell(RunStarted(self.run_id, rows, plan.to_send, plan.counts))
+
+    async def send(self, rows: Iterator[Row], access: Access) -> None:
+        """Sends `rows` until they are settled or the run stops."""
         pace = Pace(fixed=self.spec.rate)
-        started = RunStarted(run_id, snapshot.rows - snapshot.skipped, plan.to_send, plan.counts)
-        for listener in listeners:
-            listener(started)
+        drain_s = self.options.drain_s
         begun = self.clock.monotonic()
-        stopped: Stopped | None = None
-        try:
-            async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
-                executor = Executor(
-                    engine=engine,
-                    ledger=self.ledger,
-                    throttle=PacedThrottle(pace, self.clock),
-                    clock=self.clock,
-                    breakers=Breakers(any_ok=plan.counts[State.OK] > 0),
-                    concurrency=concurrency,
-                    retries=self.spec.retries,
-                    budget=self._budget(),
-                    listeners=listeners,
+        async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
+            executor = Executor(
+                engine=engine,
+                ledger=self.ledger,
+                throttle=PacedThrottle(pace, self.clock),
+                clock=self.clock,
+                breakers=Breakers(any_ok=self.any_ok),
+                concurrency=fit_concurrency(self.spec.concurrency),
+                retries=self.spec.retries,
+                budget=self._budget(),
+                listeners=(self._tell,),
+            )
+            self.control.attach(executor)
+            async with self._beside(pace, executor):
+                self.stopped = await executor.run(
+                    rows, self.spec.deadline_s if drain_s is None else drain_s
                 )
-                self.control.attach(executor)
-                rows = snapshot.selected(self.spec, variables, plan.send)
-                drain_s = self.options.drain_s
-                async with self._beside(tally, pace, executor, listeners):
-                    stopped = await executor.run(
-                        rows, self.spec.deadline_s if drain_s is None else drain_s
-                    )
-        finally:
-            with contextlib.suppress(StorageFailed):
-                self.sealer.seal_all()
-        sent = Sent(tally.requests, tally.rate_limited, self.clock.monotonic() - begun)
-        return self._conclude(run_id, stopped, sent)
+        self.tally.duration_s = self.clock.monotonic() - begun
 
-    def _conclude(self, run_id: str, stopped: Stopped | None, sent: Sent) -> Summary:
+    def conclude(self) -> Summary:
+        """Seals what came, and writes down how the run ended."""
         self.sealer.seal_all()
         summary = summarize(
-            run_id=run_id,
+            run_id=self.run_id,
             job=self.spec.name,
             counts=self.ledger.counts(),
-            stopped=stopped,
-            sent=sent,
+            stopped=self.stopped,
+            sent=self.tally.sent(),
             paths=_paths(self.folder),
             command=self.options.command,
             signal_exit=self.control.signal_exit,
@@ -295,35 +308,28 @@ class _Run:
             limits.append(self.spec.max_paid_per_run)
         return min(limits, default=None)
 
-    def _write_run_file(self, run_id: str, access: Access) -> None:
-        facts: JsonObject = {
-            "schema_version": 1,
-            "run_id": run_id,
-            "job": self.spec.name,
-            "spec": str(self.spec.source),
-            "workflow": self.spec.workflow,
-            "host": access.host,
-            "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
-            "version": __version__,
-        }
-        write_json(self.folder.run, facts)
+    def _tell(self, event: Event) -> None:
+        self.tally.see(event)
+        self.log(event)
+        for listener in self.options.listeners:
+            listener(event)
 
     @contextlib.asynccontextmanager
-    async def _beside(
-        self, tally: _Tally, pace: Pace, executor: Executor, listeners: Sequence[Listener]
-    ) -> AsyncIterator[None]:
+    async def _beside(self, pace: Pace, executor: Executor) -> AsyncIterator[None]:
         """Tells the pace and seals parts while rows are sent; sealing has a thread of its own."""
 
         async def twice_a_second() -> None:
             while True:
                 await asyncio.sleep(0.5)
                 rate = pace.rate(self.clock.monotonic())
-                paced = Paced(rate, pace.limit, pace.window_s, executor.in_flight)
-                for listener in listeners:
-                    listener(paced)
-                if tally.due():
-                    tally.unsealed = 0
-                    await asyncio.to_thread(self.sealer.seal_all)
+                self._tell(Paced(rate, pace.limit, pace.window_s, executor.in_flight))
+                if self.tally.seal_due():
+                    self.tally.unsealed = 0
+                    try:
+                        await asyncio.to_thread(self.sealer.seal_all)
+                    except StorageFailed as error:
+                        executor.fail(error)
+                        return
 
         task = asyncio.create_task(twice_a_second())
         try:
@@ -331,6 +337,14 @@ class _Run:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterator[Access]:
+    """A sandbox of this run's own that publishes the job's workflow."""
+    book = folder.path / "sandbox-book.sqlite"
+    with spawned_sandbox(spec.workflow, variables, book) as spawned:
+        yield Access(spawned.url, spawned.key, SANDBOX_HOST)
 
 
 def _plan(ledger: SqliteLedger, snapshot: Snapshot, selection: Selection) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import socket
 import sys
@@ -28,8 +29,8 @@ def serve(
     window: str = "1s",
     latency: str = "0s",
     credits: int = 10_000_000,
-    book: Path | None = None,
-    workflows: Path | None = None,
+    book: str | None = None,
+    workflows: str | None = None,
     publish: tuple[str, list[str]] | None = None,
     with_parent: bool = False,
 ) -> None:
@@ -42,13 +43,14 @@ def serve(
         ValueError: for a window or latency that cannot be read.
         OSError: when the port is taken.
     """
-    known = load_workflows(SHIPPED) | (load_workflows(workflows) if workflows else {})
+    os.umask(0o077)
+    known = load_workflows(SHIPPED) | (load_workflows(Path(workflows)) if workflows else {})
     if publish is not None:
         known[publish[0]] = rehearsal(*publish)
     if book is None:
-        book = Path(tempfile.mkdtemp(prefix="pipeline-sandbox-")) / "book.sqlite"
+        book = f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
     sandbox = Sandbox(
-        book=Book(book),
+        book=Book(Path(book)),
         workflows=known,
         limiter=SlidingWindow(limit, _seconds(window)),
         keys=frozenset({KEY}),
@@ -58,7 +60,7 @@ def serve(
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     first = next(iter(known))
-    print(json.dumps({"url": url, "key": KEY, "book": str(book), "workflow": first}), flush=True)
+    print(json.dumps({"url": url, "key": KEY, "book": book, "workflow": first}), flush=True)
     config = uvicorn.Config(
         sandbox.app(),
         http="httptools",
@@ -98,13 +100,8 @@ def _seconds(text: str) -> float:
 def main() -> None:
     """The process that `--sandbox` spawns: its options come as one JSON argument."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("options", type=json.loads)
-    options = parser.parse_args().options
-    serve(
-        book=Path(options["book"]),
-        publish=(options["workflow"], options["variables"]),
-        with_parent=True,
-    )
+    parser.add_argument("options", type=json.loads, help="the arguments of `serve`")
+    serve(**parser.parse_args().options)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator
     Raises:
         RuntimeError: when it does not come up.
     """
-    options = json.dumps({"workflow": workflow, "variables": variables, "book": str(book)})
+    options = json.dumps({"publish": [workflow, variables], "book": str(book), "with_parent": True})
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.sandbox.server", options],
         stdin=subprocess.PIPE,

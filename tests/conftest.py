@@ -1,0 +1,201 @@
+"""What the tests share: a sandbox as a real process, jobs on disk, and the runner as a command."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEY = "sk_sandbox"
+
+
+@dataclass
+class SandboxProcess:
+    """A sandbox of the test's own; its book is the only judge of what was paid."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    book: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def bills(self) -> list[dict[str, Any]]:
+        return json.loads(self._call("GET", "bills"))["bills"]
+
+    def billed(self) -> dict[str, int]:
+        """Times billed by body."""
+        return {entry["body"]: entry["billed"] for entry in self.bills()}
+
+    def received(self) -> int:
+        return sum(entry["received"] for entry in self.bills())
+
+    def set_credits(self, number: int) -> None:
+        self._call("PUT", "credits", str(number).encode())
+
+    def publish(self, workflow_id: str, template: str, **more: Any) -> None:
+        entry = {"id": workflow_id, "template": template, **more}
+        self._call("PUT", "workflows", json.dumps(entry).encode())
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    def _call(self, method: str, what: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"{self.url}/_sandbox/{what}", body, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+
+StartSandbox = Callable[..., SandboxProcess]
+
+
+@pytest.fixture
+def start_sandbox(tmp_path: Path) -> Iterator[StartSandbox]:
+    """Starts sandboxes with the arguments of `serve`; they end with the test."""
+    started: list[SandboxProcess] = []
+
+    def start(**options: Any) -> SandboxProcess:
+        book = Path(options.setdefault("book", str(tmp_path / f"book-{len(started)}.sqlite")))
+        options.setdefault("limit", 100_000)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "pipeline.sandbox.server",
+                json.dumps({**options, "with_parent": True}),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        sandbox = SandboxProcess(process, ready["url"], book)
+        started.append(sandbox)
+        return sandbox
+
+    yield start
+    for sandbox in started:
+        sandbox.stop()
+
+
+@pytest.fixture
+def sandbox(start_sandbox: StartSandbox) -> SandboxProcess:
+    """A sandbox that answers at once and hardly limits."""
+    return start_sandbox()
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Job:
+    """A job on disk, and the runner as a user calls it."""
+
+    folder: Path
+    spec: Path
+    sheet: Path
+    base_url: str
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "runs" / "job"
+
+    @property
+    def results(self) -> Path:
+        return self.output / "results"
+
+    def write_sheet(self, columns: list[str], rows: list[list[str]]) -> None:
+        with self.sheet.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    def write_spec(self, **fields: Any) -> None:
+        known = {"name": "job", "workflow": "wf_story", "input": self.sheet.name}
+        text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in (known | fields).items())
+        self.spec.write_text(text, encoding="utf-8")
+
+    def command(self, verb: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", "pipeline", verb, str(self.spec), *options]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("AITUTOR_")}
+        return kept | {"AITUTOR_API_KEY": KEY, "AITUTOR_BASE_URL": self.base_url} | more
+
+    def call(
+        self, verb: str, *options: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end."""
+        return subprocess.run(
+            self.command(verb, *options),
+            env=self.environment() | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def run(self, *options: str, expect: int = 0, env: dict[str, str] | None = None) -> dict:
+        """`pipeline run … --json`; the summary. Fails the test on another exit code."""
+        done = self.call("run", "--json", "--rate", "5000", *options, env=env)
+        assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def start(self, *options: str, rate: str = "5000") -> subprocess.Popen[bytes]:
+        """`pipeline run …` as a process that the test ends as it likes."""
+        return subprocess.Popen(
+            self.command("run", "--rate", rate, *options),
+            env=self.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., Job]:
+    """A job on a sheet of its own."""
+
+    def make(
+        base_url: str, columns: list[str] | None = None, rows: list[list[str]] | None = None, **spec
+    ) -> Job:
+        folder = tmp_path / "jobs"
+        folder.mkdir(exist_ok=True)
+        job = Job(folder, folder / "job.yaml", folder / "sheet.csv", base_url)
+        if rows is not None:
+            job.write_sheet(columns or ["story"], rows)
+        job.write_spec(**spec)
+        return job
+
+    return make
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Sees that a process that a test started does not outlive it."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,133 @@
+"""Kill a real process, give the same command again, and hold everything against the server's book.
+
+Nothing here believes the runner: what was paid is what the sandbox billed.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Job, SandboxProcess, ended
+
+KILLS = 20
+
+
+def assert_nothing_lost_or_paid_twice(
+    job: Job, sandbox: SandboxProcess, summary: dict, most_ambiguous: int
+) -> None:
+    """The promises, against the book."""
+    billed = sandbox.billed()
+    assert max(billed.values()) == 1
+    results = pd.read_parquet(job.results)
+    assert not results["row_key"].duplicated().any()
+    failures = pd.read_csv(job.output / "failures.csv", dtype=str, keep_default_na=False)
+    ambiguous = set(failures.loc[failures["_status"] == "ambiguous", "story"])
+    answered = {entry["body"]: entry["result"] for entry in sandbox.bills() if entry["billed"]}
+    kept = dict(zip(results["variables"], results["result"], strict=True))
+    for body, text in answered.items():
+        story = body[len('{"story":"') : -len('"}')]
+        assert kept.get(body) == text or story in ambiguous, body
+    assert set(kept) <= set(answered)
+    counted = ("ok", "failed", "ambiguous", "pending", "skipped")
+    assert sum(summary[state] for state in counted) == summary["rows"]
+    assert summary["ok"] == len(results)
+    assert summary["ambiguous"] == len(ambiguous) <= most_ambiguous
+    assert summary["paid_min"] <= sum(billed.values()) <= summary["paid_max"]
+
+
+def test_killed_at_twenty_random_instants_nothing_is_lost_and_nothing_is_paid_twice(
+    start_sandbox, make_job
+):
+    """`kill -9` again and again on one run folder; at most what was in flight is ambiguous."""
+    sandbox = start_sandbox(latency="40ms")
+    in_flight = 16
+    rows = [[f"story number {n}"] for n in range(4000)]
+    job = make_job(sandbox.url, rows=rows, concurrency=in_flight)
+    chance = random.Random(20261124)
+    killed = 0
+    for _ in range(KILLS):
+        process = job.start(rate="400")
+        with ended(process):
+            time.sleep(chance.uniform(0.6, 1.6))
+            killed += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+    assert killed == KILLS
+    assert sum(sandbox.billed().values()) > 0
+    summary = job.run(expect=5)
+    assert summary["pending"] == 0
+    assert_nothing_lost_or_paid_twice(job, sandbox, summary, in_flight * killed)
+    requests = sandbox.received()
+    assert job.run(expect=5)["requests"] == 0
+    assert sandbox.received() == requests
+
+
+def test_results_can_be_read_before_the_first_row_during_a_run_and_after_a_kill(
+    start_sandbox, make_job
+):
+    """pandas reads the folder at any time; a row that was counted stays."""
+    sandbox = start_sandbox(latency="20ms")
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(3000)], concurrency=64)
+    seen: list[int] = []
+    process = job.start(rate="1000")
+    with ended(process):
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if (job.results / "part-00000.parquet").exists():
+                seen.append(len(pd.read_parquet(job.results)))
+            if seen and seen[-1] >= 2000:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert seen[0] == 0
+    assert seen == sorted(seen)
+    after_kill = pd.read_parquet(job.results)
+    assert len(after_kill) >= 2000
+    job.run(expect=5)
+    after_resume = pd.read_parquet(job.results)
+    assert set(after_kill["row_key"]) <= set(after_resume["row_key"])
+    assert Counter(after_resume.dtypes) == Counter(after_kill.dtypes)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
+def test_a_first_signal_waits_for_the_answers_that_are_on_their_way(
+    start_sandbox, make_job, number, code
+):
+    """They are paid for: none of them is lost, none becomes ambiguous."""
+    sandbox = start_sandbox(latency="1s")
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(500)], concurrency=20)
+    process = job.start(rate="100")
+    with ended(process):
+        while not sandbox.received():
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=20) == code
+    summary = job.run("--limit", "0")
+    assert summary["ambiguous"] == 0
+    assert summary["ok"] == sum(sandbox.billed().values()) > 0
+
+
+def test_a_second_signal_leaves_at_once_and_names_what_was_in_flight(start_sandbox, make_job):
+    """What was in flight is ambiguous, one row each."""
+    sandbox = start_sandbox(latency="30s")
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)], concurrency=8)
+    process = job.start(rate="200")
+    with ended(process):
+        while sandbox.received() < 8:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert time.monotonic() - begun < 5
+    done = job.call("status", "--json")
+    assert '"ambiguous": 8' in done.stdout
+    assert '"interrupted": 8' in done.stdout
