@@ -43,6 +43,10 @@ class SandboxProcess:
     def received(self) -> int:
         return sum(entry["received"] for entry in self.bills())
 
+    def statuses(self) -> dict[str, int]:
+        """How often it answered with each status."""
+        return json.loads(self._call("GET", "bills"))["statuses"]
+
     def set_credits(self, number: int) -> None:
         self._call("PUT", "credits", str(number).encode())
 

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,7 @@ class Sandbox:
     keys: frozenset[str] = frozenset({"sk_sandbox"})
     credits: int = 10_000_000
     latency_s: Callable[[], float] = lambda: 0.0
+    statuses: Counter[str] = field(default_factory=Counter)
     _seen: set[bytes] = field(default_factory=set)
 
     def app(self) -> Starlette:
@@ -70,12 +72,14 @@ class Sandbox:
     async def run(self, request: Request) -> Response:
         """One run of one workflow."""
         if not self._authorized(request):
+            self.statuses["401"] += 1
             return JSONResponse(UNAUTHORIZED, 401)
         remaining = self.limiter.take(time.time())
         body = await request.body()
         workflow_id = request.path_params["workflow_id"]
         digest = self.book.receive(workflow_id, body)
         response = await self._answer(workflow_id, body, digest, remaining)
+        self.statuses[str(response.status_code)] += 1
         self.book.answered(digest, str(response.status_code))
         return response
 
@@ -127,8 +131,14 @@ class Sandbox:
     # -- for rehearsals and tests ---------------------------------------------------------
 
     async def bills(self, _: Request) -> Response:
-        """The book: one entry per body."""
-        return JSONResponse({"credits": self.credits, "bills": await self.book.bills()})
+        """The book, one entry per body; and how often this process answered with each status."""
+        return JSONResponse(
+            {
+                "credits": self.credits,
+                "statuses": self.statuses,
+                "bills": await self.book.bills(),
+            }
+        )
 
     async def reset(self, _: Request) -> Response:
         """Empties the book."""
