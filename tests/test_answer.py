@@ -1,0 +1,280 @@
+"""The table of outcomes, line by line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.answer import Unreadable, classify, read_answer
+from pipeline.model import Citation, Failure, Reply, StopCode, Verdict
+
+OK, FAILED, REFUSED, AMBIGUOUS = Verdict.OK, Verdict.FAILED, Verdict.REFUSED, Verdict.AMBIGUOUS
+
+
+def reply(status: int | None, body: object = b"", failure: Failure | None = None) -> Reply:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Reply(0.0, 1.0, status, {}, raw, failure)
+
+
+def error(text: str = "Failed to run workflow", code: str | None = None) -> dict[str, object]:
+    return {"error": text, "success": False} | ({"code": code} if code else {})
+
+
+PAGE = b"<html>Bad gateway</html>"
+UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict", "code", "maybe_paid", "stop"),
+    [
+        # the page's own five
+        (401, error(UNAUTHORIZED), REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
+        (
+            402,
+            error("No credits remaining.", "invalid_billing"),
+            REFUSED,
+            "invalid_billing",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
+        (
+            404,
+            error("Workflow not found", "workflow_not_found"),
+            REFUSED,
+            "workflow_not_found",
+            False,
+            StopCode.WORKFLOW_NOT_FOUND,
+        ),
+        (429, error("Rate limit exceeded"), REFUSED, "rate_limited", False, None),
+        (500, error(code="internal_server_error"), FAILED, "internal_server_error", False, None),
+        # 401 and 402 stop whatever their body says
+        (401, PAGE, REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
+        (402, b"", REFUSED, "invalid_billing", False, StopCode.INVALID_BILLING),
+        (
+            402,
+            error("Limit", "spend_limit_reached"),
+            REFUSED,
+            "spend_limit_reached",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
+        (
+            401,
+            error("?", "something_new"),
+            REFUSED,
+            "something_new",
+            False,
+            StopCode.UNAUTHORIZED,
+        ),
+        # the code decides before the message, the message before the status
+        (403, error(UNAUTHORIZED), REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
+        (
+            404,
+            error("Workflow not found"),
+            REFUSED,
+            "workflow_not_found",
+            False,
+            StopCode.WORKFLOW_NOT_FOUND,
+        ),
+        (
+            400,
+            error("x", "invalid_billing"),
+            REFUSED,
+            "invalid_billing",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
+        (429, PAGE, REFUSED, "rate_limited", False, None),
+        # 4xx fail, JSON or not
+        (400, error("?", "missing_input"), FAILED, "missing_input", False, None),
+        (404, PAGE, FAILED, "http_404", False, None),
+        (413, b"", FAILED, "http_413", False, None),
+        (422, {"detail": "x"}, FAILED, "http_422", False, None),
+        # a 500 proves nothing unless it is the API's own
+        (500, error(), FAILED, "internal_server_error", False, None),
+        (500, error("x", "workflow_run_failed"), FAILED, "workflow_run_failed", False, None),
+        (500, PAGE, AMBIGUOUS, "gateway", True, None),
+        (500, {"error": "x"}, AMBIGUOUS, "gateway", True, None),
+        (500, {"error": 5, "success": False}, AMBIGUOUS, "gateway", True, None),
+        (502, PAGE, AMBIGUOUS, "gateway", True, None),
+        (502, error(), AMBIGUOUS, "gateway", True, None),
+        (503, error(code="internal_server_error"), AMBIGUOUS, "gateway", True, None),
+        (504, b"", AMBIGUOUS, "gateway", True, None),
+        (408, error(), AMBIGUOUS, "gateway", True, None),
+        (499, b"", AMBIGUOUS, "gateway", True, None),
+        (100, b"", AMBIGUOUS, "gateway", True, None),
+        # redirects
+        (301, b"", AMBIGUOUS, "redirect", True, StopCode.REDIRECT),
+        (308, b"", AMBIGUOUS, "redirect", True, StopCode.REDIRECT),
+        # 2xx
+        (200, {"success": True, "result": "text"}, OK, None, True, None),
+        (201, {"result": "text"}, OK, None, True, None),
+        (200, error("no", "run_blocked"), FAILED, "run_blocked", True, None),
+        (200, error("no"), FAILED, "run_failed", True, None),
+        (200, {"success": False, "result": "x"}, FAILED, "run_failed", True, None),
+        (200, error("Rate limit exceeded"), FAILED, "run_failed", True, None),
+        (200, {"success": True}, AMBIGUOUS, "bad_response", True, None),
+        (200, b"Once upon", AMBIGUOUS, "bad_response", True, None),
+        (200, b"", AMBIGUOUS, "bad_response", True, None),
+        (204, b"", AMBIGUOUS, "bad_response", True, None),
+        (200, b'["result"]', AMBIGUOUS, "bad_response", True, None),
+        (200, b"[" * 200_000, AMBIGUOUS, "bad_response", True, None),
+        (200, '{"result": "caf\xe9"}'.encode("latin-1"), AMBIGUOUS, "bad_response", True, None),
+    ],
+)
+def test_each_answer_has_its_class(status, body, verdict, code, maybe_paid, stop):
+    """Code, then message, then status; what proves nothing is ambiguous."""
+    outcome = classify(reply(status, body))
+    assert (outcome.verdict, outcome.code, outcome.maybe_paid, outcome.stop) == (
+        verdict,
+        code,
+        maybe_paid,
+        stop,
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "verdict", "code", "stop"),
+    [
+        (Failure.NOT_SENT, REFUSED, "not_sent", None),
+        (Failure.TLS, REFUSED, "tls", StopCode.TLS),
+        (Failure.TIMEOUT, AMBIGUOUS, "timeout", None),
+        (Failure.DISCONNECTED, AMBIGUOUS, "disconnected", None),
+        (Failure.INTERRUPTED, AMBIGUOUS, "interrupted", None),
+    ],
+)
+def test_each_way_of_getting_no_answer_has_its_class(failure, verdict, code, stop):
+    """Only the first two prove that nothing was sent."""
+    outcome = classify(reply(None, failure=failure))
+    assert (outcome.verdict, outcome.code, outcome.stop) == (verdict, code, stop)
+    assert outcome.maybe_paid == (verdict is AMBIGUOUS)
+
+
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (Failure.CUT, "bad_response"),
+        (Failure.TOO_LARGE, "too_large"),
+        (Failure.TIMEOUT, "timeout"),
+        (Failure.DISCONNECTED, "disconnected"),
+    ],
+)
+def test_a_success_whose_body_did_not_come_whole_is_ambiguous(status, failure, code):
+    """Even when what came happens to be readable."""
+    outcome = classify(reply(status, {"success": True, "result": "x"}, failure))
+    assert (outcome.verdict, outcome.code) == (AMBIGUOUS, code)
+
+
+def test_a_cut_500_is_not_the_apis_own():
+    """Half of its JSON may be anything."""
+    assert classify(reply(500, error(), Failure.CUT)).verdict is AMBIGUOUS
+
+
+def test_only_the_apis_json_500_may_be_tried_again():
+    """Failures of the request itself stay failures."""
+    assert classify(reply(500, error())).retryable
+    assert not classify(reply(400, error())).retryable
+    assert not classify(reply(200, error())).retryable
+
+
+@given(
+    st.one_of(st.none(), st.integers(100, 599)),
+    st.one_of(
+        st.binary(max_size=60),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["success", "result", "error", "code", "citations", "x"]),
+                    inner,
+                    max_size=5,
+                )
+            ),
+            max_leaves=8,
+        ),
+    ),
+    st.one_of(st.none(), st.sampled_from(Failure)),
+)
+def test_whatever_comes_only_proof_frees_a_row(status, body, failure):
+    """No answer raises; a refusal needs 401, 402, 404, 429, the API's own words, or no byte."""
+    outcome = classify(reply(status, body, failure))
+    if outcome.verdict is REFUSED:
+        assert not outcome.maybe_paid
+        assert failure in (Failure.NOT_SENT, Failure.TLS) or status >= 400
+    if outcome.verdict is OK:
+        assert failure is None
+        assert read_answer(json.dumps(body).encode() if not isinstance(body, bytes) else body)
+    assert all(character.isprintable() for character in outcome.message)
+
+
+@pytest.mark.parametrize(
+    ("result", "kept", "flag"),
+    [
+        ("text", "text", None),
+        ('{"json": "text"}', '{"json": "text"}', None),
+        (5, "5", "result_not_text"),
+        (None, "null", "result_not_text"),
+        ({"a": ["é"]}, '{"a":["é"]}', "result_not_text"),
+        ("", "", "result_empty"),
+        ("  \n", "  \n", "result_empty"),
+    ],
+)
+def test_a_paid_row_never_fails_for_the_shape_of_its_result(result, kept, flag):
+    """What is not text stands as JSON text, flagged."""
+    answer = read_answer(json.dumps({"success": True, "result": result}).encode())
+    assert answer.result == kept
+    assert answer.flags == ((flag,) if flag else ())
+
+
+@pytest.mark.parametrize(
+    ("citations", "kept", "odd"),
+    [
+        (None, [], False),
+        ([], [], False),
+        (["https://a", "https://b"], [("", "https://a"), ("", "https://b")], False),
+        ([{"title": "A", "url": "https://a"}], [("A", "https://a")], False),
+        ([{"title": "A"}, {"url": "u", "more": 1}], [("A", ""), ("", "u")], False),
+        (["https://a", None, 5, {}, ""], [("", "https://a")], True),
+        ("https://a", [], True),
+        ({"url": "https://a"}, [], True),
+    ],
+)
+def test_citations_of_any_shape_are_kept(citations, kept, odd):
+    """The readable ones as a table, and all of them as they came."""
+    answer = read_answer(json.dumps({"result": "x", "citations": citations}).encode())
+    assert answer.citations == tuple(Citation(*pair) for pair in kept)
+    assert json.loads(answer.citations_raw) == citations
+    assert ("citations_odd" in answer.flags) == odd
+
+
+def test_absent_citations_have_no_raw_text():
+    """Absent and null can be told apart."""
+    assert read_answer(b'{"result":"x"}').citations_raw is None
+    assert read_answer(b'{"result":"x","citations":null}').citations_raw == "null"
+
+
+def test_a_lone_surrogate_is_kept_raw_and_flagged():
+    """No text column holds it, and the row was paid."""
+    answer = read_answer(b'{"result":"a\\ud800b","usage":{"tokens":7}}')
+    assert answer.result == "a\N{REPLACEMENT CHARACTER}b"
+    assert answer.flags == ("result_repaired",)
+    extra = json.loads(answer.extra)
+    assert extra == {"usage": {"tokens": 7}, "result": "a\ud800b"}
+    answer.extra.encode()
+
+
+def test_other_fields_stay_in_extra():
+    """Whatever else the answer held."""
+    assert json.loads(read_answer(b'{"success":true,"result":"x","id":"r1"}').extra) == {"id": "r1"}
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b"[]", b"{", b'{"success":true}', b"\xff"])
+def test_what_holds_no_answer_is_unreadable(body):
+    """Not JSON, not an object, or no result."""
+    with pytest.raises(Unreadable):
+        read_answer(body)

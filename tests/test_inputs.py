@@ -1,0 +1,266 @@
+"""Sheets: text as it stands, or a refusal with the place."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import stat
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import Refused
+from pipeline.inputs.snapshot import Snapshot, stored_cells, stored_columns, take_snapshot
+from pipeline.inputs.table import open_table
+from pipeline.plan import Variables, bind
+from pipeline.spec import JobSpec
+
+
+def spec_for(path: Path, **fields: object) -> JobSpec:
+    known = {"source": path.with_name("job.yaml"), "name": "job", "workflow": "wf_story"}
+    return JobSpec(input=path, output=path.parent / "runs", **(known | fields))  # type: ignore[arg-type]
+
+
+def read(path: Path, **fields: object) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    table = open_table(spec_for(path, **fields))
+    rows = [row for batch in table.batches() for row in zip(*batch.columns, strict=True)]
+    return table.columns, rows
+
+
+def sheet(tmp_path: Path, content: bytes | str, name: str = "sheet.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def snap(path: Path, **fields: object) -> tuple[Snapshot, Variables, JobSpec]:
+    spec = spec_for(path, **fields)
+    table = open_table(spec)
+    variables = bind(spec, table.columns)
+    return (
+        take_snapshot(spec, table, variables, path.with_name("snapshot.parquet")),
+        variables,
+        spec,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "rows"),
+    [
+        ("a,b\n1,2\n", ("a", "b"), [("1", "2")]),
+        ("a,b\r\n1,2\r\n", ("a", "b"), [("1", "2")]),
+        ("a\nx", ("a",), [("x",)]),
+        ("\ufeffa,b\n1,2\n", ("a", "b"), [("1", "2")]),
+        ("a,b\n1,2\n".encode("utf-16"), ("a", "b"), [("1", "2")]),
+        ("a;b\n1,5;2\n", ("a", "b"), [("1,5", "2")]),
+        ("a\tb\n1\t2\n", ("a", "b"), [("1", "2")]),
+        ("sep=;\na;b\n1;2\n", ("a", "b"), [("1", "2")]),
+        ('a,b\n"x\ny",2\n', ("a", "b"), [("x\ny", "2")]),
+        ('a,b\n"say ""hi""",5" pipe\n', ("a", "b"), [('say "hi"', '5" pipe')]),
+        ("a,b\n1,2\n\n\n,\n", ("a", "b"), [("1", "2")]),
+        ("a\nx\n\ny\n\n", ("a",), [("x",), ("",), ("y",)]),
+        ("a\nx\u2028y\x85z\x0bw\n", ("a",), [("x\u2028y\x85z\x0bw",)]),
+        ("a\n" + "x" * 3_000_000 + "\n", ("a",), [("x" * 3_000_000,)]),
+    ],
+)
+def test_delimited_text_is_read_as_it_stands(tmp_path, content, columns, rows):
+    """Dialects, marks, quotes, blank rows at the end, and separators that are none."""
+    assert read(sheet(tmp_path, content)) == (columns, rows)
+
+
+def test_an_encoding_that_is_named_is_used(tmp_path):
+    """Western Excel."""
+    path = sheet(tmp_path, "a\ncafé\n".encode("cp1252"))
+    assert read(path, encoding="cp1252")[1] == [("café",)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["empty"]),
+        (b"\n\n", ["empty"]),
+        (b"a,b\n1,2\n1\n", ["line 3", "1 cells", "has 2"]),
+        (b'a,b\n"x\ny",2\n1,2,3\n', ["line 4", "3 cells"]),
+        (b'a,b\n1,2\n"x,2\n3,4\n', ["line 3", "quotes"]),
+        (b'a,b\n"x"y,2\n', ["line 2", "quotes"]),
+        (b"a,a\n1,2\n", ['"a" twice']),
+        (b"a,,c\n1,2,3\n", ["column 2", "no name"]),
+        (b"a,b\n1,\x002\n", ["line 2", "NUL"]),
+        ("a\nfine\ncafé\n".encode("cp1252"), ["line 3", "encoding:", "cp1252"]),
+        ("a\n1\n".encode("utf-16-le"), ["NUL"]),
+    ],
+)
+def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content, words):
+    """Never a shifted column, never a guess."""
+    with pytest.raises(Refused) as caught:
+        read(sheet(tmp_path, content))
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert str(caught.value).endswith("Nothing was sent.")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("stores.csv", ["no such file", '"stories.csv"']),
+        ("stories.doc", ["'.doc'", ".csv, .tsv, .parquet"]),
+        ("nowhere/stories.csv", ["no such file"]),
+    ],
+)
+def test_a_sheet_that_is_not_there_is_refused_with_the_nearest_name(tmp_path, name, words):
+    """Or with the kinds that can be read."""
+    sheet(tmp_path, "a\n1\n", "stories.csv")
+    with pytest.raises(Refused) as caught:
+        read(tmp_path / name)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_encoding_is_refused(tmp_path):
+    """With some that are known."""
+    with pytest.raises(Refused, match="latin-99"):
+        read(sheet(tmp_path, "a\n1\n"), encoding="latin-99")
+
+
+def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
+    """Integers without .0, exact decimals, ISO times, nulls empty."""
+    moment = datetime.datetime(2024, 1, 2, 3, 4, 5, 600000)
+    table = pa.table(
+        {
+            "text": ["00123", None],
+            "integer": pa.array([9007199254740993123, None], pa.int64()),
+            "float": [15.0, 0.1],
+            "decimal": [decimal.Decimal("1.10"), None],
+            "flag": [True, None],
+            "day": [datetime.date(2024, 1, 2), None],
+            "moment": pa.array([moment, None], pa.timestamp("us")),
+            "utc": pa.array([moment, None], pa.timestamp("us", tz="UTC")),
+            "category": pa.array(["x", None]).dictionary_encode(),
+            "nothing": pa.nulls(2),
+        }
+    )
+    pq.write_table(table, tmp_path / "sheet.parquet")
+    columns, rows = read(tmp_path / "sheet.parquet")
+    assert columns == tuple(table.column_names)
+    assert rows == [
+        (
+            "00123",
+            "9007199254740993123",
+            "15",
+            "1.10",
+            "TRUE",
+            "2024-01-02",
+            "2024-01-02T03:04:05.600000",
+            "2024-01-02T03:04:05.600000+00:00",
+            "x",
+            "",
+        ),
+        ("", "", "0.1", "", "", "", "", "", "", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([["a"]]), pa.array([{"a": 1}]), pa.array([b"\xff"], pa.binary())]
+)
+def test_parquet_columns_that_are_no_text_are_refused_by_name(tmp_path, column):
+    """Nested values have no one text."""
+    pq.write_table(pa.table({"odd": column}), tmp_path / "sheet.parquet")
+    with pytest.raises(Refused, match='"odd"'):
+        read(tmp_path / "sheet.parquet")
+
+
+def test_broken_parquet_is_refused(tmp_path):
+    """No footer, a cut file, and text that is not UTF-8."""
+    with pytest.raises(Refused, match="not readable as Parquet"):
+        read(sheet(tmp_path, b"PAR1 nonsense", "sheet.parquet"))
+    with pytest.raises(Refused, match="not readable as Parquet"):
+        read(sheet(tmp_path, b"", "sheet.parquet"))
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
+    )
+    pq.write_table(pa.table({"a": bad}), tmp_path / "bad.parquet")
+    with pytest.raises(Refused, match=r"rows 1 to"):
+        read(tmp_path / "bad.parquet")
+
+
+# -- the snapshot -------------------------------------------------------------------------
+
+
+def test_the_snapshot_holds_the_sheet_and_yields_what_is_sent(tmp_path):
+    """All columns as text, `row` and `row_key`; the bodies are the variables' own bytes."""
+    path = sheet(tmp_path, "note,story,row\nn1,é,x\nn2,b,y\n")
+    snapshot, variables, spec = snap(path, variables=(("story", "story"),))
+    assert (snapshot.rows, snapshot.skipped) == (2, 0)
+    frame = pd.read_parquet(snapshot.path)
+    assert list(frame.columns) == ["note", "story", "sheet.row", "row", "row_key"]
+    assert list(frame["row"]) == [1, 2]
+    assert stored_columns(snapshot.path) == ("note", "story", "row")
+    assert list(stored_cells(snapshot.path)) == [(1, ("n1", "é", "x")), (2, ("n2", "b", "y"))]
+    rows = list(snapshot.selected(spec, variables, np.array([True, True])))
+    assert [row.body for row in rows] == ['{"story":"é"}'.encode(), b'{"story":"b"}']
+    assert [row.row_key.hex() for row in rows] == list(frame["row_key"])
+    assert stat.S_IMODE(snapshot.path.stat().st_mode) == 0o600
+    [only] = snapshot.selected(spec, variables, np.array([False, True]))
+    assert (only.number, only.body) == (2, b'{"story":"b"}')
+
+
+def test_equal_rows_and_skipped_rows_keep_their_places(tmp_path):
+    """Across batches: occurrences count equal rows, skipped rows have no key."""
+    lines = ["twin" if n % 3 == 0 else "" if n % 3 == 1 else f"s{n}" for n in range(6000)]
+    path = sheet(tmp_path, "note,story\n" + "".join(f"n,{line}\n" for line in lines))
+    snapshot, variables, spec = snap(path, empty="skip", variables=(("story", "story"),))
+    assert (snapshot.rows, snapshot.skipped) == (6000, 2000)
+    rows = list(snapshot.selected(spec, variables, np.ones(6000, dtype=bool)))
+    assert [row.number for row in rows] == [n + 1 for n in range(6000) if n % 3 != 1]
+    twins = [row.occurrence for row in rows if row.body == b'{"story":"twin"}']
+    assert twins == list(range(2000))
+    assert {row.occurrence for row in rows if row.body != b'{"story":"twin"}'} == {0}
+    some = np.zeros(6000, dtype=bool)
+    some[[4000, 5999]] = True
+    assert [row.number for row in snapshot.selected(spec, variables, some)] == [6000]
+
+
+def test_with_an_id_an_answer_belongs_to_id_and_key(tmp_path):
+    """Equal texts with two ids are two identities."""
+    path = sheet(tmp_path, "sku,story\na,same\nb,same\n")
+    snapshot, variables, spec = snap(path, id="sku", variables=(("story", "story"),))
+    first, second = snapshot.selected(spec, variables, np.array([True, True]))
+    assert first.row_key == second.row_key
+    assert first.identity != second.identity
+    assert (first.id, second.id) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "words"),
+    [
+        ("a,b\n", {}, ["no rows"]),
+        ("a,b\n1,\n,2\n", {}, ["2 mapped cells are empty", 'line 2, column "b"', "line 3"]),
+        ("a\n" + "x\n\n" * 9 + "x\n", {}, ["9 mapped cells", "and 4 more"]),
+        ("sku,a\n1,x\n 1,y\n1,z\n", {"id": "sku"}, ["1 rows repeat", "line 4"]),
+        ("sku,a\n1,x\n ,y\n", {"id": "sku"}, ["line 3", "blank"]),
+        ("a\nx\n", {"id": "skuu"}, ['no column "skuu"']),
+        ("story\nx\n", {"variables": (("s", "stroy"),)}, ['no column "stroy"', '"story"']),
+        ("a,result\nx,y\n", {}, ['"result"', "Map it"]),
+        ("_a,_b\nx,y\n", {}, ["no column is mapped"]),
+    ],
+)
+def test_a_sheet_that_cannot_be_sent_whole_is_refused_before_anything_is(
+    tmp_path, content, fields, words
+):
+    """Naming the places."""
+    with pytest.raises(Refused) as caught:
+        snap(sheet(tmp_path, content), **fields)
+    for word in words:
+        assert word in str(caught.value), caught.value
+
+
+def test_the_runners_own_columns_are_variables_only_when_mapped(tmp_path):
+    """An exported sheet can be an input again."""
+    path = sheet(tmp_path, "a,result,citations,_status\nx,r,c,ok\n")
+    assert [s.name for s in snap(path)[1].sources] == ["a"]
+    mapped = snap(path, variables=(("draft", "result"),))[1]
+    assert [s.name for s in mapped.sources] == ["draft"]

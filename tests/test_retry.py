@@ -1,0 +1,131 @@
+"""What follows from an outcome; time is passed in."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.model import Outcome, State, StopCode, Verdict
+from pipeline.retry import BackOff, Breakers, Decision, decide
+
+OK = Outcome(Verdict.OK, maybe_paid=True)
+LIMITED = Outcome(Verdict.REFUSED, "rate_limited")
+NO_CREDITS = Outcome(Verdict.REFUSED, "invalid_billing", stop=StopCode.INVALID_BILLING)
+JSON_500 = Outcome(Verdict.FAILED, "internal_server_error", retryable=True)
+BLOCKED = Outcome(Verdict.FAILED, "request_blocked")
+LOST = Outcome(Verdict.AMBIGUOUS, "disconnected", maybe_paid=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failures_before", "decision"),
+    [
+        (OK, 0, Decision(State.OK)),
+        (LOST, 0, Decision(State.AMBIGUOUS)),
+        (LIMITED, 0, Decision(State.PENDING, 0.0)),
+        (LIMITED, 99, Decision(State.PENDING, 0.0)),
+        (NO_CREDITS, 0, Decision(State.PENDING)),
+        (JSON_500, 0, Decision(State.PENDING, 1.0)),
+        (JSON_500, 1, Decision(State.PENDING, 2.0)),
+        (JSON_500, 2, Decision(State.FAILED)),
+        (BLOCKED, 0, Decision(State.FAILED)),
+    ],
+)
+def test_each_outcome_has_its_consequence(outcome, failures_before, decision):
+    """With two retries; refusals count for nothing."""
+    assert decide(outcome, failures_before, retries=2) == decision
+
+
+def test_without_retries_the_first_failure_settles_the_row():
+    """`retries: 0`."""
+    assert decide(JSON_500, 0, retries=0) == Decision(State.FAILED)
+
+
+def test_nothing_that_may_have_been_paid_is_ever_sent_again():
+    """The one rule, for every verdict and any number of failures."""
+    for outcome in (OK, LOST, Outcome(Verdict.FAILED, "run_failed", maybe_paid=True)):
+        for failures in range(5):
+            assert decide(outcome, failures, retries=10).again_after_s is None
+
+
+def test_the_pause_grows_from_one_second_to_a_minute_with_one_probe_at_a_time():
+    """An API that is away is asked ever more rarely."""
+    back_off, now, waits = BackOff(ever_answered=True), 100.0, []
+    for _ in range(9):
+        back_off.not_sent(now, sent_at=now)
+        waits.append(back_off.next_at() - now)
+        now = back_off.next_at()
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_requests_that_left_before_the_pause_do_not_lengthen_it():
+    """Two thousand in flight fail together: that is one piece of news."""
+    back_off = BackOff()
+    for _ in range(2000):
+        back_off.not_sent(100.0, sent_at=99.0)
+    assert back_off.next_at() == 101.0
+
+
+def test_any_answer_ends_the_pause():
+    """Whatever it says."""
+    back_off = BackOff()
+    back_off.not_sent(100.0, sent_at=100.0)
+    assert back_off.away
+    back_off.answered()
+    assert not back_off.away
+    back_off.not_sent(200.0, sent_at=200.0)
+    assert back_off.next_at() == 201.0
+
+
+@pytest.mark.parametrize(("ever_answered", "most_s"), [(True, 300.0), (False, 30.0)])
+def test_after_five_minutes_the_run_gives_up_or_sooner_where_nothing_ever_answered(
+    ever_answered, most_s
+):
+    """A wrong address should not take five minutes to show."""
+    back_off = BackOff(ever_answered=ever_answered)
+    assert not back_off.given_up(1e9)
+    back_off.not_sent(100.0, sent_at=100.0)
+    assert not back_off.given_up(100.0 + most_s - 0.1)
+    assert back_off.given_up(100.0 + most_s)
+
+
+def test_ten_ambiguous_outcomes_in_a_row_stop_the_job():
+    """Nine and an answer do not; interrupted ones do not count."""
+    breakers = Breakers(any_ok=True)
+    for _ in range(9):
+        assert breakers.see(LOST, State.AMBIGUOUS) is None
+    assert breakers.see(OK, State.OK) is None
+    interrupted = Outcome(Verdict.AMBIGUOUS, "interrupted", maybe_paid=True)
+    for _ in range(20):
+        assert breakers.see(interrupted, State.AMBIGUOUS) is None
+    for _ in range(9):
+        assert breakers.see(LOST, State.AMBIGUOUS) is None
+    stopped = breakers.see(LOST, State.AMBIGUOUS)
+    assert stopped is not None
+    assert stopped.code is StopCode.AMBIGUOUS
+
+
+def test_ten_first_rows_that_fail_alike_stop_the_job():
+    """A wrong mapping costs ten requests, not twenty thousand."""
+    breakers = Breakers(any_ok=False)
+    for _ in range(9):
+        assert breakers.see(BLOCKED, State.FAILED) is None
+        assert breakers.see(JSON_500, State.PENDING) is None
+    stopped = breakers.see(BLOCKED, State.FAILED)
+    assert stopped is not None
+    assert stopped.code is StopCode.ALIKE
+
+
+@pytest.mark.parametrize("other", [OK, JSON_500])
+def test_rows_that_fail_differently_or_succeed_do_not_stop_it(other):
+    """One other outcome among the first ten is enough."""
+    breakers = Breakers(any_ok=False)
+    state = State.OK if other is OK else State.FAILED
+    outcomes = [BLOCKED] * 5 + [other] + [BLOCKED] * 30
+    for outcome in outcomes:
+        assert breakers.see(outcome, state if outcome is other else State.FAILED) is None
+
+
+def test_a_folder_with_an_ok_row_has_no_first_rows():
+    """A later run may meet ten bad rows in a row."""
+    breakers = Breakers(any_ok=True)
+    for _ in range(30):
+        assert breakers.see(BLOCKED, State.FAILED) is None

@@ -1,0 +1,111 @@
+"""Job specs: what is read, and what is refused with its line and a hint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import Refused
+from pipeline.spec import JobSpec, load_spec
+
+LEAST = "name: stories\nworkflow: wf_abc123\ninput: stories.csv\n"
+
+
+def load(tmp_path: Path, text: str) -> JobSpec:
+    path = tmp_path / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_spec(path)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(Refused) as caught:
+        load(tmp_path, text)
+    message = str(caught.value)
+    assert "job.yaml" in message
+    assert message.endswith("Nothing was sent.")
+    return message
+
+
+def test_the_least_spec_has_every_default(tmp_path):
+    """Three lines are a job; paths are relative to the file."""
+    spec = load(tmp_path, LEAST)
+    assert spec.input == tmp_path / "stories.csv"
+    assert spec.output == tmp_path / "runs" / "stories"
+    assert (spec.variables, spec.constants, spec.id, spec.empty) == (None, (), None, "refuse")
+    assert (spec.concurrency, spec.retries, spec.rate, spec.deadline_s) == (2000, 2, None, 330.0)
+    assert (spec.max_paid, spec.max_paid_per_run) == (None, None)
+
+
+def test_the_whole_spec_is_read(tmp_path):
+    """Every key of the interface."""
+    spec = load(
+        tmp_path,
+        LEAST
+        + "variables:\n  story: Story idea\nconstants: {tone: warm}\nid: sku\nempty: skip\n"
+        + "output: ../elsewhere\nmax_paid: 500\nmax_paid_per_run: 0\nconcurrency: 20\nretries: 0\n"
+        + "rate: 0.5\nencoding: cp1252\nsheet: 'No'\ndeadline_s: 10\n",
+    )
+    assert spec.variables == (("story", "Story idea"),)
+    assert spec.constants == (("tone", "warm"),)
+    assert (spec.id, spec.empty, spec.sheet, spec.encoding) == ("sku", "skip", "No", "cp1252")
+    assert (spec.max_paid, spec.max_paid_per_run, spec.concurrency) == (500, 0, 20)
+    assert (spec.retries, spec.rate, spec.deadline_s) == (0, 0.5, 10.0)
+
+
+def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
+    """`rate: null` stands in the documented spec."""
+    assert load(tmp_path, LEAST + "rate: null\nconcurrency: ~\n").concurrency == 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LEAST + "varables: {a: b}\n", ["line 4", "unknown key `varables`", '"variables"']),
+        (LEAST + "name: again\n", ["line 4", "`name` stands twice"]),
+        (LEAST + "variables: {a: b, a: c}\n", ["line 4", "`a` stands twice"]),
+        (LEAST + "api_key: sk_1\n", ["line 4", "holds no key", "AITUTOR_API_KEY"]),
+        (LEAST + "base_url: https://x\n", ["line 4", "holds no host", "--base-url"]),
+        (LEAST + "constants: {flag: no}\n", ["line 4", "reads `no` as a yes/no value", '"no"']),
+        (LEAST + "constants: {sku: 0123}\n", ["reads `0123` as a number", '"0123"']),
+        (LEAST + "constants: {day: 2024-01-02}\n", ["as a date", '"2024-01-02"']),
+        (LEAST + "constants: {x: null}\n", ["as nothing"]),
+        (LEAST + "constants: {x: [1]}\n", ["`x` takes a text"]),
+        (LEAST + "id: 7\n", ["line 4", "`id`", '"7"']),
+        (LEAST + "empty: skipp\n", ["line 4", "refuse, send, skip", '"skip"']),
+        (LEAST + "retries: -1\n", ["line 4", "whole number of 0 or more"]),
+        (LEAST + "retries: two\n", ["whole number"]),
+        (LEAST + "concurrency: 0\n", ["1 or more"]),
+        (LEAST + "rate: 0\n", ["number above 0"]),
+        (LEAST + "rate: .inf\n", ["number above 0"]),
+        (LEAST + "rate: .nan\n", ["number above 0"]),
+        (LEAST + "variables: [a]\n", ["line 4", "`variables` takes `name: text` lines"]),
+        (LEAST + "variables: {a: b}\nconstants: {a: c}\n", ["both a variable and a constant"]),
+        ("name: a b\nworkflow: w\ninput: x.csv\n", ["line 1", "letters, digits, - and _"]),
+        ("name: ../x\nworkflow: w\ninput: x.csv\n", ["line 1"]),
+        (LEAST.replace("wf_abc123", "wf/../x"), ["line 2", "1 to 64 letters"]),
+        (LEAST.replace("wf_abc123", "w" * 65), ["line 2"]),
+        (LEAST.replace("name", "nmae"), ["`name:` is missing", '"nmae"']),
+        ("", ["`key: value` lines"]),
+        ("- a\n", ["`key: value` lines"]),
+        ("name: [\n", ["not valid YAML"]),
+        ("name: a\n  b: c\n", ["line 2", "not valid YAML"]),
+        (LEAST + "x: !!python/object/apply:os.system [echo]\n", ["unknown key `x`"]),
+        ("a: " + "[" * 5000, ["job.yaml"]),
+        ("#" * 1_100_000, ["over 1 MB"]),
+    ],
+)
+def test_what_is_not_a_spec_is_refused_with_its_place_and_a_hint(tmp_path, text, words):
+    """One message, the line, what to do, and that nothing was sent."""
+    message = refusal(tmp_path, text)
+    for word in words:
+        assert word in message, message
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+    """No traceback."""
+    with pytest.raises(Refused, match="cannot be read"):
+        load_spec(tmp_path / "nothing.yaml")
+    (tmp_path / "job.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(Refused, match="not UTF-8"):
+        load_spec(tmp_path / "job.yaml")
