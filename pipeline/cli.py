@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -459,11 +460,22 @@ def _show(
 
 def _tell(*lines: str) -> None:
     for line in lines:
-        click.echo(line, err=True)
+        _echo(line, sys.stderr)
 
 
 def _print_json(found: dict[str, Any]) -> None:
-    click.echo(json.dumps(found, ensure_ascii=False))
+    _echo(json.dumps(found, ensure_ascii=False), sys.stdout)
+
+
+def _echo(line: str, stream: TextIO | None) -> None:
+    """Prints a line. Nobody listening is no reason for another exit code than the work's own."""
+    if stream is None:
+        return
+    try:
+        click.echo(line, stream)
+    except OSError:
+        # Python would try once more to write it when it exits, and fail with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main() -> None:

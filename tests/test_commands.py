@@ -503,3 +503,15 @@ def test_results_are_for_scripts_that_know_where_they_are(sandbox, make_job):
     assert Path(summary["results"]).is_dir()
     assert Path(summary["failures"]).is_file()
     assert summary == json.loads((job.output / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "redirect", ["2>&-", ">&-", "2>&- >&-", "2>/dev/full", ">/dev/full", "| true"]
+)
+def test_nobody_listening_changes_neither_the_run_nor_its_exit_code(sandbox, make_job, redirect):
+    """Closed and broken streams: every row is ok, exit 0."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(30)], rate=500)
+    command = shlex.join(job.command("run", "--json"))
+    script = f"set -o pipefail; {command} {redirect}"
+    assert job.shell(["bash", "-c", script]).returncode == 0
+    assert job.status()["ok"] == 30
