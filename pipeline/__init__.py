@@ -26,7 +26,7 @@ _HOME = {
     "load_spec": "pipeline.spec",
     "JobSpec": "pipeline.spec",
     "check_job": "pipeline.check",
-    "read_summary": "pipeline.summary",
+    "read_status": "pipeline.summary",
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
     "export_job": "pipeline.export",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from pipeline.run import Control, RunOptions, run_job, run_job_async
     from pipeline.settle import settle_job
     from pipeline.spec import JobSpec, load_spec
-    from pipeline.summary import FailOn, read_summary
+    from pipeline.summary import FailOn, read_status
 
 __all__ = [
     "AttemptEnded",
@@ -95,7 +95,7 @@ __all__ = [
     "find_job",
     "load_spec",
     "parse_rows",
-    "read_summary",
+    "read_status",
     "report_job",
     "run_job",
     "run_job_async",

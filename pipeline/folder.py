@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,21 @@ class RunFolder:
         """Where the snapshot that the ledger speaks of may be: a crash can come before its move."""
         return self.snapshot, self.new_snapshot
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the folder now."""
+        try:
+            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder for this process.
@@ -99,19 +115,28 @@ class RunFolder:
         """
         fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _take(fd):
                 holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise Locked(
                     f"{self.path}: another run (process {holder}) works in this folder. "
                     "Wait for it, or stop it. Nothing was sent by this one."
-                ) from None
+                )
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(fd)
+
+
+def _take(fd: int) -> bool:
+    """Whether the lock could be taken. A `status` that looks holds it for a few microseconds."""
+    for _ in range(4):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
 
 
 def write_durably(path: Path, content: bytes) -> None:

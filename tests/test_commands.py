@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.folder import RunFolder
 from tests.conftest import Job, SandboxProcess, ended
 
 MIXED = [
@@ -312,7 +313,8 @@ def test_the_failures_of_one_folder_are_a_sheet_for_another(sandbox, make_job):
 
 
 BAD_INPUT = [
-    ("no,story\n1,a\n", {"variables": {"story": "stori"}}, ['"stori"', 'mean "story"']),
+    ("no,story\n1,a\n", {"variables": {"story": "stori"}}, ["line 4", '"stori"', 'mean "story"']),
+    ("no,story\n1,a\n", {"id": "nr"}, ["job.yaml line 4", '"nr"', 'mean "no"']),
     ("story\na\nb,c\n", {}, ["line 3", "2 cells"]),
     ("story,story\na,b\n", {}, ['"story" twice']),
     ("story\na\n", {"varaibles": {"story": "story"}}, ["line 4", '"variables"']),
@@ -445,6 +447,34 @@ def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, ma
     assert job.shell([*command, "export", folder, "--to", f"{job.folder}/x.csv"]).returncode == 0
     gone = job.shell([*command, "run", folder])
     assert (gone.returncode, "spec" in gone.stderr) == (2, True)
+
+
+def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sandbox, make_job):
+    """And how it ended; before the first run it says how to start one."""
+    sandbox = start_sandbox(latency="1s")
+    job = make_job(sandbox.url, rows=[["a"]])
+    assert "pipeline run" in job.call("status").stderr
+    process = job.start()
+    with ended(process):
+        while not sandbox.received():
+            time.sleep(0.02)
+        assert "it goes on now" in job.call("status").stderr
+    assert "ended from outside" in job.call("status").stderr
+    job.run(expect=5)
+    assert "exit 5" in job.call("status").stderr
+    assert job.status()["last_run"]["exit_code"] == 5
+
+
+def test_a_status_that_looks_never_locks_a_run_out(sandbox, make_job):
+    """Two hundred looks while a run starts."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.run()
+    folder = RunFolder(job.output)
+    process = job.start()
+    with ended(process):
+        while process.poll() is None:
+            assert folder.in_use in (True, False)
+        assert process.returncode == 0
 
 
 def test_a_command_from_a_summary_goes_on_with_the_job(sandbox, make_job):
