@@ -119,8 +119,9 @@ def load_spec(path: Path) -> JobSpec:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint like ` Did you mean "story"?`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    by_plain = {name.casefold().strip(): name for name in known}
+    close = difflib.get_close_matches(word.casefold().strip(), list(by_plain), n=1)
+    return f' Did you mean "{by_plain[close[0]]}"?' if close else ""
 
 
 def _default(value: T | None, default: T) -> T:

@@ -314,7 +314,7 @@ def test_the_failures_of_one_folder_are_a_sheet_for_another(sandbox, make_job):
 
 BAD_INPUT = [
     ("no,story\n1,a\n", {"variables": {"story": "stori"}}, ["line 4", '"stori"', 'mean "story"']),
-    ("no,story\n1,a\n", {"id": "nr"}, ["job.yaml line 4", '"nr"', 'mean "no"']),
+    ("no,story\n1,a\n", {"id": "NO "}, ["job.yaml line 4", '"NO "', 'mean "no"']),
     ("story\na\nb,c\n", {}, ["line 3", "2 cells"]),
     ("story,story\na,b\n", {}, ['"story" twice']),
     ("story\na\n", {"varaibles": {"story": "story"}}, ["line 4", '"variables"']),
