@@ -101,7 +101,11 @@ def _host(url: str) -> str:
     except ValueError:
         host, port = None, None
     if parts.scheme not in ("http", "https") or not host:
-        raise Refused(f"{url}: not an https:// address. Nothing was sent.")
+        raise Refused(
+            f"{url}: not an https:// address (http:// only for this machine). Nothing was sent."
+        )
+    if parts.path.rstrip("/").endswith("/api/v1") or "/api/v1/" in parts.path:
+        raise Refused(f"{url}: give the address without /api/v1. Nothing was sent.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise Refused(
             f"{host}: give the address without user, query or fragment. Nothing was sent."

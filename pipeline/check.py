@@ -38,8 +38,9 @@ class Checked:
     """What `run` would meet. Rows by state are those of the sheet as it is now.
 
     `to_send` is also the most requests that can be paid for; `requests_at_most` counts the
-    retries of failed ones too, and `paid_at_most` what `max_paid` leaves of them. `drift` is None
-    before the first run. `refusal` is why `run` would refuse, where a changed spec is the reason.
+    retries of failed ones too, and `paid_at_most` what `max_paid` leaves of them. `equal_rows`
+    have the same text as an earlier one. `drift` is None before the first run. `refusal` is why
+    `run` would refuse, where a changed spec is the reason.
     """
 
     job: str
@@ -52,6 +53,8 @@ class Checked:
     to_send: int
     paid_at_most: int
     requests_at_most: int
+    equal_rows: int
+    new_folder: bool
     drift: Drift | None
     empty_cells: dict[str, int]
     first_bodies: list[Body]
@@ -99,6 +102,8 @@ def check_job(
             to_send=plan.to_send,
             paid_at_most=plan.to_send if budget is None else min(plan.to_send, budget),
             requests_at_most=plan.to_send * (1 + spec.retries),
+            equal_rows=int((prepared.snapshot.occurrences > 0).sum()),
+            new_folder=not job.folder.ledger.exists(),
             drift=_drift(job, spec, prepared, read),
             empty_cells=dict(prepared.snapshot.empty_cells),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],

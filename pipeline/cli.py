@@ -27,10 +27,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 Said = dict[str, Any]
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
-# Options that make a command be about this job: they stand in the commands to paste.
-_OF_THE_JOB = (
-    *("input", "output", "sandbox", "max_paid", "concurrency", "rate", "base_url", "key_file"),
-)
+# Options that make a command be about this job, and those that make it send in the same way: they
+# stand in the commands to paste.
+_OF_THE_JOB = ("output", "sandbox")
+_OF_SENDING = ("input", "max_paid", "concurrency", "rate", "base_url", "key_file")
 _OVERRIDES = ("input", "max_paid", "concurrency", "rate")
 
 
@@ -57,7 +57,16 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-_PATH = click.Path(path_type=Path)
+class _GivenPath(click.Path):
+    """A path that is not empty: an unset variable in a script must not mean "here"."""
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if not str(value):
+            self.fail("a path must not be empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+_PATH = _GivenPath(path_type=Path)
 _job_options = _options(
     click.argument("job", type=_PATH),
     click.option("--output", type=_PATH, help="Run folder to use."),
@@ -95,7 +104,8 @@ _send_options = _options(
         type=click.Choice(["any", "new", "none"]),
         default="any",
         show_default=True,
-        help="Rows that raise the exit code: of the sheet, of this run, or none.",
+        help="Rows that raise the exit code, of those that the command is about: any, those of "
+        "this run, or none.",
     ),
 )
 
@@ -165,7 +175,7 @@ def resume(
 @cli.command()
 @_job_options
 @_sheet_options
-def check(limit: int | None, accept_changes: bool, **said: Any) -> None:
+def check(**said: Any) -> None:
     """Shows what `run` would send for JOB. Sends nothing and changes nothing.
 
     \b
@@ -181,12 +191,12 @@ def check(limit: int | None, accept_changes: bool, **said: Any) -> None:
         checked = check_job(
             job,
             base_url=said["base_url"],
-            selection=Selection(limit=limit),
-            accept_changes=accept_changes,
+            selection=Selection(limit=said["limit"]),
+            accept_changes=said["accept_changes"],
         )
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said["quiet"] or code:
-            _tell(*check_lines(checked, job))
+            _tell(*check_lines(checked, job.command("run", *_words(said, ("accept_changes",)))))
         if said["as_json"]:
             _print_json(asdict(checked) | {"exit_code": code})
         return code
@@ -275,8 +285,8 @@ def export(target: Path, no_excel_guard: bool, **said: Any) -> None:
 @click.option("--only", metavar="CODES", help="Only rows with these error codes.")
 @click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.")
 def settle(only: str | None, rows: str | None, **said: Any) -> None:
-    """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, failed
-    ones are given up. Without --only and --rows: all of them.
+    """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, and
+    failed ones that --only or --rows names are given up.
 
     \b
     Example:
@@ -416,16 +426,29 @@ def _job(said: Said) -> Job:
     """The job that the options name, and the words that name it in a command to paste."""
     from pipeline.job import find_job
 
-    words = [str(said["job"])]
-    for name in _OF_THE_JOB:
-        value = said.get(name)
-        if value not in (None, False):
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    job = find_job(said["job"], output=said["output"], sandbox=said["sandbox"], words=tuple(words))
+    if said["sandbox"] and said.get("base_url"):
+        raise Refused("--sandbox is a server of its own: leave out --base-url. Nothing was sent.")
+    job = find_job(
+        said["job"],
+        output=said["output"],
+        sandbox=said["sandbox"],
+        words=(str(said["job"]), *_words(said, _OF_THE_JOB)),
+        sending=_words(said, _OF_SENDING) if "key_file" in said else None,
+    )
     changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
     if "input" in changed:
         changed["input"] = changed["input"].absolute()
     return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
+
+
+def _words(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The options among `names` that were given, as they are typed."""
+    words: list[str] = []
+    for name in names:
+        value = said.get(name)
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return tuple(words)
 
 
 def _finish(said: Said, work: Callable[[Job], int]) -> None:
@@ -487,12 +510,24 @@ def _echo(line: str, stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _commands_with(option: str) -> list[str]:
+    """A hint for an option that stands behind the wrong command."""
+    having = [
+        name
+        for name, command in cli.commands.items()
+        if any(option in parameter.opts for parameter in command.params)
+    ]
+    return [f"{option} is an option of: {', '.join(having)}."] if having else []
+
+
 def main() -> None:
     """The console script."""
     try:
         sys.exit(cli(prog_name="pipeline", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption):
+            _tell(*_commands_with(error.option_name))
         if "--json" in sys.argv:
             from pipeline.summary import as_json, summarize_error
 

@@ -13,6 +13,7 @@ from pipeline.pins import refuse_repaying
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read
+from pipeline.spec import nearest
 from pipeline.wording import counted, listed
 
 Ask = Callable[[str], bool]
@@ -53,8 +54,16 @@ def permit(
         raise Refused("Not confirmed. Nothing was sent.")
 
 
-def notices(job: Job, prepared: Prepared) -> Iterator[str]:
+def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
     """What a person should know of a plan that needs no consent."""
+    plan = prepared.plan
+    left = plan.new - int(plan.send.sum())
+    if prepared.pins.changed and prepared.repaid and left > 0:
+        yield (
+            "The changed spec is accepted for the whole sheet: the next run sends and pays for "
+            f"{counted(left, 'more row')}."
+        )
+    yield from _left_out(plan, selection)
     failed = prepared.plan.risky[State.FAILED]
     if failed:
         yield (
@@ -69,6 +78,19 @@ def notices(job: Job, prepared: Prepared) -> Iterator[str]:
         )
 
 
+def _left_out(plan: Plan, selection: Selection) -> Iterator[str]:
+    """Why a selection may send less than one thinks."""
+    for code in sorted((selection.only or frozenset()) | (selection.excluded or frozenset())):
+        if code not in plan.codes:
+            codes = ", ".join(sorted(plan.codes)) or "none"
+            yield f'No row has the error code "{code}".{nearest(code, plan.codes)} Here: {codes}.'
+    if plan.ambiguous_left and State.FAILED in selection.states:
+        yield (
+            f"{counted(plan.ambiguous_left, 'ambiguous row')} left out; --ambiguous sends such "
+            "rows too."
+        )
+
+
 def _permit_again(job: Job, plan: Plan, read: Read) -> None:
     marked = read(records.open_marks)
     if marked:
@@ -78,8 +100,8 @@ def _permit_again(job: Job, plan: Plan, read: Read) -> None:
         )
     if not plan.to_send:
         raise Refused(
-            "None of these rows is ok, so there is no answer to ask for again. Failed rows are "
-            f"sent by: {job.command('resume')}. Nothing was sent."
+            "None of the chosen rows has an answer, so there is none to ask for again. Failed "
+            f"rows are sent by: {job.command('resume')}. Nothing was sent."
         )
 
 
@@ -95,7 +117,7 @@ def _worst_case(plan: Plan) -> str | None:
     if ambiguous:
         return (
             f"{counted(len(ambiguous), 'ambiguous row')} ({listed(ambiguous)}) would be sent "
-            "again, and may have been paid already: at worst "
-            f"{counted(len(ambiguous), 'request')} are paid twice."
+            "again, and may have been paid already: at worst paid twice for "
+            f"{counted(len(ambiguous), 'request')}."
         )
     return None

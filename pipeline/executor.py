@@ -182,7 +182,13 @@ class Executor:
         """Waits for a place in flight, in the budget, and while the API is away for a probe."""
         while True:
             if self._budget == 0 and self._in_flight == 0:
-                self.stop(Stopped(StopCode.MAX_PAID, "The most that may be paid has been reached."))
+                self.stop(
+                    Stopped(
+                        StopCode.MAX_PAID,
+                        "The most that may be paid has been reached; raise max_paid (or "
+                        "max_paid_per_run) to go on.",
+                    )
+                )
             most = 1 if self._breakers.probing else self._concurrency
             if self._in_flight >= most or self._budget == 0:
                 await self._change(None)

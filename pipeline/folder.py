@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import Locked, StorageFailed
+from pipeline.errors import Locked, Refused, StorageFailed
 
 _BLOCK = 64 * 1024
 
@@ -77,8 +77,14 @@ class RunFolder:
         """Makes the folder (0700) and sees that it can be written to.
 
         Raises:
+            Refused: when something else has its place.
             StorageFailed: when it cannot.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise Refused(
+                f"{self.path}: a file has the place of the run folder. Choose another `output:`. "
+                "Nothing was sent."
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)

@@ -22,7 +22,8 @@ class Job:
     """One job and where it is kept.
 
     `spec` is None for a run folder whose spec is gone: it can be looked at, not run. `words` are
-    what the user calls it on a command line, with the options that make it this job.
+    what the user calls it on a command line; `sending` are the options besides that make `run` and
+    `resume` do the same again, such as an address.
     """
 
     name: str
@@ -30,10 +31,12 @@ class Job:
     spec: JobSpec | None
     sandbox: bool
     words: tuple[str, ...]
+    sending: tuple[str, ...] = ()
 
     def command(self, verb: str, *options: str) -> str:
         """A command line about this job, to be pasted."""
-        return shlex.join(("pipeline", verb, *self.words, *options))
+        sending = self.sending if verb in ("run", "resume") else ()
+        return shlex.join(("pipeline", verb, *self.words, *sending, *options))
 
     def to_run(self) -> JobSpec:
         """The spec, for commands that cannot do without.
@@ -55,8 +58,11 @@ def find_job(
     output: Path | None = None,
     sandbox: bool = False,
     words: tuple[str, ...] | None = None,
+    sending: tuple[str, ...] | None = None,
 ) -> Job:
     """The job of a spec file, or of a run folder.
+
+    Where `sending` is None it is what the last run in the folder was told.
 
     `output` is another run folder for it. `sandbox` keeps a rehearsal apart from paid results; a
     run folder that a rehearsal made is one without being told.
@@ -66,32 +72,45 @@ def find_job(
     """
     path = Path(path)
     words = words or (str(path),)
-    if not path.is_dir():
+    job = _job_of_folder(path, words) if path.is_dir() else None
+    if job is None:
         spec = load_spec(path)
-        return job_of(replace(spec, output=output.absolute()) if output else spec, sandbox, words)
-    about = _about(path)
-    try:
-        spec = replace(load_spec(Path(about["spec"])), output=path.absolute())
-    except PipelineError:
-        return Job(about["job"], RunFolder(path.absolute()), None, False, words)
-    if about["host"] != SANDBOX_HOST:
-        return job_of(spec, sandbox, words)
-    return Job(spec.name, RunFolder(path.absolute()), spec, True, words)
+        job = job_of(replace(spec, output=output.absolute()) if output else spec, sandbox, words)
+    return replace(job, sending=_last_sending(job.folder) if sending is None else sending)
 
 
 def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None = None) -> Job:
     """The job that a spec describes."""
     output = spec.output
-    if sandbox:
+    if sandbox and output.suffix != SANDBOX_SUFFIX:
         output = output.with_name(output.name + SANDBOX_SUFFIX)
     return Job(spec.name, RunFolder(output), spec, sandbox, words or (str(spec.source),))
 
 
-def _about(path: Path) -> JsonObject:
+def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
+    about, folder = _about(RunFolder(path.absolute())), RunFolder(path.absolute())
     try:
-        about = json.loads(RunFolder(path).run.read_text(encoding="utf-8"))
-        return {name: str(about[name]) for name in ("job", "spec", "host")}
-    except (OSError, ValueError, KeyError, TypeError):
+        name, source, host = about["job"], Path(about["spec"]), about["host"]
+    except KeyError:
         raise Refused(
             f"{path}: neither a job spec nor a run folder (it has no run.json). Nothing was sent."
         ) from None
+    try:
+        spec = replace(load_spec(source), output=folder.path)
+    except PipelineError:
+        return Job(name, folder, None, False, words)
+    return Job(name, folder, spec, host == SANDBOX_HOST, words)
+
+
+def _last_sending(folder: RunFolder) -> tuple[str, ...]:
+    said = _about(folder).get("sending", [])
+    return tuple(map(str, said)) if isinstance(said, list) else ()
+
+
+def _about(folder: RunFolder) -> JsonObject:
+    """What the last run noted of itself; nothing where there is none."""
+    try:
+        about = json.loads(folder.run.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}

@@ -63,10 +63,10 @@ class SqliteLedger:
 
     # -- before the sending ---------------------------------------------------------------
 
-    def recover(self) -> int:
-        """Turns attempts that a crash cut off into ambiguous ones. How many there were."""
+    def recover(self) -> frozenset[int]:
+        """Turns attempts that a crash cut off into ambiguous ones. The ids of their rows."""
 
-        def operation(db: sqlite3.Connection) -> int:
+        def operation(db: sqlite3.Connection) -> frozenset[int]:
             cut = db.execute(
                 "SELECT row_id, last_attempt FROM rows WHERE state = 'sending'"
             ).fetchall()
@@ -79,7 +79,7 @@ class SqliteLedger:
                 "UPDATE rows SET state = 'ambiguous', code = 'interrupted' WHERE row_id = ?",
                 [(row,) for row, _ in cut],
             )
-            return len(cut)
+            return frozenset(row for row, _ in cut)
 
         return self._commits.call(operation)
 

@@ -201,7 +201,7 @@ class Summary:
     rate_limited: int
     duration_s: float
     results: str
-    report: str
+    report: str | None
     failures: str
     resume_command: str | None
     exit_code: int

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from pipeline.access import URL_VARIABLE
 from pipeline.errors import Refused
 from pipeline.ledger import SqliteLedger
 from pipeline.model import JsonObject
 from pipeline.plan import Variables
-from pipeline.records import Read, meta
+from pipeline.records import Read, counts, meta
 from pipeline.spec import JobSpec
 
 _PINNED = "pinned"
 _WORDS = {
     "workflow": "the workflow",
-    "variables": "the names of the variables",
+    "variables": "the variables or their columns",
     "constants": "the constants",
     "id": "the column that names a row",
+    "encoding": "the encoding",
+    "sheet": "the sheet of the workbook",
 }
 
 
@@ -45,16 +48,19 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     now: JsonObject = {
         "host": host,
         "workflow": spec.workflow,
-        "variables": [source.name for source in variables.sources],
+        "variables": [[s.name, s.column_name] for s in variables.sources],
         "constants": dict(spec.constants),
         "id": spec.id,
+        "encoding": spec.encoding,
+        "sheet": spec.sheet,
     }
     stored = read(meta(_PINNED))
     before = json.loads(stored) if stored else None
-    if before and before["host"] != host:
+    if before and before["host"] != host and read(counts).paid_max:
         raise Refused(
-            f"{spec.output}: this folder's answers came from {before['host']}, not from "
-            f"{host}. Use another `output:` for another host. Nothing was sent."
+            f"{spec.output}: this folder's answers came from {before['host']}, not from {host}. "
+            f"Name that address by --base-url or {URL_VARIABLE}, or use another `output:` for "
+            "another host. Nothing was sent."
         )
     return Pins(now, before)
 

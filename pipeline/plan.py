@@ -36,6 +36,7 @@ class Source:
     name: str
     column: int | None
     constant: str = ""
+    column_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +104,24 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
             raise Refused(
                 f'{spec.at(f"variables.{variable}")}: {spec.input.name} has no column "{column}" '
                 f'for the variable "{variable}".{nearest(column, place)} It has: '
-                f"{', '.join(columns)}. Nothing was sent."
+                f"{', '.join(columns)}.{_one_column(columns)} Nothing was sent."
             )
     if spec.id is not None and spec.id not in place:
         raise Refused(
             f'{spec.at("id")}: {spec.input.name} has no column "{spec.id}".'
             f"{nearest(spec.id, place)} It has: {', '.join(columns)}. Nothing was sent."
         )
-    sources = [Source(variable, place[column]) for variable, column in pairs]
+    sources = [Source(name, place[column], column_name=column) for name, column in pairs]
     sources += [Source(name, None, text) for name, text in spec.constants]
     if not any(source.column is not None for source in sources):
         raise Refused(f"{spec.input}: no column is mapped to a variable. Nothing was sent.")
     return Variables(spec.workflow, tuple(sorted(sources, key=lambda s: s.name)))
+
+
+def _one_column(columns: Sequence[str]) -> str:
+    if len(columns) > 1:
+        return ""
+    return " Only one column was found: is the separator none of comma, semicolon and tab?"
 
 
 def identity(row_key: bytes, row_id: str | None) -> bytes:
@@ -234,9 +241,10 @@ class Plan:
     """The rows to send, and what the sheet looks like beside the ledger.
 
     `send` and `covered` hold one flag a row of the sheet: what is sent, and what the exit code
-    speaks of. `counts` are all rows, `kept` those that are not sent. `new` rows were never
-    attempted. `chosen_ids` are ledger rows of the chosen ok ones;
-    `risky` are the rows to be sent that may have been paid already, by their state.
+    speaks of. `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of
+    those that are not ok. `new` rows were never attempted; `ambiguous_left` are covered and not
+    sent. `chosen_ids` are ledger rows of the chosen ok ones; `risky` are the rows to be sent that
+    may have been paid already, by their state.
     """
 
     send: npt.NDArray[np.bool_]
@@ -245,6 +253,8 @@ class Plan:
     kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
     new: int = 0
+    ambiguous_left: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
     chosen_ids: list[int] = field(default_factory=list)
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
@@ -261,10 +271,13 @@ def add_batch(
     for number, found in zip(numbers, held, strict=True):
         state = found.state if found else State.PENDING
         plan.counts[state] += 1
+        if found and found.code and state is not State.OK:
+            plan.codes[found.code] += 1
         plan.new += found is None
         plan.covered[number - 1] = selection.covers(number, found.code if found else None)
         if not selection.chooses(number, found):
             plan.kept[state] += 1
+            plan.ambiguous_left += state is State.AMBIGUOUS and bool(plan.covered[number - 1])
             continue
         plan.send[number - 1] = True
         plan.to_send += 1

@@ -12,7 +12,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from pipeline.events import AttemptEnded, Event, Notice, Paced, RunStarted, Stopping, Waiting
-from pipeline.model import State
+from pipeline.model import State, StopCode, Stopped
+from pipeline.wording import counted
 
 LINE_EVERY_S = 30.0
 _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
@@ -43,11 +44,7 @@ class Progress:
         elif isinstance(event, Notice):
             self._say(event.message)
         elif isinstance(event, Stopping):
-            answers = f"{event.in_flight} answers are still on their way; waiting for them."
-            self._say(
-                f"Stopping: {event.stopped.message} "
-                + (answers if event.in_flight else "Nothing is in flight.")
-            )
+            self._say(f"Stopping: {_why(event.stopped)} {_still(event.in_flight)}")
 
     def close(self) -> None:
         """Leaves the bar as it is and ends its line."""
@@ -100,3 +97,24 @@ class Progress:
                 self._bar.write(line, file=self._stream)
             else:
                 print(line, file=self._stream, flush=True)
+
+
+_HINTS = {
+    StopCode.UNAUTHORIZED: "Check the key (AITUTOR_API_KEY or --key-file).",
+    StopCode.INVALID_BILLING: "Top up the account, then give the same command again.",
+    StopCode.WORKFLOW_NOT_FOUND: "Check `workflow:` in the spec, and that it is published.",
+    StopCode.REDIRECT: "Check --base-url and AITUTOR_BASE_URL.",
+    StopCode.TLS: "Check --base-url; a proxy's own certificates go into SSL_CERT_FILE.",
+}
+
+
+def _why(stopped: Stopped) -> str:
+    message = stopped.message.rstrip()
+    sentence = message if message.endswith((".", "!", "?")) else f"{message}."
+    return f"{sentence} {_HINTS[stopped.code]}" if stopped.code in _HINTS else sentence
+
+
+def _still(in_flight: int) -> str:
+    if not in_flight:
+        return "Nothing is in flight."
+    return f"Waiting for {counted(in_flight, 'answer')} still on the way."

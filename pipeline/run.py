@@ -214,6 +214,7 @@ class _Run:
     log: EventLog
     run_id: str = ""
     stopped: Stopped | None = None
+    cut: frozenset[int] = frozenset()
     tally: _Tally = field(default_factory=_Tally)
     _prepared: Prepared | None = None
 
@@ -224,17 +225,18 @@ class _Run:
 
     def recover(self) -> None:
         """Brings the folder to rest, whatever ended the last run in it."""
-        cut = self.ledger.recover()
+        self.cut = self.ledger.recover()
         self.sealer.recover()
         self.sealer.seal_all()
         folder = self.job.folder
         current = self.ledger.read(records.meta(records.SNAPSHOT))
         if current and find_snapshot((folder.new_snapshot,), current):
             folder.adopt_snapshot()
-        if cut:
+        if self.cut:
+            number = counted(len(self.cut), "request")
             self._tell(
                 Notice(
-                    f"The last run ended with {counted(cut, 'request')} on the way. Each may have "
+                    f"The last run ended with {number} on the way. Each may have "
                     "been paid, so those rows are ambiguous (interrupted) and not sent again."
                 )
             )
@@ -252,7 +254,7 @@ class _Run:
         if self.options.selection.again:
             self.ledger.mark_again(plan.chosen_ids)
         write_json(folder.run, self._about(host))
-        for message in notices(self.job, prepared):
+        for message in notices(self.job, prepared, self.options.selection):
             self._tell(Notice(message))
         rows = snapshot.rows - snapshot.skipped
         self._tell(RunStarted(self.run_id, rows, plan.to_send, plan.kept))
@@ -296,7 +298,9 @@ class _Run:
             run_id=self.run_id,
             stopped=self.stopped or self.control.stopped,
             sent=self.tally.sent(),
-            concern=concern_of(unfinished, self.prepared.plan.covered, self.options.fail_on),
+            concern=concern_of(
+                unfinished, self.prepared.plan.covered, self.options.fail_on, self.cut
+            ),
             signal_exit=self.control.signal_exit,
         )
         write_failures(folder.failures, folder.snapshot, unfinished)
@@ -319,6 +323,7 @@ class _Run:
             "host": host,
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
             "version": __version__,
+            "sending": list(self.job.sending),
         }
 
     def _concurrency(self) -> int:

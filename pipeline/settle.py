@@ -20,8 +20,9 @@ def settle_job(
 ) -> Counter[State]:
     """Takes ambiguous rows as failed and gives failed ones up, without sending anything.
 
-    They still count as maybe paid. `only` (error codes) and `rows` say which; without them, all.
-    Returns how many rows of each state were decided.
+    They still count as maybe paid. `only` (error codes) and `rows` say which; without them it is
+    every ambiguous row, as failed ones are only given up when they are named. Returns how many
+    rows of each state were decided.
 
     Raises:
         Refused: when the job has no run yet.
@@ -30,9 +31,11 @@ def settle_job(
     if not job.folder.ledger.exists():
         raise Refused(f"{job.folder.path}: no run yet, so there is nothing to settle.")
 
+    decidable = {State.AMBIGUOUS} if only is None and rows is None else set(_DECIDABLE)
+
     def chosen(row: Unfinished) -> bool:
         return (
-            row.state in _DECIDABLE
+            row.state in decidable
             and not row.given_up
             and (only is None or row.code in only)
             and (rows is None or row.sheet_row in rows)

@@ -22,6 +22,7 @@ WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 EMPTY_CHOICES = ("refuse", "send", "skip")
 MAX_SPEC_BYTES = 1_000_000
+SHEETS = (".csv", ".tsv", ".parquet", ".xlsx", ".jsonl")
 
 _SECRETS = {"key", "api_key", "apikey", "token", "authorization", "secret", "headers"}
 _HOSTS = {"host", "url", "base_url", "base-url", "endpoint", "server"}
@@ -89,6 +90,7 @@ def load_spec(path: Path) -> JobSpec:
         Refused: for anything that is not exactly a spec, with file, line and the nearest name.
     """
     fields = _Fields(path, _compose(path))
+    fields.refuse_unknown()
     here = path.absolute().parent
     name = fields.text("name", NAME, "letters, digits, - and _")
     output = fields.optional_text("output")
@@ -112,7 +114,6 @@ def load_spec(path: Path) -> JobSpec:
         deadline_s=fields.number("deadline_s", float, above=0) or 330.0,
         lines=fields.lines,
     )
-    fields.refuse_unknown()
     fields.refuse_both(spec)
     return spec
 
@@ -151,7 +152,11 @@ def _compose(path: Path) -> yaml.MappingNode:
         problem = getattr(error, "problem", None) or "not readable"
         raise Refused(f"{path}{line}: not valid YAML: {problem}. Nothing was sent.") from None
     if not isinstance(node, yaml.MappingNode):
-        raise Refused(f"{path}: a job spec is a list of `key: value` lines. Nothing was sent.")
+        sheet = " It looks like a sheet: name the spec that it is the `input:` of."
+        raise Refused(
+            f"{path}: a job spec is a list of `key: value` lines."
+            f"{sheet if path.suffix.lower() in SHEETS else ''} Nothing was sent."
+        )
     return node
 
 
@@ -163,14 +168,12 @@ class _Fields:
     def __init__(self, path: Path, node: yaml.MappingNode) -> None:
         self._path = path
         self._nodes = self._entries(node, "the spec")
-        self._read: set[str] = set()
         self.lines = {key: _line(value) for key, value in self._nodes.items()}
 
     def text(self, key: str, pattern: re.Pattern[str] | None = None, rule: str = "") -> str:
         value = self.optional_text(key)
         if value is None:
-            typo = nearest(key, [k for k in self._nodes if k not in self.KNOWN])
-            raise Refused(f"{self._path}: `{key}:` is missing.{typo} Nothing was sent.")
+            raise Refused(f"{self._path}: `{key}:` is missing. Nothing was sent.")
         if not value:
             raise self._refusal(self._nodes[key], f"`{key}` is empty")
         if pattern and not pattern.fullmatch(value):
@@ -233,14 +236,14 @@ class _Fields:
 
     def refuse_unknown(self) -> None:
         for key, node in self._nodes.items():
-            if key in self._read:
+            if key in self.KNOWN:
                 continue
             if key.lower() in _SECRETS:
                 hint = " A spec holds no key: set AITUTOR_API_KEY or use --key-file."
             elif key.lower() in _HOSTS:
                 hint = " A spec holds no host: set AITUTOR_BASE_URL or use --base-url."
             else:
-                hint = nearest(key, self.KNOWN)
+                hint = nearest(key, self.KNOWN) or f" There are: {', '.join(self.KNOWN)}."
             raise self._refusal(node, f"unknown key `{key}`.{hint}".rstrip("."))
 
     def refuse_both(self, spec: JobSpec) -> None:
@@ -252,7 +255,6 @@ class _Fields:
                 )
 
     def _take(self, key: str) -> yaml.Node | None:
-        self._read.add(key)
         node = self._nodes.get(key)
         null = isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")
         return None if null else node

@@ -84,7 +84,7 @@ def summarize(
         rate_limited=sent.rate_limited,
         duration_s=round(sent.duration_s, 3),
         results=str(job.folder.results),
-        report=str(job.folder.report),
+        report=str(job.folder.report) if job.folder.report.exists() else None,
         failures=str(job.folder.failures),
         resume_command=_resume_command(job, pending, failed - counts.given_up, ambiguous),
         exit_code=_exit_code(stopped, states if concern is None else concern, signal_exit),
@@ -107,26 +107,41 @@ def read_status(job: Job) -> Status:
         Refused: when there was no run yet.
         StorageFailed: when the ledger cannot be read.
     """
-    if not job.folder.ledger.exists():
-        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
     with reading(job.folder.ledger) as read:
+        refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
         return Status(summary, read(records.last_run), job.folder.in_use)
 
 
+def refuse_before_first_run(job: Job, read: records.Read) -> None:
+    """Raises where there is nothing to look at yet.
+
+    Raises:
+        Refused: with the command that changes that.
+    """
+    if read(records.last_run) is None:
+        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
+
+
 def concern_of(
-    rows: Iterable[Unfinished], covered: npt.NDArray[np.bool_], fail_on: FailOn
+    rows: Iterable[Unfinished],
+    covered: npt.NDArray[np.bool_],
+    fail_on: FailOn,
+    found_cut: frozenset[int] = frozenset(),
 ) -> Counter[State]:
     """Counts by state the unfinished rows that the exit code speaks of.
 
     `covered` holds one flag a row of the sheet; rows that the command left out do not count.
+    `found_cut` are ledger rows that this run found cut off by a crash: they are news of this run,
+    as the one that sent them could tell nobody.
     """
     if fail_on is FailOn.NONE:
         return Counter()
     return Counter(
         row.state
         for row in rows
-        if covered[row.sheet_row - 1] and (fail_on is FailOn.ANY or row.in_last_run)
+        if covered[row.sheet_row - 1]
+        and (fail_on is FailOn.ANY or row.in_last_run or row.row_id in found_cut)
     )
 
 
@@ -193,7 +208,7 @@ _NOTHING = Summary(
     rate_limited=0,
     duration_s=0.0,
     results="",
-    report="",
+    report=None,
     failures="",
     resume_command=None,
     exit_code=0,

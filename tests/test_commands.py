@@ -162,6 +162,7 @@ def test_settle_decides_without_sending(sandbox, make_job):
     assert (summary["failed"], summary["ambiguous"], summary["paid_max"]) == (4, 1, paid)
     assert job.call("settle", "--rows", "6").returncode == 0
     assert job.run(expect=3)["ambiguous"] == 0
+    assert job.call("settle").returncode == 0
     assert job.call("settle", "--only", "request_blocked").returncode == 0
     assert sandbox.received() == before
     sent = received(sandbox)
@@ -321,7 +322,7 @@ BAD_INPUT = [
     ("story\na\n", {"api_key": "sk_1"}, ["holds no key"]),
     ("story\na\n", {"base_url": "https://x"}, ["holds no host"]),
     ("id,story\n1,a\n ,b\n", {"id": "id"}, ["line 3", "blank"]),
-    ("id,story\n1,a\n2,b\n1,c\n", {"id": "id"}, ["line 4", "repeat"]),
+    ("id,story\n1,a\n2,b\n1,c\n", {"id": "id"}, ["line 4", "stands again"]),
     ("story\na\n", {"input": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
     ("story\na\n", {"input": "."}, ["jobs"]),
     ("story\n", {}, ["no rows"]),
@@ -494,16 +495,14 @@ def test_a_question_on_a_terminal_is_asked_and_no_means_no(sandbox, make_job):
     job = mixed_job(sandbox, make_job)
     before = sandbox.received()
     for answer, code, sent in (("n", 2, 0), ("y", 5, 2)):
-        process, terminal = _on_a_terminal(
-            job.command("resume", "--only", "gateway,bad_response", "--ambiguous"),
-            job.environment(),
-        )
+        command = job.command("resume", "--only", "gateway,bad_response", "--ambiguous")
+        process, terminal = _on_a_terminal(command, job.environment())
         seen = b""
         while b"[y/N]" not in seen:
             seen += os.read(terminal, 4096)
         os.write(terminal, answer.encode() + b"\n")
         assert _exit_code(process, terminal) == code
-        assert b"at worst 2 requests are paid twice" in seen.replace(b"\r\n", b" ")
+        assert b"at worst paid twice for 2 requests" in seen.replace(b"\r\n", b" ")
         assert sandbox.received() == before + sent
 
 
@@ -545,3 +544,120 @@ def test_nobody_listening_changes_neither_the_run_nor_its_exit_code(sandbox, mak
     script = f"set -o pipefail; {command} {redirect}"
     assert job.shell(["bash", "-c", script]).returncode == 0
     assert job.status()["ok"] == 30
+
+
+def test_another_column_for_a_variable_is_refused_and_a_renamed_one_is_free(sandbox, make_job):
+    """What changes an answer is pinned by what it would cost, not by its name alone."""
+    job = make_job(sandbox.url, ["a", "b"], [["x", "y"]] * 3, variables={"story": "a"})
+    job.run()
+    job.write_spec(variables={"story": "b"})
+    done = job.call("run")
+    assert (done.returncode, "3 finished rows" in done.stderr) == (2, True)
+    job.write_sheet(["renamed", "b"], [["x", "y"]] * 3)
+    job.write_spec(variables={"story": "renamed"})
+    assert job.run()["requests"] == 0
+    assert sum(sandbox.billed().values()) == 3
+
+
+def test_changes_that_are_accepted_for_a_sample_say_what_the_next_run_will_cost(sandbox, make_job):
+    """They stand for the whole sheet."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(6)])
+    job.run()
+    job.write_spec(constants={"tone": "cold"})
+    done = job.call("run", "--accept-changes", "--limit", "2")
+    assert "pays for 4 more rows" in done.stderr
+    assert job.run()["requests"] == 4
+
+
+def test_rows_that_a_kill_left_ambiguous_are_news_of_the_night_that_finds_them(
+    start_sandbox, make_job
+):
+    """--fail-on new: exit 5 once, then quiet."""
+    sandbox = start_sandbox(latency="5s")
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    process = job.start("--limit", "1")
+    with ended(process):
+        while not sandbox.received():
+            time.sleep(0.02)
+    assert job.run("--limit", "1", "--fail-on", "new", expect=5)["requests"] == 0
+    assert job.run("--limit", "1", "--fail-on", "new", expect=0)["ambiguous"] == 1
+
+
+def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make_job):
+    """With a command that can be pasted."""
+    sandbox = start_sandbox(latency="5s")
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
+    process = job.start()
+    with ended(process):
+        while sandbox.received() < 3:
+            time.sleep(0.02)
+        assert "counts as ambiguous until" in job.call("status").stderr
+    report = json.loads(job.call("report", "--json").stdout)
+    [group] = report["groups"]
+    assert (group["state"], group["count"]) == ("sending", 3)
+    assert job.paste(group["command"]).returncode == 5
+
+
+def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, make_job):
+    """From every command, also when the next one is told less."""
+    job = make_job("https://nowhere.invalid", rows=[["a"], ["#fault:blocked"], ["c"]], retries=0)
+    options = ("--base-url", sandbox.url, "--max-paid", "1")
+    done = job.call("run", *options)
+    assert done.returncode == 4
+    assert "raise max_paid" in done.stderr
+    report = json.loads(job.call("report", "--json").stdout)
+    assert f"--max-paid 1 --base-url {sandbox.url}" in report["resume_command"]
+    assert job.paste(report["resume_command"], "--max-paid", "9").returncode == 3
+    zero = job.call("run", "--base-url", sandbox.url, "--max-paid", "0", "--json")
+    assert f"pipeline report {job.spec}\n" in zero.stderr
+    assert "--max-paid 0" in json.loads(zero.stdout)["resume_command"]
+
+
+def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
+    """A typo in a code, and rows that need --ambiguous."""
+    job = mixed_job(sandbox, make_job)
+    assert 'Did you mean "gateway"' in job.call("resume", "--only", "gatway").stderr
+    assert "--ambiguous sends such" in job.call("resume", "--rows", "5").stderr
+
+
+def test_a_folder_without_any_paid_request_may_change_its_host(start_sandbox, make_job):
+    """A first try with a wrong address ties it to nothing."""
+    sandbox = start_sandbox()
+    job = make_job(sandbox.url, rows=[["a"]])
+    assert job.call("run", env={"AITUTOR_API_KEY": "wrong"}).returncode == 4
+    other = start_sandbox()
+    assert job.run("--base-url", other.url)["ok"] == 1
+    assert job.call("run").returncode == 2
+
+
+def test_a_refused_first_run_is_no_run(sandbox, make_job):
+    """`status` says how to start one, and nothing half-read is left behind."""
+    job = make_job(sandbox.url, rows=[["a"], [""], ["c"]])
+    assert job.call("run").returncode == 2
+    done = job.call("status")
+    assert (done.returncode, "no run yet" in done.stderr) == (2, True)
+    assert not list(job.output.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["run", "--output", ""], "must not be empty"),
+        (["run", "--only", "gateway"], "--only is an option of: resume, settle"),
+        (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "leave out --base-url"),
+        (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused(make_job, options, words):
+    """Exit 2 and what to do."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    done = job.call(options[0], *options[1:])
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_a_sheet_given_as_a_job_is_recognised(make_job):
+    """People mix them up."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    done = job.shell([sys.executable, "-m", "pipeline", "run", str(job.sheet)])
+    assert (done.returncode, "looks like a sheet" in done.stderr) == (2, True)

@@ -156,3 +156,16 @@ def test_before_the_first_run_there_is_nothing_to_export(make_job):
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.call("export", "--to", str(Path(job.folder) / "out.csv"))
     assert (done.returncode, "pipeline run" in done.stderr) == (2, True)
+
+
+def test_a_sheet_with_semicolons_comes_home_with_semicolons(sandbox, make_job):
+    """The Excel that wrote it reads no other."""
+    job = make_job(sandbox.url)
+    job.sheet.write_text("no;story\n1;a, b\n", encoding="utf-8")
+    job.write_spec(variables={"story": "story"})
+    job.run()
+    target = job.folder / "out.csv"
+    assert job.call("export", "--to", str(target)).returncode == 0
+    lines = target.read_text("utf-8-sig").splitlines()
+    assert lines[0] == "no;story;result;citations;_status;_error_code;_error_message"
+    assert lines[1].startswith("1;a, b;")

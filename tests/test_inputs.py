@@ -72,6 +72,15 @@ def test_delimited_text_is_read_as_it_stands(tmp_path, content, columns, rows):
     assert read(sheet(tmp_path, content)) == (columns, rows)
 
 
+@pytest.mark.parametrize("content", ["a\ncafé\n", "\ufeffa\ncafé\n"])
+def test_utf8_that_the_spec_calls_by_another_name_is_refused(tmp_path, content):
+    """A sheet that was saved anew as UTF-8 would be paid for as gibberish."""
+    path = sheet(tmp_path, content)
+    with pytest.raises(Refused, match="is UTF-8 text"):
+        read(path, encoding="cp1252")
+    assert read(sheet(tmp_path, "a\nplain\n"), encoding="cp1252")[1] == [("plain",)]
+
+
 def test_an_encoding_that_is_named_is_used(tmp_path):
     """Western Excel."""
     path = sheet(tmp_path, "a\ncafé\n".encode("cp1252"))
@@ -107,13 +116,15 @@ def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content,
     ("name", "words"),
     [
         ("stores.csv", ["no such file", '"stories.csv"']),
-        ("stories.doc", ["'.doc'", ".csv, .tsv, .parquet"]),
+        ("other.doc", ["'.doc'", ".csv, .tsv, .parquet"]),
+        ("stories.cvs", ["no such file", '"stories.csv"']),
         ("nowhere/stories.csv", ["no such file"]),
     ],
 )
 def test_a_sheet_that_is_not_there_is_refused_with_the_nearest_name(tmp_path, name, words):
     """Or with the kinds that can be read."""
     sheet(tmp_path, "a\n1\n", "stories.csv")
+    sheet(tmp_path, "a\n1\n", "other.doc")
     with pytest.raises(Refused) as caught:
         read(tmp_path / name)
     for word in words:
@@ -240,7 +251,7 @@ def test_with_an_id_an_answer_belongs_to_id_and_key(tmp_path):
         ("a,b\n", {}, ["no rows"]),
         ("a,b\n1,\n,2\n", {}, ["2 mapped cells are empty", 'line 2, column "b"', "line 3"]),
         ("a\n" + "x\n\n" * 9 + "x\n", {}, ["9 mapped cells", "and 4 more"]),
-        ("sku,a\n1,x\n 1,y\n1,z\n", {"id": "sku"}, ["1 rows repeat", "line 4"]),
+        ("sku,a\n1,x\n 1,y\n1,z\n", {"id": "sku"}, ["stands again", "line 4"]),
         ("sku,a\n1,x\n ,y\n", {"id": "sku"}, ["line 3", "blank"]),
         ("a\nx\n", {"id": "skuu"}, ['no column "skuu"']),
         ("story\nx\n", {"variables": (("s", "stroy"),)}, ['no column "stroy"', '"story"']),

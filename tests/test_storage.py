@@ -76,6 +76,9 @@ def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_sent(sandbo
     job = make_job(sandbox.url, rows=[["a"]])
     (job.folder / "taken").write_text("x")
     done = job.call("run", "--output", str(job.folder / "taken"))
+    assert done.returncode == 2
+    assert "Nothing was sent" in done.stderr
+    done = job.call("run", "--output", str(job.folder / "taken" / "below"))
     assert done.returncode == 6
     assert "Nothing was sent" in done.stderr
     assert sandbox.received() == 0

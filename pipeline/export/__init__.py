@@ -10,7 +10,9 @@ from pipeline.errors import Refused, StorageFailed
 from pipeline.export import files
 from pipeline.export.table import Exported, export_table
 from pipeline.job import Job
+from pipeline.records import reading
 from pipeline.spec import nearest
+from pipeline.summary import refuse_before_first_run
 
 _WRITERS: dict[str, Callable[[Exported, Path, bool], int]] = {
     ".csv": files.write_csv,
@@ -40,8 +42,8 @@ def export_job(job: Job, target: Path, *, excel_guard: bool = True) -> Export:
         Refused: before the first run, over the input, into the run folder, for another ending.
         StorageFailed: when an answer is missing, or the file cannot be written.
     """
-    if not job.folder.ledger.exists():
-        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
+    with reading(job.folder.ledger) as read:
+        refuse_before_first_run(job, read)
     write = _WRITERS.get(target.suffix.lower())
     if write is None:
         raise Refused(

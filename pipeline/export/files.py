@@ -23,12 +23,14 @@ _NOT_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
-    """UTF-8 with a byte order mark, so that Excel reads it. How many cells were guarded."""
+    """UTF-8 with a byte order mark, so that Excel reads it, and with the sheet's own separator: the
+    Excel that wrote a sheet with semicolons reads no other. How many cells were guarded.
+    """
     own = len(exported.table.column_names) - len(exported.added)
     guarded = 0
     with _replacing(target) as raw:
         file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        writer = csv.writer(file)
+        writer = csv.writer(file, delimiter=exported.delimiter)
         writer.writerow(exported.table.column_names)
         for row in _rows(exported):
             cells = [_cell(value) for value in row]

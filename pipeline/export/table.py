@@ -20,7 +20,12 @@ from pipeline import records
 from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, results_table
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import RunFolder
-from pipeline.inputs.snapshot import find_snapshot, stored_columns, stored_mapped
+from pipeline.inputs.snapshot import (
+    find_snapshot,
+    stored_columns,
+    stored_delimiter,
+    stored_mapped,
+)
 from pipeline.model import State
 from pipeline.records import Answered, Read, Unfinished
 
@@ -32,10 +37,12 @@ _ALL = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The table that goes home. `added` are the names of the runner's own columns in it."""
+    """The table that goes home. `added` are the names of the runner's own columns in it, and
+    `delimiter` is what the sheet separates its cells by."""
 
     table: pa.Table
     added: tuple[str, ...]
+    delimiter: str = ","
 
 
 def export_table(folder: RunFolder) -> Exported:
@@ -51,8 +58,9 @@ def export_table(folder: RunFolder) -> Exported:
         snapshot = find_snapshot(folder.snapshots, read(records.meta(records.SNAPSHOT)))
         if snapshot is None:
             raise Refused(
-                f"{folder.snapshot}: the sheet's copy is not there or not the ledger's. Give "
-                "`pipeline run` once more; with nothing new in the sheet it sends nothing."
+                f"{folder.snapshot}: the copy of the sheet is missing, or not the one that the "
+                "ledger speaks of. Give `pipeline run` once more: with nothing new in the sheet "
+                "it sends nothing and makes it anew."
             )
         answers = _answers(folder, read)
         places = _places(read(lambda db: list(records.answered(db))), answers, folder)
@@ -111,7 +119,8 @@ def _join(
     added = [answers["result"].take(take), answers["citations"].take(take), status, codes, messages]
     kept, names = _names(columns, stored_mapped(snapshot))
     arrays = [sheet.column(columns.index(name)) for name in kept]
-    return Exported(pa.table([*arrays, *added], names=[*kept, *names]), names)
+    table = pa.table([*arrays, *added], names=[*kept, *names])
+    return Exported(table, names, stored_delimiter(snapshot))
 
 
 def _states(

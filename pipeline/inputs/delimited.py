@@ -6,10 +6,12 @@ file after an unterminated quote, and cannot tell the line of an error.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -30,7 +32,10 @@ def open_delimited(spec: JobSpec) -> Table:
     """A text table: UTF-8 unless a byte order mark or `encoding:` says otherwise."""
     path = spec.input
     encoding = spec.encoding or _encoding_by_mark(path)
-    lines = _lines(path, encoding, "\t" if path.suffix.lower() == ".tsv" else None)
+    if spec.encoding:
+        _refuse_utf8_called_otherwise(spec)
+    dialect = _dialect(path, encoding)
+    lines = _lines(path, encoding, dialect)
     _, header = next(lines, (1, []))
     if not header:
         raise Refused(f"{path}: the file is empty. Nothing was sent.")
@@ -55,30 +60,38 @@ def open_delimited(spec: JobSpec) -> Table:
         if rows:
             yield _batch(rows, places)
 
-    return Table(path, tuple(header), "line", batches)
+    return Table(path, tuple(header), "line", batches, dialect.delimiter)
 
 
 def _batch(rows: list[list[str]], places: list[int]) -> Batch:
     return Batch([list(column) for column in zip(*rows, strict=True)], places)
 
 
-def _lines(path: Path, encoding: str, delimiter: str | None) -> Iterator[_Line]:
+@dataclass(frozen=True, slots=True)
+class _Dialect:
+    """What separates cells, and how many lines stand before the header."""
+
+    delimiter: str
+    before_header: int = 0
+
+
+def _dialect(path: Path, encoding: str) -> _Dialect:
+    with _open(path, encoding) as file, _refusing_undecodable(path, encoding):
+        first = file.readline()
+    if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:
+        return _Dialect(first[4], before_header=1)
+    return _Dialect("\t" if path.suffix.lower() == ".tsv" else _delimiter_of(first))
+
+
+def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
     """(line on which it begins, cells) of every record, the header first."""
     csv.field_size_limit(sys.maxsize)
-    with _open(path, encoding) as file:
+    with _open(path, encoding) as file, _refusing_undecodable(path, encoding):
+        for _ in range(dialect.before_header):
+            file.readline()
+        begins = start = 1 + dialect.before_header
         try:
-            first = file.readline()
-            begins = 1
-            if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:
-                delimiter = first[4]
-                first = file.readline()
-                begins = 2
-            reader = csv.reader(
-                chain([first] if first else [], file),
-                delimiter=delimiter or _delimiter_of(first),
-                strict=True,
-            )
-            start = begins
+            reader = csv.reader(file, delimiter=dialect.delimiter, strict=True)
             for row in reader:
                 if any("\0" in cell for cell in row):
                     raise Refused(
@@ -92,12 +105,46 @@ def _lines(path: Path, encoding: str, delimiter: str | None) -> Iterator[_Line]:
                 f"{path} line {start}: not readable as CSV ({error}). "
                 "The quotes of the row that begins there do not match. Nothing was sent."
             ) from None
-        except UnicodeError:
-            raise Refused(
-                f"{path} line {_undecodable_line(path, encoding)}: not {encoding} text. "
-                "Save the file as UTF-8, or name its `encoding:` in the spec (cp1252 for "
-                "western Excel, gbk, …). Nothing was sent."
-            ) from None
+
+
+@contextlib.contextmanager
+def _refusing_undecodable(path: Path, encoding: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError:
+        raise Refused(
+            f"{path} line {_undecodable_line(path, encoding)}: not {encoding} text. "
+            "Save the file as UTF-8, or name its `encoding:` in the spec (cp1252 for "
+            "western Excel, gbk, …). Nothing was sent."
+        ) from None
+
+
+def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
+    """A sheet that was saved anew as UTF-8 would be sent, and paid for, as gibberish.
+
+    Text of another encoding that has letters beyond ASCII is practically never valid UTF-8.
+    """
+    assert spec.encoding is not None
+    try:
+        if codecs.lookup(spec.encoding).name.startswith(("utf", "ascii")):
+            return
+    except LookupError:
+        return  # refused with a hint when the file is opened
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    beyond_ascii = False
+    with spec.input.open("rb") as file:
+        try:
+            while block := file.read(1 << 20):
+                beyond_ascii |= not block.isascii()
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return
+    if beyond_ascii:
+        raise Refused(
+            f"{spec.at('encoding')}: `encoding: {spec.encoding}`, but {spec.input.name} is UTF-8 "
+            "text. Remove the line. Nothing was sent."
+        )
 
 
 def _delimiter_of(header: str) -> str:

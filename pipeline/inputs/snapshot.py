@@ -28,6 +28,7 @@ from pipeline.inputs.table import Batch, Table
 from pipeline.model import JsonObject, Row, State
 from pipeline.plan import KEY_BYTES, SheetKeys, Variables, digests, identity, occurrences
 from pipeline.spec import JobSpec
+from pipeline.wording import counted
 
 _METADATA = b"pipeline"
 _STATUS = "_status"
@@ -105,7 +106,13 @@ def take_snapshot(
     """
     snapshot_id = secrets.token_hex(8)
     mapped = [table.columns[position] for position in variables.mapped]
-    schema = _schema(table.columns, mapped, snapshot_id)
+    about: JsonObject = {
+        "snapshot_id": snapshot_id,
+        "columns": table.columns,
+        "mapped": mapped,
+        "delimiter": table.delimiter,
+    }
+    schema = _schema(table.columns, about)
     check = _Checks(spec, table, variables, skip_ambiguous)
     identities = bytearray()
     numbers: list[npt.NDArray[np.int64]] = []
@@ -134,12 +141,15 @@ def take_snapshot(
                         schema=schema,
                     )
                 )
+            check.finish(rows)
+    except Refused:
+        path.unlink(missing_ok=True)
+        raise
     except OSError as error:
         raise StorageFailed(
             f"{path}: the sheet's copy cannot be written ({error.strerror or error}). "
             "Nothing was sent."
         ) from None
-    check.finish(rows)
     with storing(path):
         sync_file(path)
     kept = np.concatenate(numbers)
@@ -176,6 +186,11 @@ def stored_columns(path: Path) -> tuple[str, ...]:
 def stored_mapped(path: Path) -> tuple[str, ...]:
     """The columns that were sent, of a snapshot on disk."""
     return tuple(_stored(path)["mapped"])
+
+
+def stored_delimiter(path: Path) -> str:
+    """What the sheet of a snapshot on disk separates its cells by, if it is text."""
+    return str(_stored(path)["delimiter"])
 
 
 def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
@@ -246,9 +261,10 @@ class _Checks:
             more = count - len(self._empty)
             named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
             cells = "cell is" if count == 1 else "cells are"
+            them = "it" if count == 1 else "them"
             raise Refused(
                 f"{self._table.path}: {count} mapped {cells} empty: {named}. "
-                "Fill them, or say `empty: skip` or `empty: send` in the spec. Nothing was sent."
+                f"Fill {them}, or say `empty: skip` or `empty: send` in the spec. Nothing was sent."
             )
         self._refuse_repeated_ids()
 
@@ -280,8 +296,8 @@ class _Checks:
             places = [str(self._id_places[i]) for i in repeated[:_CELLS_NAMED]]
             raise Refused(
                 f'{self._table.path}: column "{self._spec.id}" is to name each row, but '
-                f"{len(repeated)} rows repeat an id: {self._table.place_word} "
-                f"{', '.join(places)}. Nothing was sent."
+                f"{counted(len(repeated), 'time')} an earlier row's id stands again: "
+                f"{self._table.place_word} {', '.join(places)}. Nothing was sent."
             )
 
 
@@ -293,7 +309,7 @@ def _texts(column: list[str]) -> pa.Array:
     return pa.array(column, pa.large_string())
 
 
-def _schema(columns: tuple[str, ...], mapped: list[str], snapshot_id: str) -> pa.Schema:
+def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
     taken = {"row", "row_key"}
     fields = []
     for name in columns:
@@ -303,7 +319,6 @@ def _schema(columns: tuple[str, ...], mapped: list[str], snapshot_id: str) -> pa
         taken.add(stored)
         fields.append(pa.field(stored, pa.large_string(), nullable=False))
     fields += [pa.field("row", pa.int64(), nullable=False), pa.field("row_key", pa.string())]
-    about = {"columns": columns, "mapped": mapped, "snapshot_id": snapshot_id}
     return pa.schema(fields, metadata={_METADATA: json.dumps(about).encode()})
 
 

@@ -38,13 +38,15 @@ class Batch:
 class Table:
     """An open sheet: its column names in order, and its rows, readable once.
 
-    `place_word` says what a place counts: "line" or "row".
+    `place_word` says what a place counts: "line" or "row". `delimiter` is what a text file
+    separates its cells by.
     """
 
     path: Path
     columns: tuple[str, ...]
     place_word: str
     batches: Callable[[], Iterator[Batch]]
+    delimiter: str = ","
 
 
 def open_table(spec: JobSpec) -> Table:
@@ -63,16 +65,18 @@ def open_table(spec: JobSpec) -> Table:
         ".parquet": open_parquet,
     }
     path = spec.input
+    if path.is_dir():
+        raise Refused(f"{path}: is a folder, not a sheet. Nothing was sent.")
+    if not path.is_file():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise Refused(
+            f"{path}: there is no such file.{nearest(path.name, beside)} Nothing was sent."
+        )
     opener = kinds.get(path.suffix.lower())
     if opener is None:
         raise Refused(
             f"{path}: cannot read a file with the ending {path.suffix!r}; "
             f"use {', '.join(kinds)}. Nothing was sent."
-        )
-    if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise Refused(
-            f"{path}: there is no such file.{nearest(path.name, beside)} Nothing was sent."
         )
     try:
         table = opener(spec)

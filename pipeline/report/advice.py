@@ -31,6 +31,8 @@ def advise(code: str | None) -> str:
     """What to know and do about rows that ended with `code`."""
     if code in _ADVICE:
         return _ADVICE[code]
+    if code == "http_404":
+        return "nothing is served at this address. Check --base-url and AITUTOR_BASE_URL"
     if code and code.startswith("http_4"):
         return "the server refuses the request. Compare the row with those that went through"
     return "the server's own code; see the messages in failures.csv"

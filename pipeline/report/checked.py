@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pipeline.check import Checked
-from pipeline.job import Job
 from pipeline.report.terminal import shortened
+from pipeline.wording import counted
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _BODY_CHARACTERS = 2000
 
 
-def check_lines(checked: Checked, job: Job) -> list[str]:
+def check_lines(checked: Checked, run_command: str) -> list[str]:
     """Rows, drift, empty cells, the first bodies, and what a run would cost at most."""
     counts = [f"{getattr(checked, name)} {name}" for name in _STATES if getattr(checked, name)]
-    lines = [f"{checked.job}: {checked.rows} rows: {', '.join(counts)}."]
+    lines = [f"{checked.job}: {counted(checked.rows, 'row')}: {', '.join(counts)}."]
+    if checked.new_folder:
+        lines.append("Its run folder is new: no answers are held yet.")
+    if checked.equal_rows:
+        lines.append(
+            f"{counted(checked.equal_rows, 'row')} equal to an earlier one; each is a request of "
+            "its own."
+        )
     if checked.drift is not None:
         drift = checked.drift
         lines.append(
@@ -29,7 +36,7 @@ def check_lines(checked: Checked, job: Job) -> list[str]:
     if checked.refusal is not None:
         lines.append(f"But a run would be refused. {checked.refusal}")
     elif checked.to_send:
-        lines.append(f"Nothing was sent. To send them: {job.command('run')}")
+        lines.append(f"Nothing was sent. To send them: {run_command}")
     return lines
 
 
@@ -40,10 +47,10 @@ def _cost(checked: Checked) -> str:
     more = f"; failed runs, which are not paid, add up to {retries} repeats" if retries else ""
     if checked.paid_at_most < checked.to_send:
         return (
-            f"A run would stop at `max_paid` after {checked.paid_at_most} of "
-            f"{checked.to_send} rows."
+            f"A run would pay for {checked.paid_at_most} of {counted(checked.to_send, 'row')} and "
+            "stop there (`max_paid` or `max_paid_per_run`)."
         )
-    return f"A run would pay for {checked.to_send} requests at most{more}."
+    return f"A run would pay for {counted(checked.to_send, 'request')} at most{more}."
 
 
 def _body(text: str) -> str:

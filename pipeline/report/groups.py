@@ -13,6 +13,10 @@ from pipeline.records import Unfinished
 from pipeline.report.advice import advise
 
 FIRST_ROWS = 5
+_ON_THEIR_WAY = (
+    "sent and not answered yet; where no run is at work any more, the next one takes them as "
+    "ambiguous"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def group_rows(job: Job, rows: Iterable[Unfinished]) -> list[Group]:
                 int(found["maybe_paid"].sum()),
                 tuple(int(row) for row in found["row"].head(FIRST_ROWS)),
                 str(found["message"].iloc[0]),
-                "given up: not sent again unless named by --rows" if given_up else advise(code),
+                _advice(state, code, given_up),
                 None if given_up else _command(job, state, code),
             )
         )
@@ -64,8 +68,14 @@ def as_json(groups: list[Group]) -> list[JsonObject]:
     return [asdict(group) for group in groups]
 
 
+def _advice(state: State, code: str, given_up: bool) -> str:
+    if given_up:
+        return "given up: not sent again unless named by --rows"
+    return _ON_THEIR_WAY if state is State.SENDING else advise(code)
+
+
 def _command(job: Job, state: State, code: str) -> str:
-    if state is State.PENDING:
+    if state in (State.PENDING, State.SENDING):
         return job.command("run")
     only = ("--only", code)
     return job.command("resume", *only, *(("--ambiguous",) if state is State.AMBIGUOUS else ()))

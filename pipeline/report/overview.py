@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import records
-from pipeline.errors import Refused
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job import Job
 from pipeline.model import Summary
 from pipeline.report.failures import write_failures
 from pipeline.report.groups import Group, group_rows
-from pipeline.summary import summarize
+from pipeline.summary import refuse_before_first_run, summarize
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,8 @@ def report_job(job: Job) -> Report:
         Refused: when there was no run yet.
         StorageFailed: when the ledger cannot be read or failures.csv cannot be written.
     """
-    if not job.folder.ledger.exists():
-        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
     with records.reading(job.folder.ledger) as read:
+        refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
         rows = read(lambda db: list(records.unfinished(db)))
         snapshot = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))

@@ -21,7 +21,8 @@ def summary_lines(summary: Summary, report_command: str | None = None) -> list[s
     """How a job stands, in three to ten lines. `report_command` tells more of what failed."""
     counts = [f"{summary.ok} ok"]
     counts += [f"{getattr(summary, name)} {name}" for name in _STATES if getattr(summary, name)]
-    lines = [f"{summary.job}: {summary.rows} rows: {', '.join(counts)}.", paid_line(summary)]
+    rows = counted(summary.rows, "row")
+    lines = [f"{summary.job}: {rows}: {', '.join(counts)}.", paid_line(summary)]
     lines += [f"  {number:>6}  {code}" for code, number in summary.by_code.items()]
     lines.append(f"Results:  {shown_path(summary.results)}")
     if summary.by_code:
@@ -47,7 +48,9 @@ def last_run_line(last: LastRun | None, in_use: bool) -> str:
         return "No run yet."
     began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if last.finished_at is None:
-        how = "it goes on now" if in_use else "it was ended from outside; `run` goes on from there"
+        how = "it was ended from outside; `run` goes on from there"
+        if in_use:
+            how = "it goes on now; what is on its way counts as ambiguous until it is answered"
     else:
         stopped = f", stopped: {last.stopped}" if last.stopped else ""
         how = f"took {last.finished_at - last.started_at:.0f} s, exit {last.exit_code}{stopped}"
@@ -74,15 +77,15 @@ def group_lines(groups: list[Group]) -> list[str]:
 
 def export_lines(path: Path, rows: int, guarded: int, renamed: tuple[str, ...]) -> list[str]:
     """What an export wrote, and what is not as one would expect."""
-    lines = [f"{rows} rows: {shown_path(str(path))}"]
+    lines = [f"{counted(rows, 'row')}: {shown_path(str(path))}"]
     if guarded:
         lines.append(
-            f"{guarded} cells begin like a formula and got a ' in front; --no-excel-guard leaves "
-            "them as they are."
+            f"{counted(guarded, 'cell')} like a formula got a ' in front; --no-excel-guard leaves "
+            "such cells as they are."
         )
     if renamed:
         lines.append(
-            "The sheet has columns of these names already, so the added ones are called "
+            "The sheet has columns of its own of these names, so the runner's are called "
             f"{', '.join(renamed)}."
         )
     return lines
