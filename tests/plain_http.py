@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,25 +81,38 @@ def change(port: int, what: str, body: Any) -> Got:
 def request_bytes(body: Any, workflow: str = "wf_story") -> bytes:
     """A run as it stands on the wire."""
     data = json.dumps(body).encode()
-    head = (
-        f"POST /api/v1/run/{workflow} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
+    lines = [
+        f"POST /api/v1/run/{workflow} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Authorization: Bearer {KEY}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + data
 
 
-def exchange(port: int, body: Any, timeout_s: float = 0.6, most: int = 50_000_000) -> Wire:
-    """Sends one run over a socket and reads until it ends, time is up, or `most` bytes came."""
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+def exchange(port: int, body: Any, quiet_s: float = 0.15, most: int = 50_000_000) -> Wire:
+    """Sends one run over a socket and reads until it ends, `most` bytes came, a second has passed,
+    or for `quiet_s` nothing comes behind a body of the announced length."""
+    data = bytearray()
+    deadline = time.monotonic() + max(1.0, quiet_s)
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
         connection.sendall(request_bytes(body))
-        data = bytearray()
         try:
-            while piece := connection.recv(1 << 18):
+            while len(data) <= most and time.monotonic() < deadline:
+                connection.settimeout(quiet_s if _complete(data) else 1)
+                piece = connection.recv(1 << 18)
+                if not piece:
+                    return Wire(bytes(data), "closed")
                 data += piece
-                if len(data) > most:
-                    return Wire(bytes(data), "open")
-        except TimeoutError:
-            return Wire(bytes(data), "open")
         except ConnectionResetError:
             return Wire(bytes(data), "reset")
-        return Wire(bytes(data), "closed")
+        except TimeoutError:
+            pass
+        return Wire(bytes(data), "open")
+
+
+def _complete(data: bytearray) -> bool:
+    head, end, _ = bytes(data[:2000]).partition(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+    return bool(end and length) and len(data) - len(head) - len(end) >= int(length)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 
 import pytest
 
@@ -229,24 +230,20 @@ def test_a_missing_variable_is_undefined_or_refused(start_sandbox):
     assert (sum(lenient.billed().values()), sum(strict.billed().values())) == (1, 0)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"nonsense", b"[]", b'"text"', b'{"story": 7}', b'{"story": null}', b"\xff"]
-)
-def test_a_body_that_is_no_map_of_texts_fails_like_the_family(sandbox, body):
+def test_a_body_that_is_no_map_of_texts_fails_like_the_family(sandbox):
     """The page's 500, nothing billed, the server lives on."""
-    assert run(sandbox.port, body).body == compact(PAGE_ERRORS[500])
+    for body in (b"", b"nonsense", b"[]", b'"text"', b'{"story": 7}', b'{"story": null}', b"\xff"):
+        assert run(sandbox.port, body).body == compact(PAGE_ERRORS[500])
     assert sum(sandbox.billed().values()) == 0
     assert run(sandbox.port, STORY).status == 200
 
 
-@pytest.mark.parametrize(
-    "text", ["$& $$ \\1 {{story}}", "ünïcödé 🦄", "\u2028", "\x00", "half \ud83d", "#fault:unknown"]
-)
-def test_text_comes_back_as_it_was_sent(sandbox, text):
+def test_text_comes_back_as_it_was_sent(sandbox):
     """Whatever is special elsewhere is not special here."""
-    got = run(sandbox.port, {"story": text})
-    assert text in got.json()["result"]
-    assert sum(sandbox.billed().values()) == 1
+    texts = ["$& $$ \\1 {{story}}", "ünï 🦄", "\u2028", "\x00", "half \ud83d", "#fault:unknown", ""]
+    for text in texts:
+        assert text in run(sandbox.port, {"story": text}).json()["result"]
+    assert list(sandbox.billed().values()) == [1] * len(texts)
 
 
 def test_other_methods_and_paths_are_not_served(sandbox):
@@ -333,7 +330,7 @@ def test_kill_9_loses_no_bill_that_was_answered(start_sandbox, tmp_path):
             story = f"{name}-{n}"
             try:
                 got = run(port, {"story": story})
-            except OSError:
+            except (OSError, HTTPException):
                 return
             if got.status == 200:
                 answered.append(json.dumps({"story": story}))
@@ -373,10 +370,10 @@ def test_an_idle_connection_is_kept_as_long_as_it_is_told(start_sandbox):
     """`idle` is what a client that keeps connections has to survive."""
     sandbox = start_sandbox(idle="100ms")
     started = time.monotonic()
-    got = exchange(sandbox.port, STORY, timeout_s=5)
+    got = exchange(sandbox.port, STORY, quiet_s=5)
     assert (got.status, got.end) == (200, "closed")
     assert 0.1 < time.monotonic() - started < 2
-    assert exchange(start_sandbox().port, STORY, timeout_s=0.5).end == "open"
+    assert exchange(start_sandbox().port, STORY, quiet_s=0.5).end == "open"
 
 
 def test_a_server_that_is_away_refuses_and_comes_back_on_its_port(sandbox):

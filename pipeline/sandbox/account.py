@@ -115,11 +115,10 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML that refuses a key that stands twice in one map instead of taking the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ValueError(f"line {line}: {key!r} stands there twice; remove one")
-            seen.add(key)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"line {line}: {key.value!r} stands there twice; remove one")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -34,7 +34,7 @@ _MARKER = re.compile(r"#fault:([a-z0-9-]+)")
 # Long enough for a client to be back at work on the connection, short enough for a test.
 _IDLE_S = 0.05
 _AWAY_S = 1.0
-_SLOW_S = 5.0
+_SLOW_S = 2.0
 _LARGE_RESULT = 5_000_000
 _MANY_CITATIONS = 10_000
 
@@ -228,7 +228,7 @@ FAULTS: dict[str, Fault] = {
         spoil=lambda answer: ThenClosed(answer.reply(), _IDLE_S),
     ),
     # Time.
-    "slow": Fault("a good answer, five seconds later than others", extra_s=_SLOW_S),
+    "slow": Fault("a good answer, two seconds later than others", extra_s=_SLOW_S),
     "hang": Fault("no answer until the edge's 504, nothing billed", extra_s=math.inf),
     "silent-billed": Fault(
         "no answer at all, after the bill", spoil=lambda _: Broken(b"", "hold", "silent")
