@@ -35,8 +35,21 @@ def find_access(
     Raises:
         Refused: without a usable key, or for a host that a key must not be sent to in the clear.
     """
-    url = base_url or environment.get(URL_VARIABLE) or DEFAULT_BASE_URL
+    url = _find_url(base_url, environment)
     return Access(url.rstrip("/"), _find_key(key_file, environment), _host(url))
+
+
+def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The host that requests would go to.
+
+    Raises:
+        Refused: for one that a key must not be sent to.
+    """
+    return _host(_find_url(base_url, environment))
+
+
+def _find_url(base_url: str | None, environment: Mapping[str, str]) -> str:
+    return base_url or environment.get(URL_VARIABLE) or DEFAULT_BASE_URL
 
 
 def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from pipeline.answer import read_answer
 from pipeline.errors import StorageFailed
 from pipeline.folder import open_private, sync_folder
-from pipeline.ledger import Finished, Part, SqliteLedger
+from pipeline.ledger import Part, SqliteLedger
+from pipeline.records import Finished, finished
 
 PART_ROWS = 2000
 PART_BYTES = 16 * 1024 * 1024
@@ -113,7 +114,14 @@ class Sealer:
         self._ledger.seal(part)
 
     def _content(self, first_seq: int, last_seq: int) -> bytes:
-        return _parquet(self._ledger.finished(first_seq, last_seq), self._workflow)
+        rows = self._ledger.read(finished(first_seq, last_seq))
+        if len(rows) != last_seq - first_seq + 1:
+            raise StorageFailed(
+                f"{self._folder.parent}: the ledger holds {len(rows)} of the "
+                f"{last_seq - first_seq + 1} answers that it counts in one part. Sending has "
+                "stopped. Keep the folder as it is: what is missing was paid."
+            )
+        return _parquet(rows, self._workflow)
 
     def _write(self, name: str, content: bytes) -> None:
         draft = self._folder / f".{name}"
@@ -135,6 +143,15 @@ class Sealer:
 
 
 def _parquet(rows: list[Finished], workflow: str) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(
+        results_table(rows, workflow), sink, compression="zstd", write_page_checksum=True
+    )
+    return sink.getvalue()
+
+
+def results_table(rows: list[Finished], workflow: str) -> pa.Table:
+    """Answers as they stand in a part."""
     columns: dict[str, list[Any]] = {name: [] for name in RESULTS_SCHEMA.names}
     for row in rows:
         answer = read_answer(row.answer)
@@ -159,14 +176,7 @@ def _parquet(rows: list[Finished], workflow: str) -> bytes:
         }
         for name, column in columns.items():
             column.append(values[name])
-    sink = io.BytesIO()
-    pq.write_table(
-        pa.table(columns, schema=RESULTS_SCHEMA),
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-    )
-    return sink.getvalue()
+    return pa.table(columns, schema=RESULTS_SCHEMA)
 
 
 def _sha256(content: bytes) -> str:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pipeline import __version__
-from pipeline.errors import PipelineError
+from pipeline.errors import Locked, PipelineError, Refused
 from pipeline.sandbox.command import sandbox as sandbox_command
 
 if TYPE_CHECKING:
+    from pipeline.job import Job
     from pipeline.model import Summary
+    from pipeline.plan import RowNumbers, Selection
     from pipeline.run import Control, RunOptions
-    from pipeline.spec import JobSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
+Said = dict[str, Any]
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+# Options that make a command be about this job: they stand in the commands to paste.
+_OF_THE_JOB = (
+    *("input", "output", "sandbox", "max_paid", "concurrency", "rate", "base_url", "key_file"),
+)
+_OVERRIDES = ("input", "max_paid", "concurrency", "rate")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,104 +57,280 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+_PATH = click.Path(path_type=Path)
 _job_options = _options(
-    click.argument("job", type=click.Path(path_type=Path)),
-    click.option("--output", type=click.Path(path_type=Path), help="Run folder to use."),
+    click.argument("job", type=_PATH),
+    click.option("--output", type=_PATH, help="Run folder to use."),
     click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
+)
+_sheet_options = _options(
+    click.option("--input", type=_PATH, help="Sheet to read instead."),
+    click.option("--limit", type=click.IntRange(0), help="Only the first N rows of the sheet."),
+    click.option("--max-paid", type=click.IntRange(0), help="Most requests that may be billed."),
+    click.option("--base-url", help="Another address of the API."),
+    click.option(
+        "--accept-changes", is_flag=True, help="Pay again for rows that a change made new."
+    ),
+)
+_send_options = _options(
+    _sheet_options,
+    click.option("--concurrency", type=click.IntRange(1), help="Most requests in flight."),
+    click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second."),
+    click.option("--key-file", type=_PATH, help="File that holds the key."),
+    click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
+    click.option(
+        "--if-locked",
+        type=click.Choice(["fail", "skip", "wait"]),
+        default="fail",
+        show_default=True,
+        help="When another run works in the folder.",
+    ),
+    click.option(
+        "--drain", type=click.FloatRange(0), help="Seconds to wait for answers at a stop."
+    ),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["any", "new", "none"]),
+        default="any",
+        show_default=True,
+        help="Rows that raise the exit code: of the sheet, of this run, or none.",
+    ),
 )
 
 
 @cli.command()
 @_job_options
-@click.option("--input", "input_", type=click.Path(path_type=Path), help="Sheet to read instead.")
-@click.option("--limit", type=click.IntRange(0), help="Only the first N rows of the sheet.")
-@click.option("--max-paid", type=click.IntRange(0), help="Most requests that may be billed.")
-@click.option("--concurrency", type=click.IntRange(1), help="Most requests in flight.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second.")
-@click.option("--base-url", help="Another address of the API.")
-@click.option("--key-file", type=click.Path(path_type=Path), help="File that holds the key.")
-@click.option("--drain", type=click.FloatRange(0), help="Seconds to wait for answers at a stop.")
-@click.option("--accept-changes", is_flag=True, help="Pay again for rows that a change made new.")
-@click.option("--quiet", is_flag=True, help="Say nothing unless something needs you.")
-def run(
-    job: Path,
-    output: Path | None,
-    sandbox: bool,
-    as_json: bool,
-    input_: Path | None,
-    limit: int | None,
-    max_paid: int | None,
-    concurrency: int | None,
-    rate: float | None,
-    base_url: str | None,
-    key_file: Path | None,
-    drain: float | None,
-    accept_changes: bool,
-    quiet: bool,
-) -> None:
+@_send_options
+@click.option("--again", metavar="ROWS", help="Ask anew for ok rows: all, or like 3,7-9.")
+def run(again: str | None, limit: int | None, **said: Any) -> None:
     """Sends every row of JOB that is not done yet; the same command again continues.
 
     \b
-    Example:
+    Examples:
       pipeline run jobs/stories.yaml --limit 5
+      pipeline run jobs/stories.yaml --again 3,7-9
     """
-    from pipeline.progress import Progress
-    from pipeline.run import Control, RunOptions, load_job
 
-    def work() -> Summary:
-        overrides: dict[str, Any] = {
-            "input": input_ and input_.absolute(),
-            "output": output and output.absolute(),
-            "max_paid": max_paid,
-            "concurrency": concurrency,
-            "rate": rate,
-        }
-        spec = replace(load_job(job), **{k: v for k, v in overrides.items() if v is not None})
-        progress = Progress()
-        options = RunOptions(
-            base_url=base_url,
-            key_file=key_file,
-            sandbox=sandbox,
-            limit=limit,
-            drain_s=drain,
-            accept_changes=accept_changes,
-            listeners=() if quiet else (progress,),
-            command=("pipeline", *sys.argv[1:]),
-        )
-        try:
-            return asyncio.run(_until_signalled(spec, options, Control()))
-        finally:
-            progress.close()
+    def selection() -> Selection:
+        from pipeline.plan import Selection, parse_rows, select_again
 
-    _finish(work, as_json=as_json, quiet=quiet)
+        if again is None:
+            return Selection(limit=limit)
+        return select_again(None if again == "all" else parse_rows(again), limit)
+
+    _send(selection, said)
 
 
 @cli.command()
 @_job_options
-def status(job: Path, output: Path | None, sandbox: bool, as_json: bool) -> None:
+@_send_options
+@click.option("--only", metavar="CODES", help="Only rows with these error codes.")
+@click.option("--except", "except_", metavar="CODES", help="No rows with these error codes.")
+@click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.")
+@click.option("--ambiguous", is_flag=True, help="Also rows that may have been paid already.")
+def resume(
+    only: str | None,
+    except_: str | None,
+    rows: str | None,
+    ambiguous: bool,
+    limit: int | None,
+    **said: Any,
+) -> None:
+    """Sends the failed rows of JOB again, and those that are not done yet.
+
+    Ambiguous rows may have been paid: they are sent only with --ambiguous.
+
+    \b
+    Examples:
+      pipeline resume jobs/stories.yaml
+      pipeline resume jobs/stories.yaml --only gateway --ambiguous
+    """
+
+    def selection() -> Selection:
+        from pipeline.plan import select_resume
+
+        return select_resume(
+            only=_codes(only),
+            excluded=_codes(except_),
+            rows=_rows(rows),
+            ambiguous=ambiguous,
+            limit=limit,
+        )
+
+    _send(selection, said)
+
+
+@cli.command()
+@_job_options
+@_sheet_options
+def check(limit: int | None, accept_changes: bool, **said: Any) -> None:
+    """Shows what `run` would send for JOB. Sends nothing and changes nothing.
+
+    \b
+    Example:
+      pipeline check jobs/stories.yaml
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.check import check_job
+        from pipeline.plan import Selection
+        from pipeline.report.checked import check_lines
+
+        checked = check_job(
+            job,
+            base_url=said["base_url"],
+            selection=Selection(limit=limit),
+            accept_changes=accept_changes,
+        )
+        code = 0 if checked.refusal is None else Refused.exit_code
+        if not said["quiet"] or code:
+            _tell(*check_lines(checked, job))
+        if said["as_json"]:
+            _print_json(asdict(checked) | {"exit_code": code})
+        return code
+
+    _finish(said, work)
+
+
+@cli.command()
+@_job_options
+def status(**said: Any) -> None:
     """Shows where JOB stands, from its run folder; works while a run goes on.
 
     \b
     Example:
       pipeline status jobs/stories.yaml
     """
-    from pipeline.run import load_job, read_status, run_folder
 
-    def work() -> Summary:
-        spec = load_job(job)
-        if output is not None:
-            spec = replace(spec, output=output.absolute())
-        command = ["pipeline", "run", str(job)] + (["--sandbox"] if sandbox else [])
-        return read_status(run_folder(spec, sandbox), spec.name, command)
+    def work(job: Job) -> int:
+        from pipeline.summary import read_summary
 
-    _finish(work, as_json=as_json, quiet=False, status_only=True)
+        _show(read_summary(job), said)
+        return 0
+
+    _finish(said, work)
+
+
+@cli.command()
+@_job_options
+def report(**said: Any) -> None:
+    """Shows what failed in JOB by error code, with advice and the command that sends it again.
+
+    \b
+    Example:
+      pipeline report jobs/stories.yaml
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.report.groups import as_json as groups_json
+        from pipeline.report.overview import report_job
+        from pipeline.report.terminal import group_lines
+
+        found = report_job(job)
+        _show(found.summary, said, more={"groups": groups_json(found.groups)})
+        if not said["quiet"]:
+            _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
+        return 0
+
+    _finish(said, work)
+
+
+@cli.command()
+@_job_options
+@click.option("--to", "target", type=_PATH, required=True, help="A .csv, .parquet or .jsonl file.")
+@click.option("--no-excel-guard", is_flag=True, help="Leave texts that look like formulas alone.")
+def export(target: Path, no_excel_guard: bool, **said: Any) -> None:
+    """Writes JOB's sheet with every answer beside its row.
+
+    \b
+    Example:
+      pipeline export jobs/stories.yaml --to stories-done.csv
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.export import export_job
+        from pipeline.report.terminal import export_lines
+        from pipeline.summary import as_json, read_summary
+
+        written = export_job(job, target, excel_guard=not no_excel_guard)
+        summary = read_summary(job)
+        if not said["quiet"]:
+            _tell(*export_lines(written.path, written.rows, written.guarded, written.renamed))
+        if said["as_json"]:
+            _print_json(as_json(summary) | {"exported": str(written.path)})
+        return 0
+
+    _finish(said, work)
+
+
+@cli.command()
+@_job_options
+@click.option("--only", metavar="CODES", help="Only rows with these error codes.")
+@click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.")
+def settle(only: str | None, rows: str | None, **said: Any) -> None:
+    """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, failed
+    ones are given up. Without --only and --rows: all of them.
+
+    \b
+    Example:
+      pipeline settle jobs/stories.yaml --only timeout
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.clock import SystemClock
+        from pipeline.report.terminal import settled_lines
+        from pipeline.settle import settle_job
+        from pipeline.summary import read_summary
+
+        decided = settle_job(job, SystemClock(), only=_codes(only), rows=_rows(rows))
+        if not said["quiet"]:
+            _tell(*settled_lines(decided))
+        _show(read_summary(job), said)
+        return 0
+
+    _finish(said, work)
 
 
 cli.add_command(sandbox_command)
 
 
-async def _until_signalled(spec: JobSpec, options: RunOptions, control: Control) -> Summary:
+def _send(selection: Callable[[], Selection], said: Said) -> None:
+    """`run` and `resume`: one after the other they differ only in the rows that they send."""
+
+    def work(job: Job) -> int:
+        from pipeline.consent import Consent
+        from pipeline.progress import Progress
+        from pipeline.run import Control, RunOptions
+        from pipeline.summary import FailOn
+
+        progress = Progress()
+        options = RunOptions(
+            base_url=said["base_url"],
+            key_file=said["key_file"],
+            selection=selection(),
+            drain_s=said["drain"],
+            if_locked=said["if_locked"],
+            fail_on=FailOn(said["fail_on"]),
+            consent=Consent(
+                said["accept_changes"],
+                said["yes"],
+                _confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
+            ),
+            listeners=() if said["quiet"] else (progress,),
+        )
+        try:
+            summary = asyncio.run(_until_signalled(job, options, Control()))
+        finally:
+            progress.close()
+        _show(summary, said, job.command("report"))
+        return summary.exit_code
+
+    _finish(said, work)
+
+
+async def _until_signalled(job: Job, options: RunOptions, control: Control) -> Summary:
     """Runs the job; the first signal stops it gently, the second at once."""
     from pipeline.run import run_job_async
 
@@ -164,60 +346,97 @@ async def _until_signalled(spec: JobSpec, options: RunOptions, control: Control)
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
-    return await run_job_async(spec, options, control)
+    return await run_job_async(job, options, control=control)
 
 
-def _finish(
-    work: Callable[[], Summary], *, as_json: bool, quiet: bool, status_only: bool = False
-) -> None:
-    """Runs `work`, prints its summary, and exits with its code."""
-    from pipeline.summary import as_json as to_json
-    from pipeline.summary import refusal_json
+def _confirm(question: str) -> bool:
+    return click.confirm(f"{question}\nSend them?", err=True)
 
+
+def _codes(text: str | None) -> frozenset[str] | None:
+    return None if text is None else frozenset(code.strip() for code in text.split(","))
+
+
+def _rows(text: str | None) -> RowNumbers | None:
+    from pipeline.plan import parse_rows
+
+    return None if text is None else parse_rows(text)
+
+
+def _job(said: Said) -> Job:
+    """The job that the options name, and the words that name it in a command to paste."""
+    from pipeline.job import find_job
+
+    words = [str(said["job"])]
+    for name in _OF_THE_JOB:
+        value = said.get(name)
+        if value not in (None, False):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    job = find_job(said["job"], output=said["output"], sandbox=said["sandbox"], words=tuple(words))
+    changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
+    if "input" in changed:
+        changed["input"] = changed["input"].absolute()
+    return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
+
+
+def _finish(said: Said, work: Callable[[Job], int]) -> None:
+    """Runs `work` and exits with its code; what the package raises becomes one message."""
+    job = None
     try:
-        summary = work()
+        job = _job(said)
+        code = work(job)
     except PipelineError as error:
-        click.echo(f"pipeline: {error}", err=True)
-        if as_json:
-            click.echo(json.dumps(refusal_json(error)))
-        sys.exit(error.exit_code)
-    if not quiet or summary.exit_code:
-        click.echo(_told(summary), err=True)
-    if as_json:
-        click.echo(json.dumps(to_json(summary), ensure_ascii=False))
-    sys.exit(0 if status_only else summary.exit_code)
+        code = error.exit_code
+        if isinstance(error, Locked) and said.get("if_locked") == "skip":
+            code = 0
+        _explain(error, job, said, code)
+    sys.exit(code)
 
 
-def _told(summary: Summary) -> str:
-    """The summary as a person reads it."""
-    counts = [f"{summary.ok} ok"]
-    for name in ("failed", "ambiguous", "pending", "skipped"):
-        number = getattr(summary, name)
-        if number:
-            counts.append(f"{number} {name}")
-    lines = [f"{summary.job}: {summary.rows} rows: {', '.join(counts)}."]
-    paid = str(summary.paid_max)
-    if summary.paid_min != summary.paid_max:
-        paid = f"{summary.paid_min} to {summary.paid_max}"
-    lines.append(f"Requests paid so far: {paid}.")
-    for code, number in summary.by_code.items():
-        lines.append(f"  {number:>6}  {code}")
-    lines.append(f"Results:  {_short(summary.results)}")
-    if summary.by_code:
-        lines.append(f"Failures: {_short(summary.failures)}")
-    if summary.resume_command:
-        lines.append(f"To go on: {summary.resume_command}")
-    return "\n".join(lines)
+def _explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
+    from pipeline.summary import summarize_error
+
+    if code or not said["quiet"]:
+        _tell(f"pipeline: {error}")
+    if said["as_json"]:
+        _print_json(summarize_error(job, error) | {"exit_code": code})
 
 
-def _short(path: str) -> str:
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
+def _show(
+    summary: Summary, said: Said, report: str | None = None, more: Said | None = None
+) -> None:
+    from pipeline.report.terminal import summary_lines
+    from pipeline.summary import as_json
+
+    if not said["quiet"] or summary.exit_code:
+        _tell(*summary_lines(summary, report))
+    if said["as_json"]:
+        _print_json(as_json(summary) | (more or {}))
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        click.echo(line, err=True)
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    click.echo(json.dumps(found, ensure_ascii=False))
 
 
 def main() -> None:
     """The console script."""
-    cli(prog_name="pipeline")
+    try:
+        sys.exit(cli(prog_name="pipeline", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        if "--json" in sys.argv:
+            from pipeline.summary import summarize_error
+
+            _print_json(summarize_error(None, Refused(error.format_message())))
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("pipeline: nothing was sent.", err=True)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

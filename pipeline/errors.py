@@ -22,6 +22,12 @@ class StorageFailed(PipelineError):
     exit_code = 6
 
 
+class Interrupted(PipelineError):
+    """A signal came before anything was sent."""
+
+    exit_code = 130
+
+
 class Locked(PipelineError):
     """Another process works in this run folder. Nothing was sent by this one."""
 

@@ -11,12 +11,12 @@ from pipeline.model import Outcome, Row, State, Stopped
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The plan is made: of `rows` rows, `to_send` follow. `counts` is where they stand now."""
+    """The plan is made: of `rows` rows, `to_send` follow. `kept` is where the others stand."""
 
     run_id: str
     rows: int
     to_send: int
-    counts: Counter[State]
+    kept: Counter[State]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +55,12 @@ class Paced:
     in_flight: int
 
 
-Event = RunStarted | AttemptEnded | Waiting | Paced | Stopping
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a person should know, in a sentence."""
+
+    message: str
+
+
+Event = RunStarted | AttemptEnded | Waiting | Paced | Stopping | Notice
 Listener = Callable[[Event], None]

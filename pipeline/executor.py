@@ -182,7 +182,8 @@ class Executor:
         while True:
             if self._budget == 0 and self._in_flight == 0:
                 self.stop(Stopped(StopCode.MAX_PAID, "The most that may be paid has been reached."))
-            if self._in_flight >= self._concurrency or self._budget == 0:
+            most = 1 if self._breakers.probing else self._concurrency
+            if self._in_flight >= most or self._budget == 0:
                 await self._change(None)
             elif (wake_at := self._away_until()) is not None:
                 await self._change(wake_at)

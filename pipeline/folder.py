@@ -85,6 +85,11 @@ class RunFolder:
                 "Nothing was sent."
             ) from None
 
+    @property
+    def snapshots(self) -> tuple[Path, ...]:
+        """Where the snapshot that the ledger speaks of may be: a crash can come before its move."""
+        return self.snapshot, self.new_snapshot
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder for this process.

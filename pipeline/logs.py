@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.events import AttemptEnded, Event, RunStarted, Stopping, Waiting
+from pipeline.events import AttemptEnded, Event, Notice, RunStarted, Stopping, Waiting
 from pipeline.model import Clock, JsonObject, Verdict
 
 
@@ -35,6 +35,8 @@ class EventLog:
             self._write("stopping", in_flight=event.in_flight, **asdict(event.stopped))
         elif isinstance(event, Waiting):
             self._write("waiting", reason=event.reason)
+        elif isinstance(event, Notice):
+            self._write("notice", message=event.message)
         elif isinstance(event, AttemptEnded) and event.outcome.verdict is not Verdict.OK:
             outcome = event.outcome
             self._write(

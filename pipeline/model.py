@@ -150,11 +150,18 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the ledger holds for one row of the sheet."""
+    """What the ledger holds for one row of the sheet.
+
+    `answered`: some version of it is ok. `given_up`: the user wants it failed and not sent.
+    `maybe_paid`: its last attempt was or may have been billed.
+    """
 
     row_id: int
     state: State
-    code: str | None
+    code: str | None = None
+    answered: bool = False
+    given_up: bool = False
+    maybe_paid: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from pipeline.errors import Refused
 from pipeline.ledger import SqliteLedger
 from pipeline.model import JsonObject
 from pipeline.plan import Variables
+from pipeline.records import Read, meta
 from pipeline.spec import JobSpec
 
 _PINNED = "pinned"
@@ -19,42 +21,61 @@ _WORDS = {
 }
 
 
-def check_pins(
-    ledger: SqliteLedger,
-    spec: JobSpec,
-    variables: Variables,
-    host: str,
-    *,
-    accept: bool,
-) -> None:
-    """Pins a new folder; refuses a change that would pay for finished rows again.
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What is pinned beside what the spec says now. `now` is equal to `before` on most runs."""
 
-    `accept` takes any change but another host.
+    now: JsonObject
+    before: JsonObject | None
+
+    @property
+    def changed(self) -> list[str]:
+        """What differs, in words; empty for a new folder."""
+        if self.before is None:
+            return []
+        return [words for name, words in _WORDS.items() if self.before[name] != self.now[name]]
+
+
+def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pins:
+    """Compares `spec` with the folder's pins.
 
     Raises:
-        Refused: with the number of rows that would be sent again.
+        Refused: for another host; its answers never mix with this folder's.
     """
     now: JsonObject = {
         "host": host,
         "workflow": spec.workflow,
         "variables": [source.name for source in variables.sources],
         "constants": dict(spec.constants),
-        "id": spec.id is not None,
+        "id": spec.id,
     }
-    before = json.loads(ledger.meta(_PINNED) or "{}")
-    if before == now:
-        return
+    stored = read(meta(_PINNED))
+    before = json.loads(stored) if stored else None
     if before and before["host"] != host:
         raise Refused(
             f"{spec.output}: this folder's answers came from {before['host']}, not from "
             f"{host}. Use another `output:` for another host. Nothing was sent."
         )
-    finished = ledger.count_ok() if before else 0
-    changed = [words for name, words in _WORDS.items() if before and before[name] != now[name]]
-    if finished and not accept:
+    return Pins(now, before)
+
+
+def refuse_repaying(spec: JobSpec, pins: Pins, repaid: int) -> None:
+    """Raises if a changed spec would send rows again that were or may have been paid.
+
+    `repaid` is how many those are. A sheet that changed is another matter: its new rows are new.
+
+    Raises:
+        Refused: with that number and with what changed.
+    """
+    if pins.changed and repaid:
         raise Refused(
-            f"{spec.source}: {' and '.join(changed)} changed, so {finished} finished rows would "
-            "be sent and paid again. Undo the change, use another `output:`, or pass "
+            f"{spec.source}: {' and '.join(pins.changed)} changed, so {repaid} finished rows "
+            "would be sent and paid again. Undo the change, use another `output:`, or pass "
             "--accept-changes. Nothing was sent."
         )
-    ledger.set_meta(_PINNED, json.dumps(now, ensure_ascii=False))
+
+
+def write_pins(ledger: SqliteLedger, pins: Pins) -> None:
+    """Ties the folder to what the spec says now."""
+    if pins.now != pins.before:
+        ledger.set_meta(_PINNED, json.dumps(pins.now, ensure_ascii=False))

@@ -8,7 +8,8 @@ to (id, key). Equal rows are told apart by their occurrence: 0, 1, 2 in the orde
 from __future__ import annotations
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -23,7 +24,9 @@ from pipeline.spec import JobSpec, nearest
 
 KEY_BYTES = 16
 
-_ADDED = ("result", "citations")
+ADDED_COLUMNS = ("result", "citations")
+
+_SPAN = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
         pairs = tuple(
             (name, name)
             for name in columns
-            if name not in _ADDED and not name.startswith("_") and name not in taken
+            if name not in ADDED_COLUMNS and not name.startswith("_") and name not in taken
         )
     for variable, column in pairs:
         if column not in place:
@@ -137,26 +140,118 @@ def occurrences(identities: bytes) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True, slots=True)
+class RowNumbers:
+    """Some rows of the sheet, as a person lists them: ``3,7-9``."""
+
+    spans: tuple[tuple[int, int], ...]
+
+    def __contains__(self, number: int) -> bool:
+        return any(first <= number <= last for first, last in self.spans)
+
+    @property
+    def last(self) -> int:
+        return max(last for _, last in self.spans)
+
+
+def parse_rows(text: str) -> RowNumbers:
+    """The rows that `text` lists, counted from 1 without the header.
+
+    Raises:
+        Refused: when it is not a list such as ``3,7-9``.
+    """
+    spans = []
+    for piece in text.split(","):
+        found = _SPAN.fullmatch(piece.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise Refused(
+                f'"{text}" is not a list of rows. Write it like 3,7-9: data rows from 1, the '
+                "header not counted. Nothing was sent."
+            )
+        spans.append((first, last))
+    return RowNumbers(tuple(spans))
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """Which held states a command sends again, and how many rows of the sheet it looks at."""
+    """Which rows a command sends.
+
+    `states` are the held states that are sent (a row that is not held is pending). `only` and
+    `excluded` are error codes; `rows` and `limit` narrow the sheet. Rows that the user gave up are
+    sent only when `rows` names them. `again` asks for another version of ok rows.
+    """
 
     states: frozenset[State] = frozenset({State.PENDING})
+    only: frozenset[str] | None = None
+    excluded: frozenset[str] | None = None
+    rows: RowNumbers | None = None
     limit: int | None = None
+    again: bool = False
+
+    def covers(self, number: int, code: str | None) -> bool:
+        """Whether the command is about this row at all; others do not raise the exit code."""
+        if self.limit is not None and number > self.limit:
+            return False
+        if self.rows is not None and number not in self.rows:
+            return False
+        if self.only is not None and code not in self.only:
+            return False
+        return self.excluded is None or code not in self.excluded
+
+    def chooses(self, number: int, held: Held | None) -> bool:
+        """Whether the row is sent."""
+        state = held.state if held else State.PENDING
+        if state not in self.states or not self.covers(number, held.code if held else None):
+            return False
+        return held is None or not held.given_up or self.rows is not None
+
+
+def select_resume(
+    *,
+    only: frozenset[str] | None = None,
+    excluded: frozenset[str] | None = None,
+    rows: RowNumbers | None = None,
+    ambiguous: bool = False,
+    limit: int | None = None,
+) -> Selection:
+    """What `resume` sends: pending and failed rows; with codes failed ones alone; ambiguous ones
+    only when asked for."""
+    states = {State.FAILED}
+    if only is None and excluded is None:
+        states.add(State.PENDING)
+    if ambiguous:
+        states.add(State.AMBIGUOUS)
+    return Selection(frozenset(states), only, excluded, rows, limit)
+
+
+def select_again(rows: RowNumbers | None, limit: int | None = None) -> Selection:
+    """What `run --again` sends: ok rows, as their next version."""
+    return Selection(frozenset({State.OK}), rows=rows, limit=limit, again=True)
 
 
 @dataclass(slots=True)
 class Plan:
-    """The rows to send, one flag a row, and what the sheet looks like beside the ledger."""
+    """The rows to send, and what the sheet looks like beside the ledger.
+
+    `send` and `covered` hold one flag a row of the sheet: what is sent, and what the exit code
+    speaks of. `counts` are all rows, `kept` those that are not sent. `new` rows were never
+    attempted. `chosen_ids` are ledger rows of the chosen ok ones;
+    `risky` are the rows to be sent that may have been paid already, by their state.
+    """
 
     send: npt.NDArray[np.bool_]
+    covered: npt.NDArray[np.bool_]
     counts: Counter[State] = field(default_factory=Counter)
+    kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
     new: int = 0
+    chosen_ids: list[int] = field(default_factory=list)
+    risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 def empty_plan(rows: int) -> Plan:
     """A plan for a sheet of `rows` rows that sends none of them."""
-    return Plan(send=np.zeros(rows, dtype=np.bool_))
+    return Plan(np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_))
 
 
 def add_batch(
@@ -167,10 +262,60 @@ def add_batch(
         state = found.state if found else State.PENDING
         plan.counts[state] += 1
         plan.new += found is None
-        chosen = selection.limit is None or number <= selection.limit
-        if state in selection.states and chosen:
-            plan.send[number - 1] = True
-            plan.to_send += 1
+        plan.covered[number - 1] = selection.covers(number, found.code if found else None)
+        if not selection.chooses(number, found):
+            plan.kept[state] += 1
+            continue
+        plan.send[number - 1] = True
+        plan.to_send += 1
+        if found and found.state is State.OK:
+            plan.chosen_ids.append(found.row_id)
+        if found and found.maybe_paid:
+            plan.risky[found.state].append(number)
+
+
+@dataclass(frozen=True, slots=True)
+class SheetKeys:
+    """The rows of one sheet, without the skipped ones: where each stands, a 64-bit digest of what
+    it is, and one of its id where rows have ids."""
+
+    numbers: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.uint64]
+    ids: npt.NDArray[np.uint64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a sheet differs from the one of the last run, in rows."""
+
+    same: int
+    changed: int
+    new: int
+    gone: int
+
+
+def drift(before: SheetKeys, now: SheetKeys) -> Drift:
+    """Counts what is the same, changed, new and gone; the order of rows does not matter.
+
+    A row is changed where its id stayed and its text did not; without ids, where another text
+    stands at the place of one that has left the sheet.
+    """
+    fresh = ~np.isin(now.rows, before.rows)
+    left = ~np.isin(before.rows, now.rows)
+    if before.ids is not None and now.ids is not None:
+        changed = int(np.isin(now.ids[fresh], before.ids[left]).sum())
+    else:
+        changed = int(np.isin(now.numbers[fresh], before.numbers[left]).sum())
+    new, gone = int(fresh.sum()) - changed, int(left.sum()) - changed
+    return Drift(len(now.rows) - changed - new, changed, new, gone)
+
+
+def digests(identities: bytes) -> npt.NDArray[np.uint64]:
+    """64 bits for each 16-byte identity in turn, equal ones told apart by their occurrence."""
+    halves = np.frombuffer(identities, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    spread = occurrences(identities).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    found: npt.NDArray[np.uint64] = halves[:, 0] ^ (halves[:, 1] << np.uint64(1)) ^ spread
+    return found
 
 
 def _sized(text: str) -> bytes:

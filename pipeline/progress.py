@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from pipeline.events import AttemptEnded, Event, Paced, RunStarted, Stopping, Waiting
+from pipeline.events import AttemptEnded, Event, Notice, Paced, RunStarted, Stopping, Waiting
 from pipeline.model import State
 
 LINE_EVERY_S = 30.0
@@ -37,6 +37,8 @@ class Progress:
         elif isinstance(event, Waiting):
             wait_s = max(event.until_s - time.monotonic(), 0)
             self._say(f"Waiting: {event.reason}; next try in {wait_s:.0f} s.")
+        elif isinstance(event, Notice):
+            self._say(event.message)
         elif isinstance(event, Stopping):
             answers = f"{event.in_flight} answers are still on their way; waiting for them."
             self._say(
@@ -50,12 +52,12 @@ class Progress:
             self._bar.close()
 
     def _start(self, event: RunStarted) -> None:
-        self._counts = Counter(event.counts)
-        self._rows = event.rows
+        self._counts = Counter(event.kept)
+        self._rows = event.to_send + self._done()
         if event.to_send and self._stream.isatty():
             self._bar = tqdm(
-                total=event.rows,
-                initial=sum(self._counts[state] for state in _SETTLED),
+                total=self._rows,
+                initial=self._done(),
                 unit=" rows",
                 file=self._stream,
                 dynamic_ncols=True,
@@ -82,8 +84,10 @@ class Progress:
             self._bar.set_postfix_str(text + self._pace, refresh=False)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
-            done = sum(self._counts[state] for state in _SETTLED)
-            self._say(f"{done} of {self._rows} rows done, {text}{self._pace}")
+            self._say(f"{self._done()} of {self._rows} rows done, {text}{self._pace}")
+
+    def _done(self) -> int:
+        return sum(self._counts[state] for state in _SETTLED)
 
     def _say(self, line: str) -> None:
         if self._bar is not None:

@@ -92,10 +92,12 @@ class Breakers:
     """Patterns of outcomes that end a run before they cost more.
 
     Ten ambiguous outcomes in a row; and, in a folder without any ok row, the first ten rows that
-    all fail with one code.
+    all fail with one code. After a run that the first of these stopped, `probing` lets one row at
+    a time through until one has an answer that can be read.
     """
 
     any_ok: bool
+    probing: bool = False
     _ambiguous: int = 0
     _first_codes: list[str] = field(default_factory=list)
 
@@ -103,10 +105,18 @@ class Breakers:
         """Takes in one outcome; the reason to stop, if there is one now."""
         if outcome.verdict is Verdict.OK:
             self.any_ok = True
+        if outcome.verdict in (Verdict.OK, Verdict.FAILED):
+            self.probing = False
         if outcome.verdict is not Verdict.AMBIGUOUS:
             self._ambiguous = 0
         elif outcome.code != ErrorCode.INTERRUPTED:
             self._ambiguous += 1
+        if self.probing and self._ambiguous:
+            return Stopped(
+                StopCode.AMBIGUOUS,
+                "The last run was stopped by answers that were lost or unreadable, and so was the "
+                f"one row that was sent to try ({outcome.code}). It may have been paid.",
+            )
         if self._ambiguous >= AMBIGUOUS_IN_A_ROW:
             return Stopped(
                 StopCode.AMBIGUOUS,

@@ -1,6 +1,6 @@
 """One run, from the spec to the summary: read this first.
 
-    spec -> table -> snapshot -> plan -> executor (throttle, engine) -> ledger -> parts -> summary
+    spec -> sheet -> snapshot -> plan -> executor (throttle, engine) -> ledger -> parts -> summary
 
 Nothing is sent before the whole sheet was read and the plan is made; nothing is read from the
 sheet afterwards. The ledger alone decides what is sent.
@@ -10,65 +10,62 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from pipeline import __version__
+from pipeline import __version__, records
 from pipeline.access import SANDBOX_HOST, Access, find_access
 from pipeline.checkpoint import PART_ROWS, Sealer
+from pipeline.clock import SystemClock
+from pipeline.consent import Consent, notices, permit
 from pipeline.engines.local import local_engine
-from pipeline.errors import Refused, StorageFailed
-from pipeline.events import AttemptEnded, Event, Listener, Paced, RunStarted
+from pipeline.errors import Interrupted, Locked, StorageFailed
+from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, RunStarted
 from pipeline.executor import Executor
-from pipeline.folder import RunFolder, write_json
-from pipeline.inputs.snapshot import Snapshot, take_snapshot
-from pipeline.inputs.table import open_table
-from pipeline.ledger import SqliteLedger, open_ledger, read_counts
+from pipeline.folder import RunFolder, sync_folder, write_json
+from pipeline.inputs.snapshot import find_snapshot
+from pipeline.job import Job, find_job, job_of
+from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
 from pipeline.model import ErrorCode, JsonObject, Row, State, StopCode, Stopped, Summary
 from pipeline.pacing import Pace
-from pipeline.pins import check_pins
-from pipeline.plan import Plan, Selection, add_batch, bind, empty_plan
+from pipeline.pins import write_pins
+from pipeline.plan import Selection
+from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.report.failures import write_failures
 from pipeline.retry import Breakers
 from pipeline.sandbox.spawn import spawned_sandbox
-from pipeline.spec import JobSpec, load_spec
-from pipeline.summary import Sent, as_json, summarize
+from pipeline.spec import JobSpec
+from pipeline.summary import FailOn, Sent, as_json, concern_of, summarize
 from pipeline.throttle import PacedThrottle
+from pipeline.wording import counted
 
 _SEAL_EVERY_S = 30.0
-_LOOK_UP_ROWS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class SystemClock:
-    """The machine's own time."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
+_ASK_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What one run is told beyond its spec."""
+    """What one run is told beyond its spec.
+
+    `selection` is which rows are sent. `drain_s` is how long answers in flight are waited for at
+    a stop, the request deadline by default. `if_locked` is fail or wait.
+    """
 
     base_url: str | None = None
     key_file: Path | None = None
-    sandbox: bool = False
-    limit: int | None = None
+    selection: Selection = field(default_factory=Selection)
     drain_s: float | None = None
-    accept_changes: bool = False
+    if_locked: str = "fail"
+    fail_on: FailOn = FailOn.ANY
+    consent: Consent = field(default_factory=Consent)
     listeners: tuple[Listener, ...] = ()
-    command: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -76,20 +73,20 @@ class Control:
     """How another coroutine, or a signal, ends a run that is under way."""
 
     signal_exit: int | None = None
+    stopped: Stopped | None = None
     _executor: Executor | None = None
-    _stopped: Stopped | None = None
 
     def attach(self, executor: Executor) -> None:
         self._executor = executor
-        if self._stopped is not None:
-            executor.stop(self._stopped)
+        if self.stopped is not None:
+            executor.stop(self.stopped)
 
     def stop(self, message: str, exit_code: int | None = None) -> None:
         """Sends no more, waits for what is in flight, saves, ends."""
         self.signal_exit = self.signal_exit or exit_code
-        self._stopped = self._stopped or Stopped(StopCode.INTERRUPTED, message)
+        self.stopped = self.stopped or Stopped(StopCode.INTERRUPTED, message)
         if self._executor is not None:
-            self._executor.stop(self._stopped)
+            self._executor.stop(self.stopped)
 
     def abandon(self) -> None:
         """Ends now: what is in flight becomes ambiguous."""
@@ -98,99 +95,80 @@ class Control:
 
 
 def run_job(
-    spec: JobSpec, options: RunOptions | None = None, control: Control | None = None
+    job: Job | JobSpec | str | Path,
+    options: RunOptions | None = None,
+    *,
+    control: Control | None = None,
+    **fields: Any,
 ) -> Summary:
     """Sends what is not done yet of a job; see `run_job_async`."""
-    return asyncio.run(run_job_async(spec, options, control))
+    return asyncio.run(run_job_async(job, options, control=control, **fields))
 
 
 async def run_job_async(
-    spec: JobSpec, options: RunOptions | None = None, control: Control | None = None
+    job: Job | JobSpec | str | Path,
+    options: RunOptions | None = None,
+    *,
+    control: Control | None = None,
+    **fields: Any,
 ) -> Summary:
-    """Sends every row that is not settled, and returns when each is, or when the run stopped.
+    """Sends the rows that are chosen and not settled; returns when each is, or the run stopped.
 
-    Touches neither signals nor logging. May be called again after any ending, `kill -9` included.
+    `job` is a path, a spec, or what `find_job` found (for a rehearsal: `find_job(path,
+    sandbox=True)`). Single options may be given by name: ``run_job(path, drain_s=5)``. Touches
+    neither signals nor logging. May be called again after any ending, `kill -9` included.
 
     Raises:
         Refused: nothing was sent; the message says what to mend.
         Locked: another run works in this folder.
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
-    options = options or RunOptions()
+    options = replace(options or RunOptions(), **fields)
     control = control or Control()
-    clock = SystemClock()
-    folder = run_folder(spec, options.sandbox)
-    table = open_table(spec)
-    variables = bind(spec, table.columns)
-    with contextlib.ExitStack() as stack:
-        access = None if options.sandbox else find_access(options.base_url, options.key_file)
-        host = access.host if access else SANDBOX_HOST
-        folder.create()
-        stack.enter_context(folder.locked())
+    job = _as_job(job)
+    spec, folder, clock = job.to_run(), job.folder, SystemClock()
+    sheet = open_sheet(spec, folder)
+    access = None if job.sandbox else find_access(options.base_url, options.key_file)
+    host = access.host if access else SANDBOX_HOST
+    folder.create()
+    async with contextlib.AsyncExitStack() as stack:
+        await _lock(stack, folder, options.if_locked, control)
         ledger = stack.enter_context(open_ledger(folder.ledger, clock))
-        ledger.recover()
         sealer = Sealer(ledger, folder.results, spec.workflow)
-        sealer.recover()
-        snapshot = take_snapshot(spec, table, variables, folder.new_snapshot)
-        check_pins(ledger, spec, variables, host, accept=options.accept_changes)
-        plan = _plan(ledger, snapshot, Selection(limit=options.limit))
-        folder.new_snapshot.rename(folder.snapshot)
-        snapshot = replace(snapshot, path=folder.snapshot)
         log = stack.enter_context(EventLog(folder.log, clock))
-        run = _Run(spec, options, control, folder, ledger, sealer, clock, log)
-        run.begin(snapshot, plan, host)
-        if plan.to_send:
+        run = _Run(job, spec, options, control, ledger, sealer, clock, log)
+        run.recover()
+        prepared = prepare(spec, sheet, host, options.selection, ledger.read, folder.new_snapshot)
+        permit(job, prepared, options.selection, ledger.read, options.consent)
+        run.begin(prepared, host)
+        if prepared.plan.to_send:
             if access is None:
-                names = [source.name for source in variables.sources]
+                names = [source.name for source in prepared.variables.sources]
                 access = stack.enter_context(_rehearsal(spec, names, folder))
-            await run.send(snapshot.selected(spec, variables, plan.send), access)
+            await run.send(access)
         return run.conclude()
 
 
-def load_job(path: Path) -> JobSpec:
-    """The spec at `path`, or the spec of the run folder at `path`.
-
-    Raises:
-        Refused: when there is neither.
-    """
-    if not path.is_dir():
-        return load_spec(path)
-    run_file = RunFolder(path).run
-    try:
-        spec = Path(json.loads(run_file.read_text(encoding="utf-8"))["spec"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise Refused(
-            f"{path}: neither a job spec nor a run folder (no run.json). Nothing was sent."
-        ) from None
-    return replace(load_spec(spec), output=path.absolute())
+def _as_job(job: Job | JobSpec | str | Path) -> Job:
+    if isinstance(job, Job):
+        return job
+    return job_of(job) if isinstance(job, JobSpec) else find_job(job)
 
 
-def run_folder(spec: JobSpec, sandbox: bool) -> RunFolder:
-    """Where a job is kept; a rehearsal has a folder of its own, apart from paid results."""
-    suffix = ".sandbox"
-    if sandbox and spec.output.suffix != suffix:
-        return RunFolder(spec.output.with_name(spec.output.name + suffix))
-    return RunFolder(spec.output)
-
-
-def read_status(folder: RunFolder, job: str, command: Sequence[str]) -> Summary:
-    """Where a job stands, from its run folder alone; works while a run goes on.
-
-    Raises:
-        Refused: when the folder holds no run.
-    """
-    if not folder.ledger.exists():
-        raise Refused(f"{folder.path}: no run yet. Start it with: pipeline run {job}")
-    counts = read_counts(folder.ledger)
-    return summarize(
-        run_id=counts.last_run_id,
-        job=job,
-        counts=counts,
-        stopped=None,
-        sent=Sent(),
-        paths=_paths(folder),
-        command=command,
-    )
+async def _lock(
+    stack: contextlib.AsyncExitStack, folder: RunFolder, if_locked: str, control: Control
+) -> None:
+    """Holds the folder until `stack` ends; with `wait`, once the other run has ended."""
+    while True:
+        try:
+            stack.enter_context(folder.locked())
+            return
+        except Locked:
+            if if_locked != "wait":
+                raise
+        await asyncio.sleep(_ASK_AGAIN_S)
+        if control.stopped is not None:
+            raise Interrupted("Interrupted while another run worked here. Nothing was sent.")
 
 
 @dataclass(slots=True)
@@ -223,12 +201,12 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Run:
-    """One run, once the plan is made."""
+    """One run in a folder that this process holds."""
 
+    job: Job
     spec: JobSpec
     options: RunOptions
     control: Control
-    folder: RunFolder
     ledger: SqliteLedger
     sealer: Sealer
     clock: SystemClock
@@ -236,14 +214,102 @@ class _Run:
     run_id: str = ""
     stopped: Stopped | None = None
     tally: _Tally = field(default_factory=_Tally)
-    any_ok: bool = False
+    _prepared: Prepared | None = None
 
-    def begin(self, snapshot: Snapshot, plan: Plan, host: str) -> None:
-        """Notes the run durably and tells the listeners what is planned."""
+    @property
+    def prepared(self) -> Prepared:
+        assert self._prepared is not None
+        return self._prepared
+
+    def recover(self) -> None:
+        """Brings the folder to rest, whatever ended the last run in it."""
+        cut = self.ledger.recover()
+        self.sealer.recover()
+        self.sealer.seal_all()
+        folder = self.job.folder
+        current = self.ledger.read(records.meta(records.SNAPSHOT))
+        if current and find_snapshot((folder.new_snapshot,), current):
+            folder.new_snapshot.rename(folder.snapshot)
+        if cut:
+            self._tell(
+                Notice(
+                    f"The last run ended with {counted(cut, 'request')} on the way. Each may have "
+                    "been paid, so those rows are ambiguous (interrupted) and not sent again."
+                )
+            )
+
+    def begin(self, prepared: Prepared, host: str) -> None:
+        """Notes the run and its sheet durably and tells the listeners what is planned."""
+        self._prepared = prepared
+        folder, snapshot, plan = self.job.folder, prepared.snapshot, prepared.plan
         self.run_id = _new_run_id(self.clock)
-        self.any_ok = plan.counts[State.OK] > 0
-        self.ledger.begin_run(self.run_id, snapshot.rows, snapshot.skipped)
-        facts: JsonObject = {
+        write_pins(self.ledger, prepared.pins)
+        sync_folder(folder.path)
+        self.ledger.begin_run(self.run_id, snapshot.snapshot_id, snapshot.rows, snapshot.skipped)
+        folder.new_snapshot.rename(folder.snapshot)
+        sync_folder(folder.path)
+        if self.options.selection.again:
+            self.ledger.mark_again(plan.chosen_ids)
+        write_json(folder.run, self._about(host))
+        for message in notices(self.job, prepared):
+            self._tell(Notice(message))
+        rows = snapshot.rows - snapshot.skipped
+        self._tell(RunStarted(self.run_id, rows, plan.to_send, plan.kept))
+
+    async def send(self, access: Access) -> None:
+        """Sends the chosen rows until they are settled or the run stops."""
+        pace = Pace(fixed=self.spec.rate)
+        drain_s = self.options.drain_s
+        begun = self.clock.monotonic()
+        counts = self.ledger.read(records.counts)
+        async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
+            executor = Executor(
+                engine=engine,
+                ledger=self.ledger,
+                throttle=PacedThrottle(pace, self.clock),
+                clock=self.clock,
+                breakers=Breakers(
+                    any_ok=counts.paid_min > 0,
+                    probing=counts.last_stopped == StopCode.AMBIGUOUS,
+                ),
+                concurrency=self._concurrency(),
+                retries=self.spec.retries,
+                budget=self.spec.budget(counts.paid_max),
+                listeners=(self._tell,),
+            )
+            self.control.attach(executor)
+            async with self._beside(pace, executor):
+                self.stopped = await executor.run(
+                    self._rows(), self.spec.deadline_s if drain_s is None else drain_s
+                )
+        self.tally.duration_s = self.clock.monotonic() - begun
+
+    def conclude(self) -> Summary:
+        """Seals what came, and writes down how the run ended."""
+        self.sealer.seal_all()
+        folder = self.job.folder
+        unfinished = self.ledger.read(lambda db: list(records.unfinished(db)))
+        summary = summarize(
+            self.job,
+            self.ledger.read(records.counts),
+            run_id=self.run_id,
+            stopped=self.stopped or self.control.stopped,
+            sent=self.tally.sent(),
+            concern=concern_of(unfinished, self.prepared.plan.covered, self.options.fail_on),
+            signal_exit=self.control.signal_exit,
+        )
+        write_failures(folder.failures, folder.snapshot, unfinished)
+        self.ledger.end_run(summary.exit_code, summary.stopped)
+        write_json(folder.summary, as_json(summary))
+        return summary
+
+    def _rows(self) -> Iterator[Row]:
+        prepared = self.prepared
+        snapshot = replace(prepared.snapshot, path=self.job.folder.snapshot)
+        return snapshot.selected(self.spec, prepared.variables, prepared.plan.send)
+
+    def _about(self, host: str) -> JsonObject:
+        return {
             "schema_version": 1,
             "run_id": self.run_id,
             "job": self.spec.name,
@@ -253,60 +319,17 @@ class _Run:
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
             "version": __version__,
         }
-        write_json(self.folder.run, facts)
-        rows = snapshot.rows - snapshot.skipped
-        self._tell(RunStarted(self.run_id, rows, plan.to_send, plan.counts))
 
-    async def send(self, rows: Iterator[Row], access: Access) -> None:
-        """Sends `rows` until they are settled or the run stops."""
-        pace = Pace(fixed=self.spec.rate)
-        drain_s = self.options.drain_s
-        begun = self.clock.monotonic()
-        async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
-            executor = Executor(
-                engine=engine,
-                ledger=self.ledger,
-                throttle=PacedThrottle(pace, self.clock),
-                clock=self.clock,
-                breakers=Breakers(any_ok=self.any_ok),
-                concurrency=fit_concurrency(self.spec.concurrency),
-                retries=self.spec.retries,
-                budget=self._budget(),
-                listeners=(self._tell,),
-            )
-            self.control.attach(executor)
-            async with self._beside(pace, executor):
-                self.stopped = await executor.run(
-                    rows, self.spec.deadline_s if drain_s is None else drain_s
+    def _concurrency(self) -> int:
+        fits = fit_concurrency(self.spec.concurrency)
+        if fits < self.spec.concurrency:
+            self._tell(
+                Notice(
+                    f"This machine allows {fits} requests in flight, not "
+                    f"{self.spec.concurrency} (open files: see `ulimit -n`)."
                 )
-        self.tally.duration_s = self.clock.monotonic() - begun
-
-    def conclude(self) -> Summary:
-        """Seals what came, and writes down how the run ended."""
-        self.sealer.seal_all()
-        summary = summarize(
-            run_id=self.run_id,
-            job=self.spec.name,
-            counts=self.ledger.counts(),
-            stopped=self.stopped,
-            sent=self.tally.sent(),
-            paths=_paths(self.folder),
-            command=self.options.command,
-            signal_exit=self.control.signal_exit,
-        )
-        write_failures(self.folder.failures, self.folder.snapshot, self.ledger.unfinished())
-        self.ledger.end_run(summary.exit_code, summary.stopped)
-        write_json(self.folder.summary, as_json(summary))
-        return summary
-
-    def _budget(self) -> int | None:
-        """How many more requests may be billed, by both limits of the spec."""
-        limits = []
-        if self.spec.max_paid is not None:
-            limits.append(max(self.spec.max_paid - self.ledger.counts().paid_max, 0))
-        if self.spec.max_paid_per_run is not None:
-            limits.append(self.spec.max_paid_per_run)
-        return min(limits, default=None)
+            )
+        return fits
 
     def _tell(self, event: Event) -> None:
         self.tally.see(event)
@@ -345,34 +368,6 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
     book = folder.path / "sandbox-book.sqlite"
     with spawned_sandbox(spec.workflow, variables, book) as spawned:
         yield Access(spawned.url, spawned.key, SANDBOX_HOST)
-
-
-def _plan(ledger: SqliteLedger, snapshot: Snapshot, selection: Selection) -> Plan:
-    """Compares the sheet with what is held, batch by batch, and makes it the sheet that counts."""
-    plan = empty_plan(snapshot.rows)
-    ledger.order_equal_rows()
-    ledger.begin_placing()
-    for numbers, wanted in _look_ups(snapshot):
-        add_batch(plan, numbers, ledger.look_up(wanted), selection)
-    ledger.finish_placing()
-    return plan
-
-
-def _look_ups(snapshot: Snapshot) -> Iterator[tuple[list[int], list[tuple[int, bytes, int]]]]:
-    for first in range(0, len(snapshot.numbers), _LOOK_UP_ROWS):
-        span = range(first, min(first + _LOOK_UP_ROWS, len(snapshot.numbers)))
-        numbers = [int(snapshot.numbers[i]) for i in span]
-        yield (
-            numbers,
-            [
-                (number, snapshot.identity_at(i), int(snapshot.occurrences[i]))
-                for number, i in zip(numbers, span, strict=True)
-            ],
-        )
-
-
-def _paths(folder: RunFolder) -> tuple[str, str, str]:
-    return str(folder.results), str(folder.report), str(folder.failures)
 
 
 def _new_run_id(clock: SystemClock) -> str:

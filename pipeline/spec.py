@@ -63,6 +63,18 @@ class JobSpec:
     rate: float | None = None
     deadline_s: float = 330.0
 
+    def budget(self, paid_max: int) -> int | None:
+        """How many more requests a run may pay for, None for any number.
+
+        `paid_max` counts those that were or may have been billed in the run folder so far.
+        """
+        limits = []
+        if self.max_paid is not None:
+            limits.append(max(self.max_paid - paid_max, 0))
+        if self.max_paid_per_run is not None:
+            limits.append(self.max_paid_per_run)
+        return min(limits, default=None)
+
 
 def load_spec(path: Path) -> JobSpec:
     """The spec in the file at `path`.
@@ -112,8 +124,10 @@ def _compose(path: Path) -> yaml.MappingNode:
     try:
         raw = path.read_bytes()
     except OSError as error:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = "" if path.exists() else nearest(path.name, beside)
         raise Refused(
-            f"{path}: the job spec cannot be read ({error.strerror}). Nothing was sent."
+            f"{path}: the job spec cannot be read ({error.strerror}).{hint} Nothing was sent."
         ) from None
     if len(raw) > MAX_SPEC_BYTES:
         raise Refused(f"{path}: a job spec of over 1 MB is not one. Nothing was sent.")

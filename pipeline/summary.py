@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 
-from pipeline.errors import PipelineError
-from pipeline.ledger import Counts
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import records
+from pipeline.errors import PipelineError, Refused, StorageFailed
+from pipeline.job import Job
 from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
+from pipeline.records import Counts, Unfinished, reading
 
 SCHEMA_VERSION = 1
 
+_EXIT_STORAGE, _EXIT_INTERRUPTED, _EXIT_STOPPED = 6, 130, 4
+_EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED = 75, 5, 3
 _EXIT_OF_STOP = {
-    StopCode.STORAGE: 6,
-    StopCode.INTERRUPTED: 130,
-    StopCode.NOT_SENT: 75,
-    StopCode.AMBIGUOUS: 5,
+    StopCode.STORAGE: _EXIT_STORAGE,
+    StopCode.INTERRUPTED: _EXIT_INTERRUPTED,
+    StopCode.NOT_SENT: _EXIT_AWAY,
+    StopCode.AMBIGUOUS: _EXIT_AMBIGUOUS,
 }
-_EXIT_STOPPED = 4
-_EXIT_AMBIGUOUS = 5
-_EXIT_FAILED = 3
+
+
+class FailOn(StrEnum):
+    """Which rows raise the exit code to 3 or 5."""
+
+    ANY = "any"
+    NEW = "new"
+    """Those that the run itself sent: for nights."""
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +47,29 @@ class Sent:
 
 
 def summarize(
-    *,
-    run_id: str,
-    job: str,
+    job: Job,
     counts: Counts,
-    stopped: Stopped | None,
-    sent: Sent,
-    paths: tuple[str, str, str],
-    command: Sequence[str],
+    *,
+    run_id: str | None = None,
+    stopped: Stopped | None = None,
+    sent: Sent | None = None,
+    concern: Counter[State] | None = None,
     signal_exit: int | None = None,
 ) -> Summary:
-    """The summary of a job as the ledger holds it. `paths`: results, report, failures.
+    """The summary of a job as the ledger holds it.
 
-    `command` is the command line that goes on with this job, word by word.
+    `concern` counts the rows that the exit code speaks of, every row of the sheet by default.
+    `signal_exit` is the exit code of the signal that ended the run.
     """
-    ok = counts.states[State.OK]
-    failed = counts.states[State.FAILED]
-    ambiguous = counts.states[State.AMBIGUOUS] + counts.states[State.SENDING]
+    sent = sent or Sent()
+    states = counts.states
+    ok, failed = states[State.OK], states[State.FAILED]
+    ambiguous = states[State.AMBIGUOUS] + states[State.SENDING]
     pending = counts.sheet_rows - counts.skipped - ok - failed - ambiguous
-    code = _exit_code(stopped, failed, ambiguous, signal_exit)
-    results, report, failures = paths
     return Summary(
         schema_version=SCHEMA_VERSION,
-        run_id=run_id,
-        job=job,
+        run_id=counts.last_run_id if run_id is None else run_id,
+        job=job.name,
         rows=counts.sheet_rows,
         ok=ok,
         failed=failed,
@@ -71,11 +83,40 @@ def summarize(
         requests=sent.requests,
         rate_limited=sent.rate_limited,
         duration_s=round(sent.duration_s, 3),
-        results=results,
-        report=report,
-        failures=failures,
-        resume_command=shlex.join(command) if pending else None,
-        exit_code=code,
+        results=str(job.folder.results),
+        report=str(job.folder.report),
+        failures=str(job.folder.failures),
+        resume_command=_resume_command(job, pending, failed - counts.given_up, ambiguous),
+        exit_code=_exit_code(stopped, states if concern is None else concern, signal_exit),
+    )
+
+
+def read_summary(job: Job) -> Summary:
+    """Where a job stands, from its run folder alone; works while a run goes on.
+
+    Raises:
+        Refused: when there was no run yet.
+        StorageFailed: when the ledger cannot be read.
+    """
+    if not job.folder.ledger.exists():
+        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
+    with reading(job.folder.ledger) as read:
+        return summarize(job, read(records.counts))
+
+
+def concern_of(
+    rows: Iterable[Unfinished], covered: npt.NDArray[np.bool_], fail_on: FailOn
+) -> Counter[State]:
+    """Counts by state the unfinished rows that the exit code speaks of.
+
+    `covered` holds one flag a row of the sheet; rows that the command left out do not count.
+    """
+    if fail_on is FailOn.NONE:
+        return Counter()
+    return Counter(
+        row.state
+        for row in rows
+        if covered[row.sheet_row - 1] and (fail_on is FailOn.ANY or row.in_last_run)
     )
 
 
@@ -84,23 +125,66 @@ def as_json(summary: Summary) -> JsonObject:
     return asdict(summary)
 
 
-def refusal_json(error: PipelineError) -> JsonObject:
-    """The same object where no run came about: what is known is the code and the message."""
-    nothing = Counts(Counter(), {}, 0, 0, 0, 0, "")
-    summary = summarize(
-        run_id="", job="", counts=nothing, stopped=None, sent=Sent(), paths=("", "", ""), command=()
-    )
-    return {**as_json(summary), "exit_code": error.exit_code, "error": str(error)}
+def summarize_error(job: Job | None, error: PipelineError) -> JsonObject:
+    """The same object where a run did not come about or could not end: with what is known."""
+    stopped = Stopped(StopCode.STORAGE, str(error)) if isinstance(error, StorageFailed) else None
+    summary = _NOTHING if job is None else summarize(job, _known_counts(job), stopped=stopped)
+    return {**as_json(replace(summary, exit_code=error.exit_code)), "error": str(error)}
 
 
-def _exit_code(
-    stopped: Stopped | None, failed: int, ambiguous: int, signal_exit: int | None
-) -> int:
-    """Several may apply: 6, 130 or 143, 4, 75, 5, 3 in this order."""
+def _known_counts(job: Job) -> Counts:
+    try:
+        with reading(job.folder.ledger) as read:
+            return read(records.counts)
+    except (PipelineError, OSError):
+        return _NO_COUNTS
+
+
+def _resume_command(job: Job, pending: int, failed: int, ambiguous: int) -> str | None:
+    """The command that sends what is left: the ambiguous only where nothing else is."""
+    if failed:
+        return job.command("resume")
+    if pending:
+        return job.command("run")
+    return job.command("resume", "--ambiguous") if ambiguous else None
+
+
+def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int | None) -> int:
+    """The first that applies of 6, 130 or 143, 4, 75, 5, 3."""
+    interrupted = _EXIT_INTERRUPTED if signal_exit is None else signal_exit
+    found = {
+        _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] + states[State.SENDING] > 0,
+        _EXIT_FAILED: states[State.FAILED] > 0,
+    }
+    if signal_exit is not None:
+        found[interrupted] = True
     if stopped is not None:
-        if stopped.code is StopCode.INTERRUPTED and signal_exit is not None:
-            return signal_exit
-        return _EXIT_OF_STOP.get(stopped.code, _EXIT_STOPPED)
-    if ambiguous:
-        return _EXIT_AMBIGUOUS
-    return _EXIT_FAILED if failed else 0
+        found[_EXIT_OF_STOP.get(stopped.code, _EXIT_STOPPED)] = True
+    order = (_EXIT_STORAGE, interrupted, _EXIT_STOPPED, _EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED)
+    return next((code for code in order if found.get(code)), 0)
+
+
+_NO_COUNTS = Counts(Counter(), {}, 0, 0, 0, 0, 0, "", None)
+_NOTHING = Summary(
+    schema_version=SCHEMA_VERSION,
+    run_id="",
+    job="",
+    rows=0,
+    ok=0,
+    failed=0,
+    ambiguous=0,
+    pending=0,
+    skipped=0,
+    paid_min=0,
+    paid_max=0,
+    by_code={},
+    stopped=None,
+    requests=0,
+    rate_limited=0,
+    duration_s=0.0,
+    results="",
+    report="",
+    failures="",
+    resume_command=None,
+    exit_code=0,
+)

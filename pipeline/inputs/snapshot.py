@@ -1,14 +1,19 @@
 """The sheet as it was read for one run: validated once, written once, and the only thing sent from.
 
 `input.parquet` holds every column as text, then `row` (from 1) and `row_key` (hex; null for a row
-that `empty: skip` leaves out). A sheet that is saved again during the run mixes no versions.
+that is skipped). A sheet that is saved again during the run mixes no versions.
+
+A row is skipped where `empty: skip` says so, and where the sheet is another folder's failures.csv
+or export that calls the row ambiguous: there, too, it may have been paid.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +25,34 @@ import pyarrow.parquet as pq
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import open_private, sync_file
 from pipeline.inputs.table import Batch, Table
-from pipeline.model import Row
-from pipeline.plan import KEY_BYTES, Variables, identity, occurrences
+from pipeline.model import JsonObject, Row, State
+from pipeline.plan import KEY_BYTES, SheetKeys, Variables, digests, identity, occurrences
 from pipeline.spec import JobSpec
 
 _METADATA = b"pipeline"
+_STATUS = "_status"
 _CELLS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A written snapshot. `numbers`, `identities` and `occurrences` leave out skipped rows."""
+    """A written snapshot. `numbers`, `identities` and `occurrences` leave out skipped rows.
+
+    `snapshot_id` tells it from every other one. `empty_cells` counts them by mapped column;
+    `ambiguous_elsewhere` counts the rows that are skipped because another folder's run left them
+    ambiguous.
+    """
 
     path: Path
+    snapshot_id: str
     columns: tuple[str, ...]
     rows: int
     skipped: int
     numbers: npt.NDArray[np.int64]
     identities: bytes
     occurrences: npt.NDArray[np.int32]
+    empty_cells: Counter[str] = field(default_factory=Counter)
+    ambiguous_elsewhere: int = 0
 
     def identity_at(self, position: int) -> bytes:
         return self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES]
@@ -72,16 +86,27 @@ class Snapshot:
                 position += 1
 
 
-def take_snapshot(spec: JobSpec, table: Table, variables: Variables, path: Path) -> Snapshot:
+def take_snapshot(
+    spec: JobSpec,
+    table: Table,
+    variables: Variables,
+    path: Path,
+    *,
+    skip_ambiguous: bool = True,
+) -> Snapshot:
     """Reads `table` to its end, refuses what cannot be sent, and writes `path` durably.
+
+    `skip_ambiguous` leaves out the rows that the sheet itself calls ambiguous.
 
     Raises:
         Refused: for an empty mapped cell (under `empty: refuse`), a blank or repeated id, or a
             table without rows, naming the places.
         StorageFailed: when the file cannot be written.
     """
-    schema = _schema(table.columns)
-    check = _Checks(spec, table, variables)
+    snapshot_id = secrets.token_hex(8)
+    mapped = [table.columns[position] for position in variables.mapped]
+    schema = _schema(table.columns, mapped, snapshot_id)
+    check = _Checks(spec, table, variables, skip_ambiguous)
     identities = bytearray()
     numbers: list[npt.NDArray[np.int64]] = []
     id_column = _id_position(spec, table.columns)
@@ -119,19 +144,57 @@ def take_snapshot(spec: JobSpec, table: Table, variables: Variables, path: Path)
     kept = np.concatenate(numbers)
     return Snapshot(
         path,
+        snapshot_id,
         table.columns,
         rows,
         rows - len(kept),
         kept,
         bytes(identities),
         occurrences(bytes(identities)),
+        check.empty_cells,
+        check.ambiguous_elsewhere,
     )
+
+
+def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
+    """The one of `candidates` that has this id; a crash may have left another beside it."""
+    for path in candidates:
+        try:
+            if _stored(path)["snapshot_id"] == snapshot_id:
+                return path
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            continue
+    return None
 
 
 def stored_columns(path: Path) -> tuple[str, ...]:
     """The sheet's own column names, in order, of a snapshot on disk."""
-    metadata = pq.read_schema(path).metadata or {}
-    return tuple(json.loads(metadata[_METADATA])["columns"])
+    return tuple(_stored(path)["columns"])
+
+
+def stored_mapped(path: Path) -> tuple[str, ...]:
+    """The columns that were sent, of a snapshot on disk."""
+    return tuple(_stored(path)["mapped"])
+
+
+def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
+    """What the rows of a snapshot on disk are; without ids where it has no such column."""
+    columns = stored_columns(path)
+    place = columns.index(id_column) if id_column in columns else None
+    identities, ids, numbers = bytearray(), bytearray(), []
+    for first, texts, keys in _stored_batches(path, len(columns)):
+        kept = keys.to_pylist()
+        named = texts[place].to_pylist() if place is not None else [None] * len(kept)
+        for number, (key, row_id) in enumerate(zip(kept, named, strict=True), start=first):
+            if key is not None:
+                numbers.append(number)
+                identities += identity(bytes.fromhex(key), row_id)
+                ids += identity(b"", row_id) if row_id is not None else b""
+    return SheetKeys(
+        np.array(numbers, dtype=np.int64),
+        digests(bytes(identities)),
+        digests(bytes(ids)) if place is not None else None,
+    )
 
 
 def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -144,52 +207,60 @@ def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
 class _Checks:
     """What must hold of every row before anything is sent."""
 
-    def __init__(self, spec: JobSpec, table: Table, variables: Variables) -> None:
+    def __init__(
+        self, spec: JobSpec, table: Table, variables: Variables, skip_ambiguous: bool
+    ) -> None:
+        self.empty_cells: Counter[str] = Counter()
+        self.ambiguous_elsewhere = 0
         self._spec = spec
         self._table = table
         self._mapped = variables.mapped
         self._id = _id_position(spec, table.columns)
+        known = _STATUS if skip_ambiguous and _STATUS in table.columns else None
+        self._status = table.columns.index(known) if known else None
         self._empty: list[str] = []
-        self._empty_count = 0
         self._ids = bytearray()
         self._id_places: list[int] = []
 
     def batch(self, batch: Batch) -> list[bool]:
-        """Which rows of the batch `empty: skip` leaves out."""
+        """Which rows of the batch are skipped."""
         skip = [False] * len(batch)
-        if self._spec.empty != "send":
-            for position in self._mapped:
-                for offset, text in enumerate(batch.columns[position]):
-                    if not text:
-                        skip[offset] = True
-                        self._note_empty(position, batch.places[offset])
+        if self._status is not None:
+            skip = [status == State.AMBIGUOUS for status in batch.columns[self._status]]
+            self.ambiguous_elsewhere += sum(skip)
+        for position in self._mapped:
+            for offset, text in enumerate(batch.columns[position]):
+                if not text and not skip[offset]:
+                    self._note_empty(position, batch.places[offset])
+                    skip[offset] = self._spec.empty == "skip"
         if self._id is not None:
             self._note_ids(batch, skip)
-        return skip if self._spec.empty == "skip" else [False] * len(batch)
+        return skip
 
     def finish(self, rows: int) -> None:
         if rows == 0:
             raise Refused(f"{self._table.path}: a header and no rows under it. Nothing was sent.")
-        if self._empty_count and self._spec.empty == "refuse":
-            more = self._empty_count - len(self._empty)
+        count = self.empty_cells.total()
+        if count and self._spec.empty == "refuse":
+            more = count - len(self._empty)
             named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
-            cells = "cell is" if self._empty_count == 1 else "cells are"
+            cells = "cell is" if count == 1 else "cells are"
             raise Refused(
-                f"{self._table.path}: {self._empty_count} mapped {cells} empty: {named}. "
+                f"{self._table.path}: {count} mapped {cells} empty: {named}. "
                 "Fill them, or say `empty: skip` or `empty: send` in the spec. Nothing was sent."
             )
         self._refuse_repeated_ids()
 
     def _note_empty(self, position: int, place: int) -> None:
-        self._empty_count += 1
+        column = self._table.columns[position]
+        self.empty_cells[column] += 1
         if len(self._empty) < _CELLS_NAMED:
-            column = self._table.columns[position]
             self._empty.append(f'{self._table.place_word} {place}, column "{column}"')
 
     def _note_ids(self, batch: Batch, skip: list[bool]) -> None:
         assert self._id is not None
         for text, place, skipped in zip(batch.columns[self._id], batch.places, skip, strict=True):
-            if skipped and self._spec.empty == "skip":
+            if skipped:
                 continue
             if not text.strip():
                 raise Refused(
@@ -221,7 +292,7 @@ def _texts(column: list[str]) -> pa.Array:
     return pa.array(column, pa.large_string())
 
 
-def _schema(columns: tuple[str, ...]) -> pa.Schema:
+def _schema(columns: tuple[str, ...], mapped: list[str], snapshot_id: str) -> pa.Schema:
     taken = {"row", "row_key"}
     fields = []
     for name in columns:
@@ -231,7 +302,13 @@ def _schema(columns: tuple[str, ...]) -> pa.Schema:
         taken.add(stored)
         fields.append(pa.field(stored, pa.large_string(), nullable=False))
     fields += [pa.field("row", pa.int64(), nullable=False), pa.field("row_key", pa.string())]
-    return pa.schema(fields, metadata={_METADATA: json.dumps({"columns": columns}).encode()})
+    about = {"columns": columns, "mapped": mapped, "snapshot_id": snapshot_id}
+    return pa.schema(fields, metadata={_METADATA: json.dumps(about).encode()})
+
+
+def _stored(path: Path) -> JsonObject:
+    found: JsonObject = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
+    return found
 
 
 def _stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:

@@ -1,1 +1,1 @@
-"""What a person is told about a run: failures by code, and where to look."""
+"""What failed and why, for people and for the next command."""

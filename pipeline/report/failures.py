@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.folder import write_durably
 from pipeline.inputs.snapshot import stored_cells, stored_columns
-from pipeline.ledger import Unfinished
+from pipeline.records import Unfinished
 
 ADDED_COLUMNS = (
     "_row",

@@ -1,0 +1,120 @@
+"""What a run would do, without doing it: nothing is sent and the run folder is not touched."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import records
+from pipeline.access import SANDBOX_HOST, find_host
+from pipeline.errors import Refused
+from pipeline.inputs.snapshot import find_snapshot, stored_keys
+from pipeline.job import Job
+from pipeline.model import Row, State
+from pipeline.pins import refuse_repaying
+from pipeline.plan import Drift, Selection, drift
+from pipeline.prepare import Prepared, open_sheet, prepare
+from pipeline.records import Read
+from pipeline.spec import JobSpec
+
+FIRST_BODIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The exact text of one request, and the sheet row that it is for."""
+
+    row: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What `run` would meet. Rows by state are those of the sheet as it is now.
+
+    `to_send` is also the most requests that can be paid for; `requests_at_most` counts the
+    retries of failed ones too, and `paid_at_most` what `max_paid` leaves of them. `drift` is None
+    before the first run. `refusal` is why `run` would refuse, where a changed spec is the reason.
+    """
+
+    job: str
+    rows: int
+    ok: int
+    failed: int
+    ambiguous: int
+    pending: int
+    skipped: int
+    to_send: int
+    paid_at_most: int
+    requests_at_most: int
+    drift: Drift | None
+    empty_cells: dict[str, int]
+    first_bodies: list[Body]
+    refusal: str | None
+
+
+def check_job(
+    job: Job,
+    *,
+    base_url: str | None = None,
+    selection: Selection | None = None,
+    accept_changes: bool = False,
+) -> Checked:
+    """Reads spec and sheet as a run would, and says what the run would send.
+
+    Raises:
+        Refused: for whatever a run would refuse, but for a changed spec, which stands in the
+            result.
+        StorageFailed: when the ledger cannot be read.
+    """
+    spec, selection = job.to_run(), selection or Selection()
+    sheet = open_sheet(spec, job.folder)
+    host = SANDBOX_HOST if job.sandbox else find_host(base_url)
+    with (
+        tempfile.TemporaryDirectory(prefix="pipeline-check-") as temporary,
+        records.reading(job.folder.ledger) as read,
+    ):
+        path = Path(temporary) / "input.parquet"
+        prepared = prepare(spec, sheet, host, selection, read, path)
+        refusal = None
+        try:
+            refuse_repaying(spec, prepared.pins, 0 if accept_changes else prepared.repaid)
+        except Refused as error:
+            refusal = str(error)
+        plan = prepared.plan
+        budget = spec.budget(read(records.counts).paid_max)
+        return Checked(
+            job=job.name,
+            rows=prepared.snapshot.rows,
+            ok=plan.counts[State.OK],
+            failed=plan.counts[State.FAILED],
+            ambiguous=plan.counts[State.AMBIGUOUS] + plan.counts[State.SENDING],
+            pending=plan.counts[State.PENDING],
+            skipped=prepared.snapshot.skipped,
+            to_send=plan.to_send,
+            paid_at_most=plan.to_send if budget is None else min(plan.to_send, budget),
+            requests_at_most=plan.to_send * (1 + spec.retries),
+            drift=_drift(job, spec, prepared, read),
+            empty_cells=dict(prepared.snapshot.empty_cells),
+            first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
+            refusal=refusal,
+        )
+
+
+def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | None:
+    last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
+    if last is None:
+        return None
+    return drift(stored_keys(last, spec.id), stored_keys(prepared.snapshot.path, spec.id))
+
+
+def _first(spec: JobSpec, prepared: Prepared) -> Iterator[Row]:
+    """The first rows that would be sent; where none would, the first of the sheet."""
+    plan, snapshot = prepared.plan, prepared.snapshot
+    wanted = plan.send if plan.to_send else np.ones_like(plan.send)
+    return islice(snapshot.selected(spec, prepared.variables, wanted), FIRST_BODIES)

@@ -1,0 +1,42 @@
+"""The whole of a report: where the job stands, and what failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline import records
+from pipeline.errors import Refused
+from pipeline.inputs.snapshot import find_snapshot
+from pipeline.job import Job
+from pipeline.model import Summary
+from pipeline.report.failures import write_failures
+from pipeline.report.groups import Group, group_rows
+from pipeline.summary import summarize
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A job's summary, and its rows that are not ok by how they ended."""
+
+    summary: Summary
+    groups: list[Group]
+
+
+def report_job(job: Job) -> Report:
+    """Reads the run folder, writes its failures.csv anew, and groups what failed by code.
+
+    Works while a run goes on. Nothing is sent.
+
+    Raises:
+        Refused: when there was no run yet.
+        StorageFailed: when the ledger cannot be read or failures.csv cannot be written.
+    """
+    if not job.folder.ledger.exists():
+        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
+    with records.reading(job.folder.ledger) as read:
+        summary = summarize(job, read(records.counts))
+        rows = read(lambda db: list(records.unfinished(db)))
+        snapshot = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
+    if snapshot is not None:
+        write_failures(job.folder.failures, snapshot, rows)
+    return Report(summary, group_rows(job, rows))

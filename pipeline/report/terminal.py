@@ -1,0 +1,99 @@
+"""What a person reads in a terminal: a summary, and the failed rows by error code."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from pipeline.model import State, Summary
+from pipeline.report.groups import Group
+from pipeline.wording import counted, listed
+
+_STATES = ("failed", "ambiguous", "pending", "skipped")
+_MESSAGE_CHARACTERS = 100
+
+
+def summary_lines(summary: Summary, report_command: str | None = None) -> list[str]:
+    """How a job stands, in three to ten lines. `report_command` tells more of what failed."""
+    counts = [f"{summary.ok} ok"]
+    counts += [f"{getattr(summary, name)} {name}" for name in _STATES if getattr(summary, name)]
+    lines = [f"{summary.job}: {summary.rows} rows: {', '.join(counts)}.", paid_line(summary)]
+    lines += [f"  {number:>6}  {code}" for code, number in summary.by_code.items()]
+    lines.append(f"Results:  {shown_path(summary.results)}")
+    if summary.by_code:
+        lines.append(f"Failures: {shown_path(summary.failures)}")
+    if summary.by_code and report_command:
+        lines.append(f"What failed and why: {report_command}")
+    if summary.resume_command:
+        lines.append(f"To go on: {summary.resume_command}")
+    return lines
+
+
+def paid_line(summary: Summary) -> str:
+    """What was spent, as far as anybody can know."""
+    paid = str(summary.paid_max)
+    if summary.paid_min != summary.paid_max:
+        paid = f"{summary.paid_min} to {summary.paid_max}"
+    return f"Requests paid so far: {paid}."
+
+
+def group_lines(groups: list[Group]) -> list[str]:
+    """Failed rows by code: how many, which, what it means, and the command to paste."""
+    lines = []
+    for group in groups:
+        paid = f", {group.maybe_paid} maybe paid" if group.maybe_paid else ""
+        lines += [
+            "",
+            f"{group.count} {group.state} {group.code or '(no code)'}{paid}: "
+            f"{listed(group.first_rows, group.count)}",
+            f"    {group.advice}.",
+        ]
+        if group.message and group.state is not State.PENDING:
+            lines.append(f"    first message: {shortened(group.message)}")
+        if group.command:
+            lines.append(f"    {group.command}")
+    return lines
+
+
+def export_lines(path: Path, rows: int, guarded: int, renamed: tuple[str, ...]) -> list[str]:
+    """What an export wrote, and what is not as one would expect."""
+    lines = [f"{rows} rows: {shown_path(str(path))}"]
+    if guarded:
+        lines.append(
+            f"{guarded} cells begin like a formula and got a ' in front; --no-excel-guard leaves "
+            "them as they are."
+        )
+    if renamed:
+        lines.append(
+            "The sheet has columns of these names already, so the added ones are called "
+            f"{', '.join(renamed)}."
+        )
+    return lines
+
+
+def settled_lines(decided: Counter[State]) -> list[str]:
+    """What was decided about how many rows."""
+    ambiguous, failed = decided[State.AMBIGUOUS], decided[State.FAILED]
+    lines = []
+    if ambiguous:
+        lines.append(f"{counted(ambiguous, 'ambiguous row')} taken as failed; nothing was sent.")
+    if failed:
+        lines.append(f"{counted(failed, 'failed row')} given up; nothing was sent.")
+    return lines or ["No row to decide about; nothing was sent."]
+
+
+def shown_path(path: str) -> str:
+    """Relative where that is shorter to read."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def shortened(text: str) -> str:
+    """One line without control characters, for texts that a server wrote."""
+    line = "".join(
+        " " if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") else character
+        for character in text
+    )
+    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"

@@ -1,0 +1,45 @@
+"""Decisions about rows that nobody will send again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline import records
+from pipeline.errors import Refused
+from pipeline.job import Job
+from pipeline.ledger import open_ledger
+from pipeline.model import Clock, State
+from pipeline.plan import RowNumbers
+from pipeline.records import Unfinished
+
+_DECIDABLE = (State.AMBIGUOUS, State.FAILED)
+
+
+def settle_job(
+    job: Job, clock: Clock, *, only: frozenset[str] | None = None, rows: RowNumbers | None = None
+) -> Counter[State]:
+    """Takes ambiguous rows as failed and gives failed ones up, without sending anything.
+
+    They still count as maybe paid. `only` (error codes) and `rows` say which; without them, all.
+    Returns how many rows of each state were decided.
+
+    Raises:
+        Refused: when the job has no run yet.
+        Locked: when a run works in the folder.
+    """
+    if not job.folder.ledger.exists():
+        raise Refused(f"{job.folder.path}: no run yet, so there is nothing to settle.")
+
+    def chosen(row: Unfinished) -> bool:
+        return (
+            row.state in _DECIDABLE
+            and not row.given_up
+            and (only is None or row.code in only)
+            and (rows is None or row.sheet_row in rows)
+        )
+
+    with job.folder.locked(), open_ledger(job.folder.ledger, clock) as ledger:
+        ledger.recover()
+        found = [row for row in ledger.read(lambda db: list(records.unfinished(db))) if chosen(row)]
+        ledger.settle(found)
+    return Counter(row.state for row in found)
