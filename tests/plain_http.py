@@ -91,16 +91,18 @@ def request_bytes(body: Any, workflow: str = "wf_story") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + data
 
 
-def exchange(port: int, body: Any, quiet_s: float = 0.15, most: int = 50_000_000) -> Wire:
-    """Sends one run over a socket and reads until it ends, `most` bytes came, a second has passed,
-    or for `quiet_s` nothing comes behind a body of the announced length."""
+def exchange(
+    port: int, body: Any, quiet_s: float = 0.12, within_s: float = 1.0, most: int = 50_000_000
+) -> Wire:
+    """Sends one run over a socket and reads until it ends, `within_s` has passed, `most` bytes
+    came, or for `quiet_s` nothing comes behind a body of the announced length."""
     data = bytearray()
-    deadline = time.monotonic() + max(1.0, quiet_s)
+    deadline = time.monotonic() + within_s
     with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
         connection.sendall(request_bytes(body))
         try:
-            while len(data) <= most and time.monotonic() < deadline:
-                connection.settimeout(quiet_s if _complete(data) else 1)
+            while len(data) <= most and (left_s := deadline - time.monotonic()) > 0:
+                connection.settimeout(quiet_s if _complete(data) else left_s)
                 piece = connection.recv(1 << 18)
                 if not piece:
                     return Wire(bytes(data), "closed")

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.sandbox.command import LIMITERS
 from pipeline.sandbox.limiters import KINDS
-from pipeline.sandbox.server import serve
+from pipeline.sandbox.server import Options, serve
 from tests.plain_http import call, change, exchange, request_bytes, run
 
 # The page's examples, as they stand there.
@@ -370,7 +370,7 @@ def test_an_idle_connection_is_kept_as_long_as_it_is_told(start_sandbox):
     """`idle` is what a client that keeps connections has to survive."""
     sandbox = start_sandbox(idle="100ms")
     started = time.monotonic()
-    got = exchange(sandbox.port, STORY, quiet_s=5)
+    got = exchange(sandbox.port, STORY, quiet_s=1)
     assert (got.status, got.end) == (200, "closed")
     assert 0.1 < time.monotonic() - started < 2
     assert exchange(start_sandbox().port, STORY, quiet_s=0.5).end == "open"
@@ -414,13 +414,13 @@ def test_the_sandbox_ends_with_its_parent(start_sandbox):
 def test_an_option_that_makes_no_sense_is_refused(options, says):
     """With what would."""
     with pytest.raises(ValueError, match=re.escape(says)):
-        serve(**options)
+        serve(Options(**options))
 
 
 def test_two_servers_cannot_have_one_port(sandbox):
     """The second says which port it is."""
     with pytest.raises(OSError, match=f"port {sandbox.port} of 127.0.0.1"):
-        serve(port=sandbox.port)
+        serve(Options(port=sandbox.port))
 
 
 def test_the_command_prints_a_curl_line_that_works(tmp_path):
@@ -441,6 +441,25 @@ def test_the_command_prints_a_curl_line_that_works(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
         process.stdout.close()
+
+
+def test_ctrl_c_ends_the_command_although_a_run_hangs(tmp_path):
+    """After two seconds and in silence; the client that waits is told by a reset or a close."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "sandbox", "--port", "0", "--book", "b.sqlite"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    port = int(re.search(r":(\d+) until", process.stdout.readline())[1])
+    with ThreadPoolExecutor(1) as pool:
+        hangs = pool.submit(exchange, port, {"story": "#fault:hang"}, within_s=8)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+        assert hangs.result().end in ("closed", "reset")
+    assert (process.returncode, said) == (0, "")
 
 
 def test_the_command_refuses_in_one_line(tmp_path):

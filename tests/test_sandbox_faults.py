@@ -109,6 +109,9 @@ EXPECTED: dict[str, tuple[bool, Callable[[Wire], bool]]] = {
     "rate-limited-once": (False, api_error(429)),
     "credits-out": (False, api_error(402, "invalid_billing")),
     "spend-limit": (False, api_error(402, "spend_limit_reached")),
+    "html-408": (False, page(408)),
+    "html-413": (False, page(413)),
+    "html-499": (False, page(499)),
     "html-502": (False, page(502)),
     "html-503": (False, page(503)),
     "html-504": (False, page(504)),
@@ -129,10 +132,11 @@ EXPECTED: dict[str, tuple[bool, Callable[[Wire], bool]]] = {
     "length-too-long": (True, lambda wire: wire.end == "open" and announced(wire) == 100),
     "length-too-short": (True, lambda wire: readable(wire.body) and announced(wire) == -10),
     "idle-close": (True, lambda wire: wire.end == "closed" and good(wire)),
-    "slow": (True, ends("open")),
+    "slow": (True, good),
     "hang": (False, ends("open")),
     "silent-billed": (True, ends("open")),
     "slow-drip": (True, lambda wire: wire.end == "open" and wire.body in b'{"success":true'),
+    "empty-body": (True, lambda wire: (wire.status, wire.body, wire.end) == (200, b"", "open")),
     "not-json": (True, lambda wire: (wire.status, wire.body) == (200, b"ok")),
     "no-result": (True, field("result")),
     "result-number": (True, field("result", 42)),
@@ -173,10 +177,11 @@ def test_a_fault_does_what_it_says_and_is_billed_as_it_says(port, name):
     """Its bytes, how the connection ends, and the book."""
     billed, as_it_says = EXPECTED[name]
     body = {"story": f"about #fault:{name}, once"}
-    wire = exchange(port, body)
+    started = time.monotonic()
+    wire = exchange(port, body, within_s=4.0 if name == "slow" else 1.0)
+    assert name != "slow" or time.monotonic() - started > 2
     assert as_it_says(wire), (wire.data[:500], wire.data[-80:], wire.end)
-    # What still goes on, or is away, needs its time; the book only counts what has happened.
-    time.sleep({"slow": 1.2, "restart": 1.2}.get(name, 0))
+    time.sleep(1.2 if name == "restart" else 0)
     if name == "credits-out":
         assert run(port, {"story": "another"}).status == 402
         change(port, "credits", 1_000_000)
@@ -215,13 +220,6 @@ def test_a_run_that_hangs_ends_at_the_edge(start_sandbox):
     assert sandbox.bills()[0]["answers"] == {"504": 1}
 
 
-def test_a_slow_answer_is_a_good_one(sandbox):
-    """Two seconds later than others."""
-    started = time.monotonic()
-    assert run(sandbox.port, {"story": "#fault:slow"}).status == 200
-    assert 2 <= time.monotonic() - started < 4
-
-
 def test_the_bomb_is_good_gzip_of_a_gigabyte(sandbox):
     """Some megabyte on the wire, and an answer like others if one unpacks it."""
     got = run(sandbox.port, {"story": "#fault:gzip-bomb"})
@@ -240,7 +238,7 @@ def test_the_bomb_is_good_gzip_of_a_gigabyte(sandbox):
 
 
 def test_bodies_of_a_gigabyte_cost_the_server_no_memory(sandbox):
-    """Three clients that read some of it, and three bombs."""
+    """Clients that read some of it, and bombs."""
 
     def resident_kb() -> int:
         status = Path(f"/proc/{sandbox.process.pid}/status").read_text()
@@ -250,8 +248,8 @@ def test_bodies_of_a_gigabyte_cost_the_server_no_memory(sandbox):
         pytest.skip("needs /proc")
     run(sandbox.port, {"story": "warm"})
     before = resident_kb()
-    for name in ("body-1gb", "gzip-bomb") * 3:
-        exchange(sandbox.port, {"story": f"#fault:{name}"}, most=30_000_000)
+    for name in ("body-1gb", "gzip-bomb") * 2:
+        exchange(sandbox.port, {"story": f"#fault:{name}"}, most=20_000_000)
     assert resident_kb() - before < 20_000
 
 

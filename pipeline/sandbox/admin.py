@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -132,7 +132,7 @@ def _refusing(
     return refusing
 
 
-async def _streamed(head: dict[str, Any], entries: Iterator[dict[str, Any]]) -> Any:
+async def _streamed(head: dict[str, Any], entries: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
     """The answer of `bills` without ever holding the book."""
     yield json.dumps(head)[:-1] + ', "bills": ['
     comma = ""

@@ -92,6 +92,13 @@ class Sandbox:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One run of one workflow, as an ASGI application below starlette's route."""
+        try:
+            await self._serve(scope, receive, send)
+        except asyncio.CancelledError:
+            # Only the end of the server cancels a run, when its connection is already gone.
+            return
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = _key(scope)
         # The limiter counts arrivals, so it is asked before the body is read.
         known = key in self.keys

@@ -46,8 +46,8 @@ _BILL = (
 _FAULTED = "UPDATE book SET faulted = faulted + 1 WHERE digest = ? RETURNING faulted"
 _LAST_ANSWER = "SELECT result, citations FROM book WHERE digest = ? AND billed_at > ?"
 _TOTALS = (
-    "SELECT count(*) AS bodies, coalesce(sum(received), 0) AS received,"
-    " coalesce(sum(billed), 0) AS billed, coalesce(sum(credits), 0) AS credits FROM book"
+    "SELECT count(*), coalesce(sum(received), 0), coalesce(sum(billed), 0),"
+    " coalesce(sum(credits), 0) FROM book"
 )
 _COLUMNS = (
     "workflow, body, received, first_received_at, last_received_at, billed, billed_at, credits,"

@@ -6,13 +6,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from pipeline.sandbox.replies import Plain, Streamed
+from pipeline.sandbox.replies import JSON_TYPE, Plain, Streamed
 
 _START = b'{"success":true,"result":"'
 _END = b'"}'
 _PIECE = b"x" * 65_536
 _PIECES = 16_384  # times 64 KiB: 1 GiB
-_JSON = (b"content-type", b"application/json")
 _DRIP_S = 0.1
 
 
@@ -65,7 +64,7 @@ def _packed() -> tuple[bytes, bytes, bytes]:
 _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
 
 HUGE_BODY = Streamed(
-    [_JSON, (b"content-length", str(len(_START) + _PIECES * len(_PIECE) + len(_END)).encode())],
+    [JSON_TYPE, (b"content-length", str(len(_START) + _PIECES * len(_PIECE) + len(_END)).encode())],
     _plain,
 )
-GZIP_BOMB = Streamed([_JSON, (b"content-encoding", b"gzip")], _gzipped)
+GZIP_BOMB = Streamed([JSON_TYPE, (b"content-encoding", b"gzip")], _gzipped)

@@ -83,12 +83,12 @@ def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
       pipeline sandbox --spoil html-502=1 --spoil json-500-once=5
       pipeline sandbox --model-url http://127.0.0.1:11434/v1 --model llama3.2
     """
-    from pipeline.sandbox.server import serve
+    from pipeline.sandbox.server import Options, serve
 
     if faults:
         return click.echo(_listed())
     try:
-        serve(**options, spoil=dict(map(_share, spoil)), on_ready=_show)
+        serve(Options(**options, spoil=dict(map(_share, spoil))), _show)
     except (ValueError, OSError) as error:
         click.echo(f"pipeline: {error}", err=True)
         sys.exit(2)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pipeline.sandbox.bulk import GZIP_BOMB, HUGE_BODY, dripped
 from pipeline.sandbox.replies import (
+    JSON_TYPE,
     NO_CREDITS,
     RATE_LIMITED,
     RUN_FAILED,
@@ -119,6 +120,10 @@ def _citations(citations: object) -> Callable[[Answer], Reply]:
     return _field(citations=citations)
 
 
+def _encoded(answer: Answer) -> Reply:
+    return answer.reply(result=as_json({"text": answer.result}).decode())
+
+
 def _page(status: int) -> Callable[[], Reply]:
     return lambda: edge_page(status)
 
@@ -176,6 +181,9 @@ FAULTS: dict[str, Fault] = {
         lambda: failure(402, "Spend limit reached", "spend_limit_reached"),
     ),
     # A proxy or the platform speaks in its place.
+    "html-408": Fault("a proxy's 408 page, nothing billed", _page(408)),
+    "html-413": Fault("a proxy's 413 page, nothing billed", _page(413)),
+    "html-499": Fault("a proxy's 499 page, nothing billed", _page(499)),
     "html-502": Fault("a proxy's 502 page, nothing billed", _page(502)),
     "html-503": Fault("a proxy's 503 page, nothing billed", _page(503)),
     "html-504": Fault("a proxy's 504 page, nothing billed", _page(504)),
@@ -237,6 +245,9 @@ FAULTS: dict[str, Fault] = {
         "a good answer that comes a byte each 100 ms", spoil=lambda answer: dripped(answer.reply())
     ),
     # Bodies.
+    "empty-body": Fault(
+        "200 without a body, after the bill", spoil=lambda _: Plain(200, b"", [JSON_TYPE])
+    ),
     "not-json": Fault(
         "200 that is not JSON, after the bill", spoil=lambda _: Plain(200, b"ok", [])
     ),
@@ -249,11 +260,10 @@ FAULTS: dict[str, Fault] = {
     "result-null": Fault("the result is null", spoil=_field(result=None)),
     "result-empty": Fault("the result is empty text", spoil=_field(result="")),
     "result-surrogate": Fault("the result holds half a character", spoil=_field(result="a\ud83d")),
-    "result-encoded": Fault(
-        "the result is the text as JSON text", spoil=lambda answer: _encoded(answer)
-    ),
+    "result-encoded": Fault("the result is the text as JSON text", spoil=_encoded),
     "result-5mb": Fault(
-        "a result of five million characters", spoil=lambda _: _field(result="x" * _LARGE_RESULT)(_)
+        "a result of five million characters",
+        spoil=lambda answer: answer.reply(result="x" * _LARGE_RESULT),
     ),
     "extra-fields": Fault(
         "fields that the page does not have", spoil=_field(usage={"tokens": 7}, run_id="run_1")
@@ -287,7 +297,3 @@ def find_fault(text: str) -> str | None:
     """The name of the fault that `text` asks for, if it is a known one."""
     found = _MARKER.search(text)
     return found[1] if found and found[1] in FAULTS else None
-
-
-def _encoded(answer: Answer) -> Reply:
-    return answer.reply(result=as_json({"text": answer.result}).decode())

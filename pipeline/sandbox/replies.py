@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from http import HTTPStatus
+from http.client import responses
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -18,7 +18,7 @@ from pipeline.sandbox.wire import reset, transport_of, until_gone
 
 Headers = list[tuple[bytes, bytes]]
 
-_JSON = (b"content-type", b"application/json")
+JSON_TYPE = (b"content-type", b"application/json")
 _HTML = (b"content-type", b"text/html; charset=utf-8")
 
 
@@ -50,7 +50,7 @@ class Plain:
     def as_bytes(self, announced: int | None = None) -> bytes:
         """The reply as it stands on the wire, its content-length by default the true one."""
         length = str(len(self.body) if announced is None else announced).encode()
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}".encode()]
+        lines = [f"HTTP/1.1 {self.status} {_phrase(self.status)}".encode()]
         lines += [name + b": " + value for name, value in self.headers]
         return b"\r\n".join([*lines, b"content-length: " + length, b"", self.body])
 
@@ -128,7 +128,7 @@ def as_json(fields: object) -> bytes:
 
 def json_reply(status: int, fields: object) -> Plain:
     """A reply of the API's own."""
-    return Plain(status, as_json(fields), [_JSON])
+    return Plain(status, as_json(fields), [JSON_TYPE])
 
 
 def failure(status: int, error: str, code: str | None = None) -> Plain:
@@ -139,9 +139,13 @@ def failure(status: int, error: str, code: str | None = None) -> Plain:
 
 def edge_page(status: int) -> Plain:
     """What a proxy or the platform's edge says in the API's place."""
-    title = f"{status} {HTTPStatus(status).phrase}"
+    title = f"{status} {_phrase(status)}"
     page = f"<html>\n<head><title>{title}</title></head>\n<body><h1>{title}</h1></body>\n</html>\n"
     return Plain(status, page.encode(), [_HTML])
+
+
+def _phrase(status: int) -> str:
+    return responses.get(status, "Client Closed Request")  # 499, which is some proxies' own
 
 
 def quota_headers(limit: int, remaining: int) -> Headers:

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -30,6 +30,33 @@ from pipeline.sandbox.workflows import Workflow, rehearsal
 MODEL_KEY_VARIABLE = "SANDBOX_MODEL_KEY"
 
 _Choice = TypeVar("_Choice", bound=str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What can be chosen. Lengths of time are texts such as `500ms`."""
+
+    port: int = 0  # of 127.0.0.1; 0 for any
+    workflows: str | None = None  # the account's file; None for the shipped one
+    credits: int | None = None  # None: what the account's file says
+    book: str | None = None  # None: a temporary file
+    limit: int = 50  # requests per window and key
+    window: str = "1s"
+    limiter: str = "sliding-window"  # one of `limiters.KINDS`
+    latency: str = "0s"  # see `parse_latency`
+    max_duration: str = "300s"
+    idle: str = "75s"  # how long an idle connection is kept
+    headers: Literal["success", "every"] = "success"  # see `Behaviour`
+    missing: Literal["undefined", "error"] = "undefined"  # see `Behaviour`
+    model_url: str | None = None  # an OpenAI-compatible endpoint; None for made-up text
+    model: str | None = None
+    # Shares of bodies, 0 to 1, by the fault that they meet.
+    spoil: Mapping[str, float] = field(default_factory=dict)
+    # Id and variables of a job's workflow, which is published besides.
+    publish: tuple[str, list[str]] | None = None
+    # Ends the process when its standard input closes, as it does when the parent dies, however
+    # it dies.
+    with_parent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,66 +80,46 @@ def announce(ready: Ready) -> None:
     print(json.dumps(line), flush=True)
 
 
-def serve(
-    *,
-    port: int = 0,
-    limit: int = 50,
-    window: str = "1s",
-    limiter: str = "sliding-window",
-    latency: str = "0s",
-    max_duration: str = "300s",
-    headers: Literal["success", "every"] = "success",
-    missing: Literal["undefined", "error"] = "undefined",
-    idle: str = "75s",
-    credits: int | None = None,
-    book: str | None = None,
-    workflows: str | None = None,
-    model_url: str | None = None,
-    model: str | None = None,
-    spoil: Mapping[str, float] | None = None,
-    publish: tuple[str, list[str]] | None = None,
-    with_parent: bool = False,
-    on_ready: Callable[[Ready], None] = announce,
-) -> None:
+def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> None:
     """Serves until it is told to end, by Ctrl-C say; calls `on_ready` once it listens.
 
-    Times are texts such as `500ms`; `limit` counts requests per `window` and key. `idle`: how long
-    an idle connection is kept. `spoil`: shares of bodies (0 to 1) by the fault that they meet.
-    `publish` adds a workflow made of a job's variables. `with_parent` ends the process when its
-    standard input closes, as it does when the parent dies, however it dies.
-
     Raises:
-        ValueError: for an option, a file of workflows or a book that cannot be read.
+        ValueError: for an option, a file of workflows or a book that makes no sense.
         OSError: when the port is taken.
     """
     os.umask(0o077)
-    account = load_account(Path(workflows) if workflows else SHIPPED)
-    if publish is not None:
-        account.workflows[publish[0]] = rehearsal(*publish)
-    behaviour = Behaviour(
-        _one_of("headers", headers, ("success", "every")),
-        _one_of("missing", missing, ("undefined", "error")),
-        parse_latency(latency),
-        parse_seconds(max_duration),
-        _shares(spoil or {}),
-    )
-    limits = RateLimits(limiter, limit, round(parse_seconds(window) * 1000))
-    if book is None:
-        book = f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
-    sandbox = Sandbox(
-        Book(Path(book)),
-        _backend(model_url, model),
-        limits,
-        account.workflows,
-        frozenset(account.keys),
-        account.credits if credits is None else credits,
-        behaviour,
-    )
-    server = Server(_config(sandbox, parse_seconds(idle)), port)
-    on_ready(Ready(server.url, account.keys[0], book, _first(account, publish)))
+    account = load_account(Path(options.workflows) if options.workflows else SHIPPED)
+    if options.publish is not None:
+        account.workflows[options.publish[0]] = rehearsal(*options.publish)
+    book = options.book or f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
+    sandbox = _sandbox(options, account, book)
+    server = Server(_config(sandbox, parse_seconds(options.idle)), options.port)
+    on_ready(Ready(server.url, account.keys[0], book, _first(account, options.publish)))
     # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(server, sandbox, with_parent))
+        asyncio.run(_serve(server, sandbox, options.with_parent))
+
+
+def _sandbox(options: Options, account: Account, book: str) -> Sandbox:
+    behaviour = Behaviour(
+        headers=_one_of("headers", options.headers, ("success", "every")),
+        missing=_one_of("missing", options.missing, ("undefined", "error")),
+        latency_s=parse_latency(options.latency),
+        max_duration_s=parse_seconds(options.max_duration),
+        spoilt=_shares(options.spoil),
+    )
+    window_ms = round(parse_seconds(options.window) * 1000)
+    limits = RateLimits(options.limiter, options.limit, window_ms)
+    backend = _backend(options.model_url, options.model)
+    return Sandbox(
+        book=Book(Path(book)),
+        backend=backend,
+        limits=limits,
+        workflows=account.workflows,
+        keys=frozenset(account.keys),
+        credits=account.credits if options.credits is None else options.credits,
+        behaviour=behaviour,
+    )
 
 
 async def _serve(server: Server, sandbox: Sandbox, with_parent: bool) -> None:
@@ -147,6 +154,7 @@ def _config(sandbox: Sandbox, idle_s: float) -> uvicorn.Config:
         application(sandbox),
         http=WireProtocol,
         lifespan="off",
+        proxy_headers=False,
         access_log=False,
         log_level="warning",
         server_header=False,
@@ -194,8 +202,8 @@ def _one_of(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
 def main() -> None:
     """The process that `--sandbox` spawns: its options come as one JSON argument."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("options", type=json.loads, help="the arguments of `serve`")
-    serve(**parser.parse_args().options)
+    parser.add_argument("options", type=json.loads, help="the fields of `Options`")
+    serve(Options(**parser.parse_args().options))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _EXTENSION = "pipeline.sandbox.transport"
 
-# How long a connection that was spoilt is kept for a client that does not hang up.
-HOLD_S = 60.0
+# How long a spoilt connection is kept for a client that does not hang up: the page's maximum.
+HOLD_S = 300.0
+
+_LAST_WAIT_S = 2.0
 
 # A client that shows up in a thousand connections at once must not meet a full backlog.
 _BACKLOG = 4096
@@ -32,6 +34,11 @@ class WireProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {_EXTENSION: {"transport": self.transport}}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
 
 
 class Server(uvicorn.Server):
@@ -46,20 +53,50 @@ class Server(uvicorn.Server):
         self._listener = _listen(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._back_at: float | None = None
 
     async def run_here(self) -> None:
         """Serves until `should_exit`."""
         await self.serve([self._listener])
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Waits a little for the runs in flight, and then ends them: some hang by a fault, and
+        uvicorn alone would wait for those, or end them with a traceback each."""
+        self._end_idle()
+        if self.server_state.tasks and not self.force_exit:
+            await asyncio.wait(self.server_state.tasks, timeout=_LAST_WAIT_S)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, WireProtocol) and connection.is_busy:
+                connection.transport.abort()
+        # Connections learn of their end in the next turn of the loop, and runs are told after it.
+        await asyncio.sleep(0)
+        for run in self.server_state.tasks:
+            run.cancel()
+        await super().shutdown(sockets)
+
     async def go_away(self, seconds: float) -> None:
-        """Refuses connections for so long, as a server that is restarted; idle ones end now."""
+        """Refuses connections for so long, as a server that is restarted; idle ones end now.
+
+        Requests that are in flight are still answered. Told again while it is away, it only stays
+        away longer, if that is longer.
+        """
+        now = asyncio.get_running_loop().time
+        away, self._back_at = self._back_at, max(self._back_at or 0.0, now() + seconds)
+        if away is not None:
+            return
         for listening in self.servers:
             listening.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        await asyncio.sleep(seconds)
+        self._end_idle()
+        while (left_s := self._back_at - now()) > 0:
+            await asyncio.sleep(left_s)
+        self._back_at = None
         if not self.should_exit:
             await self.startup([_listen(self.port)])
+
+    def _end_idle(self) -> None:
+        """Closes idle connections now, and busy ones behind their answer."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
 
 def transport_of(scope: Scope) -> asyncio.Transport:
