@@ -157,9 +157,13 @@ def test_every_answer_carries_the_headers_where_the_page_is_taken_at_its_word(st
     assert run(sandbox.port, STORY, "wf_nowhere").quota == ("4", "2")
     assert run(sandbox.port, [1]).quota == ("4", "1")
     assert run(sandbox.port, STORY, key="sk_wrong").quota == (None, None)
+    change(sandbox.port, "limit", 6)
+    assert run(sandbox.port, {"story": "#fault:json-500"}).quota == ("6", "2")
+    assert run(sandbox.port, {"story": "#fault:html-502"}).quota == (None, None)
     sandbox.set_credits(0)
-    assert run(sandbox.port, STORY).quota == ("4", "0")
-    assert (run(sandbox.port, STORY).status, run(sandbox.port, STORY).quota) == (429, ("4", "0"))
+    assert run(sandbox.port, STORY).quota == ("6", "0")
+    denied = run(sandbox.port, STORY)
+    assert (denied.status, denied.quota) == (429, ("6", "0"))
 
 
 def test_the_rest_is_counted_when_a_request_arrives(start_sandbox):
@@ -232,7 +236,16 @@ def test_a_missing_variable_is_undefined_or_refused(start_sandbox):
 
 def test_a_body_that_is_no_map_of_texts_fails_like_the_family(sandbox):
     """The page's 500, nothing billed, the server lives on."""
-    for body in (b"", b"nonsense", b"[]", b'"text"', b'{"story": 7}', b'{"story": null}', b"\xff"):
+    for body in (
+        b"",
+        b"nonsense",
+        b"[]",
+        b'"text"',
+        b'{"story": 7}',
+        b'{"story": null}',
+        b"\xff",
+        b"[" * 99999,
+    ):
         assert run(sandbox.port, body).body == compact(PAGE_ERRORS[500])
     assert sum(sandbox.billed().values()) == 0
     assert run(sandbox.port, STORY).status == 200
@@ -319,6 +332,18 @@ def test_a_run_is_billed_although_its_client_has_gone(start_sandbox):
     assert sandbox.billed() == {json.dumps(STORY): 0}
     time.sleep(0.4)
     assert sandbox.billed() == {json.dumps(STORY): 1}
+
+
+def test_a_body_that_does_not_come_whole_is_not_run(sandbox):
+    """Its client has gone in the middle of it; though what came is good JSON."""
+    whole = request_bytes(STORY)
+    head, _, body = whole.partition(b"\r\n\r\n")
+    longer = head.replace(b"%d" % len(body), b"%d" % (len(body) + 1)) + b"\r\n\r\n" + body
+    with socket.create_connection(("127.0.0.1", sandbox.port)) as connection:
+        connection.sendall(longer)
+        time.sleep(0.1)
+    time.sleep(0.1)
+    assert sandbox.bills() == []
 
 
 def test_kill_9_loses_no_bill_that_was_answered(start_sandbox, tmp_path):

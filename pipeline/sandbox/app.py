@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Literal
 from starlette.types import Receive, Scope, Send
 
 from pipeline.sandbox.backends import Backend, ModelBusy, ModelFailed
-from pipeline.sandbox.book import Bill, Book
+from pipeline.sandbox.book import Bill, Book, BookFailed
 from pipeline.sandbox.faults import FAULTS, Answer, Fault, find_fault
 from pipeline.sandbox.limiters import Quota, RateLimits
 from pipeline.sandbox.replies import (
@@ -104,27 +103,26 @@ class Sandbox:
         known = key in self.keys
         quota = self.limits.take(key, time.time_ns() // 1_000_000) if known else None
         body = await _read(receive)
+        if body is None:
+            return
         workflow_id = scope["path_params"]["workflow_id"]
-        digest = self.book.receive(workflow_id, body)
-        if known:
-            outcome = await self._outcome(Arrived(workflow_id, body, digest, quota))
-        else:
-            outcome = Outcome(UNAUTHORIZED)
-        reply = await self._settle(digest, outcome)
-        self.statuses[reply.noted] += 1
-        await reply(scope, receive, send)
+        arrived = Arrived(workflow_id, body, self.book.receive(workflow_id, body), quota)
+        try:
+            outcome = await self._outcome(arrived) if known else Outcome(UNAUTHORIZED)
+            await self._settle(arrived.digest, outcome)
+        except BookFailed:
+            # A full disk, say. What is not in the book is not billed, so the run has failed.
+            outcome = Outcome(RUN_FAILED)
+        self.statuses[outcome.reply.noted] += 1
+        await outcome.reply(scope, receive, send)
 
-    async def _settle(self, digest: bytes, outcome: Outcome) -> Reply:
-        """Bills, and notes what is answered; the reply that may leave then."""
+    async def _settle(self, digest: bytes, outcome: Outcome) -> None:
+        """Bills, and notes what is answered; the answer may leave then."""
         if outcome.bill is None:
             self.book.answered(digest, outcome.reply.noted)
-            return outcome.reply
-        try:
-            await self.book.bill(digest, outcome.bill, outcome.reply.noted)
-        except sqlite3.Error:
-            return RUN_FAILED
+            return
+        await self.book.bill(digest, outcome.bill, outcome.reply.noted)
         self.credits -= outcome.bill.credits
-        return outcome.reply
 
     async def _outcome(self, arrived: Arrived) -> Outcome:
         """The checks in their order; the last of them is the run."""
@@ -159,7 +157,7 @@ class Sandbox:
                 await _wait(self.behaviour.latency_s() + (fault.extra_s if fault else 0.0))
                 if fault and fault.instead:
                     fault.beyond(self)
-                    return Outcome(fault.instead())
+                    return self._refused(fault.instead(), arrived.quota)
                 written = await self.backend.write(workflow, prompt)
         except TimeoutError:
             return Outcome(EDGE_TIMEOUT)
@@ -192,9 +190,11 @@ class Sandbox:
             point -= share
         return None
 
-    def _refused(self, reply: Plain, quota: Quota) -> Outcome:
-        every = self.behaviour.headers == "every"
-        return Outcome(reply.with_headers(quota_headers(*quota)) if every else reply)
+    def _refused(self, reply: Reply, quota: Quota) -> Outcome:
+        """An answer without a run; what a proxy says has no headers of the API in any case."""
+        if self.behaviour.headers == "every" and isinstance(reply, Plain) and reply.is_the_apis:
+            reply = reply.with_headers(quota_headers(*quota))
+        return Outcome(reply)
 
 
 def _key(scope: Scope) -> str:
@@ -206,11 +206,14 @@ def _key(scope: Scope) -> str:
     return ""
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body, or None where the client has gone before its end."""
     pieces: list[bytes] = []
     more = True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(pieces)
@@ -225,7 +228,7 @@ def _variables(body: bytes) -> dict[str, str] | None:
     """The flat map of variables; some servers of this family fail on values that are not text."""
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
         return None

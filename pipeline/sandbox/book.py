@@ -42,6 +42,7 @@ _ANSWERED = f"UPDATE book SET {_COUNT_ANSWER} WHERE digest = ?1"
 _BILL = (
     f"UPDATE book SET {_COUNT_ANSWER}, billed = billed + 1, billed_at = ?3,"
     " credits = credits + ?4, result = ?5, citations = ?6 WHERE digest = ?1"
+    " RETURNING billed"
 )
 _FAULTED = "UPDATE book SET faulted = faulted + 1 WHERE digest = ? RETURNING faulted"
 _LAST_ANSWER = "SELECT result, citations FROM book WHERE digest = ? AND billed_at > ?"
@@ -66,6 +67,10 @@ class Bill:
     citations: list[str] | None
 
 
+class BookFailed(Exception):
+    """Something was not written: a full disk, say."""
+
+
 class Book:
     """The book in the file at `path`; made when it is not there.
 
@@ -77,11 +82,12 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         try:
+            path.touch(mode=0o600)
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise ValueError(
                 f"{path}: cannot be used as a book of bills ({error}); name another file by --book"
             ) from None
@@ -102,13 +108,15 @@ class Book:
         """Notes bill and answer; returns once they would survive the end of this process.
 
         Raises:
-            sqlite3.Error: when they were not written (a full disk): then nothing was billed.
+            BookFailed: when they were not written (a full disk, or the book was emptied since
+                the body came): then nothing was billed.
         """
         citations = None if bill.citations is None else json.dumps(bill.citations)
         # SQLite takes no lone surrogate; models that count in UTF-16 can write one.
         result = bill.result.encode("utf-8", "replace").decode()
         values = (digest, answer, time.time(), bill.credits, result, citations)
-        await self._done(_BILL, values)
+        if await self._done(_BILL, values) is None:
+            raise BookFailed("the body is not in the book")
 
     async def count_fault(self, digest: bytes) -> int:
         """How often a fault has met this body, this time included."""
@@ -173,18 +181,18 @@ class Book:
                 self._db.execute(statement, values).fetchone() for statement, values, _ in batch
             ]
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, those who wait for it have to be told
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            _resolve_all(batch, error)
+            _fail(batch, BookFailed(f"not written: {error}"))
             return
         for (_, _, future), row in zip(batch, rows, strict=True):
             if future is not None and not future.done():
                 future.set_result(row)
 
 
-def _resolve_all(
-    batch: list[tuple[str, Row, asyncio.Future[Row | None] | None]], error: sqlite3.Error
+def _fail(
+    batch: list[tuple[str, Row, asyncio.Future[Row | None] | None]], error: BookFailed
 ) -> None:
     for _, _, future in batch:
         if future is not None and not future.done():

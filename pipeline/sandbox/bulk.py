@@ -12,6 +12,11 @@ _START = b'{"success":true,"result":"'
 _END = b'"}'
 _PIECE = b"x" * 65_536
 _PIECES = 16_384  # times 64 KiB: 1 GiB
+_SIZE = len(_START) + _PIECES * len(_PIECE) + len(_END)
+# A packed piece has some hundred bytes: so many go into one write.
+_PACKED_AT_ONCE = 16
+# Magic, deflate, no flags, no time, no level, Unix.
+_GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
 _DRIP_S = 0.1
 
 
@@ -35,8 +40,8 @@ def _plain() -> Iterator[bytes]:
 def _gzipped() -> Iterable[bytes]:
     start, piece, end = _packed()
     yield start
-    for _ in range(_PIECES // 16):
-        yield piece * 16
+    for _ in range(_PIECES // _PACKED_AT_ONCE):
+        yield piece * _PACKED_AT_ONCE
     yield end
 
 
@@ -55,16 +60,9 @@ def _packed() -> tuple[bytes, bytes, bytes]:
     for _ in range(_PIECES):
         checksum = zlib.crc32(_PIECE, checksum)
     checksum = zlib.crc32(_END, checksum)
-    size = len(_START) + _PIECES * len(_PIECE) + len(_END)
-    trailer = checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
+    trailer = checksum.to_bytes(4, "little") + (_SIZE % 2**32).to_bytes(4, "little")
     return _GZIP_HEAD + start, piece, end + trailer
 
 
-# Magic, deflate, no flags, no time, no level, Unix.
-_GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
-
-HUGE_BODY = Streamed(
-    [JSON_TYPE, (b"content-length", str(len(_START) + _PIECES * len(_PIECE) + len(_END)).encode())],
-    _plain,
-)
+HUGE_BODY = Streamed([JSON_TYPE, (b"content-length", b"%d" % _SIZE)], _plain)
 GZIP_BOMB = Streamed([JSON_TYPE, (b"content-encoding", b"gzip")], _gzipped)

@@ -40,7 +40,7 @@ _LARGE_RESULT = 5_000_000
 _MANY_CITATIONS = 10_000
 
 
-class Account(Protocol):
+class Surroundings(Protocol):
     """What a fault may do beyond its own answer."""
 
     credits: int
@@ -80,7 +80,7 @@ class Fault:
     spoil: Callable[[Answer], Reply] | None = None
     once: bool = False
     extra_s: float = 0.0
-    beyond: Callable[[Account], None] = lambda account: None
+    beyond: Callable[[Surroundings], None] = lambda around: None
 
     @property
     def billed(self) -> bool:
@@ -134,12 +134,12 @@ def _redirect(status: int) -> Callable[[], Reply]:
     return lambda: Plain(status, b"", [location])
 
 
-def _no_credits(account: Account) -> None:
-    account.credits = 0
+def _no_credits(around: Surroundings) -> None:
+    around.credits = 0
 
 
-def _restart(account: Account) -> None:
-    account.go_away(_AWAY_S)
+def _restart(around: Surroundings) -> None:
+    around.go_away(_AWAY_S)
 
 
 _URLS = ["https://example.com/a", "https://example.org/b?c=d"]

@@ -43,6 +43,11 @@ class Plain:
     def noted(self) -> str:
         return str(self.status)
 
+    @property
+    def is_the_apis(self) -> bool:
+        """Whether it is the API's own JSON and not a page of a proxy."""
+        return JSON_TYPE in self.headers
+
     def with_headers(self, more: Headers) -> Plain:
         """The same with `more` headers behind its own."""
         return replace(self, headers=[*self.headers, *more])

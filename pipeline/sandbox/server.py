@@ -87,20 +87,20 @@ def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> Non
         ValueError: for an option, a file of workflows or a book that makes no sense.
         OSError: when the port is taken.
     """
-    os.umask(0o077)
     account = load_account(Path(options.workflows) if options.workflows else SHIPPED)
     if options.publish is not None:
         account.workflows[options.publish[0]] = rehearsal(*options.publish)
-    book = options.book or f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
-    sandbox = _sandbox(options, account, book)
-    server = Server(_config(sandbox, parse_seconds(options.idle)), options.port)
-    on_ready(Ready(server.url, account.keys[0], book, _first(account, options.publish)))
-    # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(server, sandbox, options.with_parent))
+    path = options.book or f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
+    with contextlib.closing(Book(Path(path))) as book:
+        sandbox = _sandbox(options, account, book)
+        server = Server(_config(sandbox, parse_seconds(options.idle)), options.port)
+        on_ready(Ready(server.url, account.keys[0], path, _first(account, options.publish)))
+        # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(server, sandbox, options.with_parent))
 
 
-def _sandbox(options: Options, account: Account, book: str) -> Sandbox:
+def _sandbox(options: Options, account: Account, book: Book) -> Sandbox:
     behaviour = Behaviour(
         headers=_one_of("headers", options.headers, ("success", "every")),
         missing=_one_of("missing", options.missing, ("undefined", "error")),
@@ -109,12 +109,10 @@ def _sandbox(options: Options, account: Account, book: str) -> Sandbox:
         spoilt=_shares(options.spoil),
     )
     window_ms = round(parse_seconds(options.window) * 1000)
-    limits = RateLimits(options.limiter, options.limit, window_ms)
-    backend = _backend(options.model_url, options.model)
     return Sandbox(
-        book=Book(Path(book)),
-        backend=backend,
-        limits=limits,
+        book=book,
+        backend=_backend(options.model_url, options.model),
+        limits=RateLimits(options.limiter, options.limit, window_ms),
         workflows=account.workflows,
         keys=frozenset(account.keys),
         credits=account.credits if options.credits is None else options.credits,
@@ -140,7 +138,6 @@ async def _serve(server: Server, sandbox: Sandbox, with_parent: bool) -> None:
     for errand in errands:
         errand.cancel()
     await sandbox.backend.close()
-    sandbox.book.close()
 
 
 async def _end_with(parent: asyncio.StreamReader, server: Server) -> None:

@@ -20,8 +20,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _EXTENSION = "pipeline.sandbox.transport"
 
 # How long a spoilt connection is kept for a client that does not hang up: the page's maximum.
-HOLD_S = 300.0
+_HOLD_S = 300.0
 
+# What runs in flight get at Ctrl-C: nobody waits longer in front of a terminal.
 _LAST_WAIT_S = 2.0
 
 # A client that shows up in a thousand connections at once must not meet a full backlog.
@@ -113,9 +114,9 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 async def until_gone(receive: Receive) -> None:
-    """Returns when the connection has ended, or after `HOLD_S` seconds."""
+    """Returns when the connection has ended, or after `_HOLD_S` seconds."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(HOLD_S):
+        async with asyncio.timeout(_HOLD_S):
             while (await receive())["type"] != "http.disconnect":
                 pass
 
