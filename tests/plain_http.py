@@ -92,7 +92,7 @@ def request_bytes(body: Any, workflow: str = "wf_story") -> bytes:
 
 
 def exchange(
-    port: int, body: Any, quiet_s: float = 0.12, within_s: float = 1.0, most: int = 50_000_000
+    port: int, body: Any, quiet_s: float = 0.02, within_s: float = 1.0, most: int = 50_000_000
 ) -> Wire:
     """Sends one run over a socket and reads until it ends, `within_s` has passed, `most` bytes
     came, or for `quiet_s` nothing comes behind a body of the announced length."""

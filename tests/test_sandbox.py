@@ -398,7 +398,7 @@ def test_an_idle_connection_is_kept_as_long_as_it_is_told(start_sandbox):
     got = exchange(sandbox.port, STORY, quiet_s=1)
     assert (got.status, got.end) == (200, "closed")
     assert 0.1 < time.monotonic() - started < 2
-    assert exchange(start_sandbox().port, STORY, quiet_s=0.5).end == "open"
+    assert exchange(start_sandbox().port, STORY, quiet_s=0.3).end == "open"
 
 
 def test_a_server_that_is_away_refuses_and_comes_back_on_its_port(sandbox):
@@ -469,7 +469,7 @@ def test_the_command_prints_a_curl_line_that_works(tmp_path):
 
 
 def test_ctrl_c_ends_the_command_although_a_run_hangs(tmp_path):
-    """After two seconds and in silence; the client that waits is told by a reset or a close."""
+    """After a second and in silence; the client that waits is told by a reset or a close."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "sandbox", "--port", "0", "--book", "b.sqlite"],
         stdout=subprocess.PIPE,

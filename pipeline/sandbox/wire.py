@@ -23,7 +23,7 @@ _EXTENSION = "pipeline.sandbox.transport"
 _HOLD_S = 300.0
 
 # What runs in flight get at Ctrl-C: nobody waits longer in front of a terminal.
-_LAST_WAIT_S = 2.0
+_LAST_WAIT_S = 1.0
 
 # A client that shows up in a thousand connections at once must not meet a full backlog.
 _BACKLOG = 4096
