@@ -1,3 +1,115 @@
-"""Runs a paid workflow over every row of a sheet: each row sent at most once, every answer kept."""
+"""Runs a paid AI workflow over every row of a spreadsheet, each row at most once.
+
+    import pipeline
+
+    summary = pipeline.run_job("jobs/stories.yaml")
+    print(summary.ok, "of", summary.rows)
+
+Everything that the commands do is a call here. The names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "run_job": "pipeline.run",
+    "run_job_async": "pipeline.run",
+    "RunOptions": "pipeline.run",
+    "Control": "pipeline.run",
+    "Consent": "pipeline.consent",
+    "find_job": "pipeline.job",
+    "Job": "pipeline.job",
+    "load_spec": "pipeline.spec",
+    "JobSpec": "pipeline.spec",
+    "check_job": "pipeline.check",
+    "read_status": "pipeline.summary",
+    "FailOn": "pipeline.summary",
+    "report_job": "pipeline.report.overview",
+    "export_job": "pipeline.export",
+    "settle_job": "pipeline.settle",
+    "Selection": "pipeline.plan",
+    "parse_rows": "pipeline.plan",
+    "select_resume": "pipeline.plan",
+    "select_again": "pipeline.plan",
+    "Summary": "pipeline.model",
+    "State": "pipeline.model",
+    "StopCode": "pipeline.model",
+    "ErrorCode": "pipeline.model",
+    "RunStarted": "pipeline.events",
+    "AttemptEnded": "pipeline.events",
+    "Paced": "pipeline.events",
+    "Waiting": "pipeline.events",
+    "Stopping": "pipeline.events",
+    "Notice": "pipeline.events",
+    "PipelineError": "pipeline.errors",
+    "Refused": "pipeline.errors",
+    "StorageFailed": "pipeline.errors",
+    "Interrupted": "pipeline.errors",
+    "Locked": "pipeline.errors",
+}
+
+if TYPE_CHECKING:
+    from pipeline.check import check_job
+    from pipeline.consent import Consent
+    from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
+    from pipeline.events import AttemptEnded, Notice, Paced, RunStarted, Stopping, Waiting
+    from pipeline.export import export_job
+    from pipeline.job import Job, find_job
+    from pipeline.model import ErrorCode, State, StopCode, Summary
+    from pipeline.plan import Selection, parse_rows, select_again, select_resume
+    from pipeline.report.overview import report_job
+    from pipeline.run import Control, RunOptions, run_job, run_job_async
+    from pipeline.settle import settle_job
+    from pipeline.spec import JobSpec, load_spec
+    from pipeline.summary import FailOn, read_status
+
+__all__ = [
+    "AttemptEnded",
+    "Consent",
+    "Control",
+    "ErrorCode",
+    "FailOn",
+    "Interrupted",
+    "Job",
+    "JobSpec",
+    "Locked",
+    "Notice",
+    "Paced",
+    "PipelineError",
+    "Refused",
+    "RunOptions",
+    "RunStarted",
+    "Selection",
+    "State",
+    "StopCode",
+    "Stopping",
+    "StorageFailed",
+    "Summary",
+    "Waiting",
+    "check_job",
+    "export_job",
+    "find_job",
+    "load_spec",
+    "parse_rows",
+    "read_status",
+    "report_job",
+    "run_job",
+    "run_job_async",
+    "select_again",
+    "select_resume",
+    "settle_job",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

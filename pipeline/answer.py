@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
 MESSAGE_CHARACTERS = 500
+MAX_DEPTH = 200
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -187,7 +188,28 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and not _too_deep(body, value) else None
+
+
+def _too_deep(body: bytes, value: Any) -> bool:
+    """Whether `value` is nested deeper than can be read and written again on any stack.
+
+    How deep the parser gets depends on how deep its caller stands; a fixed bound makes an answer
+    that was readable when it came readable when its part is sealed.
+    """
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _server_code(fields: dict[str, Any]) -> str | None:

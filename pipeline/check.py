@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: nothing is sent and the run folder is not touched."""
+"""What a run would do, without doing it: nothing is sent and nothing in the folder changes."""
 
 from __future__ import annotations
 

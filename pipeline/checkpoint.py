@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.answer import read_answer
 from pipeline.errors import StorageFailed
-from pipeline.folder import open_private, sync_folder
+from pipeline.folder import open_private, storing, sync_folder
 from pipeline.ledger import Part, SqliteLedger
 from pipeline.records import Finished, finished
 
@@ -125,7 +125,7 @@ class Sealer:
 
     def _write(self, name: str, content: bytes) -> None:
         draft = self._folder / f".{name}"
-        try:
+        with storing(self._folder / name):
             with open_private(draft) as file:
                 file.write(content)
                 file.flush()
@@ -134,12 +134,6 @@ class Sealer:
                 raise OSError("what was read back is not what was written")
             draft.rename(self._folder / name)
             sync_folder(self._folder)
-        except OSError as error:
-            raise StorageFailed(
-                f"{self._folder / name}: the results cannot be written "
-                f"({error.strerror or error}). Sending has stopped; the answers are safe in the "
-                "ledger. Make room, then give the same command again."
-            ) from error
 
 
 def _parquet(rows: list[Finished], workflow: str) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -205,9 +206,14 @@ def status(**said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.summary import read_summary
+        from pipeline.report.terminal import last_run_line
+        from pipeline.summary import read_status
 
-        _show(read_summary(job), said)
+        found = read_status(job)
+        last = found.last_run and asdict(found.last_run)
+        _show(found.summary, said, more={"last_run": last, "in_use": found.in_use})
+        if not said["quiet"]:
+            _tell(last_run_line(found.last_run, found.in_use))
         return 0
 
     _finish(said, work)
@@ -252,10 +258,10 @@ def export(target: Path, no_excel_guard: bool, **said: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.export import export_job
         from pipeline.report.terminal import export_lines
-        from pipeline.summary import as_json, read_summary
+        from pipeline.summary import as_json, read_status
 
         written = export_job(job, target, excel_guard=not no_excel_guard)
-        summary = read_summary(job)
+        summary = read_status(job).summary
         if not said["quiet"]:
             _tell(*export_lines(written.path, written.rows, written.guarded, written.renamed))
         if said["as_json"]:
@@ -282,12 +288,12 @@ def settle(only: str | None, rows: str | None, **said: Any) -> None:
         from pipeline.clock import SystemClock
         from pipeline.report.terminal import settled_lines
         from pipeline.settle import settle_job
-        from pipeline.summary import read_summary
+        from pipeline.summary import read_status
 
         decided = settle_job(job, SystemClock(), only=_codes(only), rows=_rows(rows))
         if not said["quiet"]:
             _tell(*settled_lines(decided))
-        _show(read_summary(job), said)
+        _show(read_status(job).summary, said)
         return 0
 
     _finish(said, work)
@@ -416,11 +422,22 @@ def _show(
 
 def _tell(*lines: str) -> None:
     for line in lines:
-        click.echo(line, err=True)
+        _echo(line, sys.stderr)
 
 
 def _print_json(found: dict[str, Any]) -> None:
-    click.echo(json.dumps(found, ensure_ascii=False))
+    _echo(json.dumps(found, ensure_ascii=False), sys.stdout)
+
+
+def _echo(line: str, stream: TextIO | None) -> None:
+    """Prints a line. Nobody listening is no reason for another exit code than the work's own."""
+    if stream is None:
+        return
+    try:
+        click.echo(line, stream)
+    except OSError:
+        # Python would try once more to write it when it exits, and fail with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main() -> None:

@@ -29,12 +29,14 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from pipeline.access import Access, is_loopback
+from pipeline.bodies import BodyBudget, Share
 from pipeline.model import Failure, Reply
 
 CONNECT_S = 30.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 KEPT_OF_TOO_LARGE_BYTES = 1024 * 1024
+DECODED_AT_ONCE_BYTES = 1024 * 1024
 IDLE_REUSE_S = 0.25
 
 _TLS_ERRORS = (
@@ -86,6 +88,7 @@ class Client:
             }
         )
         self._deadline_s = deadline_s
+        self._bodies = BodyBudget()
         self._timeouts = {"connect": connect_s, "pool": connect_s}
         tls = httpx.create_ssl_context()
         self._transport = AiohttpTransport(
@@ -109,7 +112,7 @@ class Client:
         progress = _Progress()
         token = _progress.set(progress)
         sent_at = time.monotonic()
-        partial = _Partial()
+        partial = _Partial(self._bodies.share())
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self._exchange(body, partial)
@@ -120,12 +123,13 @@ class Client:
         except TooLarge as error:
             failure, detail = Failure.TOO_LARGE, f"an answer of over {MAX_BODY_BYTES} bytes"
             partial.body = error.kept
+            partial.share.shrink(len(error.kept))
         except Exception as error:
             failure = _kind(error, progress, partial)
             detail = _describe(error)
         finally:
             _progress.reset(token)
-        return Reply(
+        reply = Reply(
             sent_at=sent_at,
             answered_at=time.monotonic(),
             status=partial.status,
@@ -134,6 +138,8 @@ class Client:
             failure=failure,
             detail=detail,
         )
+        partial.share.until_gone(reply)
+        return reply
 
     async def _exchange(self, body: bytes, partial: _Partial) -> None:
         request = httpx.Request(
@@ -154,8 +160,9 @@ class Client:
 
 @dataclass(slots=True)
 class _Partial:
-    """As much of an answer as has come so far."""
+    """As much of an answer as has come so far, and its share of the memory for all of them."""
 
+    share: Share
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray = b""
@@ -174,13 +181,13 @@ async def _read(response: httpx.Response, partial: _Partial) -> None:
     async for chunk in response.stream:
         if decoder is None:
             body += chunk
-        while decoder is not None and chunk:
-            body += decoder.decompress(chunk, MAX_BODY_BYTES + 1 - len(body))
+        while decoder is not None and chunk and len(body) <= MAX_BODY_BYTES:
+            body += decoder.decompress(chunk, DECODED_AT_ONCE_BYTES)
             chunk = decoder.unconsumed_tail
-            if len(body) > MAX_BODY_BYTES:
-                break
+            await partial.share.grow(len(body))
         if len(body) > MAX_BODY_BYTES:
             raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
+        await partial.share.grow(len(body))
 
 
 def _kind(error: Exception, progress: _Progress, partial: _Partial) -> Failure:

@@ -23,6 +23,7 @@ from pipeline.model import (
     Attempt,
     Clock,
     Engine,
+    ErrorCode,
     Failure,
     Ledger,
     Outcome,
@@ -31,6 +32,7 @@ from pipeline.model import (
     StopCode,
     Stopped,
     Throttle,
+    Verdict,
 )
 from pipeline.retry import BackOff, Breakers, Decision, decide
 
@@ -137,12 +139,11 @@ class Executor:
             task.cancel()
 
     def fail(self, error: Exception) -> None:
-        """Ends the run at once; `run` raises the first such error."""
+        """Sends no more rows; `run` raises the first such error once what is in flight is saved."""
         if self._error is None:
             self._error = error
         reason = str(error) if isinstance(error, StorageFailed) else "an error in the runner"
         self.stop(Stopped(StopCode.STORAGE, reason))
-        self.abandon()
 
     # -- the dispatcher -------------------------------------------------------------------
 
@@ -238,20 +239,27 @@ class Executor:
                 await self._attempt(row)
             except Exception as error:
                 self.fail(error)
+                self.abandon()  # an outcome could not be saved: nor could those that come
             finally:
                 self._in_flight -= 1
                 self._idle += 1
                 self._changed.set()
 
     async def _attempt(self, row: Row) -> None:
-        attempt = await self._ledger.intend(row)
+        try:
+            attempt = await self._ledger.intend(row)
+        except StorageFailed as error:
+            # Nothing was sent for this row; answers on their way may still find a place.
+            self._not_billed()
+            self.fail(error)
+            return
         if self.stopped is not None or self._abandoned.is_set():
             await self._ledger.withdraw(attempt)
             self._not_billed()
             return
         ticket = self._throttle.sent()
         reply = await self._send(row)
-        outcome = classify(reply)
+        outcome = _judge(reply)
         self._throttle.landed(ticket, reply, outcome)
         await self._settle(attempt, reply, outcome)
 
@@ -353,4 +361,18 @@ class Executor:
 
     def _emit(self, event: Event) -> None:
         for listener in self._listeners:
-            listener(event)
+            try:
+                listener(event)
+            except StorageFailed as error:
+                self.fail(error)  # of a log: what is in flight can still be saved
+
+
+def _judge(reply: Reply) -> Outcome:
+    """What the reply says. A body that trips its reader was paid for: it is kept as it came."""
+    try:
+        return classify(reply)
+    except Exception as error:
+        message = f"the answer could not be read ({type(error).__name__}: {error})"
+        return Outcome(
+            Verdict.AMBIGUOUS, ErrorCode.BAD_RESPONSE, message, reply.status, maybe_paid=True
+        )

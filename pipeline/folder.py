@@ -8,16 +8,19 @@ a file of that name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import Locked, StorageFailed
+
+_BLOCK = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,10 @@ class RunFolder:
     def lock(self) -> Path:
         return self.path / "lock"
 
+    @property
+    def reserve(self) -> Path:
+        return self.path / ".reserve"
+
     def create(self) -> None:
         """Makes the folder (0700) and sees that it can be written to.
 
@@ -76,9 +83,6 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)
             self.results.mkdir(mode=0o700, exist_ok=True)
-            probe = self.path / f".probe-{secrets.token_hex(4)}"
-            write_durably(probe, b"x" * 4096)
-            probe.unlink()
         except OSError as error:
             raise StorageFailed(
                 f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
@@ -90,6 +94,60 @@ class RunFolder:
         """Where the snapshot that the ledger speaks of may be: a crash can come before its move."""
         return self.snapshot, self.new_snapshot
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the folder now."""
+        try:
+            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def adopt_snapshot(self) -> None:
+        """The new snapshot takes the place of the last one, durably."""
+        with storing(self.snapshot):
+            self.new_snapshot.rename(self.snapshot)
+            sync_folder(self.path)
+
+    @contextlib.contextmanager
+    def reserving(self, size: int) -> Iterator[None]:
+        """Keeps `size` bytes of the disk free for what comes back once it is full.
+
+        Also the probe before the first paid request: what cannot hold this holds no answers.
+
+        Raises:
+            StorageFailed: when there is no such room. Nothing was sent.
+        """
+        try:
+            with open_private(self.reserve) as file:
+                _allocate(file, size)
+                os.fsync(file.fileno())
+        except OSError as error:
+            self.reserve.unlink(missing_ok=True)
+            raise StorageFailed(
+                f"{self.path}: there is no room for the answers that would come "
+                f"({error.strerror or error}; {size // 1024:,} KiB are needed beforehand). "
+                "Nothing was sent."
+            ) from None
+        try:
+            yield
+        finally:
+            self.reserve.unlink(missing_ok=True)
+
+    def make_room(self) -> bool:
+        """Gives the reserve back to the disk. False where there is none any more."""
+        try:
+            self.reserve.unlink()
+        except OSError:
+            return False
+        return True
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder for this process.
@@ -99,14 +157,12 @@ class RunFolder:
         """
         fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _take(fd):
                 holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise Locked(
                     f"{self.path}: another run (process {holder}) works in this folder. "
                     "Wait for it, or stop it. Nothing was sent by this one."
-                ) from None
+                )
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -114,15 +170,59 @@ class RunFolder:
             os.close(fd)
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a whole file (0600) and returns when the disk has it. `path` holds it whole or not."""
-    draft = path.with_name(f".{path.name}.draft")
-    with open_private(draft) as file:
-        file.write(content)
+def _allocate(file: BinaryIO, size: int) -> None:
+    """Real blocks, not a hole: a hole would take no room."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        for _ in range(0, size, _BLOCK):  # not on macOS, nor on every file system
+            file.write(os.urandom(_BLOCK))
         file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    sync_folder(path.parent)
+
+
+def _take(fd: int) -> bool:
+    """Whether the lock could be taken. A `status` that looks holds it for a few microseconds."""
+    for _ in range(4):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a whole file (0600) and returns when the disk has it. `path` holds it whole or not.
+
+    Raises:
+        StorageFailed: when the disk refuses.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    with storing(path):
+        with open_private(draft) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns an error of the disk into StorageFailed, with the place.
+
+    Raises:
+        StorageFailed: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(
+            f"{path}: cannot be written ({error.strerror or error}). Sending has stopped; what "
+            "came back is safe in the ledger. Make room, then give the same command again."
+        ) from error
 
 
 def open_private(path: Path) -> BinaryIO:

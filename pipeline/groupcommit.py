@@ -12,27 +12,38 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.errors import StorageFailed
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
-_Submitted = tuple[Operation[Any], "Future[Any] | asyncio.Future[Any]"]
+
+
+class _Submitted(NamedTuple):
+    operation: Operation[Any]
+    future: Future[Any] | asyncio.Future[Any]
+    saves: bool
 
 
 class GroupCommit:
     """Runs operations in the order of their submission, each durable before it returns.
 
     After one commit has failed every later call raises the same error: a second fsync after a
-    failed one reports success for data that the kernel has already dropped.
+    failed one reports success for data that the kernel has already dropped. A full disk is another
+    matter, as SQLite takes the whole commit back before any fsync: then `make_room` is called once,
+    and from there on only operations that save something paid are carried out.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, make_room: Callable[[], bool] = lambda: False
+    ) -> None:
         self._connection = connection
+        self._make_room = make_room
         self._queue: deque[_Submitted] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._full: StorageFailed | None = None
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
@@ -44,13 +55,16 @@ class GroupCommit:
             StorageFailed: when the commit did not reach the disk.
         """
         future: Future[T] = Future()
-        self._submit(operation, future)
+        self._submit(_Submitted(operation, future, False))
         return future.result()
 
-    async def durably(self, operation: Operation[T]) -> T:
-        """The same for a coroutine. A cancelled wait does not cancel the write."""
+    async def durably(self, operation: Operation[T], *, saves: bool = False) -> T:
+        """The same for a coroutine. A cancelled wait does not cancel the write.
+
+        `saves`: the operation saves something that was paid, so it is tried on a full disk too.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(operation, future)
+        self._submit(_Submitted(operation, future, saves))
         return await future
 
     def close(self) -> None:
@@ -61,11 +75,12 @@ class GroupCommit:
         self._thread.join()
         self._connection.close()
 
-    def _submit(self, operation: Operation[Any], future: Future[Any] | asyncio.Future[Any]) -> None:
+    def _submit(self, submitted: _Submitted) -> None:
         with self._wake:
-            if self._failed:
-                raise self._failed
-            self._queue.append((operation, future))
+            failed = self._failed or (None if submitted.saves else self._full)
+            if failed:
+                raise failed
+            self._queue.append(submitted)
             self._wake.notify()
 
     def _work(self) -> None:
@@ -82,27 +97,51 @@ class GroupCommit:
     def _commit(self, batch: list[_Submitted]) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            results = [operation(self._connection) for operation, _ in batch]
+            results = [one.operation(self._connection) for one in batch]
             self._connection.execute("COMMIT")
         except BaseException as error:
-            self._fail(batch, error)
+            if self._full is None and _is_full(error) and self._make_room():
+                self._save_on_a_full_disk(batch, error)
+            else:
+                self._fail(batch, error)
             return
-        _settle([(future, result) for (_, future), result in zip(batch, results, strict=True)])
+        _settle([(one.future, result) for one, result in zip(batch, results, strict=True)])
+
+    def _save_on_a_full_disk(self, batch: list[_Submitted], error: BaseException) -> None:
+        """Once there is room again: what saves something is done, the rest is refused."""
+        full = _storage_failed(error)
+        with self._wake:
+            self._full = full
+            batch = batch + list(self._queue)
+            self._queue.clear()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        _settle([(one.future, full) for one in batch if not one.saves])
+        saving = [one for one in batch if one.saves]
+        if saving:
+            self._commit(saving)
 
     def _fail(self, batch: list[_Submitted], error: BaseException) -> None:
-        failed = error
-        if isinstance(error, sqlite3.Error | OSError):
-            failed = StorageFailed(
-                f"The ledger cannot be written ({error}). Sending has stopped; answers that came "
-                "and could not be saved are ambiguous. Mend or make room on the disk, then give "
-                "the same command again."
-            )
-            failed.__cause__ = error
+        failed = _storage_failed(error) if isinstance(error, sqlite3.Error | OSError) else error
         with self._wake:
             self._failed = failed
             batch = batch + list(self._queue)
             self._queue.clear()
-        _settle([(future, failed) for _, future in batch])
+        _settle([(one.future, failed) for one in batch])
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
+
+
+def _storage_failed(error: BaseException) -> StorageFailed:
+    failed = StorageFailed(
+        f"The ledger cannot be written ({error}). Sending has stopped; answers that came and could "
+        "not be saved are ambiguous. Mend or make room on the disk, then give the same command "
+        "again."
+    )
+    failed.__cause__ = error
+    return failed
 
 
 def _settle(results: list[tuple[Future[Any] | asyncio.Future[Any], Any]]) -> None:

@@ -48,7 +48,9 @@ class SqliteLedger:
     would report success for data that the kernel has already dropped.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Clock, make_room: Callable[[], bool]
+    ) -> None:
         self._connection = connection
         self._clock = clock
         self._run = 0
@@ -57,7 +59,7 @@ class SqliteLedger:
             "SELECT 1 + max(coalesce((SELECT max(seq) FROM payloads), 0),"
             " coalesce((SELECT max(last_seq) FROM parts), 0))"
         )
-        self._commits = GroupCommit(connection)
+        self._commits = GroupCommit(connection, make_room)
 
     # -- before the sending ---------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class SqliteLedger:
             seq = self._next_seq
             self._next_seq += 1
         await self._commits.durably(
-            lambda db: self._write_outcome(db, attempt, outcome, reply, state, seq)
+            lambda db: self._write_outcome(db, attempt, outcome, reply, state, seq), saves=True
         )
 
     async def withdraw(self, attempt: Attempt) -> None:
@@ -189,7 +191,7 @@ class SqliteLedger:
             )
             db.execute("DELETE FROM rows WHERE row_id = ? AND attempts = 0", (attempt.row_id,))
 
-        await self._commits.durably(operation)
+        await self._commits.durably(operation, saves=True)
 
     def _write_intent(self, db: sqlite3.Connection, attempt_id: int, row: Row) -> Attempt:
         found = db.execute(
@@ -339,8 +341,12 @@ class SqliteLedger:
 
 
 @contextmanager
-def open_ledger(path: Path, clock: Clock) -> Iterator[SqliteLedger]:
+def open_ledger(
+    path: Path, clock: Clock, make_room: Callable[[], bool] = lambda: False
+) -> Iterator[SqliteLedger]:
     """The ledger at `path`, made when it is not there. The caller holds the folder's lock.
+
+    `make_room` gives back space that was kept for a full disk, and says whether there was any.
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
@@ -356,7 +362,7 @@ def open_ledger(path: Path, clock: Clock) -> Iterator[SqliteLedger]:
     except sqlite3.Error as error:
         connection.close()
         raise unusable(path, error) from error
-    ledger = SqliteLedger(connection, clock)
+    ledger = SqliteLedger(connection, clock, make_room)
     try:
         yield ledger
     finally:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.errors import StorageFailed
 from pipeline.events import AttemptEnded, Event, Notice, RunStarted, Stopping, Waiting
+from pipeline.folder import storing
 from pipeline.model import Clock, JsonObject, Verdict
 
 
 class EventLog:
-    """Appends events to a file. Rows that are ok are in the results and not repeated here."""
+    """Appends events to a file. Rows that are ok are in the results and not repeated here.
+
+    The first write that fails raises StorageFailed; later ones are left out.
+    """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+        self._path = path
         self._clock = clock
         self._run_id = ""
+        self._broken = False
 
     def __enter__(self) -> EventLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was said already
+            self._file.close()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStarted):
@@ -52,5 +61,12 @@ class EventLog:
     def _write(self, kind: str, **facts: object) -> None:
         at = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
         line: JsonObject = {"at": at, "run_id": self._run_id, "event": kind, **facts}
-        self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
-        self._file.flush()
+        if self._broken:
+            return
+        try:
+            with storing(self._path):
+                self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
+                self._file.flush()
+        except StorageFailed:
+            self._broken = True
+            raise

@@ -103,7 +103,7 @@ class Failure(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reply:
     """What came back from one request, before anybody judged it.
 

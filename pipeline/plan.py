@@ -101,14 +101,14 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
     for variable, column in pairs:
         if column not in place:
             raise Refused(
-                f'{spec.input}: there is no column "{column}" for the variable '
-                f'"{variable}".{nearest(column, place)} It has: '
+                f'{spec.at(f"variables.{variable}")}: {spec.input.name} has no column "{column}" '
+                f'for the variable "{variable}".{nearest(column, place)} It has: '
                 f"{', '.join(columns)}. Nothing was sent."
             )
     if spec.id is not None and spec.id not in place:
         raise Refused(
-            f'{spec.input}: there is no column "{spec.id}" for `id:`.'
-            f"{nearest(spec.id, place)} Nothing was sent."
+            f'{spec.at("id")}: {spec.input.name} has no column "{spec.id}".'
+            f"{nearest(spec.id, place)} It has: {', '.join(columns)}. Nothing was sent."
         )
     sources = [Source(variable, place[column]) for variable, column in pairs]
     sources += [Source(name, None, text) for name, text in spec.constants]

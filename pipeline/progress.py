@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import time
 from collections import Counter
@@ -20,7 +22,8 @@ class Progress:
     """Listens to one run and draws it on `stream`; `close` when the run is over."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        # sys.stderr is None where the caller closed it.
+        self._stream: TextIO = stream or sys.stderr or io.StringIO()
         self._bar: tqdm[Any] | None = None
         self._counts: Counter[State] = Counter()
         self._rows = 0
@@ -71,7 +74,8 @@ class Progress:
             return
         self._counts[event.state] += 1
         if self._bar is not None:
-            self._bar.update()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.update()
 
     def _paced(self, event: Paced) -> None:
         limit = f" of {event.limit}" if event.limit else ""
@@ -90,7 +94,9 @@ class Progress:
         return sum(self._counts[state] for state in _SETTLED)
 
     def _say(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.write(line, file=self._stream)
-        else:
-            print(line, file=self._stream, flush=True)
+        # A terminal that was closed, or a pipe that nobody reads, is no reason to end a paid run.
+        with contextlib.suppress(OSError, ValueError):
+            if self._bar is not None:
+                self._bar.write(line, file=self._stream)
+            else:
+                print(line, file=self._stream, flush=True)

@@ -130,6 +130,18 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class LastRun:
+    """When a run began and how it ended, in seconds since 1970. The last three are None while it
+    goes on, and after it was killed."""
+
+    run_id: str
+    started_at: float
+    finished_at: float | None
+    exit_code: int | None
+    stopped: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Rows of the sheet by state, and requests over the folder's life. Rows never attempted are
     in `sheet_rows` only. `given_up` of the failed rows are not sent again by `resume`.
@@ -307,6 +319,15 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
         " WHERE r.sheet_row IS NOT NULL"
     ):
         yield Answered(*found)
+
+
+def last_run(db: sqlite3.Connection) -> LastRun | None:
+    """The run that began last; None before the first."""
+    found = db.execute(
+        "SELECT run_id, started_at, finished_at, exit_code, stopped FROM runs"
+        " ORDER BY run DESC LIMIT 1"
+    ).fetchone()
+    return LastRun(*found) if found else None
 
 
 def open_marks(db: sqlite3.Connection) -> int:

@@ -27,7 +27,7 @@ from pipeline.engines.local import local_engine
 from pipeline.errors import Interrupted, Locked, StorageFailed
 from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, RunStarted
 from pipeline.executor import Executor
-from pipeline.folder import RunFolder, sync_folder, write_json
+from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job import Job, find_job, job_of
 from pipeline.ledger import SqliteLedger, open_ledger
@@ -133,7 +133,7 @@ async def run_job_async(
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control)
-        ledger = stack.enter_context(open_ledger(folder.ledger, clock))
+        ledger = stack.enter_context(open_ledger(folder.ledger, clock, folder.make_room))
         sealer = Sealer(ledger, folder.results, spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
         run = _Run(job, spec, options, control, ledger, sealer, clock, log)
@@ -142,10 +142,11 @@ async def run_job_async(
         permit(job, prepared, options.selection, ledger.read, options.consent)
         run.begin(prepared, host)
         if prepared.plan.to_send:
-            if access is None:
-                names = [source.name for source in prepared.variables.sources]
-                access = stack.enter_context(_rehearsal(spec, names, folder))
-            await run.send(access)
+            with folder.reserving(_reserve_bytes(spec.concurrency)):
+                if access is None:
+                    names = [source.name for source in prepared.variables.sources]
+                    access = stack.enter_context(_rehearsal(spec, names, folder))
+                await run.send(access)
         return run.conclude()
 
 
@@ -229,7 +230,7 @@ class _Run:
         folder = self.job.folder
         current = self.ledger.read(records.meta(records.SNAPSHOT))
         if current and find_snapshot((folder.new_snapshot,), current):
-            folder.new_snapshot.rename(folder.snapshot)
+            folder.adopt_snapshot()
         if cut:
             self._tell(
                 Notice(
@@ -244,10 +245,10 @@ class _Run:
         folder, snapshot, plan = self.job.folder, prepared.snapshot, prepared.plan
         self.run_id = _new_run_id(self.clock)
         write_pins(self.ledger, prepared.pins)
-        sync_folder(folder.path)
+        with storing(folder.new_snapshot):
+            sync_folder(folder.path)
         self.ledger.begin_run(self.run_id, snapshot.snapshot_id, snapshot.rows, snapshot.skipped)
-        folder.new_snapshot.rename(folder.snapshot)
-        sync_folder(folder.path)
+        folder.adopt_snapshot()
         if self.options.selection.again:
             self.ledger.mark_again(plan.chosen_ids)
         write_json(folder.run, self._about(host))
@@ -368,6 +369,11 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
     book = folder.path / "sandbox-book.sqlite"
     with spawned_sandbox(spec.workflow, variables, book) as spawned:
         yield Access(spawned.url, spawned.key, SANDBOX_HOST)
+
+
+def _reserve_bytes(concurrency: int) -> int:
+    """Room for what may be in flight: an answer of some kilobytes, and SQLite's pages for it."""
+    return min(max(concurrency * 16 * 1024, 1024 * 1024), 64 * 1024 * 1024)
 
 
 def _new_run_id(clock: SystemClock) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,6 +62,12 @@ class JobSpec:
     retries: int = 2
     rate: float | None = None
     deadline_s: float = 330.0
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """Where in the file a key stands (`id`, `variables.story`), for messages."""
+
+    def at(self, key: str) -> str:
+        """The file, and the line of `key` where it has one."""
+        return f"{self.source} line {self.lines[key]}" if key in self.lines else str(self.source)
 
     def budget(self, paid_max: int) -> int | None:
         """How many more requests a run may pay for, None for any number.
@@ -104,6 +110,7 @@ def load_spec(path: Path) -> JobSpec:
         retries=_default(fields.number("retries", int, at_least=0), 2),
         rate=fields.number("rate", float, above=0),
         deadline_s=fields.number("deadline_s", float, above=0) or 330.0,
+        lines=fields.lines,
     )
     fields.refuse_unknown()
     fields.refuse_both(spec)
@@ -112,8 +119,9 @@ def load_spec(path: Path) -> JobSpec:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint like ` Did you mean "story"?`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    by_plain = {name.casefold().strip(): name for name in known}
+    close = difflib.get_close_matches(word.casefold().strip(), list(by_plain), n=1)
+    return f' Did you mean "{by_plain[close[0]]}"?' if close else ""
 
 
 def _default(value: T | None, default: T) -> T:
@@ -150,12 +158,13 @@ def _compose(path: Path) -> yaml.MappingNode:
 class _Fields:
     """The spec's mapping, read key by key; every refusal knows its line."""
 
-    KNOWN = tuple(field for field in JobSpec.__dataclass_fields__ if field != "source")
+    KNOWN = tuple(name for name in JobSpec.__dataclass_fields__ if name not in ("source", "lines"))
 
     def __init__(self, path: Path, node: yaml.MappingNode) -> None:
         self._path = path
         self._nodes = self._entries(node, "the spec")
         self._read: set[str] = set()
+        self.lines = {key: _line(value) for key, value in self._nodes.items()}
 
     def text(self, key: str, pattern: re.Pattern[str] | None = None, rule: str = "") -> str:
         value = self.optional_text(key)
@@ -219,6 +228,7 @@ class _Fields:
         if not isinstance(node, yaml.MappingNode):
             raise self._refusal(node, f"`{key}` takes `name: text` lines")
         entries = self._entries(node, f"`{key}`")
+        self.lines.update({f"{key}.{name}": _line(value) for name, value in entries.items()})
         return tuple((name, self._text(value, f"`{name}`")) for name, value in entries.items())
 
     def refuse_unknown(self) -> None:
@@ -269,6 +279,9 @@ class _Fields:
         return str(node.value)
 
     def _refusal(self, node: yaml.Node, problem: str) -> Refused:
-        line = node.start_mark.line + 1
         end = "" if problem.endswith(("?", ".")) else "."
-        return Refused(f"{self._path} line {line}: {problem}{end} Nothing was sent.")
+        return Refused(f"{self._path} line {_line(node)}: {problem}{end} Nothing was sent.")
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

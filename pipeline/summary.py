@@ -91,7 +91,16 @@ def summarize(
     )
 
 
-def read_summary(job: Job) -> Summary:
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a job stands, and its last run. `in_use`: a process works in the folder now."""
+
+    summary: Summary
+    last_run: records.LastRun | None
+    in_use: bool
+
+
+def read_status(job: Job) -> Status:
     """Where a job stands, from its run folder alone; works while a run goes on.
 
     Raises:
@@ -101,7 +110,8 @@ def read_summary(job: Job) -> Summary:
     if not job.folder.ledger.exists():
         raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
     with reading(job.folder.ledger) as read:
-        return summarize(job, read(records.counts))
+        summary = summarize(job, read(records.counts))
+        return Status(summary, read(records.last_run), job.folder.in_use)
 
 
 def concern_of(

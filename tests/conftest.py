@@ -6,6 +6,8 @@ import contextlib
 import csv
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 KEY = "sk_sandbox"
@@ -151,8 +154,35 @@ class Job:
         self, verb: str, *options: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
+        return self.shell(self.command(verb, *options), env)
+
+    def paste(self, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command line that the runner printed."""
+        name, *words = shlex.split(command)
+        assert name == "pipeline"
+        return self.shell([sys.executable, "-m", "pipeline", *words, *more])
+
+    def status(self) -> dict:
+        """`pipeline status --json`."""
+        return json.loads(self.call("status", "--json").stdout)
+
+    def export(self) -> pd.DataFrame:
+        """The sheet with its answers, through a Parquet export."""
+        target = self.folder / "exported.parquet"
+        done = self.call("export", "--to", str(target))
+        assert done.returncode == 0, done.stderr
+        return pd.read_parquet(target).astype(object).where(lambda table: table.notna(), None)
+
+    def copied(self, name: str) -> Path:
+        """A copy of the run folder as it is."""
+        return Path(shutil.copytree(self.output, self.folder / "runs" / name))
+
+    def shell(
+        self, command: list[str], env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs any command with the job's key and address."""
         return subprocess.run(
-            self.command(verb, *options),
+            command,
             env=self.environment() | (env or {}),
             capture_output=True,
             text=True,

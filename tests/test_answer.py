@@ -278,3 +278,18 @@ def test_what_holds_no_answer_is_unreadable(body):
     """Not JSON, not an object, or no result."""
     with pytest.raises(Unreadable):
         read_answer(body)
+
+
+@pytest.mark.parametrize("depth", [250, 900, 100_000])
+def test_an_answer_that_is_nested_beyond_reading_is_ambiguous_and_kept(depth):
+    """Whatever the depth, and the same on every stack: it was paid, so it is not thrown away."""
+    body = b'{"success":true,"result":' + b"[" * depth + b"]" * depth + b"}"
+    outcome = classify(reply(200, body))
+    assert (outcome.verdict, outcome.code) == (AMBIGUOUS, "bad_response")
+
+
+def test_an_answer_that_is_nested_as_deep_as_people_write_is_ok():
+    """As JSON text."""
+    body = b'{"success":true,"result":' + b"[" * 150 + b"]" * 150 + b"}"
+    assert classify(reply(200, body)).verdict is OK
+    assert read_answer(body).result == "[" * 150 + "]" * 150

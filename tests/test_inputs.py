@@ -264,3 +264,13 @@ def test_the_runners_own_columns_are_variables_only_when_mapped(tmp_path):
     assert [s.name for s in snap(path)[1].sources] == ["a"]
     mapped = snap(path, variables=(("draft", "result"),))[1]
     assert [s.name for s in mapped.sources] == ["draft"]
+
+
+def test_blank_rows_at_the_end_of_a_parquet_sheet_are_no_rows(tmp_path):
+    """However many, and over the border of a batch; between rows they are rows."""
+    path = tmp_path / "sheet.parquet"
+    texts = ["a", None, *["b"] * 1997, "last", *[None] * 4500]
+    pq.write_table(pa.table({"x": pa.array(texts, pa.string())}), path)
+    columns, rows = read(path)
+    assert columns == ("x",)
+    assert [text for (text,) in rows] == ["a", "", *["b"] * 1997, "last"]

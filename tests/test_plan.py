@@ -5,19 +5,29 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import Refused
 from pipeline.model import Held, State
 from pipeline.plan import (
+    Drift,
     Selection,
+    SheetKeys,
     Source,
     Variables,
     add_batch,
     bind,
+    digests,
+    drift,
     empty_plan,
     identity,
     occurrences,
+    parse_rows,
+    select_again,
+    select_resume,
 )
 from pipeline.spec import JobSpec
 
@@ -82,3 +92,81 @@ def test_a_plan_sends_what_the_selection_names_up_to_its_limit():
     limited = empty_plan(6)
     add_batch(limited, range(1, 7), held, Selection(limit=2))
     assert list(limited.send) == [True] + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [("3", {3}), ("3,7-9", {3, 7, 8, 9}), (" 1 , 2 - 3 ", {1, 2, 3}), ("5,5-6,6", {5, 6})],
+)
+def test_rows_are_listed_as_people_list_them(text, rows):
+    """Single numbers and spans."""
+    listed = parse_rows(text)
+    assert {n for n in range(20) if n in listed} == rows
+    assert listed.last == max(rows)
+
+
+@pytest.mark.parametrize("text", ["", "0", "3-", "-3", "9-7", "a", "1,,2", "1.5", "٣-"])
+def test_what_is_no_list_of_rows_is_refused(text):
+    """With an example."""
+    with pytest.raises(Refused, match="3,7-9"):
+        parse_rows(text)
+
+
+GIVEN_UP = Held(1, State.FAILED, "request_blocked", given_up=True)
+
+
+def test_a_row_that_was_given_up_is_sent_only_when_it_is_named():
+    """By its number; a code does not name it."""
+    assert not select_resume().chooses(1, GIVEN_UP)
+    assert not select_resume(only=frozenset({"request_blocked"})).chooses(1, GIVEN_UP)
+    assert select_resume(rows=parse_rows("1")).chooses(1, GIVEN_UP)
+
+
+def test_a_plan_knows_what_may_be_paid_twice():
+    """Ambiguous rows, answered ones, and failed ones that may have been billed."""
+    held = [
+        Held(11, State.AMBIGUOUS, "gateway", maybe_paid=True),
+        Held(12, State.FAILED, "run_failed", maybe_paid=True),
+        Held(13, State.FAILED, "request_blocked"),
+        Held(14, State.OK, answered=True, maybe_paid=True),
+    ]
+    plan = empty_plan(4)
+    add_batch(plan, range(1, 5), held, select_resume(ambiguous=True))
+    assert plan.risky == {State.AMBIGUOUS: [1], State.FAILED: [2]}
+    assert plan.kept == {State.OK: 1}
+    again = empty_plan(4)
+    add_batch(again, range(1, 5), held, select_again(None))
+    assert (again.risky, again.chosen_ids) == ({State.OK: [4]}, [14])
+    assert list(again.covered) == [True] * 4
+
+
+def keys(texts: list[str], ids: list[str] | None = None) -> SheetKeys:
+    def raw(values: list[str]) -> bytes:
+        return b"".join(value.encode().ljust(16, b".") for value in values)
+
+    numbers = np.arange(1, len(texts) + 1, dtype=np.int64)
+    return SheetKeys(numbers, digests(raw(texts)), None if ids is None else digests(raw(ids)))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ("abc", "abc", Drift(3, 0, 0, 0)),
+        ("abc", "cab", Drift(3, 0, 0, 0)),
+        ("abc", "xabc", Drift(3, 0, 1, 0)),
+        ("abc", "axc", Drift(2, 1, 0, 0)),
+        ("abc", "ab", Drift(2, 0, 0, 1)),
+        ("aaab", "aab", Drift(3, 0, 0, 1)),
+        ("", "ab", Drift(0, 0, 2, 0)),
+    ],
+)
+def test_drift_counts_what_is_the_same_changed_new_and_gone(before, now, found):
+    """Without ids a changed row is known by its place."""
+    assert drift(keys(list(before)), keys(list(now))) == found
+
+
+def test_with_ids_a_changed_row_is_known_by_its_id():
+    """Wherever it stands now."""
+    before = keys(["1a", "2b", "3c"], ["1", "2", "3"])
+    now = keys(["4d", "3c", "2x", "1a"], ["4", "3", "2", "1"])
+    assert drift(before, now) == Drift(same=2, changed=1, new=1, gone=0)

@@ -39,7 +39,9 @@ def open_delimited(spec: JobSpec) -> Table:
     def batches() -> Iterator[Batch]:
         rows: list[list[str]] = []
         places: list[int] = []
-        for line, row in _without_blank_end(lines, width):
+        for line, row in lines:
+            if not any(row):
+                row = [""] * width  # a blank line, or one of separators alone
             if len(row) != width:
                 raise Refused(
                     f"{path} line {line}: {len(row)} cells where the header has {width}. "
@@ -58,19 +60,6 @@ def open_delimited(spec: JobSpec) -> Table:
 
 def _batch(rows: list[list[str]], places: list[int]) -> Batch:
     return Batch([list(column) for column in zip(*rows, strict=True)], places)
-
-
-def _without_blank_end(lines: Iterator[_Line], width: int) -> Iterator[_Line]:
-    """The rows up to the last one that holds anything; a blank line between rows is a blank row."""
-    blank: list[int] = []
-    for line, row in lines:
-        if not any(row):
-            blank.append(line)
-            continue
-        for blank_line in blank:
-            yield blank_line, [""] * width
-        blank.clear()
-        yield line, row
 
 
 def _lines(path: Path, encoding: str, delimiter: str | None) -> Iterator[_Line]:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import Refused, StorageFailed
-from pipeline.folder import open_private, sync_file
+from pipeline.folder import open_private, storing, sync_file
 from pipeline.inputs.table import Batch, Table
 from pipeline.model import JsonObject, Row, State
 from pipeline.plan import KEY_BYTES, SheetKeys, Variables, digests, identity, occurrences
@@ -140,7 +140,8 @@ def take_snapshot(
             "Nothing was sent."
         ) from None
     check.finish(rows)
-    sync_file(path)
+    with storing(path):
+        sync_file(path)
     kept = np.concatenate(numbers)
     return Snapshot(
         path,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.errors import Refused
@@ -24,6 +25,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def split(self, at: int) -> tuple[Batch, Batch]:
+        """The rows before `at`, and the rest."""
+        if at == len(self):
+            return self, Batch([[] for _ in self.columns], [])
+        first = Batch([column[:at] for column in self.columns], self.places[:at])
+        return first, Batch([column[at:] for column in self.columns], self.places[at:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,37 @@ def open_table(spec: JobSpec) -> Table:
         )
     try:
         table = opener(spec)
+        table = replace(table, batches=partial(_without_blank_end, table.batches))
     except OSError as error:
         raise Refused(
             f"{path}: cannot be read ({error.strerror or error}). Nothing was sent."
         ) from None
     _check_header(path, table.columns)
     return table
+
+
+def _without_blank_end(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    """Rows up to the last one that holds anything: what follows it is no row of the sheet."""
+    held: list[Batch] = []
+    for batch in batches():
+        filled_rows = _filled_rows(batch)
+        if not filled_rows:
+            held.append(batch)
+            continue
+        yield from held
+        held = []
+        filled, rest = batch.split(filled_rows)
+        yield filled
+        if len(rest):
+            held.append(rest)
+
+
+def _filled_rows(batch: Batch) -> int:
+    """How many rows are left without the blank ones at the end."""
+    for row in range(len(batch) - 1, -1, -1):
+        if any(column[row] for column in batch.columns):
+            return row + 1
+    return 0
 
 
 def _check_header(path: Path, columns: tuple[str, ...]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.model import State, Summary
+from pipeline.records import LastRun
 from pipeline.report.groups import Group
 from pipeline.wording import counted, listed
 
@@ -37,6 +39,19 @@ def paid_line(summary: Summary) -> str:
     if summary.paid_min != summary.paid_max:
         paid = f"{summary.paid_min} to {summary.paid_max}"
     return f"Requests paid so far: {paid}."
+
+
+def last_run_line(last: LastRun | None, in_use: bool) -> str:
+    """When the last run was, and how it ended."""
+    if last is None:
+        return "No run yet."
+    began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if last.finished_at is None:
+        how = "it goes on now" if in_use else "it was ended from outside; `run` goes on from there"
+    else:
+        stopped = f", stopped: {last.stopped}" if last.stopped else ""
+        how = f"took {last.finished_at - last.started_at:.0f} s, exit {last.exit_code}{stopped}"
+    return f"Last run: {began}, {how}."
 
 
 def group_lines(groups: list[Group]) -> list[str]:

@@ -1,0 +1,92 @@
+"""One budget for all answers that are in memory at once.
+
+Thousands of requests in flight may all be answered with megabytes. A body that would pass the
+budget is not read further until others are saved, so the server waits and not the memory. So that
+bodies which all wait for one another cannot stand still, one at a time may overdraw, and finishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+MAX_BODIES_BYTES = 256 * 1024 * 1024
+# Smaller bodies are not counted: two thousand of them are half of the budget at most.
+COUNTED_FROM_BYTES = 64 * 1024
+
+
+class BodyBudget:
+    """The budget of one event loop."""
+
+    def __init__(self, total_bytes: int = MAX_BODIES_BYTES) -> None:
+        self._free = total_bytes
+        self._overdrawn_by: Share | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def free_bytes(self) -> int:
+        """What is left; below 0 while one body overdraws."""
+        return self._free
+
+    def share(self) -> Share:
+        """What one body will hold."""
+        return Share(self)
+
+    def grant(self, share: Share, more: int) -> bool:
+        """Whether `share` may have `more` bytes now."""
+        if self._free < more:
+            if self._overdrawn_by not in (None, share):
+                return False
+            self._overdrawn_by = share
+        self._free -= more
+        return True
+
+    def give_back(self, share: Share, size: int) -> None:
+        """`share` holds `size` bytes less."""
+        self._free += size
+        if self._overdrawn_by is share:
+            self._overdrawn_by = None
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def changed(self) -> None:
+        """Returns when something was given back."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+
+class Share:
+    """The bytes of one body."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.size = 0
+
+    async def grow(self, size: int) -> None:
+        """Returns when the body may be `size` bytes long."""
+        if size <= max(self.size, COUNTED_FROM_BYTES):
+            return
+        more = size - self.size
+        while not self._budget.grant(self, more):
+            await self._budget.changed()
+        self.size = size
+
+    def shrink(self, size: int) -> None:
+        """The body was cut to `size` bytes."""
+        less, self.size = self.size - size, size
+        if less > 0:
+            self._budget.give_back(self, less)
+
+    def until_gone(self, holder: object) -> None:
+        """Gives the bytes back when `holder` is no longer in memory, on whatever thread that is."""
+        if self.size:
+            loop = asyncio.get_running_loop()
+            weakref.finalize(holder, _later, loop, self)
+
+
+def _later(loop: asyncio.AbstractEventLoop, share: Share) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(share.shrink, 0)

@@ -1,0 +1,103 @@
+"""The commands as Python calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import pipeline
+
+
+@pytest.fixture(autouse=True)
+def _reach(monkeypatch):
+    """The key and the address, as an importer would set them."""
+    monkeypatch.setenv("AITUTOR_API_KEY", "sk_sandbox")
+
+
+def reaching(monkeypatch, sandbox) -> None:
+    monkeypatch.setenv("AITUTOR_BASE_URL", sandbox.url)
+
+
+def test_a_whole_job_by_calls(sandbox, make_job, monkeypatch):
+    """Run, look, report, settle, resume, export; from a path, as a user would begin."""
+    reaching(monkeypatch, sandbox)
+    job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"], ["#fault:not-json"]], rate=500)
+    summary = pipeline.run_job(job.spec)
+    assert (summary.ok, summary.failed, summary.ambiguous, summary.exit_code) == (1, 1, 1, 5)
+    found = pipeline.find_job(job.spec)
+    assert pipeline.check_job(found).to_send == 0
+    assert [g.code for g in pipeline.report_job(found).groups] == [
+        "bad_response",
+        "request_blocked",
+    ]
+    selection = pipeline.select_resume(only=frozenset({"request_blocked"}))
+    assert pipeline.run_job(found, selection=selection).requests == 1
+    with pytest.raises(pipeline.Refused, match="--yes"):
+        pipeline.run_job(found, selection=pipeline.select_resume(ambiguous=True))
+    written = pipeline.export_job(found, job.folder / "out.parquet")
+    assert written.rows == len(pd.read_parquet(written.path)) == 3
+    assert pipeline.read_status(found).summary.ok == 1
+
+
+def test_many_jobs_run_in_one_loop_and_touch_neither_signals_nor_logging(
+    sandbox, make_job, monkeypatch, tmp_path
+):
+    """`run_job_async` is a guest in somebody else's program."""
+    reaching(monkeypatch, sandbox)
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(20)], rate=500)
+    spec = pipeline.load_spec(job.spec)
+    before = (signal.getsignal(signal.SIGINT), logging.getLogger().handlers[:])
+    specs = [pipeline.find_job(job.spec, output=tmp_path / f"out-{n}") for n in range(3)]
+
+    async def together() -> list[pipeline.Summary]:
+        return await asyncio.gather(*(pipeline.run_job_async(one) for one in specs))
+
+    summaries = asyncio.run(together())
+    assert [s.ok for s in summaries] == [20, 20, 20]
+    assert (signal.getsignal(signal.SIGINT), logging.getLogger().handlers[:]) == before
+    assert spec.rate == 500
+    assert set(sandbox.billed().values()) == {3}
+
+
+def test_events_come_by_callback_and_a_control_stops_the_run(start_sandbox, make_job, monkeypatch):
+    """What is in flight is waited for; the rest stays pending."""
+    sandbox = start_sandbox(latency="50ms")
+    reaching(monkeypatch, sandbox)
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(200)], concurrency=4)
+    control, seen = pipeline.Control(), []
+
+    def listen(event: object) -> None:
+        seen.append(event)
+        if isinstance(event, pipeline.AttemptEnded) and event.state is pipeline.State.OK:
+            control.stop("enough")
+
+    summary = pipeline.run_job(job.spec, control=control, listeners=(listen,))
+    assert summary.stopped == "interrupted"
+    assert summary.exit_code == 130
+    assert summary.ok == sum(sandbox.billed().values()) > 0
+    assert summary.pending == 200 - summary.ok
+    assert isinstance(seen[0], pipeline.RunStarted)
+    assert any(isinstance(event, pipeline.Stopping) for event in seen)
+
+
+def test_a_rehearsal_needs_no_key(make_job, monkeypatch):
+    """`find_job(path, sandbox=True)`."""
+    monkeypatch.delenv("AITUTOR_API_KEY")
+    job = make_job("http://127.0.0.1:9", rows=[["a"], ["b"]])
+    rehearsal = pipeline.find_job(job.spec, sandbox=True)
+    assert pipeline.run_job(rehearsal).ok == 2
+    assert Path(f"{job.output}.sandbox").is_dir()
+    assert not os.path.exists(job.output)
+
+
+def test_a_wrong_option_is_a_type_error(make_job):
+    """As of any call."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    with pytest.raises(TypeError):
+        pipeline.run_job(job.spec, limmit=5)

@@ -1,0 +1,166 @@
+"""Sealing: from every state that a crash can leave, the same rows end in the same parts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import placing, records
+from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
+from pipeline.clock import SystemClock
+from pipeline.errors import StorageFailed
+from pipeline.ledger import Part, SqliteLedger, open_ledger
+from pipeline.model import Outcome, Reply, Row, State, Verdict
+
+PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
+
+
+def answered(ledger: SqliteLedger, answers: list[object], first: int = 1) -> None:
+    """Attempts that are ok, with these answers, in one run."""
+
+    async def go() -> None:
+        for number, answer in enumerate(answers, start=first):
+            key = number.to_bytes(16, "big")
+            row = Row(number, key, key, 0, b'{"story":"%d"}' % number, f"id-{number}")
+            body = json.dumps(answer).encode("utf-8", "surrogatepass")
+            attempt = await ledger.intend(row)
+            await ledger.conclude(attempt, PAID, Reply(1, 2.5, 200, {}, body), State.OK)
+
+    ledger.read(placing.begin)
+    ledger.begin_run(f"run-{first}", "s", len(answers), 0)
+    asyncio.run(go())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results = tmp_path / "results"
+    results.mkdir()
+    return results
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    with open_ledger(tmp_path / "ledger.sqlite", SystemClock()) as opened:
+        yield opened
+
+
+def texts(count: int) -> list[object]:
+    return [{"success": True, "result": f"text {n}"} for n in range(count)]
+
+
+def test_the_folder_is_a_table_before_the_first_row_and_after(ledger, folder):
+    """The same schema; sealed rows leave the ledger."""
+    sealer = Sealer(ledger, folder, "wf_x")
+    sealer.recover()
+    assert list(pd.read_parquet(folder).columns) == RESULTS_SCHEMA.names
+    answered(ledger, texts(3))
+    assert sealer.seal_all() == 1
+    assert sealer.seal_all() == 0
+    table = pd.read_parquet(folder)
+    assert list(table["result"]) == ["text 0", "text 1", "text 2"]
+    assert list(table["id"]) == ["id-1", "id-2", "id-3"]
+    assert list(table["variables"]) == [f'{{"story":"{n}"}}' for n in (1, 2, 3)]
+    assert set(table["latency_s"]) == {1.5}
+    left = ledger.read(lambda db: db.execute("SELECT count(*) FROM payloads").fetchone()[0])
+    assert left == ledger.read(lambda db: db.execute("SELECT count(*) FROM requests").fetchone()[0])
+    assert left == 0
+
+
+def test_a_crash_after_each_step_of_sealing_leaves_every_row_once(ledger, folder):
+    """Named; written under a dot; renamed; and then the machine went down."""
+    answered(ledger, texts(5))
+    sealer = Sealer(ledger, folder, "wf_x")
+    sealer.recover()
+    number, first, last = ledger.next_part(2, 10**9)
+    content = sealer._content(first, last)
+    name = f"part-{number:05d}.parquet"
+    for state in ("named", "draft", "renamed", "torn"):
+        ledger.name_part(Part(number, name, first, last, "0" * 64))
+        if state == "draft":
+            (folder / f".{name}").write_bytes(content[:100])
+        elif state == "renamed":
+            (folder / name).write_bytes(content)
+        elif state == "torn":
+            (folder / name).write_bytes(content[: len(content) // 2])
+        Sealer(ledger, folder, "wf_x").recover()
+        assert sorted(p.name for p in folder.iterdir()) == [EMPTY_PART, name]
+        assert sorted(pd.read_parquet(folder)["row"]) == [1, 2]
+        ledger.read(lambda db: db.execute("UPDATE parts SET sealed = 0 WHERE part = 1"))
+        _unseal(ledger, first, last)
+    Sealer(ledger, folder, "wf_x").recover()
+    sealer.seal_all()
+    assert sorted(pd.read_parquet(folder)["row"]) == [1, 2, 3, 4, 5]
+
+
+def _unseal(ledger: SqliteLedger, first: int, last: int) -> None:
+    """Puts the payloads back, as they are until a part is sealed."""
+
+    def operation(db) -> None:
+        for seq in range(first, last + 1):
+            body = json.dumps(texts(5)[seq - 1]).encode()
+            db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, seq, body))
+            db.execute("INSERT INTO requests VALUES (?, ?)", (seq, b'{"story":"%d"}' % seq))
+
+    ledger.read(operation)
+
+
+def test_an_answer_that_is_missing_from_the_ledger_stops_the_sealing(ledger, folder):
+    """Rather than a part that is silently shorter."""
+    answered(ledger, texts(3))
+    ledger.read(lambda db: db.execute("DELETE FROM requests WHERE row_id = 2"))
+    with pytest.raises(StorageFailed, match="2 of the 3 answers"):
+        Sealer(ledger, folder, "wf_x").seal_all()
+
+
+def test_odd_answers_keep_what_they_were(ledger, folder):
+    """Numbers, objects, surrogates, odd citations and unknown fields: flagged, never lost."""
+    answered(
+        ledger,
+        [
+            {"success": True, "result": 42},
+            {"success": True, "result": {"a": [1]}, "citations": "x"},
+            {"success": True, "result": "half \ud83d of a pair", "usage": {"tokens": 3}},
+            {"success": True, "result": "", "citations": [{"url": "u", "title": "t"}, 7, "v"]},
+        ],
+    )
+    Sealer(ledger, folder, "wf_x").seal_all()
+    rows = pq.read_table(folder).to_pylist()
+    assert [row["result"] for row in rows] == ["42", '{"a":[1]}', "half \ufffd of a pair", ""]
+    assert [sorted(row["flags"]) for row in rows] == [
+        ["result_not_text"],
+        ["citations_odd", "result_not_text"],
+        ["result_repaired"],
+        ["citations_odd", "result_empty"],
+    ]
+    assert json.loads(rows[2]["extra"]) == {
+        "usage": {"tokens": 3},
+        "result": "half \ud83d of a pair",
+    }
+    assert rows[3]["citations"] == [{"title": "t", "url": "u"}, {"title": "", "url": "v"}]
+    assert rows[0]["citations"] == []
+
+
+def test_answers_are_spread_over_parts_by_number_and_by_size(ledger, folder):
+    """A big answer has a part of its own; none is left out."""
+    big = {"success": True, "result": "x" * 17_000_000}
+    answered(ledger, [*texts(2), big, *texts(2)])
+    assert Sealer(ledger, folder, "wf_x").seal_all() == 3
+    assert sorted(pd.read_parquet(folder, columns=["row"])["row"]) == [1, 2, 3, 4, 5]
+    assert ledger.read(records.sealed_parts) == [f"part-{n:05d}.parquet" for n in (1, 2, 3)]
+
+
+def test_a_folder_that_cannot_be_written_stops_and_loses_nothing(ledger, tmp_path):
+    """The answers stay in the ledger, and the next run seals them."""
+    answered(ledger, texts(2))
+    with pytest.raises(StorageFailed, match="safe in the ledger"):
+        Sealer(ledger, tmp_path / "nowhere", "wf_x").seal_all()
+    (tmp_path / "nowhere").mkdir()
+    again = Sealer(ledger, tmp_path / "nowhere", "wf_x")
+    again.recover()
+    again.seal_all()
+    assert len(pd.read_parquet(tmp_path / "nowhere")) == 2

@@ -1,0 +1,547 @@
+"""The commands around a run, as a user gives them, held against the server's book of bills."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.folder import RunFolder
+from tests.conftest import Job, SandboxProcess, ended
+
+MIXED = [
+    "a plain story",
+    "#fault:json-500",
+    "#fault:blocked",
+    "#fault:success-false",
+    "#fault:html-504-billed",
+    "#fault:not-json",
+    "another plain story",
+    "left for later",
+    "left for later too",
+]
+
+
+def received(sandbox: SandboxProcess) -> Counter[str]:
+    """Requests that reached the server, by story."""
+    return Counter(
+        {json.loads(entry["body"])["story"]: entry["received"] for entry in sandbox.bills()}
+    )
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of a run folder but SQLite's own two, which come with reading a ledger."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if "sqlite-" not in path.name}
+
+
+def mixed_job(sandbox: SandboxProcess, make_job, **spec) -> Job:
+    """Rows 1 and 7 ok, 2 to 4 failed, 5 and 6 ambiguous, 8 and 9 pending."""
+    job = make_job(sandbox.url, rows=[[text] for text in MIXED], retries=0, **spec)
+    summary = job.run("--limit", "7", expect=5)
+    assert [summary[n] for n in ("ok", "failed", "ambiguous", "pending")] == [2, 3, 2, 2]
+    return job
+
+
+WHAT_IS_SENT = [
+    ("run", [], [8, 9]),
+    ("resume", [], [2, 3, 4, 8, 9]),
+    ("resume", ["--only", "request_blocked"], [3]),
+    ("resume", ["--only", "run_failed,internal_server_error"], [2, 4]),
+    ("resume", ["--only", "gateway"], []),
+    ("resume", ["--only", "gateway", "--ambiguous", "--yes"], [5]),
+    ("resume", ["--only", "nothing_like_that"], []),
+    ("resume", ["--except", "request_blocked"], [2, 4]),
+    ("resume", ["--except", "request_blocked", "--ambiguous", "--yes"], [2, 4, 5, 6]),
+    ("resume", ["--rows", "1,3,5-8"], [3, 8]),
+    ("resume", ["--rows", "1,3,5-8", "--ambiguous", "--yes"], [3, 5, 6, 8]),
+    ("resume", ["--ambiguous", "--yes"], [2, 3, 4, 5, 6, 8, 9]),
+    ("resume", ["--limit", "3"], [2, 3]),
+    ("run", ["--again", "all", "--yes"], [1, 7]),
+    ("run", ["--again", "3,7-9", "--yes"], [7]),
+]
+
+
+def test_each_command_sends_the_rows_that_the_table_says_and_no_others(sandbox, make_job):
+    """The whole table of what is sent, each line from the same state, by the book."""
+    job = mixed_job(sandbox, make_job)
+    for number, (verb, options, rows) in enumerate(WHAT_IS_SENT):
+        copy = job.copied(f"copy-{number}")
+        before = received(sandbox)
+        done = job.call(verb, *options, "--json", "--output", str(copy))
+        sent = received(sandbox) - before
+        assert sent == Counter(MIXED[row - 1] for row in rows), (verb, options, done.stderr)
+        assert json.loads(done.stdout.splitlines()[-1])["requests"] == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"), [("resume", ["--ambiguous"]), ("run", ["--again", "all"])]
+)
+def test_what_may_be_paid_twice_needs_a_yes(sandbox, make_job, verb, options):
+    """Without a terminal nobody can be asked: exit 2, the worst case named, nothing sent."""
+    job = mixed_job(sandbox, make_job)
+    before = sandbox.received()
+    done = job.call(verb, *options, "--json")
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert "2 " in done.stderr
+    assert json.loads(done.stdout)["exit_code"] == 2
+    assert sandbox.received() == before
+
+
+def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_none(
+    sandbox, make_job
+):
+    """Three kinds of failure, ambiguous and skipped rows; then the server is mended."""
+    rows = [
+        "#fault:blocked a",
+        "#fault:blocked b",
+        "#fault:html-502",
+        "fine",
+        "",
+        "#fault:json-500",
+        "#fault:success-false",
+    ]
+    job = make_job(
+        sandbox.url, rows=[[r] for r in rows], retries=0, empty="skip", workflow="wf_mine"
+    )
+    sandbox.publish("wf_mine", "{{story}}")
+    summary = job.run(expect=5)
+    assert [summary[n] for n in ("ok", "failed", "ambiguous", "skipped")] == [1, 4, 1, 1]
+    sandbox.publish("wf_mine", "nothing of the row")
+    report = json.loads(job.call("report", "--json").stdout)
+    groups = {group["code"]: group for group in report["groups"]}
+    assert groups["request_blocked"]["first_rows"] == [1, 2]
+    assert groups["gateway"]["count"] == groups["gateway"]["maybe_paid"] == 1
+    shown = job.call("report").stdout + job.call("report").stderr
+    for group in groups.values():
+        assert group["command"] in shown
+        before = received(sandbox)
+        job.paste(group["command"], "--yes")
+        assert (received(sandbox) - before).total() == group["count"]
+        job.paste(group["command"], "--yes")
+        assert (received(sandbox) - before).total() == group["count"]
+    assert job.run()["ok"] == 6
+    assert max(sandbox.billed().values()) <= 2
+
+
+def test_fresh_retries_of_a_resume_name_rows_that_may_have_been_paid(sandbox, make_job):
+    """200 with success: false may have been billed: it is sent by `resume`, and said first."""
+    job = mixed_job(sandbox, make_job)
+    done = job.call("resume")
+    assert "may have been paid: row 4" in done.stderr
+
+
+def test_rows_that_a_command_leaves_out_do_not_raise_its_exit_code(sandbox, make_job):
+    """Nor do old failures with --fail-on new, nor any with none."""
+    job = mixed_job(sandbox, make_job)
+    assert job.call("run", "--limit", "1").returncode == 0
+    assert job.call("resume", "--rows", "1,8").returncode == 0
+    assert job.call("resume", "--only", "no_such_code").returncode == 0
+    assert job.call("run", "--fail-on", "new").returncode == 0
+    assert job.call("run", "--fail-on", "none").returncode == 0
+    assert job.call("run").returncode == 5
+    assert job.call("resume", "--only", "request_blocked", "--fail-on", "new").returncode == 3
+
+
+def test_settle_decides_without_sending(sandbox, make_job):
+    """Ambiguous rows become failed and stay maybe paid; failed ones are given up."""
+    job = mixed_job(sandbox, make_job)
+    job.run(expect=5)
+    before, paid = sandbox.received(), job.status()["paid_max"]
+    assert job.call("settle", "--only", "gateway").returncode == 0
+    summary = job.status()
+    assert (summary["failed"], summary["ambiguous"], summary["paid_max"]) == (4, 1, paid)
+    assert job.call("settle", "--rows", "6").returncode == 0
+    assert job.run(expect=3)["ambiguous"] == 0
+    assert job.call("settle", "--only", "request_blocked").returncode == 0
+    assert sandbox.received() == before
+    sent = received(sandbox)
+    job.call("resume")
+    assert "#fault:blocked" not in received(sandbox) - sent
+    assert "#fault:html-504-billed" in received(sandbox) - sent
+    job.call("resume", "--rows", "3")
+    assert "#fault:blocked" in received(sandbox) - sent
+
+
+def test_another_version_that_is_killed_is_finished_by_a_plain_run(start_sandbox, make_job):
+    """Four rows billed exactly once more, the export shows the new text, the rest untouched."""
+    sandbox = start_sandbox()
+    stories = [f"story {n}" for n in range(1, 13)]
+    job = make_job(sandbox.url, rows=[[s] for s in stories], workflow="wf_mine", concurrency=1)
+    sandbox.publish("wf_mine", "old {{story}}")
+    job.run()
+    sandbox.publish("wf_mine", "new {{story}}")
+    process = job.start("--again", "3,7-9", "--yes", rate="1.5")
+    with ended(process):
+        while sandbox.received() < 14:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+    assert job.status()["pending"] == 2
+    halfway = job.export()
+    assert list(halfway["_status"]) == ["ok"] * 12
+    refused = job.call("run", "--again", "1", "--yes")
+    assert (refused.returncode, "--again" in refused.stderr) == (2, True)
+    assert job.run()["requests"] == 2
+    again = {"story 3", "story 7", "story 8", "story 9"}
+    for body, billed in sandbox.billed().items():
+        assert billed == (2 if json.loads(body)["story"] in again else 1)
+    table = job.export()
+    for story, result in zip(table["story"], table["result"], strict=True):
+        assert ("new " if story in again else "old ") + story in result
+    results = pd.read_parquet(job.results)
+    assert Counter(results["version"]) == {1: 12, 2: 4}
+
+
+def test_a_version_that_fails_leaves_the_last_answer_in_the_export(sandbox, make_job):
+    """The code of the newer one stands beside it, and `resume` asks for it again."""
+    job = make_job(sandbox.url, rows=[["one"], ["two"]], workflow="wf_mine", retries=0)
+    sandbox.publish("wf_mine", "old {{story}}")
+    job.run()
+    sandbox.publish("wf_mine", "#fault:blocked {{story}}")
+    assert job.run("--again", "2", "--yes", expect=3)["failed"] == 1
+    table = job.export()
+    assert list(table["_status"]) == ["ok", "ok"]
+    assert list(table["_error_code"]) == [None, "request_blocked"]
+    assert "old two" in table["result"][1]
+    sandbox.publish("wf_mine", "new {{story}}")
+    resumed = job.call("resume", "--json")
+    assert json.loads(resumed.stdout)["ok"] == 2
+    assert "new two" in job.export()["result"][1]
+
+
+def test_check_shows_what_a_run_would_send_and_sends_nothing(sandbox, make_job):
+    """Exact bodies, empty cells, drift; the folder stays as it is."""
+    job = make_job(sandbox.url, rows=[["a"], [""], ["b"]], empty="send", max_paid=100)
+    checked = json.loads(job.call("check", "--json").stdout)
+    assert checked["to_send"] == checked["paid_at_most"] == 3
+    assert checked["requests_at_most"] == 9
+    assert checked["empty_cells"] == {"story": 1}
+    assert checked["first_bodies"][0] == {"row": 1, "body": '{"story":"a"}'}
+    assert checked["drift"] is None
+    assert not job.output.exists()
+    assert sandbox.received() == 0
+    job.run()
+    job.write_sheet(["story"], [["a, edited"], [""], ["b"], ["c"]])
+    before = contents(job.output)
+    checked = json.loads(job.call("check", "--json").stdout)
+    assert checked["drift"] == {"same": 2, "changed": 1, "new": 1, "gone": 0}
+    assert (checked["ok"], checked["pending"], checked["to_send"]) == (2, 2, 2)
+    assert contents(job.output) == before
+    assert sandbox.received() == 3
+
+
+def test_check_says_what_a_changed_spec_would_cost(sandbox, make_job):
+    """Exit 2 with the number, as `run` would."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    job.run()
+    job.write_spec(constants={"tone": "warm"})
+    done = job.call("check")
+    assert done.returncode == 2
+    assert "2 finished rows" in done.stderr
+    assert job.call("check", "--accept-changes").returncode == 0
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+def test_whatever_happens_to_a_sheet_only_new_rows_are_sent_and_answers_stay_with_their_input(
+    sandbox, make_job, with_id
+):
+    """Insert, sort, delete one of three equal rows, edit and undo, add and reorder columns."""
+    rows = [[f"{n:02}", f"story {n}"] for n in range(10)]
+    if not with_id:
+        rows[3][1] = rows[5][1] = rows[8][1] = "one of three"
+    spec = {"variables": {"story": "story"}} | ({"id": "no"} if with_id else {})
+    job = make_job(sandbox.url, ["no", "story"], rows, **spec)
+
+    def step(columns: list[str], sheet: list[list[str]], sends: int) -> None:
+        job.write_sheet(columns, sheet)
+        assert job.run()["requests"] == sends
+        table = job.export()
+        assert list(table.columns[: len(columns)]) == columns
+        assert [list(row) for row in table[columns].itertuples(index=False)] == sheet
+        for story, result in zip(table["story"], table["result"], strict=True):
+            assert story in result
+
+    step(["no", "story"], rows, sends=10)
+    step(["no", "story"], [["99", "a new one"], *rows], sends=1)
+    step(["no", "story"], sorted(rows, key=lambda row: row[1], reverse=True), sends=0)
+    step(["no", "story"], rows[:5] + rows[6:], sends=0)
+    step(["no", "story"], rows, sends=0)
+    edited = [*rows[:2], ["02", "edited"], *rows[3:]]
+    step(["no", "story"], edited, sends=1)
+    step(["no", "story"], rows, sends=0)
+    step(["no", "story", "note"], [[*row, "x"] for row in rows], sends=0)
+    step(["note", "story", "no"], [["x", *row[::-1]] for row in rows], sends=0)
+    assert sum(sandbox.billed().values()) == 12
+
+
+def test_undoing_an_accepted_change_costs_nothing(sandbox, make_job):
+    """The first answers are held still."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    job.run()
+    job.write_spec(constants={"tone": "warm"})
+    assert job.call("run").returncode == 2
+    assert job.run("--accept-changes")["requests"] == 2
+    job.write_spec()
+    assert job.run()["requests"] == 0
+
+
+def test_the_failures_of_one_folder_are_a_sheet_for_another(sandbox, make_job):
+    """Its ambiguous rows are skipped unless --ambiguous; for its own folder it is refused."""
+    job = mixed_job(sandbox, make_job)
+    failures = job.output / "failures.csv"
+    refused = job.call("run", "--input", str(failures))
+    assert (refused.returncode, "own run folder" in refused.stderr) == (2, True)
+    before = received(sandbox)
+    other = str(job.folder / "runs" / "other")
+    done = job.call("run", "--input", str(failures), "--output", other, "--json")
+    assert received(sandbox) - before == Counter(MIXED[1:4])
+    assert json.loads(done.stdout)["skipped"] == 2
+    assert "2 rows skipped" in done.stderr
+    job.call("resume", "--input", str(failures), "--output", other, "--ambiguous", "--only", "x")
+    job.call("resume", "--input", str(failures), "--output", other, "--ambiguous")
+    assert received(sandbox) - before == Counter(MIXED[1:4] * 2 + MIXED[4:6])
+
+
+BAD_INPUT = [
+    ("no,story\n1,a\n", {"variables": {"story": "stori"}}, ["line 4", '"stori"', 'mean "story"']),
+    ("no,story\n1,a\n", {"id": "NO "}, ["job.yaml line 4", '"NO "', 'mean "no"']),
+    ("story\na\nb,c\n", {}, ["line 3", "2 cells"]),
+    ("story,story\na,b\n", {}, ['"story" twice']),
+    ("story\na\n", {"varaibles": {"story": "story"}}, ["line 4", '"variables"']),
+    ("story\na\n", {"api_key": "sk_1"}, ["holds no key"]),
+    ("story\na\n", {"base_url": "https://x"}, ["holds no host"]),
+    ("id,story\n1,a\n ,b\n", {"id": "id"}, ["line 3", "blank"]),
+    ("id,story\n1,a\n2,b\n1,c\n", {"id": "id"}, ["line 4", "repeat"]),
+    ("story\na\n", {"input": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
+    ("story\na\n", {"input": "."}, ["jobs"]),
+    ("story\n", {}, ["no rows"]),
+    ("story,result\na,b\n", {}, ['"result"', "Map it"]),
+]
+
+
+@pytest.mark.parametrize(("sheet", "spec", "words"), BAD_INPUT)
+def test_bad_input_is_one_message_with_its_place_and_nothing_is_sent(
+    sandbox, make_job, sheet, spec, words
+):
+    """Exit 2, one line on stderr, an object on stdout."""
+    job = make_job(sandbox.url)
+    job.sheet.write_text(sheet, encoding="utf-8")
+    job.write_spec(**spec)
+    done = job.call("run", "--json")
+    assert done.returncode == 2, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert done.stderr.rstrip().endswith("Nothing was sent.")
+    assert done.stderr.count("\n") == 1
+    assert json.loads(done.stdout)["exit_code"] == 2
+    assert sandbox.received() == 0
+
+
+def test_a_wrong_option_is_refused_with_an_object_too(make_job):
+    """click's own refusals: exit 2."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    done = job.call("run", "--json", "--limmit", "5")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+
+
+def _one(job: Job, story: str = "fine", **spec) -> None:
+    job.write_sheet(["story"], [[story]])
+    job.write_spec(retries=0, **spec)
+
+
+def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path):
+    """By the command line, each for its own reason."""
+    sandbox = start_sandbox()
+    job = make_job(sandbox.url)
+    codes = {}
+    for story, code in (("fine", 0), ("#fault:blocked", 3), ("#fault:not-json", 5)):
+        _one(job, story)
+        codes[code] = job.call("run", "--output", str(tmp_path / str(code))).returncode
+    codes[2] = job.call("run", "--limit", "-1").returncode
+    codes[4] = job.call("run", "--output", str(tmp_path / "4"), env={"AITUTOR_API_KEY": "no"})
+    codes[4] = codes[4].returncode
+    (tmp_path / "0" / "ledger.sqlite").write_bytes(b"not a database" * 1000)
+    damaged = job.call("run", "--output", str(tmp_path / "0"), "--json")
+    codes[6] = damaged.returncode
+    assert json.loads(damaged.stdout)["stopped"] == "storage"
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "aiolimiter.py").write_text("raise RuntimeError('a bug')\n")
+    codes[1] = job.call("run", env={"PYTHONPATH": str(broken)}).returncode
+    assert codes == {code: code for code in (0, 1, 2, 3, 4, 5, 6)}
+
+
+@pytest.mark.parametrize("mode", ["fail", "skip", "wait"])
+def test_a_locked_folder_fails_is_skipped_or_waited_for(start_sandbox, make_job, mode):
+    """75, 0, or the job done after the other run has ended; never an extra bill."""
+    sandbox = start_sandbox(latency="1500ms")
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    first = job.start("--limit", "1")
+    with ended(first):
+        while not sandbox.received():
+            time.sleep(0.02)
+        done = job.call("run", "--json", "--if-locked", mode)
+        first.wait(timeout=20)
+    assert done.returncode == {"fail": 75, "skip": 0, "wait": 0}[mode]
+    assert sum(sandbox.billed().values()) == (2 if mode == "wait" else 1)
+    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 2
+
+
+def test_the_breaker_for_ambiguous_rows_stops_and_the_next_run_probes_one_row(sandbox, make_job):
+    """Ten lost answers in a row: exit 5; then one request at a time until one is readable."""
+    bad = [f"#fault:not-json {n}" for n in range(40)]
+    job = make_job(sandbox.url, rows=[[s] for s in bad], concurrency=3)
+    stopped = job.run(expect=5)
+    assert stopped["stopped"] == "ambiguous"
+    assert 10 <= stopped["ambiguous"] <= 12
+    probe = job.run(expect=5)
+    assert (probe["stopped"], probe["requests"]) == ("ambiguous", 1)
+    job.write_sheet(
+        ["story"], [["fine"], *[[s] for s in bad[:3]], *[[f"ok {n}"] for n in range(9)]]
+    )
+    assert job.run(expect=5)["ok"] == 10
+
+
+def test_the_breaker_for_rows_that_fail_alike_stops_a_wrong_job_early(sandbox, make_job):
+    """Ten rows, all blocked, in a folder without any answer: exit 4, nothing paid."""
+    rows = [[f"#fault:blocked {n}"] for n in range(60)]
+    job = make_job(sandbox.url, rows=rows, concurrency=2)
+    summary = job.run(expect=4)
+    assert summary["stopped"] == "alike"
+    assert summary["failed"] <= 12
+    assert summary["paid_max"] == 0
+
+
+def test_quiet_says_nothing_unless_something_needs_a_person(sandbox, make_job):
+    """Nothing at all when every row is ok; the summary when one failed."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    done = job.call("run", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    job.write_sheet(["story"], [["a"], ["#fault:blocked"]])
+    done = job.call("run", "--quiet")
+    assert done.returncode == 3
+    assert "request_blocked" in done.stderr
+
+
+def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, make_job):
+    """`run` takes the folder; once the spec is gone it is refused, the rest goes on working."""
+    job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]], retries=0)
+    job.run(expect=3)
+    folder = str(job.output)
+    command = [sys.executable, "-m", "pipeline"]
+    assert job.shell([*command, "run", folder]).returncode == 3
+    job.spec.rename(job.spec.with_suffix(".moved"))
+    assert job.shell([*command, "status", folder]).returncode == 0
+    assert "request_blocked" in job.shell([*command, "report", folder]).stderr
+    assert job.shell([*command, "export", folder, "--to", f"{job.folder}/x.csv"]).returncode == 0
+    gone = job.shell([*command, "run", folder])
+    assert (gone.returncode, "spec" in gone.stderr) == (2, True)
+
+
+def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sandbox, make_job):
+    """And how it ended; before the first run it says how to start one."""
+    sandbox = start_sandbox(latency="1s")
+    job = make_job(sandbox.url, rows=[["a"]])
+    assert "pipeline run" in job.call("status").stderr
+    process = job.start()
+    with ended(process):
+        while not sandbox.received():
+            time.sleep(0.02)
+        assert "it goes on now" in job.call("status").stderr
+    assert "ended from outside" in job.call("status").stderr
+    job.run(expect=5)
+    assert "exit 5" in job.call("status").stderr
+    assert job.status()["last_run"]["exit_code"] == 5
+
+
+def test_a_status_that_looks_never_locks_a_run_out(sandbox, make_job):
+    """Two hundred looks while a run starts."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.run()
+    folder = RunFolder(job.output)
+    process = job.start()
+    with ended(process):
+        while process.poll() is None:
+            assert folder.in_use in (True, False)
+        assert process.returncode == 0
+
+
+def test_a_command_from_a_summary_goes_on_with_the_job(sandbox, make_job):
+    """`resume_command` works when pasted, options that make the job included."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
+    other = job.folder / "elsewhere"
+    summary = job.run("--limit", "1", "--output", str(other))
+    words = shlex.split(summary["resume_command"])
+    assert words[:2] == ["pipeline", "run"]
+    assert "--limit" not in words
+    job.paste(summary["resume_command"])
+    assert len(pd.read_parquet(other / "results")) == 3
+
+
+def test_a_question_on_a_terminal_is_asked_and_no_means_no(sandbox, make_job):
+    """A pseudo-terminal types the answer."""
+    job = mixed_job(sandbox, make_job)
+    before = sandbox.received()
+    for answer, code, sent in (("n", 2, 0), ("y", 5, 2)):
+        process, terminal = _on_a_terminal(
+            job.command("resume", "--only", "gateway,bad_response", "--ambiguous"),
+            job.environment(),
+        )
+        seen = b""
+        while b"[y/N]" not in seen:
+            seen += os.read(terminal, 4096)
+        os.write(terminal, answer.encode() + b"\n")
+        assert _exit_code(process, terminal) == code
+        assert b"at worst 2 requests are paid twice" in seen.replace(b"\r\n", b" ")
+        assert sandbox.received() == before + sent
+
+
+def _on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, int]:
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execvpe(command[0], command, environment)
+    return pid, terminal
+
+
+def _exit_code(pid: int, terminal: int) -> int:
+    try:
+        while os.read(terminal, 4096):
+            pass
+    except OSError:
+        pass  # the terminal closes with the process
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status)
+
+
+def test_results_are_for_scripts_that_know_where_they_are(sandbox, make_job):
+    """Paths in the summary exist; stdout has nothing but the object."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    done = job.call("run", "--json")
+    summary = json.loads(done.stdout)
+    assert Path(summary["results"]).is_dir()
+    assert Path(summary["failures"]).is_file()
+    assert summary == json.loads((job.output / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "redirect", ["2>&-", ">&-", "2>&- >&-", "2>/dev/full", ">/dev/full", "| true"]
+)
+def test_nobody_listening_changes_neither_the_run_nor_its_exit_code(sandbox, make_job, redirect):
+    """Closed and broken streams: every row is ok, exit 0."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(30)], rate=500)
+    command = shlex.join(job.command("run", "--json"))
+    script = f"set -o pipefail; {command} {redirect}"
+    assert job.shell(["bash", "-c", script]).returncode == 0
+    assert job.status()["ok"] == 30

@@ -1,0 +1,340 @@
+"""The loop: what happens in which order, and how it stops. Ledger and engine are made up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from pipeline.clock import SystemClock
+from pipeline.errors import StorageFailed
+from pipeline.events import AttemptEnded, Event, Stopping, Waiting
+from pipeline.executor import Executor
+from pipeline.model import (
+    Attempt,
+    Failure,
+    Outcome,
+    Reply,
+    Row,
+    State,
+    StopCode,
+    Stopped,
+    Verdict,
+)
+from pipeline.retry import Breakers
+
+OK = json.dumps({"success": True, "result": "text"}).encode()
+Send = Callable[[bytes], Awaitable[Reply]]
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(n, bytes([n]) * 16, bytes([n]) * 16, 0, b"%d" % n) for n in range(1, count + 1)]
+
+
+def replied(status: int = 200, body: bytes = OK) -> Reply:
+    return Reply(0.0, 1.0, status, {}, body)
+
+
+def error(status: int, code: str) -> Reply:
+    fields = {"error": "no", "success": False, "code": code}
+    return replied(status, json.dumps(fields).encode())
+
+
+class World:
+    """An engine, a ledger and a throttle that write down what is asked of them."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.seen: list[tuple[str, int]] = []
+        self.states: dict[int, State] = {}
+        self.outcomes: list[Outcome] = []
+        self.events: list[Event] = []
+        self.most_in_flight = 0
+        self._in_flight = 0
+        self.broken = False
+
+    async def send(self, body: bytes) -> Reply:
+        self.seen.append(("send", int(body)))
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            return await self._send(body)
+        finally:
+            self._in_flight -= 1
+
+    async def intend(self, row: Row) -> Attempt:
+        await asyncio.sleep(0)
+        self._write("intend", row)
+        self.states[row.number] = State.SENDING
+        return Attempt(len(self.seen), row.number, row, State.PENDING, None)
+
+    async def conclude(
+        self, attempt: Attempt, outcome: Outcome, reply: Reply, state: State
+    ) -> None:
+        await asyncio.sleep(0)
+        self._write("conclude", attempt.row)
+        self.states[attempt.row.number] = state
+        self.outcomes.append(outcome)
+
+    async def withdraw(self, attempt: Attempt) -> None:
+        self._write("withdraw", attempt.row)
+        self.states[attempt.row.number] = attempt.was
+
+    async def slot(self) -> None:
+        await asyncio.sleep(0)
+
+    def sent(self) -> float:
+        return 0.0
+
+    def landed(self, ticket: float, reply: Reply, outcome: Outcome) -> None:
+        pass
+
+    def listen(self, event: Event) -> None:
+        if isinstance(event, AttemptEnded):
+            self.seen.append(("tell", event.row.number))
+        self.events.append(event)
+
+    def _write(self, what: str, row: Row) -> None:
+        if self.broken:
+            raise StorageFailed("the disk is full")
+        self.seen.append((what, row.number))
+
+    def executor(self, **options: object) -> Executor:
+        known = {
+            "engine": self,
+            "ledger": self,
+            "throttle": self,
+            "clock": SystemClock(),
+            "breakers": Breakers(any_ok=True),
+            "concurrency": 4,
+            "retries": 2,
+            "budget": None,
+            "listeners": (self.listen,),
+        }
+        return Executor(**(known | options))  # type: ignore[arg-type]
+
+
+async def at_once(body: bytes) -> Reply:
+    await asyncio.sleep(0)
+    return replied()
+
+
+def run(world: World, count: int, **options: object) -> Stopped | None:
+    async def go() -> Stopped | None:
+        return await world.executor(**options).run(iter(rows(count)), drain_s=5)
+
+    return asyncio.run(go())
+
+
+def test_an_attempt_is_durable_before_it_is_sent_and_its_outcome_before_it_is_told():
+    """The order that everything else rests on."""
+    world = World(at_once)
+    assert run(world, 20) is None
+    for number in range(1, 21):
+        steps = [what for what, row in world.seen if row == number]
+        assert steps == ["intend", "send", "conclude", "tell"]
+    assert set(world.states.values()) == {State.OK}
+
+
+def test_no_more_rows_are_in_flight_than_allowed_and_none_is_read_ahead_of_its_place():
+    """A million rows cost no more than those in flight."""
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        for row in rows(50):
+            taken += 1
+            assert taken - sum(what == "conclude" for what, _ in world.seen) <= 4
+            yield row
+
+    async def slowly(body: bytes) -> Reply:
+        await asyncio.sleep(0.001)
+        return replied()
+
+    world = World(slowly)
+    asyncio.run(world.executor(concurrency=3).run(stream(), drain_s=5))
+    assert world.most_in_flight == 3
+
+
+def test_a_refused_row_goes_to_the_front_and_uses_up_no_retries():
+    """With no retries at all, ten 429s in a row lose nothing."""
+    denials = 10
+
+    async def limited(body: bytes) -> Reply:
+        nonlocal denials
+        await asyncio.sleep(0)
+        if denials:
+            denials -= 1
+            return error(429, "rate")
+        return replied()
+
+    world = World(limited)
+    assert run(world, 3, concurrency=1, retries=0) is None
+    sent = [row for what, row in world.seen if what == "send"]
+    assert sent == [1] * 11 + [2, 3]
+    assert set(world.states.values()) == {State.OK}
+
+
+def test_a_stop_withdraws_what_was_not_sent_and_waits_for_what_was():
+    """A row whose intent became durable after the stop never reaches the engine."""
+    release = asyncio.Event()
+
+    async def wait(body: bytes) -> Reply:
+        await release.wait()
+        return replied()
+
+    async def go() -> World:
+        world = World(wait)
+        executor = world.executor(concurrency=3)
+        running = asyncio.create_task(executor.run(iter(rows(9)), drain_s=5))
+        while sum(what == "send" for what, _ in world.seen) < 2:
+            await asyncio.sleep(0)
+        executor.stop(Stopped(StopCode.INTERRUPTED, "enough"))
+        executor.stop(Stopped(StopCode.MAX_PAID, "the second reason does not stand"))
+        await asyncio.sleep(0.01)
+        release.set()
+        stopped = await running
+        assert stopped is not None
+        assert stopped.code is StopCode.INTERRUPTED
+        return world
+
+    world = asyncio.run(go())
+    sent = {row for what, row in world.seen if what == "send"}
+    assert {n for n, state in world.states.items() if state is State.OK} == sent
+    assert State.SENDING not in world.states.values()
+    assert len(sent) <= 3
+    [stopping] = [e for e in world.events if isinstance(e, Stopping)]
+    assert stopping.in_flight >= 2
+
+
+def test_after_the_drain_what_is_still_in_flight_is_ambiguous_and_kept():
+    """Code `interrupted`, durable, told."""
+
+    async def never(body: bytes) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def go() -> World:
+        world = World(never)
+        executor = world.executor(concurrency=2)
+        running = asyncio.create_task(executor.run(iter(rows(5)), drain_s=0.05))
+        while len(world.states) < 2:
+            await asyncio.sleep(0.001)
+        executor.stop(Stopped(StopCode.INTERRUPTED, "enough"))
+        await running
+        return world
+
+    world = asyncio.run(go())
+    assert [o.code for o in world.outcomes] == ["interrupted"] * 2
+    assert list(world.states.values()) == [State.AMBIGUOUS] * 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (error(401, "unauthorized"), StopCode.UNAUTHORIZED),
+        (error(402, "invalid_billing"), StopCode.INVALID_BILLING),
+        (error(404, "workflow_not_found"), StopCode.WORKFLOW_NOT_FOUND),
+        (replied(307, b""), StopCode.REDIRECT),
+        (Reply(0, 1, failure=Failure.TLS), StopCode.TLS),
+    ],
+)
+def test_what_concerns_every_row_stops_the_job_at_the_first(reply, code):
+    """At most what was in flight is sent."""
+
+    async def refuse(body: bytes) -> Reply:
+        await asyncio.sleep(0)
+        return reply
+
+    world = World(refuse)
+    stopped = run(world, 100, concurrency=3)
+    assert stopped is not None
+    assert stopped.code is code
+    assert sum(what == "send" for what, _ in world.seen) <= 3
+
+
+def test_the_budget_counts_what_is_in_flight_and_gives_back_what_was_not_billed():
+    """Six rows fail unpaid, so all four that may be paid are."""
+
+    async def every_second_fails(body: bytes) -> Reply:
+        await asyncio.sleep(0)
+        return error(400, "request_blocked") if int(body) % 2 else replied()
+
+    world = World(every_second_fails)
+    stopped = run(world, 40, budget=4, concurrency=8)
+    assert stopped is not None
+    assert stopped.code is StopCode.MAX_PAID
+    assert list(world.states.values()).count(State.OK) == 4
+
+
+def test_a_ledger_that_cannot_be_written_ends_the_run_and_nothing_more_is_sent():
+    """The error reaches the caller."""
+
+    async def breaks(body: bytes) -> Reply:
+        await asyncio.sleep(0)
+        world.broken = int(body) >= 5
+        return replied()
+
+    world = World(breaks)
+    with pytest.raises(StorageFailed, match="full"):
+        run(world, 100, concurrency=2)
+    assert sum(what == "send" for what, _ in world.seen) <= 8
+
+
+def test_an_api_that_is_away_is_asked_by_one_request_at_a_time():
+    """Two hundred rows do not all knock at a closed door."""
+
+    async def away(body: bytes) -> Reply:
+        await asyncio.sleep(0)
+        now = asyncio.get_running_loop().time()
+        return Reply(now, now, failure=Failure.NOT_SENT, detail="refused")
+
+    async def go() -> World:
+        world = World(away)
+        executor = world.executor(concurrency=50)
+        running = asyncio.create_task(executor.run(iter(rows(200)), drain_s=5))
+        await asyncio.sleep(1.5)
+        knocked = sum(what == "send" for what, _ in world.seen)
+        executor.stop(Stopped(StopCode.INTERRUPTED, "enough"))
+        await running
+        assert knocked <= 52
+        return world
+
+    world = asyncio.run(go())
+    assert sum(isinstance(event, Waiting) for event in world.events) == 1
+    assert {o.verdict for o in world.outcomes} == {Verdict.REFUSED}
+    assert set(world.states.values()) == {State.PENDING}
+
+
+def test_a_run_that_is_cancelled_leaves_no_row_in_flight():
+    """Whoever cancels the coroutine gets the same as a second Ctrl-C."""
+
+    async def never(body: bytes) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def go() -> World:
+        world = World(never)
+        running = asyncio.create_task(world.executor().run(iter(rows(9)), drain_s=60))
+        while len(world.states) < 4:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return world
+
+    world = asyncio.run(go())
+    assert set(world.states.values()) == {State.AMBIGUOUS}
+
+
+def test_an_error_of_our_own_ends_the_run_with_it():
+    """A listener with a bug is not swallowed."""
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(World(at_once), 10, listeners=(broken,))

@@ -1,0 +1,88 @@
+"""Disks that are full, read-only or damaged: exit 6, nothing paid is lost, and room mends it.
+
+The small disks are tmpfs mounts, which takes a user that may mount; the rest needs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Job, SandboxProcess
+
+Mount = Callable[[int], Path]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a disk of some kilobytes, and sees that it goes again."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def mount(kilobytes: int) -> Path:
+        nonlocal mounted
+        options = f"size={kilobytes}k" + (",remount" if mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
+            pytest.skip("mounting a tmpfs takes root")
+        mounted = True
+        return place
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def assert_nothing_lost(job: Job, sandbox: SandboxProcess, output: Path) -> None:
+    """Every bill has its answer in the results, and no body has two."""
+    billed = sandbox.billed()
+    results = pd.read_parquet(output / "results")
+    assert set(results["variables"]) == {body for body, times in billed.items() if times}
+    assert set(billed.values()) <= {0, 1}
+    assert not results["row_key"].duplicated().any()
+
+
+@pytest.mark.parametrize("kilobytes", [64, 1300, 1700, 2400])
+def test_a_full_disk_stops_the_sending_saves_what_is_in_flight_and_room_mends_it(
+    start_sandbox, make_job, small_disk, kilobytes
+):
+    """Exit 6 wherever it fills up; the same command finishes once there is room."""
+    sandbox = start_sandbox(latency="30ms")
+    rows = [[f"story {n} " + "x" * 4000] for n in range(400)]
+    job = make_job(sandbox.url, rows=rows, concurrency=8)
+    output = small_disk(kilobytes) / "out"
+    done = job.call("run", "--json", "--rate", "5000", "--output", str(output))
+    assert done.returncode == 6, done.stderr
+    said = json.loads(done.stdout)
+    assert said["stopped"] == "storage"
+    says_none = "Nothing was sent" in done.stderr or "Nothing more was sent" in done.stderr
+    assert says_none or "same command again" in done.stderr
+    assert (sum(sandbox.billed().values()) == 0) == says_none
+    small_disk(64_000)
+    summary = job.run("--output", str(output))
+    assert (summary["ok"], summary["ambiguous"]) == (400, 0)
+    assert_nothing_lost(job, sandbox, output)
+
+
+def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_sent(sandbox, make_job):
+    """A file stands in its place."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    (job.folder / "taken").write_text("x")
+    done = job.call("run", "--output", str(job.folder / "taken"))
+    assert done.returncode == 6
+    assert "Nothing was sent" in done.stderr
+    assert sandbox.received() == 0
+
+
+def test_no_reserve_is_left_behind(sandbox, make_job):
+    """It is for the time of sending only."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.run()
+    assert not [p.name for p in job.output.iterdir() if p.name.startswith(".")]

@@ -1,0 +1,99 @@
+"""Counts and exit codes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.folder import RunFolder
+from pipeline.job import Job
+from pipeline.model import State, StopCode, Stopped, Summary
+from pipeline.records import Counts, Unfinished
+from pipeline.summary import FailOn, as_json, concern_of, summarize
+
+JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
+
+
+def counts(given_up: int = 0, skipped: int = 0, **states: int) -> Counts:
+    rows = sum(states.values()) + skipped
+    by_state = Counter({State(name): n for name, n in states.items() if name != "pending"})
+    return Counts(by_state, {}, 3, 5, rows, skipped, given_up, "r", None)
+
+
+def summary(stop: StopCode | None = None, signal: int | None = None, **states: int) -> Summary:
+    stopped = Stopped(stop, "why") if stop else None
+    return summarize(JOB, counts(**states), stopped=stopped, signal_exit=signal)
+
+
+@pytest.mark.parametrize(
+    ("stop", "signal", "states", "code"),
+    [
+        (None, None, {"ok": 3}, 0),
+        (None, None, {"ok": 3, "pending": 2}, 0),
+        (None, None, {"ok": 3, "failed": 1}, 3),
+        (None, None, {"failed": 1, "ambiguous": 1}, 5),
+        (None, None, {"sending": 1}, 5),
+        (StopCode.NOT_SENT, None, {"ambiguous": 1}, 75),
+        (StopCode.MAX_PAID, None, {"ambiguous": 1, "failed": 1}, 4),
+        (StopCode.ALIKE, None, {"failed": 10}, 4),
+        (StopCode.TLS, None, {"pending": 10}, 4),
+        (StopCode.AMBIGUOUS, None, {"ambiguous": 10}, 5),
+        (StopCode.INTERRUPTED, 143, {"ambiguous": 1}, 143),
+        (StopCode.INTERRUPTED, None, {"ok": 1}, 130),
+        (StopCode.UNAUTHORIZED, 130, {"pending": 1}, 130),
+        (StopCode.STORAGE, 130, {"pending": 1}, 6),
+    ],
+)
+def test_of_several_reasons_the_gravest_gives_the_exit_code(stop, signal, states, code):
+    """6, 130 or 143, 4, 75, 5, 3 in this order."""
+    assert summary(stop, signal, **states).exit_code == code
+
+
+def test_rows_add_up_and_what_is_on_its_way_counts_as_ambiguous():
+    """ok + failed + ambiguous + pending + skipped = rows."""
+    found = summary(ok=5, failed=4, ambiguous=3, sending=2, pending=1, skipped=6)
+    assert (found.ok, found.failed, found.ambiguous, found.pending, found.skipped) == (
+        *(5, 4, 5, 1, 6),
+    )
+    assert found.rows == 21
+
+
+@pytest.mark.parametrize(
+    ("states", "command"),
+    [
+        ({"ok": 1}, None),
+        ({"pending": 1, "ambiguous": 1}, "pipeline run jobs/j.yaml --sandbox"),
+        ({"failed": 1, "pending": 1}, "pipeline resume jobs/j.yaml --sandbox"),
+        ({"ambiguous": 1}, "pipeline resume jobs/j.yaml --sandbox --ambiguous"),
+        ({"failed": 1, "given_up": 1}, None),
+    ],
+)
+def test_the_command_that_goes_on_names_the_job_as_the_user_did(states, command):
+    """Nothing to send, nothing to paste."""
+    assert summary(**states).resume_command == command
+
+
+def test_the_object_has_exactly_the_fields_that_people_script_against():
+    """And none of them is anything but JSON."""
+    fields = (
+        "schema_version run_id job rows ok failed ambiguous pending skipped paid_min paid_max "
+        "by_code stopped requests rate_limited duration_s results report failures "
+        "resume_command exit_code"
+    )
+    assert list(as_json(summary(ok=1))) == fields.split()
+
+
+def test_the_exit_code_speaks_of_the_rows_that_the_command_was_about():
+    """Covered ones; with `new` those of this run; with `none` nothing."""
+
+    def row(number: int, state: State, new: bool) -> Unfinished:
+        return Unfinished(1, number, state, "c", "", None, 1, False, 0.0, False, False, new)
+
+    rows = [row(1, State.FAILED, True), row(2, State.AMBIGUOUS, False), row(3, State.FAILED, True)]
+    covered = np.array([True, True, False])
+    assert concern_of(rows, covered, FailOn.ANY) == {State.FAILED: 1, State.AMBIGUOUS: 1}
+    assert concern_of(rows, covered, FailOn.NEW) == {State.FAILED: 1}
+    assert concern_of(rows, covered, FailOn.NONE) == {}
