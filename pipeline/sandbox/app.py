@@ -35,9 +35,6 @@ from pipeline.sandbox.workflows import Workflow
 
 TOKENS_PER_CREDIT = 100
 
-# Where the marker of a fault is not in a body there is none, and nothing more is looked for.
-_HINT = b"#fault:"
-
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
@@ -172,8 +169,7 @@ class Sandbox:
 
     async def _fault(self, workflow: Workflow, prompt: str, arrived: Arrived) -> Fault | None:
         """The fault that this request meets, if it meets one this time."""
-        name = find_fault(prompt) if _HINT in arrived.body else None
-        name = name or workflow.fault or self._drawn(arrived.digest)
+        name = find_fault(prompt) or workflow.fault or self._drawn(arrived.digest)
         if name is None:
             return None
         fault = FAULTS[name]

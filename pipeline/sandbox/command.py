@@ -25,8 +25,20 @@ _FILE = click.Path(dir_okay=False)
 
 @click.command()
 @click.option("--workflows", type=_FILE, help="YAML file with keys, credits and workflows.")
-@click.option("--port", default=8017, show_default=True, help="Port on 127.0.0.1; 0 for any.")
-@click.option("--limit", default=50, show_default=True, help="Requests per window and key.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8017,
+    show_default=True,
+    help="Port on 127.0.0.1; 0 for any.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    help="Requests per window and key.",
+)
 @click.option("--window", default="1s", show_default=True, help="Length of the window.")
 @click.option(
     "--limiter",

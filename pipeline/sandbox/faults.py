@@ -1,6 +1,6 @@
 """Faults on demand, the same ones each time.
 
-A variable that holds `#fault:NAME` gets that fault; so does every run of a workflow that names one
+A prompt that holds `#fault:NAME`, by a variable or its template, gets that fault; so does every run of a workflow that names one
 in its file, and the share of bodies that the server is told to spoil, chosen by their digest.
 """
 
