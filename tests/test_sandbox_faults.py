@@ -255,7 +255,7 @@ def test_bodies_of_a_gigabyte_cost_the_server_no_memory(sandbox):
 
 
 def test_a_workflow_can_be_broken_as_a_whole(sandbox):
-    """Every run of it meets its fault, whatever the variables hold; by its name, or its template."""
+    """Every run of it meets its fault, by its field or by a marker in its template."""
     sandbox.publish("wf_broken", "{{story}}", fault="html-502")
     assert {run(sandbox.port, {"story": str(n)}, "wf_broken").status for n in range(5)} == {502}
     sandbox.publish("wf_broken", "#fault:html-503 {{story}}")

@@ -1,7 +1,8 @@
 """Faults on demand, the same ones each time.
 
-A prompt that holds `#fault:NAME`, by a variable or its template, gets that fault; so does every run of a workflow that names one
-in its file, and the share of bodies that the server is told to spoil, chosen by their digest.
+A prompt that holds `#fault:NAME`, by a variable or by its template, gets that fault; so does every
+run of a workflow that names one in its file, and the share of bodies that the server is told to
+spoil, chosen by their digest.
 """
 
 from __future__ import annotations
