@@ -56,6 +56,8 @@ _COLUMNS = (
 )
 
 Row = tuple[Any, ...]
+# A statement, its values, and who waits for its first row, if anybody does.
+Entry = tuple[str, Row, asyncio.Future[Row | None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Book:
                 f"{path}: cannot be used as a book of bills ({error}); name another file by --book"
             ) from None
         self._path = path
-        self._queue: list[tuple[str, Row, asyncio.Future[Row | None] | None]] = []
+        self._queue: list[Entry] = []
 
     def receive(self, workflow: str, body: bytes) -> bytes:
         """Notes that `body` came; the digest that later entries are made under."""
@@ -191,9 +193,7 @@ class Book:
                 future.set_result(row)
 
 
-def _fail(
-    batch: list[tuple[str, Row, asyncio.Future[Row | None] | None]], error: BookFailed
-) -> None:
+def _fail(batch: list[Entry], error: BookFailed) -> None:
     for _, _, future in batch:
         if future is not None and not future.done():
             future.set_exception(error)
