@@ -400,12 +400,16 @@ def _finish(said: Said, work: Callable[[Job], int]) -> None:
 
 
 def _explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
-    from pipeline.summary import summarize_error
+    from pipeline.report.terminal import paid_line
+    from pipeline.summary import as_json, summarize_error
 
+    summary = summarize_error(job, error)
     if code or not said["quiet"]:
         _tell(f"pipeline: {error}")
+        if not isinstance(error, Refused) and summary.paid_max:
+            _tell(paid_line(summary))
     if said["as_json"]:
-        _print_json(summarize_error(job, error) | {"exit_code": code})
+        _print_json(as_json(summary) | {"exit_code": code, "error": str(error)})
 
 
 def _show(
@@ -447,9 +451,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         if "--json" in sys.argv:
-            from pipeline.summary import summarize_error
+            from pipeline.summary import as_json, summarize_error
 
-            _print_json(summarize_error(None, Refused(error.format_message())))
+            refused = Refused(error.format_message())
+            _print_json(as_json(summarize_error(None, refused)) | {"error": str(refused)})
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("pipeline: nothing was sent.", err=True)

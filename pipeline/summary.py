@@ -135,11 +135,11 @@ def as_json(summary: Summary) -> JsonObject:
     return asdict(summary)
 
 
-def summarize_error(job: Job | None, error: PipelineError) -> JsonObject:
-    """The same object where a run did not come about or could not end: with what is known."""
+def summarize_error(job: Job | None, error: PipelineError) -> Summary:
+    """The same where a run did not come about or could not end: with what is known."""
     stopped = Stopped(StopCode.STORAGE, str(error)) if isinstance(error, StorageFailed) else None
     summary = _NOTHING if job is None else summarize(job, _known_counts(job), stopped=stopped)
-    return {**as_json(replace(summary, exit_code=error.exit_code)), "error": str(error)}
+    return replace(summary, exit_code=error.exit_code)
 
 
 def _known_counts(job: Job) -> Counts:
