@@ -92,13 +92,13 @@ def request_bytes(body: Any, workflow: str = "wf_story") -> bytes:
 
 
 def exchange(
-    port: int, body: Any, quiet_s: float = 0.02, within_s: float = 1.0, most: int = 50_000_000
+    port: int, body: Any, quiet_s: float = 0.02, within_s: float = 5.0, most: int = 50_000_000
 ) -> Wire:
     """Sends one run over a socket and reads until it ends, `within_s` has passed, `most` bytes
     came, or for `quiet_s` nothing comes behind a body of the announced length."""
     data = bytearray()
     deadline = time.monotonic() + within_s
-    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(request_bytes(body))
         try:
             while len(data) <= most and (left_s := deadline - time.monotonic()) > 0:
@@ -118,3 +118,17 @@ def _complete(data: bytearray) -> bool:
     head, end, _ = bytes(data[:2000]).partition(b"\r\n\r\n")
     length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
     return bool(end and length) and len(data) - len(head) - len(end) >= int(length)
+
+
+def wait_until_back(port: int) -> None:
+    """Returns once somebody listens on `port`; fails the test after ten seconds."""
+    deadline = time.monotonic() + 10
+    time.sleep(0.3)  # a server that is about to go may not have gone yet
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
