@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint soak bench clean
+.PHONY: help demo test check lint soak bench bench-sandbox clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -34,6 +34,9 @@ soak: $(READY)  ## the long tests
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
 	$(BIN)/python benchmarks/throughput.py
+
+bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its memory
+	$(BIN)/python benchmarks/sandbox.py
 
 lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \

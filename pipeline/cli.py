@@ -16,6 +16,7 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import Locked, PipelineError, Refused
+from pipeline.sandbox.command import sandbox as sandbox_command
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -308,51 +309,7 @@ def settle(only: str | None, rows: str | None, **said: Any) -> None:
     _finish(said, work)
 
 
-@cli.command()
-@click.option("--port", default=8017, show_default=True, help="Port on 127.0.0.1; 0 for any.")
-@click.option("--limit", default=50, show_default=True, help="Requests per window and key.")
-@click.option("--window", default="1s", show_default=True, help="Length of the window.")
-@click.option("--latency", default="0s", show_default=True, help="2s, 50ms or lognormal:20s.")
-@click.option("--credits", default=10_000_000, show_default=True, help="Balance of the account.")
-@click.option("--book", type=click.Path(path_type=Path), help="File for the book of bills.")
-@click.option("--workflows", type=click.Path(path_type=Path), help="YAML file with workflows.")
-@click.option("--faults", is_flag=True, help="List the faults that a variable can ask for.")
-def sandbox(
-    port: int,
-    limit: int,
-    window: str,
-    latency: str,
-    credits: int,
-    book: Path | None,
-    workflows: Path | None,
-    faults: bool,
-) -> None:
-    """Serves the API on this machine: no key of yours, no cost.
-
-    \b
-    Example:
-      pipeline sandbox --limit 10 --latency 2s
-    """
-    from pipeline.sandbox.faults import FAULTS
-    from pipeline.sandbox.server import serve
-
-    if faults:
-        for name, fault in FAULTS.items():
-            click.echo(f"#fault:{name:16} {fault.what}")
-        return
-    try:
-        serve(
-            port=port,
-            limit=limit,
-            window=window,
-            latency=latency,
-            credits=credits,
-            book=str(book) if book else None,
-            workflows=str(workflows) if workflows else None,
-        )
-    except (ValueError, OSError) as error:
-        click.echo(f"pipeline: {error}", err=True)
-        sys.exit(2)
+cli.add_command(sandbox_command)
 
 
 def _send(selection: Callable[[], Selection], said: Said) -> None:

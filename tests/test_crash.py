@@ -45,7 +45,7 @@ def test_killed_at_twenty_random_instants_nothing_is_lost_and_nothing_is_paid_tw
     start_sandbox, make_job
 ):
     """`kill -9` again and again on one run folder; at most what was in flight is ambiguous."""
-    sandbox = start_sandbox(latency="40ms")
+    sandbox = start_sandbox(latency="80ms")
     in_flight = 16
     rows = [[f"story number {n}"] for n in range(4000)]
     job = make_job(sandbox.url, rows=rows, concurrency=in_flight)

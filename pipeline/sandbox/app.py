@@ -1,188 +1,230 @@
 """The endpoint of the page, with its order of checks, its bodies and its headers.
 
-key (401), rate limit (429), credits (402), workflow (404), body, model run, bill.
+key (401), rate limit (429), credits (402), workflow (404), body, cached answer, model run, bill.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from pipeline.sandbox.book import Book
-from pipeline.sandbox.faults import FAULTS, find_fault
-from pipeline.sandbox.limiter import SlidingWindow
-from pipeline.sandbox.prose import count_tokens, find_sources, write_text
+from pipeline.sandbox.backends import Backend, ModelBusy, ModelFailed
+from pipeline.sandbox.book import Bill, Book, BookFailed
+from pipeline.sandbox.faults import FAULTS, Answer, Fault, find_fault
+from pipeline.sandbox.limiters import Quota, RateLimits
+from pipeline.sandbox.replies import (
+    EDGE_TIMEOUT,
+    NO_CREDITS,
+    NOT_FOUND,
+    RATE_LIMITED,
+    RUN_FAILED,
+    UNAUTHORIZED,
+    Plain,
+    Reply,
+    failure,
+    quota_headers,
+)
 from pipeline.sandbox.workflows import Workflow
 
-UNAUTHORIZED = {"error": "Unauthorized. Please provide a valid secret key.", "success": False}
-RATE_LIMITED = {"error": "Rate limit exceeded", "success": False}
-NO_CREDITS = {
-    "error": "No credits remaining. Please add credits to continue using the service.",
-    "success": False,
-    "code": "invalid_billing",
-}
-NOT_FOUND = {"error": "Workflow not found", "success": False, "code": "workflow_not_found"}
-RUN_FAILED = {
-    "error": "Failed to run workflow",
-    "success": False,
-    "code": "internal_server_error",
-}
-
 TOKENS_PER_CREDIT = 100
-_LATENCY = re.compile(r"(?:(lognormal):)?([0-9.]+)(ms|s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What differs between servers of this family, and how long things take.
+
+    `headers`: rate headers come with finished runs only (`success`, what was seen) or with every
+    answer that the limiter has seen (`every`, what the page says). `missing`: a variable without a
+    value is the text `undefined`, or `missing_input` (400). `spoilt`: the shares of bodies that
+    meet a fault, by its name.
+    """
+
+    headers: Literal["success", "every"] = "success"
+    missing: Literal["undefined", "error"] = "undefined"
+    latency_s: Callable[[], float] = lambda: 0.0
+    max_duration_s: float = 300.0
+    spoilt: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """One request behind the key: what it asks for, and what the limiter told it on arrival."""
+
+    workflow_id: str
+    body: bytes
+    digest: bytes
+    quota: Quota | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is answered, and what is billed before that."""
+
+    reply: Reply
+    bill: Bill | None = None
 
 
 @dataclass(slots=True)
 class Sandbox:
-    """The state of one server: its workflows, keys, limit, credits and book."""
+    """The state of one server. Nothing in it grows with the number of requests."""
 
     book: Book
+    backend: Backend
+    limits: RateLimits
     workflows: dict[str, Workflow]
-    limiter: SlidingWindow
-    keys: frozenset[str] = frozenset({"sk_sandbox"})
-    credits: int = 10_000_000
-    latency_s: Callable[[], float] = lambda: 0.0
+    keys: frozenset[str]
+    credits: int
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    # Refuses connections for so many seconds; the server that serves this sets it.
+    go_away: Callable[[float], None] = lambda seconds: None
     statuses: Counter[str] = field(default_factory=Counter)
-    _seen: set[bytes] = field(default_factory=set)
 
-    def app(self) -> Starlette:
-        """The ASGI application."""
-        return Starlette(
-            routes=[
-                Route("/api/v1/run/{workflow_id}", self.run, methods=["POST"]),
-                Route("/_sandbox/bills", self.bills, methods=["GET"]),
-                Route("/_sandbox/bills", self.reset, methods=["DELETE"]),
-                Route("/_sandbox/credits", self.set_credits, methods=["PUT"]),
-                Route("/_sandbox/workflows", self.publish, methods=["PUT"]),
-            ]
-        )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One run of one workflow, as an ASGI application below starlette's route."""
+        try:
+            await self._serve(scope, receive, send)
+        except asyncio.CancelledError:
+            # Only the end of the server cancels a run, when its connection is already gone.
+            return
 
-    async def run(self, request: Request) -> Response:
-        """One run of one workflow."""
-        if not self._authorized(request):
-            self.statuses["401"] += 1
-            return JSONResponse(UNAUTHORIZED, 401)
-        remaining = self.limiter.take(time.time())
-        body = await request.body()
-        workflow_id = request.path_params["workflow_id"]
-        digest = self.book.receive(workflow_id, body)
-        response = await self._answer(workflow_id, body, digest, remaining)
-        self.statuses[str(response.status_code)] += 1
-        self.book.answered(digest, str(response.status_code))
-        return response
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = _key(scope)
+        # The limiter counts arrivals, so it is asked before the body is read.
+        known = key in self.keys
+        quota = self.limits.take(key, time.time_ns() // 1_000_000) if known else None
+        body = await _read(receive)
+        if body is None:
+            return
+        workflow_id = scope["path_params"]["workflow_id"]
+        arrived = Arrived(workflow_id, body, self.book.receive(workflow_id, body), quota)
+        try:
+            outcome = await self._outcome(arrived) if known else Outcome(UNAUTHORIZED)
+            await self._settle(arrived.digest, outcome)
+        except BookFailed:
+            # A full disk, say. What is not in the book is not billed, so the run has failed.
+            outcome = Outcome(RUN_FAILED)
+        self.statuses[outcome.reply.noted] += 1
+        await outcome.reply(scope, receive, send)
 
-    async def _answer(
-        self, workflow_id: str, body: bytes, digest: bytes, remaining: int | None
-    ) -> Response:
-        if remaining is None:
-            return JSONResponse(RATE_LIMITED, 429)
+    async def _settle(self, digest: bytes, outcome: Outcome) -> None:
+        """Bills, and notes what is answered; the answer may leave then."""
+        if outcome.bill is None:
+            self.book.answered(digest, outcome.reply.noted)
+            return
+        await self.book.bill(digest, outcome.bill, outcome.reply.noted)
+        self.credits -= outcome.bill.credits
+
+    async def _outcome(self, arrived: Arrived) -> Outcome:
+        """The checks in their order; the last of them is the run."""
+        if arrived.quota is None:
+            return self._refused(RATE_LIMITED, Quota(self.limits.limit, 0))
         if self.credits <= 0:
-            return JSONResponse(NO_CREDITS, 402)
-        workflow = self.workflows.get(workflow_id)
+            return self._refused(NO_CREDITS, arrived.quota)
+        workflow = self.workflows.get(arrived.workflow_id)
         if workflow is None or not workflow.published:
-            return JSONResponse(NOT_FOUND, 404)
-        variables = _variables(body)
+            return self._refused(NOT_FOUND, arrived.quota)
+        variables = _variables(arrived.body)
         if variables is None:
-            return JSONResponse(RUN_FAILED, 500)
-        await asyncio.sleep(self.latency_s())
-        prompt = workflow.render(variables)
-        fault = find_fault(prompt)
-        first_time = digest not in self._seen
-        if fault:
-            self._seen.add(digest)
-        before = FAULTS[fault].before_bill(first_time) if fault else None
-        if before is not None:
-            return before
-        answer: dict[str, Any] = {"success": True, "result": write_text(prompt)}
-        if workflow.web_search:
-            answer["citations"] = find_sources(prompt)
-        await self._bill(digest, prompt, answer["result"])
-        response = JSONResponse(answer, 200, self._headers(remaining))
-        return (FAULTS[fault].after_bill(response) if fault else None) or response
+            return self._refused(RUN_FAILED, arrived.quota)
+        missing = [name for name in workflow.variables if name not in variables]
+        if missing and self.behaviour.missing == "error":
+            refusal = failure(400, f"Missing input: {', '.join(missing)}", "missing_input")
+            return self._refused(refusal, arrived.quota)
+        cached = await self._cached(workflow, arrived.digest)
+        return cached or await self._run(workflow, workflow.render(variables), arrived)
 
-    async def _bill(self, digest: bytes, prompt: str, result: str) -> None:
-        tokens = count_tokens(prompt) + count_tokens(result)
-        credits = max(1, tokens // TOKENS_PER_CREDIT)
-        self.credits -= credits
-        await self.book.bill(digest, credits, result)
+    async def _cached(self, workflow: Workflow, digest: bytes) -> Outcome | None:
+        if not workflow.cache_s:
+            return None
+        found = await self.book.find_answer(digest, time.time() - workflow.cache_s)
+        return Outcome(Answer(*found, headers=[]).reply()) if found else None
 
-    def _headers(self, remaining: int) -> dict[str, str]:
-        return {
-            "x-ratelimit-limit": str(self.limiter.limit),
-            "x-ratelimit-remaining": str(remaining),
-        }
+    async def _run(self, workflow: Workflow, prompt: str, arrived: Arrived) -> Outcome:
+        assert arrived.quota is not None
+        fault = await self._fault(workflow, prompt, arrived)
+        try:
+            async with asyncio.timeout(self.behaviour.max_duration_s):
+                await _wait(self.behaviour.latency_s() + (fault.extra_s if fault else 0.0))
+                if fault and fault.instead:
+                    fault.beyond(self)
+                    return self._refused(fault.instead(), arrived.quota)
+                written = await self.backend.write(workflow, prompt)
+        except TimeoutError:
+            return Outcome(EDGE_TIMEOUT)
+        except ModelBusy:
+            return self._refused(RATE_LIMITED, arrived.quota)
+        except ModelFailed:
+            return self._refused(RUN_FAILED, arrived.quota)
+        answer = Answer(written.text, written.citations, quota_headers(*arrived.quota))
+        reply = fault.spoil(answer) if fault and fault.spoil else answer.reply()
+        credits = max(1, written.tokens // TOKENS_PER_CREDIT)
+        return Outcome(reply, Bill(credits, written.text, written.citations))
 
-    def _authorized(self, request: Request) -> bool:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        return scheme == "Bearer" and key in self.keys
+    async def _fault(self, workflow: Workflow, prompt: str, arrived: Arrived) -> Fault | None:
+        """The fault that this request meets, if it meets one this time."""
+        name = find_fault(prompt) or workflow.fault or self._drawn(arrived.digest)
+        if name is None:
+            return None
+        fault = FAULTS[name]
+        if fault.once and await self.book.count_fault(arrived.digest) > 1:
+            return None
+        return fault
 
-    # -- for rehearsals and tests ---------------------------------------------------------
+    def _drawn(self, digest: bytes) -> str | None:
+        """The fault that falls to this body, the same each time: its digest is the die."""
+        point = int.from_bytes(digest[:8], "big") / 2**64
+        for name, share in self.behaviour.spoilt.items():
+            if point < share:
+                return name
+            point -= share
+        return None
 
-    async def bills(self, _: Request) -> Response:
-        """The book, one entry per body; and how often this process answered with each status."""
-        return JSONResponse(
-            {
-                "credits": self.credits,
-                "statuses": self.statuses,
-                "bills": await self.book.bills(),
-            }
-        )
-
-    async def reset(self, _: Request) -> Response:
-        """Empties the book."""
-        await self.book.reset()
-        return Response(status_code=204)
-
-    async def set_credits(self, request: Request) -> Response:
-        """Sets the balance to the number in the body."""
-        self.credits = int(await request.body())
-        return Response(status_code=204)
-
-    async def publish(self, request: Request) -> Response:
-        """Adds or replaces one workflow: {"id", "template", "published", "web_search"}."""
-        entry = await request.json()
-        self.workflows[entry["id"]] = Workflow(
-            entry["id"],
-            entry["template"],
-            entry.get("published", True),
-            entry.get("web_search", False),
-        )
-        return Response(status_code=204)
+    def _refused(self, reply: Reply, quota: Quota) -> Outcome:
+        """An answer without a run; what a proxy says has no headers of the API in any case."""
+        if self.behaviour.headers == "every" and isinstance(reply, Plain) and reply.is_the_apis:
+            reply = reply.with_headers(quota_headers(*quota))
+        return Outcome(reply)
 
 
-def parse_latency(text: str) -> Callable[[], float]:
-    """`2s`, `50ms`, or `lognormal:20s` (that median, one answer in twenty over five times it).
-
-    Raises:
-        ValueError: for anything else.
-    """
-    found = _LATENCY.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text!r} is not a latency: write 2s, 50ms or lognormal:20s")
-    shape, number, unit = found.groups()
-    seconds = float(number) / (1000 if unit == "ms" else 1)
-    if shape == "lognormal":
-        return lambda: seconds * random.lognormvariate(0.0, 1.0)
-    return lambda: seconds
+def _key(scope: Scope) -> str:
+    """The key that the request shows, or ""."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, key = value.decode("latin-1").partition(" ")
+            return key if scheme == "Bearer" else ""
+    return ""
 
 
-def _variables(body: bytes) -> dict[str, object] | None:
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body, or None where the client has gone before its end."""
+    pieces: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+async def _wait(seconds: float) -> None:
+    if seconds > 0:
+        await asyncio.sleep(seconds)
+
+
+def _variables(body: bytes) -> dict[str, str] | None:
     """The flat map of variables; some servers of this family fail on values that are not text."""
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
         return None

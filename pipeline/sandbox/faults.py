@@ -1,61 +1,296 @@
-"""Faults on demand: a variable that holds `#fault:NAME` gets that fault, every time alike."""
+"""Faults on demand, the same ones each time.
+
+A prompt that holds `#fault:NAME`, by a variable or by its template, gets that fault; so does every
+run of a workflow that names one in its file, and the share of bodies that the server is told to
+spoil, chosen by their digest.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from starlette.responses import JSONResponse, Response
+from pipeline.sandbox.bulk import GZIP_BOMB, HUGE_BODY, dripped
+from pipeline.sandbox.replies import (
+    JSON_TYPE,
+    NO_CREDITS,
+    RATE_LIMITED,
+    RUN_FAILED,
+    UNAUTHORIZED,
+    Broken,
+    Headers,
+    Plain,
+    Reply,
+    ThenClosed,
+    as_json,
+    edge_page,
+    failure,
+    json_reply,
+)
 
 _MARKER = re.compile(r"#fault:([a-z0-9-]+)")
+
+# Long enough for a client to be back at work on the connection, short enough for a test.
+_IDLE_S = 0.05
+_AWAY_S = 1.0
+_SLOW_S = 2.0
+_LARGE_RESULT = 5_000_000
+_MANY_CITATIONS = 10_000
+
+
+class Surroundings(Protocol):
+    """What a fault may do beyond its own answer."""
+
+    credits: int
+
+    def go_away(self, seconds: float) -> None:
+        """Refuses connections for so long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished and billed run, as it would leave: the page's fields and the quota's headers."""
+
+    result: str
+    citations: list[str] | None
+    headers: Headers
+
+    def reply(self, **spoilt: object) -> Plain:
+        """The page's success, with some fields replaced."""
+        fields: dict[str, object] = {"success": True, "result": self.result}
+        if self.citations is not None:
+            fields["citations"] = self.citations
+        return json_reply(200, fields | spoilt).with_headers(self.headers)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong. `before_bill` answers instead of the run (None: the run goes on);
-    `after_bill` spoils the answer of a run that was billed."""
+    """What goes wrong with one request.
+
+    `instead` answers in place of the run, which is then not billed; `spoil` turns the answer of a
+    run that was billed into something else. `once`: only the first time that the fault meets a
+    body, later ones are run as if nothing were. `beyond` happens to the server besides.
+    """
 
     what: str
-    before_bill: Callable[[bool], Response | None] = lambda first_time: None
-    after_bill: Callable[[Response], Response | None] = lambda response: None
+    instead: Callable[[], Reply] | None = None
+    spoil: Callable[[Answer], Reply] | None = None
+    once: bool = False
+    extra_s: float = 0.0
+    beyond: Callable[[Surroundings], None] = lambda around: None
+
+    @property
+    def billed(self) -> bool:
+        """Whether a request that meets this fault is paid for."""
+        return self.instead is None and self.extra_s < math.inf
 
 
-def _run_failed() -> Response:
-    return JSONResponse(
-        {"error": "Failed to run workflow", "success": False, "code": "internal_server_error"}, 500
+def _cut(answer: Answer) -> Reply:
+    data = answer.reply().as_bytes()
+    return Broken(data[: len(data) - len(answer.reply().body) // 2], "close", "cut")
+
+
+def _cut_chunked(answer: Answer) -> Reply:
+    body = answer.reply().body
+    head = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     )
+    return Broken(head + b"%x\r\n%s\r\n" % (len(body), body), "close", "cut")
 
 
-def _page(status: int) -> Response:
-    return Response(f"<html><h1>{status}</h1></html>", status, media_type="text/html")
+def _announced(answer: Answer, more: int, then: str) -> Reply:
+    reply = answer.reply()
+    return Broken(reply.as_bytes(len(reply.body) + more), then, "wrong-length")
 
 
-FAULTS = {
-    "json-500": Fault("500 with the API's JSON, always", lambda _: _run_failed()),
+def _headers(*values: object) -> Callable[[Answer], Reply]:
+    names = (b"x-ratelimit-limit", b"x-ratelimit-remaining")
+    headers = [(name, str(value).encode()) for name, value in zip(names, values, strict=False)]
+    return lambda answer: Answer(answer.result, answer.citations, headers).reply()
+
+
+def _field(**spoilt: object) -> Callable[[Answer], Reply]:
+    return lambda answer: answer.reply(**spoilt)
+
+
+def _citations(citations: object) -> Callable[[Answer], Reply]:
+    return _field(citations=citations)
+
+
+def _encoded(answer: Answer) -> Reply:
+    return answer.reply(result=as_json({"text": answer.result}).decode())
+
+
+def _page(status: int) -> Callable[[], Reply]:
+    return lambda: edge_page(status)
+
+
+def _redirect(status: int) -> Callable[[], Reply]:
+    # Who follows it shows up in the book: as a workflow that nobody published.
+    location = (b"location", b"/api/v1/run/wf_redirected")
+    return lambda: Plain(status, b"", [location])
+
+
+def _no_credits(around: Surroundings) -> None:
+    around.credits = 0
+
+
+def _restart(around: Surroundings) -> None:
+    around.go_away(_AWAY_S)
+
+
+_URLS = ["https://example.com/a", "https://example.org/b?c=d"]
+_HUGE = 10**30
+
+FAULTS: dict[str, Fault] = {
+    # The API says no.
+    "json-500": Fault("500 with the API's JSON, always", lambda: RUN_FAILED),
     "json-500-once": Fault(
-        "500 with the API's JSON the first time that the body comes",
-        lambda first_time: _run_failed() if first_time else None,
+        "500 with the API's JSON the first time that the body comes", lambda: RUN_FAILED, once=True
     ),
-    "html-502": Fault("a proxy's 502 page, nothing billed", lambda _: _page(502)),
-    "html-504-billed": Fault("a proxy's 504 page after the bill", after_bill=lambda _: _page(504)),
+    "run-failed": Fault(
+        "500 with the code workflow_run_failed",
+        lambda: failure(500, "Workflow run failed", "workflow_run_failed"),
+    ),
     "blocked": Fault(
         "400 with the code request_blocked",
-        lambda _: JSONResponse(
-            {"error": "Request blocked", "success": False, "code": "request_blocked"}, 400
-        ),
+        lambda: failure(400, "Request blocked", "request_blocked"),
     ),
     "success-false": Fault(
         "200 with success: false, after the bill",
-        after_bill=lambda _: JSONResponse({"error": "The run failed", "success": False}),
+        spoil=lambda _: failure(200, "The run failed"),
     ),
-    "not-json": Fault("200 that is not JSON, after the bill", after_bill=lambda _: Response("ok")),
+    "unauthorized-once": Fault(
+        "401 in the middle, the first time that the body comes", lambda: UNAUTHORIZED, once=True
+    ),
+    "rate-limited-once": Fault(
+        "429 out of turn, the first time that the body comes", lambda: RATE_LIMITED, once=True
+    ),
+    "credits-out": Fault(
+        "the credits run out, the first time that the body comes: 402 for everybody until"
+        " PUT /_sandbox/credits",
+        lambda: NO_CREDITS,
+        once=True,
+        beyond=_no_credits,
+    ),
+    "spend-limit": Fault(
+        "402 with the code spend_limit_reached",
+        lambda: failure(402, "Spend limit reached", "spend_limit_reached"),
+    ),
+    # A proxy or the platform speaks in its place.
+    "html-408": Fault("a proxy's 408 page, nothing billed", _page(408)),
+    "html-413": Fault("a proxy's 413 page, nothing billed", _page(413)),
+    "html-499": Fault("a proxy's 499 page, nothing billed", _page(499)),
+    "html-502": Fault("a proxy's 502 page, nothing billed", _page(502)),
+    "html-503": Fault("a proxy's 503 page, nothing billed", _page(503)),
+    "html-504": Fault("a proxy's 504 page, nothing billed", _page(504)),
+    "html-502-billed": Fault("a proxy's 502 page, after the bill", spoil=lambda _: edge_page(502)),
+    "html-504-billed": Fault("a proxy's 504 page, after the bill", spoil=lambda _: edge_page(504)),
+    "redirect": Fault("307 to another address, nothing billed", _redirect(307)),
+    "redirect-301": Fault("301 to another address, nothing billed", _redirect(301)),
+    "redirect-302": Fault("302 to another address, nothing billed", _redirect(302)),
+    "redirect-308": Fault("308 to another address, nothing billed", _redirect(308)),
+    # The connection fails.
+    "restart": Fault(
+        "reset, then connections refused for one second, the first time that the body comes;"
+        " nothing billed",
+        lambda: Broken(b"", "reset", "reset"),
+        once=True,
+        beyond=_restart,
+    ),
+    "reset": Fault(
+        "the connection is reset, nothing billed", lambda: Broken(b"", "reset", "reset")
+    ),
+    "reset-billed": Fault(
+        "the connection is reset, after the bill", spoil=lambda _: Broken(b"", "reset", "reset")
+    ),
+    "hang-up": Fault(
+        "the connection is closed without a word, nothing billed",
+        lambda: Broken(b"", "close", "hang-up"),
+    ),
+    "hang-up-billed": Fault(
+        "the connection is closed without a word, after the bill",
+        spoil=lambda _: Broken(b"", "close", "hang-up"),
+    ),
+    "cut-headers": Fault(
+        "the connection is closed within the headers, after the bill",
+        spoil=lambda _: Broken(b"HTTP/1.1 200 OK\r\ncontent-ty", "close", "cut"),
+    ),
+    "cut-body": Fault("half of the body, after the bill", spoil=_cut),
+    "cut-chunked": Fault(
+        "a chunked body without its last chunk, after the bill", spoil=_cut_chunked
+    ),
+    "length-too-long": Fault(
+        "more bytes announced than come, then silence, after the bill",
+        spoil=lambda answer: _announced(answer, 100, "hold"),
+    ),
+    "length-too-short": Fault(
+        "ten bytes less announced than come, after the bill",
+        spoil=lambda answer: _announced(answer, -10, "close"),
+    ),
+    "idle-close": Fault(
+        "a good answer; 50 ms later the idle connection is closed",
+        spoil=lambda answer: ThenClosed(answer.reply(), _IDLE_S),
+    ),
+    # Time.
+    "slow": Fault("a good answer, two seconds later than others", extra_s=_SLOW_S),
+    "hang": Fault("no answer until the edge's 504, nothing billed", extra_s=math.inf),
+    "silent-billed": Fault(
+        "no answer at all, after the bill", spoil=lambda _: Broken(b"", "hold", "silent")
+    ),
+    "slow-drip": Fault(
+        "a good answer that comes a byte each 100 ms", spoil=lambda answer: dripped(answer.reply())
+    ),
+    # Bodies.
+    "empty-body": Fault(
+        "200 without a body, after the bill", spoil=lambda _: Plain(200, b"", [JSON_TYPE])
+    ),
+    "not-json": Fault(
+        "200 that is not JSON, after the bill", spoil=lambda _: Plain(200, b"ok", [])
+    ),
     "no-result": Fault(
-        "200 without a result, after the bill", after_bill=lambda _: JSONResponse({"success": True})
+        "200 without a result, after the bill", spoil=lambda _: json_reply(200, {"success": True})
     ),
-    "redirect": Fault(
-        "307 to another host", lambda _: Response(status_code=307, headers={"location": "/other"})
+    "result-number": Fault("the result is a number", spoil=_field(result=42)),
+    "result-object": Fault("the result is an object", spoil=_field(result={"text": "as object"})),
+    "result-list": Fault("the result is a list", spoil=_field(result=["a", "b"])),
+    "result-null": Fault("the result is null", spoil=_field(result=None)),
+    "result-empty": Fault("the result is empty text", spoil=_field(result="")),
+    "result-surrogate": Fault("the result holds half a character", spoil=_field(result="a\ud83d")),
+    "result-encoded": Fault("the result is the text as JSON text", spoil=_encoded),
+    "result-5mb": Fault(
+        "a result of five million characters",
+        spoil=lambda answer: answer.reply(result="x" * _LARGE_RESULT),
     ),
+    "extra-fields": Fault(
+        "fields that the page does not have", spoil=_field(usage={"tokens": 7}, run_id="run_1")
+    ),
+    "citations-urls": Fault("citations as the page has them", spoil=_citations(_URLS)),
+    "citations-objects": Fault(
+        "citations as objects with title and url",
+        spoil=_citations([{"title": f"Source {url[-1]}", "url": url} for url in _URLS]),
+    ),
+    "citations-null": Fault("citations: null", spoil=_citations(None)),
+    "citations-garbage": Fault(
+        "citations of every wrong kind", spoil=_citations([7, None, "", {"href": "x"}, ["y"], True])
+    ),
+    "citations-text": Fault("citations is a text", spoil=_citations("see example.com")),
+    "citations-10000": Fault(
+        "ten thousand citations",
+        spoil=_citations([f"https://example.com/{n}" for n in range(_MANY_CITATIONS)]),
+    ),
+    "gzip-bomb": Fault("a gzip body that unpacks to 1 GB", spoil=lambda _: GZIP_BOMB),
+    "body-1gb": Fault("a body of 1 GB", spoil=lambda _: HUGE_BODY),
+    # Headers.
+    "headers-missing": Fault("a good answer without rate headers", spoil=_headers()),
+    "headers-zero": Fault("0 of 0: the limiter knows nothing", spoil=_headers(0, 0)),
+    "headers-negative": Fault("negative rate headers", spoil=_headers(-50, -1)),
+    "headers-huge": Fault("rate headers beyond 64 bits", spoil=_headers(_HUGE, _HUGE - 1)),
+    "headers-bad": Fault("rate headers that are no numbers", spoil=_headers("many", "NaN")),
 }
 
 

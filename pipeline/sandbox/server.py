@@ -4,104 +4,203 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
-import re
-import socket
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeVar, cast
 
 import uvicorn
 
-from pipeline.sandbox.app import Sandbox, parse_latency
+from pipeline.sandbox.account import SHIPPED, Account, load_account
+from pipeline.sandbox.admin import application
+from pipeline.sandbox.app import Behaviour, Sandbox
+from pipeline.sandbox.backends import Backend, TemplateBackend
 from pipeline.sandbox.book import Book
-from pipeline.sandbox.limiter import SlidingWindow
-from pipeline.sandbox.workflows import SHIPPED, load_workflows, rehearsal
+from pipeline.sandbox.durations import parse_latency, parse_seconds
+from pipeline.sandbox.faults import FAULTS
+from pipeline.sandbox.limiters import RateLimits
+from pipeline.sandbox.wire import Server, WireProtocol
+from pipeline.sandbox.workflows import Workflow, rehearsal
 
-KEY = "sk_sandbox"
+MODEL_KEY_VARIABLE = "SANDBOX_MODEL_KEY"
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
-def serve(
-    *,
-    port: int = 0,
-    limit: int = 50,
-    window: str = "1s",
-    latency: str = "0s",
-    credits: int = 10_000_000,
-    book: str | None = None,
-    workflows: str | None = None,
-    publish: tuple[str, list[str]] | None = None,
-    with_parent: bool = False,
-) -> None:
-    """Serves until it is told to end; prints one JSON line with the address first.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What can be chosen. Lengths of time are texts such as `500ms`."""
 
-    `publish` adds a workflow made of a job's variables. `with_parent` ends the process when its
-    standard input closes, as it does when the parent dies, however it dies.
+    port: int = 0  # of 127.0.0.1; 0 for any
+    workflows: str | None = None  # the account's file; None for the shipped one
+    credits: int | None = None  # None: what the account's file says
+    book: str | None = None  # None: a temporary file
+    limit: int = 50  # requests per window and key
+    window: str = "1s"
+    limiter: str = "sliding-window"  # one of `limiters.KINDS`
+    latency: str = "0s"  # see `parse_latency`
+    max_duration: str = "300s"
+    idle: str = "75s"  # how long an idle connection is kept
+    headers: Literal["success", "every"] = "success"  # see `Behaviour`
+    missing: Literal["undefined", "error"] = "undefined"  # see `Behaviour`
+    model_url: str | None = None  # an OpenAI-compatible endpoint; None for made-up text
+    model: str | None = None
+    # Shares of bodies, 0 to 1, by the fault that they meet.
+    spoil: Mapping[str, float] = field(default_factory=dict)
+    # Id and variables of a job's workflow, which is published besides.
+    publish: tuple[str, list[str]] | None = None
+    # Ends the process when its standard input closes, as it does when the parent dies, however
+    # it dies.
+    with_parent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A server that listens: where, with which key, and where it writes its bills."""
+
+    url: str
+    key: str
+    book: str
+    workflow: Workflow
+
+
+def announce(ready: Ready) -> None:
+    """One JSON line on standard output, for the process that started this one."""
+    line = {
+        "url": ready.url,
+        "key": ready.key,
+        "book": ready.book,
+        "workflow": ready.workflow.workflow_id,
+    }
+    print(json.dumps(line), flush=True)
+
+
+def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> None:
+    """Serves until it is told to end, by Ctrl-C say; calls `on_ready` once it listens.
 
     Raises:
-        ValueError: for a window or latency that cannot be read.
+        ValueError: for an option, a file of workflows or a book that makes no sense.
         OSError: when the port is taken.
     """
-    os.umask(0o077)
-    known = load_workflows(SHIPPED) | (load_workflows(Path(workflows)) if workflows else {})
-    if publish is not None:
-        known[publish[0]] = rehearsal(*publish)
-    if book is None:
-        book = f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
-    sandbox = Sandbox(
-        book=Book(Path(book)),
-        workflows=known,
-        limiter=SlidingWindow(limit, _seconds(window)),
-        keys=frozenset({KEY}),
-        credits=credits,
-        latency_s=parse_latency(latency),
-    )
-    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    first = next(iter(known))
-    print(json.dumps({"url": url, "key": KEY, "book": book, "workflow": first}), flush=True)
-    config = uvicorn.Config(
-        sandbox.app(),
-        http="httptools",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        timeout_keep_alive=75,
-    )
-    asyncio.run(_serve(uvicorn.Server(config), listener, with_parent))
+    account = load_account(Path(options.workflows) if options.workflows else SHIPPED)
+    if options.publish is not None:
+        account.workflows[options.publish[0]] = rehearsal(*options.publish)
+    path = options.book or f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
+    with contextlib.closing(Book(Path(path))) as book:
+        sandbox = _sandbox(options, account, book)
+        server = Server(_config(sandbox, parse_seconds(options.idle)), options.port)
+        on_ready(Ready(server.url, account.keys[0], path, _first(account, options.publish)))
+        # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(server, sandbox, options.with_parent))
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, with_parent: bool) -> None:
+def _sandbox(options: Options, account: Account, book: Book) -> Sandbox:
+    behaviour = Behaviour(
+        headers=_one_of("headers", options.headers, ("success", "every")),
+        missing=_one_of("missing", options.missing, ("undefined", "error")),
+        latency_s=parse_latency(options.latency),
+        max_duration_s=parse_seconds(options.max_duration),
+        spoilt=_shares(options.spoil),
+    )
+    window_ms = round(parse_seconds(options.window) * 1000)
+    return Sandbox(
+        book=book,
+        backend=_backend(options.model_url, options.model),
+        limits=RateLimits(options.limiter, options.limit, window_ms),
+        workflows=account.workflows,
+        keys=frozenset(account.keys),
+        credits=account.credits if options.credits is None else options.credits,
+        behaviour=behaviour,
+    )
+
+
+async def _serve(server: Server, sandbox: Sandbox, with_parent: bool) -> None:
+    loop = asyncio.get_running_loop()
+    errands: set[asyncio.Task[None]] = set()
+
+    def start(errand: asyncio.Task[None]) -> None:
+        # The loop itself holds its tasks weakly only.
+        errands.add(errand)
+        errand.add_done_callback(errands.discard)
+
+    sandbox.go_away = lambda seconds: start(loop.create_task(server.go_away(seconds)))
     if with_parent:
-        loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        watch = asyncio.create_task(_end_with(reader, server))
-        await server.serve([listener])
-        watch.cancel()
-    else:
-        await server.serve([listener])
+        start(loop.create_task(_end_with(reader, server)))
+    await server.run_here()
+    for errand in errands:
+        errand.cancel()
+    await sandbox.backend.close()
 
 
-async def _end_with(parent: asyncio.StreamReader, server: uvicorn.Server) -> None:
+async def _end_with(parent: asyncio.StreamReader, server: Server) -> None:
     await parent.read()
     server.should_exit = True
     server.force_exit = True
 
 
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"([0-9.]+)(ms|s|m|h)", text)
-    if not found:
-        raise ValueError(f"{text!r} is not a length of time: write 1s, 500ms, 1m or 1h")
-    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2]]
+def _config(sandbox: Sandbox, idle_s: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(sandbox),
+        http=WireProtocol,
+        lifespan="off",
+        proxy_headers=False,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        # Declared as whole seconds, but only ever given to `call_later`.
+        timeout_keep_alive=cast(int, idle_s),
+    )
+
+
+def _backend(model_url: str | None, model: str | None) -> Backend:
+    if model_url is None:
+        return TemplateBackend()
+    if model is None:
+        raise ValueError("a model's address needs its name too; add --model")
+    # aiohttp takes a third of a second to import, and most servers need no model.
+    from pipeline.sandbox.openai import OpenAIBackend
+
+    return OpenAIBackend(model_url, model, os.environ.get(MODEL_KEY_VARIABLE))
+
+
+def _first(account: Account, publish: tuple[str, list[str]] | None) -> Workflow:
+    """The workflow that a newcomer is shown."""
+    if publish is not None:
+        return account.workflows[publish[0]]
+    published = [workflow for workflow in account.workflows.values() if workflow.published]
+    return (published or list(account.workflows.values()))[0]
+
+
+def _shares(spoil: Mapping[str, float]) -> dict[str, float]:
+    for name, share in spoil.items():
+        if name not in FAULTS:
+            raise ValueError(f"there is no fault {name!r}; `pipeline sandbox --faults` lists them")
+        if not 0 <= share <= 1:
+            raise ValueError(f"fault {name}: a share lies between 0 % and 100 %")
+    if sum(spoil.values()) > 1:
+        raise ValueError("the faults' shares make more than 100 %")
+    return dict(spoil)
+
+
+def _one_of(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; write {' or '.join(choices)}")
+    return value
 
 
 def main() -> None:
     """The process that `--sandbox` spawns: its options come as one JSON argument."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("options", type=json.loads, help="the arguments of `serve`")
-    serve(**parser.parse_args().options)
+    parser.add_argument("options", type=json.loads, help="the fields of `Options`")
+    serve(Options(**parser.parse_args().options))
 
 
 if __name__ == "__main__":

@@ -4,53 +4,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
+from dataclasses import dataclass, field
 
 _VARIABLE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
-SHIPPED = Path(__file__).with_name("workflows.yaml")
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """One workflow as its owner set it up."""
+    """One workflow as its owner set it up.
+
+    `cache_s`: for so long an equal body is answered from the cache, 0 for never. `model` is for
+    backends that have several. `fault`: the fault that every run of it meets, see `faults.py`.
+    """
 
     workflow_id: str
     template: str
     published: bool = True
     web_search: bool = False
+    cache_s: float = 0.0
+    model: str | None = None
+    fault: str | None = None
+    # Text before each first mention and the variable mentioned; the rest of the text after them.
+    _mentions: tuple[tuple[str, str], ...] = field(init=False, repr=False, default=())
+    _rest: str = field(init=False, repr=False, default="")
 
-    def render(self, variables: Mapping[str, object]) -> str:
+    def __post_init__(self) -> None:
+        mentions, end = {}, 0
+        for found in _VARIABLE.finditer(self.template):
+            if found[1] not in mentions:
+                mentions[found[1]] = self.template[end : found.start()]
+                end = found.end()
+        by_place = tuple((text, name) for name, text in mentions.items())
+        object.__setattr__(self, "_mentions", by_place)
+        object.__setattr__(self, "_rest", self.template[end:])
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of its variables, in the order of their first mention."""
+        return tuple(name for _, name in self._mentions)
+
+    def render(self, variables: Mapping[str, str]) -> str:
         """The prompt. A missing variable is the text `undefined`, and only the first mention of
         each variable is replaced: what servers of this family do."""
-        prompt = self.template
-        for name in dict.fromkeys(_VARIABLE.findall(self.template)):
-            value = str(variables.get(name, "undefined"))
-            mention = re.compile(r"\{\{\s*" + re.escape(name) + r"\s*\}\}")
-            prompt = mention.sub(value.replace("\\", r"\\"), prompt, count=1)
-        return prompt
-
-
-def load_workflows(path: Path) -> dict[str, Workflow]:
-    """The workflows in a YAML file, by id.
-
-    Raises:
-        ValueError: when the file is not a map of ids to workflows.
-    """
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path}: a map from workflow ids to workflows is needed")
-    return {
-        str(workflow_id): Workflow(
-            str(workflow_id),
-            str(entry["template"]),
-            bool(entry.get("published", True)),
-            bool(entry.get("web_search", False)),
-        )
-        for workflow_id, entry in entries.items()
-    }
+        parts = [text + variables.get(name, "undefined") for text, name in self._mentions]
+        return "".join(parts) + self._rest
 
 
 def rehearsal(workflow_id: str, variables: list[str]) -> Workflow:
