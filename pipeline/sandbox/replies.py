@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from pipeline.sandbox.wire import reset, transport_of, until_gone
+from pipeline.sandbox.wire import close_if_idle, reset, transport_of, until_gone
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -120,7 +120,8 @@ class ThenClosed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.reply(scope, receive, send)
-        asyncio.get_running_loop().call_later(self.idle_s, transport_of(scope).close)
+        # A request that came meanwhile is answered: only a connection that is idle is closed.
+        asyncio.get_running_loop().call_later(self.idle_s, close_if_idle, transport_of(scope))
 
 
 def as_json(fields: object) -> bytes:

@@ -105,6 +105,13 @@ def transport_of(scope: Scope) -> asyncio.Transport:
     return cast(asyncio.Transport, scope["extensions"][_EXTENSION]["transport"])
 
 
+def close_if_idle(transport: asyncio.Transport) -> None:
+    """Ends the connection unless a request waits on it for its answer."""
+    protocol = transport.get_protocol()
+    if not (isinstance(protocol, WireProtocol) and protocol.is_busy):
+        transport.close()
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Ends the connection by an RST, what was not yet sent is lost."""
     # To linger for no time is how the sockets API asks for an RST instead of a FIN.
