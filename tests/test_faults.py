@@ -120,7 +120,9 @@ def test_each_fault_has_its_class_and_code_and_no_row_is_billed_twice(start_sand
     }
     for fault, expected in HOW_ROWS_END.items():
         assert ended.get(story(fault), OK) == expected, fault
-    assert len(ended) == sum(end != OK for end in HOW_ROWS_END.values())
+    # The restart may close a connection just as a neighbour's request leaves on it.
+    neighbours = [ended[text] for text in ended if "#fault" not in text]
+    assert neighbours in ([], [LOST])
     billed = sandbox.billed()
     assert max(billed.values()) == 1
     assert summary["paid_min"] <= sum(billed.values()) <= summary["paid_max"]
