@@ -1,16 +1,8 @@
 """How fast to send, learned from two headers and the 429s. Plain state and functions of time.
 
-Whatever limiter the server uses, it comes down to one number: its effective window
-``W = limit / sustainable rate``, which no header tells. But ``remaining`` was counted when the
-request arrived, so with ``u = limit - remaining`` the age, at the time of that request's sending,
-of our own u-th most recent admitted send is a sample of W. Indexing every answer by the time at
-which its request was *sent* makes latency and reordering drop out.
-
-* Samples that sit together (a sliding window): their median. Samples that saw-tooth between 0 and
-  W (a fixed window): a high percentile, as W is the top of the tooth.
-* A sample that reaches back to the first send only says that W is at least that long.
-* A 429 whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
-* The rate is ``g * limit / W`` with g a little under 1, lower after each 429.
+The rate is ``g * limit / W``: the limit from the headers, the window W from our own send times
+(see `window`), g a little under 1. Before any header, and whenever a window is not known, the rate
+is what was let through lately.
 
 Times are seconds of a monotonic clock.
 """
@@ -18,27 +10,25 @@ Times are seconds of a monotonic clock.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
+
+from pipeline.window import Sends, WindowEstimate
 
 SLOW_START_PER_S = 5.0
 SLOW_START_GROWTH = 3.0
 SLOW_START_MOST_PER_S = 100.0
 FLOOR_PER_S = 1 / 60
-ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
+MOST_PER_S = 5_000.0
 MOST_LIMIT = 1_000_000
 
-_SNAP = 0.15
 _G_MIN, _G_START, _G_MAX = 0.85, 0.97, 1.0
-_G_LOSS, _G_GAIN = 0.01, 0.0002
-_SAMPLES_KEPT = 400
-_SAMPLES_NEEDED = 5
-_SAWTOOTH = 0.35
-_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.1, 0.2, 60.0
-_PROBE_TRUSTED_AFTER_S = 1.0
-_HISTORY_S = 3700.0
+_G_LOSS = 0.01
+_G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
+_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 60.0
+_TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
+_LOOK_BACK_MIN_S = 1.0
+_CAP_LOSS = 0.99
+_REFUNDS_KEPT = 10
 
 
 @dataclass(slots=True)
@@ -47,44 +37,69 @@ class Pace:
 
     fixed: float | None = None
     limit: int | None = None
-    window_s: float | None = None
     g: float = _G_START
-    ceiling: float = SLOW_START_MOST_PER_S
+    _window: WindowEstimate = field(default_factory=WindowEstimate)
+    _sends: Sends = field(default_factory=Sends)
     _started: float | None = None
-    _sends: list[float] = field(default_factory=list)
-    _history_cut: bool = False
-    _samples: deque[tuple[float, float]] = field(
-        default_factory=lambda: deque(maxlen=_SAMPLES_KEPT)
-    )
-    _window_above_s: float = 0.0
+    _refunds: int = 0
+    _refunded: bool = False
+    _limit_at: float = -math.inf
+    _cap: float = math.inf
+    _sent_since_cap: int = 0
+    _strike_at: float = -math.inf
     _denied_since: float | None = None
     _reacted: float = -math.inf
     _hold_until: float = -math.inf
     _probe: float | None = None
+    _trip_s: float = 0.0
+    _gained_at: float = -math.inf
 
     # -- what the sender asks -------------------------------------------------------------
+
+    @property
+    def window_s(self) -> float | None:
+        return self._window.window_s
 
     def rate(self, now: float) -> float:
         """Requests per second at `now`."""
         if self.fixed is not None:
             return self.fixed
-        if self.limit is not None and self.window_s is not None:
-            return max(self.g * self.limit / self.window_s, FLOOR_PER_S)
+        window_s = self._window.guess(now)
+        sustained = math.inf
+        if self.limit is not None and window_s is not None:
+            sustained = self.limit / window_s
+        floor = min(FLOOR_PER_S, 0.8 * sustained)
+        return max(min(self.g * sustained, self._capped(), self._grown(now), MOST_PER_S), floor)
+
+    def _grown(self, now: float) -> float:
+        """The slow start, while nothing better is known."""
+        if self.window_s is not None:
+            return math.inf
         since = 0.0 if self._started is None else now - self._started
-        grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 60.0))
-        return max(min(grown, self.ceiling), FLOOR_PER_S)
+        grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 10.0))
+        return min(grown, max(SLOW_START_MOST_PER_S, self.limit or 0.0))
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
-        if self._denied_since is None:
-            return now
         if self._probe is not None:
-            trusted = self._probe + _PROBE_TRUSTED_AFTER_S
+            trusted = self._probe + min(max(2 * self._trip_s, _TRUST_MIN_S), _TRUST_MAX_S)
             if now < trusted:
                 return trusted
-            self._end_denial(now)
+            self._end_denial(self._probe, now)
             return now
         return max(now, self._hold_until)
+
+    def take_refund(self) -> bool:
+        """Whether the next request need not wait for its turn, since an earlier one did not count.
+
+        Never twice in a row: a cache that answers everything at most doubles the rate.
+        """
+        if self._refunds and not self._refunded:
+            self._refunds -= 1
+            self._refunded = True
+        else:
+            self._refunded = False
+        return self._refunded
 
     @property
     def denied_since(self) -> float | None:
@@ -93,99 +108,127 @@ class Pace:
 
     # -- what happens ---------------------------------------------------------------------
 
+    def granted(self, now: float) -> None:
+        """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
+        if self._denied_since is not None:
+            self._probe = now
+
     def sent(self, now: float) -> None:
         """A request left at `now`."""
         if self._started is None:
             self._started = now
-        self._sends.append(now)
-        if len(self._sends) > 4096 and self._sends[0] < now - _HISTORY_S:
-            del self._sends[: bisect_left(self._sends, now - _HISTORY_S)]
-            self._history_cut = True
-        if self._denied_since is not None:
+        self._sends.add(now, self.limit or 0)
+        self._sent_since_cap += 1
+        if self._probe is not None:
             self._probe = now
 
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None:
         """An answer that was let through came at `now`; headers as they came, None if absent."""
-        if self._probe is not None and sent_at >= self._reacted:
-            self._end_denial(now)
-        numbers = _whole(limit), _whole(remaining)
-        if numbers[0] is None or numbers[1] is None or numbers[0] <= 0:
+        if self._probe is not None and sent_at >= self._probe:
+            self._end_denial(sent_at, now)
+        if limit is None and remaining is None:
+            self._cached(sent_at)
             return
-        self._learn(sent_at, numbers[0], numbers[1])
-        self.g = min(self.g + _G_GAIN, _G_MAX)
+        known, left = _whole(limit), _whole(remaining)
+        if known is None or left is None:
+            return
+        if known <= 0:
+            self._sends.forget(sent_at)
+            return
+        self._learn(sent_at, known, left)
+        self._gain(now)
 
     def denied(self, sent_at: float, now: float) -> None:
         """The request that left at `sent_at` was answered with a 429."""
-        self._forget(sent_at)
-        if self._denied_since is not None and sent_at < self._reacted:
+        self._sends.forget(sent_at)
+        if sent_at < self._reacted:
             return  # it left before the pause began: punished once is enough
-        if self._denied_since is None:
-            self._denied_since = now
-            self._slow_down(sent_at, now)
-        self._probe = None
+        self._trip_s = max(now - sent_at, 0.9 * self._trip_s)
         self._reacted = now
+        self._bound(sent_at)
+        if self._denied_since is None and self._lone_strike(now):
+            return
+        if self._denied_since is None:
+            self._denied_since = sent_at
+        self._probe = None
         pause = _HOLD_SHARE * (now - self._denied_since)
         self._hold_until = now + min(max(pause, _HOLD_MIN_S), _HOLD_MAX_S)
 
     def not_counted(self, sent_at: float) -> None:
         """The request that left at `sent_at` never reached the limiter."""
-        self._forget(sent_at)
+        self._sends.forget(sent_at)
 
     # -- how it is learned ----------------------------------------------------------------
 
     def _learn(self, sent_at: float, limit: int, remaining: int) -> None:
         if limit != self.limit:
+            if sent_at < self._limit_at:
+                return
             self.limit = limit
-            self._samples.clear()
-            self._window_above_s = 0.0
-        used = limit - remaining
-        position = bisect_right(self._sends, sent_at) - used
-        if used < 2 or used > limit or position < 0:
-            return
-        if position == 0 and not self._history_cut:
-            self._window_above_s = max(self._window_above_s, sent_at - self._sends[0])
-            return
-        self._samples.append((sent_at, sent_at - self._sends[position]))
-        if len(self._samples) >= _SAMPLES_NEEDED:
-            self._estimate()
+            self._window.forget_samples()
+            self._cap = math.inf
+        self._limit_at = max(self._limit_at, sent_at)
+        unsettled = self.window_s is None
+        self._window.see(self._sends, sent_at, limit, limit - remaining)
+        if unsettled and self.window_s is not None:
+            self._cap = math.inf
 
-    def _estimate(self) -> None:
-        newest = self._samples[-1][0]
-        span = max(2.2 * (self.window_s or self._window_above_s), 2.0)
-        ages = sorted(age for at, age in self._samples if at >= newest - span)
-        if len(ages) < _SAMPLES_NEEDED:
-            return
-        low, high = ages[len(ages) // 10], ages[(len(ages) * 9) // 10]
-        estimate = high if low < _SAWTOOTH * high else median(ages)
-        self.window_s = _snapped(max(estimate, self._window_above_s, 0.05))
-
-    def _slow_down(self, sent_at: float, now: float) -> None:
-        if self.limit is not None:
-            position = bisect_right(self._sends, sent_at) - self.limit
-            if position >= 0:
-                above = sent_at - self._sends[position]
-                self._window_above_s = max(self._window_above_s, above)
-        if self.window_s is not None:
+    def _lone_strike(self, now: float) -> bool:
+        """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
+        settled = self.limit is not None and self.window_s is not None
+        if settled:
             self.g = max(self.g - _G_LOSS, _G_MIN)
+        elif math.isfinite(self._cap):
+            self._cap = max(_CAP_LOSS * self._capped(), FLOOR_PER_S)
+            self._sent_since_cap = 0
         else:
-            self.ceiling = max(self.rate(now) / 2, FLOOR_PER_S)
+            return False
+        lone = now - self._strike_at > max(0.25, 4 / self.rate(now))
+        self._strike_at = now
+        return lone
 
-    def _end_denial(self, now: float) -> None:
+    def _bound(self, sent_at: float) -> None:
+        age = self._sends.age(sent_at, self.limit) if self.limit is not None else None
+        if age is not None and self._window.refuted_by(sent_at, age):
+            self.g = _G_START
+            self._cap = math.inf
+
+    def _cached(self, sent_at: float) -> None:
+        if self.limit is not None and self._sends.forget(sent_at):
+            self._refunds = min(self._refunds + 1, _REFUNDS_KEPT)
+
+    def _gain(self, now: float) -> None:
+        gone = min(now - self._gained_at, 1.0)
+        self._gained_at = now
+        rate = self.rate(now)
+        per_s = min(_G_GAIN_PER_S * math.sqrt(rate), _G_GAIN_PER_ANSWER * rate)
+        self.g = min(self.g + gone * per_s, _G_MAX)
+
+    def _end_denial(self, probe: float, now: float) -> None:
+        assert self._denied_since is not None
+        lasted = probe - self._denied_since
         self._denied_since = None
         self._probe = None
-        self._reacted = now
+        self._hold_until = -math.inf
+        if self.limit is None or self.window_s is None:
+            back = max(_LOOK_BACK_MIN_S, 1.25 * lasted)
+            through = self._sends.count(now - back, now) / back
+            soon = self._sent_since_cap < self._scale() / 4
+            self._cap = max(min(through, self._capped() * (0.7 if soon else 1.0)), FLOOR_PER_S)
+            self._sent_since_cap = 0
 
-    def _forget(self, sent_at: float) -> None:
-        position = bisect_left(self._sends, sent_at)
-        if position < len(self._sends) and self._sends[position] == sent_at:
-            del self._sends[position]
+    def _capped(self) -> float:
+        """The cap, which first nears what it was and then looks for more, ever faster."""
+        if not math.isfinite(self._cap):
+            return self._cap
+        step = self._sent_since_cap / self._scale() - 0.25
+        return self._cap * (1 + min(step, 4.0) ** 3)
 
-
-def _snapped(window_s: float) -> float:
-    for candidate in ROUND_WINDOWS_S:
-        if abs(window_s - candidate) <= _SNAP * candidate:
-            return float(candidate)
-    return window_s
+    def _scale(self) -> float:
+        """Sends after which the cap has grown clearly: about one denial for so many."""
+        if not math.isfinite(self._cap):
+            return 0.0
+        return min(max(60 * self._cap, 20.0), 300.0) + min(6 * self._cap, 400.0)
 
 
 def _whole(header: object) -> int | None:

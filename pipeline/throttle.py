@@ -16,6 +16,7 @@ from pipeline.pacing import Pace
 
 _GRAIN_S = 0.05
 _LOOK_AGAIN_S = 0.25
+_NOTHING = 1e-9  # of a request: what is left of 1 after paying it in grains
 _LIMIT_HEADER = "x-ratelimit-limit"
 _REMAINING_HEADER = "x-ratelimit-remaining"
 
@@ -29,15 +30,21 @@ class PacedThrottle:
         self._seconds = AsyncLimiter(_GRAIN_S, _GRAIN_S)
 
     async def slot(self) -> None:
-        """Returns when the next request may go."""
-        while (wait := self.pace.next_at(now := self._clock.monotonic()) - now) > 0:
-            await asyncio.sleep(min(wait, _LOOK_AGAIN_S))
-        owed = 1.0
-        while owed > 1e-9:
-            rate = self.pace.rate(self._clock.monotonic())
-            paid_s = min(owed / rate, _GRAIN_S)
-            await self._seconds.acquire(paid_s)
-            owed -= paid_s * rate
+        """Returns when the next request may go; a pause that begins meanwhile counts too."""
+        owed = 0.0 if self.pace.take_refund() else 1.0
+        while True:
+            now = self._clock.monotonic()
+            wait_s = self.pace.next_at(now) - now
+            if wait_s > 0:
+                await asyncio.sleep(min(wait_s, _LOOK_AGAIN_S))
+            elif owed > _NOTHING:
+                rate = self.pace.rate(now)
+                paid_s = min(owed / rate, _GRAIN_S)
+                await self._seconds.acquire(paid_s)
+                owed -= paid_s * rate
+            else:
+                self.pace.granted(now)
+                return
 
     def sent(self) -> float:
         """Stamps a request that leaves now; the stamp is its ticket for `landed`."""

@@ -1,0 +1,217 @@
+"""What one answer says about the limiter's window: estimators over our own send times. Pure.
+
+Whatever limiter the server uses, it comes down to one number: its effective window
+``W = limit / sustainable rate``, which no header tells. But ``remaining`` was counted when the
+request arrived, so with ``u = limit - remaining`` the age, at the time of that request's sending,
+of our own u-th most recent admitted send is a sample of W. Indexing every answer by the time at
+which its request was *sent* makes latency and reordering drop out.
+
+* Samples that sit together (a sliding window, a log): the median of the freshest.
+* Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): a high
+  percentile over two windows, as W is the top of the tooth.
+* A sample that reaches back to the first send only says that W is at least that long; and a 429
+  whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
+
+Others who use the same key are counted in u and not in our sends: W reads long, and the rate that
+follows from it yields by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import fmean
+
+ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
+SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
+
+_SNAP = 0.15
+_SAMPLES_KEPT = 400
+_SAMPLES_PER_WINDOW = 150  # two windows and a bit of them fit into what is kept
+_SAMPLES_NEEDED = 5
+_SAWTOOTH = 0.35
+_TIGHT = 0.15
+_REFUTED = 1.15
+_FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
+_SPAN_WINDOWS = 2.2
+_BOUNDS_KEPT = 32
+_BOUND_LASTS_WINDOWS = 2.0
+# Sends whose answers may still come: at 2,000 in flight, ten times as many.
+_SENDS_BEYOND_LIMIT = 20_000
+
+
+class Sends:
+    """The times of our own admitted sends, as many of the newest as the limit needs."""
+
+    def __init__(self) -> None:
+        self._times: array[float] = array("d")
+        self._cut = False
+        self.latest = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, now: float, limit: int) -> None:
+        """Notes a send at `now`, never earlier than the one before."""
+        self.latest = max(now, self.latest)
+        self._times.append(self.latest)
+        most = 2 * limit + _SENDS_BEYOND_LIMIT
+        if len(self._times) > most + most // 4:
+            del self._times[: len(self._times) - most]
+            self._cut = True
+
+    def forget(self, sent_at: float) -> bool:
+        """Takes the send at `sent_at` off the list. False if it is not there (any more)."""
+        position = bisect_left(self._times, sent_at)
+        if position == len(self._times) or self._times[position] != sent_at:
+            return False
+        del self._times[position]
+        return True
+
+    def age(self, at: float, nth: int) -> float | None:
+        """How old our nth most recent send was at `at`; None if there were not so many."""
+        position = bisect_right(self._times, at) - nth
+        return at - self._times[position] if 0 <= position < len(self._times) else None
+
+    def is_first(self, at: float, nth: int) -> bool:
+        """Whether the nth most recent send at `at` was the first one of all."""
+        return not self._cut and bisect_right(self._times, at) == nth
+
+    def count(self, start: float, end: float) -> int:
+        """Sends in (start, end]."""
+        return bisect_right(self._times, end) - bisect_right(self._times, start)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer's word on W: its request was sent at `at`, and `used` had been used by then."""
+
+    at: float
+    age: float
+    used: int
+
+    def middle(self) -> float:
+        """W where sends flow evenly: the age spans used - 1 gaps, the window half a gap more."""
+        return self.age * (self.used - 0.5) / (self.used - 1)
+
+    def top(self) -> float:
+        """W at the most: the window reached back nearly to the send before."""
+        return self.age * self.used / (self.used - 1)
+
+
+@dataclass(slots=True)
+class WindowEstimate:
+    """The window as the samples since the last change of the limit show it."""
+
+    window_s: float | None = None
+    sawtooth: bool = False
+    _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
+    _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
+    _seen: int = 0
+    _new: int = 0
+    _settled_at: float = -math.inf
+    _adopted_at: float = -math.inf
+
+    def forget_samples(self) -> None:
+        """Another limit: what was used before is no sample any more; the window may well stay."""
+        self._samples.clear()
+        self._bounds.clear()
+
+    def refuted_by(self, at: float, window_s: float) -> bool:
+        """Takes in a denial's word that W was longer at `at`. Whether the estimate cannot stand."""
+        wrong = self.window_s is not None and window_s > _REFUTED * self.window_s
+        if wrong:
+            self.window_s = None
+            self._samples.clear()
+        self.at_least(at, window_s)
+        return wrong
+
+    def see(self, sends: Sends, sent_at: float, limit: int, used: int) -> None:
+        """Takes in an answer: `used` of `limit` were used when the request of `sent_at` came."""
+        if not 2 <= used <= limit or (age := sends.age(sent_at, used)) is None:
+            return
+        if sends.is_first(sent_at, used):
+            self.at_least(sent_at, age)
+            return
+        self._seen += 1
+        if self._seen % max(1, limit // _SAMPLES_PER_WINDOW):
+            return
+        self._samples.append(Sample(sent_at, age, used))
+        self._new += 1
+        if len(self._samples) >= _SAMPLES_NEEDED and self._new >= len(self._samples) / 20:
+            self._new = 0
+            self._estimate(limit)
+
+    def at_least(self, at: float, window_s: float) -> None:
+        """The window was longer than `window_s` at `at`."""
+        if window_s >= self.bound_s(at):
+            self._bounds.append((at, window_s))
+            if self.window_s is not None and window_s > self.window_s:
+                self.window_s = snapped(window_s)
+
+    def guess(self, at: float) -> float | None:
+        """The window for the time being: the estimate, else a little more than the bound."""
+        if self.window_s is not None:
+            return self.window_s
+        bound = self.bound_s(at)
+        return snapped(1.1 * bound) if bound > SHORTEST_WINDOW_S else None
+
+    def bound_s(self, at: float) -> float:
+        """What the window is at least, as seen lately."""
+        return max(
+            (
+                age
+                for seen, age in self._bounds
+                if at - seen <= _BOUND_LASTS_WINDOWS * max(age, self.window_s or 0.0)
+            ),
+            default=0.0,
+        )
+
+    def _estimate(self, limit: int) -> None:
+        newest = max(sample.at for sample in self._samples)
+        span = max(_SPAN_WINDOWS * max(self.window_s or 0.0, self.bound_s(newest)), 1.0)
+        fresh = [sample for sample in self._samples if sample.at >= newest - span]
+        if len(fresh) < _SAMPLES_NEEDED:
+            return
+        ages = sorted(sample.age for sample in fresh)
+        low, high = ages[len(ages) // 10], ages[(len(ages) * 97) // 100]
+        self.sawtooth = low < _SAWTOOTH * high
+        strong = [sample for sample in fresh if sample.used * 4 >= limit]
+        if len(strong) < _SAMPLES_NEEDED:
+            return
+        if self.sawtooth:
+            tops = sorted(sample.top() for sample in strong)
+            estimate = max(tops[(len(tops) * 97) // 100], self.bound_s(newest))
+        else:
+            at = newest - (self.window_s or span) / 2
+            recent = [sample for sample in strong if sample.at >= at]
+            if len(recent) < 2 * _SAMPLES_NEEDED:
+                recent = strong[-2 * _SAMPLES_NEEDED :]
+            middles = sorted(sample.middle() for sample in recent)
+            cut = len(middles) // 5
+            estimate = fmean(middles[cut : len(middles) - cut])
+            spread = middles[-1 - cut] - middles[cut]
+            if len(recent) < 2 * _SAMPLES_NEEDED or spread > max(_TIGHT, 1.5 / limit) * estimate:
+                estimate = max(estimate, self.bound_s(newest))
+        self._adopt(min(max(snapped(estimate), SHORTEST_WINDOW_S), LONGEST_WINDOW_S), newest)
+
+    def _adopt(self, window_s: float, now: float) -> None:
+        """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
+        if self.window_s is None:
+            self._settled_at = now
+        elif window_s < self.window_s and now - self._settled_at > _FREE_WINDOWS * self.window_s:
+            gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)
+            window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
+        self.window_s = window_s
+        self._adopted_at = max(now, self._adopted_at)
+
+
+def snapped(window_s: float) -> float:
+    """The round window nearby, if there is one: windows are set by people."""
+    for candidate in ROUND_WINDOWS_S:
+        if abs(window_s - candidate) <= _SNAP * candidate:
+            return float(candidate)
+    return window_s
