@@ -27,8 +27,11 @@ _G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
 _HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 60.0
 _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 _LOOK_BACK_MIN_S = 1.0
-_CAP_LOSS = 0.99
+_CAP_LOSS, _CAP_LOSS_SOON, _CAP_LOSS_DENIED = 0.99, 0.95, 0.85
+_GUESS_TRUSTED = 0.6
+_LOSS_EVERY_WINDOWS = 0.1
 _REFUNDS_KEPT = 10
+_CAP_TRIED_S = 30.0
 
 
 @dataclass(slots=True)
@@ -46,7 +49,9 @@ class Pace:
     _limit_at: float = -math.inf
     _cap: float = math.inf
     _sent_since_cap: int = 0
+    _capped_at: float = -math.inf
     _strike_at: float = -math.inf
+    _lost_at: float = -math.inf
     _denied_since: float | None = None
     _reacted: float = -math.inf
     _hold_until: float = -math.inf
@@ -69,7 +74,7 @@ class Pace:
         if self.limit is not None and window_s is not None:
             sustained = self.limit / window_s
         floor = min(FLOOR_PER_S, 0.8 * sustained)
-        return max(min(self.g * sustained, self._capped(), self._grown(now), MOST_PER_S), floor)
+        return max(min(self.g * sustained, self._capped(now), self._grown(now), MOST_PER_S), floor)
 
     def _grown(self, now: float) -> float:
         """The slow start, while nothing better is known."""
@@ -164,9 +169,9 @@ class Pace:
         if limit != self.limit:
             if sent_at < self._limit_at:
                 return
+            self._cap *= limit / (self.limit or limit)
             self.limit = limit
             self._window.forget_samples()
-            self._cap = math.inf
         self._limit_at = max(self._limit_at, sent_at)
         unsettled = self.window_s is None
         self._window.see(self._sends, sent_at, limit, limit - remaining)
@@ -175,12 +180,17 @@ class Pace:
 
     def _lone_strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
-        settled = self.limit is not None and self.window_s is not None
-        if settled:
-            self.g = max(self.g - _G_LOSS, _G_MIN)
+        window_s = self.window_s if self.limit is not None else None
+        if window_s is not None:
+            if now - self._lost_at > _LOSS_EVERY_WINDOWS * window_s:
+                self._lost_at = now
+                self.g = max(self.g - _G_LOSS, _G_MIN)
         elif math.isfinite(self._cap):
-            self._cap = max(_CAP_LOSS * self._capped(), FLOOR_PER_S)
-            self._sent_since_cap = 0
+            soon = self._sent_since_cap < self._scale() / 4
+            self._cap = max(
+                (_CAP_LOSS_SOON if soon else _CAP_LOSS) * self._capped(now), FLOOR_PER_S
+            )
+            self._sent_since_cap, self._capped_at = 0, now
         else:
             return False
         lone = now - self._strike_at > max(0.25, 4 / self.rate(now))
@@ -211,17 +221,26 @@ class Pace:
         self._probe = None
         self._hold_until = -math.inf
         if self.limit is None or self.window_s is None:
-            back = max(_LOOK_BACK_MIN_S, 1.25 * lasted)
-            through = self._sends.count(now - back, now) / back
-            soon = self._sent_since_cap < self._scale() / 4
-            self._cap = max(min(through, self._capped() * (0.7 if soon else 1.0)), FLOOR_PER_S)
-            self._sent_since_cap = 0
+            self._cap = max(self._let_through(lasted, now), FLOOR_PER_S)
+            self._sent_since_cap, self._capped_at = 0, now
 
-    def _capped(self) -> float:
+    def _let_through(self, lasted: float, now: float) -> float:
+        """The rate that the limiter let through lately, after a denial that `lasted`."""
+        back = max(_LOOK_BACK_MIN_S, 1.25 * lasted)
+        through = self._sends.count(now - back, now) / back
+        soon = self._sent_since_cap < self._scale() / 4
+        cap = min(through, self._capped(now) * (_CAP_LOSS_DENIED if soon else 1.0))
+        window_s = self._window.guess(now)
+        if self.limit is not None and window_s is not None:
+            cap = max(cap, _GUESS_TRUSTED * self.limit / window_s)
+        return cap
+
+    def _capped(self, now: float) -> float:
         """The cap, which first nears what it was and then looks for more, ever faster."""
         if not math.isfinite(self._cap):
             return self._cap
-        step = self._sent_since_cap / self._scale() - 0.25
+        tried = self._sent_since_cap / self._scale()
+        step = max(tried, (now - self._capped_at) / _CAP_TRIED_S) - 0.25
         return self._cap * (1 + min(step, 4.0) ** 3)
 
     def _scale(self) -> float:

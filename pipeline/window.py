@@ -32,8 +32,10 @@ _SNAP = 0.15
 _SAMPLES_KEPT = 400
 _SAMPLES_PER_WINDOW = 150  # two windows and a bit of them fit into what is kept
 _SAMPLES_NEEDED = 5
-_SAWTOOTH = 0.35
+_TOOTH_USED = 4
+_RISING = 0.5
 _TIGHT = 0.15
+_BOUND_TRUSTED = 1.1
 _REFUTED = 1.15
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
 _SPAN_WINDOWS = 2.2
@@ -85,7 +87,7 @@ class Sends:
         return bisect_right(self._times, end) - bisect_right(self._times, start)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Sample:
     """One answer's word on W: its request was sent at `at`, and `used` had been used by then."""
 
@@ -153,11 +155,14 @@ class WindowEstimate:
                 self.window_s = snapped(window_s)
 
     def guess(self, at: float) -> float | None:
-        """The window for the time being: the estimate, else a little more than the bound."""
+        """The window for the time being: the estimate, else less than the bound.
+
+        A burst makes a sliding window deny for up to twice its length.
+        """
         if self.window_s is not None:
             return self.window_s
         bound = self.bound_s(at)
-        return snapped(1.1 * bound) if bound > SHORTEST_WINDOW_S else None
+        return _BOUND_TRUSTED * bound if bound > SHORTEST_WINDOW_S else None
 
     def bound_s(self, at: float) -> float:
         """What the window is at least, as seen lately."""
@@ -172,34 +177,23 @@ class WindowEstimate:
 
     def _estimate(self, limit: int) -> None:
         newest = max(sample.at for sample in self._samples)
-        span = max(_SPAN_WINDOWS * max(self.window_s or 0.0, self.bound_s(newest)), 1.0)
-        fresh = [sample for sample in self._samples if sample.at >= newest - span]
+        span = _SPAN_WINDOWS * self.window_s if self.window_s else math.inf
+        fresh = sorted(sample for sample in self._samples if sample.at >= newest - span)
         if len(fresh) < _SAMPLES_NEEDED:
             return
-        ages = sorted(sample.age for sample in fresh)
-        low, high = ages[len(ages) // 10], ages[(len(ages) * 97) // 100]
-        self.sawtooth = low < _SAWTOOTH * high
-        strong = [sample for sample in fresh if sample.used * 4 >= limit]
-        if len(strong) < _SAMPLES_NEEDED:
+        peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
+        self.sawtooth = bool(peaks)
+        if peaks:
+            self._adopt(max(max(peaks[-2:]), self.bound_s(newest)), newest)
             return
-        if self.sawtooth:
-            tops = sorted(sample.top() for sample in strong)
-            estimate = max(tops[(len(tops) * 97) // 100], self.bound_s(newest))
-        else:
-            at = newest - (self.window_s or span) / 2
-            recent = [sample for sample in strong if sample.at >= at]
-            if len(recent) < 2 * _SAMPLES_NEEDED:
-                recent = strong[-2 * _SAMPLES_NEEDED :]
-            middles = sorted(sample.middle() for sample in recent)
-            cut = len(middles) // 5
-            estimate = fmean(middles[cut : len(middles) - cut])
-            spread = middles[-1 - cut] - middles[cut]
-            if len(recent) < 2 * _SAMPLES_NEEDED or spread > max(_TIGHT, 1.5 / limit) * estimate:
-                estimate = max(estimate, self.bound_s(newest))
-        self._adopt(min(max(snapped(estimate), SHORTEST_WINDOW_S), LONGEST_WINDOW_S), newest)
+        level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
+        if level is not None:
+            estimate, sure = level
+            self._adopt(estimate if sure else max(estimate, self.bound_s(newest)), newest)
 
     def _adopt(self, window_s: float, now: float) -> None:
         """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
+        window_s = min(max(snapped(window_s), SHORTEST_WINDOW_S), LONGEST_WINDOW_S)
         if self.window_s is None:
             self._settled_at = now
         elif window_s < self.window_s and now - self._settled_at > _FREE_WINDOWS * self.window_s:
@@ -207,6 +201,48 @@ class WindowEstimate:
             window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
         self.window_s = window_s
         self._adopted_at = max(now, self._adopted_at)
+
+
+def _peaks(samples: list[Sample], least: float) -> list[float]:
+    """The tops of the teeth, where what is used falls at once to half and less: a new window."""
+    peaks: list[float] = []
+    most, top = 0, 0.0
+    for sample in samples:
+        if most >= least and 2 * sample.used <= most:
+            peaks.append(top)
+            most, top = 0, 0.0
+        most = max(most, sample.used)
+        top = max(top, sample.top())
+    return peaks
+
+
+def _level(samples: list[Sample], limit: int, since: float) -> tuple[float, bool] | None:
+    """The level of samples that sit together, and whether it outweighs the bounds.
+
+    None where they rise with time: that is a tooth which is not over yet, or the trace that a burst
+    leaves in a sliding window.
+    """
+    strong = [sample for sample in samples if 4 * sample.used >= limit]
+    recent = [sample for sample in strong if sample.at >= since]
+    if len(recent) < 2 * _SAMPLES_NEEDED:
+        recent = strong[-2 * _SAMPLES_NEEDED :]
+    if len(recent) < _SAMPLES_NEEDED or _slope(recent) > _RISING:
+        return None
+    middles = sorted(sample.middle() for sample in recent)
+    cut = len(middles) // 5
+    estimate = fmean(middles[cut : len(middles) - cut])
+    spread = middles[-1 - cut] - middles[cut]
+    sure = len(recent) >= 2 * _SAMPLES_NEEDED and spread <= max(_TIGHT, 1.5 / limit) * estimate
+    return estimate, sure
+
+
+def _slope(samples: list[Sample]) -> float:
+    """How much older the samples get per second, from their first to their second half."""
+    half = len(samples) // 2
+    early, late = samples[:half], samples[half:]
+    gone = fmean(sample.at for sample in late) - fmean(sample.at for sample in early)
+    older = fmean(sample.age for sample in late) - fmean(sample.age for sample in early)
+    return older / gone if gone > 0 else 0.0
 
 
 def snapped(window_s: float) -> float:
