@@ -28,6 +28,7 @@ _HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 60.0
 _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 _LOOK_BACK_MIN_S = 1.0
 _CAP_LOSS, _CAP_LOSS_SOON, _CAP_LOSS_DENIED = 0.99, 0.95, 0.85
+_CAP_DIP = 0.25
 _GUESS_TRUSTED = 0.6
 _LOSS_EVERY_WINDOWS = 0.1
 _REFUNDS_KEPT = 10
@@ -50,6 +51,8 @@ class Pace:
     _cap: float = math.inf
     _sent_since_cap: int = 0
     _capped_at: float = -math.inf
+    _cap_dip: float = 0.0
+    _onset_before: float = -math.inf
     _strike_at: float = -math.inf
     _lost_at: float = -math.inf
     _denied_since: float | None = None
@@ -186,11 +189,8 @@ class Pace:
                 self._lost_at = now
                 self.g = max(self.g - _G_LOSS, _G_MIN)
         elif math.isfinite(self._cap):
-            soon = self._sent_since_cap < self._scale() / 4
-            self._cap = max(
-                (_CAP_LOSS_SOON if soon else _CAP_LOSS) * self._capped(now), FLOOR_PER_S
-            )
-            self._sent_since_cap, self._capped_at = 0, now
+            loss = _CAP_LOSS_SOON if self._capped_lately() else _CAP_LOSS
+            self._set_cap(loss * self._capped(now), _CAP_DIP, now)
         else:
             return False
         lone = now - self._strike_at > max(0.25, 4 / self.rate(now))
@@ -216,37 +216,53 @@ class Pace:
 
     def _end_denial(self, probe: float, now: float) -> None:
         assert self._denied_since is not None
-        lasted = probe - self._denied_since
+        lasted, onset = probe - self._denied_since, self._denied_since
         self._denied_since = None
         self._probe = None
         self._hold_until = -math.inf
         if self.limit is None or self.window_s is None:
-            self._cap = max(self._let_through(lasted, now), FLOOR_PER_S)
-            self._sent_since_cap, self._capped_at = 0, now
+            self._cap_to_what_came_through(lasted, now)
+        self._onset_before = onset
 
-    def _let_through(self, lasted: float, now: float) -> float:
-        """The rate that the limiter let through lately, after a denial that `lasted`."""
-        back = max(_LOOK_BACK_MIN_S, 1.25 * lasted)
+    def _cap_to_what_came_through(self, lasted: float, now: float) -> None:
+        """Caps the rate after a denial that `lasted`, by what the limiter let through lately.
+
+        It looks back over the denial and a little more, as the window was at least that long; and
+        over the one before too, if that had hardly ended.
+        """
+        lately = self._capped_lately()
+        since = self._onset_before if lately else now - lasted
+        back = max(_LOOK_BACK_MIN_S, 1.25 * (now - since))
         through = self._sends.count(now - back, now) / back
-        soon = self._sent_since_cap < self._scale() / 4
-        cap = min(through, self._capped(now) * (_CAP_LOSS_DENIED if soon else 1.0))
         window_s = self._window.guess(now)
         if self.limit is not None and window_s is not None:
-            cap = max(cap, _GUESS_TRUSTED * self.limit / window_s)
-        return cap
+            through = max(through, _GUESS_TRUSTED * self.limit / window_s)
+        if lately and lasted < _LOOK_BACK_MIN_S:
+            top = _CAP_LOSS_SOON * self._cap
+            start = min(through, _CAP_LOSS_DENIED * self._capped(now))
+            self._set_cap(top, (1 - min(start / top, 1.0)) ** (1 / 3), now)
+        else:
+            self._set_cap(min(through, self._capped(now)), _CAP_DIP, now)
+
+    def _set_cap(self, top: float, dip: float, now: float) -> None:
+        """From ``top * (1 - dip ** 3)`` soon to near `top`, and beyond it later."""
+        self._cap = max(top, FLOOR_PER_S)
+        self._cap_dip = max(dip, _CAP_DIP)
+        self._sent_since_cap = 0
+        self._capped_at = now
 
     def _capped(self, now: float) -> float:
-        """The cap, which first nears what it was and then looks for more, ever faster."""
         if not math.isfinite(self._cap):
             return self._cap
         tried = self._sent_since_cap / self._scale()
-        step = max(tried, (now - self._capped_at) / _CAP_TRIED_S) - 0.25
+        step = max(tried, (now - self._capped_at) / _CAP_TRIED_S) - self._cap_dip
         return self._cap * (1 + min(step, 4.0) ** 3)
+
+    def _capped_lately(self) -> bool:
+        return math.isfinite(self._cap) and self._sent_since_cap < self._scale() / 4
 
     def _scale(self) -> float:
         """Sends after which the cap has grown clearly: about one denial for so many."""
-        if not math.isfinite(self._cap):
-            return 0.0
         return min(max(60 * self._cap, 20.0), 300.0) + min(6 * self._cap, 400.0)
 
 
