@@ -23,12 +23,13 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean
 
 ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
 
-_SNAP = 0.15
+_SNAP, _SNAP_SURE = 0.15, 0.03
 _SAMPLES_KEPT = 400
 _SAMPLES_PER_WINDOW = 150  # two windows and a bit of them fit into what is kept
 _SAMPLES_NEEDED = 5
@@ -183,17 +184,20 @@ class WindowEstimate:
             return
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         self.sawtooth = bool(peaks)
+        within = min(max(_SNAP_SURE, 2 / limit), _SNAP)
         if peaks:
-            self._adopt(max(max(peaks[-2:]), self.bound_s(newest)), newest)
+            self._adopt(max(max(peaks[-2:]), self.bound_s(newest)), newest, within)
             return
         level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
         if level is not None:
             estimate, sure = level
-            self._adopt(estimate if sure else max(estimate, self.bound_s(newest)), newest)
+            if not sure:
+                estimate, within = max(estimate, self.bound_s(newest)), _SNAP
+            self._adopt(estimate, newest, within)
 
-    def _adopt(self, window_s: float, now: float) -> None:
+    def _adopt(self, window_s: float, now: float, within: float) -> None:
         """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
-        window_s = min(max(snapped(window_s), SHORTEST_WINDOW_S), LONGEST_WINDOW_S)
+        window_s = min(max(snapped(window_s, within), SHORTEST_WINDOW_S), LONGEST_WINDOW_S)
         if self.window_s is None:
             self._settled_at = now
         elif window_s < self.window_s and now - self._settled_at > _FREE_WINDOWS * self.window_s:
@@ -206,13 +210,13 @@ class WindowEstimate:
 def _peaks(samples: list[Sample], least: float) -> list[float]:
     """The tops of the teeth, where what is used falls at once to half and less: a new window."""
     peaks: list[float] = []
-    most, top = 0, 0.0
-    for sample in samples:
-        if most >= least and 2 * sample.used <= most:
+    top = 0.0
+    for before, sample in pairwise(samples):
+        top = max(top, before.top())
+        fell = before.used >= least and 2 * sample.used <= before.used
+        if fell and sample.at - before.at < top:
             peaks.append(top)
-            most, top = 0, 0.0
-        most = max(most, sample.used)
-        top = max(top, sample.top())
+            top = 0.0
     return peaks
 
 
@@ -245,9 +249,9 @@ def _slope(samples: list[Sample]) -> float:
     return older / gone if gone > 0 else 0.0
 
 
-def snapped(window_s: float) -> float:
+def snapped(window_s: float, within: float = _SNAP) -> float:
     """The round window nearby, if there is one: windows are set by people."""
     for candidate in ROUND_WINDOWS_S:
-        if abs(window_s - candidate) <= _SNAP * candidate:
+        if abs(window_s - candidate) <= within * candidate:
             return float(candidate)
     return window_s
