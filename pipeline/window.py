@@ -38,6 +38,7 @@ _RISING = 0.5
 _TIGHT = 0.15
 _BOUND_TRUSTED = 1.1
 _REFUTED = 1.15
+_QUIET_WINDOWS = 1.2
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
 _SPAN_WINDOWS = 2.2
 _BOUNDS_KEPT = 32
@@ -110,7 +111,9 @@ class WindowEstimate:
     """The window as the samples since the last change of the limit show it."""
 
     window_s: float | None = None
+    prior_s: float | None = None
     sawtooth: bool = False
+    _quiet_until: float = -math.inf
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
     _seen: int = 0
@@ -118,13 +121,30 @@ class WindowEstimate:
     _settled_at: float = -math.inf
     _adopted_at: float = -math.inf
 
-    def forget_samples(self) -> None:
-        """Another limit: what was used before is no sample any more; the window may well stay."""
+    def new_limit(self, at: float) -> None:
+        """Another limit from `at` on. The window stays: what it held then is no sample of it."""
+        self._start_over(at, self.window_s or 0.0)
+
+    def scale(self, factor: float, now: float) -> None:
+        """Others on this machine came or went: our part of the window is another at once."""
+        before = self.window_s or 0.0
+        if self.window_s is not None:
+            self.window_s = _clamped(self.window_s * factor)
+        if self.prior_s is not None:
+            self.prior_s = _clamped(self.prior_s * factor)
+        self._start_over(now, min(before, before * factor))
+
+    def _start_over(self, at: float, lasts_s: float) -> None:
         self._samples.clear()
         self._bounds.clear()
+        self._quiet_until = at + _QUIET_WINDOWS * lasts_s
 
     def refuted_by(self, at: float, window_s: float) -> bool:
         """Takes in a denial's word that W was longer at `at`. Whether the estimate cannot stand."""
+        if at < self._quiet_until:
+            return False
+        if self.prior_s is not None and window_s > _REFUTED * self.prior_s:
+            self.prior_s = None
         wrong = self.window_s is not None and window_s > _REFUTED * self.window_s
         if wrong:
             self.window_s = None
@@ -134,7 +154,9 @@ class WindowEstimate:
 
     def see(self, sends: Sends, sent_at: float, limit: int, used: int) -> None:
         """Takes in an answer: `used` of `limit` were used when the request of `sent_at` came."""
-        if not 2 <= used <= limit or (age := sends.age(sent_at, used)) is None:
+        if sent_at < self._quiet_until or not 2 <= used <= limit:
+            return
+        if (age := sends.age(sent_at, used)) is None:
             return
         if sends.is_first(sent_at, used):
             self.at_least(sent_at, age)
@@ -153,7 +175,7 @@ class WindowEstimate:
         if window_s >= self.bound_s(at):
             self._bounds.append((at, window_s))
             if self.window_s is not None and window_s > self.window_s:
-                self.window_s = snapped(window_s)
+                self.window_s = _clamped(snapped(window_s))
 
     def guess(self, at: float) -> float | None:
         """The window for the time being: the estimate, else less than the bound.
@@ -162,8 +184,8 @@ class WindowEstimate:
         """
         if self.window_s is not None:
             return self.window_s
-        bound = self.bound_s(at)
-        return _BOUND_TRUSTED * bound if bound > SHORTEST_WINDOW_S else None
+        guess = max(_BOUND_TRUSTED * self.bound_s(at), self.prior_s or 0.0)
+        return _clamped(guess) if guess > SHORTEST_WINDOW_S else None
 
     def bound_s(self, at: float) -> float:
         """What the window is at least, as seen lately."""
@@ -197,7 +219,7 @@ class WindowEstimate:
 
     def _adopt(self, window_s: float, now: float, within: float) -> None:
         """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
-        window_s = min(max(snapped(window_s, within), SHORTEST_WINDOW_S), LONGEST_WINDOW_S)
+        window_s = _clamped(snapped(window_s, within))
         if self.window_s is None:
             self._settled_at = now
         elif window_s < self.window_s and now - self._settled_at > _FREE_WINDOWS * self.window_s:
@@ -255,3 +277,7 @@ def snapped(window_s: float, within: float = _SNAP) -> float:
         if abs(window_s - candidate) <= within * candidate:
             return float(candidate)
     return window_s
+
+
+def _clamped(window_s: float) -> float:
+    return min(max(window_s, SHORTEST_WINDOW_S), LONGEST_WINDOW_S)

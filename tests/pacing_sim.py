@@ -8,6 +8,7 @@ A request takes a slot, waits for its intent to be durable (1 to 8 ms), is stamp
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from bisect import bisect_left
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pipeline.pacing import Pace
 from tests.pacing_limiters import Limiter
 
 GRAIN_S = 0.05
+TELL_S = 0.5
 LOOK_AGAIN_S = 0.25
 PROPAGATION_S = (0.010, 0.025)
 INTENT_S = (0.001, 0.008)
@@ -35,6 +37,7 @@ class Runner:
     in_flight: int = 0
     longest_stop: float = 0.0
     owed: float = 1.0
+    free: bool = False
     level_s: float = 0.0
     level_at: float = 0.0
     last_sent: float | None = None
@@ -58,6 +61,7 @@ class World:
     changes: tuple[tuple[float, int], ...] = ()
     outages: tuple[tuple[float, float], ...] = ()
     denying: tuple[tuple[float, float], ...] = ()
+    acquainted: bool = False
     most_in_flight: int = 1_000_000
     now: float = 0.0
 
@@ -74,6 +78,8 @@ class World:
             self._at(at, self._change, limit)
         if self.foreign_per_s is not None:
             self._at(0.0, self._foreign)
+        if self.acquainted:
+            self._at(0.0, self._tell_each_other)
         while self._events and self._events[0][0] <= until:
             self.now, _, act, arguments = heapq.heappop(self._events)
             self.steps += 1
@@ -105,14 +111,15 @@ class World:
             if runner.in_flight >= self.most_in_flight:
                 self._at(self.now + 0.01, self._turn, runner)
                 return
-            if runner.owed <= 1e-9:
-                runner.owed = 0.0 if runner.pace.take_refund() else 1.0
+            price_s = 0.0 if runner.free else runner.pace.price_s(self.now)
+            if runner.owed * price_s <= 1e-9:
+                runner.owed = 1.0
                 runner.in_flight += 1
                 runner.pace.granted(self.now)
+                runner.free = runner.pace.take_refund(self.now)
                 self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
                 continue
-            rate = runner.pace.rate(self.now)
-            pay_s = min(runner.owed / rate, GRAIN_S)
+            pay_s = min(runner.owed * price_s, GRAIN_S)
             runner.level_s = max(runner.level_s - (self.now - runner.level_at), 0.0)
             runner.level_at = self.now
             over_s = runner.level_s + pay_s - GRAIN_S
@@ -120,7 +127,7 @@ class World:
                 self._at(self.now + over_s, self._turn, runner)
                 return
             runner.level_s += pay_s
-            runner.owed -= pay_s * rate
+            runner.owed -= pay_s / price_s
 
     def _send(self, runner: Runner) -> None:
         runner.pace.sent(self.now)
@@ -157,7 +164,18 @@ class World:
 
     def _answered(self, runner: Runner, sent_at: float, headers: tuple[object, object]) -> None:
         runner.in_flight -= 1
-        runner.pace.answered(sent_at, headers[0], headers[1], self.now)
+        if headers == (None, None):
+            runner.pace.cached(sent_at, self.now)
+        else:
+            runner.pace.answered(sent_at, headers[0], headers[1], self.now)
+
+    def _tell_each_other(self) -> None:
+        there = [runner for runner in self.runners if self.now >= runner.starts_at]
+        paces = {id(runner): runner.pace.own_pace(self.now) for runner in there}
+        for runner in there:
+            others = [pace for other, pace in paces.items() if other != id(runner)]
+            runner.pace.share_with([pace for pace in others if math.isfinite(pace)], self.now)
+        self._at(self.now + TELL_S, self._tell_each_other)
 
 
 def between(times: list[float], start: float, end: float) -> int:
