@@ -23,11 +23,12 @@ from pipeline.access import SANDBOX_HOST, Access, find_access
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.engines.local import local_engine
 from pipeline.errors import Refused, StorageFailed
-from pipeline.events import AttemptEnded, Event, Listener, Paced, RunStarted
+from pipeline.events import AttemptEnded, Event, Listener, Paced, PaceEnded, RunStarted
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, write_json
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.table import open_table
+from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger, open_ledger, read_counts
 from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
@@ -259,14 +260,16 @@ class _Run:
 
     async def send(self, rows: Iterator[Row], access: Access) -> None:
         """Sends `rows` until they are settled or the run stops."""
-        pace = Pace(fixed=self.spec.rate)
+        kept = self._kept_pace(access)
+        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+        throttle = PacedThrottle(pace, self.clock, self._tell)
         drain_s = self.options.drain_s
         begun = self.clock.monotonic()
         async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
             executor = Executor(
                 engine=engine,
                 ledger=self.ledger,
-                throttle=PacedThrottle(pace, self.clock),
+                throttle=throttle,
                 clock=self.clock,
                 breakers=Breakers(any_ok=self.any_ok),
                 concurrency=fit_concurrency(self.spec.concurrency),
@@ -275,11 +278,23 @@ class _Run:
                 listeners=(self._tell,),
             )
             self.control.attach(executor)
-            async with self._beside(pace, executor):
+            async with self._beside(throttle, kept, executor):
                 self.stopped = await executor.run(
                     rows, self.spec.deadline_s if drain_s is None else drain_s
                 )
         self.tally.duration_s = self.clock.monotonic() - begun
+        sent = self.tally.sent()
+        self._tell(
+            PaceEnded(
+                pace.limit, pace.window_s, pace.share_used(), sent.requests, sent.rate_limited
+            )
+        )
+
+    def _kept_pace(self, access: Access) -> KeptPace | None:
+        """What earlier runs learned of this key; a rehearsal and a given rate learn nothing."""
+        if access.host == SANDBOX_HOST or self.spec.rate is not None:
+            return None
+        return kept_pace(access.host, access.key)
 
     def conclude(self) -> Summary:
         """Seals what came, and writes down how the run ended."""
@@ -315,14 +330,23 @@ class _Run:
             listener(event)
 
     @contextlib.asynccontextmanager
-    async def _beside(self, pace: Pace, executor: Executor) -> AsyncIterator[None]:
+    async def _beside(
+        self, throttle: PacedThrottle, kept: KeptPace | None, executor: Executor
+    ) -> AsyncIterator[None]:
         """Tells the pace and seals parts while rows are sent; sealing has a thread of its own."""
+
+        pace = throttle.pace
+        if kept is not None:
+            kept.exchange(pace, self.clock.monotonic(), self.clock.wall())
 
         async def twice_a_second() -> None:
             while True:
                 await asyncio.sleep(0.5)
-                rate = pace.rate(self.clock.monotonic())
-                self._tell(Paced(rate, pace.limit, pace.window_s, executor.in_flight))
+                now = self.clock.monotonic()
+                if kept is not None:
+                    kept.exchange(pace, now, self.clock.wall())
+                at = throttle.due_at
+                self._tell(Paced(pace.rate(now), pace.limit, pace.window_s, executor.in_flight, at))
                 if self.tally.seal_due():
                     self.tally.unsealed = 0
                     try:
@@ -337,6 +361,9 @@ class _Run:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if kept is not None:
+                kept.keep(pace, self.clock.wall())
+                kept.close()
 
 
 @contextlib.contextmanager
