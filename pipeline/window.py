@@ -106,6 +106,19 @@ class Sample:
         return self.age * self.used / (self.used - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """An estimate of W; `sure` outweighs the bounds. Not `strong`: little of the limit was used.
+
+    A bucket that is nearly full looks like that too, so it is believed only against an estimate
+    that would otherwise stay too long for ever.
+    """
+
+    window_s: float
+    sure: bool
+    strong: bool
+
+
 @dataclass(slots=True)
 class WindowEstimate:
     """The window as the samples since the last change of the limit show it."""
@@ -211,9 +224,9 @@ class WindowEstimate:
             self._adopt(max(max(peaks[-2:]), self.bound_s(newest)), newest, within)
             return
         level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
-        if level is not None:
-            estimate, sure = level
-            if not sure:
+        if level is not None and (level.strong or self.window_s or self.prior_s):
+            estimate = level.window_s
+            if not level.sure:
                 estimate, within = max(estimate, self.bound_s(newest)), _SNAP
             self._adopt(estimate, newest, within)
 
@@ -242,24 +255,26 @@ def _peaks(samples: list[Sample], least: float) -> list[float]:
     return peaks
 
 
-def _level(samples: list[Sample], limit: int, since: float) -> tuple[float, bool] | None:
-    """The level of samples that sit together, and whether it outweighs the bounds.
+def _level(samples: list[Sample], limit: int, since: float) -> Level | None:
+    """The level of samples that sit together; weak ones only if they sit close.
 
     None where they rise with time: that is a tooth which is not over yet, or the trace that a burst
     leaves in a sliding window.
     """
     strong = [sample for sample in samples if 4 * sample.used >= limit]
-    recent = [sample for sample in strong if sample.at >= since]
+    weak = len(strong) < _SAMPLES_NEEDED
+    trusted = samples if weak else strong
+    recent = [sample for sample in trusted if sample.at >= since]
     if len(recent) < 2 * _SAMPLES_NEEDED:
-        recent = strong[-2 * _SAMPLES_NEEDED :]
-    if len(recent) < _SAMPLES_NEEDED or _slope(recent) > _RISING:
+        recent = trusted[-2 * _SAMPLES_NEEDED :]
+    if len(recent) < _SAMPLES_NEEDED or abs(_slope(recent)) > _RISING:
         return None
     middles = sorted(sample.middle() for sample in recent)
     cut = len(middles) // 5
     estimate = fmean(middles[cut : len(middles) - cut])
     spread = middles[-1 - cut] - middles[cut]
     sure = len(recent) >= 2 * _SAMPLES_NEEDED and spread <= max(_TIGHT, 1.5 / limit) * estimate
-    return estimate, sure
+    return Level(estimate, sure, not weak) if sure or not weak else None
 
 
 def _slope(samples: list[Sample]) -> float:
