@@ -14,6 +14,7 @@ from dataclasses import dataclass
 _DIP = 0.25
 _LOSS, _LOSS_SOON, _LOSS_DENIED = 0.99, 0.95, 0.85
 _STEPS_MOST = 4.0
+_PLENTY = 10  # such answers are worth a whole step
 # A ceiling that is far too low must not wait for hundreds of sends at that rate.
 _TRIED_S = 30.0
 
@@ -44,6 +45,14 @@ class Ceiling:
 
     def sent(self) -> None:
         self._sent += 1
+
+    def plenty(self, sent_at: float) -> None:
+        """A request that was sent since then found most of the limit free: look for more at once.
+
+        A burst that the window still holds makes the limiter let through much less than it will.
+        """
+        if self.known and sent_at > self._since:
+            self._sent += int(self._sends_tried() / _PLENTY) + 1
 
     def lift(self) -> None:
         """Something better is known."""

@@ -268,8 +268,12 @@ class Pace:
             self._ceiling.scale(limit / (self.limit or limit))
             self.limit = limit
             self._window.new_limit(sent_at)
+            if self.window_s is not None:
+                self._ceiling.lift()
         self._limit_at = max(self._limit_at, sent_at)
         unsettled = self.window_s is None
+        if 4 * (limit - remaining) < limit:
+            self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
         if unsettled and self.window_s is not None:
             self._ceiling.lift()

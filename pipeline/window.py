@@ -30,12 +30,14 @@ ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
 
 _SNAP, _SNAP_SURE = 0.15, 0.03
+_SNAP_BELOW, _SNAP_ABOVE = 0.97, 1.2
 _SAMPLES_KEPT = 400
 _SAMPLES_PER_WINDOW = 150  # two windows and a bit of them fit into what is kept
 _SAMPLES_NEEDED = 5
 _TOOTH_USED = 4
 _RISING = 0.5
 _TIGHT = 0.15
+_BURST = 2.0  # a burst makes a sliding window deny for up to twice its length
 _BOUND_TRUSTED = 1.1
 _REFUTED = 1.15
 _QUIET_WINDOWS = 1.2
@@ -127,6 +129,7 @@ class WindowEstimate:
     prior_s: float | None = None
     sawtooth: bool = False
     _quiet_until: float = -math.inf
+    _sampled_s: float | None = None
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
     _seen: int = 0
@@ -135,14 +138,18 @@ class WindowEstimate:
     _adopted_at: float = -math.inf
 
     def new_limit(self, at: float) -> None:
-        """Another limit from `at` on. The window stays: what it held then is no sample of it."""
+        """Another limit from `at` on. What the window held then is no sample of it any more.
+
+        The window stays what its samples said; denials lately came from the limit.
+        """
+        self.window_s = self._sampled_s
         self._start_over(at, self.window_s or 0.0)
 
     def scale(self, factor: float, now: float) -> None:
         """Others on this machine came or went: our part of the window is another at once."""
         before = self.window_s or 0.0
         if self.window_s is not None:
-            self.window_s = _clamped(self.window_s * factor)
+            self.window_s = self._sampled_s = _clamped(self.window_s * factor)
         if self.prior_s is not None:
             self.prior_s = _clamped(self.prior_s * factor)
         self._start_over(now, min(before, before * factor))
@@ -188,16 +195,13 @@ class WindowEstimate:
         if window_s >= self.bound_s(at):
             self._bounds.append((at, window_s))
             if self.window_s is not None and window_s > self.window_s:
-                self.window_s = _clamped(snapped(window_s))
+                self.window_s = _clamped(above(window_s))
 
     def guess(self, at: float) -> float | None:
-        """The window for the time being: the estimate, else less than the bound.
-
-        A burst makes a sliding window deny for up to twice its length.
-        """
+        """The window for the time being: the estimate, else what is above the bound."""
         if self.window_s is not None:
             return self.window_s
-        guess = max(_BOUND_TRUSTED * self.bound_s(at), self.prior_s or 0.0)
+        guess = max(above(self.bound_s(at)), self.prior_s or 0.0)
         return _clamped(guess) if guess > SHORTEST_WINDOW_S else None
 
     def bound_s(self, at: float) -> float:
@@ -219,20 +223,26 @@ class WindowEstimate:
             return
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         self.sawtooth = bool(peaks)
+        bound = self.bound_s(newest)
         within = min(max(_SNAP_SURE, 2 / limit), _SNAP)
         if peaks:
-            self._adopt(max(max(peaks[-2:]), self.bound_s(newest)), newest, within)
+            self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
             return
         level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
-        if level is not None and (level.strong or self.window_s or self.prior_s):
-            estimate = level.window_s
-            if not level.sure:
-                estimate, within = max(estimate, self.bound_s(newest)), _SNAP
-            self._adopt(estimate, newest, within)
+        if level is None or not (level.strong or self.window_s or self.prior_s):
+            return
+        if self.window_s is None and level.window_s < bound / _BURST:
+            return  # the start of a tooth at a growing rate lies level too
+        if level.sure:
+            self._adopt(snapped(level.window_s, within), 0.0, newest)
+        else:
+            self._adopt(snapped(level.window_s, _SNAP), bound, newest)
 
-    def _adopt(self, window_s: float, now: float, within: float) -> None:
+    def _adopt(self, window_s: float, bound_s: float, now: float) -> None:
         """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
-        window_s = _clamped(snapped(window_s, within))
+        if window_s >= bound_s:
+            self._sampled_s = _clamped(window_s)
+        window_s = _clamped(window_s if window_s >= bound_s else above(bound_s))
         if self.window_s is None:
             self._settled_at = now
         elif window_s < self.window_s and now - self._settled_at > _FREE_WINDOWS * self.window_s:
@@ -286,12 +296,23 @@ def _slope(samples: list[Sample]) -> float:
     return older / gone if gone > 0 else 0.0
 
 
-def snapped(window_s: float, within: float = _SNAP) -> float:
+def snapped(window_s: float, within: float) -> float:
     """The round window nearby, if there is one: windows are set by people."""
     for candidate in ROUND_WINDOWS_S:
         if abs(window_s - candidate) <= within * candidate:
             return float(candidate)
     return window_s
+
+
+def above(bound_s: float) -> float:
+    """The window that is taken for one of which only a lower bound is known.
+
+    Probes come a fifth of the denial apart, so it is hardly a fifth longer.
+    """
+    for candidate in ROUND_WINDOWS_S:
+        if _SNAP_BELOW * bound_s <= candidate <= _SNAP_ABOVE * bound_s:
+            return float(candidate)
+    return _BOUND_TRUSTED * bound_s
 
 
 def _clamped(window_s: float) -> float:
