@@ -32,6 +32,7 @@ class Runner:
 
     pace: Pace
     starts_at: float = 0.0
+    ends_at: float = math.inf
     admitted: list[float] = field(default_factory=list)
     denied: list[float] = field(default_factory=list)
     in_flight: int = 0
@@ -103,7 +104,7 @@ class World:
 
     def _turn(self, runner: Runner) -> None:
         """What `PacedThrottle.slot` does until it would wait."""
-        while True:
+        while self.now < runner.ends_at:
             wait = runner.pace.next_at(self.now) - self.now
             if wait > 0:
                 self._at(self.now + min(wait, LOOK_AGAIN_S), self._turn, runner)
@@ -119,6 +120,11 @@ class World:
                 runner.free = runner.pace.take_refund(self.now)
                 self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
                 continue
+            if price_s > 1:  # an hour has many grains: it pays as it goes
+                paid_s = min(runner.owed * price_s, LOOK_AGAIN_S)
+                runner.owed -= paid_s / price_s
+                self._at(self.now + paid_s, self._turn, runner)
+                return
             pay_s = min(runner.owed * price_s, GRAIN_S)
             runner.level_s = max(runner.level_s - (self.now - runner.level_at), 0.0)
             runner.level_at = self.now
@@ -170,7 +176,7 @@ class World:
             runner.pace.answered(sent_at, headers[0], headers[1], self.now)
 
     def _tell_each_other(self) -> None:
-        there = [runner for runner in self.runners if self.now >= runner.starts_at]
+        there = [runner for runner in self.runners if runner.starts_at <= self.now < runner.ends_at]
         paces = {id(runner): runner.pace.own_pace(self.now) for runner in there}
         for runner in there:
             others = [pace for other, pace in paces.items() if other != id(runner)]
@@ -179,31 +185,45 @@ class World:
 
 
 def between(times: list[float], start: float, end: float) -> int:
+    """How many of sorted `times` lie in [start, end)."""
     return bisect_left(times, end) - bisect_left(times, start)
 
 
-def greedy(
-    limiter: Limiter,
-    start: float,
-    end: float,
-    foreign_per_s: Callable[[float], float] | None = None,
-    changes: tuple[tuple[float, int], ...] = (),
-    step_s: float | None = None,
-    seed: int = 0,
-) -> int:
-    """Requests that a client gets through in [start, end) that asks at every instant.
+@dataclass(frozen=True)
+class Measured:
+    """`used` of what the oracle gets, and `denied` of what was sent, from `start` to `end`."""
 
-    `foreign_per_s` and `changes` as in `World`; the foreign ones ask as well.
-    """
-    chance = random.Random(seed)
-    now, admitted, waiting = 0.0, 0, list(changes)
-    step_s = step_s or 0.002
-    while now < end:
-        if waiting and waiting[0][0] <= now:
-            limiter.limit = waiting.pop(0)[1]
-        if foreign_per_s and chance.random() < foreign_per_s(now) * step_s:
-            limiter.take(now)
+    used: float
+    denied: float
+    ramp_s: float
+    longest_stop_s: float
+
+
+def measure(runners: list[Runner], per_s: float, start: float, end: float) -> Measured:
+    """What `runners` together got of `per_s` requests per second."""
+    admitted = sum(between(runner.admitted, start, end) for runner in runners)
+    denied = sum(between(runner.denied, start, end) for runner in runners)
+    return Measured(
+        used=admitted / (per_s * (end - start)),
+        denied=denied / max(admitted + denied, 1),
+        ramp_s=ramp_s(sorted(at for runner in runners for at in runner.admitted), per_s),
+        longest_stop_s=max(runner.longest_stop for runner in runners),
+    )
+
+
+def ramp_s(admitted: list[float], per_s: float) -> float:
+    """When a second begins in which 90 % of `per_s` gets through, to half a second."""
+    for half in range(2 * 120):
+        if between(admitted, half / 2, half / 2 + 1) >= 0.9 * per_s:
+            return half / 2
+    return math.inf
+
+
+def greedy(limiter: Limiter, start: float, end: float, step_s: float = 0.002) -> int:
+    """The oracle: requests that one who asks every instant gets through in [start, end)."""
+    admitted = 0
+    for step in range(round(end / step_s)):
+        now = step * step_s
         while limiter.take(now) is not None:
             admitted += now >= start
-        now += step_s
     return admitted
