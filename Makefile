@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint soak bench clean
+.PHONY: help demo test check lint soak bench bench-pacing clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -19,7 +19,7 @@ demo: $(READY)  ## run the main job against the local sandbox; no key, nothing p
 	$(BIN)/pipeline run jobs/stories.yaml --sandbox
 
 test: $(READY)  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
 
 check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
 
@@ -34,6 +34,9 @@ soak: $(READY)  ## the long tests
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
 	$(BIN)/python benchmarks/throughput.py
+
+bench-pacing: $(READY)  ## use of the limit and 429s beside fixed concurrency and a told limiter
+	$(BIN)/python benchmarks/pacing.py
 
 lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \
