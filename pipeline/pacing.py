@@ -30,6 +30,7 @@ MOST_LIMIT = 1_000_000
 
 _G_MIN, _G_START, _G_MAX = 0.85, 0.97, 1.0
 _G_LOSS = 0.01
+_G_WINDOW = 1.04
 # With one loss for a denied request these let about 0.3 % be denied at 50/s and 0.5 % at 5/s.
 _G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
 # Denials closer than that come from one and the same overload.
@@ -76,6 +77,7 @@ class Pace:
     _mature_at: float = math.inf
     _gained_at: float = -math.inf
     _lost_at: float = -math.inf
+    _lost_window_s: float = math.inf
     _strike_at: float = -math.inf
     _denied_since: float | None = None
     _denied_before: float = -math.inf
@@ -275,9 +277,14 @@ class Pace:
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
-        if unsettled and self.window_s is not None:
+        if self.window_s is None:
+            return
+        if unsettled:
             self._ceiling.lift()
             self._mature_at = now + _MATURE_WINDOWS * self.window_s
+        if self.window_s > _G_WINDOW * self._lost_window_s:
+            self._lost_window_s = math.inf
+            self.g = max(self.g, _G_START)  # what it lost, it lost to a window taken too short
 
     def _gain(self, now: float) -> None:
         gone = min(now - self._gained_at, 1.0)
@@ -310,6 +317,7 @@ class Pace:
         if window_s is not None:
             if now - self._lost_at > _LOSS_EVERY_WINDOWS * window_s:
                 self._lost_at = now
+                self._lost_window_s = min(self._lost_window_s, window_s)
                 self.g = max(self.g - _G_LOSS, _G_MIN)
         elif self._ceiling.known:
             self._ceiling.strike(now)

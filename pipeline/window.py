@@ -224,7 +224,7 @@ class WindowEstimate:
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         self.sawtooth = bool(peaks)
         bound = self.bound_s(newest)
-        within = min(max(_SNAP_SURE, 2 / limit), _SNAP)
+        within = _SNAP if self._young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
         if peaks:
             self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
             return
@@ -238,6 +238,10 @@ class WindowEstimate:
         else:
             self._adopt(snapped(level.window_s, _SNAP), bound, newest)
 
+    def _young(self, now: float) -> bool:
+        """Whether the samples are still those of the ramp, when sends did not flow evenly."""
+        return self.window_s is None or now - self._settled_at <= _FREE_WINDOWS * self.window_s
+
     def _adopt(self, window_s: float, bound_s: float, now: float) -> None:
         """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
         if window_s >= bound_s:
@@ -245,7 +249,7 @@ class WindowEstimate:
         window_s = _clamped(window_s if window_s >= bound_s else above(bound_s))
         if self.window_s is None:
             self._settled_at = now
-        elif window_s < self.window_s and now - self._settled_at > _FREE_WINDOWS * self.window_s:
+        elif window_s < self.window_s and not self._young(now):
             gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)
             window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
         self.window_s = window_s
