@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _DIP = 0.25
 _LOSS, _LOSS_SOON, _LOSS_DENIED = 0.99, 0.95, 0.85
 _STEPS_MOST = 4.0
+# What the slow start sent in its last second is what the first denials come from.
+_SAME_BURST_S = 1.0
 _PLENTY = 10  # such answers are worth a whole step
 # A ceiling that is far too low must not wait for hundreds of sends at that rate.
 _TRIED_S = 30.0
@@ -28,6 +30,7 @@ class Ceiling:
     _dip: float = _DIP
     _sent: int = 0
     _since: float = -math.inf
+    _first: float = -math.inf
 
     @property
     def known(self) -> bool:
@@ -63,20 +66,27 @@ class Ceiling:
 
     def strike(self, now: float) -> None:
         """One denied request."""
-        self.set(self.per_s(now) * (_LOSS_SOON if self.lately() else _LOSS), now)
+        first = self._first
+        self.set(self.per_s(now) * self._loss(now), now)
+        self._first = first
 
     def denied_again(self, through: float, now: float) -> None:
         """Several denied requests, hardly after the last ones; `through` got through meanwhile."""
-        top = _LOSS_SOON * self._top
+        first, top = self._first, self._loss(now) * self._top
         start = min(through, _LOSS_DENIED * self.per_s(now))
         self.set(top, now, dip=(1 - min(start / top, 1.0)) ** (1 / 3))
+        self._first = first
+
+    def _loss(self, now: float) -> float:
+        """Less is lost to denials that the burst before the first one still causes."""
+        return _LOSS_SOON if self.lately() and now - self._first > _SAME_BURST_S else _LOSS
 
     def set(self, top: float, now: float, dip: float = _DIP) -> None:
         """From ``top * (1 - dip ** 3)`` soon to near `top`, and beyond it later."""
         self._top = max(top, self.lowest)
         self._dip = max(dip, _DIP)
         self._sent = 0
-        self._since = now
+        self._since = self._first = now
 
     def _sends_tried(self) -> float:
         """Sends after which the ceiling has grown clearly: one denial for so many.

@@ -30,19 +30,22 @@ MOST_LIMIT = 1_000_000
 
 _G_MIN, _G_START, _G_MAX = 0.85, 0.97, 1.0
 _G_LOSS = 0.01
-_G_WINDOW = 1.04
-# With one loss for a denied request these let about 0.3 % be denied at 50/s and 0.5 % at 5/s.
+# With that loss these gains let about 0.3 % be denied at 50/s and 0.5 % at 5/s.
 _G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
+_G_WINDOW = 1.04  # a window that turns out so much longer was the reason for what g lost
 # Denials closer than that come from one and the same overload.
 _LOSS_EVERY_WINDOWS = 0.1
 _LONE_S, _LONE_SLOTS = 0.25, 4
+# 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
 _HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
 _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
-_LOOK_BACK_MIN_S = 1.0
-_LOOK_BACK = 1.25
-_GUESS_TRUSTED = 0.6
+# A burst of the slow start lies within the last second; a longer window shows by its denial.
+_LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
+_GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
 _REFUNDS_KEPT = 10
 _MATURE_WINDOWS = 10.0
+# The square root halves the distance between two runs, as a ratio, with each window: the whole
+# would overshoot, as both of them act on what they saw a latency ago.
 _FAIRNESS = 0.5
 
 
@@ -255,8 +258,7 @@ class Pace:
         Without it their parts stay as they began: each takes the others for a longer window, in
         which its own part is the same.
         """
-        own = self.own_pace(now)
-        if not self._others or not math.isfinite(own):
+        if not self._others or not math.isfinite(own := self.own_pace(now)):
             return 1.0
         mean = (own + sum(self._others)) / (1 + len(self._others))
         return math.pow(min(max(mean / own, 0.25), 4.0), _FAIRNESS)

@@ -123,4 +123,4 @@ class Progress:
 def _limit(limit: int | None, window_s: float | None) -> str:
     if not limit:
         return ""
-    return f"{limit} per {window_s:.3g} s" if window_s else str(limit)
+    return f"{limit} per {window_s:.4g} s" if window_s else str(limit)

@@ -6,9 +6,10 @@ request arrived, so with ``u = limit - remaining`` the age, at the time of that 
 of our own u-th most recent admitted send is a sample of W. Indexing every answer by the time at
 which its request was *sent* makes latency and reordering drop out.
 
-* Samples that sit together (a sliding window, a log): the median of the freshest.
-* Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): a high
-  percentile over two windows, as W is the top of the tooth.
+* Samples that sit together (a sliding window, a log): the mean of the freshest, without the
+  outermost fifths.
+* Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): the higher of
+  the last two tops. A tooth that still rises says nothing yet.
 * A sample that reaches back to the first send only says that W is at least that long; and a 429
   whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
 
@@ -24,27 +25,29 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 from statistics import fmean
 
 ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
 
+# Samples of the ramp are off by a tenth. Later ones are exact to one send, and a wider snap would
+# hide the others who use 5 % of the key.
 _SNAP, _SNAP_SURE = 0.15, 0.03
-_SNAP_BELOW, _SNAP_ABOVE = 0.97, 1.2
+_SNAP_BELOW, _SNAP_ABOVE, _BOUND_TRUSTED = 0.97, 1.2, 1.1
 _SAMPLES_KEPT = 400
 _SAMPLES_PER_WINDOW = 150  # two windows and a bit of them fit into what is kept
 _SAMPLES_NEEDED = 5
-_TOOTH_USED = 4
-_RISING = 0.5
+_ESTIMATES_PER_KEPT = 20  # an estimate costs half a millisecond: not one for every answer
+_TOOTH_USED = 4  # below that a jitter of two sends looks like a new window
+_RISING = 0.5  # seconds of age per second: 1 on a tooth, 0 on a level, 0.3 as others join
 _TIGHT = 0.15
 _BURST = 2.0  # a burst makes a sliding window deny for up to twice its length
-_BOUND_TRUSTED = 1.1
-_REFUTED = 1.15
+_REFUTED = 1.15  # as far as snapping may have been off
 _QUIET_WINDOWS = 1.2
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
-_SPAN_WINDOWS = 2.2
-_BOUNDS_KEPT = 32
-_BOUND_LASTS_WINDOWS = 2.0
+_SPAN_WINDOWS = 2.2  # two teeth and a bit
+_BOUNDS_KEPT, _BOUND_LASTS_WINDOWS = 32, 2.0
 # Sends whose answers may still come: at 2,000 in flight, ten times as many.
 _SENDS_BEYOND_LIMIT = 20_000
 
@@ -91,7 +94,7 @@ class Sends:
         return bisect_right(self._times, end) - bisect_right(self._times, start)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One answer's word on W: its request was sent at `at`, and `used` had been used by then."""
 
@@ -123,11 +126,13 @@ class Level:
 
 @dataclass(slots=True)
 class WindowEstimate:
-    """The window as the samples since the last change of the limit show it."""
+    """The window as the samples since the last change of the limit show it.
+
+    `prior_s` is what an earlier run learned, until the first estimate of this one.
+    """
 
     window_s: float | None = None
     prior_s: float | None = None
-    sawtooth: bool = False
     _quiet_until: float = -math.inf
     _sampled_s: float | None = None
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
@@ -186,7 +191,8 @@ class WindowEstimate:
             return
         self._samples.append(Sample(sent_at, age, used))
         self._new += 1
-        if len(self._samples) >= _SAMPLES_NEEDED and self._new >= len(self._samples) / 20:
+        enough = self._new >= len(self._samples) / _ESTIMATES_PER_KEPT
+        if len(self._samples) >= _SAMPLES_NEEDED and enough:
             self._new = 0
             self._estimate(limit)
 
@@ -218,11 +224,11 @@ class WindowEstimate:
     def _estimate(self, limit: int) -> None:
         newest = max(sample.at for sample in self._samples)
         span = _SPAN_WINDOWS * self.window_s if self.window_s else math.inf
-        fresh = sorted(sample for sample in self._samples if sample.at >= newest - span)
+        fresh = [sample for sample in self._samples if sample.at >= newest - span]
         if len(fresh) < _SAMPLES_NEEDED:
             return
+        fresh.sort(key=attrgetter("at"))
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
-        self.sawtooth = bool(peaks)
         bound = self.bound_s(newest)
         within = _SNAP if self._young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
         if peaks:
@@ -249,6 +255,7 @@ class WindowEstimate:
         window_s = _clamped(window_s if window_s >= bound_s else above(bound_s))
         if self.window_s is None:
             self._settled_at = now
+            self.prior_s = None
         elif window_s < self.window_s and not self._young(now):
             gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)
             window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
