@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.pacing import Pace
 from tests.pacing_limiters import Limiter
 
-GRAIN_S = 0.05
+HELD_S, BITE_S = 0.05, 0.025
 TELL_S = 0.5
 LOOK_AGAIN_S = 0.25
 PROPAGATION_S = (0.010, 0.025)
@@ -120,15 +120,15 @@ class World:
                 runner.free = runner.pace.take_refund(self.now)
                 self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
                 continue
-            if price_s > 1:  # an hour has many grains: it pays as it goes
+            if price_s > 1:  # an hour has many bites: it pays as it goes
                 paid_s = min(runner.owed * price_s, LOOK_AGAIN_S)
                 runner.owed -= paid_s / price_s
                 self._at(self.now + paid_s, self._turn, runner)
                 return
-            pay_s = min(runner.owed * price_s, GRAIN_S)
+            pay_s = min(runner.owed * price_s, BITE_S)
             runner.level_s = max(runner.level_s - (self.now - runner.level_at), 0.0)
             runner.level_at = self.now
-            over_s = runner.level_s + pay_s - GRAIN_S
+            over_s = runner.level_s + pay_s - HELD_S
             if over_s > 1e-9:
                 self._at(self.now + over_s, self._turn, runner)
                 return

@@ -1,4 +1,4 @@
-"""The waiting: grains of aiolimiter against pacing's verdict, on a clock that the test owns."""
+"""The waiting: bites of aiolimiter's time and pacing's verdict, on a clock that the test owns."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_rate_is_kept_to_two_percent(on_virtual_time, rate):
     async def work(loop: TestLoop) -> None:
         throttle = PacedThrottle(Pace(fixed=rate), loop)
         await throttle.slot()
-        begun, slots = loop.now, max(200, int(4 * rate))  # beyond the first grain's 50 ms
+        begun, slots = loop.now, max(200, int(4 * rate))  # beyond the 50 ms that are held
         for _ in range(slots):
             await throttle.slot()
         assert slots / (loop.now - begun) == pytest.approx(rate, rel=0.02)
@@ -74,7 +74,7 @@ def test_the_rate_is_kept_to_two_percent(on_virtual_time, rate):
     on_virtual_time(work)
 
 
-def test_a_new_price_holds_within_a_grain(on_virtual_time):
+def test_a_new_price_holds_within_a_bite(on_virtual_time):
     """A rate that changes while a slot is waited for changes what is left of the price."""
 
     async def work(loop: TestLoop) -> None:
