@@ -101,19 +101,25 @@ class KeptPace:
 
     def _others(self) -> list[float]:
         """Paces of the other runs. Their files' times are compared with our own file's time."""
-        paces: list[float] = []
-        with contextlib.suppress(OSError):
+        try:
             now = self._own.stat().st_mtime
-            for path in self._folder.glob(f"{self._runs}*"):
-                if path == self._own:
-                    continue
-                silent_s = now - path.stat().st_mtime
-                pace = _read(path).get("pace")
-                if silent_s <= _GONE_S and isinstance(pace, float) and 0 < pace < math.inf:
-                    paces.append(pace)
-                elif silent_s > _SWEPT_S:
-                    path.unlink()  # its process was killed
-        return paces
+        except OSError:
+            return []
+        others = (path for path in self._folder.glob(f"{self._runs}*") if path != self._own)
+        return [pace for path in others if (pace := _pace_told(path, now)) is not None]
+
+
+def _pace_told(path: Path, now: float) -> float | None:
+    """The pace in another run's file; None if that run is over. What a kill left is removed."""
+    try:
+        silent_s = now - path.stat().st_mtime
+        if silent_s > _SWEPT_S:
+            path.unlink()
+    except OSError:
+        return None
+    pace = _read(path).get("pace")
+    told = silent_s <= _GONE_S and isinstance(pace, float) and 0 < pace < math.inf
+    return pace if told else None
 
 
 def _folder(environment: Mapping[str, str]) -> Path | None:
