@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint soak bench bench-sandbox clean
+.PHONY: help demo test check lint soak bench bench-sandbox bench-pacing clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -37,6 +37,9 @@ bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
 
 bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its memory
 	$(BIN)/python benchmarks/sandbox.py
+
+bench-pacing: $(READY)  ## use of the limit and 429s beside fixed concurrency and a told limiter
+	$(BIN)/python benchmarks/pacing.py
 
 lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \

@@ -47,12 +47,16 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """The pace of the moment, about twice a second. `limit` and `window_s` are None until known."""
+    """The pace of the moment, about twice a second. `limit` and `window_s` are None until known.
+
+    `next_at_s`, on the monotonic clock, is when the next request may go, if one is waited for.
+    """
 
     per_s: float
     limit: int | None
     window_s: float | None
     in_flight: int
+    next_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +66,25 @@ class Notice:
     message: str
 
 
-Event = RunStarted | AttemptEnded | Waiting | Paced | Stopping | Notice
+@dataclass(frozen=True, slots=True)
+class ConcurrencyBinds:
+    """The most requests in flight, not the limit, hold the run back; said once per run."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaceEnded:
+    """What was learned of the limit. `used` is the part of it that was used, None if not known."""
+
+    limit: int | None
+    window_s: float | None
+    used: float | None
+    requests: int
+    rate_limited: int
+
+
+Event = (
+    RunStarted | AttemptEnded | Waiting | Paced | ConcurrencyBinds | PaceEnded | Stopping | Notice
+)
 Listener = Callable[[Event], None]

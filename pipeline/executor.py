@@ -18,7 +18,7 @@ from itertools import count
 
 from pipeline.answer import classify
 from pipeline.errors import StorageFailed
-from pipeline.events import AttemptEnded, Event, Listener, Stopping, Waiting
+from pipeline.events import AttemptEnded, ConcurrencyBinds, Event, Listener, Stopping, Waiting
 from pipeline.model import (
     Attempt,
     Clock,
@@ -80,6 +80,7 @@ class Executor:
         self._workers: list[asyncio.Task[None]] = []
         self._idle = 0
         self._in_flight = 0
+        self._told_full = False
         self._probe_since: float | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -191,11 +192,17 @@ class Executor:
                 )
             most = 1 if self._breakers.probing else self._concurrency
             if self._in_flight >= most or self._budget == 0:
+                self._note_full()
                 await self._change(None)
             elif (wake_at := self._away_until()) is not None:
                 await self._change(wake_at)
             else:
                 return
+
+    def _note_full(self) -> None:
+        if self._in_flight >= self._concurrency and not self._told_full:
+            self._told_full = True
+            self._emit(ConcurrencyBinds(self._in_flight))
 
     def _away_until(self) -> float | None:
         """When to look again while the API is away; None when a request may go."""

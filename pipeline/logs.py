@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import StorageFailed
-from pipeline.events import AttemptEnded, Event, Notice, RunStarted, Stopping, Waiting
+from pipeline.events import (
+    AttemptEnded,
+    ConcurrencyBinds,
+    Event,
+    Notice,
+    PaceEnded,
+    RunStarted,
+    Stopping,
+    Waiting,
+)
 from pipeline.folder import storing
 from pipeline.model import Clock, JsonObject, Verdict
 
@@ -43,7 +52,12 @@ class EventLog:
         elif isinstance(event, Stopping):
             self._write("stopping", in_flight=event.in_flight, **asdict(event.stopped))
         elif isinstance(event, Waiting):
-            self._write("waiting", reason=event.reason)
+            wait_s = max(event.until_s - self._clock.monotonic(), 0.0)
+            self._write("waiting", reason=event.reason, next_in_s=round(wait_s, 3))
+        elif isinstance(event, ConcurrencyBinds):
+            self._write("concurrency_binds", in_flight=event.in_flight)
+        elif isinstance(event, PaceEnded):
+            self._write("pace_ended", **asdict(event))
         elif isinstance(event, Notice):
             self._write("notice", message=event.message)
         elif isinstance(event, AttemptEnded) and event.outcome.verdict is not Verdict.OK:

@@ -1,16 +1,13 @@
 """How fast to send, learned from two headers and the 429s. Plain state and functions of time.
 
-Whatever limiter the server uses, it comes down to one number: its effective window
-``W = limit / sustainable rate``, which no header tells. But ``remaining`` was counted when the
-request arrived, so with ``u = limit - remaining`` the age, at the time of that request's sending,
-of our own u-th most recent admitted send is a sample of W. Indexing every answer by the time at
-which its request was *sent* makes latency and reordering drop out.
+The rate is ``g * limit / W``: the limit from the headers, the window W from our own send times
+(see `window`), g a little under 1, lower after a 429 and slowly up again. Before any header, and
+while W is not known, the rate is a slow start and then what was let through (see `ceiling`).
 
-* Samples that sit together (a sliding window): their median. Samples that saw-tooth between 0 and
-  W (a fixed window): a high percentile, as W is the top of the tooth.
-* A sample that reaches back to the first send only says that W is at least that long.
-* A 429 whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
-* The rate is ``g * limit / W`` with g a little under 1, lower after each 429.
+One 429 is no reason to stop: the next slot of a sliding window is free after ``W / limit``. A
+second one at once is: then nothing is sent for a fifth of the time since the first, and after that
+one probe at a time, until one is let through. 429s come within milliseconds even where answers
+take minutes, so a probe that was not denied for twice that long is trusted.
 
 Times are seconds of a monotonic clock.
 """
@@ -18,179 +15,369 @@ Times are seconds of a monotonic clock.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+
+from pipeline.ceiling import Ceiling
+from pipeline.window import Sends, WindowEstimate
 
 SLOW_START_PER_S = 5.0
 SLOW_START_GROWTH = 3.0
 SLOW_START_MOST_PER_S = 100.0
-FLOOR_PER_S = 1 / 60
-ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
+FLOOR_PER_S = 1 / 50
+MOST_PER_S = 5_000.0
 MOST_LIMIT = 1_000_000
 
-_SNAP = 0.15
 _G_MIN, _G_START, _G_MAX = 0.85, 0.97, 1.0
-_G_LOSS, _G_GAIN = 0.01, 0.0002
-_SAMPLES_KEPT = 400
-_SAMPLES_NEEDED = 5
-_SAWTOOTH = 0.35
-_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.1, 0.2, 60.0
-_PROBE_TRUSTED_AFTER_S = 1.0
-_HISTORY_S = 3700.0
+_G_LOSS = 0.01
+# With that loss these gains let about 0.3 % be denied at 50/s and 0.5 % at 5/s.
+_G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
+_G_WINDOW = 1.04  # a window that turns out so much longer was the reason for what g lost
+# Denials closer than that come from one and the same overload.
+_LOSS_EVERY_WINDOWS = 0.1
+_LONE_S, _LONE_SLOTS = 0.25, 4
+# 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
+_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
+_TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
+# A burst of the slow start lies within the last second; a longer window shows by its denial.
+_LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
+_GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
+_REFUNDS_KEPT = 10
+_MATURE_WINDOWS = 10.0
+# The square root halves the distance between two runs, as a ratio, with each window: the whole
+# would overshoot, as both of them act on what they saw a latency ago.
+_FAIRNESS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a run knows of a key at its end; `trust` is how much of it the next one believes."""
+
+    limit: int
+    window_s: float
+    g: float
+    trust: float = 1.0
 
 
 @dataclass(slots=True)
 class Pace:
-    """The controller of one key. `fixed` is a rate that overrides what the headers teach."""
+    """The controller of one key.
+
+    `fixed` is a rate that overrides what the headers teach; `start` what an earlier run learned.
+    """
 
     fixed: float | None = None
+    start: Learned | None = None
     limit: int | None = None
-    window_s: float | None = None
     g: float = _G_START
-    ceiling: float = SLOW_START_MOST_PER_S
+    rate_limited: int = 0
+    _window: WindowEstimate = field(default_factory=WindowEstimate)
+    _sends: Sends = field(default_factory=Sends)
+    _ceiling: Ceiling = field(default_factory=lambda: Ceiling(FLOOR_PER_S))
+    _others: tuple[float, ...] = ()
     _started: float | None = None
-    _sends: list[float] = field(default_factory=list)
-    _history_cut: bool = False
-    _samples: deque[tuple[float, float]] = field(
-        default_factory=lambda: deque(maxlen=_SAMPLES_KEPT)
-    )
-    _window_above_s: float = 0.0
+    _limit_at: float = -math.inf
+    _mature_at: float = math.inf
+    _gained_at: float = -math.inf
+    _lost_at: float = -math.inf
+    _lost_window_s: float = math.inf
+    _strike_at: float = -math.inf
     _denied_since: float | None = None
+    _denied_before: float = -math.inf
+    _forgiven: bool = False
     _reacted: float = -math.inf
     _hold_until: float = -math.inf
     _probe: float | None = None
+    _trip_s: float = 0.0
+    _used: int = 0
+    _allowed: float = 0.0
+    _refunds: int = 0
+    _refunded_at: float = -math.inf
+    _cached_count: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            self.limit = self.start.limit
+            self.g = min(self.start.g, _G_START)
+            self._window.prior_s = self.start.window_s
 
     # -- what the sender asks -------------------------------------------------------------
+
+    @property
+    def window_s(self) -> float | None:
+        """The window as far as it is known; others on the same key make it longer."""
+        return self._window.window_s
 
     def rate(self, now: float) -> float:
         """Requests per second at `now`."""
         if self.fixed is not None:
             return self.fixed
-        if self.limit is not None and self.window_s is not None:
-            return max(self.g * self.limit / self.window_s, FLOOR_PER_S)
-        since = 0.0 if self._started is None else now - self._started
-        grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 60.0))
-        return max(min(grown, self.ceiling), FLOOR_PER_S)
+        sustained = self._sustained(now)
+        wanted = self.g * self._fairness(now) * sustained
+        most = min(self._ceiling.per_s(now), self._grown(now), MOST_PER_S)
+        return max(min(wanted, most), min(FLOOR_PER_S, 0.8 * sustained))
+
+    def price_s(self, now: float) -> float:
+        """Seconds that the next request costs; nothing while denied: the pause is the pace."""
+        return 0.0 if self._denied_since is not None else 1 / self.rate(now)
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
-        if self._denied_since is None:
-            return now
-        if self._probe is not None:
-            trusted = self._probe + _PROBE_TRUSTED_AFTER_S
-            if now < trusted:
-                return trusted
-            self._end_denial(now)
-            return now
-        return max(now, self._hold_until)
+        if self._probe is None:
+            return max(now, self._hold_until)
+        trusted = self._probe + min(max(2 * self._trip_s, _TRUST_MIN_S), _TRUST_MAX_S)
+        if now < trusted:
+            return trusted
+        self._end_denial(self._probe, now)
+        return now
+
+    def take_refund(self, now: float) -> bool:
+        """Whether the next request need not wait for its turn, since an earlier one did not count.
+
+        Never twice in a row: a cache that answers everything at most doubles the rate.
+        """
+        if self.fixed or not self._refunds or self._refunded_at >= self._sends.latest:
+            return False
+        self._refunds -= 1
+        self._refunded_at = now
+        return True
+
+    def share_used(self) -> float | None:
+        """The part of what the limit allows that was used, once limit and window were known."""
+        return self._used / self._allowed if self._allowed > 1 else None
 
     @property
     def denied_since(self) -> float | None:
         """Since when every probe has been denied; None while requests are let through."""
         return self._denied_since
 
+    def learned(self) -> Learned | None:
+        """What is worth keeping for the next run; None before the window is known."""
+        if self.limit is None or self.window_s is None:
+            return None
+        return Learned(self.limit, self.window_s / (1 + len(self._others)), self.g)
+
     # -- what happens ---------------------------------------------------------------------
+
+    def granted(self, now: float) -> None:
+        """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
+        if self._denied_since is not None:
+            self._probe = now
 
     def sent(self, now: float) -> None:
         """A request left at `now`."""
         if self._started is None:
-            self._started = now
-        self._sends.append(now)
-        if len(self._sends) > 4096 and self._sends[0] < now - _HISTORY_S:
-            del self._sends[: bisect_left(self._sends, now - _HISTORY_S)]
-            self._history_cut = True
-        if self._denied_since is not None:
+            self._begin(now)
+        self._count(now)
+        self._sends.add(now, self.limit or 0)
+        self._ceiling.sent()
+        if self._probe is not None:
             self._probe = now
 
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None:
         """An answer that was let through came at `now`; headers as they came, None if absent."""
-        if self._probe is not None and sent_at >= self._reacted:
-            self._end_denial(now)
-        numbers = _whole(limit), _whole(remaining)
-        if numbers[0] is None or numbers[1] is None or numbers[0] <= 0:
+        if self._probe is not None and sent_at >= self._probe:
+            self._end_denial(sent_at, now)
+        known, left = _whole(limit), _whole(remaining)
+        if known is None or left is None:
             return
-        self._learn(sent_at, numbers[0], numbers[1])
-        self.g = min(self.g + _G_GAIN, _G_MAX)
+        if known <= 0:  # the limiter's store was away and counted nothing
+            self._sends.forget(sent_at)
+            return
+        self._learn(sent_at, known, left, now)
+        self._gain(now)
 
-    def denied(self, sent_at: float, now: float) -> None:
+    def cached(self, sent_at: float, now: float) -> None:
+        """A finished run was answered without headers, at `now`.
+
+        From a server that shows them it came from a cache and is taken as not counted, until a
+        denial soon after a slot was given back shows that it was.
+        """
+        self.answered(sent_at, None, None, now)
+        if self.limit is None or self._cached_count:
+            return
+        if self._sends.forget(sent_at):
+            self._refunds = min(self._refunds + 1, _REFUNDS_KEPT)
+
+    def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
         """The request that left at `sent_at` was answered with a 429."""
-        self._forget(sent_at)
-        if self._denied_since is not None and sent_at < self._reacted:
+        self.rate_limited += 1
+        if self._sends.forget(sent_at) and self._used:
+            self._used -= 1
+        if sent_at < self._reacted:
             return  # it left before the pause began: punished once is enough
-        if self._denied_since is None:
-            self._denied_since = now
-            self._slow_down(sent_at, now)
-        self._probe = None
+        self._trip_s = max(now - sent_at, 0.9 * self._trip_s)
         self._reacted = now
-        pause = _HOLD_SHARE * (now - self._denied_since)
-        self._hold_until = now + min(max(pause, _HOLD_MIN_S), _HOLD_MAX_S)
+        self._note_denial(sent_at, now)
+        if retry_after_s is None and self._denied_since is None and self._strike(now):
+            return
+        self._hold(sent_at, now, retry_after_s or 0.0)
 
     def not_counted(self, sent_at: float) -> None:
         """The request that left at `sent_at` never reached the limiter."""
-        self._forget(sent_at)
+        self._sends.forget(sent_at)
 
-    # -- how it is learned ----------------------------------------------------------------
+    def share_with(self, others: Sequence[float], now: float) -> None:
+        """`others` are the paces of the other runs that use this key on this machine."""
+        before, after = 1 + len(self._others), 1 + len(others)
+        self._others = tuple(others)
+        if before != after:
+            self._window.scale(after / before, now)
 
-    def _learn(self, sent_at: float, limit: int, remaining: int) -> None:
-        if limit != self.limit:
-            self.limit = limit
-            self._samples.clear()
-            self._window_above_s = 0.0
-        used = limit - remaining
-        position = bisect_right(self._sends, sent_at) - used
-        if used < 2 or used > limit or position < 0:
-            return
-        if position == 0 and not self._history_cut:
-            self._window_above_s = max(self._window_above_s, sent_at - self._sends[0])
-            return
-        self._samples.append((sent_at, sent_at - self._sends[position]))
-        if len(self._samples) >= _SAMPLES_NEEDED:
-            self._estimate()
+    def own_pace(self, now: float) -> float:
+        """The pace that the other runs are told: what this run gets, before any fairness."""
+        return min(self.g * self._sustained(now), self._ceiling.per_s(now), self._grown(now))
 
-    def _estimate(self) -> None:
-        newest = self._samples[-1][0]
-        span = max(2.2 * (self.window_s or self._window_above_s), 2.0)
-        ages = sorted(age for at, age in self._samples if at >= newest - span)
-        if len(ages) < _SAMPLES_NEEDED:
-            return
-        low, high = ages[len(ages) // 10], ages[(len(ages) * 9) // 10]
-        estimate = high if low < _SAWTOOTH * high else median(ages)
-        self.window_s = _snapped(max(estimate, self._window_above_s, 0.05))
+    def _count(self, now: float) -> None:
+        if self.limit is not None and self.window_s is not None:
+            self._used += 1
+            self._allowed += (now - self._sends.latest) * self.limit / self.window_s
 
-    def _slow_down(self, sent_at: float, now: float) -> None:
-        if self.limit is not None:
-            position = bisect_right(self._sends, sent_at) - self.limit
-            if position >= 0:
-                above = sent_at - self._sends[position]
-                self._window_above_s = max(self._window_above_s, above)
+    # -- the rate -------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        self._started = now
+        if self.start is not None:
+            self._ceiling.set(self.start.trust * self.g * self._sustained(now), now)
+
+    def _sustained(self, now: float) -> float:
+        window_s = self._window.guess(now)
+        return self.limit / window_s if self.limit and window_s else math.inf
+
+    def _grown(self, now: float) -> float:
+        """The slow start, while nothing better is known."""
         if self.window_s is not None:
-            self.g = max(self.g - _G_LOSS, _G_MIN)
+            return math.inf
+        since = 0.0 if self._started is None else now - self._started
+        grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 10.0))
+        return min(grown, max(SLOW_START_MOST_PER_S, self.limit or 0.0))
+
+    def _fairness(self, now: float) -> float:
+        """Drives runs that share a key towards equal parts.
+
+        Without it their parts stay as they began: each takes the others for a longer window, in
+        which its own part is the same.
+        """
+        if not self._others or not math.isfinite(own := self.own_pace(now)):
+            return 1.0
+        mean = (own + sum(self._others)) / (1 + len(self._others))
+        return math.pow(min(max(mean / own, 0.25), 4.0), _FAIRNESS)
+
+    # -- answers --------------------------------------------------------------------------
+
+    def _learn(self, sent_at: float, limit: int, remaining: int, now: float) -> None:
+        if limit != self.limit:
+            if sent_at < self._limit_at:
+                return  # an answer that is older than the one that showed the new limit
+            self._ceiling.scale(limit / (self.limit or limit))
+            self.limit = limit
+            self._window.new_limit(sent_at)
+            if self.window_s is not None:
+                self._ceiling.lift()
+        self._limit_at = max(self._limit_at, sent_at)
+        unsettled = self.window_s is None
+        if 4 * (limit - remaining) < limit:
+            self._ceiling.plenty(sent_at)
+        self._window.see(self._sends, sent_at, limit, limit - remaining)
+        if self.window_s is None:
+            return
+        if unsettled:
+            self._ceiling.lift()
+            self._mature_at = now + _MATURE_WINDOWS * self.window_s
+        if self.window_s > _G_WINDOW * self._lost_window_s:
+            self._lost_window_s = math.inf
+            self.g = max(self.g, _G_START)  # what it lost, it lost to a window taken too short
+
+    def _gain(self, now: float) -> None:
+        gone = min(now - self._gained_at, 1.0)
+        self._gained_at = now
+        rate = self.rate(now)
+        per_s = min(_G_GAIN_PER_S * math.sqrt(rate), _G_GAIN_PER_ANSWER * rate)
+        self.g = min(self.g + gone * per_s, _G_MAX)
+
+    # -- denials --------------------------------------------------------------------------
+
+    def _note_denial(self, sent_at: float, now: float) -> None:
+        """What a denial says of the window; nothing, if the window has long been known.
+
+        Then probes that go on being denied have another reason, once.
+        """
+        if self._denied_since is not None and now > self._mature_at:
+            self._forgiven = True
+        if self.limit is None or self._forgiven:
+            return
+        if now - self._refunded_at < (self.window_s or 0.0):
+            self._cached_count = True
+        age = self._sends.age(sent_at, self.limit)
+        if age is not None and self._window.refuted_by(sent_at, age):
+            self.g = _G_START
+            self._ceiling.lift()
+
+    def _strike(self, now: float) -> bool:
+        """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
+        window_s = self.window_s if self.limit is not None else None
+        if window_s is not None:
+            if now - self._lost_at > _LOSS_EVERY_WINDOWS * window_s:
+                self._lost_at = now
+                self._lost_window_s = min(self._lost_window_s, window_s)
+                self.g = max(self.g - _G_LOSS, _G_MIN)
+        elif self._ceiling.known:
+            self._ceiling.strike(now)
         else:
-            self.ceiling = max(self.rate(now) / 2, FLOOR_PER_S)
+            return False
+        lone = now - self._strike_at > max(_LONE_S, _LONE_SLOTS / self.rate(now))
+        self._strike_at = now
+        return lone
 
-    def _end_denial(self, now: float) -> None:
-        self._denied_since = None
+    def _hold(self, sent_at: float, now: float, at_least_s: float) -> None:
+        if self._denied_since is None:
+            self._denied_since = sent_at
         self._probe = None
-        self._reacted = now
+        slot_s = 1 / self.rate(now)
+        pause = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s, at_least_s)
+        self._hold_until = now + min(pause, _HOLD_MAX_S)
 
-    def _forget(self, sent_at: float) -> None:
-        position = bisect_left(self._sends, sent_at)
-        if position < len(self._sends) and self._sends[position] == sent_at:
-            del self._sends[position]
+    def _end_denial(self, probe: float, now: float) -> None:
+        assert self._denied_since is not None
+        since, self._denied_since = self._denied_since, None
+        self._probe = None
+        self._hold_until = -math.inf
+        if self.limit is None or self.window_s is None:
+            self._lower_ceiling(since, probe, now)
+        elif self._forgiven:
+            self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
+        self._forgiven = False
+        self._denied_before = since
 
+    def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
+        """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.
 
-def _snapped(window_s: float) -> float:
-    for candidate in ROUND_WINDOWS_S:
-        if abs(window_s - candidate) <= _SNAP * candidate:
-            return float(candidate)
-    return window_s
+        It looks back over the denial and a little more, as the window was at least that long; and
+        over the one before too, if that had hardly ended.
+        """
+        lately = self._ceiling.lately()
+        lasted = probe - (self._denied_before if lately else since)
+        back = max(_LOOK_BACK_MIN_S, _LOOK_BACK * lasted)
+        through = self._sends.count(now - back, now) / back
+        sustained = self._sustained(now)
+        if math.isfinite(sustained):
+            through = max(through, _GUESS_TRUSTED * sustained)
+        if lately and probe - since < _LOOK_BACK_MIN_S:
+            self._ceiling.denied_again(through, now)
+        elif through * back < 2:  # nothing but the probe: there is nothing to go by
+            self._ceiling.lift()
+            self._started = now
+        else:
+            self._ceiling.set(min(through, self._ceiling.per_s(now)), now)
 
 
 def _whole(header: object) -> int | None:
-    """A header's whole number; None for anything that is not one a limiter could mean."""
-    text = str(header).strip() if header is not None else ""
+    """A header's whole number; None for anything that is not one a limiter could mean.
+
+    A header that came twice, joined by a comma, counts if both say the same.
+    """
+    texts = {part.strip() for part in str(header).split(",")} if header is not None else set()
+    text = texts.pop() if len(texts) == 1 else ""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         return None
     number = int(text)

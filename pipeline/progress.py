@@ -11,11 +11,22 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from pipeline.events import AttemptEnded, Event, Notice, Paced, RunStarted, Stopping, Waiting
+from pipeline.events import (
+    AttemptEnded,
+    ConcurrencyBinds,
+    Event,
+    Notice,
+    Paced,
+    PaceEnded,
+    RunStarted,
+    Stopping,
+    Waiting,
+)
 from pipeline.model import State, StopCode, Stopped
 from pipeline.wording import counted
 
 LINE_EVERY_S = 30.0
+_WAIT_SHOWN_S = 2.0
 _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
 
 
@@ -43,6 +54,13 @@ class Progress:
             self._say(f"Waiting: {event.reason}; next try in {wait_s:.0f} s.")
         elif isinstance(event, Notice):
             self._say(event.message)
+        elif isinstance(event, ConcurrencyBinds):
+            self._say(
+                f"{event.in_flight} requests are in flight, the most allowed; that, not the rate "
+                "limit, sets the pace now. More: --concurrency."
+            )
+        elif isinstance(event, PaceEnded):
+            self._pace_ended(event)
         elif isinstance(event, Stopping):
             self._say(f"Stopping: {_why(event.stopped)} {_still(event.in_flight)}")
 
@@ -74,10 +92,21 @@ class Progress:
             with contextlib.suppress(OSError, ValueError):
                 self._bar.update()
 
+    def _pace_ended(self, event: PaceEnded) -> None:
+        denied = f"{event.rate_limited} of {event.requests} requests were answered with 429."
+        if event.used is not None:
+            limit = _limit(event.limit, event.window_s)
+            self._say(f"{event.used:.0%} of the rate limit was used ({limit}); {denied}")
+        elif event.rate_limited:
+            self._say(denied[0].upper() + denied[1:])
+
     def _paced(self, event: Paced) -> None:
-        limit = f" of {event.limit}" if event.limit else ""
-        window = f" per {event.window_s:g} s" if event.limit and event.window_s else ""
-        self._pace = f"pace {event.per_s:.3g}/s{limit}{window}, {event.in_flight} in flight"
+        limit = _limit(event.limit, event.window_s)
+        self._pace = f"pace {event.per_s:.3g}/s{limit and f' of {limit}'}, "
+        self._pace += f"{event.in_flight} in flight"
+        wait_s = (event.next_at_s or 0.0) - time.monotonic()
+        if wait_s >= _WAIT_SHOWN_S:
+            self._pace += f", next request in {wait_s:.0f} s"
         text = f"{self._counts[State.FAILED]} failed, "
         if self._counts[State.AMBIGUOUS]:
             text += f"{self._counts[State.AMBIGUOUS]} ambiguous, "
@@ -118,3 +147,9 @@ def _still(in_flight: int) -> str:
     if not in_flight:
         return "Nothing is in flight."
     return f"Waiting for {counted(in_flight, 'answer')} still on the way."
+
+
+def _limit(limit: int | None, window_s: float | None) -> str:
+    if not limit:
+        return ""
+    return f"{limit} per {window_s:.4g} s" if window_s else str(limit)

@@ -25,11 +25,12 @@ from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.engines.local import local_engine
 from pipeline.errors import Interrupted, Locked, StorageFailed
-from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, RunStarted
+from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, PaceEnded, RunStarted
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job import Job, find_job, job_of
+from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
@@ -261,7 +262,9 @@ class _Run:
 
     async def send(self, access: Access) -> None:
         """Sends the chosen rows until they are settled or the run stops."""
-        pace = Pace(fixed=self.spec.rate)
+        kept = self._kept_pace(access)
+        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+        throttle = PacedThrottle(pace, self.clock, self._tell)
         drain_s = self.options.drain_s
         begun = self.clock.monotonic()
         counts = self.ledger.read(records.counts)
@@ -269,7 +272,7 @@ class _Run:
             executor = Executor(
                 engine=engine,
                 ledger=self.ledger,
-                throttle=PacedThrottle(pace, self.clock),
+                throttle=throttle,
                 clock=self.clock,
                 breakers=Breakers(
                     any_ok=counts.paid_min > 0,
@@ -281,11 +284,17 @@ class _Run:
                 listeners=(self._tell,),
             )
             self.control.attach(executor)
-            async with self._beside(pace, executor):
+            async with self._beside(throttle, kept, executor):
                 self.stopped = await executor.run(
                     self._rows(), self.spec.deadline_s if drain_s is None else drain_s
                 )
         self.tally.duration_s = self.clock.monotonic() - begun
+        sent = self.tally.sent()
+        self._tell(
+            PaceEnded(
+                pace.limit, pace.window_s, pace.share_used(), sent.requests, sent.rate_limited
+            )
+        )
 
     def conclude(self) -> Summary:
         """Seals what came, and writes down how the run ended."""
@@ -337,6 +346,12 @@ class _Run:
             )
         return fits
 
+    def _kept_pace(self, access: Access) -> KeptPace | None:
+        """What earlier runs learned of this key; a rehearsal and a given rate learn nothing."""
+        if access.host == SANDBOX_HOST or self.spec.rate is not None:
+            return None
+        return kept_pace(access.host, access.key)
+
     def _tell(self, event: Event) -> None:
         self.tally.see(event)
         self.log(event)
@@ -344,14 +359,23 @@ class _Run:
             listener(event)
 
     @contextlib.asynccontextmanager
-    async def _beside(self, pace: Pace, executor: Executor) -> AsyncIterator[None]:
+    async def _beside(
+        self, throttle: PacedThrottle, kept: KeptPace | None, executor: Executor
+    ) -> AsyncIterator[None]:
         """Tells the pace and seals parts while rows are sent; sealing has a thread of its own."""
+
+        pace = throttle.pace
+        if kept is not None:
+            kept.exchange(pace, self.clock.monotonic(), self.clock.wall())
 
         async def twice_a_second() -> None:
             while True:
                 await asyncio.sleep(0.5)
-                rate = pace.rate(self.clock.monotonic())
-                self._tell(Paced(rate, pace.limit, pace.window_s, executor.in_flight))
+                now = self.clock.monotonic()
+                if kept is not None:
+                    kept.exchange(pace, now, self.clock.wall())
+                at = throttle.due_at
+                self._tell(Paced(pace.rate(now), pace.limit, pace.window_s, executor.in_flight, at))
                 if self.tally.seal_due():
                     self.tally.unsealed = 0
                     try:
@@ -366,6 +390,9 @@ class _Run:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if kept is not None:
+                kept.keep(pace, self.clock.wall())
+                kept.close()
 
 
 @contextlib.contextmanager

@@ -1,43 +1,66 @@
 """The waiting: pacing's verdict, kept with aiolimiter.
 
 aiolimiter's rate is fixed when it is made, and a limiter of n requests lets a burst of n through.
-So its unit of capacity here is one second, in grains of 50 ms, and a request costs ``1 / rate`` of
-them: another rate is another price. Only one dispatcher waits, so no crowd of waiters is woken.
+So its unit of capacity here is one second, of which it holds 50 ms, and a request costs
+``1 / rate`` of them: another rate is another price. It is paid in bites of half that, or the time
+by which each wake-up is late would be lost: 2 % at 10 requests per second. Only one dispatcher
+waits, so no crowd of waiters is woken.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from aiolimiter import AsyncLimiter
 
+from pipeline.events import Event, Waiting
 from pipeline.model import Clock, Outcome, Reply, Verdict
 from pipeline.pacing import Pace
 
-_GRAIN_S = 0.05
+_HELD_S, _BITE_S = 0.05, 0.025
 _LOOK_AGAIN_S = 0.25
+_NOTHING_S = 1e-9  # what is left of a price after paying it in bites
+_TOLD_DENIED_S, _TOLD_SLOW_S = 2.0, 30.0
 _LIMIT_HEADER = "x-ratelimit-limit"
 _REMAINING_HEADER = "x-ratelimit-remaining"
 
 
 class PacedThrottle:
-    """Lets one request after another through at the rate that its `Pace` says."""
+    """Lets one request after another through at the rate that its `Pace` says.
 
-    def __init__(self, pace: Pace, clock: Clock) -> None:
+    `tell` gets one `Waiting` for each wait that a person would notice.
+    """
+
+    def __init__(
+        self, pace: Pace, clock: Clock, tell: Callable[[Event], None] | None = None
+    ) -> None:
         self.pace = pace
+        self.due_at: float | None = None
         self._clock = clock
-        self._seconds = AsyncLimiter(_GRAIN_S, _GRAIN_S)
+        self._tell = tell
+        self._told_of: float | None = None
+        self._seconds = AsyncLimiter(_HELD_S, _HELD_S)
 
     async def slot(self) -> None:
-        """Returns when the next request may go."""
-        while (wait := self.pace.next_at(now := self._clock.monotonic()) - now) > 0:
-            await asyncio.sleep(min(wait, _LOOK_AGAIN_S))
-        owed = 1.0
-        while owed > 1e-9:
-            rate = self.pace.rate(self._clock.monotonic())
-            paid_s = min(owed / rate, _GRAIN_S)
-            await self._seconds.acquire(paid_s)
-            owed -= paid_s * rate
+        """Returns when the next request may go; a pause that begins meanwhile counts too."""
+        owed = 0.0 if self.pace.take_refund(self._clock.monotonic()) else 1.0
+        asked_at = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            wait_s = self.pace.next_at(now) - now
+            price_s = owed * self.pace.price_s(now)
+            self._note(asked_at, now, max(wait_s, price_s))
+            if wait_s > 0:
+                await asyncio.sleep(min(wait_s, _LOOK_AGAIN_S))
+            elif price_s > _NOTHING_S:
+                paid_s = min(price_s, _BITE_S)
+                await self._seconds.acquire(paid_s)
+                owed -= owed * paid_s / price_s
+            else:
+                break
+        self.due_at = None
+        self.pace.granted(self._clock.monotonic())
 
     def sent(self) -> float:
         """Stamps a request that leaves now; the stamp is its ticket for `landed`."""
@@ -52,8 +75,35 @@ class PacedThrottle:
             if outcome.verdict is Verdict.REFUSED:
                 self.pace.not_counted(ticket)
         elif reply.status == 429:
-            self.pace.denied(ticket, now)
+            self.pace.denied(ticket, now, _seconds(reply.headers.get("retry-after")))
         else:
-            limit = reply.headers.get(_LIMIT_HEADER)
-            remaining = reply.headers.get(_REMAINING_HEADER)
+            self._let_through(ticket, reply, now)
+
+    def _let_through(self, ticket: float, reply: Reply, now: float) -> None:
+        limit = reply.headers.get(_LIMIT_HEADER)
+        remaining = reply.headers.get(_REMAINING_HEADER)
+        if reply.status == 200 and limit is None and remaining is None:
+            self.pace.cached(ticket, now)
+        else:
             self.pace.answered(ticket, limit, remaining, now)
+
+    def _note(self, asked_at: float, now: float, wait_s: float) -> None:
+        """Says once per wait what is waited for: a denial that lasts, or a slow limit."""
+        self.due_at = now + wait_s
+        since = self.pace.denied_since
+        if since is not None and now - since >= _TOLD_DENIED_S:
+            reason = f"the API has answered 429 (rate limit) for {now - since:.0f} s"
+            self._say(since, reason)
+        elif since is None and wait_s >= _TOLD_SLOW_S:
+            self._say(asked_at, "the rate limit allows the next request only then")
+
+    def _say(self, wait: float, reason: str) -> None:
+        if self._tell is not None and self._told_of != wait and self.due_at is not None:
+            self._told_of = wait
+            self._tell(Waiting(reason, self.due_at))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Retry-After in seconds; None if it is absent, a date or nonsense. Pacing clamps it."""
+    text = (retry_after or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None

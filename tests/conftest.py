@@ -148,7 +148,8 @@ class Job:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AITUTOR_")}
-        return kept | {"AITUTOR_API_KEY": KEY, "AITUTOR_BASE_URL": self.base_url} | more
+        own = {"XDG_CACHE_HOME": str(self.folder / "cache")}
+        return kept | own | {"AITUTOR_API_KEY": KEY, "AITUTOR_BASE_URL": self.base_url} | more
 
     def call(
         self, verb: str, *options: str, env: dict[str, str] | None = None

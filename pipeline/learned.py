@@ -1,0 +1,154 @@
+"""What was learned of a key's limit, kept in the user's cache folder, and who else uses the key.
+
+One small file per host and key holds limit, window and g for the next run. One more for each run
+that is under way says its pace, twice a second, so that runs of the same user on this machine
+share the key in equal parts. The key itself stands in no file and no name: both go by a one-way
+hash of host and key.
+
+It is a cache: it may be deleted at any time, and whatever is wrong with it never stops a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.pacing import MOST_LIMIT, Learned, Pace
+from pipeline.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
+
+_PURPOSE = b"pipeline pace 1"
+_MOST_BYTES = 4096
+# Limits change with a plan or a deployment, not by the hour.
+_TRUST, _HALF_LIFE_S, _FORGOTTEN_S = 0.95, 7 * 86_400.0, 30 * 86_400.0
+_GONE_S, _SWEPT_S = 3.0, 60.0
+_KEPT_EVERY_S = 10.0
+
+
+def kept_pace(host: str, key: str, environment: Mapping[str, str] = os.environ) -> KeptPace | None:
+    """What is kept for this key; None where there is no place to keep it."""
+    folder = _folder(environment)
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return KeptPace(folder, fingerprint(host, key))
+
+
+def fingerprint(host: str, key: str) -> str:
+    """A name for host and key from which neither can be had back."""
+    text = f"{host}\n{key}".encode()
+    return hashlib.blake2b(text, digest_size=16, person=_PURPOSE).hexdigest()
+
+
+class KeptPace:
+    """The files of one key. Close it when the run is over."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._file = folder / f"{name}.json"
+        self._runs = f"{name}.run-"
+        self._own = folder / f"{self._runs}{os.getpid()}-{secrets.token_hex(4)}"
+        self._kept_at = -math.inf
+
+    def recall(self, wall: float) -> Learned | None:
+        """What earlier runs learned, trusted the less the older it is; None if nothing usable."""
+        held = _read(self._file)
+        try:
+            age_s = max(wall - float(held["at"]), 0.0)
+            learned = Learned(int(held["limit"]), float(held["window_s"]), float(held["g"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        if not (
+            0 < learned.limit <= MOST_LIMIT
+            and SHORTEST_WINDOW_S <= learned.window_s <= LONGEST_WINDOW_S
+            and 0.5 <= learned.g <= 1.0
+            and age_s <= _FORGOTTEN_S
+        ):
+            return None
+        trust = _TRUST * math.pow(0.5, age_s / _HALF_LIFE_S)
+        return Learned(learned.limit, learned.window_s, learned.g, trust)
+
+    def exchange(self, pace: Pace, now: float, wall: float) -> None:
+        """Tells the other runs this one's pace and hears theirs. Call it about twice a second."""
+        own = pace.own_pace(now)
+        _write(self._own, {"pace": own if math.isfinite(own) else None})
+        pace.share_with(self._others(), now)
+        if now - self._kept_at >= _KEPT_EVERY_S:
+            self._kept_at = now
+            self.keep(pace, wall)
+
+    def keep(self, pace: Pace, wall: float) -> None:
+        """Keeps what `pace` has learned, if it has."""
+        learned = pace.learned()
+        if learned is not None:
+            held = {"limit": learned.limit, "window_s": learned.window_s, "g": learned.g}
+            _write(self._file, {**held, "at": wall})
+
+    def close(self) -> None:
+        """Lets the other runs have this one's part."""
+        with contextlib.suppress(OSError):
+            self._own.unlink()
+
+    def _others(self) -> list[float]:
+        """Paces of the other runs. Their files' times are compared with our own file's time."""
+        try:
+            now = self._own.stat().st_mtime
+        except OSError:
+            return []
+        others = (path for path in self._folder.glob(f"{self._runs}*") if path != self._own)
+        return [pace for path in others if (pace := _pace_told(path, now)) is not None]
+
+
+def _pace_told(path: Path, now: float) -> float | None:
+    """The pace in another run's file; None if that run is over. What a kill left is removed."""
+    try:
+        silent_s = now - path.stat().st_mtime
+        if silent_s > _SWEPT_S:
+            path.unlink()
+    except OSError:
+        return None
+    pace = _read(path).get("pace")
+    told = silent_s <= _GONE_S and isinstance(pace, float) and 0 < pace < math.inf
+    return pace if told else None
+
+
+def _folder(environment: Mapping[str, str]) -> Path | None:
+    cache = environment.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(cache):
+        return Path(cache) / "pipeline"
+    home = environment.get("HOME", "")
+    return Path(home) / ".cache" / "pipeline" if os.path.isabs(home) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a file of our own; an empty one for whatever else is there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
+                return {}
+            held = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _write(path: Path, held: dict[str, Any]) -> None:
+    """Replaces a file whole: a reader sees the old one or the new one."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(OSError):
+        with os.fdopen(os.open(new, flags, 0o600), "w", encoding="ascii") as file:
+            json.dump(held, file)
+        new.replace(path)

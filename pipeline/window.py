@@ -1,0 +1,330 @@
+"""What one answer says about the limiter's window: estimators over our own send times. Pure.
+
+Whatever limiter the server uses, it comes down to one number: its effective window
+``W = limit / sustainable rate``, which no header tells. But ``remaining`` was counted when the
+request arrived, so with ``u = limit - remaining`` the age, at the time of that request's sending,
+of our own u-th most recent admitted send is a sample of W. Indexing every answer by the time at
+which its request was *sent* makes latency and reordering drop out.
+
+* Samples that sit together (a sliding window, a log): the mean of the freshest, without the
+  outermost fifths.
+* Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): the higher of
+  the last two tops. A tooth that still rises says nothing yet.
+* A sample that reaches back to the first send only says that W is at least that long; and a 429
+  whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
+
+Others who use the same key are counted in u and not in our sends: W reads long, and the rate that
+follows from it yields by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import attrgetter
+from statistics import fmean
+
+ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
+SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
+
+# Samples of the ramp are off by a tenth. Later ones are exact to one send, and a wider snap would
+# hide the others who use 5 % of the key.
+_SNAP, _SNAP_SURE = 0.15, 0.03
+_SNAP_BELOW, _SNAP_ABOVE, _BOUND_TRUSTED = 0.97, 1.2, 1.1
+_SAMPLES_KEPT = 400
+_SAMPLES_PER_WINDOW = 150  # two windows and a bit of them fit into what is kept
+_SAMPLES_NEEDED = 5
+_ESTIMATES_PER_KEPT = 20  # an estimate costs half a millisecond: not one for every answer
+_TOOTH_USED = 4  # below that a jitter of two sends looks like a new window
+_RISING = 0.5  # seconds of age per second: 1 on a tooth, 0 on a level, 0.3 as others join
+_TIGHT = 0.15
+_BURST = 2.0  # a burst makes a sliding window deny for up to twice its length
+_REFUTED = 1.15  # as far as snapping may have been off
+_QUIET_WINDOWS = 1.2
+_FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
+_SPAN_WINDOWS = 2.2  # two teeth and a bit
+_BOUNDS_KEPT, _BOUND_LASTS_WINDOWS = 32, 2.0
+# Sends whose answers may still come: at 2,000 in flight, ten times as many.
+_SENDS_BEYOND_LIMIT = 20_000
+
+
+class Sends:
+    """The times of our own admitted sends, as many of the newest as the limit needs."""
+
+    def __init__(self) -> None:
+        self._times: array[float] = array("d")
+        self._cut = False
+        self.latest = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, now: float, limit: int) -> None:
+        """Notes a send at `now`, never earlier than the one before."""
+        self.latest = max(now, self.latest)
+        self._times.append(self.latest)
+        most = 2 * limit + _SENDS_BEYOND_LIMIT
+        if len(self._times) > most + most // 4:
+            del self._times[: len(self._times) - most]
+            self._cut = True
+
+    def forget(self, sent_at: float) -> bool:
+        """Takes the send at `sent_at` off the list. False if it is not there (any more)."""
+        position = bisect_left(self._times, sent_at)
+        if position == len(self._times) or self._times[position] != sent_at:
+            return False
+        del self._times[position]
+        return True
+
+    def age(self, at: float, nth: int) -> float | None:
+        """How old our nth most recent send was at `at`; None if there were not so many."""
+        position = bisect_right(self._times, at) - nth
+        return at - self._times[position] if 0 <= position < len(self._times) else None
+
+    def is_first(self, at: float, nth: int) -> bool:
+        """Whether the nth most recent send at `at` was the first one of all."""
+        return not self._cut and bisect_right(self._times, at) == nth
+
+    def count(self, start: float, end: float) -> int:
+        """Sends in (start, end]."""
+        return bisect_right(self._times, end) - bisect_right(self._times, start)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer's word on W: its request was sent at `at`, and `used` had been used by then."""
+
+    at: float
+    age: float
+    used: int
+
+    def middle(self) -> float:
+        """W where sends flow evenly: the age spans used - 1 gaps, the window half a gap more."""
+        return self.age * (self.used - 0.5) / (self.used - 1)
+
+    def top(self) -> float:
+        """W at the most: the window reached back nearly to the send before."""
+        return self.age * self.used / (self.used - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """An estimate of W; `sure` outweighs the bounds. Not `strong`: little of the limit was used.
+
+    A bucket that is nearly full looks like that too, so it is believed only against an estimate
+    that would otherwise stay too long for ever.
+    """
+
+    window_s: float
+    sure: bool
+    strong: bool
+
+
+@dataclass(slots=True)
+class WindowEstimate:
+    """The window as the samples since the last change of the limit show it.
+
+    `prior_s` is what an earlier run learned, until the first estimate of this one.
+    """
+
+    window_s: float | None = None
+    prior_s: float | None = None
+    _quiet_until: float = -math.inf
+    _sampled_s: float | None = None
+    _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
+    _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
+    _seen: int = 0
+    _new: int = 0
+    _settled_at: float = -math.inf
+    _adopted_at: float = -math.inf
+
+    def new_limit(self, at: float) -> None:
+        """Another limit from `at` on. What the window held then is no sample of it any more.
+
+        The window stays what its samples said; denials lately came from the limit.
+        """
+        self.window_s = self._sampled_s
+        self._start_over(at, self.window_s or 0.0)
+
+    def scale(self, factor: float, now: float) -> None:
+        """Others on this machine came or went: our part of the window is another at once."""
+        before = self.window_s or 0.0
+        if self.window_s is not None:
+            self.window_s = self._sampled_s = _clamped(self.window_s * factor)
+        if self.prior_s is not None:
+            self.prior_s = _clamped(self.prior_s * factor)
+        self._start_over(now, min(before, before * factor))
+
+    def _start_over(self, at: float, lasts_s: float) -> None:
+        self._samples.clear()
+        self._bounds.clear()
+        self._quiet_until = at + _QUIET_WINDOWS * lasts_s
+
+    def refuted_by(self, at: float, window_s: float) -> bool:
+        """Takes in a denial's word that W was longer at `at`. Whether the estimate cannot stand."""
+        if at < self._quiet_until:
+            return False
+        if self.prior_s is not None and window_s > _REFUTED * self.prior_s:
+            self.prior_s = None
+        wrong = self.window_s is not None and window_s > _REFUTED * self.window_s
+        if wrong:
+            self.window_s = None
+            self._samples.clear()
+        self.at_least(at, window_s)
+        return wrong
+
+    def see(self, sends: Sends, sent_at: float, limit: int, used: int) -> None:
+        """Takes in an answer: `used` of `limit` were used when the request of `sent_at` came."""
+        if sent_at < self._quiet_until or not 2 <= used <= limit:
+            return
+        if (age := sends.age(sent_at, used)) is None:
+            return
+        if sends.is_first(sent_at, used):
+            self.at_least(sent_at, age)
+            return
+        self._seen += 1
+        if self._seen % max(1, limit // _SAMPLES_PER_WINDOW):
+            return
+        self._samples.append(Sample(sent_at, age, used))
+        self._new += 1
+        enough = self._new >= len(self._samples) / _ESTIMATES_PER_KEPT
+        if len(self._samples) >= _SAMPLES_NEEDED and enough:
+            self._new = 0
+            self._estimate(limit)
+
+    def at_least(self, at: float, window_s: float) -> None:
+        """The window was longer than `window_s` at `at`."""
+        if window_s >= self.bound_s(at):
+            self._bounds.append((at, window_s))
+            if self.window_s is not None and window_s > self.window_s:
+                self.window_s = _clamped(above(window_s))
+
+    def guess(self, at: float) -> float | None:
+        """The window for the time being: the estimate, else what is above the bound."""
+        if self.window_s is not None:
+            return self.window_s
+        guess = max(above(self.bound_s(at)), self.prior_s or 0.0)
+        return _clamped(guess) if guess > SHORTEST_WINDOW_S else None
+
+    def bound_s(self, at: float) -> float:
+        """What the window is at least, as seen lately."""
+        return max(
+            (
+                age
+                for seen, age in self._bounds
+                if at - seen <= _BOUND_LASTS_WINDOWS * max(age, self.window_s or 0.0)
+            ),
+            default=0.0,
+        )
+
+    def _estimate(self, limit: int) -> None:
+        newest = max(sample.at for sample in self._samples)
+        span = _SPAN_WINDOWS * self.window_s if self.window_s else math.inf
+        fresh = [sample for sample in self._samples if sample.at >= newest - span]
+        if len(fresh) < _SAMPLES_NEEDED:
+            return
+        fresh.sort(key=attrgetter("at"))
+        peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
+        bound = self.bound_s(newest)
+        within = _SNAP if self._young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
+        if peaks:
+            self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
+            return
+        level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
+        if level is None or not (level.strong or self.window_s or self.prior_s):
+            return
+        if self.window_s is None and level.window_s < bound / _BURST:
+            return  # the start of a tooth at a growing rate lies level too
+        if level.sure:
+            self._adopt(snapped(level.window_s, within), 0.0, newest)
+        else:
+            self._adopt(snapped(level.window_s, _SNAP), bound, newest)
+
+    def _young(self, now: float) -> bool:
+        """Whether the samples are still those of the ramp, when sends did not flow evenly."""
+        return self.window_s is None or now - self._settled_at <= _FREE_WINDOWS * self.window_s
+
+    def _adopt(self, window_s: float, bound_s: float, now: float) -> None:
+        """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
+        if window_s >= bound_s:
+            self._sampled_s = _clamped(window_s)
+        window_s = _clamped(window_s if window_s >= bound_s else above(bound_s))
+        if self.window_s is None:
+            self._settled_at = now
+            self.prior_s = None
+        elif window_s < self.window_s and not self._young(now):
+            gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)
+            window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
+        self.window_s = window_s
+        self._adopted_at = max(now, self._adopted_at)
+
+
+def _peaks(samples: list[Sample], least: float) -> list[float]:
+    """The tops of the teeth, where what is used falls at once to half and less: a new window."""
+    peaks: list[float] = []
+    top = 0.0
+    for before, sample in pairwise(samples):
+        top = max(top, before.top())
+        fell = before.used >= least and 2 * sample.used <= before.used
+        if fell and sample.at - before.at < top:
+            peaks.append(top)
+            top = 0.0
+    return peaks
+
+
+def _level(samples: list[Sample], limit: int, since: float) -> Level | None:
+    """The level of samples that sit together; weak ones only if they sit close.
+
+    None where they rise with time: that is a tooth which is not over yet, or the trace that a burst
+    leaves in a sliding window.
+    """
+    strong = [sample for sample in samples if 4 * sample.used >= limit]
+    weak = len(strong) < _SAMPLES_NEEDED
+    trusted = samples if weak else strong
+    recent = [sample for sample in trusted if sample.at >= since]
+    if len(recent) < 2 * _SAMPLES_NEEDED:
+        recent = trusted[-2 * _SAMPLES_NEEDED :]
+    if len(recent) < _SAMPLES_NEEDED or abs(_slope(recent)) > _RISING:
+        return None
+    middles = sorted(sample.middle() for sample in recent)
+    cut = len(middles) // 5
+    estimate = fmean(middles[cut : len(middles) - cut])
+    spread = middles[-1 - cut] - middles[cut]
+    sure = len(recent) >= 2 * _SAMPLES_NEEDED and spread <= max(_TIGHT, 1.5 / limit) * estimate
+    return Level(estimate, sure, not weak) if sure or not weak else None
+
+
+def _slope(samples: list[Sample]) -> float:
+    """How much older the samples get per second, from their first to their second half."""
+    half = len(samples) // 2
+    early, late = samples[:half], samples[half:]
+    gone = fmean(sample.at for sample in late) - fmean(sample.at for sample in early)
+    older = fmean(sample.age for sample in late) - fmean(sample.age for sample in early)
+    return older / gone if gone > 0 else 0.0
+
+
+def snapped(window_s: float, within: float) -> float:
+    """The round window nearby, if there is one: windows are set by people."""
+    for candidate in ROUND_WINDOWS_S:
+        if abs(window_s - candidate) <= within * candidate:
+            return float(candidate)
+    return window_s
+
+
+def above(bound_s: float) -> float:
+    """The window that is taken for one of which only a lower bound is known.
+
+    Probes come a fifth of the denial apart, so it is hardly a fifth longer.
+    """
+    for candidate in ROUND_WINDOWS_S:
+        if _SNAP_BELOW * bound_s <= candidate <= _SNAP_ABOVE * bound_s:
+            return float(candidate)
+    return _BOUND_TRUSTED * bound_s
+
+
+def _clamped(window_s: float) -> float:
+    return min(max(window_s, SHORTEST_WINDOW_S), LONGEST_WINDOW_S)

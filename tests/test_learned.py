@@ -1,0 +1,176 @@
+"""What is kept of a key between runs, and how runs of one key find each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.learned import KeptPace, fingerprint, kept_pace
+from pipeline.pacing import Learned, Pace
+
+KEY = "sk_a_key_that_must_stand_nowhere"
+WALL = 1_800_000_000.0
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> KeptPace:
+    """A cache folder of the test's own."""
+    found = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert found is not None
+    return found
+
+
+def taught() -> Pace:
+    """A pace that has learned 50 per 1 s."""
+    pace = Pace()
+    for step in range(200):
+        pace.sent(step / 49)
+    for step in range(60, 200):
+        pace.answered(step / 49, "50", "1", 5.0)
+    assert pace.window_s == pytest.approx(1.0, rel=0.05)
+    return pace
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_what_was_learned_comes_back(kept):
+    """Limit, window and g, trusted the less the older they are."""
+    kept.keep(taught(), WALL)
+    fresh, old = kept.recall(WALL + 60), kept.recall(WALL + 7 * 86_400)
+    assert fresh is not None
+    assert old is not None
+    assert (fresh.limit, fresh.window_s) == (50, pytest.approx(1.0, rel=0.05))
+    assert fresh.trust == pytest.approx(0.95, rel=0.01)
+    assert old.trust == pytest.approx(0.475, rel=0.01)
+    assert kept.recall(WALL + 31 * 86_400) is None
+
+
+def test_a_pace_that_learned_nothing_keeps_nothing(kept, tmp_path):
+    """And does not overwrite what an earlier run knew."""
+    kept.keep(taught(), WALL)
+    kept.keep(Pace(), WALL + 1)
+    assert kept.recall(WALL + 2) is not None
+
+
+def test_the_key_stands_in_no_file_and_no_name(kept, tmp_path):
+    """Nor any part of it; and only the user can read the files."""
+    kept.exchange(taught(), 5.0, WALL)
+    assert len(files(tmp_path)) == 2
+    for path in files(tmp_path):
+        assert KEY[3:20] not in str(path) + path.read_text()
+        assert path.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "pipeline").stat().st_mode & 0o077 == 0
+
+
+def test_another_key_or_host_is_another_file():
+    """And the pair cannot be shifted: a\\nb with c is not a with b\\nc on any real host."""
+    names = {fingerprint(host, key) for host in ("a", "b") for key in ("x", "y")}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"limit": 50}',
+        '{"limit": 0, "window_s": 1, "g": 1, "at": 1800000000}',
+        '{"limit": 50, "window_s": NaN, "g": 1, "at": 1800000000}',
+        '{"limit": 50, "window_s": 1e99, "g": 1, "at": 1800000000}',
+        '{"limit": 1e400, "window_s": 1, "g": 1, "at": 1800000000}',
+        '{"limit": 50, "window_s": 1, "g": 7, "at": 1800000000}',
+        '{"limit": 50, "window_s": 1, "g": 1, "at": "yesterday"}',
+        '{"limit": [50], "window_s": 1, "g": 1, "at": 1800000000}',
+        "[" * 4000,
+    ],
+)
+def test_a_damaged_or_foreign_file_is_ignored(kept, tmp_path, text):
+    """It is a cache: the run then starts as if there were none."""
+    kept.keep(taught(), WALL)
+    [path] = files(tmp_path)
+    path.write_text(text)
+    assert kept.recall(WALL) is None
+
+
+def test_a_link_or_a_pipe_in_its_place_is_not_followed(kept, tmp_path):
+    """Nor waited for."""
+    path = tmp_path / "pipeline" / f"{fingerprint('api.test', KEY)}.json"
+    target = tmp_path / "elsewhere"
+    target.write_text('{"limit": 50, "window_s": 1, "g": 1, "at": 1800000000}')
+    path.symlink_to(target)
+    assert kept.recall(WALL) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert kept.recall(WALL) is None
+
+
+@pytest.mark.parametrize("environment", [{}, {"HOME": ""}, {"XDG_CACHE_HOME": "relative"}])
+def test_without_a_home_nothing_is_kept(environment):
+    """A service without HOME runs all the same."""
+    assert kept_pace("api.test", KEY, environment) is None
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
+    """A file where the folder should be, and a folder that has gone."""
+    (tmp_path / "pipeline").write_text("in the way")
+    assert kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)}) is None
+    gone = KeptPace(tmp_path / "gone", "name")
+    gone.exchange(taught(), 5.0, WALL)
+    gone.close()
+    assert gone.recall(WALL) is None
+
+
+def test_two_runs_hear_of_each_other_and_halve_the_window(kept, tmp_path):
+    """Each is told the other's pace, and the one that ends leaves its part."""
+    other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert other is not None
+    first, second = taught(), taught()
+    alone = first.rate(5.0)
+    other.exchange(second, 5.0, WALL)
+    kept.exchange(first, 5.0, WALL)
+    assert first.rate(5.0) == pytest.approx(alone / 2, rel=0.3)
+    learned = first.learned()
+    assert learned is not None
+    assert learned.window_s == pytest.approx(1.0, rel=0.05)
+    other.close()
+    kept.exchange(first, 5.5, WALL)
+    assert first.rate(5.5) == pytest.approx(alone, rel=0.05)
+
+
+def test_a_run_that_was_killed_is_forgotten(kept, tmp_path):
+    """Its file falls silent after 3 s, and is removed after a minute."""
+    other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert other is not None
+    other.exchange(taught(), 5.0, WALL)
+    [left] = tmp_path.glob("pipeline/*.run-*")
+    os.utime(left, (time.time() - 10, time.time() - 10))
+    pace = taught()
+    alone = pace.rate(5.0)
+    kept.exchange(pace, 5.0, WALL)
+    assert pace.rate(5.0) == pytest.approx(alone)
+    os.utime(left, (time.time() - 100, time.time() - 100))
+    kept.exchange(pace, 5.5, WALL)
+    assert not left.exists()
+
+
+def test_a_file_is_replaced_whole(kept, tmp_path):
+    """What a reader sees is JSON at any time, and no new file is left over."""
+    for step in range(20):
+        kept.keep(taught(), WALL + step)
+        [path] = files(tmp_path)
+        assert json.loads(path.read_text())["at"] == WALL + step
+
+
+def test_a_start_from_what_was_learned_is_no_faster_than_it_is_trusted():
+    """Half the pace where only half is believed."""
+    pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
+    pace.sent(0.0)
+    assert pace.rate(5.0) < 26

@@ -1,0 +1,56 @@
+"""What a run tells of its pace: on the terminal, in log.jsonl, and to the next run."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import pytest
+
+from pipeline.events import ConcurrencyBinds, Paced, PaceEnded
+from pipeline.progress import Progress
+from tests.conftest import KEY
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (Paced(48.5, 50, 1.0, 97), ["48.5/s", "50 per 1 s", "97 in flight"]),
+        (Paced(0.0014, 5, 3600.0, 0, time.monotonic() + 600), ["5 per 3600 s", "next request in"]),
+        (ConcurrencyBinds(2000), ["2000 requests are in flight", "--concurrency"]),
+        (PaceEnded(50, 1.0, 0.974, 900, 3), ["97%", "50 per 1 s", "3 of 900", "429"]),
+        (PaceEnded(None, None, None, 10, 4), ["4 of 10", "429"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_person_sees_the_pace_the_limit_and_what_is_waited_for(event, words):
+    """One line each where there is no terminal."""
+    stream = io.StringIO()
+    Progress(stream)(event)
+    for word in words:
+        assert word in stream.getvalue()
+
+
+def test_a_run_that_saw_no_limit_and_no_429_says_nothing_of_them():
+    """A given rate, or a server without a limiter."""
+    stream = io.StringIO()
+    Progress(stream)(PaceEnded(None, None, None, 10, 0))
+    assert stream.getvalue() == ""
+
+
+def test_a_run_logs_its_pace_and_keeps_it_for_the_next(start_sandbox, make_job):
+    """Limit and window in log.jsonl and in the cache, whose files do not hold the key."""
+    sandbox = start_sandbox(limit=20, latency="300ms")
+    rows = [[f"row {number}"] for number in range(80)]
+    job = make_job(sandbox.url, rows=rows, concurrency=5)
+    done = job.call("run", "--json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (job.output / "log.jsonl").read_text().splitlines()]
+    told = {event["event"]: event for event in events}
+    assert told["concurrency_binds"]["in_flight"] == 5
+    assert told["pace_ended"]["limit"] == 20
+    assert told["pace_ended"]["requests"] >= 80
+    [kept] = (job.folder / "cache" / "pipeline").iterdir()
+    assert json.loads(kept.read_text())["limit"] == 20
+    assert KEY not in kept.read_text() + kept.name

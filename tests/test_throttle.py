@@ -1,0 +1,201 @@
+"""The waiting: bites of aiolimiter's time and pacing's verdict, on a clock that the test owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pipeline.events import Event, Waiting
+from pipeline.model import Outcome, Reply, Verdict
+from pipeline.pacing import Learned, Pace
+from pipeline.throttle import PacedThrottle
+
+OK = Outcome(Verdict.OK)
+
+
+class TestLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only when nobody could do anything else."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self._select = self._selector.select
+        self._selector.select = self._pass  # type: ignore[method-assign]
+
+    def _pass(self, timeout: float | None) -> Any:
+        # Never quite still: aiolimiter waits again for what rounding left of a wait.
+        self.now += max(timeout or 0.0, 1e-6)
+        return self._select(0)
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def on_virtual_time():
+    """Runs a coroutine that is given the loop, which is the clock as well."""
+    loop = TestLoop()
+
+    def run(work: Callable[[TestLoop], Coroutine[Any, Any, None]]) -> None:
+        loop.run_until_complete(work(loop))
+
+    yield run
+    loop.close()
+
+
+def answer(status: int, **headers: str) -> Reply:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(0.0, 0.0, status=status, headers=names)
+
+
+@pytest.mark.parametrize("rate", [0.5, 50.0, 3000.0])
+def test_the_rate_is_kept_to_two_percent(on_virtual_time, rate):
+    """No late wake-up is lost and no burst is let through, at any rate."""
+
+    async def work(loop: TestLoop) -> None:
+        throttle = PacedThrottle(Pace(fixed=rate), loop)
+        await throttle.slot()
+        begun, slots = loop.now, max(200, int(4 * rate))  # beyond the 50 ms that are held
+        for _ in range(slots):
+            await throttle.slot()
+        assert slots / (loop.now - begun) == pytest.approx(rate, rel=0.02)
+
+    on_virtual_time(work)
+
+
+def test_a_new_price_holds_within_a_bite(on_virtual_time):
+    """A rate that changes while a slot is waited for changes what is left of the price."""
+
+    async def work(loop: TestLoop) -> None:
+        pace = Pace(fixed=0.01)
+        throttle = PacedThrottle(pace, loop)
+        waiting = asyncio.create_task(throttle.slot())
+        await asyncio.sleep(10.0)
+        pace.fixed = 10.0
+        begun = loop.now
+        await waiting
+        assert loop.now - begun < 0.3
+
+    on_virtual_time(work)
+
+
+def test_a_pause_that_begins_while_a_slot_is_paid_for_counts(on_virtual_time):
+    """Two 429s that come while the dispatcher waits hold back the request that it waits for."""
+
+    async def work(loop: TestLoop) -> None:
+        throttle = PacedThrottle(Pace(fixed=1.0), loop)
+        await throttle.slot()
+        tickets = []
+        for _ in range(2):
+            tickets.append(throttle.sent())
+            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(throttle.slot())
+        await asyncio.sleep(0.1)
+        for ticket in tickets:
+            throttle.landed(ticket, answer(429, retry_after="7"), OK)
+        begun = loop.now
+        await waiting
+        assert loop.now - begun == pytest.approx(7.0, abs=0.3)
+
+    on_virtual_time(work)
+
+
+def test_retry_after_is_clamped_and_nonsense_in_it_ignored(on_virtual_time):
+    """A server cannot stop the run for an hour, nor with a date or a negative number."""
+
+    async def work(loop: TestLoop) -> None:
+        for text, most in (("3600", 60.0), ("-5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 1.5)):
+            throttle = PacedThrottle(Pace(), loop)
+            await throttle.slot()
+            throttle.landed(throttle.sent(), answer(429, retry_after=text), OK)
+            begun = loop.now
+            await throttle.slot()
+            assert loop.now - begun <= most
+
+    on_virtual_time(work)
+
+
+def test_a_long_denial_is_told_once(on_virtual_time):
+    """One event, with what is waited for and until when; none for a pause nobody would notice."""
+    told: list[Event] = []
+
+    async def work(loop: TestLoop) -> None:
+        throttle = PacedThrottle(Pace(), loop, told.append)
+        for _ in range(40):
+            await throttle.slot()
+            ticket = throttle.sent()
+            await asyncio.sleep(0.02)
+            throttle.landed(ticket, answer(429), OK)
+        assert throttle.due_at is None
+
+    on_virtual_time(work)
+    assert len(told) == 1
+    assert isinstance(told[0], Waiting)
+    assert "429" in told[0].reason
+    assert told[0].until_s > 1000
+
+
+def test_a_slow_limit_is_told_once_for_each_wait(on_virtual_time):
+    """With one request in minutes a person wants to know what the run waits for."""
+    told: list[Event] = []
+
+    async def work(loop: TestLoop) -> None:
+        throttle = PacedThrottle(Pace(fixed=1 / 100), loop, told.append)
+        for _ in range(3):
+            await throttle.slot()
+            throttle.sent()
+
+    on_virtual_time(work)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(("status", "given_back"), [(200, True), (500, False), (404, False)])
+def test_only_a_finished_run_without_headers_came_from_a_cache(status, given_back, on_virtual_time):
+    """Headers come with finished runs alone: a 500 or 404 has none and did use rate."""
+
+    async def work(loop: TestLoop) -> None:
+        pace = Pace(start=Learned(50, 1.0, 1.0))
+        throttle = PacedThrottle(pace, loop)
+        ticket = throttle.sent()
+        await asyncio.sleep(0.1)
+        throttle.landed(ticket, answer(status), OK)
+        throttle.sent()
+        await asyncio.sleep(0.1)
+        assert pace.take_refund(loop.now) is given_back
+
+    on_virtual_time(work)
+
+
+def test_a_server_that_never_showed_headers_gives_no_slot_back(on_virtual_time):
+    """Or a cap of 100 per second would become 260."""
+
+    async def work(loop: TestLoop) -> None:
+        pace = Pace()
+        throttle = PacedThrottle(pace, loop)
+        throttle.landed(throttle.sent(), answer(200), OK)
+        assert not pace.take_refund(loop.now + 1)
+
+    on_virtual_time(work)
+
+
+def test_what_never_reached_the_limiter_is_not_counted(on_virtual_time):
+    """A refused connection used no rate."""
+
+    async def work(loop: TestLoop) -> None:
+        pace = Pace()
+        throttle = PacedThrottle(pace, loop)
+        throttle.landed(throttle.sent(), Reply(0.0, 0.0), Outcome(Verdict.REFUSED))
+        assert len(pace._sends) == 0
+
+    on_virtual_time(work)
