@@ -69,7 +69,7 @@ def prepare(
     Raises:
         Refused: for a sheet that cannot be sent as it is, for rows that it does not have, and for
             another host.
-        StorageFailed: when the snapshot cannot be written.
+        StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
     pins = read_pins(read, spec, sheet.variables, host)
     skip_ambiguous = State.AMBIGUOUS not in selection.states
@@ -85,6 +85,7 @@ def prepare(
     plan = empty_plan(snapshot.rows)
     for numbers, wanted in _batches(snapshot):
         add_batch(plan, numbers, read(placing.look_up(wanted)), selection)
+    read(placing.check_absent)
     repaid = min(read(placing.leaving), plan.new)
     return Prepared(snapshot, sheet.variables, plan, pins, repaid)
 

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from pipeline import checksums
 from pipeline.errors import Refused, StorageFailed
 from pipeline.model import State
 
 SCHEMA_VERSION = 1
 
-SCHEMA = """
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, run_id TEXT NOT NULL, started_at REAL NOT NULL, finished_at REAL,
-    rows INTEGER, skipped INTEGER, exit_code INTEGER, stopped TEXT
+    rows INTEGER, skipped INTEGER, exit_code INTEGER, stopped TEXT, summary_sha256 TEXT
 );
 
 -- One for each (identity, occurrence) that was ever attempted. sheet_row is where it stands in the
@@ -35,9 +36,9 @@ CREATE TABLE rows (
     row_id INTEGER PRIMARY KEY, identity BLOB NOT NULL, occurrence INTEGER NOT NULL,
     row_key BLOB NOT NULL, id TEXT, version INTEGER NOT NULL DEFAULT 1,
     state TEXT NOT NULL, code TEXT, last_attempt INTEGER NOT NULL, ok_attempt INTEGER,
-    given_up INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 1, sheet_row INTEGER,
-    UNIQUE (identity, occurrence)
+    given_up INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 1, sheet_row INTEGER
 );
+CREATE UNIQUE INDEX rows_known ON rows (identity, occurrence);
 CREATE INDEX rows_open ON rows (state) WHERE state <> 'ok';
 CREATE INDEX rows_gone ON rows (row_id) WHERE sheet_row IS NULL;
 CREATE INDEX rows_equal ON rows (identity) WHERE occurrence > 0;
@@ -69,8 +70,15 @@ CREATE TABLE parts (
 );
 """
 
+COLUMNS = checksums.columns_of(_TABLES)
+"""The columns of each table that its checksum covers."""
+
+SCHEMA = checksums.with_sums(_TABLES)
+
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
+SNAPSHOT_SHA256 = "snapshot_sha256"
+"""The name in `meta` of the SHA-256 of that snapshot's file."""
 
 T = TypeVar("T")
 
@@ -168,10 +176,10 @@ def reading(path: Path) -> Iterator[Read]:
         Refused: when it was written by a newer release.
         StorageFailed: when it cannot be read.
     """
-    connection = connect(path, read_only=True) if path.exists() else _empty()
+    connection = connect(path, read_only=True) if path.exists() else empty()
 
     def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
-        return operation(connection)
+        return undamaged(operation, connection)
 
     try:
         connection.execute("BEGIN")
@@ -183,8 +191,10 @@ def reading(path: Path) -> Iterator[Read]:
         connection.close()
 
 
-def _empty() -> sqlite3.Connection:
+def empty() -> sqlite3.Connection:
+    """A ledger of nothing, in memory."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
+    checksums.register(connection)
     connection.executescript(SCHEMA)
     return connection
 
@@ -193,15 +203,46 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """A connection that commits only when told."""
     mode = "ro" if read_only else "rw"
     try:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
             timeout=30,
         )
+        checksums.register(connection)
     except sqlite3.Error as error:
         raise unusable(path, error) from error
+    return connection
+
+
+def undamaged(operation: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    """What an operation reads.
+
+    Raises:
+        StorageFailed: when it meets text that is none any more.
+    """
+    try:
+        return operation(db)
+    except (sqlite3.Error, UnicodeError) as error:
+        if isinstance(error, UnicodeError) or checksums.is_damage(error):
+            raise altered("A text in it") from error
+        raise
+
+
+def altered(what: str, sheet_row: object = None) -> StorageFailed:
+    """What to raise when something that was read is not what was written."""
+    where = f" (row {sheet_row} of the sheet)" if isinstance(sheet_row, int) else ""
+    return StorageFailed(
+        f"The ledger is damaged: {what}{where} is not what was written. Nothing altered is used, "
+        "and nothing more was sent. Keep the folder as it is; `pipeline verify` names all that is "
+        "damaged."
+    )
+
+
+def intact(table: str, alias: str) -> str:
+    """An SQL expression: whether a row of `table`, called `alias`, is as it was written."""
+    return checksums.intact(COLUMNS[table], alias)
 
 
 def check_version(path: Path, db: sqlite3.Connection) -> int:
@@ -231,17 +272,26 @@ def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
     """A fact of the folder, such as what is pinned."""
 
     def operation(db: sqlite3.Connection) -> str | None:
-        found = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        found = db.execute(
+            f"SELECT value, {intact('meta', 'm')} FROM meta m WHERE name = ?", (name,)
+        ).fetchone()
+        if found and not found[1]:
+            raise altered(f"the folder's {name}")
         return found[0] if found else None
 
     return operation
+
+
+def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
+    """(id, SHA-256) of the snapshot that sheet rows are numbers of; None before the first run."""
+    return meta(SNAPSHOT)(db), meta(SNAPSHOT_SHA256)(db)
 
 
 def counts(db: sqlite3.Connection) -> Counts:
     """Where the rows of the sheet stand, and what was or may have been paid."""
     states: Counter[State] = Counter(
         {
-            State(state): count
+            _state(state): count
             for state, count in db.execute(
                 "SELECT state, count(*) FROM rows WHERE sheet_row IS NOT NULL GROUP BY state"
             )
@@ -288,13 +338,16 @@ def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
     for found in db.execute(
         "SELECT r.row_id, r.sheet_row, r.state, r.code, coalesce(a.message, ''), a.http_status,"
         " r.attempts, a.maybe_paid, a.sent_at, r.given_up, r.ok_attempt IS NOT NULL,"
-        " a.run = (SELECT max(run) FROM runs)"
+        " a.run = (SELECT max(run) FROM runs),"
+        f" {intact('rows', 'r')} AND {intact('attempts', 'a')}"
         " FROM rows r JOIN attempts a ON a.attempt_id = r.last_attempt"
         " WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
         " AND NOT (r.state = 'pending' AND r.code IS NULL) ORDER BY r.sheet_row"
     ):
         row_id, sheet_row, state, code, message, status, attempts, paid, sent_at = found[:9]
-        given_up, answered, in_last_run = map(bool, found[9:])
+        given_up, answered, in_last_run, whole = map(bool, found[9:])
+        if not whole:
+            raise altered("how an attempt ended", sheet_row)
         yield Unfinished(
             row_id,
             sheet_row,
@@ -313,12 +366,15 @@ def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
     """Where the answers of the sheet's rows are."""
-    for found in db.execute(
-        "SELECT r.sheet_row, runs.run_id, a.sheet_row FROM rows r"
-        " JOIN attempts a ON a.attempt_id = r.ok_attempt JOIN runs ON runs.run = a.run"
-        " WHERE r.sheet_row IS NOT NULL"
+    for sheet_row, run_id, sent_row, whole in db.execute(
+        "SELECT r.sheet_row, runs.run_id, a.sheet_row,"
+        f" {intact('rows', 'r')} AND {intact('attempts', 'a')} AND {intact('runs', 'runs')}"
+        " FROM rows r JOIN attempts a ON a.attempt_id = r.ok_attempt"
+        " JOIN runs ON runs.run = a.run WHERE r.sheet_row IS NOT NULL"
     ):
-        yield Answered(*found)
+        if not whole:
+            raise altered("where an answer is", sheet_row)
+        yield Answered(sheet_row, run_id, sent_row)
 
 
 def last_run(db: sqlite3.Connection) -> LastRun | None:
@@ -341,24 +397,54 @@ def open_marks(db: sqlite3.Connection) -> int:
 
 
 def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], list[Finished]]:
-    """The answers not sealed yet in a range, in their order."""
+    """The answers not sealed yet in a range, in their order.
+
+    Raises:
+        StorageFailed: from the operation, when one of them is not what was written.
+    """
+    sources = (("payloads", "p"), ("requests", "q"), ("attempts", "a"), ("rows", "r"))
+    whole = " AND ".join(intact(table, alias) for table, alias in (*sources, ("runs", "runs")))
 
     def operation(db: sqlite3.Connection) -> list[Finished]:
-        return [
-            Finished(*found)
-            for found in db.execute(
-                "SELECT a.sheet_row, r.id, r.row_key, a.version, runs.run_id, q.body, p.body,"
-                " a.http_status, r.attempts, a.latency_s, a.sent_at, a.finished_at"
-                " FROM payloads p JOIN attempts a USING (attempt_id)"
-                " JOIN rows r USING (row_id) JOIN requests q USING (row_id)"
-                " JOIN runs USING (run) WHERE p.seq BETWEEN ? AND ? ORDER BY p.seq",
-                (first_seq, last_seq),
-            )
-        ]
+        answers = []
+        for *found, undamaged in db.execute(
+            "SELECT a.sheet_row, r.id, r.row_key, a.version, runs.run_id, q.body, p.body,"
+            f" a.http_status, r.attempts, a.latency_s, a.sent_at, a.finished_at, {whole}"
+            " FROM payloads p JOIN attempts a USING (attempt_id)"
+            " JOIN rows r USING (row_id) JOIN requests q USING (row_id)"
+            " JOIN runs USING (run) WHERE p.seq BETWEEN ? AND ? ORDER BY p.seq",
+            (first_seq, last_seq),
+        ):
+            if not undamaged:
+                raise altered("an answer that is not in the results yet", found[0])
+            answers.append(Finished(*found))
+        return answers
 
     return operation
 
 
-def sealed_parts(db: sqlite3.Connection) -> list[str]:
-    """Names of the parts that are whole, in their order."""
-    return [name for (name,) in db.execute("SELECT name FROM parts WHERE sealed ORDER BY part")]
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A part that is whole: its file's name and checksum, and how many answers it holds."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
+    """The parts that are whole, in their order."""
+    found = db.execute(
+        f"SELECT name, sha256, last_seq - first_seq + 1, {intact('parts', 'p')}"
+        " FROM parts p WHERE sealed ORDER BY part"
+    ).fetchall()
+    if not all(whole for *_, whole in found):
+        raise altered("what it says of a part")
+    return [Sealed(name, sha256, rows) for name, sha256, rows, _ in found]
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise altered("the state of a row") from None

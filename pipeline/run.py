@@ -247,7 +247,13 @@ class _Run:
         write_pins(self.ledger, prepared.pins)
         with storing(folder.new_snapshot):
             sync_folder(folder.path)
-        self.ledger.begin_run(self.run_id, snapshot.snapshot_id, snapshot.rows, snapshot.skipped)
+        self.ledger.begin_run(
+            self.run_id,
+            snapshot.snapshot_id,
+            snapshot.rows,
+            snapshot.skipped,
+            snapshot_sha256=snapshot.sha256,
+        )
         folder.adopt_snapshot()
         if self.options.selection.again:
             self.ledger.mark_again(plan.chosen_ids)
@@ -300,8 +306,9 @@ class _Run:
             signal_exit=self.control.signal_exit,
         )
         write_failures(folder.failures, folder.snapshot, unfinished)
-        self.ledger.end_run(summary.exit_code, summary.stopped)
-        write_json(folder.summary, as_json(summary))
+        # In this order a run that the ledger knows to be over has its files beside it.
+        sha256 = write_json(folder.summary, as_json(summary))
+        self.ledger.end_run(summary.exit_code, summary.stopped, sha256)
         return summary
 
     def _rows(self) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from pipeline.ledger import open_ledger
 from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
+from pipeline.report.failures import rewrite_failures
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 
@@ -21,7 +22,7 @@ def settle_job(
     """Takes ambiguous rows as failed and gives failed ones up, without sending anything.
 
     They still count as maybe paid. `only` (error codes) and `rows` say which; without them, all.
-    Returns how many rows of each state were decided.
+    failures.csv is written anew. Returns how many rows of each state were decided.
 
     Raises:
         Refused: when the job has no run yet.
@@ -42,4 +43,5 @@ def settle_job(
         ledger.recover()
         found = [row for row in ledger.read(lambda db: list(records.unfinished(db))) if chosen(row)]
         ledger.settle(found)
+        rewrite_failures(job.folder, ledger.read)
     return Counter(row.state for row in found)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from pipeline import records
 from pipeline.errors import Refused
-from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job import Job
 from pipeline.model import Summary
-from pipeline.report.failures import write_failures
+from pipeline.report.failures import rewrite_failures
 from pipeline.report.groups import Group, group_rows
 from pipeline.summary import summarize
 
@@ -35,8 +34,5 @@ def report_job(job: Job) -> Report:
         raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
     with records.reading(job.folder.ledger) as read:
         summary = summarize(job, read(records.counts))
-        rows = read(lambda db: list(records.unfinished(db)))
-        snapshot = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
-    if snapshot is not None:
-        write_failures(job.folder.failures, snapshot, rows)
+        rows = rewrite_failures(job.folder, read)
     return Report(summary, group_rows(job, rows))
