@@ -365,16 +365,34 @@ def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
-    """Where the answers of the sheet's rows are."""
+    """Where the answers of the sheet's rows are.
+
+    Raises:
+        StorageFailed: when any row is not what was written. Of the others, too, as an altered one
+            may look as if it had no answer.
+    """
     for sheet_row, run_id, sent_row, whole in db.execute(
-        "SELECT r.sheet_row, runs.run_id, a.sheet_row,"
-        f" {intact('rows', 'r')} AND {intact('attempts', 'a')} AND {intact('runs', 'runs')}"
-        " FROM rows r JOIN attempts a ON a.attempt_id = r.ok_attempt"
-        " JOIN runs ON runs.run = a.run WHERE r.sheet_row IS NOT NULL"
+        f"SELECT r.sheet_row, runs.run_id, a.sheet_row, {intact('rows', 'r')}"
+        " AND (r.sheet_row IS NULL OR r.ok_attempt IS NULL"
+        f" OR {intact('attempts', 'a')} AND {intact('runs', 'runs')})"
+        " FROM rows r NOT INDEXED LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
+        " LEFT JOIN runs ON runs.run = a.run"
     ):
         if not whole:
             raise altered("where an answer is", sheet_row)
-        yield Answered(sheet_row, run_id, sent_row)
+        if sheet_row is not None and run_id is not None:
+            yield Answered(sheet_row, run_id, sent_row)
+
+
+def check_structure(db: sqlite3.Connection) -> None:
+    """Has SQLite look for tables and indexes that lost something.
+
+    Raises:
+        StorageFailed: when they did.
+    """
+    said = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if said != "ok":
+        raise altered(f"its structure ({said})")
 
 
 def last_run(db: sqlite3.Connection) -> LastRun | None:

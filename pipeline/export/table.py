@@ -50,6 +50,7 @@ def export_table(folder: RunFolder) -> Exported:
             that would be in the table is not what was written.
     """
     with records.reading(folder.ledger) as read:
+        read(records.check_structure)
         snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
         if snapshot is None:
             raise Refused(

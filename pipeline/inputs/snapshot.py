@@ -176,12 +176,14 @@ def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path
 def whole_snapshot(
     candidates: tuple[Path, ...], snapshot_id: str | None, sha256: str | None
 ) -> Path | None:
-    """The same, once every byte of it was found to be what was written.
+    """The same, once every byte of it was found to be what was written. None where no file is.
 
     Raises:
         StorageFailed: when it was altered.
     """
     found = find_snapshot(candidates, snapshot_id)
+    if found is None and snapshot_id is not None and candidates[0].exists():
+        raise _damaged(candidates[0], "it cannot be read, or is not the ledger's")
     if found is not None and sha256_of(found) != sha256:
         raise _damaged(found, "it is not what was written")
     return found

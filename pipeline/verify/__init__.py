@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline import records
@@ -27,6 +28,8 @@ __all__ = ["Finding", "Verified", "verify_job"]
 T = TypeVar("T")
 
 _LOOKS = 3
+# Values of a wrong type come from damage too, such as bytes where text was.
+_DAMAGE = (sqlite3.Error, StorageFailed, ValueError, TypeError, KeyError, AttributeError)
 
 
 def verify_job(job: Job) -> Verified:
@@ -51,10 +54,10 @@ def verify_job(job: Job) -> Verified:
 def _look(job: Job) -> Verified:
     folder, findings = job.folder, Findings()
     names = listed(folder)
-    if not folder.ledger.exists():
+    if not _begun(folder.ledger):
         if not folder.summary.exists() and len(names) < 2:
             raise Refused(f"{folder.path}: no run yet. Start it with: {job.command('run')}")
-        findings.add(LEDGER, "it is not there", KEEP_LEDGER)
+        findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
         return Verified(None, 0, 0, 0, findings.all())
     summary: Summary | None = None
     entries, parts, answers = 0, 0, 0
@@ -74,6 +77,17 @@ def _look(job: Job) -> Verified:
     return Verified(summary, entries, answers, parts, findings.all())
 
 
+def _begun(path: Path) -> bool:
+    """Whether there is a ledger with anything in it; the first run makes the file first."""
+    if not path.exists():
+        return False
+    try:
+        with reading(path) as read:
+            return read(lambda db: db.execute("SELECT 1 FROM sqlite_schema").fetchone()) is not None
+    except StorageFailed:
+        return True
+
+
 class _Look:
     """Makes one check after the other: one that cannot go on must not hide what others find."""
 
@@ -84,8 +98,7 @@ class _Look:
     def __call__(self, check: Callable[[sqlite3.Connection, Findings], T]) -> T | None:
         try:
             return self._read(lambda db: check(db, self._findings))
-        except (sqlite3.Error, StorageFailed, ValueError, TypeError, KeyError) as error:
-            # Values of a wrong type come from damage too, such as a number where text was.
+        except _DAMAGE as error:
             if not self._findings.about(LEDGER):
                 self._findings.add(LEDGER, f"it cannot be read to its end ({error})", KEEP_LEDGER)
             return None

@@ -38,12 +38,12 @@ def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings
     try:
         path = whole_snapshot(folder.snapshots, snapshot_id, sha256)
         if path is None:
-            findings.add(name, "it is not there, or not the ledger's", _RUN_AGAIN)
+            findings.add(name, "it is not there", _RUN_AGAIN)
         else:
             _check_rows(path, db, findings)
         return path
     except StorageFailed:
-        findings.add(name, "it is not what was written", _RUN_AGAIN)
+        findings.add(name, "it is not what the last run wrote", _RUN_AGAIN)
         return None
 
 
