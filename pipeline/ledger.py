@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
+from pipeline import wal
 from pipeline.errors import StorageFailed
 from pipeline.folder import open_private
 from pipeline.groupcommit import GroupCommit
@@ -390,8 +391,10 @@ def open_ledger(
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened.
+        StorageFailed: when it cannot be opened, or lost what was last written to it.
     """
+    if wal.is_damaged(path):
+        raise altered("what was last written to it")
     if not path.exists():
         open_private(path).close()
     connection = connect(path, read_only=False)

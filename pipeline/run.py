@@ -35,7 +35,7 @@ from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
 from pipeline.model import ErrorCode, JsonObject, Row, State, StopCode, Stopped, Summary
 from pipeline.pacing import Pace
-from pipeline.pins import write_pins
+from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.report.failures import write_failures
@@ -134,7 +134,8 @@ async def run_job_async(
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control)
         ledger = stack.enter_context(open_ledger(folder.ledger, clock, folder.make_room))
-        sealer = Sealer(ledger, folder.results, spec.workflow)
+        # What a killed run left unsealed was asked of the workflow that it was for.
+        sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
         run = _Run(job, spec, options, control, ledger, sealer, clock, log)
         run.recover()
@@ -245,6 +246,7 @@ class _Run:
         folder, snapshot, plan = self.job.folder, prepared.snapshot, prepared.plan
         self.run_id = _new_run_id(self.clock)
         write_pins(self.ledger, prepared.pins)
+        self.sealer = Sealer(self.ledger, folder.results, self.spec.workflow)
         with storing(folder.new_snapshot):
             sync_folder(folder.path)
         self.ledger.begin_run(

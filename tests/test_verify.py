@@ -259,6 +259,22 @@ def test_a_folder_after_kill_9_is_whole_before_and_after_the_next_run(killed):
     assert found.summary.ambiguous > 0
 
 
+def test_answers_that_a_killed_run_left_belong_to_the_workflow_that_it_asked(
+    killed, left_behind, tmp_path, monkeypatch
+):
+    """Although the spec names another one by the time that they are sealed."""
+    monkeypatch.setenv("AITUTOR_API_KEY", KEY)
+    host = json.loads((killed / "run.json").read_text())["host"]
+    monkeypatch.setenv("AITUTOR_BASE_URL", f"http://{host}")
+    job = job_in(tmp_path, "")
+    shutil.copy(left_behind.parents[1] / "sheet.csv", job.sheet)
+    job.write_spec(workflow="wf_other", output=str(killed))
+    with pytest.raises(Refused, match="the workflow changed"):
+        pipeline.run_job(job.spec)
+    assert set(pd.read_parquet(killed / "results")["workflow"]) == {"wf_story"}
+    assert not verify(killed).findings
+
+
 # -- any byte ---------------------------------------------------------------------------
 
 
@@ -305,6 +321,32 @@ def _findings_or_refusal(folder: Path) -> object:
         return verify(folder).findings
     except Refused as error:  # the ledger's version number: it looks like a newer release's
         return error
+
+
+def test_a_log_that_lost_commits_after_kill_9_is_found_and_nothing_is_sent_again(killed, tmp_path):
+    """SQLite itself would go on without them, and paid rows would look new."""
+    (killed / ".reserve").unlink(missing_ok=True)
+    size = (killed / "ledger.sqlite-wal").stat().st_size
+    chance = random.Random(7)
+    for place in [*range(4, 56, 7), *(chance.randrange(size // 2) for _ in range(20))]:
+        copy = copied(killed, tmp_path / "flipped")
+        (copy / "ledger.sqlite-shm").unlink()
+        flip(copy / "ledger.sqlite-wal", place, chance.randrange(8))
+        assert "ledger.sqlite-wal" in files_found(copy), place
+    with pytest.raises(StorageFailed), open_ledger(copy / "ledger.sqlite", SystemClock()):
+        pass
+    with pytest.raises(StorageFailed):
+        export(copy, tmp_path / "out.parquet")
+
+
+def test_what_a_power_cut_leaves_of_the_last_commit_is_no_damage(killed):
+    """It was on its way to the disk: nobody counted it."""
+    log = killed / "ledger.sqlite-wal"
+    (killed / "ledger.sqlite-shm").unlink()
+    flip(log, log.stat().st_size - 100)
+    assert not verify(killed).findings
+    log.write_bytes(log.read_bytes()[:-5000])
+    assert not verify(killed).findings
 
 
 PLACES = [

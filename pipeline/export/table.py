@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import records
+from pipeline import records, wal
 from pipeline.checkpoint import RESULTS_SCHEMA, results_table
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import RunFolder
@@ -49,6 +49,8 @@ def export_table(folder: RunFolder) -> Exported:
         StorageFailed: when an answer that the ledger counts is not in the results, or anything
             that would be in the table is not what was written.
     """
+    if wal.is_damaged(folder.ledger):
+        raise records.altered("what was last written to it")
     with records.reading(folder.ledger) as read:
         read(records.check_structure)
         snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))

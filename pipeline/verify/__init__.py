@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline import records
+from pipeline import records, wal
 from pipeline.errors import Refused, StorageFailed
 from pipeline.job import Job
 from pipeline.model import Summary
@@ -54,7 +54,9 @@ def verify_job(job: Job) -> Verified:
 def _look(job: Job) -> Verified:
     folder, findings = job.folder, Findings()
     names = listed(folder)
-    if not _begun(folder.ledger):
+    if wal.is_damaged(folder.ledger):
+        findings.add(f"{LEDGER}-wal", "what a run last wrote is not what was written", KEEP_LEDGER)
+    elif not _begun(folder.ledger):
         if not folder.summary.exists() and len(names) < 2:
             raise Refused(f"{folder.path}: no run yet. Start it with: {job.command('run')}")
         findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
