@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import placing
+from pipeline import placing, records
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
@@ -86,6 +86,8 @@ def prepare(
     for numbers, wanted in _batches(snapshot):
         add_batch(plan, numbers, read(placing.look_up(wanted)), selection)
     read(placing.check_absent)
+    if plan.to_send:
+        read(records.check_paid)
     repaid = min(read(placing.leaving), plan.new)
     return Prepared(snapshot, sheet.variables, plan, pins, repaid)
 
