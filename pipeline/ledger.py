@@ -26,10 +26,10 @@ from pipeline.folder import open_private
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import Attempt, Clock, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import (
+from pipeline.records import Unfinished
+from pipeline.schema import (
     SCHEMA,
     SCHEMA_VERSION,
-    Unfinished,
     altered,
     check_version,
     connect,

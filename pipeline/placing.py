@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from pipeline.model import Held, State
-from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256, altered, intact
+from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256
+from pipeline.schema import altered, intact
 
 # For equal rows: an answered row first, then by state. A row that waits for a second version has
 # an answer already, and must not leave the sheet before one that has none.

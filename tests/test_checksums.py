@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import checksums, placing, records
+from pipeline import checksums, placing, records, schema
 from pipeline.clock import SystemClock
 from pipeline.ledger import Part, open_ledger
 from pipeline.model import Outcome, Reply, Row, State, Verdict
@@ -76,12 +76,12 @@ def test_a_checksum_never_changes_between_releases():
 
 def test_every_table_of_a_ledger_has_one_over_all_its_columns():
     """Whoever adds a table or a column gets it without asking."""
-    db = records.empty()
+    db = schema.empty()
     tables = [n for (n,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    assert set(tables) == set(records.COLUMNS)
+    assert set(tables) == set(schema.COLUMNS)
     for table in tables:
         named = [row[1] for row in db.execute(f"PRAGMA table_xinfo({table})")]
-        assert named == [*records.COLUMNS[table], "sum"]
+        assert named == [*schema.COLUMNS[table], "sum"]
     db.close()
 
 
@@ -123,11 +123,11 @@ def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
         ledger.mark_again(range(1, 6))
     with records.reading(path) as read:
         filled = 0
-        for table, columns in records.COLUMNS.items():
+        for table, columns in schema.COLUMNS.items():
             assert read(lambda db, t=table, c=columns: all_intact(db, t, c)), table
             query = f"SELECT EXISTS (SELECT 1 FROM {table})"
             filled += read(lambda db, q=query: db.execute(q).fetchone()[0])
-        assert filled == len(records.COLUMNS)
+        assert filled == len(schema.COLUMNS)
 
 
 def test_a_program_that_does_not_know_of_them_cannot_write_to_a_ledger(tmp_path: Path):

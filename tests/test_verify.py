@@ -24,7 +24,7 @@ from pipeline.checkpoint import Sealer
 from pipeline.clock import SystemClock
 from pipeline.folder import RunFolder
 from pipeline.ledger import open_ledger
-from pipeline.records import connect
+from pipeline.schema import connect
 from tests.conftest import KEY, Job, SandboxProcess, StartSandbox, ended, started_sandbox
 
 SHEET = [

@@ -24,6 +24,7 @@ from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import stored_columns, stored_mapped, whole_snapshot
 from pipeline.model import State
 from pipeline.records import Answered, Read, Sealed, Unfinished
+from pipeline.schema import altered
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
 _ANSWER_COLUMNS = ["run_id", "row", "result", "citations"]
@@ -50,7 +51,7 @@ def export_table(folder: RunFolder) -> Exported:
             that would be in the table is not what was written.
     """
     if wal.is_damaged(folder.ledger):
-        raise records.altered("what was last written to it")
+        raise altered("what was last written to it")
     with records.reading(folder.ledger) as read:
         read(records.check_structure)
         snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))

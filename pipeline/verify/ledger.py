@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pipeline.checksums import row_sum
 from pipeline.plan import identity
-from pipeline.records import COLUMNS, SCHEMA_VERSION, empty
+from pipeline.schema import COLUMNS, SCHEMA_VERSION, empty
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 
