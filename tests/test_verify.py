@@ -287,7 +287,7 @@ def test_any_byte_whose_change_alters_a_value_is_found(finished, tmp_path):
 def test_thousands_of_bytes_whose_change_alters_a_value_are_found(finished, killed, tmp_path):
     """The same for longer."""
     for folder in (finished.output, checkpointed(killed)):
-        assert _flipped_at_random(folder, tmp_path, range(10_000, 15_000)) > 2000
+        assert _flipped_at_random(folder, tmp_path, range(10_000, 12_000)) > 1000
 
 
 def test_any_byte_of_answers_that_are_in_the_ledger_only_is_found(killed, tmp_path):
