@@ -31,6 +31,9 @@ _HOME = {
     "report_job": "pipeline.report.overview",
     "export_job": "pipeline.export",
     "settle_job": "pipeline.settle",
+    "verify_job": "pipeline.verify",
+    "Verified": "pipeline.verify",
+    "Finding": "pipeline.verify",
     "Selection": "pipeline.plan",
     "parse_rows": "pipeline.plan",
     "select_resume": "pipeline.plan",
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from pipeline.settle import settle_job
     from pipeline.spec import JobSpec, load_spec
     from pipeline.summary import FailOn, read_status
+    from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [
     "AttemptEnded",
@@ -73,6 +77,7 @@ __all__ = [
     "Control",
     "ErrorCode",
     "FailOn",
+    "Finding",
     "Interrupted",
     "Job",
     "JobSpec",
@@ -89,6 +94,7 @@ __all__ = [
     "Stopping",
     "StorageFailed",
     "Summary",
+    "Verified",
     "Waiting",
     "check_job",
     "export_job",
@@ -102,6 +108,7 @@ __all__ = [
     "select_again",
     "select_resume",
     "settle_job",
+    "verify_job",
 ]
 
 

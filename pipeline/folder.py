@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -237,9 +238,17 @@ def open_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, durably."""
-    write_durably(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
+def write_json(path: Path, value: Any) -> str:
+    """Writes `value` as indented JSON, durably. The SHA-256 of the file."""
+    content = (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+    write_durably(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

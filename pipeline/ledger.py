@@ -18,13 +18,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from pipeline import wal
+from pipeline.errors import StorageFailed
 from pipeline.folder import open_private
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import Attempt, Clock, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import SCHEMA, SCHEMA_VERSION, Unfinished, check_version, connect, unusable
+from pipeline.records import Unfinished
+from pipeline.schema import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    altered,
+    check_version,
+    connect,
+    intact,
+    undamaged,
+    unusable,
+)
 
 T = TypeVar("T")
 
@@ -67,9 +79,16 @@ class SqliteLedger:
         """Turns attempts that a crash cut off into ambiguous ones. The ids of their rows."""
 
         def operation(db: sqlite3.Connection) -> frozenset[int]:
-            cut = db.execute(
-                "SELECT row_id, last_attempt FROM rows WHERE state = 'sending'"
+            # Writing makes new checksums, so what is written over is checked first.
+            found = db.execute(
+                f"SELECT r.row_id, r.last_attempt, {intact('rows', 'r')} AND"
+                f" {intact('attempts', 'a')}, r.sheet_row FROM rows r"
+                " LEFT JOIN attempts a ON a.attempt_id = r.last_attempt WHERE state = 'sending'"
             ).fetchall()
+            for *_, whole, sheet_row in found:
+                if not whole:
+                    raise altered("an attempt that was cut off", sheet_row)
+            cut = [(row, attempt) for row, attempt, *_ in found]
             db.executemany(
                 "UPDATE attempts SET verdict = 'ambiguous', code = 'interrupted',"
                 " message = 'The runner ended before the answer came.' WHERE attempt_id = ?",
@@ -84,8 +103,16 @@ class SqliteLedger:
         return self._commits.call(operation)
 
     def read(self, operation: Callable[[sqlite3.Connection], T], /) -> T:
-        """Runs an operation of `records` or `placing` on the writer's thread."""
-        return self._commits.call(operation)
+        """Runs an operation of `records` or `placing` on the writer's thread.
+
+        Raises:
+            StorageFailed: when what it read is damaged. Writing goes on: what is in flight then
+                is paid, and has to be saved.
+        """
+        found, damage = self._commits.call(lambda db: _or_damage(operation, db))
+        if damage is not None:
+            raise damage
+        return cast(T, found)
 
     def set_meta(self, name: str, value: str) -> None:
         self._commits.call(lambda db: db.execute("REPLACE INTO meta VALUES (?, ?)", (name, value)))
@@ -127,7 +154,9 @@ class SqliteLedger:
             (row_id, decision, self._clock.wall()),
         )
 
-    def begin_run(self, run_id: str, snapshot_id: str, rows: int, skipped: int) -> None:
+    def begin_run(
+        self, run_id: str, snapshot_id: str, rows: int, skipped: int, *, snapshot_sha256: str = ""
+    ) -> None:
         """Every later attempt belongs to this run, and counts are about its sheet.
 
         The sheet must have been looked up by `placing`; it has `rows` rows, `skipped` of which
@@ -135,7 +164,7 @@ class SqliteLedger:
         """
 
         def operation(db: sqlite3.Connection) -> int:
-            adopt(snapshot_id)(db)
+            adopt(snapshot_id, snapshot_sha256)(db)
             cursor = db.execute(
                 "INSERT INTO runs (run_id, started_at, rows, skipped) VALUES (?, ?, ?, ?)",
                 (run_id, self._clock.wall(), rows, skipped),
@@ -145,11 +174,13 @@ class SqliteLedger:
 
         self._run = self._commits.call(operation)
 
-    def end_run(self, exit_code: int, stopped: str | None) -> None:
+    def end_run(self, exit_code: int, stopped: str | None, summary_sha256: str) -> None:
+        """The run is over and its summary is written, with this SHA-256."""
         self._commits.call(
             lambda db: db.execute(
-                "UPDATE runs SET finished_at = ?, exit_code = ?, stopped = ? WHERE run = ?",
-                (self._clock.wall(), exit_code, stopped, self._run),
+                "UPDATE runs SET finished_at = ?, exit_code = ?, stopped = ?, summary_sha256 = ?"
+                " WHERE run = ?",
+                (self._clock.wall(), exit_code, stopped, summary_sha256, self._run),
             )
         )
 
@@ -257,14 +288,16 @@ class SqliteLedger:
             ),
         )
         db.execute(
-            "UPDATE rows SET state = ?, code = ? WHERE row_id = ?",
-            (state, outcome.code, attempt.row_id),
+            "UPDATE rows SET state = ?, code = ?, ok_attempt = coalesce(?, ok_attempt)"
+            " WHERE row_id = ?",
+            (
+                state,
+                outcome.code,
+                None if seq is None else attempt.attempt_id,
+                attempt.row_id,
+            ),
         )
         if seq is not None:
-            db.execute(
-                "UPDATE rows SET ok_attempt = ? WHERE row_id = ?",
-                (attempt.attempt_id, attempt.row_id),
-            )
             db.execute(
                 "INSERT INTO payloads VALUES (?, ?, ?)", (seq, attempt.attempt_id, reply.body)
             )
@@ -275,18 +308,17 @@ class SqliteLedger:
 
     def unsealed_part(self) -> Part | None:
         """The part that was named and not sealed, if a crash left one."""
-        return self._commits.call(
-            lambda db: next(
-                (
-                    Part(*found)
-                    for found in db.execute(
-                        "SELECT part, name, first_seq, last_seq, sha256 FROM parts"
-                        " WHERE NOT sealed ORDER BY part"
-                    )
-                ),
-                None,
-            )
-        )
+
+        def operation(db: sqlite3.Connection) -> Part | None:
+            found = db.execute(
+                "SELECT part, name, first_seq, last_seq, sha256,"
+                f" {intact('parts', 'p')} FROM parts p WHERE NOT sealed ORDER BY part"
+            ).fetchone()
+            if found and not found[5]:
+                raise altered("what it says of a part")
+            return Part(*found[:5]) if found else None
+
+        return self.read(operation)
 
     def next_part(self, most_rows: int, most_bytes: int) -> tuple[int, int, int] | None:
         """(number, first_seq, last_seq) of the part to be named next; None when all is sealed."""
@@ -340,6 +372,15 @@ class SqliteLedger:
         return int(self._connection.execute(query).fetchone()[0])
 
 
+def _or_damage(
+    operation: Callable[[sqlite3.Connection], T], db: sqlite3.Connection
+) -> tuple[T | None, StorageFailed | None]:
+    try:
+        return undamaged(operation, db), None
+    except StorageFailed as error:
+        return None, error
+
+
 @contextmanager
 def open_ledger(
     path: Path, clock: Clock, make_room: Callable[[], bool] = lambda: False
@@ -350,8 +391,10 @@ def open_ledger(
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened.
+        StorageFailed: when it cannot be opened, or lost what was last written to it.
     """
+    if wal.is_damaged(path):
+        raise altered("what was last written to it")
     if not path.exists():
         open_private(path).close()
     connection = connect(path, read_only=False)

@@ -65,6 +65,12 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     return Pins(now, before)
 
 
+def pinned_workflow(read: Read) -> str | None:
+    """The workflow that the folder's last run was for; None before the first."""
+    stored = read(meta(_PINNED))
+    return None if stored is None else str(json.loads(stored)["workflow"])
+
+
 def refuse_repaying(spec: JobSpec, pins: Pins, repaid: int) -> None:
     """Raises if a changed spec would send rows again that were or may have been paid.
 

@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from pipeline.model import Held, State
-from pipeline.records import SNAPSHOT
+from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256
+from pipeline.schema import altered, intact
 
 # For equal rows: an answered row first, then by state. A row that waits for a second version has
 # an answer already, and must not leave the sheet before one that has none.
@@ -42,15 +43,20 @@ def begin(db: sqlite3.Connection) -> None:
 def look_up(
     wanted: Sequence[tuple[int, bytes, int]],
 ) -> Callable[[sqlite3.Connection], list[Held | None]]:
-    """What is held for each (sheet row, identity, occurrence) of a batch, in its order."""
+    """What is held for each (sheet row, identity, occurrence) of a batch, in its order.
+
+    Raises:
+        StorageFailed: from the operation, when the ledger's row is not what was written.
+    """
 
     def operation(db: sqlite3.Connection) -> list[Held | None]:
         db.execute("DELETE FROM wanted")
         db.executemany("INSERT INTO wanted VALUES (?, ?, ?)", wanted)
-        found = {
-            number: Held(row_id, State(state), code, bool(answered), bool(given_up), bool(paid))
-            for number, row_id, state, code, answered, given_up, paid in db.execute(_LOOK_UP)
-        }
+        found = {}
+        for number, whole, row_id, state, code, *flags in db.execute(_LOOK_UP):
+            if not whole:
+                raise altered("what is known of a row", number)
+            found[number] = Held(row_id, State(state), code, *map(bool, flags))
         db.executemany(
             "INSERT INTO placed VALUES (?, ?)",
             [(held.row_id, number) for number, held in found.items()],
@@ -71,7 +77,21 @@ def leaving(db: sqlite3.Connection) -> int:
     )
 
 
-def adopt(snapshot_id: str) -> Callable[[sqlite3.Connection], None]:
+def check_absent(db: sqlite3.Connection) -> None:
+    """Checks the rows that the sheet does not have, once all of it was looked up.
+
+    A row whose identity was altered looks like one that has left the sheet, and its row in the
+    sheet like a new one: it would be sent and paid again.
+
+    Raises:
+        StorageFailed: when a row is not what was written, or is not found by its own identity.
+    """
+    for sheet_row, whole, findable in db.execute(_ABSENT):
+        if not (whole and findable):
+            raise altered("what is known of a row that looks like it left the sheet", sheet_row)
+
+
+def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]:
     """Makes the sheet that was looked up the one that counts are about."""
 
     def operation(db: sqlite3.Connection) -> None:
@@ -89,7 +109,10 @@ def adopt(snapshot_id: str) -> Callable[[sqlite3.Connection], None]:
             "UPDATE rows SET sheet_row = NULL WHERE sheet_row IS NOT NULL"
             " AND row_id NOT IN (SELECT row_id FROM placed)"
         )
-        db.execute("REPLACE INTO meta VALUES (?, ?)", (SNAPSHOT, snapshot_id))
+        db.executemany(
+            "REPLACE INTO meta VALUES (?, ?)",
+            [(SNAPSHOT, snapshot_id), (SNAPSHOT_SHA256, sha256)],
+        )
         for table in ("placed", "wanted", "moved"):
             db.execute(f"DROP TABLE temp.{table}")
 
@@ -98,7 +121,8 @@ def adopt(snapshot_id: str) -> Callable[[sqlite3.Connection], None]:
 
 # A group of equal rows that was ranked is found by its ranks alone.
 _HELD = (
-    "w.sheet_row, r.row_id, r.state, r.code, r.ok_attempt IS NOT NULL, r.given_up,"
+    f"w.sheet_row, {intact('rows', 'r')}, r.row_id, r.state, r.code,"
+    " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
     " ELSE r.state <> 'pending' END"
@@ -109,4 +133,10 @@ _LOOK_UP = (
     f" UNION ALL SELECT {_HELD} FROM wanted w CROSS JOIN rows r"
     " ON r.identity = w.identity AND r.occurrence = w.occurrence"
     " WHERE NOT EXISTS (SELECT 1 FROM moved m WHERE m.identity = w.identity)"
+)
+_ABSENT = (
+    f"SELECT r.sheet_row, {intact('rows', 'r')}, EXISTS (SELECT 1 FROM rows k"
+    " INDEXED BY rows_known WHERE k.identity = r.identity AND k.occurrence = r.occurrence"
+    " AND k.row_id = r.row_id)"
+    " FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import repeat
@@ -75,6 +75,14 @@ class Variables:
                 dict(zip(names, texts, strict=True)), ensure_ascii=False, separators=(",", ":")
             )
             yield Request(digest.digest(), body.encode())
+
+
+def key_of(workflow: str, variables: Mapping[str, str]) -> bytes:
+    """The row key of variables as they were sent, in their order."""
+    digest = blake2b(_sized(workflow), digest_size=KEY_BYTES)
+    for name, text in variables.items():
+        digest.update(_sized(name) + _sized(text))
+    return digest.digest()
 
 
 def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import placing
+from pipeline import placing, records
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
@@ -69,7 +69,7 @@ def prepare(
     Raises:
         Refused: for a sheet that cannot be sent as it is, for rows that it does not have, and for
             another host.
-        StorageFailed: when the snapshot cannot be written.
+        StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
     pins = read_pins(read, spec, sheet.variables, host)
     skip_ambiguous = State.AMBIGUOUS not in selection.states
@@ -85,6 +85,9 @@ def prepare(
     plan = empty_plan(snapshot.rows)
     for numbers, wanted in _batches(snapshot):
         add_batch(plan, numbers, read(placing.look_up(wanted)), selection)
+    read(placing.check_absent)
+    if plan.to_send:
+        read(records.check_paid)
     repaid = min(read(placing.leaving), plan.new)
     return Prepared(snapshot, sheet.variables, plan, pins, repaid)
 

@@ -14,63 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pipeline.errors import Refused, StorageFailed
 from pipeline.model import State
-
-SCHEMA_VERSION = 1
-
-SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-
-CREATE TABLE runs (
-    run INTEGER PRIMARY KEY, run_id TEXT NOT NULL, started_at REAL NOT NULL, finished_at REAL,
-    rows INTEGER, skipped INTEGER, exit_code INTEGER, stopped TEXT
-);
-
--- One for each (identity, occurrence) that was ever attempted. sheet_row is where it stands in the
--- sheet of the last run, NULL once it has left it. version is what its attempts are about now, 1
--- until the user asks for another answer; ok_attempt is the last attempt that was ok, of any
--- version, so that an unfinished version does not hide a finished one.
-CREATE TABLE rows (
-    row_id INTEGER PRIMARY KEY, identity BLOB NOT NULL, occurrence INTEGER NOT NULL,
-    row_key BLOB NOT NULL, id TEXT, version INTEGER NOT NULL DEFAULT 1,
-    state TEXT NOT NULL, code TEXT, last_attempt INTEGER NOT NULL, ok_attempt INTEGER,
-    given_up INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 1, sheet_row INTEGER,
-    UNIQUE (identity, occurrence)
-);
-CREATE INDEX rows_open ON rows (state) WHERE state <> 'ok';
-CREATE INDEX rows_gone ON rows (row_id) WHERE sheet_row IS NULL;
-CREATE INDEX rows_equal ON rows (identity) WHERE occurrence > 0;
-
--- verdict is NULL from the intent until the outcome.
-CREATE TABLE attempts (
-    attempt_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, version INTEGER NOT NULL,
-    run INTEGER NOT NULL, sheet_row INTEGER NOT NULL, sent_at REAL NOT NULL, finished_at REAL,
-    latency_s REAL, verdict TEXT, code TEXT, message TEXT, http_status INTEGER,
-    maybe_paid INTEGER NOT NULL DEFAULT 1
-);
-
--- What the user decided of a row: 'settled' (ambiguous, taken as failed), 'given_up', 'again'.
-CREATE TABLE decisions (
-    decision_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, decision TEXT NOT NULL,
-    decided_at REAL NOT NULL
-);
-
--- The bytes that are sent, until the row's answer is sealed in a part.
-CREATE TABLE requests (row_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
--- The bytes that came, of answers not sealed yet, numbered in the order in which they came.
-CREATE TABLE payloads (seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, body BLOB NOT NULL);
--- What was received of answers that could not be read.
-CREATE TABLE fragments (attempt_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
-
-CREATE TABLE parts (
-    part INTEGER PRIMARY KEY, name TEXT NOT NULL, first_seq INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL, sha256 TEXT NOT NULL, sealed INTEGER NOT NULL DEFAULT 0
-);
-"""
+from pipeline.schema import altered, check_version, connect, empty, intact, undamaged, unusable
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
+SNAPSHOT_SHA256 = "snapshot_sha256"
+"""The name in `meta` of the SHA-256 of that snapshot's file."""
 
 T = TypeVar("T")
 
@@ -168,10 +118,10 @@ def reading(path: Path) -> Iterator[Read]:
         Refused: when it was written by a newer release.
         StorageFailed: when it cannot be read.
     """
-    connection = connect(path, read_only=True) if path.exists() else _empty()
+    connection = connect(path, read_only=True) if path.exists() else empty()
 
     def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
-        return operation(connection)
+        return undamaged(operation, connection)
 
     try:
         connection.execute("BEGIN")
@@ -183,65 +133,30 @@ def reading(path: Path) -> Iterator[Read]:
         connection.close()
 
 
-def _empty() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(SCHEMA)
-    return connection
-
-
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection that commits only when told."""
-    mode = "ro" if read_only else "rw"
-    try:
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=30,
-        )
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-
-
-def check_version(path: Path, db: sqlite3.Connection) -> int:
-    """The schema's version, 0 for an empty file.
-
-    Raises:
-        Refused: when a newer release wrote it.
-    """
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise Refused(
-            f"{path}: written by a newer release (schema {version}; this one knows "
-            f"{SCHEMA_VERSION}). Upgrade the runner. Nothing was sent."
-        )
-    return version
-
-
-def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
-    """What to raise when SQLite refuses."""
-    return StorageFailed(
-        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. "
-        "Do not delete it: it is the only record of what was paid."
-    )
-
-
 def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
     """A fact of the folder, such as what is pinned."""
 
     def operation(db: sqlite3.Connection) -> str | None:
-        found = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        found = db.execute(
+            f"SELECT value, {intact('meta', 'm')} FROM meta m WHERE name = ?", (name,)
+        ).fetchone()
+        if found and not found[1]:
+            raise altered(f"the folder's {name}")
         return found[0] if found else None
 
     return operation
+
+
+def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
+    """(id, SHA-256) of the snapshot that sheet rows are numbers of; None before the first run."""
+    return meta(SNAPSHOT)(db), meta(SNAPSHOT_SHA256)(db)
 
 
 def counts(db: sqlite3.Connection) -> Counts:
     """Where the rows of the sheet stand, and what was or may have been paid."""
     states: Counter[State] = Counter(
         {
-            State(state): count
+            _state(state): count
             for state, count in db.execute(
                 "SELECT state, count(*) FROM rows WHERE sheet_row IS NOT NULL GROUP BY state"
             )
@@ -288,13 +203,16 @@ def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
     for found in db.execute(
         "SELECT r.row_id, r.sheet_row, r.state, r.code, coalesce(a.message, ''), a.http_status,"
         " r.attempts, a.maybe_paid, a.sent_at, r.given_up, r.ok_attempt IS NOT NULL,"
-        " a.run = (SELECT max(run) FROM runs)"
+        " a.run = (SELECT max(run) FROM runs),"
+        f" {intact('rows', 'r')} AND {intact('attempts', 'a')}"
         " FROM rows r JOIN attempts a ON a.attempt_id = r.last_attempt"
         " WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
         " AND NOT (r.state = 'pending' AND r.code IS NULL) ORDER BY r.sheet_row"
     ):
         row_id, sheet_row, state, code, message, status, attempts, paid, sent_at = found[:9]
-        given_up, answered, in_last_run = map(bool, found[9:])
+        given_up, answered, in_last_run, whole = map(bool, found[9:])
+        if not whole:
+            raise altered("how an attempt ended", sheet_row)
         yield Unfinished(
             row_id,
             sheet_row,
@@ -312,13 +230,48 @@ def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
-    """Where the answers of the sheet's rows are."""
-    for found in db.execute(
-        "SELECT r.sheet_row, runs.run_id, a.sheet_row FROM rows r"
-        " JOIN attempts a ON a.attempt_id = r.ok_attempt JOIN runs ON runs.run = a.run"
-        " WHERE r.sheet_row IS NOT NULL"
+    """Where the answers of the sheet's rows are.
+
+    Raises:
+        StorageFailed: when any row is not what was written. Of the others, too, as an altered one
+            may look as if it had no answer.
+    """
+    for sheet_row, run_id, sent_row, whole in db.execute(
+        f"SELECT r.sheet_row, runs.run_id, a.sheet_row, {intact('rows', 'r')}"
+        " AND (r.sheet_row IS NULL OR r.ok_attempt IS NULL"
+        f" OR {intact('attempts', 'a')} AND {intact('runs', 'runs')})"
+        " FROM rows r NOT INDEXED LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
+        " LEFT JOIN runs ON runs.run = a.run"
     ):
-        yield Answered(*found)
+        if not whole:
+            raise altered("where an answer is", sheet_row)
+        if sheet_row is not None and run_id is not None:
+            yield Answered(sheet_row, run_id, sent_row)
+
+
+def check_structure(db: sqlite3.Connection) -> None:
+    """Has SQLite look for tables and indexes that lost something.
+
+    Raises:
+        StorageFailed: when they did.
+    """
+    said = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if said != "ok":
+        raise altered(f"its structure ({said})")
+
+
+def check_paid(db: sqlite3.Connection) -> None:
+    """Checks what says what was paid, before more is: 3 microseconds for each attempt ever made.
+
+    Raises:
+        StorageFailed: when an attempt is not what was written, or the tables lost something.
+    """
+    check_structure(db)
+    found = db.execute(
+        f"SELECT sheet_row FROM attempts a WHERE NOT ({intact('attempts', 'a')}) LIMIT 1"
+    ).fetchone()
+    if found:
+        raise altered("how an attempt ended", found[0])
 
 
 def last_run(db: sqlite3.Connection) -> LastRun | None:
@@ -341,24 +294,54 @@ def open_marks(db: sqlite3.Connection) -> int:
 
 
 def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], list[Finished]]:
-    """The answers not sealed yet in a range, in their order."""
+    """The answers not sealed yet in a range, in their order.
+
+    Raises:
+        StorageFailed: from the operation, when one of them is not what was written.
+    """
+    sources = (("payloads", "p"), ("requests", "q"), ("attempts", "a"), ("rows", "r"))
+    checks = " AND ".join(intact(table, alias) for table, alias in (*sources, ("runs", "runs")))
 
     def operation(db: sqlite3.Connection) -> list[Finished]:
-        return [
-            Finished(*found)
-            for found in db.execute(
-                "SELECT a.sheet_row, r.id, r.row_key, a.version, runs.run_id, q.body, p.body,"
-                " a.http_status, r.attempts, a.latency_s, a.sent_at, a.finished_at"
-                " FROM payloads p JOIN attempts a USING (attempt_id)"
-                " JOIN rows r USING (row_id) JOIN requests q USING (row_id)"
-                " JOIN runs USING (run) WHERE p.seq BETWEEN ? AND ? ORDER BY p.seq",
-                (first_seq, last_seq),
-            )
-        ]
+        answers = []
+        for *found, whole in db.execute(
+            "SELECT a.sheet_row, r.id, r.row_key, a.version, runs.run_id, q.body, p.body,"
+            f" a.http_status, r.attempts, a.latency_s, a.sent_at, a.finished_at, {checks}"
+            " FROM payloads p JOIN attempts a USING (attempt_id)"
+            " JOIN rows r USING (row_id) JOIN requests q USING (row_id)"
+            " JOIN runs USING (run) WHERE p.seq BETWEEN ? AND ? ORDER BY p.seq",
+            (first_seq, last_seq),
+        ):
+            if not whole:
+                raise altered("an answer that is not in the results yet", found[0])
+            answers.append(Finished(*found))
+        return answers
 
     return operation
 
 
-def sealed_parts(db: sqlite3.Connection) -> list[str]:
-    """Names of the parts that are whole, in their order."""
-    return [name for (name,) in db.execute("SELECT name FROM parts WHERE sealed ORDER BY part")]
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A part that is whole: its file's name and checksum, and how many answers it holds."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
+    """The parts that are whole, in their order."""
+    found = db.execute(
+        f"SELECT name, sha256, last_seq - first_seq + 1, {intact('parts', 'p')}"
+        " FROM parts p WHERE sealed ORDER BY part"
+    ).fetchall()
+    if not all(whole for *_, whole in found):
+        raise altered("what it says of a part")
+    return [Sealed(name, sha256, rows) for name, sha256, rows, _ in found]
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise altered("the state of a row") from None

@@ -36,7 +36,7 @@ from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
 from pipeline.model import ErrorCode, JsonObject, Row, State, StopCode, Stopped, Summary
 from pipeline.pacing import Pace
-from pipeline.pins import write_pins
+from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.report.failures import write_failures
@@ -135,7 +135,8 @@ async def run_job_async(
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control)
         ledger = stack.enter_context(open_ledger(folder.ledger, clock, folder.make_room))
-        sealer = Sealer(ledger, folder.results, spec.workflow)
+        # What a killed run left unsealed was asked of the workflow that it was for.
+        sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
         run = _Run(job, spec, options, control, ledger, sealer, clock, log)
         run.recover()
@@ -248,9 +249,16 @@ class _Run:
         folder, snapshot, plan = self.job.folder, prepared.snapshot, prepared.plan
         self.run_id = _new_run_id(self.clock)
         write_pins(self.ledger, prepared.pins)
+        self.sealer = Sealer(self.ledger, folder.results, self.spec.workflow)
         with storing(folder.new_snapshot):
             sync_folder(folder.path)
-        self.ledger.begin_run(self.run_id, snapshot.snapshot_id, snapshot.rows, snapshot.skipped)
+        self.ledger.begin_run(
+            self.run_id,
+            snapshot.snapshot_id,
+            snapshot.rows,
+            snapshot.skipped,
+            snapshot_sha256=snapshot.sha256,
+        )
         folder.adopt_snapshot()
         if self.options.selection.again:
             self.ledger.mark_again(plan.chosen_ids)
@@ -313,8 +321,9 @@ class _Run:
             signal_exit=self.control.signal_exit,
         )
         write_failures(folder.failures, folder.snapshot, unfinished)
-        self.ledger.end_run(summary.exit_code, summary.stopped)
-        write_json(folder.summary, as_json(summary))
+        # In this order a run that the ledger knows to be over has its files beside it.
+        sha256 = write_json(folder.summary, as_json(summary))
+        self.ledger.end_run(summary.exit_code, summary.stopped, sha256)
         return summary
 
     def _rows(self) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from pipeline.ledger import open_ledger
 from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
+from pipeline.report.failures import rewrite_failures
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 
@@ -21,8 +22,8 @@ def settle_job(
     """Takes ambiguous rows as failed and gives failed ones up, without sending anything.
 
     They still count as maybe paid. `only` (error codes) and `rows` say which; without them it is
-    every ambiguous row, as failed ones are only given up when they are named. Returns how many
-    rows of each state were decided.
+    every ambiguous row, as failed ones are only given up when they are named. failures.csv is
+    written anew. Returns how many rows of each state were decided.
 
     Raises:
         Refused: when the job has no run yet.
@@ -45,4 +46,5 @@ def settle_job(
         ledger.recover()
         found = [row for row in ledger.read(lambda db: list(records.unfinished(db))) if chosen(row)]
         ledger.settle(found)
+        rewrite_failures(job.folder, ledger.read)
     return Counter(row.state for row in found)

@@ -71,6 +71,19 @@ class SandboxProcess:
             return answer.read()
 
 
+def started_sandbox(*, book: str, **options: Any) -> SandboxProcess:
+    """A sandbox with the arguments of `serve`; the caller stops it."""
+    words = json.dumps({"limit": 100_000, "book": book, **options, "with_parent": True})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.sandbox.server", words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    ready = json.loads(process.stdout.readline())
+    return SandboxProcess(process, ready["url"], Path(book))
+
+
 StartSandbox = Callable[..., SandboxProcess]
 
 
@@ -80,23 +93,9 @@ def start_sandbox(tmp_path: Path) -> Iterator[StartSandbox]:
     started: list[SandboxProcess] = []
 
     def start(**options: Any) -> SandboxProcess:
-        book = Path(options.setdefault("book", str(tmp_path / f"book-{len(started)}.sqlite")))
-        options.setdefault("limit", 100_000)
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "pipeline.sandbox.server",
-                json.dumps({**options, "with_parent": True}),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        sandbox = SandboxProcess(process, ready["url"], book)
-        started.append(sandbox)
-        return sandbox
+        options.setdefault("book", str(tmp_path / f"book-{len(started)}.sqlite"))
+        started.append(started_sandbox(**options))
+        return started[-1]
 
     yield start
     for sandbox in started:

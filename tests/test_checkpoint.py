@@ -151,7 +151,9 @@ def test_answers_are_spread_over_parts_by_number_and_by_size(ledger, folder):
     answered(ledger, [*texts(2), big, *texts(2)])
     assert Sealer(ledger, folder, "wf_x").seal_all() == 3
     assert sorted(pd.read_parquet(folder, columns=["row"])["row"]) == [1, 2, 3, 4, 5]
-    assert ledger.read(records.sealed_parts) == [f"part-{n:05d}.parquet" for n in (1, 2, 3)]
+    parts = ledger.read(records.sealed_parts)
+    assert [part.name for part in parts] == [f"part-{n:05d}.parquet" for n in (1, 2, 3)]
+    assert [part.rows for part in parts] == [2, 1, 2]
 
 
 def test_a_folder_that_cannot_be_written_stops_and_loses_nothing(ledger, tmp_path):

@@ -6,6 +6,7 @@ have been sorted since. Text stays in Arrow; pandas joins the keys.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import records
-from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, results_table
+from pipeline import records, wal
+from pipeline.checkpoint import RESULTS_SCHEMA, results_table
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import (
-    find_snapshot,
     stored_columns,
     stored_delimiter,
     stored_mapped,
+    whole_snapshot,
 )
 from pipeline.model import State
-from pipeline.records import Answered, Read, Unfinished
+from pipeline.records import Answered, Read, Sealed, Unfinished
+from pipeline.schema import altered
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
 _ANSWER_COLUMNS = ["run_id", "row", "result", "citations"]
@@ -52,10 +54,14 @@ def export_table(folder: RunFolder) -> Exported:
     message of the newer one. Works while a run goes on.
 
     Raises:
-        StorageFailed: when an answer that the ledger counts is not in the results.
+        StorageFailed: when an answer that the ledger counts is not in the results, or anything
+            that would be in the table is not what was written.
     """
+    if wal.is_damaged(folder.ledger):
+        raise altered("what was last written to it")
     with records.reading(folder.ledger) as read:
-        snapshot = find_snapshot(folder.snapshots, read(records.meta(records.SNAPSHOT)))
+        read(records.check_structure)
+        snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
         if snapshot is None:
             raise Refused(
                 f"{folder.snapshot}: the copy of the sheet is missing, or not the one that the "
@@ -70,17 +76,27 @@ def export_table(folder: RunFolder) -> Exported:
 
 def _answers(folder: RunFolder, read: Read) -> pa.Table:
     """Every answer that is held: of sealed parts, and of the ledger itself."""
-    names = [EMPTY_PART, *read(records.sealed_parts)]
-    try:
-        parts = [pq.read_table(folder.results / n, columns=_ANSWER_COLUMNS) for n in names]
-    except (OSError, pa.ArrowException) as error:
-        raise StorageFailed(
-            f"{folder.results}: the results cannot be read ({error}). Nothing was exported."
-        ) from None
+    parts = [_part(folder, part) for part in read(records.sealed_parts)]
     unsealed = results_table(read(records.finished(0, _ALL)), "")
     schema = pa.schema([RESULTS_SCHEMA.field(name) for name in _ANSWER_COLUMNS])
     tables = [table.select(_ANSWER_COLUMNS).cast(schema) for table in (*parts, unsealed)]
     return pa.concat_tables(tables)
+
+
+def _part(folder: RunFolder, part: Sealed) -> pa.Table:
+    """The answers of one part. Checked and read from the same bytes: a disk may give others."""
+    path = folder.results / part.name
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != part.sha256:
+            raise OSError("it is not what was written")
+        return pq.read_table(pa.BufferReader(content), columns=_ANSWER_COLUMNS)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageFailed(
+            f"{path}: this part of the results cannot be used ({error}). Nothing was exported. "
+            "Bring the file back from a copy of the folder; `pipeline verify` names all that is "
+            "damaged."
+        ) from None
 
 
 def _places(answered: list[Answered], answers: pa.Table, folder: RunFolder) -> pd.Series[int]:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import Refused, StorageFailed
-from pipeline.folder import open_private, storing, sync_file
+from pipeline.folder import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.table import Batch, Table
 from pipeline.model import JsonObject, Row, State
 from pipeline.plan import KEY_BYTES, SheetKeys, Variables, digests, identity, occurrences
@@ -39,13 +39,14 @@ _CELLS_NAMED = 5
 class Snapshot:
     """A written snapshot. `numbers`, `identities` and `occurrences` leave out skipped rows.
 
-    `snapshot_id` tells it from every other one. `empty_cells` counts them by mapped column;
-    `ambiguous_elsewhere` counts the rows that are skipped because another folder's run left them
-    ambiguous.
+    `snapshot_id` tells it from every other one, `sha256` is that of its file. `empty_cells` counts
+    them by mapped column; `ambiguous_elsewhere` counts the rows that are skipped because another
+    folder's run left them ambiguous.
     """
 
     path: Path
     snapshot_id: str
+    sha256: str
     columns: tuple[str, ...]
     rows: int
     skipped: int
@@ -121,7 +122,9 @@ def take_snapshot(
     try:
         with (
             open_private(path) as sink,
-            pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False) as writer,
+            pq.ParquetWriter(
+                sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+            ) as writer,
         ):
             for batch in table.batches():
                 skip = check.batch(batch)
@@ -152,10 +155,12 @@ def take_snapshot(
         ) from None
     with storing(path):
         sync_file(path)
+        sha256 = sha256_of(path)
     kept = np.concatenate(numbers)
     return Snapshot(
         path,
         snapshot_id,
+        sha256,
         table.columns,
         rows,
         rows - len(kept),
@@ -176,6 +181,22 @@ def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path
         except (OSError, pa.ArrowException, KeyError, ValueError):
             continue
     return None
+
+
+def whole_snapshot(
+    candidates: tuple[Path, ...], snapshot_id: str | None, sha256: str | None
+) -> Path | None:
+    """The same, once every byte of it was found to be what was written. None where no file is.
+
+    Raises:
+        StorageFailed: when it was altered.
+    """
+    found = find_snapshot(candidates, snapshot_id)
+    if found is None and snapshot_id is not None and candidates[0].exists():
+        raise _damaged(candidates[0], "it cannot be read, or is not the ledger's")
+    if found is not None and sha256_of(found) != sha256:
+        raise _damaged(found, "it is not what was written")
+    return found
 
 
 def stored_columns(path: Path) -> tuple[str, ...]:
@@ -218,6 +239,12 @@ def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     for first, columns, _ in _stored_batches(path, len(stored_columns(path))):
         rows = zip(*(c.to_pylist() for c in columns), strict=True)
         yield from enumerate(rows, start=first)
+
+
+def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
+    """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
+    for first, _, keys in _stored_batches(path, len(stored_columns(path))):
+        yield from enumerate(keys.to_pylist(), start=first)
 
 
 class _Checks:
@@ -330,7 +357,17 @@ def _stored(path: Path) -> JsonObject:
 def _stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
     """(number of the first row, the sheet's columns, the row keys) batch by batch."""
     first = 1
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=2000):
-            yield first, batch.columns[:width], batch.columns[width + 1]
-            first += batch.num_rows
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=2000):
+                yield first, batch.columns[:width], batch.columns[width + 1]
+                first += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, what: str) -> StorageFailed:
+    return StorageFailed(
+        f"{path}: the sheet's copy is damaged ({what}). Nothing more was sent, and nothing "
+        "altered is used. `pipeline run` copies the sheet anew."
+    )

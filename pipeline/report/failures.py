@@ -7,9 +7,10 @@ import io
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.folder import write_durably
-from pipeline.inputs.snapshot import stored_cells, stored_columns
-from pipeline.records import Unfinished
+from pipeline import records
+from pipeline.folder import RunFolder, write_durably
+from pipeline.inputs.snapshot import stored_cells, stored_columns, whole_snapshot
+from pipeline.records import Read, Unfinished
 
 ADDED_COLUMNS = (
     "_row",
@@ -23,8 +24,26 @@ ADDED_COLUMNS = (
 )
 
 
+def rewrite_failures(folder: RunFolder, read: Read) -> list[Unfinished]:
+    """Writes failures.csv as the ledger is now. The rows that it holds.
+
+    Raises:
+        StorageFailed: when the ledger or the sheet's copy is damaged, or nothing can be written.
+    """
+    rows = read(lambda db: list(records.unfinished(db)))
+    snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
+    if snapshot is not None:
+        write_failures(folder.failures, snapshot, rows)
+    return rows
+
+
 def write_failures(path: Path, snapshot: Path, unfinished: list[Unfinished]) -> None:
     """Writes `unfinished` (in the order of the sheet) beside the cells of `snapshot`."""
+    write_durably(path, failures_csv(snapshot, unfinished))
+
+
+def failures_csv(snapshot: Path, unfinished: list[Unfinished]) -> bytes:
+    """The whole file."""
     wanted = {row.sheet_row: row for row in unfinished}
     columns = stored_columns(snapshot)
     shown = [place for place, name in enumerate(columns) if name not in ADDED_COLUMNS]
@@ -35,7 +54,7 @@ def write_failures(path: Path, snapshot: Path, unfinished: list[Unfinished]) -> 
         row = wanted.get(number)
         if row is not None:
             writer.writerow([cells[place] for place in shown] + _added(row))
-    write_durably(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def _added(row: Unfinished) -> list[str]:

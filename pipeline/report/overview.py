@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import records
-from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job import Job
 from pipeline.model import Summary
-from pipeline.report.failures import write_failures
+from pipeline.report.failures import rewrite_failures
 from pipeline.report.groups import Group, group_rows
 from pipeline.summary import refuse_before_first_run, summarize
 
@@ -33,8 +32,5 @@ def report_job(job: Job) -> Report:
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
-        rows = read(lambda db: list(records.unfinished(db)))
-        snapshot = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
-    if snapshot is not None:
-        write_failures(job.folder.failures, snapshot, rows)
+        rows = rewrite_failures(job.folder, read)
     return Report(summary, group_rows(job, rows))

@@ -1,0 +1,150 @@
+"""The tables of a ledger, and connections to them.
+
+Each table has a checksum of each of its rows (see `checksums`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline import checksums
+from pipeline.errors import Refused, StorageFailed
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY, run_id TEXT NOT NULL, started_at REAL NOT NULL, finished_at REAL,
+    rows INTEGER, skipped INTEGER, exit_code INTEGER, stopped TEXT, summary_sha256 TEXT
+);
+
+-- One for each (identity, occurrence) that was ever attempted. sheet_row is where it stands in the
+-- sheet of the last run, NULL once it has left it. version is what its attempts are about now, 1
+-- until the user asks for another answer; ok_attempt is the last attempt that was ok, of any
+-- version, so that an unfinished version does not hide a finished one.
+CREATE TABLE rows (
+    row_id INTEGER PRIMARY KEY, identity BLOB NOT NULL, occurrence INTEGER NOT NULL,
+    row_key BLOB NOT NULL, id TEXT, version INTEGER NOT NULL DEFAULT 1,
+    state TEXT NOT NULL, code TEXT, last_attempt INTEGER NOT NULL, ok_attempt INTEGER,
+    given_up INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 1, sheet_row INTEGER
+);
+CREATE UNIQUE INDEX rows_known ON rows (identity, occurrence);
+CREATE INDEX rows_open ON rows (state) WHERE state <> 'ok';
+CREATE INDEX rows_gone ON rows (row_id) WHERE sheet_row IS NULL;
+CREATE INDEX rows_equal ON rows (identity) WHERE occurrence > 0;
+
+-- verdict is NULL from the intent until the outcome.
+CREATE TABLE attempts (
+    attempt_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, version INTEGER NOT NULL,
+    run INTEGER NOT NULL, sheet_row INTEGER NOT NULL, sent_at REAL NOT NULL, finished_at REAL,
+    latency_s REAL, verdict TEXT, code TEXT, message TEXT, http_status INTEGER,
+    maybe_paid INTEGER NOT NULL DEFAULT 1
+);
+
+-- What the user decided of a row: 'settled' (ambiguous, taken as failed), 'given_up', 'again'.
+CREATE TABLE decisions (
+    decision_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, decision TEXT NOT NULL,
+    decided_at REAL NOT NULL
+);
+
+-- The bytes that are sent, until the row's answer is sealed in a part.
+CREATE TABLE requests (row_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+-- The bytes that came, of answers not sealed yet, numbered in the order in which they came.
+CREATE TABLE payloads (seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, body BLOB NOT NULL);
+-- What was received of answers that could not be read.
+CREATE TABLE fragments (attempt_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+
+CREATE TABLE parts (
+    part INTEGER PRIMARY KEY, name TEXT NOT NULL, first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL, sha256 TEXT NOT NULL, sealed INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+COLUMNS = checksums.columns_of(_TABLES)
+"""The columns of each table that its checksum covers."""
+
+SCHEMA = checksums.with_sums(_TABLES)
+
+
+def empty() -> sqlite3.Connection:
+    """A ledger of nothing, in memory."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    checksums.register(connection)
+    connection.executescript(SCHEMA)
+    return connection
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection that commits only when told."""
+    mode = "ro" if read_only else "rw"
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=30,
+        )
+        checksums.register(connection)
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+    return connection
+
+
+def undamaged(operation: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    """What an operation reads.
+
+    Raises:
+        StorageFailed: when it meets text that is none any more.
+    """
+    try:
+        return operation(db)
+    except (sqlite3.Error, UnicodeError) as error:
+        if isinstance(error, UnicodeError) or checksums.is_damage(error):
+            raise altered("A text in it") from error
+        raise
+
+
+def altered(what: str, sheet_row: object = None) -> StorageFailed:
+    """What to raise when something that was read is not what was written."""
+    where = f" (row {sheet_row} of the sheet)" if isinstance(sheet_row, int) else ""
+    return StorageFailed(
+        f"The ledger is damaged: {what}{where} is not what was written. Nothing altered is used, "
+        "and nothing more was sent. Keep the folder as it is; `pipeline verify` names all that is "
+        "damaged."
+    )
+
+
+def intact(table: str, alias: str) -> str:
+    """An SQL expression: whether a row of `table`, called `alias`, is as it was written."""
+    return checksums.intact(COLUMNS[table], alias)
+
+
+def check_version(path: Path, db: sqlite3.Connection) -> int:
+    """The schema's version, 0 for an empty file.
+
+    Raises:
+        Refused: when a newer release wrote it.
+    """
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise Refused(
+            f"{path}: written by a newer release (schema {version}; this one knows "
+            f"{SCHEMA_VERSION}). Upgrade the runner. Nothing was sent."
+        )
+    return version
+
+
+def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
+    """What to raise when SQLite refuses."""
+    return StorageFailed(
+        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. "
+        "Do not delete it: it is the only record of what was paid."
+    )

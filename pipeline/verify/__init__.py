@@ -1,0 +1,106 @@
+"""Whether everything of a run folder is there, and is what was written.
+
+Checksums say of each byte that matters that it is the one that was written: of every row of the
+ledger, every part, the sheet's copy and the summary. Counts and keys say what checksums cannot:
+that nothing is missing, doubled, foreign, or from another time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline import records, wal
+from pipeline.errors import Refused, StorageFailed
+from pipeline.job import Job
+from pipeline.model import Summary
+from pipeline.records import Read, reading
+from pipeline.summary import summarize
+from pipeline.verify.files import check_failures, check_snapshot, check_summary
+from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
+from pipeline.verify.ledger import check_sense, check_structure, check_sums
+from pipeline.verify.results import check_results, listed
+
+__all__ = ["Finding", "Verified", "verify_job"]
+
+T = TypeVar("T")
+
+_LOOKS = 3
+# Values of a wrong type come from damage too, such as bytes where text was.
+_DAMAGE = (sqlite3.Error, StorageFailed, ValueError, TypeError, KeyError, AttributeError)
+
+
+def verify_job(job: Job) -> Verified:
+    """Reads every file of the run and compares it with its checksum and with the others.
+
+    Changes nothing and sends nothing. Works while a run goes on and after any ending of one,
+    `kill -9` included. Takes memory for one part, whatever the size of the run.
+
+    Raises:
+        Refused: when there was no run yet, or a newer release wrote the ledger.
+    """
+    found = _look(job)
+    for _ in range(_LOOKS - 1):
+        # A run changes ledger and files one after the other: what was found in between is gone
+        # when one looks again.
+        if not (found.findings and job.folder.in_use):
+            break
+        found = _look(job)
+    return found
+
+
+def _look(job: Job) -> Verified:
+    folder, findings = job.folder, Findings()
+    names = listed(folder)
+    if wal.is_damaged(folder.ledger):
+        findings.add(f"{LEDGER}-wal", "what a run last wrote is not what was written", KEEP_LEDGER)
+    elif not _begun(folder.ledger):
+        if not folder.summary.exists() and len(names) < 2:
+            raise Refused(f"{folder.path}: no run yet. Start it with: {job.command('run')}")
+        findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
+        return Verified(None, 0, 0, 0, findings.all())
+    summary: Summary | None = None
+    entries, parts, answers = 0, 0, 0
+    try:
+        with reading(folder.ledger) as read:
+            look = _Look(read, findings)
+            look(check_structure)
+            entries = look(check_sums) or 0
+            look(check_sense)
+            parts, answers = look(lambda db, f: check_results(folder, names, db, f)) or (0, 0)
+            summary = look(lambda db, _: summarize(job, records.counts(db)))
+            snapshot = look(lambda db, f: check_snapshot(folder, db, f))
+            look(lambda db, f: check_summary(folder, db, summary, f))
+            look(lambda db, f: check_failures(folder, snapshot, db, f))
+    except StorageFailed as error:
+        findings.add(LEDGER, f"it cannot be read ({error})", KEEP_LEDGER)
+    return Verified(summary, entries, answers, parts, findings.all())
+
+
+def _begun(path: Path) -> bool:
+    """Whether there is a ledger with anything in it; the first run makes the file first."""
+    if not path.exists():
+        return False
+    try:
+        with reading(path) as read:
+            return read(lambda db: db.execute("SELECT 1 FROM sqlite_schema").fetchone()) is not None
+    except StorageFailed:
+        return True
+
+
+class _Look:
+    """Makes one check after the other: one that cannot go on must not hide what others find."""
+
+    def __init__(self, read: Read, findings: Findings) -> None:
+        self._read = read
+        self._findings = findings
+
+    def __call__(self, check: Callable[[sqlite3.Connection, Findings], T]) -> T | None:
+        try:
+            return self._read(lambda db: check(db, self._findings))
+        except _DAMAGE as error:
+            if not self._findings.about(LEDGER):
+                self._findings.add(LEDGER, f"it cannot be read to its end ({error})", KEEP_LEDGER)
+            return None

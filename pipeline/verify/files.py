@@ -1,0 +1,128 @@
+"""The files beside the ledger: the sheet's copy, the summary of the last run, and failures.csv.
+
+The ledger knows a run to be over only once its files are written. So where the last run was killed,
+they may be of the run before, and are compared with that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import records
+from pipeline.errors import StorageFailed
+from pipeline.folder import RunFolder
+from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
+from pipeline.model import Summary
+from pipeline.report.failures import failures_csv
+from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
+
+_RUN_AGAIN = "`pipeline run` copies the sheet anew; with nothing new in it, it sends nothing"
+_REPORT = "`pipeline report` writes it anew"
+_NEXT_RUN = "The next run writes it anew; `pipeline status` tells the same from the ledger"
+# `settle` moves rows from ambiguous to failed after the summary was written.
+_COUNTED = ("rows", "ok", "pending", "skipped", "paid_min", "paid_max")
+
+
+def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings) -> Path | None:
+    """The sheet's copy against its checksum, and the ledger's rows against it. Where it is, if it
+    is whole."""
+    snapshot_id, sha256 = records.snapshot(db)
+    if snapshot_id is None:
+        return None
+    name = folder.snapshot.name
+    try:
+        path = whole_snapshot(folder.snapshots, snapshot_id, sha256)
+        if path is None:
+            findings.add(name, "it is not there", _RUN_AGAIN)
+        else:
+            _check_rows(path, db, findings)
+        return path
+    except StorageFailed:
+        findings.add(name, "it is not what the last run wrote", _RUN_AGAIN)
+        return None
+
+
+def check_summary(
+    folder: RunFolder, db: sqlite3.Connection, now: Summary | None, findings: Findings
+) -> None:
+    """summary.json against its checksum, and against `now`."""
+    ended = _last_ended(db)
+    if ended is None:
+        return
+    name = folder.summary.name
+    try:
+        content = folder.summary.read_bytes()
+    except OSError as error:
+        findings.add(name, f"it cannot be read ({error.strerror or error})", _NEXT_RUN)
+        return
+    last = records.last_run(db)
+    over = last is not None and last.finished_at is not None
+    if hashlib.sha256(content).hexdigest() != ended[1]:
+        # A run that was killed between its summary and the ledger's last word on it.
+        if over or last is None or _object(content).get("run_id") != last.run_id:
+            findings.add(name, "it is not what the last run wrote", _NEXT_RUN)
+        return
+    said = _object(content)
+    counted = sum(said[n] for n in ("ok", "failed", "ambiguous", "pending", "skipped"))
+    differs = [n for n in _COUNTED if over and now is not None and said[n] != asdict(now)[n]]
+    if counted != said["rows"] or differs:
+        findings.add(LEDGER, "its counts are not those of summary.json", KEEP_LEDGER)
+
+
+def check_failures(
+    folder: RunFolder, snapshot: Path | None, db: sqlite3.Connection, findings: Findings
+) -> None:
+    """failures.csv against what the ledger and the sheet's copy make of it."""
+    last = records.last_run(db)
+    if snapshot is None or last is None or last.finished_at is None:
+        return
+    expected = failures_csv(snapshot, list(records.unfinished(db)))
+    try:
+        content = folder.failures.read_bytes()
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror or error})"
+        findings.add(folder.failures.name, problem, _REPORT)
+        return
+    if content != expected:
+        problem = "it is not what the ledger says of the rows that are not ok"
+        findings.add(folder.failures.name, problem, _REPORT)
+
+
+def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
+    """The rows of the sheet that the ledger knows stand where it says."""
+    known = db.execute(
+        "SELECT sheet_row, row_key FROM rows WHERE sheet_row IS NOT NULL ORDER BY sheet_row"
+    )
+    row, key = known.fetchone() or (None, None)
+    rows = skipped = 0
+    for number, found in stored_row_keys(path):
+        rows, skipped = number, skipped + (found is None)
+        while row is not None and row <= number:
+            if row != number or bytes(key or b"").hex() != found:
+                problem = "a row is not the one at its place in the sheet's copy"
+                findings.add(LEDGER, problem, KEEP_LEDGER, row)
+            row, key = known.fetchone() or (None, None)
+    counts = records.counts(db)
+    if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped):
+        findings.add(LEDGER, "it is of another sheet than the sheet's copy", KEEP_LEDGER)
+
+
+def _last_ended(db: sqlite3.Connection) -> tuple[int, str] | None:
+    found: tuple[int, str] | None = db.execute(
+        "SELECT run, summary_sha256 FROM runs WHERE finished_at IS NOT NULL"
+        " ORDER BY run DESC LIMIT 1"
+    ).fetchone()
+    return found
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

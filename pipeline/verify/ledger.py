@@ -1,0 +1,143 @@
+"""The ledger against its checksums, and against itself.
+
+A checksum says that a row is what was written, not that it is still there, nor that two rows agree;
+the second half of this module says that.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from pipeline.checksums import row_sum
+from pipeline.plan import identity
+from pipeline.schema import COLUMNS, SCHEMA_VERSION, empty
+from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
+
+
+def check_structure(db: sqlite3.Connection, findings: Findings) -> None:
+    """What SQLite itself can tell, and whether the tables are the ones that this release makes."""
+    problems = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
+    for _ in problems:
+        findings.add(LEDGER, f"its structure is damaged ({problems[0]})", KEEP_LEDGER)
+    fresh = empty()
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if list(_schema(db)) != list(_schema(fresh)) or version != SCHEMA_VERSION:
+        findings.add(LEDGER, "its tables are not those that a ledger has", KEEP_LEDGER)
+    fresh.close()
+
+
+def check_sums(db: sqlite3.Connection, findings: Findings) -> int:
+    """Each row of each table against its checksum, one at a time. How many there are."""
+    checked = 0
+    db.text_factory = _readable
+    try:
+        for table, columns in COLUMNS.items():
+            # Not from an index: that holds copies of its own.
+            query = f"SELECT {', '.join(columns)}, sum FROM {table} NOT INDEXED"
+            for *values, stored in db.execute(query):
+                checked += 1
+                if row_sum(*values) != stored:
+                    row = _sheet_row(db, table, values[0])
+                    problem = f"an entry in its table `{table}` is not what was written"
+                    findings.add(LEDGER, problem, KEEP_LEDGER, row)
+    finally:
+        db.text_factory = str
+    return checked
+
+
+def check_sense(db: sqlite3.Connection, findings: Findings) -> None:
+    """Whether the tables agree with each other, as far as the ledger alone tells."""
+    for problem, query in _DISAGREEMENTS.items():
+        for (row,) in db.execute(query):
+            findings.add(LEDGER, problem, KEEP_LEDGER, row)
+    for row, known, key, row_id in db.execute("SELECT sheet_row, identity, row_key, id FROM rows"):
+        if known != identity(key, row_id):
+            findings.add(LEDGER, "a row is not known by its key", KEEP_LEDGER, row)
+
+
+def _schema(db: sqlite3.Connection) -> Iterator[tuple[str, ...]]:
+    yield from db.execute(
+        "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name"
+    )
+
+
+def _readable(raw: bytes) -> str:
+    """Text that was altered may be none any more."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _sheet_row(db: sqlite3.Connection, table: str, key: object) -> object:
+    query = _SHEET_ROW.get(table)
+    found = db.execute(query, (key,)).fetchone() if query else None
+    return found[0] if found else None
+
+
+# Where in the sheet an entry of a table belongs to, by its first column.
+_OF_ATTEMPT = (
+    "SELECT coalesce(r.sheet_row, a.sheet_row) FROM attempts a LEFT JOIN rows r USING (row_id)"
+    " WHERE a.attempt_id = "
+)
+_SHEET_ROW = {
+    "rows": "SELECT sheet_row FROM rows WHERE row_id = ?",
+    "attempts": f"{_OF_ATTEMPT} ?",
+    "requests": "SELECT sheet_row FROM rows WHERE row_id = ?",
+    "payloads": f"{_OF_ATTEMPT} (SELECT attempt_id FROM payloads WHERE seq = ?)",
+    "fragments": f"{_OF_ATTEMPT} ?",
+    "decisions": (
+        "SELECT sheet_row FROM rows"
+        " WHERE row_id = (SELECT row_id FROM decisions WHERE decision_id = ?)"
+    ),
+}
+
+# What must not be there, by what it would mean; each query gives rows of the sheet.
+_DISAGREEMENTS = {
+    "what a row says of its attempts is not what they are": (
+        "SELECT r.sheet_row FROM rows r LEFT JOIN (SELECT row_id, count(*) AS made,"
+        " max(attempt_id) AS latest, max(CASE WHEN verdict = 'ok' THEN attempt_id END) AS latest_ok"
+        " FROM attempts GROUP BY row_id) a USING (row_id)"
+        " WHERE r.attempts IS NOT a.made OR r.last_attempt IS NOT a.latest"
+        " OR r.ok_attempt IS NOT a.latest_ok"
+    ),
+    "the state of a row does not follow from its last attempt": (
+        "SELECT r.sheet_row FROM rows r JOIN attempts a ON a.attempt_id = r.last_attempt"
+        " WHERE NOT CASE coalesce(a.verdict, '')"
+        " WHEN '' THEN r.state = 'sending'"
+        " WHEN 'ok' THEN r.code IS NULL AND (r.state = 'ok' AND a.version = r.version"
+        " OR r.state = 'pending' AND a.version < r.version)"
+        " WHEN 'ambiguous' THEN r.code IS a.code AND (r.state = 'ambiguous'"
+        " OR r.state = 'failed' AND EXISTS (SELECT 1 FROM decisions d"
+        " WHERE d.row_id = r.row_id AND d.decision = 'settled'))"
+        " WHEN 'failed' THEN r.code IS a.code AND r.state IN ('failed', 'pending')"
+        " WHEN 'refused' THEN r.code IS a.code AND r.state = 'pending' ELSE 0 END"
+    ),
+    "the version of a row is not what the decisions about it say": (
+        "SELECT r.sheet_row FROM rows r LEFT JOIN (SELECT row_id, count(*) AS times FROM decisions"
+        " WHERE decision = 'again' GROUP BY row_id) d USING (row_id)"
+        " WHERE r.version <> 1 + coalesce(d.times, 0)"
+    ),
+    "an attempt belongs to no row or to no run, or contradicts itself": (
+        "SELECT a.sheet_row FROM attempts a LEFT JOIN rows r USING (row_id)"
+        " LEFT JOIN runs USING (run) WHERE r.row_id IS NULL OR runs.run IS NULL"
+        " OR a.version NOT BETWEEN 1 AND r.version OR a.maybe_paid <> CASE a.verdict"
+        " WHEN 'refused' THEN 0 WHEN 'failed' THEN a.maybe_paid ELSE 1 END"
+    ),
+    "two rows stand at one place of the sheet": (
+        "SELECT sheet_row FROM rows WHERE sheet_row IS NOT NULL"
+        " GROUP BY sheet_row HAVING count(*) > 1"
+    ),
+    "one place of the sheet was sent for two rows in one run": (
+        "SELECT sheet_row FROM attempts GROUP BY run, sheet_row HAVING min(row_id) <> max(row_id)"
+    ),
+    "a decision is about no row": (
+        "SELECT NULL FROM decisions LEFT JOIN rows USING (row_id) WHERE rows.row_id IS NULL"
+    ),
+    "an answer that is not in the results yet has no request": (
+        "SELECT a.sheet_row FROM payloads p LEFT JOIN attempts a USING (attempt_id)"
+        " LEFT JOIN requests q USING (row_id) WHERE a.verdict IS NOT 'ok' OR q.row_id IS NULL"
+    ),
+    "two parts of the results hold the same answers": (
+        "SELECT NULL FROM parts p JOIN parts o ON o.part < p.part"
+        " WHERE o.last_seq >= p.first_seq AND p.last_seq >= o.first_seq"
+    ),
+}

@@ -1,0 +1,24 @@
+"""What a person reads in a terminal after `verify`."""
+
+from __future__ import annotations
+
+from pipeline.verify.findings import Verified
+from pipeline.wording import counted, listed
+
+
+def verified_lines(verified: Verified, name: str) -> list[str]:
+    """What was checked; then each finding with its file, its rows, and what to do."""
+    found = "everything is there and as it was written"
+    if verified.findings:
+        found = counted(len(verified.findings), "finding")
+    lines = [
+        f"{name}: {found}.",
+        f"Checked: {counted(verified.answers, 'answer')} in {counted(verified.parts, 'part')} and "
+        f"the ledger's {verified.entries} entries.",
+    ]
+    for finding in verified.findings:
+        times = f" ({finding.count} times)" if finding.count > 1 else ""
+        where = f": {listed(finding.rows, max(finding.count, len(finding.rows)))}"
+        lines.append(f"{finding.file}: {finding.problem}{where if finding.rows else times}")
+        lines.append(f"    {finding.advice}.")
+    return lines

@@ -1,0 +1,179 @@
+"""The parts against the ledger: every byte of each, and every answer in exactly one place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA
+from pipeline.folder import RunFolder
+from pipeline.plan import key_of
+from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
+
+_BATCH_ROWS = 2000
+_MAKE_EMPTY = "Move it away; `pipeline run` makes it anew, and with nothing new it sends nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A part as the ledger knows it."""
+
+    name: str
+    rows: int
+    sha256: str
+    sealed: bool
+
+
+def listed(folder: RunFolder) -> frozenset[str]:
+    """The files that a reader of the results would see. List them before the ledger is read: a
+    part is named there before it is here."""
+    try:
+        return frozenset(p.name for p in folder.results.iterdir() if not p.name.startswith("."))
+    except OSError:
+        return frozenset()
+
+
+def check_results(
+    folder: RunFolder, names: frozenset[str], db: sqlite3.Connection, findings: Findings
+) -> tuple[int, int]:
+    """(parts, answers) that were checked. `names` is what was listed before."""
+    db.execute(
+        "CREATE TEMP TABLE sealed (run_id TEXT, row INTEGER, id TEXT, row_key TEXT,"
+        " version INTEGER, name TEXT)"
+    )
+    parts = [
+        _Named(*found)
+        for found in db.execute(
+            "SELECT name, last_seq - first_seq + 1, sha256, sealed FROM parts ORDER BY part"
+        )
+    ]
+    for part in parts:
+        if part.sealed:
+            _check_part(folder.results / part.name, part, db, findings)
+        elif part.name in names and _read(folder.results / part.name, part.sha256) is None:
+            findings.add(f"{RESULTS}/{part.name}", _ALTERED, _MAKE_EMPTY)
+    _check_empty(folder, db, findings)
+    for name in sorted(names - {part.name for part in parts} - {EMPTY_PART}):
+        findings.add(
+            f"{RESULTS}/{name}",
+            "the ledger does not know this file, and readers of the folder take it for results",
+            "Move it away; or, if an older ledger was put in place, put the newer one back",
+        )
+    return len(parts), _check_answers(db, findings)
+
+
+_ALTERED = "it is not what was written"
+
+
+def _check_part(path: Path, part: _Named, db: sqlite3.Connection, findings: Findings) -> None:
+    name = f"{RESULTS}/{part.name}"
+    if not path.exists():
+        findings.add(name, "it is not there", RESTORE)
+        return
+    content = _read(path, part.sha256)
+    if content is None:
+        findings.add(name, _ALTERED, RESTORE)
+        return
+    try:
+        rows = _load(content, part.name, db, findings)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        findings.add(name, f"it cannot be read ({error})", RESTORE)
+        return
+    if rows != part.rows:
+        findings.add(name, f"it holds {rows} answers, not {part.rows}", RESTORE)
+
+
+def _read(path: Path, sha256: str) -> bytes | None:
+    """The file's bytes, None where they are not the ones that were written."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == sha256 else None
+
+
+def _load(content: bytes, name: str, db: sqlite3.Connection, findings: Findings) -> int:
+    """Reads all of a part, and keeps of each answer what it is matched by. How many they are."""
+    rows = 0
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    if not _same_schema(file.schema_arrow):
+        findings.add(f"{RESULTS}/{name}", "its columns are not those of results", RESTORE)
+        return int(file.metadata.num_rows)
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        columns = batch.to_pydict()
+        for row, key, workflow, variables in zip(
+            *(columns[c] for c in ("row", "row_key", "workflow", "variables")), strict=True
+        ):
+            if key_of(workflow, json.loads(variables)).hex() != key:
+                problem = "the variables of an answer are not those of its row key"
+                findings.add(f"{RESULTS}/{name}", problem, RESTORE, row)
+        kept = [columns[c] for c in ("run_id", "row", "id", "row_key", "version")]
+        db.executemany(
+            "INSERT INTO temp.sealed VALUES (?, ?, ?, ?, ?, ?)",
+            zip(*kept, [name] * batch.num_rows, strict=True),
+        )
+        rows += batch.num_rows
+    return rows
+
+
+def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) -> None:
+    """The part that makes the folder a table before the first answer. It is there from a run's
+    beginning, and no ledger knows its bytes."""
+    path, name = folder.results / EMPTY_PART, f"{RESULTS}/{EMPTY_PART}"
+    if not path.exists():
+        if db.execute("SELECT 1 FROM runs").fetchone():
+            findings.add(name, "it is not there", _MAKE_EMPTY)
+        return
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        whole = len(table) == 0 and _same_schema(table.schema)
+    except (OSError, pa.ArrowException, ValueError):
+        whole = False
+    if not whole:
+        findings.add(name, "it is not a part without rows", _MAKE_EMPTY)
+
+
+def _same_schema(schema: pa.Schema) -> bool:
+    return bool(schema.remove_metadata().equals(RESULTS_SCHEMA))
+
+
+def _check_answers(db: sqlite3.Connection, findings: Findings) -> int:
+    """Each answer that the ledger counts is in one place, and nothing else is. How many there
+    are."""
+    db.execute("CREATE INDEX temp.sealed_place ON sealed (run_id, row)")
+    for row, places, same in db.execute(_PLACES):
+        if places == 0:
+            findings.add(RESULTS, "an answer is in no part that is whole", RESTORE, row)
+        elif places > 1:
+            findings.add(RESULTS, "an answer is there twice", KEEP_LEDGER, row)
+        elif not same:
+            findings.add(RESULTS, "an answer is not the one of its row", KEEP_LEDGER, row)
+    for row, name in db.execute(_UNKNOWN):
+        problem = f"an answer in {RESULTS}/{name} is unknown to it"
+        findings.add(LEDGER, problem, KEEP_LEDGER, row)
+    found = db.execute(
+        "SELECT (SELECT count(*) FROM temp.sealed) + (SELECT count(*) FROM payloads)"
+    )
+    return int(found.fetchone()[0])
+
+
+_PLACES = (
+    "SELECT coalesce(r.sheet_row, a.sheet_row), count(DISTINCT p.seq) + count(DISTINCT s.rowid),"
+    " count(s.rowid) = 0 OR min(s.row_key = lower(hex(r.row_key)) AND s.version = a.version"
+    " AND s.id IS r.id)"
+    " FROM attempts a JOIN runs USING (run) LEFT JOIN rows r USING (row_id)"
+    " LEFT JOIN (SELECT seq, attempt_id FROM payloads) p USING (attempt_id)"
+    " LEFT JOIN temp.sealed s ON s.run_id = runs.run_id AND s.row = a.sheet_row"
+    " WHERE a.verdict = 'ok' GROUP BY a.attempt_id"
+)
+_UNKNOWN = (
+    "SELECT s.row, s.name FROM temp.sealed s LEFT JOIN (SELECT runs.run_id, a.sheet_row"
+    " FROM attempts a JOIN runs USING (run) WHERE a.verdict = 'ok') k"
+    " ON k.run_id = s.run_id AND k.sheet_row = s.row WHERE k.run_id IS NULL"
+)

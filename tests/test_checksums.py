@@ -1,0 +1,150 @@
+"""Checksums of the ledger's rows: of every table, after every statement, and of every value."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import checksums, placing, records, schema
+from pipeline.clock import SystemClock
+from pipeline.ledger import Part, open_ledger
+from pipeline.model import Outcome, Reply, Row, State, Verdict
+from pipeline.plan import Source, Variables, key_of
+
+SCHEMA = """
+CREATE TABLE odd (
+    key INTEGER PRIMARY KEY, number INTEGER, exact REAL, words TEXT, raw BLOB, any
+);
+"""
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.binary(),
+)
+
+
+@pytest.fixture(scope="module")
+def db():
+    opened = sqlite3.connect(":memory:", isolation_level=None)
+    checksums.register(opened)
+    opened.executescript(checksums.with_sums(SCHEMA))
+    yield opened
+    opened.close()
+
+
+def all_intact(db: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> bool:
+    query = f"SELECT count(*), sum({checksums.intact(columns, 't')}) FROM {table} t"
+    rows, whole = db.execute(query).fetchone()
+    return rows == (whole or 0)
+
+
+@given(st.tuples(*[VALUES] * 5), st.tuples(*[VALUES] * 5))
+def test_whatever_a_row_holds_reads_back_with_its_checksum(db, first, second):
+    """SQLite changes some values on their way in (1 to 1.0, '7' to 7): of what it stored."""
+    [columns] = checksums.columns_of(SCHEMA).values()
+    db.execute("DELETE FROM odd")
+    key = db.execute(
+        "INSERT INTO odd (number, exact, words, raw, any) VALUES (?, ?, ?, ?, ?)", first
+    ).lastrowid
+    assert all_intact(db, "odd", columns)
+    db.execute("UPDATE odd SET (number, exact, words, raw, any) = (?, ?, ?, ?, ?)", second)
+    assert all_intact(db, "odd", columns)
+    [*values, stored] = db.execute("SELECT * FROM odd").fetchone()
+    assert (values[0], checksums.row_sum(*values)) == (key, stored)
+
+
+@given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4))
+def test_two_rows_read_alike_only_if_they_are(first, second):
+    """Types and lengths count: 1 is not '1', nor are ('a', 'b') and ('ab', '') the same."""
+    same = [(type(v), v) for v in first] == [(type(v), v) for v in second]
+    assert (checksums.row_sum(*first) == checksums.row_sum(*second)) == same
+
+
+def test_a_checksum_never_changes_between_releases():
+    """Ledgers outlive them; 8 bytes, known ones."""
+    values = (1, -2.5, "é\0", b"\xff", None)
+    assert checksums.row_sum(*values).hex() == "180934dd176c8c0a"
+    assert checksums.row_sum(0.0) == checksums.row_sum(-0.0)
+
+
+def test_every_table_of_a_ledger_has_one_over_all_its_columns():
+    """Whoever adds a table or a column gets it without asking."""
+    db = schema.empty()
+    tables = [n for (n,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    assert set(tables) == set(schema.COLUMNS)
+    for table in tables:
+        named = [row[1] for row in db.execute(f"PRAGMA table_xinfo({table})")]
+        assert named == [*schema.COLUMNS[table], "sum"]
+    db.close()
+
+
+def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
+    """Intents, outcomes, taking back, equal rows that move, decisions, parts, a crash."""
+    path = tmp_path / "ledger.sqlite"
+    rows = [Row(n, b"%016d" % n, b"same".ljust(16), n - 1, b"{}") for n in range(1, 6)]
+    outcomes = [
+        (Outcome(Verdict.FAILED, "x", "no", 400), State.FAILED),
+        (Outcome(Verdict.AMBIGUOUS, "gateway", "é", 502, maybe_paid=True), State.AMBIGUOUS),
+        (Outcome(Verdict.OK, http_status=200, maybe_paid=True), State.OK),
+    ]
+
+    async def send() -> None:
+        for row, (outcome, state) in zip(rows, outcomes, strict=False):
+            attempt = await ledger.intend(row)
+            await ledger.conclude(attempt, outcome, Reply(1, 2.5, 200, {}, b"[1]"), state)
+        await ledger.withdraw(await ledger.intend(rows[3]))
+        await ledger.withdraw(await ledger.intend(rows[0]))
+        await ledger.intend(rows[4])
+
+    def lay(count: int) -> None:
+        ledger.read(placing.begin)
+        ledger.read(placing.look_up([(r.number, r.identity, r.occurrence) for r in rows[:count]]))
+        ledger.read(placing.check_absent)
+        ledger.begin_run("run", "s", count, 0, snapshot_sha256="0")
+
+    with open_ledger(path, SystemClock()) as ledger:
+        lay(5)
+        asyncio.run(send())
+        ledger.set_meta("a", "b")
+        ledger.set_meta("a", "c")
+        lay(2)
+        ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "0"))
+        ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "1"))
+        ledger.end_run(3, None, "0")
+        assert len(ledger.recover()) == 1
+        ledger.settle(ledger.read(lambda db: list(records.unfinished(db))))
+        ledger.mark_again(range(1, 6))
+    with records.reading(path) as read:
+        filled = 0
+        for table, columns in schema.COLUMNS.items():
+            assert read(lambda db, t=table, c=columns: all_intact(db, t, c)), table
+            query = f"SELECT EXISTS (SELECT 1 FROM {table})"
+            filled += read(lambda db, q=query: db.execute(q).fetchone()[0])
+        assert filled == len(schema.COLUMNS)
+
+
+def test_a_program_that_does_not_know_of_them_cannot_write_to_a_ledger(tmp_path: Path):
+    """But read it, with any SQLite shell."""
+    path = tmp_path / "ledger.sqlite"
+    with open_ledger(path, SystemClock()) as ledger:
+        ledger.set_meta("a", "b")
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT name, value FROM meta").fetchall() == [("a", "b")]
+    with pytest.raises(sqlite3.OperationalError, match="row_sum"):
+        db.execute("UPDATE meta SET value = 'c'")
+    db.close()
+
+
+def test_a_row_key_is_known_again_from_the_variables_of_a_part():
+    """`verify` recomputes it."""
+    sources = (Source("a", 0), Source("b", None, "é"))
+    [request] = Variables("wf_x", sources).requests([["text"]])
+    assert key_of("wf_x", {"a": "text", "b": "é"}) == request.row_key
+    assert key_of("wf_y", {"a": "text", "b": "é"}) != request.row_key
