@@ -152,7 +152,7 @@ class Client:
         response = await self._transport.handle_async_request(request)
         try:
             partial.status = response.status_code
-            partial.headers = response.headers
+            partial.headers = _plain(response.headers)
             await _read(response, partial)
         finally:
             await response.aclose()
@@ -168,6 +168,18 @@ class _Partial:
     body: bytes | bytearray = b""
 
 
+def _plain(headers: httpx.Headers) -> dict[str, str]:
+    """Lower-case names and their values, those of a repeated name joined by commas.
+
+    A look-up in httpx's own class goes through every header and guesses their encoding anew.
+    """
+    plain: dict[str, str] = {}
+    for raw_name, raw_value in headers.raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        plain[name] = f"{plain[name]}, {value}" if name in plain else value
+    return plain
+
+
 async def _read(response: httpx.Response, partial: _Partial) -> None:
     """The decoded body into `partial`, never more of it in memory than the cap.
 
@@ -175,7 +187,7 @@ async def _read(response: httpx.Response, partial: _Partial) -> None:
     steps: 200 KB of gzip can hold 200 MB.
     """
     body = partial.body = bytearray()
-    bits = _DECODER_BITS.get(response.headers.get("content-encoding", "").strip().lower())
+    bits = _DECODER_BITS.get(partial.headers.get("content-encoding", "").strip().lower())
     decoder = zlib.decompressobj(bits) if bits else None
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for chunk in response.stream:
