@@ -74,15 +74,18 @@ class RunFolder:
         return self.path / ".reserve"
 
     def create(self) -> None:
-        """Makes the folder (0700) and sees that it can be written to.
+        """Makes the folder (0700), durably, and sees that it can be written to.
 
         Raises:
             StorageFailed: when it cannot.
         """
+        new = [path for path in (self.results, *self.results.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)
             self.results.mkdir(mode=0o700, exist_ok=True)
+            for path in new:  # else a power cut could take the folder with all that is in it
+                sync_folder(path.parent)
         except OSError as error:
             raise StorageFailed(
                 f"{self.path}: the run folder cannot be written ({error.strerror or error}). "

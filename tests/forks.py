@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @dataclass
 class Forks:
     """The process that forks, and where its children write what they say."""
@@ -90,6 +93,8 @@ def _serve() -> None:
     import pipeline.report.overview
     import pipeline.run  # noqa: F401
 
+    # A signal that comes while the child is being made waits until the child is itself.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         if "wait" in asked:
@@ -111,6 +116,7 @@ def _become(words: list[str], folder: Path) -> int:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(folder / name, flags, 0o600), number)
         sys.argv = ["pipeline", *words]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         main()
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -119,6 +125,7 @@ def _become(words: list[str], folder: Path) -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
