@@ -54,7 +54,7 @@ def read_trace(path: Path) -> Iterator[Call]:
 
 @dataclass
 class Node:
-    """A file: what is durable of it, and what was written since. A folder: the same of its names."""
+    """A file: its durable bytes and those written since. A folder: the same of its names."""
 
     folder: bool = False
     synced: bytes = b""
