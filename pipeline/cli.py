@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -373,7 +374,8 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             summary = asyncio.run(_until_signalled(job, options, Control()))
         finally:
             progress.close()
-        _show(summary, said, job.command("report"))
+        with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short
+            _show(summary, said, job.command("report"))
         return summary.exit_code
 
     _finish(said, work)
@@ -394,12 +396,18 @@ async def _until_signalled(job: Job, options: RunOptions, control: Control) -> S
             control.abandon()
 
     for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+            loop.add_signal_handler(number, on_signal, number)
     return await run_job_async(job, options, control=control)
 
 
 def _confirm(question: str) -> bool:
-    return click.confirm(f"{question}\nSend them?", err=True)
+    """Asks on the terminal. The event loop, whose handler Ctrl-C has, stands still meanwhile."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(f"{question}\nSend them?", err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _codes(text: str | None) -> frozenset[str] | None:

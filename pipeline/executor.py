@@ -363,8 +363,8 @@ class Executor:
         for listener in self._listeners:
             try:
                 listener(event)
-            except StorageFailed as error:
-                self.fail(error)  # of a log: what is in flight can still be saved
+            except Exception as error:  # of a log or a caller: what is in flight can be saved
+                self.fail(error)
 
 
 def _judge(reply: Reply) -> Outcome:

@@ -88,6 +88,9 @@ class Disk:
 
     def _named(self, call: Call) -> bool:
         path = call.texts[0].decode()
+        if path == str(self.root) and call.name == "openat":
+            self._files[call.result] = self.top
+            return False
         if not path.startswith(f"{self.root}/"):
             if call.name == "openat":
                 self._files.pop(call.result, None)
