@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import Locked, StorageFailed
+from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.mounts import network_file_system
 
 _BLOCK = 64 * 1024
 
@@ -77,8 +78,16 @@ class RunFolder:
         """Makes the folder (0700), durably, and sees that it can be written to.
 
         Raises:
+            Refused: on a network file system.
             StorageFailed: when it cannot.
         """
+        kind = network_file_system(self.path)
+        if kind is not None:
+            raise Refused(
+                f"{self.path}: on a network file system ({kind}), where neither locks nor saved "
+                "answers can be relied on. Set `output:` or --output to a folder on a disk of this "
+                "machine, and copy the results when they are done. Nothing was sent."
+            )
         new = [path for path in (self.results, *self.results.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
