@@ -200,7 +200,7 @@ class Executor:
             trusted_at = self._probe_since + PROBE_TRUSTED_AFTER_S
             if now < trusted_at:
                 return trusted_at
-            self._reached()
+            self._reached(self._probe_since)
             return None
         wake_at = self._back_off.next_at()
         return wake_at if now < wake_at else None
@@ -311,7 +311,7 @@ class Executor:
     def _note_reachability(self, reply: Reply) -> None:
         if reply.failure is not Failure.NOT_SENT:
             if reply.failure is not Failure.INTERRUPTED:
-                self._reached()
+                self._reached(reply.sent_at)
             return
         now = self._clock.monotonic()
         was_away = self._back_off.away
@@ -324,9 +324,9 @@ class Executor:
                 Waiting(f"the API cannot be reached ({reply.detail})", self._back_off.next_at())
             )
 
-    def _reached(self) -> None:
-        self._back_off.answered()
-        self._probe_since = None
+    def _reached(self, sent_at: float) -> None:
+        if self._back_off.answered(sent_at):
+            self._probe_since = None
 
     def _not_billed(self) -> None:
         if self._budget is not None:

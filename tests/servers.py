@@ -61,7 +61,7 @@ class Server:
         self._call(self._listen())
 
     def refuse(self) -> None:
-        """Takes no more connections; those that there are go on."""
+        """Takes no more connections; those that there are end with the answer on its way."""
         self._call(self._refuse())
 
     def hang_up(self) -> None:
@@ -120,7 +120,12 @@ class Server:
         finally:
             self.in_flight -= 1
         status, headers, content = self.answer(body)
+        last = self._server is None
+        if last:
+            headers = headers | {"connection": "close"}
         fields = headers | {"content-type": "application/json", "content-length": str(len(content))}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode("latin-1") + content)
         await writer.drain()
+        if last:
+            raise ConnectionError("takes no more")
