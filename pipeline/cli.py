@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import Locked, PipelineError, Refused
+from pipeline.wording import json_line, printable
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -473,11 +473,11 @@ def _show(
 
 def _tell(*lines: str) -> None:
     for line in lines:
-        _echo(line, sys.stderr)
+        _echo(printable(line), sys.stderr)
 
 
 def _print_json(found: dict[str, Any]) -> None:
-    _echo(json.dumps(found, ensure_ascii=False), sys.stdout)
+    _echo(json_line(found), sys.stdout)
 
 
 def _echo(line: str, stream: TextIO | None) -> None:

@@ -78,7 +78,8 @@ class RunFolder:
         """Makes the folder (0700), durably, and sees that it can be written to.
 
         Raises:
-            Refused: on a network file system.
+            Refused: on a network file system, and where a link stands in the folder: what is
+                written through it would land elsewhere.
             StorageFailed: when it cannot.
         """
         kind = network_file_system(self.path)
@@ -93,6 +94,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)
             self.results.mkdir(mode=0o700, exist_ok=True)
+            links = [path.name for path in self.path.iterdir() if path.is_symlink()]
             for path in new:  # else a power cut could take the folder with all that is in it
                 sync_folder(path.parent)
         except OSError as error:
@@ -100,6 +102,11 @@ class RunFolder:
                 f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
                 "Nothing was sent."
             ) from None
+        if links:
+            raise Refused(
+                f"{self.path}: {links[0]} is a link, and links in a run folder are not followed. "
+                "Put the file itself there, or remove the link. Nothing was sent."
+            )
 
     @property
     def snapshots(self) -> tuple[Path, ...]:
@@ -166,8 +173,16 @@ class RunFolder:
 
         Raises:
             Locked: when another process holds it.
+            StorageFailed: when there can be no lock.
         """
-        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self.lock, flags, 0o600)
+        except OSError as error:
+            raise StorageFailed(
+                f"{self.lock}: the lock cannot be opened ({error.strerror or error}). "
+                "Nothing was sent."
+            ) from None
         try:
             if not _take(fd):
                 holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pipeline.errors import StorageFailed
 from pipeline.events import AttemptEnded, Event, Notice, RunStarted, Stopping, Waiting
 from pipeline.folder import storing
 from pipeline.model import Clock, JsonObject, Verdict
+from pipeline.wording import json_line
 
 
 class EventLog:
@@ -65,7 +65,7 @@ class EventLog:
             return
         try:
             with storing(self._path):
-                self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
+                self._file.write(json_line(line) + "\n")
                 self._file.flush()
         except StorageFailed:
             self._broken = True

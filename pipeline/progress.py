@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.events import AttemptEnded, Event, Notice, Paced, RunStarted, Stopping, Waiting
 from pipeline.model import State
+from pipeline.wording import printable
 
 LINE_EVERY_S = 30.0
 _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
@@ -94,6 +95,7 @@ class Progress:
         return sum(self._counts[state] for state in _SETTLED)
 
     def _say(self, line: str) -> None:
+        line = printable(line)
         # A terminal that was closed, or a pipe that nobody reads, is no reason to end a paid run.
         with contextlib.suppress(OSError, ValueError):
             if self._bar is not None:
