@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from pipeline.access import Access
+from pipeline.access import Access, find_access
+from pipeline.errors import Refused
 from pipeline.wording import json_line, printable
 from tests.conftest import Job, ended
 from tests.servers import Answer, Server, ok
@@ -52,7 +53,7 @@ def assert_nowhere(job: Job, *said: str) -> None:
             assert form not in text
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n\n"])
+@pytest.mark.parametrize("end", ["\n", pytest.param("\r\n\n", marks=pytest.mark.long)])
 def test_the_key_stands_in_no_file_and_no_output(make_job, end):
     """Also where the server repeats it; plain, encoded for addresses, and in base64."""
     rows = [["fine"], ["gateway"], ["json"], ["cut"], ["redirect"]]
@@ -112,46 +113,47 @@ def key_file(folder: Path, mode: int = 0o600) -> Path:
     return path
 
 
-def with_key_file(job: Job, path: Path) -> subprocess.CompletedProcess[str]:
-    return job.call("run", "--key-file", str(path), env={"AITUTOR_API_KEY": ""})
-
-
-def test_a_key_file_may_be_a_link_and_the_file_behind_it_decides(sandbox, make_job, tmp_path):
+def test_a_key_file_may_be_a_link_and_the_file_behind_it_decides(tmp_path):
     """Secrets are often mounted as links; who may read it is a question of the file itself."""
-    job = make_job(sandbox.url, rows=[["a"]])
     link = tmp_path / "link"
     link.symlink_to(key_file(tmp_path))
-    assert with_key_file(job, link).returncode == 0
+    assert find_access(None, link, {}).key == "sk_sandbox"
     key_file(tmp_path, 0o644)
-    done = with_key_file(job, link)
-    assert done.returncode == 2
-    assert "chmod 600" in done.stderr
+    with pytest.raises(Refused, match="chmod 600"):
+        find_access(None, link, {})
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
-def test_a_key_file_that_others_can_open_is_refused(sandbox, make_job, tmp_path, mode):
+def test_a_key_file_that_others_can_open_is_refused(tmp_path, mode):
     """Group and everybody else."""
-    job = make_job(sandbox.url, rows=[["a"]])
-    assert with_key_file(job, key_file(tmp_path, mode)).returncode == 2
-    assert sandbox.received() == 0
+    with pytest.raises(Refused, match="others on this machine"):
+        find_access(None, key_file(tmp_path, mode), {})
 
 
-def test_a_key_file_that_is_none_is_refused(sandbox, make_job, tmp_path):
-    """A folder, nothing, a link to nothing: a message each, no traceback."""
-    job = make_job(sandbox.url, rows=[["a"]])
+def test_a_key_file_that_is_none_is_refused(tmp_path):
+    """A folder, nothing, a link to nothing, no text: a message each."""
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "nothing")
-    for path in (tmp_path, tmp_path / "nothing", dangling):
-        done = with_key_file(job, path)
-        assert done.returncode == 2
-        assert "the key cannot be read" in done.stderr
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "nothing", dangling, binary):
+        with pytest.raises(Refused, match="the key cannot be read"):
+            find_access(None, path, {})
 
 
 # -- links in the folder ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["lock", "log.jsonl", "ledger.sqlite", "results", "summary.json", ".input.parquet.new"]
+    "name",
+    [
+        "lock",
+        "results",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("log.jsonl", "ledger.sqlite", "summary.json", ".input.parquet.new")
+        ),
+    ],
 )
 def test_a_link_in_the_run_folder_is_refused_not_followed(sandbox, make_job, tmp_path, name):
     """What is written through it would land in another's file."""
@@ -226,8 +228,8 @@ def test_what_a_server_says_commands_neither_terminal_nor_hosted_ci(make_job):
 def test_what_a_sheet_says_commands_neither_terminal_nor_hosted_ci(sandbox, make_job):
     """Column names and cells, in refusals and in `check`."""
     job = make_job(sandbox.url, columns=["story", NASTY], rows=[["a", NASTY], ["", "x"]])
-    for verb, options in (("check", ["--json"]), ("run", ["--json"])):
-        done = job.call(verb, *options)
+    for verb in ("check", "run"):
+        done = job.call(verb, "--json")
         assert done.returncode == 2
         assert commands_in(done.stdout) + commands_in(done.stderr) == []
         assert "Traceback" not in done.stderr

@@ -18,7 +18,11 @@ from tests.conftest import Job, ended, free_port
 from tests.servers import Server, rate_limited
 from tests.test_crash import assert_nothing_lost_or_paid_twice
 
-BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+SIGNALS = [
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+    pytest.param(signal.SIGHUP, 143, marks=pytest.mark.long),
+]
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -37,6 +41,11 @@ def left_within(process: subprocess.Popen[bytes], seconds: float) -> int:
     return code
 
 
+def log_of(job: Job) -> str:
+    """What the runner noted for later."""
+    return (job.output / "log.jsonl").read_text()
+
+
 def start(job: Job, *options: str, verb: str = "run") -> subprocess.Popen[bytes]:
     """The runner with its words kept."""
     return subprocess.Popen(
@@ -48,7 +57,7 @@ def start(job: Job, *options: str, verb: str = "run") -> subprocess.Popen[bytes]
     )
 
 
-@pytest.mark.parametrize(("number", "code"), BOTH)
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_while_the_sheet_is_read_ends_the_run_before_anything_is_sent(
     sandbox, make_job, number, code
 ):
@@ -71,7 +80,7 @@ def test_a_signal_while_the_sheet_is_read_ends_the_run_before_anything_is_sent(
     assert job.run()["ok"] == 1
 
 
-@pytest.mark.parametrize(("number", "code"), BOTH)
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_while_another_run_is_waited_for_ends_the_waiting(sandbox, make_job, number, code):
     """`--if-locked wait` waits for hours if it has to."""
     from pipeline.folder import RunFolder
@@ -82,7 +91,7 @@ def test_a_signal_while_another_run_is_waited_for_ends_the_waiting(sandbox, make
     with folder.locked():
         process = start(job, "--if-locked", "wait")
         with process, ended(process):
-            time.sleep(1.5)
+            time.sleep(1.2)
             assert process.poll() is None
             process.send_signal(number)
             assert left_within(process, 1.5) == code
@@ -169,7 +178,8 @@ def test_ctrl_c_at_a_question_is_a_no(sandbox, make_job):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     until(ended_by_ctrl_c, 5)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    # A second one may hit the interpreter on its way out.
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (130, -signal.SIGINT)
     os.close(terminal)
     assert sandbox.received() == 1
 
@@ -180,14 +190,14 @@ def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job):
         job = make_job(server.url, rows=[[f"story {n}"] for n in range(200)], concurrency=50)
         process = start(job)
         with process, ended(process):
-            until(lambda: server.received.total() > 8)
-            time.sleep(3)
+            until(lambda: server.received.total() > 6)
+            time.sleep(1)
             process.send_signal(signal.SIGINT)
             assert left_within(process, 1) == 130
         received = server.received.total()
     summary = job.status()
     assert (summary["pending"], summary["failed"], summary["paid_max"]) == (200, 0, 0)
-    log = [json.loads(line) for line in (job.output / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in log_of(job).splitlines()]
     assert sum(line["event"] == "attempt_ended" for line in log) <= received < 60
 
 
@@ -200,10 +210,10 @@ def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job):
         with process, ended(process):
             until(lambda: server.in_flight == 6)
             process.send_signal(signal.SIGSTOP)
-            time.sleep(1)
+            time.sleep(0.5)
             server.hang_up()
             server.holding = False
-            time.sleep(1)
+            time.sleep(0.5)
             process.send_signal(signal.SIGCONT)
             assert process.wait(timeout=30) == 5
         assert max(server.received.values()) == 1
@@ -251,7 +261,7 @@ def test_nobody_listens_and_ctrl_c_works_at_once(make_job):
     job = make_job(f"http://127.0.0.1:{free_port()}", rows=[["a"]])
     process = start(job)
     with process, ended(process):
-        time.sleep(2.5)
+        until(lambda: (job.output / "log.jsonl").exists() and "waiting" in log_of(job))
         process.send_signal(signal.SIGTERM)
         assert left_within(process, 1) == 143
     assert job.status()["pending"] == 1
