@@ -148,7 +148,7 @@ class RunFolder:
                 _allocate(file, size)
                 os.fsync(file.fileno())
         except OSError as error:
-            self.reserve.unlink(missing_ok=True)
+            self.make_room()
             raise StorageFailed(
                 f"{self.path}: there is no room for the answers that would come "
                 f"({error.strerror or error}; {size // 1024:,} KiB are needed beforehand). "
@@ -157,7 +157,7 @@ class RunFolder:
         try:
             yield
         finally:
-            self.reserve.unlink(missing_ok=True)
+            self.make_room()
 
     def make_room(self) -> bool:
         """Gives the reserve back to the disk. False where there is none any more."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.folder import open_private
+from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import Attempt, Clock, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
@@ -353,7 +353,8 @@ def open_ledger(
         StorageFailed: when it cannot be opened.
     """
     if not path.exists():
-        open_private(path).close()
+        with storing(path):
+            open_private(path).close()
     connection = connect(path, read_only=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -86,3 +86,18 @@ def test_no_reserve_is_left_behind(sandbox, make_job):
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     assert not [p.name for p in job.output.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "log.jsonl", ".reserve", "results/.part-00001.parquet", "ledger.sqlite"]
+)
+def test_a_file_that_cannot_be_opened_is_said_before_anything_is_sent(sandbox, make_job, name):
+    """As after a run by another user; here a folder stands in its place. Exit 6, no traceback."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    place = job.output / name
+    place.mkdir(parents=True)
+    done = job.call("run", "--quiet")
+    assert (done.returncode, "Traceback" in done.stderr) == (6, False), done.stderr
+    assert sandbox.received() == 0
+    place.rmdir()
+    assert job.run()["ok"] == 1
