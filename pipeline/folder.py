@@ -128,6 +128,11 @@ class RunFolder:
             os.close(fd)
         return False
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether a part of answers was ever sealed here; the first one is always empty."""
+        return any(self.results.glob("part-*[1-9]*.parquet"))
+
     def adopt_snapshot(self) -> None:
         """The new snapshot takes the place of the last one, durably."""
         with storing(self.snapshot):

@@ -147,7 +147,9 @@ async def run_job_async(
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control)
-        ledger = stack.enter_context(open_ledger(folder.ledger, clock, folder.make_room))
+        ledger = stack.enter_context(
+            open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
+        )
         sealer = Sealer(ledger, folder.results, spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
         run = _Run(job, spec, options, control, ledger, sealer, clock, log)

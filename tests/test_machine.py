@@ -202,9 +202,11 @@ class Machine(RuleBasedStateMachine):
         self.tones.add(self.tone)
         if any(number == signal.SIGKILL for _, number in signals or []) or len(signals or []) > 1:
             self.cut |= {self._body(story) for story in self.rows}
-        if code >= 0 and (self.job.output / "summary.json").exists():
+        if (self.job.output / "ledger.sqlite").exists():
+            self._check_counts()
+        if code in (0, 3, 5):
             self.done = True
-            self._check_counts(code)
+            self._check_files()
         return code
 
     @staticmethod
@@ -233,21 +235,24 @@ class Machine(RuleBasedStateMachine):
         # What was settled is failed, which `resume` sends too.
         return billed_for_nothing or body in self.cut
 
-    def _check_counts(self, code: int) -> None:
-        """Against summary, parts and failures as files: what a user reads."""
-        summary = json.loads((self.job.output / "summary.json").read_text())
+    def _check_counts(self) -> None:
+        """By `status`, whatever ended the run: a kill leaves no summary of its own."""
+        assert self.bench.forks.call("status", str(self.job.spec), "--json") == 0
+        summary = json.loads(self.bench.forks.said)
         states = ("ok", "failed", "ambiguous", "pending", "skipped")
         assert sum(summary[state] for state in states) == summary["rows"]
-        if code in (0, 3, 5):
-            assert summary["rows"] == len(self.rows)
-        billed = self._billed()
-        assert summary["paid_min"] <= sum(billed.values()) <= summary["paid_max"]
+        assert summary["paid_min"] <= sum(self._billed().values()) <= summary["paid_max"]
+
+    def _check_files(self) -> None:
+        """Summary, parts and failures of a run that came to its end: what a user reads."""
+        summary = json.loads((self.job.output / "summary.json").read_text())
+        assert summary["rows"] == len(self.rows)
         results = pd.read_parquet(self.job.results)
         assert not results.duplicated(["run_id", "row"]).any()
         once = results.groupby(["variables", "version"]).size()
         for (body, _), rows in once.items():
             assert rows <= self.seen[body], body
-        self._check_that_paid_rows_are_known(billed, results)
+        self._check_that_paid_rows_are_known(self._billed(), results)
 
     def _check_that_paid_rows_are_known(
         self, billed: dict[str, int], results: pd.DataFrame
