@@ -211,6 +211,7 @@ async def _prepare(
     except asyncio.CancelledError:
         control.stop("cancelled")
         await asyncio.wait({work})  # the ledger must not be closed under it
+        work.exception()  # looked at, or Python complains of it
         raise
 
 
