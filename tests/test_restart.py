@@ -39,7 +39,7 @@ def finished(job: Job, server: Server, rows: int) -> dict:
     return summary
 
 
-@pytest.mark.parametrize("in_flight", [200, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("in_flight", [100, pytest.param(2000, marks=pytest.mark.long)])
 def test_rows_that_were_refused_are_retried_and_none_fails(make_job, in_flight):
     """The server drains what it has and takes no more for a while: nothing is ambiguous."""
     rows = in_flight * 2

@@ -98,7 +98,7 @@ def test_a_signal_while_another_run_is_waited_for_ends_the_waiting(sandbox, make
     assert sandbox.received() == 0
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_signal_while_a_slot_is_waited_for_ends_the_waiting(sandbox, make_job, signals):
     """One request in a hundred seconds, and none before those are over."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
@@ -147,7 +147,7 @@ def test_nohup_is_not_undone(sandbox, make_job):
     """A signal that was ignored from the start stays ignored: the run goes on after a logout."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     process = subprocess.Popen(
-        ["nohup", *job.command("run", "--rate", "2", "--quiet")],
+        ["nohup", *job.command("run", "--rate", "4", "--quiet")],
         env=job.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Job, SandboxProcess
 from tests.forks import Forks, forking
 
-ROWS = 12
+ROWS = 8
 
 
 def start_two(job: Job, sandbox: SandboxProcess, one: Forks, other: Forks) -> None:
