@@ -75,7 +75,8 @@ class Sealer:
         """
         with self._one_at_a_time:
             for draft in self._folder.glob(".part-*"):
-                draft.unlink()
+                with storing(draft):
+                    draft.unlink()
             if not (self._folder / EMPTY_PART).exists():
                 self._write(EMPTY_PART, _parquet([], self._workflow))
             part = self._ledger.unsealed_part()

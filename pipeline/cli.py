@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
 import signal
 import sys
@@ -17,6 +17,7 @@ import click
 from pipeline import __version__
 from pipeline.errors import Locked, PipelineError, Refused, StorageFailed
 from pipeline.sandbox.command import sandbox as sandbox_command
+from pipeline.wording import json_line, printable
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -372,7 +373,8 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             summary = asyncio.run(_until_signalled(job, options, Control()))
         finally:
             progress.close()
-        _show(summary, said, job.command("report"))
+        with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short
+            _show(summary, said, job.command("report"))
         return summary.exit_code
 
     _finish(said, work)
@@ -393,12 +395,18 @@ async def _until_signalled(job: Job, options: RunOptions, control: Control) -> S
             control.abandon()
 
     for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+            loop.add_signal_handler(number, on_signal, number)
     return await run_job_async(job, options, control=control)
 
 
 def _confirm(question: str) -> bool:
-    return click.confirm(f"{question}\nSend them?", err=True)
+    """Asks on the terminal. The event loop, whose handler Ctrl-C has, stands still meanwhile."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(f"{question}\nSend them?", err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _codes(text: str | None) -> frozenset[str] | None:
@@ -481,11 +489,11 @@ def _show(
 
 def _tell(*lines: str) -> None:
     for line in lines:
-        _echo(line, sys.stderr)
+        _echo(printable(line), sys.stderr)
 
 
 def _print_json(found: dict[str, Any]) -> None:
-    _echo(json.dumps(found, ensure_ascii=False), sys.stdout)
+    _echo(json_line(found), sys.stdout)
 
 
 def _echo(line: str, stream: TextIO | None) -> None:

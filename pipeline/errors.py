@@ -23,9 +23,11 @@ class StorageFailed(PipelineError):
 
 
 class Interrupted(PipelineError):
-    """A signal came before anything was sent."""
+    """A signal, or whoever holds the run's `Control`, ended it before anything was sent."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code or 130
 
 
 class Locked(PipelineError):

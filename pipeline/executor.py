@@ -213,7 +213,7 @@ class Executor:
             trusted_at = self._probe_since + PROBE_TRUSTED_AFTER_S
             if now < trusted_at:
                 return trusted_at
-            self._reached()
+            self._reached(self._probe_since)
             return None
         wake_at = self._back_off.next_at()
         return wake_at if now < wake_at else None
@@ -324,7 +324,7 @@ class Executor:
     def _note_reachability(self, reply: Reply) -> None:
         if reply.failure is not Failure.NOT_SENT:
             if reply.failure is not Failure.INTERRUPTED:
-                self._reached()
+                self._reached(reply.sent_at)
             return
         now = self._clock.monotonic()
         was_away = self._back_off.away
@@ -337,9 +337,9 @@ class Executor:
                 Waiting(f"the API cannot be reached ({reply.detail})", self._back_off.next_at())
             )
 
-    def _reached(self) -> None:
-        self._back_off.answered()
-        self._probe_since = None
+    def _reached(self, sent_at: float) -> None:
+        if self._back_off.answered(sent_at):
+            self._probe_since = None
 
     def _not_billed(self) -> None:
         if self._budget is not None:
@@ -376,8 +376,8 @@ class Executor:
         for listener in self._listeners:
             try:
                 listener(event)
-            except StorageFailed as error:
-                self.fail(error)  # of a log: what is in flight can still be saved
+            except Exception as error:  # of a log or a caller: what is in flight can be saved
+                self.fail(error)
 
 
 def _judge(reply: Reply) -> Outcome:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.mounts import network_file_system
 
 _BLOCK = 64 * 1024
 
@@ -75,10 +76,11 @@ class RunFolder:
         return self.path / ".reserve"
 
     def create(self) -> None:
-        """Makes the folder (0700) and sees that it can be written to.
+        """Makes the folder (0700), durably, and sees that it can be written to.
 
         Raises:
-            Refused: when something else has its place.
+            Refused: where something else has its place, on a network file system, and where a
+                link stands in the folder: what is written through it would land elsewhere.
             StorageFailed: when it cannot.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -86,15 +88,31 @@ class RunFolder:
                 f"{self.path}: a file has the place of the run folder. Choose another `output:`. "
                 "Nothing was sent."
             )
+        kind = network_file_system(self.path)
+        if kind is not None:
+            raise Refused(
+                f"{self.path}: on a network file system ({kind}), where neither locks nor saved "
+                "answers can be relied on. Set `output:` or --output to a folder on a disk of this "
+                "machine, and copy the results when they are done. Nothing was sent."
+            )
+        new = [path for path in (self.results, *self.results.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)
             self.results.mkdir(mode=0o700, exist_ok=True)
+            links = [path.name for path in self.path.iterdir() if path.is_symlink()]
+            for path in new:  # else a power cut could take the folder with all that is in it
+                sync_folder(path.parent)
         except OSError as error:
             raise StorageFailed(
                 f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
                 "Nothing was sent."
             ) from None
+        if links:
+            raise Refused(
+                f"{self.path}: {links[0]} is a link, and links in a run folder are not followed. "
+                "Put the file itself there, or remove the link. Nothing was sent."
+            )
 
     @property
     def snapshots(self) -> tuple[Path, ...]:
@@ -116,6 +134,11 @@ class RunFolder:
             os.close(fd)
         return False
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether a part of answers was ever sealed here; the first one is always empty."""
+        return any(self.results.glob("part-*[1-9]*.parquet"))
+
     def adopt_snapshot(self) -> None:
         """The new snapshot takes the place of the last one, durably."""
         with storing(self.snapshot):
@@ -136,7 +159,7 @@ class RunFolder:
                 _allocate(file, size)
                 os.fsync(file.fileno())
         except OSError as error:
-            self.reserve.unlink(missing_ok=True)
+            self.make_room()
             raise StorageFailed(
                 f"{self.path}: there is no room for the answers that would come "
                 f"({error.strerror or error}; {size // 1024:,} KiB are needed beforehand). "
@@ -145,7 +168,7 @@ class RunFolder:
         try:
             yield
         finally:
-            self.reserve.unlink(missing_ok=True)
+            self.make_room()
 
     def make_room(self) -> bool:
         """Gives the reserve back to the disk. False where there is none any more."""
@@ -161,8 +184,16 @@ class RunFolder:
 
         Raises:
             Locked: when another process holds it.
+            StorageFailed: when there can be no lock.
         """
-        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self.lock, flags, 0o600)
+        except OSError as error:
+            raise StorageFailed(
+                f"{self.lock}: the lock cannot be opened ({error.strerror or error}). "
+                "Nothing was sent."
+            ) from None
         try:
             if not _take(fd):
                 holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"

@@ -80,6 +80,8 @@ class GroupCommit:
             failed = self._failed or (None if submitted.saves else self._full)
             if failed:
                 raise failed
+            if self._closing:
+                raise RuntimeError("the ledger is closed")  # nobody would ever carry it out
             self._queue.append(submitted)
             self._wake.notify()
 

@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 
 from pipeline import wal
 from pipeline.errors import StorageFailed
-from pipeline.folder import open_private
+from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import Attempt, Clock, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
@@ -383,28 +383,37 @@ def _or_damage(
 
 @contextmanager
 def open_ledger(
-    path: Path, clock: Clock, make_room: Callable[[], bool] = lambda: False
+    path: Path,
+    clock: Clock,
+    make_room: Callable[[], bool] = lambda: False,
+    *,
+    expected: bool = False,
 ) -> Iterator[SqliteLedger]:
     """The ledger at `path`, made when it is not there. The caller holds the folder's lock.
 
     `make_room` gives back space that was kept for a full disk, and says whether there was any.
+    `expected`: there are answers, so a ledger that is missing or empty is damage, not a new one.
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened, or lost what was last written to it.
+        StorageFailed: when it cannot be opened, lost what was last written to it, or is expected
+            and holds nothing.
     """
     if wal.is_damaged(path):
         raise altered("what was last written to it")
     if not path.exists():
-        open_private(path).close()
+        with storing(path):
+            open_private(path).close()
     connection = connect(path, read_only=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _create(path, connection)
-    except sqlite3.Error as error:
+        _create(path, connection, expected)
+    except BaseException as error:
         connection.close()
-        raise unusable(path, error) from error
+        if isinstance(error, sqlite3.Error):
+            raise unusable(path, error) from error
+        raise
     ledger = SqliteLedger(connection, clock, make_room)
     try:
         yield ledger
@@ -412,6 +421,12 @@ def open_ledger(
         ledger.close()
 
 
-def _create(path: Path, db: sqlite3.Connection) -> None:
+def _create(path: Path, db: sqlite3.Connection, expected: bool) -> None:
     if check_version(path, db) == 0:
+        if expected:
+            raise StorageFailed(
+                f"{path}: the ledger is gone or empty, but there are results beside it. Without it "
+                "every row would be paid again. Bring it back, or use another `output:`. Nothing "
+                "was sent."
+            )
         db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,17 +21,20 @@ from pipeline.events import (
 )
 from pipeline.folder import storing
 from pipeline.model import Clock, JsonObject, Verdict
+from pipeline.wording import json_line
 
 
 class EventLog:
     """Appends events to a file. Rows that are ok are in the results and not repeated here.
 
-    The first write that fails raises StorageFailed; later ones are left out.
+    A file that cannot be opened, and the first write that fails, raise StorageFailed; later
+    writes are left out.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+        with storing(path):
+            self._file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
         self._path = path
         self._clock = clock
         self._run_id = ""
@@ -79,7 +81,7 @@ class EventLog:
             return
         try:
             with storing(self._path):
-                self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
+                self._file.write(json_line(line) + "\n")
                 self._file.flush()
         except StorageFailed:
             self._broken = True

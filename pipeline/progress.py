@@ -23,7 +23,7 @@ from pipeline.events import (
     Waiting,
 )
 from pipeline.model import State, StopCode, Stopped
-from pipeline.wording import counted
+from pipeline.wording import counted, printable
 
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0
@@ -120,6 +120,7 @@ class Progress:
         return sum(self._counts[state] for state in _SETTLED)
 
     def _say(self, line: str) -> None:
+        line = printable(line)
         # A terminal that was closed, or a pipe that nobody reads, is no reason to end a paid run.
         with contextlib.suppress(OSError, ValueError):
             if self._bar is not None:

@@ -112,7 +112,7 @@ class Counts:
 def reading(path: Path) -> Iterator[Read]:
     """One view of a ledger that another process may be writing to; it does not change meanwhile.
 
-    Where there is no ledger yet it is an empty one.
+    Where there is no ledger yet it is an empty one; a kill may have come before its first table.
 
     Raises:
         Refused: when it was written by a newer release.
@@ -125,7 +125,9 @@ def reading(path: Path) -> Iterator[Read]:
 
     try:
         connection.execute("BEGIN")
-        check_version(path, connection)
+        if check_version(path, connection) == 0 and path.exists():
+            connection.close()
+            connection = empty()
         yield read
     except sqlite3.Error as error:
         raise unusable(path, error) from error

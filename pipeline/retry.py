@@ -46,8 +46,9 @@ def decide(outcome: Outcome, failures_before: int, retries: int) -> Decision:
 class BackOff:
     """The pause of the whole run while the API cannot be reached.
 
-    From the first attempt that provably never left until the next answer of any kind, one request
-    at a time is let through, 1 s to 60 s apart.
+    From the first attempt that provably never left until an answer of any kind to a request that
+    was sent since, one request at a time is let through, 1 s to 60 s apart. Older answers say
+    nothing: a server that shuts down gives hundreds of them while it takes no new connection.
     """
 
     ever_answered: bool = False
@@ -74,10 +75,13 @@ class BackOff:
             self._wait_s = min(self._wait_s * 2, _BACK_OFF_MAX_S)
         self._next_at = now + self._wait_s
 
-    def answered(self) -> None:
-        """The API answered, whatever it said."""
+    def answered(self, sent_at: float) -> bool:
+        """The API answered a request sent at `sent_at`, whatever it said. Whether it is there."""
         self.ever_answered = True
+        if self._away_since is not None and sent_at < self._away_since:
+            return False
         self._away_since = None
+        return True
 
     def given_up(self, now: float) -> bool:
         """Whether the API was away for so long that the run ends (exit 75)."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline import __version__, records
 from pipeline.access import SANDBOX_HOST, Access, find_access
@@ -24,11 +25,12 @@ from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.engines.local import local_engine
-from pipeline.errors import Interrupted, Locked, StorageFailed
+from pipeline.errors import Interrupted, Locked
 from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, PaceEnded, RunStarted
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.snapshot import find_snapshot
+from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger, open_ledger
@@ -38,7 +40,7 @@ from pipeline.model import ErrorCode, JsonObject, Row, State, StopCode, Stopped,
 from pipeline.pacing import Pace
 from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
-from pipeline.prepare import Prepared, open_sheet, prepare
+from pipeline.prepare import Prepared, Sheet, open_sheet, prepare
 from pipeline.report.failures import write_failures
 from pipeline.retry import Breakers
 from pipeline.sandbox.spawn import spawned_sandbox
@@ -46,6 +48,8 @@ from pipeline.spec import JobSpec
 from pipeline.summary import FailOn, Sent, as_json, concern_of, summarize
 from pipeline.throttle import PacedThrottle
 from pipeline.wording import counted
+
+T = TypeVar("T")
 
 _SEAL_EVERY_S = 30.0
 _ASK_AGAIN_S = 0.5
@@ -94,6 +98,15 @@ class Control:
         if self._executor is not None:
             self._executor.abandon()
 
+    def check(self) -> None:
+        """Raises once the run is to end; for the time before anything is sent.
+
+        Raises:
+            Interrupted: when `stop` was called.
+        """
+        if self.stopped is not None:
+            raise Interrupted("Interrupted before anything was sent.", self.signal_exit)
+
 
 def run_job(
     job: Job | JobSpec | str | Path,
@@ -122,6 +135,7 @@ async def run_job_async(
     Raises:
         Refused: nothing was sent; the message says what to mend.
         Locked: another run works in this folder.
+        Interrupted: `control` was told to stop before anything was sent.
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
     options = replace(options or RunOptions(), **fields)
@@ -134,13 +148,15 @@ async def run_job_async(
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control)
-        ledger = stack.enter_context(open_ledger(folder.ledger, clock, folder.make_room))
+        ledger = stack.enter_context(
+            open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
+        )
         # What a killed run left unsealed was asked of the workflow that it was for.
         sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
         run = _Run(job, spec, options, control, ledger, sealer, clock, log)
         run.recover()
-        prepared = prepare(spec, sheet, host, options.selection, ledger.read, folder.new_snapshot)
+        prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         permit(job, prepared, options.selection, ledger.read, options.consent)
         run.begin(prepared, host)
         if prepared.plan.to_send:
@@ -169,9 +185,36 @@ async def _lock(
         except Locked:
             if if_locked != "wait":
                 raise
+        control.check()
         await asyncio.sleep(_ASK_AGAIN_S)
-        if control.stopped is not None:
-            raise Interrupted("Interrupted while another run worked here. Nothing was sent.")
+
+
+async def _prepare(
+    job: Job, sheet: Sheet, host: str, selection: Selection, ledger: SqliteLedger, control: Control
+) -> Prepared:
+    """Reads the sheet in a thread, as a long one takes seconds in which a signal must work."""
+
+    def batches() -> Iterator[Batch]:
+        for batch in sheet.table.batches():
+            control.check()
+            yield batch
+
+    def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
+        control.check()
+        return ledger.read(operation)
+
+    watched = replace(sheet, table=replace(sheet.table, batches=batches))
+    new_snapshot = job.folder.new_snapshot
+    work = asyncio.ensure_future(
+        asyncio.to_thread(prepare, job.to_run(), watched, host, selection, read, new_snapshot)
+    )
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        control.stop("cancelled")
+        await asyncio.wait({work})  # the ledger must not be closed under it
+        work.exception()  # looked at, or Python complains of it
+        raise
 
 
 @dataclass(slots=True)
@@ -381,17 +424,17 @@ class _Run:
             while True:
                 await asyncio.sleep(0.5)
                 now = self.clock.monotonic()
-                if kept is not None:
-                    kept.exchange(pace, now, self.clock.wall())
-                at = throttle.due_at
-                self._tell(Paced(pace.rate(now), pace.limit, pace.window_s, executor.in_flight, at))
-                if self.tally.seal_due():
-                    self.tally.unsealed = 0
-                    try:
+                try:
+                    if kept is not None:
+                        kept.exchange(pace, now, self.clock.wall())
+                    rate, at = pace.rate(now), throttle.due_at
+                    self._tell(Paced(rate, pace.limit, pace.window_s, executor.in_flight, at))
+                    if self.tally.seal_due():
+                        self.tally.unsealed = 0
                         await asyncio.to_thread(self.sealer.seal_all)
-                    except StorageFailed as error:
-                        executor.fail(error)
-                        return
+                except Exception as error:  # of the disk or of a caller's listener
+                    executor.fail(error)
+                    return
 
         task = asyncio.create_task(twice_a_second())
         try:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import records
-from pipeline.errors import PipelineError, Refused, StorageFailed
+from pipeline.errors import Interrupted, PipelineError, Refused, StorageFailed
 from pipeline.job import Job
 from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished, reading
@@ -26,6 +26,7 @@ _EXIT_OF_STOP = {
     StopCode.NOT_SENT: _EXIT_AWAY,
     StopCode.AMBIGUOUS: _EXIT_AMBIGUOUS,
 }
+_STOP_OF_ERROR = {StorageFailed: StopCode.STORAGE, Interrupted: StopCode.INTERRUPTED}
 
 
 class FailOn(StrEnum):
@@ -152,7 +153,8 @@ def as_json(summary: Summary) -> JsonObject:
 
 def summarize_error(job: Job | None, error: PipelineError) -> Summary:
     """The same where a run did not come about or could not end: with what is known."""
-    stopped = Stopped(StopCode.STORAGE, str(error)) if isinstance(error, StorageFailed) else None
+    code = next((code for kind, code in _STOP_OF_ERROR.items() if isinstance(error, kind)), None)
+    stopped = Stopped(code, str(error)) if code else None
     summary = _NOTHING if job is None else summarize(job, _known_counts(job), stopped=stopped)
     return replace(summary, exit_code=error.exit_code)
 

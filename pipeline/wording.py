@@ -1,10 +1,35 @@
-"""How messages count: one row, two rows, rows 3, 7 and 9."""
+"""How messages count (one row, two rows, rows 3, 7 and 9) and what of them may be printed.
+
+Texts of servers and sheets end up in terminals, which obey control sequences, and in the logs of
+hosted CI, which obey lines such as ``::error::`` (GitHub) and ``##vso[…]`` (Azure).
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from typing import Any
 
 _NAMED = 10
+# Control characters but tab and line feed, other line ends, what turns the direction of writing,
+# and halves of surrogate pairs, which no stream takes.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COMMAND_LINE = re.compile(r"^(\s*:):", re.MULTILINE)
+_COMMAND_ANYWHERE = re.compile(r"#(?=#[\w.-]*\[)")
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal or hosted CI would take as a command. Its line feeds stay."""
+    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _COMMAND_ANYWHERE.sub("# ", _COMMAND_LINE.sub(r"\1 :", text))
+
+
+def json_line(value: Any) -> str:
+    """`value` as one line of JSON that is printable in the same sense, and reads back the same."""
+    text = json.dumps(value, ensure_ascii=False)
+    text = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text.replace("##", r"\u0023#")
 
 
 def counted(number: int, noun: str) -> str:

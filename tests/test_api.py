@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import pipeline
+from pipeline.events import AttemptEnded
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_events_come_by_callback_and_a_control_stops_the_run(start_sandbox, make
 
     def listen(event: object) -> None:
         seen.append(event)
-        if isinstance(event, pipeline.AttemptEnded) and event.state is pipeline.State.OK:
+        if isinstance(event, AttemptEnded) and event.state is pipeline.State.OK:
             control.stop("enough")
 
     summary = pipeline.run_job(job.spec, control=control, listeners=(listen,))
@@ -101,3 +102,40 @@ def test_a_wrong_option_is_a_type_error(make_job):
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     with pytest.raises(TypeError):
         pipeline.run_job(job.spec, limmit=5)
+
+
+def test_a_listener_that_breaks_costs_no_answer(start_sandbox, make_job, monkeypatch):
+    """The run ends with its error once what is in flight is saved."""
+    sandbox = start_sandbox(latency="300ms")
+    reaching(monkeypatch, sandbox)
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)], rate=100, concurrency=8)
+
+    def listen(event: object) -> None:
+        if isinstance(event, AttemptEnded):
+            raise KeyError("a bug of the caller")
+
+    with pytest.raises(KeyError):
+        pipeline.run_job(job.spec, listeners=(listen,))
+    summary = pipeline.run_job(job.spec)
+    assert (summary.ok, summary.ambiguous) == (50, 0)
+    assert set(sandbox.billed().values()) == {1}
+
+
+def test_a_cancelled_call_that_still_reads_its_sheet_leaves_nothing_behind(
+    sandbox, make_job, monkeypatch
+):
+    """The folder is free again, and nothing was sent."""
+    reaching(monkeypatch, sandbox)
+    job = make_job(sandbox.url, rows=[[f"story number {n}"] for n in range(200_000)])
+
+    async def begin_and_cancel() -> None:
+        task = asyncio.create_task(pipeline.run_job_async(job.spec))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(begin_and_cancel())
+    assert sandbox.received() == 0
+    job.write_sheet(["story"], [["a"]])
+    assert pipeline.run_job(job.spec).ok == 1

@@ -64,12 +64,13 @@ def test_requests_that_left_before_the_pause_do_not_lengthen_it():
     assert back_off.next_at() == 101.0
 
 
-def test_any_answer_ends_the_pause():
-    """Whatever it says."""
+def test_any_answer_to_a_request_sent_since_ends_the_pause():
+    """Whatever it says. One that was on its way before says nothing about connections now."""
     back_off = BackOff()
     back_off.not_sent(100.0, sent_at=100.0)
+    assert not back_off.answered(99.0)
     assert back_off.away
-    back_off.answered()
+    assert back_off.answered(101.0)
     assert not back_off.away
     back_off.not_sent(200.0, sent_at=200.0)
     assert back_off.next_at() == 201.0

@@ -89,3 +89,45 @@ def test_no_reserve_is_left_behind(sandbox, make_job):
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     assert not [p.name for p in job.output.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "log.jsonl", ".reserve", "results/.part-00001.parquet", "ledger.sqlite"]
+)
+def test_a_file_that_cannot_be_opened_is_said_before_anything_is_sent(sandbox, make_job, name):
+    """As after a run by another user; here a folder stands in its place. Exit 6, no traceback."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    place = job.output / name
+    place.mkdir(parents=True)
+    done = job.call("run", "--quiet")
+    assert (done.returncode, "Traceback" in done.stderr) == (6, False), done.stderr
+    assert sandbox.received() == 0
+    place.rmdir()
+    assert job.run()["ok"] == 1
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+def test_a_lost_ledger_beside_results_pays_for_nothing_again(sandbox, make_job, lost):
+    """It is the only record of what was paid: exit 6, and nothing is sent."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    job.run()
+    ledger = job.output / "ledger.sqlite"
+    ledger.rename(job.folder / "kept")
+    if lost == "empty":
+        ledger.touch()
+    done = job.call("run")
+    assert done.returncode == 6, done.stderr
+    assert "Nothing was sent" in done.stderr
+    assert sandbox.received() == 2
+    (job.folder / "kept").rename(ledger)
+    assert job.run()["requests"] == 0
+
+
+def test_a_kill_before_the_ledgers_first_table_is_no_damage(sandbox, make_job):
+    """`status` says that there was no run, and `run` begins."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.output.mkdir(parents=True)
+    (job.output / "ledger.sqlite").touch()
+    done = job.call("status")
+    assert (done.returncode, "no run yet" in done.stderr) == (2, True)
+    assert job.run()["ok"] == 1

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+# The key that is for the real API only.
+_SECRET = ("AITUTOR_API_KEY", "CREDENTIALS_DIRECTORY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator
         [sys.executable, "-m", "pipeline.sandbox.server", options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name not in _SECRET},
         start_new_session=True,  # a Ctrl-C in the terminal is for the runner alone
     )
     assert process.stdin is not None

@@ -1,0 +1,66 @@
+"""Which file systems are not this machine's own, from the kernel's table of mounts.
+
+The ledger's promise rests on locks and fsync. Over a network both may be answered without being
+kept: two machines get the same lock, or a commit is lost that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_TABLE = Path("/proc/self/mounts")
+
+_NETWORK = (
+    "nfs nfs3 nfs4 cifs smb2 smb3 smbfs afs ncpfs coda 9p drvfs prl_fs vboxsf vmhgfs ceph glusterfs"
+    " lustre gpfs beegfs pvfs2 orangefs ocfs2 gfs gfs2 davfs davfs2 webdav afpfs wekafs"
+)
+_NETWORK_FUSE = (
+    "sshfs rclone s3fs s3ql goofys gcsfuse mount-s3 mountpoint-s3 blobfuse blobfuse2 davfs davfs2"
+    " glusterfs ceph ceph-fuse cephfs juicefs curlftpfs lizardfs mfs moosefs seaweedfs afpfs"
+    " gvfsd-fuse smbnetfs vmhgfs-fuse onedriver google-drive-ocamlfuse grpcfuse osxfs"
+)
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+# An address, or a host before a path: what a plain `fuse` mount of a remote thing names.
+_REMOTE_SOURCE = re.compile(r"[a-z][a-z0-9+.-]*://|[^/]+:/|//[^/]")
+
+
+def network_file_system(path: Path) -> str | None:
+    """The type of the network file system that `path` (which need not be there yet) is on; None
+    for a disk of this machine, and where the system has no table to ask, as on macOS."""
+    try:
+        table = _TABLE.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    return find_network(str(path.resolve()), table)
+
+
+def find_network(path: str, table: str) -> str | None:
+    """The same for an absolute path without links, by the text of /proc/self/mounts."""
+    kind, source, point = _mounted_at(path, table)
+    if kind == "9p" and point == "/":
+        return None  # the root of a sandbox such as gVisor: a folder of the machine around it
+    if kind in _NETWORK.split():
+        return kind
+    family, _, name = kind.partition(".")
+    remote = name in _NETWORK_FUSE.split() or (
+        not name and _REMOTE_SOURCE.match(source) is not None
+    )
+    return kind if family == "fuse" and remote else None
+
+
+def _mounted_at(path: str, table: str) -> tuple[str, str, str]:
+    """(type, source, place) of the mount that holds `path`: the longest place, and of those that
+    lie on top of each other the last."""
+    best = ("", "", "")
+    for line in table.splitlines():
+        source, point, kind = [*map(_plain, line.split(" ")), "", "", ""][:3]
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best[2]):
+            best = (kind, source, point)
+    return best
+
+
+def _plain(field: str) -> str:
+    """Spaces and the like stand in the table as three octal digits."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), field)

@@ -1,0 +1,131 @@
+"""A server of the test's own, for what no sandbox does: to vanish, to hang up, to deny for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def ok(body: bytes) -> Answer:
+    """An answer that holds its own question."""
+    return 200, {}, json.dumps({"success": True, "result": body.decode()}).encode()
+
+
+def rate_limited(body: bytes) -> Answer:
+    """A 429 whose headers mean nothing."""
+    garbage = {"x-ratelimit-limit": "\xa7many", "x-ratelimit-remaining": "-1e9", "retry-after": "x"}
+    return 429, garbage, b'{"success": false, "error": "Rate limit exceeded"}'
+
+
+class Server:
+    """Listens on loopback in a thread of its own. `received` counts each body: in doubt, each of
+    them was billed. `holding`: requests are taken and not answered before it ends."""
+
+    def __init__(self, answer: Callable[[bytes], Answer] = ok, latency_s: float = 0.0) -> None:
+        self.answer = answer
+        self.latency_s = latency_s
+        self.holding = False
+        self.received: Counter[str] = Counter()
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.vanish()
+        self._call(self._finish())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def listen(self) -> None:
+        """Takes connections, at the same port every time."""
+        self._call(self._listen())
+
+    def refuse(self) -> None:
+        """Takes no more connections; those that there are end with the answer on its way."""
+        self._call(self._refuse())
+
+    def hang_up(self) -> None:
+        """Closes every connection, whatever is on its way."""
+        self._call(self._hang_up())
+
+    def vanish(self) -> None:
+        """As when its process dies."""
+        self.refuse()
+        self.hang_up()
+
+    def _call(self, coroutine: Any) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=4096)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _refuse(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _hang_up(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _finish(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            while True:
+                await self._exchange(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(head.split("content-length:")[1].split("\r\n")[0])
+        body = await reader.readexactly(length)
+        self.received[body.decode()] += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.latency_s)
+            while self.holding:
+                await asyncio.sleep(0.02)
+        finally:
+            self.in_flight -= 1
+        status, headers, content = self.answer(body)
+        last = self._server is None
+        if last:
+            headers = headers | {"connection": "close"}
+        fields = headers | {"content-type": "application/json", "content-length": str(len(content))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode("latin-1") + content)
+        await writer.drain()
+        if last:
+            raise ConnectionError("takes no more")

@@ -1,0 +1,105 @@
+"""Network file systems are told from disks of this machine, by tables as Linux writes them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.mounts import find_network, network_file_system
+
+TABLE = r"""sysfs /sys sysfs rw,relatime 0 0
+/dev/vda1 / ext4 rw,relatime 0 0
+overlay /var/lib/docker/overlay2/x/merged overlay rw,lowerdir=/a:/b 0 0
+tmpfs /run tmpfs rw 0 0
+server:/export /home nfs4 rw,vers=4.2,addr=10.0.0.2 0 0
+/dev/sdb1 /home/me/disk ext4 rw 0 0
+//nas/share /mnt/share cifs rw,username=me 0 0
+//nas/two /mnt/with\040space smb3 rw 0 0
+C:\134 /mnt/c 9p rw,dirsync,aname=drvfs;path=C:\134 0 0
+D: /mnt/d drvfs rw 0 0
+me@host:/srv /mnt/ssh fuse.sshfs rw,user_id=0 0 0
+remote: /mnt/rclone fuse.rclone rw 0 0
+bucket /mnt/bucket fuse.s3fs rw 0 0
+https://dav.example/x /mnt/dav fuse rw 0 0
+/dev/sdc1 /mnt/usb fuseblk rw 0 0
+/dev/sdc2 /mnt/ntfs fuse.ntfs-3g rw 0 0
+disk.img /mnt/ext fuse.ext4 rw 0 0
+/home/x /mnt/local-fuse fuse rw 0 0
+10.0.0.3:/v /mnt/gluster fuse.glusterfs rw 0 0
+1@tcp:/lustre /scratch lustre rw 0 0
+mon1,mon2:/ /ceph ceph rw 0 0
+server:/old /data nfs rw 0 0
+/dev/sdd1 /data xfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", None),
+        ("/work/runs/job", None),
+        ("/var/lib/docker/overlay2/x/merged/job", None),
+        ("/run/job", None),
+        ("/home/me/runs", "nfs4"),
+        ("/home/me/disk/runs", None),
+        ("/home2/runs", None),
+        ("/mnt/share", "cifs"),
+        ("/mnt/share/a/b", "cifs"),
+        ("/mnt/shared", None),
+        ("/mnt/with space/runs", "smb3"),
+        ("/mnt/c/Users/me", "9p"),
+        ("/mnt/d/x", "drvfs"),
+        ("/mnt/ssh/x", "fuse.sshfs"),
+        ("/mnt/rclone/x", "fuse.rclone"),
+        ("/mnt/bucket/x", "fuse.s3fs"),
+        ("/mnt/dav/x", "fuse"),
+        ("/mnt/usb/x", None),
+        ("/mnt/ntfs/x", None),
+        ("/mnt/ext/x", None),
+        ("/mnt/local-fuse/x", None),
+        ("/mnt/gluster/x", "fuse.glusterfs"),
+        ("/scratch/x", "lustre"),
+        ("/ceph/x", "ceph"),
+        ("/data/x", None),
+    ],
+)
+def test_the_mount_that_holds_a_path_decides(path, kind):
+    """The longest place, and of two on one place the later."""
+    assert find_network(path, TABLE) == kind
+
+
+@pytest.mark.parametrize("table", ["", "\n", "one", "one /", "none / 9p rw 0 0"])
+def test_a_table_that_says_nothing_refuses_nothing(table):
+    """Half a line; and the root of a sandbox, which is a folder of the machine around it."""
+    assert find_network("/work/x", table) is None
+
+
+def test_the_folders_of_these_tests_are_on_a_disk(tmp_path):
+    """Also one that is not there yet."""
+    assert network_file_system(tmp_path / "not" / "yet") is None
+
+
+def test_a_run_folder_on_a_network_file_system_is_refused(sandbox, make_job, tmp_path):
+    """Before anything is sent; the folder is not made. A mount that only this test sees."""
+    place = tmp_path / "share"
+    place.mkdir()
+    table = tmp_path / "mounts"
+    table.write_text(f"//nas/share {place} cifs rw 0 0\n")
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare")
+    job = make_job(sandbox.url, rows=[["a"]])
+    # A table of its own under /proc, in a mount namespace that ends with the command.
+    script = 'mount --bind "$0" /proc/$$/mounts && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, str(table)]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a mount namespace takes root")
+    done = job.shell([*command, *job.command("run", "--output", str(place / "out"))])
+    assert done.returncode == 2, done.stderr
+    assert "network file system (cifs)" in done.stderr
+    assert "Nothing was sent" in done.stderr
+    assert not (place / "out").exists()
+    assert sandbox.received() == 0
+    assert Path(place).is_dir()
