@@ -527,6 +527,11 @@ WHOLE_FILES = {
         {"results/mine.parquet"},
         (),
     ),
+    "a file has a name that a terminal would obey": (
+        lambda f: (f / "results/\x1b[2J\udcff").write_bytes(b""),
+        {"results/ [2J"},
+        (),
+    ),
     "the empty part is gone": (
         lambda f: (f / "results/part-00000.parquet").unlink(),
         {"results/part-00000.parquet"},
