@@ -300,6 +300,7 @@ def _flipped_at_random(folder: Path, tmp_path: Path, seeds: range) -> int:
     """Asserts of each flip that it is found or alters nothing. How many were found."""
     (folder / ".reserve").unlink(missing_ok=True)
     before = values(folder)
+    assert not verify(folder).findings
     found = 0
     for seed in seeds:
         chance = random.Random(seed)
