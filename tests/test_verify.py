@@ -300,6 +300,7 @@ def _flipped_at_random(folder: Path, tmp_path: Path, seeds: range) -> int:
     """Asserts of each flip that it is found or alters nothing. How many were found."""
     (folder / ".reserve").unlink(missing_ok=True)
     before = values(folder)
+    assert not verify(folder).findings
     found = 0
     for seed in seeds:
         chance = random.Random(seed)
@@ -525,6 +526,11 @@ WHOLE_FILES = {
     "a file is foreign": (
         lambda f: pd.DataFrame({"row": [1]}).to_parquet(f / "results/mine.parquet"),
         {"results/mine.parquet"},
+        (),
+    ),
+    "a file has a name that a terminal would obey": (
+        lambda f: (f / "results/\x1b[2J\udcff").write_bytes(b""),
+        {"results/ [2J"},
         (),
     ),
     "the empty part is gone": (

@@ -58,7 +58,7 @@ class Findings:
 
     def add(self, file: str, problem: str, advice: str, row: object = None) -> None:
         """`row` is the number of a row of the sheet, or nothing that could be one."""
-        key = (file, problem, advice)
+        key = (_line(file), _line(problem), advice)
         self._counts[key] = self._counts.get(key, 0) + 1
         rows = self._rows.setdefault(key, [])
         if isinstance(row, int) and len(rows) < _ROWS_NAMED and row not in rows:
@@ -73,3 +73,9 @@ class Findings:
             Finding(*key, count, tuple(sorted(self._rows[key])))
             for key, count in self._counts.items()
         )
+
+
+def _line(text: str) -> str:
+    """One printable line: SQLite's words have line ends, names of foreign files anything."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())

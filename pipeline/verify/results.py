@@ -140,7 +140,7 @@ def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) 
 
 
 def _same_schema(schema: pa.Schema) -> bool:
-    return bool(schema.remove_metadata().equals(RESULTS_SCHEMA))
+    return bool(schema.equals(RESULTS_SCHEMA)) and not schema.metadata
 
 
 def _check_answers(db: sqlite3.Connection, findings: Findings) -> int:
