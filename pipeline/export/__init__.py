@@ -10,9 +10,7 @@ from pipeline.errors import Refused, StorageFailed
 from pipeline.export import files
 from pipeline.export.table import Exported, export_table
 from pipeline.job import Job
-from pipeline.records import reading
 from pipeline.spec import nearest
-from pipeline.summary import refuse_before_first_run
 
 _WRITERS: dict[str, Callable[[Exported, Path, bool], int]] = {
     ".csv": files.write_csv,
@@ -42,8 +40,6 @@ def export_job(job: Job, target: Path, *, excel_guard: bool = True) -> Export:
         Refused: before the first run, over the input, into the run folder, for another ending.
         StorageFailed: when an answer is missing, or the file cannot be written.
     """
-    with reading(job.folder.ledger) as read:
-        refuse_before_first_run(job, read)
     write = _WRITERS.get(target.suffix.lower())
     if write is None:
         raise Refused(
@@ -51,7 +47,7 @@ def export_job(job: Job, target: Path, *, excel_guard: bool = True) -> Export:
             f"{nearest(target.suffix, _WRITERS)} Use {', '.join(_WRITERS)}."
         )
     _check_target(job, target)
-    exported = export_table(job.folder)
+    exported = export_table(job)
     try:
         guarded = write(exported, target, excel_guard)
     except OSError as error:

@@ -27,9 +27,11 @@ from pipeline.inputs.snapshot import (
     stored_mapped,
     whole_snapshot,
 )
+from pipeline.job import Job
 from pipeline.model import State
 from pipeline.records import Answered, Read, Sealed, Unfinished
 from pipeline.schema import altered
+from pipeline.summary import refuse_before_first_run
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
 _ANSWER_COLUMNS = ["run_id", "row", "result", "citations"]
@@ -47,19 +49,22 @@ class Exported:
     delimiter: str = ","
 
 
-def export_table(folder: RunFolder) -> Exported:
+def export_table(job: Job) -> Exported:
     """The sheet's rows and columns in their order, then `ADDED`.
 
     A row whose newer version is not finished shows its last finished answer, with the code and
     message of the newer one. Works while a run goes on.
 
     Raises:
+        Refused: before the first run.
         StorageFailed: when an answer that the ledger counts is not in the results, or anything
             that would be in the table is not what was written.
     """
+    folder = job.folder
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
     with records.reading(folder.ledger) as read:
+        refuse_before_first_run(job, read)
         read(records.check_structure)
         snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
         if snapshot is None:
