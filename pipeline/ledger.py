@@ -26,7 +26,7 @@ from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import Attempt, Clock, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import Unfinished
+from pipeline.records import Unfinished, Unread
 from pipeline.schema import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -145,6 +145,27 @@ class SqliteLedger:
                     (row_id,),
                 )
                 self._decide(db, row_id, "again")
+
+        self._commits.call(operation)
+
+    def read_again(self, unread: Iterable[Unread]) -> None:
+        """These answers can be read after all: their rows are ok, without another request."""
+        found = list(unread)
+        first_seq, self._next_seq = self._next_seq, self._next_seq + len(found)
+
+        def operation(db: sqlite3.Connection) -> None:
+            for seq, one in enumerate(found, start=first_seq):
+                db.execute(
+                    "UPDATE attempts SET verdict = 'ok', code = NULL, message = NULL"
+                    " WHERE attempt_id = ?",
+                    (one.attempt_id,),
+                )
+                db.execute(
+                    "UPDATE rows SET state = 'ok', code = NULL, ok_attempt = ? WHERE row_id = ?",
+                    (one.attempt_id, one.row_id),
+                )
+                db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, one.attempt_id, one.body))
+                db.execute("DELETE FROM fragments WHERE attempt_id = ?", (one.attempt_id,))
 
         self._commits.call(operation)
 
@@ -302,7 +323,10 @@ class SqliteLedger:
                 "INSERT INTO payloads VALUES (?, ?, ?)", (seq, attempt.attempt_id, reply.body)
             )
         elif outcome.verdict is Verdict.AMBIGUOUS and reply.body:
-            db.execute("INSERT INTO fragments VALUES (?, ?)", (attempt.attempt_id, reply.body))
+            db.execute(
+                "INSERT INTO fragments VALUES (?, ?, ?)",
+                (attempt.attempt_id, reply.body, reply.failure is None),
+            )
 
     # -- sealing --------------------------------------------------------------------------
 

@@ -71,6 +71,16 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A whole answer that was paid for and could not be read when it came."""
+
+    row_id: int
+    attempt_id: int
+    http_status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """Where the last finished answer of a row of the sheet is: (`run_id`, `sent_row`) is unique."""
 
@@ -229,6 +239,25 @@ def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
             answered,
             in_last_run,
         )
+
+
+def unread(db: sqlite3.Connection) -> Iterator[Unread]:
+    """Answers that came whole and that the release which got them could not read.
+
+    Raises:
+        StorageFailed: when one of them is not what was received.
+    """
+    sources = (("fragments", "f"), ("attempts", "a"), ("rows", "r"), ("requests", "q"))
+    checks = " AND ".join(intact(table, alias) for table, alias in sources)
+    for *found, whole in db.execute(
+        f"SELECT r.row_id, a.attempt_id, a.http_status, f.body, {checks} FROM fragments f"
+        " JOIN attempts a USING (attempt_id) JOIN requests q USING (row_id) JOIN rows r"
+        " ON r.row_id = a.row_id AND r.last_attempt = a.attempt_id"
+        " WHERE f.whole AND r.state = 'ambiguous' AND a.http_status BETWEEN 200 AND 299"
+    ):
+        if not whole:
+            raise altered("an answer that could not be read")
+        yield Unread(*found)
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:

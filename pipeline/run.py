@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from pipeline import __version__, records
 from pipeline.access import SANDBOX_HOST, Access, find_access
+from pipeline.answer import classify
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
@@ -36,7 +37,17 @@ from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
-from pipeline.model import ErrorCode, JsonObject, Row, State, StopCode, Stopped, Summary
+from pipeline.model import (
+    ErrorCode,
+    JsonObject,
+    Reply,
+    Row,
+    State,
+    StopCode,
+    Stopped,
+    Summary,
+    Verdict,
+)
 from pipeline.pacing import Pace
 from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
@@ -271,6 +282,7 @@ class _Run:
     def recover(self) -> None:
         """Brings the folder to rest, whatever ended the last run in it."""
         self.cut = self.ledger.recover()
+        self._read_again()
         self.sealer.recover()
         self.sealer.seal_all()
         folder = self.job.folder
@@ -283,6 +295,23 @@ class _Run:
                 Notice(
                     f"The last run ended with {number} on the way. Each may have "
                     "been paid, so those rows are ambiguous (interrupted) and not sent again."
+                )
+            )
+
+    def _read_again(self) -> None:
+        """Takes answers that a release before this one could not read; nothing is sent for them."""
+        unread = self.ledger.read(lambda db: list(records.unread(db)))
+        readable = [
+            one
+            for one in unread
+            if classify(Reply(0.0, 0.0, one.http_status, {}, one.body)).verdict is Verdict.OK
+        ]
+        if readable:
+            self.ledger.read_again(readable)
+            number = counted(len(readable), "answer")
+            self._tell(
+                Notice(
+                    f"{number} that could not be read before is read now; nothing was sent for it."
                 )
             )
 

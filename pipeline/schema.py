@@ -58,8 +58,11 @@ CREATE TABLE decisions (
 CREATE TABLE requests (row_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 -- The bytes that came, of answers not sealed yet, numbered in the order in which they came.
 CREATE TABLE payloads (seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, body BLOB NOT NULL);
--- What was received of answers that could not be read.
-CREATE TABLE fragments (attempt_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+-- What was received of answers that could not be read. whole: all of it came, so that a later
+-- release may yet read it.
+CREATE TABLE fragments (
+    attempt_id INTEGER PRIMARY KEY, body BLOB NOT NULL, whole INTEGER NOT NULL
+);
 
 CREATE TABLE parts (
     part INTEGER PRIMARY KEY, name TEXT NOT NULL, first_seq INTEGER NOT NULL,

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from pipeline.folder import RunFolder
+from pipeline.schema import connect
 from tests.conftest import Job, SandboxProcess, ended
 
 MIXED = [
@@ -661,3 +662,24 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.shell([sys.executable, "-m", "pipeline", "run", str(job.sheet)])
     assert (done.returncode, "looks like a sheet" in done.stderr) == (2, True)
+
+
+def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(sandbox, make_job):
+    """What came whole is kept as it came and read later; half an answer stays ambiguous."""
+    job = make_job(sandbox.url, rows=[["#fault:not-json"], ["#fault:cut-body"], ["fine"]])
+    job.run(expect=5)
+    db = connect(job.output / "ledger.sqlite", read_only=False)
+    whole = "SELECT attempt_id FROM fragments WHERE whole"
+    [(attempt,)] = db.execute(whole).fetchall()
+    readable = b'{"success":true,"result":"as a later release reads it"}'
+    db.execute("UPDATE fragments SET body = ? WHERE attempt_id = ?", (readable, attempt))
+    db.close()
+    billed = sandbox.billed()
+    summary = job.run(expect=5)
+    assert (summary["requests"], summary["ok"], summary["ambiguous"]) == (0, 2, 1)
+    assert (summary["paid_min"], summary["paid_max"]) == (2, 3)
+    assert sandbox.billed() == billed
+    table = job.export()
+    assert list(table["_status"]) == ["ok", "ambiguous", "ok"]
+    assert table["result"][0] == "as a later release reads it"
+    assert job.call("verify").returncode == 0
