@@ -178,7 +178,7 @@ class Job:
         return Path(shutil.copytree(self.output, self.folder / "runs" / name))
 
     def shell(
-        self, command: list[str], env: dict[str, str] | None = None
+        self, command: list[str], env: dict[str, str] | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Runs any command with the job's key and address."""
         return subprocess.run(
@@ -186,7 +186,7 @@ class Job:
             env=self.environment() | (env or {}),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
             check=False,
         )
 

@@ -409,3 +409,12 @@ def test_a_full_open_file_limit_is_raised_or_the_concurrency_fitted(start_sandbo
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["ok"], summary["by_code"]) == (500, {})
     assert os.path.exists(summary["results"])
+
+
+def test_an_answer_that_takes_most_of_the_deadline_is_ok_and_paid_once(start_sandbox, make_job):
+    """290 of 330 s in the soak, scaled here, beside a drip that ends at the deadline."""
+    sandbox = start_sandbox(latency="3500ms")
+    job = make_job(sandbox.url, rows=[["slow"], ["#fault:slow-drip"]], deadline_s=5)
+    summary = job.run(expect=5)
+    assert (summary["ok"], summary["by_code"]) == (1, {"timeout": 1})
+    assert sorted(sandbox.billed().values()) == [1, 1]

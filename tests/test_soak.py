@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,18 +23,25 @@ IN_FLIGHT = 4
 STEPS = {"fdatasync": 3, "fsync": 1, "pwrite64": 41, "rename": 1, "openat": 97, "unlink": 1}
 
 
-def _killed_at(job: Job, call: str, when: int) -> bool:
-    """Whether a run died at its `when`-th system call of that name."""
+def _injected(job: Job, call: str, what: str) -> subprocess.CompletedProcess[str]:
+    """A run with a fault in one of its system calls, or in all from one on."""
     command = [
         *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"),
-        *("-e", f"inject={call}:signal=KILL:when={when}"),
+        *("-e", f"inject={call}:{what}"),
         *job.command("run", "--rate", "400", "--quiet"),
     ]
-    done = subprocess.run(command, env=job.environment(), capture_output=True, check=False)
-    return done.returncode in (137, -9)
+    return job.shell(command)
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def _killed_at(job: Job, call: str, when: int) -> bool:
+    """Whether a run died at its `when`-th system call of that name."""
+    return _injected(job, call, f"signal=KILL:when={when}").returncode in (137, -9)
+
+
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+
+
+@needs_strace
 @pytest.mark.parametrize("call", STEPS)
 def test_killed_at_every_system_call_nothing_is_lost_and_nothing_is_paid_twice(
     start_sandbox, make_job, call
@@ -55,6 +64,71 @@ def test_killed_at_every_system_call_nothing_is_lost_and_nothing_is_paid_twice(
         when += STEPS[call]
     assert deaths > 0
     print(f"{call}: died at {deaths} instants")
+
+
+# (call, what goes wrong, every how many calls): a disk that is full or broken from there on, one
+# call that fails, and writes of three bytes.
+REFUSALS = [
+    ("fdatasync", "error=EIO:when={n}+", 3),
+    ("fdatasync", "error=EIO:when={n}", 7),
+    ("fsync", "error=EIO:when={n}+", 1),
+    ("pwrite64", "error=ENOSPC:when={n}+", 61),
+    ("pwrite64", "error=EIO:when={n}", 97),
+    ("pwrite64", "retval=3:when={n}", 83),
+    ("write", "error=ENOSPC:when={n}+", 11),
+    ("rename", "error=EIO:when={n}", 1),
+    ("openat", "error=ENOSPC:when={n}+", 301),
+]
+
+
+@needs_strace
+@pytest.mark.parametrize(("call", "what", "step"), REFUSALS)
+def test_whatever_write_is_refused_nothing_is_lost_and_nothing_is_paid_twice(
+    start_sandbox, make_job, call, what, step
+):
+    """Exit 6 or the run's own code, never a lost bill; with a sound disk the command finishes."""
+    when, refused = 1, 0
+    while when < 40 * step:
+        sandbox: SandboxProcess = start_sandbox(latency="5ms")
+        job = make_job(sandbox.url, rows=ROWS, concurrency=IN_FLIGHT)
+        done = _injected(job, call, what.format(n=when))
+        refused += done.returncode == 6
+        untouched = done.returncode == 0
+        finished = job.call("run", "--json", "--rate", "400")
+        assert finished.returncode in (0, 5), (when, finished.stderr)
+        assert_nothing_lost_or_paid_twice(job, sandbox, job.status(), IN_FLIGHT)
+        shutil.rmtree(job.output)
+        sandbox.stop()
+        if untouched and what.endswith("+"):
+            break
+        when += step
+    assert refused > 0 or "retval" in what
+    print(f"{call} {what}: refused {refused} times")
+
+
+def test_an_answer_after_290_seconds_is_ok_and_paid_once(start_sandbox, make_job):
+    """The page allows 300 s; the runner waits for 330."""
+    sandbox = start_sandbox(latency="290s")
+    job = make_job(sandbox.url, rows=[["a long story"]])
+    done = job.shell(job.command("run", "--json"), timeout=400)
+    assert json.loads(done.stdout)["ok"] == 1
+    assert list(sandbox.billed().values()) == [1]
+
+
+def test_half_a_million_rows_fit_into_a_gigabyte(start_sandbox, make_job):
+    """Read, keyed, looked up, one in ten thousand sent; then everything again."""
+    sandbox = start_sandbox()
+    job = make_job(sandbox.url)
+    with job.sheet.open("w", encoding="utf-8") as file:
+        file.write("story\n")
+        file.writelines(f"a story about dog number {n} of half a million\n" for n in range(500_000))
+    for sent in (50, 0):
+        done = job.shell(job.command("run", "--limit", "50", "--json"), timeout=300)
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert (summary["rows"], summary["requests"]) == (500_000, sent)
+    most_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert most_kb < 1_000_000
+    print(f"{most_kb // 1024} MiB at most")
 
 
 def test_two_hundred_kills_of_run_resume_and_export(start_sandbox, make_job):
