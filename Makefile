@@ -18,8 +18,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## run the main job against the local sandbox; no key, nothing paid
 	$(BIN)/pipeline run jobs/stories.yaml --sandbox
 
-test: $(READY)  ## the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## the tests, on all cores: most of them wait for processes of their own
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
 
