@@ -40,7 +40,7 @@ server:/old /data nfs rw 0 0
     ("path", "kind"),
     [
         ("/", None),
-        ("/work/runs/job", None),
+        ("/srv/runs/job", None),
         ("/var/lib/docker/overlay2/x/merged/job", None),
         ("/run/job", None),
         ("/home/me/runs", "nfs4"),
@@ -74,7 +74,7 @@ def test_the_mount_that_holds_a_path_decides(path, kind):
 @pytest.mark.parametrize("table", ["", "\n", "one", "one /", "none / 9p rw 0 0"])
 def test_a_table_that_says_nothing_refuses_nothing(table):
     """Half a line; and the root of a sandbox, which is a folder of the machine around it."""
-    assert find_network("/work/x", table) is None
+    assert find_network("/srv/x", table) is None
 
 
 def test_the_folders_of_these_tests_are_on_a_disk(tmp_path):
