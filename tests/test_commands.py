@@ -453,7 +453,7 @@ def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, ma
 
 def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sandbox, make_job):
     """And how it ended; before the first run it says how to start one."""
-    sandbox = start_sandbox(latency="1s")
+    sandbox = start_sandbox(latency="8s")
     job = make_job(sandbox.url, rows=[["a"]])
     assert "pipeline run" in job.call("status").stderr
     process = job.start()

@@ -329,4 +329,4 @@ def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right(bench):
 @pytest.mark.long
 def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right_at_length(bench):
     """Other examples every time."""
-    attack(bench, examples=300, steps=15)
+    attack(bench, examples=1000, steps=15)

@@ -68,8 +68,8 @@ def test_of_two_that_start_together_one_works_and_the_other_says_locked_at_once(
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_of_two_that_start_together_thirty_times_one_works(sandbox, make_job, tmp_path):
-    """Thirty times."""
+def test_of_two_that_start_together_fifty_times_one_works(sandbox, make_job, tmp_path):
+    """Fifty times."""
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(ROWS)])
-    starts(job, sandbox, tmp_path, 30)
-    each_once(sandbox, 30)
+    starts(job, sandbox, tmp_path, 50)
+    each_once(sandbox, 50)
