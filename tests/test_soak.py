@@ -77,7 +77,6 @@ REFUSALS = [
     ("pwrite64", "retval=3:when={n}", 83),
     ("write", "error=ENOSPC:when={n}+", 11),
     ("rename", "error=EIO:when={n}", 1),
-    ("openat", "error=ENOSPC:when={n}+", 301),
 ]
 
 
