@@ -184,24 +184,26 @@ def test_ctrl_c_at_a_question_is_a_no(sandbox, make_job):
     assert sandbox.received() == 1
 
 
-def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job):
+@pytest.mark.parametrize("denied_s", [1, pytest.param(600, marks=pytest.mark.long)])
+def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job, denied_s):
     """429s for ever with headers that mean nothing: no row fails, one log line for each wait."""
     with Server(rate_limited) as server:
         job = make_job(server.url, rows=[[f"story {n}"] for n in range(200)], concurrency=50)
         process = start(job)
         with process, ended(process):
             until(lambda: server.received.total() > 6)
-            time.sleep(1)
+            time.sleep(denied_s)
             process.send_signal(signal.SIGINT)
             assert left_within(process, 1) == 130
         received = server.received.total()
     summary = job.status()
     assert (summary["pending"], summary["failed"], summary["paid_max"]) == (200, 0, 0)
     log = [json.loads(line) for line in log_of(job).splitlines()]
-    assert sum(line["event"] == "attempt_ended" for line in log) <= received < 60
+    assert sum(line["event"] == "attempt_ended" for line in log) <= received < 60 + denied_s
 
 
-def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job):
+@pytest.mark.parametrize("stopped_s", [1, pytest.param(120, marks=pytest.mark.long)])
+def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job, stopped_s):
     """SIGSTOP, as of a laptop's lid: ambiguous at most what was in flight, the rest is sent."""
     with Server() as server:
         server.holding = True
@@ -210,10 +212,10 @@ def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job):
         with process, ended(process):
             until(lambda: server.in_flight == 6)
             process.send_signal(signal.SIGSTOP)
-            time.sleep(0.5)
+            time.sleep(stopped_s / 2)
             server.hang_up()
             server.holding = False
-            time.sleep(0.5)
+            time.sleep(stopped_s / 2)
             process.send_signal(signal.SIGCONT)
             assert process.wait(timeout=30) == 5
         assert max(server.received.values()) == 1

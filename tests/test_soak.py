@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
+from itertools import count
 
 import pytest
 
@@ -17,53 +20,67 @@ from tests.test_crash import assert_nothing_lost_or_paid_twice
 
 pytestmark = pytest.mark.long
 
-ROWS = [[f"story number {n}"] for n in range(60)]
+ROWS = [[f"story number {n}"] for n in range(24)]
 IN_FLIGHT = 4
-# How often each call is let through before the process dies at it, until a run ends untouched.
-STEPS = {"fdatasync": 3, "fsync": 1, "pwrite64": 41, "rename": 1, "openat": 97, "unlink": 1}
+KILLED_AT = ("fdatasync", "fsync", "write", "pwrite64", "rename", "openat", "ftruncate", "unlink")
 
 
-def _injected(job: Job, call: str, what: str) -> subprocess.CompletedProcess[str]:
-    """A run with a fault in one of its system calls, or in all from one on."""
+def _injected(
+    job: Job, call: str, what: str, files: Iterable[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """A run with a fault in one of its system calls, or in all from one on.
+
+    With `files`, the calls are counted that touch one of them. strace counts for each thread.
+    """
     command = [
         *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"),
         *("-e", f"inject={call}:{what}"),
+        *(word for name in files for word in ("-P", name)),
         *job.command("run", "--rate", "400", "--quiet"),
     ]
     return job.shell(command)
 
 
-def _killed_at(job: Job, call: str, when: int) -> bool:
-    """Whether a run died at its `when`-th system call of that name."""
-    return _injected(job, call, f"signal=KILL:when={when}").returncode in (137, -9)
+def _files_touched(job: Job) -> set[str]:
+    """Every path in the run folder that a whole run names or has open, the folder among them."""
+    trace = job.folder / "trace"
+    command = ["strace", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=%file,%desc"]
+    done = job.shell([*command, *job.command("run", "--rate", "400", "--quiet")])
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(rf'{re.escape(str(job.output))}[^">,]*', trace.read_text()))
 
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 
 
 @needs_strace
-@pytest.mark.parametrize("call", STEPS)
+@pytest.mark.parametrize("call", KILLED_AT)
 def test_killed_at_every_system_call_nothing_is_lost_and_nothing_is_paid_twice(
     start_sandbox, make_job, call
 ):
-    """One fresh folder for each instant; then the same command finishes it."""
-    when, deaths = 1, 0
-    while True:
+    """N = 1, 2, … of the calls on the run folder's files, each in a fresh folder, until a run ends
+    untouched; each time the same command finishes what the killed one began.
+    """
+    files: set[str] = set()
+    for when in count():
         sandbox: SandboxProcess = start_sandbox(latency="5ms")
         job = make_job(sandbox.url, rows=ROWS, concurrency=IN_FLIGHT)
-        killed = _killed_at(job, call, when)
-        deaths += killed
-        done = job.call("run", "--json", "--rate", "400")
-        assert done.returncode in (0, 5), done.stderr
-        summary = job.status()
-        assert_nothing_lost_or_paid_twice(job, sandbox, summary, IN_FLIGHT)
+        if when == 0:
+            files = _files_touched(job)
+            killed = True
+        else:
+            done = _injected(job, call, f"signal=KILL:when={when}", sorted(files))
+            killed = done.returncode in (137, -signal.SIGKILL)
+            assert killed or done.returncode == 0, done.stderr
+        finished = job.call("run", "--json", "--rate", "400")
+        assert finished.returncode in (0, 5), finished.stderr
+        assert_nothing_lost_or_paid_twice(job, sandbox, job.status(), IN_FLIGHT)
         shutil.rmtree(job.output)
         sandbox.stop()
         if not killed:
             break
-        when += STEPS[call]
-    assert deaths > 0
-    print(f"{call}: died at {deaths} instants")
+    assert when > 1
+    print(f"{call}: died at {when - 1} instants")
 
 
 # (call, what goes wrong, every how many calls): a disk that is full or broken from there on, one
