@@ -41,6 +41,7 @@ class GroupCommit:
         self._connection = connection
         self._make_room = make_room
         self._queue: deque[_Submitted] = deque()
+        self._gathered: list[_Submitted] = []
         self._wake = threading.Condition()
         self._closing = False
         self._full: StorageFailed | None = None
@@ -55,7 +56,7 @@ class GroupCommit:
             StorageFailed: when the commit did not reach the disk.
         """
         future: Future[T] = Future()
-        self._submit(_Submitted(operation, future, False))
+        self._submit([_Submitted(operation, future, False)])
         return future.result()
 
     async def durably(self, operation: Operation[T], *, saves: bool = False) -> T:
@@ -63,27 +64,42 @@ class GroupCommit:
 
         `saves`: the operation saves something that was paid, so it is tried on a full disk too.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(_Submitted(operation, future, saves))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(_Submitted(operation, future, saves))
         return await future
 
     def close(self) -> None:
         """Commits what was submitted, ends the thread and closes the connection."""
+        self._hand_over()
         with self._wake:
             self._closing = True
             self._wake.notify()
         self._thread.join()
         self._connection.close()
 
-    def _submit(self, submitted: _Submitted) -> None:
+    def _hand_over(self) -> None:
+        """Gives the thread all that one turn of the loop asked for: each wake-up costs, and the
+        more share a commit, the fewer there are.
+        """
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._submit(gathered)
+
+    def _submit(self, batch: list[_Submitted]) -> None:
         with self._wake:
-            failed = self._failed or (None if submitted.saves else self._full)
-            if failed:
-                raise failed
-            if self._closing:
-                raise RuntimeError("the ledger is closed")  # nobody would ever carry it out
-            self._queue.append(submitted)
-            self._wake.notify()
+            refused = [(one.future, error) for one in batch if (error := self._refusal(one))]
+            if len(refused) < len(batch):
+                self._queue.extend(one for one in batch if not self._refusal(one))
+                self._wake.notify()
+        _settle(refused)
+
+    def _refusal(self, submitted: _Submitted) -> BaseException | None:
+        if self._closing:
+            return RuntimeError("the ledger is closed")  # nobody would ever carry it out
+        return self._failed or (None if submitted.saves else self._full)
 
     def _work(self) -> None:
         while True:

@@ -134,8 +134,7 @@ def reading(path: Path) -> Iterator[Read]:
         return undamaged(operation, connection)
 
     try:
-        connection.execute("BEGIN")
-        if check_version(path, connection) == 0 and path.exists():
+        if not _is_made(path, connection):
             connection.close()
             connection = empty()
         yield read
@@ -143,6 +142,22 @@ def reading(path: Path) -> Iterator[Read]:
         raise unusable(path, error) from error
     finally:
         connection.close()
+
+
+def _is_made(path: Path, db: sqlite3.Connection) -> bool:
+    """Begins the view; whether the ledger has its tables.
+
+    A rollback journal is there only while the file is being made: from its first table on, the
+    ledger has a write-ahead log instead. A reader cannot take back what a kill left in it, and
+    there is nothing in it to read.
+    """
+    try:
+        db.execute("BEGIN")
+        return check_version(path, db) > 0
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            return False
+        raise
 
 
 def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:

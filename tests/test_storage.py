@@ -5,8 +5,10 @@ The small disks are tmpfs mounts, which takes a user that may mount; the rest ne
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +39,7 @@ def small_disk(tmp_path: Path) -> Iterator[Mount]:
 
     yield mount
     if mounted:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def assert_nothing_lost(job: Job, sandbox: SandboxProcess, output: Path) -> None:
@@ -123,11 +125,21 @@ def test_a_lost_ledger_beside_results_pays_for_nothing_again(sandbox, make_job, 
     assert job.run()["requests"] == 0
 
 
-def test_a_kill_before_the_ledgers_first_table_is_no_damage(sandbox, make_job):
+def half_made(path: Path) -> None:
+    """What a kill within the first transaction leaves: some pages, and a journal to undo them."""
+    with contextlib.closing(sqlite3.connect(path.with_name("whole"), isolation_level=None)) as db:
+        db.executescript("PRAGMA cache_size = 1; BEGIN; CREATE TABLE kept (text);")
+        db.executemany("INSERT INTO kept VALUES (?)", [("x" * 3000,)] * 50)
+        shutil.copy(path.with_name("whole"), path)
+        shutil.copy(path.with_name("whole-journal"), f"{path}-journal")
+
+
+@pytest.mark.parametrize("made", [Path.touch, half_made])
+def test_a_kill_before_the_ledgers_first_table_is_no_damage(sandbox, make_job, made):
     """`status` says that there was no run, and `run` begins."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.output.mkdir(parents=True)
-    (job.output / "ledger.sqlite").touch()
+    made(job.output / "ledger.sqlite")
     done = job.call("status")
     assert (done.returncode, "no run yet" in done.stderr) == (2, True)
     assert job.run()["ok"] == 1
