@@ -10,7 +10,7 @@ from pipeline.errors import Refused
 from pipeline.ledger import SqliteLedger
 from pipeline.model import JsonObject
 from pipeline.plan import Variables
-from pipeline.records import Read, counts, meta
+from pipeline.records import Read, meta, reached
 from pipeline.spec import JobSpec
 
 _PINNED = "pinned"
@@ -43,7 +43,8 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     """Compares `spec` with the folder's pins.
 
     Raises:
-        Refused: for another host; its answers never mix with this folder's.
+        Refused: for another host than the one that a request of this folder ever reached; their
+            answers never mix. A mistyped address that nobody answers at ties the folder to nothing.
     """
     now: JsonObject = {
         "host": host,
@@ -56,9 +57,9 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     }
     stored = read(meta(_PINNED))
     before = json.loads(stored) if stored else None
-    if before and before["host"] != host and read(counts).paid_max:
+    if before and before["host"] != host and read(reached):
         raise Refused(
-            f"{spec.output}: this folder's answers came from {before['host']}, not from {host}. "
+            f"{spec.output}: this folder belongs to {before['host']}, not to {host}. "
             f"Name that address by --base-url or {URL_VARIABLE}, or use another `output:` for "
             "another host. Nothing was sent."
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pipeline.model import State
+from pipeline.model import ErrorCode, State
 from pipeline.schema import altered, check_version, connect, empty, intact, undamaged, unusable
 
 SNAPSHOT = "snapshot"
@@ -220,6 +220,15 @@ def counts(db: sqlite3.Connection) -> Counts:
         last[2] if last else "",
         ended[0] if ended else None,
     )
+
+
+def reached(db: sqlite3.Connection) -> bool:
+    """Whether any request of this folder left for its host, as far as is known."""
+    found = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM attempts WHERE code IS NULL OR code NOT IN (?, ?))",
+        (ErrorCode.NOT_SENT, ErrorCode.TLS),
+    )
+    return bool(found.fetchone()[0])
 
 
 def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.folder import RunFolder
 from pipeline.schema import connect
-from tests.conftest import Job, SandboxProcess, ended
+from tests.conftest import Job, SandboxProcess, ended, free_port
 
 MIXED = [
     "a plain story",
@@ -387,7 +387,7 @@ def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path)
 @pytest.mark.parametrize("mode", ["fail", "skip", "wait"])
 def test_a_locked_folder_fails_is_skipped_or_waited_for(start_sandbox, make_job, mode):
     """75, 0, or the job done after the other run has ended; never an extra bill."""
-    sandbox = start_sandbox(latency="1500ms")
+    sandbox = start_sandbox(latency="3000ms")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     first = job.start("--limit", "1")
     with ended(first):
@@ -621,14 +621,22 @@ def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
     assert "--ambiguous sends such" in job.call("resume", "--rows", "5").stderr
 
 
-def test_a_folder_without_any_paid_request_may_change_its_host(start_sandbox, make_job):
-    """A first try with a wrong address ties it to nothing."""
-    sandbox = start_sandbox()
-    job = make_job(sandbox.url, rows=[["a"]])
-    assert job.call("run", env={"AITUTOR_API_KEY": "wrong"}).returncode == 4
-    other = start_sandbox()
-    assert job.run("--base-url", other.url)["ok"] == 1
-    assert job.call("run").returncode == 2
+def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_job):
+    """Not to a mistyped address; but to one that refused the key, though nothing was paid."""
+    first, second = start_sandbox(), start_sandbox()
+    job = make_job(f"http://127.0.0.1:{free_port()}", rows=[["a"]])
+    log = job.output / "log.jsonl"
+    process = job.start()
+    with ended(process):
+        while not log.exists() or "waiting" not in log.read_text():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+    wrong = {"AITUTOR_API_KEY": "wrong"}
+    assert job.call("run", "--base-url", first.url, env=wrong).returncode == 4
+    refused = job.call("run", "--base-url", second.url)
+    assert (refused.returncode, second.received()) == (2, 0)
+    assert job.run("--base-url", first.url)["ok"] == 1
 
 
 def test_a_refused_first_run_is_no_run(sandbox, make_job):
