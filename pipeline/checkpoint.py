@@ -13,14 +13,13 @@ import hashlib
 import io
 import os
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.answer import read_answer
+from pipeline.columns import lists, numbers, texts
 from pipeline.errors import StorageFailed
 from pipeline.folder import open_private, storing, sync_folder
 from pipeline.ledger import Part, SqliteLedger
@@ -147,31 +146,37 @@ def _parquet(rows: list[Finished], workflow: str) -> bytes:
 
 def results_table(rows: list[Finished], workflow: str) -> pa.Table:
     """Answers as they stand in a part."""
-    columns: dict[str, list[Any]] = {name: [] for name in RESULTS_SCHEMA.names}
-    for row in rows:
-        answer = read_answer(row.answer)
-        values = {
-            "row": row.sheet_row,
-            "id": row.id,
-            "row_key": row.row_key.hex(),
-            "version": row.version,
-            "run_id": row.run_id,
-            "workflow": workflow,
-            "variables": row.request.decode(),
-            "result": answer.result,
-            "citations": [{"title": c.title, "url": c.url} for c in answer.citations],
-            "citations_raw": answer.citations_raw,
-            "extra": answer.extra or None,
-            "flags": list(answer.flags),
-            "http_status": row.http_status,
-            "attempts": row.attempts,
-            "latency_s": row.latency_s,
-            "sent_at": datetime.fromtimestamp(row.sent_at, UTC),
-            "finished_at": datetime.fromtimestamp(row.finished_at, UTC),
-        }
-        for name, column in columns.items():
-            column.append(values[name])
-    return pa.table(columns, schema=RESULTS_SCHEMA)
+    answers = [read_answer(row.answer) for row in rows]
+    citations = [citation for answer in answers for citation in answer.citations]
+    cited = pa.StructArray.from_arrays(
+        [texts([c.title for c in citations]), texts([c.url for c in citations])],
+        fields=list(RESULTS_SCHEMA.field("citations").type.value_type),
+    )
+    flags = texts([flag for answer in answers for flag in answer.flags])
+    columns = {
+        "row": numbers([row.sheet_row for row in rows], pa.int64()),
+        "id": texts([row.id for row in rows]),
+        "row_key": texts([row.row_key.hex() for row in rows]),
+        "version": numbers([row.version for row in rows], pa.int32()),
+        "run_id": texts([row.run_id for row in rows]),
+        "workflow": texts([workflow] * len(rows)),
+        "variables": texts([row.request.decode() for row in rows]),
+        "result": texts([answer.result for answer in answers]),
+        "citations": lists([len(answer.citations) for answer in answers], cited),
+        "citations_raw": texts([answer.citations_raw for answer in answers]),
+        "extra": texts([answer.extra or None for answer in answers]),
+        "flags": lists([len(answer.flags) for answer in answers], flags),
+        "http_status": numbers([row.http_status for row in rows], pa.int32()),
+        "attempts": numbers([row.attempts for row in rows], pa.int32()),
+        "latency_s": numbers([row.latency_s for row in rows], pa.float64()),
+        "sent_at": numbers([_microseconds(row.sent_at) for row in rows], _TIME),
+        "finished_at": numbers([_microseconds(row.finished_at) for row in rows], _TIME),
+    }
+    return pa.Table.from_arrays(list(columns.values()), schema=RESULTS_SCHEMA)
+
+
+def _microseconds(since_1970_s: float) -> int:
+    return round(since_1970_s * 1_000_000)
 
 
 def _sha256(content: bytes) -> str:

@@ -1,0 +1,69 @@
+"""What else a user would pick, on the same rows: run by the interpreter that has it installed.
+
+    PYTHON benchmarks/peers.py curator|ray URL ROWS IN_FLIGHT
+
+Neither keeps what it is about to send, so that both may pay twice for what a kill interrupts; they
+are here for their speed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def curator(url: str, rows: int, in_flight: int) -> None:
+    """bespokelabs-curator's online processor; it speaks to an OpenAI-compatible endpoint."""
+    # litellm, which it installs, brings the token tables that would be fetched otherwise.
+    tables = Path(find_spec("litellm").origin).parent / "litellm_core_utils" / "tokenizers"
+    os.environ |= {
+        "TELEMETRY_ENABLED": "0",
+        "CURATOR_DISABLE_CACHE": "1",
+        "TIKTOKEN_CACHE_DIR": str(tables),
+    }
+    from bespokelabs import curator as library
+
+    llm = library.LLM(
+        model_name="gpt-4o-mini",
+        backend="openai",
+        backend_params={
+            "base_url": f"{url}/v1",
+            "api_key": "sk_bench",
+            "max_concurrent_requests": in_flight,
+            "max_requests_per_minute": 100_000_000,
+            "max_tokens_per_minute": 100_000_000_000,
+        },
+    )
+    answers = llm([f"a story about dog number {n}" for n in range(rows)])
+    found = len(getattr(answers, "dataset", answers))
+    assert found == rows, found
+
+
+def ray(url: str, rows: int, in_flight: int) -> None:
+    """Ray Data's HTTP processor with one actor; a batch is in flight at once."""
+    import ray as library
+    from ray.data.llm import HttpRequestProcessorConfig, build_processor
+
+    library.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    library.data.DataContext.get_current().enable_progress_bars = False
+    config = HttpRequestProcessorConfig(
+        url=f"{url}/api/v1/run/wf_bench",
+        headers={"Authorization": "Bearer sk_bench"},
+        batch_size=in_flight,
+        concurrency=1,
+        qps=None,
+    )
+    processor = build_processor(
+        config,
+        preprocess=lambda row: {"payload": {"story": f"a story about dog number {row['id']}"}},
+        postprocess=lambda row: {"result": row["http_response"]["result"]},
+    )
+    found = processor(library.data.range(rows)).materialize().count()
+    assert found == rows, found
+
+
+if __name__ == "__main__":
+    name, url, rows, in_flight = sys.argv[1:]
+    {"curator": curator, "ray": ray}[name](url, int(rows), int(in_flight))
