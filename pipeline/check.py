@@ -102,7 +102,7 @@ def check_job(
             to_send=plan.to_send,
             paid_at_most=plan.to_send if budget is None else min(plan.to_send, budget),
             requests_at_most=plan.to_send * (1 + spec.retries),
-            equal_rows=int((prepared.snapshot.occurrences > 0).sum()),
+            equal_rows=prepared.snapshot.equal_rows,
             new_folder=not job.folder.ledger.exists(),
             drift=_drift(job, spec, prepared, read),
             empty_cells=dict(prepared.snapshot.empty_cells),
