@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,7 @@ import numpy as np
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_host
 from pipeline.errors import Refused
+from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job import Job
 from pipeline.model import Row, State
@@ -56,6 +58,7 @@ class Checked:
     equal_rows: int
     new_folder: bool
     drift: Drift | None
+    skipped_by: dict[str, int]
     empty_cells: dict[str, int]
     first_bodies: list[Body]
     refusal: str | None
@@ -105,10 +108,15 @@ def check_job(
             equal_rows=prepared.snapshot.equal_rows,
             new_folder=not job.folder.ledger.exists(),
             drift=_drift(job, spec, prepared, read),
+            skipped_by=_skipped_by(prepared.snapshot.skips),
             empty_cells=dict(prepared.snapshot.empty_cells),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
             refusal=refusal,
         )
+
+
+def _skipped_by(skips: Counter[Skip]) -> dict[str, int]:
+    return {name: skips[reason] for reason, name in SKIP_NAMES.items() if skips[reason]}
 
 
 def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | None:

@@ -175,6 +175,44 @@ def resume(
 
 
 @cli.command()
+@click.argument("sheet", type=_PATH)
+@click.option("--workflow", metavar="ID", help="The workflow's id on your platform.")
+@click.option("--to", type=_PATH, help="The spec to write.  [default: jobs/NAME.yaml]")
+@click.option("--encoding", help="Encoding of a text file that is not UTF-8.")
+@click.option("--sheet", "worksheet", help="The sheet of a workbook.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def init(
+    sheet: Path,
+    workflow: str | None,
+    to: Path | None,
+    encoding: str | None,
+    worksheet: str | None,
+    as_json: bool,
+) -> None:
+    """Writes a job spec for SHEET, with every column in it. Sends nothing.
+
+    \b
+    Example:
+      pipeline init data/products.csv --workflow wf_abc123
+    """
+    from pipeline.init import init_job
+    from pipeline.report.written import written_lines
+
+    try:
+        if workflow is None:
+            if not sys.stdin.isatty():
+                raise Refused("Name the workflow by --workflow ID. Nothing was written.")
+            workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
+        written = init_job(sheet, workflow, to, encoding=encoding, worksheet=worksheet)
+    except PipelineError as error:
+        _explain(error, None, {"as_json": as_json, "quiet": False}, error.exit_code)
+        sys.exit(error.exit_code)
+    _tell(*written_lines(written))
+    if as_json:
+        _print_json(asdict(written) | {"path": str(written.path), "exit_code": 0})
+
+
+@cli.command()
 @_job_options
 @_sheet_options
 def check(**said: Any) -> None:
