@@ -215,8 +215,11 @@ def init(
 @cli.command()
 @_job_options
 @_sheet_options
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second.")
+@click.option("--key-file", type=_PATH, help="File that holds the key whose pace was learned.")
 def check(**said: Any) -> None:
-    """Shows what `run` would send for JOB. Sends nothing and changes nothing.
+    """Shows what `run` would send for JOB: texts, equal rows, cost and time. Sends nothing and
+    changes nothing.
 
     \b
     Example:
@@ -231,12 +234,14 @@ def check(**said: Any) -> None:
         checked = check_job(
             job,
             base_url=said["base_url"],
+            key_file=said["key_file"],
             selection=Selection(limit=said["limit"]),
             accept_changes=said["accept_changes"],
         )
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said["quiet"] or code:
-            _tell(*check_lines(checked, job.command("run", *_words(said, ("accept_changes",)))))
+            more = _words(said, ("accept_changes", "rate", "key_file"))
+            _tell(*check_lines(checked, job.command("run", *more)))
         if said["as_json"]:
             _print_json(asdict(checked) | {"exit_code": code})
         return code
@@ -468,7 +473,7 @@ def _job(said: Said) -> Job:
         output=said["output"],
         sandbox=said["sandbox"],
         words=(str(said["job"]), *_words(said, _OF_THE_JOB)),
-        sending=_words(said, _OF_SENDING) if "key_file" in said else None,
+        sending=_words(said, _OF_SENDING) if "drain" in said else None,
     )
     changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
     if "input" in changed:

@@ -88,7 +88,7 @@ class Snapshot:
         """The rows whose flag is set in `send` (one a sheet row), read batch by batch."""
         id_column = _id_position(spec, self.columns)
         position = 0
-        for first, columns, keys in _stored_batches(self.path, len(self.columns)):
+        for first, columns, keys in stored_batches(self.path, len(self.columns)):
             size = len(keys)
             if not send[first - 1 : first - 1 + size].any():
                 position += size - keys.null_count
@@ -273,7 +273,7 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     columns = stored_columns(path)
     place = columns.index(id_column) if id_column in columns else None
     identities, ids, numbers = bytearray(), bytearray(), []
-    for first, texts, keys in _stored_batches(path, len(columns)):
+    for first, texts, keys in stored_batches(path, len(columns)):
         kept = keys.to_pylist()
         named = texts[place].to_pylist() if place is not None else [None] * len(kept)
         for number, (key, row_id) in enumerate(zip(kept, named, strict=True), start=first):
@@ -288,9 +288,26 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     )
 
 
+def stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
+    """(number of the first row, the sheet's columns, the row keys) of a snapshot on disk, batch by
+    batch; `width` is how many columns the sheet has.
+
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
+    first = 1
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=2000):
+                yield first, batch.columns[:width], batch.columns[width + 1]
+                first += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, str(error)) from None
+
+
 def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(row number, cells) of every row of a snapshot on disk."""
-    for first, columns, _ in _stored_batches(path, len(stored_columns(path))):
+    for first, columns, _ in stored_batches(path, len(stored_columns(path))):
         rows = zip(*(c.to_pylist() for c in columns), strict=True)
         yield from enumerate(rows, start=first)
 
@@ -304,7 +321,7 @@ def stored_skip_reasons(path: Path) -> pa.ChunkedArray:
 
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
     """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
-    for first, _, keys in _stored_batches(path, len(stored_columns(path))):
+    for first, _, keys in stored_batches(path, len(stored_columns(path))):
         yield from enumerate(keys.to_pylist(), start=first)
 
 
@@ -339,18 +356,6 @@ def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
 def _stored(path: Path) -> JsonObject:
     found: JsonObject = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
     return found
-
-
-def _stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
-    """(number of the first row, the sheet's columns, the row keys) batch by batch."""
-    first = 1
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=2000):
-                yield first, batch.columns[:width], batch.columns[width + 1]
-                first += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, str(error)) from None
 
 
 def _damaged(path: Path, what: str) -> StorageFailed:
