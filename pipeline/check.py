@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_access, find_host
+from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.errors import Refused
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
@@ -22,7 +23,7 @@ from pipeline.job import Job
 from pipeline.learned import kept_pace
 from pipeline.model import Row, State
 from pipeline.pins import refuse_repaying
-from pipeline.plan import Drift, Selection, drift
+from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import Read
 from pipeline.spec import JobSpec
@@ -162,7 +163,11 @@ def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | N
     last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
     if last is None:
         return None
-    return drift(stored_keys(last, spec.id), stored_keys(prepared.snapshot.path, spec.id))
+    snapshot = prepared.snapshot
+    if spec.id is not None:
+        return drift(stored_keys(last, spec.id), stored_keys(snapshot.path, spec.id))
+    now = SheetKeys(snapshot.numbers, digests(bytes(snapshot.identities)), None)
+    return drift(stored_keys(last, None), now)
 
 
 def _first(spec: JobSpec, prepared: Prepared) -> Iterator[Row]:

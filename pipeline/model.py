@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class State(StrEnum):
@@ -148,8 +148,7 @@ class Attempt:
     was_code: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What the ledger holds for one row of the sheet.
 
     `answered`: some version of it is ok. `given_up`: the user wants it failed and not sent.

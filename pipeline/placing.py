@@ -24,6 +24,9 @@ _BEST_FIRST = (
 )
 
 
+_STATES = {str(state): state for state in State}
+
+
 def begin(db: sqlite3.Connection) -> bool:
     """Starts the comparison, and ranks equal rows whose best outcome is not the first. Whether
     anything is held at all."""
@@ -71,7 +74,7 @@ def look_up(
                 raise altered("what is known of a row", number)
             answered, given_up, maybe_paid = map(bool, flags)
             found[number] = Held(
-                row_id, State(state), code, answered, given_up, maybe_paid, name, rank
+                row_id, _STATES[state], code, answered, given_up, maybe_paid, name, rank
             )
         db.executemany(
             "INSERT INTO placed VALUES (?, ?)",

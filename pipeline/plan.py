@@ -335,9 +335,16 @@ def add_batch(
 ) -> None:
     """Adds the sheet rows `numbers` to `plan`, duplicates left out; `held` is by their number."""
     known = np.fromiter(held, dtype=np.int64, count=len(held))
-    _add_new(plan, numbers[~np.isin(numbers, known)] - 1, selection)
+    _add_alike(plan, numbers[~np.isin(numbers, known)], None, selection)
+    alike: defaultdict[Held, list[int]] = defaultdict(list)
     for number, found in held.items():
-        _add_held(plan, number, found, selection)
+        alike[found._replace(row_id=0, identity=b"", occurrence=0)].append(number)
+    for found, theirs in alike.items():
+        chosen = _add_alike(plan, np.array(theirs, dtype=np.int64), found, selection)
+        if found.state is State.OK:
+            plan.chosen_ids += [held[number].row_id for number in chosen]
+        if found.maybe_paid:
+            plan.risky[found.state] += chosen
 
 
 def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
@@ -347,79 +354,30 @@ def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
     plan.covered &= plan.named
 
 
-def _add_new(plan: Plan, places: npt.NDArray[np.int64], selection: Selection) -> None:
-    weights = plan.weights[places]
-    plan.counts[State.PENDING] += int(weights.sum())
-    plan.new += len(places)
-    plan.covered[places] = selection.covers(None)
-    chosen = plan.asked[places] & selection.chooses(None)
+def _add_alike(
+    plan: Plan, numbers: npt.NDArray[np.int64], found: Held | None, selection: Selection
+) -> list[int]:
+    """Adds rows of which the same is held. The numbers of those that are sent."""
+    if not len(numbers):
+        return []
+    state, code = (found.state, found.code) if found else (State.PENDING, None)
+    places = numbers - 1
+    weights, asked = plan.weights[places], plan.asked[places]
+    chosen = asked & selection.chooses(found)
+    plan.counts[state] += int(weights.sum())
+    if code and state is not State.OK:
+        plan.codes[code] += int(weights.sum())
+    plan.new += len(places) if found is None else 0
+    plan.covered[places] = selection.covers(code)
     plan.send[places[chosen]] = True
     plan.to_send += int(chosen.sum())
-    plan.kept[State.PENDING] += int(weights[~chosen].sum())
-
-
-def _add_held(plan: Plan, number: int, found: Held, selection: Selection) -> None:
-    place, state = number - 1, found.state
-    weight = int(plan.weights[place])
-    plan.counts[state] += weight
-    if found.code and state is not State.OK:
-        plan.codes[found.code] += weight
-    plan.covered[place] = selection.covers(found.code)
-    if not (plan.asked[place] and selection.chooses(found)):
-        plan.kept[state] += weight
-        if state is State.AMBIGUOUS and plan.asked[place] and plan.covered[place]:
-            plan.ambiguous_left += weight
-        return
-    plan.send[place] = True
-    plan.to_send += 1
-    if state is State.OK:
-        plan.chosen_ids.append(found.row_id)
-    if found.maybe_paid:
-        plan.risky[state].append(number)
-
-
-@dataclass(frozen=True, slots=True)
-class SheetKeys:
-    """The rows of one sheet, without the skipped ones: where each stands, a 64-bit digest of what
-    it is, and one of its id where rows have ids."""
-
-    numbers: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.uint64]
-    ids: npt.NDArray[np.uint64] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How a sheet differs from the one of the last run, in rows."""
-
-    same: int
-    changed: int
-    new: int
-    gone: int
-
-
-def drift(before: SheetKeys, now: SheetKeys) -> Drift:
-    """Counts what is the same, changed, new and gone; the order of rows does not matter.
-
-    A row is changed where its id stayed and its text did not; without ids, where another text
-    stands at the place of one that has left the sheet.
-    """
-    fresh = ~np.isin(now.rows, before.rows)
-    left = ~np.isin(before.rows, now.rows)
-    if before.ids is not None and now.ids is not None:
-        changed = int(np.isin(now.ids[fresh], before.ids[left]).sum())
-    else:
-        changed = int(np.isin(now.numbers[fresh], before.numbers[left]).sum())
-    new, gone = int(fresh.sum()) - changed, int(left.sum()) - changed
-    return Drift(len(now.rows) - changed - new, changed, new, gone)
-
-
-def digests(identities: bytes) -> npt.NDArray[np.uint64]:
-    """64 bits for each 16-byte identity in turn, equal ones told apart by their occurrence."""
-    halves = np.frombuffer(identities, dtype=">u8").reshape(-1, 2).astype(np.uint64)
-    spread = occurrences(identities).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    found: npt.NDArray[np.uint64] = halves[:, 0] ^ (halves[:, 1] << np.uint64(1)) ^ spread
-    return found
+    left = int(weights[~chosen].sum())
+    if left:
+        plan.kept[state] += left
+    if state is State.AMBIGUOUS and selection.covers(code):
+        plan.ambiguous_left += int(weights[asked & ~chosen].sum())
+    listed: list[int] = numbers[chosen].tolist()
+    return listed
 
 
 def _sized(text: str) -> bytes:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.drift import SheetKeys, digests
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Reasons, RowChecks, Skip
@@ -31,9 +32,7 @@ from pipeline.model import JsonObject, Row
 from pipeline.plan import (
     KEY_BYTES,
     Duplicates,
-    SheetKeys,
     Variables,
-    digests,
     find_duplicates,
     identity,
     no_duplicates,
@@ -272,17 +271,21 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     """What the rows of a snapshot on disk are; without ids where it has no such column."""
     columns = stored_columns(path)
     place = columns.index(id_column) if id_column in columns else None
-    identities, ids, numbers = bytearray(), bytearray(), []
-    for first, texts, keys in stored_batches(path, len(columns)):
-        kept = keys.to_pylist()
-        named = texts[place].to_pylist() if place is not None else [None] * len(kept)
-        for number, (key, row_id) in enumerate(zip(kept, named, strict=True), start=first):
-            if key is not None:
-                numbers.append(number)
-                identities += identity(bytes.fromhex(key), row_id)
-                ids += identity(b"", row_id) if row_id is not None else b""
+    identities, ids = bytearray(), bytearray()
+    numbers: list[npt.NDArray[np.int64]] = []
+    for first, texts, hexes in stored_batches(path, len(columns)):
+        kept = np.flatnonzero(pc.is_valid(hexes).to_numpy(zero_copy_only=False))
+        numbers.append(kept + first)
+        keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
+        if place is None:
+            identities += keys
+            continue
+        for position, row_id in enumerate(texts[place].take(pa.array(kept)).to_pylist()):
+            key = keys[position * KEY_BYTES : (position + 1) * KEY_BYTES]
+            identities += identity(key, row_id)
+            ids += identity(b"", row_id)
     return SheetKeys(
-        np.array(numbers, dtype=np.int64),
+        np.concatenate([*numbers, np.zeros(0, dtype=np.int64)]),
         digests(bytes(identities)),
         digests(bytes(ids)) if place is not None else None,
     )
