@@ -343,7 +343,7 @@ def add_batch(
         chosen = _add_alike(plan, np.array(theirs, dtype=np.int64), found, selection)
         if found.state is State.OK:
             plan.chosen_ids += [held[number].row_id for number in chosen]
-        if found.maybe_paid:
+        if chosen and found.maybe_paid:
             plan.risky[found.state] += chosen
 
 

@@ -191,13 +191,10 @@ def counts(db: sqlite3.Connection) -> Counts:
         " AND sheet_row IS NOT NULL UNION ALL"
         f" SELECT state, given_up FROM {_DUPLICATES}) WHERE state = 'failed' AND given_up"
     ).fetchone()[0]
-    rows, skipped = 0, 0
     last = db.execute("SELECT rows, skipped, run_id FROM runs ORDER BY run DESC LIMIT 1").fetchone()
-    if last:
-        rows, skipped = last[:2]
-    ended = db.execute(
-        "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
-    ).fetchone()
+    rows, skipped, run_id = last or (0, 0, "")
+    ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
+    [last_stopped] = db.execute(ended).fetchone() or (None,)
     return Counts(
         states,
         by_code,
@@ -206,8 +203,8 @@ def counts(db: sqlite3.Connection) -> Counts:
         rows,
         skipped,
         given_up,
-        last[2] if last else "",
-        ended[0] if ended else None,
+        run_id,
+        last_stopped,
     )
 
 

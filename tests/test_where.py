@@ -125,6 +125,17 @@ def test_rows_that_are_not_wanted_are_skipped_and_say_why(sandbox, make_job):
     assert job.call("verify").returncode == 0
 
 
+def test_where_no_row_is_wanted_nothing_is_sent_and_that_is_success(sandbox, make_job):
+    """All of them are skipped, with `dedupe: true` too."""
+    job = make_job(sandbox.url, rows=[["a"], ["a"]], where={"column": "story", "equals": "z"})
+    for dedupe in (False, True):
+        job.write_spec(where={"column": "story", "equals": "z"}, dedupe=dedupe)
+        summary = job.run()
+        assert (summary["rows"], summary["skipped"], summary["requests"]) == (2, 2, 0)
+    assert job.call("verify").returncode == 0
+    assert sandbox.received() == 0
+
+
 def test_a_column_that_is_not_there_is_refused_with_the_nearest_one(sandbox, make_job):
     """Before anything is sent."""
     job = make_job(sandbox.url, rows=[["a"]], where={"column": "stori", "empty": True})
