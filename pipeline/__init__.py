@@ -26,6 +26,7 @@ _HOME = {
     "load_spec": "pipeline.spec",
     "JobSpec": "pipeline.spec",
     "check_job": "pipeline.check",
+    "init_job": "pipeline.init",
     "read_status": "pipeline.summary",
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.events import AttemptEnded, Notice, Paced, RunStarted, Stopping, Waiting
     from pipeline.export import export_job
+    from pipeline.init import init_job
     from pipeline.job import Job, find_job
     from pipeline.model import ErrorCode, State, StopCode, Summary
     from pipeline.plan import Selection, parse_rows, select_again, select_resume
@@ -99,6 +101,7 @@ __all__ = [
     "check_job",
     "export_job",
     "find_job",
+    "init_job",
     "load_spec",
     "parse_rows",
     "read_status",

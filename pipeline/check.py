@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,13 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import records
-from pipeline.access import SANDBOX_HOST, find_host
+from pipeline.access import SANDBOX_HOST, find_access, find_host
+from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.errors import Refused
+from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
+from pipeline.inputs.values import VariableFacts, describe
 from pipeline.job import Job
+from pipeline.learned import kept_pace
 from pipeline.model import Row, State
 from pipeline.pins import refuse_repaying
-from pipeline.plan import Drift, Selection, drift
+from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import Read
 from pipeline.spec import JobSpec
@@ -39,8 +45,11 @@ class Checked:
 
     `to_send` is also the most requests that can be paid for; `requests_at_most` counts the
     retries of failed ones too, and `paid_at_most` what `max_paid` leaves of them. `equal_rows`
-    have the same text as an earlier one. `drift` is None before the first run. `refusal` is why
-    `run` would refuse, where a changed spec is the reason.
+    have the same text as an earlier one; under `dedupe` that one is sent for them. `skipped_by`
+    counts skipped rows by reason. `pace_per_s` is given (`rate:`), or what earlier runs learned
+    of the key, None if neither; `duration_s` is what `paid_at_most` requests take at it. `drift`
+    is None before the first run. `refusal` is why `run` would refuse, where a changed spec is the
+    reason.
     """
 
     job: str
@@ -54,9 +63,15 @@ class Checked:
     paid_at_most: int
     requests_at_most: int
     equal_rows: int
+    dedupe: bool
+    pace_per_s: float | None
+    pace_learned: bool
+    duration_s: float | None
     new_folder: bool
     drift: Drift | None
+    skipped_by: dict[str, int]
     empty_cells: dict[str, int]
+    variables: list[VariableFacts]
     first_bodies: list[Body]
     refusal: str | None
 
@@ -65,6 +80,7 @@ def check_job(
     job: Job,
     *,
     base_url: str | None = None,
+    key_file: Path | None = None,
     selection: Selection | None = None,
     accept_changes: bool = False,
 ) -> Checked:
@@ -91,6 +107,8 @@ def check_job(
             refusal = str(error)
         plan = prepared.plan
         budget = spec.budget(read(records.counts).paid_max)
+        paid = plan.to_send if budget is None else min(plan.to_send, budget)
+        pace, learned = _pace(job, spec, base_url, key_file)
         return Checked(
             job=job.name,
             rows=prepared.snapshot.rows,
@@ -100,22 +118,56 @@ def check_job(
             pending=plan.counts[State.PENDING],
             skipped=prepared.snapshot.skipped,
             to_send=plan.to_send,
-            paid_at_most=plan.to_send if budget is None else min(plan.to_send, budget),
+            paid_at_most=paid,
             requests_at_most=plan.to_send * (1 + spec.retries),
-            equal_rows=int((prepared.snapshot.occurrences > 0).sum()),
+            equal_rows=prepared.snapshot.equal_rows,
+            dedupe=spec.dedupe,
+            pace_per_s=pace,
+            pace_learned=learned,
+            duration_s=None if pace is None else round(paid / pace, 1),
             new_folder=not job.folder.ledger.exists(),
             drift=_drift(job, spec, prepared, read),
+            skipped_by=_skipped_by(prepared.snapshot.skips),
             empty_cells=dict(prepared.snapshot.empty_cells),
+            variables=describe(path, prepared.variables.sources),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
             refusal=refusal,
         )
+
+
+def _pace(
+    job: Job, spec: JobSpec, base_url: str | None, key_file: Path | None
+) -> tuple[float | None, bool]:
+    """(requests per second, whether earlier runs learned it). A rehearsal learns nothing, and
+    without a key nobody knows whose limit it is."""
+    if spec.rate is not None:
+        return spec.rate, False
+    if job.sandbox:
+        return None, False
+    try:
+        access = find_access(base_url, key_file)
+    except Refused:
+        return None, False
+    kept = kept_pace(access.host, access.key)
+    learned = kept.recall(time.time()) if kept else None
+    if learned is None:
+        return None, False
+    return learned.limit * learned.g / learned.window_s, True
+
+
+def _skipped_by(skips: Counter[Skip]) -> dict[str, int]:
+    return {name: skips[reason] for reason, name in SKIP_NAMES.items() if skips[reason]}
 
 
 def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | None:
     last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
     if last is None:
         return None
-    return drift(stored_keys(last, spec.id), stored_keys(prepared.snapshot.path, spec.id))
+    snapshot = prepared.snapshot
+    if spec.id is not None:
+        return drift(stored_keys(last, spec.id), stored_keys(snapshot.path, spec.id))
+    now = SheetKeys(snapshot.numbers, digests(bytes(snapshot.identities)), None)
+    return drift(stored_keys(last, None), now)
 
 
 def _first(spec: JobSpec, prepared: Prepared) -> Iterator[Row]:

@@ -178,10 +178,51 @@ def resume(
 
 
 @cli.command()
+@click.argument("sheet", type=_PATH)
+@click.option("--workflow", metavar="ID", help="The workflow's id on your platform.")
+@click.option("--to", type=_PATH, help="The spec to write.  [default: jobs/NAME.yaml]")
+@click.option("--encoding", help="Encoding of a text file that is not UTF-8.")
+@click.option("--sheet", "worksheet", help="The sheet of a workbook.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def init(
+    sheet: Path,
+    workflow: str | None,
+    to: Path | None,
+    encoding: str | None,
+    worksheet: str | None,
+    as_json: bool,
+) -> None:
+    """Writes a job spec for SHEET, with every column in it. Sends nothing.
+
+    \b
+    Example:
+      pipeline init data/products.csv --workflow wf_abc123
+    """
+    from pipeline.init import init_job
+    from pipeline.report.written import written_lines
+
+    try:
+        if workflow is None:
+            if not sys.stdin.isatty():
+                raise Refused("Name the workflow by --workflow ID. Nothing was written.")
+            workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
+        written = init_job(sheet, workflow, to, encoding=encoding, worksheet=worksheet)
+    except PipelineError as error:
+        _explain(error, None, {"as_json": as_json, "quiet": False}, error.exit_code)
+        sys.exit(error.exit_code)
+    _tell(*written_lines(written))
+    if as_json:
+        _print_json(asdict(written) | {"path": str(written.path), "exit_code": 0})
+
+
+@cli.command()
 @_job_options
 @_sheet_options
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second.")
+@click.option("--key-file", type=_PATH, help="File that holds the key whose pace was learned.")
 def check(**said: Any) -> None:
-    """Shows what `run` would send for JOB. Sends nothing and changes nothing.
+    """Shows what `run` would send for JOB: texts, equal rows, cost and time. Sends nothing and
+    changes nothing.
 
     \b
     Example:
@@ -196,12 +237,14 @@ def check(**said: Any) -> None:
         checked = check_job(
             job,
             base_url=said["base_url"],
+            key_file=said["key_file"],
             selection=Selection(limit=said["limit"]),
             accept_changes=said["accept_changes"],
         )
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said["quiet"] or code:
-            _tell(*check_lines(checked, job.command("run", *_words(said, ("accept_changes",)))))
+            more = _words(said, ("accept_changes", "rate", "key_file"))
+            _tell(*check_lines(checked, job.command("run", *more)))
         if said["as_json"]:
             _print_json(asdict(checked) | {"exit_code": code})
         return code
@@ -437,7 +480,7 @@ def _job(said: Said) -> Job:
         output=said["output"],
         sandbox=said["sandbox"],
         words=(str(said["job"]), *_words(said, _OF_THE_JOB)),
-        sending=_words(said, _OF_SENDING) if "key_file" in said else None,
+        sending=_words(said, _OF_SENDING) if "drain" in said else None,
     )
     changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
     if "input" in changed:

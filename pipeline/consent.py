@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline import records
 from pipeline.errors import Refused
+from pipeline.inputs.checks import Skip
 from pipeline.job import Job
 from pipeline.model import State
 from pipeline.pins import refuse_repaying
@@ -70,7 +71,7 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             f"Of the failed rows that are sent again, {len(failed)} may have been paid: "
             f"{listed(failed)}."
         )
-    elsewhere = prepared.snapshot.ambiguous_elsewhere
+    elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
     if elsewhere:
         yield (
             f"{counted(elsewhere, 'row')} skipped, as the sheet itself says that another run left "

@@ -118,8 +118,10 @@ class SqliteLedger:
         self._commits.call(lambda db: db.execute("REPLACE INTO meta VALUES (?, ?)", (name, value)))
 
     def settle(self, rows: Iterable[Unfinished]) -> None:
-        """Takes ambiguous rows as failed and gives failed ones up. None of them is sent."""
-        decided = [(row.row_id, row.state) for row in rows]
+        """Takes ambiguous rows as failed and gives failed ones up. None of them is sent.
+
+        One decision for a row and its duplicates."""
+        decided = dict.fromkeys((row.row_id, row.state) for row in rows)
 
         def operation(db: sqlite3.Connection) -> None:
             for row_id, state in decided:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class State(StrEnum):
@@ -148,12 +148,12 @@ class Attempt:
     was_code: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What the ledger holds for one row of the sheet.
 
     `answered`: some version of it is ok. `given_up`: the user wants it failed and not sent.
-    `maybe_paid`: its last attempt was or may have been billed.
+    `maybe_paid`: its last attempt was or may have been billed. `identity` and `occurrence` name it
+    in the ledger; those of the sheet's row may be others where equal rows share one answer.
     """
 
     row_id: int
@@ -162,6 +162,8 @@ class Held:
     answered: bool = False
     given_up: bool = False
     maybe_paid: bool = False
+    identity: bytes = b""
+    occurrence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """A sheet laid over what a ledger holds: which of its rows are known, and where each one stands.
 
-Equal rows take the best outcomes that are held, in the order of the sheet. All of it happens in
-temporary tables, so that it can be looked at without changing anything; `adopt` makes it last.
+Equal rows take the best outcomes that are held, in the order of the sheet. Under `dedupe: true` the
+first of them takes the best one that is held for any row of their key, and the others, its
+duplicates, share it. All of it happens in temporary tables, so that it can be looked at without
+changing anything; `adopt` makes it last.
 """
 
 from __future__ import annotations
@@ -22,48 +24,70 @@ _BEST_FIRST = (
 )
 
 
-def begin(db: sqlite3.Connection) -> None:
-    """Starts the comparison, and ranks equal rows whose best outcome is not the first."""
-    db.execute("CREATE TEMP TABLE placed (row_id INTEGER PRIMARY KEY, sheet_row INTEGER)")
-    db.execute(
-        "CREATE TEMP TABLE wanted"
-        " (sheet_row INTEGER PRIMARY KEY, identity BLOB, occurrence INTEGER)"
-    )
-    db.execute(
-        "CREATE TEMP TABLE moved"
-        " (identity BLOB, occurrence INTEGER, row_id INTEGER, PRIMARY KEY (identity, occurrence))"
-    )
+_STATES = {str(state): state for state in State}
+
+
+def begin(db: sqlite3.Connection) -> bool:
+    """Starts the comparison, and ranks equal rows whose best outcome is not the first. Whether
+    anything is held at all."""
+    _create(db)
     db.execute(
         "INSERT INTO moved SELECT identity, row_number() OVER"
         f" (PARTITION BY identity ORDER BY {_BEST_FIRST}) - 1, row_id FROM rows"
         " WHERE identity IN (SELECT identity FROM rows WHERE occurrence > 0)"
     )
+    return _holds_rows(db)
+
+
+def begin_deduped(db: sqlite3.Connection) -> bool:
+    """The same where equal rows are one request: finds the best that is held for each key,
+    whatever the id and the occurrence are that it is held under. Ranks stay as they are."""
+    _create(db)
+    db.execute("CREATE TEMP TABLE best (row_key BLOB PRIMARY KEY, row_id INTEGER) WITHOUT ROWID")
+    db.execute(
+        "INSERT INTO best SELECT row_key, row_id FROM (SELECT row_key, row_id, row_number() OVER"
+        f" (PARTITION BY row_key ORDER BY {_BEST_FIRST}, row_id) AS place FROM rows)"
+        " WHERE place = 1"
+    )
+    return _holds_rows(db)
 
 
 def look_up(
-    wanted: Sequence[tuple[int, bytes, int]],
-) -> Callable[[sqlite3.Connection], list[Held | None]]:
-    """What is held for each (sheet row, identity, occurrence) of a batch, in its order.
+    wanted: Sequence[tuple[int, bytes, int]], *, deduped: bool = False
+) -> Callable[[sqlite3.Connection], dict[int, Held]]:
+    """What is held of a batch of (sheet row, identity, occurrence), by sheet row.
+
+    `deduped`: the batch has the first of equal rows each, and its row key for an identity.
 
     Raises:
         StorageFailed: from the operation, when the ledger's row is not what was written.
     """
 
-    def operation(db: sqlite3.Connection) -> list[Held | None]:
+    query = _LOOK_UP_BEST if deduped else _LOOK_UP
+
+    def operation(db: sqlite3.Connection) -> dict[int, Held]:
         db.execute("DELETE FROM wanted")
         db.executemany("INSERT INTO wanted VALUES (?, ?, ?)", wanted)
         found = {}
-        for number, whole, row_id, state, code, *flags in db.execute(_LOOK_UP):
+        for number, whole, row_id, state, code, *flags, name, rank in db.execute(query):
             if not whole:
                 raise altered("what is known of a row", number)
-            found[number] = Held(row_id, State(state), code, *map(bool, flags))
+            answered, given_up, maybe_paid = map(bool, flags)
+            found[number] = Held(
+                row_id, _STATES[state], code, answered, given_up, maybe_paid, name, rank
+            )
         db.executemany(
             "INSERT INTO placed VALUES (?, ?)",
             [(held.row_id, number) for number, held in found.items()],
         )
-        return [found.get(number) for number, _, _ in wanted]
+        return found
 
     return operation
+
+
+def share(pairs: Sequence[tuple[int, int]]) -> Callable[[sqlite3.Connection], None]:
+    """Notes duplicates, as (sheet row, sheet row of the first of its equal rows)."""
+    return lambda db: _insert_shared(db, pairs)
 
 
 def leaving(db: sqlite3.Connection) -> int:
@@ -109,14 +133,47 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
             "UPDATE rows SET sheet_row = NULL WHERE sheet_row IS NOT NULL"
             " AND row_id NOT IN (SELECT row_id FROM placed)"
         )
+        _adopt_duplicates(db)
         db.executemany(
             "REPLACE INTO meta VALUES (?, ?)",
             [(SNAPSHOT, snapshot_id), (SNAPSHOT_SHA256, sha256)],
         )
-        for table in ("placed", "wanted", "moved"):
+        for table in ("placed", "wanted", "moved", "shared"):
             db.execute(f"DROP TABLE temp.{table}")
+        db.execute("DROP TABLE IF EXISTS temp.best")
 
     return operation
+
+
+def _create(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TEMP TABLE placed (row_id INTEGER PRIMARY KEY, sheet_row INTEGER)")
+    db.execute(
+        "CREATE TEMP TABLE wanted"
+        " (sheet_row INTEGER PRIMARY KEY, identity BLOB, occurrence INTEGER)"
+    )
+    db.execute(
+        "CREATE TEMP TABLE moved"
+        " (identity BLOB, occurrence INTEGER, row_id INTEGER, PRIMARY KEY (identity, occurrence))"
+    )
+    db.execute("CREATE TEMP TABLE shared (sheet_row INTEGER PRIMARY KEY, first_row INTEGER)")
+
+
+def _holds_rows(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM rows LIMIT 1").fetchone() is not None
+
+
+def _insert_shared(db: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
+    db.executemany("INSERT INTO shared VALUES (?, ?)", pairs)
+
+
+def _adopt_duplicates(db: sqlite3.Connection) -> None:
+    """They are known from the sheet alone, so one that was altered is simply written anew."""
+    db.execute("DELETE FROM duplicates WHERE sheet_row NOT IN (SELECT sheet_row FROM shared)")
+    db.execute(
+        "REPLACE INTO duplicates (sheet_row, first_row) SELECT s.sheet_row, s.first_row"
+        " FROM shared s LEFT JOIN duplicates d USING (sheet_row)"
+        f" WHERE d.first_row IS NOT s.first_row OR NOT ({intact('duplicates', 'd')})"
+    )
 
 
 # A group of equal rows that was ranked is found by its ranks alone.
@@ -125,7 +182,7 @@ _HELD = (
     " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
-    " ELSE r.state <> 'pending' END"
+    " ELSE r.state <> 'pending' END, r.identity, r.occurrence"
 )
 _LOOK_UP = (
     f"SELECT {_HELD} FROM wanted w JOIN moved m USING (identity, occurrence)"
@@ -133,6 +190,10 @@ _LOOK_UP = (
     f" UNION ALL SELECT {_HELD} FROM wanted w CROSS JOIN rows r"
     " ON r.identity = w.identity AND r.occurrence = w.occurrence"
     " WHERE NOT EXISTS (SELECT 1 FROM moved m WHERE m.identity = w.identity)"
+)
+_LOOK_UP_BEST = (
+    f"SELECT {_HELD} FROM wanted w JOIN best b ON b.row_key = w.identity"
+    " JOIN rows r ON r.row_id = b.row_id"
 )
 _ABSENT = (
     f"SELECT r.sheet_row, {intact('rows', 'r')}, EXISTS (SELECT 1 FROM rows k"

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline import placing, records
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
-from pipeline.model import State
+from pipeline.inputs.where import refuse_unknown_columns
+from pipeline.model import Held, State
 from pipeline.pins import Pins, read_pins
-from pipeline.plan import Plan, Selection, Variables, add_batch, bind, empty_plan
+from pipeline.plan import Plan, Selection, Variables, add_batch, bind, empty_plan, finish_plan
 from pipeline.records import Read
 from pipeline.spec import JobSpec
 
@@ -58,6 +61,7 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
             "another `output:`. Nothing was sent."
         )
     table = open_table(spec)
+    refuse_unknown_columns(spec, table.columns)
     return Sheet(table, bind(spec, table.columns))
 
 
@@ -81,10 +85,7 @@ def prepare(
             f"There is no row {selection.rows.last}: {spec.input.name} has {snapshot.rows} data "
             "rows. Nothing was sent."
         )
-    read(placing.begin)
-    plan = empty_plan(snapshot.rows)
-    for numbers, wanted in _batches(snapshot):
-        add_batch(plan, numbers, read(placing.look_up(wanted)), selection)
+    plan = _lay_over(spec, snapshot, selection, read)
     read(placing.check_absent)
     if plan.to_send:
         read(records.check_paid)
@@ -92,14 +93,42 @@ def prepare(
     return Prepared(snapshot, sheet.variables, plan, pins, repaid)
 
 
-def _batches(snapshot: Snapshot) -> Iterator[tuple[list[int], list[tuple[int, bytes, int]]]]:
-    for first in range(0, len(snapshot.numbers), _LOOK_UP_ROWS):
-        span = range(first, min(first + _LOOK_UP_ROWS, len(snapshot.numbers)))
-        numbers = [int(snapshot.numbers[i]) for i in span]
-        yield (
-            numbers,
-            [
-                (number, snapshot.identity_at(i), int(snapshot.occurrences[i]))
-                for number, i in zip(numbers, span, strict=True)
-            ],
+def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Read) -> Plan:
+    """The plan, once every row was looked up in the ledger; duplicates are not looked up."""
+    duplicates = snapshot.duplicates
+    plan = empty_plan(snapshot.rows, selection, duplicates)
+    firsts = np.flatnonzero(~np.isin(snapshot.numbers, duplicates.numbers, assume_unique=True))
+    if read(placing.begin_deduped if spec.dedupe else placing.begin):
+        for start in range(0, len(firsts), _LOOK_UP_ROWS):
+            positions = firsts[start : start + _LOOK_UP_ROWS]
+            held = _held(spec, snapshot, positions, read)
+            add_batch(plan, snapshot.numbers[positions], held, selection)
+    else:  # a look-up takes 3 microseconds, and a new folder holds nothing
+        add_batch(plan, snapshot.numbers[firsts], {}, selection)
+    for start in range(0, len(duplicates.numbers), _LOOK_UP_ROWS):
+        span = slice(start, start + _LOOK_UP_ROWS)
+        pairs = zip(
+            duplicates.numbers[span].tolist(), duplicates.firsts[span].tolist(), strict=True
         )
+        read(placing.share(list(pairs)))
+    finish_plan(plan, duplicates)
+    return plan
+
+
+def _held(
+    spec: JobSpec, snapshot: Snapshot, positions: npt.NDArray[np.int64], read: Read
+) -> dict[int, Held]:
+    """What is held for the rows at some positions, by sheet row. Under `dedupe: true` they are
+    looked up by row key, and are from then on what the ledger calls them."""
+    numbers = snapshot.numbers[positions].tolist()
+    if not spec.dedupe:
+        ranks = snapshot.occurrences[positions].tolist()
+        identities = map(snapshot.identity_at, positions.tolist())
+        return read(placing.look_up(list(zip(numbers, identities, ranks, strict=True))))
+    keys = map(snapshot.row_key_at, positions.tolist())
+    wanted = [(number, key, 0) for number, key in zip(numbers, keys, strict=True)]
+    held = read(placing.look_up(wanted, deduped=True))
+    for number, position in zip(numbers, positions.tolist(), strict=True):
+        if number in held:
+            snapshot.rename(position, held[number].identity, held[number].occurrence)
+    return held

@@ -185,30 +185,31 @@ def counts(db: sqlite3.Connection) -> Counts:
         {
             _state(state): count
             for state, count in db.execute(
-                "SELECT state, count(*) FROM rows WHERE sheet_row IS NOT NULL GROUP BY state"
+                "SELECT state, count(*) FROM (SELECT state FROM rows WHERE sheet_row IS NOT NULL"
+                f" UNION ALL SELECT state FROM {_DUPLICATES}) GROUP BY state"
             )
         }
     )
     by_code = dict(
         db.execute(
-            "SELECT code, count(*) FROM rows WHERE state <> 'ok' AND state <> 'sending'"
-            " AND sheet_row IS NOT NULL AND code IS NOT NULL GROUP BY code ORDER BY 2 DESC, 1"
+            "SELECT code, count(*) FROM (SELECT state, code FROM rows WHERE state <> 'ok'"
+            " AND sheet_row IS NOT NULL UNION ALL"
+            f" SELECT state, code FROM {_DUPLICATES}) WHERE state <> 'ok' AND state <> 'sending'"
+            " AND code IS NOT NULL GROUP BY code ORDER BY 2 DESC, 1"
         ).fetchall()
     )
     paid_min, paid_max = db.execute(
         "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
     ).fetchone()
     given_up = db.execute(
-        "SELECT count(*) FROM rows WHERE state <> 'ok' AND state = 'failed' AND given_up"
-        " AND sheet_row IS NOT NULL"
+        "SELECT count(*) FROM (SELECT state, given_up FROM rows WHERE state <> 'ok'"
+        " AND sheet_row IS NOT NULL UNION ALL"
+        f" SELECT state, given_up FROM {_DUPLICATES}) WHERE state = 'failed' AND given_up"
     ).fetchone()[0]
-    rows, skipped = 0, 0
     last = db.execute("SELECT rows, skipped, run_id FROM runs ORDER BY run DESC LIMIT 1").fetchone()
-    if last:
-        rows, skipped = last[:2]
-    ended = db.execute(
-        "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
-    ).fetchone()
+    rows, skipped, run_id = last or (0, 0, "")
+    ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
+    [last_stopped] = db.execute(ended).fetchone() or (None,)
     return Counts(
         states,
         by_code,
@@ -217,8 +218,8 @@ def counts(db: sqlite3.Connection) -> Counts:
         rows,
         skipped,
         given_up,
-        last[2] if last else "",
-        ended[0] if ended else None,
+        run_id,
+        last_stopped,
     )
 
 
@@ -234,17 +235,10 @@ def reached(db: sqlite3.Connection) -> bool:
 def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
     """The sheet's rows that were attempted and are not ok, in the sheet's order.
 
-    A row that waits for another version and has not been sent for it is not among them.
+    A row that waits for another version and has not been sent for it is not among them. A
+    duplicate is, with the attempt that was made for it.
     """
-    for found in db.execute(
-        "SELECT r.row_id, r.sheet_row, r.state, r.code, coalesce(a.message, ''), a.http_status,"
-        " r.attempts, a.maybe_paid, a.sent_at, r.given_up, r.ok_attempt IS NOT NULL,"
-        " a.run = (SELECT max(run) FROM runs),"
-        f" {intact('rows', 'r')} AND {intact('attempts', 'a')}"
-        " FROM rows r JOIN attempts a ON a.attempt_id = r.last_attempt"
-        " WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
-        " AND NOT (r.state = 'pending' AND r.code IS NULL) ORDER BY r.sheet_row"
-    ):
+    for found in db.execute(_UNFINISHED):
         row_id, sheet_row, state, code, message, status, attempts, paid, sent_at = found[:9]
         given_up, answered, in_last_run, whole = map(bool, found[9:])
         if not whole:
@@ -291,13 +285,7 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
         StorageFailed: when any row is not what was written. Of the others, too, as an altered one
             may look as if it had no answer.
     """
-    for sheet_row, run_id, sent_row, whole in db.execute(
-        f"SELECT r.sheet_row, runs.run_id, a.sheet_row, {intact('rows', 'r')}"
-        " AND (r.sheet_row IS NULL OR r.ok_attempt IS NULL"
-        f" OR {intact('attempts', 'a')} AND {intact('runs', 'runs')})"
-        " FROM rows r NOT INDEXED LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
-        " LEFT JOIN runs ON runs.run = a.run"
-    ):
+    for sheet_row, run_id, sent_row, whole in db.execute(_ANSWERED):
         if not whole:
             raise altered("where an answer is", sheet_row)
         if sheet_row is not None and run_id is not None:
@@ -393,6 +381,40 @@ def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
     if not all(whole for *_, whole in found):
         raise altered("what it says of a part")
     return [Sealed(name, sha256, rows) for name, sha256, rows, _ in found]
+
+
+# A duplicate stands where the row stands that is sent for it. CROSS: without duplicates nothing of
+# the rows is looked at.
+_DUPLICATES = "duplicates d CROSS JOIN rows r ON r.sheet_row = d.first_row"
+
+_UNFINISHED_OF = (
+    "SELECT r.row_id, {place} AS place, r.state, r.code, coalesce(a.message, ''), a.http_status,"
+    " r.attempts, a.maybe_paid, a.sent_at, r.given_up, r.ok_attempt IS NOT NULL,"
+    " a.run = (SELECT max(run) FROM runs),"
+    f" {intact('rows', 'r')} AND {intact('attempts', 'a')} AND {{whole}}"
+    " FROM {rows} JOIN attempts a ON a.attempt_id = r.last_attempt"
+    " WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
+    " AND NOT (r.state = 'pending' AND r.code IS NULL)"
+)
+_UNFINISHED = (
+    _UNFINISHED_OF.format(place="r.sheet_row", whole="1", rows="rows r")
+    + " UNION ALL "
+    + _UNFINISHED_OF.format(place="d.sheet_row", whole=intact("duplicates", "d"), rows=_DUPLICATES)
+    + " ORDER BY place"
+)
+
+_ANSWERED_OF = (
+    "SELECT {place}, runs.run_id, a.sheet_row, "
+    f"{intact('rows', 'r')} AND {{whole}} AND (r.sheet_row IS NULL OR r.ok_attempt IS NULL"
+    f" OR {intact('attempts', 'a')} AND {intact('runs', 'runs')})"
+    " FROM {rows} LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
+    " LEFT JOIN runs ON runs.run = a.run"
+)
+_ANSWERED = (
+    _ANSWERED_OF.format(place="r.sheet_row", whole="1", rows="rows r NOT INDEXED")
+    + " UNION ALL "
+    + _ANSWERED_OF.format(place="d.sheet_row", whole=intact("duplicates", "d"), rows=_DUPLICATES)
+)
 
 
 def _state(text: str) -> State:

@@ -40,6 +40,10 @@ CREATE INDEX rows_open ON rows (state) WHERE state <> 'ok';
 CREATE INDEX rows_gone ON rows (row_id) WHERE sheet_row IS NULL;
 CREATE INDEX rows_equal ON rows (identity) WHERE occurrence > 0;
 
+-- Under `dedupe: true`, the sheet's rows that are equal to an earlier one. The row at first_row is
+-- sent for all of them, and how it stands is how they stand.
+CREATE TABLE duplicates (sheet_row INTEGER PRIMARY KEY, first_row INTEGER NOT NULL);
+
 -- verdict is NULL from the intent until the outcome.
 CREATE TABLE attempts (
     attempt_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, version INTEGER NOT NULL,

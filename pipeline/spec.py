@@ -26,6 +26,7 @@ SHEETS = (".csv", ".tsv", ".parquet", ".xlsx", ".jsonl")
 
 _SECRETS = {"key", "api_key", "apikey", "token", "authorization", "secret", "headers"}
 _HOSTS = {"host", "url", "base_url", "base-url", "endpoint", "server"}
+_PATTERN_ERROR = "Invalid regular expression: "
 _YAML_KINDS = {
     "bool": "a yes/no value",
     "int": "a number",
@@ -34,7 +35,21 @@ _YAML_KINDS = {
     "null": "nothing",
 }
 
+TESTS = ("empty", "equals", "matches")
+"""What a condition of `where:` can ask of a cell."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What `where:` asks of one column. `test` is one of TESTS, `text` what `equals` compares with
+    or the pattern (RE2) that `matches` searches for; `negated` turns it round."""
+
+    column: str
+    test: str
+    text: str = ""
+    negated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +57,9 @@ class JobSpec:
     """One job, with every default filled in and every path absolute.
 
     `variables` holds (variable, column) pairs, or is None where every column goes under its own
-    name. `constants` holds (variable, text) pairs. `deadline_s` is the absolute time that one
-    answer may take: the API's own limit is 300 s, its edge's a little more.
+    name. `constants` holds (variable, text) pairs. Rows for which not all of `where` holds are
+    skipped. `dedupe` sends equal rows once, for all of them. `deadline_s` is the absolute time that
+    one answer may take: the API's own limit is 300 s, its edge's a little more.
     """
 
     source: Path
@@ -55,6 +71,8 @@ class JobSpec:
     constants: tuple[tuple[str, str], ...] = ()
     id: str | None = None
     empty: str = "refuse"
+    where: tuple[Condition, ...] = ()
+    dedupe: bool = False
     sheet: str | None = None
     encoding: str | None = None
     max_paid: int | None = None
@@ -104,6 +122,8 @@ def load_spec(path: Path) -> JobSpec:
         constants=fields.pairs("constants") or (),
         id=fields.optional_text("id"),
         empty=fields.choice("empty", EMPTY_CHOICES, "refuse"),
+        where=fields.conditions("where"),
+        dedupe=fields.flag("dedupe"),
         sheet=fields.optional_text("sheet"),
         encoding=fields.optional_text("encoding"),
         max_paid=fields.number("max_paid", int, at_least=0),
@@ -234,6 +254,18 @@ class _Fields:
         self.lines.update({f"{key}.{name}": _line(value) for name, value in entries.items()})
         return tuple((name, self._text(value, f"`{name}`")) for name, value in entries.items())
 
+    def flag(self, key: str) -> bool:
+        node = self._take(key)
+        return node is not None and self._flag(node, f"`{key}`")
+
+    def conditions(self, key: str) -> tuple[Condition, ...]:
+        node = self._take(key)
+        if node is None:
+            return ()
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        self.lines.update({f"{key}.{n}": _line(one) for n, one in enumerate(nodes)})
+        return tuple(self._condition(one) for one in nodes)
+
     def refuse_unknown(self) -> None:
         for key, node in self._nodes.items():
             if key in self.KNOWN:
@@ -253,6 +285,51 @@ class _Fields:
                 raise self._refusal(
                     self._nodes["constants"], f"`{name}` is both a variable and a constant"
                 )
+
+    def _condition(self, node: yaml.Node) -> Condition:
+        if not isinstance(node, yaml.MappingNode):
+            raise self._refusal(
+                node, "`where` takes conditions such as `{column: status, empty: true}`"
+            )
+        entries = self._entries(node, "a condition of `where`")
+        known = ("column", "not", *TESTS)
+        for name in entries:
+            if name not in known:
+                hint = nearest(name, known) or f" There are: {', '.join(known)}."
+                raise self._refusal(entries[name], f"`where` knows no `{name}`.{hint}".rstrip("."))
+        tests = [name for name in TESTS if name in entries]
+        if "column" not in entries or len(tests) != 1:
+            raise self._refusal(
+                node, f"a condition of `where` has a `column` and one of {', '.join(TESTS)}"
+            )
+        column = self._text(entries["column"], "`column`")
+        [test] = tests
+        negated = "not" in entries and self._flag(entries["not"], "`not`")
+        if test == "empty":
+            return Condition(column, test, negated=negated == self._flag(entries[test], "`empty`"))
+        text = self._text(entries[test], f"`{test}`")
+        if test == "matches":
+            self._check_pattern(entries[test], text)
+        return Condition(column, test, text, negated)
+
+    def _check_pattern(self, node: yaml.Node, pattern: str) -> None:
+        import pyarrow as pa  # takes a fifth of a second, and few specs have a pattern
+        import pyarrow.compute as pc
+
+        try:
+            pc.match_substring_regex(pa.array([""]), pattern)
+        except pa.ArrowInvalid as error:
+            raise self._refusal(
+                node,
+                f"`matches: {pattern}` is no pattern ({str(error).removeprefix(_PATTERN_ERROR)}); "
+                "it is RE2's syntax, without look-around and back-references",
+            ) from None
+
+    def _flag(self, node: yaml.Node, what: str) -> bool:
+        value = node.value.lower() if isinstance(node, yaml.ScalarNode) else ""
+        if not node.tag.endswith(":bool"):
+            raise self._refusal(node, f"{what} takes true or false")
+        return value in ("true", "yes", "on")
 
     def _take(self, key: str) -> yaml.Node | None:
         node = self._nodes.get(key)

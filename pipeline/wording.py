@@ -37,6 +37,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def lasting(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``, ``2 days 4 h``: as exactly as one plans by it."""
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} days {hours % 24} h"
+
+
 def listed(rows: Sequence[int], total: int | None = None) -> str:
     """The first of some row numbers; `total` is how many there are where `rows` is a part."""
     more = (len(rows) if total is None else total) - min(len(rows), _NAMED)

@@ -106,6 +106,7 @@ def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
     def lay(count: int) -> None:
         ledger.read(placing.begin)
         ledger.read(placing.look_up([(r.number, r.identity, r.occurrence) for r in rows[:count]]))
+        ledger.read(placing.share([(6, 1), (7, 1)]))
         ledger.read(placing.check_absent)
         ledger.begin_run("run", "s", count, 0, snapshot_sha256="0")
 

@@ -37,3 +37,11 @@ def test_every_public_name_is_there():
 def test_a_name_that_is_not_public_is_an_attribute_error():
     """As of any module."""
     assert not hasattr(pipeline, "nothing_like_that")
+
+
+def test_a_run_needs_no_pandas(sandbox, make_job):
+    """pyarrow would import it for any list made an array: 35 MB, and half a second of a start."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    code = "import sys, pipeline; print(pipeline.run_job(sys.argv[1]).ok, 'pandas' in sys.modules)"
+    done = job.shell([sys.executable, "-c", code, str(job.spec)])
+    assert done.stdout.split() == ["2", "False"], done.stderr

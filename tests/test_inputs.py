@@ -202,12 +202,12 @@ def test_broken_parquet_is_refused(tmp_path):
 
 
 def test_the_snapshot_holds_the_sheet_and_yields_what_is_sent(tmp_path):
-    """All columns as text, `row` and `row_key`; the bodies are the variables' own bytes."""
+    """All columns as text, and three of its own; the bodies are the variables' own bytes."""
     path = sheet(tmp_path, "note,story,row\nn1,é,x\nn2,b,y\n")
     snapshot, variables, spec = snap(path, variables=(("story", "story"),))
     assert (snapshot.rows, snapshot.skipped) == (2, 0)
     frame = pd.read_parquet(snapshot.path)
-    assert list(frame.columns) == ["note", "story", "sheet.row", "row", "row_key"]
+    assert list(frame.columns) == ["note", "story", "sheet.row", "row", "row_key", "skipped"]
     assert list(frame["row"]) == [1, 2]
     assert stored_columns(snapshot.path) == ("note", "story", "row")
     assert list(stored_cells(snapshot.path)) == [(1, ("n1", "é", "x")), (2, ("n2", "b", "y"))]

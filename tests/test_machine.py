@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.bench.sandbox.publish(self.workflow, "{{story}}, told in a {{tone}} tone")
         self.job = Job(folder, folder / "job.yaml", folder / "sheet.csv", self.bench.sandbox.url)
         self.rows: list[str] = []
-        self.tone, self.note = "warm", False
+        self.tone, self.note, self.dedupe = "warm", False, False
         # By body: how often it may be billed, how many equal rows a run ever saw of it, whether
         # a run that was ended by force may have left it ambiguous.
         self.allowed: Counter[str] = Counter()
@@ -113,6 +113,11 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def add_a_column(self) -> None:
         self.note = True
+
+    @rule()
+    def turn_dedupe(self) -> None:
+        """Off, the other equal rows are new; on, nothing is, whatever was sent meanwhile."""
+        self.dedupe = not self.dedupe
 
     @rule(tone=st.sampled_from(["warm", "dry"]), accepted=st.booleans())
     def change_the_constant(self, tone: str, accepted: bool) -> None:
@@ -216,8 +221,10 @@ class Machine(RuleBasedStateMachine):
         return {0, 2, 3, 5} | (by_signal if signals else set())
 
     def _allow(self, verb: str, options: tuple[str, ...]) -> None:
-        """Each equal row once; what the user allows to pay twice once more."""
+        """Each equal row once, or one for all; what the user allows to pay twice once more."""
         wanted = Counter(self._body(story) for story in self.rows)
+        if self.dedupe:
+            wanted = Counter(dict.fromkeys(wanted, 1))
         for body, rows in wanted.items():
             self.allowed[body] += max(0, rows - self.seen[body])
             self.seen[body] = max(self.seen[body], rows)
@@ -282,6 +289,7 @@ class Machine(RuleBasedStateMachine):
             workflow=self.workflow,
             variables={"story": "story"},
             constants={"tone": self.tone},
+            dedupe=self.dedupe,
             concurrency=IN_FLIGHT,
         )
 

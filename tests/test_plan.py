@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,16 @@ from hypothesis import strategies as st
 from pipeline.errors import Refused
 from pipeline.model import Held, State
 from pipeline.plan import (
-    Drift,
+    Duplicates,
+    Plan,
     Selection,
-    SheetKeys,
     Source,
     Variables,
     add_batch,
     bind,
-    digests,
-    drift,
     empty_plan,
+    find_duplicates,
+    finish_plan,
     identity,
     occurrences,
     parse_rows,
@@ -80,17 +81,58 @@ def test_occurrences_count_the_equal_ones_before(values):
     assert list(occurrences(raw)) == [values[:n].count(v) for n, v in enumerate(values)]
 
 
+def planned(
+    rows: int, held: dict[int, Held], selection: Selection, duplicates: Duplicates | None = None
+) -> Plan:
+    plan = empty_plan(rows, selection, duplicates)
+    later = [] if duplicates is None else duplicates.numbers
+    numbers = np.setdiff1d(np.arange(1, rows + 1), later)
+    add_batch(plan, numbers, held, selection)
+    finish_plan(plan, duplicates)
+    return plan
+
+
+def test_duplicates_are_the_rows_that_are_equal_to_an_earlier_one():
+    """Each with the sheet row of the first of them; skipped rows have no place among them."""
+    raw = b"".join(letter.encode().ljust(16, b".") for letter in "abacab")
+    found = find_duplicates(raw, np.array([1, 2, 4, 5, 8, 9]))
+    assert list(zip(found.numbers, found.firsts, strict=True)) == [(4, 1), (8, 1), (9, 2)]
+
+
+def test_keys_that_share_their_first_half_are_told_apart():
+    """Sorting goes by 64 bits until two of them are equal."""
+    raw = b"".join(b"12345678" + str(n).encode().ljust(8) for n in (2, 1, 2))
+    assert list(occurrences(raw)) == [0, 0, 1]
+
+
+def test_duplicates_count_as_rows_and_are_sent_never():
+    """Naming one of them names the row that is sent for it; each has the exit code's ear."""
+    duplicates = Duplicates(np.array([3, 4]), np.array([1, 1]))
+    plan = planned(4, {}, Selection(), duplicates)
+    assert list(plan.send) == [True, True, False, False]
+    assert (plan.to_send, plan.new, plan.counts[State.PENDING]) == (2, 2, 4)
+    failed = {1: Held(7, State.FAILED, "request_blocked", maybe_paid=True)}
+    again = planned(4, failed, select_resume(rows=parse_rows("4")), duplicates)
+    assert list(again.send) == [True, False, False, False]
+    assert list(again.covered) == [False, False, False, True]
+    assert (again.counts[State.FAILED], again.codes["request_blocked"]) == (3, 3)
+    assert again.risky == {State.FAILED: [1]}
+    limited = planned(4, failed, select_resume(limit=2), duplicates)
+    assert list(limited.send) == [True, True, False, False]
+    none = planned(4, failed, select_resume(only=frozenset({"gateway"})), duplicates)
+    assert not none.send.any()
+    assert none.kept == Counter({State.FAILED: 3, State.PENDING: 1})
+
+
 def test_a_plan_sends_what_the_selection_names_up_to_its_limit():
     """And counts where every row stands."""
     states = [None, State.OK, State.PENDING, State.FAILED, State.AMBIGUOUS, None]
-    held = [None if s is None else Held(n, s, None) for n, s in enumerate(states)]
-    plan = empty_plan(6)
-    add_batch(plan, range(1, 7), held, Selection())
+    held = {n: Held(n, s, None) for n, s in enumerate(states, start=1) if s is not None}
+    plan = planned(6, held, Selection())
     assert list(plan.send) == [True, False, True, False, False, True]
     assert (plan.to_send, plan.new) == (3, 2)
     assert plan.counts[State.PENDING] == 3
-    limited = empty_plan(6)
-    add_batch(limited, range(1, 7), held, Selection(limit=2))
+    limited = planned(6, held, Selection(limit=2))
     assert list(limited.send) == [True] + [False] * 5
 
 
@@ -117,56 +159,22 @@ GIVEN_UP = Held(1, State.FAILED, "request_blocked", given_up=True)
 
 def test_a_row_that_was_given_up_is_sent_only_when_it_is_named():
     """By its number; a code does not name it."""
-    assert not select_resume().chooses(1, GIVEN_UP)
-    assert not select_resume(only=frozenset({"request_blocked"})).chooses(1, GIVEN_UP)
-    assert select_resume(rows=parse_rows("1")).chooses(1, GIVEN_UP)
+    assert not select_resume().chooses(GIVEN_UP)
+    assert not select_resume(only=frozenset({"request_blocked"})).chooses(GIVEN_UP)
+    assert select_resume(rows=parse_rows("1")).chooses(GIVEN_UP)
 
 
 def test_a_plan_knows_what_may_be_paid_twice():
     """Ambiguous rows, answered ones, and failed ones that may have been billed."""
-    held = [
-        Held(11, State.AMBIGUOUS, "gateway", maybe_paid=True),
-        Held(12, State.FAILED, "run_failed", maybe_paid=True),
-        Held(13, State.FAILED, "request_blocked"),
-        Held(14, State.OK, answered=True, maybe_paid=True),
-    ]
-    plan = empty_plan(4)
-    add_batch(plan, range(1, 5), held, select_resume(ambiguous=True))
+    held = {
+        1: Held(11, State.AMBIGUOUS, "gateway", maybe_paid=True),
+        2: Held(12, State.FAILED, "run_failed", maybe_paid=True),
+        3: Held(13, State.FAILED, "request_blocked"),
+        4: Held(14, State.OK, answered=True, maybe_paid=True),
+    }
+    plan = planned(4, held, select_resume(ambiguous=True))
     assert plan.risky == {State.AMBIGUOUS: [1], State.FAILED: [2]}
-    assert plan.kept == {State.OK: 1}
-    again = empty_plan(4)
-    add_batch(again, range(1, 5), held, select_again(None))
+    assert plan.kept == Counter({State.OK: 1})
+    again = planned(4, held, select_again(None))
     assert (again.risky, again.chosen_ids) == ({State.OK: [4]}, [14])
     assert list(again.covered) == [True] * 4
-
-
-def keys(texts: list[str], ids: list[str] | None = None) -> SheetKeys:
-    def raw(values: list[str]) -> bytes:
-        return b"".join(value.encode().ljust(16, b".") for value in values)
-
-    numbers = np.arange(1, len(texts) + 1, dtype=np.int64)
-    return SheetKeys(numbers, digests(raw(texts)), None if ids is None else digests(raw(ids)))
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "found"),
-    [
-        ("abc", "abc", Drift(3, 0, 0, 0)),
-        ("abc", "cab", Drift(3, 0, 0, 0)),
-        ("abc", "xabc", Drift(3, 0, 1, 0)),
-        ("abc", "axc", Drift(2, 1, 0, 0)),
-        ("abc", "ab", Drift(2, 0, 0, 1)),
-        ("aaab", "aab", Drift(3, 0, 0, 1)),
-        ("", "ab", Drift(0, 0, 2, 0)),
-    ],
-)
-def test_drift_counts_what_is_the_same_changed_new_and_gone(before, now, found):
-    """Without ids a changed row is known by its place."""
-    assert drift(keys(list(before)), keys(list(now))) == found
-
-
-def test_with_ids_a_changed_row_is_known_by_its_id():
-    """Wherever it stands now."""
-    before = keys(["1a", "2b", "3c"], ["1", "2", "3"])
-    now = keys(["4d", "3c", "2x", "1a"], ["4", "3", "2", "1"])
-    assert drift(before, now) == Drift(same=2, changed=1, new=1, gone=0)

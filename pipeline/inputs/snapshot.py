@@ -1,10 +1,11 @@
 """The sheet as it was read for one run: validated once, written once, and the only thing sent from.
 
-`input.parquet` holds every column as text, then `row` (from 1) and `row_key` (hex; null for a row
-that is skipped). A sheet that is saved again during the run mixes no versions.
+`input.parquet` holds every column as text, then `row` (from 1), `row_key` (hex; null for a row that
+is skipped) and `skipped` (why, null for the others). A sheet that is saved again during the run
+mixes no versions.
 
-A row is skipped where `empty: skip` says so, and where the sheet is another folder's failures.csv
-or export that calls the row ambiguous: there, too, it may have been paid.
+A row is skipped where `where:` or `empty: skip` says so, and where the sheet is another folder's
+failures.csv or export that calls the row ambiguous: there, too, it may have been paid.
 """
 
 from __future__ import annotations
@@ -22,26 +23,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.columns import numbers, texts
+from pipeline.drift import SheetKeys, digests
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import open_private, sha256_of, storing, sync_file
+from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
-from pipeline.model import JsonObject, Row, State
-from pipeline.plan import KEY_BYTES, SheetKeys, Variables, digests, identity, occurrences
+from pipeline.model import JsonObject, Row
+from pipeline.plan import (
+    KEY_BYTES,
+    Duplicates,
+    Variables,
+    find_duplicates,
+    identity,
+    no_duplicates,
+    occurrences,
+)
 from pipeline.spec import JobSpec
-from pipeline.wording import counted
 
 _METADATA = b"pipeline"
-_STATUS = "_status"
-_CELLS_NAMED = 5
+_OWN_COLUMNS = ("row", "row_key", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A written snapshot. `numbers`, `identities` and `occurrences` leave out skipped rows.
 
-    `snapshot_id` tells it from every other one, `sha256` is that of its file. `empty_cells` counts
-    them by mapped column; `ambiguous_elsewhere` counts the rows that are skipped because another
-    folder's run left them ambiguous.
+    `snapshot_id` tells it from every other one, `sha256` is that of its file. `equal_rows` have the
+    same variables as an earlier one (and id, unless equal rows are sent once); `duplicates` are
+    those of them that another row is sent for. `empty_cells` counts them by mapped column, `skips`
+    the skipped rows by reason.
     """
 
     path: Path
@@ -51,13 +62,25 @@ class Snapshot:
     rows: int
     skipped: int
     numbers: npt.NDArray[np.int64]
-    identities: bytes
+    identities: bytearray
+    row_keys: bytearray
     occurrences: npt.NDArray[np.int32]
+    equal_rows: int
+    duplicates: Duplicates
     empty_cells: Counter[str] = field(default_factory=Counter)
-    ambiguous_elsewhere: int = 0
+    skips: Counter[Skip] = field(default_factory=Counter)
 
     def identity_at(self, position: int) -> bytes:
-        return self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES]
+        return bytes(self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES])
+
+    def row_key_at(self, position: int) -> bytes:
+        """For sheets whose equal rows are sent once; of others no row keys are kept."""
+        return bytes(self.row_keys[position * KEY_BYTES : (position + 1) * KEY_BYTES])
+
+    def rename(self, position: int, identity: bytes, occurrence: int) -> None:
+        """The ledger knows the row by this name: an equal row was sent for it under another id."""
+        self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES] = identity
+        self.occurrences[position] = occurrence
 
     def selected(
         self, spec: JobSpec, variables: Variables, send: npt.NDArray[np.bool_]
@@ -65,7 +88,7 @@ class Snapshot:
         """The rows whose flag is set in `send` (one a sheet row), read batch by batch."""
         id_column = _id_position(spec, self.columns)
         position = 0
-        for first, columns, keys in _stored_batches(self.path, len(self.columns)):
+        for first, columns, keys in stored_batches(self.path, len(self.columns)):
             size = len(keys)
             if not send[first - 1 : first - 1 + size].any():
                 position += size - keys.null_count
@@ -114,10 +137,8 @@ def take_snapshot(
         "delimiter": table.delimiter,
     }
     schema = _schema(table.columns, about)
-    check = _Checks(spec, table, variables, skip_ambiguous)
-    identities = bytearray()
-    numbers: list[npt.NDArray[np.int64]] = []
-    id_column = _id_position(spec, table.columns)
+    check = RowChecks(spec, table, variables, skip_ambiguous)
+    names = _Names(spec, table, variables)
     rows = 0
     try:
         with (
@@ -127,23 +148,13 @@ def take_snapshot(
             ) as writer,
         ):
             for batch in table.batches():
-                skip = check.batch(batch)
-                ids = batch.columns[id_column] if id_column is not None else [None] * len(batch)
-                keys: list[str | None] = []
-                for offset, request in enumerate(variables.requests(batch.columns)):
-                    keys.append(None if skip[offset] else request.row_key.hex())
-                    if not skip[offset]:
-                        identities += identity(request.row_key, ids[offset])
-                first = rows + 1
+                arrays = [texts(column, pa.large_string()) for column in batch.columns]
+                reasons = check.batch(batch, arrays)
+                keys = names.add(batch, reasons, rows + 1)
                 rows += len(batch)
-                span = np.arange(first, rows + 1, dtype=np.int64)
-                numbers.append(span[~np.array(skip, dtype=bool)])
-                writer.write_batch(
-                    pa.record_batch(
-                        [*map(_texts, batch.columns), pa.array(span), pa.array(keys, pa.string())],
-                        schema=schema,
-                    )
-                )
+                span = numbers(np.arange(rows - len(batch) + 1, rows + 1), pa.int64())
+                arrays += [span, texts(keys), _skipped(reasons)]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
             check.finish(rows)
     except Refused:
         path.unlink(missing_ok=True)
@@ -156,7 +167,8 @@ def take_snapshot(
     with storing(path):
         sync_file(path)
         sha256 = sha256_of(path)
-    kept = np.concatenate(numbers)
+    kept = names.numbers
+    ranks = occurrences(bytes(names.row_keys if spec.dedupe else names.identities))
     return Snapshot(
         path,
         snapshot_id,
@@ -165,11 +177,53 @@ def take_snapshot(
         rows,
         rows - len(kept),
         kept,
-        bytes(identities),
-        occurrences(bytes(identities)),
+        names.identities,
+        names.row_keys,
+        ranks,
+        int((ranks > 0).sum()),
+        find_duplicates(bytes(names.row_keys), kept) if spec.dedupe else no_duplicates(),
         check.empty_cells,
-        check.ambiguous_elsewhere,
+        check.skips,
     )
+
+
+class _Names:
+    """What the rows of a sheet are known by, collected batch by batch; skipped rows have no name.
+
+    `row_keys` are kept only where equal rows are sent once.
+    """
+
+    def __init__(self, spec: JobSpec, table: Table, variables: Variables) -> None:
+        self.identities = bytearray()
+        self.row_keys = bytearray()
+        self._spec = spec
+        self._variables = variables
+        self._id = _id_position(spec, table.columns)
+        self._numbers: list[npt.NDArray[np.int64]] = []
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        return np.concatenate(self._numbers)
+
+    def add(self, batch: Batch, reasons: Reasons, first: int) -> list[str | None]:
+        """Adds a batch whose first row is the sheet's row `first`. The row keys in hex."""
+        row_keys = self._variables.keys(batch.columns)
+        offsets = np.flatnonzero(reasons == Skip.NOT)
+        kept = [row_keys[offset] for offset in offsets]
+        if self._id is None:
+            self.identities += b"".join(kept)
+        else:
+            ids = batch.columns[self._id]
+            named = zip(kept, offsets, strict=True)
+            self.identities += b"".join([identity(key, ids[offset]) for key, offset in named])
+        if self._spec.dedupe:
+            self.row_keys += b"".join(kept)
+        self._numbers.append(offsets + first)
+        if len(kept) == len(row_keys):
+            return [key.hex() for key in row_keys]
+        return [
+            None if reason else key.hex() for key, reason in zip(row_keys, reasons, strict=True)
+        ]
 
 
 def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
@@ -218,144 +272,33 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     """What the rows of a snapshot on disk are; without ids where it has no such column."""
     columns = stored_columns(path)
     place = columns.index(id_column) if id_column in columns else None
-    identities, ids, numbers = bytearray(), bytearray(), []
-    for first, texts, keys in _stored_batches(path, len(columns)):
-        kept = keys.to_pylist()
-        named = texts[place].to_pylist() if place is not None else [None] * len(kept)
-        for number, (key, row_id) in enumerate(zip(kept, named, strict=True), start=first):
-            if key is not None:
-                numbers.append(number)
-                identities += identity(bytes.fromhex(key), row_id)
-                ids += identity(b"", row_id) if row_id is not None else b""
+    identities, ids = bytearray(), bytearray()
+    rows: list[npt.NDArray[np.int64]] = []
+    for first, cells, hexes in stored_batches(path, len(columns)):
+        kept = np.flatnonzero(pc.is_valid(hexes).to_numpy(zero_copy_only=False))
+        rows.append(kept + first)
+        keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
+        if place is None:
+            identities += keys
+            continue
+        for position, row_id in enumerate(cells[place].take(numbers(kept, pa.int64())).to_pylist()):
+            key = keys[position * KEY_BYTES : (position + 1) * KEY_BYTES]
+            identities += identity(key, row_id)
+            ids += identity(b"", row_id)
     return SheetKeys(
-        np.array(numbers, dtype=np.int64),
+        np.concatenate([*rows, np.zeros(0, dtype=np.int64)]),
         digests(bytes(identities)),
         digests(bytes(ids)) if place is not None else None,
     )
 
 
-def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(row number, cells) of every row of a snapshot on disk."""
-    for first, columns, _ in _stored_batches(path, len(stored_columns(path))):
-        rows = zip(*(c.to_pylist() for c in columns), strict=True)
-        yield from enumerate(rows, start=first)
+def stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
+    """(number of the first row, the sheet's columns, the row keys) of a snapshot on disk, batch by
+    batch; `width` is how many columns the sheet has.
 
-
-def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
-    for first, _, keys in _stored_batches(path, len(stored_columns(path))):
-        yield from enumerate(keys.to_pylist(), start=first)
-
-
-class _Checks:
-    """What must hold of every row before anything is sent."""
-
-    def __init__(
-        self, spec: JobSpec, table: Table, variables: Variables, skip_ambiguous: bool
-    ) -> None:
-        self.empty_cells: Counter[str] = Counter()
-        self.ambiguous_elsewhere = 0
-        self._spec = spec
-        self._table = table
-        self._mapped = variables.mapped
-        self._id = _id_position(spec, table.columns)
-        known = _STATUS if skip_ambiguous and _STATUS in table.columns else None
-        self._status = table.columns.index(known) if known else None
-        self._empty: list[str] = []
-        self._ids = bytearray()
-        self._id_places: list[int] = []
-
-    def batch(self, batch: Batch) -> list[bool]:
-        """Which rows of the batch are skipped."""
-        skip = [False] * len(batch)
-        if self._status is not None:
-            skip = [status == State.AMBIGUOUS for status in batch.columns[self._status]]
-            self.ambiguous_elsewhere += sum(skip)
-        for position in self._mapped:
-            for offset, text in enumerate(batch.columns[position]):
-                if not text and not skip[offset]:
-                    self._note_empty(position, batch.places[offset])
-                    skip[offset] = self._spec.empty == "skip"
-        if self._id is not None:
-            self._note_ids(batch, skip)
-        return skip
-
-    def finish(self, rows: int) -> None:
-        if rows == 0:
-            raise Refused(f"{self._table.path}: a header and no rows under it. Nothing was sent.")
-        count = self.empty_cells.total()
-        if count and self._spec.empty == "refuse":
-            more = count - len(self._empty)
-            named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
-            cells = "cell is" if count == 1 else "cells are"
-            them = "it" if count == 1 else "them"
-            raise Refused(
-                f"{self._table.path}: {count} mapped {cells} empty: {named}. "
-                f"Fill {them}, or say `empty: skip` or `empty: send` in the spec. Nothing was sent."
-            )
-        self._refuse_repeated_ids()
-
-    def _note_empty(self, position: int, place: int) -> None:
-        column = self._table.columns[position]
-        self.empty_cells[column] += 1
-        if len(self._empty) < _CELLS_NAMED:
-            self._empty.append(f'{self._table.place_word} {place}, column "{column}"')
-
-    def _note_ids(self, batch: Batch, skip: list[bool]) -> None:
-        assert self._id is not None
-        for text, place, skipped in zip(batch.columns[self._id], batch.places, skip, strict=True):
-            if skipped:
-                continue
-            if not text.strip():
-                raise Refused(
-                    f"{self._table.path} {self._table.place_word} {place}: the id in column "
-                    f'"{self._spec.id}" is blank. Give the row an id, or remove `id:`. '
-                    "Nothing was sent."
-                )
-            self._ids += identity(b"", text)
-            self._id_places.append(place)
-
-    def _refuse_repeated_ids(self) -> None:
-        if not self._id_places:
-            return
-        repeated = np.flatnonzero(occurrences(bytes(self._ids)))
-        if len(repeated):
-            places = [str(self._id_places[i]) for i in repeated[:_CELLS_NAMED]]
-            raise Refused(
-                f'{self._table.path}: column "{self._spec.id}" is to name each row, but '
-                f"{counted(len(repeated), 'time')} an earlier row's id stands again: "
-                f"{self._table.place_word} {', '.join(places)}. Nothing was sent."
-            )
-
-
-def _id_position(spec: JobSpec, columns: tuple[str, ...]) -> int | None:
-    return None if spec.id is None else columns.index(spec.id)
-
-
-def _texts(column: list[str]) -> pa.Array:
-    return pa.array(column, pa.large_string())
-
-
-def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
-    taken = {"row", "row_key"}
-    fields = []
-    for name in columns:
-        stored = name
-        while stored in taken:
-            stored = f"sheet.{stored}"
-        taken.add(stored)
-        fields.append(pa.field(stored, pa.large_string(), nullable=False))
-    fields += [pa.field("row", pa.int64(), nullable=False), pa.field("row_key", pa.string())]
-    return pa.schema(fields, metadata={_METADATA: json.dumps(about).encode()})
-
-
-def _stored(path: Path) -> JsonObject:
-    found: JsonObject = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
-    return found
-
-
-def _stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
-    """(number of the first row, the sheet's columns, the row keys) batch by batch."""
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
     first = 1
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -364,6 +307,55 @@ def _stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array
                 first += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, str(error)) from None
+
+
+def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(row number, cells) of every row of a snapshot on disk."""
+    for first, columns, _ in stored_batches(path, len(stored_columns(path))):
+        rows = zip(*(c.to_pylist() for c in columns), strict=True)
+        yield from enumerate(rows, start=first)
+
+
+def stored_skip_reasons(path: Path) -> pa.ChunkedArray:
+    """For each row of a snapshot on disk, why it is never sent in words for people, else null."""
+    codes = pq.read_table(path, columns=["skipped"], page_checksum_verification=True)["skipped"]
+    texts = pa.array(SKIP_REASONS.values(), pa.string())
+    return pc.take(texts, pc.index_in(codes, pa.array(SKIP_REASONS.keys(), pa.string())))
+
+
+def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
+    """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
+    for first, _, keys in stored_batches(path, len(stored_columns(path))):
+        yield from enumerate(keys.to_pylist(), start=first)
+
+
+def _id_position(spec: JobSpec, columns: tuple[str, ...]) -> int | None:
+    return None if spec.id is None else columns.index(spec.id)
+
+
+def _skipped(reasons: Reasons) -> pa.Array:
+    if not reasons.any():
+        return pa.nulls(len(reasons), pa.string())
+    return texts([SKIP_NAMES.get(Skip(reason)) for reason in reasons])
+
+
+def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
+    taken = set(_OWN_COLUMNS)
+    fields = []
+    for name in columns:
+        stored = name
+        while stored in taken:
+            stored = f"sheet.{stored}"
+        taken.add(stored)
+        fields.append(pa.field(stored, pa.large_string(), nullable=False))
+    fields += [pa.field("row", pa.int64(), nullable=False)]
+    fields += [pa.field(name, pa.string()) for name in ("row_key", "skipped")]
+    return pa.schema(fields, metadata={_METADATA: json.dumps(about).encode()})
+
+
+def _stored(path: Path) -> JsonObject:
+    found: JsonObject = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
+    return found
 
 
 def _damaged(path: Path, what: str) -> StorageFailed:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pipeline.check import Checked
+from pipeline.inputs.checks import SKIP_REASONS
+from pipeline.inputs.values import VariableFacts
 from pipeline.report.terminal import shortened
-from pipeline.wording import counted
+from pipeline.wording import counted, lasting
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _BODY_CHARACTERS = 2000
@@ -16,11 +18,13 @@ def check_lines(checked: Checked, run_command: str) -> list[str]:
     lines = [f"{checked.job}: {counted(checked.rows, 'row')}: {', '.join(counts)}."]
     if checked.new_folder:
         lines.append("Its run folder is new: no answers are held yet.")
+    if checked.skipped_by:
+        reasons = [
+            f"{number} because {SKIP_REASONS[n]}" for n, number in checked.skipped_by.items()
+        ]
+        lines.append(f"Skipped: {'; '.join(reasons)}.")
     if checked.equal_rows:
-        lines.append(
-            f"{counted(checked.equal_rows, 'row')} equal to an earlier one; each is a request of "
-            "its own."
-        )
+        lines.append(_equal_rows(checked))
     if checked.drift is not None:
         drift = checked.drift
         lines.append(
@@ -29,10 +33,14 @@ def check_lines(checked: Checked, run_command: str) -> list[str]:
         )
     for column, number in checked.empty_cells.items():
         lines.append(f'Empty cells in "{shortened(column)}": {number}.')
+    lines += [_variable(facts) for facts in checked.variables if facts.longest is not None]
+    lines += [_marked(facts) for facts in checked.variables if facts.marked]
     if checked.first_bodies:
         lines.append("The first requests, exactly as they are sent:")
         lines += [f"  row {body.row}: {_body(body.body)}" for body in checked.first_bodies]
     lines.append(_cost(checked))
+    if checked.to_send:
+        lines.append(_time(checked))
     if checked.refusal is not None:
         lines.append(f"But a run would be refused. {checked.refusal}")
     elif checked.to_send:
@@ -51,6 +59,46 @@ def _cost(checked: Checked) -> str:
             "stop there (`max_paid` or `max_paid_per_run`)."
         )
     return f"A run would pay for {counted(checked.to_send, 'request')} at most{more}."
+
+
+def _equal_rows(checked: Checked) -> str:
+    equal = f"{counted(checked.equal_rows, 'row')} equal to an earlier one"
+    if checked.dedupe:
+        return f"{equal}: one request is sent for all of them (`dedupe: true`)."
+    return (
+        f"{equal}; each is a request of its own, and paid. With `dedupe: true` in the spec one is "
+        "sent for all of them."
+    )
+
+
+def _variable(facts: VariableFacts) -> str:
+    sizes = f"{facts.shortest} to {facts.longest} characters"
+    return (
+        f'"{shortened(facts.name)}" from "{shortened(facts.column)}": {sizes} (rows '
+        f"{facts.shortest_row} and {facts.longest_row})" + _and_empty(facts) + "."
+    )
+
+
+def _and_empty(facts: VariableFacts) -> str:
+    return f", {facts.empty} empty" if facts.empty else ""
+
+
+def _marked(facts: VariableFacts) -> str:
+    return (
+        f'Careful: {counted(facts.marked, "text")} for "{shortened(facts.name)}" with {{{{…}}}}, '
+        f"$$ or $& in it (row {facts.marked_row} first): the workflow's template may take that for "
+        "its own and send something else to the model."
+    )
+
+
+def _time(checked: Checked) -> str:
+    if checked.pace_per_s is None or checked.duration_s is None:
+        return "How long it takes is not known: no run has learned this key's limit yet."
+    source = "as earlier runs learned of this key" if checked.pace_learned else "as `rate` says"
+    return (
+        f"It would take about {lasting(checked.duration_s)} at {checked.pace_per_s:.3g} requests "
+        f"per second, {source}, and then as long as the last answers take."
+    )
 
 
 def _body(text: str) -> str:

@@ -96,7 +96,9 @@ def check_failures(
 def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
     """The rows of the sheet that the ledger knows stand where it says."""
     known = db.execute(
-        "SELECT sheet_row, row_key FROM rows WHERE sheet_row IS NOT NULL ORDER BY sheet_row"
+        "SELECT sheet_row AS place, row_key FROM rows WHERE sheet_row IS NOT NULL UNION ALL"
+        " SELECT d.sheet_row, r.row_key FROM duplicates d CROSS JOIN rows r"
+        " ON r.sheet_row = d.first_row ORDER BY place"
     )
     row, key = known.fetchone() or (None, None)
     rows = skipped = 0

@@ -80,6 +80,7 @@ _OF_ATTEMPT = (
 )
 _SHEET_ROW = {
     "rows": "SELECT sheet_row FROM rows WHERE row_id = ?",
+    "duplicates": "SELECT sheet_row FROM duplicates WHERE sheet_row = ?",
     "attempts": f"{_OF_ATTEMPT} ?",
     "requests": "SELECT sheet_row FROM rows WHERE row_id = ?",
     "payloads": f"{_OF_ATTEMPT} (SELECT attempt_id FROM payloads WHERE seq = ?)",
@@ -125,6 +126,11 @@ _DISAGREEMENTS = {
     "two rows stand at one place of the sheet": (
         "SELECT sheet_row FROM rows WHERE sheet_row IS NOT NULL"
         " GROUP BY sheet_row HAVING count(*) > 1"
+    ),
+    "a duplicate stands at the place of another row, or is one of a duplicate": (
+        "SELECT sheet_row FROM duplicates WHERE sheet_row <= first_row"
+        " OR first_row IN (SELECT sheet_row FROM duplicates)"
+        " OR sheet_row IN (SELECT sheet_row FROM rows WHERE sheet_row IS NOT NULL)"
     ),
     "one place of the sheet was sent for two rows in one run": (
         "SELECT sheet_row FROM attempts GROUP BY run, sheet_row HAVING min(row_id) <> max(row_id)"

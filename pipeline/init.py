@@ -1,0 +1,271 @@
+"""A first job spec for a sheet: every column as a variable, and the other keys as comments.
+
+What is written loads as it stands, whatever the columns are called, and `check` passes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from pipeline.errors import Refused
+from pipeline.inputs.table import Table, open_table
+from pipeline.plan import ADDED_COLUMNS
+from pipeline.spec import NAME, WORKFLOW, JobSpec, load_spec
+from pipeline.wording import counted, printable
+
+_EXAMPLE_CHARACTERS = 40
+_NAME_CHARACTERS = 60
+# Characters that YAML takes for line ends, or not at all, and the escapes that it knows for them.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9 _-]*[A-Za-z0-9_])?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ID_WORDS = {
+    "id",
+    "sku",
+    "key",
+    "code",
+    "nr",
+    "no",
+    "number",
+    "uuid",
+    "guid",
+    "ean",
+    "isbn",
+    "slug",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a sheet's column looks like. `example` is its first text, `unique` is whether no text
+    stands in it twice, `short` whether every text is of the size of a name."""
+
+    name: str
+    variable: str
+    example: str
+    empty: int
+    blank: int
+    unique: bool
+    short: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The spec that was written, and what is in its sheet."""
+
+    path: Path
+    name: str
+    rows: int
+    variables: int
+    left_out: tuple[str, ...]
+
+
+def init_job(
+    sheet: Path,
+    workflow: str,
+    to: Path | None = None,
+    *,
+    encoding: str | None = None,
+    worksheet: str | None = None,
+) -> Written:
+    """Reads all of `sheet` and writes a spec for it, at `to` or at ``jobs/NAME.yaml``.
+
+    Raises:
+        Refused: when there is a file already, for a workflow id that is none, and for a sheet that
+            a run would refuse, whatever its variables. Nothing is written then.
+    """
+    if not WORKFLOW.fullmatch(workflow):
+        raise Refused(
+            f"`{workflow}` is no workflow id: use 1 to 64 letters, digits, - and _. Nothing was "
+            "written."
+        )
+    name = _job_name(sheet)
+    path = to or Path("jobs") / f"{name}.yaml"
+    if os.path.lexists(path):
+        raise Refused(f"{path}: is there already, and is not written over. Use --to for another.")
+    draft = JobSpec(
+        path.absolute(), name, workflow, sheet, path, encoding=encoding, sheet=worksheet
+    )
+    table = open_table(draft)
+    columns, rows, partly_empty = _read(table)
+    text = "".join(f"{line}\n" for line in _lines(draft, columns, rows, partly_empty))
+    _write(path, text)
+    load_spec(path)
+    mapped = _mapped(columns)
+    left_out = tuple(column.name for column in columns if column not in mapped)
+    return Written(path, name, rows, len(mapped), left_out)
+
+
+def quoted(text: str) -> str:
+    """A YAML scalar that reads back as exactly `text`: plain where that is plain text, else in
+    double quotes on one line."""
+    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
+        return text
+    escaped = json.dumps(text, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)
+
+
+def variable_names(columns: Sequence[str]) -> list[str]:
+    """For each column a name that a template can hold between ``{{`` and ``}}``: ASCII letters,
+    digits and _, no two alike.
+
+    The API documents no rule but that names match the template's exactly.
+    """
+    names: list[str] = []
+    for position, column in enumerate(columns, start=1):
+        name = column
+        if not (_VARIABLE.fullmatch(column) and len(column) <= _NAME_CHARACTERS):
+            plain = (
+                unicodedata.normalize("NFKD", column.casefold()).encode("ascii", "ignore").decode()
+            )
+            name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:_NAME_CHARACTERS]
+            if not name or name[0].isdigit():
+                name = f"column_{name or position}"
+        names.append(_unlike(name, {*names, *columns[position:]} - {column}))
+    return names
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    number, found = 2, name
+    while found in taken:
+        number, found = number + 1, f"{name}_{number}"
+    return found
+
+
+def _job_name(sheet: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", sheet.stem).strip("-")[:100]
+    return name if NAME.fullmatch(name) else "job"
+
+
+def _read(table: Table) -> tuple[list[Column], int, int]:
+    """(columns, rows, rows of which a column that has any text has an empty cell)."""
+    width = len(table.columns)
+    examples, empty, blank = [""] * width, [0] * width, [0] * width
+    short = [True] * width
+    hashes: list[list[np.ndarray]] = [[] for _ in range(width)]
+    gaps: list[np.ndarray] = []
+    for batch in table.batches():
+        found = np.zeros((width, len(batch)), dtype=np.bool_)
+        for position, texts in enumerate(batch.columns):
+            found[position] = [not text for text in texts]
+            empty[position] += int(found[position].sum())
+            blank[position] += sum(not text.strip() for text in texts)
+            examples[position] = examples[position] or next(filter(None, texts), "")
+            short[position] &= all(len(t) <= _NAME_CHARACTERS and " " not in t for t in texts)
+            hashes[position].append(np.fromiter(map(hash, texts), np.int64, len(texts)))
+        gaps.append(np.packbits(found, axis=0))
+    rows = sum(gap.shape[1] for gap in gaps)
+    if not rows:
+        raise Refused(f"{table.path}: a header and no rows under it. Nothing was written.")
+    columns = [
+        Column(
+            name,
+            variable,
+            examples[position],
+            empty[position],
+            blank[position],
+            len(np.unique(np.concatenate(hashes[position]))) == rows,
+            short[position],
+        )
+        for position, (name, variable) in enumerate(
+            zip(table.columns, variable_names(table.columns), strict=True)
+        )
+    ]
+    mapped = np.array([column in _mapped(columns) for column in columns])
+    bits = np.packbits(mapped)[:, None]
+    return columns, rows, sum(int((gap & bits).any(axis=0).sum()) for gap in gaps)
+
+
+def _mapped(columns: Sequence[Column]) -> list[Column]:
+    """The columns that are variables: not those of an earlier run, and not the wholly empty ones,
+    unless there are no others."""
+    earlier = any(column.name == "_status" for column in columns)
+    own = [c for c in columns if not _of_the_runner(c.name, earlier)]
+    filled = [c for c in own if c.example]
+    return filled or own or list(columns)
+
+
+def _of_the_runner(name: str, earlier: bool) -> bool:
+    return name.startswith("_") or (earlier and name in ADDED_COLUMNS)
+
+
+def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: int) -> Iterator[str]:
+    here = spec.source.parent.resolve()
+    sheet = os.path.relpath(spec.input.parent.resolve() / spec.input.name, here)
+    yield f"name: {quoted(spec.name)}"
+    yield f"workflow: {quoted(spec.workflow)}"
+    yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}; relative to this file"
+    if spec.encoding is not None:
+        yield f"encoding: {quoted(spec.encoding)}"
+    if spec.sheet is not None:
+        yield f"sheet: {quoted(spec.sheet)}"
+    yield ""
+    yield "# Workflow variable: column. The names on the left must be those between {{ }} in the"
+    yield "# workflow's template. Remove the lines of columns that it does not use."
+    yield "variables:"
+    mapped = _mapped(columns)
+    for column in columns:
+        mark = "" if column in mapped else "# "
+        yield f"  {mark}{quoted(column.variable)}: {quoted(column.name)}  # {_about(column, rows)}"
+    yield "# constants: {tone: warm}  # the same text for every row"
+    yield ""
+    yield from _id_lines(columns)
+    if partly_empty and any(column.empty for column in mapped):
+        # What is refused cannot be checked, and what is skipped is not paid.
+        choice = "skip" if partly_empty < rows else "send"
+        yield f"# {counted(partly_empty, 'row')} with an empty cell in one of these columns:"
+        yield f"empty: {choice}  # refuse (the whole job) | send (as empty text) | skip (that row)"
+    else:
+        yield "# empty: refuse  # an empty cell: refuse (the whole job) | send | skip (that row)"
+    yield from _OPTIONS
+
+
+_OPTIONS = (
+    "# where:  # send only rows for which all of these hold; empty, equals or matches (a pattern)",
+    "#   - {column: status, empty: true}",
+    "# dedupe: true  # equal rows are one request, and each has its answer",
+    "",
+    "# max_paid: 500  # most requests that were or may have been billed, ever",
+    "# max_paid_per_run: 100  # the same for one run",
+    "# rate: 5  # requests per second; left out, it is learned from the server's headers",
+)
+
+
+def _about(column: Column, rows: int) -> str:
+    if column.empty == rows:
+        return "every cell is empty"
+    example = " ".join(_UNPRINTABLE.sub(" ", printable(column.example)).split())
+    if len(example) > _EXAMPLE_CHARACTERS:
+        example = f"{example[:_EXAMPLE_CHARACTERS]}…"
+    gaps = f"; {column.empty} empty" if column.empty else ""
+    return f"such as: {example}{gaps}"
+
+
+def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
+    """Rows are known by their text; an id tells equal ones apart and says what an edit changed."""
+    for column in columns:
+        words = set(re.split(r"[^a-z]+", column.name.lower()))
+        if column.unique and not column.blank and column.short and words & _ID_WORDS:
+            yield f"# id: {quoted(column.name)}  # names a row: no text stands in it twice"
+            return
+    yield "# id: ...  # a column that names a row: unique and never blank"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Refused(
+            f"{path}: cannot be written ({error.strerror or error}). Nothing was sent."
+        ) from None

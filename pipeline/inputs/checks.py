@@ -1,0 +1,155 @@
+"""What must hold of every row before anything is sent, and which rows are never sent.
+
+All of it goes column by column and batch by batch: a sheet may have a million rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import Refused
+from pipeline.inputs.table import Batch, Table
+from pipeline.inputs.where import wanted
+from pipeline.model import State
+from pipeline.plan import Variables, identity, occurrences
+from pipeline.spec import JobSpec
+from pipeline.wording import counted
+
+_STATUS = "_status"
+_CELLS_NAMED = 5
+
+Reasons = npt.NDArray[np.int8]
+
+
+class Skip(IntEnum):
+    """Why a row of the sheet is never sent. Where several apply it is the first of them."""
+
+    NOT = 0
+    WHERE = 1
+    AMBIGUOUS = 2
+    EMPTY = 3
+
+
+SKIP_NAMES: dict[Skip, str] = {
+    Skip.WHERE: "where",
+    Skip.AMBIGUOUS: "ambiguous",
+    Skip.EMPTY: "empty",
+}
+"""What the reasons are called in `input.parquet` and in JSON."""
+
+SKIP_REASONS: dict[str, str] = {
+    "where": "the spec's `where:` leaves it out",
+    "ambiguous": "the sheet says that another run left it ambiguous: it may have been paid",
+    "empty": "a cell that would be sent is empty (`empty: skip`)",
+}
+"""The same for people."""
+
+
+class RowChecks:
+    """The checks of one sheet: `batch` for each batch in turn, then `finish`.
+
+    `empty_cells` counts them by mapped column, `skips` the rows that are not sent by reason.
+    """
+
+    def __init__(
+        self, spec: JobSpec, table: Table, variables: Variables, skip_ambiguous: bool
+    ) -> None:
+        self.empty_cells: Counter[str] = Counter()
+        self.skips: Counter[Skip] = Counter()
+        self._spec = spec
+        self._table = table
+        self._mapped = variables.mapped
+        self._id = None if spec.id is None else table.columns.index(spec.id)
+        known = skip_ambiguous and _STATUS in table.columns
+        self._status = table.columns.index(_STATUS) if known else None
+        self._empty: list[str] = []
+        self._ids = bytearray()
+        self._id_places: list[npt.NDArray[np.int64]] = []
+
+    def batch(self, batch: Batch, arrays: list[pa.Array]) -> Reasons:
+        """Why each row of the batch is not sent; `arrays` holds its columns once more.
+
+        Raises:
+            Refused: for a blank id, with its place.
+        """
+        reasons = np.zeros(len(batch), dtype=np.int8)
+        if self._spec.where:
+            by_name = dict(zip(self._table.columns, arrays, strict=True))
+            reasons[~wanted(self._spec.where, by_name)] = Skip.WHERE
+        if self._status is not None:
+            ambiguous = _flags(pc.equal(arrays[self._status], str(State.AMBIGUOUS)))
+            reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
+        for position in self._mapped:
+            empty = np.array([not cell for cell in batch.columns[position]], dtype=bool)
+            empty &= reasons == Skip.NOT
+            if empty.any():
+                self._note_empty(position, batch, np.flatnonzero(empty))
+                if self._spec.empty == "skip":
+                    reasons[empty] = Skip.EMPTY
+        if self._id is not None:
+            self._note_ids(batch, reasons == Skip.NOT)
+        for reason in SKIP_NAMES:
+            self.skips[reason] += int((reasons == reason).sum())
+        return reasons
+
+    def finish(self, rows: int) -> None:
+        """Raises for what only the whole sheet shows; it had `rows` rows.
+
+        Raises:
+            Refused: for empty cells under `empty: refuse`, a repeated id, or no rows.
+        """
+        if rows == 0:
+            raise Refused(f"{self._table.path}: a header and no rows under it. Nothing was sent.")
+        count = self.empty_cells.total()
+        if count and self._spec.empty == "refuse":
+            more = count - len(self._empty)
+            named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
+            cells = "cell is" if count == 1 else "cells are"
+            them = "it" if count == 1 else "them"
+            raise Refused(
+                f"{self._table.path}: {count} mapped {cells} empty: {named}. "
+                f"Fill {them}, or say `empty: skip` or `empty: send` in the spec. Nothing was sent."
+            )
+        self._refuse_repeated_ids()
+
+    def _note_empty(self, position: int, batch: Batch, offsets: npt.NDArray[np.int64]) -> None:
+        column = self._table.columns[position]
+        self.empty_cells[column] += len(offsets)
+        for offset in offsets[: _CELLS_NAMED - len(self._empty)]:
+            place = f"{self._table.place_word} {batch.places[offset]}"
+            self._empty.append(f'{place}, column "{column}"')
+
+    def _note_ids(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> None:
+        assert self._id is not None
+        ids = batch.columns[self._id]
+        offsets = np.flatnonzero(kept)
+        for offset in offsets:
+            if not ids[offset].strip():
+                raise Refused(
+                    f"{self._table.path} {self._table.place_word} {batch.places[offset]}: the id "
+                    f'in column "{self._spec.id}" is blank. Give the row an id, or remove `id:`. '
+                    "Nothing was sent."
+                )
+        self._ids += b"".join([identity(b"", ids[offset]) for offset in offsets])
+        self._id_places.append(np.array(batch.places, dtype=np.int64)[offsets])
+
+    def _refuse_repeated_ids(self) -> None:
+        repeated = np.flatnonzero(occurrences(bytes(self._ids)))
+        if len(repeated):
+            places = np.concatenate(self._id_places)[repeated[:_CELLS_NAMED]]
+            raise Refused(
+                f'{self._table.path}: column "{self._spec.id}" is to name each row, but '
+                f"{counted(len(repeated), 'time')} an earlier row's id stands again: "
+                f"{self._table.place_word} {', '.join(map(str, places))}. Nothing was sent."
+            )
+
+
+def _flags(found: pa.Array) -> npt.NDArray[np.bool_]:
+    flags: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+    return flags

@@ -1,0 +1,52 @@
+"""The spec's `where:`: which rows of a sheet are wanted.
+
+Patterns are searched by RE2, which takes time in proportion to the text whatever the pattern: the
+standard library's `re` may take years over thirty characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import Refused
+from pipeline.spec import Condition, JobSpec, nearest
+
+
+def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:
+    """Raises if `where:` speaks of a column that the sheet does not have.
+
+    Raises:
+        Refused: with its line and the nearest name.
+    """
+    for number, condition in enumerate(spec.where):
+        if condition.column not in columns:
+            raise Refused(
+                f"{spec.at(f'where.{number}')}: {spec.input.name} has no column "
+                f'"{condition.column}" for `where`.{nearest(condition.column, columns)} It has: '
+                f"{', '.join(columns)}. Nothing was sent."
+            )
+
+
+def wanted(
+    conditions: Sequence[Condition], columns: Mapping[str, pa.Array]
+) -> npt.NDArray[np.bool_]:
+    """For each row of a batch, whether every condition holds; `columns` holds texts, no nulls."""
+    flags: list[npt.NDArray[np.bool_]] = []
+    for condition in conditions:
+        found = _holds(condition, columns[condition.column]).to_numpy(zero_copy_only=False)
+        flags.append(found != condition.negated)
+    together: npt.NDArray[np.bool_] = np.logical_and.reduce(flags)
+    return together
+
+
+def _holds(condition: Condition, texts: pa.Array) -> pa.Array:
+    if condition.test == "empty":
+        return pc.equal(pc.binary_length(texts), 0)
+    if condition.test == "equals":
+        return pc.equal(texts, pa.scalar(condition.text, texts.type))
+    return pc.match_substring_regex(texts, condition.text)

@@ -1,0 +1,135 @@
+"""`pipeline check`: what a run would send, pay and take, without sending anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.learned import fingerprint
+from pipeline.wording import lasting
+from tests.conftest import KEY
+
+
+def checked(job, *options: str) -> dict:
+    done = job.call("check", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) | {"said": done.stderr}
+
+
+def test_the_texts_of_each_variable_are_described_over_the_rows_that_may_be_sent(sandbox, make_job):
+    """Empty ones, the shortest and the longest with their rows; skipped rows do not count."""
+    sheet = [["😀😀", "x"], ["", "not wanted, and long"], ["", "x"], ["abc", "x"], ["y", "x"]]
+    job = make_job(
+        sandbox.url,
+        ["story", "note"],
+        [*sheet, ["z", "x"]],
+        variables={"text": "story"},
+        constants={"tone": "warm and much longer"},
+        empty="send",
+        where={"column": "note", "equals": "x"},
+    )
+    found = checked(job)
+    [facts] = found["variables"]
+    assert facts == {
+        "name": "text", "column": "story", "empty": 1, "shortest": 1, "shortest_row": 5,
+        "longest": 3, "longest_row": 4, "marked": 0, "marked_row": None,
+    }  # fmt: skip
+    assert '"text" from "story": 1 to 3 characters (rows 5 and 4), 1 empty.' in found["said"]
+    assert "1 because the spec's `where:` leaves it out" in found["said"]
+    assert sandbox.received() == 0
+
+
+def test_texts_that_a_template_may_expand_are_pointed_out(sandbox, make_job):
+    """With how many and the first; a lone brace or dollar is nothing."""
+    texts = ["{a}", "5 $", "{{", "cash $$", "{{name}}", "$&", "$1"]
+    found = checked(make_job(sandbox.url, rows=[[text] for text in texts]))
+    assert (found["variables"][0]["marked"], found["variables"][0]["marked_row"]) == (3, 4)
+    assert 'Careful: 3 texts for "story"' in found["said"]
+
+
+def test_equal_rows_say_what_they_cost_and_what_changes_that(sandbox, make_job):
+    """Paid each, or one for all."""
+    job = make_job(sandbox.url, rows=[["a"], ["a"], ["a"], ["b"]])
+    found = checked(job)
+    assert (found["equal_rows"], found["to_send"], found["paid_at_most"]) == (2, 4, 4)
+    assert "`dedupe: true`" in found["said"]
+    job.write_spec(dedupe=True)
+    found = checked(job)
+    assert (found["equal_rows"], found["to_send"], found["paid_at_most"]) == (2, 2, 2)
+    assert (found["pending"], found["rows"]) == (4, 4)
+    assert "one request is sent for all of them" in found["said"]
+
+
+def test_the_time_is_told_from_a_given_rate_or_from_what_was_learned_of_the_key(sandbox, make_job):
+    """Of this key and host alone; without either it is not known, and that is said."""
+    job = make_job(sandbox.url, rows=[[str(n)] for n in range(120)], max_paid=60)
+    assert "not known" in checked(job)["said"]
+    given = checked(job, "--rate", "2")
+    assert (given["pace_per_s"], given["pace_learned"], given["duration_s"]) == (2, False, 30)
+    assert "about 30 s at 2 requests per second, as `rate` says" in given["said"]
+    assert "--rate 2.0" in given["said"].splitlines()[-1]
+    folder = job.folder / "cache" / "pipeline"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = fingerprint(sandbox.url.removeprefix("http://"), KEY)
+    told = {"limit": 50, "window_s": 100.0, "g": 1.0, "at": time.time()}
+    (folder / f"{name}.json").write_text(json.dumps(told))
+    learned = checked(job)
+    assert (learned["pace_per_s"], learned["duration_s"]) == (0.5, 120)
+    assert "about 2 min at 0.5 requests per second, as earlier runs learned" in learned["said"]
+    other = job.folder / "key"
+    other.write_text("sk_other")
+    other.chmod(0o600)
+    assert checked(job, "--key-file", str(other))["pace_per_s"] is None
+    assert sandbox.received() == 0
+
+
+def test_a_check_needs_no_key(sandbox, make_job):
+    """Nobody's limit is known then."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    done = job.shell(job.command("check", "--json"), {"AITUTOR_API_KEY": ""})
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["pace_per_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (99, "99 s"), (100, "2 min"), (5_940, "99 min"), (12_000, "3 h 20 min"),
+     (200_000, "2 days 8 h")],
+)  # fmt: skip
+def test_a_duration_is_told_as_one_plans_by_it(seconds, text):
+    """Two units at most."""
+    assert lasting(seconds) == text
+
+
+@pytest.mark.long
+def test_a_million_rows_are_checked_in_15_s_and_400_mb(sandbox, make_job):
+    """180 MB of CSV; the same way is taken by every run."""
+    job = make_job(sandbox.url, rows=[])
+    features = "twelve words of a text that is about as long as a row is wide " * 2
+    with job.sheet.open("w", encoding="utf-8") as file:
+        file.write("sku,name,features\n")
+        for first in range(0, 1_000_000, 1000):
+            file.writelines(f"SKU{n},name {n},{features}{n}\n" for n in range(first, first + 1000))
+    job.write_spec(variables={"name": "name", "features": "features"})
+    assert job.sheet.stat().st_size > 150_000_000
+    begun = time.monotonic()
+    found = checked(job)
+    assert time.monotonic() - begun < 15
+    assert found["to_send"] == 1_000_000
+    script = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script, *job.command("check")],
+        env=job.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(said) * unit < 400e6

@@ -1,0 +1,184 @@
+"""`where:`: only the rows that are wanted are sent, and paid ones stay paid."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import Refused
+from pipeline.inputs.snapshot import stored_skip_reasons
+from pipeline.inputs.where import wanted
+from pipeline.spec import Condition, load_spec
+
+LEAST = "name: stories\nworkflow: wf_abc123\ninput: sheet.csv\n"
+
+
+def parsed(tmp_path: Path, text: str) -> tuple[Condition, ...]:
+    (tmp_path / "job.yaml").write_text(LEAST + text, encoding="utf-8")
+    return load_spec(tmp_path / "job.yaml").where
+
+
+@pytest.mark.parametrize(
+    ("text", "conditions"),
+    [
+        ("where: {column: a, empty: true}", [Condition("a", "empty")]),
+        ("where: [{column: a, empty: false}]", [Condition("a", "empty", negated=True)]),
+        ("where: [{column: a, empty: false, not: yes}]", [Condition("a", "empty")]),
+        (
+            'where:\n- {column: lang, equals: de}\n- {column: b, matches: "^A", not: true}\n',
+            [Condition("lang", "equals", "de"), Condition("b", "matches", "^A", negated=True)],
+        ),
+        ("where: null", []),
+        ("where: []", []),
+    ],
+)
+def test_conditions_are_read_as_they_are_written(tmp_path, text, conditions):
+    """One of them, or a list of which all must hold."""
+    assert list(parsed(tmp_path, text)) == conditions
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("where: status", ["line 4", "{column: status, empty: true}"]),
+        ("where:\n- {column: a, empty: true}\n- {columm: a}", ["line 6", '"column"']),
+        ("where: {column: a, equal: x}", ["line 4", '"equals"']),
+        ("where: {column: a, starts: x}", ["There are: column, not, empty, equals, matches"]),
+        ("where: {column: a}", ["one of empty, equals, matches"]),
+        ("where: {empty: true}", ["has a `column`"]),
+        ("where: {column: a, empty: true, equals: x}", ["one of empty, equals, matches"]),
+        ("where: {column: a, empty: maybe}", ["`empty` takes true or false"]),
+        ("where: {column: a, empty: true, not: 1}", ["`not` takes true or false"]),
+        ("where: {column: a, equals: no}", ["yes/no value", '"no"']),
+        ("where: {column: 1, empty: true}", ["`column`", '"1"']),
+        ('where: {column: a, matches: "("}', ["line 4", "no pattern", "RE2"]),
+        ('where: {column: a, matches: "(?=x)"}', ["no pattern", "look-around"]),
+        ("dedupe: maybe", ["line 4", "`dedupe` takes true or false"]),
+        ('dedupe: "true"', ["`dedupe` takes true or false"]),
+        ("dedupe: [true]", ["`dedupe` takes true or false"]),
+    ],
+)
+def test_what_is_no_condition_is_refused_with_its_line(tmp_path, text, words):
+    """And with what there is."""
+    with pytest.raises(Refused) as caught:
+        parsed(tmp_path, text)
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert str(caught.value).endswith("Nothing was sent.")
+
+
+@pytest.mark.parametrize(
+    ("condition", "flags"),
+    [
+        (Condition("a", "empty"), [True, False, False, False]),
+        (Condition("a", "empty", negated=True), [False, True, True, True]),
+        (Condition("a", "equals", "Äb"), [False, True, False, False]),
+        (Condition("a", "matches", "^Ä"), [False, True, False, False]),
+        (Condition("a", "matches", "b"), [False, True, True, False]),
+        (Condition("a", "matches", "(?i)^ B$", negated=True), [True, True, False, True]),
+    ],
+)
+def test_a_condition_looks_at_the_cell_as_it_stands(condition, flags):
+    """A space is no empty cell, and a pattern is searched for anywhere."""
+    assert list(wanted([condition], {"a": pa.array(["", "Äb", " b", " "])})) == flags
+
+
+def test_no_pattern_takes_longer_than_its_text_is_long():
+    """Python's `re` would take years over this one."""
+    texts = {"a": pa.array(["a" * 100_000 + "!"] * 10)}
+    begun = time.monotonic()
+    assert not wanted([Condition("a", "matches", "^(a+)+$")], texts).any()
+    assert time.monotonic() - begun < 2
+
+
+def test_rows_that_are_not_wanted_are_skipped_and_say_why(sandbox, make_job):
+    """Apart from those with an empty cell and those that another run left ambiguous."""
+    sheet = [
+        ["de", "a", ""],
+        ["en", "b", ""],
+        ["de", "", ""],
+        ["de", "c", "ambiguous"],
+        ["en", "", "ambiguous"],
+    ]
+    job = make_job(
+        sandbox.url,
+        ["lang", "story", "_status"],
+        sheet,
+        variables={"story": "story"},
+        where=[{"column": "lang", "equals": "de"}],
+        empty="skip",
+    )
+    checked = json.loads(job.call("check", "--json").stdout)
+    assert checked["skipped_by"] == {"where": 2, "ambiguous": 1, "empty": 1}
+    summary = job.run()
+    assert (summary["rows"], summary["ok"], summary["skipped"]) == (5, 1, 4)
+    reasons = stored_skip_reasons(job.output / "input.parquet").to_pylist()
+    assert reasons[0] is None
+    assert ["where:" in reasons[1], "empty" in reasons[2], "ambiguous" in reasons[3]] == [True] * 3
+    assert reasons[4] == reasons[1]
+    assert list(job.export()["_status"]) == ["ok"] + ["skipped"] * 4
+    assert job.call("verify").returncode == 0
+
+
+def test_where_no_row_is_wanted_nothing_is_sent_and_that_is_success(sandbox, make_job):
+    """All of them are skipped, with `dedupe: true` too."""
+    job = make_job(sandbox.url, rows=[["a"], ["a"]], where={"column": "story", "equals": "z"})
+    for dedupe in (False, True):
+        job.write_spec(where={"column": "story", "equals": "z"}, dedupe=dedupe)
+        summary = job.run()
+        assert (summary["rows"], summary["skipped"], summary["requests"]) == (2, 2, 0)
+    assert job.call("verify").returncode == 0
+    assert sandbox.received() == 0
+
+
+def test_a_column_that_is_not_there_is_refused_with_the_nearest_one(sandbox, make_job):
+    """Before anything is sent."""
+    job = make_job(sandbox.url, rows=[["a"]], where={"column": "stori", "empty": True})
+    done = job.call("check")
+    assert done.returncode == 2
+    assert 'no column "stori"' in done.stderr
+    assert '"story"' in done.stderr
+
+
+def test_changing_what_is_wanted_never_pays_for_a_row_again(sandbox, make_job):
+    """Row keys do not depend on it; what was paid is there whenever its row is wanted."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
+    not_b = {"column": "story", "equals": "b", "not": True}
+    job.write_spec(where=not_b)
+    assert job.run()["requests"] == 2
+    job.write_spec()
+    assert job.run()["requests"] == 1
+    job.write_spec(where=not_b | {"not": False})
+    summary = job.run()
+    assert (summary["requests"], summary["ok"], summary["skipped"]) == (0, 1, 2)
+    job.write_spec()
+    assert job.run()["ok"] == 3
+    assert set(sandbox.billed().values()) == {1}
+    assert job.call("verify").returncode == 0
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
+    sandbox, make_job, ending
+):
+    """5 of 50 rows, home, and the rest: 45 requests, and no row is paid twice."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)])
+    assert job.run("--limit", "5")["requests"] == 5
+    exported = job.folder / f"done{ending}"
+    assert job.call("export", "--to", str(exported)).returncode == 0
+    if ending == ".parquet":  # lists of citations are no text
+        pd.read_parquet(exported).drop(columns="citations").to_parquet(exported)
+    unanswered = {"column": "result", "empty": True}
+    job.write_spec(name="rest", input=exported.name, where=unanswered)
+    summary = job.run()
+    assert (summary["requests"], summary["ok"], summary["skipped"]) == (45, 45, 5)
+    assert list(sandbox.billed().values()) == [1] * 50
+    home = job.folder / "all.csv"
+    assert job.call("export", "--to", str(home)).returncode == 0
+    frame = pd.read_csv(home, dtype=str, keep_default_na=False)
+    assert list(frame["_status"]) == ["skipped"] * 5 + ["ok"] * 45
