@@ -24,6 +24,7 @@ from pipeline.answer import read_answer
 from pipeline.errors import StorageFailed
 from pipeline.folder import open_private, storing, sync_folder
 from pipeline.ledger import Part, SqliteLedger
+from pipeline.marks import marks_of
 from pipeline.records import Finished, finished
 
 PART_ROWS = 2000
@@ -150,6 +151,7 @@ def results_table(rows: list[Finished], workflow: str) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in RESULTS_SCHEMA.names}
     for row in rows:
         answer = read_answer(row.answer)
+        request = row.request.decode()
         values = {
             "row": row.sheet_row,
             "id": row.id,
@@ -157,12 +159,12 @@ def results_table(rows: list[Finished], workflow: str) -> pa.Table:
             "version": row.version,
             "run_id": row.run_id,
             "workflow": workflow,
-            "variables": row.request.decode(),
+            "variables": request,
             "result": answer.result,
             "citations": [{"title": c.title, "url": c.url} for c in answer.citations],
             "citations_raw": answer.citations_raw,
             "extra": answer.extra or None,
-            "flags": list(answer.flags),
+            "flags": [*answer.flags, *marks_of(answer.result, request)],
             "http_status": row.http_status,
             "attempts": row.attempts,
             "latency_s": row.latency_s,

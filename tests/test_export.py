@@ -53,8 +53,8 @@ def test_csv_keeps_the_sheet_as_it_was_and_guards_only_what_was_added(job):
 
 def test_a_formula_from_a_server_is_guarded_and_counted(tmp_path):
     """Unless the user says not to; the sheet's own cells never."""
-    table = pa.table({"a": ["=1"], "result": ["=HYPERLINK(1)"], "_status": ["ok"]})
-    exported = Exported(table, ("result", "_status"))
+    batch = pa.record_batch({"a": ["=1"], "result": ["=HYPERLINK(1)"], "_status": ["ok"]})
+    exported = Exported(batch.schema, 1, ("result", "_status"), lambda: iter([batch]))
     target = tmp_path / "guarded.csv"
     assert write_csv(exported, target, True) == 1
     assert "=1,'=HYPERLINK(1),ok" in target.read_text("utf-8-sig")

@@ -241,6 +241,12 @@ def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
         yield from enumerate(rows, start=first)
 
 
+def stored_batches(path: Path) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
+    """(number of the first row, the sheet's columns, the row keys in hex) of a snapshot on disk,
+    batch by batch. The key of a skipped row is null."""
+    yield from _stored_batches(path, len(stored_columns(path)))
+
+
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
     """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
     for first, _, keys in _stored_batches(path, len(stored_columns(path))):

@@ -75,7 +75,14 @@ def group_lines(groups: list[Group]) -> list[str]:
     return lines
 
 
-def export_lines(path: Path, rows: int, guarded: int, renamed: tuple[str, ...]) -> list[str]:
+def export_lines(
+    path: Path,
+    rows: int,
+    guarded: int,
+    renamed: tuple[str, ...],
+    aside: int,
+    lost: tuple[str, ...],
+) -> list[str]:
     """What an export wrote, and what is not as one would expect."""
     lines = [f"{counted(rows, 'row')}: {shown_path(str(path))}"]
     if guarded:
@@ -87,6 +94,16 @@ def export_lines(path: Path, rows: int, guarded: int, renamed: tuple[str, ...]) 
         lines.append(
             "The sheet has columns of its own of these names, so the runner's are called "
             f"{', '.join(renamed)}."
+        )
+    if aside:
+        lines.append(
+            f"{counted(aside, 'text')} too long for a cell: in {path.stem}.files beside the "
+            "workbook, where the cell says."
+        )
+    if lost:
+        lines.append(
+            f"The copy of the workbook does not have everything. Lost: {'; '.join(lost)}. The "
+            "workbook itself is as it was."
         )
     return lines
 
