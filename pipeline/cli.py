@@ -233,7 +233,8 @@ def status(**said: Any) -> None:
 @cli.command()
 @_job_options
 def report(**said: Any) -> None:
-    """Shows what failed in JOB by error code, with advice and the command that sends it again.
+    """Shows what failed in JOB by error code, with advice and the command that sends it again, and
+    which answers look wrong.
 
     \b
     Example:
@@ -243,12 +244,14 @@ def report(**said: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.report.groups import as_json as groups_json
         from pipeline.report.overview import report_job
-        from pipeline.report.terminal import group_lines
+        from pipeline.report.terminal import group_lines, marked_lines
 
         found = report_job(job)
-        _show(found.summary, said, more={"groups": groups_json(found.groups)})
+        marked = [asdict(mark) for mark in found.marked]
+        _show(found.summary, said, more={"groups": groups_json(found.groups), "marked": marked})
         if not said["quiet"]:
             _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
+            _tell(*marked_lines(found.marked, found.unread))
         return 0
 
     _finish(said, work)

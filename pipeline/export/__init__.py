@@ -10,6 +10,7 @@ from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_table
 from pipeline.export.target import check_target
+from pipeline.inputs.table import open_table
 from pipeline.job import Job
 from pipeline.spec import nearest
 
@@ -112,7 +113,8 @@ def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -
     lost: tuple[str, ...] = ()
     try:
         if job.spec is not None and job.spec.input.suffix.lower() == ".xlsx":
-            copied = write_copy(job.spec, source.snapshot, exported, target, summary)
+            table = open_table(job.spec)
+            copied = write_copy(job.spec, table, source.snapshot, exported, target, summary)
             aside, lost = copied.aside, copied.lost
         else:
             aside = write_workbook(exported, target, job.name, summary)

@@ -37,7 +37,7 @@ from pipeline.export.workbook import (
 )
 from pipeline.folder import sha256_of
 from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
-from pipeline.inputs.table import open_table
+from pipeline.inputs.table import Table
 from pipeline.spec import JobSpec
 
 
@@ -50,9 +50,15 @@ class Copied:
 
 
 def write_copy(
-    spec: JobSpec, snapshot: Path, exported: Exported, target: Path, summary: SummaryRows
+    spec: JobSpec,
+    table: Table,
+    snapshot: Path,
+    exported: Exported,
+    target: Path,
+    summary: SummaryRows,
 ) -> Copied:
-    """Writes the copy. `snapshot` is what was sent.
+    """Writes the copy. `table` is the job's sheet in the workbook, opened; `snapshot` is what was
+    sent of it.
 
     The added columns stand behind the last one that is used; in a workbook that is itself an
     earlier export, where they are.
@@ -61,7 +67,7 @@ def write_copy(
         Refused: where the workbook is not what was sent any more, naming the row and column.
     """
     before = _sha256(spec)
-    places = _places(spec, snapshot)
+    places = _places(spec, table, snapshot)
     refuse_too_large(target, int(places.max(initial=0)), 1)
     book = _loaded(spec)
     lost = losses(spec.input, book)
@@ -95,9 +101,8 @@ def _changed(spec: JobSpec, how: str) -> Refused:
     )
 
 
-def _places(spec: JobSpec, snapshot: Path) -> npt.NDArray[np.int64]:
+def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64]:
     """The Excel row of each row of the sheet, once all that was sent of it stands there still."""
-    table = open_table(spec)
     columns = stored_columns(snapshot)
     sent = {*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])}
     if table.columns != columns:

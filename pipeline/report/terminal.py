@@ -11,8 +11,16 @@ from pathlib import Path
 from pipeline.model import State, Summary
 from pipeline.records import LastRun
 from pipeline.report.groups import Group
+from pipeline.report.overview import Marked
 from pipeline.wording import counted, listed
 
+_MARKS = {
+    "empty": "the text is blank",
+    "refusal": "it begins like a model that declines",
+    "undefined": "it says undefined, null or NaN where text should be",
+    "template": "a place of a template stands in it unfilled",
+    "repeated": "another row, with other variables, has the same text",
+}
 _STATES = ("failed", "ambiguous", "pending", "skipped")
 _MESSAGE_CHARACTERS = 100
 
@@ -72,6 +80,19 @@ def group_lines(groups: list[Group]) -> list[str]:
             lines.append(f"    first message: {shortened(group.message)}")
         if group.command:
             lines.append(f"    {group.command}")
+    return lines
+
+
+def marked_lines(marked: list[Marked], unread: str | None) -> list[str]:
+    """The answers that look wrong, by mark. Their rows are ok: they were paid."""
+    if unread:
+        return ["", f"The answers could not be looked at: {unread}"]
+    lines = ["", "Answers to look at (the rows are ok, and paid):"] if marked else []
+    for found in marked:
+        lines.append(
+            f"{found.count} {found.mark}: {listed(found.first_rows, found.count)}: "
+            f"{_MARKS[found.mark]}"
+        )
     return lines
 
 
