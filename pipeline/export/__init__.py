@@ -14,6 +14,7 @@ from pipeline.inputs.table import open_table
 from pipeline.job import Job
 from pipeline.spec import nearest
 
+_WORKBOOKS = (".xlsx", ".xlsm")
 KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")
 
 
@@ -112,7 +113,7 @@ def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -
     summary = summary_rows(job, source.read)
     lost: tuple[str, ...] = ()
     try:
-        if job.spec is not None and job.spec.input.suffix.lower() == ".xlsx":
+        if job.spec is not None and job.spec.input.suffix.lower() in _WORKBOOKS:
             table = open_table(job.spec)
             copied = write_copy(job.spec, table, source.snapshot, exported, target, summary)
             aside, lost = copied.aside, copied.lost

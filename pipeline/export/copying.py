@@ -75,7 +75,7 @@ def write_copy(
         raise _changed(spec, "it was saved while it was read")
     page = _page(spec, book)
     header_row = int(places[0]) - 1
-    columns = _columns(page, header_row, exported, snapshot)
+    columns = _columns(page, header_row, exported, _given_up(spec, table, snapshot, exported))
     refuse_too_large(target, 1, max(columns))
     _set_up(page, header_row, columns, exported)
     with TextsAside(target) as aside, replacing(target) as file:
@@ -104,24 +104,24 @@ def _changed(spec: JobSpec, how: str) -> Refused:
 def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64]:
     """The Excel row of each row of the sheet, once all that was sent of it stands there still."""
     columns = stored_columns(snapshot)
-    sent = {*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])}
-    if table.columns != columns:
-        raise _changed(spec, "its columns were changed")
-    shown = [place for place, name in enumerate(columns) if name in sent]
-    was = _rows(([texts[p].to_pylist() for p in shown] for _, texts, _ in stored_batches(snapshot)))
+    sent = [*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])]
+    gone = [name for name in sent if name not in table.columns]
+    if gone:
+        raise _changed(spec, f'column "{gone[0]}" was removed')
+    at_first, at_now = ([of.index(name) for name in sent] for of in (columns, table.columns))
+    was = _rows(
+        [texts[p].to_pylist() for p in at_first] for _, texts, _ in stored_batches(snapshot)
+    )
     found: list[int] = []
     for batch in table.batches():
-        now = zip(*(batch.columns[p] for p in shown), strict=True)
+        now = zip(*(batch.columns[p] for p in at_now), strict=True)
         for place, cells in zip(batch.places, now, strict=True):
             before = next(was, None)
-            if before != cells:
-                named = [
-                    columns[p]
-                    for p, a, b in zip(shown, before or cells, cells, strict=True)
-                    if a != b
-                ]
-                where = f', column "{named[0]}"' if named else ""
-                raise _changed(spec, f"{table.place_word} {place}{where} was changed")
+            if before is None:
+                raise _changed(spec, f"{table.place_word} {place} was added")
+            for name, a, b in zip(sent, before, cells, strict=True):
+                if a != b:
+                    raise _changed(spec, f'{table.place_word} {place}, column "{name}" was changed')
             found.append(place)
     if next(was, None) is not None:
         raise _changed(spec, "rows were removed from it")
@@ -152,10 +152,17 @@ def _page(spec: JobSpec, book: Workbook) -> Worksheet:
     return (shown or book.worksheets)[0]
 
 
-def _columns(page: Worksheet, header_row: int, exported: Exported, snapshot: Path) -> list[int]:
+def _given_up(spec: JobSpec, table: Table, snapshot: Path, exported: Exported) -> set[str]:
+    """The columns of the sheet as it is now that an earlier export added to it."""
+    kept = kept_columns(table.columns, stored_mapped(snapshot))
+    taken = [name for name in exported.added if name in kept]
+    if taken:
+        raise _changed(spec, f'column "{taken[0]}" was added')
+    return set(table.columns).difference(kept)
+
+
+def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set[str]) -> list[int]:
     """Where each added column stands."""
-    columns, mapped = stored_columns(snapshot), stored_mapped(snapshot)
-    given_up = {*columns} - {*kept_columns(columns, mapped)}
     merged = {c for area in page.merged_cells.ranges for c in range(area.min_col, area.max_col + 1)}
     at = {
         str(cell.value): cell.column
