@@ -20,9 +20,12 @@ MARKS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
 REPEATED_FROM_CHARACTERS = 40
 """Shorter answers, such as a label or a yes, are equal by right."""
 
-# Where an answer begins, once quotes, Markdown and other decoration are passed over.
-_LEAD = r"[\W_]*"
-_CANNOT = r"(?:can(?:['’]?t|not| not)|(?:am |['’]m )(?:not able|unable) to|won['’]t)"
+# Quotes and the like before the first word. Markdown's own signs are taken out of the beginning.
+_LEAD = r"\W*"
+_MARKDOWN = str.maketrans("", "", "*_`")
+_CANNOT = (
+    r"(?:can(?:['’]?t|not| not)|(?:am |['’]m )(?:not able|unable) to|won['’]t(?: be able to)?)"
+)
 _DO = (
     r"(?:assist|help|fulfil\w*|comply|provide|generate|create|write|produce|answer|support|engage|"
     r"continue|do that|discuss|complete|process|access|browse|share|offer|respond|recommend)\b"
@@ -62,7 +65,7 @@ def marks_of(result: str, request: str) -> tuple[str, ...]:
     variables = {name: str(text) for name, text in json.loads(request).items()}
     sent = "\n".join(variables.values())
     checks = {
-        REFUSAL: _REFUSAL.match(result[:_BEGINNING]) is not None,
+        REFUSAL: _REFUSAL.match(result[:_BEGINNING].translate(_MARKDOWN)) is not None,
         UNDEFINED: _is_undefined(result, sent),
         TEMPLATE: _has_marker(result, variables, sent),
     }

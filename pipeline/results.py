@@ -90,8 +90,17 @@ class Answers:
                 yield Stretch(int(first), int(last), *spill.read(number))
 
 
-def find_answers(folder: RunFolder, read: Read, sheet_rows: int, *, marks: bool = False) -> Answers:
+def find_answers(
+    folder: RunFolder,
+    read: Read,
+    sheet_rows: int,
+    *,
+    marks: bool = False,
+    stretch_bytes: int = STRETCH_BYTES,
+) -> Answers:
     """Looks every answer up that the ledger counts for a row of the sheet.
+
+    `stretch_bytes` of answers are in memory at once, and one answer more.
 
     Needs 25 bytes a row for as long as the answers are used, and some 60 while it looks.
 
@@ -104,7 +113,7 @@ def find_answers(folder: RunFolder, read: Read, sheet_rows: int, *, marks: bool 
         held.add(load(held.columns))
     of_row, keys = _wanted(read, held.run_numbers)
     row_of, sizes = held.place(of_row, keys, sheet_rows, folder)
-    first_rows = np.flatnonzero(np.diff(np.cumsum(sizes) // STRETCH_BYTES, prepend=-1)) + 1
+    first_rows = np.flatnonzero(np.diff(np.cumsum(sizes) // stretch_bytes, prepend=-1)) + 1
     repeated = _repeated(row_of, held, sheet_rows) if marks else None
     marked = held.marked(row_of)
     if repeated is not None:
