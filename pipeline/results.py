@@ -33,7 +33,9 @@ from pipeline.folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.records import Read, Sealed
 
-STRETCH_BYTES = 24 * 1024 * 1024
+STRETCH_BYTES = 12 * 1024 * 1024
+# So that a shuffled sheet does not cut every part into thousands of pieces.
+_MOST_STRETCHES = 200
 ANSWER_COLUMNS = ("id", "result", "citations", "flags")
 
 _UNSEALED_ROWS = 200
@@ -113,7 +115,9 @@ def find_answers(
         held.add(load(held.columns))
     of_row, keys = _wanted(read, held.run_numbers)
     row_of, sizes = held.place(of_row, keys, sheet_rows, folder)
-    first_rows = np.flatnonzero(np.diff(np.cumsum(sizes) // stretch_bytes, prepend=-1)) + 1
+    ends = np.cumsum(sizes)
+    stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
+    first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
     repeated = _repeated(row_of, held, sheet_rows) if marks else None
     marked = held.marked(row_of)
     if repeated is not None:
