@@ -205,6 +205,8 @@ def _fill(
 ) -> None:
     own = len(exported.schema) - len(exported.added)
     numbers = iter(places.tolist())
+    # Programs save such a height for every row; openpyxl would fix it and hide what is wrapped.
+    one_line = 1.5 * (page.sheet_format.defaultRowHeight or 15)
     for batch in exported.batches():
         added = batch.select(range(own, len(exported.schema)))
         for row in rows_of(added):
@@ -216,9 +218,9 @@ def _fill(
                 as_added(cell)
                 put_text(cell, cell_text(value), number, name, aside)
                 cells.append(cell)
-            height = shown_height(cells)
-            if height is not None and page.row_dimensions[number].height is None:
-                page.row_dimensions[number].height = height
+            size = page.row_dimensions[number]
+            if size.height is None or size.height <= one_line:
+                size.height = shown_height(cells)
 
 
 def _replace_summary(book: Workbook, summary: SummaryRows) -> None:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from pipeline.export.table import Exported
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_ROW_GROUP_BYTES = 12 * 1024 * 1024
-_ROW_GROUP_ROWS = 50_000
+_ROW_GROUP_BYTES = 6 * 1024 * 1024
+_ROW_GROUP_ROWS = 25_000
 # JSON may hold these as they are, but readers that split lines by Unicode's rules would cut there.
 _NOT_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
