@@ -6,11 +6,13 @@ cells and widths stay; `losses` names what it is known to drop.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.errors import Refused
 from pipeline.export.aside import TextsAside
+from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.losses import losses
 from pipeline.export.table import ADDED, FLAGS, Exported, kept_columns
@@ -70,7 +73,8 @@ def write_copy(
     places = _places(spec, table, snapshot)
     refuse_too_large(target, int(places.max(initial=0)), 1)
     book = _loaded(spec)
-    lost = losses(spec.input, book)
+    lost = losses(spec.input)
+    values = stored_values(spec.input)
     if _sha256(spec) != before:
         raise _changed(spec, "it was saved while it was read")
     page = _page(spec, book)
@@ -81,7 +85,7 @@ def write_copy(
     with TextsAside(target) as aside, replacing(target) as file:
         _fill(page, places, columns, exported, aside)
         _replace_summary(book, summary)
-        book.save(file)
+        _save(book, values, file, target.parent)
         aside.publish()
     return Copied(aside.count, lost)
 
@@ -221,6 +225,15 @@ def _fill(
             size = page.row_dimensions[number]
             if size.height is None or size.height <= one_line:
                 size.height = shown_height(cells)
+
+
+def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:
+    if book.calculation is not None:
+        book.calculation.fullCalcOnLoad = True
+    with tempfile.TemporaryFile(dir=scratch) as copied:
+        book.save(copied)
+        copied.seek(0)
+        put_values(copied, values, file)
 
 
 def _replace_summary(book: Workbook, summary: SummaryRows) -> None:

@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 from zipfile import ZipFile
 
-from openpyxl import Workbook
-
 _CHUNK_BYTES = 1 << 20
 # (what it is called, the name of a part that holds it)
 _PARTS = (
@@ -36,8 +34,8 @@ _CONTENTS = (
 )
 
 
-def losses(path: Path, book: Workbook) -> tuple[str, ...]:
-    """What of the workbook at `path`, loaded as `book`, openpyxl cannot write again, in words."""
+def losses(path: Path) -> tuple[str, ...]:
+    """What of the workbook at `path` openpyxl cannot write again, in words."""
     with ZipFile(path) as archive:
         names = archive.namelist()
         found = [what for what, part in _PARTS if any(re.fullmatch(part, name) for name in names)]
@@ -45,11 +43,6 @@ def losses(path: Path, book: Workbook) -> tuple[str, ...]:
             held = (n for n in names if re.fullmatch(part, n))
             if any(_contains(archive, name, content) for name in held):
                 found.append(what)
-    formulas = sum(
-        cell.data_type == "f" for page in book.worksheets for cell in page._cells.values()
-    )
-    if formulas:
-        found.append(f"the last values of {formulas} formulas (Excel calculates them anew)")
     return tuple(found)
 
 
