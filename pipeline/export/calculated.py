@@ -10,14 +10,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 from zipfile import ZIP_DEFLATED, ZipFile
-
-Values = dict[str, dict[str, tuple[str, str]]]
-"""Of each sheet, by name and coordinate: (kind, text) as they stand in the XML."""
 
 _CHUNK_BYTES = 1 << 20
 _ROW_ENDS = b"</row>"
@@ -27,30 +25,45 @@ _FORMULA = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The last values of formulas. `of_sheet` holds, by sheet and coordinate, (kind, text) as they
+    stand in the XML. `outdated`: the workbook says of itself that it has to be calculated."""
+
+    of_sheet: dict[str, dict[str, tuple[str, str]]]
+    outdated: bool
+
+
 def stored_values(path: Path) -> Values:
     """The value of every formula in the workbook that has one."""
-    found: Values = {}
     with ZipFile(path) as archive:
-        for name, part in _sheets(archive):
-            values = dict(_values(archive, part))
-            if values:
-                found[name] = values
-    return found
+        found = {name: dict(_values(archive, part)) for name, part in _sheets(archive)}
+        book = ElementTree.fromstring(archive.read(_book(archive)))
+    calculations = (e for e in book.iter() if e.tag.endswith("}calcPr"))
+    outdated = any(e.attrib.get("fullCalcOnLoad") in ("1", "true") for e in calculations)
+    return Values(found, outdated)
 
 
 def put_values(copy: BinaryIO, values: Values, out: BinaryIO) -> None:
     """Writes the workbook in `copy`, which openpyxl made, to `out` with `values` in it."""
     with ZipFile(copy) as archive, ZipFile(out, "w", ZIP_DEFLATED) as filled:
-        of_part = {part: values[name] for name, part in _sheets(archive) if name in values}
+        of_part = {part: values.of_sheet.get(name) for name, part in _sheets(archive)}
         for part in archive.namelist():
+            known = of_part.get(part)
             with archive.open(part) as source, filled.open(part, "w", force_zip64=True) as target:
-                for chunk in _chunks(source, part in of_part):
-                    target.write(_filled(chunk, of_part[part]) if part in of_part else chunk)
+                for chunk in _chunks(source, bool(known)):
+                    target.write(_filled(chunk, known) if known else chunk)
+
+
+def _book(archive: ZipFile) -> str:
+    """The part that lists the sheets."""
+    [book] = (part for kind, part in _related(archive, "").values() if kind == "officeDocument")
+    return book
 
 
 def _sheets(archive: ZipFile) -> Iterator[tuple[str, str]]:
     """(name, part) of every sheet with cells."""
-    [book] = (part for kind, part in _related(archive, "").values() if kind == "officeDocument")
+    book = _book(archive)
     parts = _related(archive, book)
     for element in ElementTree.fromstring(archive.read(book)).iter():
         if element.tag.endswith("}sheet"):

@@ -43,6 +43,8 @@ from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapp
 from pipeline.inputs.table import Table
 from pipeline.spec import JobSpec
 
+_OLD_EXCEL = 124519
+
 
 @dataclass(frozen=True, slots=True)
 class Copied:
@@ -224,12 +226,15 @@ def _fill(
                 cells.append(cell)
             size = page.row_dimensions[number]
             if size.height is None or size.height <= one_line:
-                size.height = shown_height(cells)
+                size.height = shown_height(cells, exported.added)
 
 
 def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:
-    if book.calculation is not None:
-        book.calculation.fullCalcOnLoad = True
+    formulas = sum(c.data_type == "f" for page in book.worksheets for c in page._cells.values())
+    known = sum(map(len, values.of_sheet.values()))
+    book.calculation.fullCalcOnLoad = values.outdated or known < formulas
+    # Of an old release: Excel calculates anew, as a formula may be about the added columns.
+    book.calculation.calcId = _OLD_EXCEL
     with tempfile.TemporaryFile(dir=scratch) as copied:
         book.save(copied)
         copied.seek(0)

@@ -38,6 +38,8 @@ _HEADER_FILL = "FFE7EEF7"
 # Rows grow with wrapped text. Beyond this many lines one answer would fill the screen.
 _SHOWN_LINES = 12
 _LINE_POINTS = 15
+# From here on, most characters (Chinese, Japanese, Korean, emoji) are two wide.
+_WIDE = "\u2e80"
 
 SummaryRows = list[tuple[str, str | int]]
 
@@ -58,7 +60,7 @@ def write_workbook(exported: Exported, target: Path, sheet: str, summary: Summar
         cells = _RowOfCells(page, exported)
         for number, row in enumerate(_rows(exported), start=2):
             filled = cells.filled(row, number, aside)
-            height = shown_height(filled)
+            height = shown_height(filled, exported.schema.names)
             if height is not None:
                 page.row_dimensions[number].height = height
             page.append(filled)
@@ -102,15 +104,20 @@ def as_added(cell: Cell) -> None:
     cell.quotePrefix = True
 
 
-def shown_height(cells: Sequence[Cell | None]) -> float | None:
-    """The height, in points, of a row that would be too high to read; None for any other."""
-    for cell in cells:
+def shown_height(cells: Sequence[Cell | None], names: Sequence[str]) -> float | None:
+    """The height, in points, that shows the wrapped texts of a row, up to some lines; None for one
+    line. It is said, as not every program makes room for them by itself."""
+    lines = 1
+    for cell, name in zip(cells, names, strict=True):
         if cell is not None and isinstance(cell.value, str) and cell.alignment.wrap_text:
-            text = cell.value
-            lines = text.count("\n") + len(text) // WIDTHS["result"] + 1
-            if len(text) > WIDTHS["_status"] and lines > _SHOWN_LINES:
-                return float(_SHOWN_LINES * _LINE_POINTS)
-    return None
+            lines = max(lines, _lines(cell.value, width_of(name)))
+    return float(min(lines, _SHOWN_LINES) * _LINE_POINTS) if lines > 1 else None
+
+
+def _lines(text: str, width: int) -> int:
+    """About how many lines a text has in a column of a width."""
+    beginning = text[: _SHOWN_LINES * width].split("\n")
+    return sum(1 + (len(line) + sum(map(_WIDE.__lt__, line))) // width for line in beginning)
 
 
 def add_summary(page: Worksheet, summary: SummaryRows) -> None:
