@@ -155,6 +155,16 @@ def test_a_part_that_was_removed_is_named_and_no_row_is_left_out_silently(job):
     assert not target.exists()
 
 
+def test_a_report_tells_what_failed_also_where_answers_cannot_be_read(job):
+    """Exit 0; it says that it could not look at them, and why."""
+    (job.results / "part-00001.parquet").unlink()
+    done = job.call("report")
+    assert done.returncode == 0
+    assert "request_blocked: row 2" in done.stderr
+    assert "could not be looked at" in done.stderr
+    assert "part-00001.parquet" in done.stderr
+
+
 def test_before_the_first_run_there_is_nothing_to_export(make_job):
     """And the message says what to do."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
