@@ -210,27 +210,28 @@ def naughty(body: bytes) -> Answer:
     return 200, {}, json.dumps(answer).encode()
 
 
-@pytest.fixture
-def naughty_job(make_job) -> Job:
+@pytest.fixture(scope="module")
+def naughty_job(tmp_path_factory) -> Job:
     """Answers that no file format likes; the last one comes repaired."""
+    folder = tmp_path_factory.mktemp("naughty")
     with Server(naughty) as server:
-        job = make_job(server.url, rows=[[str(n)] for n in range(len(NAUGHTY) + 1)], id="story")
+        job = Job(folder, folder / "job.yaml", folder / "sheet.csv", server.url)
+        job.write_sheet(["story"], [[str(n)] for n in range(len(NAUGHTY) + 1)])
+        job.write_spec(id="story")
         job.run()
         assert server.received.total() == len(NAUGHTY) + 1
     return job
 
 
-def exported(job: Job, name: str, *options: str) -> Path:
+def exported(job: Job, name: str, **options: bool) -> Path:
     """A file that an export wrote."""
-    done = job.call("export", "--to", str(job.folder / name), *options)
-    assert done.returncode == 0, done.stderr
-    return job.folder / name
+    return pipeline.export_job(pipeline.find_job(job.spec), job.folder / name, **options).path
 
 
 def test_naughty_texts_come_home_byte_for_byte_in_every_kind_of_file(naughty_job):
     """Control characters, line ends, marks of direction, formulas, escapes, 40,000 characters."""
     wanted = [*NAUGHTY, "half \ufffd of a pair"]
-    with exported(naughty_job, "out.csv", "--no-excel-guard").open(
+    with exported(naughty_job, "out.csv", excel_guard=False).open(
         encoding="utf-8-sig", newline=""
     ) as file:
         csv.field_size_limit(100_000)
@@ -251,20 +252,20 @@ def test_naughty_texts_come_home_byte_for_byte_in_every_kind_of_file(naughty_job
 
 def test_texts_beside_a_workbook_are_replaced_with_it(naughty_job):
     """Those of the earlier export go; a file of the user's own stays."""
-    beside = naughty_job.folder / "out.files"
+    beside = naughty_job.folder / "beside.files"
     beside.mkdir()
     (beside / "row-99-result.txt").write_text("of an earlier export")
     (beside / "notes.txt").write_text("mine")
-    done = naughty_job.call("export", "--to", str(naughty_job.folder / "out.xlsx"))
-    assert "2 texts too long for a cell: in out.files" in done.stderr
+    done = naughty_job.call("export", "--to", str(naughty_job.folder / "beside.xlsx"))
+    assert "2 texts too long for a cell: in beside.files" in done.stderr
     names = sorted(path.name for path in beside.iterdir())
     assert names == ["notes.txt", "row-11-result.txt", "row-12-result.txt"]
-    assert not list(naughty_job.folder.glob(".out*"))
+    assert not list(naughty_job.folder.glob(".beside*"))
 
 
 def test_a_new_workbook_freezes_its_header_and_sums_up_the_run(naughty_job):
     """The sheet's own cells are texts; a second sheet counts."""
-    book = load_workbook(exported(naughty_job, "out.xlsx"))
+    book = load_workbook(exported(naughty_job, "new.xlsx"))
     page, summary = book.worksheets
     assert [cell.value for cell in page[1]] == ["story", *ADDED]
     assert (page["A2"].value, page["A2"].data_type, page.freeze_panes) == ("0", "s", "A2")
@@ -317,23 +318,27 @@ def test_a_skipped_row_says_why(sandbox, make_job):
     assert "ambiguous in the sheet itself" in table["_error_message"][2]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "xlsx"])
-def test_an_export_replaces_an_earlier_one_and_nothing_else(job, kind):
-    """A file of the user's own stays as it is, unless --force says otherwise."""
-    target = job.folder / f"mine.{kind}"
-    if kind == "xlsx":
-        book = Workbook()
-        book.worksheets[0].append(["result", "of", "another", "kind"])
-        book.save(target)
-    else:
+def test_an_export_replaces_an_earlier_one_and_nothing_else(job):
+    """A file of the user's own stays as it is, unless --force says otherwise; of every kind."""
+    found = pipeline.find_job(job.spec)
+    for kind in ("csv", "parquet", "jsonl", "xlsx"):
+        target = job.folder / f"mine.{kind}"
         target.write_text("result,of,another,kind\n1,2,3,4\n")
-    before = target.read_bytes()
-    refused = job.call("export", "--to", str(target))
-    assert (refused.returncode, "--force" in refused.stderr) == (2, True)
-    assert target.read_bytes() == before
-    exported(job, target.name, "--force")
-    exported(job, target.name)
-    assert target.read_bytes() != before
+        if kind == "xlsx":
+            book = Workbook()
+            book.worksheets[0].append(["result", "of", "another", "kind"])
+            book.save(target)
+        before = target.read_bytes()
+        with pytest.raises(pipeline.Refused, match="--force"):
+            pipeline.export_job(found, target)
+        assert target.read_bytes() == before
+        pipeline.export_job(found, target, force=True)
+        written = target.read_bytes()
+        assert written != before
+        pipeline.export_job(found, target)
+    target.write_bytes(before)
+    assert job.call("export", "--to", str(target)).returncode == 2
+    assert job.call("export", "--to", str(target), "--force").returncode == 0
 
 
 def test_flags_are_added_when_asked_for(make_job):
@@ -349,9 +354,11 @@ def test_flags_are_added_when_asked_for(make_job):
         job = make_job(server.url, rows=[["a"], ["b"], ["c"], ["d"], ["a"]])
         job.run()
         assert server.received.total() == 5
-    rows = pq.read_table(exported(job, "out.parquet", "--flags")).to_pylist()
+    target = job.folder / "out.parquet"
+    assert job.call("export", "--to", str(target), "--flags").returncode == 0
+    rows = pq.read_table(target).to_pylist()
     assert [row["_flags"] for row in rows] == [["repeated"]] * 2 + [["refusal"], [], ["repeated"]]
-    assert "_flags" not in job.export().columns
+    assert "_flags" not in pq.read_schema(exported(job, "plain.parquet")).names
     report = job.call("report", "--json")
     assert "3 repeated: rows 1, 2, 5: another row" in report.stderr
     marked = {one["mark"]: one["first_rows"] for one in json.loads(report.stdout)["marked"]}
