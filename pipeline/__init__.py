@@ -31,6 +31,7 @@ _HOME = {
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
     "export_job": "pipeline.export",
+    "export_citations": "pipeline.export",
     "settle_job": "pipeline.settle",
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from pipeline.consent import Consent
     from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.events import AttemptEnded, Notice, Paced, RunStarted, Stopping, Waiting
-    from pipeline.export import export_job
+    from pipeline.export import export_citations, export_job
     from pipeline.init import init_job
     from pipeline.job import Job, find_job
     from pipeline.model import ErrorCode, State, StopCode, Summary
@@ -99,6 +100,7 @@ __all__ = [
     "Verified",
     "Waiting",
     "check_job",
+    "export_citations",
     "export_job",
     "find_job",
     "init_job",

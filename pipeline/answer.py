@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.marks import EMPTY
 from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
 MESSAGE_CHARACTERS = 500
@@ -103,7 +104,7 @@ def read_answer(body: bytes) -> Answer:
         flags.append("result_not_text")
         result = _json_text(result)
     if not result.strip():
-        flags.append("result_empty")
+        flags.append(EMPTY)
     if _SURROGATE.search(result):
         flags.append("result_repaired")
         extra["result"] = result

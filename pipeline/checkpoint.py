@@ -23,6 +23,7 @@ from pipeline.columns import lists, numbers, texts
 from pipeline.errors import StorageFailed
 from pipeline.folder import open_private, storing, sync_folder
 from pipeline.ledger import Part, SqliteLedger
+from pipeline.marks import marks_of
 from pipeline.records import Finished, finished
 
 PART_ROWS = 2000
@@ -152,7 +153,11 @@ def results_table(rows: list[Finished], workflow: str) -> pa.Table:
         [texts([c.title for c in citations]), texts([c.url for c in citations])],
         fields=list(RESULTS_SCHEMA.field("citations").type.value_type),
     )
-    flags = texts([flag for answer in answers for flag in answer.flags])
+    requests = [row.request.decode() for row in rows]
+    flags = [
+        [*answer.flags, *marks_of(answer.result, request)]
+        for answer, request in zip(answers, requests, strict=True)
+    ]
     columns = {
         "row": numbers([row.sheet_row for row in rows], pa.int64()),
         "id": texts([row.id for row in rows]),
@@ -160,12 +165,14 @@ def results_table(rows: list[Finished], workflow: str) -> pa.Table:
         "version": numbers([row.version for row in rows], pa.int32()),
         "run_id": texts([row.run_id for row in rows]),
         "workflow": texts([workflow] * len(rows)),
-        "variables": texts([row.request.decode() for row in rows]),
+        "variables": texts(requests),
         "result": texts([answer.result for answer in answers]),
         "citations": lists([len(answer.citations) for answer in answers], cited),
         "citations_raw": texts([answer.citations_raw for answer in answers]),
         "extra": texts([answer.extra or None for answer in answers]),
-        "flags": lists([len(answer.flags) for answer in answers], flags),
+        "flags": lists(
+            [len(some) for some in flags], texts([flag for some in flags for flag in some])
+        ),
         "http_status": numbers([row.http_status for row in rows], pa.int32()),
         "attempts": numbers([row.attempts for row in rows], pa.int32()),
         "latency_s": numbers([row.latency_s for row in rows], pa.float64()),

@@ -279,7 +279,8 @@ def status(**said: Any) -> None:
 @cli.command()
 @_job_options
 def report(**said: Any) -> None:
-    """Shows what failed in JOB by error code, with advice and the command that sends it again.
+    """Shows what failed in JOB by error code, with advice and the command that sends it again, and
+    which answers look wrong.
 
     \b
     Example:
@@ -289,12 +290,14 @@ def report(**said: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.report.groups import as_json as groups_json
         from pipeline.report.overview import report_job
-        from pipeline.report.terminal import group_lines
+        from pipeline.report.terminal import group_lines, marked_lines
 
         found = report_job(job)
-        _show(found.summary, said, more={"groups": groups_json(found.groups)})
+        marked = [asdict(mark) for mark in found.marked]
+        _show(found.summary, said, more={"groups": groups_json(found.groups), "marked": marked})
         if not said["quiet"]:
             _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
+            _tell(*marked_lines(found.marked, found.unread))
         return 0
 
     _finish(said, work)
@@ -302,27 +305,50 @@ def report(**said: Any) -> None:
 
 @cli.command()
 @_job_options
-@click.option("--to", "target", type=_PATH, required=True, help="A .csv, .parquet or .jsonl file.")
+@click.option("--to", "target", type=_PATH, help="A .csv, .xlsx, .parquet or .jsonl file.")
+@click.option("--citations", type=_PATH, help="Another such file: one row for each citation.")
+@click.option("--flags", is_flag=True, help="Add _flags: what makes an answer look wrong.")
 @click.option("--no-excel-guard", is_flag=True, help="Leave texts that look like formulas alone.")
-def export(target: Path, no_excel_guard: bool, **said: Any) -> None:
-    """Writes JOB's sheet with every answer beside its row.
+@click.option("--force", is_flag=True, help="Replace a file that is no earlier export.")
+def export(
+    target: Path | None,
+    citations: Path | None,
+    flags: bool,
+    no_excel_guard: bool,
+    force: bool,
+    **said: Any,
+) -> None:
+    """Writes JOB's sheet with every answer beside its row. If the sheet is a workbook, an .xlsx is
+    a copy of it.
 
     \b
-    Example:
+    Examples:
       pipeline export jobs/stories.yaml --to stories-done.csv
+      pipeline export jobs/stories.yaml --to stories-done.xlsx --citations sources.csv
     """
 
     def work(job: Job) -> int:
-        from pipeline.export import export_job
+        from pipeline.export import Export, export_citations, export_job
         from pipeline.report.terminal import export_lines
         from pipeline.summary import as_json, read_status
 
-        written = export_job(job, target, excel_guard=not no_excel_guard)
+        written: dict[str, Export] = {}
+        guard = not no_excel_guard
+        if target is not None:
+            written["exported"] = export_job(
+                job, target, excel_guard=guard, flags=flags, force=force
+            )
+        if citations is not None:
+            written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
+        if not written:
+            raise Refused("Say with --to or --citations which file to write. Nothing was sent.")
         summary = read_status(job).summary
         if not said["quiet"]:
-            _tell(*export_lines(written.path, written.rows, written.guarded, written.renamed))
+            for done in written.values():
+                _tell(*export_lines(**asdict(done)))
         if said["as_json"]:
-            _print_json(as_json(summary) | {"exported": str(written.path)})
+            paths = {what: str(done.path) for what, done in written.items()}
+            _print_json(as_json(summary) | paths)
         return 0
 
     _finish(said, work)

@@ -363,6 +363,13 @@ def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], li
     return operation
 
 
+def unsealed_range(db: sqlite3.Connection) -> tuple[int, int]:
+    """(first, last) of the answers that are not sealed yet; the first is after the last where
+    there are none."""
+    first, last = db.execute("SELECT min(seq), max(seq) FROM payloads").fetchone()
+    return (1, 0) if first is None else (first, last)
+
+
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """A part that is whole: its file's name and checksum, and how many answers it holds."""

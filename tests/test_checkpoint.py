@@ -135,7 +135,7 @@ def test_odd_answers_keep_what_they_were(ledger, folder):
         ["result_not_text"],
         ["citations_odd", "result_not_text"],
         ["result_repaired"],
-        ["citations_odd", "result_empty"],
+        ["citations_odd", "empty"],
     ]
     assert json.loads(rows[2]["extra"]) == {
         "usage": {"tokens": 3},

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import Refused
-from pipeline.inputs.snapshot import stored_skip_reasons
 from pipeline.inputs.where import wanted
 from pipeline.spec import Condition, load_spec
 
@@ -117,11 +116,12 @@ def test_rows_that_are_not_wanted_are_skipped_and_say_why(sandbox, make_job):
     assert checked["skipped_by"] == {"where": 2, "ambiguous": 1, "empty": 1}
     summary = job.run()
     assert (summary["rows"], summary["ok"], summary["skipped"]) == (5, 1, 4)
-    reasons = stored_skip_reasons(job.output / "input.parquet").to_pylist()
+    exported = job.export()
+    reasons = list(exported["_error_message"])
     assert reasons[0] is None
     assert ["where:" in reasons[1], "empty" in reasons[2], "ambiguous" in reasons[3]] == [True] * 3
     assert reasons[4] == reasons[1]
-    assert list(job.export()["_status"]) == ["ok"] + ["skipped"] * 4
+    assert list(exported["_status"]) == ["ok"] + ["skipped"] * 4
     assert job.call("verify").returncode == 0
 
 

@@ -2,68 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import Refused, StorageFailed
-from pipeline.export import files
-from pipeline.export.table import Exported, export_table
+from pipeline.export.citations import citations_table
+from pipeline.export.files import write_csv, write_jsonl, write_parquet
+from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_table
+from pipeline.export.target import check_target
+from pipeline.inputs.table import open_table
 from pipeline.job import Job
 from pipeline.spec import nearest
 
-_WRITERS: dict[str, Callable[[Exported, Path, bool], int]] = {
-    ".csv": files.write_csv,
-    ".parquet": files.write_parquet,
-    ".jsonl": files.write_jsonl,
-}
+_WORKBOOKS = (".xlsx", ".xlsm")
+KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
     """What was written. `guarded` cells got a ' in front, so that no spreadsheet runs them;
-    `renamed` are the added columns that could not have their usual name."""
+    `renamed` are the added columns that could not have their usual name; `aside` texts were too
+    long for a cell and are files beside the workbook; `lost` names what a copied workbook could
+    not keep."""
 
     path: Path
     rows: int
-    guarded: int
-    renamed: tuple[str, ...]
+    guarded: int = 0
+    renamed: tuple[str, ...] = ()
+    aside: int = 0
+    lost: tuple[str, ...] = ()
 
 
-def export_job(job: Job, target: Path, *, excel_guard: bool = True) -> Export:
+def export_job(
+    job: Job,
+    target: Path,
+    *,
+    excel_guard: bool = True,
+    flags: bool = False,
+    force: bool = False,
+) -> Export:
     """Writes the sheet as it is now with every answer beside its row, as the ending of `target`
-    says: .csv, .parquet or .jsonl. The file is there whole or not at all.
+    says: .csv, .xlsx, .parquet or .jsonl. The file is there whole or not at all.
 
-    `excel_guard` keeps spreadsheets from running cells of the added columns as formulas (CSV).
+    A workbook that the rows came from is copied, with the answers in new columns; of any other
+    sheet a new one is made. `excel_guard` keeps spreadsheets from running cells of the added
+    columns as formulas (CSV; in a workbook they are text anyway). `flags` adds `_flags`, the marks
+    of each answer. `force` replaces a file that is no earlier export.
 
     Raises:
-        Refused: before the first run, over the input, into the run folder, for another ending.
+        Refused: before the first run, over the input or another file, into the run folder, for
+            another ending, for more than Excel holds, or where the workbook was changed since.
         StorageFailed: when an answer is missing, or the file cannot be written.
     """
-    write = _WRITERS.get(target.suffix.lower())
-    if write is None:
+    _check(job, target, force)
+    with opened(job, target.absolute().parent, flags=flags) as source:
+        exported = sheet_table(source)
+        if target.suffix.lower() == ".xlsx":
+            return _with_workbook(job, source, exported, target)
+        return _written(exported, target, excel_guard, (*ADDED, FLAGS))
+
+
+def export_citations(
+    job: Job, target: Path, *, excel_guard: bool = True, force: bool = False
+) -> Export:
+    """Writes the citations of all answers, one row for each: `row` of the sheet, `id` where the job
+    has one, `position`, `url`, `title`, `domain`.
+
+    Raises:
+        Refused: as `export_job` does.
+        StorageFailed: as `export_job` does.
+    """
+    _check(job, target, force)
+    with opened(job, target.absolute().parent) as source:
+        return _written(citations_table(source), target, excel_guard, ())
+
+
+def _check(job: Job, target: Path, force: bool) -> None:
+    if target.suffix.lower() not in KINDS:
         raise Refused(
             f"{target}: cannot write a file with the ending {target.suffix!r}."
-            f"{nearest(target.suffix, _WRITERS)} Use {', '.join(_WRITERS)}."
+            f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}."
         )
-    _check_target(job, target)
-    exported = export_table(job)
+    check_target(job, target, force=force)
+
+
+def _written(exported: Exported, target: Path, guard: bool, usual: tuple[str, ...]) -> Export:
+    kind = target.suffix.lower()
+    guarded = aside = 0
     try:
-        guarded = write(exported, target, excel_guard)
+        if kind == ".csv":
+            guarded = write_csv(exported, target, guard)
+        elif kind == ".jsonl":
+            write_jsonl(exported, target)
+        elif kind == ".parquet":
+            write_parquet(exported, target)
+        else:
+            from pipeline.export.workbook import write_workbook
+
+            aside = write_workbook(exported, target, "citations", [])
     except OSError as error:
-        raise StorageFailed(
-            f"{target}: cannot be written ({error.strerror or error}). The results are safe in "
-            "the run folder."
-        ) from None
-    renamed = tuple(n for n in exported.added if n not in files.USUAL_NAMES)
-    return Export(target, len(exported.table), guarded, renamed)
+        raise _unwritable(target, error) from None
+    renamed = tuple(n for n in exported.added if usual and n not in usual)
+    return Export(target, exported.rows, guarded, renamed, aside)
 
 
-def _check_target(job: Job, target: Path) -> None:
-    where = target.resolve()
-    if job.spec is not None and where == job.spec.input.resolve():
-        raise Refused(f"{target}: that is the job's input. Choose another file.")
-    if where.is_relative_to(job.folder.path.resolve()):
-        raise Refused(f"{target}: the run folder is the runner's own. Choose another place.")
-    if not where.parent.is_dir():
-        raise Refused(f"{target}: there is no folder {where.parent}. Make it first.")
+def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -> Export:
+    from pipeline.export.copying import write_copy
+    from pipeline.export.workbook import summary_rows, write_workbook
+
+    summary = summary_rows(job, source.read)
+    lost: tuple[str, ...] = ()
+    try:
+        if job.spec is not None and job.spec.input.suffix.lower() in _WORKBOOKS:
+            table = open_table(job.spec)
+            copied = write_copy(job.spec, table, source.snapshot, exported, target, summary)
+            aside, lost = copied.aside, copied.lost
+        else:
+            aside = write_workbook(exported, target, job.name, summary)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    renamed = tuple(n for n in exported.added if n not in (*ADDED, FLAGS))
+    return Export(target, exported.rows, 0, renamed, aside, lost)
+
+
+def _unwritable(target: Path, error: OSError) -> StorageFailed:
+    return StorageFailed(
+        f"{target}: cannot be written ({error.strerror or error}). The results are safe in the "
+        "run folder."
+    )

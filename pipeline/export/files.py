@@ -1,4 +1,4 @@
-"""The kinds of file that an export can be. Each is written beside its place and moved there."""
+"""Text and Parquet files of an export. Each is written beside its place and moved there."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.table import ADDED, Exported
+from pipeline.export.table import Exported
 
-USUAL_NAMES = ADDED
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_BATCH_ROWS = 2000
+_ROW_GROUP_BYTES = 6 * 1024 * 1024
+_ROW_GROUP_ROWS = 25_000
 # JSON may hold these as they are, but readers that split lines by Unicode's rules would cut there.
 _NOT_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -26,58 +27,80 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
     """UTF-8 with a byte order mark, so that Excel reads it, and with the sheet's own separator: the
     Excel that wrote a sheet with semicolons reads no other. How many cells were guarded.
     """
-    own = len(exported.table.column_names) - len(exported.added)
+    own = len(exported.schema) - len(exported.added)
     guarded = 0
-    with _replacing(target) as raw:
+    with replacing(target) as raw:
         file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         writer = csv.writer(file, delimiter=exported.delimiter)
-        writer.writerow(exported.table.column_names)
-        for row in _rows(exported):
-            cells = [_cell(value) for value in row]
-            if excel_guard:
-                for place in range(own, len(cells)):
-                    if cells[place].startswith(_FORMULA):
-                        cells[place] = "'" + cells[place]
-                        guarded += 1
-            writer.writerow(cells)
+        writer.writerow(exported.schema.names)
+        for batch in exported.batches():
+            for row in rows_of(batch):
+                cells = [cell_text(value) for value in row]
+                if excel_guard:
+                    for place in range(own, len(cells)):
+                        if cells[place].startswith(_FORMULA):
+                            cells[place] = "'" + cells[place]
+                            guarded += 1
+                writer.writerow(cells)
         file.flush()
         file.detach()
     return guarded
 
 
-def write_jsonl(exported: Exported, target: Path, excel_guard: bool) -> int:
+def write_jsonl(exported: Exported, target: Path) -> None:
     """One JSON object a line; citations are lists of {title, url}."""
-    names = exported.table.column_names
-    with _replacing(target) as file:
-        for row in _rows(exported):
-            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
-            file.write(line.translate(_NOT_LINE_ENDS).encode() + b"\n")
-    return 0
+    names = exported.schema.names
+    with replacing(target) as file:
+        for batch in exported.batches():
+            for row in rows_of(batch):
+                line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
+                file.write(line.translate(_NOT_LINE_ENDS).encode() + b"\n")
 
 
-def write_parquet(exported: Exported, target: Path, excel_guard: bool) -> int:
+def write_parquet(exported: Exported, target: Path) -> None:
     """Exact, with citations as a list of structs."""
-    with _replacing(target) as file:
-        pq.write_table(exported.table, file, compression="zstd")
-    return 0
+    with (
+        replacing(target) as file,
+        pq.ParquetWriter(file, exported.schema, compression="zstd") as writer,
+    ):
+        for table in _row_groups(exported):
+            writer.write_table(table)
 
 
-def _rows(exported: Exported) -> Iterator[tuple[Any, ...]]:
-    for batch in exported.table.to_batches(max_chunksize=_BATCH_ROWS):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+def _row_groups(exported: Exported) -> Iterator[pa.Table]:
+    """The batches, joined: a row group for every two thousand rows makes a file slow to read."""
+    held: list[pa.RecordBatch] = []
+    size = rows = 0
+    for batch in exported.batches():
+        held.append(batch)
+        size += batch.nbytes
+        rows += batch.num_rows
+        if size >= _ROW_GROUP_BYTES or rows >= _ROW_GROUP_ROWS:
+            yield pa.Table.from_batches(held, exported.schema)
+            held, size, rows = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held, exported.schema)
 
 
-def _cell(value: Any) -> str:
-    """Text as it is; citations one a line, as a title and an address."""
+def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """The rows of a batch as Python values."""
+    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def cell_text(value: Any) -> str:
+    """Text as it is; citations one a line, as a title and an address; flags one a line."""
     if value is None:
         return ""
     if isinstance(value, list):
-        return "\n".join(f"{c['title']} {c['url']}".strip() for c in value)
+        return "\n".join(
+            f"{v['title']} {v['url']}".strip() if isinstance(v, dict) else v for v in value
+        )
     return str(value)
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file that is at `target` whole, and durably, once the block is left; else nothing is."""
     draft = target.with_name(f".{target.name}.draft")
     try:
         with draft.open("wb") as file:

@@ -1,64 +1,85 @@
-"""The sheet as it is now, with every row's answer beside it.
+"""The sheet as it is now, with every row's answer beside it, batch by batch.
 
 An answer is found by what the ledger says of its row, never by where the row stands: the sheet may
-have been sorted since. Text stays in Arrow; pandas joins the keys.
+have been sorted since. Nothing of a million rows is in memory as a whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from pipeline import records, wal
-from pipeline.checkpoint import RESULTS_SCHEMA, results_table
-from pipeline.errors import Refused, StorageFailed
-from pipeline.folder import RunFolder
+from pipeline.checkpoint import RESULTS_SCHEMA
+from pipeline.errors import Refused
+from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.snapshot import (
+    stored_batches,
     stored_columns,
     stored_delimiter,
     stored_mapped,
     whole_snapshot,
 )
 from pipeline.job import Job
+from pipeline.marks import REPEATED
 from pipeline.model import State
-from pipeline.records import Answered, Read, Sealed, Unfinished
+from pipeline.records import Read, Unfinished
+from pipeline.results import Answers, Stretch, find_answers
 from pipeline.schema import altered
 from pipeline.summary import refuse_before_first_run
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
-_ANSWER_COLUMNS = ["run_id", "row", "result", "citations"]
+FLAGS = "_flags"
 _SKIPPED = "skipped"
-_ALL = 2**62
+_STATUS = "_status"
+_CHUNK_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The table that goes home. `added` are the names of the runner's own columns in it, and
-    `delimiter` is what the sheet separates its cells by."""
+    """A table that goes home, in batches that can be asked for more than once.
 
-    table: pa.Table
+    `added` are the names of the runner's own columns, which stand last. `delimiter` is what the
+    sheet separates its cells by.
+    """
+
+    schema: pa.Schema
+    rows: int
     added: tuple[str, ...]
+    batches: Callable[[], Iterator[pa.RecordBatch]]
     delimiter: str = ","
 
 
-def export_table(job: Job) -> Exported:
-    """The sheet's rows and columns in their order, then `ADDED`.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """All that an export is made from: one view of the ledger, the sheet's copy, the answers.
 
-    A row whose newer version is not finished shows its last finished answer, with the code and
-    message of the newer one. Works while a run goes on.
+    `scratch` is a folder for temporary files without a name.
+    """
+
+    read: Read
+    snapshot: Path
+    answers: Answers
+    rows: int
+    scratch: Path
+
+
+@contextmanager
+def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
+    """What a job has to export, as it stands at this moment; also while a run goes on.
 
     Raises:
         Refused: before the first run.
         StorageFailed: when an answer that the ledger counts is not in the results, or anything
-            that would be in the table is not what was written.
+            that would be exported is not what was written.
     """
     folder = job.folder
     if wal.is_damaged(folder.ledger):
@@ -73,87 +94,131 @@ def export_table(job: Job) -> Exported:
                 "ledger speaks of. Give `pipeline run` once more: with nothing new in the sheet "
                 "it sends nothing and makes it anew."
             )
-        answers = _answers(folder, read)
-        places = _places(read(lambda db: list(records.answered(db))), answers, folder)
-        unfinished = read(lambda db: list(records.unfinished(db)))
-    return _join(snapshot, answers, places, unfinished)
+        rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
+        answers = find_answers(folder, read, rows, marks=flags)
+        yield Source(read, snapshot, answers, rows, scratch)
 
 
-def _answers(folder: RunFolder, read: Read) -> pa.Table:
-    """Every answer that is held: of sealed parts, and of the ledger itself."""
-    parts = [_part(folder, part) for part in read(records.sealed_parts)]
-    unsealed = results_table(read(records.finished(0, _ALL)), "")
-    schema = pa.schema([RESULTS_SCHEMA.field(name) for name in _ANSWER_COLUMNS])
-    tables = [table.select(_ANSWER_COLUMNS).cast(schema) for table in (*parts, unsealed)]
-    return pa.concat_tables(tables)
+def sheet_table(source: Source) -> Exported:
+    """The sheet's rows and columns in their order, then `ADDED`, and `FLAGS` if they were asked
+    for.
 
-
-def _part(folder: RunFolder, part: Sealed) -> pa.Table:
-    """The answers of one part. Checked and read from the same bytes: a disk may give others."""
-    path = folder.results / part.name
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != part.sha256:
-            raise OSError("it is not what was written")
-        return pq.read_table(pa.BufferReader(content), columns=_ANSWER_COLUMNS)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageFailed(
-            f"{path}: this part of the results cannot be used ({error}). Nothing was exported. "
-            "Bring the file back from a copy of the folder; `pipeline verify` names all that is "
-            "damaged."
-        ) from None
-
-
-def _places(answered: list[Answered], answers: pa.Table, folder: RunFolder) -> pd.Series[int]:
-    """For each answered row of the sheet, the position of its answer."""
-    held = pd.DataFrame(
-        {
-            "run_id": answers["run_id"].to_pandas(),
-            "sent_row": answers["row"].to_pandas(),
-            "position": np.arange(len(answers)),
-        }
+    A row whose newer version is not finished shows its last finished answer, with the code and
+    message of the newer one.
+    """
+    columns, mapped = stored_columns(source.snapshot), stored_mapped(source.snapshot)
+    with_flags = source.answers.repeated is not None
+    kept, names = _names(columns, mapped, (*ADDED, FLAGS) if with_flags else ADDED)
+    places = [columns.index(name) for name in kept]
+    schema = pa.schema(
+        [
+            *(pa.field(name, pa.large_string(), nullable=False) for name in kept),
+            *(pa.field(n, kind) for n, kind in zip(names, _kinds(with_flags), strict=True)),
+        ]
     )
-    wanted = pd.DataFrame(
-        [(a.sheet_row, a.run_id, a.sent_row) for a in answered],
-        columns=["sheet_row", "run_id", "sent_row"],
-    ).astype({"sheet_row": "int64", "sent_row": "int64", "run_id": held["run_id"].dtype})
-    found = wanted.merge(held, on=["run_id", "sent_row"], how="left")
-    lost = found["position"].isna()
-    if lost.any():
-        raise StorageFailed(
-            f"{folder.results}: the answers of {int(lost.sum())} rows are not in the results "
-            f"(row {int(found['sheet_row'][lost].iloc[0])} first). Was a part removed? Nothing "
-            "was exported."
-        )
-    return found.set_index("sheet_row")["position"].astype("int64")
+    why = _Skipped(columns, mapped)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        unfinished = _Unfinished(source.read)
+        for piece in _pieces(source):
+            states = _states(piece, why, unfinished.before(piece.first + len(piece.skipped)))
+            added = [piece.answers["result"], piece.answers["citations"], *states]
+            if with_flags:
+                added.append(_flags(piece, source.answers))
+            sheet = [piece.columns[place] for place in places]
+            yield pa.record_batch([*sheet, *added], schema=schema)
+
+    return Exported(schema, source.rows, names, batches, stored_delimiter(source.snapshot))
 
 
-def _join(
-    snapshot: Path, answers: pa.Table, places: pd.Series[int], unfinished: Iterable[Unfinished]
-) -> Exported:
-    columns = stored_columns(snapshot)
-    sheet = pq.read_table(snapshot)
-    rows = np.arange(1, len(sheet) + 1)
-    position = places.reindex(rows)
-    take = pa.array(position.to_numpy(dtype="float64"), from_pandas=True).cast(pa.int64())
-    status, codes, messages = _states(sheet["row_key"], position.notna().to_numpy(), unfinished)
-    added = [answers["result"].take(take), answers["citations"].take(take), status, codes, messages]
-    kept, names = _names(columns, stored_mapped(snapshot))
-    arrays = [sheet.column(columns.index(name)) for name in kept]
-    table = pa.table([*arrays, *added], names=[*kept, *names])
-    return Exported(table, names, stored_delimiter(snapshot))
+def _kinds(with_flags: bool) -> list[pa.DataType]:
+    citations = RESULTS_SCHEMA.field("citations").type
+    kinds = [pa.string(), citations, pa.string(), pa.string(), pa.string()]
+    return [*kinds, RESULTS_SCHEMA.field("flags").type] if with_flags else kinds
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Consecutive rows of the sheet: their cells by column, why they are skipped, and the answer
+    of each, null where there is none."""
+
+    first: int
+    columns: list[pa.Array]
+    skipped: pa.Array
+    answered: npt.NDArray[np.bool_]
+    answers: pa.RecordBatch
+
+
+def _pieces(source: Source) -> Iterator[_Piece]:
+    """The whole sheet, cut where its batches end and where the answers' stretches do."""
+    stretches = source.answers.stretches(source.scratch)
+    stretch = next(stretches, None)
+    for first, columns, keys, skipped in stored_batches(source.snapshot):
+        begin, end = first, first + len(keys)
+        while begin < end:
+            while stretch is not None and stretch.last < begin:
+                stretch = next(stretches)
+            assert stretch is not None
+            size = min(end, stretch.last + 1) - begin
+            answered, answers = _beside(stretch, begin, size)
+            cells = [column.slice(begin - first, size) for column in columns]
+            yield _Piece(begin, cells, skipped.slice(begin - first, size), answered, answers)
+            begin += size
+
+
+def _beside(
+    stretch: Stretch, begin: int, size: int
+) -> tuple[npt.NDArray[np.bool_], pa.RecordBatch]:
+    low, high = np.searchsorted(stretch.rows, [begin, begin + size])
+    places = np.full(size, -1)
+    places[stretch.rows[low:high] - begin] = np.arange(high - low)
+    take = pa.array(places, mask=places < 0)
+    found = stretch.answers.slice(low, high - low).combine_chunks()
+    arrays = [pa.concat_arrays(column.chunks or [_none(column)]) for column in found.columns]
+    return places >= 0, pa.record_batch(
+        [array.take(take) for array in arrays], names=found.column_names
+    )
+
+
+def _none(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([], column.type)
+
+
+class _Unfinished:
+    """The rows that are not ok, a few at a time: there may be a million of them."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._rows = read(records.unfinished)
+        self._held: list[Unfinished] = []
+
+    def before(self, number: int) -> list[Unfinished]:
+        """Those that stand before row `number` and were not given yet."""
+        while not self._held or self._held[-1].sheet_row < number:
+            more = self._read(lambda _: list(islice(self._rows, _CHUNK_ROWS)))
+            if not more:
+                break
+            self._held += more
+        cut = sum(row.sheet_row < number for row in self._held)
+        given, self._held = self._held[:cut], self._held[cut:]
+        return given
 
 
 def _states(
-    keys: pa.ChunkedArray, answered: npt.NDArray[np.bool_], unfinished: Iterable[Unfinished]
+    piece: _Piece, why: _Skipped, unfinished: list[Unfinished]
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """(status, error code, error message) of each row of the sheet."""
-    skipped = keys.is_null().to_numpy()
-    status = np.where(skipped, _SKIPPED, np.where(answered, State.OK, State.PENDING)).astype(object)
+    """(status, error code, error message) of each row."""
+    skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
+    status = np.where(skipped, _SKIPPED, np.where(piece.answered, State.OK, State.PENDING)).astype(
+        object
+    )
     codes = np.full(len(status), None, dtype=object)
     messages = codes.copy()
+    for place in np.flatnonzero(skipped).tolist():
+        cells = [column[place].as_py() for column in piece.columns]
+        messages[place] = why.words(piece.skipped[place].as_py(), cells)
     for row in unfinished:
-        place = row.sheet_row - 1
+        place = row.sheet_row - piece.first
         codes[place], messages[place] = row.code, row.message or None
         if not row.answered:
             status[place] = State.AMBIGUOUS if row.state is State.SENDING else row.state
@@ -164,17 +229,52 @@ def _states(
     return texts[0], texts[1], texts[2]
 
 
-def _names(columns: tuple[str, ...], mapped: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """Why a row was not sent, in words; of an empty cell with its column."""
+
+    columns: tuple[str, ...]
+    mapped: tuple[str, ...]
+
+    def words(self, reason: str, cells: list[str]) -> str:
+        if reason != SKIP_NAMES[Skip.EMPTY]:
+            return SKIP_REASONS[reason]
+        named = dict(zip(self.columns, cells, strict=True))
+        empty = [f'"{name}"' for name in self.mapped if not named[name]]
+        return f"empty cell in column {', '.join(empty)}"
+
+
+def _flags(piece: _Piece, answers: Answers) -> pa.Array:
+    assert answers.repeated is not None
+    repeated = answers.repeated[piece.first - 1 :]
+    return pa.array(
+        [
+            None if flags is None else flags + [REPEATED] * bool(again)
+            for flags, again in zip(piece.answers["flags"].to_pylist(), repeated, strict=False)
+        ],
+        RESULTS_SCHEMA.field("flags").type,
+    )
+
+
+def _names(
+    columns: tuple[str, ...], mapped: tuple[str, ...], added: tuple[str, ...]
+) -> tuple[list[str], tuple[str, ...]]:
     """(columns of the sheet that stay, names of the added ones).
 
     A sheet that is an earlier export gives up the columns that the runner added then. A column of
     the user's own of such a name stays, and the added one gets a `_` in front.
     """
-    earlier = "_status" in columns
-    kept = [n for n in columns if n not in ADDED or n in mapped or not earlier]
+    kept = kept_columns(columns, mapped)
     names = []
-    for name in ADDED:
+    for name in added:
         while name in kept:
             name = f"_{name}"
         names.append(name)
     return kept, tuple(names)
+
+
+def kept_columns(columns: tuple[str, ...], mapped: tuple[str, ...]) -> list[str]:
+    """The columns of a sheet that are the user's own."""
+    own = (*ADDED, FLAGS)
+    earlier = _STATUS in columns
+    return [name for name in columns if name not in own or name in mapped or not earlier]

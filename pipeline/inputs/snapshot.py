@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from pipeline.columns import numbers, texts
 from pipeline.drift import SheetKeys, digests
 from pipeline.errors import Refused, StorageFailed
 from pipeline.folder import open_private, sha256_of, storing, sync_file
-from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Reasons, RowChecks, Skip
+from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
 from pipeline.model import JsonObject, Row
 from pipeline.plan import (
@@ -88,7 +89,7 @@ class Snapshot:
         """The rows whose flag is set in `send` (one a sheet row), read batch by batch."""
         id_column = _id_position(spec, self.columns)
         position = 0
-        for first, columns, keys in stored_batches(self.path, len(self.columns)):
+        for first, columns, keys, _ in stored_batches(self.path):
             size = len(keys)
             if not send[first - 1 : first - 1 + size].any():
                 position += size - keys.null_count
@@ -274,7 +275,7 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     place = columns.index(id_column) if id_column in columns else None
     identities, ids = bytearray(), bytearray()
     rows: list[npt.NDArray[np.int64]] = []
-    for first, cells, hexes in stored_batches(path, len(columns)):
+    for first, cells, hexes, _ in stored_batches(path):
         kept = np.flatnonzero(pc.is_valid(hexes).to_numpy(zero_copy_only=False))
         rows.append(kept + first)
         keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
@@ -292,18 +293,28 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     )
 
 
-def stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array], pa.Array]]:
-    """(number of the first row, the sheet's columns, the row keys) of a snapshot on disk, batch by
-    batch; `width` is how many columns the sheet has.
+class Stored(NamedTuple):
+    """Consecutive rows of a snapshot on disk: the number of the first, the sheet's columns, the
+    row keys in hex (null for a row that is skipped), and why it is (`SKIP_NAMES`; else null)."""
+
+    first: int
+    columns: list[pa.Array]
+    keys: pa.Array
+    skipped: pa.Array
+
+
+def stored_batches(path: Path) -> Iterator[Stored]:
+    """The rows of a snapshot on disk, in order.
 
     Raises:
         StorageFailed: when it cannot be read.
     """
-    first = 1
+    width, first = len(stored_columns(path)), 1
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=2000):
-                yield first, batch.columns[:width], batch.columns[width + 1]
+                keys, skipped = batch.columns[width + 1 :]
+                yield Stored(first, batch.columns[:width], keys, skipped)
                 first += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, str(error)) from None
@@ -311,21 +322,14 @@ def stored_batches(path: Path, width: int) -> Iterator[tuple[int, list[pa.Array]
 
 def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(row number, cells) of every row of a snapshot on disk."""
-    for first, columns, _ in stored_batches(path, len(stored_columns(path))):
+    for first, columns, *_ in stored_batches(path):
         rows = zip(*(c.to_pylist() for c in columns), strict=True)
         yield from enumerate(rows, start=first)
 
 
-def stored_skip_reasons(path: Path) -> pa.ChunkedArray:
-    """For each row of a snapshot on disk, why it is never sent in words for people, else null."""
-    codes = pq.read_table(path, columns=["skipped"], page_checksum_verification=True)["skipped"]
-    texts = pa.array(SKIP_REASONS.values(), pa.string())
-    return pc.take(texts, pc.index_in(codes, pa.array(SKIP_REASONS.keys(), pa.string())))
-
-
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
     """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
-    for first, _, keys in stored_batches(path, len(stored_columns(path))):
+    for first, _, keys, _ in stored_batches(path):
         yield from enumerate(keys.to_pylist(), start=first)
 
 

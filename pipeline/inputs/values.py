@@ -49,7 +49,7 @@ def describe(path: Path, sources: Sequence[Source]) -> list[VariableFacts]:
     """
     mapped = [(_Facts(), s.column, s) for s in sources if s.column is not None]
     columns = stored_columns(path)
-    for first, arrays, keys in stored_batches(path, len(columns)):
+    for first, arrays, keys, _ in stored_batches(path):
         kept = np.flatnonzero(pc.is_valid(keys).to_numpy(zero_copy_only=False))
         if not len(kept):
             continue

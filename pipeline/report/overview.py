@@ -1,23 +1,39 @@
-"""The whole of a report: where the job stands, and what failed."""
+"""The whole of a report: where the job stands, what failed, and which answers look wrong."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline import records
+from pipeline.errors import StorageFailed
+from pipeline.folder import RunFolder
 from pipeline.job import Job
 from pipeline.model import Summary
+from pipeline.records import Read
 from pipeline.report.failures import rewrite_failures
-from pipeline.report.groups import Group, group_rows
+from pipeline.report.groups import FIRST_ROWS, Group, group_rows
+from pipeline.results import find_answers
 from pipeline.summary import refuse_before_first_run, summarize
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """The answered rows that have one mark: how many, and the first ones."""
+
+    mark: str
+    count: int
+    first_rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """A job's summary, and its rows that are not ok by how they ended."""
+    """A job's summary, its rows that are not ok by how they ended, and its answers that look wrong
+    by their mark. `unread` says why the answers could not be looked at."""
 
     summary: Summary
     groups: list[Group]
+    marked: list[Marked] = field(default_factory=list)
+    unread: str | None = None
 
 
 def report_job(job: Job) -> Report:
@@ -33,4 +49,16 @@ def report_job(job: Job) -> Report:
         refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
         rows = rewrite_failures(job.folder, read)
-    return Report(summary, group_rows(job, rows))
+        try:
+            marked, unread = _marked(job.folder, read, summary.rows), None
+        except StorageFailed as error:
+            marked, unread = [], str(error)
+    return Report(summary, group_rows(job, rows), marked, unread)
+
+
+def _marked(folder: RunFolder, read: Read, rows: int) -> list[Marked]:
+    found = find_answers(folder, read, rows, marks=True).marked
+    return [
+        Marked(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
+        for mark, numbers in found.items()
+    ]

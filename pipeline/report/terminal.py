@@ -11,8 +11,16 @@ from pathlib import Path
 from pipeline.model import State, Summary
 from pipeline.records import LastRun
 from pipeline.report.groups import Group
+from pipeline.report.overview import Marked
 from pipeline.wording import counted, listed
 
+_MARKS = {
+    "empty": "the text is blank",
+    "refusal": "it begins like a model that declines",
+    "undefined": "it says undefined, null or NaN where text should be",
+    "template": "a place of a template stands in it unfilled",
+    "repeated": "another row, with other variables, has the same text",
+}
 _STATES = ("failed", "ambiguous", "pending", "skipped")
 _MESSAGE_CHARACTERS = 100
 
@@ -75,7 +83,27 @@ def group_lines(groups: list[Group]) -> list[str]:
     return lines
 
 
-def export_lines(path: Path, rows: int, guarded: int, renamed: tuple[str, ...]) -> list[str]:
+def marked_lines(marked: list[Marked], unread: str | None) -> list[str]:
+    """The answers that look wrong, by mark. Their rows are ok: they were paid."""
+    if unread:
+        return ["", f"The answers could not be looked at: {unread}"]
+    lines = ["", "Answers to look at (the rows are ok, and paid):"] if marked else []
+    for found in marked:
+        lines.append(
+            f"{found.count} {found.mark}: {listed(found.first_rows, found.count)}: "
+            f"{_MARKS[found.mark]}"
+        )
+    return lines
+
+
+def export_lines(
+    path: Path,
+    rows: int,
+    guarded: int,
+    renamed: tuple[str, ...],
+    aside: int,
+    lost: tuple[str, ...],
+) -> list[str]:
     """What an export wrote, and what is not as one would expect."""
     lines = [f"{counted(rows, 'row')}: {shown_path(str(path))}"]
     if guarded:
@@ -87,6 +115,16 @@ def export_lines(path: Path, rows: int, guarded: int, renamed: tuple[str, ...]) 
         lines.append(
             "The sheet has columns of its own of these names, so the runner's are called "
             f"{', '.join(renamed)}."
+        )
+    if aside:
+        lines.append(
+            f"{counted(aside, 'text')} too long for a cell: in {path.stem}.files beside the "
+            "workbook, where the cell says."
+        )
+    if lost:
+        lines.append(
+            f"The copy of the workbook does not have everything. Lost: {'; '.join(lost)}. The "
+            "workbook itself is as it was."
         )
     return lines
 

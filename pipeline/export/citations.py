@@ -1,0 +1,50 @@
+"""The citations of all answers as a table of their own: one row for each source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from pipeline.export.table import Exported, Source
+
+_ADDED = ("url", "title", "domain")
+
+
+def citations_table(source: Source) -> Exported:
+    """`row` (of the sheet, from 1), `id` where the job names its rows, `position` within the answer
+    (from 1), `url`, `title`, and `domain`: the host of the url without `www.`, empty where it has
+    none."""
+    ids = [pa.field("id", pa.string())] if source.answers.with_ids else []
+    schema = pa.schema(
+        [
+            pa.field("row", pa.int64(), nullable=False),
+            *ids,
+            pa.field("position", pa.int64(), nullable=False),
+            *(pa.field(name, pa.string(), nullable=False) for name in _ADDED),
+        ]
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for stretch in source.answers.stretches(source.scratch):
+            found: dict[str, list[object]] = {name: [] for name in ("id", *schema.names)}
+            answers = (stretch.answers[name].to_pylist() for name in ("id", "citations"))
+            for row, row_id, citations in zip(stretch.rows.tolist(), *answers, strict=True):
+                for position, citation in enumerate(citations, start=1):
+                    url = citation["url"] or ""
+                    values = (row_id, row, position, url, citation["title"] or "", domain_of(url))
+                    for name, value in zip(("id", "row", "position", *_ADDED), values, strict=True):
+                        found[name].append(value)
+            yield pa.record_batch([found[name] for name in schema.names], schema=schema)
+
+    return Exported(schema, source.rows, _ADDED, batches)
+
+
+def domain_of(url: str) -> str:
+    """The host of an address, in small letters and without `www.`."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+    return host.removeprefix("www.")

@@ -1,0 +1,248 @@
+"""A copy of the workbook that the rows came from, with every answer beside its row.
+
+openpyxl reads the workbook and writes it anew, so values, formats, formulas, other sheets, merged
+cells and widths stay; `losses` names what it is known to drop.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from openpyxl import Workbook, load_workbook
+from openpyxl.cell.cell import Cell
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.worksheet import Worksheet
+
+from pipeline.errors import Refused
+from pipeline.export.aside import TextsAside
+from pipeline.export.calculated import Values, put_values, stored_values
+from pipeline.export.files import cell_text, replacing, rows_of
+from pipeline.export.losses import losses
+from pipeline.export.table import ADDED, FLAGS, Exported, kept_columns
+from pipeline.export.workbook import (
+    SUMMARY_SHEET,
+    SUMMARY_TITLE,
+    SummaryRows,
+    add_summary,
+    as_added,
+    put_text,
+    refuse_too_large,
+    shown_height,
+    width_of,
+)
+from pipeline.folder import sha256_of
+from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
+from pipeline.inputs.table import Table
+from pipeline.spec import JobSpec
+
+_OLD_EXCEL = 124519
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """`aside` texts went into files of their own; `lost` is in the workbook and not in the copy."""
+
+    aside: int
+    lost: tuple[str, ...]
+
+
+def write_copy(
+    spec: JobSpec,
+    table: Table,
+    snapshot: Path,
+    exported: Exported,
+    target: Path,
+    summary: SummaryRows,
+) -> Copied:
+    """Writes the copy. `table` is the job's sheet in the workbook, opened; `snapshot` is what was
+    sent of it.
+
+    The added columns stand behind the last one that is used; in a workbook that is itself an
+    earlier export, where they are.
+
+    Raises:
+        Refused: where the workbook is not what was sent any more, naming the row and column.
+    """
+    before = _sha256(spec)
+    places = _places(spec, table, snapshot)
+    refuse_too_large(target, int(places.max(initial=0)), 1)
+    book = _loaded(spec)
+    lost = losses(spec.input)
+    values = stored_values(spec.input)
+    if _sha256(spec) != before:
+        raise _changed(spec, "it was saved while it was read")
+    page = _page(spec, book)
+    header_row = int(places[0]) - 1
+    columns = _columns(page, header_row, exported, _given_up(spec, table, snapshot, exported))
+    refuse_too_large(target, 1, max(columns))
+    _set_up(page, header_row, columns, exported)
+    with TextsAside(target) as aside, replacing(target) as file:
+        _fill(page, places, columns, exported, aside)
+        _replace_summary(book, summary)
+        _save(book, values, file, target.parent)
+        aside.publish()
+    return Copied(aside.count, lost)
+
+
+def _sha256(spec: JobSpec) -> str:
+    try:
+        return sha256_of(spec.input)
+    except OSError as error:
+        raise _changed(spec, f"it cannot be read ({error.strerror})") from None
+
+
+def _changed(spec: JobSpec, how: str) -> Refused:
+    return Refused(
+        f"{spec.input}: an export to .xlsx is a copy of this workbook, and {how} since the last "
+        "run. Give `pipeline run` once more, which sends only rows that are new or changed, or "
+        "export to .csv: that shows the sheet as it was sent. Nothing was written."
+    )
+
+
+def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64]:
+    """The Excel row of each row of the sheet, once all that was sent of it stands there still."""
+    columns = stored_columns(snapshot)
+    sent = [*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])]
+    gone = [name for name in sent if name not in table.columns]
+    if gone:
+        raise _changed(spec, f'column "{gone[0]}" was removed')
+    at_first, at_now = ([of.index(name) for name in sent] for of in (columns, table.columns))
+    was = _rows(
+        [batch.columns[p].to_pylist() for p in at_first] for batch in stored_batches(snapshot)
+    )
+    found: list[int] = []
+    for batch in table.batches():
+        now = zip(*(batch.columns[p] for p in at_now), strict=True)
+        for place, cells in zip(batch.places, now, strict=True):
+            before = next(was, None)
+            if before is None:
+                raise _changed(spec, f"{table.place_word} {place} was added")
+            for name, a, b in zip(sent, before, cells, strict=True):
+                if a != b:
+                    raise _changed(spec, f'{table.place_word} {place}, column "{name}" was changed')
+            found.append(place)
+    if next(was, None) is not None:
+        raise _changed(spec, "rows were removed from it")
+    return np.array(found, np.int64)
+
+
+def _rows(batches: Iterator[list[list[str]]]) -> Iterator[tuple[str, ...]]:
+    for columns in batches:
+        yield from zip(*columns, strict=True)
+
+
+def _loaded(spec: JobSpec) -> Workbook:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what openpyxl cannot keep is told by `losses`
+        try:
+            return load_workbook(spec.input, rich_text=True)
+        except Exception as error:  # openpyxl raises whatever its parsers do
+            raise Refused(
+                f"{spec.input}: cannot be copied ({error}). Export to .csv instead. Nothing was "
+                "written."
+            ) from None
+
+
+def _page(spec: JobSpec, book: Workbook) -> Worksheet:
+    if spec.sheet is not None:
+        return book[spec.sheet]
+    shown = [page for page in book.worksheets if page.sheet_state == "visible"]
+    return (shown or book.worksheets)[0]
+
+
+def _given_up(spec: JobSpec, table: Table, snapshot: Path, exported: Exported) -> set[str]:
+    """The columns of the sheet as it is now that an earlier export added to it."""
+    kept = kept_columns(table.columns, stored_mapped(snapshot))
+    taken = [name for name in exported.added if name in kept]
+    if taken:
+        raise _changed(spec, f'column "{taken[0]}" was added')
+    return set(table.columns).difference(kept)
+
+
+def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set[str]) -> list[int]:
+    """Where each added column stands."""
+    merged = {c for area in page.merged_cells.ranges for c in range(area.min_col, area.max_col + 1)}
+    at = {
+        str(cell.value): cell.column
+        for cell in page[header_row]
+        if cell.value in given_up and cell.column not in merged
+    }
+    free = 1 + max(
+        max((c for (_, c), cell in page._cells.items() if cell.value is not None), default=0),
+        max(merged, default=0),
+    )
+    places = []
+    for name in exported.added:
+        plain = next(own for own in (*ADDED, FLAGS) if own.lstrip("_") == name.lstrip("_"))
+        place = at.get(plain, free)
+        free += place == free
+        places.append(place)
+    return places
+
+
+def _set_up(page: Worksheet, header_row: int, columns: list[int], exported: Exported) -> None:
+    """The header of the added columns, in the style of the sheet's own."""
+    like = page.cell(header_row, max(1, min(columns) - 1))
+    for place, name in zip(columns, exported.added, strict=True):
+        cell = page.cell(header_row, place)
+        if cell.value is None:
+            for look in ("font", "fill", "border", "alignment"):
+                setattr(cell, look, copy(getattr(like, look)))
+            page.column_dimensions[get_column_letter(place)].width = width_of(name)
+        cell.value = name
+    if page.freeze_panes is None:
+        page.freeze_panes = f"A{header_row + 1}"
+
+
+def _fill(
+    page: Worksheet,
+    places: npt.NDArray[np.int64],
+    columns: list[int],
+    exported: Exported,
+    aside: TextsAside,
+) -> None:
+    own = len(exported.schema) - len(exported.added)
+    numbers = iter(places.tolist())
+    # Programs save such a height for every row; openpyxl would fix it and hide what is wrapped.
+    one_line = 1.5 * (page.sheet_format.defaultRowHeight or 15)
+    for batch in exported.batches():
+        added = batch.select(range(own, len(exported.schema)))
+        for row in rows_of(added):
+            number = next(numbers)
+            cells: list[Cell | None] = []
+            for place, name, value in zip(columns, exported.added, row, strict=True):
+                cell = page.cell(number, place)
+                assert isinstance(cell, Cell)
+                as_added(cell)
+                put_text(cell, cell_text(value), number, name, aside)
+                cells.append(cell)
+            size = page.row_dimensions[number]
+            if size.height is None or size.height <= one_line:
+                size.height = shown_height(cells, exported.added)
+
+
+def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:
+    formulas = sum(c.data_type == "f" for page in book.worksheets for c in page._cells.values())
+    known = sum(map(len, values.of_sheet.values()))
+    book.calculation.fullCalcOnLoad = values.outdated or known < formulas
+    # Of an old release: Excel calculates anew, as a formula may be about the added columns.
+    book.calculation.calcId = _OLD_EXCEL
+    with tempfile.TemporaryFile(dir=scratch) as copied:
+        book.save(copied)
+        copied.seek(0)
+        put_values(copied, values, file)
+
+
+def _replace_summary(book: Workbook, summary: SummaryRows) -> None:
+    for page in list(book.worksheets):
+        if page["A1"].value == SUMMARY_TITLE:
+            book.remove(page)
+    add_summary(book.create_sheet(SUMMARY_SHEET), summary)  # numbered where the name is taken

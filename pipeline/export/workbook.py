@@ -1,0 +1,204 @@
+"""An Excel workbook of an export: typed texts, never formulas, row by row.
+
+Memory does not grow with the rows: openpyxl writes each as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from openpyxl import Workbook
+from openpyxl.cell import WriteOnlyCell
+from openpyxl.cell.cell import Cell
+from openpyxl.styles import Alignment, Font, PatternFill
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet._write_only import WriteOnlyWorksheet
+from openpyxl.worksheet.worksheet import Worksheet
+
+from pipeline import records
+from pipeline.errors import Refused
+from pipeline.export.aside import TextsAside
+from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
+from pipeline.export.files import cell_text, replacing, rows_of
+from pipeline.export.table import Exported
+from pipeline.job import Job
+from pipeline.records import Read
+from pipeline.summary import summarize
+
+WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
+SUMMARY_TITLE = "Run summary"
+"""In A1 of the sheet that an export adds: it is how a later one knows it."""
+
+SUMMARY_SHEET = "Summary"
+_OWN_WIDTH = (10, 40)
+_HEADER_FILL = "FFE7EEF7"
+# Rows grow with wrapped text. Beyond this many lines one answer would fill the screen.
+_SHOWN_LINES = 12
+_LINE_POINTS = 15
+# From here on, most characters (Chinese, Japanese, Korean, emoji) are two wide.
+_WIDE = "\u2e80"
+
+SummaryRows = list[tuple[str, str | int]]
+
+
+def write_workbook(exported: Exported, target: Path, sheet: str, summary: SummaryRows) -> int:
+    """A new workbook: the table on a sheet of that name, and `summary` on a second one if there is
+    any. How many texts went into files of their own.
+
+    Raises:
+        Refused: where Excel has not that many rows or columns.
+    """
+    refuse_too_large(target, exported.rows + 1, len(exported.schema))
+    with TextsAside(target) as aside, replacing(target) as file:
+        book = Workbook(write_only=True)
+        page = book.create_sheet(sheet[:31])
+        _set_up(page, exported)
+        page.append([_header_cell(page, name) for name in exported.schema.names])
+        cells = _RowOfCells(page, exported)
+        for number, row in enumerate(_rows(exported), start=2):
+            filled = cells.filled(row, number, aside)
+            height = shown_height(filled, exported.schema.names)
+            if height is not None:
+                page.row_dimensions[number].height = height
+            page.append(filled)
+            page.row_dimensions.pop(number, None)
+        if summary:
+            add_summary(book.create_sheet(SUMMARY_SHEET), summary)
+        book.save(file)
+        aside.publish()
+    return aside.count
+
+
+def refuse_too_large(target: Path, rows: int, columns: int) -> None:
+    """Raises for what Excel would cut.
+
+    Raises:
+        Refused: with what to use instead.
+    """
+    if rows > MAX_ROWS or columns > MAX_COLUMNS:
+        what = f"{rows:,} rows" if rows > MAX_ROWS else f"{columns:,} columns"
+        raise Refused(
+            f"{target}: {what}; a sheet of Excel has {MAX_ROWS:,} rows and {MAX_COLUMNS:,} "
+            "columns. Export to .csv or .parquet instead. Nothing was sent."
+        )
+
+
+def put_text(cell: Cell, text: str, row: int, column: str, aside: TextsAside) -> None:
+    """Makes `text` the value of a cell, as text whatever it looks like; one that is too long goes
+    aside and is named. An empty one leaves the cell empty."""
+    value = escaped(text)
+    if not fits(value):
+        value = aside.put(row, column, text)
+    cell.value = value or None
+    if value:
+        cell.data_type = "s"  # what begins with = would be a formula, and #N/A an error
+
+
+def as_added(cell: Cell) -> None:
+    """How the cells of the added columns look: wrapped, from the top. With `quotePrefix` a text
+    stays text when somebody edits it."""
+    cell.alignment = Alignment(wrap_text=True, vertical="top")
+    cell.quotePrefix = True
+
+
+def shown_height(cells: Sequence[Cell | None], names: Sequence[str]) -> float | None:
+    """The height, in points, that shows the wrapped texts of a row, up to some lines; None for one
+    line. It is said, as not every program makes room for them by itself."""
+    lines = 1
+    for cell, name in zip(cells, names, strict=True):
+        if cell is not None and isinstance(cell.value, str) and cell.alignment.wrap_text:
+            lines = max(lines, _lines(cell.value, width_of(name)))
+    return float(min(lines, _SHOWN_LINES) * _LINE_POINTS) if lines > 1 else None
+
+
+def _lines(text: str, width: int) -> int:
+    """About how many lines a text has in a column of a width."""
+    beginning = text[: _SHOWN_LINES * width].split("\n")
+    return sum(1 + (len(line) + sum(map(_WIDE.__lt__, line))) // width for line in beginning)
+
+
+def add_summary(page: Worksheet, summary: SummaryRows) -> None:
+    """Fills an empty sheet with what became of the run."""
+    page.column_dimensions["A"].width = 24
+    page.column_dimensions["B"].width = 60
+    for number, (name, value) in enumerate([(SUMMARY_TITLE, ""), *summary]):
+        first, second = WriteOnlyCell(page, escaped(name)), WriteOnlyCell(page)
+        second.value = escaped(value) if isinstance(value, str) else value
+        first.data_type = "s"
+        if isinstance(value, str):
+            second.data_type = "s"
+        second.alignment = Alignment(horizontal="left", vertical="top", wrap_text=True)
+        first.font = Font(bold=number == 0)
+        page.append([first, second if value != "" else None])
+
+
+def summary_rows(job: Job, read: Read) -> SummaryRows:
+    """What the summary sheet says."""
+    summary, last = summarize(job, read(records.counts)), read(records.last_run)
+    assert last is not None
+    began = datetime.fromtimestamp(last.started_at, UTC)
+    states = ("ok", "failed", "ambiguous", "pending", "skipped")
+    rows: SummaryRows = [
+        ("job", job.name),
+        ("last run", summary.run_id),
+        ("began", f"{began:%Y-%m-%d %H:%M:%S} UTC"),
+        ("rows", summary.rows),
+        *((state, getattr(summary, state)) for state in states),
+        ("requests paid, at least", summary.paid_min),
+        ("requests paid, at most", summary.paid_max),
+    ]
+    return rows + [(f"rows with {code}", count) for code, count in summary.by_code.items()]
+
+
+def _set_up(page: WriteOnlyWorksheet, exported: Exported) -> None:
+    """What has to be said before the first row."""
+    page.freeze_panes = "A2"
+    own = len(exported.schema) - len(exported.added)
+    low, high = _OWN_WIDTH
+    widths = page.column_dimensions  # type: ignore[attr-defined]
+    for place, name in enumerate(exported.schema.names):
+        width = min(max(len(name) + 2, low), high) if place < own else width_of(name)
+        widths[get_column_letter(place + 1)].width = width
+
+
+def width_of(added: str) -> int:
+    """The width, in characters, of an added column of this name."""
+    return WIDTHS.get(added, WIDTHS.get(added.lstrip("_"), 20))
+
+
+def _header_cell(page: WriteOnlyWorksheet, name: str) -> Cell:
+    cell = WriteOnlyCell(page, escaped(name))
+    cell.data_type = "s"
+    cell.font = Font(bold=True)
+    cell.fill = PatternFill("solid", fgColor=_HEADER_FILL)
+    cell.alignment = Alignment(vertical="top", wrap_text=True)
+    return cell
+
+
+class _RowOfCells:
+    """One cell a column, filled anew for each row: making cells is what takes the time."""
+
+    def __init__(self, page: WriteOnlyWorksheet, exported: Exported) -> None:
+        self._names = exported.schema.names
+        self._cells = [WriteOnlyCell(page) for _ in self._names]
+        own = len(self._names) - len(exported.added)
+        for place, cell in enumerate(self._cells):
+            as_added(cell)
+            if place < own:
+                cell.alignment = Alignment(vertical="top")
+
+    def filled(self, row: tuple[Any, ...], number: int, aside: TextsAside) -> list[Cell | None]:
+        for cell, name, value in zip(self._cells, self._names, row, strict=True):
+            if isinstance(value, int):
+                cell.value = value
+            else:
+                put_text(cell, cell_text(value), number, name, aside)
+        return [cell if cell.value is not None else None for cell in self._cells]
+
+
+def _rows(exported: Exported) -> Iterator[tuple[Any, ...]]:
+    for batch in exported.batches():
+        yield from rows_of(batch)

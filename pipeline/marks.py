@@ -1,0 +1,87 @@
+"""Marks: what makes a paid answer look wrong, decided from its text and the variables it is for.
+
+A marked row is ok all the same: it was paid, and only its reader knows whether it will do. So a
+mark prefers to miss one over crying wolf. `repeated` needs the other answers too: see `results`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+EMPTY = "empty"
+REFUSAL = "refusal"
+UNDEFINED = "undefined"
+TEMPLATE = "template"
+REPEATED = "repeated"
+MARKS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
+
+REPEATED_FROM_CHARACTERS = 40
+"""Shorter answers, such as a label or a yes, are equal by right."""
+
+# Quotes and the like before the first word. Markdown's own signs are taken out of the beginning.
+_LEAD = r"\W*"
+_MARKDOWN = str.maketrans("", "", "*_`")
+_CANNOT = (
+    r"(?:can(?:['’]?t|not| not)|(?:am |['’]m )(?:not able|unable) to|won['’]t(?: be able to)?)"
+)
+_DO = (
+    r"(?:assist|help|fulfil\w*|comply|provide|generate|create|write|produce|answer|support|engage|"
+    r"continue|do that|discuss|complete|process|access|browse|share|offer|respond|recommend)\b"
+)
+_SORRY = r"(?:i['’]?m|i am)\s+(?:\w+\s+){0,2}sorry|sorry|my apologies|i apologi[sz]e|unfortunately"
+_REFUSAL = re.compile(
+    rf"{_LEAD}(?:"
+    # "I'm sorry, but I can't …", "Unfortunately, I am unable to …"
+    rf"(?:{_SORRY})(?:\s+for\s[^.,\n]{{1,40}})?[^\w\n]{{1,3}}(?:but\s+)?"
+    rf"(?:as an ai\b|i\s?(?:{_CANNOT})\s+(?:\w+\s+)?{_DO})"
+    # "I cannot assist with that": here the object has to follow, "I can't help but" is a story
+    rf"|i\s?(?:{_CANNOT})\s+(?:\w+\s+)?(?:(?:assist|help)\s+(?:you\s+)?(?:with|in)\b|comply\b"
+    r"|(?:fulfil\w*|process|complete|support|engage|respond|answer|provide|generate|create|write)"
+    r"\s+(?:\w+\s+){0,3}(?:request|prompt|content)\b|do that\b)"
+    r"|as an? (?:ai|artificial intelligence)(?: language)?(?: model| assistant)?,"
+    r"|i (?:must|have to) (?:respectfully )?decline\b"
+    r"|i['’]?m (?:just )?an ai (?:language )?(?:model|assistant)\b"
+    r")",
+    re.IGNORECASE,
+)
+_NOTHINGS = r"(?:undefined|null|NaN|\[object Object\])"
+_ONLY_NOTHING = re.compile(rf"[\s\"'`]*{_NOTHINGS}(?:[\s,;]+{_NOTHINGS})*[\s\"'`.]*")
+_TO_NOBODY = re.compile(r"\W*(?:Dear|Hello|Hi)\s+(?:undefined|null|NaN)\b")
+_OBJECT = "[object Object]"
+_MARKER = re.compile(r"\{\{\s*[#/^&>!]?\s*[\w.\- ]{1,80}?\s*\}\}")
+# How templates of several kinds write the place of a variable; `{}` is its name.
+_PLACES = ("{{{}}}", "${{{}}}", "$${}$$", "%{}%", "[[{}]]")
+_BEGINNING = 400
+
+
+def marks_of(result: str, request: str) -> tuple[str, ...]:
+    """The marks of an answer's text besides `empty`, in the order of `MARKS`.
+
+    `request` is the JSON object of the variables as they were sent. What stands in a variable may
+    come back in an answer: that is no sign of anything.
+    """
+    variables = {name: str(text) for name, text in json.loads(request).items()}
+    sent = "\n".join(variables.values())
+    checks = {
+        REFUSAL: _REFUSAL.match(result[:_BEGINNING].translate(_MARKDOWN)) is not None,
+        UNDEFINED: _is_undefined(result, sent),
+        TEMPLATE: _has_marker(result, variables, sent),
+    }
+    return tuple(mark for mark, found in checks.items() if found)
+
+
+def _is_undefined(result: str, sent: str) -> bool:
+    if _OBJECT in result:
+        return _OBJECT not in sent
+    if _TO_NOBODY.match(result[:_BEGINNING]):
+        return True
+    return _ONLY_NOTHING.fullmatch(result) is not None and result.strip() not in sent
+
+
+def _has_marker(result: str, variables: Mapping[str, str], sent: str) -> bool:
+    if any(marker not in sent for marker in _MARKER.findall(result)):
+        return True
+    places = (place.format(name) for name in variables for place in _PLACES)
+    return any(place in result and place not in sent for place in places)

@@ -1,0 +1,319 @@
+"""The answers of the sheet's rows, in the sheet's order, wherever they are and however many.
+
+They are sealed in parts, or still in the ledger, in the order in which they came; the sheet may
+have been sorted since. So every part is read twice: once to find out which row of the sheet each
+answer is for and how large it is, and once to copy the answers into a temporary file by stretches
+of the sheet. A stretch is as many rows as a bounded number of bytes holds: memory does not depend
+on the order of the sheet, nor on the length of the answers, and no part is read a third time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import records
+from pipeline.checkpoint import RESULTS_SCHEMA, results_table
+from pipeline.errors import StorageFailed
+from pipeline.folder import RunFolder
+from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.records import Read, Sealed
+
+STRETCH_BYTES = 12 * 1024 * 1024
+# So that a shuffled sheet does not cut every part into thousands of pieces.
+_MOST_STRETCHES = 200
+ANSWER_COLUMNS = ("id", "result", "citations", "flags")
+
+_UNSEALED_ROWS = 200
+_CHUNK_ROWS = 20_000
+# (run, row as sent) as one integer: no sheet has 2^40 rows.
+_RUN_SHIFT = 40
+
+Rows = npt.NDArray[np.int64]
+_Load = Callable[[tuple[str, ...]], pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The rows `first` to `last` of the sheet. `rows` are the answered ones among them, ascending,
+    and `answers` holds `ANSWER_COLUMNS` of each."""
+
+    first: int
+    last: int
+    rows: Rows
+    answers: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where the answer of every row of a sheet is.
+
+    `repeated` flags the rows (row 1 at 0) whose answer is also another row's, with other variables;
+    it is None, and `marked` empty, unless marks were asked for. `marked` holds the rows of each
+    mark, ascending. `with_ids`: the job names its rows.
+    """
+
+    with_ids: bool
+    repeated: npt.NDArray[np.bool_] | None
+    marked: dict[str, Rows]
+    _loads: list[_Load]
+    _row_of: list[Rows]
+    _first_rows: Rows
+    _sheet_rows: int
+
+    def stretches(self, scratch: Path) -> Iterator[Stretch]:
+        """Every row of the sheet once, in order. The temporary file is made in `scratch`, has no
+        name, and is gone with the process.
+
+        Raises:
+            StorageFailed: when a part is no longer what it was.
+        """
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            spill = _Spill(file)
+            for load, row_of in zip(self._loads, self._row_of, strict=True):
+                if row_of.any():
+                    spill.add(load(ANSWER_COLUMNS), row_of, self._first_rows)
+            lasts = [*(self._first_rows[1:] - 1), self._sheet_rows]
+            for number, (first, last) in enumerate(zip(self._first_rows, lasts, strict=True)):
+                yield Stretch(int(first), int(last), *spill.read(number))
+
+
+def find_answers(
+    folder: RunFolder,
+    read: Read,
+    sheet_rows: int,
+    *,
+    marks: bool = False,
+    stretch_bytes: int = STRETCH_BYTES,
+) -> Answers:
+    """Looks every answer up that the ledger counts for a row of the sheet.
+
+    `stretch_bytes` of answers are in memory at once, and one answer more.
+
+    Needs 25 bytes a row for as long as the answers are used, and some 60 while it looks.
+
+    Raises:
+        StorageFailed: when one of them is not in the results, or a part is not what was written.
+    """
+    loads = _loads(folder, read)
+    held = _Held(marks)
+    for load in loads:
+        held.add(load(held.columns))
+    of_row, keys = _wanted(read, held.run_numbers)
+    row_of, sizes = held.place(of_row, keys, sheet_rows, folder)
+    ends = np.cumsum(sizes)
+    stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
+    first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
+    repeated = _repeated(row_of, held, sheet_rows) if marks else None
+    marked = held.marked(row_of)
+    if repeated is not None:
+        marked[REPEATED] = np.flatnonzero(repeated) + 1
+    return Answers(
+        held.with_ids,
+        repeated,
+        {mark: marked[mark] for mark in MARKS if len(marked.get(mark, ()))},
+        loads,
+        np.split(row_of, np.cumsum(held.counts)[:-1]) if loads else [],
+        first_rows.astype(np.int64),
+        sheet_rows,
+    )
+
+
+def _loads(folder: RunFolder, read: Read) -> list[_Load]:
+    """What loads columns of each part, and of the answers that the ledger itself still holds."""
+    parts: list[_Load] = [partial(_part, folder, p) for p in read(records.sealed_parts)]
+    first, last = read(records.unsealed_range)
+    ranges = range(first, last + 1, _UNSEALED_ROWS)
+    return parts + [partial(_unsealed, read, n, min(n + _UNSEALED_ROWS - 1, last)) for n in ranges]
+
+
+def _part(folder: RunFolder, part: Sealed, columns: tuple[str, ...]) -> pa.Table:
+    """Answers of one part. Checked and read from the same bytes: a disk may give others."""
+    path = folder.results / part.name
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != part.sha256:
+            raise OSError("it is not what was written")
+        return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise StorageFailed(
+            f"{path}: this part of the results cannot be used ({error}). Nothing altered is used. "
+            "Bring the file back from a copy of the folder; `pipeline verify` names all that is "
+            "damaged."
+        ) from None
+
+
+def _unsealed(read: Read, first_seq: int, last_seq: int, columns: tuple[str, ...]) -> pa.Table:
+    return results_table(read(records.finished(first_seq, last_seq)), "").select(list(columns))
+
+
+def _wanted(read: Read, run_numbers: dict[str, int]) -> tuple[Rows, Rows]:
+    """(row of the sheet, key of its answer) of every row that the ledger says is answered."""
+    found = read(records.answered)
+    rows, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    while chunk := read(lambda _: list(islice(found, _CHUNK_ROWS))):
+        rows.append(np.array([a.sheet_row for a in chunk], np.int64))
+        runs = [run_numbers.get(a.run_id, -1) for a in chunk]
+        keys.append(_keys(np.array(runs, np.int64), np.array([a.sent_row for a in chunk])))
+    return np.concatenate(rows), np.concatenate(keys)
+
+
+def _keys(runs: Rows, rows: Rows) -> Rows:
+    return (runs << _RUN_SHIFT) + rows
+
+
+class _Held:
+    """What is known of each answer that is held, one number a column, in the order of the parts."""
+
+    def __init__(self, marks: bool) -> None:
+        self.columns: tuple[str, ...] = ("run_id", "row", "id", "result", "citations_raw")
+        if marks:
+            self.columns += ("row_key", "flags")
+        self.run_numbers: dict[str, int] = {}
+        self.counts: list[int] = []
+        self.with_ids = False
+        self.texts: list[npt.NDArray[np.uint64]] = []
+        self.variables: list[npt.NDArray[np.uint64]] = []
+        self._keys: list[Rows] = []
+        self._sizes: list[npt.NDArray[np.int32]] = []
+        self._marked: dict[str, list[Rows]] = defaultdict(list)
+        self._marks = marks
+
+    def add(self, table: pa.Table) -> None:
+        """The next part, with `columns`."""
+        numbers = self.run_numbers
+        runs = [numbers.setdefault(run, len(numbers)) for run in table["run_id"].to_pylist()]
+        before = sum(self.counts)
+        self.counts.append(len(table))
+        self._keys.append(_keys(np.array(runs, np.int64), table["row"].to_numpy()))
+        self._sizes.append(_bytes_of(table["result"]) + _bytes_of(table["citations_raw"]))
+        self.with_ids |= table["id"].null_count < len(table)
+        if self._marks:
+            self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
+            keys = (int(key[:16], 16) for key in table["row_key"].to_pylist())
+            self.variables.append(np.fromiter(keys, np.uint64))
+            for mark in MARKS:
+                has = [mark in flags for flags in table["flags"].to_pylist()]
+                self._marked[mark].append(np.flatnonzero(has) + before)
+
+    def place(
+        self, of_row: Rows, keys: Rows, sheet_rows: int, folder: RunFolder
+    ) -> tuple[Rows, Rows]:
+        """(the row of the sheet that each answer is for, or 0; bytes of the answer of each row)."""
+        held = np.concatenate([np.empty(0, np.int64), *self._keys])
+        order = np.argsort(held, kind="stable")
+        at = np.searchsorted(held, keys, sorter=order)
+        at = order[np.minimum(at, max(len(held) - 1, 0))] if len(held) else at
+        lost = held[at] != keys if len(held) else np.ones(len(keys), bool)
+        if lost.any():
+            raise StorageFailed(
+                f"{folder.results}: the answers of {int(lost.sum())} rows are not in the results "
+                f"(row {int(of_row[lost].min())} first). Was a part removed? `pipeline verify` "
+                "names what is missing."
+            )
+        row_of = np.zeros(len(held), np.int64)
+        row_of[at] = of_row
+        sizes = np.zeros(sheet_rows, np.int64)
+        sizes[of_row - 1] = np.concatenate([np.empty(0, np.int32), *self._sizes])[at]
+        return row_of, sizes
+
+    def marked(self, row_of: Rows) -> dict[str, Rows]:
+        """The rows of the sheet with each mark, ascending."""
+        rows = {mark: row_of[np.concatenate(found)] for mark, found in self._marked.items()}
+        return {mark: np.sort(found[found > 0]) for mark, found in rows.items()}
+
+
+def _bytes_of(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    lengths: npt.NDArray[np.int32] = pc.fill_null(pc.binary_length(texts), 0).to_numpy()
+    return lengths
+
+
+def _hash(text: str) -> int:
+    """64 bits of a text; 0 for one that is too short to be remarkable when it comes twice."""
+    if len(text) < REPEATED_FROM_CHARACTERS:
+        return 0
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
+
+
+def _repeated(row_of: Rows, held: _Held, sheet_rows: int) -> npt.NDArray[np.bool_]:
+    """For each row of the sheet, whether its answer is also that of other variables."""
+    flags = np.zeros(sheet_rows, bool)
+    texts = np.concatenate([np.empty(0, np.uint64), *held.texts])
+    variables = np.concatenate([np.empty(0, np.uint64), *held.variables])
+    used = np.flatnonzero((row_of > 0) & (texts != 0))
+    used = used[np.lexsort((variables[used], texts[used]))]
+    if not len(used):
+        return flags
+    texts, variables = texts[used], variables[used]
+    begins = np.flatnonzero(np.diff(texts, prepend=~texts[:1]))
+    sizes = np.diff(begins, append=len(used))
+    # Sorted by variables within equal texts: the ends differ where any of them do.
+    differ = variables[begins] != variables[begins + sizes - 1]
+    flags[row_of[used[np.repeat(differ, sizes)]] - 1] = True
+    return flags
+
+
+_SPILLED = pa.schema(
+    [pa.field("sheet_row", pa.int64()), *(RESULTS_SCHEMA.field(n) for n in ANSWER_COLUMNS)]
+)
+
+
+@dataclass(slots=True)
+class _Spill:
+    """Answers on their way from the order of the parts to the order of the sheet."""
+
+    file: IO[bytes]
+    places: dict[int, list[tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(list))
+    """Of each stretch: (offset, bytes, checksum) of its pieces."""
+
+    def add(self, answers: pa.Table, row_of: Rows, first_rows: Rows) -> None:
+        """Answers of one part. `row_of` is 0 for those of no row of the sheet."""
+        used = np.flatnonzero(row_of)
+        used = used[np.argsort(row_of[used], kind="stable")]
+        rows = row_of[used]
+        table = answers.take(pa.array(used)).add_column(0, "sheet_row", pa.array(rows))
+        table = table.cast(_SPILLED)
+        numbers = np.searchsorted(first_rows, rows, side="right") - 1
+        begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+            content = _packed(table.slice(begin, end - begin))
+            place = (self.file.seek(0, 2), len(content), zlib.crc32(content))
+            self.file.write(content)
+            self.places[int(numbers[begin])].append(place)
+
+    def read(self, number: int) -> tuple[Rows, pa.Table]:
+        """(the answered rows of a stretch, ascending; the answer of each)."""
+        tables = [_SPILLED.empty_table()]
+        for offset, size, checksum in self.places.pop(number, ()):
+            self.file.seek(offset)
+            content = self.file.read(size)
+            if zlib.crc32(content) != checksum:
+                raise StorageFailed(
+                    "The disk gave other bytes back than were written to a temporary file. "
+                    "The results are safe in the run folder. Look at the disk."
+                )
+            tables.append(pa.ipc.open_stream(pa.py_buffer(content)).read_all())
+        table = pa.concat_tables(tables).sort_by("sheet_row").combine_chunks()
+        return table["sheet_row"].to_numpy(), table.drop_columns("sheet_row")
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return bytes(memoryview(sink.getvalue()))
