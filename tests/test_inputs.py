@@ -116,7 +116,7 @@ def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content,
     ("name", "words"),
     [
         ("stores.csv", ["no such file", '"stories.csv"']),
-        ("other.doc", ["'.doc'", ".csv, .tsv, .parquet"]),
+        ("other.doc", ["'.doc'", ".csv, .tsv, .xlsx, .xlsm, .parquet, .jsonl"]),
         ("stories.cvs", ["no such file", '"stories.csv"']),
         ("nowhere/stories.csv", ["no such file"]),
     ],

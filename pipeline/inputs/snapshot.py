@@ -296,10 +296,9 @@ class _Checks:
         self._refuse_repeated_ids()
 
     def _note_empty(self, position: int, place: int) -> None:
-        column = self._table.columns[position]
-        self.empty_cells[column] += 1
+        self.empty_cells[self._table.columns[position]] += 1
         if len(self._empty) < _CELLS_NAMED:
-            self._empty.append(f'{self._table.place_word} {place}, column "{column}"')
+            self._empty.append(self._table.cell_at(position, place))
 
     def _note_ids(self, batch: Batch, skip: list[bool]) -> None:
         assert self._id is not None

@@ -1,0 +1,130 @@
+"""Numbers and times as the text that a person would write for them, the same for every kind of
+sheet.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+
+_DAY_MS = 86_400_000
+_LAST_DAY = date(9999, 12, 31)
+_LITERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+# What a number format shows as it stands, or as nothing: quoted and escaped text, padding, colours.
+_SHOWN_AS_IT_STANDS = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]*\]', re.IGNORECASE)
+_ELAPSED = re.compile(r"\[(h+|m+|s+)\]", re.IGNORECASE)
+_ZEROS = re.compile("0{2,}")
+# ECMA-376 part 1, 18.8.30: 14 to 22 and 45 to 47 everywhere; 27 to 36 and 50 to 58 are dates
+# and times in the Chinese, Japanese and Korean Excel.
+_DATE_IDS = {14, 15, 16, 17, 22, *range(27, 32), 36, *range(50, 59)}
+_TIME_IDS = {18, 19, 20, 21, 32, 33, 34, 35, 45, 47}
+_ELAPSED_ID = 46
+
+
+class Shown(Enum):
+    """What a number format makes of a number, as far as it is another text and not only style."""
+
+    NUMBER = "number"
+    DATE = "date"
+    TIME = "time"
+    ELAPSED = "elapsed"
+
+
+def boolean_text(value: bool) -> str:
+    return "TRUE" if value else "FALSE"
+
+
+def number_text(value: float) -> str:
+    """The shortest digits that mean this number: 15, 0.1, 1234567890123450000; `1e+21` from there.
+
+    Whole numbers have no `.0`: pandas and Excel keep integers as floats.
+    """
+    if value == 0:
+        return "0"
+    digits = repr(value)
+    if "e" in digits and 1e-9 <= abs(value) < 1e21:
+        digits = format(Decimal(digits), "f")
+    return digits.removesuffix(".0")
+
+
+def literal_text(literal: str) -> str | None:
+    """The same for a number as a file writes it; None where it is none.
+
+    Whole numbers keep every digit, also those that a float has no room for.
+    """
+    if literal.isascii() and literal.isdigit():
+        return literal.lstrip("0") or "0"
+    literal = literal.strip()
+    if not _LITERAL.fullmatch(literal):
+        return None
+    if literal[0] == "-" and literal[1:].isdigit():
+        digits = literal[1:].lstrip("0")
+        return f"-{digits}" if digits else "0"
+    value = float(literal)
+    return number_text(value) if math.isfinite(value) else None
+
+
+def shown_by(number_format: str, format_id: int | None = None) -> Shown:
+    """What Excel's `number_format` shows; `format_id` where it is one of the built-in ones."""
+    if format_id in _DATE_IDS:
+        return Shown.DATE
+    if format_id in _TIME_IDS:
+        return Shown.TIME
+    code = _SHOWN_AS_IT_STANDS.sub("", number_format).split(";")[0].lower()
+    if format_id == _ELAPSED_ID or _ELAPSED.search(code):
+        return Shown.ELAPSED
+    if any(letter in code for letter in "dy") or ("m" in code and not set(code) & set("hs")):
+        return Shown.DATE
+    return Shown.TIME if any(letter in code for letter in "hs") else Shown.NUMBER
+
+
+def padded_width(number_format: str) -> int:
+    """How many digits a format such as `00000` shows at least: zip codes and article numbers."""
+    return len(number_format) if _ZEROS.fullmatch(number_format) else 0
+
+
+def serial_text(serial: float, shown: Shown, from_1904: bool) -> str | None:
+    """Excel's day count as ISO 8601, to the millisecond; None where Excel shows `########`.
+
+    A date alone where there is no time of day, a time alone where there is no day; elapsed time
+    is hours:minutes:seconds.
+    """
+    if not 0 <= serial < 3_000_000:
+        return None
+    days, milliseconds = divmod(round(serial * _DAY_MS), _DAY_MS)
+    if shown is Shown.ELAPSED:
+        return _elapsed(days, milliseconds)
+    clock = (datetime.min + timedelta(milliseconds=milliseconds)).time()
+    if days == 0 and (shown is Shown.TIME or not from_1904):
+        return _clock_text(clock)
+    day = _day(days, from_1904)
+    if day is None:
+        return None
+    return f"{day}T{_clock_text(clock)}" if milliseconds else day
+
+
+def _day(days: int, from_1904: bool) -> str | None:
+    if from_1904:
+        start = date(1904, 1, 1)
+    elif days == 60:
+        return "1900-02-29"  # which Excel has, as Lotus 1-2-3 had it
+    else:
+        start = date(1899, 12, 30) if days > 60 else date(1899, 12, 31)
+    if days > (_LAST_DAY - start).days:
+        return None
+    return (start + timedelta(days=days)).isoformat()
+
+
+def _elapsed(days: int, milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{days * 24 + hours}:{minutes:02}:{seconds:02}"
+    return f"{text}.{rest:03}" if rest else text
+
+
+def _clock_text(clock: time) -> str:
+    return clock.isoformat(timespec="milliseconds" if clock.microsecond else "seconds")
