@@ -14,7 +14,7 @@ BATCH_ROWS = 2000
 _TEXTS = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xlsm")
 _JSON = (".json", ".ndjson")
-_BATCH_CELLS = 200_000
+_BATCH_CELLS = 4_000_000
 _BATCH_CHARACTERS = 8_000_000
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import posixpath
 import re
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -87,6 +88,8 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
     """
     _refuse_other_kinds(path)
     try:
+        if _directory_bytes(path) > _MAX_DIRECTORY_BYTES:
+            raise Malformed("it lists more parts than any workbook has")
         with zipfile.ZipFile(path) as archive:
             yield _read_workbook(archive)
     except Malformed as error:
@@ -94,8 +97,9 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
     except (
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
         EOFError,
-        UnicodeError,
+        LookupError,
         ValueError,
         OverflowError,
         NotImplementedError,
@@ -238,6 +242,20 @@ def _damaged(path: Path, what: str) -> Refused:
         "Excel or LibreOffice, save it anew, or copy it again from where it came from. "
         "Nothing was sent."
     )
+
+
+def _directory_bytes(path: Path) -> int:
+    """How long the zip's directory is, which zipfile would read whole."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
+        tail = file.read()
+        end = tail.rfind(b"PK\5\6")
+        (size,) = struct.unpack_from("<L", tail.ljust(end + 22), end + 12) if end >= 0 else (0,)
+        locator = tail[end - 20 : end] if end >= 20 else b""
+        if locator.startswith(b"PK\6\7"):
+            file.seek(min(struct.unpack_from("<Q", locator, 8)[0], path.stat().st_size))
+            (size,) = struct.unpack_from("<Q", file.read(56).ljust(56), 40)
+    return int(size)
 
 
 def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
