@@ -93,6 +93,7 @@ def parts_of(
         "_rels/.rels": _links(_link("rId1", "officeDocument", "xl/workbook.xml")),
         "xl/workbook.xml": f"{HEAD}{main}<sheets>{entries}</sheets>{settings}</workbook>",
         "xl/_rels/workbook.xml.rels": _links(links),
+        "xl/styles.xml": styles(0),
         **parts,
     }
 

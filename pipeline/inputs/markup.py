@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 CHUNK_BYTES = 1 << 20
 MAX_TAG_BYTES = 8 << 20
-MAX_FOREIGN = 1_000_000
+MAX_FOREIGN = 300_000
 _FOREIGN_BESIDE_KNOWN = 20
 
 

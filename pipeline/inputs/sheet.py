@@ -183,7 +183,7 @@ class _SheetTarget:
         text, flaw = self._values.read(kind, cell.get("s"), raw)
         if text is None:
             where = address(self._column, row.number)
-            raise Malformed(f"{where} holds no value of its kind")
+            raise Malformed(f"{where} refers to nothing, or holds no value of its kind")
         if text:
             row.cells.append((self._column, text))
         if flaw:
@@ -200,11 +200,12 @@ class _Values:
     """A cell's text by its kind (`t`) and style (`s`): ECMA-376 part 1, 18.3.1.4 and 18.18.11."""
 
     def __init__(self, workbook: Workbook, texts: SharedTexts) -> None:
-        self._styles = {str(i): style for i, style in enumerate(workbook.styles)}
+        self._plain = Style()
+        self._styles = {"0": self._plain}
+        self._styles |= {str(i): style for i, style in enumerate(workbook.styles)}
         self._from_1904 = workbook.from_1904
         self._recalculates = workbook.recalculates
         self._texts = texts
-        self._plain = Style()
 
     def is_unknown(self, kind: str | None, has_value: bool, raw: str) -> bool:
         """Whether nobody calculated a formula's value. An empty text is a value."""
@@ -234,7 +235,9 @@ class _Values:
         if not raw:
             return "", None
         text = literal_text(raw)
-        format_ = self._styles.get(style, self._plain) if style else self._plain
+        format_ = self._plain if style is None else self._styles.get(style)
+        if format_ is None:
+            return None, None
         if text is None or format_.shown is Shown.NUMBER:
             if text and format_.digits and text.isdigit():
                 text = text.zfill(format_.digits)

@@ -185,7 +185,7 @@ class _TextsTarget:
                 raise Malformed("a shared text within another")
             self._pieces = []
             self._known += 1
-        elif name == "t" and self._pieces is not None:
+        elif name == "t" and self._pieces is not None and not self._in_text:
             self._in_text = not self._in_reading
             self._known += 1
         else:
@@ -282,11 +282,14 @@ def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
         kind, part = related.get(link, ("", None))
         if kind == "worksheet" and part is not None:
             workbook.sheets.append(SheetEntry(name, part, visible))
-    parts = {kind: part for kind, part in related.values() if part is not None}
+    parts = dict(related.values())
     workbook.texts_part = parts.get("sharedStrings")
     if "styles" in parts:
+        found = parts["styles"]
+        if found is None:  # dates would be numbers
+            raise Malformed("its styles are not there")
         styles = _StylesTarget()
-        _read_part(archive, parts["styles"], styles)
+        _read_part(archive, found, styles)
         workbook.styles = styles.found()
     return workbook
 

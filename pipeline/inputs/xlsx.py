@@ -20,8 +20,8 @@ from pipeline.plan import bind
 from pipeline.spec import JobSpec, nearest
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
-_MUCH_CELLS = 20_000_000
-_FILLED_SHARE = 50
+_MANY_CELLS = 2_000_000
+_BLANK_BESIDE_FILLED = 100
 _NAMES_SHOWN = 20
 
 
@@ -213,7 +213,7 @@ class _Body:
     def _measure(self, row: SheetRow, places: int) -> None:
         self._places += places
         self._filled += len(row.cells)
-        if self._places > max(_MUCH_CELLS, _FILLED_SHARE * self._filled):
+        if self._places > max(_MANY_CELLS, _BLANK_BESIDE_FILLED * self._filled):
             where = self._header.at(row.cells[0][0] if row.cells else 1, row.number)
             raise _refusal(
                 self._spec,
