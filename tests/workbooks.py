@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,9 +54,16 @@ def worksheet(data: str, behind: str = "", before: str = "") -> str:
     return f'{HEAD}<worksheet xmlns="{_MAIN}">{body}</worksheet>'
 
 
+def stored(text: str) -> str:
+    """`text` as XML that Excel would write for it: what XML cannot hold as `_xHHHH_`."""
+    text = re.sub("_(?=x[0-9A-Fa-f]{4}_)", "_x005F_", text)
+    text = re.sub("[\0-\b\x0b-\x1f\ufffe\uffff]", lambda c: f"_x{ord(c[0]):04X}_", text)
+    return escape(text)
+
+
 def shared(texts: Iterable[str]) -> str:
     """A part of shared strings, each as a plain `<t>`."""
-    items = "".join(f'<si><t xml:space="preserve">{escape(text)}</t></si>' for text in texts)
+    items = "".join(f'<si><t xml:space="preserve">{stored(text)}</t></si>' for text in texts)
     return f'{HEAD}<sst xmlns="{_MAIN}">{items}</sst>'
 
 
