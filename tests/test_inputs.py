@@ -217,13 +217,51 @@ def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "column", [pa.array([["a"]]), pa.array([{"a": 1}]), pa.array([b"\xff"], pa.binary())]
+    ("column", "text"),
+    [
+        (pa.array([2**64 - 1], pa.uint64()), "18446744073709551615"),
+        (pa.array(["x"], pa.large_string()), "x"),
+        (pa.array(["x"], pa.string_view()), "x"),
+        (pa.array([7]).dictionary_encode(), "7"),
+        (pa.array([0.1], pa.float32()), "0.1"),
+        (pa.array(np.array([0.1], np.float16)), "0.1"),
+        (pa.array([1e16]), "10000000000000000"),
+        (pa.array([1e300]), "1e+300"),
+        (pa.array(np.array([np.nan])), ""),
+        (pa.array([decimal.Decimal("-0.0001")], pa.decimal128(10, 4)), "-0.0001"),
+        (pa.array([decimal.Decimal(10**50)], pa.decimal256(60, 2)), f"1{'0' * 50}.00"),
+        (pa.array([1704164645123456789], pa.timestamp("ns")), "2024-01-02T03:04:05.123456789"),
+        (pa.array([0], pa.timestamp("s", tz="Asia/Tokyo")), "1970-01-01T09:00:00+09:00"),
+        (pa.array([datetime.time(1, 2, 3)], pa.time32("ms")), "01:02:03"),
+        (pa.array([1234567891], pa.time64("ns")), "00:00:01.234567891"),
+    ],
 )
-def test_parquet_columns_that_are_no_text_are_refused_by_name(tmp_path, column):
-    """Nested values have no one text."""
+def test_parquet_values_of_every_width_keep_all_their_digits(tmp_path, column, text):
+    """And no more than their width means; NaN is an empty cell."""
+    pq.write_table(pa.table({"x": column, "last": ["row"]}), tmp_path / "sheet.parquet")
+    assert read(tmp_path / "sheet.parquet")[1] == [(text, "row")]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array([["a"]]), "holds list"),
+        (pa.array([{"a": 1}]), "holds struct"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "holds map"),
+        (pa.array([b"\xff"], pa.binary()), "holds binary"),
+        (pa.array([datetime.timedelta(1)]), "holds duration"),
+        (pa.array([float("inf")]), "an infinite number"),
+        (pa.array([2**60], pa.timestamp("us")), "out of range"),
+        (pa.array([0], pa.timestamp("us", tz="Mars/Phobos")), "no text that can be sent"),
+    ],
+)
+def test_parquet_columns_that_are_no_text_are_refused_by_name(tmp_path, column, words):
+    """Nested values have no one text; some days and hours are on no calendar."""
     pq.write_table(pa.table({"odd": column}), tmp_path / "sheet.parquet")
-    with pytest.raises(Refused, match='"odd"'):
+    with pytest.raises(Refused) as caught:
         read(tmp_path / "sheet.parquet")
+    assert 'column "odd"' in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_broken_parquet_is_refused(tmp_path):
