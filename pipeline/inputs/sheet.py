@@ -223,11 +223,11 @@ class _Values:
             return (boolean_text(raw == "1") if raw in ("0", "1") else None), None
         if kind == "e":
             return raw, Flaw.ERROR
-        return (raw.removesuffix("Z").removesuffix("T00:00:00") if kind == "d" else None), None
+        return (raw.removesuffix("T00:00:00") if kind == "d" else None), None
 
     def _shared(self, raw: str) -> tuple[str | None, Flaw | None]:
         try:
-            return _whole_characters(self._texts[_whole(raw)])
+            return _whole_characters(self._texts[raw])
         except IndexError:
             return None, None
 

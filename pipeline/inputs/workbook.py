@@ -120,49 +120,52 @@ def unescaped(text: str) -> str:
 
 
 class SharedTexts:
-    """Shared texts by number: read from `source` as far as they are asked for, kept in `file`."""
+    """Shared texts by number: read from `source` as far as they are asked for, kept in `file`.
+
+    Numbers are taken as they are written, because most cells ask for what was asked for before.
+    """
 
     def __init__(self, source: IO[bytes] | None, file: IO[bytes]) -> None:
         self._progress = stream(source, _TextsTarget(self)) if source else iter(())
         self._file = file
         self._ends = array("Q", [0])
         self._flushed = 0
-        self._cached: dict[int, str] = {}
+        self._cached: dict[str, str] = {}
         self._cached_characters = 0
 
-    def __getitem__(self, number: int) -> str:
+    def __getitem__(self, written: str) -> str:
         """Raises IndexError where there is no such text."""
-        text = self._cached.get(number)
-        if text is not None:
-            return text
-        if number < 0:
-            raise IndexError(number)
-        while number >= len(self._ends) - 1:
-            if next(self._progress, self) is self:
-                raise IndexError(number)
-        text = self._stored(number)
-        self._cache(number, text)
-        return text
+        text = self._cached.get(written)
+        return self._looked_up(written) if text is None else text
 
     def append(self, text: str) -> None:
         stored = text.encode("utf-8", "surrogatepass")
         self._file.write(stored)
         self._ends.append(self._ends[-1] + len(stored))
-        self._cache(len(self._ends) - 2, text)
+        self._cache(str(len(self._ends) - 2), text)
 
-    def _stored(self, number: int) -> str:
+    def _looked_up(self, written: str) -> str:
+        if not (written.isascii() and written.isdigit() and len(written) < 10):
+            raise IndexError(written)
+        number = int(written)
+        while number >= len(self._ends) - 1:
+            if next(self._progress, self) is self:
+                raise IndexError(written)
         begin, end = self._ends[number], self._ends[number + 1]
         if end > self._flushed:
             self._file.flush()
             self._flushed = self._ends[-1]
-        return os.pread(self._file.fileno(), end - begin, begin).decode("utf-8", "surrogatepass")
+        stored = os.pread(self._file.fileno(), end - begin, begin)
+        text = stored.decode("utf-8", "surrogatepass")
+        self._cache(written, text)
+        return text
 
-    def _cache(self, number: int, text: str) -> None:
+    def _cache(self, written: str, text: str) -> None:
         self._cached_characters += len(text) + 100  # an object takes as much beside its text
         if self._cached_characters > _CACHED_CHARACTERS:
             self._cached.clear()
             self._cached_characters = len(text)
-        self._cached[number] = text
+        self._cached[written] = text
 
 
 class _TextsTarget:
