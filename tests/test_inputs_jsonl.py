@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.errors import Refused
 from pipeline.inputs.snapshot import stored_cells
-from tests.test_inputs import read, sheet, snap
+from pipeline.inputs.table import open_table
+from tests.test_inputs import read, sheet, snap, spec_for
 
 
 def lines(tmp_path, content: bytes | str):
@@ -104,3 +105,12 @@ def test_a_line_of_a_hundred_megabytes_is_a_row_and_a_longer_one_is_refused(tmp_
         file.write(b" " * (129 << 20))
     with pytest.raises(Refused, match=r"line 2: over 128 MB"):
         read(path)
+
+
+def test_a_file_that_is_saved_between_the_two_readings_is_refused(tmp_path):
+    """A name that was no column then."""
+    path = lines(tmp_path, '{"a":"x"}\n')
+    opened = open_table(spec_for(path))
+    path.write_text('{"a":"x","b":"y"}\n')
+    with pytest.raises(Refused, match="saved while it was read"):
+        list(opened.batches())

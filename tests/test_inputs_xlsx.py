@@ -11,7 +11,8 @@ from python_calamine import CalamineWorkbook
 
 from pipeline.errors import Refused
 from pipeline.inputs.snapshot import Snapshot, stored_cells
-from tests.test_inputs import read, snap
+from pipeline.inputs.table import open_table
+from tests.test_inputs import read, snap, spec_for
 from tests.workbooks import (
     cell,
     parts_of,
@@ -421,3 +422,21 @@ def test_what_openpyxl_and_calamine_read_is_what_is_read(tmp_path):
     assert found == [tuple(map(text, line)) for line in lines[1:]]
     other = CalamineWorkbook.from_path(path).get_sheet_by_index(0).to_python()
     assert found == [tuple(map(text, line)) for line in other[1:]]
+
+
+def test_a_workbook_that_is_saved_between_its_header_and_its_rows_is_refused(tmp_path):
+    """What is sent would be another sheet than the one that was looked at."""
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table([["sku", "story"], ["a", "b"]])))
+    opened = open_table(spec_for(path))
+    write_workbook(path, worksheet(table([["story", "sku"], ["b", "a"]])))
+    with pytest.raises(Refused, match="saved while it was read"):
+        list(opened.batches())
+
+
+def test_a_workbook_as_wide_as_excel_allows_is_read(tmp_path):
+    """16,384 columns; an address has up to three letters."""
+    lines = [[f"c{n}" for n in range(16_384)], [str(n) for n in range(16_384)]]
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table(lines)))
+    found, [row] = read(path)
+    assert list(found) == lines[0]
+    assert list(row) == lines[1]
