@@ -90,6 +90,24 @@ def test_nested_values_that_are_not_sent_stay_as_they_are_written(tmp_path):
     assert list(stored_cells(snapshot.path)) == [(1, ("x", '{"n":[1.10,true,null,"é\\n"]}'))]
 
 
+def nested(depth: int) -> str:
+    return f'{"[" * depth}"😀"{"]" * depth}'
+
+
+def test_values_that_are_nested_in_a_column_that_is_not_sent_are_kept(tmp_path):
+    """A hundred deep."""
+    path = lines(tmp_path, f'{{"a":"x","b":{nested(100)}}}\n'.replace("😀", "\\ud83d\\ude00"))
+    snapshot = snap(path, variables=(("a", "a"),))[0]
+    assert list(stored_cells(snapshot.path)) == [(1, ("x", nested(100)))]
+
+
+@pytest.mark.parametrize("depth", [900, 5000])
+def test_values_that_are_nested_deeper_than_can_be_written_are_refused(tmp_path, depth):
+    """Python's own reader gives up at a thousand, a writer before."""
+    with pytest.raises(Refused, match="line 1: nested too deeply"):
+        snap(lines(tmp_path, f'{{"a":"x","b":{nested(depth)}}}\n'), variables=(("a", "a"),))
+
+
 def test_empty_values_are_named_by_line_and_column(tmp_path):
     """A line that is blank is no row, and counts as a line."""
     with pytest.raises(Refused, match=r'2 mapped cells are empty: line 3, column "a"; line 4'):

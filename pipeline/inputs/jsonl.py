@@ -23,6 +23,7 @@ MAX_COLUMNS = 16_384
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
+_TOO_DEEP = "nested too deeply. Remove what is nested, or write it as a string"
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -59,7 +60,11 @@ def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
                         f'"{name}" holds {_KINDS[type(value)]}, not text. Name the columns to send '
                         "under `variables:`, or write it as a string",
                     )
-            yield place, [_text(line.get(name)) for name in columns]
+            try:
+                texts = [_text(line.get(name)) for name in columns]
+            except RecursionError:
+                raise _refusal(spec.input, place, _TOO_DEEP) from None
+            yield place, texts
 
     return batched(rows(), len(columns))
 
@@ -118,20 +123,20 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 text = raw.decode()
                 del raw
                 value = decode(text)
+                if halves and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+                    raise _Unusable(
+                        "half a surrogate pair (\\ud800 to \\udfff) is no text. Mend it"
+                    )
             except UnicodeDecodeError:
                 raise _refusal(path, place, "not UTF-8 text. Save the file as UTF-8") from None
             except RecursionError:
-                raise _refusal(path, place, "nested too deeply") from None
+                raise _refusal(path, place, _TOO_DEEP) from None
             except json.JSONDecodeError as error:
                 raise _refusal(path, place, _malformed(error, text)) from None
             except _Unusable as error:
                 raise _refusal(path, place, str(error)) from None
             if not isinstance(value, dict):
                 raise _refusal(path, place, "no object. Each line is to be one {…} of its own")
-            if halves and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-                raise _refusal(
-                    path, place, "half a surrogate pair (\\ud800 to \\udfff) is no text. Mend it"
-                )
             yield place, value
 
 
