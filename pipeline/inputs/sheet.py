@@ -15,8 +15,9 @@ from typing import IO
 
 from pipeline.inputs.markup import Foreign, Malformed, prefix_of, stream
 from pipeline.inputs.table import address
+from pipeline.inputs.texts import SharedTexts, unescaped
 from pipeline.inputs.values import Shown, boolean_text, literal_text, serial_text
-from pipeline.inputs.workbook import SharedTexts, Style, Workbook, unescaped
+from pipeline.inputs.workbook import Style, Workbook
 
 MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384
