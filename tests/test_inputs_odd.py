@@ -195,6 +195,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
             + f'<row r="1048576">{cell("XFD1048576", "x")}</row>'
         )
     ),
+    "a lone cell in the last row": lambda: book(
+        content=worksheet(table([["story"], ["x"]]) + rows([cell("A1048576", "x")], first=1 << 20))
+    ),
     "16,384 columns, hardly filled": lambda: book(
         content=worksheet(
             rows([cell(f"{column}1", f"c{n}") for n, column in enumerate(columns(16_384))])

@@ -20,7 +20,7 @@ from pipeline.plan import bind
 from pipeline.spec import JobSpec, nearest
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
-_MANY_CELLS = 2_000_000
+_MANY_CELLS = 500_000
 _BLANK_BESIDE_FILLED = 100
 _NAMES_SHOWN = 20
 
