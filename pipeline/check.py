@@ -17,8 +17,8 @@ from pipeline.access import SANDBOX_HOST, find_access, find_host
 from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.errors import Refused
 from pipeline.inputs.checks import SKIP_NAMES, Skip
+from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
-from pipeline.inputs.values import VariableFacts, describe
 from pipeline.job import Job
 from pipeline.learned import kept_pace
 from pipeline.model import Row, State

@@ -48,6 +48,24 @@ _Load = Callable[[tuple[str, ...]], pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
+class _Placed:
+    """Which answers are wanted, by their position, ascending, and the row of the sheet that each
+    is for. An answer is there more than once where equal rows share it."""
+
+    positions: Rows
+    rows: Rows
+
+    def split(self, counts: list[int]) -> list[_Placed]:
+        """The same by part, of so many answers each; positions count from the part's first."""
+        firsts = np.cumsum([0, *counts])
+        cuts = np.searchsorted(self.positions, firsts)
+        return [
+            _Placed(self.positions[begin:end] - first, self.rows[begin:end])
+            for first, begin, end in zip(firsts, cuts, cuts[1:], strict=False)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """The rows `first` to `last` of the sheet. `rows` are the answered ones among them, ascending,
     and `answers` holds `ANSWER_COLUMNS` of each."""
@@ -71,7 +89,7 @@ class Answers:
     repeated: npt.NDArray[np.bool_] | None
     marked: dict[str, Rows]
     _loads: list[_Load]
-    _row_of: list[Rows]
+    _placed: list[_Placed]
     _first_rows: Rows
     _sheet_rows: int
 
@@ -84,9 +102,9 @@ class Answers:
         """
         with tempfile.TemporaryFile(dir=scratch) as file:
             spill = _Spill(file)
-            for load, row_of in zip(self._loads, self._row_of, strict=True):
-                if row_of.any():
-                    spill.add(load(ANSWER_COLUMNS), row_of, self._first_rows)
+            for load, placed in zip(self._loads, self._placed, strict=True):
+                if len(placed.rows):
+                    spill.add(load(ANSWER_COLUMNS), placed, self._first_rows)
             lasts = [*(self._first_rows[1:] - 1), self._sheet_rows]
             for number, (first, last) in enumerate(zip(self._first_rows, lasts, strict=True)):
                 yield Stretch(int(first), int(last), *spill.read(number))
@@ -114,12 +132,12 @@ def find_answers(
     for load in loads:
         held.add(load(held.columns))
     of_row, keys = _wanted(read, held.run_numbers)
-    row_of, sizes = held.place(of_row, keys, sheet_rows, folder)
+    placed, sizes = held.place(of_row, keys, sheet_rows, folder)
     ends = np.cumsum(sizes)
     stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
     first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
-    repeated = _repeated(row_of, held, sheet_rows) if marks else None
-    marked = held.marked(row_of)
+    repeated = _repeated(placed, held, sheet_rows) if marks else None
+    marked = held.marked(placed)
     if repeated is not None:
         marked[REPEATED] = np.flatnonzero(repeated) + 1
     return Answers(
@@ -127,7 +145,7 @@ def find_answers(
         repeated,
         {mark: marked[mark] for mark in MARKS if len(marked.get(mark, ()))},
         loads,
-        np.split(row_of, np.cumsum(held.counts)[:-1]) if loads else [],
+        placed.split(held.counts),
         first_rows.astype(np.int64),
         sheet_rows,
     )
@@ -212,8 +230,8 @@ class _Held:
 
     def place(
         self, of_row: Rows, keys: Rows, sheet_rows: int, folder: RunFolder
-    ) -> tuple[Rows, Rows]:
-        """(the row of the sheet that each answer is for, or 0; bytes of the answer of each row)."""
+    ) -> tuple[_Placed, Rows]:
+        """(the answer of each answered row, bytes of the answer of each row of the sheet)."""
         held = np.concatenate([np.empty(0, np.int64), *self._keys])
         order = np.argsort(held, kind="stable")
         at = np.searchsorted(held, keys, sorter=order)
@@ -225,16 +243,17 @@ class _Held:
                 f"(row {int(of_row[lost].min())} first). Was a part removed? `pipeline verify` "
                 "names what is missing."
             )
-        row_of = np.zeros(len(held), np.int64)
-        row_of[at] = of_row
         sizes = np.zeros(sheet_rows, np.int64)
         sizes[of_row - 1] = np.concatenate([np.empty(0, np.int32), *self._sizes])[at]
-        return row_of, sizes
+        by_position = np.argsort(at, kind="stable")
+        return _Placed(at[by_position], of_row[by_position]), sizes
 
-    def marked(self, row_of: Rows) -> dict[str, Rows]:
+    def marked(self, placed: _Placed) -> dict[str, Rows]:
         """The rows of the sheet with each mark, ascending."""
-        rows = {mark: row_of[np.concatenate(found)] for mark, found in self._marked.items()}
-        return {mark: np.sort(found[found > 0]) for mark, found in rows.items()}
+        return {
+            mark: np.sort(placed.rows[np.isin(placed.positions, np.concatenate(found))])
+            for mark, found in self._marked.items()
+        }
 
 
 def _bytes_of(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
@@ -249,12 +268,12 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
-def _repeated(row_of: Rows, held: _Held, sheet_rows: int) -> npt.NDArray[np.bool_]:
+def _repeated(placed: _Placed, held: _Held, sheet_rows: int) -> npt.NDArray[np.bool_]:
     """For each row of the sheet, whether its answer is also that of other variables."""
     flags = np.zeros(sheet_rows, bool)
-    texts = np.concatenate([np.empty(0, np.uint64), *held.texts])
-    variables = np.concatenate([np.empty(0, np.uint64), *held.variables])
-    used = np.flatnonzero((row_of > 0) & (texts != 0))
+    texts = np.concatenate([np.empty(0, np.uint64), *held.texts])[placed.positions]
+    variables = np.concatenate([np.empty(0, np.uint64), *held.variables])[placed.positions]
+    used = np.flatnonzero(texts)
     used = used[np.lexsort((variables[used], texts[used]))]
     if not len(used):
         return flags
@@ -263,7 +282,7 @@ def _repeated(row_of: Rows, held: _Held, sheet_rows: int) -> npt.NDArray[np.bool
     sizes = np.diff(begins, append=len(used))
     # Sorted by variables within equal texts: the ends differ where any of them do.
     differ = variables[begins] != variables[begins + sizes - 1]
-    flags[row_of[used[np.repeat(differ, sizes)]] - 1] = True
+    flags[placed.rows[used[np.repeat(differ, sizes)]] - 1] = True
     return flags
 
 
@@ -280,12 +299,13 @@ class _Spill:
     places: dict[int, list[tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(list))
     """Of each stretch: (offset, bytes, checksum) of its pieces."""
 
-    def add(self, answers: pa.Table, row_of: Rows, first_rows: Rows) -> None:
-        """Answers of one part. `row_of` is 0 for those of no row of the sheet."""
-        used = np.flatnonzero(row_of)
-        used = used[np.argsort(row_of[used], kind="stable")]
-        rows = row_of[used]
-        table = answers.take(pa.array(used)).add_column(0, "sheet_row", pa.array(rows))
+    def add(self, answers: pa.Table, placed: _Placed, first_rows: Rows) -> None:
+        """Answers of one part."""
+        by_row = np.argsort(placed.rows, kind="stable")
+        rows = placed.rows[by_row]
+        table = answers.take(pa.array(placed.positions[by_row])).add_column(
+            0, "sheet_row", pa.array(rows)
+        )
         table = table.cast(_SPILLED)
         numbers = np.searchsorted(first_rows, rows, side="right") - 1
         begins = np.flatnonzero(np.diff(numbers, prepend=-1))

@@ -22,7 +22,7 @@ WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 EMPTY_CHOICES = ("refuse", "send", "skip")
 MAX_SPEC_BYTES = 1_000_000
-SHEETS = (".csv", ".tsv", ".parquet", ".xlsx", ".jsonl")
+SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")
 
 _SECRETS = {"key", "api_key", "apikey", "token", "authorization", "secret", "headers"}
 _HOSTS = {"host", "url", "base_url", "base-url", "endpoint", "server"}
@@ -74,6 +74,7 @@ class JobSpec:
     where: tuple[Condition, ...] = ()
     dedupe: bool = False
     sheet: str | None = None
+    header_row: int | None = None
     encoding: str | None = None
     max_paid: int | None = None
     max_paid_per_run: int | None = None
@@ -125,6 +126,7 @@ def load_spec(path: Path) -> JobSpec:
         where=fields.conditions("where"),
         dedupe=fields.flag("dedupe"),
         sheet=fields.optional_text("sheet"),
+        header_row=fields.number("header_row", int, at_least=1),
         encoding=fields.optional_text("encoding"),
         max_paid=fields.number("max_paid", int, at_least=0),
         max_paid_per_run=fields.number("max_paid_per_run", int, at_least=0),

@@ -59,6 +59,14 @@ def snap(path: Path, **fields: object) -> tuple[Snapshot, Variables, JobSpec]:
         ("a;b\n1,5;2\n", ("a", "b"), [("1,5", "2")]),
         ("a\tb\n1\t2\n", ("a", "b"), [("1", "2")]),
         ("sep=;\na;b\n1;2\n", ("a", "b"), [("1", "2")]),
+        ("sep=;\na, b;c\n1,5;2\n", ("a, b", "c"), [("1,5", "2")]),
+        ("a, b;c\n15;2\n1,5;3\n", ("a, b", "c"), [("15", "2"), ("1,5", "3")]),
+        ('"a, b";c\n1,5;2\n', ("a, b", "c"), [("1,5", "2")]),
+        ('"a; b"\nx\n', ("a; b",), [("x",)]),
+        ("a\tb, c\n1\t2\n", ("a", "b, c"), [("1", "2")]),
+        ("a,b\r1,2\r3,4\r", ("a", "b"), [("1", "2"), ("3", "4")]),
+        ("\ufeffa\n1\n".encode("utf-16-be"), ("a",), [("1",)]),
+        ("a\n1\n".encode("utf-32"), ("a",), [("1",)]),
         ('a,b\n"x\ny",2\n', ("a", "b"), [("x\ny", "2")]),
         ('a,b\n"say ""hi""",5" pipe\n', ("a", "b"), [('say "hi"', '5" pipe')]),
         ("a,b\n1,2\n\n\n,\n", ("a", "b"), [("1", "2")]),
@@ -81,17 +89,44 @@ def test_utf8_that_the_spec_calls_by_another_name_is_refused(tmp_path, content):
     assert read(sheet(tmp_path, "a\nplain\n"), encoding="cp1252")[1] == [("plain",)]
 
 
-def test_an_encoding_that_is_named_is_used(tmp_path):
-    """Western Excel."""
-    path = sheet(tmp_path, "a\ncafé\n".encode("cp1252"))
-    assert read(path, encoding="cp1252")[1] == [("café",)]
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("café", "cp1252"),
+        ("中文", "gbk"),
+        ("東京\\", "shift_jis"),
+        ("naïve", "utf-16-le"),
+        ("naïve", "UTF-8"),
+    ],
+)
+def test_an_encoding_that_is_named_is_used(tmp_path, text, encoding):
+    """Western, Chinese and Japanese Excel, and UTF-16 without its mark."""
+    path = sheet(tmp_path, f"a\n{text}\n".encode(encoding))
+    assert read(path, encoding=encoding) == (("a",), [(text,)])
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [("utf-8-sig", "utf-8"), ("utf-16", "utf-16-le"), ("utf-16", "utf-8"), ("utf-32", "utf-16")],
+)
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path, mark, encoding):
+    """Also where the spec names an encoding that would keep it."""
+    assert read(sheet(tmp_path, "a\né\n".encode(mark)), encoding=encoding) == (("a",), [("é",)])
+
+
+def test_a_byte_order_mark_that_the_spec_contradicts_is_refused(tmp_path):
+    """UTF-16 read as cp1252 would be gibberish."""
+    with pytest.raises(Refused, match="begins with the mark of UTF-16"):
+        read(sheet(tmp_path, "a\nx\n".encode("utf-16")), encoding="cp1252")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", ["empty"]),
-        (b"\n\n", ["empty"]),
+        (b"\xef\xbb\xbf", ["empty"]),
+        (b"\n\n", ["line 1", "blank, where the header belongs"]),
+        (b"sep=;\n\na;b\n", ["line 2", "blank"]),
         (b"a,b\n1,2\n1\n", ["line 3", "1 cells", "has 2"]),
         (b'a,b\n"x\ny",2\n1,2,3\n', ["line 4", "3 cells"]),
         (b'a,b\n1,2\n"x,2\n3,4\n', ["line 3", "quotes"]),
@@ -101,6 +136,12 @@ def test_an_encoding_that_is_named_is_used(tmp_path):
         (b"a,b\n1,\x002\n", ["line 2", "NUL"]),
         ("a\nfine\ncafé\n".encode("cp1252"), ["line 3", "encoding:", "cp1252"]),
         ("a\n1\n".encode("utf-16-le"), ["NUL"]),
+        (b"a, b;c\n1,5;2\n", ["line 1", "comma and semicolon", "sep=;"]),
+        (b"a,b\r1,2\r3\r", ["line 3", "1 cells"]),
+        (b"a,b\n1,2\n\x1a", ["line 3", "1 cells"]),
+        ("\ufeffa\nx\n".encode("utf-16-le") + b"\0", ["line 3", "not utf-16 text"]),
+        (b'a,b\n1,2\n"x,3\n' + b"4,5,6\n" * 6_000_000, ["line 3", "field larger", "quotes"]),
+        (b"a" * 70_000_000, ["line 1", "over 64 million"]),
     ],
 )
 def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content, words):
@@ -116,7 +157,7 @@ def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content,
     ("name", "words"),
     [
         ("stores.csv", ["no such file", '"stories.csv"']),
-        ("other.doc", ["'.doc'", ".csv, .tsv, .parquet"]),
+        ("other.doc", ["'.doc'", ".csv, .tsv, .xlsx, .xlsm, .parquet, .jsonl"]),
         ("stories.cvs", ["no such file", '"stories.csv"']),
         ("nowhere/stories.csv", ["no such file"]),
     ],
@@ -131,10 +172,11 @@ def test_a_sheet_that_is_not_there_is_refused_with_the_nearest_name(tmp_path, na
         assert word in str(caught.value)
 
 
-def test_an_unknown_encoding_is_refused(tmp_path):
-    """With some that are known."""
-    with pytest.raises(Refused, match="latin-99"):
-        read(sheet(tmp_path, "a\n1\n"), encoding="latin-99")
+@pytest.mark.parametrize("encoding", ["latin-99", "base64", "undefined", "a\0b"])
+def test_an_unknown_encoding_is_refused(tmp_path, encoding):
+    """With some that are known; a codec of Python that is none for files is none either."""
+    with pytest.raises(Refused, match=r"cp1252"):
+        read(sheet(tmp_path, "a\n1\n"), encoding=encoding)
 
 
 def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
@@ -175,13 +217,51 @@ def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "column", [pa.array([["a"]]), pa.array([{"a": 1}]), pa.array([b"\xff"], pa.binary())]
+    ("column", "text"),
+    [
+        (pa.array([2**64 - 1], pa.uint64()), "18446744073709551615"),
+        (pa.array(["x"], pa.large_string()), "x"),
+        (pa.array(["x"], pa.string_view()), "x"),
+        (pa.array([7]).dictionary_encode(), "7"),
+        (pa.array([0.1], pa.float32()), "0.1"),
+        (pa.array(np.array([0.1], np.float16)), "0.1"),
+        (pa.array([1e16]), "10000000000000000"),
+        (pa.array([1e300]), "1e+300"),
+        (pa.array(np.array([np.nan])), ""),
+        (pa.array([decimal.Decimal("-0.0001")], pa.decimal128(10, 4)), "-0.0001"),
+        (pa.array([decimal.Decimal(10**50)], pa.decimal256(60, 2)), f"1{'0' * 50}.00"),
+        (pa.array([1704164645123456789], pa.timestamp("ns")), "2024-01-02T03:04:05.123456789"),
+        (pa.array([0], pa.timestamp("s", tz="Asia/Tokyo")), "1970-01-01T09:00:00+09:00"),
+        (pa.array([datetime.time(1, 2, 3)], pa.time32("ms")), "01:02:03"),
+        (pa.array([1234567891], pa.time64("ns")), "00:00:01.234567891"),
+    ],
 )
-def test_parquet_columns_that_are_no_text_are_refused_by_name(tmp_path, column):
-    """Nested values have no one text."""
+def test_parquet_values_of_every_width_keep_all_their_digits(tmp_path, column, text):
+    """And no more than their width means; NaN is an empty cell."""
+    pq.write_table(pa.table({"x": column, "last": ["row"]}), tmp_path / "sheet.parquet")
+    assert read(tmp_path / "sheet.parquet")[1] == [(text, "row")]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array([["a"]]), "holds list"),
+        (pa.array([{"a": 1}]), "holds struct"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "holds map"),
+        (pa.array([b"\xff"], pa.binary()), "holds binary"),
+        (pa.array([datetime.timedelta(1)]), "holds duration"),
+        (pa.array([float("inf")]), "an infinite number"),
+        (pa.array([2**60], pa.timestamp("us")), "out of range"),
+        (pa.array([0], pa.timestamp("us", tz="Mars/Phobos")), "no text that can be sent"),
+    ],
+)
+def test_parquet_columns_that_are_no_text_are_refused_by_name(tmp_path, column, words):
+    """Nested values have no one text; some days and hours are on no calendar."""
     pq.write_table(pa.table({"odd": column}), tmp_path / "sheet.parquet")
-    with pytest.raises(Refused, match='"odd"'):
+    with pytest.raises(Refused) as caught:
         read(tmp_path / "sheet.parquet")
+    assert 'column "odd"' in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_broken_parquet_is_refused(tmp_path):
@@ -194,7 +274,7 @@ def test_broken_parquet_is_refused(tmp_path):
         pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
     )
     pq.write_table(pa.table({"a": bad}), tmp_path / "bad.parquet")
-    with pytest.raises(Refused, match=r"rows 1 to"):
+    with pytest.raises(Refused, match=r"rows 1 to 1, column \"a\": damaged"):
         read(tmp_path / "bad.parquet")
 
 

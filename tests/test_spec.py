@@ -44,13 +44,13 @@ def test_the_whole_spec_is_read(tmp_path):
         LEAST
         + "variables:\n  story: Story idea\nconstants: {tone: warm}\nid: sku\nempty: skip\n"
         + "output: ../elsewhere\nmax_paid: 500\nmax_paid_per_run: 0\nconcurrency: 20\nretries: 0\n"
-        + "rate: 0.5\nencoding: cp1252\nsheet: 'No'\ndeadline_s: 10\n",
+        + "rate: 0.5\nencoding: cp1252\nsheet: 'No'\nheader_row: 3\ndeadline_s: 10\n",
     )
     assert spec.variables == (("story", "Story idea"),)
     assert spec.constants == (("tone", "warm"),)
     assert (spec.id, spec.empty, spec.sheet, spec.encoding) == ("sku", "skip", "No", "cp1252")
     assert (spec.max_paid, spec.max_paid_per_run, spec.concurrency) == (500, 0, 20)
-    assert (spec.retries, spec.rate, spec.deadline_s) == (0, 0.5, 10.0)
+    assert (spec.retries, spec.rate, spec.deadline_s, spec.header_row) == (0, 0.5, 10.0, 3)
 
 
 def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
@@ -76,6 +76,7 @@ def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
         (LEAST + "retries: -1\n", ["line 4", "whole number of 0 or more"]),
         (LEAST + "retries: two\n", ["whole number"]),
         (LEAST + "concurrency: 0\n", ["1 or more"]),
+        (LEAST + "header_row: 0\n", ["line 4", "whole number of 1 or more"]),
         (LEAST + "rate: 0\n", ["number above 0"]),
         (LEAST + "rate: .inf\n", ["number above 0"]),
         (LEAST + "rate: .nan\n", ["number above 0"]),

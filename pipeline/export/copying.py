@@ -28,8 +28,6 @@ from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.losses import losses
 from pipeline.export.table import ADDED, FLAGS, Exported, kept_columns
 from pipeline.export.workbook import (
-    SUMMARY_SHEET,
-    SUMMARY_TITLE,
     SummaryRows,
     add_summary,
     as_added,
@@ -41,6 +39,7 @@ from pipeline.export.workbook import (
 from pipeline.folder import sha256_of
 from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table
+from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.spec import JobSpec
 
 _OLD_EXCEL = 124519

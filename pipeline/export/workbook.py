@@ -24,15 +24,12 @@ from pipeline.export.aside import TextsAside
 from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.table import Exported
+from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job import Job
 from pipeline.records import Read
 from pipeline.summary import summarize
 
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
-SUMMARY_TITLE = "Run summary"
-"""In A1 of the sheet that an export adds: it is how a later one knows it."""
-
-SUMMARY_SHEET = "Summary"
 _OWN_WIDTH = (10, 40)
 _HEADER_FILL = "FFE7EEF7"
 # Rows grow with wrapped text. Beyond this many lines one answer would fill the screen.

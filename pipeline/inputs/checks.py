@@ -122,8 +122,7 @@ class RowChecks:
         column = self._table.columns[position]
         self.empty_cells[column] += len(offsets)
         for offset in offsets[: _CELLS_NAMED - len(self._empty)]:
-            place = f"{self._table.place_word} {batch.places[offset]}"
-            self._empty.append(f'{place}, column "{column}"')
+            self._empty.append(self._table.cell_at(position, batch.places[offset]))
 
     def _note_ids(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> None:
         assert self._id is not None
@@ -131,10 +130,10 @@ class RowChecks:
         offsets = np.flatnonzero(kept)
         for offset in offsets:
             if not ids[offset].strip():
+                cell = self._table.cell_at(self._id, batch.places[offset])
                 raise Refused(
-                    f"{self._table.path} {self._table.place_word} {batch.places[offset]}: the id "
-                    f'in column "{self._spec.id}" is blank. Give the row an id, or remove `id:`. '
-                    "Nothing was sent."
+                    f"{self._table.path} {cell}: the id is blank. Give the row an id, or remove "
+                    "`id:`. Nothing was sent."
                 )
         self._ids += b"".join([identity(b"", ids[offset]) for offset in offsets])
         self._id_places.append(np.array(batch.places, dtype=np.int64)[offsets])
@@ -143,10 +142,12 @@ class RowChecks:
         repeated = np.flatnonzero(occurrences(bytes(self._ids)))
         if len(repeated):
             places = np.concatenate(self._id_places)[repeated[:_CELLS_NAMED]]
+            assert self._id is not None
+            cells = [self._table.cell_at(self._id, int(place)) for place in places]
             raise Refused(
                 f'{self._table.path}: column "{self._spec.id}" is to name each row, but '
                 f"{counted(len(repeated), 'time')} an earlier row's id stands again: "
-                f"{self._table.place_word} {', '.join(map(str, places))}. Nothing was sent."
+                f"{'; '.join(cells)}. Nothing was sent."
             )
 
 

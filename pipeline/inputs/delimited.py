@@ -9,17 +9,25 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import sys
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import BATCH_ROWS, Batch, Table
+from pipeline.inputs.table import Table, batched
 from pipeline.spec import JobSpec
 
+# A quote that is never closed would else take the rest of the file for one cell.
+MAX_CELL_CHARACTERS = 32 << 20
+
+_DELIMITERS = ",;\t"
+_DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_ROWS_TRIED = 100
 _BOMS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
@@ -31,19 +39,20 @@ _Line = tuple[int, list[str]]
 def open_delimited(spec: JobSpec) -> Table:
     """A text table: UTF-8 unless a byte order mark or `encoding:` says otherwise."""
     path = spec.input
-    encoding = spec.encoding or _encoding_by_mark(path)
-    if spec.encoding:
-        _refuse_utf8_called_otherwise(spec)
+    encoding = _encoding(spec)
     dialect = _dialect(path, encoding)
     lines = _lines(path, encoding, dialect)
-    _, header = next(lines, (1, []))
-    if not header:
+    _, header = next(lines, (1, None))
+    if header is None:
         raise Refused(f"{path}: the file is empty. Nothing was sent.")
+    if not header:
+        raise Refused(
+            f"{path} line {1 + dialect.before_header}: blank, where the header belongs. Remove "
+            "the line. Nothing was sent."
+        )
     width = len(header)
 
-    def batches() -> Iterator[Batch]:
-        rows: list[list[str]] = []
-        places: list[int] = []
+    def rows() -> Iterator[_Line]:
         for line, row in lines:
             if not any(row):
                 row = [""] * width  # a blank line, or one of separators alone
@@ -52,19 +61,9 @@ def open_delimited(spec: JobSpec) -> Table:
                     f"{path} line {line}: {len(row)} cells where the header has {width}. "
                     "Is a separator or a quote missing? Nothing was sent."
                 )
-            rows.append(row)
-            places.append(line)
-            if len(rows) == BATCH_ROWS:
-                yield _batch(rows, places)
-                rows, places = [], []
-        if rows:
-            yield _batch(rows, places)
+            yield line, row
 
-    return Table(path, tuple(header), "line", batches, dialect.delimiter)
-
-
-def _batch(rows: list[list[str]], places: list[int]) -> Batch:
-    return Batch([list(column) for column in zip(*rows, strict=True)], places)
+    return Table(path, tuple(header), "line", lambda: batched(rows(), width), dialect.delimiter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +76,53 @@ class _Dialect:
 
 def _dialect(path: Path, encoding: str) -> _Dialect:
     with _open(path, encoding) as file, _refusing_undecodable(path, encoding):
-        first = file.readline()
+        first = file.readline(MAX_CELL_CHARACTERS)
     if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:
         return _Dialect(first[4], before_header=1)
-    return _Dialect("\t" if path.suffix.lower() == ".tsv" else _delimiter_of(first))
+    if path.suffix.lower() == ".tsv":
+        return _Dialect("\t")
+    return _Dialect(_delimiter_of(path, encoding, [mark for mark in _DELIMITERS if mark in first]))
+
+
+def _delimiter_of(path: Path, encoding: str, present: list[str]) -> str:
+    """The only one of `present` that makes columns, else the only one that fits the first rows."""
+    if len(present) < 2:
+        return present[0] if present else ","
+    widths = {mark: _widths(path, encoding, mark) for mark in present}
+    fitting = [mark for mark in present if len(widths[mark]) == 1 and max(widths[mark]) > 1]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:  # refused with its line when the rows are read
+        return max(present, key=lambda mark: max(widths[mark], default=0))
+    names = " and ".join(_DELIMITER_NAMES[mark] for mark in fitting)
+    raise Refused(
+        f"{path} line 1: {names} both cut the first rows into columns. Say which one it is with a "
+        "line of its own above the header, like sep=; or put names that hold the other one in "
+        "quotes. Nothing was sent."
+    )
+
+
+def _widths(path: Path, encoding: str, delimiter: str) -> set[int]:
+    """How many cells the first rows have; none where they are not readable in this way."""
+    widths = set()
+    try:
+        for _, row in itertools.islice(_lines(path, encoding, _Dialect(delimiter)), _ROWS_TRIED):
+            if any(row):
+                widths.add(len(row))
+    except Refused:
+        return set()
+    return widths
 
 
 def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
     """(line on which it begins, cells) of every record, the header first."""
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
     with _open(path, encoding) as file, _refusing_undecodable(path, encoding):
         for _ in range(dialect.before_header):
             file.readline()
         begins = start = 1 + dialect.before_header
         try:
-            reader = csv.reader(file, delimiter=dialect.delimiter, strict=True)
+            reader = csv.reader(_bounded(file), delimiter=dialect.delimiter, strict=True)
             for row in reader:
                 if any("\0" in cell for cell in row):
                     raise Refused(
@@ -105,6 +136,14 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
                 f"{path} line {start}: not readable as CSV ({error}). "
                 "The quotes of the row that begins there do not match. Nothing was sent."
             ) from None
+
+
+def _bounded(file: TextIO) -> Iterator[str]:
+    """The lines of `file`; one that never ends is no line."""
+    while line := file.readline(2 * MAX_CELL_CHARACTERS):
+        if len(line) == 2 * MAX_CELL_CHARACTERS:
+            raise csv.Error("a line of over 64 million characters")
+        yield line
 
 
 @contextlib.contextmanager
@@ -125,11 +164,8 @@ def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
     Text of another encoding that has letters beyond ASCII is practically never valid UTF-8.
     """
     assert spec.encoding is not None
-    try:
-        if codecs.lookup(spec.encoding).name.startswith(("utf", "ascii")):
-            return
-    except LookupError:
-        return  # refused with a hint when the file is opened
+    if _codec(spec.encoding).startswith(("utf", "ascii")) or not _codec(spec.encoding):
+        return
     decoder = codecs.getincrementaldecoder("utf-8")()
     beyond_ascii = False
     with spec.input.open("rb") as file:
@@ -147,33 +183,50 @@ def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
         )
 
 
-def _delimiter_of(header: str) -> str:
-    """A comma, unless the header has none and has the `;` or tab of other spreadsheets."""
-    if "," in header:
-        return ","
-    return next((mark for mark in ";\t" if mark in header), ",")
-
-
 def _open(path: Path, encoding: str) -> TextIO:
     try:
         return path.open(encoding=encoding, newline="")
-    except LookupError:
+    except (LookupError, ValueError):
         raise Refused(
             f"{path}: `encoding: {encoding}` is not known. Try utf-8, utf-16, cp1252 or gbk. "
             "Nothing was sent."
         ) from None
 
 
-def _encoding_by_mark(path: Path) -> str:
-    with path.open("rb") as file:
+def _encoding(spec: JobSpec) -> str:
+    """What the byte order mark says, else the spec, else UTF-8. A mark is no part of the text."""
+    with spec.input.open("rb") as file:
         head = file.read(4)
-    return next((name for mark, name in _BOMS if head.startswith(mark)), "utf-8")
+    marked = next((name for mark, name in _BOMS if head.startswith(mark)), None)
+    if spec.encoding is None or marked == "utf-8-sig":
+        if spec.encoding:
+            _refuse_utf8_called_otherwise(spec)
+        return marked or "utf-8"
+    if marked and _codec(spec.encoding).startswith("utf"):
+        return marked
+    if marked:
+        raise Refused(
+            f"{spec.at('encoding')}: `encoding: {spec.encoding}`, but {spec.input.name} begins "
+            f"with the mark of {marked.upper()}. Remove the line. Nothing was sent."
+        )
+    _refuse_utf8_called_otherwise(spec)
+    return spec.encoding
+
+
+def _codec(encoding: str) -> str:
+    try:
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        return ""  # refused with a hint when the file is opened
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:
     """The line of the first bytes that are not text, read again to find it."""
     line = 1
-    with path.open(encoding=encoding, errors="replace", newline="") as file:
+    with (
+        contextlib.suppress(UnicodeError),  # some codecs know nothing to put in place of an error
+        path.open(encoding=encoding, errors="replace", newline="") as file,
+    ):
         for line, text in enumerate(file, start=1):
             if "\N{REPLACEMENT CHARACTER}" in text:
                 break

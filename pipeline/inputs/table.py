@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,11 @@ from pipeline.errors import Refused
 from pipeline.spec import JobSpec, nearest
 
 BATCH_ROWS = 2000
+_TEXTS = (".csv", ".tsv")
+_WORKBOOKS = (".xlsx", ".xlsm")
+_JSON = (".json", ".ndjson")
+_BATCH_CELLS = 4_000_000
+_BATCH_CHARACTERS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,9 @@ class Batch:
 class Table:
     """An open sheet: its column names in order, and its rows, readable once.
 
-    `place_word` says what a place counts: "line" or "row". `delimiter` is what a text file
-    separates its cells by.
+    `place_word` says what a place counts: "line", "row" or "Sheet1 row". `delimiter` is what a
+    text file separates its cells by. `sheet`, `header_row` and `first_column` (from 1) say where
+    in a workbook the columns stand.
     """
 
     path: Path
@@ -47,6 +53,45 @@ class Table:
     place_word: str
     batches: Callable[[], Iterator[Batch]]
     delimiter: str = ","
+    sheet: str | None = None
+    header_row: int = 1
+    first_column: int = 1
+
+    def cell_at(self, position: int, place: int) -> str:
+        """Where the user finds a cell: `line 17, column "Story"`, or `Sheet1!C17`."""
+        if self.sheet:
+            return f"{self.sheet}!{address(self.first_column + position, place)}"
+        return f'{self.place_word} {place}, column "{self.columns[position]}"'
+
+
+def address(column: int, row: int) -> str:
+    """How spreadsheets call a cell: `C17` of column 3, row 17."""
+    letters = ""
+    while column:
+        column, rest = divmod(column - 1, 26)
+        letters = chr(65 + rest) + letters
+    return f"{letters}{row}"
+
+
+def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch]:
+    """`rows`, as (place, one text a column), in batches that fit into memory whatever they hold."""
+    most_rows = max(1, min(BATCH_ROWS, _BATCH_CELLS // max(width, 1)))
+    texts: list[list[str]] = []
+    places: list[int] = []
+    characters = 0
+    for place, row in rows:
+        texts.append(row)
+        places.append(place)
+        characters += sum(map(len, row))
+        if len(texts) == most_rows or characters > _BATCH_CHARACTERS:
+            yield _transposed(texts, places)
+            texts, places, characters = [], [], 0
+    if texts:
+        yield _transposed(texts, places)
+
+
+def _transposed(texts: list[list[str]], places: list[int]) -> Batch:
+    return Batch([list(column) for column in zip(*texts, strict=True)], places)
 
 
 def open_table(spec: JobSpec) -> Table:
@@ -57,12 +102,17 @@ def open_table(spec: JobSpec) -> Table:
             read lazily and refused in the same way while `batches` goes through them.
     """
     from pipeline.inputs.delimited import open_delimited
+    from pipeline.inputs.jsonl import open_jsonl
     from pipeline.inputs.parquet import open_parquet
+    from pipeline.inputs.xlsx import open_xlsx
 
     kinds: dict[str, Callable[[JobSpec], Table]] = {
         ".csv": open_delimited,
         ".tsv": open_delimited,
+        ".xlsx": open_xlsx,
+        ".xlsm": open_xlsx,
         ".parquet": open_parquet,
+        ".jsonl": open_jsonl,
     }
     path = spec.input
     if path.is_dir():
@@ -76,8 +126,9 @@ def open_table(spec: JobSpec) -> Table:
     if opener is None:
         raise Refused(
             f"{path}: cannot read a file with the ending {path.suffix!r}; "
-            f"use {', '.join(kinds)}. Nothing was sent."
+            f"use {', '.join(kinds)}.{_saved_as(path.suffix.lower())} Nothing was sent."
         )
+    _refuse_settings_of_others(spec)
     try:
         table = opener(spec)
         table = replace(table, batches=partial(_without_blank_end, table.batches))
@@ -85,8 +136,29 @@ def open_table(spec: JobSpec) -> Table:
         raise Refused(
             f"{path}: cannot be read ({error.strerror or error}). Nothing was sent."
         ) from None
-    _check_header(path, table.columns)
+    _check_header(table)
     return table
+
+
+def _saved_as(ending: str) -> str:
+    if ending in (".xls", ".xlsb", ".ods", ".numbers"):
+        return " Save the workbook as .xlsx."
+    return " A file with one JSON object a line is a .jsonl." if ending in _JSON else ""
+
+
+def _refuse_settings_of_others(spec: JobSpec) -> None:
+    """A setting that does nothing would be taken for one that does."""
+    kind = spec.input.suffix.lower()
+    for name, value, kinds in (
+        ("sheet", spec.sheet, _WORKBOOKS),
+        ("header_row", spec.header_row, _WORKBOOKS),
+        ("encoding", spec.encoding, _TEXTS),
+    ):
+        if value is not None and kind not in kinds:
+            raise Refused(
+                f"{spec.at(name)}: `{name}:` is for {' and '.join(kinds)}, and {spec.input.name} "
+                "is none. Remove the line. Nothing was sent."
+            )
 
 
 def _without_blank_end(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
@@ -113,16 +185,21 @@ def _filled_rows(batch: Batch) -> int:
     return 0
 
 
-def _check_header(path: Path, columns: tuple[str, ...]) -> None:
-    seen: set[str] = set()
-    for position, name in enumerate(columns, start=1):
+def _check_header(table: Table) -> None:
+    seen: dict[str, int] = {}
+    for position, name in enumerate(table.columns):
         if not name.strip():
+            where = f"column {position + 1} has"
+            if table.sheet:
+                where = f"{table.cell_at(position, table.header_row)} has"
             raise Refused(
-                f"{path}: column {position} has no name in the header. "
-                "Name it or remove it. Nothing was sent."
+                f"{table.path}: {where} no name in the header. Name it or remove it. "
+                "Nothing was sent."
             )
         if name in seen:
-            raise Refused(
-                f'{path}: the header names "{name}" twice. Rename one of them. Nothing was sent.'
-            )
-        seen.add(name)
+            where = f'the header names "{name}" twice'
+            if table.sheet:
+                cells = [table.cell_at(p, table.header_row) for p in (seen[name], position)]
+                where += f", in {' and '.join(cells)}"
+            raise Refused(f"{table.path}: {where}. Rename one of them. Nothing was sent.")
+        seen[name] = position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.check import Checked
 from pipeline.inputs.checks import SKIP_REASONS
-from pipeline.inputs.values import VariableFacts
+from pipeline.inputs.facts import VariableFacts
 from pipeline.report.terminal import shortened
 from pipeline.wording import counted, lasting
 

@@ -1,0 +1,173 @@
+"""JSON Lines: one object a line, its strings as they are and its numbers as they are written.
+
+The columns are the names of all lines in the order in which they first appear; a line that lacks
+one has an empty cell there, as `null` is. So the file is read twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.errors import Refused
+from pipeline.inputs.table import Batch, Table, batched
+from pipeline.inputs.values import boolean_text
+from pipeline.plan import bind
+from pipeline.spec import JobSpec
+
+MAX_LINE_BYTES = 128 << 20
+MAX_COLUMNS = 16_384
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
+_TOO_DEEP = "nested too deeply. Remove what is nested, or write it as a string"
+_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def open_jsonl(spec: JobSpec) -> Table:
+    """A file of JSON objects; nested values are refused where they would be sent."""
+    path = spec.input
+    names: dict[str, None] = {}
+    for place, line in _objects(path):
+        names |= dict.fromkeys(line)
+        if len(names) > MAX_COLUMNS:
+            raise _refusal(path, place, f"over {MAX_COLUMNS} names: are they values?")
+    if not names:
+        raise Refused(f"{path}: the file holds no objects with names. Nothing was sent.")
+    columns = tuple(names)
+    return Table(path, columns, "line", lambda: _batches(spec, columns))
+
+
+def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
+    sent = {columns[position] for position in bind(spec, columns).mapped} | {spec.id}
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        known = set(columns)
+        for place, line in _objects(spec.input):
+            if not line.keys() <= known:
+                raise Refused(
+                    f"{spec.input}: it was saved while it was read. Run the command again. "
+                    "Nothing was sent."
+                )
+            for name, value in line.items():
+                if isinstance(value, dict | list) and name in sent:
+                    raise _refusal(
+                        spec.input,
+                        place,
+                        f'"{name}" holds {_KINDS[type(value)]}, not text. Name the columns to send '
+                        "under `variables:`, or write it as a string",
+                    )
+            try:
+                texts = [_text(line.get(name)) for name in columns]
+            except RecursionError:
+                raise _refusal(spec.input, place, _TOO_DEEP) from None
+            yield place, texts
+
+    return batched(rows(), len(columns))
+
+
+_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return boolean_text(value)
+    return str(value) if isinstance(value, str) else _nested(value)
+
+
+def _nested(value: object) -> str:
+    """JSON again, for a column that is not sent: numbers as they were written."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(k, ensure_ascii=False)}:{_nested(v)}" for k, v in value.items())
+        return f"{{{','.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_nested, value))}]"
+    return str(value) if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
+
+
+class _Number(str):
+    """The digits of a number."""
+
+    __slots__ = ()
+
+
+class _Unusable(ValueError):
+    """What JSON allows or readers of it let pass, and no cell can be."""
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of each line that is not blank."""
+    decode = json.JSONDecoder(
+        object_pairs_hook=_object,
+        parse_int=_Number,
+        parse_float=_Number,
+        parse_constant=_refuse_constant,
+    ).decode
+    with path.open("rb") as file:
+        place = 0
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            place += 1
+            if place == 1:
+                raw = _without_mark(path, raw)
+            if len(raw) > MAX_LINE_BYTES:
+                raise _refusal(path, place, "over 128 MB. Each object needs a line of its own")
+            if not raw.strip():
+                continue
+            try:
+                halves = _SURROGATE_ESCAPED.search(raw) is not None
+                text = raw.decode()
+                del raw
+                value = decode(text)
+                if halves and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+                    raise _Unusable(
+                        "half a surrogate pair (\\ud800 to \\udfff) is no text. Mend it"
+                    )
+            except UnicodeDecodeError:
+                raise _refusal(path, place, "not UTF-8 text. Save the file as UTF-8") from None
+            except RecursionError:
+                raise _refusal(path, place, _TOO_DEEP) from None
+            except json.JSONDecodeError as error:
+                raise _refusal(path, place, _malformed(error, text)) from None
+            except _Unusable as error:
+                raise _refusal(path, place, str(error)) from None
+            if not isinstance(value, dict):
+                raise _refusal(path, place, "no object. Each line is to be one {…} of its own")
+            yield place, value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Unusable(f'"{twice}" stands twice in one object. Keep one of them')
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Unusable(f"{name} is no JSON and no text. Write null, or a string")
+
+
+def _without_mark(path: Path, raw: bytes) -> bytes:
+    if raw.startswith(_MARKS):
+        raise _refusal(path, 1, "UTF-16. Save the file as UTF-8, which JSON is")
+    return raw.removeprefix(b"\xef\xbb\xbf")
+
+
+def _malformed(error: json.JSONDecodeError, text: str) -> str:
+    if text.lstrip().startswith("["):
+        return "a list, not an object. Each line is to be one {…} of its own"
+    return (
+        f"not one JSON object ({error.msg} at character {error.pos + 1}). Each line is to be one "
+        "{…} of its own"
+    )
+
+
+def _refusal(path: Path, place: int, what: str) -> Refused:
+    end = "" if what.endswith("?") else "."
+    return Refused(f"{path} line {place}: {what}{end} Nothing was sent.")

@@ -1,0 +1,309 @@
+"""An .xlsx file as the zip of XML parts that it is: which sheets, styles and shared texts it has.
+
+The file may be anything, so sizes are judged by the zip's directory before a byte is unpacked;
+zipfile never gives more bytes of a part than the directory says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import Refused
+from pipeline.inputs.markup import Foreign, Malformed, stream
+from pipeline.inputs.texts import SharedTexts
+from pipeline.inputs.values import Shown, padded_width, shown_by
+
+# Sheets unpack to 5 to 20 times their size, to 80 times where one long text fills a column.
+_BOMB_RATIO = 200
+_BOMB_BYTES = 20 << 20
+_MAX_DIRECTORY_BYTES = 4 << 20
+_MAX_SMALL_PART_BYTES = 32 << 20
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+SUMMARY_SHEET = "Summary"
+SUMMARY_TITLE = "Run summary"
+"""In A1 of the sheet that an export adds: it is how it is known again, and never the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class SheetEntry:
+    """One worksheet of a workbook: its name, where it is in the zip, and whether it is shown."""
+
+    name: str
+    part: str
+    visible: bool
+
+
+@dataclass(slots=True)
+class Style:
+    """What a cell's style makes of its number."""
+
+    shown: Shown = Shown.NUMBER
+    digits: int = 0
+
+
+@dataclass(slots=True)
+class Workbook:
+    """An open workbook. `recalculates` says that its formulas' values are to be made anew when it
+    is opened: a program wrote it and never knew them."""
+
+    archive: zipfile.ZipFile
+    sheets: list[SheetEntry] = field(default_factory=list)
+    styles: list[Style] = field(default_factory=list)
+    from_1904: bool = False
+    recalculates: bool = False
+    texts_part: str | None = None
+
+    def open_sheet(self, sheet: SheetEntry) -> IO[bytes]:
+        """The XML of one worksheet."""
+        return _open_part(self.archive, sheet.part)
+
+    @contextlib.contextmanager
+    def shared_texts(self) -> Iterator[SharedTexts]:
+        """The texts that cells refer to by number."""
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            source = None
+            if self.texts_part:
+                source = stack.enter_context(_open_part(self.archive, self.texts_part))
+            yield SharedTexts(source, file)
+
+
+@contextlib.contextmanager
+def open_workbook(path: Path) -> Iterator[Workbook]:
+    """The workbook at `path`; what is damaged in it is refused as long as it is open.
+
+    Raises:
+        Refused: when it is no workbook, has a password, is damaged or made to exhaust the machine.
+    """
+    _refuse_other_kinds(path)
+    try:
+        if _directory_bytes(path) > _MAX_DIRECTORY_BYTES:
+            raise Malformed("it lists more parts than any workbook has")
+        with zipfile.ZipFile(path) as archive:
+            yield _read_workbook(archive)
+    except Malformed as error:
+        raise _damaged(path, str(error)) from None
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        LookupError,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+        RuntimeError,  # of zipfile, about passwords
+    ) as error:
+        raise _damaged(path, str(error) or type(error).__name__) from None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(512)
+        if head.startswith(b"PK"):
+            return
+        encrypted = head.startswith(_OLE) and _holds(file, "EncryptedPackage".encode("utf-16-le"))
+    if not head:
+        what = "the file is empty."
+    elif encrypted:
+        what = "it is protected by a password. Save a copy without one."
+    elif head.startswith(_OLE):
+        what = "it is a workbook of the old kind (.xls). Open it and save it as .xlsx."
+    elif head.lstrip().lower().startswith((b"<html", b"<!doctype", b"<table", b"<?xml")):
+        what = "it is a web page or XML under another name. Open it and save it as .xlsx."
+    else:
+        what = "it is not an Excel workbook. If it is text, call it .csv; else save it as .xlsx."
+    raise Refused(f"{path}: {what} Nothing was sent.")
+
+
+def _holds(file: IO[bytes], wanted: bytes) -> bool:
+    file.seek(0)
+    before = b""
+    while block := file.read(1 << 20):
+        if wanted in before + block:
+            return True
+        before = block[-len(wanted) :]
+    return False
+
+
+def _damaged(path: Path, what: str) -> Refused:
+    return Refused(
+        f"{path}: not readable as a workbook ({what.splitlines()[0].rstrip('.')}). Open it in "
+        "Excel or LibreOffice, save it anew, or copy it again from where it came from. "
+        "Nothing was sent."
+    )
+
+
+def _directory_bytes(path: Path) -> int:
+    """How long the zip's directory is, which zipfile would read whole."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
+        tail = file.read()
+        end = tail.rfind(b"PK\5\6")
+        (size,) = struct.unpack_from("<L", tail.ljust(end + 22), end + 12) if end >= 0 else (0,)
+        locator = tail[end - 20 : end] if end >= 20 else b""
+        if locator.startswith(b"PK\6\7"):
+            file.seek(min(struct.unpack_from("<Q", locator, 8)[0], path.stat().st_size))
+            (size,) = struct.unpack_from("<Q", file.read(56).ljust(56), 40)
+    return int(size)
+
+
+def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
+    names = {entry.filename.lower(): entry.filename for entry in archive.infolist()}
+    if len(names) != len(archive.infolist()):
+        raise Malformed("a part of it is there twice")
+    main = "xl/workbook.xml"
+    for kind, target, _ in _relations(archive, names, "_rels/.rels", ""):
+        main = target if kind == "officeDocument" else main
+    if main.lower() not in names:
+        raise Malformed(
+            "it has no xl/workbook.xml; .xlsb and .ods files are other kinds: save it as .xlsx"
+        )
+    folder, base = posixpath.split(main)
+    links = f"{folder}/_rels/{base}.rels"
+    related = {
+        name: (kind, names.get(target.lower()))
+        for kind, target, name in _relations(archive, names, links, folder)
+    }
+    listed = _WorkbookTarget()
+    _read_part(archive, names[main.lower()], listed)
+    workbook = Workbook(archive, from_1904=listed.from_1904, recalculates=listed.recalculates)
+    for name, link, visible in listed.sheets:
+        kind, part = related.get(link, ("", None))
+        if kind == "worksheet" and part is not None:
+            workbook.sheets.append(SheetEntry(name, part, visible))
+    parts = dict(related.values())
+    workbook.texts_part = parts.get("sharedStrings")
+    if "styles" in parts:
+        found = parts["styles"]
+        if found is None:  # dates would be numbers
+            raise Malformed("its styles are not there")
+        styles = _StylesTarget()
+        _read_part(archive, found, styles)
+        workbook.styles = styles.found()
+    return workbook
+
+
+def _relations(
+    archive: zipfile.ZipFile, names: dict[str, str], part: str, folder: str
+) -> Iterator[tuple[str, str, str]]:
+    """(kind, part in the zip, id) of each link that `part` lists."""
+    if part.lower() not in names:
+        return
+    target = _RelationsTarget()
+    _read_part(archive, names[part.lower()], target)
+    for kind, link, name in target.found:
+        joined = posixpath.normpath(posixpath.join("/", folder, link.replace("\\", "/")))
+        yield kind.rpartition("/")[2], joined.lstrip("/"), name
+
+
+def _read_part(
+    archive: zipfile.ZipFile,
+    part: str,
+    target: _RelationsTarget | _WorkbookTarget | _StylesTarget,
+) -> None:
+    if archive.getinfo(part).file_size > _MAX_SMALL_PART_BYTES:
+        raise Malformed(f"{part} is over 32 MB")
+    with _open_part(archive, part) as source:
+        for _ in stream(source, target):
+            pass
+
+
+def _open_part(archive: zipfile.ZipFile, part: str) -> IO[bytes]:
+    entry = archive.getinfo(part)
+    if entry.file_size > max(_BOMB_BYTES, _BOMB_RATIO * entry.compress_size):
+        raise Malformed(
+            f"{part} would unpack to {entry.file_size >> 20} MB, over {_BOMB_RATIO} times its size"
+        )
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Malformed(f"{part} is compressed in a way that no spreadsheet uses")
+    return archive.open(entry)
+
+
+class _RelationsTarget:
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str, str]] = []
+        self._foreign = Foreign()
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        self._foreign.add(0)
+        if name.rpartition(":")[2] == "Relationship":
+            kind, link = attributes.get("Type", ""), attributes.get("Target", "")
+            self.found.append((kind, link, attributes.get("Id", "")))
+
+    def end(self, name: str) -> None:
+        pass
+
+    def text(self, text: str) -> None:
+        pass
+
+
+class _WorkbookTarget:
+    def __init__(self) -> None:
+        self.sheets: list[tuple[str, str, bool]] = []
+        self.from_1904 = self.recalculates = False
+        self._foreign = Foreign()
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        self._foreign.add(0)
+        name = name.rpartition(":")[2]
+        if name == "sheet":
+            links = [value for key, value in attributes.items() if key.endswith(":id")]
+            visible = attributes.get("state", "visible") == "visible"
+            self.sheets.append((attributes.get("name", ""), (links or [""])[0], visible))
+        elif name == "workbookPr":
+            self.from_1904 |= attributes.get("date1904") in ("1", "true")
+        elif name == "calcPr":
+            self.recalculates |= attributes.get("fullCalcOnLoad") in ("1", "true")
+
+    def end(self, name: str) -> None:
+        pass
+
+    def text(self, text: str) -> None:
+        pass
+
+
+class _StylesTarget:
+    def __init__(self) -> None:
+        self._formats: dict[str, str] = {}
+        self._cells: list[str] = []
+        self._in_cells = False
+        self._foreign = Foreign()
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        self._foreign.add(0)
+        name = name.rpartition(":")[2]
+        if name == "numFmt":
+            self._formats[attributes.get("numFmtId", "")] = attributes.get("formatCode", "")
+        elif name == "cellXfs":
+            self._in_cells = True
+        elif name == "xf" and self._in_cells:
+            self._cells.append(attributes.get("numFmtId", "0"))
+
+    def end(self, name: str) -> None:
+        if name.rpartition(":")[2] == "cellXfs":
+            self._in_cells = False
+
+    def text(self, text: str) -> None:
+        pass
+
+    def found(self) -> list[Style]:
+        """One style for each number that a cell may name."""
+        known = {id_: self._style(id_) for id_ in set(self._cells)}
+        return [known[id_] for id_ in self._cells]
+
+    def _style(self, format_id: str) -> Style:
+        code = self._formats.get(format_id)
+        if code is None:
+            return Style(shown_by("", int(format_id) if format_id.isdecimal() else None))
+        return Style(shown_by(code), padded_width(code))

@@ -1,0 +1,244 @@
+"""Excel workbooks: what a cell holds as text, and a refusal by cell for what holds no value.
+
+Dates are ISO 8601, numbers have no format but leading zeros (`00000`). A formula is what Excel
+last calculated. An error such as #DIV/0! is refused where it would be sent, and is text elsewhere.
+Hidden rows and columns are rows and columns. Merged cells are refused where they would leave a
+cell empty that is sent, as only the first of them holds the value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.errors import Refused
+from pipeline.inputs.sheet import Flaw, Merged, SheetRow, sheet_rows
+from pipeline.inputs.table import Batch, Table, address, batched
+from pipeline.inputs.workbook import (
+    SUMMARY_SHEET,
+    SUMMARY_TITLE,
+    SheetEntry,
+    Workbook,
+    open_workbook,
+)
+from pipeline.plan import bind
+from pipeline.spec import JobSpec, nearest
+
+# A sheet of this many places, hardly any of them filled, is an accident or an attack.
+_MANY_CELLS = 500_000
+_BLANK_BESIDE_FILLED = 100
+_NAMES_SHOWN = 20
+
+
+def open_xlsx(spec: JobSpec) -> Table:
+    """One worksheet: the one that `sheet:` names, or the only one that is shown.
+
+    The header is row `header_row:`, or the first that holds anything; columns begin with its first
+    cell.
+    """
+    with _reading(spec) as sheet:
+        header = sheet.header()
+    return Table(
+        spec.input,
+        header.columns,
+        f"{header.sheet} row",
+        lambda: _batches(spec, header),
+        header_row=header.row,
+        first_column=header.left,
+        sheet=header.sheet,
+    )
+
+
+def _batches(spec: JobSpec, header: _Header) -> Iterator[Batch]:
+    with _reading(spec) as sheet:
+        if sheet.header() != header:
+            raise Refused(
+                f"{spec.input}: it was saved while it was read. Run the command again. "
+                "Nothing was sent."
+            )
+        yield from batched(_Body(spec, header).texts(sheet), len(header.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """Where a table stands in its sheet, and what its columns are called."""
+
+    sheet: str
+    row: int
+    left: int
+    columns: tuple[str, ...]
+
+    def at(self, column: int, row: int) -> str:
+        return f"{self.sheet}!{address(column, row)}"
+
+
+class _Sheet:
+    """The open sheet of a spec: first its header, then the rows below. `merged` fills up with
+    the last of them, as merged ranges stand behind the cells."""
+
+    def __init__(
+        self, spec: JobSpec, name: str, rows: Iterator[SheetRow], merged: list[Merged]
+    ) -> None:
+        self.rows = rows
+        self.merged = merged
+        self._spec = spec
+        self._name = name
+
+    def header(self) -> _Header:
+        wanted = self._spec.header_row
+        row = next((row for row in self.rows if wanted is None or row.number >= wanted), None)
+        if row is None or wanted not in (None, row.number):
+            which = "the sheet is empty" if wanted is None else f"row {wanted} is empty"
+            raise _refusal(self._spec, self._name, f"{which}; where is the header?")
+        for column, flaw in row.flaws:
+            where = f"{self._name}!{address(column, row.number)}"
+            raise _refusal(self._spec, where, f"the header holds {flaw.value}. Type its name in")
+        named = dict(row.cells)
+        left, right = min(named), max(named)
+        columns = tuple(named.get(column, "") for column in range(left, right + 1))
+        return _Header(self._name, row.number, left, columns)
+
+
+@contextlib.contextmanager
+def _reading(spec: JobSpec) -> Iterator[_Sheet]:
+    with contextlib.ExitStack() as stack:
+        workbook = stack.enter_context(open_workbook(spec.input))
+        entry = _chosen(spec, workbook)
+        source = stack.enter_context(workbook.open_sheet(entry))
+        texts = stack.enter_context(workbook.shared_texts())
+        merged: list[Merged] = []
+        rows = sheet_rows(source, workbook, texts, merged.append)
+        yield _Sheet(spec, entry.name, rows, merged)
+
+
+def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
+    names = [sheet.name for sheet in workbook.sheets]
+    if spec.sheet is not None:
+        for sheet in workbook.sheets:
+            if sheet.name == spec.sheet:
+                return sheet
+        raise Refused(
+            f'{spec.at("sheet")}: {spec.input.name} has no sheet "{spec.sheet}".'
+            f"{nearest(spec.sheet, names)} It has: {_listed(names)}. Nothing was sent."
+        )
+    shown = [sheet for sheet in workbook.sheets if sheet.visible]
+    if len(shown) > 1:
+        shown = [sheet for sheet in shown if not _is_summary(workbook, sheet)]
+    if len(shown) == 1:
+        return shown[0]
+    if not names:
+        raise Refused(f"{spec.input}: the workbook has no sheet with cells. Nothing was sent.")
+    raise Refused(
+        f"{spec.input}: which sheet is meant? It has: {_listed(names)}. Say `sheet:` with the "
+        "name of one in the spec. Nothing was sent."
+    )
+
+
+def _is_summary(workbook: Workbook, entry: SheetEntry) -> bool:
+    """Whether an export added this sheet: it says so in A1."""
+    if not entry.name.startswith(SUMMARY_SHEET):
+        return False
+    with workbook.open_sheet(entry) as source, workbook.shared_texts() as texts:
+        first = next(sheet_rows(source, workbook, texts, lambda _: None), None)
+    return first is not None and first.cells[:1] == [(1, SUMMARY_TITLE)]
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+class _Body:
+    """The rows below the header, as texts, each cell judged by whether it is sent."""
+
+    def __init__(self, spec: JobSpec, header: _Header) -> None:
+        self._spec = spec
+        self._header = header
+        self._sent: set[int] | None = None
+        self._places = self._filled = 0
+
+    def texts(self, sheet: _Sheet) -> Iterator[tuple[int, list[str]]]:
+        """(row number, one text a column) of each row; the blank ones between are rows too."""
+        left, width = self._header.left, len(self._header.columns)
+        last = self._header.row
+        for row in sheet.rows:
+            if row.flaws:
+                self._check(row)
+            texts = [""] * width
+            for column, text in row.cells:
+                if not left <= column < left + width:
+                    raise self._nameless(column, row.number)
+                texts[column - left] = text
+            self._measure(row, (row.number - last) * width)
+            for number in range(last + 1, row.number):
+                yield number, [""] * width
+            yield row.number, texts
+            last = row.number
+        for merged in sheet.merged:
+            self._check_merged(merged, last)
+
+    def _check(self, row: SheetRow) -> None:
+        for column, flaw in row.flaws:
+            where = self._header.at(column, row.number)
+            if flaw is Flaw.NOT_CALCULATED:
+                raise _refusal(
+                    self._spec,
+                    where,
+                    "a formula whose value nobody has calculated yet. Open the workbook in Excel "
+                    "or LibreOffice and save it",
+                )
+            if flaw is Flaw.NO_TEXT:
+                raise _refusal(
+                    self._spec, where, "half a character, which no text may hold. Type it anew"
+                )
+            if self._is_sent(column):
+                shown = dict(row.cells).get(column, "")
+                raise _refusal(
+                    self._spec, where, f"{shown} would be sent as text. Mend or clear the cell"
+                )
+
+    def _check_merged(self, merged: Merged, last_row: int) -> None:
+        top, bottom = max(merged.top, self._header.row + 1), min(merged.bottom, last_row)
+        for column in range(merged.left, merged.right + 1):
+            first = merged.top + (column == merged.left)
+            if max(top, first) <= bottom and self._is_sent(column):
+                raise _refusal(
+                    self._spec,
+                    f"{self._header.sheet}!{merged.ref}",
+                    "merged cells: only the first of them holds the value. Unmerge them and fill "
+                    "the others",
+                )
+
+    def _is_sent(self, column: int) -> bool:
+        if self._sent is None:
+            columns, left = self._header.columns, self._header.left
+            self._sent = {left + position for position in bind(self._spec, columns).mapped}
+            if self._spec.id is not None:
+                self._sent.add(left + columns.index(self._spec.id))
+        return column in self._sent
+
+    def _nameless(self, column: int, row: int) -> Refused:
+        header = self._header
+        return _refusal(
+            self._spec,
+            header.at(column, row),
+            f"a value in a column that has no name in {header.at(column, header.row)}. Name the "
+            "column or clear the cell; if another row is the header, say `header_row:` in the spec",
+        )
+
+    def _measure(self, row: SheetRow, places: int) -> None:
+        self._places += places
+        self._filled += len(row.cells)
+        if self._places > max(_MANY_CELLS, _BLANK_BESIDE_FILLED * self._filled):
+            where = self._header.at(row.cells[0][0] if row.cells else 1, row.number)
+            raise _refusal(
+                self._spec,
+                where,
+                "nearly all cells up to this one are empty. Clear what stands alone out there",
+            )
+
+
+def _refusal(spec: JobSpec, where: str, what: str) -> Refused:
+    end = "" if what.endswith("?") else "."
+    return Refused(f"{spec.input} {where}: {what}{end} Nothing was sent.")

@@ -1,0 +1,135 @@
+"""Workbooks made part by part, as libraries write only what is in order."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+_MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_LINKS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
+
+
+def cell(ref: str, value: object = None, kind: str | None = None, **more: object) -> str:
+    """One `<c>`: text as an inline string, or `value` as it stands where a kind is given.
+
+    `style` and `formula` are its attributes of these names; `raw` replaces what is in the cell.
+    """
+    if kind is None and isinstance(value, str):
+        kind, raw = "inlineStr", f"<is><t>{escape(value)}</t></is>"
+    else:
+        raw = "" if value is None else f"<v>{escape(str(value))}</v>"
+    if "formula" in more:
+        raw = f"<f>{escape(str(more['formula']))}</f>{raw}"
+    raw = str(more.get("raw", raw))
+    kind_ = f' t="{kind}"' if kind else ""
+    style = f' s="{more["style"]}"' if "style" in more else ""
+    return f'<c r="{ref}"{style}{kind_}>{raw}</c>'
+
+
+def rows(*cells: Iterable[str], first: int = 1) -> str:
+    """The `<row>`s of a sheet, from row `first`."""
+    return "".join(
+        f'<row r="{number}">{"".join(row)}</row>' for number, row in enumerate(cells, first)
+    )
+
+
+def table(texts: Iterable[Iterable[object]]) -> str:
+    """The `<row>`s of a plain table: None leaves a cell out."""
+    return rows(
+        *(
+            [cell(f"{_letters(c)}{r}", v) for c, v in enumerate(line, 1) if v is not None]
+            for r, line in enumerate(texts, 1)
+        )
+    )
+
+
+def worksheet(data: str, behind: str = "", before: str = "") -> str:
+    """A whole sheet part around its `<row>`s."""
+    body = f"{before}<sheetData>{data}</sheetData>{behind}"
+    return f'{HEAD}<worksheet xmlns="{_MAIN}">{body}</worksheet>'
+
+
+def stored(text: str) -> str:
+    """`text` as XML that Excel would write for it: what XML cannot hold as `_xHHHH_`."""
+    text = re.sub("_(?=x[0-9A-Fa-f]{4}_)", "_x005F_", text)
+    text = re.sub("[\0-\b\x0b-\x1f\ufffe\uffff]", lambda c: f"_x{ord(c[0]):04X}_", text)
+    return escape(text)
+
+
+def shared(texts: Iterable[str]) -> str:
+    """A part of shared strings, each as a plain `<t>`."""
+    items = "".join(f'<si><t xml:space="preserve">{stored(text)}</t></si>' for text in texts)
+    return f'{HEAD}<sst xmlns="{_MAIN}">{items}</sst>'
+
+
+def styles(*formats: int | str) -> str:
+    """A part of styles: style i shows the number format `formats[i]`, by id or by code."""
+    codes = {code: 164 + i for i, code in enumerate(formats) if isinstance(code, str)}
+    made = "".join(
+        f'<numFmt numFmtId="{id_}" formatCode={quoteattr(code)}/>' for code, id_ in codes.items()
+    )
+    used = "".join(f'<xf numFmtId="{codes[f] if isinstance(f, str) else f}"/>' for f in formats)
+    return (
+        f'{HEAD}<styleSheet xmlns="{_MAIN}"><numFmts>{made}</numFmts>'
+        f'<cellStyleXfs><xf numFmtId="14"/></cellStyleXfs><cellXfs>{used}</cellXfs></styleSheet>'
+    )
+
+
+def parts_of(
+    sheets: Mapping[str, str], settings: str = "", states: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The parts that every workbook has: `sheets` are whole sheet parts by name.
+
+    `settings` goes into workbook.xml behind the sheets; `states` are `hidden` or `veryHidden`.
+    """
+    entries = links = ""
+    parts = {}
+    for number, (name, content) in enumerate(sheets.items(), 1):
+        state = f' state="{states[name]}"' if states and name in states else ""
+        entries += f'<sheet name={quoteattr(name)} sheetId="{number}"{state} r:id="rId{number}"/>'
+        links += _link(f"rId{number}", "worksheet", f"worksheets/sheet{number}.xml")
+        parts[f"xl/worksheets/sheet{number}.xml"] = content
+    links += _link("rId9001", "sharedStrings", "sharedStrings.xml")
+    links += _link("rId9002", "styles", "styles.xml")
+    main = f'<workbook xmlns="{_MAIN}" xmlns:r="{_LINKS}">'
+    return {
+        "_rels/.rels": _links(_link("rId1", "officeDocument", "xl/workbook.xml")),
+        "xl/workbook.xml": f"{HEAD}{main}<sheets>{entries}</sheets>{settings}</workbook>",
+        "xl/_rels/workbook.xml.rels": _links(links),
+        "xl/styles.xml": styles(0),
+        **parts,
+    }
+
+
+def write_workbook(
+    path: Path, sheets: str | Mapping[str, str], *, parts: Mapping[str, str] | None = None, **more
+) -> Path:
+    """A workbook at `path`; a single sheet part is called Sheet1. `parts` come beside, or instead
+    of, those of `parts_of`."""
+    if isinstance(sheets, str):
+        sheets = {"Sheet1": sheets}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (parts_of(sheets, **more) | dict(parts or {})).items():
+            archive.writestr(name, content)
+    return path
+
+
+def _letters(column: int) -> str:
+    letters = ""
+    while column:
+        column, rest = divmod(column - 1, 26)
+        letters = chr(65 + rest) + letters
+    return letters
+
+
+def _link(name: str, kind: str, target: str) -> str:
+    return f'<Relationship Id="{name}" Type="{_LINKS}/{kind}" Target="{target}"/>'
+
+
+def _links(entries: str) -> str:
+    return f'{HEAD}<Relationships xmlns="{_PACKAGE}">{entries}</Relationships>'
