@@ -22,6 +22,7 @@ from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job import Job
 from pipeline.learned import kept_pace
 from pipeline.model import Row, State
+from pipeline.paid import check_ledger
 from pipeline.pins import refuse_repaying
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
@@ -99,6 +100,7 @@ def check_job(
         records.reading(job.folder.ledger) as read,
     ):
         path = Path(temporary) / "input.parquet"
+        check_ledger(job.folder.ledger)
         prepared = prepare(spec, sheet, host, selection, read, path)
         refusal = None
         try:

@@ -149,21 +149,17 @@ class Attempt:
 
 
 class Held(NamedTuple):
-    """What the ledger holds for one row of the sheet.
+    """What the ledger holds for a row of the sheet.
 
     `answered`: some version of it is ok. `given_up`: the user wants it failed and not sent.
-    `maybe_paid`: its last attempt was or may have been billed. `identity` and `occurrence` name it
-    in the ledger; those of the sheet's row may be others where equal rows share one answer.
+    `maybe_paid`: its last attempt was or may have been billed.
     """
 
-    row_id: int
     state: State
     code: str | None = None
     answered: bool = False
     given_up: bool = False
     maybe_paid: bool = False
-    identity: bytes = b""
-    occurrence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.model import Held, State
+from pipeline.plan import Alike
 from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256
 from pipeline.schema import altered, intact
 
@@ -54,35 +58,35 @@ def begin_deduped(db: sqlite3.Connection) -> bool:
 
 def look_up(
     wanted: Sequence[tuple[int, bytes, int]], *, deduped: bool = False
-) -> Callable[[sqlite3.Connection], dict[int, Held]]:
-    """What is held of a batch of (sheet row, identity, occurrence), by sheet row.
+) -> Callable[[sqlite3.Connection], list[Alike]]:
+    """What is held of a batch of (sheet row, identity, occurrence); of the others nothing is.
 
     `deduped`: the batch has the first of equal rows each, and its row key for an identity.
-
-    Raises:
-        StorageFailed: from the operation, when the ledger's row is not what was written.
     """
 
-    query = _LOOK_UP_BEST if deduped else _LOOK_UP
-
-    def operation(db: sqlite3.Connection) -> dict[int, Held]:
+    def operation(db: sqlite3.Connection) -> list[Alike]:
         db.execute("DELETE FROM wanted")
         db.executemany("INSERT INTO wanted VALUES (?, ?, ?)", wanted)
-        found = {}
-        for number, whole, row_id, state, code, *flags, name, rank in db.execute(query):
-            if not whole:
-                raise altered("what is known of a row", number)
-            answered, given_up, maybe_paid = map(bool, flags)
-            found[number] = Held(
-                row_id, _STATES[state], code, answered, given_up, maybe_paid, name, rank
-            )
-        db.executemany(
-            "INSERT INTO placed VALUES (?, ?)",
-            [(held.row_id, number) for number, held in found.items()],
-        )
-        return found
+        db.execute("DELETE FROM met")
+        db.execute(f"INSERT INTO met {_LOOK_UP_BEST if deduped else _LOOK_UP}")
+        db.execute("INSERT INTO placed SELECT row_id, sheet_row FROM met")
+        return [
+            Alike(Held(_STATES[state], code, *map(bool, flags)), _listed(numbers), _listed(row_ids))
+            for state, code, *flags, numbers, row_ids in db.execute(_MET)
+        ]
 
     return operation
+
+
+def names(db: sqlite3.Connection) -> list[tuple[int, bytes, int]]:
+    """(sheet row, identity, occurrence in the ledger) of the rows that were found last."""
+    return db.execute(
+        "SELECT m.sheet_row, r.identity, r.occurrence FROM met m JOIN rows r USING (row_id)"
+    ).fetchall()
+
+
+def _listed(numbers: str) -> npt.NDArray[np.int64]:
+    return np.fromstring(numbers, dtype=np.int64, sep=",")
 
 
 def share(pairs: Sequence[tuple[int, int]]) -> Callable[[sqlite3.Connection], None]:
@@ -102,17 +106,16 @@ def leaving(db: sqlite3.Connection) -> int:
 
 
 def check_absent(db: sqlite3.Connection) -> None:
-    """Checks the rows that the sheet does not have, once all of it was looked up.
-
-    A row whose identity was altered looks like one that has left the sheet, and its row in the
-    sheet like a new one: it would be sent and paid again.
+    """Looks whether the rows that the sheet does not have are found by their own identity, once
+    all of it was looked up: one that is not would seem to have left the sheet, and its row in the
+    sheet to be new.
 
     Raises:
-        StorageFailed: when a row is not what was written, or is not found by its own identity.
+        StorageFailed: when one is not.
     """
-    for sheet_row, whole, findable in db.execute(_ABSENT):
-        if not (whole and findable):
-            raise altered("what is known of a row that looks like it left the sheet", sheet_row)
+    lost = db.execute(_LOST).fetchone()
+    if lost:
+        raise altered("what is known of a row that looks like it left the sheet", lost[0])
 
 
 def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]:
@@ -138,7 +141,7 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
             "REPLACE INTO meta VALUES (?, ?)",
             [(SNAPSHOT, snapshot_id), (SNAPSHOT_SHA256, sha256)],
         )
-        for table in ("placed", "wanted", "moved", "shared"):
+        for table in ("placed", "wanted", "met", "moved", "shared"):
             db.execute(f"DROP TABLE temp.{table}")
         db.execute("DROP TABLE IF EXISTS temp.best")
 
@@ -150,6 +153,10 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute(
         "CREATE TEMP TABLE wanted"
         " (sheet_row INTEGER PRIMARY KEY, identity BLOB, occurrence INTEGER)"
+    )
+    db.execute(
+        "CREATE TEMP TABLE met (sheet_row INTEGER PRIMARY KEY, row_id INTEGER, state, code,"
+        " answered, given_up, maybe_paid)"
     )
     db.execute(
         "CREATE TEMP TABLE moved"
@@ -178,11 +185,11 @@ def _adopt_duplicates(db: sqlite3.Connection) -> None:
 
 # A group of equal rows that was ranked is found by its ranks alone.
 _HELD = (
-    f"w.sheet_row, {intact('rows', 'r')}, r.row_id, r.state, r.code,"
+    "w.sheet_row, r.row_id, r.state, r.code,"
     " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
-    " ELSE r.state <> 'pending' END, r.identity, r.occurrence"
+    " ELSE r.state <> 'pending' END"
 )
 _LOOK_UP = (
     f"SELECT {_HELD} FROM wanted w JOIN moved m USING (identity, occurrence)"
@@ -195,9 +202,14 @@ _LOOK_UP_BEST = (
     f"SELECT {_HELD} FROM wanted w JOIN best b ON b.row_key = w.identity"
     " JOIN rows r ON r.row_id = b.row_id"
 )
-_ABSENT = (
-    f"SELECT r.sheet_row, {intact('rows', 'r')}, EXISTS (SELECT 1 FROM rows k"
-    " INDEXED BY rows_known WHERE k.identity = r.identity AND k.occurrence = r.occurrence"
-    " AND k.row_id = r.row_id)"
-    " FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"
+# One line for all rows of which the same is held: most of a million are ok and nothing else.
+_MET = (
+    "SELECT state, code, answered, given_up, maybe_paid, group_concat(sheet_row),"
+    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid"
+)
+_LOST = (
+    "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"
+    " AND NOT EXISTS (SELECT 1 FROM rows k INDEXED BY rows_known"
+    " WHERE k.identity = r.identity AND k.occurrence = r.occurrence AND k.row_id = r.row_id)"
+    " LIMIT 1"
 )

@@ -330,21 +330,31 @@ def empty_plan(rows: int, selection: Selection, duplicates: Duplicates | None = 
     return Plan(flags, flags.copy(), named, asked, weights)
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Rows of the sheet of which the ledger holds the same: their numbers, and its own row of
+    each."""
+
+    held: Held
+    numbers: npt.NDArray[np.int64]
+    row_ids: npt.NDArray[np.int64]
+
+
 def add_batch(
-    plan: Plan, numbers: npt.NDArray[np.int64], held: Mapping[int, Held], selection: Selection
+    plan: Plan, numbers: npt.NDArray[np.int64], known: Iterable[Alike], selection: Selection
 ) -> None:
-    """Adds the sheet rows `numbers` to `plan`, duplicates left out; `held` is by their number."""
-    known = np.fromiter(held, dtype=np.int64, count=len(held))
-    _add_alike(plan, numbers[~np.isin(numbers, known)], None, selection)
-    alike: defaultdict[Held, list[int]] = defaultdict(list)
-    for number, found in held.items():
-        alike[found._replace(row_id=0, identity=b"", occurrence=0)].append(number)
-    for found, theirs in alike.items():
-        chosen = _add_alike(plan, np.array(theirs, dtype=np.int64), found, selection)
-        if found.state is State.OK:
-            plan.chosen_ids += [held[number].row_id for number in chosen]
-        if chosen and found.maybe_paid:
-            plan.risky[found.state] += chosen
+    """Adds the sheet rows `numbers` to `plan`, duplicates left out; those that are not `known`
+    are new."""
+    new = numbers
+    for alike in known:
+        held = alike.held
+        new = np.setdiff1d(new, alike.numbers, assume_unique=True)
+        chosen = _add_alike(plan, alike.numbers, held, selection)
+        if held.state is State.OK:
+            plan.chosen_ids += alike.row_ids[chosen].tolist()
+        if held.maybe_paid and chosen.any():
+            plan.risky[held.state] += alike.numbers[chosen].tolist()
+    _add_alike(plan, new, None, selection)
 
 
 def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
@@ -356,14 +366,14 @@ def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
 
 def _add_alike(
     plan: Plan, numbers: npt.NDArray[np.int64], found: Held | None, selection: Selection
-) -> list[int]:
-    """Adds rows of which the same is held. The numbers of those that are sent."""
-    if not len(numbers):
-        return []
+) -> npt.NDArray[np.bool_]:
+    """Adds rows of which the same is held. Which of them are sent."""
     state, code = (found.state, found.code) if found else (State.PENDING, None)
     places = numbers - 1
     weights, asked = plan.weights[places], plan.asked[places]
-    chosen = asked & selection.chooses(found)
+    chosen: npt.NDArray[np.bool_] = asked & selection.chooses(found)
+    if not len(numbers):
+        return chosen
     plan.counts[state] += int(weights.sum())
     if code and state is not State.OK:
         plan.codes[code] += int(weights.sum())
@@ -376,8 +386,7 @@ def _add_alike(
         plan.kept[state] += left
     if state is State.AMBIGUOUS and selection.covers(code):
         plan.ambiguous_left += int(weights[asked & ~chosen].sum())
-    listed: list[int] = numbers[chosen].tolist()
-    return listed
+    return chosen
 
 
 def _sized(text: str) -> bytes:

@@ -11,19 +11,28 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import placing, records
+from pipeline import placing
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
 from pipeline.inputs.where import refuse_unknown_columns
-from pipeline.model import Held, State
+from pipeline.model import State
 from pipeline.pins import Pins, read_pins
-from pipeline.plan import Plan, Selection, Variables, add_batch, bind, empty_plan, finish_plan
+from pipeline.plan import (
+    Alike,
+    Plan,
+    Selection,
+    Variables,
+    add_batch,
+    bind,
+    empty_plan,
+    finish_plan,
+)
 from pipeline.records import Read
 from pipeline.spec import JobSpec
 
-_LOOK_UP_ROWS = 2000
+_LOOK_UP_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,8 @@ def prepare(
 ) -> Prepared:
     """Reads the sheet into a snapshot at `path` and compares it with what is held.
 
+    Believes the ledger: who uses the plan has it looked through by `paid.check_ledger`.
+
     Raises:
         Refused: for a sheet that cannot be sent as it is, for rows that it does not have, and for
             another host.
@@ -87,8 +98,6 @@ def prepare(
         )
     plan = _lay_over(spec, snapshot, selection, read)
     read(placing.check_absent)
-    if plan.to_send:
-        read(records.check_paid)
     repaid = min(read(placing.leaving), plan.new)
     return Prepared(snapshot, sheet.variables, plan, pins, repaid)
 
@@ -104,7 +113,7 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
             held = _held(spec, snapshot, positions, read)
             add_batch(plan, snapshot.numbers[positions], held, selection)
     else:  # a look-up takes 3 microseconds, and a new folder holds nothing
-        add_batch(plan, snapshot.numbers[firsts], {}, selection)
+        add_batch(plan, snapshot.numbers[firsts], (), selection)
     for start in range(0, len(duplicates.numbers), _LOOK_UP_ROWS):
         span = slice(start, start + _LOOK_UP_ROWS)
         pairs = zip(
@@ -117,8 +126,8 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
 
 def _held(
     spec: JobSpec, snapshot: Snapshot, positions: npt.NDArray[np.int64], read: Read
-) -> dict[int, Held]:
-    """What is held for the rows at some positions, by sheet row. Under `dedupe: true` they are
+) -> list[Alike]:
+    """What is held for the rows at some positions. Under `dedupe: true` they are
     looked up by row key, and are from then on what the ledger calls them."""
     numbers = snapshot.numbers[positions].tolist()
     if not spec.dedupe:
@@ -128,7 +137,7 @@ def _held(
     keys = map(snapshot.row_key_at, positions.tolist())
     wanted = [(number, key, 0) for number, key in zip(numbers, keys, strict=True)]
     held = read(placing.look_up(wanted, deduped=True))
-    for number, position in zip(numbers, positions.tolist(), strict=True):
-        if number in held:
-            snapshot.rename(position, held[number].identity, held[number].occurrence)
+    position_of = dict(zip(numbers, positions.tolist(), strict=True))
+    for number, name, rank in read(placing.names):
+        snapshot.rename(position_of[number], name, rank)
     return held

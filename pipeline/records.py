@@ -303,20 +303,6 @@ def check_structure(db: sqlite3.Connection) -> None:
         raise altered(f"its structure ({said})")
 
 
-def check_paid(db: sqlite3.Connection) -> None:
-    """Checks what says what was paid, before more is: 3 microseconds for each attempt ever made.
-
-    Raises:
-        StorageFailed: when an attempt is not what was written, or the tables lost something.
-    """
-    check_structure(db)
-    found = db.execute(
-        f"SELECT sheet_row FROM attempts a WHERE NOT ({intact('attempts', 'a')}) LIMIT 1"
-    ).fetchone()
-    if found:
-        raise altered("how an attempt ended", found[0])
-
-
 def last_run(db: sqlite3.Connection) -> LastRun | None:
     """The run that began last; None before the first."""
     found = db.execute(

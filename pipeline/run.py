@@ -49,6 +49,7 @@ from pipeline.model import (
     Verdict,
 )
 from pipeline.pacing import Pace
+from pipeline.paid import check_ledger
 from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare
@@ -203,7 +204,12 @@ async def _lock(
 async def _prepare(
     job: Job, sheet: Sheet, host: str, selection: Selection, ledger: SqliteLedger, control: Control
 ) -> Prepared:
-    """Reads the sheet in a thread, as a long one takes seconds in which a signal must work."""
+    """Reads the sheet in a thread, as a long one takes seconds in which a signal must work, and
+    looks through the ledger meanwhile.
+
+    Raises:
+        StorageFailed: when the ledger is not what was written.
+    """
 
     def batches() -> Iterator[Batch]:
         for batch in sheet.table.batches():
@@ -216,16 +222,19 @@ async def _prepare(
 
     watched = replace(sheet, table=replace(sheet.table, batches=batches))
     new_snapshot = job.folder.new_snapshot
+    checking = asyncio.ensure_future(asyncio.to_thread(check_ledger, job.folder.ledger))
     work = asyncio.ensure_future(
         asyncio.to_thread(prepare, job.to_run(), watched, host, selection, read, new_snapshot)
     )
+    both = asyncio.gather(work, checking, return_exceptions=True)
     try:
-        return await asyncio.shield(work)
+        await asyncio.shield(both)
     except asyncio.CancelledError:
         control.stop("cancelled")
-        await asyncio.wait({work})  # the ledger must not be closed under it
-        work.exception()  # looked at, or Python complains of it
+        await asyncio.wait({both})  # the ledger must not be closed under them
         raise
+    checking.result()
+    return work.result()
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import Refused
 from pipeline.model import Held, State
 from pipeline.plan import (
+    Alike,
     Duplicates,
     Plan,
     Selection,
@@ -87,7 +88,8 @@ def planned(
     plan = empty_plan(rows, selection, duplicates)
     later = [] if duplicates is None else duplicates.numbers
     numbers = np.setdiff1d(np.arange(1, rows + 1), later)
-    add_batch(plan, numbers, held, selection)
+    known = [Alike(one, np.array([n]), np.array([10 * n])) for n, one in held.items()]
+    add_batch(plan, numbers, known, selection)
     finish_plan(plan, duplicates)
     return plan
 
@@ -111,7 +113,7 @@ def test_duplicates_count_as_rows_and_are_sent_never():
     plan = planned(4, {}, Selection(), duplicates)
     assert list(plan.send) == [True, True, False, False]
     assert (plan.to_send, plan.new, plan.counts[State.PENDING]) == (2, 2, 4)
-    failed = {1: Held(7, State.FAILED, "request_blocked", maybe_paid=True)}
+    failed = {1: Held(State.FAILED, "request_blocked", maybe_paid=True)}
     again = planned(4, failed, select_resume(rows=parse_rows("4")), duplicates)
     assert list(again.send) == [True, False, False, False]
     assert list(again.covered) == [False, False, False, True]
@@ -127,7 +129,7 @@ def test_duplicates_count_as_rows_and_are_sent_never():
 def test_a_plan_sends_what_the_selection_names_up_to_its_limit():
     """And counts where every row stands."""
     states = [None, State.OK, State.PENDING, State.FAILED, State.AMBIGUOUS, None]
-    held = {n: Held(n, s, None) for n, s in enumerate(states, start=1) if s is not None}
+    held = {n: Held(s, None) for n, s in enumerate(states, start=1) if s is not None}
     plan = planned(6, held, Selection())
     assert list(plan.send) == [True, False, True, False, False, True]
     assert (plan.to_send, plan.new) == (3, 2)
@@ -154,7 +156,7 @@ def test_what_is_no_list_of_rows_is_refused(text):
         parse_rows(text)
 
 
-GIVEN_UP = Held(1, State.FAILED, "request_blocked", given_up=True)
+GIVEN_UP = Held(State.FAILED, "request_blocked", given_up=True)
 
 
 def test_a_row_that_was_given_up_is_sent_only_when_it_is_named():
@@ -167,14 +169,14 @@ def test_a_row_that_was_given_up_is_sent_only_when_it_is_named():
 def test_a_plan_knows_what_may_be_paid_twice():
     """Ambiguous rows, answered ones, and failed ones that may have been billed."""
     held = {
-        1: Held(11, State.AMBIGUOUS, "gateway", maybe_paid=True),
-        2: Held(12, State.FAILED, "run_failed", maybe_paid=True),
-        3: Held(13, State.FAILED, "request_blocked"),
-        4: Held(14, State.OK, answered=True, maybe_paid=True),
+        1: Held(State.AMBIGUOUS, "gateway", maybe_paid=True),
+        2: Held(State.FAILED, "run_failed", maybe_paid=True),
+        3: Held(State.FAILED, "request_blocked"),
+        4: Held(State.OK, answered=True, maybe_paid=True),
     }
     plan = planned(4, held, select_resume(ambiguous=True))
     assert plan.risky == {State.AMBIGUOUS: [1], State.FAILED: [2]}
     assert plan.kept == Counter({State.OK: 1})
     again = planned(4, held, select_again(None))
-    assert (again.risky, again.chosen_ids) == ({State.OK: [4]}, [14])
+    assert (again.risky, again.chosen_ids) == ({State.OK: [4]}, [40])
     assert list(again.covered) == [True] * 4

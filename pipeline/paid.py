@@ -1,0 +1,74 @@
+"""Whether what a ledger knows of rows and attempts is what was written, before more is paid.
+
+Every row of it is checked at each run: an altered one may look as if it were new, and would be paid
+again. That takes 5 microseconds for each row that was ever sent, so a large ledger is looked
+through by a process of its own, while this one reads the sheet.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.errors import StorageFailed
+from pipeline.records import check_structure, reading
+from pipeline.schema import altered, intact
+
+# A ledger of some 100,000 rows; a smaller one is checked before a process would have begun.
+_LARGE_BYTES = 16 * 1024 * 1024
+_WHAT = {"rows": "what is known of a row", "attempts": "how an attempt ended"}
+
+
+def check_ledger(path: Path) -> None:
+    """Looks through the ledger at `path`; one that is not there yet is sound.
+
+    Raises:
+        StorageFailed: when a row or an attempt is not what was written, or the tables lost
+            something.
+    """
+    if path.exists() and path.stat().st_size >= _LARGE_BYTES:
+        found = subprocess.run(
+            [sys.executable, "-m", __name__, str(path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # Ctrl-C is for the run, which ends it when it likes
+        )
+        if found.returncode == StorageFailed.exit_code:
+            raise StorageFailed(found.stdout.strip())
+        if found.returncode == 0:
+            return
+    with reading(path) as read:
+        read(check)
+
+
+def check(db: sqlite3.Connection) -> None:
+    """Looks through an open ledger.
+
+    Raises:
+        StorageFailed: as `check_ledger`.
+    """
+    check_structure(db)
+    for table, what in _WHAT.items():
+        found = db.execute(
+            f"SELECT sheet_row FROM {table} t WHERE NOT ({intact(table, 't')}) LIMIT 1"
+        ).fetchone()
+        if found:
+            raise altered(what, found[0])
+
+
+def _main(path: Path) -> int:
+    try:
+        with reading(path) as read:
+            read(check)
+    except StorageFailed as error:
+        print(error)
+        return StorageFailed.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))

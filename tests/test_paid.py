@@ -1,0 +1,73 @@
+"""A ledger is looked through before more is paid, a large one by a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from pipeline import placing, records
+from pipeline.clock import SystemClock
+from pipeline.errors import StorageFailed
+from pipeline.ledger import open_ledger
+from pipeline.model import Outcome, Reply, Row, State, Verdict
+from pipeline.paid import check_ledger
+from pipeline.schema import connect
+
+LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
+
+
+def write_ledger(path: Path, answer_bytes: int) -> None:
+    """A ledger with one ambiguous row, whose answer is kept."""
+
+    async def send() -> None:
+        made = await ledger.intend(Row(7, b"key".ljust(16), b"key".ljust(16), 0, b"{}"))
+        await ledger.conclude(
+            made, LOST, Reply(1.0, 2.0, 502, {}, b"x" * answer_bytes), State.AMBIGUOUS
+        )
+
+    with open_ledger(path, SystemClock()) as ledger:
+        ledger.read(placing.begin)
+        ledger.begin_run("run", "s", 1, 0)
+        asyncio.run(send())
+
+
+@pytest.mark.parametrize("answer_bytes", [10, 20_000_000])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE rows SET state = 'pending'", "what is known of a row (row 7 of the sheet)"),
+        ("UPDATE attempts SET maybe_paid = 0", "how an attempt ended (row 7 of the sheet)"),
+    ],
+)
+def test_what_is_not_what_was_written_is_found_and_named(tmp_path, answer_bytes, change, words):
+    """The same words, whichever process finds it."""
+    path = tmp_path / "ledger.sqlite"
+    write_ledger(path, answer_bytes)
+    check_ledger(path)
+    with_sums = connect(path, read_only=False)
+    kept = dict(
+        with_sums.execute("SELECT 'rows', sum FROM rows UNION SELECT 'attempts', sum FROM attempts")
+    )
+    with_sums.close()
+    forge(path, change, kept)
+    with pytest.raises(StorageFailed) as raised:
+        check_ledger(path)
+    assert words in str(raised.value)
+
+
+def forge(path: Path, change: str, sums: dict[str, bytes]) -> None:
+    """Makes a change and leaves the checksums as they were: the function says what it is told."""
+    table = change.split()[1]
+    db = connect(path, read_only=False)
+    db.create_function("row_sum", -1, lambda *_: sums[table], deterministic=True)
+    db.execute(change)
+    db.close()
+
+
+def test_a_ledger_that_is_not_there_yet_is_sound(tmp_path):
+    """There is nothing to pay twice."""
+    check_ledger(tmp_path / "ledger.sqlite")
+    with records.reading(tmp_path / "ledger.sqlite") as read:
+        assert read(records.counts).paid_max == 0
