@@ -235,23 +235,34 @@ def status(**said: Any) -> None:
 
 @cli.command()
 @_job_options
-def report(**said: Any) -> None:
+@click.option("--open", "open_", is_flag=True, help="Open report.html in a browser.")
+def report(open_: bool, **said: Any) -> None:
     """Shows what failed in JOB by error code, with advice and the command that sends it again.
 
+    Writes the same, with pictures and sample answers, into report.html in the run folder: one file
+    that loads nothing and can be forwarded.
+
     \b
-    Example:
+    Examples:
       pipeline report jobs/stories.yaml
+      pipeline report jobs/stories.yaml --open
     """
 
     def work(job: Job) -> int:
         from pipeline.report.groups import as_json as groups_json
+        from pipeline.report.html import write_report
         from pipeline.report.overview import report_job
-        from pipeline.report.terminal import group_lines
+        from pipeline.report.terminal import group_lines, shown_path
 
         found = report_job(job)
-        _show(found.summary, said, more={"groups": groups_json(found.groups)})
+        path = write_report(job, found)
+        summary = replace(found.summary, report=str(path))
+        _show(summary, said, more={"groups": groups_json(found.groups)})
         if not said["quiet"]:
             _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
+            _tell("", f"To read and forward: {shown_path(str(path))}")
+        if open_:
+            _open(path)
         return 0
 
     _finish(said, work)
@@ -492,6 +503,13 @@ def _show(
         _tell(*summary_lines(summary, report))
     if said["as_json"]:
         _print_json(as_json(summary) | (more or {}))
+
+
+def _open(path: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.absolute().as_uri()):
+        _tell(f"No browser could be started here. Open {path} yourself.")
 
 
 def _tell(*lines: str) -> None:
