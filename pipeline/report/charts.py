@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.model import State
 from pipeline.report.groups import Group
-from pipeline.report.history import History, Latencies, LearnedLimit
+from pipeline.report.history import History, Latencies, LearnedLimit, Numbers
 from pipeline.report.markup import Markup, visible
 from pipeline.report.samples import Samples
 from pipeline.report.svg import INK, as_markup, drawing
@@ -26,6 +26,8 @@ from pipeline.wording import counted
 
 # Drawn at about the width of a phone's page, so that their text is as large as the page's.
 _WIDTH, _HEIGHT = 4.2, 2.6
+# States of fewer rows than a tenth of the ok ones would lie on the axis: they get one of their own.
+_FEW, _HEIGHT_OF_FEW = 10, 1.1
 _BAR, _BARS_BESIDES = 0.36, 0.4
 _COLOURS = {
     State.OK: "#0072b2",
@@ -68,29 +70,31 @@ def pictures(
 
 
 def progress(history: History) -> Picture | None:
-    """Rows that are ok, failed and ambiguous, over time."""
+    """Rows that are ok, failed and ambiguous, over time; few beside many have their own scale."""
     if not history.spans:
         return None
     timeline = Timeline(history.spans)
-    figure, axes = _figure()
-    last = history.progress[-1].rows
-    states = [state for state in _LINES if last[state][-1] > 0]
-    for state in states:
-        for number, part in enumerate(history.progress):
-            axes.plot(
-                timeline.place(number, part.at),
-                part.rows[state],
-                _LINES[state],
-                color=_COLOURS[state],
-                linewidth=1.8,
-                label=None if number else str(state),
-            )
-    timeline.label(axes)
-    _counting(axes)
-    axes.set_ylabel("rows")
-    if len(states) > 1:
-        _legend(axes)
-    totals = ", ".join(f"{int(last[state][-1]):,} {state}" for state in states)
+    last = {state: int(rows[-1]) for state, rows in history.progress[-1].rows.items()}
+    states = [state for state in _LINES if last[state]]
+    few = [state for state in states if last[state] * _FEW < last[State.OK]]
+    many = [state for state in states if state not in few]
+    panels = [many, few] if few else [many]
+    height = _HEIGHT + (_HEIGHT_OF_FEW if few else 0)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    heights = [_HEIGHT, _HEIGHT_OF_FEW][: len(panels)]
+    drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
+    for axes, shown in zip(drawn[:, 0], panels, strict=True):
+        for state in shown:
+            rows = [(part.at, part.rows[state]) for part in history.progress]
+            line = _line(timeline, rows)
+            axes.plot(*line, _LINES[state], color=_COLOURS[state], lw=1.8, label=str(state))
+        _counting(axes)
+        axes.set_ylabel("rows")
+        if len(states) > 1:
+            _legend(axes)
+        timeline.mark(axes)
+    timeline.label(drawn[-1, 0])
+    totals = ", ".join(f"{last[state]:,} {state}" for state in states)
     work = duration(sum(span.duration_s for span in history.spans))
     spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} stretches"
     caption = f"{totals or 'No row'} at the end of {work} of work{spans}."
@@ -103,25 +107,21 @@ def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
         return None
     timeline = Timeline(history.spans)
     figure, axes = _figure()
-    runs = {run.run: run for run in history.runs}
-    for number, (span, part) in enumerate(zip(history.spans, history.pace, strict=True)):
-        edges = timeline.place(number, part.edges)
-        name = "requests" if number == 0 else None
-        axes.stairs(part.per_s, edges, fill=True, color=_PACE, alpha=0.55, label=name)
-        axes.stairs(part.per_s, edges, color=_PACE, linewidth=0.8)
-        if part.rate_limited_per_s.any():
-            axes.stairs(part.rate_limited_per_s, edges, fill=True, color=_LIMITED)
-        for run in (runs[run] for run in span.runs):
-            if run.run_id in limits and run.first_sent is not None:
-                ends = np.array([run.first_sent, run.last_seen or run.first_sent])
-                per_s = limits[run.run_id].per_s
-                axes.plot(timeline.place(number, ends), [per_s] * 2, "--", color=INK, lw=1)
+    sent = _steps(timeline, [(part.edges, part.per_s) for part in history.pace])
+    axes.fill_between(*sent, color=_PACE, alpha=0.55, lw=0, label="requests")
+    axes.plot(*sent, color=_PACE, lw=0.8)
+    if any(run.rate_limited for run in history.runs):
+        refused = [(part.edges, part.rate_limited_per_s) for part in history.pace]
+        axes.fill_between(*_steps(timeline, refused), color=_LIMITED, lw=0, label="answered 429")
+    known = [limits[run.run_id] for run in history.runs if run.run_id in limits]
+    if known:
+        axes.plot(*_limits(timeline, history, limits), "--", color=INK, lw=1, label="limit")
+    timeline.mark(axes)
     timeline.label(axes)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("requests per second")
-    known = [limits[run.run_id] for run in history.runs if run.run_id in limits]
+    _legend(axes)
     caption = _pace_caption(history, known)
-    _pace_legend(axes, any(run.rate_limited for run in history.runs), bool(known))
     return _picture(figure, "pace", "Pace", caption)
 
 
@@ -146,15 +146,17 @@ def latency(latencies: Latencies) -> Picture | None:
     marks = {"half": 0.5, "95 %": 0.95}
     for line, (name, part) in zip(("-", "--"), marks.items(), strict=True):
         within = latencies.quantile_s(part)
-        axes.axvline(within, color=INK, linestyle=line, linewidth=1, label=f"{name}: {within:g} s")
+        axes.axvline(
+            within, color=INK, linestyle=line, linewidth=1, label=f"{name}: {_brief(within)} s"
+        )
     _legend(axes)
     _counting(axes)
     axes.set_xlabel("seconds" + (", logarithmic" if logarithmic else ""))
     axes.set_ylabel("answers")
     half, most = (latencies.quantile_s(part) for part in marks.values())
     caption = (
-        f"Of {counted(latencies.total, 'answer')} half came within {half:g} s, 95 % within "
-        f"{most:g} s; the slowest took {longest:g} s."
+        f"Of {latencies.total:,} answers half came within {_brief(half)} s, 95 % within "
+        f"{_brief(most)} s; the slowest took {_brief(longest)} s."
     )
     return _picture(figure, "latency", "How long answers took", caption)
 
@@ -189,6 +191,37 @@ def domains(samples: Samples) -> Picture | None:
         f"{samples.cited:,} of {read}. {top[0][0]} is first with {top[0][1]:,}."
     )
     return _picture(figure, "domains", "Sites that are cited most", caption)
+
+
+def _line(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
+    """One line of what was so at moments of each span, not drawn where there is a gap."""
+    pieces = [
+        (np.append(timeline.place(number, at), np.nan), np.append(values, np.nan))
+        for number, (at, values) in enumerate(parts)
+    ]
+    return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+
+
+def _steps(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
+    """The same of values that hold between the edges of bins."""
+    return _line(
+        timeline, [(np.repeat(edges, 2)[1:-1], np.repeat(values, 2)) for edges, values in parts]
+    )
+
+
+def _limits(
+    timeline: Timeline, history: History, limits: dict[str, LearnedLimit]
+) -> tuple[Numbers, Numbers]:
+    """The limit that each run learned, as long as it was at work."""
+    runs = {run.run: run for run in history.runs}
+    x, y = [], []
+    for number, span in enumerate(history.spans):
+        for run in (runs[run] for run in span.runs):
+            if run.run_id in limits and run.first_sent is not None:
+                ends = np.array([run.first_sent, run.last_seen or run.first_sent])
+                x += [*timeline.place(number, ends), np.nan]
+                y += [*[limits[run.run_id].per_s] * 2, np.nan]
+    return np.array(x), np.array(y)
 
 
 def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
@@ -230,27 +263,23 @@ def _legend(axes: Axes) -> None:
     )
 
 
-def _pace_legend(axes: Axes, limited: bool, known: bool) -> None:
-    if limited:
-        axes.stairs([0], [0, 0], fill=True, color=_LIMITED, label="answered 429")
-    if known:
-        axes.plot([], [], "--", color=INK, lw=1, label="limit")
-    if limited or known:
-        _legend(axes)
-
-
 def _pace_caption(history: History, known: list[LearnedLimit]) -> str:
     requests = sum(run.requests for run in history.runs)
     limited = sum(run.rate_limited for run in history.runs)
     most = max(float(part.per_s.max()) for part in history.pace)
-    text = (
-        f"{counted(requests, 'request')}, {most:.3g} per second at most; {limited:,} of them "
-        "were turned away by the rate limit (429)."
-    )
+    text = f"{requests:,} requests, {_brief(most)} per second at most"
+    text += f"; {limited:,} were turned away by the rate limit (429)." if limited else "."
     if known:
         last = known[-1]
-        text += f" The limit, as the last run learned it: {last.limit} per {last.window_s:.3g} s."
+        text += (
+            f" The limit, as the last run learned it: {last.limit:,} per {_brief(last.window_s)} s."
+        )
     return text
+
+
+def _brief(number: float) -> str:
+    """Three digits, or all of them before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:

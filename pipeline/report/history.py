@@ -13,6 +13,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ _SHORTEST_PACE_BIN_S = 1.0
 _SHORTEST_SPAN_S = 0.001
 # Runs this close to each other, as a part of all the time at work, are drawn as one.
 _MERGED_GAP = 0.05
+# More of them would be slivers, and a page of megabytes; those with the least between them are one.
+_MOST_SPANS = 200
 _LOG_TAIL_BYTES = 64 * 1024 * 1024
 _PACE_ENDED = b'"event": "pace_ended"'
 
@@ -230,6 +233,11 @@ def _spans(runs: Iterable[RunFacts]) -> tuple[Span, ...]:
         if run.first_sent is not None
     )
     most_gap_s = _MERGED_GAP * sum(ended - begun for begun, ended, _ in at_work)
+    gaps = sorted(
+        (begun - before for (_, before, _), (begun, *_) in pairwise(at_work)), reverse=True
+    )
+    if len(gaps) >= _MOST_SPANS:
+        most_gap_s = max(most_gap_s, gaps[_MOST_SPANS - 1])
     spans: list[Span] = []
     for begun, ended, run in at_work:
         if spans and begun - spans[-1].ended <= most_gap_s:

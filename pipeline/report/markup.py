@@ -84,7 +84,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with what would act without being seen written out: ␛ for an escape, [U+202E].
+    """`text` with what would act without being seen written out, like [U+202E].
 
     Tabs and line feeds stay; a carriage return before a line feed goes.
     """
@@ -131,10 +131,6 @@ def _attribute(name: str, value: str | Url) -> str:
 
 def _written_out(found: re.Match[str]) -> str:
     code = ord(found[0])
-    if code < 0x20:
-        return chr(0x2400 + code)  # the pictures of the controls
-    if code == 0x7F:
-        return "\N{SYMBOL FOR DELETE}"
     return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code <= 0xDFFF else f"[U+{code:04X}]"
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.history import Numbers, Span
 
@@ -26,51 +27,45 @@ _COUNTED_UNDER_S = 20.0
 _GAPS, _GAP = 0.25, 0.03
 
 
-@dataclass(frozen=True, slots=True)
 class Timeline:
-    """Where each moment of some spans is on an axis whose unit is seconds of work."""
+    """Where each moment of some spans is on an axis whose unit is seconds of work.
 
-    spans: Sequence[Span]
+    `begins` is where each span begins, `gap_s` how wide a gap is drawn.
+    """
 
-    @property
-    def gap_s(self) -> float:
-        """How wide a gap is drawn."""
-        work_s = sum(span.duration_s for span in self.spans)
-        return work_s * min(_GAP, _GAPS / len(self.spans))
-
-    @property
-    def begins(self) -> list[float]:
-        """Where each span begins."""
-        begins, at = [], 0.0
-        for span in self.spans:
-            begins.append(at)
-            at += span.duration_s + self.gap_s
-        return begins
-
-    @property
-    def length_s(self) -> float:
-        return self.begins[-1] + self.spans[-1].duration_s
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self.spans = spans
+        work_s = sum(span.duration_s for span in spans)
+        self.gap_s = work_s * min(_GAP, _GAPS / len(spans))
+        steps = [span.duration_s + self.gap_s for span in spans]
+        self.begins = [0.0, *accumulate(steps)][:-1]
+        self.length_s = self.begins[-1] + spans[-1].duration_s
 
     def place(self, span: int, at: Numbers) -> Numbers:
-        """Moments of a span on the axis."""
+        """Moments of a span on the axis; those outside of it at its edge."""
         placed: Numbers = self.begins[span] + (at - self.spans[span].begun)
         return np.clip(placed, 0.0, self.length_s)
 
-    def label(self, axes: Axes) -> None:
-        """Puts ticks, their labels and the cuts on the time axis of `axes`."""
+    def mark(self, axes: Axes) -> None:
+        """Makes `axes` as long as the work, and shows the cuts."""
+        gaps = [(begin - self.gap_s, self.gap_s) for begin in self.begins[1:]]
+        full_height = axes.get_xaxis_transform()
+        axes.broken_barh(gaps, (0, 1), color="#808080", alpha=0.3, lw=0, transform=full_height)
         axes.set_xlim(0, self.length_s)
+
+    def label(self, axes: Axes) -> None:
+        """Puts ticks and their labels on the time axis of `axes`."""
         if len(self.spans) > 1:
             self._label_spans(axes)
         elif self.length_s < _COUNTED_UNDER_S:
             begun = datetime.fromtimestamp(self.spans[0].begun, UTC)
+            axes.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS))
             axes.set_xlabel(f"seconds since {begun:%Y-%m-%d %H:%M:%S} UTC")
         else:
             self._label_clock(axes)
 
     def _label_spans(self, axes: Axes) -> None:
         begins = self.begins
-        for begin in begins[1:]:
-            axes.axvspan(begin - self.gap_s, begin, color="#808080", alpha=0.3, linewidth=0)
         kept: list[int] = []
         for number, begin in enumerate(begins):
             if not kept or begin - begins[kept[-1]] >= self.length_s / _MOST_LABELS:
