@@ -1,10 +1,10 @@
 """Seconds, memory and size of `pipeline report` for a run folder of many rows.
 
 The folder is made by the runner's own ledger, sealer and log, with a clock of the script's own:
-several nights of work at 50 requests a second, one row in fifty not ok, one answer in five hundred
-a 429 first. Nothing is sent.
+several nights of work at 50 requests a second, one row in fifty (--not-ok) not ok, one in five
+hundred turned away first. Nothing is sent.
 
-    python benchmarks/report.py [--rows 1000000] [--folder DIR]
+    python benchmarks/report.py [--rows 1000000] [--not-ok 50] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ from pipeline.summary import as_json, summarize
 
 NIGHT_ROWS = 400_000
 AT_ONCE = 2000
+Ended = tuple[Outcome, State]
 PER_S = 50.0
 FIRST_NIGHT = 1_790_000_000.0
 CODES = (
@@ -84,7 +85,7 @@ def make_job(folder: Path, rows: int) -> Job:
     return find_job(spec)
 
 
-def fill(job: Job, rows: int) -> None:
+def fill(job: Job, rows: int, not_ok: int) -> None:
     """Every row is sent, night after night."""
     spec, folder = job.to_run(), job.folder
     folder.create()
@@ -96,11 +97,16 @@ def fill(job: Job, rows: int) -> None:
             night = Selection(limit=first + NIGHT_ROWS)
             prepared = prepare(spec, sheet, "example.com", night, ledger.read, folder.new_snapshot)
             clock.now = FIRST_NIGHT + first // NIGHT_ROWS * 86_400
-            asyncio.run(one_night(job, ledger, log, clock, prepared))
+            asyncio.run(one_night(job, ledger, log, clock, prepared, not_ok))
 
 
 async def one_night(
-    job: Job, ledger: SqliteLedger, log: EventLog, clock: ScriptedClock, prepared: Prepared
+    job: Job,
+    ledger: SqliteLedger,
+    log: EventLog,
+    clock: ScriptedClock,
+    prepared: Prepared,
+    not_ok: int,
 ) -> None:
     """One run, from its beginning to its summary."""
     folder, snapshot = job.folder, prepared.snapshot
@@ -116,9 +122,14 @@ async def one_night(
     sealer = Sealer(ledger, folder.results, job.to_run().workflow)
     stored = replace(snapshot, path=folder.snapshot)
     chosen = stored.selected(job.to_run(), prepared.variables, prepared.plan.send)
+
+    def outcome_of(row: Row) -> Ended:
+        return chance.choice(CODES) if row.number % not_ok == 0 else (OK, State.OK)
+
     while batch := list(islice(chosen, AT_ONCE)):
-        await send(ledger, clock, [row for row in batch if row.number % 500 == 0], chance, True)
-        await send(ledger, clock, batch, chance, False)
+        turned_away = [row for row in batch if row.number % 500 == 0]
+        await send(ledger, clock, turned_away, chance, lambda _: (REFUSED, State.PENDING))
+        await send(ledger, clock, batch, chance, outcome_of)
         sealer.seal_all()
     requests = prepared.plan.to_send
     log(PaceEnded(50, 1.0, 0.98, requests, requests // 500))
@@ -132,18 +143,14 @@ async def send(
     clock: ScriptedClock,
     rows: list[Row],
     chance: random.Random,
-    refused: bool,
+    outcome_of: Callable[[Row], Ended],
 ) -> None:
     """Intents and outcomes of some rows, two commits in all."""
     attempts = await asyncio.gather(*(ledger.intend(row) for row in rows))
     concluding = []
     for attempt in attempts:
         latency_s = chance.lognormvariate(3.0, 0.6)
-        outcome, state = OK, State.OK
-        if refused:
-            outcome, state, latency_s = REFUSED, State.PENDING, 0.05
-        elif attempt.row.number % 50 == 0:
-            outcome, state = chance.choice(CODES)
+        outcome, state = outcome_of(attempt.row)
         body = answer(attempt.row.number, chance) if outcome is OK else b""
         reply = Reply(0.0, latency_s, outcome.http_status, {}, body)
         concluding.append(ledger.conclude(attempt, outcome, reply, state))
@@ -174,6 +181,7 @@ def folders(given: Path | None) -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--not-ok", type=int, default=50, help="One row in so many.")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument(
         "--folder", type=Path, help="Keep the run folder here, or use the one there."
@@ -182,7 +190,7 @@ def main() -> None:
     for folder in folders(options.folder):
         if not (folder / "job.yaml").exists():
             begun = time.monotonic()
-            fill(make_job(folder, options.rows), options.rows)
+            fill(make_job(folder, options.rows), options.rows, options.not_ok)
             print(f"made in {time.monotonic() - begun:.0f} s", flush=True)
         job = find_job(folder / "job.yaml")
         seconds, mib = peak_mib(

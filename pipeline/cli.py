@@ -253,14 +253,19 @@ def report(open_: bool, **said: Any) -> None:
         from pipeline.report.html import write_report
         from pipeline.report.overview import report_job
         from pipeline.report.terminal import group_lines, shown_path
+        from pipeline.summary import as_json
 
         found = report_job(job)
-        path = write_report(job, found)
-        summary = replace(found.summary, report=str(path))
-        _show(summary, said, more={"groups": groups_json(found.groups)})
+        # Before the page is drawn: that takes a while, and parts of the results may be damaged.
+        _show(found.summary, said | {"as_json": False})
         if not said["quiet"]:
             _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
+        path = write_report(job, found)
+        if not said["quiet"]:
             _tell("", f"To read and forward: {shown_path(str(path))}")
+        if said["as_json"]:
+            summary = as_json(replace(found.summary, report=str(path)))
+            _print_json(summary | {"groups": groups_json(found.groups)})
         if open_:
             _open(path)
         return 0

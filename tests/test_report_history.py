@@ -231,7 +231,7 @@ def test_captions_say_in_numbers_what_is_seen(nights):
     drawn = {p.title: p for p in pictures(nights.history(), limits, [], samples)}
     assert drawn["Rows over time"].caption == "59 ok at the end of 1 min of work."
     assert drawn["Pace"].caption == (
-        "60 requests, 1 per second at most; 1 were turned away by the rate limit (429). "
+        "60 requests, 1 per second at most; 1 met the rate limit (429). "
         "The limit, as the last run learned it: 600 per 60 s."
     )
     assert "half came within 1 s" in drawn["How long answers took"].caption
@@ -239,6 +239,30 @@ def test_captions_say_in_numbers_what_is_seen(nights):
     for title, picture in drawn.items():
         assert f'role="img" aria-label="{title}. {picture.caption}"' in picture.svg.source
         assert "style=" not in picture.svg.source
+
+
+def test_a_limit_far_above_the_pace_is_told_and_not_drawn(nights):
+    """The pace would lie flat on the axis."""
+    nights.begin(0)
+    for second in range(1, 61):
+        nights.send(float(second))
+    near, far = (
+        pictures(nights.history(), {"run at 0": LearnedLimit(limit, 1.0)}, [], NOTHING_READ)[1]
+        for limit in (3, 300)
+    )
+    assert (">limit<" in near.svg.source, ">limit<" in far.svg.source) == (True, False)
+    assert far.caption.endswith("300 per 1 s.")
+
+
+def test_a_host_of_a_million_characters_makes_a_small_picture(nights):
+    """Nor is it anything but text: no mathematics, no marks, no other direction."""
+    nights.begin(0)
+    host = "$x^2$\u202e<b>&\x00" + "漢" * 1_000_000
+    samples = Samples((), Counter({host: 3}), 3, 1, 1, 1, 1)
+    [picture] = pictures(nights.history(), {}, [], samples)
+    assert len(picture.svg.source) < 5000
+    assert len(picture.caption) < 200
+    assert "$x^2$[U+202E]&lt;b&gt;&amp;[U+0000]漢" in picture.svg.source
 
 
 def test_pictures_of_one_page_share_no_ids(nights):

@@ -406,6 +406,7 @@ def test_an_altered_part_is_named_and_not_shown(reported):
     done = reported.shell([sys.executable, "-m", "pipeline", "report", str(folder), "--json"])
     assert done.returncode == 6
     assert str(part) in json.loads(done.stdout)["error"]
+    assert "--only request_blocked" in done.stderr  # what the ledger says is said all the same
     assert not (folder / "report.html").exists()
 
 

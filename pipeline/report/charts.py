@@ -38,6 +38,8 @@ _COLOURS = {
 }
 _LINES = {State.OK: "-", State.FAILED: "--", State.AMBIGUOUS: ":"}
 _PACE, _LIMITED, _LIMIT = "#56b4e9", "#d55e00", INK
+# A limit that is further away would press the pace flat; the caption names it.
+_LIMIT_DRAWN_UNTIL = 4.0
 _LABEL = 34
 _MOST_CODES, _MOST_DOMAINS = 10, 10
 _LATENCY_BINS = 32
@@ -114,14 +116,15 @@ def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
         refused = [(part.edges, part.rate_limited_per_s) for part in history.pace]
         axes.fill_between(*_steps(timeline, refused), color=_LIMITED, lw=0, label="answered 429")
     known = [limits[run.run_id] for run in history.runs if run.run_id in limits]
-    if known:
+    most = max(float(part.per_s.max()) for part in history.pace)
+    if known and max(limit.per_s for limit in known) <= most * _LIMIT_DRAWN_UNTIL:
         axes.plot(*_limits(timeline, history, limits), "--", color=INK, lw=1, label="limit")
     timeline.mark(axes)
     timeline.label(axes)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("requests per second")
     _legend(axes)
-    caption = _pace_caption(history, known)
+    caption = _pace_caption(history, most, known)
     return _picture(figure, "pace", "Pace", caption)
 
 
@@ -140,7 +143,9 @@ def latency(latencies: Latencies) -> Picture | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter("")
     else:
-        edges = np.linspace(shortest * 0.999, longest * 1.001, _LATENCY_BINS + 1)
+        wide = max(longest - shortest, longest / 10)  # equal ones, too, have a place on an axis
+        edges = np.linspace(longest - wide, longest * 1.001, _LATENCY_BINS + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     heights, _ = np.histogram(seconds, edges, weights=latencies.counts)
     axes.stairs(heights, edges, fill=True, color=_COLOURS[State.OK], alpha=0.8)
     marks = {"half": 0.5, "95 %": 0.95}
@@ -188,7 +193,7 @@ def domains(samples: Samples) -> Picture | None:
         read += f", a sample: {samples.parts_read} of {samples.parts} parts of the results"
     caption = (
         f"{samples.citations:,} citations of {counted(len(samples.domains), 'site')} in "
-        f"{samples.cited:,} of {read}. {top[0][0]} is first with {top[0][1]:,}."
+        f"{samples.cited:,} of {read}. {_short(top[0][0])} is first with {top[0][1]:,}."
     )
     return _picture(figure, "domains", "Sites that are cited most", caption)
 
@@ -240,13 +245,17 @@ def _bars(bars: list[tuple[str, int, str]]) -> Figure:
     counts = [count for _, count, _ in bars]
     axes.barh(places + 0.22, counts, 0.36, color=[colour for _, _, colour in bars])
     for place, (name, count, _) in enumerate(bars):
-        name = visible(name).replace("\n", " ").replace("\t", " ")
-        name = name if len(name) <= _LABEL else name[: _LABEL - 1] + "…"
-        axes.text(0, place, f"{name}: {count:,}", va="bottom", ha="left", fontsize=8.5)
+        axes.text(0, place, f"{_short(name)}: {count:,}", va="bottom", ha="left", fontsize=8.5)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(0, max(counts))
     axes.set_axis_off()
     return figure
+
+
+def _short(name: str) -> str:
+    """A name on one short line, whoever made it up."""
+    name = visible(name[: _LABEL + 1]).replace("\n", " ").replace("\t", " ")
+    return name if len(name) <= _LABEL else name[: _LABEL - 1] + "…"
 
 
 def _counting(axes: Axes) -> None:
@@ -263,12 +272,11 @@ def _legend(axes: Axes) -> None:
     )
 
 
-def _pace_caption(history: History, known: list[LearnedLimit]) -> str:
+def _pace_caption(history: History, most: float, known: list[LearnedLimit]) -> str:
     requests = sum(run.requests for run in history.runs)
     limited = sum(run.rate_limited for run in history.runs)
-    most = max(float(part.per_s.max()) for part in history.pace)
     text = f"{requests:,} requests, {_brief(most)} per second at most"
-    text += f"; {limited:,} were turned away by the rate limit (429)." if limited else "."
+    text += f"; {limited:,} met the rate limit (429)." if limited else "."
     if known:
         last = known[-1]
         text += (
