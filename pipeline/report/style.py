@@ -22,7 +22,7 @@ a { color: var(--link); }
 .outcome { font-size: 1.15rem; }
 .rehearsal { border: 1px dashed var(--soft); border-radius: .4rem; padding: .4rem .75rem; }
 .counts { list-style: none; padding: 0; margin: 1rem 0; display: grid; gap: .5rem;
-  grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); }
 .counts li { background: var(--panel); border-radius: .4rem; padding: .5rem .75rem;
   border-left: .3rem solid #999999; }
 .counts b { display: block; font-size: 1.35rem; line-height: 1.2; }
