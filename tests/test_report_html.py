@@ -48,6 +48,7 @@ def hostile_texts(canary: str) -> list[str]:
         f"<script>{act}</script><script src={canary}/script></script>",
         f'"><img src="{canary}/img" onerror="{act}">',
         f"<svg onload=\"{act}\"><image href='{canary}/svg'/></svg>",
+        "W" * 150,
         f"</style><style>@import '{canary}/style';</style>",
         f"]]><!-- --!><link rel=stylesheet href={canary}/link>",
         f"<!-- </title><body onload={act}>",
@@ -196,7 +197,7 @@ def test_a_page_of_hostile_texts_holds_only_what_a_report_consists_of(hostile):
     assert parsed.attributes <= ATTRIBUTES, parsed.attributes - ATTRIBUTES
     assert parsed.declarations == 1
     assert {"a", "svg", "table", "figure", "code"} <= parsed.elements
-    assert hostile.summary["ok"] == 13
+    assert hostile.summary["ok"] == 14
     assert (hostile.summary["failed"], hostile.summary["ambiguous"]) == (15, 2)
 
 
@@ -215,7 +216,7 @@ def test_hostile_texts_can_be_read_as_they_are(hostile):
     ):
         assert written_out in text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", hostile.page)
-    assert "<b>odd<: 13" in text.replace("\n", "")  # in the picture
+    assert "<b>odd<: 14" in text.replace("\n", "")  # in the picture
 
 
 def test_only_plain_http_addresses_are_links(hostile):
@@ -242,14 +243,14 @@ def test_the_policy_allows_the_one_style_sheet_and_nothing_else(hostile):
     assert "@import" not in style
 
 
-def chromium(page: Path, profile: Path) -> tuple[str, str]:
+def chromium(page: Path, profile: Path, *options: str) -> tuple[str, str]:
     """(the document once a browser is done with it, what the browser complained of)."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
             *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
             *("--enable-logging=stderr", "--virtual-time-budget=2000"),
-            *(f"--user-data-dir={profile}", "--dump-dom", page.as_uri()),
+            *(f"--user-data-dir={profile}", *options, "--dump-dom", page.as_uri()),
         ],
         capture_output=True,
         text=True,
@@ -275,6 +276,22 @@ def test_in_a_browser_no_script_runs_and_nothing_is_fetched(hostile, tmp_path):
     assert Parsed(document.replace("<br>", "")).elements <= ELEMENTS
     assert complaints == ""
     assert hostile.asked == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_page_of_long_words_is_no_wider_than_a_phone(hostile, tmp_path):
+    """Nothing is to be scrolled sideways to be read."""
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe src="{hostile.path.as_uri()}" style="width:390px;height:800px;border:0"></iframe>'
+        "<script>onload = () => { const page ="
+        " document.querySelector('iframe').contentDocument.documentElement;"
+        " document.title = `${page.scrollWidth} of ${page.clientWidth}` }</script>",
+        encoding="utf-8",
+    )
+    document, _ = chromium(frame, tmp_path / "profile", "--allow-file-access-from-files")
+    [(needed, given)] = re.findall(r"<title>(\d+) of (\d+)</title>", document)
+    assert int(needed) == int(given) <= 390
 
 
 def test_each_command_on_the_page_sends_exactly_its_rows(sandbox, make_job):
