@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from pipeline.job import Job
@@ -34,26 +33,36 @@ class Group:
     command: str | None
 
 
-def group_rows(job: Job, rows: Iterable[Unfinished]) -> list[Group]:
-    """The groups, the largest first. The rows are looked at once, and none of them is kept."""
-    found: dict[tuple[State, str, bool], _Tally] = {}
-    for row in rows:
+class Groups:
+    """Rows that are not ok, by how they ended. They are looked at one by one, and none is kept."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[State, str, bool], _Tally] = {}
+
+    def add(self, row: Unfinished) -> None:
+        """Counts one row; those of a group come in the order of the sheet."""
         key = (row.state, row.code or "", row.given_up)
-        found.setdefault(key, _Tally(row.message)).add(row)
-    groups = [
-        Group(
-            state,
-            code,
-            tally.count,
-            tally.maybe_paid,
-            tuple(tally.first_rows),
-            tally.message,
-            _advice(state, code, given_up),
-            None if given_up else _command(job, state, code),
-        )
-        for (state, code, given_up), tally in found.items()
-    ]
-    return sorted(groups, key=lambda group: (-group.count, group.state, group.code))
+        tally = self._found.get(key)
+        if tally is None:
+            tally = self._found[key] = _Tally(row.message)
+        tally.add(row)
+
+    def largest_first(self, job: Job) -> list[Group]:
+        """The groups, each with the command of `job` that sends its rows again."""
+        groups = [
+            Group(
+                state,
+                code,
+                tally.count,
+                tally.maybe_paid,
+                tuple(tally.first_rows),
+                tally.message,
+                _advice(state, code, given_up),
+                None if given_up else _command(job, state, code),
+            )
+            for (state, code, given_up), tally in self._found.items()
+        ]
+        return sorted(groups, key=lambda group: (-group.count, group.state, group.code))
 
 
 @dataclass(slots=True)

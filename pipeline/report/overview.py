@@ -8,7 +8,7 @@ from pipeline import records
 from pipeline.job import Job
 from pipeline.model import Summary
 from pipeline.report.failures import rewrite_failures
-from pipeline.report.groups import Group, group_rows
+from pipeline.report.groups import Group, Groups
 from pipeline.summary import refuse_before_first_run, summarize
 
 
@@ -32,5 +32,6 @@ def report_job(job: Job) -> Report:
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
-        rows = rewrite_failures(job.folder, read)
-    return Report(summary, group_rows(job, rows))
+        groups = Groups()
+        rewrite_failures(job.folder, read, groups.add)
+    return Report(summary, groups.largest_first(job))
