@@ -75,9 +75,11 @@ def progress(history: History) -> Picture | None:
     """Rows that are ok, failed and ambiguous, over time; few beside many have their own scale."""
     if not history.spans:
         return None
-    timeline = Timeline(history.spans)
     last = {state: int(rows[-1]) for state, rows in history.progress[-1].rows.items()}
     states = [state for state in _LINES if last[state]]
+    if not states:
+        return None
+    timeline = Timeline(history.spans)
     few = [state for state in states if last[state] * _FEW < last[State.OK]]
     many = [state for state in states if state not in few]
     panels = [many, few] if few else [many]
@@ -99,7 +101,7 @@ def progress(history: History) -> Picture | None:
     totals = ", ".join(f"{last[state]:,} {state}" for state in states)
     work = duration(sum(span.duration_s for span in history.spans))
     spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} stretches"
-    caption = f"{totals or 'No row'} at the end of {work} of work{spans}."
+    caption = f"{totals} at the end of {work} of work{spans}."
     return _picture(figure, "progress", "Rows over time", caption)
 
 
