@@ -15,15 +15,24 @@ import stat
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pipeline
+from pipeline.model import State
+from pipeline.report import samples
+from pipeline.report.groups import Group
+from pipeline.report.history import History, Latencies, RunFacts
 from pipeline.report.markup import element, http_url, link, visible
+from pipeline.report.page import Facts, page
+from pipeline.summary import summarize_error
 from tests.conftest import Job, started_sandbox
 from tests.servers import Answer, Server
 
@@ -457,6 +466,40 @@ def test_a_killed_run_can_be_reported_with_what_was_not_sealed(start_sandbox, ma
     text = Parsed((job.output / "report.html").read_text(encoding="utf-8")).text
     assert "1 ok, 1 ambiguous" in text
     assert "1 of the 1 answers that were read" in text
+
+
+def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
+    """Hundreds of codes and thousands of runs, each text endless, each character written out."""
+    worst = "\u202e" * 10_000
+    url = "https://a.example/?" + "&'" * 900
+    variables = json.dumps({f"{n}{worst}": worst for n in range(100)})
+    groups = [
+        Group(State.FAILED, f"code_{n}", 9, 9, (1, 2, 3, 4, 5), worst, "advice", "pipeline x")
+        for n in range(300)
+    ]
+    runs = tuple(RunFacts(n, worst, 1e9, 1, 1, 0, None, None, 2e9, 3, worst) for n in range(5000))
+    nothing = Latencies(np.array([], np.int64), np.array([], np.int64))
+    answer = samples.Answer("first", 1, "run", variables, worst, ((worst, url),) * 10_000)
+    facts = Facts(
+        summary=replace(summarize_error(None, pipeline.Refused("")), job=worst),
+        groups=groups,
+        last_run=None,
+        in_use=False,
+        rehearsal=False,
+        workflow=worst,
+        history=History(runs, (), (), (), nothing, 5000),
+        samples=samples.Samples((answer,) * 6, Counter(), 0, 0, 0, 0, 0),
+        sent=dict.fromkeys(range(6), variables),
+        pictures=[],
+        written_at=1e9,
+        version="1",
+    )
+    text = page(facts)
+    assert Parsed(text).elements <= ELEMENTS
+    assert 500_000 < len(text.encode()) < 1_900_000
+    for said in ("and 9994 more", "and 92 variables more", "And 4970 runs before them"):
+        assert said in text
+    assert "And 2592 rows of 288 more codes: see failures.csv." in text
 
 
 def test_nothing_but_http_url_makes_an_address_and_no_attribute_runs_anything():

@@ -34,7 +34,7 @@ from pipeline.report.terminal import group_line, last_run_line, outcome_line, pa
 from pipeline.wording import counted
 
 # Together they keep a page of the most hostile texts, where each character takes eight, small.
-_MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 20, 30, 8, 12
+_MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
 _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _WHY = {
