@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint soak bench bench-sandbox bench-pacing clean
+.PHONY: help demo test check lint soak bench bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -40,6 +40,9 @@ bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its me
 
 bench-pacing: $(READY)  ## use of the limit and 429s beside fixed concurrency and a told limiter
 	$(BIN)/python benchmarks/pacing.py
+
+bench-report: $(READY)  ## seconds, memory and size of the report of a million rows
+	$(BIN)/python benchmarks/report.py
 
 lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \

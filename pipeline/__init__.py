@@ -30,6 +30,7 @@ _HOME = {
     "read_status": "pipeline.summary",
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
+    "write_report": "pipeline.report.html",
     "export_job": "pipeline.export",
     "export_citations": "pipeline.export",
     "settle_job": "pipeline.settle",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job, find_job
     from pipeline.model import ErrorCode, State, StopCode, Summary
     from pipeline.plan import Selection, parse_rows, select_again, select_resume
+    from pipeline.report.html import write_report
     from pipeline.report.overview import report_job
     from pipeline.run import Control, RunOptions, run_job, run_job_async
     from pipeline.settle import settle_job
@@ -114,6 +116,7 @@ __all__ = [
     "select_resume",
     "settle_job",
     "verify_job",
+    "write_report",
 ]
 
 

@@ -278,26 +278,42 @@ def status(**said: Any) -> None:
 
 @cli.command()
 @_job_options
-def report(**said: Any) -> None:
+@click.option("--open", "open_", is_flag=True, help="Open report.html in a browser.")
+def report(open_: bool, **said: Any) -> None:
     """Shows what failed in JOB by error code, with advice and the command that sends it again, and
     which answers look wrong.
 
+    Writes the same, with pictures and sample answers, into report.html in the run folder: one file
+    that loads nothing and can be forwarded.
+
     \b
-    Example:
+    Examples:
       pipeline report jobs/stories.yaml
+      pipeline report jobs/stories.yaml --open
     """
 
     def work(job: Job) -> int:
         from pipeline.report.groups import as_json as groups_json
+        from pipeline.report.html import write_report
         from pipeline.report.overview import report_job
-        from pipeline.report.terminal import group_lines, marked_lines
+        from pipeline.report.terminal import group_lines, marked_lines, shown_path
+        from pipeline.summary import as_json
 
         found = report_job(job)
-        marked = [asdict(mark) for mark in found.marked]
-        _show(found.summary, said, more={"groups": groups_json(found.groups), "marked": marked})
+        # Before the page is drawn: that takes a while, and parts of the results may be damaged.
+        _show(found.summary, said | {"as_json": False})
         if not said["quiet"]:
             _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
             _tell(*marked_lines(found.marked, found.unread))
+        path = write_report(job, found)
+        if not said["quiet"]:
+            _tell("", f"To read and forward: {shown_path(str(path))}")
+        if said["as_json"]:
+            summary = as_json(replace(found.summary, report=str(path)))
+            marked = [asdict(mark) for mark in found.marked]
+            _print_json(summary | {"groups": groups_json(found.groups), "marked": marked})
+        if open_:
+            _open(path)
         return 0
 
     _finish(said, work)
@@ -561,6 +577,13 @@ def _show(
         _tell(*summary_lines(summary, report))
     if said["as_json"]:
         _print_json(as_json(summary) | (more or {}))
+
+
+def _open(path: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.absolute().as_uri()):
+        _tell(f"No browser could be started here. Open {path} yourself.")
 
 
 def _tell(*lines: str) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-
-import pandas as pd
+from dataclasses import asdict, dataclass, field
 
 from pipeline.job import Job
 from pipeline.model import JsonObject, State
@@ -36,31 +33,52 @@ class Group:
     command: str | None
 
 
-def group_rows(job: Job, rows: Iterable[Unfinished]) -> list[Group]:
-    """The groups, the largest first."""
-    frame = pd.DataFrame(
-        [
-            (row.state, row.code or "", row.given_up, row.sheet_row, row.maybe_paid, row.message)
-            for row in rows
-        ],
-        columns=["state", "code", "given_up", "row", "maybe_paid", "message"],
-    )
-    groups = []
-    for key, found in frame.groupby(["state", "code", "given_up"], sort=False):
-        state, code, given_up = State(str(key[0])), str(key[1]), bool(key[2])
-        groups.append(
+class Groups:
+    """Rows that are not ok, by how they ended. They are looked at one by one, and none is kept."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[State, str, bool], _Tally] = {}
+
+    def add(self, row: Unfinished) -> None:
+        """Counts one row; those of a group come in the order of the sheet."""
+        key = (row.state, row.code or "", row.given_up)
+        tally = self._found.get(key)
+        if tally is None:
+            tally = self._found[key] = _Tally(row.message)
+        tally.add(row)
+
+    def largest_first(self, job: Job) -> list[Group]:
+        """The groups, each with the command of `job` that sends its rows again."""
+        groups = [
             Group(
                 state,
                 code,
-                len(found),
-                int(found["maybe_paid"].sum()),
-                tuple(int(row) for row in found["row"].head(FIRST_ROWS)),
-                str(found["message"].iloc[0]),
+                tally.count,
+                tally.maybe_paid,
+                tuple(tally.first_rows),
+                tally.message,
                 _advice(state, code, given_up),
                 None if given_up else _command(job, state, code),
             )
-        )
-    return sorted(groups, key=lambda group: (-group.count, group.state, group.code))
+            for (state, code, given_up), tally in self._found.items()
+        ]
+        return sorted(groups, key=lambda group: (-group.count, group.state, group.code))
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is counted of the rows of one group; `message` is the first one's."""
+
+    message: str
+    count: int = 0
+    maybe_paid: int = 0
+    first_rows: list[int] = field(default_factory=list)
+
+    def add(self, row: Unfinished) -> None:
+        self.count += 1
+        self.maybe_paid += row.maybe_paid
+        if len(self.first_rows) < FIRST_ROWS:
+            self.first_rows.append(row.sheet_row)
 
 
 def as_json(groups: list[Group]) -> list[JsonObject]:

@@ -11,7 +11,7 @@ from pipeline.job import Job
 from pipeline.model import Summary
 from pipeline.records import Read
 from pipeline.report.failures import rewrite_failures
-from pipeline.report.groups import FIRST_ROWS, Group, group_rows
+from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results import find_answers
 from pipeline.summary import refuse_before_first_run, summarize
 
@@ -48,12 +48,13 @@ def report_job(job: Job) -> Report:
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
-        rows = rewrite_failures(job.folder, read)
+        groups = Groups()
+        rewrite_failures(job.folder, read, groups.add)
         try:
             marked, unread = _marked(job.folder, read, summary.rows), None
         except StorageFailed as error:
             marked, unread = [], str(error)
-    return Report(summary, group_rows(job, rows), marked, unread)
+    return Report(summary, groups.largest_first(job), marked, unread)
 
 
 def _marked(folder: RunFolder, read: Read, rows: int) -> list[Marked]:

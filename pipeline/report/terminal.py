@@ -27,10 +27,7 @@ _MESSAGE_CHARACTERS = 100
 
 def summary_lines(summary: Summary, report_command: str | None = None) -> list[str]:
     """How a job stands, in three to ten lines. `report_command` tells more of what failed."""
-    counts = [f"{summary.ok} ok"]
-    counts += [f"{getattr(summary, name)} {name}" for name in _STATES if getattr(summary, name)]
-    rows = counted(summary.rows, "row")
-    lines = [f"{summary.job}: {rows}: {', '.join(counts)}.", paid_line(summary)]
+    lines = [outcome_line(summary), paid_line(summary)]
     lines += [f"  {number:>6}  {code}" for code, number in summary.by_code.items()]
     lines.append(f"Results:  {shown_path(summary.results)}")
     if summary.by_code:
@@ -40,6 +37,13 @@ def summary_lines(summary: Summary, report_command: str | None = None) -> list[s
     if summary.resume_command:
         lines.append(f"To go on: {summary.resume_command}")
     return lines
+
+
+def outcome_line(summary: Summary) -> str:
+    """How the rows of a job stand, in one sentence."""
+    counts = [f"{summary.ok} ok"]
+    counts += [f"{getattr(summary, name)} {name}" for name in _STATES if getattr(summary, name)]
+    return f"{summary.job}: {counted(summary.rows, 'row')}: {', '.join(counts)}."
 
 
 def paid_line(summary: Summary) -> str:
@@ -69,13 +73,7 @@ def group_lines(groups: list[Group]) -> list[str]:
     """Failed rows by code: how many, which, what it means, and the command to paste."""
     lines = []
     for group in groups:
-        paid = f", {group.maybe_paid} maybe paid" if group.maybe_paid else ""
-        lines += [
-            "",
-            f"{group.count} {group.state} {group.code or '(no code)'}{paid}: "
-            f"{listed(group.first_rows, group.count)}",
-            f"    {group.advice}.",
-        ]
+        lines += ["", group_line(group), f"    {group.advice}."]
         if group.message and group.state is not State.PENDING:
             lines.append(f"    first message: {shortened(group.message)}")
         if group.command:
@@ -94,6 +92,15 @@ def marked_lines(marked: list[Marked], unread: str | None) -> list[str]:
             f"{_MARKS[found.mark]}"
         )
     return lines
+
+
+def group_line(group: Group) -> str:
+    """How many rows ended alike, how, and which they are."""
+    paid = f", {group.maybe_paid} maybe paid" if group.maybe_paid else ""
+    return (
+        f"{group.count} {group.state} {group.code or '(no code)'}{paid}: "
+        f"{listed(group.first_rows, group.count)}"
+    )
 
 
 def export_lines(

@@ -1,0 +1,204 @@
+"""Seconds, memory and size of `pipeline report` for a run folder of many rows.
+
+The folder is made by the runner's own ledger, sealer and log, with a clock of the script's own:
+several nights of work at 50 requests a second, one row in fifty (--not-ok) not ok, one in five
+hundred turned away first. Nothing is sent.
+
+    python benchmarks/report.py [--rows 1000000] [--not-ok 50] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from pipeline.checkpoint import Sealer
+from pipeline.events import PaceEnded, RunStarted
+from pipeline.folder import write_json
+from pipeline.job import Job, find_job
+from pipeline.ledger import SqliteLedger, open_ledger
+from pipeline.logs import EventLog
+from pipeline.model import ErrorCode, Outcome, Reply, Row, State, Verdict
+from pipeline.pins import write_pins
+from pipeline.plan import Selection
+from pipeline.prepare import Prepared, open_sheet, prepare
+from pipeline.records import counts, unfinished
+from pipeline.report.failures import write_failures
+from pipeline.summary import as_json, summarize
+
+NIGHT_ROWS = 400_000
+AT_ONCE = 2000
+Ended = tuple[Outcome, State]
+PER_S = 50.0
+FIRST_NIGHT = 1_790_000_000.0
+CODES = (
+    (Outcome(Verdict.FAILED, "request_blocked", "Request blocked", 400), State.FAILED),
+    (Outcome(Verdict.FAILED, "internal_server_error", "Failed", 500), State.FAILED),
+    (Outcome(Verdict.AMBIGUOUS, "gateway", "<html>504</html>", 504, True), State.AMBIGUOUS),
+    (Outcome(Verdict.AMBIGUOUS, "timeout", "no answer", None, True), State.AMBIGUOUS),
+)
+REFUSED = Outcome(Verdict.REFUSED, ErrorCode.RATE_LIMITED, "Rate limit exceeded", 429)
+OK = Outcome(Verdict.OK, None, "", 200, True)
+
+
+@dataclass
+class ScriptedClock:
+    """A clock that goes on by `step_s` whenever somebody looks at it."""
+
+    now: float
+    step_s: float = 0.0
+
+    def wall(self) -> float:
+        self.now += self.step_s
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def answer(row: int, chance: random.Random) -> bytes:
+    """An answer of about a kilobyte with up to four citations."""
+    sites = [f"https://site{chance.randrange(400)}.example/page/{row}" for _ in range(row % 5)]
+    citations = [{"title": f"Source {n}", "url": url} for n, url in enumerate(sites)]
+    text = "Once upon a time. " * (20 + row % 60)
+    return json.dumps({"success": True, "result": text, "citations": citations}).encode()
+
+
+def make_job(folder: Path, rows: int) -> Job:
+    """A job on a sheet of `rows` rows."""
+    with (folder / "sheet.csv").open("w", encoding="utf-8") as file:
+        file.write("story\n")
+        file.writelines(f"a story about dog number {n}\n" for n in range(rows))
+    spec = folder / "job.yaml"
+    spec.write_text("name: nights\nworkflow: wf_story\ninput: sheet.csv\n", encoding="utf-8")
+    return find_job(spec)
+
+
+def fill(job: Job, rows: int, not_ok: int) -> None:
+    """Every row is sent, night after night."""
+    spec, folder = job.to_run(), job.folder
+    folder.create()
+    clock = ScriptedClock(FIRST_NIGHT)
+    with open_ledger(folder.ledger, clock) as ledger, EventLog(folder.log, clock) as log:
+        Sealer(ledger, folder.results, spec.workflow).recover()
+        for first in range(0, rows, NIGHT_ROWS):
+            sheet = open_sheet(spec, folder)
+            night = Selection(limit=first + NIGHT_ROWS)
+            prepared = prepare(spec, sheet, "example.com", night, ledger.read, folder.new_snapshot)
+            clock.now = FIRST_NIGHT + first // NIGHT_ROWS * 86_400
+            asyncio.run(one_night(job, ledger, log, clock, prepared, not_ok))
+
+
+async def one_night(
+    job: Job,
+    ledger: SqliteLedger,
+    log: EventLog,
+    clock: ScriptedClock,
+    prepared: Prepared,
+    not_ok: int,
+) -> None:
+    """One run, from its beginning to its summary."""
+    folder, snapshot = job.folder, prepared.snapshot
+    run_id = f"night-{clock.now:.0f}"
+    write_pins(ledger, prepared.pins)
+    ledger.begin_run(
+        run_id, snapshot.snapshot_id, snapshot.rows, 0, snapshot_sha256=snapshot.sha256
+    )
+    folder.adopt_snapshot()
+    write_json(folder.run, {"job": job.name, "spec": str(job.to_run().source), "host": "example"})
+    log(RunStarted(run_id, snapshot.rows, prepared.plan.to_send, prepared.plan.kept))
+    chance = random.Random(run_id)
+    sealer = Sealer(ledger, folder.results, job.to_run().workflow)
+    stored = replace(snapshot, path=folder.snapshot)
+    chosen = stored.selected(job.to_run(), prepared.variables, prepared.plan.send)
+
+    def outcome_of(row: Row) -> Ended:
+        return chance.choice(CODES) if row.number % not_ok == 0 else (OK, State.OK)
+
+    while batch := list(islice(chosen, AT_ONCE)):
+        turned_away = [row for row in batch if row.number % 500 == 0]
+        await send(ledger, clock, turned_away, chance, lambda _: (REFUSED, State.PENDING))
+        await send(ledger, clock, batch, chance, outcome_of)
+        sealer.seal_all()
+    requests = prepared.plan.to_send
+    log(PaceEnded(50, 1.0, 0.98, requests, requests // 500))
+    summary = summarize(job, ledger.read(counts), run_id=run_id)
+    write_failures(folder.failures, folder.snapshot, ledger.read(lambda db: list(unfinished(db))))
+    ledger.end_run(summary.exit_code, None, write_json(folder.summary, as_json(summary)))
+
+
+async def send(
+    ledger: SqliteLedger,
+    clock: ScriptedClock,
+    rows: list[Row],
+    chance: random.Random,
+    outcome_of: Callable[[Row], Ended],
+) -> None:
+    """Intents and outcomes of some rows, two commits in all."""
+    attempts = await asyncio.gather(*(ledger.intend(row) for row in rows))
+    concluding = []
+    for attempt in attempts:
+        latency_s = chance.lognormvariate(3.0, 0.6)
+        outcome, state = outcome_of(attempt.row)
+        body = answer(attempt.row.number, chance) if outcome is OK else b""
+        reply = Reply(0.0, latency_s, outcome.http_status, {}, body)
+        concluding.append(ledger.conclude(attempt, outcome, reply, state))
+    clock.step_s = 1 / PER_S
+    await asyncio.gather(*concluding)
+    clock.step_s = 0.0
+
+
+def peak_mib(command: list[str]) -> tuple[float, float]:
+    """(seconds, MiB at most) of a command."""
+    begun = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{command} ended with {process.returncode}")
+    return time.monotonic() - begun, usage.ru_maxrss / 1024
+
+
+def folders(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--not-ok", type=int, default=50, help="One row in so many.")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument(
+        "--folder", type=Path, help="Keep the run folder here, or use the one there."
+    )
+    options = parser.parse_args()
+    for folder in folders(options.folder):
+        if not (folder / "job.yaml").exists():
+            begun = time.monotonic()
+            fill(make_job(folder, options.rows), options.rows, options.not_ok)
+            print(f"made in {time.monotonic() - begun:.0f} s", flush=True)
+        job = find_job(folder / "job.yaml")
+        seconds, mib = peak_mib(
+            [sys.executable, "-m", "pipeline", "report", str(folder / "job.yaml")]
+        )
+        size = job.folder.report.stat().st_size / 1024 if job.folder.report.exists() else 0
+        print(f"{options.rows:,} rows: {seconds:.1f} s, {mib:.0f} MiB, {size:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

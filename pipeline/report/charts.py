@@ -1,0 +1,301 @@
+"""The pictures of a report, each with a caption that says in numbers what is seen.
+
+A picture that has nothing to show is None. The colours are those of Okabe and Ito, which people of
+all kinds of colour vision tell apart; what differs by colour differs by line or place as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipeline.model import State
+from pipeline.report.groups import Group
+from pipeline.report.history import History, Latencies, LearnedLimit, Numbers
+from pipeline.report.markup import Markup, visible
+from pipeline.report.samples import Samples
+from pipeline.report.svg import INK, as_markup, drawing
+from pipeline.report.timeline import Timeline
+from pipeline.wording import counted
+
+# Drawn at about the width of a phone's page, so that their text is as large as the page's.
+_WIDTH, _HEIGHT = 4.2, 2.6
+# States of fewer rows than a tenth of the ok ones would lie on the axis: they get one of their own.
+_FEW, _HEIGHT_OF_FEW = 10, 1.1
+_BAR, _BARS_BESIDES = 0.36, 0.4
+_COLOURS = {
+    State.OK: "#0072b2",
+    State.FAILED: "#d55e00",
+    State.AMBIGUOUS: "#e69f00",
+    State.PENDING: "#999999",
+    State.SENDING: "#e69f00",
+}
+_LINES = {State.OK: "-", State.FAILED: "--", State.AMBIGUOUS: ":"}
+_PACE, _LIMITED, _LIMIT = "#56b4e9", "#d55e00", INK
+# A limit that is further away would press the pace flat; the caption names it.
+_LIMIT_DRAWN_UNTIL = 4.0
+_LABEL = 34
+_MOST_CODES, _MOST_DOMAINS = 10, 10
+_LATENCY_BINS = 32
+# Latencies that differ by more than this are drawn on a logarithmic axis.
+_LOGARITHMIC_FROM = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture and its caption."""
+
+    title: str
+    svg: Markup
+    caption: str
+
+
+def pictures(
+    history: History, limits: dict[str, LearnedLimit], groups: Sequence[Group], samples: Samples
+) -> list[Picture]:
+    """Those that have something to show, in the order of a report."""
+    with drawing():
+        drawn = (
+            progress(history),
+            pace(history, limits),
+            latency(history.latencies),
+            failures(groups),
+            domains(samples),
+        )
+        return [picture for picture in drawn if picture is not None]
+
+
+def progress(history: History) -> Picture | None:
+    """Rows that are ok, failed and ambiguous, over time; few beside many have their own scale."""
+    if not history.spans:
+        return None
+    last = {state: int(rows[-1]) for state, rows in history.progress[-1].rows.items()}
+    states = [state for state in _LINES if last[state]]
+    if not states:
+        return None
+    timeline = Timeline(history.spans)
+    few = [state for state in states if last[state] * _FEW < last[State.OK]]
+    many = [state for state in states if state not in few]
+    panels = [many, few] if few else [many]
+    height = _HEIGHT + (_HEIGHT_OF_FEW if few else 0)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    heights = [_HEIGHT, _HEIGHT_OF_FEW][: len(panels)]
+    drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
+    for axes, shown in zip(drawn[:, 0], panels, strict=True):
+        for state in shown:
+            rows = [(part.at, part.rows[state]) for part in history.progress]
+            line = _line(timeline, rows)
+            axes.plot(*line, _LINES[state], color=_COLOURS[state], lw=1.8, label=str(state))
+        _counting(axes)
+        axes.set_ylabel("rows")
+        if len(states) > 1:
+            _legend(axes)
+        timeline.mark(axes)
+    timeline.label(drawn[-1, 0])
+    totals = ", ".join(f"{last[state]:,} {state}" for state in states)
+    work = duration(sum(span.duration_s for span in history.spans))
+    spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} stretches"
+    caption = f"{totals} at the end of {work} of work{spans}."
+    return _picture(figure, "progress", "Rows over time", caption)
+
+
+def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
+    """Requests per second, the 429s among their answers, and the limit where it is known."""
+    if not history.spans:
+        return None
+    timeline = Timeline(history.spans)
+    figure, axes = _figure()
+    sent = _steps(timeline, [(part.edges, part.per_s) for part in history.pace])
+    axes.fill_between(*sent, color=_PACE, alpha=0.55, lw=0, label="requests")
+    axes.plot(*sent, color=_PACE, lw=0.8)
+    if any(run.rate_limited for run in history.runs):
+        refused = [(part.edges, part.rate_limited_per_s) for part in history.pace]
+        axes.fill_between(*_steps(timeline, refused), color=_LIMITED, lw=0, label="answered 429")
+    known = [limits[run.run_id] for run in history.runs if run.run_id in limits]
+    most = max(float(part.per_s.max()) for part in history.pace)
+    if known and max(limit.per_s for limit in known) <= most * _LIMIT_DRAWN_UNTIL:
+        axes.plot(*_limits(timeline, history, limits), "--", color=INK, lw=1, label="limit")
+    timeline.mark(axes)
+    timeline.label(axes)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("requests per second")
+    _legend(axes)
+    caption = _pace_caption(history, most, known)
+    return _picture(figure, "pace", "Pace", caption)
+
+
+def latency(latencies: Latencies) -> Picture | None:
+    """How long answers took."""
+    if not latencies.total:
+        return None
+    figure, axes = _figure()
+    seconds = np.maximum(latencies.ms / 1000, 0.001)
+    shortest, longest = float(seconds[0]), float(seconds[-1])
+    logarithmic = longest / shortest > _LOGARITHMIC_FROM
+    if logarithmic:
+        edges = np.geomspace(shortest, longest + 0.001, _LATENCY_BINS + 1)
+        edges = np.unique(np.floor(edges * 1000) / 1000)  # no bin falls between two milliseconds
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter("")
+    else:
+        wide = max(longest - shortest, longest / 10)  # equal ones, too, have a place on an axis
+        edges = np.linspace(longest - wide, longest * 1.001, _LATENCY_BINS + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    heights, _ = np.histogram(seconds, edges, weights=latencies.counts)
+    axes.stairs(heights, edges, fill=True, color=_COLOURS[State.OK], alpha=0.8)
+    marks = {"half": 0.5, "95 %": 0.95}
+    for line, (name, part) in zip(("-", "--"), marks.items(), strict=True):
+        within = latencies.quantile_s(part)
+        axes.axvline(
+            within, color=INK, linestyle=line, linewidth=1, label=f"{name}: {_brief(within)} s"
+        )
+    _legend(axes)
+    _counting(axes)
+    axes.set_xlabel("seconds" + (", logarithmic" if logarithmic else ""))
+    axes.set_ylabel("answers")
+    half, most = (latencies.quantile_s(part) for part in marks.values())
+    caption = (
+        f"Of {latencies.total:,} answers half came within {_brief(half)} s, 95 % within "
+        f"{_brief(most)} s; the slowest took {_brief(longest)} s."
+    )
+    return _picture(figure, "latency", "How long answers took", caption)
+
+
+def failures(groups: Sequence[Group]) -> Picture | None:
+    """Rows that are not ok, by code."""
+    if not groups:
+        return None
+    shown = groups[:_MOST_CODES]
+    bars = [
+        (f"{group.code or '(no code)'} · {group.state}", group.count, _COLOURS[group.state])
+        for group in shown
+    ]
+    figure = _bars(bars)
+    rest = sum(group.count for group in groups[_MOST_CODES:])
+    more = f", and {counted(rest, 'row')} of {len(groups) - len(shown)} more codes" if rest else ""
+    named = ", ".join(f"{g.count:,} {g.code or '(no code)'} ({g.state})" for g in shown)
+    return _picture(figure, "failures", "Rows that are not ok, by code", f"{named}{more}.")
+
+
+def domains(samples: Samples) -> Picture | None:
+    """The sites that are cited most."""
+    top = samples.domains.most_common(_MOST_DOMAINS)
+    if not top:
+        return None
+    figure = _bars([(name, count, _COLOURS[State.OK]) for name, count in top])
+    read = f"{samples.answers:,} answers"
+    if samples.parts_read < samples.parts:
+        read += f", a sample: {samples.parts_read} of {samples.parts} parts of the results"
+    caption = (
+        f"{samples.citations:,} citations of {counted(len(samples.domains), 'site')} in "
+        f"{samples.cited:,} of {read}. {_short(top[0][0])} is first with {top[0][1]:,}."
+    )
+    return _picture(figure, "domains", "Sites that are cited most", caption)
+
+
+def _line(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
+    """One line of what was so at moments of each span, not drawn where there is a gap."""
+    pieces = [
+        (np.append(timeline.place(number, at), np.nan), np.append(values, np.nan))
+        for number, (at, values) in enumerate(parts)
+    ]
+    return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+
+
+def _steps(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
+    """The same of values that hold between the edges of bins."""
+    return _line(
+        timeline, [(np.repeat(edges, 2)[1:-1], np.repeat(values, 2)) for edges, values in parts]
+    )
+
+
+def _limits(
+    timeline: Timeline, history: History, limits: dict[str, LearnedLimit]
+) -> tuple[Numbers, Numbers]:
+    """The limit that each run learned, as long as it was at work."""
+    runs = {run.run: run for run in history.runs}
+    x, y = [], []
+    for number, span in enumerate(history.spans):
+        for run in (runs[run] for run in span.runs):
+            if run.run_id in limits and run.first_sent is not None:
+                ends = np.array([run.first_sent, run.last_seen or run.first_sent])
+                x += [*timeline.place(number, ends), np.nan]
+                y += [*[limits[run.run_id].per_s] * 2, np.nan]
+    return np.array(x), np.array(y)
+
+
+def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
+    return Picture(title, as_markup(figure, name, f"{title}. {caption}"), caption)
+
+
+def _bars(bars: list[tuple[str, int, str]]) -> Figure:
+    """Bars with their names above them: a name may be long and a page narrow."""
+    figure, axes = _figure(_BARS_BESIDES + _BAR * len(bars))
+    places = np.arange(len(bars))
+    counts = [count for _, count, _ in bars]
+    axes.barh(places + 0.22, counts, 0.36, color=[colour for _, _, colour in bars])
+    for place, (name, count, _) in enumerate(bars):
+        axes.text(0, place, f"{_short(name)}: {count:,}", va="bottom", ha="left", fontsize=8.5)
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_xlim(0, max(counts))
+    axes.set_axis_off()
+    return figure
+
+
+def _short(name: str) -> str:
+    """A name on one short line, whoever made it up."""
+    name = visible(name[: _LABEL + 1]).replace("\n", " ").replace("\t", " ")
+    return name if len(name) <= _LABEL else name[: _LABEL - 1] + "…"
+
+
+def _counting(axes: Axes) -> None:
+    """A vertical axis of whole numbers from 0."""
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _legend(axes: Axes) -> None:
+    """Above the axes, where it covers nothing."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, borderaxespad=0, borderpad=0.2
+    )
+
+
+def _pace_caption(history: History, most: float, known: list[LearnedLimit]) -> str:
+    requests = sum(run.requests for run in history.runs)
+    limited = sum(run.rate_limited for run in history.runs)
+    text = f"{requests:,} requests, {_brief(most)} per second at most"
+    text += f"; {limited:,} met the rate limit (429)." if limited else "."
+    if known:
+        last = known[-1]
+        text += (
+            f" The limit, as the last run learned it: {last.limit:,} per {_brief(last.window_s)} s."
+        )
+    return text
+
+
+def _brief(number: float) -> str:
+    """Three digits, or all of them before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """How long, in one or two units."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = math.ceil(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return f"{hours:,} h {rest} min" if hours else f"{minutes} min"

@@ -1,0 +1,327 @@
+"""What a ledger says of a job over time: its runs, its pace, how long answers took.
+
+Everything is counted in SQL, so that a million attempts take as much memory as a thousand. A count
+cannot be held against checksums afterwards, so what is counted is, beforehand and in the same
+unchanging view: every attempt and run, and every row but those that are ok. A checksum of each of
+these would cost as much again; they are held against their attempts, which say all of them that
+is counted but that they are in the sheet.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.model import State
+from pipeline.schema import altered, intact
+
+Numbers = npt.NDArray[np.float64]
+
+_PROGRESS_BINS = 240
+_PACE_BINS = 120
+# A pace is requests per second: what is shorter than a second has none.
+_SHORTEST_PACE_BIN_S = 1.0
+_SHORTEST_SPAN_S = 0.001
+# Runs this close to each other, as a part of all the time at work, are drawn as one.
+_MERGED_GAP = 0.05
+# More of them would be slivers, and a page of megabytes; those with the least between them are one.
+_MOST_SPANS = 200
+_LOG_TAIL_BYTES = 64 * 1024 * 1024
+_PACE_ENDED = b'"event": "pace_ended"'
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One run. Times in seconds since 1970; the last three are None while it goes on, and after
+    it was killed. `first_sent` and `last_seen` are None where it sent nothing."""
+
+    run: int
+    run_id: str
+    started_at: float
+    requests: int
+    ok: int
+    rate_limited: int
+    first_sent: float | None
+    last_seen: float | None
+    finished_at: float | None
+    exit_code: int | None
+    stopped: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time in which there was work, of one run or of some that followed each other closely."""
+
+    begun: float
+    ended: float
+    runs: tuple[int, ...]
+
+    @property
+    def duration_s(self) -> float:
+        return max(self.ended - self.begun, _SHORTEST_SPAN_S)
+
+    def bins(self, width_s: float) -> int:
+        """How many bins of about `width_s` it is divided into."""
+        return max(1, round(self.duration_s / width_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Rows that reached where they stand now, at the end of each bin of a span, over all spans."""
+
+    at: Numbers
+    rows: dict[State, Numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanPace:
+    """Requests, and 429s among their answers, per second in each bin of a span. `edges` has one
+    more than there are bins."""
+
+    edges: Numbers
+    per_s: Numbers
+    rate_limited_per_s: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """How long the answers of ok attempts took: whole milliseconds, and how many of each."""
+
+    ms: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    def quantile_s(self, part: float) -> float:
+        """The time within which `part` of the answers came, to the millisecond."""
+        place = int(np.searchsorted(np.cumsum(self.counts), part * self.total))
+        return float(self.ms[min(place, len(self.ms) - 1)]) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All of it. `progress` and `pace` have one entry for each span; `checked` attempts were found
+    to be what was written."""
+
+    runs: tuple[RunFacts, ...]
+    spans: tuple[Span, ...]
+    progress: tuple[Progress, ...]
+    pace: tuple[SpanPace, ...]
+    latencies: Latencies
+    checked: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedLimit:
+    """`limit` requests per `window_s` seconds, as a run learned it."""
+
+    limit: int
+    window_s: float
+
+    @property
+    def per_s(self) -> float:
+        return self.limit / self.window_s
+
+
+def read_history(db: sqlite3.Connection) -> History:
+    """Counts what the ledger holds. About five microseconds for each attempt.
+
+    Raises:
+        StorageFailed: when an attempt, a row or a run is not what was written.
+    """
+    _check(db)
+    runs = _runs(db)
+    spans = _spans(runs)
+    _mark_spans(db, spans)
+    history = History(
+        runs,
+        spans,
+        _progress(db, spans),
+        _pace(db, spans),
+        _latencies(db),
+        sum(run.requests for run in runs),
+    )
+    db.execute("DROP TABLE temp.spans")
+    return history
+
+
+def learned_limits(log: Path) -> dict[str, LearnedLimit]:
+    """The limit that each run had learned when it ended, by run id, as log.jsonl tells.
+
+    Of a long log only the end is read. The log has no checksums: this is drawn, never counted.
+    """
+    limits = {}
+    for line in _tail(log):
+        if _PACE_ENDED not in line:
+            continue
+        try:
+            said = json.loads(line)
+            limit = LearnedLimit(int(said["limit"]), float(said["window_s"]))
+            if limit.limit > 0 and 0 < limit.window_s < float("inf"):
+                limits[str(said["run_id"])] = limit
+        except (ValueError, TypeError, KeyError, OverflowError):
+            continue  # not known, or cut off by a crash
+    return limits
+
+
+def _tail(log: Path) -> Iterator[bytes]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - _LOG_TAIL_BYTES, 0))
+            yield from file
+    except OSError:
+        return
+
+
+def _check(db: sqlite3.Connection) -> None:
+    # Not the indexes: that takes four times as long, and nothing here reads them.
+    if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise altered("its structure")
+    for query, what in _ALTERED:
+        found = db.execute(query).fetchone()
+        if found:
+            raise altered(what, found[0])
+
+
+_ALTERED = (
+    (
+        f"SELECT NULL FROM runs t WHERE NOT ({intact('runs', 't')}) LIMIT 1",
+        "what it says of a run",
+    ),
+    (
+        f"SELECT sheet_row FROM attempts t WHERE NOT ({intact('attempts', 't')}) LIMIT 1",
+        "how an attempt ended",
+    ),
+    (
+        "SELECT r.sheet_row FROM rows r NOT INDEXED"
+        " LEFT JOIN attempts a ON a.attempt_id = r.last_attempt"
+        " WHERE CASE WHEN r.state IS 'ok' AND r.sheet_row IS NOT NULL"
+        " THEN a.verdict IS NOT 'ok' OR a.row_id IS NOT r.row_id"
+        f" ELSE NOT ({intact('rows', 'r')}) END LIMIT 1",
+        "what is known of a row",
+    ),
+)
+
+
+def _runs(db: sqlite3.Connection) -> tuple[RunFacts, ...]:
+    return tuple(
+        RunFacts(*found)
+        for found in db.execute(
+            "SELECT run, run_id, started_at, coalesce(requests, 0), coalesce(ok, 0),"
+            " coalesce(rate_limited, 0), first_sent, last_seen, finished_at, exit_code, stopped"
+            " FROM runs LEFT JOIN (SELECT run, count(*) requests, sum(verdict = 'ok') ok,"
+            " sum(code IS 'rate_limited') rate_limited, min(sent_at) first_sent,"
+            " max(coalesce(finished_at, sent_at)) last_seen FROM attempts GROUP BY run)"
+            " USING (run) ORDER BY run"
+        )
+    )
+
+
+def _spans(runs: Iterable[RunFacts]) -> tuple[Span, ...]:
+    at_work = sorted(
+        (run.first_sent, max(run.last_seen or 0.0, run.first_sent), run.run)
+        for run in runs
+        if run.first_sent is not None
+    )
+    most_gap_s = _MERGED_GAP * sum(ended - begun for begun, ended, _ in at_work)
+    gaps = sorted(
+        (begun - before for (_, before, _), (begun, *_) in pairwise(at_work)), reverse=True
+    )
+    if len(gaps) >= _MOST_SPANS:
+        most_gap_s = max(most_gap_s, gaps[_MOST_SPANS - 1])
+    spans: list[Span] = []
+    for begun, ended, run in at_work:
+        if spans and begun - spans[-1].ended <= most_gap_s:
+            last = spans.pop()
+            spans.append(Span(last.begun, max(last.ended, ended), (*last.runs, run)))
+        else:
+            spans.append(Span(begun, ended, (run,)))
+    return tuple(spans)
+
+
+def _mark_spans(db: sqlite3.Connection, spans: tuple[Span, ...]) -> None:
+    """For each run its span, and how wide the bins in it are. A temporary table: nothing lasts."""
+    total_s = sum(span.duration_s for span in spans)
+    db.execute(
+        "CREATE TEMP TABLE spans (run INTEGER PRIMARY KEY, span INTEGER, begun REAL,"
+        " progress_bins INTEGER, progress_s REAL, pace_bins INTEGER, pace_s REAL)"
+    )
+    for number, span in enumerate(spans):
+        progress = span.bins(total_s / _PROGRESS_BINS)
+        pace = span.bins(max(total_s / _PACE_BINS, _SHORTEST_PACE_BIN_S))
+        bins = (progress, span.duration_s / progress, pace, span.duration_s / pace)
+        db.executemany(
+            "INSERT INTO spans VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(run, number, span.begun, *bins) for run in span.runs],
+        )
+
+
+def _progress(db: sqlite3.Connection, spans: tuple[Span, ...]) -> tuple[Progress, ...]:
+    bins = _bins(db, "progress")
+    ended = {
+        state: [np.zeros(number) for number in bins]
+        for state in (State.OK, State.FAILED, State.AMBIGUOUS)
+    }
+    for span, place, state, count in db.execute(
+        "SELECT span, max(0, min(progress_bins - 1, CAST((coalesce(finished_at, sent_at) - begun)"
+        " / progress_s AS INTEGER))) place, r.state, count(*)"
+        " FROM rows r NOT INDEXED JOIN attempts a ON a.attempt_id = r.last_attempt"
+        " CROSS JOIN spans USING (run)"
+        " WHERE r.sheet_row IS NOT NULL AND r.state <> 'pending' GROUP BY 1, 2, 3"
+    ):
+        known = State.AMBIGUOUS if state == State.SENDING else State(state)
+        ended[known][span][place] += count
+    progress = []
+    before = dict.fromkeys(ended, 0.0)
+    for number, span in enumerate(spans):
+        at = span.begun + span.duration_s * np.arange(bins[number] + 1) / bins[number]
+        rows = {}
+        for state, counts in ended.items():
+            rows[state] = before[state] + np.concatenate([[0.0], np.cumsum(counts[number])])
+            before[state] = float(rows[state][-1])
+        progress.append(Progress(at, rows))
+    return tuple(progress)
+
+
+def _pace(db: sqlite3.Connection, spans: tuple[Span, ...]) -> tuple[SpanPace, ...]:
+    bins = _bins(db, "pace")
+    sent = [np.zeros(number) for number in bins]
+    limited = [np.zeros(number) for number in bins]
+    for span, place, requests, rate_limited in db.execute(
+        "SELECT span, max(0, min(pace_bins - 1, CAST((sent_at - begun) / pace_s AS INTEGER)))"
+        " place, count(*), sum(code IS 'rate_limited')"
+        " FROM attempts a CROSS JOIN spans USING (run)"
+        " WHERE code IS NOT 'not_sent' GROUP BY 1, 2"
+    ):
+        sent[span][place], limited[span][place] = requests, rate_limited
+    paces = []
+    for number, span in enumerate(spans):
+        width_s = span.duration_s / bins[number]
+        edges: Numbers = span.begun + width_s * np.arange(bins[number] + 1, dtype=np.float64)
+        # A span that is shorter than a second is no reason to speak of thousands a second.
+        over_s = max(width_s, _SHORTEST_PACE_BIN_S)
+        paces.append(SpanPace(edges, sent[number] / over_s, limited[number] / over_s))
+    return tuple(paces)
+
+
+def _bins(db: sqlite3.Connection, kind: str) -> list[int]:
+    query = f"SELECT {kind}_bins FROM spans GROUP BY span ORDER BY span"
+    return [number for (number,) in db.execute(query)]
+
+
+def _latencies(db: sqlite3.Connection) -> Latencies:
+    found = db.execute(
+        "SELECT CAST(latency_s * 1000 AS INTEGER), count(*) FROM attempts"
+        " WHERE verdict = 'ok' AND latency_s IS NOT NULL GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    ms, counts = zip(*found, strict=True) if found else ((), ())
+    return Latencies(np.array(ms, np.int64), np.array(counts, np.int64))

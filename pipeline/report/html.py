@@ -1,0 +1,79 @@
+"""report.html: what a run came to, in one file that can be forwarded."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline import records, wal
+from pipeline.clock import SystemClock
+from pipeline.folder import write_durably
+from pipeline.job import Job
+from pipeline.model import Clock
+from pipeline.pins import pinned_workflow
+from pipeline.report.charts import pictures
+from pipeline.report.groups import Group
+from pipeline.report.history import learned_limits, read_history
+from pipeline.report.overview import Report, report_job
+from pipeline.report.page import Facts, page
+from pipeline.report.samples import read_samples
+from pipeline.schema import altered, intact
+
+
+def write_report(job: Job, report: Report | None = None, clock: Clock | None = None) -> Path:
+    """Writes report.html into the run folder (0600, whole or not at all). Where it is.
+
+    `report` is what `report_job` found a moment ago, if it was asked already. Works while a run
+    goes on. Nothing is sent. At most 2 MB and some seconds for a million rows.
+
+    Raises:
+        Refused: when there was no run yet.
+        StorageFailed: when anything that the page would tell is not what was written, or the page
+            cannot be written.
+    """
+    report = report or report_job(job)
+    folder = job.folder
+    if wal.is_damaged(folder.ledger):
+        raise altered("what was last written to it")
+    with records.reading(folder.ledger) as read:
+        history = read(read_history)
+        samples = read_samples(folder, read)
+        facts = Facts(
+            summary=report.summary,
+            groups=report.groups,
+            last_run=read(records.last_run),
+            in_use=folder.in_use,
+            rehearsal=job.sandbox,
+            workflow=pinned_workflow(read) or "unknown",
+            history=history,
+            samples=samples,
+            sent=read(_sent(report.groups)),
+            pictures=pictures(history, learned_limits(folder.log), report.groups, samples),
+            written_at=(clock or SystemClock()).wall(),
+            version=version("pipeline"),
+        )
+    write_durably(folder.report, page(facts).encode())
+    return folder.report
+
+
+def _sent(groups: Sequence[Group]) -> Callable[[sqlite3.Connection], dict[int, str]]:
+    """The bodies that were sent for the first rows of each group, by row of the sheet."""
+    rows = json.dumps([row for group in groups for row in group.first_rows])
+
+    def operation(db: sqlite3.Connection) -> dict[int, str]:
+        sent = {}
+        for row, body, whole in db.execute(
+            f"SELECT r.sheet_row, q.body, {intact('requests', 'q')}"
+            " FROM rows r JOIN requests q USING (row_id)"
+            " WHERE r.sheet_row IN (SELECT value FROM json_each(?))",
+            (rows,),
+        ):
+            if not whole:
+                raise altered("what was sent", row)
+            sent[row] = bytes(body).decode(errors="replace")
+        return sent
+
+    return operation

@@ -1,0 +1,143 @@
+"""HTML in which nothing stands unescaped: every text of a sheet or a server is hostile.
+
+Only `element` makes markup, and it escapes whatever is not markup yet. It takes no attribute that
+could run or load anything; a link is made by `link`, and leads to http or https or nowhere.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_FRAGMENT = re.compile(r"#[\w-]+")
+_VOID = frozenset(("meta", "br"))
+_NEVER = frozenset(("script", "iframe", "object", "embed", "base", "form", "foreignObject"))
+_LOADS = frozenset(("src", "srcset", "style", "action", "formaction", "data", "ping", "background"))
+_LONGEST_URL = 2000
+_IN_NO_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028-\u202e\u2066-\u2069\ud800-\udfff\\<>\"`]")
+
+# Controls but tab and line feed, other line ends, what turns the direction of writing, halves of
+# surrogate pairs, and what is no character at all.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """A piece of HTML that is safe where text may stand. Made by `element` and `joined` only."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An address that a page may link to. Made by `http_url` only."""
+
+    text: str
+    host: str
+
+
+Child = Markup | str | None
+NOTHING = Markup("")
+
+
+def element(
+    name: str,
+    *children: Child,
+    attributes: dict[str, str | Url] | None = None,
+    class_: str | None = None,
+) -> Markup:
+    """``<name …>children</name>``. Texts are escaped, and what cannot be seen in them is shown.
+
+    Raises:
+        ValueError: for an element or attribute that could run or load something.
+    """
+    if not _NAME.fullmatch(name) or name in _NEVER:
+        raise ValueError(f"no element of a report: {name}")
+    given = {**({"class": class_} if class_ else {}), **(attributes or {})}
+    opening = name + "".join(f" {_attribute(key, value)}" for key, value in given.items())
+    if name in _VOID:
+        return Markup(f"<{opening}>")
+    return Markup(f"<{opening}>{joined(*children).source}</{name}>")
+
+
+def joined(*children: Child) -> Markup:
+    """The children one after the other; texts among them escaped."""
+    return Markup("".join(map(_source, children)))
+
+
+def foreign(text: str, limit: int) -> Markup:
+    """A text that somebody else wrote, on its own as to the direction of writing, cut to `limit`
+    characters (which is said)."""
+    return element("bdi", cut(text, limit), attributes={"dir": "auto"})
+
+
+def cut(text: str, limit: int) -> str:
+    """The first `limit` characters of a text, and how many there are where there are more."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}… ({len(text):,} characters in all)"
+
+
+def visible(text: str) -> str:
+    """`text` with what would act without being seen written out, like [U+202E].
+
+    Tabs and line feeds stay; a carriage return before a line feed goes.
+    """
+    return _UNSEEN.sub(_written_out, text.replace("\r\n", "\n"))
+
+
+def http_url(text: str) -> Url | None:
+    """`text` as an address to link to; None unless it is a plain http or https one.
+
+    Addresses with a name or password in them show another host than they lead to.
+    """
+    if len(text) > _LONGEST_URL or _IN_NO_URL.search(text):
+        return None
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port  # a wrong port raises
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        return None
+    return Url(text, _ascii_host(parts))
+
+
+def link(text: str, url: Url) -> Markup:
+    """`text`, which leads to `url` and tells it nothing of this page."""
+    attributes: dict[str, str | Url] = {"href": url, "rel": "noopener noreferrer nofollow"}
+    return element("a", element("bdi", text, attributes={"dir": "auto"}), attributes=attributes)
+
+
+def _source(child: Child) -> str:
+    if child is None:
+        return ""
+    return child.source if isinstance(child, Markup) else html.escape(visible(child))
+
+
+def _attribute(name: str, value: str | Url) -> str:
+    if not _NAME.fullmatch(name) or name.lower().startswith("on") or name.lower() in _LOADS:
+        raise ValueError(f"no attribute of a report: {name}")
+    if name == "href" and not isinstance(value, Url) and not _FRAGMENT.fullmatch(value):
+        raise ValueError("only `http_url` makes an address")
+    text = value.text if isinstance(value, Url) else visible(value)
+    return f'{name}="{html.escape(text)}"'
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code <= 0xDFFF else f"[U+{code:04X}]"
+
+
+def _ascii_host(parts: SplitResult) -> str:
+    """The host as the network knows it: two letters that look alike differ in it."""
+    host = parts.hostname or ""
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return host

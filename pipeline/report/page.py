@@ -1,0 +1,310 @@
+"""report.html as markup: one page that loads nothing, for a screen, a phone and paper.
+
+Its policy forbids scripts and everything that would be fetched; the one style sheet is allowed by
+its hash. What it says of failures is what the terminal says, from the same functions.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pipeline.model import State, Summary
+from pipeline.records import LastRun
+from pipeline.report.charts import Picture, duration
+from pipeline.report.groups import Group
+from pipeline.report.history import History, RunFacts
+from pipeline.report.markup import (
+    Child,
+    Markup,
+    cut,
+    element,
+    foreign,
+    http_url,
+    joined,
+    link,
+)
+from pipeline.report.samples import Answer, Samples
+from pipeline.report.style import STYLE
+from pipeline.report.terminal import group_line, last_run_line, outcome_line, paid_line
+from pipeline.wording import counted
+
+# Together they keep a page of the most hostile texts, where each character takes eight, small.
+_MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
+_TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
+_STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
+_WHY = {
+    "first": "one of the first",
+    "random": "picked at random",
+    "longest": "the longest of those read",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a page tells. `sent` are the variables (JSON text) of the rows that `groups` name,
+    by row of the sheet. `written_at` in seconds since 1970."""
+
+    summary: Summary
+    groups: Sequence[Group]
+    last_run: LastRun | None
+    in_use: bool
+    rehearsal: bool
+    workflow: str
+    history: History
+    samples: Samples
+    sent: Mapping[int, str]
+    pictures: Sequence[Picture]
+    written_at: float
+    version: str
+
+
+def page(facts: Facts) -> str:
+    """The whole document."""
+    title = f"{cut(facts.summary.job, _TITLE)}: report"
+    document = element(
+        "html",
+        element("head", *_head(title, facts.version)),
+        element(
+            "body",
+            element(
+                "main",
+                *_outcome(facts),
+                _failures(facts),
+                _pictures(facts.pictures),
+                _samples(facts.samples),
+                _runs(facts.history.runs),
+            ),
+            _footer(facts),
+        ),
+        attributes={"lang": "en"},
+    )
+    return f"<!DOCTYPE html>\n{document.source}\n"
+
+
+def policy() -> str:
+    """What a browser may do with the page: show it, in the one style that it brings."""
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _head(title: str, version: str) -> Iterable[Markup]:
+    yield element("meta", attributes={"charset": "utf-8"})
+    yield element("meta", attributes={"http-equiv": "Content-Security-Policy", "content": policy()})
+    for name, content in (
+        ("viewport", "width=device-width, initial-scale=1"),
+        ("referrer", "no-referrer"),
+        ("robots", "noindex"),
+        ("color-scheme", "light dark"),
+        ("generator", f"pipeline {version}"),
+    ):
+        yield element("meta", attributes={"name": name, "content": content})
+    yield element("title", title)
+    yield element("style", STYLE)
+
+
+def _outcome(facts: Facts) -> Iterable[Child]:
+    summary = facts.summary
+    yield element("h1", foreign(summary.job, _TITLE))
+    yield element("p", foreign(outcome_line(summary), 1000), class_="outcome")
+    if facts.rehearsal:
+        words = "A rehearsal against the local sandbox: nothing here was really paid."
+        yield element("p", words, class_="rehearsal")
+    yield element(
+        "ul",
+        *(
+            element("li", element("b", f"{getattr(summary, state):,}"), f" {state}", class_=state)
+            for state in _STATES
+        ),
+        class_="counts",
+    )
+    yield element("p", paid_line(summary), " ", _paid(summary))
+    yield element("p", last_run_line(facts.last_run, facts.in_use))
+    if summary.resume_command:
+        yield element("p", "To go on:")
+        yield _command(summary.resume_command)
+
+
+def _paid(summary: Summary) -> str:
+    """What the two numbers mean."""
+    if summary.paid_min == summary.paid_max:
+        return "Each of them brought an answer; the runner counts requests, not credits."
+    return (
+        f"At least {summary.paid_min:,}, which brought an answer; at most {summary.paid_max:,}, "
+        "with those of which nobody can tell. The runner counts requests, not credits."
+    )
+
+
+def _failures(facts: Facts) -> Markup | None:
+    if not facts.groups:
+        return None
+    left = facts.groups[_MOST_GROUPS:]
+    rows = sum(group.count for group in left)
+    more = f"And {counted(rows, 'row')} of {len(left)} more codes: see failures.csv."
+    return element(
+        "section",
+        element("h2", "What is not ok, and what to do"),
+        *(_group(group, facts.sent) for group in facts.groups[:_MOST_GROUPS]),
+        element("p", more) if left else None,
+    )
+
+
+def _group(group: Group, sent: Mapping[int, str]) -> Markup:
+    rows = [row for row in group.first_rows if row in sent]
+    first = group.message and group.state is not State.PENDING
+    return element(
+        "article",
+        element("h3", foreign(group_line(group), _MESSAGE)),
+        element("p", f"{group.advice[:1].upper()}{group.advice[1:]}."),
+        element("p", "First message: ", foreign(group.message, _MESSAGE)) if first else None,
+        *(_sent(f"Row {row}", sent[row]) for row in rows),
+        _command(group.command) if group.command else None,
+        class_=str(group.state),
+    )
+
+
+def _command(command: str) -> Markup:
+    """A line to paste. It wraps between its words only, and is one line when copied."""
+    first, *rest = command.split(" ")
+    words = [part for word in rest for part in (" ", element("span", word))]
+    return element("pre", element("code", element("span", first), *words), class_="command")
+
+
+def _sent(heading: str, variables: str) -> Markup:
+    return element("div", element("p", heading, class_="row"), _variables(variables), class_="sent")
+
+
+def _variables(text: str) -> Markup:
+    """The variables of a request, each cut to about two lines."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return element("p", foreign(text, _SHORT))
+    pairs = []
+    for name, value in list(found.items())[:_MOST_VARIABLES]:
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        pairs += [element("dt", foreign(name, _TITLE)), element("dd", foreign(shown, _SHORT))]
+    left = len(found) - _MOST_VARIABLES
+    more = element("p", f"and {counted(left, 'variable')} more") if left > 0 else None
+    return joined(element("dl", *pairs), more)
+
+
+def _pictures(pictures: Sequence[Picture]) -> Markup | None:
+    if not pictures:
+        return None
+    figures = [
+        element(
+            "figure",
+            element("h3", picture.title),
+            picture.svg,
+            element("figcaption", foreign(picture.caption, 1000)),
+        )
+        for picture in pictures
+    ]
+    return element(
+        "section",
+        element("h2", "In pictures"),
+        element("div", *figures, class_="pictures"),
+    )
+
+
+def _samples(samples: Samples) -> Markup | None:
+    if not samples.shown:
+        return None
+    read = f"{samples.answers:,} answers"
+    if samples.parts_read < samples.parts:
+        read += f" in {samples.parts_read} of {samples.parts} parts of the results"
+    return element(
+        "section",
+        element("h2", "Some of the answers"),
+        element("p", f"{len(samples.shown)} of the {read} that were read for this report."),
+        *map(_answer, samples.shown),
+    )
+
+
+def _answer(answer: Answer) -> Markup:
+    return element(
+        "article",
+        element("h3", f"Row {answer.sheet_row:,} ", element("small", _WHY[answer.why])),
+        _variables(answer.variables),
+        element("div", cut(answer.result, _RESULT), attributes={"dir": "auto"}, class_="result"),
+        _citations(answer.citations),
+        class_="answer",
+    )
+
+
+def _citations(citations: Sequence[tuple[str, str]]) -> Markup | None:
+    if not citations:
+        return None
+    left = len(citations) - _MOST_CITATIONS
+    return element(
+        "ol",
+        *(element("li", _citation(*citation)) for citation in citations[:_MOST_CITATIONS]),
+        element("li", f"and {left} more") if left > 0 else None,
+        class_="citations",
+    )
+
+
+def _citation(title: str, address: str) -> Markup:
+    """A title that leads to its address, with the host that it really leads to."""
+    url = http_url(address)
+    if url is None:
+        return joined(foreign(title, _SHORT), " ", element("small", foreign(address, _SHORT)))
+    text = cut(title.strip() or url.host, _SHORT)
+    host = None if text == url.host else element("small", cut(url.host, _SHORT))
+    return joined(link(text, url), " ", host)
+
+
+def _runs(runs: Sequence[RunFacts]) -> Markup:
+    shown = runs[-_MOST_RUNS:]
+    left = len(runs) - len(shown)
+    head = ("run", "began (UTC)", "took", "requests", "ok", "429", "ended")
+    return element(
+        "section",
+        element("h2", "The runs that it came by"),
+        element(
+            "div",
+            element(
+                "table",
+                element("thead", element("tr", *(element("th", name) for name in head))),
+                element("tbody", *map(_run, reversed(shown))),
+            ),
+            class_="wide",
+        ),
+        element("p", f"And {counted(left, 'run')} before them.") if left else None,
+    )
+
+
+def _run(run: RunFacts) -> Markup:
+    took, ended = "", "not by itself, or goes on"
+    if run.finished_at is not None:
+        took = duration(max(run.finished_at - run.started_at, 0.0))
+        ended = f"exit {run.exit_code}" + (f", stopped: {run.stopped}" if run.stopped else "")
+    counts = (f"{run.requests:,}", f"{run.ok:,}", f"{run.rate_limited:,}")
+    cells = (cut(run.run_id, _SHORT), _moment(run.started_at), took, *counts, cut(ended, _SHORT))
+    return element("tr", *(element("td", cell) for cell in cells))
+
+
+def _footer(facts: Facts) -> Markup:
+    return element(
+        "footer",
+        element(
+            "p",
+            f"Written {_moment(facts.written_at)} UTC by pipeline {facts.version}; workflow ",
+            foreign(facts.workflow, _TITLE),
+            ". ",
+            f"{counted(facts.history.checked, 'attempt')}, each row that is not ok and the parts "
+            "that answers are shown from were held against their checksums first, the other rows "
+            "against their attempts. `pipeline report` writes this page anew.",
+        ),
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

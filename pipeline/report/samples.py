@@ -1,0 +1,211 @@
+"""A few answers of a job, and where its answers come from: read from some parts, never from all.
+
+The parts are the first, the last, and some between them, the same at each report. Each is held
+against its checksum and read from the same bytes, so nothing altered is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import records
+from pipeline.checkpoint import results_table
+from pipeline.errors import StorageFailed
+from pipeline.folder import RunFolder
+from pipeline.records import Read, Sealed
+from pipeline.schema import altered, intact
+
+_MOST_PARTS = 20
+_MOST_UNSEALED = 2000
+# Of one part; a million in all take two seconds.
+_MOST_URLS = 50_000
+_FIRST, _RANDOM = 2, 3
+# Candidates of a part; some of them may have left the sheet.
+_OF_A_PART = 6
+_SEED = 1
+_COLUMNS = ["row", "run_id", "variables", "result", "citations"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of `sheet_row`, with the variables (JSON text) that were sent. `why` it is shown:
+    first, random or longest. Citations are (title, url)."""
+
+    why: str
+    sheet_row: int
+    run_id: str
+    variables: str
+    result: str
+    citations: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Some answers, and citations by domain, of `answers` answers in `parts_read` of `parts`."""
+
+    shown: tuple[Answer, ...]
+    domains: Counter[str]
+    citations: int
+    answers: int
+    cited: int
+    parts_read: int
+    parts: int
+
+
+def read_samples(folder: RunFolder, read: Read) -> Samples:
+    """Reads at most twenty parts, or what is not sealed yet where there is no part.
+
+    Raises:
+        StorageFailed: when a part, or an answer in the ledger, is not what was written.
+    """
+    parts = [part for part in read(records.sealed_parts) if part.rows]
+    chosen = _chosen(parts)
+    chance = random.Random(_SEED)
+    tally = _Tally()
+    candidates: list[Answer] = []
+    tables = (_part(folder, part) for part in chosen) if parts else _unsealed(read)
+    for table in tables:
+        tally.add(table)
+        candidates += _candidates(table, chance)
+    shown = _shown(read(_standing(candidates)), chance)
+    return Samples(
+        tuple(shown),
+        tally.domains,
+        tally.citations,
+        tally.answers,
+        tally.cited,
+        len(chosen),
+        len(parts),
+    )
+
+
+def domain(url: str) -> str | None:
+    """The host of an http or https address, without `www.`; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not host:
+        return None
+    return host.removeprefix("www.")
+
+
+class _Tally:
+    """Counts citations by domain, part by part."""
+
+    def __init__(self) -> None:
+        self.domains: Counter[str] = Counter()
+        self.citations = self.answers = self.cited = 0
+
+    def add(self, table: pa.Table) -> None:
+        citations = table["citations"].combine_chunks()
+        self.answers += len(table)
+        self.cited += pc.sum(pc.greater(pc.list_value_length(citations), 0)).as_py() or 0
+        urls = pc.struct_field(pc.list_flatten(citations), "url")[:_MOST_URLS]
+        self.citations += len(urls)
+        for found in pc.value_counts(urls):
+            host = domain(found["values"].as_py() or "")
+            if host is not None:
+                self.domains[host] += found["counts"].as_py()
+
+
+def _chosen(parts: Sequence[Sealed]) -> list[Sealed]:
+    """The first, the last, and some at random between them, in their order."""
+    if len(parts) <= _MOST_PARTS:
+        return list(parts)
+    between = random.Random(_SEED).sample(range(1, len(parts) - 1), _MOST_PARTS - 2)
+    return [parts[place] for place in (0, *sorted(between), len(parts) - 1)]
+
+
+def _part(folder: RunFolder, part: Sealed) -> pa.Table:
+    path = folder.results / part.name
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != part.sha256:
+            raise OSError("it is not what was written")
+        return pq.read_table(pa.BufferReader(content), columns=_COLUMNS)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageFailed(
+            f"{path}: this part of the results cannot be used ({error}). No report.html was "
+            "written, and nothing was sent. Bring the file back from a copy of the folder; "
+            "`pipeline verify` names all that is damaged."
+        ) from None
+
+
+def _unsealed(read: Read) -> Iterator[pa.Table]:
+    first = read(lambda db: db.execute("SELECT min(seq) FROM payloads").fetchone()[0])
+    if first is not None:
+        found = read(records.finished(first, first + _MOST_UNSEALED - 1))
+        yield results_table(found, "").select(_COLUMNS)
+
+
+def _candidates(table: pa.Table, chance: random.Random) -> list[Answer]:
+    """The first rows of a part, its longest ones and some others, in no order."""
+    size = len(table)
+    lengths = pc.utf8_length(table["result"])
+    longest = pc.sort_indices(lengths, sort_keys=[("", "descending")])[:_FIRST].to_pylist()
+    some = chance.sample(range(size), min(size, _OF_A_PART))
+    places = dict.fromkeys((*range(min(size, _FIRST)), *longest, *some))
+    return [
+        Answer(
+            "",
+            found["row"],
+            found["run_id"],
+            found["variables"],
+            found["result"],
+            tuple((c["title"] or "", c["url"] or "") for c in found["citations"]),
+        )
+        for found in table.take(list(places)).to_pylist()
+    ]
+
+
+def _standing(candidates: list[Answer]) -> Callable[[sqlite3.Connection], list[Answer]]:
+    """Those candidates that are the last answer of a row of the sheet, with its number now."""
+
+    def operation(db: sqlite3.Connection) -> list[Answer]:
+        db.execute("CREATE TEMP TABLE candidates (run_id TEXT, sent_row INTEGER, place INTEGER)")
+        db.executemany(
+            "INSERT INTO candidates VALUES (?, ?, ?)",
+            [(c.run_id, c.sheet_row, place) for place, c in enumerate(candidates)],
+        )
+        found = db.execute(_STANDING).fetchall()
+        db.execute("DROP TABLE temp.candidates")
+        for *_, sheet_row, whole in found:
+            if not whole:
+                raise altered("where an answer is", sheet_row)
+        return [replace(candidates[place], sheet_row=sheet_row) for place, sheet_row, _ in found]
+
+    return operation
+
+
+_STANDING = (
+    "SELECT c.place, r.sheet_row,"
+    f" {intact('rows', 'r')} AND {intact('attempts', 'a')} AND {intact('runs', 'runs')}"
+    " FROM attempts a CROSS JOIN runs USING (run) JOIN candidates c"
+    " ON c.run_id = runs.run_id AND c.sent_row = a.sheet_row"
+    " JOIN rows r ON r.row_id = a.row_id AND r.ok_attempt = a.attempt_id"
+    " WHERE r.sheet_row IS NOT NULL ORDER BY r.sheet_row"
+)
+
+
+def _shown(standing: list[Answer], chance: random.Random) -> Iterator[Answer]:
+    """The first in the sheet, then some at random, then the longest of what is left."""
+    first, left = standing[:_FIRST], standing[_FIRST:]
+    longest = max(left, key=lambda answer: len(answer.result), default=None)
+    left = [answer for answer in left if answer is not longest]
+    some = sorted(chance.sample(left, min(len(left), _RANDOM)), key=lambda a: a.sheet_row)
+    for why, answers in (("first", first), ("random", some), ("longest", [longest])):
+        for answer in answers:
+            if answer is not None:
+                yield replace(answer, why=why)

@@ -1,0 +1,301 @@
+"""What a report counts over time, and how its pictures lay that out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from pipeline import placing, records
+from pipeline.ledger import SqliteLedger, open_ledger
+from pipeline.model import Outcome, Reply, Row, State, Verdict
+from pipeline.report.charts import duration, pictures
+from pipeline.report.history import History, LearnedLimit, Span, learned_limits, read_history
+from pipeline.report.samples import Samples, domain
+from pipeline.report.timeline import Timeline
+
+MIDNIGHT = 1_800_000_000.0
+NOTHING_READ = Samples((), Counter(), 0, 0, 0, 0, 0)
+OK = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
+BLOCKED = Outcome(Verdict.FAILED, "request_blocked", "no", 400)
+LIMITED = Outcome(Verdict.REFUSED, "rate_limited", "slower", 429)
+
+
+@dataclass
+class Clock:
+    """Stands where it is put."""
+
+    now: float = MIDNIGHT
+
+    def wall(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Nights:
+    """A ledger that is filled by its own calls, each at the time that a test says."""
+
+    ledger: SqliteLedger
+    clock: Clock
+    path: Path
+    number: int = 0
+
+    def begin(self, at: float, rows: int = 1000) -> None:
+        self.clock.now = MIDNIGHT + at
+        self.ledger.read(placing.begin)
+        known = range(1, self.number + 1)
+        self.ledger.read(placing.look_up([(n, n.to_bytes(16, "big"), 0) for n in known]))
+        self.ledger.begin_run(f"run at {at:g}", "snapshot", rows, 0)
+
+    def send(self, at: float, latency_s: float = 1.0, outcome: Outcome = OK) -> None:
+        """One row whose answer comes at `at`."""
+        asyncio.run(self._send(MIDNIGHT + at, latency_s, outcome))
+
+    async def _send(self, at: float, latency_s: float, outcome: Outcome) -> None:
+        self.number += 1
+        key = self.number.to_bytes(16, "big")
+        self.clock.now = at - latency_s
+        attempt = await self.ledger.intend(Row(self.number, key, key, 0, b"{}"))
+        self.clock.now = at
+        states = {Verdict.OK: State.OK, Verdict.REFUSED: State.PENDING}
+        state = states.get(outcome.verdict, State.FAILED)
+        reply = Reply(0.0, latency_s, outcome.http_status, {}, b'{"success":true,"result":"x"}')
+        await self.ledger.conclude(attempt, outcome, reply, state)
+
+    def history(self) -> History:
+        with records.reading(self.path) as read:
+            return read(read_history)
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Iterator[Nights]:
+    """An empty ledger."""
+    clock, path = Clock(), tmp_path / "ledger.sqlite"
+    with open_ledger(path, clock) as ledger:
+        yield Nights(ledger, clock, path)
+
+
+def test_runs_that_follow_each_other_are_one_span_and_nights_are_many(nights):
+    """A run that was killed and taken up again is drawn on; a day between two is cut out."""
+    for begun in (0, 103, 86_400):
+        nights.begin(begun)
+        nights.send(begun + 1)
+        nights.send(begun + 100)
+    spans = nights.history().spans
+    assert [span.runs for span in spans] == [(1, 2), (3,)]
+    assert [(s.begun - MIDNIGHT, s.ended - MIDNIGHT) for s in spans] == [(0, 203), (86_400, 86_500)]
+
+
+def test_what_is_drawn_adds_up_to_what_the_ledger_counts(nights):
+    """Requests and 429s in the bins of the pace, rows at the end of the progress."""
+    for begun in (0, 50_000):
+        nights.begin(begun)
+        for step in range(40):
+            outcome = {0: BLOCKED, 1: LIMITED}.get(step % 10, OK)
+            nights.send(begun + 7.3 * (step + 1), 1 + step / 10, outcome)
+    history = nights.history()
+    counts = nights.ledger.read(records.counts)
+    widths = [np.diff(part.edges) for part in history.pace]
+    requests = sum(float(p.per_s @ w) for p, w in zip(history.pace, widths, strict=True))
+    limited = sum(
+        float(p.rate_limited_per_s @ w) for p, w in zip(history.pace, widths, strict=True)
+    )
+    assert requests == pytest.approx(80)
+    assert limited == pytest.approx(8)
+    assert [(run.requests, run.ok, run.rate_limited) for run in history.runs] == [(40, 32, 4)] * 2
+    last = {state: rows[-1] for state, rows in history.progress[-1].rows.items()}
+    assert last[State.OK] == counts.states[State.OK] == 64
+    assert last[State.FAILED] == counts.states[State.FAILED] == 8
+    assert history.progress[0].rows[State.OK][-1] == history.progress[1].rows[State.OK][0] == 32
+    assert history.checked == 80
+
+
+def test_latencies_are_exact_to_the_millisecond(nights):
+    """Of ok attempts; how fast a refusal came says nothing."""
+    nights.begin(0)
+    times_s = [0.5, 2.25, 2.25, 3.125, 40.0]
+    for number, latency_s in enumerate(times_s):
+        nights.send(100 + number, latency_s)
+    nights.send(200, 0.001, BLOCKED)
+    latencies = nights.history().latencies
+    assert latencies.total == 5
+    assert [latencies.quantile_s(part) for part in (0.01, 0.5, 0.95, 1)] == [0.5, 2.25, 40.0, 40.0]
+
+
+def test_a_clock_that_is_set_back_breaks_no_picture(nights):
+    """Answers from before the first request are put at the edge."""
+    nights.begin(1000)
+    nights.send(1005)
+    nights.send(1006)
+    nights.send(10, 1.0)
+    nights.begin(500)
+    nights.send(501)
+    history = nights.history()
+    assert history.progress[-1].rows[State.OK][-1] == 4
+    assert len(pictures(history, {}, [], NOTHING_READ)) == 3
+
+
+@pytest.mark.parametrize("length_s", [0.0, 0.004, 3, 45, 600, 9 * 3600, 5 * 86_400, 40 * 86_400])
+def test_each_length_of_a_run_has_a_few_readable_ticks(length_s):
+    """From a thousandth of a second to a month."""
+    timeline = Timeline([Span(MIDNIGHT + 12.3, MIDNIGHT + 12.3 + length_s, (1,))])
+    axes = Figure().add_subplot()
+    timeline.mark(axes)
+    timeline.label(axes)
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= timeline.length_s]
+    assert 2 <= len(ticks) <= 6
+    assert "UTC" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("nights_number", [2, 3, 30, 400])
+def test_many_nights_leave_room_for_the_work_and_for_its_labels(nights_number):
+    """Gaps take a quarter of the axis at most, labels do not touch, moments keep their order."""
+    begins = [MIDNIGHT + 86_400 * night for night in range(nights_number)]
+    timeline = Timeline([Span(begin, begin + 3, (n,)) for n, begin in enumerate(begins)])
+    axes = Figure().add_subplot()
+    timeline.mark(axes)
+    timeline.label(axes)
+    work_s = 3 * nights_number
+    assert work_s < timeline.length_s <= 1.26 * work_s
+    ticks = axes.get_xticks()
+    assert 1 <= len(ticks) <= 4
+    assert len(ticks) == 1 or min(np.diff(ticks)) >= timeline.length_s / 4
+    assert axes.get_xticklabels()[0].get_text() == "15 Jan\n08:00"
+    placed = np.concatenate(
+        [timeline.place(n, np.array([s.begun, s.ended])) for n, s in enumerate(timeline.spans)]
+    )
+    assert (np.diff(placed) > 0).all()
+
+
+def test_years_of_nights_make_a_small_page_in_a_second(nights):
+    """250 runs are drawn as 200 spans at most, and none of their rows is left out."""
+    for night in range(250):
+        nights.begin(86_400.0 * night)
+        nights.send(86_400.0 * night + 1 + night % 7)
+    history = nights.history()
+    assert len(history.spans) <= 200
+    assert sum(len(span.runs) for span in history.spans) == 250
+    assert history.progress[-1].rows[State.OK][-1] == 250
+    limits = {run.run_id: LearnedLimit(5, 1.0) for run in history.runs}
+    begun = time.monotonic()
+    drawn = pictures(history, limits, [], NOTHING_READ)
+    assert time.monotonic() - begun < 5
+    assert sum(len(picture.svg.source) for picture in drawn) < 500_000
+
+
+def test_the_limit_comes_from_the_log_and_from_nothing_that_a_server_said(tmp_path):
+    """A message that looks like the event is inside of a text; what is cut off or odd is left."""
+    log = tmp_path / "log.jsonl"
+    event = '"event": "pace_ended"'
+    log.write_text(
+        f'{{"run_id": "a", {event}, "limit": 50, "window_s": 1.25}}\n'
+        f'{{"run_id": "b", {event}, "limit": null, "window_s": null}}\n'
+        '{"run_id": "a", "event": "notice", "message": "\\"event\\": \\"pace_ended\\", 9"}\n'
+        f'{{"run_id": "c", {event}, "limit": -1, "window_s": 1}}\n'
+        f'{{"run_id": "c", {event}, "limit": 7, "window_s": Infinity}}\n'
+        f'[{event}\n{{"run_id": "d", {event}, "lim',
+        encoding="utf-8",
+    )
+    assert learned_limits(log) == {"a": LearnedLimit(50, 1.25)}
+    assert LearnedLimit(50, 1.25).per_s == 40
+    assert learned_limits(tmp_path / "none.jsonl") == {}
+
+
+def test_a_picture_with_nothing_to_show_is_left_out(nights):
+    """No run that sent anything: none at all. Only refusals: the pace."""
+    nights.begin(0)
+    assert pictures(nights.history(), {}, [], NOTHING_READ) == []
+    nights.send(5, outcome=LIMITED)
+    drawn = pictures(nights.history(), {}, [], NOTHING_READ)
+    assert [picture.title for picture in drawn] == ["Pace"]
+
+
+def test_captions_say_in_numbers_what_is_seen(nights):
+    """And each picture says the same to those who do not see it."""
+    nights.begin(0)
+    for second in range(1, 61):
+        nights.send(float(second), 1.0, LIMITED if second == 30 else OK)
+    samples = Samples((), Counter({"a.example": 3, "b.example": 1}), 4, 40, 4, 20, 50)
+    limits = {"run at 0": LearnedLimit(600, 60.0)}
+    drawn = {p.title: p for p in pictures(nights.history(), limits, [], samples)}
+    assert drawn["Rows over time"].caption == "59 ok at the end of 1 min of work."
+    assert drawn["Pace"].caption == (
+        "60 requests, 1 per second at most; 1 met the rate limit (429). "
+        "The limit, as the last run learned it: 600 per 60 s."
+    )
+    assert "half came within 1 s" in drawn["How long answers took"].caption
+    assert "20 of 50 parts" in drawn["Sites that are cited most"].caption
+    for title, picture in drawn.items():
+        assert f'role="img" aria-label="{title}. {picture.caption}"' in picture.svg.source
+        assert "style=" not in picture.svg.source
+
+
+def test_a_limit_far_above_the_pace_is_told_and_not_drawn(nights):
+    """The pace would lie flat on the axis."""
+    nights.begin(0)
+    for second in range(1, 61):
+        nights.send(float(second))
+    near, far = (
+        pictures(nights.history(), {"run at 0": LearnedLimit(limit, 1.0)}, [], NOTHING_READ)[1]
+        for limit in (3, 300)
+    )
+    assert (">limit<" in near.svg.source, ">limit<" in far.svg.source) == (True, False)
+    assert far.caption.endswith("300 per 1 s.")
+
+
+def test_a_host_of_a_million_characters_makes_a_small_picture(nights):
+    """Nor is it anything but text: no mathematics, no marks, no other direction."""
+    nights.begin(0)
+    host = "$x^2$\u202e<b>&\x00" + "漢" * 1_000_000
+    samples = Samples((), Counter({host: 3}), 3, 1, 1, 1, 1)
+    [picture] = pictures(nights.history(), {}, [], samples)
+    assert len(picture.svg.source) < 5000
+    assert len(picture.caption) < 200
+    assert "$x^2$[U+202E]&lt;b&gt;&amp;[U+0000]漢" in picture.svg.source
+
+
+def test_pictures_of_one_page_share_no_ids(nights):
+    """Else one would be drawn with the marks of another."""
+    nights.begin(0)
+    nights.send(5)
+    sources = [p.svg.source for p in pictures(nights.history(), {}, [], NOTHING_READ)]
+    found = [piece.split('"')[0] for source in sources for piece in source.split(' id="')[1:]]
+    assert found
+    assert len(found) == len(set(found))
+    referred = {piece.split(")")[0] for source in sources for piece in source.split("url(#")[1:]}
+    assert referred <= set(found)
+
+
+def test_a_domain_is_a_host_of_http():
+    """Without its www, whatever else the address is."""
+    assert domain("https://www.Good.example:8443/a?b") == "good.example"
+    for address in (
+        "",
+        "javascript:x",
+        "ftp://a.example",
+        "https:///x",
+        "https://[::1",
+        "a.example",
+    ):
+        assert domain(address) is None
+
+
+def test_durations_have_one_or_two_units():
+    """As a person says them."""
+    assert [duration(s) for s in (0.0128, 9.66, 61, 3600, 9.5 * 3600)] == [
+        "0.0128 s",
+        "9.66 s",
+        "2 min",
+        "1 h 0 min",
+        "9 h 30 min",
+    ]
