@@ -156,10 +156,10 @@ def test_a_part_that_was_removed_is_named_and_no_row_is_left_out_silently(job):
 
 
 def test_a_report_tells_what_failed_also_where_answers_cannot_be_read(job):
-    """Exit 0; it says that it could not look at them, and why."""
+    """First what failed; then exit 6, and why they could not be looked at."""
     (job.results / "part-00001.parquet").unlink()
     done = job.call("report")
-    assert done.returncode == 0
+    assert done.returncode == 6
     assert "request_blocked: row 2" in done.stderr
     assert "could not be looked at" in done.stderr
     assert "part-00001.parquet" in done.stderr

@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -176,7 +175,12 @@ def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
     summary = job.run()
     assert (summary["requests"], summary["ok"], summary["skipped"]) == (45, 45, 5)
     assert list(sandbox.billed().values()) == [1] * 50
-    home = job.folder / "all.csv"
-    assert job.call("export", "--to", str(home)).returncode == 0
-    frame = pd.read_csv(home, dtype=str, keep_default_na=False)
+    frame = job.export()
     assert list(frame["_status"]) == ["skipped"] * 5 + ["ok"] * 45
+    answers = {entry["body"]: entry["result"] for entry in sandbox.bills()}
+    for story, result, citations in zip(
+        frame["story"], frame["result"], frame["citations"], strict=True
+    ):
+        assert result == answers[json.dumps({"story": story}, separators=(",", ":"))]
+        assert [set(one) for one in citations] == [{"title", "url"}] * len(citations)
+        assert all(one["url"].startswith("https://") for one in citations)

@@ -6,6 +6,8 @@ have been sorted since. Nothing of a million rows is in memory as a whole.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,13 +118,13 @@ def sheet_table(source: Source) -> Exported:
             *(pa.field(n, kind) for n, kind in zip(names, _kinds(with_flags), strict=True)),
         ]
     )
-    why = _Skipped(columns, mapped)
+    why, earlier = _Skipped(columns, mapped), _Earlier(columns, mapped)
 
     def batches() -> Iterator[pa.RecordBatch]:
         unfinished = _Unfinished(source.read)
         for piece in _pieces(source):
             states = _states(piece, why, unfinished.before(piece.first + len(piece.skipped)))
-            added = [piece.answers["result"], piece.answers["citations"], *states]
+            added = [*earlier.beside(piece), *states]
             if with_flags:
                 added.append(_flags(piece, source.answers))
             sheet = [piece.columns[place] for place in places]
@@ -242,6 +244,46 @@ class _Skipped:
         named = dict(zip(self.columns, cells, strict=True))
         empty = [f'"{name}"' for name in self.mapped if not named[name]]
         return f"empty cell in column {', '.join(empty)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """The answers that the sheet itself brought, where it is an earlier export: a row that is
+    skipped because it has its answer keeps it."""
+
+    columns: tuple[str, ...]
+    mapped: tuple[str, ...]
+
+    def beside(self, piece: _Piece) -> tuple[pa.Array, pa.Array]:
+        """(results, citations): of skipped rows the sheet's own, of the others what was found."""
+        found = piece.answers["result"], piece.answers["citations"]
+        own = set(self.columns) - set(kept_columns(self.columns, self.mapped))
+        if not {"result", "citations"} <= own or piece.skipped.null_count == len(piece.skipped):
+            return found
+        texts = piece.columns[self.columns.index("result")].cast(pa.string())
+        brought = pc.and_(pc.is_valid(piece.skipped), pc.not_equal(texts, ""))
+        cited = piece.columns[self.columns.index("citations")].to_pylist()
+        citations = [
+            _read_citations(text) if own else held
+            for own, text, held in zip(
+                brought.to_pylist(), cited, found[1].to_pylist(), strict=True
+            )
+        ]
+        return pc.if_else(brought, texts, found[0]), pa.array(citations, found[1].type)
+
+
+def _read_citations(text: str) -> list[dict[str, str]]:
+    """The citations of a cell as an export wrote it: JSON, or one a line as title and address."""
+    if not text:
+        return []
+    if text.startswith("["):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return [{"title": one["title"], "url": one["url"]} for one in json.loads(text)]
+    lines = (line.rpartition(" ") for line in text.split("\n"))
+    return [
+        {"title": title, "url": url} if "://" in url else {"title": f"{title}{gap}{url}", "url": ""}
+        for title, gap, url in lines
+    ]
 
 
 def _flags(piece: _Piece, answers: Answers) -> pa.Array:
