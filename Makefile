@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint soak bench bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -34,6 +34,19 @@ soak: $(READY)  ## the long tests
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
 	$(BIN)/python benchmarks/throughput.py
+
+PEERS = .bench
+bench-peers: $(READY)  ## the same beside bespokelabs-curator and Ray Data, which it installs
+	@test -d $(PEERS)/curator || { $(PYTHON) -m venv $(PEERS)/curator && $(PEERS)/curator/bin/pip install -q bespokelabs-curator; }
+	@test -d $(PEERS)/ray || { $(PYTHON) -m venv $(PEERS)/ray && $(PEERS)/ray/bin/pip install -q 'ray[data]' aiohttp pydantic; }
+	$(BIN)/python benchmarks/throughput.py --curator $(PEERS)/curator/bin/python --ray $(PEERS)/ray/bin/python
+
+bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
+	$(BIN)/python benchmarks/scale.py in-flight
+	$(BIN)/python benchmarks/scale.py rows
+
+figures: $(READY)  ## the README's tables from what the benchmarks kept
+	$(BIN)/python benchmarks/figures.py --write
 
 bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its memory
 	$(BIN)/python benchmarks/sandbox.py

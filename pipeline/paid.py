@@ -10,6 +10,9 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import StorageFailed
@@ -18,7 +21,13 @@ from pipeline.schema import altered, intact
 
 # A ledger of some 100,000 rows; a smaller one is checked before a process would have begun.
 _LARGE_BYTES = 16 * 1024 * 1024
-_WHAT = {"rows": "what is known of a row", "attempts": "how an attempt ended"}
+# For each table, what is said when it is damaged, and where it says which row of the sheet it is.
+_WHAT = {
+    "rows": ("what is known of a row", "sheet_row"),
+    "attempts": ("how an attempt ended", "sheet_row"),
+    "runs": ("what it says of a run", "NULL"),
+    "duplicates": ("which rows are equal", "sheet_row"),
+}
 
 
 def check_ledger(path: Path) -> None:
@@ -45,6 +54,19 @@ def check_ledger(path: Path) -> None:
         read(check)
 
 
+@contextmanager
+def checked_beside(path: Path) -> Iterator[None]:
+    """Looks through the ledger while the block reads it. What it read counts once it was left.
+
+    Raises:
+        StorageFailed: as `check_ledger`, at the end of the block.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(check_ledger, path)
+        yield
+        checking.result()
+
+
 def check(db: sqlite3.Connection) -> None:
     """Looks through an open ledger.
 
@@ -52,9 +74,9 @@ def check(db: sqlite3.Connection) -> None:
         StorageFailed: as `check_ledger`.
     """
     check_structure(db)
-    for table, what in _WHAT.items():
+    for table, (what, row) in _WHAT.items():
         found = db.execute(
-            f"SELECT sheet_row FROM {table} t WHERE NOT ({intact(table, 't')}) LIMIT 1"
+            f"SELECT {row} FROM {table} t WHERE NOT ({intact(table, 't')}) LIMIT 1"
         ).fetchone()
         if found:
             raise altered(what, found[0])

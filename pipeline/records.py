@@ -279,17 +279,15 @@ def unread(db: sqlite3.Connection) -> Iterator[Unread]:
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
-    """Where the answers of the sheet's rows are.
+    """Where the answers of the sheet's rows are. Believes the ledger: see `paid.check_ledger`.
 
     Raises:
-        StorageFailed: when any row is not what was written. Of the others, too, as an altered one
-            may look as if it had no answer.
+        StorageFailed: when the attempt that was answered is not there.
     """
-    for sheet_row, run_id, sent_row, whole in db.execute(_ANSWERED):
-        if not whole:
+    for sheet_row, run_id, sent_row in db.execute(_ANSWERED):
+        if run_id is None:
             raise altered("where an answer is", sheet_row)
-        if sheet_row is not None and run_id is not None:
-            yield Answered(sheet_row, run_id, sent_row)
+        yield Answered(sheet_row, run_id, sent_row)
 
 
 def check_structure(db: sqlite3.Connection) -> None:
@@ -397,16 +395,15 @@ _UNFINISHED = (
 )
 
 _ANSWERED_OF = (
-    "SELECT {place}, runs.run_id, a.sheet_row, "
-    f"{intact('rows', 'r')} AND {{whole}} AND (r.sheet_row IS NULL OR r.ok_attempt IS NULL"
-    f" OR {intact('attempts', 'a')} AND {intact('runs', 'runs')})"
+    "SELECT {place}, runs.run_id, a.sheet_row"
     " FROM {rows} LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
     " LEFT JOIN runs ON runs.run = a.run"
+    " WHERE r.sheet_row IS NOT NULL AND r.ok_attempt IS NOT NULL"
 )
 _ANSWERED = (
-    _ANSWERED_OF.format(place="r.sheet_row", whole="1", rows="rows r NOT INDEXED")
+    _ANSWERED_OF.format(place="r.sheet_row", rows="rows r NOT INDEXED")
     + " UNION ALL "
-    + _ANSWERED_OF.format(place="d.sheet_row", whole=intact("duplicates", "d"), rows=_DUPLICATES)
+    + _ANSWERED_OF.format(place="d.sheet_row", rows=_DUPLICATES)
 )
 
 

@@ -130,3 +130,21 @@ def test_every_job_that_ships_can_be_rehearsed(path, checkout):
     done = shell(f"pipeline check jobs/{path.name} --sandbox --json", checkout)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["to_send"] >= 100
+
+
+def test_the_figures_are_those_that_the_benchmarks_kept():
+    """`make figures` writes them."""
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import figures; print(figures.filled(open('README.md').read()), end='')",
+        ],
+        cwd=TOP,
+        env=os.environ | {"PYTHONPATH": str(TOP / "benchmarks"), "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stdout == README
+    assert README.count("<!-- figures: ") == 2

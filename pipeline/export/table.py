@@ -33,6 +33,7 @@ from pipeline.inputs.snapshot import (
 from pipeline.job import Job
 from pipeline.marks import REPEATED
 from pipeline.model import State
+from pipeline.paid import check_ledger
 from pipeline.records import Read, Unfinished
 from pipeline.results import Answers, Stretch, find_answers
 from pipeline.schema import altered
@@ -86,9 +87,9 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
     folder = job.folder
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
+    check_ledger(folder.ledger)
     with records.reading(folder.ledger) as read:
         refuse_before_first_run(job, read)
-        read(records.check_structure)
         snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
         if snapshot is None:
             raise Refused(

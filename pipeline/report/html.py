@@ -26,7 +26,8 @@ from pipeline.schema import altered, intact
 def write_report(job: Job, report: Report | None = None, clock: Clock | None = None) -> Path:
     """Writes report.html into the run folder (0600, whole or not at all). Where it is.
 
-    `report` is what `report_job` found a moment ago, if it was asked already. Works while a run
+    `report` is what `report_job` found a moment ago, if it was asked already; the ledger was looked
+    through then. Works while a run
     goes on. Nothing is sent. At most 2 MB and some seconds for a million rows.
 
     Raises:

@@ -9,6 +9,7 @@ from pipeline.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.job import Job
 from pipeline.model import Summary
+from pipeline.paid import checked_beside
 from pipeline.records import Read
 from pipeline.report.failures import rewrite_failures
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
@@ -45,7 +46,8 @@ def report_job(job: Job) -> Report:
         Refused: when there was no run yet.
         StorageFailed: when the ledger cannot be read or failures.csv cannot be written.
     """
-    with records.reading(job.folder.ledger) as read:
+    ledger = job.folder.ledger
+    with checked_beside(ledger), records.reading(ledger) as read:
         refuse_before_first_run(job, read)
         summary = summarize(job, read(records.counts))
         groups = Groups()

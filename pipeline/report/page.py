@@ -299,9 +299,9 @@ def _footer(facts: Facts) -> Markup:
             f"Written {_moment(facts.written_at)} UTC by pipeline {facts.version}; workflow ",
             foreign(facts.workflow, _TITLE),
             ". ",
-            f"{counted(facts.history.checked, 'attempt')}, each row that is not ok and the parts "
-            "that answers are shown from were held against their checksums first, the other rows "
-            "against their attempts. `pipeline report` writes this page anew.",
+            f"{counted(facts.history.checked, 'attempt')}, every row of the ledger and the parts "
+            "that answers are shown from were held against their checksums first. "
+            "`pipeline report` writes this page anew.",
         ),
     )
 
