@@ -22,7 +22,7 @@ from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job import Job
 from pipeline.learned import kept_pace
 from pipeline.model import Row, State
-from pipeline.paid import check_ledger
+from pipeline.paid import checked_beside
 from pipeline.pins import refuse_repaying
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
@@ -100,8 +100,8 @@ def check_job(
         records.reading(job.folder.ledger) as read,
     ):
         path = Path(temporary) / "input.parquet"
-        check_ledger(job.folder.ledger)
-        prepared = prepare(spec, sheet, host, selection, read, path)
+        with checked_beside(job.folder.ledger):
+            prepared = prepare(spec, sheet, host, selection, read, path)
         refusal = None
         try:
             refuse_repaying(spec, prepared.pins, 0 if accept_changes else prepared.repaid)
