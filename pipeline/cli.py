@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -100,6 +101,11 @@ _send_options = _options(
         default="fail",
         show_default=True,
         help="When another run works in the folder.",
+    ),
+    click.option(
+        "--until",
+        metavar="HH:MM",
+        help="Send nothing after this time of day, nor what would be answered later.",
     ),
     click.option(
         "--drain", type=click.FloatRange(0), help="Seconds to wait for answers at a stop."
@@ -425,6 +431,7 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
         from pipeline.progress import Progress
         from pipeline.run import Control, RunOptions
         from pipeline.summary import FailOn
+        from pipeline.until import find_until
 
         # All that lives now lives until the end. Python would otherwise look through it, and
         # through every request in flight, at each 700 new objects: a sixth of a run's CPU time.
@@ -437,6 +444,7 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             selection=selection(),
             drain_s=said["drain"],
             if_locked=said["if_locked"],
+            until=None if said["until"] is None else find_until(said["until"], time.time()),
             fail_on=FailOn(said["fail_on"]),
             consent=Consent(
                 said["accept_changes"],

@@ -58,6 +58,7 @@ from pipeline.sandbox.spawn import spawned_sandbox
 from pipeline.spec import JobSpec
 from pipeline.summary import FailOn, Sent, as_json, concern_of, summarize
 from pipeline.throttle import PacedThrottle
+from pipeline.until import SEEN, Until
 from pipeline.wording import counted
 
 T = TypeVar("T")
@@ -71,7 +72,8 @@ class RunOptions:
     """What one run is told beyond its spec.
 
     `selection` is which rows are sent. `drain_s` is how long answers in flight are waited for at
-    a stop, the request deadline by default. `if_locked` is fail or wait.
+    a stop, the request deadline by default. `if_locked` is fail or wait. `until`, in seconds since
+    1970, is when the last answer should be there and after which nothing is sent.
     """
 
     base_url: str | None = None
@@ -79,6 +81,7 @@ class RunOptions:
     selection: Selection = field(default_factory=Selection)
     drain_s: float | None = None
     if_locked: str = "fail"
+    until: float | None = None
     fail_on: FailOn = FailOn.ANY
     consent: Consent = field(default_factory=Consent)
     listeners: tuple[Listener, ...] = ()
@@ -153,19 +156,20 @@ async def run_job_async(
     control = control or Control()
     job = _as_job(job)
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
+    until = _until(options, clock)
     sheet = open_sheet(spec, folder)
     access = None if job.sandbox else find_access(options.base_url, options.key_file)
     host = access.host if access else SANDBOX_HOST
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
-        await _lock(stack, folder, options.if_locked, control)
+        await _lock(stack, folder, options.if_locked, control, until)
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
         )
         # What a killed run left unsealed was asked of the workflow that it was for.
         sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
-        run = _Run(job, spec, options, control, ledger, sealer, clock, log)
+        run = _Run(job, spec, options, control, ledger, sealer, clock, log, until)
         run.recover()
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         permit(job, prepared, options.selection, ledger.read, options.consent)
@@ -179,6 +183,12 @@ async def run_job_async(
         return run.conclude()
 
 
+def _until(options: RunOptions, clock: SystemClock) -> Until | None:
+    if options.until is None:
+        return None
+    return Until(options.until, wall=clock.wall(), monotonic=clock.monotonic())
+
+
 def _as_job(job: Job | JobSpec | str | Path) -> Job:
     if isinstance(job, Job):
         return job
@@ -186,15 +196,21 @@ def _as_job(job: Job | JobSpec | str | Path) -> Job:
 
 
 async def _lock(
-    stack: contextlib.AsyncExitStack, folder: RunFolder, if_locked: str, control: Control
+    stack: contextlib.AsyncExitStack,
+    folder: RunFolder,
+    if_locked: str,
+    control: Control,
+    until: Until | None,
 ) -> None:
-    """Holds the folder until `stack` ends; with `wait`, once the other run has ended."""
+    """Holds the folder until `stack` ends; with `wait`, once the other run has ended in time."""
+    clock = SystemClock()
     while True:
         try:
             stack.enter_context(folder.locked())
             return
         except Locked:
-            if if_locked != "wait":
+            now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
+            if if_locked != "wait" or (until is not None and until.left_s(**now) <= 0):
                 raise
         control.check()
         await asyncio.sleep(_ASK_AGAIN_S)
@@ -268,6 +284,7 @@ class _Run:
     sealer: Sealer
     clock: SystemClock
     log: EventLog
+    until: Until | None = None
     run_id: str = ""
     stopped: Stopped | None = None
     cut: frozenset[int] = frozenset()
@@ -348,6 +365,9 @@ class _Run:
         drain_s = self.options.drain_s
         begun = self.clock.monotonic()
         counts = self.ledger.read(records.counts)
+        if self.until is not None:
+            seen = self.ledger.read(records.answered_in(SEEN))
+            self.until.expect(seen, self.spec.deadline_s)
         async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
             executor = Executor(
                 engine=engine,
@@ -362,6 +382,7 @@ class _Run:
                 retries=self.spec.retries,
                 budget=self.spec.budget(counts.paid_max),
                 listeners=(self._tell,),
+                until=self.until,
             )
             self.control.attach(executor)
             async with self._beside(throttle, kept, executor):

@@ -24,6 +24,7 @@ _EXIT_OF_STOP = {
     StopCode.STORAGE: _EXIT_STORAGE,
     StopCode.INTERRUPTED: _EXIT_INTERRUPTED,
     StopCode.NOT_SENT: _EXIT_AWAY,
+    StopCode.UNTIL: _EXIT_AWAY,
     StopCode.AMBIGUOUS: _EXIT_AMBIGUOUS,
 }
 _STOP_OF_ERROR = {StorageFailed: StopCode.STORAGE, Interrupted: StopCode.INTERRUPTED}
