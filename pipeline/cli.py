@@ -563,9 +563,9 @@ def _show(
     summary: Summary, said: Said, report: str | None = None, more: Said | None = None
 ) -> None:
     from pipeline.report.terminal import summary_lines
-    from pipeline.summary import as_json
+    from pipeline.summary import as_json, needs_person
 
-    if not said["quiet"] or summary.exit_code:
+    if not said["quiet"] or needs_person(summary):
         _tell(*summary_lines(summary, report))
     if said["as_json"]:
         _print_json(as_json(summary) | (more or {}))

@@ -48,6 +48,7 @@ from pipeline.model import (
     Summary,
     Verdict,
 )
+from pipeline.notify import Notifier, notifying
 from pipeline.pacing import Pace
 from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
@@ -93,6 +94,7 @@ class Control:
 
     signal_exit: int | None = None
     stopped: Stopped | None = None
+    abandoned: bool = False
     _executor: Executor | None = None
 
     def attach(self, executor: Executor) -> None:
@@ -109,6 +111,7 @@ class Control:
 
     def abandon(self) -> None:
         """Ends now: what is in flight becomes ambiguous."""
+        self.abandoned = True
         if self._executor is not None:
             self._executor.abandon()
 
@@ -153,8 +156,13 @@ async def run_job_async(
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
     options = replace(options or RunOptions(), **fields)
-    control = control or Control()
     job = _as_job(job)
+    async with notifying(job, options.listeners) as notifier:
+        notifier.summary = await _run_job(job, options, control or Control(), notifier)
+        return notifier.summary
+
+
+async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
     until = _until(options, clock)
     sheet = open_sheet(spec, folder)
@@ -163,6 +171,7 @@ async def run_job_async(
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)
+        notifier.start()
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
         )
@@ -180,6 +189,8 @@ async def run_job_async(
                     names = [source.name for source in prepared.variables.sources]
                     access = stack.enter_context(_rehearsal(spec, names, folder))
                 await run.send(access)
+        if control.abandoned:
+            notifier.hurry()
         return run.conclude()
 
 

@@ -147,6 +147,14 @@ def concern_of(
     )
 
 
+def needs_person(summary: Summary) -> bool:
+    """Whether somebody should look: not at a night that its `--until` ended, with all rows well."""
+    in_time = summary.stopped == StopCode.UNTIL and summary.exit_code == _EXIT_AWAY
+    if in_time and not summary.failed and not summary.ambiguous:
+        return False
+    return summary.exit_code != 0
+
+
 def as_json(summary: Summary) -> JsonObject:
     """The object of summary.json and of `--json`."""
     return asdict(summary)
