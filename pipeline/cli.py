@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline import __version__
-from pipeline.errors import Locked, PipelineError, Refused, StorageFailed
+from pipeline.commands.console import PATH as _PATH
+from pipeline.commands.console import Said
+from pipeline.commands.console import explain as _explain
+from pipeline.commands.console import finish as _finish
+from pipeline.commands.console import job_options as _job_options
+from pipeline.commands.console import options as _options
+from pipeline.commands.console import print_json as _print_json
+from pipeline.commands.console import tell as _tell
+from pipeline.commands.console import words_said as _words
+from pipeline.commands.schedule import schedule
+from pipeline.errors import PipelineError, Refused, StorageFailed
 from pipeline.sandbox.command import sandbox as sandbox_command
-from pipeline.wording import json_line, printable
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -27,17 +35,9 @@ if TYPE_CHECKING:
     from pipeline.plan import RowNumbers, Selection
     from pipeline.run import Control, RunOptions
 
-F = TypeVar("F", bound=Callable[..., Any])
-Said = dict[str, Any]
-
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 # Objects made and not yet freed before Python looks for cycles among the young ones.
 _COLLECT_AT = 100_000
-# Options that make a command be about this job, and those that make it send in the same way: they
-# stand in the commands to paste.
-_OF_THE_JOB = ("output", "sandbox")
-_OF_SENDING = ("input", "max_paid", "concurrency", "rate", "base_url", "key_file")
-_OVERRIDES = ("input", "max_paid", "concurrency", "rate")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,32 +54,6 @@ def cli() -> None:
     """
 
 
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-class _GivenPath(click.Path):
-    """A path that is not empty: an unset variable in a script must not mean "here"."""
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        if not str(value):
-            self.fail("a path must not be empty", parameter, context)
-        return super().convert(value, parameter, context)
-
-
-_PATH = _GivenPath(path_type=Path)
-_job_options = _options(
-    click.argument("job", type=_PATH),
-    click.option("--output", type=_PATH, help="Run folder to use."),
-    click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
-)
 _sheet_options = _options(
     click.option("--input", type=_PATH, help="Sheet to read instead."),
     click.option("--limit", type=click.IntRange(0), help="Only the first N rows of the sheet."),
@@ -420,6 +394,7 @@ def verify(**said: Any) -> None:
     _finish(said, work)
 
 
+cli.add_command(schedule)
 cli.add_command(sandbox_command)
 
 
@@ -503,62 +478,6 @@ def _rows(text: str | None) -> RowNumbers | None:
     return None if text is None else parse_rows(text)
 
 
-def _job(said: Said) -> Job:
-    """The job that the options name, and the words that name it in a command to paste."""
-    from pipeline.job import find_job
-
-    if said["sandbox"] and said.get("base_url"):
-        raise Refused("--sandbox is a server of its own: leave out --base-url. Nothing was sent.")
-    job = find_job(
-        said["job"],
-        output=said["output"],
-        sandbox=said["sandbox"],
-        words=(str(said["job"]), *_words(said, _OF_THE_JOB)),
-        sending=_words(said, _OF_SENDING) if "drain" in said else None,
-    )
-    changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
-    if "input" in changed:
-        changed["input"] = changed["input"].absolute()
-    return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
-
-
-def _words(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The options among `names` that were given, as they are typed."""
-    words: list[str] = []
-    for name in names:
-        value = said.get(name)
-        if value is not None and value is not False:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return tuple(words)
-
-
-def _finish(said: Said, work: Callable[[Job], int]) -> None:
-    """Runs `work` and exits with its code; what the package raises becomes one message."""
-    job = None
-    try:
-        job = _job(said)
-        code = work(job)
-    except PipelineError as error:
-        code = error.exit_code
-        if isinstance(error, Locked) and said.get("if_locked") == "skip":
-            code = 0
-        _explain(error, job, said, code)
-    sys.exit(code)
-
-
-def _explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
-    from pipeline.report.terminal import paid_line
-    from pipeline.summary import as_json, summarize_error
-
-    summary = summarize_error(job, error)
-    if code or not said["quiet"]:
-        _tell(f"pipeline: {error}")
-        if not isinstance(error, Refused) and summary.paid_max:
-            _tell(paid_line(summary))
-    if said["as_json"]:
-        _print_json(as_json(summary) | {"exit_code": code, "error": str(error)})
-
-
 def _show(
     summary: Summary, said: Said, report: str | None = None, more: Said | None = None
 ) -> None:
@@ -569,26 +488,6 @@ def _show(
         _tell(*summary_lines(summary, report))
     if said["as_json"]:
         _print_json(as_json(summary) | (more or {}))
-
-
-def _tell(*lines: str) -> None:
-    for line in lines:
-        _echo(printable(line), sys.stderr)
-
-
-def _print_json(found: dict[str, Any]) -> None:
-    _echo(json_line(found), sys.stdout)
-
-
-def _echo(line: str, stream: TextIO | None) -> None:
-    """Prints a line. Nobody listening is no reason for another exit code than the work's own."""
-    if stream is None:
-        return
-    try:
-        click.echo(line, stream)
-    except OSError:
-        # Python would try once more to write it when it exits, and fail with a code of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _commands_with(option: str) -> list[str]:

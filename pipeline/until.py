@@ -80,10 +80,7 @@ def find_until(text: str, now: float) -> float:
     Raises:
         Refused: for anything but HH:MM or HH:MM:SS.
     """
-    found = _TIME.fullmatch(text.strip())
-    if not found:
-        raise Refused(f"--until {text}: write a time of day such as 06:00. Nothing was sent.")
-    wanted = time(int(found[1]), int(found[2]), int(found[3] or 0))
+    wanted = parse_time(text, "--until")
     # Zones are whole minutes apart, so that each step shows the wanted second.
     instant = now - (now - wanted.second) % _STEP_S
     before = datetime.fromtimestamp(instant)
@@ -94,6 +91,18 @@ def find_until(text: str, now: float) -> float:
             return instant
         before = shown
     raise AssertionError(f"the clock of this machine never shows {text}")
+
+
+def parse_time(text: str, option: str) -> time:
+    """A time of day as `option` takes it.
+
+    Raises:
+        Refused: for anything but HH:MM or HH:MM:SS.
+    """
+    found = _TIME.fullmatch(text.strip())
+    if not found or not text.isascii():
+        raise Refused(f"{option} {text}: write a time of day such as 06:00. Nothing was sent.")
+    return time(int(found[1]), int(found[2]), int(found[3] or 0))
 
 
 def _passes(before: datetime, shown: datetime, wanted: time) -> bool:
