@@ -30,6 +30,8 @@ _HOME = {
     "read_status": "pipeline.summary",
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
+    "read_history": "pipeline.history",
+    "PastRun": "pipeline.history",
     "export_job": "pipeline.export",
     "export_citations": "pipeline.export",
     "settle_job": "pipeline.settle",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.events import AttemptEnded, Notice, Paced, RunStarted, Stopping, Waiting
     from pipeline.export import export_citations, export_job
+    from pipeline.history import PastRun, read_history
     from pipeline.init import init_job
     from pipeline.job import Job, find_job
     from pipeline.model import ErrorCode, State, StopCode, Summary
@@ -87,6 +90,7 @@ __all__ = [
     "Locked",
     "Notice",
     "Paced",
+    "PastRun",
     "PipelineError",
     "Refused",
     "RunOptions",
@@ -106,6 +110,7 @@ __all__ = [
     "init_job",
     "load_spec",
     "parse_rows",
+    "read_history",
     "read_status",
     "report_job",
     "run_job",

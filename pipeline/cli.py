@@ -25,6 +25,7 @@ from pipeline.commands.console import options as _options
 from pipeline.commands.console import print_json as _print_json
 from pipeline.commands.console import tell as _tell
 from pipeline.commands.console import words_said as _words
+from pipeline.commands.history import history
 from pipeline.commands.schedule import schedule
 from pipeline.errors import PipelineError, Refused, StorageFailed
 from pipeline.sandbox.command import sandbox as sandbox_command
@@ -394,6 +395,7 @@ def verify(**said: Any) -> None:
     _finish(said, work)
 
 
+cli.add_command(history)
 cli.add_command(schedule)
 cli.add_command(sandbox_command)
 
