@@ -17,7 +17,7 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.console import PATH as _PATH
-from pipeline.commands.console import Said
+from pipeline.commands.console import Said, fill_closed_streams, person_there
 from pipeline.commands.console import explain as _explain
 from pipeline.commands.console import finish as _finish
 from pipeline.commands.console import job_options as _job_options
@@ -31,8 +31,9 @@ from pipeline.errors import PipelineError, Refused, StorageFailed
 from pipeline.sandbox.command import sandbox as sandbox_command
 
 if TYPE_CHECKING:
+    from pipeline.events import Event
     from pipeline.job import Job
-    from pipeline.model import Summary
+    from pipeline.model import Stopped, Summary
     from pipeline.plan import RowNumbers, Selection
     from pipeline.run import Control, RunOptions
 
@@ -184,7 +185,7 @@ def init(
 
     try:
         if workflow is None:
-            if not sys.stdin.isatty():
+            if not person_there():
                 raise Refused("Name the workflow by --workflow ID. Nothing was written.")
             workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
         written = init_job(sheet, workflow, to, encoding=encoding, worksheet=worksheet)
@@ -405,9 +406,10 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
 
     def work(job: Job) -> int:
         from pipeline.consent import Consent
-        from pipeline.progress import Progress
+        from pipeline.events import Stopping
+        from pipeline.progress import Progress, why
         from pipeline.run import Control, RunOptions
-        from pipeline.summary import FailOn
+        from pipeline.summary import FailOn, needs_person
         from pipeline.until import find_until
 
         # All that lives now lives until the end. Python would otherwise look through it, and
@@ -415,6 +417,12 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
         gc.freeze()
         gc.set_threshold(_COLLECT_AT)
         progress = Progress()
+        stops: list[Stopped] = []
+
+        def note_stop(event: Event) -> None:
+            if isinstance(event, Stopping):
+                stops.append(event.stopped)
+
         options = RunOptions(
             base_url=said["base_url"],
             key_file=said["key_file"],
@@ -426,15 +434,17 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             consent=Consent(
                 said["accept_changes"],
                 said["yes"],
-                _confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
+                _confirm if person_there() else None,
             ),
-            listeners=() if said["quiet"] else (progress,),
+            listeners=(note_stop,) if said["quiet"] else (progress,),
         )
         try:
             summary = asyncio.run(_until_signalled(job, options, Control()))
         finally:
             progress.close()
         with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short
+            if needs_person(summary):
+                _tell(*map(why, stops))
             _show(summary, said, job.command("report"))
         return summary.exit_code
 
@@ -504,6 +514,7 @@ def _commands_with(option: str) -> list[str]:
 
 def main() -> None:
     """The console script."""
+    fill_closed_streams()
     try:
         sys.exit(cli(prog_name="pipeline", standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -113,6 +113,24 @@ def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> Non
         print_json(as_json(summary) | {"exit_code": code, "error": str(error)})
 
 
+def person_there() -> bool:
+    """Whether somebody can be asked: on a terminal, with both streams open."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def fill_closed_streams() -> None:
+    """Puts /dev/null where the caller left no stdin, stdout or stderr.
+
+    The next file that is opened would get their number, and what a library writes to stderr would
+    end up in it: in the ledger, say.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+
+
 def tell(*lines: str) -> None:
     for line in lines:
         _echo(printable(line), sys.stderr)
