@@ -236,19 +236,30 @@ def check(**said: Any) -> None:
 
 @cli.command()
 @_job_options
-def status(**said: Any) -> None:
+@click.option(
+    "--watch",
+    "every_s",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(0.1),
+    metavar="[SECONDS]",
+    help="Look again every 2 s, or as often as said, until no run goes on.",
+)
+def status(every_s: float | None, **said: Any) -> None:
     """Shows where JOB stands, from its run folder; works while a run goes on.
 
     \b
-    Example:
+    Examples:
       pipeline status jobs/stories.yaml
+      pipeline status jobs/stories.yaml --watch
     """
 
     def work(job: Job) -> int:
+        from pipeline.commands.watch import watch
         from pipeline.report.terminal import last_run_line
         from pipeline.summary import read_status
 
-        found = read_status(job)
+        found = read_status(job) if every_s is None else watch(job, every_s)
         last = found.last_run and asdict(found.last_run)
         _show(found.summary, said, more={"last_run": last, "in_use": found.in_use})
         if not said["quiet"]:
