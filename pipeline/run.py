@@ -26,7 +26,7 @@ from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.engines.local import local_engine
-from pipeline.errors import Interrupted, Locked
+from pipeline.errors import Interrupted, Locked, Refused
 from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, PaceEnded, RunStarted
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
@@ -132,7 +132,17 @@ def run_job(
     control: Control | None = None,
     **fields: Any,
 ) -> Summary:
-    """Sends what is not done yet of a job; see `run_job_async`."""
+    """Sends what is not done yet of a job; see `run_job_async`.
+
+    Raises:
+        Refused: within a running event loop, such as a notebook's; besides what that raises.
+    """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise Refused(
+            "An event loop is running here, as in a notebook: use `await pipeline.run_job_async(…)`"
+            ". Nothing was sent."
+        )
     return asyncio.run(run_job_async(job, options, control=control, **fields))
 
 

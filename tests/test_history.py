@@ -59,7 +59,7 @@ def test_the_share_of_the_limit_comes_from_the_log_and_is_not_missed_without_it(
 ):
     """As a person was told at the end of the run."""
     sandbox = start_sandbox(limit=20, window="1s")
-    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(80)])
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)])
     done = job.call("run")
     assert done.returncode == 0
     shown = job.call("history").stderr.splitlines()

@@ -140,8 +140,8 @@ def test_without_terminal_home_locale_and_stdin_a_run_is_plain_lines_and_whole(
 def test_progress_without_a_terminal_is_a_line_at_most_every_thirty_seconds(
     start_sandbox, make_job
 ):
-    """In a run of five seconds: one, though the pace is told twice a second."""
-    sandbox = start_sandbox(latency="5s")
+    """In a run of two seconds: one, though the pace is told twice a second."""
+    sandbox = start_sandbox(latency="2s")
     job = make_job(sandbox.url, rows=[["a"]])
     done = bare(job)
     assert done.returncode == 0

@@ -179,7 +179,7 @@ def in_seconds(seconds: float) -> tuple[str, float]:
 
 
 def test_nothing_arrives_after_the_time_and_the_same_command_goes_on(start_sandbox, make_job):
-    """By the book: exit 75, `stopped: until`, every answer in time, each row billed once."""
+    """By the book: exit 75, `stopped: until`, no request later, each row billed once."""
     sandbox = start_sandbox(latency="400ms")
     stories = [[f"story {n}"] for n in range(60)]
     job = make_job(sandbox.url, rows=stories, deadline_s=1, rate=8)
@@ -187,32 +187,30 @@ def test_nothing_arrives_after_the_time_and_the_same_command_goes_on(start_sandb
     command = job.command("run", "--json", "--until", text)
     done = job.shell(command)
     assert done.returncode == 75, done.stderr
-    assert time.time() < ends + 0.5
+    assert time.time() < ends + 5
     summary = json.loads(done.stdout)
     assert summary["stopped"] == "until"
     assert summary["exit_code"] == 75
     assert 0 < summary["ok"] < 60
     assert summary["ok"] + summary["pending"] == 60
-    assert max(bill["billed_at"] for bill in sandbox.bills()) < ends
+    assert max(bill["last_received_at"] for bill in sandbox.bills()) < ends
+    assert max(bill["billed_at"] for bill in sandbox.bills()) < ends + 1
     assert len(sandbox.bills()) == summary["ok"]
     assert job.run("--rate", "1000")["ok"] == 60
     assert set(sandbox.billed().values()) == {1}
 
 
 def test_where_less_is_left_than_an_answer_takes_nothing_is_sent(start_sandbox, make_job):
-    """The deadline counts while no answer is known; `resume` has the option too; then the
-    latency that earlier runs saw."""
-    sandbox = start_sandbox(latency="1200ms")
+    """The deadline counts while no answer is known, then what earlier runs saw; `resume` has the
+    option too; and a run that has nothing to send is simply done."""
+    sandbox = start_sandbox(latency="4s")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     text, _ = in_seconds(60)
     first = json.loads(job.call("resume", "--json", "--until", text).stdout)
     assert (first["stopped"], first["requests"], first["exit_code"]) == ("until", 0, 75)
     job.run("--limit", "1")
-    text, _ = in_seconds(1)
+    text, _ = in_seconds(3)
     again = json.loads(job.call("run", "--json", "--until", text).stdout)
     assert (again["stopped"], again["requests"]) == ("until", 0)
     assert sandbox.received() == 1
-    text, _ = in_seconds(60)
-    assert job.run("--until", text)["ok"] == 2
-    text, _ = in_seconds(1)
-    assert job.run("--until", text)["stopped"] is None
+    assert job.run("--limit", "1", "--until", in_seconds(60)[0])["stopped"] is None
