@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "run_job": "pipeline.run",
     "run_job_async": "pipeline.run",
+    "events_of": "pipeline.stream",
     "RunOptions": "pipeline.run",
     "Control": "pipeline.run",
     "Consent": "pipeline.consent",
@@ -31,6 +32,8 @@ _HOME = {
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
     "write_report": "pipeline.report.html",
+    "read_history": "pipeline.history",
+    "PastRun": "pipeline.history",
     "export_job": "pipeline.export",
     "export_citations": "pipeline.export",
     "settle_job": "pipeline.settle",
@@ -46,6 +49,7 @@ _HOME = {
     "StopCode": "pipeline.model",
     "ErrorCode": "pipeline.model",
     "RunStarted": "pipeline.events",
+    "RunEnded": "pipeline.events",
     "AttemptEnded": "pipeline.events",
     "Paced": "pipeline.events",
     "Waiting": "pipeline.events",
@@ -62,8 +66,9 @@ if TYPE_CHECKING:
     from pipeline.check import check_job
     from pipeline.consent import Consent
     from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
-    from pipeline.events import AttemptEnded, Notice, Paced, RunStarted, Stopping, Waiting
+    from pipeline.events import AttemptEnded, Notice, Paced, RunEnded, RunStarted, Stopping, Waiting
     from pipeline.export import export_citations, export_job
+    from pipeline.history import PastRun, read_history
     from pipeline.init import init_job
     from pipeline.job import Job, find_job
     from pipeline.model import ErrorCode, State, StopCode, Summary
@@ -73,6 +78,7 @@ if TYPE_CHECKING:
     from pipeline.run import Control, RunOptions, run_job, run_job_async
     from pipeline.settle import settle_job
     from pipeline.spec import JobSpec, load_spec
+    from pipeline.stream import events_of
     from pipeline.summary import FailOn, read_status
     from pipeline.verify import Finding, Verified, verify_job
 
@@ -89,8 +95,10 @@ __all__ = [
     "Locked",
     "Notice",
     "Paced",
+    "PastRun",
     "PipelineError",
     "Refused",
+    "RunEnded",
     "RunOptions",
     "RunStarted",
     "Selection",
@@ -102,12 +110,14 @@ __all__ = [
     "Verified",
     "Waiting",
     "check_job",
+    "events_of",
     "export_citations",
     "export_job",
     "find_job",
     "init_job",
     "load_spec",
     "parse_rows",
+    "read_history",
     "read_status",
     "report_job",
     "run_job",

@@ -8,35 +8,39 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline import __version__
-from pipeline.errors import Locked, PipelineError, Refused, StorageFailed
+from pipeline.commands.console import PATH as _PATH
+from pipeline.commands.console import Said, fill_closed_streams, person_there
+from pipeline.commands.console import explain as _explain
+from pipeline.commands.console import finish as _finish
+from pipeline.commands.console import job_options as _job_options
+from pipeline.commands.console import options as _options
+from pipeline.commands.console import print_json as _print_json
+from pipeline.commands.console import tell as _tell
+from pipeline.commands.console import words_said as _words
+from pipeline.commands.history import history
+from pipeline.commands.schedule import schedule
+from pipeline.errors import PipelineError, Refused, StorageFailed
 from pipeline.sandbox.command import sandbox as sandbox_command
-from pipeline.wording import json_line, printable
 
 if TYPE_CHECKING:
+    from pipeline.events import Event
     from pipeline.job import Job
-    from pipeline.model import Summary
+    from pipeline.model import Stopped, Summary
     from pipeline.plan import RowNumbers, Selection
     from pipeline.run import Control, RunOptions
-
-F = TypeVar("F", bound=Callable[..., Any])
-Said = dict[str, Any]
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 # Objects made and not yet freed before Python looks for cycles among the young ones.
 _COLLECT_AT = 100_000
-# Options that make a command be about this job, and those that make it send in the same way: they
-# stand in the commands to paste.
-_OF_THE_JOB = ("output", "sandbox")
-_OF_SENDING = ("input", "max_paid", "concurrency", "rate", "base_url", "key_file")
-_OVERRIDES = ("input", "max_paid", "concurrency", "rate")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,32 +57,6 @@ def cli() -> None:
     """
 
 
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-class _GivenPath(click.Path):
-    """A path that is not empty: an unset variable in a script must not mean "here"."""
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        if not str(value):
-            self.fail("a path must not be empty", parameter, context)
-        return super().convert(value, parameter, context)
-
-
-_PATH = _GivenPath(path_type=Path)
-_job_options = _options(
-    click.argument("job", type=_PATH),
-    click.option("--output", type=_PATH, help="Run folder to use."),
-    click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
-)
 _sheet_options = _options(
     click.option("--input", type=_PATH, help="Sheet to read instead."),
     click.option("--limit", type=click.IntRange(0), help="Only the first N rows of the sheet."),
@@ -100,6 +78,11 @@ _send_options = _options(
         default="fail",
         show_default=True,
         help="When another run works in the folder.",
+    ),
+    click.option(
+        "--until",
+        metavar="HH:MM",
+        help="Send nothing after this time of day, nor what would be answered later.",
     ),
     click.option(
         "--drain", type=click.FloatRange(0), help="Seconds to wait for answers at a stop."
@@ -203,7 +186,7 @@ def init(
 
     try:
         if workflow is None:
-            if not sys.stdin.isatty():
+            if not person_there():
                 raise Refused("Name the workflow by --workflow ID. Nothing was written.")
             workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
         written = init_job(sheet, workflow, to, encoding=encoding, worksheet=worksheet)
@@ -254,19 +237,30 @@ def check(**said: Any) -> None:
 
 @cli.command()
 @_job_options
-def status(**said: Any) -> None:
+@click.option(
+    "--watch",
+    "every_s",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(0.1),
+    metavar="[SECONDS]",
+    help="Look again every 2 s, or as often as said, until no run goes on.",
+)
+def status(every_s: float | None, **said: Any) -> None:
     """Shows where JOB stands, from its run folder; works while a run goes on.
 
     \b
-    Example:
+    Examples:
       pipeline status jobs/stories.yaml
+      pipeline status jobs/stories.yaml --watch
     """
 
     def work(job: Job) -> int:
+        from pipeline.commands.watch import watch
         from pipeline.report.terminal import last_run_line
         from pipeline.summary import read_status
 
-        found = read_status(job)
+        found = read_status(job) if every_s is None else watch(job, every_s)
         last = found.last_run and asdict(found.last_run)
         _show(found.summary, said, more={"last_run": last, "in_use": found.in_use})
         if not said["quiet"]:
@@ -430,6 +424,8 @@ def verify(**said: Any) -> None:
     _finish(said, work)
 
 
+cli.add_command(history)
+cli.add_command(schedule)
 cli.add_command(sandbox_command)
 
 
@@ -438,34 +434,45 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
 
     def work(job: Job) -> int:
         from pipeline.consent import Consent
-        from pipeline.progress import Progress
+        from pipeline.events import Stopping
+        from pipeline.progress import Progress, why
         from pipeline.run import Control, RunOptions
-        from pipeline.summary import FailOn
+        from pipeline.summary import FailOn, needs_person
+        from pipeline.until import find_until
 
         # All that lives now lives until the end. Python would otherwise look through it, and
         # through every request in flight, at each 700 new objects: a sixth of a run's CPU time.
         gc.freeze()
         gc.set_threshold(_COLLECT_AT)
         progress = Progress()
+        stops: list[Stopped] = []
+
+        def note_stop(event: Event) -> None:
+            if isinstance(event, Stopping):
+                stops.append(event.stopped)
+
         options = RunOptions(
             base_url=said["base_url"],
             key_file=said["key_file"],
             selection=selection(),
             drain_s=said["drain"],
             if_locked=said["if_locked"],
+            until=None if said["until"] is None else find_until(said["until"], time.time()),
             fail_on=FailOn(said["fail_on"]),
             consent=Consent(
                 said["accept_changes"],
                 said["yes"],
-                _confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
+                _confirm if person_there() else None,
             ),
-            listeners=() if said["quiet"] else (progress,),
+            listeners=(note_stop,) if said["quiet"] else (progress,),
         )
         try:
             summary = asyncio.run(_until_signalled(job, options, Control()))
         finally:
             progress.close()
         with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short
+            if needs_person(summary):
+                _tell(*map(why, stops))
             _show(summary, said, job.command("report"))
         return summary.exit_code
 
@@ -511,69 +518,13 @@ def _rows(text: str | None) -> RowNumbers | None:
     return None if text is None else parse_rows(text)
 
 
-def _job(said: Said) -> Job:
-    """The job that the options name, and the words that name it in a command to paste."""
-    from pipeline.job import find_job
-
-    if said["sandbox"] and said.get("base_url"):
-        raise Refused("--sandbox is a server of its own: leave out --base-url. Nothing was sent.")
-    job = find_job(
-        said["job"],
-        output=said["output"],
-        sandbox=said["sandbox"],
-        words=(str(said["job"]), *_words(said, _OF_THE_JOB)),
-        sending=_words(said, _OF_SENDING) if "drain" in said else None,
-    )
-    changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
-    if "input" in changed:
-        changed["input"] = changed["input"].absolute()
-    return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
-
-
-def _words(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The options among `names` that were given, as they are typed."""
-    words: list[str] = []
-    for name in names:
-        value = said.get(name)
-        if value is not None and value is not False:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return tuple(words)
-
-
-def _finish(said: Said, work: Callable[[Job], int]) -> None:
-    """Runs `work` and exits with its code; what the package raises becomes one message."""
-    job = None
-    try:
-        job = _job(said)
-        code = work(job)
-    except PipelineError as error:
-        code = error.exit_code
-        if isinstance(error, Locked) and said.get("if_locked") == "skip":
-            code = 0
-        _explain(error, job, said, code)
-    sys.exit(code)
-
-
-def _explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
-    from pipeline.report.terminal import paid_line
-    from pipeline.summary import as_json, summarize_error
-
-    summary = summarize_error(job, error)
-    if code or not said["quiet"]:
-        _tell(f"pipeline: {error}")
-        if not isinstance(error, Refused) and summary.paid_max:
-            _tell(paid_line(summary))
-    if said["as_json"]:
-        _print_json(as_json(summary) | {"exit_code": code, "error": str(error)})
-
-
 def _show(
     summary: Summary, said: Said, report: str | None = None, more: Said | None = None
 ) -> None:
     from pipeline.report.terminal import summary_lines
-    from pipeline.summary import as_json
+    from pipeline.summary import as_json, needs_person
 
-    if not said["quiet"] or summary.exit_code:
+    if not said["quiet"] or needs_person(summary):
         _tell(*summary_lines(summary, report))
     if said["as_json"]:
         _print_json(as_json(summary) | (more or {}))
@@ -584,26 +535,6 @@ def _open(path: Path) -> None:
 
     if not webbrowser.open(path.absolute().as_uri()):
         _tell(f"No browser could be started here. Open {path} yourself.")
-
-
-def _tell(*lines: str) -> None:
-    for line in lines:
-        _echo(printable(line), sys.stderr)
-
-
-def _print_json(found: dict[str, Any]) -> None:
-    _echo(json_line(found), sys.stdout)
-
-
-def _echo(line: str, stream: TextIO | None) -> None:
-    """Prints a line. Nobody listening is no reason for another exit code than the work's own."""
-    if stream is None:
-        return
-    try:
-        click.echo(line, stream)
-    except OSError:
-        # Python would try once more to write it when it exits, and fail with a code of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _commands_with(option: str) -> list[str]:
@@ -618,6 +549,7 @@ def _commands_with(option: str) -> list[str]:
 
 def main() -> None:
     """The console script."""
+    fill_closed_streams()
     # Arrow's own allocator keeps 60 MB that it does not use; it is chosen when pyarrow is imported.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.model import Outcome, Row, State, Stopped
+from pipeline.model import Outcome, Row, State, Stopped, Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,22 @@ class PaceEnded:
     rate_limited: int
 
 
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The last event of `events_of`: all is saved."""
+
+    summary: Summary
+
+
 Event = (
-    RunStarted | AttemptEnded | Waiting | Paced | ConcurrencyBinds | PaceEnded | Stopping | Notice
+    RunStarted
+    | AttemptEnded
+    | Waiting
+    | Paced
+    | ConcurrencyBinds
+    | PaceEnded
+    | Stopping
+    | Notice
+    | RunEnded
 )
 Listener = Callable[[Event], None]

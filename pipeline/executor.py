@@ -35,16 +35,21 @@ from pipeline.model import (
     Verdict,
 )
 from pipeline.retry import BackOff, Breakers, Decision, decide
+from pipeline.until import Until
+from pipeline.wording import lasting
 
 # A probe that has not failed to connect for this long did reach the API: its connect timeout is
 # over, and its answer may take minutes.
 PROBE_TRUSTED_AFTER_S = 31.0
+# A clock that is set while the run waits is noticed within this time.
+_LOOK_AT_CLOCK_S = 1.0
 
 
 class Executor:
     """Sends a stream of rows, each at most once unless its answer proves that it may go again.
 
-    `budget` is how many more requests may be billed, None for any number.
+    `budget` is how many more requests may be billed, None for any number. `until` is when the
+    sending ends, if it does.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Executor:
         retries: int,
         budget: int | None,
         listeners: tuple[Listener, ...] = (),
+        until: Until | None = None,
     ) -> None:
         self._engine = engine
         self._ledger = ledger
@@ -69,6 +75,7 @@ class Executor:
         self._retries = retries
         self._budget = budget
         self._listeners = listeners
+        self._until = until
         self._back_off = BackOff()
         self._rows: Iterator[Row] = iter(())
         self._ahead: Row | None = None
@@ -107,15 +114,19 @@ class Executor:
         """
         self._rows = rows
         self._dispatcher = asyncio.create_task(self._dispatch())
+        watch = asyncio.create_task(self._watch_clock())
         try:
             await asyncio.wait({self._dispatcher})
+            watch.cancel()
             await self._drain(drain_s)
             if not self._dispatcher.cancelled():
                 self._dispatcher.result()
         finally:
+            watch.cancel()
             self.abandon()
             await self._landed()
             await self._end()
+            await asyncio.gather(watch, return_exceptions=True)
         if self._error is not None:
             raise self._error
         return self.stopped
@@ -152,9 +163,37 @@ class Executor:
         while self.stopped is None and await self._row_ready():
             await self._room()
             await self._throttle.slot()
+            if self._out_of_time():
+                self._stop_in_time()
+                return
             row = self._take()
             if row is not None:
                 self._hand_out(row)
+
+    async def _watch_clock(self) -> None:
+        """Ends whatever the dispatcher waits for when the time to send is over."""
+        while self._until is not None and self.stopped is None:
+            waiting = self._ahead is not None or self._front or self._later
+            if waiting and self._out_of_time():
+                self._stop_in_time()
+            await asyncio.sleep(min(max(self._closes_in_s(), 0.05), _LOOK_AT_CLOCK_S))
+
+    def _out_of_time(self) -> bool:
+        return self._until is not None and self._closes_in_s() <= 0
+
+    def _closes_in_s(self) -> float:
+        assert self._until is not None
+        return self._until.closes_in_s(wall=self._clock.wall(), monotonic=self._clock.monotonic())
+
+    def _stop_in_time(self) -> None:
+        assert self._until is not None
+        self.stop(
+            Stopped(
+                StopCode.UNTIL,
+                "The time given by --until is near, and an answer takes "
+                f"{lasting(self._until.answer_s)}. The rows that are left stay pending.",
+            )
+        )
 
     async def _row_ready(self) -> bool:
         """Waits for a row that may be sent. False when every row is settled."""
@@ -266,6 +305,9 @@ class Executor:
             self._not_billed()
             self.fail(error)
             return
+        # Once more: the disk may have taken its time, or the clock was set meanwhile.
+        if self._out_of_time():
+            self._stop_in_time()
         if self.stopped is not None or self._abandoned.is_set():
             await self._ledger.withdraw(attempt)
             self._not_billed()
@@ -273,6 +315,7 @@ class Executor:
         ticket = self._throttle.sent()
         reply = await self._send(row)
         outcome = _judge(reply)
+        self._note_latency(reply, outcome)
         self._throttle.landed(ticket, reply, outcome)
         await self._settle(attempt, reply, outcome)
 
@@ -336,6 +379,11 @@ class Executor:
             self._emit(
                 Waiting(f"the API cannot be reached ({reply.detail})", self._back_off.next_at())
             )
+
+    def _note_latency(self, reply: Reply, outcome: Outcome) -> None:
+        worked_on = outcome.verdict is not Verdict.REFUSED
+        if self._until is not None and worked_on and reply.failure is not Failure.INTERRUPTED:
+            self._until.answered(reply.answered_at - reply.sent_at)
 
     def _reached(self, sent_at: float) -> None:
         if self._back_off.answered(sent_at):

@@ -31,13 +31,13 @@ class EventLog:
     writes are left out.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, run_id: str = "") -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         with storing(path):
             self._file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
         self._path = path
         self._clock = clock
-        self._run_id = ""
+        self._run_id = run_id
         self._broken = False
 
     def __enter__(self) -> EventLog:

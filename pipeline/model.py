@@ -71,6 +71,7 @@ class StopCode(StrEnum):
     AMBIGUOUS = "ambiguous"
     NOT_SENT = "not_sent"
     STORAGE = "storage"
+    UNTIL = "until"
     INTERRUPTED = "interrupted"
 
 

@@ -62,7 +62,7 @@ class Progress:
         elif isinstance(event, PaceEnded):
             self._pace_ended(event)
         elif isinstance(event, Stopping):
-            self._say(f"Stopping: {_why(event.stopped)} {_still(event.in_flight)}")
+            self._say(f"Stopping: {why(event.stopped)} {_still(event.in_flight)}")
 
     def close(self) -> None:
         """Leaves the bar as it is and ends its line."""
@@ -138,7 +138,8 @@ _HINTS = {
 }
 
 
-def _why(stopped: Stopped) -> str:
+def why(stopped: Stopped) -> str:
+    """Why a run ended early and what to do, in sentences."""
     message = stopped.message.rstrip()
     sentence = message if message.endswith((".", "!", "?")) else f"{message}."
     return f"{sentence} {_HINTS[stopped.code]}" if stopped.code in _HINTS else sentence

@@ -232,6 +232,22 @@ def reached(db: sqlite3.Connection) -> bool:
     return bool(found.fetchone()[0])
 
 
+def answered_in(most: int) -> Callable[[sqlite3.Connection], list[float]]:
+    """How many seconds the last requests that were worked on took, at most `most` of them, in
+    their order."""
+
+    def operation(db: sqlite3.Connection) -> list[float]:
+        found = db.execute(
+            "SELECT latency_s FROM attempts WHERE verdict IN ('ok', 'failed', 'ambiguous')"
+            " AND latency_s IS NOT NULL AND coalesce(code, '') <> ?"
+            " ORDER BY attempt_id DESC LIMIT ?",
+            (ErrorCode.INTERRUPTED, most),
+        ).fetchall()
+        return [latency_s for (latency_s,) in reversed(found)]
+
+    return operation
+
+
 def unfinished(db: sqlite3.Connection) -> Iterator[Unfinished]:
     """The sheet's rows that were attempted and are not ok, in the sheet's order.
 

@@ -26,7 +26,7 @@ from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.engines.local import local_engine
-from pipeline.errors import Interrupted, Locked
+from pipeline.errors import Interrupted, Locked, Refused
 from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, PaceEnded, RunStarted
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
@@ -48,6 +48,7 @@ from pipeline.model import (
     Summary,
     Verdict,
 )
+from pipeline.notify import Notifier, notifying
 from pipeline.pacing import Pace
 from pipeline.paid import check_ledger
 from pipeline.pins import pinned_workflow, write_pins
@@ -59,6 +60,7 @@ from pipeline.sandbox.spawn import spawned_sandbox
 from pipeline.spec import JobSpec
 from pipeline.summary import FailOn, Sent, as_json, concern_of, summarize
 from pipeline.throttle import PacedThrottle
+from pipeline.until import SEEN, Until
 from pipeline.wording import counted
 
 T = TypeVar("T")
@@ -72,7 +74,8 @@ class RunOptions:
     """What one run is told beyond its spec.
 
     `selection` is which rows are sent. `drain_s` is how long answers in flight are waited for at
-    a stop, the request deadline by default. `if_locked` is fail or wait.
+    a stop, the request deadline by default. `if_locked` is fail or wait. `until`, in seconds since
+    1970, is when the last answer should be there and after which nothing is sent.
     """
 
     base_url: str | None = None
@@ -80,6 +83,7 @@ class RunOptions:
     selection: Selection = field(default_factory=Selection)
     drain_s: float | None = None
     if_locked: str = "fail"
+    until: float | None = None
     fail_on: FailOn = FailOn.ANY
     consent: Consent = field(default_factory=Consent)
     listeners: tuple[Listener, ...] = ()
@@ -91,6 +95,7 @@ class Control:
 
     signal_exit: int | None = None
     stopped: Stopped | None = None
+    abandoned: bool = False
     _executor: Executor | None = None
 
     def attach(self, executor: Executor) -> None:
@@ -107,6 +112,7 @@ class Control:
 
     def abandon(self) -> None:
         """Ends now: what is in flight becomes ambiguous."""
+        self.abandoned = True
         if self._executor is not None:
             self._executor.abandon()
 
@@ -127,7 +133,17 @@ def run_job(
     control: Control | None = None,
     **fields: Any,
 ) -> Summary:
-    """Sends what is not done yet of a job; see `run_job_async`."""
+    """Sends what is not done yet of a job; see `run_job_async`.
+
+    Raises:
+        Refused: within a running event loop, such as a notebook's; besides what that raises.
+    """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise Refused(
+            "An event loop is running here, as in a notebook: use `await pipeline.run_job_async(…)`"
+            ". Nothing was sent."
+        )
     return asyncio.run(run_job_async(job, options, control=control, **fields))
 
 
@@ -151,22 +167,29 @@ async def run_job_async(
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
     options = replace(options or RunOptions(), **fields)
-    control = control or Control()
     job = _as_job(job)
+    async with notifying(job, options.listeners) as notifier:
+        notifier.summary = await _run_job(job, options, control or Control(), notifier)
+        return notifier.summary
+
+
+async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
+    until = _until(options, clock)
     sheet = open_sheet(spec, folder)
     access = None if job.sandbox else find_access(options.base_url, options.key_file)
     host = access.host if access else SANDBOX_HOST
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
-        await _lock(stack, folder, options.if_locked, control)
+        await _lock(stack, folder, options.if_locked, control, until)
+        notifier.start()
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
         )
         # What a killed run left unsealed was asked of the workflow that it was for.
         sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or spec.workflow)
         log = stack.enter_context(EventLog(folder.log, clock))
-        run = _Run(job, spec, options, control, ledger, sealer, clock, log)
+        run = _Run(job, spec, options, control, ledger, sealer, clock, log, until)
         run.recover()
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         permit(job, prepared, options.selection, ledger.read, options.consent)
@@ -177,7 +200,15 @@ async def run_job_async(
                     names = [source.name for source in prepared.variables.sources]
                     access = stack.enter_context(_rehearsal(spec, names, folder))
                 await run.send(access)
+        if control.abandoned:
+            notifier.hurry()
         return run.conclude()
+
+
+def _until(options: RunOptions, clock: SystemClock) -> Until | None:
+    if options.until is None:
+        return None
+    return Until(options.until, wall=clock.wall(), monotonic=clock.monotonic())
 
 
 def _as_job(job: Job | JobSpec | str | Path) -> Job:
@@ -187,15 +218,21 @@ def _as_job(job: Job | JobSpec | str | Path) -> Job:
 
 
 async def _lock(
-    stack: contextlib.AsyncExitStack, folder: RunFolder, if_locked: str, control: Control
+    stack: contextlib.AsyncExitStack,
+    folder: RunFolder,
+    if_locked: str,
+    control: Control,
+    until: Until | None,
 ) -> None:
-    """Holds the folder until `stack` ends; with `wait`, once the other run has ended."""
+    """Holds the folder until `stack` ends; with `wait`, once the other run has ended in time."""
+    clock = SystemClock()
     while True:
         try:
             stack.enter_context(folder.locked())
             return
         except Locked:
-            if if_locked != "wait":
+            now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
+            if if_locked != "wait" or (until is not None and until.left_s(**now) <= 0):
                 raise
         control.check()
         await asyncio.sleep(_ASK_AGAIN_S)
@@ -277,6 +314,7 @@ class _Run:
     sealer: Sealer
     clock: SystemClock
     log: EventLog
+    until: Until | None = None
     run_id: str = ""
     stopped: Stopped | None = None
     cut: frozenset[int] = frozenset()
@@ -357,6 +395,9 @@ class _Run:
         drain_s = self.options.drain_s
         begun = self.clock.monotonic()
         counts = self.ledger.read(records.counts)
+        if self.until is not None:
+            seen = self.ledger.read(records.answered_in(SEEN))
+            self.until.expect(seen, self.spec.deadline_s)
         async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
             executor = Executor(
                 engine=engine,
@@ -371,6 +412,7 @@ class _Run:
                 retries=self.spec.retries,
                 budget=self.spec.budget(counts.paid_max),
                 listeners=(self._tell,),
+                until=self.until,
             )
             self.control.attach(executor)
             async with self._beside(throttle, kept, executor):

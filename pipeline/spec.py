@@ -53,6 +53,17 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """Whom a run tells how it went. Addresses are as they stand in the file, with their ``${NAME}``
+    of the environment; each may take `timeout_s`."""
+
+    healthcheck: str | None = None
+    webhook: str | None = None
+    textfile: Path | None = None
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job, with every default filled in and every path absolute.
 
@@ -82,6 +93,7 @@ class JobSpec:
     retries: int = 2
     rate: float | None = None
     deadline_s: float = 330.0
+    notify: Notify | None = None
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Where in the file a key stands (`id`, `variables.story`), for messages."""
 
@@ -134,6 +146,7 @@ def load_spec(path: Path) -> JobSpec:
         retries=_default(fields.number("retries", int, at_least=0), 2),
         rate=fields.number("rate", float, above=0),
         deadline_s=fields.number("deadline_s", float, above=0) or 330.0,
+        notify=fields.notify("notify"),
         lines=fields.lines,
     )
     fields.refuse_both(spec)
@@ -267,6 +280,27 @@ class _Fields:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         self.lines.update({f"{key}.{n}": _line(one) for n, one in enumerate(nodes)})
         return tuple(self._condition(one) for one in nodes)
+
+    def notify(self, key: str) -> Notify | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        known = tuple(Notify.__dataclass_fields__)
+        if not isinstance(node, yaml.MappingNode):
+            raise self._refusal(node, f"`{key}` takes lines of {', '.join(known)}")
+        inner = _Fields(self._path, node)
+        for name, value in inner._nodes.items():
+            if name not in known:
+                hint = nearest(name, known) or f" There are: {', '.join(known)}."
+                raise self._refusal(value, f"`{key}` knows no `{name}`.{hint}".rstrip("."))
+        self.lines.update({f"{key}.{name}": line for name, line in inner.lines.items()})
+        textfile = inner.optional_text("textfile")
+        return Notify(
+            healthcheck=inner.optional_text("healthcheck"),
+            webhook=inner.optional_text("webhook"),
+            textfile=None if textfile is None else self._path.absolute().parent / textfile,
+            timeout_s=inner.number("timeout_s", float, above=0) or 10.0,
+        )
 
     def refuse_unknown(self) -> None:
         for key, node in self._nodes.items():

@@ -24,6 +24,7 @@ _EXIT_OF_STOP = {
     StopCode.STORAGE: _EXIT_STORAGE,
     StopCode.INTERRUPTED: _EXIT_INTERRUPTED,
     StopCode.NOT_SENT: _EXIT_AWAY,
+    StopCode.UNTIL: _EXIT_AWAY,
     StopCode.AMBIGUOUS: _EXIT_AMBIGUOUS,
 }
 _STOP_OF_ERROR = {StorageFailed: StopCode.STORAGE, Interrupted: StopCode.INTERRUPTED}
@@ -144,6 +145,14 @@ def concern_of(
         if covered[row.sheet_row - 1]
         and (fail_on is FailOn.ANY or row.in_last_run or row.row_id in found_cut)
     )
+
+
+def needs_person(summary: Summary) -> bool:
+    """Whether somebody should look: not at a night that its `--until` ended, with all rows well."""
+    in_time = summary.stopped == StopCode.UNTIL and summary.exit_code == _EXIT_AWAY
+    if in_time and not summary.failed and not summary.ambiguous:
+        return False
+    return summary.exit_code != 0
 
 
 def as_json(summary: Summary) -> JsonObject:

@@ -384,6 +384,28 @@ def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path)
     assert codes == {code: code for code in (0, 1, 2, 3, 4, 5, 6)}
 
 
+def test_every_exit_code_of_a_run_that_ends_early_is_produced_for_real(start_sandbox, make_job):
+    """75 by a lock and by --until, 130 and 143 by signals, before the 3 of a row."""
+    sandbox = start_sandbox(latency="500ms")
+    job = make_job(sandbox.url, rows=[["#fault:blocked"], ["b"], ["c"]], concurrency=1)
+    assert job.run("--limit", "1", expect=3)["stopped"] is None
+    with RunFolder(job.output).locked():
+        assert job.run(expect=75)["stopped"] is None
+    soon = time.strftime("%H:%M:%S", time.localtime(time.time() + 60))
+    new = ("--output", str(job.folder / "new"), "--until", soon)
+    assert job.run(*new, expect=75)["stopped"] == "until"
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        sent = sandbox.received()
+        process = job.start()
+        with ended(process):
+            while sandbox.received() == sent:
+                time.sleep(0.02)
+            process.send_signal(number)
+            assert process.wait(20) == code
+    assert job.run(expect=3)["ok"] == 2
+    assert sandbox.received() == 3
+
+
 @pytest.mark.parametrize("mode", ["fail", "skip", "wait"])
 def test_a_locked_folder_fails_is_skipped_or_waited_for(start_sandbox, make_job, mode):
     """75, 0, or the job done after the other run has ended; never an extra bill."""

@@ -92,10 +92,11 @@ def test_every_command_in_the_readme_has_the_options_that_it_is_given():
 
 def test_the_spec_in_the_readme_is_a_spec(tmp_path):
     """Every key that it shows is one."""
-    text, account = blocks("yaml")
-    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    text, notify, account = blocks("yaml")
+    (tmp_path / "job.yaml").write_text(text + notify, encoding="utf-8")
     spec = load_spec(tmp_path / "job.yaml")
     assert (spec.name, spec.id, spec.max_paid) == ("products", "SKU", 400)
+    assert spec.notify is not None
     (tmp_path / "account.yaml").write_text(account, encoding="utf-8")
     assert list(load_account(tmp_path / "account.yaml").workflows) == ["wf_abc123"]
 

@@ -1,0 +1,151 @@
+"""What every command shares: its options, the job that they name, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import click
+
+from pipeline.errors import Locked, PipelineError, Refused
+from pipeline.wording import json_line, printable
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+F = TypeVar("F", bound=Callable[..., Any])
+Said = dict[str, Any]
+
+# Options that make a command be about this job, and those that make it send in the same way: they
+# stand in the commands to paste.
+_OF_THE_JOB = ("output", "sandbox")
+_OF_SENDING = ("input", "max_paid", "concurrency", "rate", "base_url", "key_file")
+_OVERRIDES = ("input", "max_paid", "concurrency", "rate")
+
+
+def options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator of several, in their order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+class GivenPath(click.Path):
+    """A path that is not empty: an unset variable in a script must not mean "here"."""
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if not str(value):
+            self.fail("a path must not be empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+PATH = GivenPath(path_type=Path)
+job_options = options(
+    click.argument("job", type=PATH),
+    click.option("--output", type=PATH, help="Run folder to use."),
+    click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
+)
+
+
+def job_said(said: Said) -> Job:
+    """The job that the options name, and the words that name it in a command to paste."""
+    from pipeline.job import find_job
+
+    if said["sandbox"] and said.get("base_url"):
+        raise Refused("--sandbox is a server of its own: leave out --base-url. Nothing was sent.")
+    job = find_job(
+        said["job"],
+        output=said["output"],
+        sandbox=said["sandbox"],
+        words=(str(said["job"]), *words_said(said, _OF_THE_JOB)),
+        sending=words_said(said, _OF_SENDING) if "drain" in said else None,
+    )
+    changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
+    if "input" in changed:
+        changed["input"] = changed["input"].absolute()
+    return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
+
+
+def words_said(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The options among `names` that were given, as they are typed."""
+    words: list[str] = []
+    for name in names:
+        value = said.get(name)
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return tuple(words)
+
+
+def finish(said: Said, work: Callable[[Job], int]) -> None:
+    """Runs `work` and exits with its code; what the package raises becomes one message."""
+    job = None
+    try:
+        job = job_said(said)
+        code = work(job)
+    except PipelineError as error:
+        code = error.exit_code
+        if isinstance(error, Locked) and said.get("if_locked") == "skip":
+            code = 0
+        explain(error, job, said, code)
+    sys.exit(code)
+
+
+def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
+    from pipeline.report.terminal import paid_line
+    from pipeline.summary import as_json, summarize_error
+
+    summary = summarize_error(job, error)
+    if code or not said["quiet"]:
+        tell(f"pipeline: {error}")
+        if not isinstance(error, Refused) and summary.paid_max:
+            tell(paid_line(summary))
+    if said["as_json"]:
+        print_json(as_json(summary) | {"exit_code": code, "error": str(error)})
+
+
+def person_there() -> bool:
+    """Whether somebody can be asked: on a terminal, with both streams open."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def fill_closed_streams() -> None:
+    """Puts /dev/null where the caller left no stdin, stdout or stderr.
+
+    The next file that is opened would get their number, and what a library writes to stderr would
+    end up in it: in the ledger, say.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+
+
+def tell(*lines: str) -> None:
+    for line in lines:
+        _echo(printable(line), sys.stderr)
+
+
+def print_json(found: dict[str, Any]) -> None:
+    _echo(json_line(found), sys.stdout)
+
+
+def _echo(line: str, stream: TextIO | None) -> None:
+    """Prints a line. Nobody listening is no reason for another exit code than the work's own."""
+    if stream is None:
+        return
+    try:
+        click.echo(line, stream)
+    except OSError:
+        # Python would try once more to write it when it exits, and fail with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,86 @@
+"""`pipeline history`: the runs of a job in a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import finish, job_options, print_json, tell
+
+if TYPE_CHECKING:
+    from pipeline.history import PastRun
+    from pipeline.job import Job
+
+_COLUMNS = {
+    "began": str.ljust,
+    "took": str.rjust,
+    "rows": str.rjust,
+    "ok": str.rjust,
+    "failed": str.rjust,
+    "ambiguous": str.rjust,
+    "paid": str.rjust,
+    "requests": str.rjust,
+    "limit": str.rjust,
+    "exit": str.ljust,
+}
+
+
+@click.command()
+@job_options
+@click.option("--last", type=click.IntRange(1), help="Only the last N runs.")
+def history(last: int | None, **said: Any) -> None:
+    """Shows the runs of JOB: when, what they sent, what it cost and how they ended.
+
+    ok, failed and ambiguous count the rows that a run sent. Works while a run goes on.
+
+    \b
+    Example:
+      pipeline history jobs/stories.yaml --last 30
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.history import read_history
+
+        runs = read_history(job)[-(last or 0) :]
+        if not said["quiet"]:
+            tell(*history_lines(runs))
+        if said["as_json"]:
+            runs_json = [asdict(run) for run in runs]
+            print_json({"schema_version": 1, "job": job.name, "runs": runs_json, "exit_code": 0})
+        return 0
+
+    finish(said, work)
+
+
+def history_lines(runs: list[PastRun]) -> list[str]:
+    """A table of the runs, in local time, the first one first."""
+    table = [tuple(_COLUMNS), *map(_cells, runs)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        placed = zip(row, widths, _COLUMNS.values(), strict=True)
+        lines.append("  ".join(just(cell, width) for cell, width, just in placed).rstrip())
+    return lines
+
+
+def _cells(run: PastRun) -> tuple[str, ...]:
+    from pipeline.wording import lasting
+
+    began = datetime.fromtimestamp(run.started_at).strftime("%Y-%m-%d %H:%M:%S")
+    paid = str(run.paid_max)
+    if run.paid_min != run.paid_max:
+        paid = f"{run.paid_min}-{run.paid_max}"
+    ended = "-" if run.exit_code is None else str(run.exit_code)
+    return (
+        began,
+        lasting(run.duration_s),
+        str(run.rows),
+        *(str(number) for number in (run.ok, run.failed, run.ambiguous)),
+        paid,
+        str(run.requests),
+        "-" if run.limit_used is None else f"{run.limit_used:.0%}",
+        f"{ended} {run.stopped}" if run.stopped else ended,
+    )

@@ -1,0 +1,70 @@
+"""`pipeline schedule`: prints what starts a job every night."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import PATH, finish, job_options, print_json
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+    from pipeline.schedule import Night
+
+
+@click.command()
+@job_options
+@click.option("--at", required=True, metavar="HH:MM", help="When it starts, local time.")
+@click.option("--until", metavar="HH:MM", help="When it ends at the latest; see `run`.")
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["systemd", "cron", "github"]),
+    default="systemd",
+    show_default=True,
+    help="For which scheduler.",
+)
+@click.option("--base-url", help="Another address of the API, also from AITUTOR_BASE_URL.")
+@click.option("--key-file", type=PATH, help="File that holds the key.")
+def schedule(
+    at: str, until: str | None, kind: str, base_url: str | None, key_file: Path | None, **said: Any
+) -> None:
+    """Prints what starts JOB every night: systemd units, a cron line or a GitHub workflow.
+
+    Writes nothing and starts nothing; where it goes is said in its first lines.
+
+    \b
+    Examples:
+      pipeline schedule jobs/stories.yaml --at 02:00 --until 06:00
+      pipeline schedule jobs/stories.yaml --at 02:00 --as cron --key-file ~/.aitutor-key
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.schedule import plan_night
+
+        address = base_url or (None if job.sandbox else os.environ.get("AITUTOR_BASE_URL"))
+        night = plan_night(job, at, until, base_url=address or None, key_file=key_file)
+        files = _files(kind, night)
+        if said["as_json"]:
+            print_json({"files": files, "exit_code": 0})
+        else:
+            click.echo("\n".join(files.values()), nl=False)
+        return 0
+
+    finish(said, work)
+
+
+def _files(kind: str, night: Night) -> dict[str, str]:
+    from pipeline.schedule.cron import cron_line
+    from pipeline.schedule.github import github_workflow
+    from pipeline.schedule.systemd import systemd_units
+
+    if kind == "systemd":
+        return systemd_units(night)
+    if kind == "cron":
+        return {"crontab": cron_line(night)}
+    path, text = github_workflow(night)
+    return {path: text}

@@ -1,0 +1,88 @@
+"""`pipeline status --watch`: the same look again and again, while a run goes on elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from pipeline.commands.console import tell
+from pipeline.wording import counted, printable
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+    from pipeline.summary import Status
+
+_LINE_EVERY_S = 30.0
+
+
+def watch(job: Job, every_s: float) -> Status:
+    """Shows how `job` stands every `every_s` until no run goes on, or Ctrl-C. The last look.
+
+    On a terminal the lines are drawn over the last ones; elsewhere a line comes when something has
+    changed, at most every 30 s. Only reads the run folder.
+
+    Raises:
+        Refused: before the first run.
+        StorageFailed: when the ledger cannot be read.
+    """
+    from pipeline.summary import read_status
+
+    screen = _Screen()
+    status = read_status(job)
+    with contextlib.suppress(KeyboardInterrupt):
+        while status.in_use:
+            screen.show(status)
+            time.sleep(every_s)
+            status = read_status(job)
+    screen.clear()
+    return status
+
+
+class _Screen:
+    """Where the looks go."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._drawn = 0
+        self._last = ""
+        self._next_line = 0.0
+
+    def show(self, status: Status) -> None:
+        if self._terminal:
+            from pipeline.report.terminal import last_run_line, summary_lines
+
+            now = last_run_line(status.last_run, status.in_use)
+            self._draw(
+                [*summary_lines(status.summary), now, "Ctrl-C ends the watching, not the run."]
+            )
+            return
+        line = _line(status)
+        if line != self._last and time.monotonic() >= self._next_line:
+            self._last, self._next_line = line, time.monotonic() + _LINE_EVERY_S
+            tell(line)
+
+    def clear(self) -> None:
+        """Leaves the place to what is shown at the end."""
+        if self._drawn:
+            self._draw([])
+
+    def _draw(self, lines: list[str]) -> None:
+        # A line that the terminal wraps would be two, and the next look begin too low.
+        width = shutil.get_terminal_size().columns
+        up = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(up + "".join(f"{printable(line)[: width - 1]}\n" for line in lines))
+            sys.stderr.flush()
+        self._drawn = len(lines)
+
+
+def _line(status: Status) -> str:
+    """How it stands, in one."""
+    summary = status.summary
+    done = summary.ok + summary.failed + summary.skipped
+    line = f"{summary.job}: {done} of {counted(summary.rows, 'row')} done, {summary.failed} failed"
+    # Those on their way count as ambiguous until they are answered.
+    return f"{line}, {summary.ambiguous} on their way or ambiguous, {summary.pending} pending"

@@ -1,0 +1,188 @@
+"""Who hears of a run besides the person at the terminal: `notify:` in the spec, and hosted CI.
+
+Everything is told after all is saved and the folder is free. What cannot be told changes neither
+the exit code nor, beyond `timeout_s`, how long the run takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.clock import SystemClock
+from pipeline.endpoint import Endpoint, find_endpoint
+from pipeline.errors import Locked, PipelineError
+from pipeline.events import Listener, Notice
+from pipeline.figures import markdown, prometheus
+from pipeline.job import Job
+from pipeline.logs import EventLog
+from pipeline.model import Summary
+from pipeline.spec import JobSpec
+from pipeline.summary import as_json, needs_person, summarize_error
+from pipeline.wording import json_line
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+# A person who said twice that the run is to end is not kept waiting for a monitor.
+_HURRIED_S = 1.0
+
+
+@contextlib.asynccontextmanager
+async def notifying(job: Job, listeners: tuple[Listener, ...]) -> AsyncIterator[Notifier]:
+    """Tells how what runs inside ended: by `Notifier.summary`, or by what it raises.
+
+    A run that found its folder in use tells nothing: the one that has it will.
+
+    Raises:
+        Refused: when an address in the spec cannot be used.
+    """
+    notifier = find_notifier(job, listeners)
+    try:
+        yield notifier
+    except Locked:
+        raise
+    except PipelineError as error:
+        await notifier.end(summarize_error(job, error), str(error))
+        raise
+    except Exception as error:
+        bug = PipelineError(f"a bug in the runner ({type(error).__name__})")
+        await notifier.end(summarize_error(job, bug), str(bug))
+        raise
+    if notifier.summary is not None:
+        await notifier.end(notifier.summary)
+
+
+@dataclass(slots=True)
+class Notifier:
+    """What one run has to tell and to whom."""
+
+    job: Job
+    listeners: tuple[Listener, ...] = ()
+    healthcheck: Endpoint | None = None
+    webhook: Endpoint | None = None
+    textfile: Path | None = None
+    step_summary: Path | None = None
+    timeout_s: float = 10.0
+    summary: Summary | None = None
+    _start: asyncio.Task[str | None] | None = None
+    _failures: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """The run has its folder. Nobody waits for this to arrive."""
+        if self.healthcheck is not None:
+            ping = self.healthcheck.below("start").post(b"", _TEXT, self.timeout_s)
+            self._start = asyncio.create_task(ping)
+
+    def hurry(self) -> None:
+        """Somebody waits for the end."""
+        self.timeout_s = min(self.timeout_s, _HURRIED_S)
+
+    async def end(self, summary: Summary, error: str | None = None) -> None:
+        """Tells everybody at once how it ended; `error` where it did not come about."""
+        self._write_files(summary, error)
+        await asyncio.gather(self._ping(summary, error), self._call(summary, error))
+        for whom, why in self._failures.items():
+            self._say(f"{whom} could not be told how the run ended: {why}. The run itself is done.")
+
+    async def _ping(self, summary: Summary, error: str | None) -> None:
+        if self.healthcheck is None:
+            return
+        from pipeline.report.terminal import summary_lines  # by way of pandas
+
+        if self._start is not None:  # its end must not overtake it
+            await asyncio.wait({self._start}, timeout=self.timeout_s / 2)
+            self._start.cancel()
+        code = summary.exit_code if needs_person(summary) else 0
+        lines = [*summary_lines(summary), f"Exit code: {summary.exit_code}", *([error or ""])]
+        body = "\n".join(lines).encode(errors="replace")
+        left_s = self.timeout_s / (1 if self._start is None else 2)
+        why = await self.healthcheck.below(str(code)).post(body, _TEXT, left_s)
+        self._note(f"healthcheck {self.healthcheck.shown}", why)
+
+    async def _call(self, summary: Summary, error: str | None) -> None:
+        if self.webhook is None:
+            return
+        told = as_json(summary) | ({"error": error} if error else {})
+        body = json_line(told).encode()
+        why = await self.webhook.post(body, "application/json", self.timeout_s)
+        self._note(f"webhook {self.webhook.shown}", why)
+
+    def _write_files(self, summary: Summary, error: str | None) -> None:
+        try:
+            if self.textfile is not None:
+                _replace(self.textfile, prometheus(summary, time.time()))
+        except OSError as problem:
+            self._note(f"textfile {self.textfile}", problem.strerror or "not written")
+        try:
+            if self.step_summary is not None:
+                with self.step_summary.open("a", encoding="utf-8", errors="replace") as file:
+                    file.write(markdown(summary, error))
+        except OSError as problem:
+            self._note(STEP_SUMMARY, problem.strerror or "not written")
+
+    def _note(self, whom: str, why: str | None) -> None:
+        if why is not None:
+            self._failures[whom] = why
+
+    def _say(self, message: str) -> None:
+        for listener in self.listeners:
+            with contextlib.suppress(Exception):  # of a caller: the run itself is saved and done
+                listener(Notice(message))
+        run_id = self.summary.run_id if self.summary else ""
+        # The run has closed its log: whoever looks for a ping that never came finds it there.
+        with contextlib.suppress(PipelineError):
+            if self.job.folder.log.exists():
+                with EventLog(self.job.folder.log, SystemClock(), run_id) as log:
+                    log(Notice(message))
+
+
+def find_notifier(
+    job: Job, listeners: tuple[Listener, ...] = (), environment: Mapping[str, str] = os.environ
+) -> Notifier:
+    """Whom `job` tells. A rehearsal tells nobody but hosted CI: a monitor would take it for the
+    night that it waits for.
+
+    Raises:
+        Refused: when an address in the spec cannot be used.
+    """
+    notifier = Notifier(job, listeners)
+    if environment.get(STEP_SUMMARY):
+        notifier.step_summary = Path(environment[STEP_SUMMARY])
+    spec = job.spec
+    if spec is None or spec.notify is None or job.sandbox:
+        return notifier
+    told = spec.notify
+    notifier.healthcheck = _endpoint(spec, "healthcheck", told.healthcheck, environment)
+    notifier.webhook = _endpoint(spec, "webhook", told.webhook, environment)
+    notifier.textfile, notifier.timeout_s = told.textfile, told.timeout_s
+    return notifier
+
+
+def _endpoint(
+    spec: JobSpec, name: str, text: str | None, environment: Mapping[str, str]
+) -> Endpoint | None:
+    if text is None:
+        return None
+    return find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whoever reads `path` sees the old text or the new. Others may read it: the collector is
+    another user."""
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
+
+
+_TEXT = "text/plain; charset=utf-8"

@@ -1,0 +1,138 @@
+"""A systemd service and its timer; see systemd.service(5), systemd.timer(5), systemd.exec(5)."""
+
+from __future__ import annotations
+
+import getpass
+
+from pipeline.errors import Refused
+from pipeline.schedule import Night, clock_time
+
+DEFAULT_KEY = "/etc/pipeline/aitutor-api-key"
+
+_SERVICE = """\
+# /etc/systemd/system/{unit}.service
+# Put this file and {unit}.timer there, then:
+{key_note}#   sudo systemctl daemon-reload && sudo systemctl enable --now {unit}.timer
+# Try it now: sudo systemctl start {unit}.service; what it said: journalctl -u {unit}
+[Unit]
+Description=pipeline: the rows of {description} that are not done yet
+Wants=network-online.target
+After=network-online.target
+# Without the disk of its run folder nothing must start: it would look like a first night.
+RequiresMountsFor={folder}
+
+[Service]
+Type=oneshot
+User={user}
+UMask=0077
+WorkingDirectory={directory}
+ExecStart={command}
+{credential}
+# SIGTERM: no more rows are sent, and the answers on their way, which are paid for, are waited for:
+# up to {drain} s (deadline_s), and {saving} s to save. Only a run that hangs is killed; what was
+# then in flight is ambiguous and not sent again.
+KillMode=mixed
+KillSignal=SIGTERM
+TimeoutStopSec={stop}
+SendSIGKILL=yes
+TimeoutStartSec=infinity
+
+# The timer is what starts the next run; a restart in between would only meet what stopped the last
+# one. It could not pay twice either way: the ledger decides what is sent.
+Restart=no
+RestartPreventExitStatus=1 2 3 4 5 6 130 143
+# {success}
+# A failed unit needs you: 3 rows failed, 5 rows of unknown outcome, 4 key or credits, 2 the sheet
+# or the spec, 6 the disk.
+SuccessExitStatus={statuses}
+"""
+
+_TIMER = """\
+# /etc/systemd/system/{unit}.timer
+[Unit]
+Description=pipeline: {description} every night at {at}
+
+[Timer]
+OnCalendar=*-*-* {at}:00
+{persistent}
+AccuracySec=1s
+
+[Install]
+WantedBy=timers.target
+"""
+
+_CATCH_UP = """\
+# A night that the machine slept through is made up for when it is on again.
+Persistent=true"""
+_NO_CATCH_UP = """\
+# A night that the machine slept through is left out: started late, it would take --until for that
+# of the next day and send all day long.
+Persistent=false"""
+
+
+def systemd_units(night: Night) -> dict[str, str]:
+    """The texts of a service and its timer by the names of their files.
+
+    Raises:
+        Refused: for a path that a unit cannot name.
+    """
+    unit = f"pipeline-{night.name}"
+    if ":" in str(night.key_file or ""):
+        raise Refused(f"{night.key_file}: a unit takes no `:` in it. Nothing was written.")
+    success = "143 is `systemctl stop`"
+    success += "; 75 is --until, or an API that is away." if night.until else "."
+    facts = {
+        "unit": unit,
+        "description": _literal(night.name),
+        "at": clock_time(night.at),
+        "folder": _quoted(str(night.folder)),
+        "user": getpass.getuser(),
+        "directory": _literal(str(night.spec.parent)),
+        "command": " ".join(map(_argument, night.command())),
+        "credential": _credential(night),
+        "key_note": _key_note(night),
+        "drain": round(night.drain_s),
+        "saving": night.stop_s - round(night.drain_s),
+        "stop": night.stop_s,
+        "success": success,
+        "statuses": "75 143" if night.until else "143",
+        "persistent": _NO_CATCH_UP if night.until else _CATCH_UP,
+    }
+    return {
+        f"{unit}.service": _SERVICE.format(**facts),
+        f"{unit}.timer": _TIMER.format(**facts),
+    }
+
+
+def _credential(night: Night) -> str:
+    if night.sandbox:
+        return "# A rehearsal: no key."
+    path = _literal(str(night.key_file or DEFAULT_KEY))
+    return (
+        "# Read by the runner itself; in no environment and in no process list.\n"
+        f"LoadCredential=aitutor-api-key:{path}"
+    )
+
+
+def _key_note(night: Night) -> str:
+    if night.sandbox or night.key_file:
+        return ""
+    return (
+        f"#   sudo install -D -m 600 /dev/stdin {DEFAULT_KEY}   # then paste the key, Enter, "
+        "Ctrl-D\n"
+    )
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _quoted(text: str) -> str:
+    """One word of a unit file, whatever is in it."""
+    text = _literal(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"' if any(character in text for character in " \t'\"\\;") else text
+
+
+def _argument(text: str) -> str:
+    """One word of a command line, where `$` begins a variable too."""
+    return _quoted(text.replace("$", "$$"))

@@ -1,0 +1,110 @@
+"""The time of day after which nothing is sent (`--until`). The clocks' readings are passed in.
+
+A request that leaves at the last moment is answered minutes later, and a night that should be over
+by six is over when its last answer is there. So sending ends earlier, by as long as answers take.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime, time, timedelta
+
+from pipeline.errors import Refused
+
+SEEN = 200
+"""Answers that the time of the next one is taken from: enough for a quantile, few enough to follow
+an API that becomes slower within the night."""
+SHARE = 0.95
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
+_STEP_S = 60
+
+
+class Until:
+    """When the sending ends. `at` is in seconds since 1970.
+
+    `deadline_s` is the most that one answer can take, and what is counted with while none is known.
+    """
+
+    def __init__(
+        self, at: float, *, wall: float, monotonic: float, deadline_s: float = 330.0
+    ) -> None:
+        self.at = at
+        # Where it is on the clock that nobody sets. The earlier of both holds: a wall clock that is
+        # set back must not make the night longer, and the other one stands still in a suspended
+        # machine.
+        self._ends_at = monotonic + (at - wall)
+        self._deadline_s = deadline_s
+        self._answered_in: deque[float] = deque()
+        self._ordered: list[float] = []
+
+    def expect(self, answered_in: Iterable[float], deadline_s: float) -> None:
+        """What is known before the first request of this run."""
+        self._deadline_s = deadline_s
+        for latency_s in answered_in:
+            self.answered(latency_s)
+
+    def answered(self, latency_s: float) -> None:
+        """A request that was worked on took this long. Refusals are quick and say nothing."""
+        self._answered_in.append(latency_s)
+        insort(self._ordered, latency_s)
+        if len(self._ordered) > SEEN:
+            del self._ordered[bisect_left(self._ordered, self._answered_in.popleft())]
+
+    @property
+    def answer_s(self) -> float:
+        """How long the next answer takes, in 19 of 20 cases."""
+        if not self._ordered:
+            return self._deadline_s
+        nth = math.ceil(SHARE * len(self._ordered)) - 1
+        return min(self._ordered[nth], self._deadline_s)
+
+    def left_s(self, *, wall: float, monotonic: float) -> float:
+        """Seconds until the time itself; negative once it is over."""
+        return min(self.at - wall, self._ends_at - monotonic)
+
+    def closes_in_s(self, *, wall: float, monotonic: float) -> float:
+        """Seconds in which a request may still be sent; zero or less: none may."""
+        return self.left_s(wall=wall, monotonic=monotonic) - self.answer_s
+
+
+def find_until(text: str, now: float) -> float:
+    """When the clock of this machine next shows the time of day in `text`, in seconds since 1970.
+
+    Where it leaps over that time (summer time begins) it is the leap; where it shows it twice, the
+    next of both.
+
+    Raises:
+        Refused: for anything but HH:MM or HH:MM:SS.
+    """
+    wanted = parse_time(text, "--until")
+    # Zones are whole minutes apart, so that each step shows the wanted second.
+    instant = now - (now - wanted.second) % _STEP_S
+    before = datetime.fromtimestamp(instant)
+    for _ in range(3 * 24 * 60):
+        instant += _STEP_S
+        shown = datetime.fromtimestamp(instant)
+        if _passes(before, shown, wanted):
+            return instant
+        before = shown
+    raise AssertionError(f"the clock of this machine never shows {text}")
+
+
+def parse_time(text: str, option: str) -> time:
+    """A time of day as `option` takes it.
+
+    Raises:
+        Refused: for anything but HH:MM or HH:MM:SS.
+    """
+    found = _TIME.fullmatch(text.strip())
+    if not found or not text.isascii():
+        raise Refused(f"{option} {text}: write a time of day such as 06:00. Nothing was sent.")
+    return time(int(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def _passes(before: datetime, shown: datetime, wanted: time) -> bool:
+    days = (before.date(), before.date() + timedelta(days=1))
+    return any(before < datetime.combine(day, wanted) <= shown for day in days)

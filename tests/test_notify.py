@@ -1,0 +1,269 @@
+"""Who is told how a run went, and that telling never changes a run. Real servers on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.endpoint import find_endpoint
+from pipeline.errors import Refused
+from pipeline.figures import markdown, prometheus
+from pipeline.folder import RunFolder
+from pipeline.job import find_job
+from pipeline.summary import summarize_error
+from tests.conftest import KEY, ended, free_port
+
+Call = tuple[str, str, dict[str, str], bytes]
+
+
+class Monitor:
+    """A server that takes what it is told: (method, path, headers, body), in their order."""
+
+    def __init__(self, status: int = 200, location: str | None = None) -> None:
+        self.calls: list[Call] = []
+        monitor = self
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                monitor.calls.append((self.command, self.path, dict(self.headers), body))
+                self.send_response(status)
+                if location:
+                    self.send_header("location", location)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server: HTTPServer = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for _, path, _, _ in self.calls]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def monitor() -> Iterator[Callable[..., Monitor]]:
+    """Starts monitors; they end with the test."""
+    started: list[Monitor] = []
+
+    def start(*args: object, **options: object) -> Monitor:
+        started.append(Monitor(*args, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
+    """`/start` and `/3`; the webhook has what summary.json has; the key goes to neither."""
+    health, hook = monitor(), monitor()
+    notify = {"healthcheck": f"{health.url}/uuid?rid=1", "webhook": f"{hook.url}/${{HOOK}}"}
+    job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]], notify=notify)
+    assert job.run(expect=3, env={"HOOK": "s3cret"})["failed"] == 1
+    assert health.paths == ["/uuid/start?rid=1", "/uuid/3?rid=1"]
+    assert b"1 failed" in health.calls[1][3]
+    [(method, path, headers, body)] = hook.calls
+    assert (method, path, headers["Content-Type"]) == ("POST", "/s3cret", "application/json")
+    assert json.loads(body) == json.loads((job.output / "summary.json").read_text())
+    assert KEY not in str(health.calls + hook.calls)
+    assert all("authorization" not in str(call).lower() for call in health.calls + hook.calls)
+    for path in job.output.rglob("*"):
+        assert path.is_dir() or b"s3cret" not in path.read_bytes()
+
+
+def test_a_run_that_is_refused_or_interrupted_is_told_too(
+    sandbox, start_sandbox, make_job, monitor
+):
+    """Exit 2 never started; a stop from outside ends with 143; a healthy night with 0."""
+    health = monitor()
+    job = make_job(sandbox.url, rows=[[""], ["a"]], notify={"healthcheck": health.url})
+    assert job.call("run").returncode == 2
+    job.write_sheet(["story"], [["a"]])
+    job.run()
+    slow = start_sandbox(latency="1s")
+    job.write_sheet(["story"], [["a"], ["b"]])
+    job.base_url = slow.url
+    process = job.start("--output", str(job.folder / "other"))
+    with ended(process):
+        while not slow.received():
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(20) == 143
+    assert health.paths == ["/start", "/2", "/start", "/0", "/start", "/143"]
+    assert b"sheet.csv" in health.calls[1][3]
+
+
+def test_a_run_that_finds_the_folder_in_use_tells_nobody(sandbox, make_job, monitor):
+    """Its end would be taken for that of the run that works there."""
+    health = monitor()
+    job = make_job(sandbox.url, rows=[["a"]], notify={"healthcheck": health.url})
+    job.run()
+    with RunFolder(job.output).locked():
+        assert job.call("run").returncode == 75
+        assert job.call("run", "--if-locked", "skip").returncode == 0
+    assert health.paths == ["/start", "/0"]
+
+
+def test_a_rehearsal_tells_no_monitor(make_job, monitor):
+    """It would be taken for the night that the monitor waits for."""
+    health = monitor()
+    job = make_job("", rows=[["a"]], notify={"healthcheck": health.url, "webhook": health.url})
+    assert job.call("run", "--sandbox").returncode == 0
+    assert health.calls == []
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_monitors_that_hang_change_neither_the_exit_code_nor_the_run(sandbox, make_job, hanging):
+    """Both hang: it takes their timeout once; it is said and logged, without the address."""
+    rows = [["a"], ["b"]]
+    job = make_job(sandbox.url, rows=rows)
+    began = time.monotonic()
+    job.run("--output", str(job.folder / "without"))
+    plain_s = time.monotonic() - began
+    address = f"{hanging}/s3cret"
+    job.write_spec(notify={"healthcheck": address, "webhook": address, "timeout_s": 2})
+    began = time.monotonic()
+    done = job.call("run", "--json", "--rate", "5000")
+    assert time.monotonic() - began < plain_s + 2 + 1
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["ok"] == 2
+    for whom in ("healthcheck http://127.0.0.1/…", "webhook http://127.0.0.1/…"):
+        assert f"{whom} could not be told how the run ended: no answer within" in done.stderr
+        assert whom in (job.output / "log.jsonl").read_text(encoding="utf-8")
+    assert "s3cret" not in done.stderr + (job.output / "log.jsonl").read_text(encoding="utf-8")
+    assert job.call("verify").returncode == 0
+
+
+def test_a_monitor_that_fails_redirects_or_is_away_is_said_and_changes_nothing(
+    sandbox, make_job, monitor
+):
+    """The one that a redirect names is never asked."""
+    elsewhere = monitor()
+    for broken in (monitor(status=500), monitor(302, f"{elsewhere.url}/x"), None):
+        url = broken.url if broken else f"http://127.0.0.1:{free_port()}"
+        job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": url})
+        done = job.call("run")
+        assert done.returncode == 0
+        assert "could not be told" in done.stderr
+    assert elsewhere.calls == []
+
+
+BAD = [
+    ({"healthcheck": "http://example.com/x"}, "line 4: `healthcheck`: use https://"),
+    ({"webhook": "ftp://127.0.0.1/x"}, "use https://"),
+    ({"webhook": "hc-ping.com/x"}, "not an https:// address"),
+    ({"webhook": "https://me:pw@example.com/"}, "without user"),
+    ({"webhook": "https://example.com/${NOT_SET_ANYWHERE}"}, "no NOT_SET_ANYWHERE"),
+    ({"webhook": "https://example.com/${AITUTOR_API_KEY}"}, "goes to the API alone"),
+    ({"webhok": "https://example.com/"}, 'mean "webhook"'),
+    ({"timeout_s": 0}, "above 0"),
+    ("https://example.com", "takes lines of"),
+]
+
+
+@pytest.mark.parametrize(("notify", "words"), BAD)
+def test_addresses_that_cannot_be_told_are_refused_before_anything_is_sent(
+    sandbox, make_job, notify, words
+):
+    """A typo would be a monitor that never hears of a night."""
+    job = make_job(sandbox.url, rows=[["a"]], notify=notify)
+    done = job.call("run")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert done.stderr.rstrip().endswith("Nothing was sent.")
+    assert sandbox.received() == 0
+
+
+def test_an_address_shows_only_its_host():
+    """The rest of it may be a secret."""
+    endpoint = find_endpoint("https://hc-ping.com/${ID}", "x", {"ID": "1-2"})
+    assert "1-2" not in repr(endpoint)
+    assert endpoint.shown == "https://hc-ping.com/…"
+    with pytest.raises(Refused):
+        find_endpoint("https://hc-ping.com/${ID}", "x", {"ID": "1\r\nX: y"})
+
+
+SAMPLE = re.compile(r'pipeline_[a-z_]+\{(?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)+\} -?[0-9.e+]+')
+
+
+def test_a_textfile_has_metrics_that_prometheus_takes_and_others_can_read(sandbox, make_job):
+    """Each with HELP and TYPE; replaced whole; beside it nothing is left."""
+    folder = make_job(sandbox.url).folder / "metrics"
+    folder.mkdir()
+    job = make_job(
+        sandbox.url, rows=[["a"], ["#fault:blocked"]], notify={"textfile": "metrics/x.prom"}
+    )
+    job.run(expect=3)
+    lines = (folder / "x.prom").read_text(encoding="utf-8").splitlines()
+    assert 'pipeline_rows{job="job",state="ok"} 1' in lines
+    assert 'pipeline_unfinished_rows{job="job",code="request_blocked"} 1' in lines
+    assert 'pipeline_last_run_exit_code{job="job"} 3' in lines
+    names = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    for line in lines:
+        assert line.startswith("# ") or SAMPLE.fullmatch(line), line
+        assert line.startswith("# ") or line.split("{")[0] in names
+    assert stat.S_IMODE((folder / "x.prom").stat().st_mode) == 0o644
+    assert [path.name for path in folder.iterdir()] == ["x.prom"]
+    job.write_spec(notify={"textfile": "nowhere/x.prom"})
+    done = job.call("run")
+    assert (done.returncode, "textfile" in done.stderr) == (3, True)
+
+
+def test_hosted_ci_gets_a_table_in_which_texts_of_a_server_are_only_texts(
+    sandbox, make_job, tmp_path
+):
+    """Appended to the step's summary, in rehearsals too; of some kilobytes at most."""
+    page = tmp_path / "summary.md"
+    page.write_text("before\n")
+    job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]])
+    env = {"GITHUB_STEP_SUMMARY": str(page)}
+    job.run(expect=3, env=env)
+    assert job.call("run", "--sandbox", env=env).returncode == 3
+    text = page.read_text()
+    assert text.startswith("before\n### job\n")
+    assert "| 2 | 1 | 1 | 0 | 0 | 0 | 1 | 2 | 3 |" in text
+    assert r"| request\_blocked | 1 |" in text
+    hostile = summarize_error(find_job(job.spec), Refused("no\n# <b>|`x`"))
+    codes = {f"<img src=x>|[a](b)\n{n}" + "x" * 500: n for n in range(1000)}
+    table = markdown(replace(hostile, by_code=codes), "no\n# <b>|`x`")
+    assert len(table) < 4096
+    assert r"\<img src=x\>\|\[a\]\(b\)" in table
+    assert r"no \# \<b\>\|\`x\`" in table
+    for line in prometheus(replace(hostile, by_code={'a"\\\n': 1}), 0.0).splitlines():
+        assert line.startswith("# ") or SAMPLE.fullmatch(line), line
+
+
+def test_a_step_summary_that_cannot_be_written_changes_nothing(sandbox, make_job, tmp_path):
+    """A folder stands where the file should be."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    done = job.call("run", env={"GITHUB_STEP_SUMMARY": str(Path(tmp_path))})
+    assert (done.returncode, "GITHUB_STEP_SUMMARY could not be told" in done.stderr) == (0, True)

@@ -1,0 +1,294 @@
+"""What `pipeline schedule` prints works as it is printed: units, a crontab, a workflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import KEY, Job, SandboxProcess
+
+SYSTEMD = shutil.which("systemd-analyze")
+ODD = 'it\'s 100% $HOME "odd"'
+
+
+def printed(job: Job, kind: str, *options: str) -> dict[str, str]:
+    """The files that the command prints, by name."""
+    done = job.call("schedule", "--as", kind, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["files"]
+
+
+def key_file(job: Job) -> Path:
+    path = job.folder / "a key.txt"
+    path.write_text(f"{KEY}\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def odd_job(sandbox: SandboxProcess, make_job) -> Job:
+    """A job whose path has blanks, quotes, `%` and `$` in it."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    folder = job.folder.with_name(ODD)
+    job.folder.rename(folder)
+    return Job(folder, folder / "job.yaml", folder / "sheet.csv", sandbox.url)
+
+
+def directive(unit: str, name: str) -> str:
+    [value] = re.findall(rf"^{name}=(.*)$", unit, re.MULTILINE)
+    return value
+
+
+@pytest.mark.skipif(SYSTEMD is None, reason="no systemd-analyze")
+@pytest.mark.parametrize("until", [(), ("--until", "06:00")])
+def test_systemd_takes_the_units_as_they_are_printed(odd_job, tmp_path, until):
+    """Every line is known to it, the command is there, and the time is one."""
+    units = printed(odd_job, "systemd", "--at", "02:05", *until)
+    for name, text in units.items():
+        (tmp_path / name).write_text(text)
+    names = [str(tmp_path / name) for name in units]
+    done = subprocess.run([SYSTEMD, "verify", *names], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    calendar = directive(units["pipeline-job.timer"], "OnCalendar")
+    done = subprocess.run([SYSTEMD, "calendar", calendar], capture_output=True, text=True)
+    assert (done.returncode, "02:05:00" in done.stdout) == (0, True), done.stderr
+
+
+def test_the_service_runs_this_job_and_waits_for_what_is_paid(sandbox, odd_job, tmp_path):
+    """Its command with systemd's credential: every row once; a stop is longer than the drain."""
+    odd_job.write_spec(deadline_s=100)
+    service = printed(odd_job, "systemd", "--at", "02:00")["pipeline-job.service"]
+    text = directive(service, "ExecStart").replace("%%", "%").replace("$$", "$")
+    (tmp_path / "aitutor-api-key").write_text(KEY)
+    done = subprocess.run(
+        shlex.split(text),
+        cwd=directive(service, "WorkingDirectory").replace("%%", "%"),
+        env={"CREDENTIALS_DIRECTORY": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(sandbox.billed().values()) == [1, 1]
+    assert int(directive(service, "TimeoutStopSec")) > 100
+    assert directive(service, "Restart") == "no"
+    assert directive(service, "SuccessExitStatus") == "143"
+    assert directive(service, "LoadCredential").startswith("aitutor-api-key:/")
+    assert KEY not in service
+
+
+def test_a_night_that_was_slept_through_is_made_up_for_unless_it_would_last_all_day(odd_job):
+    """`--until` of a start in the morning would be that of the next day."""
+    units = printed(odd_job, "systemd", "--at", "02:00")
+    assert directive(units["pipeline-job.timer"], "Persistent") == "true"
+    units = printed(odd_job, "systemd", "--at", "02:00", "--until", "06:00")
+    assert directive(units["pipeline-job.timer"], "Persistent") == "false"
+    service = units["pipeline-job.service"]
+    assert "--until 06:00" in directive(service, "ExecStart")
+    assert directive(service, "SuccessExitStatus") == "75 143"
+
+
+def as_cron_does(table: str, *, home: bool) -> subprocess.CompletedProcess[str]:
+    """Runs the one line of a crontab with cron's shell, environment and idea of `%`."""
+    lines = [line for line in table.splitlines() if line and not line.startswith("#")]
+    env = dict(line.split("=", 1) for line in lines[:-1])
+    *when, command = lines[-1].split(" ", 5)
+    assert when == ["5", "2", "*", "*", "*"]
+    assert not re.search(r"(?<!\\)%", command)
+    env |= {"LOGNAME": "x", "HOME": "/"} if home else {}
+    words = ["env", "-i", *[f"{name}={value}" for name, value in env.items()]]
+    return subprocess.run(
+        [*words, env["SHELL"], "-c", command.replace(r"\%", "%")],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_cron_line_works_in_the_environment_that_cron_has(odd_job):
+    """Silent while all is well; mail when a row failed; each row billed once."""
+    options = (
+        "--at",
+        "02:05",
+        "--key-file",
+        str(key_file(odd_job)),
+        "--base-url",
+        odd_job.base_url,
+    )
+    table = printed(odd_job, "cron", *options)["crontab"]
+    done = as_cron_does(table, home=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    odd_job.write_sheet(["story"], [["a"], ["b"], ["#fault:blocked"]])
+    done = as_cron_does(table, home=False)
+    assert (done.returncode, "1 failed" in done.stderr) == (3, True)
+    done = as_cron_does(table, home=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert odd_job.status()["paid_max"] == 2
+    assert KEY not in table
+
+
+REFUSED = [
+    (("--as", "cron", "--at", "02:00"), "--key-file"),
+    (("--at", "2 am"), "such as 06:00"),
+    (("--at", "02:00", "--until", "2:00"), "no time at all"),
+    (("--at", "02:00:30"), "leave out the seconds"),
+    (("--as", "github", "--at", "02:00"), "no git repository"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED)
+def test_what_cannot_be_scheduled_is_refused(make_job, options, words):
+    """Exit 2, and nothing on stdout that a redirection would keep."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    done = job.call("schedule", *options)
+    assert (done.returncode, words in done.stderr, done.stdout) == (2, True, ""), done.stderr
+
+
+# -- GitHub: the steps are run here, against a repository of the test's own -----------------------
+
+KEYS = {
+    "": {"name", "on", "permissions", "concurrency", "jobs"},
+    "job": {"runs-on", "timeout-minutes", "env", "steps"},
+    "step": {"name", "id", "if", "uses", "with", "run", "env"},
+}
+
+
+class Hosted:
+    """A private repository, and machines that forget everything after each night."""
+
+    def __init__(self, job: Job, tmp_path: Path) -> None:
+        self.job, self.tmp_path, self.nights = job, tmp_path, 0
+        self.origin = tmp_path / "origin.git"
+        work = tmp_path / "work"
+        git("init", "--quiet", "--bare", "--initial-branch=main", str(self.origin))
+        git("clone", "--quiet", str(self.origin), str(work))
+        for path in (job.spec, job.sheet):
+            shutil.copy(path, work)
+        git("-C", str(work), "add", ".")
+        commit = ("-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "jobs")
+        git("-C", str(work), *commit)
+        git("-C", str(work), "push", "--quiet", "origin", "HEAD:main")
+        here = Job(work, work / "job.yaml", work / "sheet.csv", job.base_url)
+        [(self.path, text)] = printed(here, "github", "--at", "02:00").items()
+        self.flow: dict[str, Any] = yaml.load(text, Loader=yaml.BaseLoader)
+        self.text = text
+
+    def night(self, *, first: bool = False, lost: bool = False, offline: bool = False) -> list[str]:
+        """Runs the steps on a new machine. The names of those that failed; `lost` ends it after
+        the sending, `offline` cuts it off from the repository then."""
+        self.nights += 1
+        machine = self.tmp_path / f"machine-{self.nights}"
+        git("clone", "--quiet", str(self.origin), str(machine))
+        (machine / ".venv" / "bin").mkdir(parents=True)
+        script = f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n'
+        (machine / ".venv" / "bin" / "pipeline").write_text(script)
+        (machine / ".venv" / "bin" / "pipeline").chmod(0o755)
+        outputs, failed = machine / "outputs", []
+        outputs.touch()
+        began = False
+        for step in self.flow["jobs"]["run"]["steps"]:
+            if "run" not in step or step["name"] == "Install":
+                continue
+            if failed and not (began and "always()" in step.get("if", "")):
+                continue
+            said = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+            env = self.job.environment(
+                STATE=self.flow["jobs"]["run"]["env"]["STATE"],
+                FIRST_RUN=str(first).lower(),
+                GITHUB_OUTPUT=str(outputs),
+                CODE=said.get("code", ""),
+                PATH=f"{self._fast(machine)}:{os.environ['PATH']}",
+            )
+            done = subprocess.run(
+                ["bash", "-e", "-c", step["run"]], cwd=machine, env=env, capture_output=True
+            )
+            if done.returncode:
+                failed.append(f"{step['name']} {done.returncode}")
+            began = began or (step["name"].startswith("Say") and not done.returncode)
+            if step["name"] == "Send":
+                if lost:
+                    break
+                if offline:
+                    git("-C", str(machine), "remote", "set-url", "origin", "/nowhere")
+        return failed
+
+    def _fast(self, machine: Path) -> Path:
+        """A folder with a `sleep` that does not."""
+        folder = machine / "fast"
+        folder.mkdir(exist_ok=True)
+        (folder / "sleep").write_text("#!/bin/sh\n")
+        (folder / "sleep").chmod(0o755)
+        return folder
+
+
+def git(*words: str) -> None:
+    subprocess.run(["git", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosted(sandbox: SandboxProcess, make_job, tmp_path) -> Hosted:
+    """A repository with a job in it and the workflow that is printed for it."""
+    return Hosted(make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]]), tmp_path)
+
+
+def test_the_workflow_has_the_keys_that_github_knows(hosted):
+    """Checked by hand: names, types, the schedule, and that nothing is ever cancelled."""
+    flow = hosted.flow
+    assert hosted.path == ".github/workflows/pipeline-job.yml"
+    assert set(flow) == KEYS[""]
+    [cron] = flow["on"]["schedule"]
+    assert re.fullmatch(r"([0-5]?\d) (1?\d|2[0-3]) \* \* \*", cron["cron"])
+    assert flow["on"]["workflow_dispatch"]["inputs"]["first_run"]["type"] == "boolean"
+    assert flow["concurrency"] == {"group": "pipeline-job", "cancel-in-progress": "false"}
+    assert flow["permissions"] == {"contents": "write"}
+    [job] = flow["jobs"].values()
+    assert set(job) == KEYS["job"]
+    assert 1 <= int(job["timeout-minutes"]) <= 360
+    ids = {step["id"] for step in job["steps"] if "id" in step}
+    for step in job["steps"]:
+        assert set(step) <= KEYS["step"]
+        assert ("run" in step) != ("uses" in step)
+        assert set(re.findall(r"steps\.(\w+)\.", str(step))) <= ids
+        assert "${{" not in step.get("run", "")
+        if "run" in step:
+            subprocess.run(["bash", "-n", "-c", step["run"]], check=True)
+    secrets = [step["name"] for step in job["steps"] if "secrets." in str(step)]
+    assert secrets == ["Send"]
+
+
+def test_nights_on_machines_that_forget_everything_pay_each_row_once(hosted, sandbox):
+    """The first must be meant; a failed row is an error once; what is new is sent."""
+    assert hosted.night() == ["Bring the ledger of the last night 1"]
+    assert sandbox.received() == 0
+    assert hosted.night(first=True) == ["How it ended 3"]
+    assert hosted.night() == []
+    work = hosted.tmp_path / "work"
+    with (work / "sheet.csv").open("a") as file:
+        file.write("c\n")
+    git("-C", str(work), "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qam", "more")
+    git("-C", str(work), "push", "--quiet", "origin", "HEAD:main")
+    assert hosted.night() == []
+    assert sorted(sandbox.billed().values()) == [0, 1, 1]
+    assert sandbox.received() == 3
+
+
+@pytest.mark.parametrize("how", ["lost", "offline"])
+def test_a_night_whose_ledger_never_came_back_stops_the_next_before_it_sends(hosted, sandbox, how):
+    """The machine is gone, or its push fails: nobody knows what was paid, so nothing is."""
+    first = hosted.night(first=True, lost=how == "lost", offline=how == "offline")
+    assert first == ([] if how == "lost" else ["Keep the ledger 1", "How it ended 3"])
+    sent = sandbox.received()
+    assert hosted.night() == ["Bring the ledger of the last night 1"]
+    assert hosted.night(first=True) == ["Bring the ledger of the last night 1"]
+    assert sandbox.received() == sent
