@@ -37,7 +37,8 @@ def check_ledger(path: Path) -> None:
         StorageFailed: when a row or an attempt is not what was written, or the tables lost
             something.
     """
-    if path.exists() and path.stat().st_size >= _LARGE_BYTES:
+    # An interpreter within another program may have no executable of its own.
+    if sys.executable and path.exists() and path.stat().st_size >= _LARGE_BYTES:
         found = subprocess.run(
             [sys.executable, "-m", __name__, str(path)],
             stdin=subprocess.DEVNULL,
