@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,7 @@ def resume(
 @click.option("--to", type=_PATH, help="The spec to write.  [default: jobs/NAME.yaml]")
 @click.option("--encoding", help="Encoding of a text file that is not UTF-8.")
 @click.option("--sheet", "worksheet", help="The sheet of a workbook.")
+@click.option("--header-row", type=click.IntRange(1), help="The row of a workbook's column names.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def init(
     sheet: Path,
@@ -173,6 +175,7 @@ def init(
     to: Path | None,
     encoding: str | None,
     worksheet: str | None,
+    header_row: int | None,
     as_json: bool,
 ) -> None:
     """Writes a job spec for SHEET, with every column in it. Sends nothing.
@@ -189,9 +192,18 @@ def init(
             if not person_there():
                 raise Refused("Name the workflow by --workflow ID. Nothing was written.")
             workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
-        written = init_job(sheet, workflow, to, encoding=encoding, worksheet=worksheet)
+        written = init_job(
+            sheet,
+            workflow,
+            to,
+            encoding=encoding,
+            worksheet=worksheet,
+            header_row=header_row,
+        )
     except PipelineError as error:
         _explain(error, None, {"as_json": as_json, "quiet": False}, error.exit_code)
+        if any(f"`{key}:`" in str(error) for key in ("sheet", "header_row", "encoding")):
+            _tell("There is no spec yet: say it by --sheet, --header-row or --encoding.")
         sys.exit(error.exit_code)
     _tell(*written_lines(written))
     if as_json:
@@ -451,13 +463,16 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             if isinstance(event, Stopping):
                 stops.append(event.stopped)
 
+        until = None if said["until"] is None else find_until(said["until"], time.time())
+        if until is not None and not said["quiet"]:  # a time that has passed is tomorrow's
+            _tell(f"Nothing is sent after {datetime.fromtimestamp(until):%Y-%m-%d %H:%M:%S}.")
         options = RunOptions(
             base_url=said["base_url"],
             key_file=said["key_file"],
             selection=selection(),
             drain_s=said["drain"],
             if_locked=said["if_locked"],
-            until=None if said["until"] is None else find_until(said["until"], time.time()),
+            until=until,
             fail_on=FailOn(said["fail_on"]),
             consent=Consent(
                 said["accept_changes"],

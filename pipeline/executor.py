@@ -190,8 +190,9 @@ class Executor:
         self.stop(
             Stopped(
                 StopCode.UNTIL,
-                "The time given by --until is near, and an answer takes "
-                f"{lasting(self._until.answer_s)}. The rows that are left stay pending.",
+                "The time given by --until is near, and an answer "
+                f"{'takes' if self._until.known else 'may take'} {lasting(self._until.answer_s)}. "
+                "The rows that are left stay pending.",
             )
         )
 

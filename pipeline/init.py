@@ -76,6 +76,7 @@ def init_job(
     *,
     encoding: str | None = None,
     worksheet: str | None = None,
+    header_row: int | None = None,
 ) -> Written:
     """Reads all of `sheet` and writes a spec for it, at `to` or at ``jobs/NAME.yaml``.
 
@@ -93,7 +94,14 @@ def init_job(
     if os.path.lexists(path):
         raise Refused(f"{path}: is there already, and is not written over. Use --to for another.")
     draft = JobSpec(
-        path.absolute(), name, workflow, sheet, path, encoding=encoding, sheet=worksheet
+        path.absolute(),
+        name,
+        workflow,
+        sheet,
+        path,
+        encoding=encoding,
+        sheet=worksheet,
+        header_row=header_row,
     )
     table = open_table(draft)
     columns, rows, partly_empty = _read(table)
@@ -208,6 +216,8 @@ def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: in
         yield f"encoding: {quoted(spec.encoding)}"
     if spec.sheet is not None:
         yield f"sheet: {quoted(spec.sheet)}"
+    if spec.header_row is not None:
+        yield f"header_row: {spec.header_row}"
     yield ""
     yield "# Workflow variable: column. The names on the left must be those between {{ }} in the"
     yield "# workflow's template. Remove the lines of columns that it does not use."

@@ -178,7 +178,12 @@ def _compose(path: Path) -> yaml.MappingNode:
     try:
         node = yaml.compose(raw.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except UnicodeDecodeError:
-        raise Refused(f"{path}: the job spec is not UTF-8 text. Nothing was sent.") from None
+        hint = (
+            " It is a sheet; `pipeline init` writes a spec for one."
+            if path.suffix.lower() in SHEETS
+            else ""
+        )
+        raise Refused(f"{path}: the job spec is not UTF-8 text.{hint} Nothing was sent.") from None
     except RecursionError:
         raise Refused(f"{path}: the job spec is nested too deeply. Nothing was sent.") from None
     except yaml.YAMLError as error:

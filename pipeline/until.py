@@ -55,6 +55,11 @@ class Until:
             del self._ordered[bisect_left(self._ordered, self._answered_in.popleft())]
 
     @property
+    def known(self) -> bool:
+        """Whether an answer was seen at all."""
+        return bool(self._ordered)
+
+    @property
     def answer_s(self) -> float:
         """How long the next answer takes, in 19 of 20 cases."""
         if not self._ordered:

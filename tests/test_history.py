@@ -64,7 +64,7 @@ def test_the_share_of_the_limit_comes_from_the_log_and_is_not_missed_without_it(
     assert done.returncode == 0
     shown = job.call("history").stderr.splitlines()
     assert shown[0].split() == [
-        *("began", "took", "rows", "ok", "failed", "ambiguous", "paid", "requests", "limit", "exit")
+        *("began", "took", "rows", "ok", "failed", "ambiguous", "paid", "requests", "share", "exit")
     ]
     [run] = pipeline.read_history(pipeline.find_job(job.spec))
     assert run.limit_used is not None

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import openpyxl
 import pandas as pd
 import pytest
 import yaml
@@ -225,3 +226,38 @@ def test_a_parquet_sheet_is_a_sheet_too(tmp_path):
     found = init_job(tmp_path / "s.parquet", "wf", tmp_path / "s.yaml")
     assert (found.rows, found.variables) == (2, 2)
     assert load_spec(found.path).empty == "skip"
+
+
+def test_a_workbook_with_a_title_and_several_sheets_is_told_by_options(tmp_path):
+    """The refusal names them, as there is no spec yet; the spec that is written does the same."""
+    book = openpyxl.Workbook()
+    page = book.active
+    assert page is not None
+    page.title = "Products"
+    for line in (["Our list"], [], ["sku", "name"], ["1", "lamp"]):
+        page.append(line)
+    book.create_sheet("Notes").append(["x"])
+    book.save(tmp_path / "list.xlsx")
+
+    def init(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline", "init", "list.xlsx", "--workflow", "wf_a"]
+        return subprocess.run(
+            [*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    for options in ([], ["--sheet", "Products"]):
+        refused = init(*options)
+        assert refused.returncode == 2
+        assert "say it by --sheet, --header-row" in refused.stderr
+    done = init("--sheet", "Products", "--header-row", "3")
+    assert done.returncode == 0, done.stderr
+    spec = load_spec(tmp_path / "jobs" / "list.yaml")
+    assert (spec.sheet, spec.header_row) == ("Products", 3)
+    assert open_table(spec).columns == ("sku", "name")
+
+
+def test_a_sheet_in_the_place_of_a_spec_is_told_what_writes_one(tmp_path):
+    """It is the first mistake that one makes."""
+    (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(Refused, match="pipeline init"):
+        load_spec(tmp_path / "list.xlsx")

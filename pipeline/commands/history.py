@@ -23,7 +23,7 @@ _COLUMNS = {
     "ambiguous": str.rjust,
     "paid": str.rjust,
     "requests": str.rjust,
-    "limit": str.rjust,
+    "share": str.rjust,
     "exit": str.ljust,
 }
 
@@ -34,7 +34,8 @@ _COLUMNS = {
 def history(last: int | None, **said: Any) -> None:
     """Shows the runs of JOB: when, what they sent, what it cost and how they ended.
 
-    ok, failed and ambiguous count the rows that a run sent. Works while a run goes on.
+    ok, failed and ambiguous count the rows that a run sent; share is how much of the rate limit it
+    used. Works while a run goes on.
 
     \b
     Example:
