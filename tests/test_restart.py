@@ -75,12 +75,15 @@ def test_what_was_in_flight_when_the_api_died_is_ambiguous_and_stops_the_run(mak
         assert (summary["stopped"], summary["ambiguous"]) == ("ambiguous", in_flight)
         server.holding = False
         server.listen()
+        until(lambda: server.in_flight == 0)  # of those whose connection is gone
         server.most_in_flight, before = 0, server.received.total()
+        server.latency_s = 4.0  # time to look while one row tries
         process = start(job, 2000)
         with ended(process):
             until(lambda: server.received.total() > before)
             time.sleep(0.3)
             assert server.most_in_flight == 1
+            server.latency_s = 0.5
             assert process.wait(timeout=120) == 5
         assert server.most_in_flight > 1
     summary = finished(job, server, rows)
