@@ -53,7 +53,11 @@ class Endpoint:
             async with asyncio.timeout(timeout_s):
                 return await answer
         except TimeoutError:
-            return f"no answer within {timeout_s:g} s"
+            return _late(timeout_s)
+
+
+def _late(timeout_s: float) -> str:
+    return f"no answer within {timeout_s:g} s"
 
 
 def find_endpoint(text: str, where: str, environment: Mapping[str, str] = os.environ) -> Endpoint:
@@ -111,7 +115,7 @@ def _post(url: str, body: bytes, kind: str, timeout_s: float) -> str | None:
         return f"HTTP {error.code}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return f"{type(reason).__name__}"
+        return _late(timeout_s) if isinstance(reason, TimeoutError) else type(reason).__name__
 
 
 def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:
