@@ -212,8 +212,8 @@ class _Metrics:
 
 
 class _Session(requests.Session):
-    """Notes why its last request was not taken: the exporters only log it, with the whole address,
-    and take a redirect for a success."""
+    """Notes why its last request was not taken, which the exporters only log, with the whole
+    address. A redirect is not followed, and no success."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class _Session(requests.Session):
 
     def request(self, *args, **options):  # type: ignore[no-untyped-def]
         try:
-            response = super().request(*args, **options)
+            response = super().request(*args, **(options | {"allow_redirects": False}))
         except requests.Timeout:
             self.why = late(self._timeout_s)
             raise
