@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from tests.conftest import KEY, ended, free_port
 from tests.servers import Answer, Monitor, Server
 
+DOCS = Path(__file__).parent.parent / "docs" / "opentelemetry.md"
 ASKED = {"opentelemetry": True}
 ROWS = [["Amsterdam"], ["Berlin"], ["#fault:blocked Cairo"], ["#fault:html-502 Delhi"]]
 
@@ -116,6 +119,21 @@ def test_the_metrics_are_what_the_sandbox_answered_and_billed(start_sandbox, mak
     paid = {told["pipeline.bound"]: point.as_int for point, told in found["pipeline.paid_requests"]}
     assert paid["min"] <= sum(sandbox.billed().values()) <= paid["max"]
     assert [point.as_int for point, _ in found["pipeline.last_run.exit_code"]] == [5]
+
+
+def test_every_name_that_goes_out_is_documented(sandbox, make_job, monitor):
+    """Those of `pipeline.last_run` by their last part."""
+    collector = monitor()
+    job = make_job(sandbox.url, rows=ROWS, notify=ASKED)
+    job.run(expect=5, env=environment(collector))
+    found = metrics(collector)
+    points = [told for points in found.values() for _, told in points]
+    [(span, _)] = spans(collector)
+    names = {*found, *plain(span.attributes), *(name for told in points for name in told)}
+    documented = set(re.findall(r"`([a-z0-9_.]+)(?:\.CODE)?`", DOCS.read_text(encoding="utf-8")))
+    for name in names:
+        known = {name, name.rsplit(".", 1)[0], name.replace("pipeline.last_run", "")}
+        assert known & documented, name
 
 
 def test_neither_the_key_nor_any_text_of_a_row_reaches_the_collector(sandbox, make_job, monitor):
