@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -20,6 +20,13 @@ demo: $(READY)  ## run the main job against the local sandbox; no key, nothing p
 
 test: $(READY)  ## the tests, on all cores: most of them wait for processes of their own
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+RECIPES = .recipes
+test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect and a notebook, which it installs
+	@test -x $(RECIPES)/airflow/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/airflow && $(RECIPES)/airflow/bin/pip install -q apache-airflow --editable .; }
+	@test -x $(RECIPES)/prefect/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/prefect && $(RECIPES)/prefect/bin/pip install -q prefect --editable .; }
+	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
+	$(BIN)/python -m pytest tests/test_recipes.py
 
 check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
 

@@ -28,6 +28,7 @@ from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import Read
 from pipeline.spec import JobSpec
+from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3
 
@@ -93,6 +94,8 @@ def check_job(
         StorageFailed: when the ledger cannot be read.
     """
     spec, selection = job.to_run(), selection or Selection()
+    if not job.sandbox:
+        find_telemetry(spec)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (

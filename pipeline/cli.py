@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -456,6 +457,9 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
         # through every request in flight, at each 700 new objects: a sixth of a run's CPU time.
         gc.freeze()
         gc.set_threshold(_COLLECT_AT)
+        # Nobody set up logging: Python would print what the exporters log into the progress bar,
+        # with the collector's whole address.
+        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
         progress = Progress()
         stops: list[Stopped] = []
 

@@ -14,7 +14,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -40,23 +40,32 @@ class Endpoint:
 
     async def post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
         """Sends `body` once. None, or why it was not taken; never raises, never takes longer."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[str | None] = loop.create_future()
-
-        def work() -> None:
-            said = _post(self._url, body, kind, timeout_s)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_settle, answer, said)
-
-        threading.Thread(target=work, daemon=True).start()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await answer
-        except TimeoutError:
-            return _late(timeout_s)
+        return await in_time(lambda: _post(self._url, body, kind, timeout_s), timeout_s)
 
 
-def _late(timeout_s: float) -> str:
+async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | None:
+    """What `work` returns: None, or why nothing came of it; at most `timeout_s` later, it or not.
+
+    `work` has a daemon thread of its own, which is left to itself once it is late.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str | None] = loop.create_future()
+
+    def run() -> None:
+        said = work()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, answer, said)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await answer
+    except TimeoutError:
+        return late(timeout_s)
+
+
+def late(timeout_s: float) -> str:
+    """Why, in the same words whoever notices first."""
     return f"no answer within {timeout_s:g} s"
 
 
@@ -115,7 +124,7 @@ def _post(url: str, body: bytes, kind: str, timeout_s: float) -> str | None:
         return f"HTTP {error.code}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return _late(timeout_s) if isinstance(reason, TimeoutError) else type(reason).__name__
+        return late(timeout_s) if isinstance(reason, TimeoutError) else type(reason).__name__
 
 
 def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:

@@ -21,12 +21,14 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """An outcome is durable. `state` is what the row is now."""
+    """An outcome is durable. `state` is what the row is now; `latency_s` how long the answer, or
+    giving up on it, took."""
 
     row: Row
     outcome: Outcome
     state: State
     in_flight: int
+    latency_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

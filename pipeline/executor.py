@@ -348,7 +348,8 @@ class Executor:
             self._not_billed()
         self._note_reachability(reply)
         self._queue_again(row, outcome, decision)
-        self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1))
+        latency_s = reply.answered_at - reply.sent_at
+        self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1, latency_s))
         if outcome.stop is not None:
             self.stop(Stopped(outcome.stop, outcome.message))
         broken = self._breakers.see(outcome, decision.state)

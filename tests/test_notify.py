@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,59 +18,6 @@ from pipeline.folder import RunFolder
 from pipeline.job import find_job
 from pipeline.summary import summarize_error
 from tests.conftest import KEY, ended, free_port
-
-Call = tuple[str, str, dict[str, str], bytes]
-
-
-class Monitor:
-    """A server that takes what it is told: (method, path, headers, body), in their order."""
-
-    def __init__(self, status: int = 200, location: str | None = None) -> None:
-        self.calls: list[Call] = []
-        monitor = self
-
-        class Answer(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                monitor.calls.append((self.command, self.path, dict(self.headers), body))
-                self.send_response(status)
-                if location:
-                    self.send_header("location", location)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server: HTTPServer = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    @property
-    def paths(self) -> list[str]:
-        return [path for _, path, _, _ in self.calls]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-@pytest.fixture
-def monitor() -> Iterator[Callable[..., Monitor]]:
-    """Starts monitors; they end with the test."""
-    started: list[Monitor] = []
-
-    def start(*args: object, **options: object) -> Monitor:
-        started.append(Monitor(*args, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
@@ -133,13 +76,6 @@ def test_a_rehearsal_tells_no_monitor(make_job, monitor):
     job = make_job("", rows=[["a"]], notify={"healthcheck": health.url, "webhook": health.url})
     assert job.call("run", "--sandbox").returncode == 0
     assert health.calls == []
-
-
-@pytest.fixture
-def hanging() -> Iterator[str]:
-    """The address of a server that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_monitors_that_hang_change_neither_the_exit_code_nor_the_run(sandbox, make_job, hanging):
