@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.clock import SystemClock
-from pipeline.endpoint import Endpoint, find_endpoint
+from pipeline.endpoint import Endpoint, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
 from pipeline.job import Job
 from pipeline.logs import EventLog
 from pipeline.model import Summary
-from pipeline.spec import JobSpec
 from pipeline.summary import as_json, needs_person, summarize_error
 from pipeline.wording import json_line
 
@@ -156,19 +155,9 @@ def find_notifier(
     spec = job.spec
     if spec is None or spec.notify is None or job.sandbox:
         return notifier
-    told = spec.notify
-    notifier.healthcheck = _endpoint(spec, "healthcheck", told.healthcheck, environment)
-    notifier.webhook = _endpoint(spec, "webhook", told.webhook, environment)
-    notifier.textfile, notifier.timeout_s = told.textfile, told.timeout_s
+    notifier.healthcheck, notifier.webhook = told_endpoints(spec, environment)
+    notifier.textfile, notifier.timeout_s = spec.notify.textfile, spec.notify.timeout_s
     return notifier
-
-
-def _endpoint(
-    spec: JobSpec, name: str, text: str | None, environment: Mapping[str, str]
-) -> Endpoint | None:
-    if text is None:
-        return None
-    return find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,19 +55,30 @@ def paid_line(summary: Summary) -> str:
     return f"Requests paid so far: {paid}."
 
 
-def last_run_line(last: LastRun | None, in_use: bool) -> str:
-    """When the last run was, and how it ended."""
+def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str:
+    """When the last run was, and how it ended, or how many of the pending rows it has on the
+    way."""
     if last is None:
         return "No run yet."
     began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if last.finished_at is None:
         how = "it was ended from outside; `run` goes on from there"
         if in_use:
-            how = "it goes on now; what is on its way counts as ambiguous until it is answered"
+            how = "it goes on now"
+            if in_flight:
+                how += f" and waits for {counted(in_flight, 'answer')}"
+                how += f"; {'that row counts' if in_flight == 1 else 'those rows count'} as pending"
     else:
         stopped = f", stopped: {last.stopped}" if last.stopped else ""
         how = f"took {last.finished_at - last.started_at:.0f} s, exit {last.exit_code}{stopped}"
     return f"Last run: {began}, {how}."
+
+
+def all_well_line(summary: Summary) -> str:
+    """What a report says of rows that are not ok where there are none."""
+    if summary.ok:
+        return "Every row that was sent is ok."
+    return "No row was sent yet." if summary.pending else "There is no row to send."
 
 
 def group_lines(groups: list[Group]) -> list[str]:
@@ -136,15 +148,18 @@ def export_lines(
     return lines
 
 
-def settled_lines(decided: Counter[State]) -> list[str]:
-    """What was decided about how many rows."""
+def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
+    """What was decided about how many rows; `codes` are those that rows have."""
     ambiguous, failed = decided[State.AMBIGUOUS], decided[State.FAILED]
     lines = []
     if ambiguous:
         lines.append(f"{counted(ambiguous, 'ambiguous row')} taken as failed; nothing was sent.")
     if failed:
         lines.append(f"{counted(failed, 'failed row')} given up; nothing was sent.")
-    return lines or ["No row to decide about; nothing was sent."]
+    if lines:
+        return lines
+    here = f"The error codes here are: {', '.join(codes)}." if codes else "Every row sent is ok."
+    return [f"No row to decide about, and nothing was sent. {here}"]
 
 
 def shown_path(path: str) -> str:
