@@ -55,6 +55,8 @@ def cli() -> None:
     Each row is sent at most once, every answer is kept, and the same command again goes on where
     the last one ended.
 
+    What status, report, check, history and verify find is on stdout; messages are on stderr.
+
     \b
     Example, without a key and without paying:
       pipeline run jobs/stories.yaml --sandbox

@@ -220,7 +220,7 @@ def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int
     """The first that applies of 6, 130 or 143, 4, 75, 5, 3."""
     interrupted = _EXIT_INTERRUPTED if signal_exit is None else signal_exit
     found = {
-        _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] > 0,
+        _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] + states[State.SENDING] > 0,
         _EXIT_FAILED: states[State.FAILED] > 0,
     }
     if signal_exit is not None:

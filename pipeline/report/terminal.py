@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ _MARKS = {
     "template": "a place of a template stands in it unfilled",
     "repeated": "another row, with other variables, has the same text",
 }
+_LIMIT = re.compile(r" --max-paid (\d+)\b")
 _STATES = ("failed", "ambiguous", "pending", "skipped")
 _MESSAGE_CHARACTERS = 100
 
@@ -36,8 +38,14 @@ def summary_lines(summary: Summary, report_command: str | None = None) -> list[s
     if summary.by_code and report_command:
         lines.append(f"What failed and why: {report_command}")
     if summary.resume_command:
-        lines.append(f"To go on: {summary.resume_command}")
+        lines.append(f"To go on{_up_to(summary.resume_command)}: {summary.resume_command}")
     return lines
+
+
+def _up_to(command: str) -> str:
+    """What a limit in a command means, which may be higher than the one that was reached."""
+    limit = _LIMIT.search(command)
+    return f", until at most {counted(int(limit[1]), 'request')} are paid in all" if limit else ""
 
 
 def outcome_line(summary: Summary) -> str:
