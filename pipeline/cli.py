@@ -32,7 +32,8 @@ from pipeline.commands.console import tell as _tell
 from pipeline.commands.console import words_said as _words
 from pipeline.commands.history import history
 from pipeline.commands.schedule import schedule
-from pipeline.errors import PipelineError, Refused, StorageFailed
+from pipeline.commands.verify import verify
+from pipeline.errors import PipelineError, Refused
 from pipeline.sandbox.command import sandbox as sandbox_command
 
 if TYPE_CHECKING:
@@ -420,40 +421,9 @@ def settle(only: str | None, rows: str | None, **said: Any) -> None:
     _finish(said, work)
 
 
-@cli.command()
-@_job_options
-def verify(**said: Any) -> None:
-    """Reads every file of JOB's run folder and checks that all is there and as it was written.
-
-    Works while a run goes on. Ends with 6 and names files and rows where something is not.
-
-    \b
-    Example:
-      pipeline verify jobs/stories.yaml
-    """
-
-    def work(job: Job) -> int:
-        from pipeline.summary import as_json, summarize_error
-        from pipeline.verify import verify_job
-        from pipeline.verify.lines import verified_lines
-
-        found = verify_job(job)
-        code = StorageFailed.exit_code if found.findings else 0
-        if not said["quiet"] or code:
-            _answer(said, *verified_lines(found, job.name))
-        if said["as_json"]:
-            error = StorageFailed("the ledger cannot be read")
-            summary = as_json(found.summary or summarize_error(job, error))
-            more = asdict(found)
-            del more["summary"]
-            _print_json(summary | more | {"exit_code": code})
-        return code
-
-    _finish(said, work)
-
-
 cli.add_command(history)
 cli.add_command(schedule)
+cli.add_command(verify)
 cli.add_command(sandbox_command)
 
 
