@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.access import KEY_VARIABLE, is_loopback
 from pipeline.errors import Refused
+from pipeline.spec import JobSpec
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -91,6 +92,24 @@ def find_endpoint(text: str, where: str, environment: Mapping[str, str] = os.env
             "sent."
         )
     return Endpoint(f"{parts.scheme}://{host}/…", url)
+
+
+def told_endpoints(
+    spec: JobSpec, environment: Mapping[str, str] = os.environ
+) -> tuple[Endpoint | None, Endpoint | None]:
+    """(healthcheck, webhook) of the spec's `notify:`, each None where it has none.
+
+    Raises:
+        Refused: when an address cannot be used.
+    """
+    if spec.notify is None:
+        return None, None
+    told = {"healthcheck": spec.notify.healthcheck, "webhook": spec.notify.webhook}
+    healthcheck, webhook = (
+        text and find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
+        for name, text in told.items()
+    )
+    return healthcheck or None, webhook or None
 
 
 def _value(name: str, where: str, environment: Mapping[str, str]) -> str:

@@ -41,10 +41,12 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """No more rows are sent; answers to `in_flight` requests are still waited for."""
+    """No more rows are sent; answers to `in_flight` requests are still waited for, at most
+    `wait_s`, which is None where nothing was sent yet."""
 
     stopped: Stopped
     in_flight: int
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.clock import SystemClock
-from pipeline.endpoint import Endpoint, find_endpoint
+from pipeline.endpoint import Endpoint, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
 from pipeline.job import Job
 from pipeline.logs import EventLog
 from pipeline.model import Summary
-from pipeline.spec import JobSpec
-from pipeline.summary import as_json, needs_person, summarize_error
+from pipeline.summary import as_json, for_person, needs_person, summarize_error
 from pipeline.telemetry import find_telemetry
 from pipeline.wording import json_line
 
@@ -117,7 +116,11 @@ class Notifier:
             await asyncio.wait({self._start}, timeout=self.timeout_s / 2)
             self._start.cancel()
         code = summary.exit_code if needs_person(summary) else 0
-        lines = [*summary_lines(summary), f"Exit code: {summary.exit_code}", *([error or ""])]
+        lines = [
+            *summary_lines(for_person(self.job, summary)),
+            f"Exit code: {summary.exit_code}",
+            *([error or ""]),
+        ]
         body = "\n".join(lines).encode(errors="replace")
         left_s = self.timeout_s / (1 if self._start is None else 2)
         why = await self.healthcheck.below(str(code)).post(body, _TEXT, left_s)
@@ -181,20 +184,10 @@ def find_notifier(
     spec = job.spec
     if spec is None or spec.notify is None or job.sandbox:
         return notifier
-    told = spec.notify
-    notifier.healthcheck = _endpoint(spec, "healthcheck", told.healthcheck, environment)
-    notifier.webhook = _endpoint(spec, "webhook", told.webhook, environment)
-    notifier.textfile, notifier.timeout_s = told.textfile, told.timeout_s
+    notifier.healthcheck, notifier.webhook = told_endpoints(spec, environment)
+    notifier.textfile, notifier.timeout_s = spec.notify.textfile, spec.notify.timeout_s
     notifier.telemetry = find_telemetry(spec, environment)
     return notifier
-
-
-def _endpoint(
-    spec: JobSpec, name: str, text: str | None, environment: Mapping[str, str]
-) -> Endpoint | None:
-    if text is None:
-        return None
-    return find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -139,6 +139,20 @@ def test_addresses_that_cannot_be_told_are_refused_before_anything_is_sent(
     assert sandbox.received() == 0
 
 
+@pytest.mark.parametrize(("notify", "words"), BAD)
+def test_check_finds_an_address_that_cannot_be_told_as_a_run_would(
+    sandbox, make_job, notify, words
+):
+    """Exit 2, before money is spent; the rest is shown all the same. A rehearsal tells nobody."""
+    job = make_job(sandbox.url, rows=[["a"]], notify=notify)
+    done = job.call("check")
+    assert done.returncode == 2
+    assert words in done.stdout + done.stderr
+    if isinstance(notify, dict) and {"healthcheck", "webhook"} & set(notify):
+        assert "A run would pay for 1 request at most" in done.stdout
+        assert job.call("check", "--sandbox").returncode == 0
+
+
 def test_an_address_shows_only_its_host():
     """The rest of it may be a secret."""
     endpoint = find_endpoint("https://hc-ping.com/${ID}", "x", {"ID": "1-2"})
