@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale docs figures bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -51,6 +51,9 @@ bench-peers: $(READY)  ## the same beside bespokelabs-curator and Ray Data, whic
 bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
 	$(BIN)/python benchmarks/scale.py in-flight
 	$(BIN)/python benchmarks/scale.py rows
+
+docs: $(READY)  ## docs/cli.md from what --help says
+	$(BIN)/python docs/reference.py --write
 
 figures: $(READY)  ## the README's tables from what the benchmarks kept
 	$(BIN)/python benchmarks/figures.py --write

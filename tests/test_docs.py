@@ -128,6 +128,27 @@ def test_every_command_has_help_that_ends_with_an_example(name):
         assert isinstance(parameter, click.Argument) or parameter.help, (name, parameter.name)
 
 
+def test_the_page_of_commands_is_what_their_help_says():
+    """`make docs` writes it; every command and option stands in it."""
+    made = subprocess.run(
+        [sys.executable, TOP / "docs" / "reference.py"],
+        env=os.environ | {"PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = (TOP / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert made.stdout == page
+    assert "](docs/cli.md)" in README
+    for name, command in cli.commands.items():
+        [section] = re.findall(
+            rf"^## pipeline {name}$(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE
+        )
+        for parameter in command.params:
+            spelled = parameter.opts[0]
+            assert f"| `{spelled if spelled.startswith('-') else spelled.upper()}" in section
+
+
 @pytest.mark.parametrize("path", sorted((TOP / "jobs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_job_that_ships_can_be_rehearsed(path, checkout):
     """Its sheet fits its spec."""
