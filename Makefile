@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale docs figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -54,6 +54,11 @@ bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
 
 docs: $(READY)  ## docs/cli.md from what --help says
 	$(BIN)/python docs/reference.py --write
+
+PICTURE = .picture
+picture: $(READY)  ## docs/session.svg from a session in a terminal (installs rich, which nothing else needs)
+	@test -x $(PICTURE)/bin/python || { $(PYTHON) -m venv $(PICTURE) && $(PICTURE)/bin/pip install -q rich; }
+	$(PICTURE)/bin/python docs/record.py --write
 
 figures: $(READY)  ## the README's tables from what the benchmarks kept
 	$(BIN)/python benchmarks/figures.py --write

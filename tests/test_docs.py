@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -155,6 +157,40 @@ def test_every_job_that_ships_can_be_rehearsed(path, checkout):
     done = shell(f"pipeline check jobs/{path.name} --sandbox --json", checkout)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["to_send"] >= 100
+
+
+def test_the_picture_shows_what_a_terminal_shows(monkeypatch):
+    """But for what depends on the machine's speed. `make picture` draws it."""
+    monkeypatch.syspath_prepend(TOP / "docs")
+    record = importlib.import_module("record")
+    drawn: dict[float, str] = {}
+    for text in ElementTree.parse(record.PICTURE).iter("{http://www.w3.org/2000/svg}text"):
+        place = float(text.attrib["y"])
+        drawn[place] = drawn.get(place, "") + (text.text or "").replace("\xa0", " ")
+    shown = [drawn[place].rstrip() for place in sorted(drawn)]
+    came = record.recorded(Path(sys.executable).with_name("pipeline"))
+    assert steady(shown) == steady(came)
+    assert len(steady(shown)) > 35
+
+
+def steady(lines: list[str]) -> list[str]:
+    """A session without its bar, and without what the pace was."""
+    return [line for line in lines if "%|" not in line and "answered with 429" not in line]
+
+
+def test_every_picture_is_small_loads_nothing_and_is_told_in_words():
+    """Also to who cannot see it, and wherever it is looked at."""
+    pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", README)
+    assert {path for _, path in pictures} == {
+        str(path.relative_to(TOP)) for path in (TOP / "docs").glob("*.svg")
+    }
+    for words, path in pictures:
+        drawing = (TOP / path).read_text(encoding="utf-8")
+        assert len(words.split()) >= 10
+        assert len(drawing) < 100_000
+        loading = r"https?://(?!www\.w3\.org/2000/svg)|<script|<image|@import|@font-face|href"
+        assert not re.search(loading, drawing)
+        assert not re.search(r"/(tmp|home|root|work|Users)/", drawing)
 
 
 def test_the_figures_are_those_that_the_benchmarks_kept():
