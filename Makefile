@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-recipes test-wheel check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -27,6 +27,15 @@ test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect an
 	@test -x $(RECIPES)/prefect/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/prefect && $(RECIPES)/prefect/bin/pip install -q prefect --editable .; }
 	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
 	$(BIN)/python -m pytest tests/test_recipes.py
+
+# Not part of check: for each Python of the machine it downloads and installs everything anew, which
+# takes a minute each and needs the package index.
+WHEEL = .wheel
+test-wheel: $(READY)  ## the wheel and the source archive, installed for each Python from 3.11 to 3.14 that is there
+	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q build; }
+	rm -rf $(WHEEL)/dist
+	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
+	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
 
 check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
 
