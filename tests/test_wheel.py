@@ -1,7 +1,7 @@
 """What is handed out: the wheel and the source archive, and what an installed wheel can do.
 
-`make test-wheel` builds both below `.wheel/` and names them to the tests, which are skipped else: an
-older build is no news, and to install one takes minutes.
+`make test-wheel` builds both below `.wheel/` and names them to the tests, which are skipped else:
+an older build is no news, and to install one takes minutes.
 """
 
 from __future__ import annotations
