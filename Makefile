@@ -61,8 +61,8 @@ bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
 	$(BIN)/python benchmarks/scale.py in-flight
 	$(BIN)/python benchmarks/scale.py rows
 
-docs: $(READY)  ## docs/cli.md from what --help says
-	$(BIN)/python docs/reference.py --write
+docs: $(READY)  ## docs/cli.md from what --help says, docs/python.md from the docstrings
+	$(BIN)/python docs/reference.py
 
 PICTURE = .picture
 picture: $(READY)  ## docs/session.svg from a session in a terminal (installs rich, which nothing else needs)

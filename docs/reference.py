@@ -1,23 +1,27 @@
-"""docs/cli.md, made from what `--help` says of each command and from the README's exit codes.
+"""docs/cli.md, made from what `--help` says of each command and from the README's exit codes, and
+docs/python.md, made from the signatures and docstrings of the public names.
 
-    python docs/reference.py [--write]
-
-Prints it, or writes it.
+    python docs/reference.py NAME     prints one of them
+    python docs/reference.py          writes both
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import enum
 import inspect
 import re
+import sys
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 import click
 
+import pipeline
 from pipeline.cli import cli
 
 HERE = Path(__file__).parent
-PAGE = HERE / "cli.md"
 README = HERE.parent / "README.md"
 
 _ARGUMENTS = {
@@ -28,8 +32,8 @@ _BEHIND = re.compile(r"(.*?)\s*(?:\[([^\[\]]*)\])?", re.DOTALL)
 _EXIT_CODES = re.compile(r"^\| exit code \| meaning \|\n(?:\|.*\n)+", re.MULTILINE)
 
 
-def page() -> str:
-    """The whole document."""
+def cli_page() -> str:
+    """Every command."""
     top = click.Context(cli, info_name="pipeline", **cli.context_settings)
     names = cli.list_commands(top)
     parts = [
@@ -52,7 +56,104 @@ def page() -> str:
         "## Exit codes",
         _exit_codes(),
     ]
-    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+    return _joined(parts)
+
+
+def python_page() -> str:
+    """Every public name."""
+    parts = [
+        "# From Python",
+        "Made from the signatures and docstrings of what is in `pipeline.__all__` by `make docs`: "
+        "change it there. All of it is typed. The README and [the recipes](recipes.md) show it at "
+        "work.",
+    ]
+    for title, kind in _KINDS.items():
+        parts += [f"## {title}"]
+        for name in pipeline.__all__:
+            what = getattr(pipeline, name)
+            if _kind(what) == kind:
+                parts += [f"### {name}", _code(_signature(name, what)), _docstring(what)]
+                parts += [_methods(what)] if kind == "value" else []
+    return _joined(parts)
+
+
+_KINDS = {"Calls": "call", "Values": "value", "Codes": "code", "Exceptions": "exception"}
+
+
+def _kind(what: Any) -> str:
+    if inspect.isfunction(what):
+        return "call"
+    if isinstance(what, type) and issubclass(what, Exception):
+        return "exception"
+    return "code" if isinstance(what, type) and issubclass(what, enum.Enum) else "value"
+
+
+def _signature(name: str, what: Any) -> str:
+    if isinstance(what, UnionType):
+        return f"{name} = {' | '.join(one.__name__ for one in what.__args__)}"
+    if issubclass(base := what if isinstance(what, type) else object, enum.Enum):
+        return "\n".join(f"{name}.{one.name} = {one.value!r}" for one in base)
+    if issubclass(base, Exception):
+        return f"class {name}({base.__base__.__name__})"
+    if dataclasses.is_dataclass(what):
+        fields = [f for f in dataclasses.fields(what) if not f.name.startswith("_")]
+        lines = [f"    {f.name}: {f.type}{_default(f.default)}" for f in fields]
+        return "\n".join([f"class {name}:", *lines])
+    lines = [f"async def {name}(" if _is_async(what) else f"def {name}("]
+    star = False
+    for one in inspect.signature(what).parameters.values():
+        if one.kind is one.KEYWORD_ONLY and not star:
+            lines.append("    *,")
+            star = True
+        stars = "**" if one.kind is one.VAR_KEYWORD else ""
+        lines.append(f"    {stars}{one.name}: {one.annotation}{_default(one.default)},")
+    return "\n".join([*lines, f") -> {inspect.signature(what).return_annotation}"])
+
+
+def _methods(what: Any) -> str:
+    """What can be asked of a value, or done with it, besides its fields."""
+    lines = []
+    for name, one in vars(what).items() if isinstance(what, type) else ():
+        called = isinstance(one, property) or inspect.isfunction(one)
+        if name.startswith("_") or not called or not one.__doc__:
+            continue
+        if not isinstance(one, property):
+            name += f"({', '.join([*inspect.signature(one).parameters][1:])})"
+        lines.append(
+            f"* `{name}`: {' '.join(inspect.cleandoc(one.__doc__).split(chr(10) * 2)[0].split())}"
+        )
+    return "\n".join(lines)
+
+
+def _is_async(what: Any) -> bool:
+    return inspect.iscoroutinefunction(what) or inspect.isasyncgenfunction(what)
+
+
+def _default(value: Any) -> str:
+    if value is inspect.Parameter.empty or value is dataclasses.MISSING:
+        return ""
+    plain = isinstance(value, str | int | float | tuple | type(None))
+    return f" = {value if isinstance(value, enum.Enum) else repr(value)}" if plain else " = ..."
+
+
+def _docstring(what: Any) -> str:
+    """Paragraphs, and a list of what is raised."""
+    if isinstance(what, UnionType):
+        return "Any of these."
+    text = inspect.cleandoc(what.__doc__)
+    text, raises, errors = text.partition("\nRaises:\n")
+    listed = re.sub(r"^    (\w+): ", r"* `\1`: ", errors, flags=re.MULTILINE)
+    return (
+        f"{text}\nRaises:\n\n{re.sub(r'^ +', '  ', listed, flags=re.MULTILINE)}" if raises else text
+    )
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text}\n```"
+
+
+def _joined(parts: list[str]) -> str:
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
 def _command(command: click.Command, name: str, top: click.Context) -> str:
@@ -105,13 +206,15 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+PAGES = {"cli.md": cli_page, "python.md": python_page}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    if parser.parse_args().write:
-        PAGE.write_text(page(), encoding="utf-8")
-    else:
-        print(page(), end="")
+    if len(sys.argv) == 2:
+        print(PAGES[sys.argv[1]](), end="")
+        return
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -445,12 +445,11 @@ def settle(only: str | None, rows: str | None, **said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.clock import SystemClock
         from pipeline.report.terminal import settled_lines
         from pipeline.settle import settle_job
         from pipeline.summary import read_status
 
-        decided = settle_job(job, SystemClock(), only=_codes(only), rows=_rows(rows))
+        decided = settle_job(job, only=_codes(only), rows=_rows(rows))
         summary = read_status(job).summary
         if not said["quiet"]:
             _tell(*settled_lines(decided, summary.by_code))

@@ -113,6 +113,22 @@ def test_the_python_in_the_readme_names_public_things():
     assert set(re.findall(r"pipeline\.(\w+)", code)) <= set(pipeline.__all__)
 
 
+def test_the_page_of_public_names_is_what_their_docstrings_say():
+    """Each of them once, and no other."""
+    assert sorted(re.findall(r"^### (\w+)$", made_page("python.md"), re.MULTILINE)) == sorted(
+        pipeline.__all__
+    )
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/recipes.md", "CHANGELOG.md"])
+def test_what_the_documentation_calls_by_the_packages_name_is_public(path):
+    """As in `pipeline.run_job`, in code and in prose."""
+    text = (TOP / path).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/.-])pipeline\.(\w+)", text))
+    assert len(named) >= 3
+    assert named - {"__all__"} <= set(pipeline.__all__)
+
+
 def test_the_summary_in_the_readme_has_fields_of_the_real_one():
     """By name."""
     [text] = blocks("json")
@@ -130,18 +146,23 @@ def test_every_command_has_help_that_ends_with_an_example(name):
         assert isinstance(parameter, click.Argument) or parameter.help, (name, parameter.name)
 
 
-def test_the_page_of_commands_is_what_their_help_says():
-    """`make docs` writes it; every command and option stands in it."""
+def made_page(name: str) -> str:
+    """A page of docs/ as its script makes it now, which must be as it is kept."""
     made = subprocess.run(
-        [sys.executable, TOP / "docs" / "reference.py"],
+        [sys.executable, TOP / "docs" / "reference.py", name],
         env=os.environ | {"PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    page = (TOP / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert made.stdout == page
-    assert "](docs/cli.md)" in README
+    assert made.stdout == (TOP / "docs" / name).read_text(encoding="utf-8"), "`make docs`"
+    assert f"](docs/{name})" in README
+    return made.stdout
+
+
+def test_the_page_of_commands_is_what_their_help_says():
+    """Every command and option stands in it."""
+    page = made_page("cli.md")
     for name, command in cli.commands.items():
         [section] = re.findall(
             rf"^## pipeline {name}$(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE
