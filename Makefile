@@ -65,7 +65,7 @@ docs: $(READY)  ## docs/cli.md from what --help says, docs/python.md from the do
 	$(BIN)/python docs/reference.py
 
 PICTURE = .picture
-picture: $(READY)  ## docs/session.svg from a session in a terminal (installs rich, which nothing else needs)
+picture: $(READY)  ## docs/session.svg from a session in a terminal (installs rich for it)
 	@test -x $(PICTURE)/bin/python || { $(PYTHON) -m venv $(PICTURE) && $(PICTURE)/bin/pip install -q rich; }
 	$(PICTURE)/bin/python docs/record.py --write
 

@@ -103,6 +103,8 @@ def test_the_pythons_that_are_claimed_are_those_that_the_documentation_says_were
     )
     claimed = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
     assert re.findall(r"3\.\d+", said) == claimed
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    assert f"Python {claimed[0]} or newer (tested up to {claimed[-1]})" in readme
     assert PROJECT["requires-python"] == f">={claimed[0]}"
 
 
