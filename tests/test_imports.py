@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -57,9 +56,9 @@ def test_every_public_name_has_a_type_for_who_imports_it(tmp_path):
     names = "".join(f"reveal_type(pipeline.{name})\n" for name in pipeline.__all__)
     (tmp_path / "theirs.py").write_text(f"import pipeline\n{names}", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "theirs.py"],
-        cwd=tmp_path,
-        env=os.environ | {"MYPYPATH": str(Path(pipeline.__file__).parent.parent)},
+        # Here, and as `make lint` does it: what that found out about the package is kept.
+        [sys.executable, "-m", "mypy", str(tmp_path / "theirs.py")],
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
         check=False,
