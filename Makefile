@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-recipes check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-recipes test-wheel check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -28,6 +28,15 @@ test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect an
 	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
 	$(BIN)/python -m pytest tests/test_recipes.py
 
+# Not part of check: for each Python of the machine it downloads and installs everything anew, which
+# takes a minute each and needs the package index.
+WHEEL = .wheel
+test-wheel: $(READY)  ## the wheel and the source archive, installed for each Python from 3.11 to 3.14 that is there
+	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q build; }
+	rm -rf $(WHEEL)/dist
+	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
+	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
+
 check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
 
 lint: $(READY)
@@ -51,6 +60,14 @@ bench-peers: $(READY)  ## the same beside bespokelabs-curator and Ray Data, whic
 bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
 	$(BIN)/python benchmarks/scale.py in-flight
 	$(BIN)/python benchmarks/scale.py rows
+
+docs: $(READY)  ## docs/cli.md from what --help says, docs/python.md from the docstrings
+	$(BIN)/python docs/reference.py
+
+PICTURE = .picture
+picture: $(READY)  ## docs/session.svg from a session in a terminal (installs rich for it)
+	@test -x $(PICTURE)/bin/python || { $(PYTHON) -m venv $(PICTURE) && $(PICTURE)/bin/pip install -q rich; }
+	$(PICTURE)/bin/python docs/record.py --write
 
 figures: $(READY)  ## the README's tables from what the benchmarks kept
 	$(BIN)/python benchmarks/figures.py --write

@@ -27,14 +27,19 @@ _HOME = {
     "load_spec": "pipeline.spec",
     "JobSpec": "pipeline.spec",
     "check_job": "pipeline.check",
+    "Checked": "pipeline.check",
     "init_job": "pipeline.init",
+    "Written": "pipeline.init",
     "read_status": "pipeline.summary",
+    "Status": "pipeline.summary",
     "FailOn": "pipeline.summary",
     "report_job": "pipeline.report.overview",
+    "Report": "pipeline.report.overview",
     "write_report": "pipeline.report.html",
     "read_history": "pipeline.history",
     "PastRun": "pipeline.history",
     "export_job": "pipeline.export",
+    "Export": "pipeline.export",
     "export_citations": "pipeline.export",
     "settle_job": "pipeline.settle",
     "verify_job": "pipeline.verify",
@@ -42,16 +47,21 @@ _HOME = {
     "Finding": "pipeline.verify",
     "Selection": "pipeline.plan",
     "parse_rows": "pipeline.plan",
+    "RowNumbers": "pipeline.plan",
     "select_resume": "pipeline.plan",
     "select_again": "pipeline.plan",
     "Summary": "pipeline.model",
     "State": "pipeline.model",
     "StopCode": "pipeline.model",
+    "Stopped": "pipeline.model",
     "ErrorCode": "pipeline.model",
+    "Event": "pipeline.events",
     "RunStarted": "pipeline.events",
     "RunEnded": "pipeline.events",
     "AttemptEnded": "pipeline.events",
     "Paced": "pipeline.events",
+    "ConcurrencyBinds": "pipeline.events",
+    "PaceEnded": "pipeline.events",
     "Waiting": "pipeline.events",
     "Stopping": "pipeline.events",
     "Notice": "pipeline.events",
@@ -63,30 +73,45 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from pipeline.check import check_job
+    from pipeline.check import Checked, check_job
     from pipeline.consent import Consent
     from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
-    from pipeline.events import AttemptEnded, Notice, Paced, RunEnded, RunStarted, Stopping, Waiting
-    from pipeline.export import export_citations, export_job
+    from pipeline.events import (
+        AttemptEnded,
+        ConcurrencyBinds,
+        Event,
+        Notice,
+        Paced,
+        PaceEnded,
+        RunEnded,
+        RunStarted,
+        Stopping,
+        Waiting,
+    )
+    from pipeline.export import Export, export_citations, export_job
     from pipeline.history import PastRun, read_history
-    from pipeline.init import init_job
+    from pipeline.init import Written, init_job
     from pipeline.job import Job, find_job
-    from pipeline.model import ErrorCode, State, StopCode, Summary
-    from pipeline.plan import Selection, parse_rows, select_again, select_resume
+    from pipeline.model import ErrorCode, State, StopCode, Stopped, Summary
+    from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
-    from pipeline.report.overview import report_job
+    from pipeline.report.overview import Report, report_job
     from pipeline.run import Control, RunOptions, run_job, run_job_async
     from pipeline.settle import settle_job
     from pipeline.spec import JobSpec, load_spec
     from pipeline.stream import events_of
-    from pipeline.summary import FailOn, read_status
+    from pipeline.summary import FailOn, Status, read_status
     from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [
     "AttemptEnded",
+    "Checked",
+    "ConcurrencyBinds",
     "Consent",
     "Control",
     "ErrorCode",
+    "Event",
+    "Export",
     "FailOn",
     "Finding",
     "Interrupted",
@@ -94,21 +119,27 @@ __all__ = [
     "JobSpec",
     "Locked",
     "Notice",
+    "PaceEnded",
     "Paced",
     "PastRun",
     "PipelineError",
     "Refused",
+    "Report",
+    "RowNumbers",
     "RunEnded",
     "RunOptions",
     "RunStarted",
     "Selection",
     "State",
+    "Status",
     "StopCode",
+    "Stopped",
     "Stopping",
     "StorageFailed",
     "Summary",
     "Verified",
     "Waiting",
+    "Written",
     "check_job",
     "events_of",
     "export_citations",

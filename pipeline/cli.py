@@ -55,7 +55,7 @@ def cli() -> None:
     """Runs a paid AI workflow over every row of a spreadsheet.
 
     Each row is sent at most once, every answer is kept, and the same command again goes on where
-    the last one ended.
+    the last one ended. JOB is a job spec, or the run folder that one was run into.
 
     What status, report, check, history and verify find is on stdout; messages are on stderr.
 
@@ -65,20 +65,49 @@ def cli() -> None:
     """
 
 
+_OF_SPEC = "the spec's"
+_RATE = click.option(
+    "--rate",
+    metavar="N",
+    type=click.FloatRange(0, min_open=True),
+    show_default=f"{_OF_SPEC}, else what is learned",
+    help="Requests per second.",
+)
 _sheet_options = _options(
-    click.option("--input", type=_PATH, help="Sheet to read instead."),
-    click.option("--limit", type=click.IntRange(0), help="Only the first N rows of the sheet."),
-    click.option("--max-paid", type=click.IntRange(0), help="Most requests that may be billed."),
-    click.option("--base-url", help="Another address of the API."),
+    click.option("--input", type=_PATH, show_default=_OF_SPEC, help="Sheet to read."),
+    click.option(
+        "--limit", metavar="N", type=click.IntRange(0), help="Only the first N rows of the sheet."
+    ),
+    click.option(
+        "--max-paid",
+        metavar="N",
+        show_default=_OF_SPEC,
+        type=click.IntRange(0),
+        help="Most requests that may be billed.",
+    ),
+    click.option(
+        "--base-url",
+        metavar="URL",
+        show_default="AITUTOR_BASE_URL, else the platform",
+        help="Another address of the API.",
+    ),
     click.option(
         "--accept-changes", is_flag=True, help="Pay again for rows that a change made new."
     ),
 )
 _send_options = _options(
     _sheet_options,
-    click.option("--concurrency", type=click.IntRange(1), help="Most requests in flight."),
-    click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second."),
-    click.option("--key-file", type=_PATH, help="File that holds the key."),
+    click.option(
+        "--concurrency",
+        metavar="N",
+        show_default=_OF_SPEC,
+        type=click.IntRange(1),
+        help="Most requests in flight.",
+    ),
+    _RATE,
+    click.option(
+        "--key-file", type=_PATH, show_default="AITUTOR_API_KEY", help="File that holds the key."
+    ),
     click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
     click.option(
         "--if-locked",
@@ -93,7 +122,11 @@ _send_options = _options(
         help="Send nothing after this time of day, nor what would be answered later.",
     ),
     click.option(
-        "--drain", type=click.FloatRange(0), help="Seconds to wait for answers at a stop."
+        "--drain",
+        show_default="the spec's deadline_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        help="How long to wait for answers at a stop.",
     ),
     click.option(
         "--fail-on",
@@ -172,9 +205,14 @@ def resume(
 @click.argument("sheet", type=_PATH)
 @click.option("--workflow", metavar="ID", help="The workflow's id on your platform.")
 @click.option("--to", type=_PATH, help="The spec to write.  [default: jobs/NAME.yaml]")
-@click.option("--encoding", help="Encoding of a text file that is not UTF-8.")
-@click.option("--sheet", "worksheet", help="The sheet of a workbook.")
-@click.option("--header-row", type=click.IntRange(1), help="The row of a workbook's column names.")
+@click.option("--encoding", metavar="NAME", help="Encoding of a text file that is not UTF-8.")
+@click.option("--sheet", "worksheet", metavar="NAME", help="The sheet of a workbook.")
+@click.option(
+    "--header-row",
+    metavar="N",
+    type=click.IntRange(1),
+    help="The row of a workbook's column names.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def init(
     sheet: Path,
@@ -220,7 +258,7 @@ def init(
 @cli.command()
 @_job_options
 @_sheet_options
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second.")
+@_RATE
 @click.option("--key-file", type=_PATH, help="File that holds the key whose pace was learned.")
 def check(**said: Any) -> None:
     """Shows what `run` would send for JOB: texts, equal rows, cost and time. Sends nothing and
@@ -407,12 +445,11 @@ def settle(only: str | None, rows: str | None, **said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.clock import SystemClock
         from pipeline.report.terminal import settled_lines
         from pipeline.settle import settle_job
         from pipeline.summary import read_status
 
-        decided = settle_job(job, SystemClock(), only=_codes(only), rows=_rows(rows))
+        decided = settle_job(job, only=_codes(only), rows=_rows(rows))
         summary = read_status(job).summary
         if not said["quiet"]:
             _tell(*settled_lines(decided, summary.by_code))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline import records
+from pipeline.clock import SystemClock
 from pipeline.consent import refuse_unknown_codes
 from pipeline.errors import Refused
 from pipeline.job import Job
@@ -19,7 +20,11 @@ _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 
 
 def settle_job(
-    job: Job, clock: Clock, *, only: frozenset[str] | None = None, rows: RowNumbers | None = None
+    job: Job,
+    clock: Clock | None = None,
+    *,
+    only: frozenset[str] | None = None,
+    rows: RowNumbers | None = None,
 ) -> Counter[State]:
     """Takes ambiguous rows as failed and gives failed ones up, without sending anything.
 
@@ -52,7 +57,7 @@ def settle_job(
             and (rows is None or row.sheet_row in rows)
         )
 
-    with job.folder.locked(), open_ledger(job.folder.ledger, clock) as ledger:
+    with job.folder.locked(), open_ledger(job.folder.ledger, clock or SystemClock()) as ledger:
         ledger.recover()
         found = [row for row in ledger.read(lambda db: list(records.unfinished(db))) if chosen(row)]
         ledger.settle(found)

@@ -43,6 +43,7 @@ def test_a_whole_job_by_calls(sandbox, make_job, monkeypatch):
         pipeline.run_job(found, selection=pipeline.select_resume(ambiguous=True))
     written = pipeline.export_job(found, job.folder / "out.parquet")
     assert written.rows == len(pd.read_parquet(written.path)) == 3
+    assert pipeline.settle_job(found) == {pipeline.State.AMBIGUOUS: 1}
     assert pipeline.read_status(found).summary.ok == 1
 
 

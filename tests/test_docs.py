@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -111,6 +113,22 @@ def test_the_python_in_the_readme_names_public_things():
     assert set(re.findall(r"pipeline\.(\w+)", code)) <= set(pipeline.__all__)
 
 
+def test_the_page_of_public_names_is_what_their_docstrings_say():
+    """Each of them once, and no other."""
+    assert sorted(re.findall(r"^### (\w+)$", made_page("python.md"), re.MULTILINE)) == sorted(
+        pipeline.__all__
+    )
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/recipes.md", "CHANGELOG.md"])
+def test_what_the_documentation_calls_by_the_packages_name_is_public(path):
+    """As in `pipeline.run_job`, in code and in prose."""
+    text = (TOP / path).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/.-])pipeline\.(\w+)", text))
+    assert len(named) >= 3
+    assert named - {"__all__"} <= set(pipeline.__all__)
+
+
 def test_the_summary_in_the_readme_has_fields_of_the_real_one():
     """By name."""
     [text] = blocks("json")
@@ -128,12 +146,72 @@ def test_every_command_has_help_that_ends_with_an_example(name):
         assert isinstance(parameter, click.Argument) or parameter.help, (name, parameter.name)
 
 
+def made_page(name: str) -> str:
+    """A page of docs/ as its script makes it now, which must be as it is kept."""
+    made = subprocess.run(
+        [sys.executable, TOP / "docs" / "reference.py", name],
+        env=os.environ | {"PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stdout == (TOP / "docs" / name).read_text(encoding="utf-8"), "`make docs`"
+    assert f"](docs/{name})" in README
+    return made.stdout
+
+
+def test_the_page_of_commands_is_what_their_help_says():
+    """Every command and option stands in it."""
+    page = made_page("cli.md")
+    for name, command in cli.commands.items():
+        [section] = re.findall(
+            rf"^## pipeline {name}$(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE
+        )
+        for parameter in command.params:
+            spelled = parameter.opts[0]
+            assert f"| `{spelled if spelled.startswith('-') else spelled.upper()}" in section
+
+
 @pytest.mark.parametrize("path", sorted((TOP / "jobs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_job_that_ships_can_be_rehearsed(path, checkout):
     """Its sheet fits its spec."""
     done = shell(f"pipeline check jobs/{path.name} --sandbox --json", checkout)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["to_send"] >= 100
+
+
+def test_the_picture_shows_what_a_terminal_shows(monkeypatch):
+    """But for what depends on the machine's speed. `make picture` draws it."""
+    monkeypatch.syspath_prepend(TOP / "docs")
+    record = importlib.import_module("record")
+    drawn: dict[float, str] = {}
+    for text in ElementTree.parse(record.PICTURE).iter("{http://www.w3.org/2000/svg}text"):
+        place = float(text.attrib["y"])
+        drawn[place] = drawn.get(place, "") + (text.text or "").replace("\xa0", " ")
+    shown = [drawn[place].rstrip() for place in sorted(drawn)]
+    came = record.recorded(Path(sys.executable).with_name("pipeline"))
+    assert steady(shown) == steady(came)
+    assert len(steady(shown)) > 35
+
+
+def steady(lines: list[str]) -> list[str]:
+    """A session without its bar, and without what the pace was."""
+    return [line for line in lines if "%|" not in line and "answered with 429" not in line]
+
+
+def test_every_picture_is_small_loads_nothing_and_is_told_in_words():
+    """Also to who cannot see it, and wherever it is looked at."""
+    pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", README)
+    assert {path for _, path in pictures} == {
+        str(path.relative_to(TOP)) for path in (TOP / "docs").glob("*.svg")
+    }
+    for words, path in pictures:
+        drawing = (TOP / path).read_text(encoding="utf-8")
+        assert len(words.split()) >= 10
+        assert len(drawing) < 100_000
+        loading = r"https?://(?!www\.w3\.org/2000/svg)|<script|<image|@import|@font-face|href"
+        assert not re.search(loading, drawing)
+        assert not re.search(r"/(tmp|home|root|work|Users)/", drawing)
 
 
 def test_the_figures_are_those_that_the_benchmarks_kept():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+import typing
+from pathlib import Path
+from types import UnionType
 
 import pipeline
 
@@ -32,6 +37,52 @@ def test_every_public_name_is_there():
     for name in pipeline.__all__:
         assert getattr(pipeline, name) is not None
     assert set(pipeline.__all__) <= set(dir(pipeline))
+
+
+def test_every_public_name_says_what_it_is():
+    """In words of its own: not those that Python makes for a dataclass or an enumeration."""
+    for name in pipeline.__all__:
+        what = getattr(pipeline, name)
+        if isinstance(what, UnionType):
+            continue
+        words = what.__doc__ or ""
+        assert len(words.split()) >= 4, name
+        assert not words.startswith(f"{name}("), name
+        assert words not in {base.__doc__ for base in getattr(what, "__mro__", ())[1:]}, name
+
+
+def test_every_public_name_has_a_type_for_who_imports_it(tmp_path):
+    """One that is missing among the imports for type checkers would silently be anything."""
+    names = "".join(f"reveal_type(pipeline.{name})\n" for name in pipeline.__all__)
+    (tmp_path / "theirs.py").write_text(f"import pipeline\n{names}", encoding="utf-8")
+    done = subprocess.run(
+        # Here, and as `make lint` does it: what that found out about the package is kept.
+        [sys.executable, "-m", "mypy", str(tmp_path / "theirs.py")],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    types = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert len(types) == len(pipeline.__all__), done.stdout
+    untyped = [n for n, kind in zip(pipeline.__all__, types, strict=True) if kind == "Any"]
+    assert not untyped
+
+
+def test_what_public_calls_give_and_tell_is_public_too():
+    """So that a program can name it in its own annotations."""
+    public = {getattr(pipeline, name) for name in pipeline.__all__}
+    assert set(pipeline.Event.__args__) <= public
+    for name in pipeline.__all__:
+        call = getattr(pipeline, name)
+        if not inspect.isfunction(call):
+            continue
+        given = typing.get_type_hints(call, vars(sys.modules[call.__module__]))["return"]
+        for kind in (given, *typing.get_args(given)):
+            if getattr(kind, "__module__", "").startswith("pipeline."):
+                assert kind in public, (name, kind)
+        for one in inspect.signature(call).parameters.values():
+            assert one.annotation is not one.empty, (name, one)
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():

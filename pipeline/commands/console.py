@@ -51,7 +51,7 @@ class GivenPath(click.Path):
 PATH = GivenPath(path_type=Path)
 job_options = options(
     click.argument("job", type=PATH),
-    click.option("--output", type=PATH, help="Run folder to use."),
+    click.option("--output", type=PATH, show_default="the spec's", help="Run folder to use."),
     click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no words."),
     click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),

@@ -30,7 +30,7 @@ _COLUMNS = {
 
 @click.command()
 @job_options
-@click.option("--last", type=click.IntRange(1), help="Only the last N runs.")
+@click.option("--last", metavar="N", type=click.IntRange(1), help="Only the last N runs.")
 def history(last: int | None, **said: Any) -> None:
     """Shows the runs of JOB: when, what they sent, what it cost and how they ended.
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="For which scheduler.",
 )
-@click.option("--base-url", help="Another address of the API, also from AITUTOR_BASE_URL.")
+@click.option(
+    "--base-url", metavar="URL", help="Another address of the API, also from AITUTOR_BASE_URL."
+)
 @click.option("--key-file", type=PATH, help="File that holds the key.")
 def schedule(
     at: str, until: str | None, kind: str, base_url: str | None, key_file: Path | None, **said: Any

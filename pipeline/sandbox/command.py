@@ -27,6 +27,7 @@ _FILE = click.Path(dir_okay=False)
 @click.option("--workflows", type=_FILE, help="YAML file with keys, credits and workflows.")
 @click.option(
     "--port",
+    metavar="N",
     type=click.IntRange(0, 65535),
     default=8017,
     show_default=True,
@@ -34,12 +35,15 @@ _FILE = click.Path(dir_okay=False)
 )
 @click.option(
     "--limit",
+    metavar="N",
     type=click.IntRange(0),
     default=50,
     show_default=True,
     help="Requests per window and key.",
 )
-@click.option("--window", default="1s", show_default=True, help="Length of the window.")
+@click.option(
+    "--window", metavar="TIME", default="1s", show_default=True, help="Length of the window."
+)
 @click.option(
     "--limiter",
     type=click.Choice(LIMITERS),
@@ -50,12 +54,17 @@ _FILE = click.Path(dir_okay=False)
 )
 @click.option(
     "--latency",
+    metavar="TIME",
     default="0s",
     show_default=True,
     help="2s, uniform:1s-5s, exponential:2s or lognormal:20s.",
 )
 @click.option(
-    "--max-duration", default="300s", show_default=True, help="When the edge answers 504 instead."
+    "--max-duration",
+    metavar="TIME",
+    default="300s",
+    show_default=True,
+    help="When the edge answers 504 instead.",
 )
 @click.option(
     "--headers",
@@ -71,8 +80,16 @@ _FILE = click.Path(dir_okay=False)
     show_default=True,
     help="A variable without value: that text, or 400 missing_input.",
 )
-@click.option("--idle", default="75s", show_default=True, help="When idle connections are closed.")
-@click.option("--credits", type=int, help="Balance of the account, instead of the file's.")
+@click.option(
+    "--idle",
+    metavar="TIME",
+    default="75s",
+    show_default=True,
+    help="When idle connections are closed.",
+)
+@click.option(
+    "--credits", metavar="N", type=int, help="Balance of the account, instead of the file's."
+)
 @click.option("--book", type=_FILE, help="File for the book of bills; by default a temporary one.")
 @click.option(
     "--spoil",
@@ -81,8 +98,12 @@ _FILE = click.Path(dir_okay=False)
     help="Share of bodies that meet a fault, always the same ones; may be repeated.",
 )
 @click.option("--faults", is_flag=True, help="List the faults, and how to ask for one.")
-@click.option("--model-url", help="OpenAI-compatible endpoint, such as http://127.0.0.1:11434/v1.")
-@click.option("--model", help="Name of the model there.")
+@click.option(
+    "--model-url",
+    metavar="URL",
+    help="OpenAI-compatible endpoint, such as http://127.0.0.1:11434/v1.",
+)
+@click.option("--model", metavar="NAME", help="Name of the model there.")
 def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
     """Serves the API on this machine: no key of yours, no cost.
 
