@@ -30,6 +30,7 @@ from pipeline.commands.console import words_said as _words
 from pipeline.commands.history import history
 from pipeline.commands.schedule import schedule
 from pipeline.errors import PipelineError, Refused, StorageFailed
+from pipeline.model import ENGINES
 from pipeline.sandbox.command import sandbox as sandbox_command
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ _send_options = _options(
     click.option("--concurrency", type=click.IntRange(1), help="Most requests in flight."),
     click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second."),
     click.option("--key-file", type=_PATH, help="File that holds the key."),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        help="Where requests are sent from.  [default: local]",
+    ),
+    click.option("--ray-address", help="Ray cluster to send from: auto, or its address."),
+    click.option("--workers", type=click.IntRange(1), help="Processes of the Ray cluster to use."),
     click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
     click.option(
         "--if-locked",
@@ -445,6 +453,7 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
     """`run` and `resume`: one after the other they differ only in the rows that they send."""
 
     def work(job: Job) -> int:
+        from pipeline.commands.cluster import own_words_only
         from pipeline.consent import Consent
         from pipeline.events import Stopping
         from pipeline.progress import Progress, why
@@ -482,7 +491,8 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             listeners=(note_stop,) if said["quiet"] else (progress,),
         )
         try:
-            summary = asyncio.run(_until_signalled(job, options, Control()))
+            with own_words_only(job.spec):
+                summary = asyncio.run(_until_signalled(job, options, Control()))
         finally:
             progress.close()
         with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short

@@ -25,9 +25,19 @@ from pipeline.answer import classify
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
-from pipeline.engines.local import local_engine
-from pipeline.errors import Interrupted, Locked, Refused
-from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, PaceEnded, RunStarted
+from pipeline.engines import check_engine, open_engine
+from pipeline.engines.base import Target
+from pipeline.errors import EngineAway, Interrupted, Locked, Refused
+from pipeline.events import (
+    AttemptEnded,
+    Event,
+    Listener,
+    Notice,
+    Paced,
+    PaceEnded,
+    RunStarted,
+    Stopping,
+)
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.snapshot import find_snapshot
@@ -35,7 +45,6 @@ from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
 from pipeline.model import (
     ErrorCode,
@@ -175,6 +184,7 @@ async def run_job_async(
 
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
+    check_engine(spec)
     until = _until(options, clock)
     sheet = open_sheet(spec, folder)
     access = None if job.sandbox else find_access(options.base_url, options.key_file)
@@ -199,7 +209,10 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
                 if access is None:
                     names = [source.name for source in prepared.variables.sources]
                     access = stack.enter_context(_rehearsal(spec, names, folder))
-                await run.send(access)
+                try:
+                    await run.send(access)
+                except EngineAway as error:
+                    run.stop(Stopped(StopCode.NOT_SENT, str(error)))
         if control.abandoned:
             notifier.hurry()
         return run.conclude()
@@ -398,7 +411,8 @@ class _Run:
         if self.until is not None:
             seen = self.ledger.read(records.answered_in(SEEN))
             self.until.expect(seen, self.spec.deadline_s)
-        async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
+        target = Target(access, self.spec.workflow, self.spec.deadline_s)
+        async with open_engine(self.spec, target, self._tell) as engine:
             executor = Executor(
                 engine=engine,
                 ledger=self.ledger,
@@ -408,7 +422,7 @@ class _Run:
                     any_ok=counts.paid_min > 0,
                     probing=counts.last_stopped == StopCode.AMBIGUOUS,
                 ),
-                concurrency=self._concurrency(),
+                concurrency=self._concurrency(engine.fits),
                 retries=self.spec.retries,
                 budget=self.spec.budget(counts.paid_max),
                 listeners=(self._tell,),
@@ -426,6 +440,11 @@ class _Run:
                 pace.limit, pace.window_s, pace.share_used(), sent.requests, sent.rate_limited
             )
         )
+
+    def stop(self, stopped: Stopped) -> None:
+        """Ends the run before anything could be sent."""
+        self.stopped = stopped
+        self._tell(Stopping(stopped, 0))
 
     def conclude(self) -> Summary:
         """Seals what came, and writes down how the run ended."""
@@ -467,12 +486,11 @@ class _Run:
             "sending": list(self.job.sending),
         }
 
-    def _concurrency(self) -> int:
-        fits = fit_concurrency(self.spec.concurrency)
+    def _concurrency(self, fits: int) -> int:
         if fits < self.spec.concurrency:
             self._tell(
                 Notice(
-                    f"This machine allows {fits} requests in flight, not "
+                    f"{fits} requests in flight are allowed where they are sent from, not "
                     f"{self.spec.concurrency} (open files: see `ulimit -n`)."
                 )
             )

@@ -1,1 +1,61 @@
 """Where requests are sent from."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from pipeline.engines.base import Target
+from pipeline.engines.local import local_engine
+from pipeline.errors import Refused
+from pipeline.events import Event
+from pipeline.model import Engine
+from pipeline.spec import JobSpec
+
+_OF_RAY = ("ray_address", "workers")
+_NEEDED = ("ray", "nacl")
+
+
+def check_engine(spec: JobSpec) -> None:
+    """Raises where the engine that `spec` names cannot be had here.
+
+    Raises:
+        Refused: with what to install, or which line to write.
+    """
+    if spec.engine == "ray":
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise Refused(
+                f"{spec.at('engine')}: the engine ray needs packages that are not installed "
+                f"({', '.join(missing)}). Run: pip install 'pipeline[ray]'; or leave the engine "
+                "out, which sends from this machine. Nothing was sent."
+            )
+        return
+    for name in _OF_RAY:
+        if getattr(spec, name) is not None:
+            raise Refused(
+                f"{spec.at(name)}: `{name}` is for the engine ray. Say `engine: ray` (or "
+                f"--engine ray) too, or leave `{name}` out. Nothing was sent."
+            )
+
+
+def open_engine(
+    spec: JobSpec, target: Target, tell: Callable[[Event], None]
+) -> AbstractAsyncContextManager[Engine]:
+    """The engine that `spec` names; what it has to say while it works goes to `tell`.
+
+    Raises:
+        EngineAway: on entering, when there is no machine to send from.
+    """
+    if spec.engine == "ray":
+        from pipeline.engines.ray import ray_engine  # its import takes a third of a second
+
+        return ray_engine(
+            target,
+            spec.concurrency,
+            address=spec.ray_address,
+            workers=spec.workers,
+            tell=tell,
+        )
+    return local_engine(target, spec.concurrency)
