@@ -490,11 +490,11 @@ class _Run:
         if fits < self.spec.concurrency:
             self._tell(
                 Notice(
-                    f"{fits} requests in flight are allowed where they are sent from, not "
+                    f"{fits} requests in flight fit where they are sent from, not "
                     f"{self.spec.concurrency} (open files: see `ulimit -n`)."
                 )
             )
-        return fits
+        return min(fits, self.spec.concurrency)
 
     def _kept_pace(self, access: Access) -> KeptPace | None:
         """What earlier runs learned of this key; a rehearsal and a given rate learn nothing."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 import time
 from collections import deque
@@ -33,7 +34,9 @@ from pipeline.events import Event, Notice
 from pipeline.model import Engine, Failure, Reply
 from pipeline.wording import counted
 
-LEAD_S = 0.02
+# A call costs the driver as much as the rows of a hundred: so both ways gather for a moment, which
+# the lead makes good for requests and nobody notices in answers that take seconds.
+LEAD_S, GATHER_S = 0.03, 0.01
 WORKERS = 2
 START_S = 60.0
 # A worker with nothing to give says so within the first; it is taken for dead after the second.
@@ -44,6 +47,7 @@ _SMALLEST_BATCH = 16
 _SHUNNED_S = 10.0
 _AGAIN_MIN_S, _AGAIN_MAX_S, _LIVED_S = 1.0, 30.0, 60.0
 _CLOCK_EVERY_S, _CLOCKS_KEPT, _CLOCKS_AT_FIRST = 5.0, 12, 5
+_COLORS = re.compile("\x1b\\[[0-9;]*m")
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
 
@@ -134,7 +138,9 @@ class _Sender:
             async with asyncio.timeout(LOST_AFTER_S):
                 if time.monotonic() - self.clock.looked_at > _CLOCK_EVERY_S:
                     await self.look_at_clock()
-                received, landed = await self.actor.take.remote(TAKE_MOST, TAKE_BYTES, TAKE_S)
+                received, landed = await self.actor.take.remote(
+                    TAKE_MOST, TAKE_BYTES, TAKE_S, GATHER_S
+                )
         except TimeoutError:
             raise _Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s") from None
         for batch in received:
@@ -204,11 +210,11 @@ class RayEngine:
         return min(sum(sender.fits for sender in self._senders), self._concurrency)
 
     async def send(self, body: bytes, at: float) -> Reply:
-        """Hands `body` to a worker, with all others of this turn of the loop."""
+        """Hands `body` to a worker, with all others of this moment."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(at, body, loop.create_future())
         if not self._gathered:
-            loop.call_soon(self._hand_over)
+            loop.call_later(GATHER_S, self._hand_over)
         self._gathered.append(waiting)
         return await waiting.reply
 
@@ -397,8 +403,11 @@ def _machines() -> int:
 
 
 def _why(error: Exception) -> str:
-    """The part of an error's message, Ray's are long, that says what happened."""
-    text = " ".join(str(error).split())
+    """The part of an error's message that says what happened. Ray's are long: of a worker's own
+    exception they have the whole traceback, whose last line counts.
+    """
+    lines = _COLORS.sub("", str(error)).strip().splitlines()
+    text = lines[-1] if "Traceback" in str(error) or "  File " in str(error) else " ".join(lines)
     for mark in ("Worker exit detail: ", "because "):
         if mark in text:
             text = text.split(mark, 1)[1]
@@ -406,4 +415,4 @@ def _why(error: Exception) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    return text.split(". ")[0].strip().rstrip(".")
+    return " ".join(text.split(". ")[0].split()).rstrip(".")

@@ -113,18 +113,20 @@ class Worker:
             task.add_done_callback(self._tasks.discard)
 
     async def take(
-        self, most: int, most_bytes: int, wait_s: float
+        self, most: int, most_bytes: int, wait_s: float, gather_s: float
     ) -> tuple[list[int], list[Landed]]:
         """The batches received and the replies landed since the last call, oldest first.
 
-        Returns as soon as a reply is there, or after `wait_s` with none: the driver knows from that
-        that this process lives. At most `most` replies, and no further one after `most_bytes`.
+        Returns `gather_s` after a reply is there, or after `wait_s` with none: the driver knows
+        from that that this process lives. At most `most` replies, and no further one after
+        `most_bytes`.
         """
         if not self._landed:
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._news.wait()
+        await asyncio.sleep(gather_s)
         received, self._received = self._received, []
         taken: list[Landed] = []
         size = 0
