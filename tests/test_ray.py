@@ -1,0 +1,263 @@
+"""The engine ray: the promises of one machine hold on a cluster, whoever dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Job, SandboxProcess, ended, free_port
+from tests.test_faults import hold_against_the_matrix
+
+pytestmark = pytest.mark.ray
+
+WORKERS = 2
+RAY = Path(sys.executable).with_name("ray")
+
+
+@contextlib.contextmanager
+def ray_cluster(cpus: int) -> Iterator[str]:
+    """A cluster of the test's own, at this address."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [
+                *(RAY, "start", "--head", "--block", "--disable-usage-stats"),
+                *("--port", str(port), "--num-cpus", str(cpus)),
+                *("--object-store-memory", "200000000"),
+                *("--include-dashboard", "false", "--temp-dir", folder),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "runtime started" in line:
+                    break
+            else:
+                raise AssertionError("".join(said))
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """One for all tests that do it no harm."""
+    with ray_cluster(cpus=8) as address:
+        yield address
+
+
+def stories(number: int) -> list[list[str]]:
+    return [[f"story number {n}"] for n in range(number)]
+
+
+def on_ray(address: str | None) -> dict[str, object]:
+    """What stands in the spec of a job that is sent by a cluster."""
+    return {"engine": "ray", "workers": WORKERS} | ({"ray_address": address} if address else {})
+
+
+def workers_alive() -> list[int]:
+    """The processes in which workers live now."""
+    words = ["ps", "-eo", "pid,args"]
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if "ray::Worker" in line]
+
+
+def wait_until(what, timeout_s: float = 60.0) -> None:
+    """Returns once `what()` is true."""
+    ends = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def check_promises(job: Job, sandbox: SandboxProcess, rows: int) -> dict:
+    """The counts add up, and the book agrees with them."""
+    status = job.status()
+    states = ("ok", "failed", "ambiguous", "pending", "skipped")
+    assert sum(status[state] for state in states) == status["rows"] == rows
+    billed = sandbox.billed()
+    assert max(billed.values(), default=0) <= 1
+    assert status["paid_min"] <= sum(billed.values()) <= status["paid_max"]
+    results = pd.read_parquet(job.results)
+    assert len(results) == results["row_key"].nunique() == status["ok"]
+    return status
+
+
+def test_a_job_is_sent_by_a_cluster_of_its_own_and_each_row_is_billed_once(sandbox, make_job):
+    """Without an address one is started here, and nothing of it is left."""
+    job = make_job(sandbox.url, rows=stories(300), **on_ray(None))
+    done = job.call("run", "--json", "--rate", "1000")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert set(sandbox.billed().values()) == {1}
+    assert check_promises(job, sandbox, 300)["ok"] == 300
+    assert not workers_alive()
+
+
+def test_what_one_engine_began_the_other_one_finishes(cluster, sandbox, make_job):
+    """In both directions; each row is sent once."""
+    job = make_job(sandbox.url, rows=stories(90))
+    over_there = ("--engine", "ray", "--ray-address", cluster, "--workers", "2")
+    assert job.run("--limit", "30")["requests"] == 30
+    assert job.run("--limit", "60", *over_there)["requests"] == 30
+    assert job.run()["requests"] == 30
+    assert job.run(*over_there)["requests"] == 0
+    assert sandbox.received() == 90
+    assert check_promises(job, sandbox, 90)["ok"] == 90
+
+
+def test_the_fault_matrix_holds_on_a_cluster(cluster, start_sandbox, make_job):
+    """Each fault has the same class and code as on one machine."""
+    hold_against_the_matrix(start_sandbox, make_job, **on_ray(cluster))
+
+
+def test_a_worker_that_is_killed_costs_what_it_had_in_flight_and_the_others_go_on(
+    cluster, start_sandbox, make_job
+):
+    """Its rows are ambiguous, none of them is sent again, and another worker takes its place."""
+    sandbox = start_sandbox(latency="1s")
+    job = make_job(sandbox.url, rows=stories(400), concurrency=100, **on_ray(cluster))
+    with ended(job.start("--json", rate="100")) as run:
+        wait_until(lambda: sandbox.received() > 100)
+        os.kill(workers_alive()[0], signal.SIGKILL)
+        assert run.wait(timeout=60) == 5
+    status = check_promises(job, sandbox, 400)
+    assert 1 <= status["ambiguous"] <= 100
+    assert status["ok"] == 400 - status["ambiguous"]
+    assert status["by_code"] == {"interrupted": status["ambiguous"]}
+    assert sandbox.received() <= 400
+    log = (job.output / "log.jsonl").read_text()
+    assert "was lost" in log
+    assert job.run(*("--fail-on", "new"))["requests"] == 0
+
+
+def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_no_more(
+    cluster, start_sandbox, make_job
+):
+    """The same command finishes the job."""
+    sandbox = start_sandbox(latency="1s")
+    job = make_job(sandbox.url, rows=stories(300), concurrency=50, **on_ray(cluster))
+    with ended(job.start(rate="100")) as run:
+        wait_until(lambda: sandbox.received() > 60)
+        run.kill()
+    wait_until(lambda: not workers_alive())
+    reached = sandbox.received()
+    summary = job.run(expect=5)
+    assert summary["ambiguous"] <= 50 + 50
+    assert sandbox.received() == reached + summary["requests"]
+    status = check_promises(job, sandbox, 300)
+    assert status["ok"] == 300 - status["ambiguous"]
+
+
+def test_the_first_signal_waits_for_what_the_workers_have_in_flight(
+    cluster, start_sandbox, make_job
+):
+    """They are paid for: none is lost, none becomes ambiguous."""
+    sandbox = start_sandbox(latency="2s")
+    job = make_job(sandbox.url, rows=stories(300), concurrency=100, **on_ray(cluster))
+    with ended(job.start(rate="50")) as run:
+        wait_until(lambda: sandbox.received() > 30)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=60) == 143
+    status = check_promises(job, sandbox, 300)
+    assert status["ambiguous"] == 0
+    assert 30 <= status["ok"] == sandbox.received() < 300
+
+
+def test_max_paid_is_never_passed_by_any_number_of_workers(cluster, sandbox, make_job):
+    """What is on its way to a worker counts before it is sent."""
+    job = make_job(sandbox.url, rows=stories(200), max_paid=70, **on_ray(cluster))
+    assert job.run(expect=4)["stopped"] == "max_paid"
+    assert sum(sandbox.billed().values()) == 70
+
+
+def test_no_cluster_at_the_address_is_a_reason_to_try_again_later(sandbox, make_job):
+    """Exit 75, in words, and nothing was sent."""
+    job = make_job(sandbox.url, rows=stories(3), **on_ray(f"127.0.0.1:{free_port()}"))
+    done = job.call("run", "--json")
+    assert done.returncode == 75, done.stderr
+    assert "No Ray cluster at 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["pending"] == 3
+    assert sandbox.received() == 0
+
+
+def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_job):
+    """It travels sealed: logs, sockets' folders and shared memory do not hold it in plain."""
+    key = "sk_live_0f6c1d0e9a7b4c3d8e5f"
+    sandbox = start_sandbox(keys=[key])
+    job = make_job(sandbox.url, rows=stories(50))
+    with ray_cluster(cpus=4) as address:
+        environment = {"AITUTOR_API_KEY": key}
+        options = ("--engine", "ray", "--ray-address", address)
+        assert job.run(*options, env=environment)["ok"] == 50
+        folders = [*Path(tempfile.gettempdir()).glob("ray-*"), Path("/dev/shm")]
+        found = subprocess.run(
+            ["grep", "-rlaF", "--devices=skip", key, *map(str, folders)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.stdout == ""
+        assert found.returncode == 1
+
+
+HOST = """
+import json, signal, sys
+import ray
+from pipeline import run_job
+before = signal.getsignal(signal.SIGTERM)
+hook = sys.excepthook
+ray.init(address=sys.argv[2], log_to_driver=False)
+handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+summary = run_job(sys.argv[1], rate=1000)
+assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+assert ray.is_initialized() and ray.get(ray.put(7)) == 7
+print(summary.ok)
+"""
+
+
+def test_a_program_that_uses_ray_stays_connected_and_keeps_its_signals(cluster, sandbox, make_job):
+    """`run_job` takes the connection that is there."""
+    job = make_job(sandbox.url, rows=stories(20), **on_ray(None))
+    done = job.shell([sys.executable, "-c", HOST, str(job.spec), cluster])
+    assert done.stdout.split() == ["20"], done.stderr
+    assert set(Counter(sandbox.billed().values())) == {1}
+
+
+@pytest.mark.long
+def test_forty_kills_of_workers_and_drivers_pay_nothing_twice(start_sandbox, make_job):
+    """At random instants, whoever it hits; the same command goes on each time."""
+    sandbox = start_sandbox(latency="300ms")
+    chance = random.Random(11)
+    with ray_cluster(cpus=8) as address:
+        job = make_job(sandbox.url, rows=stories(3000), concurrency=40, **on_ray(address))
+        for turn in range(40):
+            with ended(job.start(rate="60")) as run:
+                wait_until(workers_alive)
+                time.sleep(chance.uniform(0.0, 2.0))
+                if turn % 2:
+                    os.kill(chance.choice(workers_alive()), signal.SIGKILL)
+                    time.sleep(chance.uniform(0.0, 2.0))
+                run.kill()
+            wait_until(lambda: not workers_alive())
+            check_promises(job, sandbox, 3000)
