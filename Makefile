@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-ray check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-ray test-recipes check lint soak bench bench-peers bench-scale figures bench-sandbox bench-pacing bench-ray bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -29,6 +29,13 @@ test: $(READY)  ## the tests, on all cores: most of them wait for processes of t
 
 test-ray: $(RAY)  ## the tests of the engine ray, which it installs; one after the other, as each has a cluster
 	$(BIN)/python -m pytest -m 'ray and not long'
+
+RECIPES = .recipes
+test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect and a notebook, which it installs
+	@test -x $(RECIPES)/airflow/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/airflow && $(RECIPES)/airflow/bin/pip install -q apache-airflow --editable .; }
+	@test -x $(RECIPES)/prefect/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/prefect && $(RECIPES)/prefect/bin/pip install -q prefect --editable .; }
+	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
+	$(BIN)/python -m pytest tests/test_recipes.py
 
 check: lint test test-ray  ## lint, types, import contracts, tests: what every commit keeps green
 

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_access, find_host
 from pipeline.drift import Drift, SheetKeys, digests, drift
+from pipeline.endpoint import told_endpoints
 from pipeline.errors import Refused
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
@@ -28,6 +29,7 @@ from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import Read
 from pipeline.spec import JobSpec
+from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3
 
@@ -49,8 +51,8 @@ class Checked:
     have the same text as an earlier one; under `dedupe` that one is sent for them. `skipped_by`
     counts skipped rows by reason. `pace_per_s` is given (`rate:`), or what earlier runs learned
     of the key, None if neither; `duration_s` is what `paid_at_most` requests take at it. `drift`
-    is None before the first run. `refusal` is why `run` would refuse, where a changed spec is the
-    reason.
+    is None before the first run. `refusal` is why `run` would refuse, where a changed spec or an
+    address under `notify:` is the reason.
     """
 
     job: str
@@ -93,6 +95,8 @@ def check_job(
         StorageFailed: when the ledger cannot be read.
     """
     spec, selection = job.to_run(), selection or Selection()
+    if not job.sandbox:
+        find_telemetry(spec)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (
@@ -105,6 +109,8 @@ def check_job(
         refusal = None
         try:
             refuse_repaying(spec, prepared.pins, 0 if accept_changes else prepared.repaid)
+            if not job.sandbox:  # a rehearsal tells nobody
+                told_endpoints(spec)
         except Refused as error:
             refusal = str(error)
         plan = prepared.plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -20,16 +21,20 @@ import click
 from pipeline import __version__
 from pipeline.commands.console import PATH as _PATH
 from pipeline.commands.console import Said, fill_closed_streams, person_there
+from pipeline.commands.console import answer as _answer
 from pipeline.commands.console import explain as _explain
 from pipeline.commands.console import finish as _finish
 from pipeline.commands.console import job_options as _job_options
 from pipeline.commands.console import options as _options
 from pipeline.commands.console import print_json as _print_json
+from pipeline.commands.console import show as _show
+from pipeline.commands.console import show_run as _show_run
 from pipeline.commands.console import tell as _tell
 from pipeline.commands.console import words_said as _words
 from pipeline.commands.history import history
 from pipeline.commands.schedule import schedule
-from pipeline.errors import PipelineError, Refused, StorageFailed
+from pipeline.commands.verify import verify
+from pipeline.errors import PipelineError, Refused
 from pipeline.model import ENGINES
 from pipeline.sandbox.command import sandbox as sandbox_command
 
@@ -52,6 +57,8 @@ def cli() -> None:
 
     Each row is sent at most once, every answer is kept, and the same command again goes on where
     the last one ended.
+
+    What status, report, check, history and verify find is on stdout; messages are on stderr.
 
     \b
     Example, without a key and without paying:
@@ -247,7 +254,7 @@ def check(**said: Any) -> None:
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said["quiet"] or code:
             more = _words(said, ("accept_changes", "rate", "key_file"))
-            _tell(*check_lines(checked, job.command("run", *more)))
+            _answer(said, *check_lines(checked, job.command("run", *more)))
         if said["as_json"]:
             _print_json(asdict(checked) | {"exit_code": code})
         return code
@@ -278,13 +285,16 @@ def status(every_s: float | None, **said: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.commands.watch import watch
         from pipeline.report.terminal import last_run_line
-        from pipeline.summary import read_status
+        from pipeline.summary import as_json, read_status
 
         found = read_status(job) if every_s is None else watch(job, every_s)
-        last = found.last_run and asdict(found.last_run)
-        _show(found.summary, said, more={"last_run": last, "in_use": found.in_use})
+        _show(job, found.summary, said)
         if not said["quiet"]:
-            _tell(last_run_line(found.last_run, found.in_use))
+            _answer(said, last_run_line(found.last_run, found.in_use, found.in_flight))
+        if said["as_json"]:
+            more = asdict(found)
+            del more["summary"]
+            _print_json(as_json(found.summary) | more)
         return 0
 
     _finish(said, work)
@@ -310,22 +320,29 @@ def report(open_: bool, **said: Any) -> None:
         from pipeline.report.groups import as_json as groups_json
         from pipeline.report.html import write_report
         from pipeline.report.overview import report_job
-        from pipeline.report.terminal import group_lines, marked_lines, shown_path
+        from pipeline.report.terminal import (
+            all_well_line,
+            group_lines,
+            marked_lines,
+            shown_path,
+        )
         from pipeline.summary import as_json
 
         found = report_job(job)
         # Before the page is drawn: that takes a while, and parts of the results may be damaged.
-        _show(found.summary, said | {"as_json": False})
+        _show(job, found.summary, said)
         if not said["quiet"]:
-            _tell(*(group_lines(found.groups) or ["Every row that was sent is ok."]))
-            _tell(*marked_lines(found.marked, found.unread))
+            _answer(said, *(group_lines(found.groups) or [all_well_line(found.summary)]))
+            _answer(said, *marked_lines(found.marked, found.unread))
         path = write_report(job, found)
         if not said["quiet"]:
-            _tell("", f"To read and forward: {shown_path(str(path))}")
+            _answer(said, "", f"To read and forward: {shown_path(str(path))}")
         if said["as_json"]:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]
-            _print_json(summary | {"groups": groups_json(found.groups), "marked": marked})
+            groups = groups_json(found.groups)
+            counts = {"in_use": found.in_use, "in_flight": found.in_flight}
+            _print_json(summary | counts | {"groups": groups, "marked": marked})
         if open_:
             _open(path)
         return 0
@@ -404,48 +421,18 @@ def settle(only: str | None, rows: str | None, **said: Any) -> None:
         from pipeline.summary import read_status
 
         decided = settle_job(job, SystemClock(), only=_codes(only), rows=_rows(rows))
+        summary = read_status(job).summary
         if not said["quiet"]:
-            _tell(*settled_lines(decided))
-        _show(read_status(job).summary, said)
+            _tell(*settled_lines(decided, summary.by_code))
+        _show_run(job, summary, said)
         return 0
-
-    _finish(said, work)
-
-
-@cli.command()
-@_job_options
-def verify(**said: Any) -> None:
-    """Reads every file of JOB's run folder and checks that all is there and as it was written.
-
-    Works while a run goes on. Ends with 6 and names files and rows where something is not.
-
-    \b
-    Example:
-      pipeline verify jobs/stories.yaml
-    """
-
-    def work(job: Job) -> int:
-        from pipeline.summary import as_json, summarize_error
-        from pipeline.verify import verify_job
-        from pipeline.verify.lines import verified_lines
-
-        found = verify_job(job)
-        code = StorageFailed.exit_code if found.findings else 0
-        if not said["quiet"] or code:
-            _tell(*verified_lines(found, job.name))
-        if said["as_json"]:
-            error = StorageFailed("the ledger cannot be read")
-            summary = as_json(found.summary or summarize_error(job, error))
-            more = asdict(found)
-            del more["summary"]
-            _print_json(summary | more | {"exit_code": code})
-        return code
 
     _finish(said, work)
 
 
 cli.add_command(history)
 cli.add_command(schedule)
+cli.add_command(verify)
 cli.add_command(sandbox_command)
 
 
@@ -465,6 +452,9 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
         # through every request in flight, at each 700 new objects: a sixth of a run's CPU time.
         gc.freeze()
         gc.set_threshold(_COLLECT_AT)
+        # Nobody set up logging: Python would print what the exporters log into the progress bar,
+        # with the collector's whole address.
+        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
         progress = Progress()
         stops: list[Stopped] = []
 
@@ -497,8 +487,8 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             progress.close()
         with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short
             if needs_person(summary):
-                _tell(*map(why, stops))
-            _show(summary, said, job.command("report"))
+                _tell(*(f"Stopped: {why(stopped)}" for stopped in stops))
+            _show_run(job, summary, said)
         return summary.exit_code
 
     _finish(said, work)
@@ -514,7 +504,7 @@ async def _until_signalled(job: Job, options: RunOptions, control: Control) -> S
     def on_signal(number: int) -> None:
         seen.append(number)
         if len(seen) == 1:
-            control.stop("interrupted. Once more to leave at once.", _SIGNALS[number])
+            control.stop(f"Interrupted by {_name(number)}.", _SIGNALS[number])
         else:
             control.abandon()
 
@@ -522,6 +512,10 @@ async def _until_signalled(job: Job, options: RunOptions, control: Control) -> S
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
             loop.add_signal_handler(number, on_signal, number)
     return await run_job_async(job, options, control=control)
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def _confirm(question: str) -> bool:
@@ -541,18 +535,6 @@ def _rows(text: str | None) -> RowNumbers | None:
     from pipeline.plan import parse_rows
 
     return None if text is None else parse_rows(text)
-
-
-def _show(
-    summary: Summary, said: Said, report: str | None = None, more: Said | None = None
-) -> None:
-    from pipeline.report.terminal import summary_lines
-    from pipeline.summary import as_json, needs_person
-
-    if not said["quiet"] or needs_person(summary):
-        _tell(*summary_lines(summary, report))
-    if said["as_json"]:
-        _print_json(as_json(summary) | (more or {}))
 
 
 def _open(path: Path) -> None:

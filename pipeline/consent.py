@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline import records
 from pipeline.errors import Refused
 from pipeline.inputs.checks import Skip
 from pipeline.job import Job
-from pipeline.model import State
+from pipeline.model import API_CODES, ErrorCode, State
 from pipeline.pins import refuse_repaying
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
@@ -18,6 +19,10 @@ from pipeline.spec import nearest
 from pipeline.wording import counted, listed
 
 Ask = Callable[[str], bool]
+
+_HTTP_CODE = re.compile(r"http_\d{3}")
+# Row numbers in a command to paste.
+_PASTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ def permit(
     Raises:
         Refused: when not. Nothing was sent.
     """
+    _refuse_wrong_codes(job, prepared.plan, selection, read)
     if not consent.accept_changes:
         refuse_repaying(job.to_run(), prepared.pins, prepared.repaid)
     if selection.again:
@@ -55,6 +61,40 @@ def permit(
         raise Refused("Not confirmed. Nothing was sent.")
 
 
+def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) -> None:
+    """Raises for a code that no row can have: a typo would quietly choose no row at all.
+
+    `here` are the codes that rows have now. One that they once had, or that is known to come, is a
+    code: a command that was pasted a second time has nothing left to do, and that is no mistake.
+
+    Raises:
+        Refused: with the codes that there are.
+    """
+    here = sorted(here)
+    known = {*here, *ErrorCode, *API_CODES, *read(records.codes_seen)}
+    for code in sorted(codes):
+        if code not in known and not _HTTP_CODE.fullmatch(code):
+            shown = f"The codes here are: {', '.join(here)}." if here else "No row has any here."
+            raise Refused(
+                f'There is no error code "{code}".{nearest(code, known)} {shown} Nothing was sent.'
+            )
+
+
+def _refuse_wrong_codes(job: Job, plan: Plan, selection: Selection, read: Read) -> None:
+    if selection.only is None and selection.excluded is None:
+        return
+    refuse_unknown_codes(_named(selection), plan.codes, read)
+    if read(records.last_run) is None:
+        raise Refused(
+            f"{job.folder.path}: no run yet, so no row has an error code. Start it with: "
+            f"{job.command('run')}. Nothing was sent."
+        )
+
+
+def _named(selection: Selection) -> frozenset[str]:
+    return (selection.only or frozenset()) | (selection.excluded or frozenset())
+
+
 def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
     """What a person should know of a plan that needs no consent."""
     plan = prepared.plan
@@ -64,7 +104,9 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             "The changed spec is accepted for the whole sheet: the next run sends and pays for "
             f"{counted(left, 'more row')}."
         )
-    yield from _left_out(plan, selection)
+    yield from _left_out(job, plan, selection)
+    if State.FAILED in selection.states and plan.to_send and plan.new == plan.to_send:
+        yield "None of these rows was sent before: `resume` sends them as `run` does."
     failed = prepared.plan.risky[State.FAILED]
     if failed:
         yield (
@@ -79,12 +121,21 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
         )
 
 
-def _left_out(plan: Plan, selection: Selection) -> Iterator[str]:
+def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
     """Why a selection may send less than one thinks."""
-    for code in sorted((selection.only or frozenset()) | (selection.excluded or frozenset())):
+    for code in sorted(_named(selection)):
         if code not in plan.codes:
             codes = ", ".join(sorted(plan.codes)) or "none"
-            yield f'No row has the error code "{code}".{nearest(code, plan.codes)} Here: {codes}.'
+            yield f'No row has the error code "{code}" now. The codes here are: {codes}.'
+    if plan.given_up_left:
+        number = len(plan.given_up_left)
+        first = ",".join(map(str, plan.given_up_left[:_PASTED]))
+        yield (
+            f"{counted(number, 'row')} left out that `settle` gave up: "
+            f"{listed(plan.given_up_left)}. Only --rows sends such rows: "
+            f"{job.command('resume', '--rows', first)}"
+            f"{'' if number <= _PASTED else ' and so on'}"
+        )
     if plan.ambiguous_left and State.FAILED in selection.states:
         yield (
             f"{counted(plan.ambiguous_left, 'ambiguous row')} left out; --ambiguous sends such "

@@ -14,13 +14,14 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.access import KEY_VARIABLE, is_loopback
 from pipeline.errors import Refused
+from pipeline.spec import JobSpec
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -40,23 +41,32 @@ class Endpoint:
 
     async def post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
         """Sends `body` once. None, or why it was not taken; never raises, never takes longer."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[str | None] = loop.create_future()
-
-        def work() -> None:
-            said = _post(self._url, body, kind, timeout_s)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_settle, answer, said)
-
-        threading.Thread(target=work, daemon=True).start()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await answer
-        except TimeoutError:
-            return _late(timeout_s)
+        return await in_time(lambda: _post(self._url, body, kind, timeout_s), timeout_s)
 
 
-def _late(timeout_s: float) -> str:
+async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | None:
+    """What `work` returns: None, or why nothing came of it; at most `timeout_s` later, it or not.
+
+    `work` has a daemon thread of its own, which is left to itself once it is late.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str | None] = loop.create_future()
+
+    def run() -> None:
+        said = work()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, answer, said)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await answer
+    except TimeoutError:
+        return late(timeout_s)
+
+
+def late(timeout_s: float) -> str:
+    """Why, in the same words whoever notices first."""
     return f"no answer within {timeout_s:g} s"
 
 
@@ -82,6 +92,24 @@ def find_endpoint(text: str, where: str, environment: Mapping[str, str] = os.env
             "sent."
         )
     return Endpoint(f"{parts.scheme}://{host}/…", url)
+
+
+def told_endpoints(
+    spec: JobSpec, environment: Mapping[str, str] = os.environ
+) -> tuple[Endpoint | None, Endpoint | None]:
+    """(healthcheck, webhook) of the spec's `notify:`, each None where it has none.
+
+    Raises:
+        Refused: when an address cannot be used.
+    """
+    if spec.notify is None:
+        return None, None
+    told = {"healthcheck": spec.notify.healthcheck, "webhook": spec.notify.webhook}
+    healthcheck, webhook = (
+        text and find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
+        for name, text in told.items()
+    )
+    return healthcheck or None, webhook or None
 
 
 def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
@@ -115,7 +143,7 @@ def _post(url: str, body: bytes, kind: str, timeout_s: float) -> str | None:
         return f"HTTP {error.code}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return _late(timeout_s) if isinstance(reason, TimeoutError) else type(reason).__name__
+        return late(timeout_s) if isinstance(reason, TimeoutError) else type(reason).__name__
 
 
 def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:

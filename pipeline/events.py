@@ -21,12 +21,14 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """An outcome is durable. `state` is what the row is now."""
+    """An outcome is durable. `state` is what the row is now; `latency_s` how long the answer, or
+    giving up on it, took."""
 
     row: Row
     outcome: Outcome
     state: State
     in_flight: int
+    latency_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,12 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """No more rows are sent; answers to `in_flight` requests are still waited for."""
+    """No more rows are sent; answers to `in_flight` requests are still waited for, at most
+    `wait_s`, which is None where nothing was sent yet."""
 
     stopped: Stopped
     in_flight: int
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Executor:
         self._abandoned = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
+        self._drain_s: float | None = None
         self.stopped: Stopped | None = None
 
     # -- for the caller -------------------------------------------------------------------
@@ -112,7 +113,7 @@ class Executor:
         Raises:
             StorageFailed: when an intent or outcome could not be made durable.
         """
-        self._rows = rows
+        self._rows, self._drain_s = rows, drain_s
         self._dispatcher = asyncio.create_task(self._dispatch())
         watch = asyncio.create_task(self._watch_clock())
         try:
@@ -138,7 +139,7 @@ class Executor:
         self.stopped = stopped
         if self._dispatcher is not None:
             self._dispatcher.cancel()
-        self._emit(Stopping(stopped, self._in_flight))
+        self._emit(Stopping(stopped, self._in_flight, self._drain_s))
 
     def abandon(self) -> None:
         """Waits for no answer any more: what is in flight becomes ambiguous."""
@@ -226,8 +227,8 @@ class Executor:
                 self.stop(
                     Stopped(
                         StopCode.MAX_PAID,
-                        "The most that may be paid has been reached; raise max_paid (or "
-                        "max_paid_per_run) to go on.",
+                        "The most that may be paid has been reached: raise max_paid to go on. "
+                        "If it was max_paid_per_run, the same command goes on.",
                     )
                 )
             most = 1 if self._breakers.probing else self._concurrency
@@ -347,7 +348,8 @@ class Executor:
             self._not_billed()
         self._note_reachability(reply)
         self._queue_again(row, outcome, decision)
-        self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1))
+        latency_s = reply.answered_at - reply.sent_at
+        self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1, latency_s))
         if outcome.stop is not None:
             self.stop(Stopped(outcome.stop, outcome.message))
         broken = self._breakers.see(outcome, decision.state)

@@ -1,9 +1,10 @@
-"""A summary for whoever watches: Prometheus' text format, and Markdown for hosted CI."""
+"""A summary for whoever watches: gauges, Prometheus' text format, and Markdown for hosted CI."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pipeline.model import Summary
 
@@ -12,29 +13,44 @@ _CODES_SHOWN = 20
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>&<$@:])")
 
 
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One figure of a job by what its labels tell apart. `unit` is UCUM's: s, {row}, {request}."""
+
+    name: str
+    about: str
+    unit: str
+    samples: tuple[tuple[Mapping[str, str], float], ...]
+
+
+def gauges(summary: Summary, ended_at: float) -> tuple[Gauge, ...]:
+    """What a summary says of a job, `ended_at` in seconds since 1970."""
+    rows = tuple(({"state": state}, getattr(summary, state)) for state in _STATES)
+    codes = tuple(({"code": code}, rows) for code, rows in summary.by_code.items())
+    paid = tuple(({"bound": bound}, getattr(summary, f"paid_{bound}")) for bound in _BOUNDS)
+    stopped = (({"code": summary.stopped}, 1),) if summary.stopped else ()
+    return (
+        Gauge("rows", "Rows of the sheet by where they stand.", "{row}", rows),
+        Gauge("unfinished_rows", "Rows that are not ok, by error code.", "{row}", codes),
+        Gauge(
+            "paid_requests", "Requests that were (min) or may have been billed.", "{request}", paid
+        ),
+        _last("requests", "Requests that the last run sent.", "{request}", summary.requests),
+        _last("rate_limited_requests", "Of those, 429s.", "{request}", summary.rate_limited),
+        _last("duration", "How long it sent.", "s", summary.duration_s),
+        _last("end_timestamp", "When it ended.", "s", round(ended_at, 3)),
+        _last("exit_code", "Its exit code.", "", summary.exit_code),
+        Gauge("last_run.stopped", "Why it ended before its rows did.", "", stopped),
+    )
+
+
 def prometheus(summary: Summary, ended_at: float) -> str:
     """For node-exporter's textfile collector: gauges with a label `job`, times in seconds.
 
     Names and units as in https://prometheus.io/docs/practices/naming/.
     """
-    job = f'job="{_label(summary.job)}"'
-    rows = [(f'{job},state="{state}"', getattr(summary, state)) for state in _STATES]
-    codes = [(f'{job},code="{_label(code)}"', n) for code, n in summary.by_code.items()]
-    paid = [(f'{job},bound="{bound}"', getattr(summary, f"paid_{bound}")) for bound in _BOUNDS]
-    stopped = [(f'{job},code="{summary.stopped}"', 1)] if summary.stopped else []
-    return "".join(
-        (
-            _metric("rows", "Rows of the sheet by where they stand.", rows),
-            _metric("unfinished_rows", "Rows that are not ok, by error code.", codes),
-            _metric("paid_requests", "Requests that were (min) or may have been billed.", paid),
-            _last("requests", "Requests that the last run sent.", job, summary.requests),
-            _last("rate_limited_requests", "Of those, 429s.", job, summary.rate_limited),
-            _last("duration_seconds", "How long it sent.", job, summary.duration_s),
-            _last("end_timestamp_seconds", "When it ended.", job, round(ended_at, 3)),
-            _last("exit_code", "Its exit code.", job, summary.exit_code),
-            _metric("last_run_stopped", "Why it ended before its rows did.", stopped),
-        )
-    )
+    found = gauges(summary, ended_at)
+    return "".join(_metric(gauge, {"job": summary.job}) for gauge in found)
 
 
 def markdown(summary: Summary, error: str | None = None) -> str:
@@ -65,13 +81,17 @@ def markdown(summary: Summary, error: str | None = None) -> str:
 _BOUNDS = ("min", "max")
 
 
-def _last(name: str, about: str, labels: str, value: float) -> str:
-    return _metric(f"last_run_{name}", about, [(labels, value)])
+def _last(name: str, about: str, unit: str, value: float) -> Gauge:
+    return Gauge(f"last_run.{name}", about, unit, (({}, value),))
 
 
-def _metric(name: str, about: str, samples: Iterable[tuple[str, float]]) -> str:
-    lines = [f"# HELP pipeline_{name} {about}", f"# TYPE pipeline_{name} gauge"]
-    lines += [f"pipeline_{name}{{{labels}}} {value}" for labels, value in samples]
+def _metric(gauge: Gauge, common: Mapping[str, str]) -> str:
+    suffix = "_seconds" if gauge.unit == "s" else ""
+    name = f"pipeline_{gauge.name.replace('.', '_')}{suffix}"
+    lines = [f"# HELP {name} {gauge.about}", f"# TYPE {name} gauge"]
+    for labels, value in gauge.samples:
+        told = ",".join(f'{key}="{_label(text)}"' for key, text in {**common, **labels}.items())
+        lines.append(f"{name}{{{told}}} {value}")
     return "\n".join(lines) + "\n"
 
 

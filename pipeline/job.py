@@ -15,6 +15,7 @@ from pipeline.model import JsonObject
 from pipeline.spec import JobSpec, load_spec
 
 SANDBOX_SUFFIX = ".sandbox"
+_MAX_PAID = "--max-paid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,24 @@ class Job:
         """A command line about this job, to be pasted."""
         sending = self.sending if verb in ("run", "resume") else ()
         return shlex.join(("pipeline", verb, *self.words, *sending, *options))
+
+    def affording(self, paid: int, rows: int) -> Job:
+        """This job where its `max_paid` is used up by the `paid` requests of its folder: with one
+        in its commands that lets `rows` more be paid. Else the job as it is.
+
+        A command with the limit that was just reached would do nothing.
+        """
+        words = list(self.sending)
+        given = words.index(_MAX_PAID) + 1 if _MAX_PAID in words[:-1] else None
+        limit = self.spec.max_paid if self.spec else None
+        if given is not None and words[given].isdecimal():  # a note on disk may hold anything
+            limit = int(words[given])
+        if limit is None or paid < limit or not rows:
+            return self
+        if given is None:
+            words += [_MAX_PAID, ""]
+        words[-1 if given is None else given] = str(paid + rows)
+        return replace(self, sending=tuple(words))
 
     def to_run(self) -> JobSpec:
         """The spec, for commands that cannot do without.

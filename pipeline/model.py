@@ -61,6 +61,12 @@ class ErrorCode(StrEnum):
     REDIRECT = "redirect"
 
 
+API_CODES = frozenset(
+    {"spend_limit_reached", "missing_input", "request_blocked", "workflow_run_failed"}
+)
+"""Codes of the API that are not the runner's own too: those that its page and its answers name."""
+
+
 class StopCode(StrEnum):
     """Why a run ended before its rows did (`stopped` in summary.json)."""
 

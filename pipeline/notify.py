@@ -14,18 +14,22 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.clock import SystemClock
-from pipeline.endpoint import Endpoint, find_endpoint
+from pipeline.endpoint import Endpoint, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
 from pipeline.job import Job
 from pipeline.logs import EventLog
 from pipeline.model import Summary
-from pipeline.spec import JobSpec
-from pipeline.summary import as_json, needs_person, summarize_error
+from pipeline.summary import as_json, for_person, needs_person, summarize_error
+from pipeline.telemetry import find_telemetry
 from pipeline.wording import json_line
+
+if TYPE_CHECKING:
+    from pipeline.otlp import Telemetry
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 # A person who said twice that the run is to end is not kept waiting for a monitor.
@@ -39,7 +43,7 @@ async def notifying(job: Job, listeners: tuple[Listener, ...]) -> AsyncIterator[
     A run that found its folder in use tells nothing: the one that has it will.
 
     Raises:
-        Refused: when an address in the spec cannot be used.
+        Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
     """
     notifier = find_notifier(job, listeners)
     try:
@@ -53,6 +57,9 @@ async def notifying(job: Job, listeners: tuple[Listener, ...]) -> AsyncIterator[
         bug = PipelineError(f"a bug in the runner ({type(error).__name__})")
         await notifier.end(summarize_error(job, bug), str(bug))
         raise
+    finally:
+        if notifier.telemetry is not None:
+            notifier.telemetry.close()
     if notifier.summary is not None:
         await notifier.end(notifier.summary)
 
@@ -67,13 +74,22 @@ class Notifier:
     webhook: Endpoint | None = None
     textfile: Path | None = None
     step_summary: Path | None = None
+    telemetry: Telemetry | None = None
     timeout_s: float = 10.0
     summary: Summary | None = None
     _start: asyncio.Task[str | None] | None = None
     _failures: dict[str, str] = field(default_factory=dict)
 
-    def start(self) -> None:
-        """The run has its folder. Nobody waits for this to arrive."""
+    @property
+    def heard_by(self) -> tuple[Listener, ...]:
+        """Who hears the run's events."""
+        return self.listeners if self.telemetry is None else (*self.listeners, self.telemetry)
+
+    def start(self, base_url: str | None) -> None:
+        """The run has its folder and sends to `base_url`, None for a rehearsal. Nobody waits for
+        this to arrive."""
+        if self.telemetry is not None and base_url is not None:
+            self.telemetry.start(base_url)
         if self.healthcheck is not None:
             ping = self.healthcheck.below("start").post(b"", _TEXT, self.timeout_s)
             self._start = asyncio.create_task(ping)
@@ -85,7 +101,9 @@ class Notifier:
     async def end(self, summary: Summary, error: str | None = None) -> None:
         """Tells everybody at once how it ended; `error` where it did not come about."""
         self._write_files(summary, error)
-        await asyncio.gather(self._ping(summary, error), self._call(summary, error))
+        await asyncio.gather(
+            self._ping(summary, error), self._call(summary, error), self._export(summary)
+        )
         for whom, why in self._failures.items():
             self._say(f"{whom} could not be told how the run ended: {why}. The run itself is done.")
 
@@ -98,7 +116,11 @@ class Notifier:
             await asyncio.wait({self._start}, timeout=self.timeout_s / 2)
             self._start.cancel()
         code = summary.exit_code if needs_person(summary) else 0
-        lines = [*summary_lines(summary), f"Exit code: {summary.exit_code}", *([error or ""])]
+        lines = [
+            *summary_lines(for_person(self.job, summary)),
+            f"Exit code: {summary.exit_code}",
+            *([error or ""]),
+        ]
         body = "\n".join(lines).encode(errors="replace")
         left_s = self.timeout_s / (1 if self._start is None else 2)
         why = await self.healthcheck.below(str(code)).post(body, _TEXT, left_s)
@@ -111,6 +133,12 @@ class Notifier:
         body = json_line(told).encode()
         why = await self.webhook.post(body, "application/json", self.timeout_s)
         self._note(f"webhook {self.webhook.shown}", why)
+
+    async def _export(self, summary: Summary) -> None:
+        if self.telemetry is not None:
+            person = needs_person(summary)
+            for whom, why in await self.telemetry.end(summary, person, self.timeout_s):
+                self._note(whom, why)
 
     def _write_files(self, summary: Summary, error: str | None) -> None:
         try:
@@ -148,7 +176,7 @@ def find_notifier(
     night that it waits for.
 
     Raises:
-        Refused: when an address in the spec cannot be used.
+        Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
     """
     notifier = Notifier(job, listeners)
     if environment.get(STEP_SUMMARY):
@@ -156,19 +184,10 @@ def find_notifier(
     spec = job.spec
     if spec is None or spec.notify is None or job.sandbox:
         return notifier
-    told = spec.notify
-    notifier.healthcheck = _endpoint(spec, "healthcheck", told.healthcheck, environment)
-    notifier.webhook = _endpoint(spec, "webhook", told.webhook, environment)
-    notifier.textfile, notifier.timeout_s = told.textfile, told.timeout_s
+    notifier.healthcheck, notifier.webhook = told_endpoints(spec, environment)
+    notifier.textfile, notifier.timeout_s = spec.notify.textfile, spec.notify.timeout_s
+    notifier.telemetry = find_telemetry(spec, environment)
     return notifier
-
-
-def _endpoint(
-    spec: JobSpec, name: str, text: str | None, environment: Mapping[str, str]
-) -> Endpoint | None:
-    if text is None:
-        return None
-    return find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
 
 
 def _replace(path: Path, text: str) -> None:

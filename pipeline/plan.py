@@ -262,10 +262,14 @@ class Selection:
 
     def chooses(self, held: Held | None) -> bool:
         """Whether a row of which this is held is sent, if it is named."""
-        state = held.state if held else State.PENDING
-        if state not in self.states or not self.covers(held.code if held else None):
+        if not self.regards(held):
             return False
         return held is None or not held.given_up or self.rows is not None
+
+    def regards(self, held: Held | None) -> bool:
+        """The same, as if no row had been given up."""
+        state = held.state if held else State.PENDING
+        return state in self.states and self.covers(held.code if held else None)
 
 
 def select_resume(
@@ -300,7 +304,8 @@ class Plan:
     duplicate names the first of its equal rows; `weights` says for how many rows each stands.
     `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of those that
     are not ok. `to_send` and `new` (never attempted) count requests, `ambiguous_left` the rows
-    that are covered and not sent. `chosen_ids` are ledger rows of the chosen ok ones; `risky` are
+    that are covered and not sent, `given_up_left` names those that the selection would send had
+    they not been given up. `chosen_ids` are ledger rows of the chosen ok ones; `risky` are
     the rows to be sent that may have been paid already, by their state.
     """
 
@@ -314,6 +319,7 @@ class Plan:
     to_send: int = 0
     new: int = 0
     ambiguous_left: int = 0
+    given_up_left: list[int] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
     chosen_ids: list[int] = field(default_factory=list)
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -384,6 +390,8 @@ def _add_alike(
     left = int(weights[~chosen].sum())
     if left:
         plan.kept[state] += left
+    if found is not None and found.given_up and selection.regards(found):
+        plan.given_up_left += numbers[asked & ~chosen].tolist()
     if state is State.AMBIGUOUS and selection.covers(code):
         plan.ambiguous_left += int(weights[asked & ~chosen].sum())
     return chosen

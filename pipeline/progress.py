@@ -62,7 +62,7 @@ class Progress:
         elif isinstance(event, PaceEnded):
             self._pace_ended(event)
         elif isinstance(event, Stopping):
-            self._say(f"Stopping: {why(event.stopped)} {_still(event.in_flight)}")
+            self._say(f"Stopping: {why(event.stopped)} {_still(event)}")
 
     def close(self) -> None:
         """Leaves the bar as it is and ends its line."""
@@ -145,10 +145,15 @@ def why(stopped: Stopped) -> str:
     return f"{sentence} {_HINTS[stopped.code]}" if stopped.code in _HINTS else sentence
 
 
-def _still(in_flight: int) -> str:
-    if not in_flight:
+def _still(event: Stopping) -> str:
+    """What is waited for, and for how long: those answers are paid for."""
+    if not event.in_flight:
         return "Nothing is in flight."
-    return f"Waiting for {counted(in_flight, 'answer')} still on the way."
+    most = "" if event.wait_s is None else f", {event.wait_s:.4g} s at most"
+    line = f"Waiting for {counted(event.in_flight, 'answer')} still on the way{most}."
+    if event.stopped.code is StopCode.INTERRUPTED:
+        line += " Once more to leave at once: those rows are then ambiguous."
+    return line
 
 
 def _limit(limit: int | None, window_s: float | None) -> str:

@@ -223,6 +223,12 @@ def counts(db: sqlite3.Connection) -> Counts:
     )
 
 
+def codes_seen(db: sqlite3.Connection) -> frozenset[str]:
+    """Every error code that an attempt of this folder ended with."""
+    found = db.execute("SELECT DISTINCT code FROM attempts WHERE code IS NOT NULL")
+    return frozenset(code for (code,) in found)
+
+
 def reached(db: sqlite3.Connection) -> bool:
     """Whether any request of this folder left for its host, as far as is known."""
     found = db.execute(

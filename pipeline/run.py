@@ -178,6 +178,7 @@ async def run_job_async(
     options = replace(options or RunOptions(), **fields)
     job = _as_job(job)
     async with notifying(job, options.listeners) as notifier:
+        options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
         return notifier.summary
 
@@ -192,7 +193,7 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)
-        notifier.start()
+        notifier.start(access.base_url if access else None)
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
         )

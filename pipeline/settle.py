@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline import records
+from pipeline.consent import refuse_unknown_codes
 from pipeline.errors import Refused
 from pipeline.job import Job
 from pipeline.ledger import open_ledger
@@ -12,6 +13,7 @@ from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
 from pipeline.report.failures import rewrite_failures
+from pipeline.wording import counted
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 
@@ -26,12 +28,20 @@ def settle_job(
     written anew. Returns how many rows of each state were decided.
 
     Raises:
-        Refused: when the job has no run yet.
+        Refused: when the job has no run yet; for a code or a row that it does not have.
         Locked: when a run works in the folder.
     """
     if not job.folder.ledger.exists():
         raise Refused(f"{job.folder.path}: no run yet, so there is nothing to settle.")
 
+    with records.reading(job.folder.ledger) as read:
+        counts = read(records.counts)
+        refuse_unknown_codes(only or (), counts.by_code, read)
+    if rows is not None and rows.last > counts.sheet_rows:
+        raise Refused(
+            f"There is no row {rows.last}: the sheet had {counted(counts.sheet_rows, 'data row')} "
+            "at the last run. Nothing was sent."
+        )
     decidable = {State.AMBIGUOUS} if only is None and rows is None else set(_DECIDABLE)
 
     def chosen(row: Unfinished) -> bool:

@@ -56,11 +56,13 @@ class Condition:
 @dataclass(frozen=True, slots=True)
 class Notify:
     """Whom a run tells how it went. Addresses are as they stand in the file, with their ``${NAME}``
-    of the environment; each may take `timeout_s`."""
+    of the environment; each may take `timeout_s`. `opentelemetry` is whether a collector is told,
+    the one that the standard environment (``OTEL_…``) names."""
 
     healthcheck: str | None = None
     webhook: str | None = None
     textfile: Path | None = None
+    opentelemetry: bool = False
     timeout_s: float = 10.0
 
 
@@ -313,6 +315,7 @@ class _Fields:
             healthcheck=inner.optional_text("healthcheck"),
             webhook=inner.optional_text("webhook"),
             textfile=None if textfile is None else self._path.absolute().parent / textfile,
+            opentelemetry=inner.flag("opentelemetry"),
             timeout_s=inner.number("timeout_s", float, above=0) or 10.0,
         )
 

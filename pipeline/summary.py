@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import records
-from pipeline.errors import Interrupted, PipelineError, Refused, StorageFailed
+from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
 from pipeline.job import Job
 from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished, reading
@@ -57,16 +57,21 @@ def summarize(
     sent: Sent | None = None,
     concern: Counter[State] | None = None,
     signal_exit: int | None = None,
+    in_use: bool = False,
 ) -> Summary:
     """The summary of a job as the ledger holds it.
 
     `concern` counts the rows that the exit code speaks of, every row of the sheet by default.
-    `signal_exit` is the exit code of the signal that ended the run.
+    `signal_exit` is the exit code of the signal that ended the run. `in_use`: a run is at work in
+    the folder, so what it has on the way is pending; without it nobody waits for those answers,
+    and the rows are ambiguous.
     """
     sent = sent or Sent()
-    states = counts.states
-    ok, failed = states[State.OK], states[State.FAILED]
-    ambiguous = states[State.AMBIGUOUS] + states[State.SENDING]
+    states = counts.states.copy()
+    if not in_use:
+        states[State.AMBIGUOUS] += states[State.SENDING]
+    del states[State.SENDING]
+    ok, failed, ambiguous = (states[s] for s in (State.OK, State.FAILED, State.AMBIGUOUS))
     pending = counts.sheet_rows - counts.skipped - ok - failed - ambiguous
     return Summary(
         schema_version=SCHEMA_VERSION,
@@ -95,11 +100,13 @@ def summarize(
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a job stands, and its last run. `in_use`: a process works in the folder now."""
+    """Where a job stands, and its last run. `in_use`: a process works in the folder now.
+    `in_flight` of the pending rows are on the way to their answer."""
 
     summary: Summary
     last_run: records.LastRun | None
     in_use: bool
+    in_flight: int
 
 
 def read_status(job: Job) -> Status:
@@ -109,10 +116,37 @@ def read_status(job: Job) -> Status:
         Refused: when there was no run yet.
         StorageFailed: when the ledger cannot be read.
     """
+    in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
     with reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
-        summary = summarize(job, read(records.counts))
-        return Status(summary, read(records.last_run), job.folder.in_use)
+        counts = read(records.counts)
+        summary = standing(job, counts, in_use)
+        return Status(summary, read(records.last_run), in_use, in_flight(counts, in_use))
+
+
+def for_person(job: Job, summary: Summary) -> Summary:
+    """The summary for eyes: where `max_paid` is used up, its command to go on names a higher limit.
+
+    Only a person may decide on that. Programs get the command as it is, which then sends nothing.
+    """
+    left = summary.pending or summary.failed or summary.ambiguous
+    raised = job.affording(summary.paid_max, left)
+    for words in _GOING_ON:
+        if summary.resume_command == job.command(*words):
+            return replace(summary, resume_command=raised.command(*words))
+    return summary
+
+
+def standing(job: Job, counts: Counts, in_use: bool) -> Summary:
+    """The summary of a job for who looks at it from outside; while a run goes on there is nothing
+    to go on with."""
+    summary = summarize(job, counts, in_use=in_use)
+    return replace(summary, resume_command=None) if in_use else summary
+
+
+def in_flight(counts: Counts, in_use: bool) -> int:
+    """How many rows a run that is at work has on the way."""
+    return counts.states[State.SENDING] if in_use else 0
 
 
 def refuse_before_first_run(job: Job, read: records.Read) -> None:
@@ -164,8 +198,13 @@ def summarize_error(job: Job | None, error: PipelineError) -> Summary:
     """The same where a run did not come about or could not end: with what is known."""
     code = next((code for kind, code in _STOP_OF_ERROR.items() if isinstance(error, kind)), None)
     stopped = Stopped(code, str(error)) if code else None
-    summary = _NOTHING if job is None else summarize(job, _known_counts(job), stopped=stopped)
+    summary = _NOTHING if job is None else _summarize_known(job, error, stopped)
     return replace(summary, exit_code=error.exit_code)
+
+
+def _summarize_known(job: Job, error: PipelineError, stopped: Stopped | None) -> Summary:
+    in_use = isinstance(error, Locked)  # by another run, which waits for what is on its way
+    return summarize(job, _known_counts(job), stopped=stopped, in_use=in_use)
 
 
 def _known_counts(job: Job) -> Counts:
@@ -177,12 +216,12 @@ def _known_counts(job: Job) -> Counts:
 
 
 def _resume_command(job: Job, pending: int, failed: int, ambiguous: int) -> str | None:
-    """The command that sends what is left: the ambiguous only where nothing else is."""
-    if failed:
-        return job.command("resume")
-    if pending:
-        return job.command("run")
-    return job.command("resume", "--ambiguous") if ambiguous else None
+    """The command that goes on: what was not sent yet comes first, then what failed, which may have
+    been paid, and the ambiguous only where nothing else is left."""
+    for rows, words in zip((pending, failed, ambiguous), _GOING_ON, strict=True):
+        if rows:
+            return job.command(*words)
+    return None
 
 
 def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int | None) -> int:
@@ -200,6 +239,7 @@ def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int
     return next((code for code in order if found.get(code)), 0)
 
 
+_GOING_ON = ("run",), ("resume",), ("resume", "--ambiguous")
 _NO_COUNTS = Counts(Counter(), {}, 0, 0, 0, 0, 0, "", None)
 _NOTHING = Summary(
     schema_version=SCHEMA_VERSION,

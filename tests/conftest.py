@@ -21,6 +21,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.servers import Monitor
+
 KEY = "sk_sandbox"
 
 
@@ -106,6 +108,27 @@ def start_sandbox(tmp_path: Path) -> Iterator[StartSandbox]:
 def sandbox(start_sandbox: StartSandbox) -> SandboxProcess:
     """A sandbox that answers at once and hardly limits."""
     return start_sandbox()
+
+
+@pytest.fixture
+def monitor() -> Iterator[Callable[..., Monitor]]:
+    """Starts monitors; they end with the test."""
+    started: list[Monitor] = []
+
+    def start(*args: object, **options: object) -> Monitor:
+        started.append(Monitor(*args, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def free_port() -> int:

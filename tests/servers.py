@@ -1,4 +1,5 @@
-"""A server of the test's own, for what no sandbox does: to vanish, to hang up, to deny for ever."""
+"""Servers of the test's own: one for what no sandbox does (to vanish, to hang up, to deny for
+ever), and one that takes what it is told."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 Answer = tuple[int, dict[str, str], bytes]
+Call = tuple[str, str, dict[str, str], bytes]
 
 
 def ok(body: bytes) -> Answer:
@@ -129,3 +132,40 @@ class Server:
         await writer.drain()
         if last:
             raise ConnectionError("takes no more")
+
+
+class Monitor:
+    """A server that takes what it is told: (method, path, headers, body), in their order."""
+
+    def __init__(self, status: int = 200, location: str | None = None) -> None:
+        self.calls: list[Call] = []
+        monitor = self
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                monitor.calls.append((self.command, self.path, dict(self.headers), body))
+                self.send_response(status)
+                if location:
+                    self.send_header("location", location)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server: HTTPServer = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for _, path, _, _ in self.calls]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 
 from pipeline.learned import fingerprint
@@ -41,6 +42,27 @@ def test_the_texts_of_each_variable_are_described_over_the_rows_that_may_be_sent
     assert '"text" from "story": 1 to 3 characters (rows 5 and 4), 1 empty.' in found["said"]
     assert "1 because the spec's `where:` leaves it out" in found["said"]
     assert sandbox.received() == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_ids_that_stand_twice_are_named_with_both_their_places(make_job, kind):
+    """Five of them, whatever the sheet is; a long one is cut."""
+    job = make_job("http://127.0.0.1:9", rows=[], input=f"sheet.{kind}", id="sku")
+    ids = ["a", "b", "a", "c", "b", "a", "a", "d" * 60, "d" * 60, "c"]
+    table = pd.DataFrame({"sku": ids, "story": [f"story {n}" for n in range(len(ids))]})
+    if kind == "jsonl":
+        table.to_json(job.folder / "sheet.jsonl", orient="records", lines=True)
+    else:
+        getattr(table, f"to_{kind}")(job.folder / f"sheet.{kind}", index=False)
+    done = job.call("check")
+    assert done.returncode == 2
+    first = {"csv": 2, "parquet": 1, "jsonl": 1}[kind]
+    word = "row" if kind == "parquet" else "line"
+    for text, again, before in (("a", 2, 0), ("b", 4, 1), ("a", 6, 0), ("d" * 40 + "…", 8, 7)):
+        assert (
+            f'"{text}" in {word} {again + first}, column "sku" is also in {word} {before + first}, '
+        ) in done.stderr
+    assert "and 1 more." in done.stderr
 
 
 def test_texts_that_a_template_may_expand_are_pointed_out(sandbox, make_job):

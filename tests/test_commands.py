@@ -122,7 +122,7 @@ def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_non
     groups = {group["code"]: group for group in report["groups"]}
     assert groups["request_blocked"]["first_rows"] == [1, 2]
     assert groups["gateway"]["count"] == groups["gateway"]["maybe_paid"] == 1
-    shown = job.call("report").stdout + job.call("report").stderr
+    shown = job.call("report").stdout
     for group in groups.values():
         assert group["command"] in shown
         before = received(sandbox)
@@ -146,7 +146,7 @@ def test_rows_that_a_command_leaves_out_do_not_raise_its_exit_code(sandbox, make
     job = mixed_job(sandbox, make_job)
     assert job.call("run", "--limit", "1").returncode == 0
     assert job.call("resume", "--rows", "1,8").returncode == 0
-    assert job.call("resume", "--only", "no_such_code").returncode == 0
+    assert job.call("resume", "--only", "timeout").returncode == 0
     assert job.call("run", "--fail-on", "new").returncode == 0
     assert job.call("run", "--fail-on", "none").returncode == 0
     assert job.call("run").returncode == 5
@@ -249,7 +249,7 @@ def test_check_says_what_a_changed_spec_would_cost(sandbox, make_job):
     job.write_spec(constants={"tone": "warm"})
     done = job.call("check")
     assert done.returncode == 2
-    assert "2 finished rows" in done.stderr
+    assert "2 finished rows" in done.stdout
     assert job.call("check", "--accept-changes").returncode == 0
 
 
@@ -323,7 +323,7 @@ BAD_INPUT = [
     ("story\na\n", {"api_key": "sk_1"}, ["holds no key"]),
     ("story\na\n", {"base_url": "https://x"}, ["holds no host"]),
     ("id,story\n1,a\n ,b\n", {"id": "id"}, ["line 3", "blank"]),
-    ("id,story\n1,a\n2,b\n1,c\n", {"id": "id"}, ["line 4", "stands again"]),
+    ("id,story\n1,a\n2,b\n1,c\n", {"id": "id"}, ['"1" in line 4, column', "also in line 2"]),
     ("story\na\n", {"input": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
     ("story\na\n", {"input": "."}, ["jobs"]),
     ("story\n", {}, ["no rows"]),
@@ -467,7 +467,7 @@ def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, ma
     assert job.shell([*command, "run", folder]).returncode == 3
     job.spec.rename(job.spec.with_suffix(".moved"))
     assert job.shell([*command, "status", folder]).returncode == 0
-    assert "request_blocked" in job.shell([*command, "report", folder]).stderr
+    assert "request_blocked" in job.shell([*command, "report", folder]).stdout
     assert job.shell([*command, "export", folder, "--to", f"{job.folder}/x.csv"]).returncode == 0
     gone = job.shell([*command, "run", folder])
     assert (gone.returncode, "spec" in gone.stderr) == (2, True)
@@ -482,10 +482,23 @@ def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sand
     with ended(process):
         while not sandbox.received():
             time.sleep(0.02)
-        assert "it goes on now" in job.call("status").stderr
-    assert "ended from outside" in job.call("status").stderr
+        shown = job.call("status").stdout
+        assert "it goes on now and waits for 1 answer; that row counts as pending" in shown
+        assert "To go on" not in shown
+        found = job.status()
+        assert [found[n] for n in ("pending", "in_flight", "ambiguous")] == [1, 1, 0]
+        assert (found["exit_code"], found["resume_command"]) == (0, None)
+        report = json.loads(job.call("report", "--json").stdout)
+        assert [report[n] for n in ("pending", "in_flight", "ambiguous", "in_use")] == [1, 1, 0, 1]
+        skipped = job.call("run", "--if-locked", "skip", "--json")
+        said = json.loads(skipped.stdout)
+        assert (skipped.returncode, said["exit_code"], said["ambiguous"]) == (0, 0, 0)
+        assert str(process.pid) in said["notice"]
+        assert "error" not in said
+    assert "ended from outside" in job.call("status").stdout
+    assert (job.status()["ambiguous"], job.status()["in_flight"]) == (1, 0)
     job.run(expect=5)
-    assert "exit 5" in job.call("status").stderr
+    assert "exit 5" in job.call("status").stdout
     assert job.status()["last_run"]["exit_code"] == 5
 
 
@@ -614,11 +627,17 @@ def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make
     with ended(process):
         while sandbox.received() < 3:
             time.sleep(0.02)
-        assert "counts as ambiguous until" in job.call("status").stderr
+        assert "waits for 3 answers; those rows count as pending" in job.call("status").stdout
     report = json.loads(job.call("report", "--json").stdout)
     [group] = report["groups"]
     assert (group["state"], group["count"]) == ("sending", 3)
     assert job.paste(group["command"]).returncode == 5
+
+
+def to_go_on(said: str) -> str:
+    """The command that a person is told to go on with."""
+    [line] = [line for line in said.splitlines() if line.startswith("To go on")]
+    return line[line.index("pipeline ") :]
 
 
 def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, make_job):
@@ -628,19 +647,122 @@ def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, ma
     done = job.call("run", *options)
     assert done.returncode == 4
     assert "raise max_paid" in done.stderr
+    assert "To go on, until at most 3 requests are paid in all: pipeline run " in done.stderr
     report = json.loads(job.call("report", "--json").stdout)
     assert f"--max-paid 1 --base-url {sandbox.url}" in report["resume_command"]
-    assert job.paste(report["resume_command"], "--max-paid", "9").returncode == 3
+    assert job.paste(to_go_on(job.call("status").stdout)).returncode == 3
     zero = job.call("run", "--base-url", sandbox.url, "--max-paid", "0", "--json")
     assert f"pipeline report {job.spec}\n" in zero.stderr
-    assert "--max-paid 0" in json.loads(zero.stdout)["resume_command"]
+    assert "--max-paid 3" in to_go_on(zero.stderr)
+
+
+def test_after_a_limit_of_the_spec_the_command_names_the_limit_that_the_rest_needs(
+    sandbox, make_job
+):
+    """One more for each row that is left; pasted, it goes on. Only a person is told: a program that
+    runs what it is given must not raise a limit."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"], ["d"]], max_paid=3)
+    assert job.run("--limit", "2")["resume_command"].endswith("job.yaml --rate 5000.0")
+    stopped = job.run(expect=4)
+    for program in (stopped["resume_command"], job.status()["resume_command"]):
+        assert "--max-paid" not in program
+        assert job.paste(program).returncode == 4
+    command = to_go_on(job.call("status").stdout)
+    assert "--max-paid 4" in command
+    assert job.paste(command).returncode == 0
+    assert (job.status()["ok"], sum(sandbox.billed().values())) == (4, 4)
 
 
 def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
-    """A typo in a code, and rows that need --ambiguous."""
+    """Rows that need --ambiguous, a code that no row has any more, and rows that were given up."""
     job = mixed_job(sandbox, make_job)
-    assert 'Did you mean "gateway"' in job.call("resume", "--only", "gatway").stderr
     assert "--ambiguous sends such" in job.call("resume", "--rows", "5").stderr
+    done = job.call("resume", "--only", "timeout")
+    assert 'No row has the error code "timeout" now. The codes here are: bad_' in done.stderr
+    job.call("settle", "--only", "request_blocked")
+    before = sandbox.received()
+    done = job.call("resume", "--only", "request_blocked")
+    assert sandbox.received() == before
+    assert "1 row left out that `settle` gave up: row 3." in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "gave up" in line]
+    job.paste(line.partition("such rows: ")[2])
+    assert sandbox.received() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [("resume", "--only"), ("resume", "--except"), ("settle", "--only")]
+)
+def test_a_code_that_no_row_can_have_is_refused_with_those_that_there_are(
+    sandbox, make_job, verb, option
+):
+    """Exit 2: a typo would choose no row, and nobody would notice."""
+    job = mixed_job(sandbox, make_job)
+    before = sandbox.received(), job.status()
+    done = job.call(verb, option, "gatway")
+    assert done.returncode == 2
+    assert 'There is no error code "gatway". Did you mean "gateway"?' in done.stderr
+    assert "bad_response, gateway, internal_server_error, request_blocked" in done.stderr
+    assert (sandbox.received(), job.status()) == before
+    for code in ("timeout", "http_418"):
+        assert job.call(verb, "--only", code).returncode in (0, 5)
+
+
+def test_settle_names_the_codes_where_it_decides_nothing_and_refuses_rows_that_are_not_there(
+    sandbox, make_job
+):
+    """0 for a code that no row has now, 2 for a row that is not in the sheet."""
+    job = mixed_job(sandbox, make_job)
+    done = job.call("settle", "--only", "timeout")
+    assert "No row to decide about, and nothing was sent. The error codes here are:" in done.stderr
+    done = job.call("settle", "--rows", "10")
+    assert (done.returncode, "There is no row 10" in done.stderr) == (2, True)
+
+
+def test_resume_of_a_job_that_was_never_run_says_so(sandbox, make_job):
+    """By code it is refused; without one it sends what `run` would, as the table says."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    done = job.call("resume", "--only", "gateway")
+    assert (done.returncode, sandbox.received()) == (2, 0)
+    assert "no run yet, so no row has an error code" in done.stderr
+    done = job.call("resume")
+    assert (done.returncode, sandbox.received()) == (0, 2)
+    assert "None of these rows was sent before" in done.stderr
+    job.write_sheet(["story"], [["a"], ["#fault:blocked"]])
+    job.call("run")
+    assert "None of these rows" not in job.call("resume").stderr
+
+
+def test_a_report_of_a_job_that_sent_nothing_does_not_speak_of_rows_that_were_sent(
+    sandbox, make_job
+):
+    """`--limit 0` and a limit of 0 are runs."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.run("--limit", "0")
+    shown = job.call("report").stdout
+    assert "No row was sent yet." in shown
+    assert "is ok" not in shown
+    job.run()
+    assert "Every row that was sent is ok." in job.call("report").stdout
+
+
+def test_what_a_reading_command_was_asked_for_is_on_stdout_and_nothing_else_is(sandbox, make_job):
+    """For a pager or grep. With --json stdout is one object, and the words are on stderr."""
+    job = mixed_job(sandbox, make_job)
+    for verb, words in (
+        ("status", "9 rows: 2 ok, 3 failed"),
+        ("report", "1 failed request_blocked"),
+        ("check", "9 rows: 2 ok, 3 failed"),
+        ("history", "began"),
+        ("verify", "everything is there"),
+    ):
+        done = job.call(verb)
+        assert (words in done.stdout, done.stderr) == (True, ""), (verb, done.stderr)
+        told = job.call(verb, "--json")
+        assert words in told.stderr
+        assert json.loads(told.stdout)
+    for verb, *options in (("run", "--limit", "1"), ("settle", "--only", "timeout")):
+        done = job.call(verb, *options)
+        assert (done.stdout, "9 rows" in done.stderr) == ("", True)
 
 
 def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_job):

@@ -125,13 +125,14 @@ def test_with_ids_equal_rows_differ_by_their_id_alone(sandbox, make_job):
 
 
 def test_a_killed_run_leaves_equal_rows_ambiguous_together(start_sandbox, make_job):
-    """`status` counts each of them while the one is on its way, and after."""
+    """`status` counts each of them while the one is on its way (pending), and after."""
     sandbox = start_sandbox(latency="60s")
     job = make_job(sandbox.url, rows=rows("a", "a", "a"), dedupe=True)
     process = job.start()
     while not sandbox.received():
         time.sleep(0.02)
-    assert job.status()["ambiguous"] == 3
+    found = job.status()
+    assert (found["pending"], found["in_flight"], found["ambiguous"]) == (3, 3, 0)
     process.kill()
     process.wait()
     assert job.status()["ambiguous"] == 3
@@ -153,6 +154,6 @@ def test_a_duplicate_at_a_wrong_place_is_found(sandbox, make_job, change):
     db.close()
     done = job.call("verify")
     assert done.returncode == 6
-    assert "row 4" in done.stderr or "row 2" in done.stderr
+    assert "row 4" in done.stdout or "row 2" in done.stdout
     assert job.run()["requests"] == 0
     assert verified(job)

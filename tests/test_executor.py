@@ -209,6 +209,7 @@ def test_a_stop_withdraws_what_was_not_sent_and_waits_for_what_was():
     assert len(sent) <= 3
     [stopping] = [e for e in world.events if isinstance(e, Stopping)]
     assert stopping.in_flight >= 2
+    assert stopping.wait_s == 5
 
 
 def test_after_the_drain_what_is_still_in_flight_is_ambiguous_and_kept():

@@ -229,6 +229,21 @@ def test_a_workbook_that_was_changed_since_is_not_filled(job, place, text, words
     assert not target.exists()
 
 
+def test_a_refused_copy_says_how_many_cells_were_changed(job):
+    """The first by name. Rows that were added are named only where no cell is another."""
+    book = load_workbook(job.folder / "book.xlsx")
+    page, at = book["Ideas"], job.folder / "book.xlsx"
+    last = page.max_row
+    for place, more in (("C5", ""), ("C6", ", and 1 more cell was changed too,"), ("C7", "2 more")):
+        page[place] = "another"
+        book.save(at)
+        with pytest.raises(Refused, match='Ideas row 5, column "Story" was changed') as refused:
+            export_copy(job, job.folder / "done.xlsx")
+        assert more in str(refused.value)
+        assert ("more cell" in str(refused.value)) == bool(more)
+    assert last >= 7
+
+
 def test_other_cells_may_change_and_come_along(job):
     """Only what was sent has to be what was sent."""
     book = load_workbook(job.folder / "book.xlsx")

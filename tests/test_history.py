@@ -62,7 +62,7 @@ def test_the_share_of_the_limit_comes_from_the_log_and_is_not_missed_without_it(
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)])
     done = job.call("run")
     assert done.returncode == 0
-    shown = job.call("history").stderr.splitlines()
+    shown = job.call("history").stdout.splitlines()
     assert shown[0].split() == [
         *("began", "took", "rows", "ok", "failed", "ambiguous", "paid", "requests", "share", "exit")
     ]

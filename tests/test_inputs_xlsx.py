@@ -310,7 +310,8 @@ def test_a_formula_that_nobody_calculated_is_refused_in_every_column(
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data), settings=settings)
     message = refusal(path, variables=((column, column),))
     assert "Sheet1!B2: a formula" in message
-    assert "Open the workbook in Excel" in message
+    assert "in Excel or LibreOffice and save it" in message
+    assert ("fullCalcOnLoad" in message) == ("fullCalcOnLoad" in settings)
 
 
 def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path):

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,59 +18,6 @@ from pipeline.folder import RunFolder
 from pipeline.job import find_job
 from pipeline.summary import summarize_error
 from tests.conftest import KEY, ended, free_port
-
-Call = tuple[str, str, dict[str, str], bytes]
-
-
-class Monitor:
-    """A server that takes what it is told: (method, path, headers, body), in their order."""
-
-    def __init__(self, status: int = 200, location: str | None = None) -> None:
-        self.calls: list[Call] = []
-        monitor = self
-
-        class Answer(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                monitor.calls.append((self.command, self.path, dict(self.headers), body))
-                self.send_response(status)
-                if location:
-                    self.send_header("location", location)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server: HTTPServer = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    @property
-    def paths(self) -> list[str]:
-        return [path for _, path, _, _ in self.calls]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-@pytest.fixture
-def monitor() -> Iterator[Callable[..., Monitor]]:
-    """Starts monitors; they end with the test."""
-    started: list[Monitor] = []
-
-    def start(*args: object, **options: object) -> Monitor:
-        started.append(Monitor(*args, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
@@ -133,13 +76,6 @@ def test_a_rehearsal_tells_no_monitor(make_job, monitor):
     job = make_job("", rows=[["a"]], notify={"healthcheck": health.url, "webhook": health.url})
     assert job.call("run", "--sandbox").returncode == 0
     assert health.calls == []
-
-
-@pytest.fixture
-def hanging() -> Iterator[str]:
-    """The address of a server that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_monitors_that_hang_change_neither_the_exit_code_nor_the_run(sandbox, make_job, hanging):
@@ -201,6 +137,20 @@ def test_addresses_that_cannot_be_told_are_refused_before_anything_is_sent(
     assert words in done.stderr
     assert done.stderr.rstrip().endswith("Nothing was sent.")
     assert sandbox.received() == 0
+
+
+@pytest.mark.parametrize(("notify", "words"), BAD)
+def test_check_finds_an_address_that_cannot_be_told_as_a_run_would(
+    sandbox, make_job, notify, words
+):
+    """Exit 2, before money is spent; the rest is shown all the same. A rehearsal tells nobody."""
+    job = make_job(sandbox.url, rows=[["a"]], notify=notify)
+    done = job.call("check")
+    assert done.returncode == 2
+    assert words in done.stdout + done.stderr
+    if isinstance(notify, dict) and {"healthcheck", "webhook"} & set(notify):
+        assert "A run would pay for 1 request at most" in done.stdout
+        assert job.call("check", "--sandbox").returncode == 0
 
 
 def test_an_address_shows_only_its_host():

@@ -16,8 +16,15 @@ from matplotlib.figure import Figure
 from pipeline import placing, records
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.model import Outcome, Reply, Row, State, Verdict
-from pipeline.report.charts import duration, pictures
-from pipeline.report.history import History, LearnedLimit, Span, learned_limits, read_history
+from pipeline.report.charts import duration, latency, pictures
+from pipeline.report.history import (
+    History,
+    Latencies,
+    LearnedLimit,
+    Span,
+    learned_limits,
+    read_history,
+)
 from pipeline.report.samples import Samples, domain
 from pipeline.report.timeline import Timeline
 
@@ -299,3 +306,21 @@ def test_durations_have_one_or_two_units():
         "1 h 0 min",
         "9 h 30 min",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [
+        ([0, 0, 1], "half came within under 1 ms, 95 % within 1 ms; the slowest took 1 ms."),
+        ([0], "half came within under 1 ms, 95 % within under 1 ms; the slowest took under 1 ms."),
+        ([3, 4, 250], "half came within 4 ms, 95 % within 250 ms; the slowest took 250 ms."),
+        ([999, 1500], "half came within 999 ms, 95 % within 1.5 s; the slowest took 1.5 s."),
+    ],
+)
+def test_answers_that_take_milliseconds_are_told_in_milliseconds(ms, words):
+    """No answer takes 0 s."""
+    numbers, counts = np.unique(np.array(ms, np.int64), return_counts=True)
+    drawn = latency(Latencies(numbers, counts))
+    assert drawn is not None
+    assert drawn.caption.endswith(words)
+    assert "0 s" not in drawn.caption

@@ -485,6 +485,7 @@ def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
         groups=groups,
         last_run=None,
         in_use=False,
+        in_flight=0,
         rehearsal=False,
         workflow=worst,
         history=History(runs, (), (), (), nothing, 5000),

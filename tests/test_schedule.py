@@ -155,6 +155,28 @@ def test_what_cannot_be_scheduled_is_refused(make_job, options, words):
     assert (done.returncode, words in done.stderr, done.stdout) == (2, True, ""), done.stderr
 
 
+def test_what_one_may_not_expect_of_the_nights_is_said_beside_what_is_printed(make_job, tmp_path):
+    """On stderr, or under `warnings`: a key that is not there, and nights that are rehearsals."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    there, gone = str(key_file(job)), str(tmp_path / "no-such-key")
+    for options, words in (
+        (("--key-file", there), ""),
+        (("--key-file", gone), f"{gone}: there is no such file yet"),
+        (("--as", "cron", "--key-file", gone), f"{gone}: there is no such file yet"),
+        (("--sandbox",), "rehearsals (--sandbox)"),
+    ):
+        done = job.call("schedule", "--at", "02:00", *options)
+        assert done.returncode == 0
+        assert words in done.stderr
+        assert bool(done.stderr) == bool(words)
+        assert "Careful" not in done.stdout
+        told = job.call("schedule", "--at", "02:00", "--json", *options)
+        assert len(json.loads(told.stdout)["warnings"]) == bool(words)
+    (job.folder / ".git").mkdir()
+    done = job.call("schedule", "--at", "02:00", "--as", "github", "--key-file", there)
+    assert "the secret AITUTOR_API_KEY" in done.stderr
+
+
 # -- GitHub: the steps are run here, against a repository of the test's own -----------------------
 
 KEYS = {

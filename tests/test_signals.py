@@ -130,6 +130,33 @@ def test_the_signals_of_hosted_ci_leave_time_to_save(start_sandbox, make_job):
     assert (summary["ambiguous"], summary["pending"]) == (8, 42)
 
 
+@pytest.mark.parametrize(
+    ("options", "number", "words"),
+    [
+        (("--quiet",), signal.SIGTERM, "Stopped: Interrupted by SIGTERM.\n"),
+        (
+            (),
+            signal.SIGINT,
+            "Stopping: Interrupted by Ctrl-C. Waiting for 2 answers still on the way, 0.5 s at "
+            "most. Once more to leave at once: those rows are then ambiguous.\n",
+        ),
+    ],
+)
+def test_a_stop_says_in_whole_sentences_what_it_waits_for_and_for_how_long_at_most(
+    start_sandbox, make_job, options, number, words
+):
+    """While it waits. Under --quiet once it is over, when there is no "once more" any longer."""
+    sandbox = start_sandbox(latency="30s")
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    process = start(job, "--drain", "0.5", *options)
+    with process, ended(process):
+        until(lambda: sandbox.received() == 2)
+        process.send_signal(number)
+        said = process.communicate(timeout=20)[1].decode()
+    assert words in said
+    assert "nterrupted" not in said.replace(words, "").replace("  interrupted\n", "")
+
+
 def test_a_signal_while_parts_are_sealed_loses_nothing(sandbox, make_job):
     """Whichever of the last instants it hits: all rows are there, and the next run has no work."""
     job = make_job(sandbox.url, rows=[[f"story {n} " + "x" * 3000] for n in range(1200)])

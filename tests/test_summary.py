@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.folder import RunFolder
 from pipeline.job import Job
 from pipeline.model import State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished
-from pipeline.summary import FailOn, as_json, concern_of, summarize
+from pipeline.summary import FailOn, as_json, concern_of, for_person, summarize
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
 
@@ -61,19 +62,46 @@ def test_rows_add_up_and_what_is_on_its_way_counts_as_ambiguous():
     assert found.rows == 21
 
 
+def test_what_a_run_that_is_at_work_has_on_the_way_is_pending():
+    """It waits for the answers: nobody has to decide anything."""
+    found = summarize(JOB, counts(ok=5, ambiguous=3, sending=2, pending=1), in_use=True)
+    assert (found.ok, found.ambiguous, found.pending, found.rows) == (5, 3, 3, 11)
+    assert summarize(JOB, counts(ok=1, sending=2), in_use=True).exit_code == 0
+    assert summarize(JOB, counts(ok=1, sending=2)).exit_code == 5
+
+
 @pytest.mark.parametrize(
     ("states", "command"),
     [
         ({"ok": 1}, None),
         ({"pending": 1, "ambiguous": 1}, "pipeline run jobs/j.yaml --sandbox"),
-        ({"failed": 1, "pending": 1}, "pipeline resume jobs/j.yaml --sandbox"),
+        ({"failed": 1, "pending": 1}, "pipeline run jobs/j.yaml --sandbox"),
+        ({"failed": 1, "ambiguous": 1}, "pipeline resume jobs/j.yaml --sandbox"),
         ({"ambiguous": 1}, "pipeline resume jobs/j.yaml --sandbox --ambiguous"),
         ({"failed": 1, "given_up": 1}, None),
     ],
 )
 def test_the_command_that_goes_on_names_the_job_as_the_user_did(states, command):
-    """Nothing to send, nothing to paste."""
+    """Nothing to send, nothing to paste. What was never sent comes first."""
     assert summary(**states).resume_command == command
+
+
+@pytest.mark.parametrize(
+    ("sending", "words"),
+    [
+        ((), ""),
+        (("--max-paid", "6"), " --max-paid 6"),
+        (("--max-paid", "5", "--rate", "2"), " --max-paid 7 --rate 2"),
+        (("--max-paid", "4"), " --max-paid 7"),
+        (("--max-paid", "many"), " --max-paid many"),
+        (("--max-paid",), " --max-paid"),
+    ],
+)
+def test_a_command_that_goes_on_names_a_limit_that_is_not_used_up_yet(sending, words):
+    """5 requests are paid and 2 rows are left: a limit of 5 would send nothing."""
+    job = replace(JOB, sending=sending)
+    found = for_person(job, summarize(job, counts(ok=3, pending=2)))
+    assert found.resume_command == f"pipeline run jobs/j.yaml --sandbox{words}"
 
 
 def test_the_object_has_exactly_the_fields_that_people_script_against():

@@ -190,8 +190,8 @@ def test_a_finished_run_is_whole_and_says_what_was_checked(finished):
     """Exit 0, one line for people, the summary and no findings for scripts."""
     done = finished.call("verify")
     assert done.returncode == 0, done.stderr
-    assert "everything is there" in done.stderr
-    assert "4 answers in 2 parts" in done.stderr
+    assert "everything is there" in done.stdout
+    assert "4 answers in 2 parts" in done.stdout
     said = json.loads(finished.call("verify", "--json", "--quiet").stdout)
     assert (said["findings"], said["answers"], said["parts"], said["exit_code"]) == ([], 4, 2, 0)
     assert [said[n] for n in ("rows", "ok", "failed", "ambiguous", "pending", "skipped")] == [

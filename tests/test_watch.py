@@ -35,10 +35,11 @@ def test_a_watch_ends_with_the_run_in_plain_lines_and_changes_nothing(running):
     assert "\x1b" not in done.stderr
     lines = done.stderr.splitlines()
     assert sum("on their way" in line for line in lines) == 1
+    assert "1 on their way, " in done.stderr
     assert "Last run:" in lines[-1]
     assert "exit 0" in lines[-1]
     assert json.loads(done.stdout)["ok"] == 2
-    assert job.call("status", "--watch").stderr.splitlines()[0] == "job: 2 rows: 2 ok."
+    assert job.call("status", "--watch").stdout.splitlines()[0] == "job: 2 rows: 2 ok."
     assert job.call("verify").returncode == 0
 
 

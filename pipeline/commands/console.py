@@ -16,6 +16,7 @@ from pipeline.wording import json_line, printable
 
 if TYPE_CHECKING:
     from pipeline.job import Job
+    from pipeline.model import Summary
 
 F = TypeVar("F", bound=Callable[..., Any])
 Said = dict[str, Any]
@@ -53,7 +54,7 @@ job_options = options(
     click.argument("job", type=PATH),
     click.option("--output", type=PATH, help="Run folder to use."),
     click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no words."),
     click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
 )
 
@@ -111,7 +112,9 @@ def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> Non
         if not isinstance(error, Refused) and summary.paid_max:
             tell(paid_line(summary))
     if said["as_json"]:
-        print_json(as_json(summary) | {"exit_code": code, "error": str(error)})
+        # What was asked for, as by `--if-locked skip`, is no error.
+        word = "error" if code else "notice"
+        print_json(as_json(summary) | {"exit_code": code, word: str(error)})
 
 
 def person_there() -> bool:
@@ -135,6 +138,35 @@ def fill_closed_streams() -> None:
 def tell(*lines: str) -> None:
     for line in lines:
         _echo(printable(line), sys.stderr)
+
+
+def answer(said: Said, *lines: str) -> None:
+    """Prints what a reading command was asked for: on stdout, for a pager or grep.
+
+    With `--json` stdout is for programs, and people read it on stderr.
+    """
+    for line in lines:
+        _echo(printable(line), sys.stderr if said["as_json"] else sys.stdout)
+
+
+def show_run(job: Job, summary: Summary, said: Said) -> None:
+    """How a command that changes something left the job."""
+    from pipeline.report.terminal import summary_lines
+    from pipeline.summary import as_json, for_person, needs_person
+
+    if not said["quiet"] or needs_person(summary):
+        tell(*summary_lines(for_person(job, summary), job.command("report")))
+    if said["as_json"]:
+        print_json(as_json(summary))
+
+
+def show(job: Job, summary: Summary, said: Said) -> None:
+    """How a job stands, for who asked for it."""
+    from pipeline.report.terminal import summary_lines
+    from pipeline.summary import for_person, needs_person
+
+    if not said["quiet"] or needs_person(summary):
+        answer(said, *summary_lines(for_person(job, summary)))
 
 
 def print_json(found: dict[str, Any]) -> None:

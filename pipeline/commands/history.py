@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import finish, job_options, print_json, tell
+from pipeline.commands.console import answer, finish, job_options, print_json
 
 if TYPE_CHECKING:
     from pipeline.history import PastRun
@@ -47,7 +47,7 @@ def history(last: int | None, **said: Any) -> None:
 
         runs = read_history(job)[-(last or 0) :]
         if not said["quiet"]:
-            tell(*history_lines(runs))
+            answer(said, *history_lines(runs))
         if said["as_json"]:
             runs_json = [asdict(run) for run in runs]
             print_json({"schema_version": 1, "job": job.name, "runs": runs_json, "exit_code": 0})

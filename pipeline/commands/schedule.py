@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import PATH, finish, job_options, print_json
+from pipeline.commands.console import PATH, finish, job_options, print_json, tell
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -43,13 +43,15 @@ def schedule(
     """
 
     def work(job: Job) -> int:
-        from pipeline.schedule import plan_night
+        from pipeline.schedule import plan_night, warnings
 
         address = base_url or (None if job.sandbox else os.environ.get("AITUTOR_BASE_URL"))
         night = plan_night(job, at, until, base_url=address or None, key_file=key_file)
         files = _files(kind, night)
+        careful = warnings(night, kind)
+        tell(*(f"Careful: {warning}" for warning in careful))
         if said["as_json"]:
-            print_json({"files": files, "exit_code": 0})
+            print_json({"files": files, "warnings": careful, "exit_code": 0})
         else:
             click.echo("\n".join(files.values()), nl=False)
         return 0

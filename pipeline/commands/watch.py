@@ -54,7 +54,7 @@ class _Screen:
         if self._terminal:
             from pipeline.report.terminal import last_run_line, summary_lines
 
-            now = last_run_line(status.last_run, status.in_use)
+            now = last_run_line(status.last_run, status.in_use, status.in_flight)
             self._draw(
                 [*summary_lines(status.summary), now, "Ctrl-C ends the watching, not the run."]
             )
@@ -84,5 +84,5 @@ def _line(status: Status) -> str:
     summary = status.summary
     done = summary.ok + summary.failed + summary.skipped
     line = f"{summary.job}: {done} of {counted(summary.rows, 'row')} done, {summary.failed} failed"
-    # Those on their way count as ambiguous until they are answered.
-    return f"{line}, {summary.ambiguous} on their way or ambiguous, {summary.pending} pending"
+    line += f", {summary.ambiguous} ambiguous" if summary.ambiguous else ""
+    return f"{line}, {status.in_flight} on their way, {summary.pending - status.in_flight} pending"

@@ -41,6 +41,7 @@ from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapp
 from pipeline.inputs.table import Table
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.spec import JobSpec
+from pipeline.wording import counted
 
 _OLD_EXCEL = 124519
 
@@ -118,16 +119,25 @@ def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64
         [batch.columns[p].to_pylist() for p in at_first] for batch in stored_batches(snapshot)
     )
     found: list[int] = []
+    changed, first, added = 0, "", None
     for batch in table.batches():
         now = zip(*(batch.columns[p] for p in at_now), strict=True)
         for place, cells in zip(batch.places, now, strict=True):
             before = next(was, None)
             if before is None:
-                raise _changed(spec, f"{table.place_word} {place} was added")
+                added = added or place
+                continue
             for name, a, b in zip(sent, before, cells, strict=True):
                 if a != b:
-                    raise _changed(spec, f'{table.place_word} {place}, column "{name}" was changed')
+                    changed += 1
+                    first = first or f'{table.place_word} {place}, column "{name}"'
             found.append(place)
+    if changed:
+        more = changed - 1
+        others = f", and {counted(more, 'more cell')} {'was' if more == 1 else 'were'} changed too,"
+        raise _changed(spec, f"{first} was changed{others if more else ''}")
+    if added is not None:
+        raise _changed(spec, f"{table.place_word} {added} was added")
     if next(was, None) is not None:
         raise _changed(spec, "rows were removed from it")
     return np.array(found, np.int64)

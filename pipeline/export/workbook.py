@@ -27,7 +27,7 @@ from pipeline.export.table import Exported
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job import Job
 from pipeline.records import Read
-from pipeline.summary import summarize
+from pipeline.summary import standing
 
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
 _OWN_WIDTH = (10, 40)
@@ -134,7 +134,7 @@ def add_summary(page: Worksheet, summary: SummaryRows) -> None:
 
 def summary_rows(job: Job, read: Read) -> SummaryRows:
     """What the summary sheet says."""
-    summary, last = summarize(job, read(records.counts)), read(records.last_run)
+    summary, last = standing(job, read(records.counts), job.folder.in_use), read(records.last_run)
     assert last is not None
     began = datetime.fromtimestamp(last.started_at, UTC)
     states = ("ok", "failed", "ambiguous", "pending", "skipped")

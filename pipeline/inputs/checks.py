@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import Batch, Table
+from pipeline.inputs.table import Batch, Table, open_table
 from pipeline.inputs.where import wanted
 from pipeline.model import State
-from pipeline.plan import Variables, identity, occurrences
+from pipeline.plan import KEY_BYTES, Variables, identity, occurrences
 from pipeline.spec import JobSpec
-from pipeline.wording import counted
 
 _STATUS = "_status"
 _CELLS_NAMED = 5
+_ID_CHARACTERS = 40
 
 Reasons = npt.NDArray[np.int8]
 
@@ -140,15 +140,35 @@ class RowChecks:
 
     def _refuse_repeated_ids(self) -> None:
         repeated = np.flatnonzero(occurrences(bytes(self._ids)))
-        if len(repeated):
-            places = np.concatenate(self._id_places)[repeated[:_CELLS_NAMED]]
-            assert self._id is not None
-            cells = [self._table.cell_at(self._id, int(place)) for place in places]
-            raise Refused(
-                f'{self._table.path}: column "{self._spec.id}" is to name each row, but '
-                f"{counted(len(repeated), 'time')} an earlier row's id stands again: "
-                f"{'; '.join(cells)}. Nothing was sent."
-            )
+        if not len(repeated):
+            return
+        assert self._id is not None
+        names = np.frombuffer(self._ids, dtype=f"V{KEY_BYTES}")
+        places = np.concatenate(self._id_places)
+        again = {int(places[n]): int(places[names == names[n]][0]) for n in repeated[:_CELLS_NAMED]}
+        texts = self._texts_at(set(again))
+        named = [
+            f'"{texts.get(place, "?")}" in {self._table.cell_at(self._id, place)} is also in '
+            f"{self._table.cell_at(self._id, first)}"
+            for place, first in again.items()
+        ]
+        named += [f"and {more} more"] if (more := len(repeated) - len(named)) else []
+        raise Refused(
+            f'{self._table.path}: column "{self._spec.id}" is to name each row, but an id stands '
+            f"there more than once: {'; '.join(named)}. Give each row an id of its own, or remove "
+            "`id:`. Nothing was sent."
+        )
+
+    def _texts_at(self, places: set[int]) -> dict[int, str]:
+        """The ids at some places, shortened. Only their hashes were kept, so the sheet is read once
+        more; where it has changed meanwhile an id may be missing."""
+        assert self._id is not None
+        return {
+            place: text if len(text) <= _ID_CHARACTERS else f"{text[:_ID_CHARACTERS]}…"
+            for batch in open_table(self._spec).batches()
+            for place, text in zip(batch.places, batch.columns[self._id], strict=True)
+            if place in places
+        }
 
 
 def _flags(found: pa.Array) -> npt.NDArray[np.bool_]:

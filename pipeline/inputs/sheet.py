@@ -32,6 +32,7 @@ class Flaw(Enum):
 
     ERROR = "an error"
     NOT_CALCULATED = "a formula that nobody calculated"
+    OUTDATED = "a formula whose value the workbook itself calls outdated"
     NO_TEXT = "half a character"
 
 
@@ -179,7 +180,8 @@ class _SheetTarget:
         raw = "".join(self._pieces)
         kind = cell.get("t")
         if self._has_formula and self._values.is_unknown(kind, self._has_value, raw):
-            row.flaws.append((self._column, Flaw.NOT_CALCULATED))
+            outdated = self._values.recalculates
+            row.flaws.append((self._column, Flaw.OUTDATED if outdated else Flaw.NOT_CALCULATED))
             return
         text, flaw = self._values.read(kind, cell.get("s"), raw)
         if text is None:
@@ -205,12 +207,12 @@ class _Values:
         self._styles = {"0": self._plain}
         self._styles |= {str(i): style for i, style in enumerate(workbook.styles)}
         self._from_1904 = workbook.from_1904
-        self._recalculates = workbook.recalculates
+        self.recalculates = workbook.recalculates
         self._texts = texts
 
     def is_unknown(self, kind: str | None, has_value: bool, raw: str) -> bool:
         """Whether nobody calculated a formula's value. An empty text is a value."""
-        return self._recalculates or not has_value or (not raw and kind != "str")
+        return self.recalculates or not has_value or (not raw and kind != "str")
 
     def read(self, kind: str | None, style: str | None, raw: str) -> tuple[str | None, Flaw | None]:
         """(text, flaw). No text: the file is damaged."""

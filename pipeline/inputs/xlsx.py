@@ -188,6 +188,14 @@ class _Body:
                     "a formula whose value nobody has calculated yet. Open the workbook in Excel "
                     "or LibreOffice and save it",
                 )
+            if flaw is Flaw.OUTDATED:
+                raise _refusal(
+                    self._spec,
+                    where,
+                    "a formula, and the workbook says that its formulas are to be calculated when "
+                    "it is opened (fullCalcOnLoad), so the values in it may be old ones or none. "
+                    "Open it in Excel or LibreOffice and save it",
+                )
             if flaw is Flaw.NO_TEXT:
                 raise _refusal(
                     self._spec, where, "half a character, which no text may hold. Type it anew"

@@ -154,7 +154,11 @@ def latency(latencies: Latencies) -> Picture | None:
     for line, (name, part) in zip(("-", "--"), marks.items(), strict=True):
         within = latencies.quantile_s(part)
         axes.axvline(
-            within, color=INK, linestyle=line, linewidth=1, label=f"{name}: {_brief(within)} s"
+            max(within, 0.001),  # a logarithmic axis has no 0
+            color=INK,
+            linestyle=line,
+            linewidth=1,
+            label=f"{name}: {latency_words(within)}",
         )
     _legend(axes)
     _counting(axes)
@@ -162,8 +166,8 @@ def latency(latencies: Latencies) -> Picture | None:
     axes.set_ylabel("answers")
     half, most = (latencies.quantile_s(part) for part in marks.values())
     caption = (
-        f"Of {latencies.total:,} answers half came within {_brief(half)} s, 95 % within "
-        f"{_brief(most)} s; the slowest took {_brief(longest)} s."
+        f"Of {latencies.total:,} answers half came within {latency_words(half)}, 95 % within "
+        f"{latency_words(most)}; the slowest took {latency_words(float(latencies.ms[-1]) / 1000)}."
     )
     return _picture(figure, "latency", "How long answers took", caption)
 
@@ -290,6 +294,13 @@ def _pace_caption(history: History, most: float, known: list[LearnedLimit]) -> s
 def _brief(number: float) -> str:
     """Three digits, or all of them before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def latency_words(seconds: float) -> str:
+    """How long an answer took, which is known in whole milliseconds."""
+    if seconds < 0.001:
+        return "under 1 ms"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{_brief(seconds)} s"
 
 
 def duration(seconds: float) -> str:

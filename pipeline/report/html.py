@@ -21,6 +21,7 @@ from pipeline.report.overview import Report, report_job
 from pipeline.report.page import Facts, page
 from pipeline.report.samples import read_samples
 from pipeline.schema import altered, intact
+from pipeline.summary import for_person
 
 
 def write_report(job: Job, report: Report | None = None, clock: Clock | None = None) -> Path:
@@ -43,10 +44,11 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
         history = read(read_history)
         samples = read_samples(folder, read)
         facts = Facts(
-            summary=report.summary,
+            summary=for_person(job, report.summary),
             groups=report.groups,
             last_run=read(records.last_run),
-            in_use=folder.in_use,
+            in_use=report.in_use,
+            in_flight=report.in_flight,
             rehearsal=job.sandbox,
             workflow=pinned_workflow(read) or "unknown",
             history=history,

@@ -14,7 +14,7 @@ from pipeline.records import Read
 from pipeline.report.failures import rewrite_failures
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results import find_answers
-from pipeline.summary import refuse_before_first_run, summarize
+from pipeline.summary import in_flight, refuse_before_first_run, standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,15 @@ class Marked:
 @dataclass(frozen=True, slots=True)
 class Report:
     """A job's summary, its rows that are not ok by how they ended, and its answers that look wrong
-    by their mark. `unread` says why the answers could not be looked at."""
+    by their mark. `unread` says why the answers could not be looked at. `in_use`: a run goes on,
+    and `in_flight` of the pending rows are on the way to their answer."""
 
     summary: Summary
     groups: list[Group]
     marked: list[Marked] = field(default_factory=list)
     unread: str | None = None
+    in_use: bool = False
+    in_flight: int = 0
 
 
 def report_job(job: Job) -> Report:
@@ -46,17 +49,21 @@ def report_job(job: Job) -> Report:
         Refused: when there was no run yet.
         StorageFailed: when the ledger cannot be read or failures.csv cannot be written.
     """
-    ledger = job.folder.ledger
+    ledger, in_use = job.folder.ledger, job.folder.in_use
     with checked_beside(ledger), records.reading(ledger) as read:
         refuse_before_first_run(job, read)
-        summary = summarize(job, read(records.counts))
+        counts = read(records.counts)
+        summary = standing(job, counts, in_use)
         groups = Groups()
         rewrite_failures(job.folder, read, groups.add)
         try:
             marked, unread = _marked(job.folder, read, summary.rows), None
         except StorageFailed as error:
             marked, unread = [], str(error)
-    return Report(summary, groups.largest_first(job), marked, unread)
+    job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
+    return Report(
+        summary, groups.largest_first(job), marked, unread, in_use, in_flight(counts, in_use)
+    )
 
 
 def _marked(folder: RunFolder, read: Read, rows: int) -> list[Marked]:

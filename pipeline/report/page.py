@@ -53,6 +53,7 @@ class Facts:
     groups: Sequence[Group]
     last_run: LastRun | None
     in_use: bool
+    in_flight: int
     rehearsal: bool
     workflow: str
     history: History
@@ -123,7 +124,7 @@ def _outcome(facts: Facts) -> Iterable[Child]:
         class_="counts",
     )
     yield element("p", paid_line(summary), " ", _paid(summary))
-    yield element("p", last_run_line(facts.last_run, facts.in_use))
+    yield element("p", last_run_line(facts.last_run, facts.in_use, facts.in_flight))
     if summary.resume_command:
         yield element("p", "To go on:")
         yield _command(summary.resume_command)

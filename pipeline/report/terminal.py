@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +23,7 @@ _MARKS = {
     "template": "a place of a template stands in it unfilled",
     "repeated": "another row, with other variables, has the same text",
 }
+_LIMIT = re.compile(r" --max-paid (\d+)\b")
 _STATES = ("failed", "ambiguous", "pending", "skipped")
 _MESSAGE_CHARACTERS = 100
 
@@ -35,8 +38,14 @@ def summary_lines(summary: Summary, report_command: str | None = None) -> list[s
     if summary.by_code and report_command:
         lines.append(f"What failed and why: {report_command}")
     if summary.resume_command:
-        lines.append(f"To go on: {summary.resume_command}")
+        lines.append(f"To go on{_up_to(summary.resume_command)}: {summary.resume_command}")
     return lines
+
+
+def _up_to(command: str) -> str:
+    """What a limit in a command means, which may be higher than the one that was reached."""
+    limit = _LIMIT.search(command)
+    return f", until at most {counted(int(limit[1]), 'request')} are paid in all" if limit else ""
 
 
 def outcome_line(summary: Summary) -> str:
@@ -54,19 +63,30 @@ def paid_line(summary: Summary) -> str:
     return f"Requests paid so far: {paid}."
 
 
-def last_run_line(last: LastRun | None, in_use: bool) -> str:
-    """When the last run was, and how it ended."""
+def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str:
+    """When the last run was, and how it ended, or how many of the pending rows it has on the
+    way."""
     if last is None:
         return "No run yet."
     began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if last.finished_at is None:
         how = "it was ended from outside; `run` goes on from there"
         if in_use:
-            how = "it goes on now; what is on its way counts as ambiguous until it is answered"
+            how = "it goes on now"
+            if in_flight:
+                how += f" and waits for {counted(in_flight, 'answer')}"
+                how += f"; {'that row counts' if in_flight == 1 else 'those rows count'} as pending"
     else:
         stopped = f", stopped: {last.stopped}" if last.stopped else ""
         how = f"took {last.finished_at - last.started_at:.0f} s, exit {last.exit_code}{stopped}"
     return f"Last run: {began}, {how}."
+
+
+def all_well_line(summary: Summary) -> str:
+    """What a report says of rows that are not ok where there are none."""
+    if summary.ok:
+        return "Every row that was sent is ok."
+    return "No row was sent yet." if summary.pending else "There is no row to send."
 
 
 def group_lines(groups: list[Group]) -> list[str]:
@@ -136,15 +156,18 @@ def export_lines(
     return lines
 
 
-def settled_lines(decided: Counter[State]) -> list[str]:
-    """What was decided about how many rows."""
+def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
+    """What was decided about how many rows; `codes` are those that rows have."""
     ambiguous, failed = decided[State.AMBIGUOUS], decided[State.FAILED]
     lines = []
     if ambiguous:
         lines.append(f"{counted(ambiguous, 'ambiguous row')} taken as failed; nothing was sent.")
     if failed:
         lines.append(f"{counted(failed, 'failed row')} given up; nothing was sent.")
-    return lines or ["No row to decide about; nothing was sent."]
+    if lines:
+        return lines
+    here = f"The error codes here are: {', '.join(codes)}." if codes else "Every row sent is ok."
+    return [f"No row to decide about, and nothing was sent. {here}"]
 
 
 def shown_path(path: str) -> str:

@@ -7,6 +7,7 @@ given the time to take in the answers that are paid for, and that nothing repeat
 
 from __future__ import annotations
 
+import stat
 import sys
 from dataclasses import dataclass
 from datetime import time
@@ -91,6 +92,41 @@ def plan_night(
         if not word.isprintable():
             raise Refused(f"{word!r}: a line break or control character. Nothing was written.")
     return night
+
+
+def warnings(night: Night, kind: str) -> list[str]:
+    """What a person may not expect of a night that is started by `kind`, one sentence or two
+    each."""
+    said = []
+    if night.sandbox:
+        said.append(
+            "These nights are rehearsals (--sandbox): they ask the local copy of the API, pay "
+            "nothing, and have a run folder of their own."
+        )
+        if night.key_file is not None:
+            said.append("A rehearsal needs no key: --key-file is not read.")
+    elif night.key_file is not None:
+        if kind == "github":
+            said.append(
+                "--key-file is left out: a GitHub workflow has its key from the secret "
+                "AITUTOR_API_KEY."
+            )
+        elif not _stands(night.key_file):
+            said.append(
+                f"{night.key_file}: there is no such file yet. Until the key is in it, each night "
+                "ends with 2 and sends nothing."
+            )
+    return said
+
+
+def _stands(path: Path) -> bool:
+    """Whether a file is there, or may be: that of another user's folder cannot be looked at."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def clock_time(moment: time) -> str:

@@ -1,0 +1,295 @@
+"""A run as OpenTelemetry sees it: one span, and metrics, sent by OTLP over HTTP.
+
+The providers are the run's own: the global ones, and so the telemetry of a host that calls
+`run_job`, stay as they are. No span for each request: a histogram says what 20,000 of them would,
+backends bill by the span, and the ledger has every attempt. No text of a row, of a server or of an
+error goes out, and no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import requests
+from opentelemetry.context import Context, get_current
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import Status, StatusCode, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from pipeline.endpoint import in_time, late
+from pipeline.events import AttemptEnded, Event
+from pipeline.figures import gauges
+from pipeline.model import Summary, Verdict
+from pipeline.telemetry import Collector
+
+Attributes = dict[str, str | int]
+
+_SCOPE = "pipeline"
+_FIELDS = (
+    *("job", "run_id", "rows", "ok", "failed", "ambiguous", "pending", "skipped"),
+    *("paid_min", "paid_max", "requests", "rate_limited", "exit_code"),
+)
+_LABELS = {"state": "pipeline.row.state", "code": "error.type", "bound": "pipeline.bound"}
+_INTERVAL_MS = 60_000.0
+
+# A server may make up a code for every row, and a backend keeps a series for each.
+_CODES_TOLD = 20
+_OTHER = "_OTHER"
+
+# The HTTP conventions' buckets end at 10 s, where the answers of a workflow begin.
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_LONG_BUCKETS_S = (15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 330)
+
+
+class Telemetry:
+    """Hears the events of one run and tells collectors of it, each signal within `timeout_s`.
+
+    A span that is current where this is made, else TRACEPARENT of the environment, is the parent
+    of the run's.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        traces: Collector | None,
+        metrics: Collector | None,
+        timeout_s: float,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._interval_s = _interval_s(environment)
+        resource = _resource()
+        self._span = _Span(traces, resource, timeout_s, environment) if traces else None
+        self._metrics = _Metrics(job, metrics, resource, timeout_s) if metrics else None
+        self._live: asyncio.Task[None] | None = None
+
+    def start(self, base_url: str) -> None:
+        """Requests will go to `base_url`. From now on metrics are exported at an interval too, and
+        nobody is told where that fails: the next export has it all again."""
+        if self._metrics is not None:
+            self._metrics.server = _server(base_url)
+            self._live = asyncio.create_task(self._export_at_intervals(self._metrics))
+
+    def close(self) -> None:
+        """Ends the exports at an interval. May be called twice."""
+        if self._live is not None:
+            self._live.cancel()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, AttemptEnded) and self._metrics is not None:
+            with contextlib.suppress(Exception):  # of the SDK: a listener that raises ends a run
+                self._metrics.attempt_ended(event)
+
+    async def end(
+        self, summary: Summary, needs_person: bool, timeout_s: float
+    ) -> list[tuple[str, str]]:
+        """Tells how the run ended; (whom, why) of each signal that was not taken."""
+        self.close()
+        summary, ended_ns = _few_codes(summary), time.time_ns()
+        work: list[tuple[Collector, Callable[[], str | None]]] = []
+        if (span := self._span) is not None:
+            work.append((span.collector, lambda: span.end(summary, needs_person, ended_ns)))
+        if (metrics := self._metrics) is not None:
+            work.append((metrics.collector, lambda: metrics.end(summary, ended_ns / 1e9)))
+        said = await asyncio.gather(*(in_time(tell, timeout_s) for _, tell in work))
+        return [
+            (collector.shown, why) for (collector, _), why in zip(work, said, strict=True) if why
+        ]
+
+    async def _export_at_intervals(self, metrics: _Metrics) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await in_time(metrics.export, self._timeout_s)
+
+
+class _Span:
+    """The span of a run, from where this is made."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        resource: Resource,
+        timeout_s: float,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.collector = collector
+        self._began_ns = time.time_ns()
+        self._parent = _parent(environment)
+        self._session = _Session(timeout_s)
+        exporter = OTLPSpanExporter(collector.url, timeout=timeout_s, session=self._session)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    def end(self, summary: Summary, needs_person: bool, ended_ns: int) -> str | None:
+        """Exports it; None, or why it was not taken."""
+        try:
+            span = self._provider.get_tracer(_SCOPE).start_span(
+                f"run {summary.job}", context=self._parent, start_time=self._began_ns
+            )
+            span.set_attributes(_attributes(summary))
+            if needs_person:
+                code = summary.exit_code
+                span.set_attribute("error.type", summary.stopped or f"exit_{code}")
+                span.set_status(Status(StatusCode.ERROR, f"exit code {code}"))
+            span.end(ended_ns)
+            self._provider.shutdown()
+        except Exception as error:  # of the SDK: the run itself is saved and done
+            return type(error).__name__
+        return self._session.why
+
+
+class _Metrics:
+    """The metrics of a run. Each export holds all of them (unless the environment prefers deltas),
+    so that one that fails loses nothing."""
+
+    def __init__(
+        self, job: str, collector: Collector, resource: Resource, timeout_s: float
+    ) -> None:
+        self.collector = collector
+        self.server: Attributes = {}
+        self._job = job
+        self._one_at_a_time = threading.Lock()
+        self._session = _Session(timeout_s)
+        self._exporter = OTLPMetricExporter(collector.url, timeout=timeout_s, session=self._session)
+        self._reader = InMemoryMetricReader(
+            preferred_temporality=self._exporter._preferred_temporality,  # as the SDK's readers do
+            preferred_aggregation=self._exporter._preferred_aggregation,
+        )
+        self._provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
+        self._meter = self._provider.get_meter(_SCOPE)
+        self._durations = self._meter.create_histogram(
+            "http.client.request.duration",
+            "s",
+            "Duration of HTTP client requests.",
+            explicit_bucket_boundaries_advisory=(*_BUCKETS_S, *_LONG_BUCKETS_S),
+        )
+
+    def attempt_ended(self, event: AttemptEnded) -> None:
+        told = {"pipeline.job": self._job, **self.server, **_answer(event)}
+        self._durations.record(event.latency_s, told)
+
+    def export(self) -> str | None:
+        """Exports what there is; None, or why it was not taken."""
+        try:
+            with self._one_at_a_time:
+                found = self._reader.get_metrics_data()
+                if found is not None:
+                    self._exporter.export(found)
+                return self._session.why
+        except Exception as error:  # of the SDK: the run goes on
+            return type(error).__name__
+
+    def end(self, summary: Summary, ended_at: float) -> str | None:
+        """Exports what there is and how the run ended."""
+        try:
+            self._set_gauges(summary, ended_at)
+            why = self.export()
+            self._exporter.shutdown()
+            self._provider.shutdown()
+        except Exception as error:  # of the SDK: the run itself is saved and done
+            return type(error).__name__
+        return why
+
+    def _set_gauges(self, summary: Summary, ended_at: float) -> None:
+        for gauge in gauges(summary, ended_at):
+            instrument = self._meter.create_gauge(f"pipeline.{gauge.name}", gauge.unit, gauge.about)
+            for labels, value in gauge.samples:
+                told = {_LABELS[key]: text for key, text in labels.items()}
+                instrument.set(value, {"pipeline.job": self._job, **told})
+
+
+class _Session(requests.Session):
+    """Notes why its last request was not taken, which the exporters only log, with the whole
+    address. A redirect is not followed, and no success."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self.why: str | None = None
+        self._timeout_s = timeout_s
+
+    def request(self, *args, **options):  # type: ignore[no-untyped-def]
+        try:
+            response = super().request(*args, **(options | {"allow_redirects": False}))
+        except requests.Timeout:
+            self.why = late(self._timeout_s)
+            raise
+        except Exception as error:
+            self.why = type(error).__name__
+            raise
+        taken = 200 <= response.status_code < 300
+        self.why = None if taken else f"HTTP {response.status_code}"
+        return response
+
+
+def _resource() -> Resource:
+    """Who sends: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, before what is known."""
+    told = Resource.create()
+    known: dict[str, str] = {}
+    if str(told.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        known = {SERVICE_NAME: "pipeline"}
+    return told.merge(Resource({**known}))
+
+
+def _parent(environment: Mapping[str, str]) -> Context:
+    current = get_current()
+    if get_current_span(current).get_span_context().is_valid:
+        return current
+    carrier = {name.lower(): environment.get(name, "") for name in ("TRACEPARENT", "TRACESTATE")}
+    return TraceContextTextMapPropagator().extract(carrier, context=current)
+
+
+def _interval_s(environment: Mapping[str, str]) -> float:
+    try:
+        interval_s = float(environment.get("OTEL_METRIC_EXPORT_INTERVAL") or _INTERVAL_MS) / 1000
+    except ValueError:
+        return _INTERVAL_MS / 1000
+    return interval_s if interval_s > 0 else _INTERVAL_MS / 1000
+
+
+def _server(base_url: str) -> Attributes:
+    parts = urlsplit(base_url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    return {"server.address": parts.hostname or "", "server.port": port}
+
+
+def _answer(event: AttemptEnded) -> Attributes:
+    """What one request came to, by the conventions for HTTP clients."""
+    outcome, status = event.outcome, event.outcome.http_status
+    told: Attributes = {"http.request.method": "POST"}
+    if status is not None:
+        told["http.response.status_code"] = status
+    if status is not None and status >= 400:
+        told["error.type"] = str(status)
+    elif status is None or outcome.verdict is Verdict.AMBIGUOUS:
+        told["error.type"] = outcome.code or _OTHER
+    return told
+
+
+def _attributes(summary: Summary) -> Attributes:
+    """The fields of summary.json under their names, but for paths and commands."""
+    told: Attributes = {f"pipeline.{name}": getattr(summary, name) for name in _FIELDS}
+    told |= {f"pipeline.by_code.{code}": rows for code, rows in summary.by_code.items()}
+    if summary.stopped:
+        told["pipeline.stopped"] = summary.stopped
+    return told
+
+
+def _few_codes(summary: Summary) -> Summary:
+    """The same with a bounded number of codes."""
+    by_code: Counter[str] = Counter()
+    for code, rows in summary.by_code.items():
+        by_code[code if len(by_code) < _CODES_TOLD else _OTHER] += rows
+    return replace(summary, by_code=dict(by_code))

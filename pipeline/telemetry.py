@@ -1,0 +1,88 @@
+"""Where `notify: {opentelemetry: true}` sends: what the standard environment says, or a refusal.
+
+The packages are an extra; `otlp`, which uses them, is imported only where a spec asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pipeline.errors import Refused
+from pipeline.spec import JobSpec
+
+if TYPE_CHECKING:
+    from pipeline.otlp import Telemetry
+
+_PROTOCOL = "http/protobuf"
+_DEFAULT_ENDPOINT = "http://localhost:4318"
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Who takes one signal. The address may hold a secret: messages have `shown`."""
+
+    shown: str
+    url: str = field(repr=False)
+
+
+def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> Telemetry | None:
+    """What tells a collector of a run of `spec`; None where the spec asks for none, and where
+    OTEL_SDK_DISABLED is true.
+
+    Raises:
+        Refused: when the extra is not installed, and for an address or a protocol that cannot be
+            used.
+    """
+    told = spec.notify
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if told is None or not told.opentelemetry or disabled:
+        return None
+    where = f"{spec.at('notify.opentelemetry')}: `opentelemetry`"
+    traces = _collector("traces", where, environment)
+    metrics = _collector("metrics", where, environment)
+    try:
+        from pipeline.otlp import Telemetry
+    except ImportError as error:
+        raise Refused(
+            f"{where} needs packages that are not installed ({error.name}). Install them with "
+            "`pip install '.[otel]'` in the checkout, or take the line out of the spec. Nothing "
+            "was sent."
+        ) from None
+    return Telemetry(spec.name, traces, metrics, told.timeout_s, environment)
+
+
+def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Collector | None:
+    """By the rules of the OTLP exporter's specification; None where the signal is turned off."""
+    name = signal.upper()
+    if environment.get(f"OTEL_{name}_EXPORTER", "").strip().lower() == "none":
+        return None
+    variable, protocol = _setting(name, "PROTOCOL", environment)
+    if protocol not in ("", _PROTOCOL):
+        raise Refused(
+            f"{where} speaks {_PROTOCOL} only (a collector takes it at port 4318), and {variable} "
+            f"is {protocol}. Nothing was sent."
+        )
+    variable, url = _setting(name, "ENDPOINT", environment)
+    if not variable.endswith(f"{name}_ENDPOINT"):  # that one is taken as it stands
+        url = f"{(url or _DEFAULT_ENDPOINT).removesuffix('/')}/v1/{signal}"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise Refused(
+            f"{where}: {variable} is not an http:// or https:// address. Nothing was sent."
+        )
+    return Collector(f"opentelemetry ({signal}) {parts.scheme}://{host}/…", url)
+
+
+def _setting(name: str, what: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that counts for a signal, and its text: its own one before the general one."""
+    own = f"OTEL_EXPORTER_OTLP_{name}_{what}"
+    variable = own if environment.get(own) else f"OTEL_EXPORTER_OTLP_{what}"
+    return variable, environment.get(variable, "").strip()
