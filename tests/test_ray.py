@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,6 +26,15 @@ pytestmark = pytest.mark.ray
 
 WORKERS = 2
 RAY = Path(sys.executable).with_name("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _token() -> Iterator[None]:
+    """Clusters and drivers know one another by it; Ray would write one into the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield
 
 
 @contextlib.contextmanager
@@ -59,7 +69,7 @@ def ray_cluster(cpus: int) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def cluster(_token: None) -> Iterator[str]:
     """One for all tests that do it no harm."""
     with ray_cluster(cpus=8) as address:
         yield address
@@ -136,7 +146,8 @@ def test_a_worker_that_is_killed_costs_what_it_had_in_flight_and_the_others_go_o
     """Its rows are ambiguous, none of them is sent again, and another worker takes its place."""
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=stories(400), concurrency=100, **on_ray(cluster))
-    with ended(job.start("--json", rate="100")) as run:
+    run = job.start("--json", rate="100")
+    with ended(run):
         wait_until(lambda: sandbox.received() > 100)
         os.kill(workers_alive()[0], signal.SIGKILL)
         assert run.wait(timeout=60) == 5
@@ -156,7 +167,8 @@ def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_n
     """The same command finishes the job."""
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=stories(300), concurrency=50, **on_ray(cluster))
-    with ended(job.start(rate="100")) as run:
+    run = job.start(rate="100")
+    with ended(run):
         wait_until(lambda: sandbox.received() > 60)
         run.kill()
     wait_until(lambda: not workers_alive())
@@ -174,7 +186,8 @@ def test_the_first_signal_waits_for_what_the_workers_have_in_flight(
     """They are paid for: none is lost, none becomes ambiguous."""
     sandbox = start_sandbox(latency="2s")
     job = make_job(sandbox.url, rows=stories(300), concurrency=100, **on_ray(cluster))
-    with ended(job.start(rate="50")) as run:
+    run = job.start(rate="50")
+    with ended(run):
         wait_until(lambda: sandbox.received() > 30)
         run.send_signal(signal.SIGTERM)
         assert run.wait(timeout=60) == 143
@@ -201,10 +214,12 @@ def test_no_cluster_at_the_address_is_a_reason_to_try_again_later(sandbox, make_
     assert sandbox.received() == 0
 
 
-def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_job):
+def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_job, tmp_path):
     """It travels sealed: logs, sockets' folders and shared memory do not hold it in plain."""
     key = "sk_live_0f6c1d0e9a7b4c3d8e5f"
-    sandbox = start_sandbox(keys=[key])
+    account = tmp_path / "account.yaml"
+    account.write_text(f"keys: [{key}]\nworkflows: {{wf_story: {{template: '{{{{story}}}}'}}}}\n")
+    sandbox = start_sandbox(workflows=str(account))
     job = make_job(sandbox.url, rows=stories(50))
     with ray_cluster(cpus=4) as address:
         environment = {"AITUTOR_API_KEY": key}
@@ -229,7 +244,7 @@ before = signal.getsignal(signal.SIGTERM)
 hook = sys.excepthook
 ray.init(address=sys.argv[2], log_to_driver=False)
 handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-summary = run_job(sys.argv[1], rate=1000)
+summary = run_job(sys.argv[1])
 assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 assert ray.is_initialized() and ray.get(ray.put(7)) == 7
 print(summary.ok)
@@ -238,7 +253,7 @@ print(summary.ok)
 
 def test_a_program_that_uses_ray_stays_connected_and_keeps_its_signals(cluster, sandbox, make_job):
     """`run_job` takes the connection that is there."""
-    job = make_job(sandbox.url, rows=stories(20), **on_ray(None))
+    job = make_job(sandbox.url, rows=stories(20), rate=1000, **on_ray(None))
     done = job.shell([sys.executable, "-c", HOST, str(job.spec), cluster])
     assert done.stdout.split() == ["20"], done.stderr
     assert set(Counter(sandbox.billed().values())) == {1}
@@ -252,7 +267,8 @@ def test_forty_kills_of_workers_and_drivers_pay_nothing_twice(start_sandbox, mak
     with ray_cluster(cpus=8) as address:
         job = make_job(sandbox.url, rows=stories(3000), concurrency=40, **on_ray(address))
         for turn in range(40):
-            with ended(job.start(rate="60")) as run:
+            run = job.start(rate="60")
+            with ended(run):
                 wait_until(workers_alive)
                 time.sleep(chance.uniform(0.0, 2.0))
                 if turn % 2:

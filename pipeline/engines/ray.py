@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import socket
 import sys
 import time
 from collections import deque
@@ -39,6 +40,7 @@ from pipeline.wording import counted
 LEAD_S, GATHER_S = 0.03, 0.01
 WORKERS = 2
 START_S = 60.0
+_KNOCK_S = 10.0
 # A worker with nothing to give says so within the first; it is taken for dead after the second.
 TAKE_S, LOST_AFTER_S = 5.0, 30.0
 TAKE_MOST, TAKE_BYTES = 2_000, 8 * 1024 * 1024
@@ -375,13 +377,15 @@ async def ray_engine(
 
 def _connect(address: str | None, cpus: int) -> None:
     """In a thread, so that a signal works meanwhile; there Ray leaves SIGTERM alone, too."""
-    own = {
+    own: dict[str, Any] = {
         "num_cpus": cpus,
         "include_dashboard": False,
         "object_store_memory": _OBJECT_STORE_BYTES,
     }
     hook = sys.excepthook
     try:
+        if address:
+            _knock(address)  # Ray itself goes on trying for minutes
         ray.init(
             address or "local",
             configure_logging=False,
@@ -391,18 +395,32 @@ def _connect(address: str | None, cpus: int) -> None:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"at {address}" if address else "on this machine"
         raise EngineAway(
-            f"No Ray cluster {where} ({_first_sentence(str(error))}). Nothing was sent; start one "
-            "with `ray start --head`, or leave --ray-address out for one of this machine's own."
+            f"No Ray cluster {where}: {_why(_first(error))}. Nothing was sent. Start one with `ray "
+            "start --head`, or leave the address out for one of this machine's own."
         ) from None
     finally:
         sys.excepthook = hook
+
+
+def _knock(address: str) -> None:
+    """Raises at once where nobody listens at ``host:port``; other forms of address are Ray's."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error came from: Ray's last one says only that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _machines() -> int:
     return max(sum(bool(node["Alive"]) for node in ray.nodes()), WORKERS)
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """The part of an error's message that says what happened. Ray's are long: of a worker's own
     exception they have the whole traceback, whose last line counts.
     """
