@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,8 +20,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import Job, SandboxProcess, ended, free_port
+from pipeline.access import Access
+from tests.conftest import KEY, Job, SandboxProcess, ended, free_port
 from tests.test_faults import hold_against_the_matrix
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+from nacl.public import PublicKey, SealedBox
+
+from pipeline.engines.ray import Clock
+from pipeline.engines.worker import Landed, Request, Worker
 
 pytestmark = pytest.mark.ray
 
@@ -84,11 +93,35 @@ def on_ray(address: str | None) -> dict[str, object]:
     return {"engine": "ray", "workers": WORKERS} | ({"ray_address": address} if address else {})
 
 
+def processes(mark: str) -> list[int]:
+    """Those with `mark` in their command line."""
+    words = ["ps", "-ww", "-eo", "pid,args"]
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if mark in line]
+
+
 def workers_alive() -> list[int]:
     """The processes in which workers live now."""
-    words = ["ps", "-eo", "pid,args"]
-    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "ray::Worker" in line]
+    return processes("ray::Worker")
+
+
+def holds(pids: list[int], text: bytes) -> bool:
+    """Whether `text` is in the memory of any of these processes."""
+    assert pids
+    return any(text in part for pid in pids for part in memory_of(pid))
+
+
+def memory_of(pid: int) -> Iterator[bytes]:
+    """All that a process may write to, region by region."""
+    regions = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for region in regions:
+            place, rights, *_ = region.split()
+            first, last = (int(end, 16) for end in place.split("-"))
+            if rights.startswith("rw") and "/dev/shm" not in region:
+                memory.seek(first)
+                with contextlib.suppress(OSError):
+                    yield memory.read(last - first)
 
 
 def wait_until(what, timeout_s: float = 60.0) -> None:
@@ -180,13 +213,17 @@ def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_n
     assert status["ok"] == 300 - status["ambiguous"]
 
 
+@pytest.mark.parametrize("own", [True, False])
 def test_the_first_signal_waits_for_what_the_workers_have_in_flight(
-    cluster, start_sandbox, make_job
+    cluster, start_sandbox, make_job, own
 ):
-    """They are paid for: none is lost, none becomes ambiguous."""
-    sandbox = start_sandbox(latency="2s")
-    job = make_job(sandbox.url, rows=stories(300), concurrency=100, **on_ray(cluster))
-    run = job.start(rate="50")
+    """They are paid for: none is lost, none becomes ambiguous. Ray's own handler would end the
+    process three seconds after a SIGTERM."""
+    sandbox = start_sandbox(latency="5s")
+    job = make_job(
+        sandbox.url, rows=stories(300), concurrency=100, **on_ray(None if own else cluster)
+    )
+    run = job.start(rate="20")
     with ended(run):
         wait_until(lambda: sandbox.received() > 30)
         run.send_signal(signal.SIGTERM)
@@ -232,8 +269,10 @@ def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_j
             text=True,
             check=False,
         )
-        assert found.stdout == ""
-        assert found.returncode == 1
+        assert (found.returncode, found.stdout) == (1, "")
+        for store in ("gcs_server", "raylet"):
+            assert holds(processes(f"/{store} "), b"pipeline.engines.worker") or store == "raylet"
+            assert not holds(processes(f"/{store} "), key.encode()), store
 
 
 HOST = """
@@ -257,6 +296,51 @@ def test_a_program_that_uses_ray_stays_connected_and_keeps_its_signals(cluster, 
     done = job.shell([sys.executable, "-c", HOST, str(job.spec), cluster])
     assert done.stdout.split() == ["20"], done.stderr
     assert set(Counter(sandbox.billed().values())) == {1}
+
+
+def test_a_batch_that_comes_twice_is_sent_once(sandbox):
+    """A network library that repeats a call must not repeat a bill."""
+    access = Access(sandbox.url, KEY, "127.0.0.1")
+
+    async def twice() -> list[Landed]:
+        worker = Worker()
+        hello = await worker.hello()
+        sealed = SealedBox(PublicKey(hello.public_key)).encrypt(access.key.encode())
+        fits = await worker.open(access.base_url, access.host, sealed, "wf_story", 30.0, 10)
+        assert fits == 10
+        batch = [Request(n, 0.0, json.dumps({"story": f"s {n}"}).encode()) for n in (7, 8)]
+        await worker.send(1, batch)
+        await worker.send(1, batch)
+        await worker.send(2, [Request(9, 0.0, b'{"story": "s 9"}')])
+        landed: list[Landed] = []
+        received: list[int] = []
+        while len(landed) < 3:
+            batches, more = await worker.take(2, 1_000_000, 10.0, 0.0)
+            assert len(more) <= 2
+            received += batches
+            landed += more
+        assert received == [1, 2]
+        assert await worker.take(2, 1_000_000, 0.05, 0.0) == ([], [])
+        await worker.close()
+        return landed
+
+    landed = asyncio.run(twice())
+    assert sorted(reply.number for reply in landed) == [7, 8, 9]
+    assert {reply.status for reply in landed} == {200}
+    assert set(sandbox.billed().values()) == {1}
+    assert sandbox.received() == 3
+
+
+def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
+    """The look with the shortest way counts; requests and replies are moved by the difference."""
+    clock = Clock()
+    clock.look(10.0, 110.4, 11.0)
+    assert clock.ahead_s == pytest.approx(99.9)
+    clock.look(20.0, 120.01, 20.02)
+    assert clock.ahead_s == pytest.approx(100.0)
+    for n in range(5):
+        clock.look(30.0 + n, 130.9 + n, 31.0 + n)
+    assert clock.ahead_s == pytest.approx(100.0)
 
 
 @pytest.mark.long

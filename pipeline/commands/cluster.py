@@ -18,6 +18,7 @@ def own_words_only(spec: JobSpec | None) -> Iterator[None]:
     if spec is None or spec.engine != "ray":
         yield
         return
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # Not "ray" itself: its level is set when Ray is imported, later than this.
+    logging.getLogger("ray._private").setLevel(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()):
         yield

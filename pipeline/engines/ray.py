@@ -15,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -40,7 +42,7 @@ from pipeline.wording import counted
 LEAD_S, GATHER_S = 0.03, 0.01
 WORKERS = 2
 START_S = 60.0
-_KNOCK_S = 10.0
+_KNOCK_S, _CLOSE_S = 10.0, 2.0
 # A worker with nothing to give says so within the first; it is taken for dead after the second.
 TAKE_S, LOST_AFTER_S = 5.0, 30.0
 TAKE_MOST, TAKE_BYTES = 2_000, 8 * 1024 * 1024
@@ -61,7 +63,7 @@ class _Waiting(NamedTuple):
     reply: asyncio.Future[Reply]
 
 
-class _Clock:
+class Clock:
     """How much a worker's monotonic clock is ahead of ours: the look with the shortest way."""
 
     def __init__(self) -> None:
@@ -87,7 +89,7 @@ class _Sender:
         self.actor = actor
         self.name = ""
         self.fits = 0
-        self.clock = _Clock()
+        self.clock = Clock()
         self.waiting: dict[int, _Waiting] = {}
         self.unreceived: dict[int, float] = {}
         self.shunned_until = -math.inf
@@ -249,7 +251,10 @@ class RayEngine:
             )
 
     async def aclose(self) -> None:
-        """Ends the workers."""
+        """Ends the workers; those that are well close their connections first."""
+        closing = [sender.actor.close.remote() for sender in self._senders]
+        if closing:
+            await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_S)
         for place in self._places:
             place.cancel()
         await asyncio.gather(*self._places, return_exceptions=True)
@@ -362,7 +367,8 @@ async def ray_engine(
     """
     ours = not ray.is_initialized()
     if ours:
-        await asyncio.to_thread(_connect, address, workers or WORKERS)
+        with _signals_kept():
+            await asyncio.to_thread(_connect, address, workers or WORKERS)
     try:
         engine = RayEngine(target, concurrency, workers or _machines(), tell)
         try:
@@ -373,6 +379,23 @@ async def ray_engine(
     finally:
         if ours:
             await asyncio.to_thread(ray.shutdown)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Puts back who is told of SIGTERM.
+
+    Connecting installs a handler of Ray's own below Python's. It calls the one before it, and three
+    seconds later an alarm ends the process, whatever it is waiting for.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if here else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+            signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
 
 
 def _connect(address: str | None, cpus: int) -> None:

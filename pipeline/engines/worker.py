@@ -101,6 +101,11 @@ class Worker:
         self._client = Target(Access(base_url, key, host), workflow, deadline_s).client()
         return fit_concurrency(in_flight)
 
+    async def close(self) -> None:
+        """Closes the connections as servers like it."""
+        if self._client is not None:
+            await self._client.aclose()
+
     async def send(self, batch: int, requests: list[Request]) -> None:
         """Starts each request of a batch that was not seen before."""
         if batch in self._seen:
