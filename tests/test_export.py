@@ -160,8 +160,8 @@ def test_a_report_tells_what_failed_also_where_answers_cannot_be_read(job):
     (job.results / "part-00001.parquet").unlink()
     done = job.call("report")
     assert done.returncode == 6
-    assert "request_blocked: row 2" in done.stderr
-    assert "could not be looked at" in done.stderr
+    assert "request_blocked: row 2" in done.stdout
+    assert "could not be looked at" in done.stdout
     assert "part-00001.parquet" in done.stderr
 
 

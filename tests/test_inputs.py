@@ -331,7 +331,7 @@ def test_with_an_id_an_answer_belongs_to_id_and_key(tmp_path):
         ("a,b\n", {}, ["no rows"]),
         ("a,b\n1,\n,2\n", {}, ["2 mapped cells are empty", 'line 2, column "b"', "line 3"]),
         ("a\n" + "x\n\n" * 9 + "x\n", {}, ["9 mapped cells", "and 4 more"]),
-        ("sku,a\n1,x\n 1,y\n1,z\n", {"id": "sku"}, ["stands again", "line 4"]),
+        ("sku,a\n1,x\n 1,y\n1,z\n", {"id": "sku"}, ["line 4", "is also in line 2"]),
         ("sku,a\n1,x\n ,y\n", {"id": "sku"}, ["line 3", "blank"]),
         ("a\nx\n", {"id": "skuu"}, ['no column "skuu"']),
         ("story\nx\n", {"variables": (("s", "stroy"),)}, ['no column "stroy"', '"story"']),
