@@ -25,8 +25,9 @@ from pipeline.answer import classify
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
-from pipeline.engines import check_engine, open_engine
 from pipeline.engines.base import Target
+from pipeline.engines.choice import open_engine
+from pipeline.engines.needed import check_engine
 from pipeline.errors import EngineAway, Interrupted, Locked, Refused
 from pipeline.events import (
     AttemptEnded,
