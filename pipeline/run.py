@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +107,24 @@ class Control:
     stopped: Stopped | None = None
     abandoned: bool = False
     _executor: Executor | None = None
+    _starting: asyncio.Task[Any] | None = None
+
+    async def start(self, starting: Coroutine[Any, Any, T]) -> T:
+        """What `starting` returns, unless the run is told to end first.
+
+        Raises:
+            Interrupted: when it was.
+        """
+        self.check()
+        task: asyncio.Task[T] = asyncio.ensure_future(starting)
+        self._starting = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            self.check()
+            raise
+        finally:
+            self._starting = None
 
     def attach(self, executor: Executor) -> None:
         self._executor = executor
@@ -117,6 +135,8 @@ class Control:
         """Sends no more, waits for what is in flight, saves, ends."""
         self.signal_exit = self.signal_exit or exit_code
         self.stopped = self.stopped or Stopped(StopCode.INTERRUPTED, message)
+        if self._starting is not None:
+            self._starting.cancel()
         if self._executor is not None:
             self._executor.stop(self.stopped)
 
@@ -215,6 +235,8 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
                     await run.send(access)
                 except EngineAway as error:
                     run.stop(Stopped(StopCode.NOT_SENT, str(error)))
+                except Interrupted:
+                    run.stop(control.stopped)
         if control.abandoned:
             notifier.hurry()
         return run.conclude()
@@ -414,7 +436,9 @@ class _Run:
             seen = self.ledger.read(records.answered_in(SEEN))
             self.until.expect(seen, self.spec.deadline_s)
         target = Target(access, self.spec.workflow, self.spec.deadline_s)
-        async with open_engine(self.spec, target, self._tell) as engine:
+        opening = open_engine(self.spec, target, self._tell)
+        async with contextlib.AsyncExitStack() as stack:
+            engine = await self.control.start(stack.enter_async_context(opening))
             executor = Executor(
                 engine=engine,
                 ledger=self.ledger,
@@ -443,8 +467,9 @@ class _Run:
             )
         )
 
-    def stop(self, stopped: Stopped) -> None:
+    def stop(self, stopped: Stopped | None) -> None:
         """Ends the run before anything could be sent."""
+        assert stopped is not None
         self.stopped = stopped
         self._tell(Stopping(stopped, 0))
 

@@ -132,6 +132,12 @@ def wait_until(what, timeout_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def said_by(job: Job) -> str:
+    """The log of a job, as far as there is one."""
+    log = job.output / "log.jsonl"
+    return log.read_text() if log.exists() else ""
+
+
 def check_promises(job: Job, sandbox: SandboxProcess, rows: int, *, killed: bool = False) -> dict:
     """The counts add up, and the book agrees with them. What a `killed` run had is not sealed."""
     status = job.status()
@@ -250,6 +256,21 @@ def test_no_cluster_at_the_address_is_a_reason_to_try_again_later(sandbox, make_
     assert "Traceback" not in done.stderr
     assert json.loads(done.stdout)["pending"] == 3
     assert sandbox.received() == 0
+
+
+def test_a_signal_ends_the_waiting_for_room_on_the_cluster(start_sandbox, make_job):
+    """Nothing was sent; the run is over and says so."""
+    sandbox = start_sandbox()
+    with ray_cluster(cpus=0) as address:
+        job = make_job(sandbox.url, rows=stories(3), **on_ray(address))
+        run = job.start()
+        with ended(run):
+            wait_until(lambda: "run_started" in said_by(job))
+            time.sleep(3)
+            run.send_signal(signal.SIGINT)
+            assert run.wait(timeout=30) == 130
+    assert sandbox.received() == 0
+    assert (job.status()["pending"], job.status()["resume_command"] is not None) == (3, True)
 
 
 def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_job, tmp_path):

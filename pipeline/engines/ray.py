@@ -449,7 +449,7 @@ def _why(error: BaseException) -> str:
     """
     lines = _COLORS.sub("", str(error)).strip().splitlines()
     text = lines[-1] if "Traceback" in str(error) or "  File " in str(error) else " ".join(lines)
-    for mark in ("Worker exit detail: ", "because "):
+    for mark in ("Worker exit detail: ", "because ", "RpcError: "):
         if mark in text:
             text = text.split(mark, 1)[1]
     return _first_sentence(text) or type(error).__name__
