@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+RAY := .venv/.ray
 
-.PHONY: help demo test test-recipes test-wheel check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-report clean
+.PHONY: help demo test test-ray test-recipes test-wheel check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -15,11 +16,19 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Not in the other lock: a newcomer's first command should not wait for it.
+$(RAY): requirements-ray.lock $(READY)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-ray.lock
+	@touch $@
+
 demo: $(READY)  ## run the main job against the local sandbox; no key, nothing paid
 	$(BIN)/pipeline run jobs/stories.yaml --sandbox
 
 test: $(READY)  ## the tests, on all cores: most of them wait for processes of their own
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-ray: $(RAY)  ## the tests of the engine ray, which it installs; one after the other, as each has a cluster
+	$(BIN)/python -m pytest -m 'ray and not long'
 
 RECIPES = .recipes
 test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect and a notebook, which it installs
@@ -37,7 +46,7 @@ test-wheel: $(READY)  ## the wheel and the source archive, installed for each Py
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
 
-check: lint test  ## lint, types, import contracts, tests: what every commit keeps green
+check: lint test test-ray  ## lint, types, import contracts, tests: what every commit keeps green
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -72,6 +81,9 @@ picture: $(READY)  ## docs/session.svg from a session in a terminal (installs ri
 figures: $(READY)  ## the README's tables from what the benchmarks kept
 	$(BIN)/python benchmarks/figures.py --write
 
+bench-ray: $(RAY)  ## what one driver can feed a cluster of workers, and what they can hold
+	$(BIN)/python benchmarks/cluster.py ceiling
+
 bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its memory
 	$(BIN)/python benchmarks/sandbox.py
 
@@ -84,6 +96,9 @@ bench-report: $(READY)  ## seconds, memory and size of the report of a million r
 lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \
 	  --python-version 3.11 --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
+	uv pip compile pyproject.toml --extra ray --constraint requirements.lock --universal \
+	  --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet \
+	  -o requirements-ray.lock
 
 clean:  ## remove what make built; runs and their results stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -145,6 +145,7 @@ class Bench:
 
     folder: Path
     url: str
+    key: str = KEY
 
     @property
     def spec(self) -> Path:
@@ -162,9 +163,18 @@ class Bench:
 
     def call(self, verb: str, *options: str) -> Used:
         """Runs a command to its end, which must be a good one."""
-        environment = os.environ | {"AITUTOR_API_KEY": KEY, "AITUTOR_BASE_URL": self.url}
         command = [sys.executable, "-m", "pipeline", verb, str(self.spec), *options]
-        return used(command, environment)
+        return used(command, self.environment())
+
+    def told(self, verb: str) -> str:
+        """What a command prints as JSON."""
+        command = [sys.executable, "-m", "pipeline", verb, str(self.spec), "--json"]
+        environment = self.environment()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"AITUTOR_API_KEY": self.key, "AITUTOR_BASE_URL": self.url}
 
 
 def used(command: list[str], environment: dict[str, str] | None = None) -> Used:

@@ -46,11 +46,12 @@ def ray(url: str, rows: int, in_flight: int) -> None:
     import ray as library
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-    library.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": 2, "include_dashboard": False}
+    library.init(log_to_driver=False, logging_level="ERROR", **own)
     library.data.DataContext.get_current().enable_progress_bars = False
     config = HttpRequestProcessorConfig(
         url=f"{url}/api/v1/run/wf_bench",
-        headers={"Authorization": "Bearer sk_bench"},
+        headers={"Authorization": f"Bearer {os.environ.get('AITUTOR_API_KEY', 'sk_bench')}"},
         batch_size=in_flight,
         concurrency=1,
         qps=None,

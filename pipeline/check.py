@@ -16,6 +16,7 @@ from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_access, find_host
 from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.endpoint import told_endpoints
+from pipeline.engines.needed import check_engine
 from pipeline.errors import Refused
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
@@ -97,6 +98,7 @@ def check_job(
     spec, selection = job.to_run(), selection or Selection()
     if not job.sandbox:
         find_telemetry(spec)
+    check_engine(spec)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (

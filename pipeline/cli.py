@@ -35,6 +35,7 @@ from pipeline.commands.history import history
 from pipeline.commands.schedule import schedule
 from pipeline.commands.verify import verify
 from pipeline.errors import PipelineError, Refused
+from pipeline.model import ENGINES
 from pipeline.sandbox.command import sandbox as sandbox_command
 
 if TYPE_CHECKING:
@@ -107,6 +108,25 @@ _send_options = _options(
     _RATE,
     click.option(
         "--key-file", type=_PATH, show_default="AITUTOR_API_KEY", help="File that holds the key."
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        show_default=_OF_SPEC,
+        help="Where requests are sent from.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        show_default=_OF_SPEC,
+        help="Ray cluster to send from: auto, or its address.",
+    ),
+    click.option(
+        "--workers",
+        metavar="N",
+        show_default=_OF_SPEC,
+        type=click.IntRange(1),
+        help="Processes of the Ray cluster to use.",
     ),
     click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
     click.option(
@@ -469,6 +489,7 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
     """`run` and `resume`: one after the other they differ only in the rows that they send."""
 
     def work(job: Job) -> int:
+        from pipeline.commands.cluster import own_words_only
         from pipeline.consent import Consent
         from pipeline.events import Stopping
         from pipeline.progress import Progress, why
@@ -509,7 +530,8 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
             listeners=(note_stop,) if said["quiet"] else (progress,),
         )
         try:
-            summary = asyncio.run(_until_signalled(job, options, Control()))
+            with own_words_only(job.spec):
+                summary = asyncio.run(_until_signalled(job, options, Control()))
         finally:
             progress.close()
         with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short

@@ -30,6 +30,12 @@ class Interrupted(PipelineError):
         self.exit_code = exit_code or 130
 
 
+class EngineAway(PipelineError):
+    """There is no machine to send from: no cluster, or no room on it. Nothing was sent."""
+
+    exit_code = 75
+
+
 class Locked(PipelineError):
     """Another process works in this run folder. Nothing was sent by this one."""
 

@@ -314,26 +314,25 @@ class Executor:
             await self._ledger.withdraw(attempt)
             self._not_billed()
             return
-        ticket = self._throttle.sent()
-        reply = await self._send(row)
+        leaves_at = self._throttle.sent(self._engine.lead_s)
+        reply = await self._send(row, leaves_at)
         outcome = _judge(reply)
         self._note_latency(reply, outcome)
-        self._throttle.landed(ticket, reply, outcome)
+        self._throttle.landed(leaves_at, reply, outcome)
         await self._settle(attempt, reply, outcome)
 
-    async def _send(self, row: Row) -> Reply:
+    async def _send(self, row: Row, leaves_at: float) -> Reply:
         task = asyncio.current_task()
         assert task is not None
-        sent_at = self._clock.monotonic()
         self._sending.add(task)
         try:
-            return await self._engine.send(row.body)
+            return await self._engine.send(row.body, leaves_at)
         except asyncio.CancelledError:
             if not self._abandoned.is_set():
                 raise
             task.uncancel()
             return Reply(
-                sent_at,
+                leaves_at,
                 self._clock.monotonic(),
                 failure=Failure.INTERRUPTED,
                 detail="the run ended before the answer came",

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+ENGINES = ("local", "ray")
+"""Where requests can be sent from."""
+
 
 class State(StrEnum):
     """Where a row stands. The order is the one in which equal rows take what is held."""
@@ -221,10 +224,20 @@ class Clock(Protocol):
 
 
 class Engine(Protocol):
-    """Where requests are sent from."""
+    """Where requests are sent from.
 
-    async def send(self, body: bytes) -> Reply:
-        """One request, one reply. Raises nothing but cancellation."""
+    `lead_s` is how long before its time a request has to be handed over; `fits` how many may be in
+    flight.
+    """
+
+    lead_s: float
+
+    @property
+    def fits(self) -> int: ...
+
+    async def send(self, body: bytes, at: float) -> Reply:
+        """One request, which leaves at `at` on the monotonic clock or as soon after that as it
+        can, and one reply. Raises nothing but cancellation."""
         ...
 
 
@@ -233,7 +246,7 @@ class Throttle(Protocol):
 
     async def slot(self) -> None: ...
 
-    def sent(self) -> float: ...
+    def sent(self, lead_s: float) -> float: ...
 
     def landed(self, ticket: float, reply: Reply, outcome: Outcome) -> None: ...
 

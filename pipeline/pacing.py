@@ -174,6 +174,11 @@ class Pace:
         if self._probe is not None:
             self._probe = now
 
+    def sent_late(self, stamped_at: float, sent_at: float) -> None:
+        """The request stamped `stamped_at` left at `sent_at`, as its answer shows."""
+        if self._sends.forget(stamped_at):
+            self._sends.put(sent_at)
+
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None:
         """An answer that was let through came at `now`; headers as they came, None if absent."""
         if self._probe is not None and sent_at >= self._probe:

@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +25,20 @@ from pipeline.answer import classify
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
-from pipeline.engines.local import local_engine
-from pipeline.errors import Interrupted, Locked, Refused
-from pipeline.events import AttemptEnded, Event, Listener, Notice, Paced, PaceEnded, RunStarted
+from pipeline.engines.base import Target
+from pipeline.engines.choice import open_engine
+from pipeline.engines.needed import check_engine
+from pipeline.errors import EngineAway, Interrupted, Locked, Refused
+from pipeline.events import (
+    AttemptEnded,
+    Event,
+    Listener,
+    Notice,
+    Paced,
+    PaceEnded,
+    RunStarted,
+    Stopping,
+)
 from pipeline.executor import Executor
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.snapshot import find_snapshot
@@ -35,7 +46,6 @@ from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.limits import fit_concurrency
 from pipeline.logs import EventLog
 from pipeline.model import (
     ErrorCode,
@@ -97,6 +107,24 @@ class Control:
     stopped: Stopped | None = None
     abandoned: bool = False
     _executor: Executor | None = None
+    _starting: asyncio.Task[Any] | None = None
+
+    async def start(self, starting: Coroutine[Any, Any, T]) -> T:
+        """What `starting` returns, unless the run is told to end first.
+
+        Raises:
+            Interrupted: when it was.
+        """
+        self.check()
+        task: asyncio.Task[T] = asyncio.ensure_future(starting)
+        self._starting = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            self.check()
+            raise
+        finally:
+            self._starting = None
 
     def attach(self, executor: Executor) -> None:
         self._executor = executor
@@ -107,6 +135,8 @@ class Control:
         """Sends no more, waits for what is in flight, saves, ends."""
         self.signal_exit = self.signal_exit or exit_code
         self.stopped = self.stopped or Stopped(StopCode.INTERRUPTED, message)
+        if self._starting is not None:
+            self._starting.cancel()
         if self._executor is not None:
             self._executor.stop(self.stopped)
 
@@ -176,6 +206,7 @@ async def run_job_async(
 
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
+    check_engine(spec)
     until = _until(options, clock)
     sheet = open_sheet(spec, folder)
     access = None if job.sandbox else find_access(options.base_url, options.key_file)
@@ -200,7 +231,12 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
                 if access is None:
                     names = [source.name for source in prepared.variables.sources]
                     access = stack.enter_context(_rehearsal(spec, names, folder))
-                await run.send(access)
+                try:
+                    await run.send(access)
+                except EngineAway as error:
+                    run.stop(Stopped(StopCode.NOT_SENT, str(error)))
+                except Interrupted:
+                    run.stop(control.stopped)
         if control.abandoned:
             notifier.hurry()
         return run.conclude()
@@ -399,7 +435,10 @@ class _Run:
         if self.until is not None:
             seen = self.ledger.read(records.answered_in(SEEN))
             self.until.expect(seen, self.spec.deadline_s)
-        async with local_engine(access, self.spec.workflow, self.spec.deadline_s) as engine:
+        target = Target(access, self.spec.workflow, self.spec.deadline_s)
+        opening = open_engine(self.spec, target, self._tell)
+        async with contextlib.AsyncExitStack() as stack:
+            engine = await self.control.start(stack.enter_async_context(opening))
             executor = Executor(
                 engine=engine,
                 ledger=self.ledger,
@@ -409,7 +448,7 @@ class _Run:
                     any_ok=counts.paid_min > 0,
                     probing=counts.last_stopped == StopCode.AMBIGUOUS,
                 ),
-                concurrency=self._concurrency(),
+                concurrency=self._concurrency(engine.fits),
                 retries=self.spec.retries,
                 budget=self.spec.budget(counts.paid_max),
                 listeners=(self._tell,),
@@ -427,6 +466,12 @@ class _Run:
                 pace.limit, pace.window_s, pace.share_used(), sent.requests, sent.rate_limited
             )
         )
+
+    def stop(self, stopped: Stopped | None) -> None:
+        """Ends the run before anything could be sent."""
+        assert stopped is not None
+        self.stopped = stopped
+        self._tell(Stopping(stopped, 0))
 
     def conclude(self) -> Summary:
         """Seals what came, and writes down how the run ended."""
@@ -468,16 +513,15 @@ class _Run:
             "sending": list(self.job.sending),
         }
 
-    def _concurrency(self) -> int:
-        fits = fit_concurrency(self.spec.concurrency)
+    def _concurrency(self, fits: int) -> int:
         if fits < self.spec.concurrency:
             self._tell(
                 Notice(
-                    f"This machine allows {fits} requests in flight, not "
+                    f"{fits} requests in flight fit where they are sent from, not "
                     f"{self.spec.concurrency} (open files: see `ulimit -n`)."
                 )
             )
-        return fits
+        return min(fits, self.spec.concurrency)
 
     def _kept_pace(self, access: Access) -> KeptPace | None:
         """What earlier runs learned of this key; a rehearsal and a given rate learn nothing."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 import yaml
 
 from pipeline.errors import Refused
+from pipeline.model import ENGINES
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -72,7 +73,9 @@ class JobSpec:
     `variables` holds (variable, column) pairs, or is None where every column goes under its own
     name. `constants` holds (variable, text) pairs. Rows for which not all of `where` holds are
     skipped. `dedupe` sends equal rows once, for all of them. `deadline_s` is the absolute time that
-    one answer may take: the API's own limit is 300 s, its edge's a little more.
+    one answer may take: the API's own limit is 300 s, its edge's a little more. `engine` is where
+    requests are sent from; `ray_address` (None for a cluster of this machine's own) and `workers`
+    (None for one a machine, two at least) are of the engine ray.
     """
 
     source: Path
@@ -95,6 +98,9 @@ class JobSpec:
     retries: int = 2
     rate: float | None = None
     deadline_s: float = 330.0
+    engine: str = "local"
+    ray_address: str | None = None
+    workers: int | None = None
     notify: Notify | None = None
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Where in the file a key stands (`id`, `variables.story`), for messages."""
@@ -148,6 +154,9 @@ def load_spec(path: Path) -> JobSpec:
         retries=_default(fields.number("retries", int, at_least=0), 2),
         rate=fields.number("rate", float, above=0),
         deadline_s=fields.number("deadline_s", float, above=0) or 330.0,
+        engine=fields.choice("engine", ENGINES, "local"),
+        ray_address=fields.optional_text("ray_address"),
+        workers=fields.number("workers", int, at_least=1),
         notify=fields.notify("notify"),
         lines=fields.lines,
     )

@@ -20,6 +20,7 @@ from pipeline.pacing import Pace
 
 _HELD_S, _BITE_S = 0.05, 0.025
 _LOOK_AGAIN_S = 0.25
+_LATE_S = 0.01  # less than that is the machine's jitter
 _NOTHING_S = 1e-9  # what is left of a price after paying it in bites
 _TOLD_DENIED_S, _TOLD_SLOW_S = 2.0, 30.0
 _LIMIT_HEADER = "x-ratelimit-limit"
@@ -62,15 +63,18 @@ class PacedThrottle:
         self.due_at = None
         self.pace.granted(self._clock.monotonic())
 
-    def sent(self) -> float:
-        """Stamps a request that leaves now; the stamp is its ticket for `landed`."""
-        now = self._clock.monotonic()
-        self.pace.sent(now)
-        return now
+    def sent(self, lead_s: float = 0.0) -> float:
+        """Stamps a request that leaves in `lead_s`; the stamp is its ticket for `landed`."""
+        leaves_at = self._clock.monotonic() + lead_s
+        self.pace.sent(leaves_at)
+        return leaves_at
 
     def landed(self, ticket: float, reply: Reply, outcome: Outcome) -> None:
         """Takes in what came of the request with this ticket."""
         now = self._clock.monotonic()
+        if reply.sent_at - ticket > _LATE_S:
+            self.pace.sent_late(ticket, reply.sent_at)
+            ticket = reply.sent_at
         if reply.status is None:
             if outcome.verdict is Verdict.REFUSED:
                 self.pace.not_counted(ticket)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -71,6 +71,11 @@ class Sends:
         if len(self._times) > most + most // 4:
             del self._times[: len(self._times) - most]
             self._cut = True
+
+    def put(self, sent_at: float) -> None:
+        """Notes a send at `sent_at` after others that were later."""
+        insort(self._times, sent_at)
+        self.latest = max(sent_at, self.latest)
 
     def forget(self, sent_at: float) -> bool:
         """Takes the send at `sent_at` off the list. False if it is not there (any more)."""

@@ -54,8 +54,10 @@ class World:
         self.most_in_flight = 0
         self._in_flight = 0
         self.broken = False
+        self.lead_s = 0.0
+        self.fits = 1_000
 
-    async def send(self, body: bytes) -> Reply:
+    async def send(self, body: bytes, at: float) -> Reply:
         self.seen.append(("send", int(body)))
         self._in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
@@ -85,7 +87,7 @@ class World:
     async def slot(self) -> None:
         await asyncio.sleep(0)
 
-    def sent(self) -> float:
+    def sent(self, lead_s: float) -> float:
         return 0.0
 
     def landed(self, ticket: float, reply: Reply, outcome: Outcome) -> None:

@@ -101,13 +101,18 @@ def test_every_fault_is_in_the_matrix():
 
 def test_each_fault_has_its_class_and_code_and_no_row_is_billed_twice(start_sandbox, make_job):
     """53 faults in one job; then exactly the ambiguous rows are sent again when asked for."""
+    hold_against_the_matrix(start_sandbox, make_job)
+
+
+def hold_against_the_matrix(start_sandbox, make_job, **spec) -> None:
+    """Runs every fault, and a good row beside each, with the settings in `spec`."""
     sandbox = start_sandbox(max_duration="60s")
     rows = [
         [text]
         for number, fault in enumerate(HOW_ROWS_END)
         for text in (story(fault), f"good {number}")
     ]
-    job = make_job(sandbox.url, rows=rows, concurrency=6, deadline_s=6, retries=1)
+    job = make_job(sandbox.url, rows=rows, concurrency=6, deadline_s=6, retries=1, **spec)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     summary = job.run(expect=5)
     assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 1_000_000

@@ -24,8 +24,9 @@ Said = dict[str, Any]
 # Options that make a command be about this job, and those that make it send in the same way: they
 # stand in the commands to paste.
 _OF_THE_JOB = ("output", "sandbox")
-_OF_SENDING = ("input", "max_paid", "concurrency", "rate", "base_url", "key_file")
-_OVERRIDES = ("input", "max_paid", "concurrency", "rate")
+_OF_THE_ENGINE = ("engine", "ray_address", "workers")
+_OVERRIDES = ("input", "max_paid", "concurrency", "rate", *_OF_THE_ENGINE)
+_OF_SENDING = (*_OVERRIDES, "base_url", "key_file")
 
 
 def options(*options: Callable[[F], F]) -> Callable[[F], F]:

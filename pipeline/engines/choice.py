@@ -1,0 +1,33 @@
+"""Which engine a spec gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from pipeline.engines.base import Target
+from pipeline.engines.local import local_engine
+from pipeline.events import Event
+from pipeline.model import Engine
+from pipeline.spec import JobSpec
+
+
+def open_engine(
+    spec: JobSpec, target: Target, tell: Callable[[Event], None]
+) -> AbstractAsyncContextManager[Engine]:
+    """The engine that `spec` names; what it has to say while it works goes to `tell`.
+
+    Raises:
+        EngineAway: on entering, when there is no machine to send from.
+    """
+    if spec.engine == "ray":
+        from pipeline.engines.ray import ray_engine  # its import takes a third of a second
+
+        return ray_engine(
+            target,
+            spec.concurrency,
+            address=spec.ray_address,
+            workers=spec.workers,
+            tell=tell,
+        )
+    return local_engine(target, spec.concurrency)

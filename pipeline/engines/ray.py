@@ -1,0 +1,459 @@
+"""Requests sent from many processes or machines: Ray actors hold the clients.
+
+The plan, the pace and the ledger stay with this process, the driver, so that each promise holds as
+on one machine. Ray repeats what it thinks has failed unless it is told not to, and a repeat is a
+second bill: workers are actors, never tasks, with `max_restarts=0` and `max_task_retries=0`, and a
+worker sends a batch that comes twice only once.
+
+A request is handed over a little before its time, with that time; the worker sends it then, so how
+long a batch travels does not show in the pace. Replies come home only as fast as they are asked
+for. What a dead worker had in flight may have been paid: it is interrupted, hence ambiguous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from typing import Any, NamedTuple
+
+import ray
+from nacl.public import PublicKey, SealedBox
+
+from pipeline.bodies import BodyBudget
+from pipeline.engines.base import Target
+from pipeline.engines.worker import Landed, Request, Worker, installed
+from pipeline.errors import EngineAway
+from pipeline.events import Event, Notice
+from pipeline.model import Engine, Failure, Reply
+from pipeline.wording import counted
+
+# A call costs the driver as much as the rows of a hundred: so both ways gather for a moment, which
+# the lead makes good for requests and nobody notices in answers that take seconds.
+LEAD_S, GATHER_S = 0.03, 0.01
+WORKERS = 2
+START_S = 60.0
+_KNOCK_S, _CLOSE_S = 10.0, 2.0
+# A worker with nothing to give says so within the first; it is taken for dead after the second.
+TAKE_S, LOST_AFTER_S = 5.0, 30.0
+TAKE_MOST, TAKE_BYTES = 2_000, 8 * 1024 * 1024
+
+_SMALLEST_BATCH = 16
+_SHUNNED_S = 10.0
+_AGAIN_MIN_S, _AGAIN_MAX_S, _LIVED_S = 1.0, 30.0, 60.0
+_CLOCK_EVERY_S, _CLOCKS_KEPT, _CLOCKS_AT_FIRST = 5.0, 12, 5
+_COLORS = re.compile("\x1b\\[[0-9;]*m")
+_OBJECT_STORE_BYTES = 200 * 1024 * 1024
+
+
+class _Waiting(NamedTuple):
+    """A request that is waited for; `at` is when it leaves, on this machine's clock."""
+
+    at: float
+    body: bytes
+    reply: asyncio.Future[Reply]
+
+
+class Clock:
+    """How much a worker's monotonic clock is ahead of ours: the look with the shortest way."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, float]] = deque(maxlen=_CLOCKS_KEPT)
+        self.ahead_s = 0.0
+        self.looked_at = -math.inf
+
+    def look(self, asked_at: float, theirs: float, now: float) -> None:
+        """Their clock said `theirs` somewhen between `asked_at` and `now` on ours."""
+        self._looks.append((now - asked_at, theirs - (asked_at + now) / 2))
+        self.ahead_s = min(self._looks)[1]
+        self.looked_at = now
+
+
+class _Lost(Exception):
+    """A worker is taken for dead."""
+
+
+class _Sender:
+    """One actor as the driver sees it: what it was given, and what it has not answered."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.name = ""
+        self.fits = 0
+        self.clock = Clock()
+        self.waiting: dict[int, _Waiting] = {}
+        self.unreceived: dict[int, float] = {}
+        self.shunned_until = -math.inf
+        self.started_at = time.monotonic()
+
+    async def open(self, target: Target, in_flight: int) -> None:
+        """Tells the actor all that it needs for sending."""
+        hello = await self.actor.hello.remote()
+        self.name = f"worker {hello.pid}"
+        if hello.version != installed():
+            raise EngineAway(
+                f"The Ray cluster has pipeline {hello.version} installed, and this is "
+                f"{installed()}: install the same on all machines. Nothing was sent."
+            )
+        for _ in range(_CLOCKS_AT_FIRST):
+            await self.look_at_clock()
+        access = target.access
+        sealed = SealedBox(PublicKey(hello.public_key)).encrypt(access.key.encode())
+        self.fits = await self.actor.open.remote(
+            access.base_url, access.host, sealed, target.workflow, target.deadline_s, in_flight
+        )
+
+    async def look_at_clock(self) -> None:
+        asked_at = time.monotonic()
+        theirs = await self.actor.clock.remote()
+        self.clock.look(asked_at, theirs, time.monotonic())
+
+    def hand(self, batch: int, numbered: dict[int, _Waiting]) -> None:
+        """Gives the actor a batch, without waiting for anything."""
+        self.waiting.update(numbered)
+        self.unreceived[batch] = time.monotonic()
+        ahead_s = self.clock.ahead_s
+        requests = [Request(n, one.at + ahead_s, one.body) for n, one in numbered.items()]
+        try:
+            # The result is of no use: `take` tells which batches were received.
+            self.actor.send.remote(batch, requests)
+        except Exception:  # perhaps it is on its way all the same
+            ray.kill(self.actor, no_restart=True)  # so `take` finds it dead
+
+    async def take(self) -> list[Landed]:
+        """The next replies, none if none came for a while.
+
+        Raises:
+            _Lost: when the worker is dead, or looks like it.
+        """
+        oldest = next(iter(self.unreceived.values()), math.inf)
+        if time.monotonic() - oldest > LOST_AFTER_S:
+            raise _Lost(f"it did not receive what it was given for {LOST_AFTER_S:.0f} s")
+        try:
+            async with asyncio.timeout(LOST_AFTER_S):
+                if time.monotonic() - self.clock.looked_at > _CLOCK_EVERY_S:
+                    await self.look_at_clock()
+                received, landed = await self.actor.take.remote(
+                    TAKE_MOST, TAKE_BYTES, TAKE_S, GATHER_S
+                )
+        except TimeoutError:
+            raise _Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s") from None
+        for batch in received:
+            self.unreceived.pop(batch, None)
+        return list(landed)
+
+    def landed(self, landed: Landed) -> tuple[asyncio.Future[Reply], Reply] | None:
+        """Who waits for this reply, and the reply by our clock; None if nobody does any more."""
+        waiting = self.waiting.pop(landed.number, None)
+        if landed.failure is Failure.NOT_SENT:
+            self.shunned_until = time.monotonic() + _SHUNNED_S
+        if waiting is None or waiting.reply.done():
+            return None
+        ahead_s = self.clock.ahead_s
+        reply = Reply(
+            landed.sent_at - ahead_s,
+            landed.answered_at - ahead_s,
+            landed.status,
+            landed.headers,
+            landed.body,
+            landed.failure,
+            landed.detail,
+        )
+        return waiting.reply, reply
+
+    def lose(self, why: str) -> int:
+        """Ends the actor. Each of its requests in flight may have been paid; how many there were.
+
+        An actor that only looked dead could otherwise go on sending.
+        """
+        ray.kill(self.actor, no_restart=True)
+        now = time.monotonic()
+        lost = [one for one in self.waiting.values() if not one.reply.done()]
+        for one in lost:
+            detail = f"the {self.name} that sent it was lost ({why})"
+            one.reply.set_result(Reply(one.at, now, failure=Failure.INTERRUPTED, detail=detail))
+        self.waiting.clear()
+        return len(lost)
+
+
+class RayEngine:
+    """An engine on Ray actors. `fits` requests may be in flight on all of them together."""
+
+    lead_s = LEAD_S
+
+    def __init__(
+        self, target: Target, concurrency: int, workers: int, tell: Callable[[Event], None]
+    ) -> None:
+        self._target = target
+        self._concurrency = concurrency
+        self._wanted = workers
+        self._tell = tell
+        self._actor = ray.remote(
+            num_cpus=1, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+        )(Worker)
+        self._senders: list[_Sender] = []
+        self._gathered: list[_Waiting] = []
+        self._numbers = count()
+        self._batches = count()
+        self._bodies = BodyBudget()
+        self._started = asyncio.Event()
+        self._trouble = ""
+        self._places: list[asyncio.Task[None]] = []
+
+    @property
+    def fits(self) -> int:
+        return min(sum(sender.fits for sender in self._senders), self._concurrency)
+
+    async def send(self, body: bytes, at: float) -> Reply:
+        """Hands `body` to a worker, with all others of this moment."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(at, body, loop.create_future())
+        if not self._gathered:
+            loop.call_later(GATHER_S, self._hand_over)
+        self._gathered.append(waiting)
+        return await waiting.reply
+
+    async def start(self) -> None:
+        """Returns once every worker is there, or as many as could be had in time.
+
+        Raises:
+            EngineAway: without a single one.
+        """
+        self._places = [asyncio.create_task(self._keep_worker()) for _ in range(self._wanted)]
+        try:
+            async with asyncio.timeout(START_S):
+                while len(self._senders) < self._wanted and not self._trouble:
+                    self._started.clear()
+                    await self._started.wait()
+        except TimeoutError:
+            self._trouble = (
+                f"The Ray cluster had no room for a worker within {START_S:.0f} s: each takes "
+                "one CPU of it. Nothing was sent; try again later."
+            )
+        if not self._senders:
+            raise EngineAway(self._trouble)
+        if len(self._senders) < self._wanted:
+            there = counted(len(self._senders), "worker")
+            self._tell(
+                Notice(
+                    f"Only {there} of {self._wanted} could be started on the Ray cluster; the run "
+                    "goes on with that and takes more when there is room."
+                )
+            )
+
+    async def aclose(self) -> None:
+        """Ends the workers; those that are well close their connections first."""
+        closing = [sender.actor.close.remote() for sender in self._senders]
+        if closing:
+            await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_S)
+        for place in self._places:
+            place.cancel()
+        await asyncio.gather(*self._places, return_exceptions=True)
+
+    async def _keep_worker(self) -> None:
+        """Keeps one place filled: a worker that dies is replaced, until this is cancelled."""
+        pause_s = _AGAIN_MIN_S
+        while True:
+            sender = _Sender(self._actor.remote())
+            try:
+                await self._serve(sender)
+            except EngineAway as error:
+                self._note_trouble(str(error))
+            except Exception as error:  # whatever it is, nobody else would bring the rows home
+                self._note_end(sender, _why(error))
+            finally:
+                sender.lose("the run ended")
+            if time.monotonic() - sender.started_at > _LIVED_S:
+                pause_s = _AGAIN_MIN_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _AGAIN_MAX_S)
+
+    async def _serve(self, sender: _Sender) -> None:
+        """Brings a worker's replies home until it is lost."""
+        await sender.open(self._target, self._concurrency)
+        self._senders.append(sender)
+        self._started.set()
+        try:
+            while True:
+                for landed in await sender.take():
+                    await self._bring_home(sender, landed)
+        finally:
+            self._senders.remove(sender)
+
+    async def _bring_home(self, sender: _Sender, landed: Landed) -> None:
+        """Gives a reply to whoever waits for it. While too many bytes of others are not saved yet
+        it waits, and the worker keeps what it has.
+        """
+        found = sender.landed(landed)
+        if found is None:
+            return
+        future, reply = found
+        share = self._bodies.share()
+        await share.grow(len(reply.body))
+        share.until_gone(reply)
+        if not future.done():
+            future.set_result(reply)
+
+    def _hand_over(self) -> None:
+        waiting = [one for one in self._gathered if not one.reply.done()]
+        self._gathered = []
+        if not self._senders:
+            now = time.monotonic()
+            for one in waiting:
+                detail = "no worker of the Ray cluster is alive"
+                one.reply.set_result(Reply(now, now, failure=Failure.NOT_SENT, detail=detail))
+            return
+        size = max(math.ceil(len(waiting) / len(self._senders)), _SMALLEST_BATCH)
+        for first in range(0, len(waiting), size):
+            numbered = {next(self._numbers): one for one in waiting[first : first + size]}
+            self._least_busy().hand(next(self._batches), numbered)
+
+    def _least_busy(self) -> _Sender:
+        """A worker that cannot connect answers fastest: it must not get all that there is."""
+        now = time.monotonic()
+        return min(
+            self._senders,
+            key=lambda sender: (
+                sender.shunned_until > now,
+                len(sender.waiting) >= sender.fits,
+                len(sender.waiting),
+            ),
+        )
+
+    def _note_end(self, sender: _Sender, why: str) -> None:
+        if not sender.fits:
+            self._note_trouble(
+                f"A worker could not be started on the Ray cluster ({why}). Nothing was sent by it."
+            )
+            return
+        number = counted(sender.lose(why), "request")
+        self._tell(
+            Notice(
+                f"The {sender.name} was lost ({why}) with {number} on the way. Each may have been "
+                "paid, so those rows are ambiguous (interrupted) and not sent again. The others "
+                "go on; another worker starts."
+            )
+        )
+
+    def _note_trouble(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._started.set()
+
+
+@asynccontextmanager
+async def ray_engine(
+    target: Target,
+    concurrency: int,
+    *,
+    address: str | None,
+    workers: int | None,
+    tell: Callable[[Event], None],
+) -> AsyncIterator[Engine]:
+    """An engine of `workers` actors on the cluster at `address`, or on one of this machine's own.
+
+    A program that is connected to a cluster already stays on that one, and connected.
+
+    Raises:
+        EngineAway: when there is no cluster, or no room on it.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        with _signals_kept():
+            await asyncio.to_thread(_connect, address, workers or WORKERS)
+    try:
+        engine = RayEngine(target, concurrency, workers or _machines(), tell)
+        try:
+            await engine.start()
+            yield engine
+        finally:
+            await engine.aclose()
+    finally:
+        if ours:
+            await asyncio.to_thread(ray.shutdown)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Puts back who is told of SIGTERM.
+
+    Connecting installs a handler of Ray's own below Python's. It calls the one before it, and three
+    seconds later an alarm ends the process, whatever it is waiting for.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if here else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+            signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
+
+
+def _connect(address: str | None, cpus: int) -> None:
+    """In a thread, so that a signal works meanwhile; there Ray leaves SIGTERM alone, too."""
+    own: dict[str, Any] = {
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+    hook = sys.excepthook
+    try:
+        if address:
+            _knock(address)  # Ray itself goes on trying for minutes
+        ray.init(
+            address or "local",
+            configure_logging=False,
+            log_to_driver=False,
+            **({} if address else own),
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise EngineAway(
+            f"No Ray cluster {where}: {_why(_first(error))}. Nothing was sent. Start one with `ray "
+            "start --head`, or leave the address out for one of this machine's own."
+        ) from None
+    finally:
+        sys.excepthook = hook
+
+
+def _knock(address: str) -> None:
+    """Raises at once where nobody listens at ``host:port``; other forms of address are Ray's."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error came from: Ray's last one says only that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _machines() -> int:
+    return max(sum(bool(node["Alive"]) for node in ray.nodes()), WORKERS)
+
+
+def _why(error: BaseException) -> str:
+    """The part of an error's message that says what happened. Ray's are long: of a worker's own
+    exception they have the whole traceback, whose last line counts.
+    """
+    lines = _COLORS.sub("", str(error)).strip().splitlines()
+    text = lines[-1] if "Traceback" in str(error) or "  File " in str(error) else " ".join(lines)
+    for mark in ("Worker exit detail: ", "because ", "RpcError: "):
+        if mark in text:
+            text = text.split(mark, 1)[1]
+    return _first_sentence(text) or type(error).__name__
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split(". ")[0].split()).rstrip(".")

@@ -1,0 +1,159 @@
+"""One process of a cluster that sends requests for a driver elsewhere. Knows nothing of Ray.
+
+The driver hands over requests in batches, each with the time at which it may leave, and takes the
+replies home in batches, when it has room for them. A batch that comes twice, as a network library
+may repeat one, is sent once: a repeat is a second bill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.metadata
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from nacl.public import PrivateKey, SealedBox
+
+from pipeline.access import Access
+from pipeline.client import Client
+from pipeline.engines.base import Target, send_at
+from pipeline.limits import fit_concurrency
+from pipeline.model import Failure, Reply
+
+# Objects made and not yet freed before Python looks for cycles among the young ones.
+_COLLECT_AT = 100_000
+
+
+class Request(NamedTuple):
+    """One request on its way to a worker; `at` is on the worker's monotonic clock."""
+
+    number: int
+    at: float
+    body: bytes
+
+
+class Landed(NamedTuple):
+    """One reply on its way home; times are on the worker's monotonic clock."""
+
+    number: int
+    sent_at: float
+    answered_at: float
+    status: int | None
+    headers: Mapping[str, str]
+    body: bytes
+    failure: Failure | None
+    detail: str
+
+
+class Hello(NamedTuple):
+    """Who a worker is. What is sealed with `public_key` only that worker can read."""
+
+    version: str
+    pid: int
+    public_key: bytes
+
+
+def installed() -> str:
+    """The release of this package that is installed here."""
+    return importlib.metadata.version("pipeline")
+
+
+class Worker:
+    """Sends what it is given, each batch once, and keeps the replies until they are taken."""
+
+    def __init__(self) -> None:
+        gc.freeze()
+        gc.set_threshold(_COLLECT_AT)
+        self._private_key = PrivateKey.generate()
+        self._client: Client | None = None
+        self._seen: set[int] = set()
+        self._received: list[int] = []
+        self._landed: deque[tuple[int, Reply]] = deque()
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def hello(self) -> Hello:
+        return Hello(installed(), os.getpid(), bytes(self._private_key.public_key))
+
+    async def clock(self) -> float:
+        """This machine's monotonic clock, in seconds."""
+        return time.monotonic()
+
+    async def open(
+        self,
+        base_url: str,
+        host: str,
+        sealed_key: bytes,
+        workflow: str,
+        deadline_s: float,
+        in_flight: int,
+    ) -> int:
+        """Gets ready to send; how many of `in_flight` requests at once this process may hold.
+
+        The key comes sealed: arguments of actors lie in the cluster's stores as they are.
+        """
+        key = SealedBox(self._private_key).decrypt(sealed_key).decode()
+        self._client = Target(Access(base_url, key, host), workflow, deadline_s).client()
+        return fit_concurrency(in_flight)
+
+    async def close(self) -> None:
+        """Closes the connections as servers like it."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def send(self, batch: int, requests: list[Request]) -> None:
+        """Starts each request of a batch that was not seen before."""
+        if batch in self._seen:
+            return
+        self._seen.add(batch)
+        self._received.append(batch)
+        for request in requests:
+            task = asyncio.create_task(self._attempt(*request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def take(
+        self, most: int, most_bytes: int, wait_s: float, gather_s: float
+    ) -> tuple[list[int], list[Landed]]:
+        """The batches received and the replies landed since the last call, oldest first.
+
+        Returns `gather_s` after a reply is there, or after `wait_s` with none: the driver knows
+        from that that this process lives. At most `most` replies, and no further one after
+        `most_bytes`.
+        """
+        if not self._landed:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+        await asyncio.sleep(gather_s)
+        received, self._received = self._received, []
+        taken: list[Landed] = []
+        size = 0
+        while self._landed and len(taken) < most and size < most_bytes:
+            number, reply = self._landed.popleft()
+            size += len(reply.body)
+            taken.append(
+                Landed(
+                    number,
+                    reply.sent_at,
+                    reply.answered_at,
+                    reply.status,
+                    reply.headers,
+                    reply.body,
+                    reply.failure,
+                    reply.detail,
+                )
+            )
+        return received, taken
+
+    async def _attempt(self, number: int, at: float, body: bytes) -> None:
+        assert self._client is not None
+        reply = await send_at(self._client, body, at)
+        self._landed.append((number, reply))
+        self._news.set()

@@ -1,0 +1,46 @@
+"""Where requests are sent from: what a spec may say of it, where no cluster is needed to know."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+WITHOUT = (
+    "import sys; sys.modules['{0}'] = None;"
+    "from pipeline.cli import main; sys.argv[0] = 'pipeline'; main()"
+)
+
+
+@pytest.mark.parametrize("package", ["ray", "nacl"])
+def test_without_the_extra_the_engine_ray_is_refused_in_one_message(sandbox, make_job, package):
+    """From the spec and from the command line, before anything is sent."""
+    job = make_job(sandbox.url, rows=[["a"]], engine="ray")
+    for verb in ("check", "run"):
+        command = [sys.executable, "-c", WITHOUT.format(package), verb, str(job.spec)]
+        done = job.shell(command)
+        assert done.returncode == 2
+        assert f"{job.spec} line 4: the engine ray needs packages" in done.stderr
+        assert "pip install 'pipeline[ray]'" in done.stderr
+        assert "Traceback" not in done.stderr
+    done = job.shell([*command, "--engine", "local"])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("option", [("--workers", "3"), ("--ray-address", "auto")])
+def test_options_of_a_cluster_need_the_engine(sandbox, make_job, option):
+    """A forgotten `--engine ray` must not send everything from here without a word."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    done = job.call("run", *option)
+    assert done.returncode == 2
+    assert "is for the engine ray" in done.stderr
+    assert sandbox.received() == 0
+
+
+def test_an_engine_that_there_is_not_is_refused_with_those_that_there_are(make_job):
+    """By the line in the spec."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]], engine="rey")
+    done = job.call("check")
+    assert done.returncode == 2
+    assert "line 4" in done.stderr
+    assert "is not one of local, ray" in done.stderr
