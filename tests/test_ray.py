@@ -28,7 +28,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from nacl.public import PublicKey, SealedBox
 
-from pipeline.engines.ray import Clock
+from pipeline.engines.ray import Clock, Lost, Sender
 from pipeline.engines.worker import Landed, Request, Worker
 
 pytestmark = pytest.mark.ray
@@ -351,6 +351,35 @@ def test_a_batch_that_comes_twice_is_sent_once(sandbox):
     assert {reply.status for reply in landed} == {200}
     assert set(sandbox.billed().values()) == {1}
     assert sandbox.received() == 3
+
+
+class Away:
+    """An actor that says it has received `batches`, as Ray's handles are called."""
+
+    def __init__(self, batches: list[int]) -> None:
+        self._batches = batches
+        self.take = self.clock = self
+
+    def remote(self, *arguments: object) -> asyncio.Future[object]:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result((self._batches, []) if arguments else time.monotonic())
+        return answer
+
+
+def test_a_worker_is_lost_when_it_lacks_what_it_was_given_long_before_it_was_asked():
+    """Not when the driver was slow to ask: what was received meanwhile is told at once."""
+
+    async def ask(received: list[int], handed_s_ago: float) -> Sender:
+        sender = Sender()
+        sender.actor = Away(received)
+        sender.unreceived[1] = time.monotonic() - handed_s_ago
+        assert await sender.take() == []
+        return sender
+
+    assert asyncio.run(ask([1], 100.0)).unreceived == {}
+    assert asyncio.run(ask([], 10.0)).unreceived.keys() == {1}
+    with pytest.raises(Lost, match="did not receive"):
+        asyncio.run(ask([], 100.0))
 
 
 def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
