@@ -54,7 +54,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(READY)  ## the long tests
+soak: $(RAY)  ## the long tests
 	$(BIN)/python -m pytest -m long
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp

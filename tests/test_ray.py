@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import subprocess
@@ -392,6 +393,19 @@ def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
     for n in range(5):
         clock.look(30.0 + n, 130.9 + n, 31.0 + n)
     assert clock.ahead_s == pytest.approx(100.0)
+
+
+@pytest.mark.long
+def test_the_limit_is_used_from_a_cluster_as_from_one_machine(cluster, start_sandbox, make_job):
+    """50 per second: at least 95 % of it, and at most 1 % of 429s, by the server's own count."""
+    sandbox = start_sandbox(latency="2s", limit=50)
+    job = make_job(sandbox.url, rows=stories(2000), **on_ray(cluster))
+    done = job.call("run")
+    assert done.returncode == 0, done.stderr
+    assert sandbox.statuses().get("429", 0) <= 20
+    [used] = re.findall(r"(\d+)% of the rate limit was used", done.stderr)
+    assert int(used) >= 95
+    print(f"{used} % used, {sandbox.statuses()}")
 
 
 @pytest.mark.long
