@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.clock import SystemClock
 from pipeline.events import Event, Waiting
 from pipeline.model import Outcome, Reply, Verdict
 from pipeline.pacing import Learned, Pace
@@ -199,3 +200,19 @@ def test_what_never_reached_the_limiter_is_not_counted(on_virtual_time):
         assert len(pace._sends) == 0
 
     on_virtual_time(work)
+
+
+def test_a_request_that_left_later_than_its_stamp_counts_from_when_it_left():
+    """As a worker elsewhere tells; the pace is learned from true send times."""
+
+    async def landed(late_s: float) -> tuple[int, int]:
+        pace = Pace()
+        throttle = PacedThrottle(pace, SystemClock())
+        stamp = throttle.sent(0.0)
+        reply = Reply(stamp + late_s, stamp + late_s + 1.0, 200, {}, b"")
+        throttle.landed(stamp, reply, OK)
+        around = (stamp - 0.001, stamp + 0.001), (stamp + 0.499, stamp + 0.501)
+        return tuple(pace._sends.count(*span) for span in around)
+
+    assert asyncio.run(landed(0.5)) == (0, 1)
+    assert asyncio.run(landed(0.001)) == (1, 0)

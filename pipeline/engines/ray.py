@@ -259,9 +259,12 @@ class RayEngine:
 
     async def aclose(self) -> None:
         """Ends the workers; those that are well close their connections first."""
-        closing = [sender.actor.close.remote() for sender in self._senders]
-        if closing:
-            await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_S)
+        with contextlib.suppress(Exception):  # of a cluster that is gone: what is home is saved
+            closing = [sender.actor.close.remote() for sender in self._senders]
+            if closing:
+                await asyncio.to_thread(
+                    ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_S
+                )
         for place in self._places:
             place.cancel()
         await asyncio.gather(*self._places, return_exceptions=True)
