@@ -33,8 +33,8 @@ from pipeline.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.pins import write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
-from pipeline.records import counts, unfinished
-from pipeline.report.failures import write_failures
+from pipeline.records import counts
+from pipeline.report.failures import rewrite_failures
 from pipeline.summary import as_json, summarize
 
 NIGHT_ROWS = 400_000
@@ -133,8 +133,8 @@ async def one_night(
         sealer.seal_all()
     requests = prepared.plan.to_send
     log(PaceEnded(50, 1.0, 0.98, requests, requests // 500))
+    rewrite_failures(folder, ledger.read)
     summary = summarize(job, ledger.read(counts), run_id=run_id)
-    write_failures(folder.failures, folder.snapshot, ledger.read(lambda db: list(unfinished(db))))
     ledger.end_run(summary.exit_code, None, write_json(folder.summary, as_json(summary)))
 
 
