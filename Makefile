@@ -54,7 +54,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(READY)  ## the long tests
+soak: $(RAY)  ## the long tests
 	$(BIN)/python -m pytest -m long
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
@@ -81,8 +81,11 @@ picture: $(READY)  ## docs/session.svg from a session in a terminal (installs ri
 figures: $(READY)  ## the README's tables from what the benchmarks kept
 	$(BIN)/python benchmarks/figures.py --write
 
-bench-ray: $(RAY)  ## what one driver can feed a cluster of workers, and what they can hold
+bench-ray: $(RAY)  ## what one driver can feed a cluster, what workers hold, and Ray Data beside it, which it installs
 	$(BIN)/python benchmarks/cluster.py ceiling
+	$(BIN)/python benchmarks/cluster.py in-flight
+	@test -d $(PEERS)/cluster || { $(PYTHON) -m venv $(PEERS)/cluster && $(PEERS)/cluster/bin/pip install -q --require-hashes -r requirements-ray.lock && $(PEERS)/cluster/bin/pip install -q 'ray[data]' pydantic && $(PEERS)/cluster/bin/pip install -q --no-deps --editable .; }
+	$(PEERS)/cluster/bin/python benchmarks/cluster.py peer
 
 bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its memory
 	$(BIN)/python benchmarks/sandbox.py

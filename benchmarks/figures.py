@@ -1,8 +1,8 @@
-"""The README's tables of figures, made from what the benchmarks kept.
+"""The tables of figures in the README and the docs, made from what the benchmarks kept.
 
     python benchmarks/figures.py [--write]
 
-Prints them, or writes them between the README's marks.
+Prints them, or writes them between the documents' marks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 TOP = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
-README = TOP / "README.md"
+DOCUMENTS = (TOP / "README.md", TOP / "docs" / "cluster.md")
 _MARKED = re.compile(r"(<!-- figures: (\w[\w-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -48,6 +48,52 @@ def scale() -> str:
     return "\n".join([*lines, "", f"{ideal} {_about(kept)}"])
 
 
+def ceiling() -> str:
+    kept = _kept("ceiling")
+    lines = [
+        "| answers come at once | rows/s | the driver's CPU s per 1,000 | of it in the loop |",
+        "|---|---|---|---|",
+    ]
+    for one in kept["figures"]:
+        thousands = one["rows"] / 1000
+        lines.append(
+            f"| {one['engine']} | {one['rows'] / one['wall_s']:,.0f} |"
+            f" {one['cpu_s'] / thousands:.3f} | {one['loop_s'] / thousands:.3f} |"
+        )
+    return "\n".join([*lines, "", _about(kept)])
+
+
+def cluster_peer() -> str:
+    kept, held = _kept("cluster-peer"), _kept("cluster-in-flight")
+    lines = [
+        "| on the same cluster | rows/s | CPU s per 1,000 | MB | answers kept after a kill |"
+        " rows asked twice |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in kept["figures"]:
+        lines.append(
+            f"| {one['program']} | {one['rows'] / one['wall_s']:,.0f} |"
+            f" {one['cpu_s'] / one['rows'] * 1000:.3f} | {one['rss_mb']:,.0f} |"
+            f" {one['kept_after_kill']} | {one['asked_twice']} |"
+        )
+    [flight] = held["figures"]
+    ideal_s = flight["rows"] / flight["in_flight"] * flight["answer_after_s"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            _about(kept),
+            "",
+            f"{flight['in_flight']:,} requests in flight on two workers, with answers after"
+            f" {flight['answer_after_s']:.0f} s: {flight['rows']:,} rows in"
+            f" {flight['wall_s']:.0f} s ({ideal_s:.0f} s at best, without start"
+            f" and end of a cluster), "
+            f"{flight['cpu_s'] / flight['rows'] * 1000:.3f} CPU s per 1,000 rows for all processes"
+            f" together, {flight['rss_mb']:.0f} MB for the largest.",
+        ]
+    )
+
+
 def _kept(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
@@ -55,12 +101,17 @@ def _kept(name: str) -> dict[str, Any]:
 
 def _about(kept: dict[str, Any]) -> str:
     return (
-        f"({kept['date']}, commit {kept['commit']}, {kept['cores']} cores, Python {kept['python']},"
-        f" server: {kept['server']})"
+        f"({kept['date']}, commit {kept['commit']}, {kept['cores']} cores, Python {kept['python']}"
+        f"{', server: ' + kept['server'] if 'server' in kept else ''})"
     )
 
 
-TABLES = {"throughput": throughput, "scale": scale}
+TABLES = {
+    "throughput": throughput,
+    "scale": scale,
+    "ceiling": ceiling,
+    "cluster-peer": cluster_peer,
+}
 
 
 def filled(text: str) -> str:
@@ -72,7 +123,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
-        README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+        for document in DOCUMENTS:
+            document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
         return
     for name, table in TABLES.items():
         print(f"{name}\n\n{table()}\n")

@@ -92,7 +92,10 @@ def read_answer(body: bytes) -> Answer:
     Raises:
         Unreadable: when it is not JSON, not an object, or has no `result`.
     """
-    fields = _json_object(body)
+    return _answer_of(_json_object(body))
+
+
+def _answer_of(fields: dict[str, Any] | None) -> Answer:
     if fields is None:
         raise Unreadable("the answer is not a JSON object")
     if "result" not in fields:
@@ -136,7 +139,7 @@ def _of_success(reply: Reply) -> Outcome:
         code = _server_code(fields) or ErrorCode.RUN_FAILED
         return Outcome(Verdict.FAILED, code, _server_message(fields), reply.status, maybe_paid=True)
     try:
-        read_answer(reply.body)
+        _answer_of(fields)
     except Unreadable as error:
         return Outcome(
             Verdict.AMBIGUOUS,

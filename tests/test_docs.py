@@ -214,13 +214,14 @@ def test_every_picture_is_small_loads_nothing_and_is_told_in_words():
         assert not re.search(r"/(tmp|home|root|work|Users)/", drawing)
 
 
-def test_the_figures_are_those_that_the_benchmarks_kept():
+@pytest.mark.parametrize(("document", "tables"), [("README.md", 2), ("docs/cluster.md", 2)])
+def test_the_figures_are_those_that_the_benchmarks_kept(document, tables):
     """`make figures` writes them."""
     made = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import figures; print(figures.filled(open('README.md').read()), end='')",
+            f"import figures; print(figures.filled(open({document!r}).read()), end='')",
         ],
         cwd=TOP,
         env=os.environ | {"PYTHONPATH": str(TOP / "benchmarks"), "PYTHONUTF8": "1"},
@@ -228,5 +229,6 @@ def test_the_figures_are_those_that_the_benchmarks_kept():
         text=True,
         check=True,
     )
-    assert made.stdout == README
-    assert README.count("<!-- figures: ") == 2
+    text = (TOP / document).read_text(encoding="utf-8")
+    assert made.stdout == text
+    assert text.count("<!-- figures: ") == tables

@@ -27,8 +27,8 @@ def append(job: Job, first: int, last: int) -> None:
         file.writelines(f"story {n}\n" for n in range(first, last + 1))
 
 
-def begin(job: Job) -> subprocess.Popen[bytes]:
-    return job.start(*NIGHT)
+def begin(job: Job, *options: str) -> subprocess.Popen[bytes]:
+    return job.start(*NIGHT, *options)
 
 
 def await_received(sandbox: SandboxProcess, number: int) -> None:
@@ -43,7 +43,7 @@ def test_five_nights_with_a_kill_and_empty_credits_pay_each_row_once(start_sandb
     ambiguous at the end was in flight at the kill, and the user's word settles it."""
     sandbox = start_sandbox(latency="700ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(1, 9)], concurrency=4)
-    first = begin(job)
+    first = begin(job, "--concurrency", "1")  # so long that the other start is well within it
     with ended(first):
         await_received(sandbox, 2)
         second = job.call("run", *NIGHT)

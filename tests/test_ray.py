@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import subprocess
@@ -28,7 +29,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from nacl.public import PublicKey, SealedBox
 
-from pipeline.engines.ray import Clock
+from pipeline.engines.ray import Clock, Lost, Sender
 from pipeline.engines.worker import Landed, Request, Worker
 
 pytestmark = pytest.mark.ray
@@ -353,6 +354,35 @@ def test_a_batch_that_comes_twice_is_sent_once(sandbox):
     assert sandbox.received() == 3
 
 
+class Away:
+    """An actor that says it has received `batches`, as Ray's handles are called."""
+
+    def __init__(self, batches: list[int]) -> None:
+        self._batches = batches
+        self.take = self.clock = self
+
+    def remote(self, *arguments: object) -> asyncio.Future[object]:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result((self._batches, []) if arguments else time.monotonic())
+        return answer
+
+
+def test_a_worker_is_lost_when_it_lacks_what_it_was_given_long_before_it_was_asked():
+    """Not when the driver was slow to ask: what was received meanwhile is told at once."""
+
+    async def ask(received: list[int], handed_s_ago: float) -> Sender:
+        sender = Sender()
+        sender.actor = Away(received)
+        sender.unreceived[1] = time.monotonic() - handed_s_ago
+        assert await sender.take() == []
+        return sender
+
+    assert asyncio.run(ask([1], 100.0)).unreceived == {}
+    assert asyncio.run(ask([], 10.0)).unreceived.keys() == {1}
+    with pytest.raises(Lost, match="did not receive"):
+        asyncio.run(ask([], 100.0))
+
+
 def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
     """The look with the shortest way counts; requests and replies are moved by the difference."""
     clock = Clock()
@@ -363,6 +393,19 @@ def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
     for n in range(5):
         clock.look(30.0 + n, 130.9 + n, 31.0 + n)
     assert clock.ahead_s == pytest.approx(100.0)
+
+
+@pytest.mark.long
+def test_the_limit_is_used_from_a_cluster_as_from_one_machine(cluster, start_sandbox, make_job):
+    """50 per second: at least 95 % of it, and at most 1 % of 429s, by the server's own count."""
+    sandbox = start_sandbox(latency="2s", limit=50)
+    job = make_job(sandbox.url, rows=stories(2000), **on_ray(cluster))
+    done = job.call("run")
+    assert done.returncode == 0, done.stderr
+    assert sandbox.statuses().get("429", 0) <= 20
+    [used] = re.findall(r"(\d+)% of the rate limit was used", done.stderr)
+    assert int(used) >= 95
+    print(f"{used} % used, {sandbox.statuses()}")
 
 
 @pytest.mark.long

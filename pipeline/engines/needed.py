@@ -22,7 +22,7 @@ def check_engine(spec: JobSpec) -> None:
         if missing:
             raise Refused(
                 f"{spec.at('engine')}: the engine ray needs packages that are not installed "
-                f"({', '.join(missing)}). Run: pip install 'pipeline[ray]'; or leave the engine "
+                f"({', '.join(missing)}). Run: pip install '.[ray]'; or leave the engine "
                 "out, which sends from this machine. Nothing was sent."
             )
         return

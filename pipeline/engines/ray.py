@@ -13,6 +13,7 @@ for. What a dead worker had in flight may have been paid: it is interrupted, hen
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import signal
@@ -22,7 +23,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -78,15 +78,15 @@ class Clock:
         self.looked_at = now
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """A worker is taken for dead."""
 
 
-class _Sender:
+class Sender:
     """One actor as the driver sees it: what it was given, and what it has not answered."""
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self) -> None:
+        self.actor: Any = None
         self.name = ""
         self.fits = 0
         self.clock = Clock()
@@ -127,17 +127,15 @@ class _Sender:
             # The result is of no use: `take` tells which batches were received.
             self.actor.send.remote(batch, requests)
         except Exception:  # perhaps it is on its way all the same
-            ray.kill(self.actor, no_restart=True)  # so `take` finds it dead
+            self.kill()  # so `take` finds it dead
 
     async def take(self) -> list[Landed]:
         """The next replies, none if none came for a while.
 
         Raises:
-            _Lost: when the worker is dead, or looks like it.
+            Lost: when the worker is dead, or looks like it.
         """
-        oldest = next(iter(self.unreceived.values()), math.inf)
-        if time.monotonic() - oldest > LOST_AFTER_S:
-            raise _Lost(f"it did not receive what it was given for {LOST_AFTER_S:.0f} s")
+        asked_at = time.monotonic()
         try:
             async with asyncio.timeout(LOST_AFTER_S):
                 if time.monotonic() - self.clock.looked_at > _CLOCK_EVERY_S:
@@ -146,9 +144,13 @@ class _Sender:
                     TAKE_MOST, TAKE_BYTES, TAKE_S, GATHER_S
                 )
         except TimeoutError:
-            raise _Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s") from None
+            raise Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s") from None
         for batch in received:
             self.unreceived.pop(batch, None)
+        # By when it was asked: a driver that had no room for replies did not ask for a while.
+        oldest = next(iter(self.unreceived.values()), math.inf)
+        if asked_at - oldest > LOST_AFTER_S:
+            raise Lost(f"it did not receive what it was given for {LOST_AFTER_S:.0f} s")
         return list(landed)
 
     def landed(self, landed: Landed) -> tuple[asyncio.Future[Reply], Reply] | None:
@@ -170,12 +172,17 @@ class _Sender:
         )
         return waiting.reply, reply
 
+    def kill(self) -> None:
+        """Ends the actor, if there is still a cluster to tell."""
+        with contextlib.suppress(Exception):
+            ray.kill(self.actor, no_restart=True)
+
     def lose(self, why: str) -> int:
         """Ends the actor. Each of its requests in flight may have been paid; how many there were.
 
         An actor that only looked dead could otherwise go on sending.
         """
-        ray.kill(self.actor, no_restart=True)
+        self.kill()
         now = time.monotonic()
         lost = [one for one in self.waiting.values() if not one.reply.done()]
         for one in lost:
@@ -200,7 +207,7 @@ class RayEngine:
         self._actor = ray.remote(
             num_cpus=1, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )(Worker)
-        self._senders: list[_Sender] = []
+        self._senders: list[Sender] = []
         self._gathered: list[_Waiting] = []
         self._numbers = count()
         self._batches = count()
@@ -263,8 +270,9 @@ class RayEngine:
         """Keeps one place filled: a worker that dies is replaced, until this is cancelled."""
         pause_s = _AGAIN_MIN_S
         while True:
-            sender = _Sender(self._actor.remote())
+            sender = Sender()
             try:
+                sender.actor = self._actor.remote()
                 await self._serve(sender)
             except EngineAway as error:
                 self._note_trouble(str(error))
@@ -277,7 +285,7 @@ class RayEngine:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _AGAIN_MAX_S)
 
-    async def _serve(self, sender: _Sender) -> None:
+    async def _serve(self, sender: Sender) -> None:
         """Brings a worker's replies home until it is lost."""
         await sender.open(self._target, self._concurrency)
         self._senders.append(sender)
@@ -289,7 +297,7 @@ class RayEngine:
         finally:
             self._senders.remove(sender)
 
-    async def _bring_home(self, sender: _Sender, landed: Landed) -> None:
+    async def _bring_home(self, sender: Sender, landed: Landed) -> None:
         """Gives a reply to whoever waits for it. While too many bytes of others are not saved yet
         it waits, and the worker keeps what it has.
         """
@@ -317,7 +325,7 @@ class RayEngine:
             numbered = {next(self._numbers): one for one in waiting[first : first + size]}
             self._least_busy().hand(next(self._batches), numbered)
 
-    def _least_busy(self) -> _Sender:
+    def _least_busy(self) -> Sender:
         """A worker that cannot connect answers fastest: it must not get all that there is."""
         now = time.monotonic()
         return min(
@@ -329,7 +337,7 @@ class RayEngine:
             ),
         )
 
-    def _note_end(self, sender: _Sender, why: str) -> None:
+    def _note_end(self, sender: Sender, why: str) -> None:
         if not sender.fits:
             self._note_trouble(
                 f"A worker could not be started on the Ray cluster ({why}). Nothing was sent by it."
@@ -349,7 +357,7 @@ class RayEngine:
         self._started.set()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def ray_engine(
     target: Target,
     concurrency: int,
@@ -381,7 +389,7 @@ async def ray_engine(
             await asyncio.to_thread(ray.shutdown)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
     """Puts back who is told of SIGTERM.
 
