@@ -93,7 +93,7 @@ bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its me
 bench-pacing: $(READY)  ## use of the limit and 429s beside fixed concurrency and a told limiter
 	$(BIN)/python benchmarks/pacing.py
 
-bench-report: $(READY)  ## seconds, memory and size of the report of a million rows
+bench-report: $(READY)  ## seconds, memory and size of the report of a million rows, with few and with half of them failed
 	$(BIN)/python benchmarks/report.py
 
 lock:  ## pin the newest versions that pyproject.toml admits (needs uv)

@@ -11,13 +11,15 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from pipeline.errors import Locked, Refused, StorageFailed
 from pipeline.mounts import network_file_system
@@ -237,10 +239,19 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         StorageFailed: when the disk refuses.
     """
+    copy_durably(path, io.BytesIO(content))
+
+
+def copy_durably(path: Path, source: IO[bytes]) -> None:
+    """The same with what is left to read of `source`, which may be larger than memory.
+
+    Raises:
+        StorageFailed: when the disk refuses.
+    """
     draft = path.with_name(f".{path.name}.draft")
     with storing(path):
         with open_private(draft) as file:
-            file.write(content)
+            shutil.copyfileobj(source, file)
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)

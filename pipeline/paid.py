@@ -60,12 +60,15 @@ def checked_beside(path: Path) -> Iterator[None]:
     """Looks through the ledger while the block reads it. What it read counts once it was left.
 
     Raises:
-        StorageFailed: as `check_ledger`, at the end of the block.
+        StorageFailed: as `check_ledger`, at the end of the block; also instead of what the block
+            raised, as altered values may raise anything.
     """
     with ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_ledger, path)
-        yield
-        checking.result()
+        try:
+            yield
+        finally:
+            checking.result()
 
 
 def check(db: sqlite3.Connection) -> None:

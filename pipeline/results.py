@@ -224,8 +224,9 @@ class _Held:
             self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
             keys = (int(key[:16], 16) for key in table["row_key"].to_pylist())
             self.variables.append(np.fromiter(keys, np.uint64))
+            flagged = table["flags"].to_pylist()
             for mark in MARKS:
-                has = [mark in flags for flags in table["flags"].to_pylist()]
+                has = [mark in flags for flags in flagged]
                 self._marked[mark].append(np.flatnonzero(has) + before)
 
     def place(

@@ -64,11 +64,11 @@ from pipeline.paid import check_ledger
 from pipeline.pins import pinned_workflow, write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare
-from pipeline.report.failures import write_failures
+from pipeline.report.failures import drafted
 from pipeline.retry import Breakers
 from pipeline.sandbox.spawn import spawned_sandbox
 from pipeline.spec import JobSpec
-from pipeline.summary import FailOn, Sent, as_json, concern_of, summarize
+from pipeline.summary import Concern, FailOn, Sent, as_json, summarize
 from pipeline.throttle import PacedThrottle
 from pipeline.until import SEEN, Until
 from pipeline.wording import counted
@@ -477,19 +477,18 @@ class _Run:
         """Seals what came, and writes down how the run ended."""
         self.sealer.seal_all()
         folder = self.job.folder
-        unfinished = self.ledger.read(lambda db: list(records.unfinished(db)))
+        concern = Concern(self.prepared.plan.covered, self.options.fail_on, self.cut)
+        with drafted(folder.failures) as failures:
+            failures.write(folder.snapshot, self.ledger.read, concern.add)
         summary = summarize(
             self.job,
             self.ledger.read(records.counts),
             run_id=self.run_id,
             stopped=self.stopped or self.control.stopped,
             sent=self.tally.sent(),
-            concern=concern_of(
-                unfinished, self.prepared.plan.covered, self.options.fail_on, self.cut
-            ),
+            concern=concern.states,
             signal_exit=self.control.signal_exit,
         )
-        write_failures(folder.failures, folder.snapshot, unfinished)
         # In this order a run that the ledger knows to be over has its files beside it.
         sha256 = write_json(folder.summary, as_json(summary))
         self.ledger.end_run(summary.exit_code, summary.stopped, sha256)

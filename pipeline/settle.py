@@ -59,7 +59,7 @@ def settle_job(
 
     with job.folder.locked(), open_ledger(job.folder.ledger, clock or SystemClock()) as ledger:
         ledger.recover()
-        found = [row for row in ledger.read(lambda db: list(records.unfinished(db))) if chosen(row)]
+        found = ledger.read(lambda db: [row for row in records.unfinished(db) if chosen(row)])
         ledger.settle(found)
         rewrite_failures(job.folder, ledger.read)
     return Counter(row.state for row in found)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -159,26 +158,26 @@ def refuse_before_first_run(job: Job, read: records.Read) -> None:
         raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
 
 
-def concern_of(
-    rows: Iterable[Unfinished],
-    covered: npt.NDArray[np.bool_],
-    fail_on: FailOn,
-    found_cut: frozenset[int] = frozenset(),
-) -> Counter[State]:
-    """Counts by state the unfinished rows that the exit code speaks of.
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Counts by state the unfinished rows that the exit code speaks of; none of them is kept.
 
     `covered` holds one flag a row of the sheet; rows that the command left out do not count.
     `found_cut` are ledger rows that this run found cut off by a crash: they are news of this run,
     as the one that sent them could tell nobody.
     """
-    if fail_on is FailOn.NONE:
-        return Counter()
-    return Counter(
-        row.state
-        for row in rows
-        if covered[row.sheet_row - 1]
-        and (fail_on is FailOn.ANY or row.in_last_run or row.row_id in found_cut)
-    )
+
+    covered: npt.NDArray[np.bool_]
+    fail_on: FailOn
+    found_cut: frozenset[int] = frozenset()
+    states: Counter[State] = field(default_factory=Counter)
+
+    def add(self, row: Unfinished) -> None:
+        """Counts one row, if it is of concern."""
+        if self.fail_on is FailOn.NONE or not self.covered[row.sheet_row - 1]:
+            return
+        if self.fail_on is FailOn.ANY or row.in_last_run or row.row_id in self.found_cut:
+            self.states[row.state] += 1
 
 
 def needs_person(summary: Summary) -> bool:

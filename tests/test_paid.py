@@ -12,7 +12,7 @@ from pipeline.clock import SystemClock
 from pipeline.errors import StorageFailed
 from pipeline.ledger import open_ledger
 from pipeline.model import Outcome, Reply, Row, State, Verdict
-from pipeline.paid import check_ledger
+from pipeline.paid import check_ledger, checked_beside
 from pipeline.schema import connect
 
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
@@ -55,6 +55,18 @@ def test_what_is_not_what_was_written_is_found_and_named(tmp_path, answer_bytes,
     with pytest.raises(StorageFailed) as raised:
         check_ledger(path)
     assert words in str(raised.value)
+
+
+def test_damage_is_told_instead_of_what_it_made_of_a_reader(tmp_path):
+    """An altered value may raise anything in whoever believes it."""
+    path = tmp_path / "ledger.sqlite"
+    write_ledger(path, 10)
+    with pytest.raises(ValueError, match="of its own"), checked_beside(path):
+        raise ValueError("of its own")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"Bad gateway", b"Bad GATEWAY"))
+    with pytest.raises(StorageFailed, match="how an attempt ended"), checked_beside(path):
+        raise ValueError("of the damage")
 
 
 def forge(path: Path, change: str, sums: dict[str, bytes]) -> None:

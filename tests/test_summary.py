@@ -13,7 +13,7 @@ from pipeline.folder import RunFolder
 from pipeline.job import Job
 from pipeline.model import State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished
-from pipeline.summary import FailOn, as_json, concern_of, for_person, summarize
+from pipeline.summary import Concern, FailOn, as_json, for_person, summarize
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
 
@@ -122,6 +122,13 @@ def test_the_exit_code_speaks_of_the_rows_that_the_command_was_about():
 
     rows = [row(1, State.FAILED, True), row(2, State.AMBIGUOUS, False), row(3, State.FAILED, True)]
     covered = np.array([True, True, False])
-    assert concern_of(rows, covered, FailOn.ANY) == {State.FAILED: 1, State.AMBIGUOUS: 1}
-    assert concern_of(rows, covered, FailOn.NEW) == {State.FAILED: 1}
-    assert concern_of(rows, covered, FailOn.NONE) == {}
+
+    def concern(fail_on: FailOn) -> Counter[State]:
+        found = Concern(covered, fail_on)
+        for one in rows:
+            found.add(one)
+        return found.states
+
+    assert concern(FailOn.ANY) == {State.FAILED: 1, State.AMBIGUOUS: 1}
+    assert concern(FailOn.NEW) == {State.FAILED: 1}
+    assert concern(FailOn.NONE) == {}

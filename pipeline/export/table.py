@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -192,7 +193,7 @@ class _Unfinished:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._rows = read(records.unfinished)
+        self._rows = read(partial(records.unfinished, believing=True))
         self._held: list[Unfinished] = []
 
     def before(self, number: int) -> list[Unfinished]:

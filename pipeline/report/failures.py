@@ -1,18 +1,27 @@
-"""failures.csv: the sheet's rows that are not ok, with what became of each."""
+"""failures.csv: the sheet's rows that are not ok, with what became of each.
+
+There may be a million of them. They are read, put beside their cells and written some thousands at
+a time, and none is kept.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
 
 from pipeline import records
-from pipeline.folder import RunFolder, write_durably
-from pipeline.inputs.snapshot import stored_cells, stored_columns, whole_snapshot
+from pipeline.columns import numbers
+from pipeline.folder import RunFolder, copy_durably, storing
+from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.records import Read, Unfinished
 
 ADDED_COLUMNS = (
@@ -26,75 +35,159 @@ ADDED_COLUMNS = (
     "_last_sent_at",
 )
 
+Seen = Callable[[Unfinished], None]
 
-def rewrite_failures(
-    folder: RunFolder, read: Read, seen: Callable[[Unfinished], None] = lambda row: None
-) -> None:
-    """Writes failures.csv as the ledger is now. `seen` is told of each of its rows, in the order of
-    the sheet; none of them is kept, as there may be a million.
+# Of most jobs the file is smaller and needs no temporary one.
+_IN_MEMORY_BYTES = 1024 * 1024
+
+
+class Draft:
+    """The next failures.csv, until it is known whether it may take the place of the last one."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path = path
+        self._file = file
+        self._whole = False
+
+    def write(
+        self,
+        snapshot: Path | None,
+        read: Read,
+        seen: Seen = lambda row: None,
+        *,
+        believing: bool = False,
+    ) -> None:
+        """The rows as the ledger is now, beside the cells of `snapshot`; without one there will be
+        no file. `seen` is told of each row, in the order of the sheet. For `believing` see
+        `records.unfinished`.
+
+        Raises:
+            StorageFailed: when the ledger or the snapshot is damaged, or the disk refuses.
+        """
+        read(
+            lambda db: self._write(
+                snapshot, _told(records.unfinished(db, believing=believing), seen)
+            )
+        )
+
+    def _write(self, snapshot: Path | None, rows: Iterator[Unfinished]) -> None:
+        if snapshot is None:
+            deque(rows, maxlen=0)
+            return
+        for piece in failures_csv(snapshot, rows):
+            with storing(self._path):
+                self._file.write(piece)
+        self._whole = True
+
+    def keep(self) -> None:
+        """Makes it failures.csv, durably, if it is whole.
+
+        Raises:
+            StorageFailed: when the disk refuses.
+        """
+        if self._whole:
+            self._file.seek(0)
+            copy_durably(self._path, self._file)
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Draft]:
+    """A draft of the file at `path`, which is kept once the block is left; not where it raises.
+
+    A long one is in a temporary file beside it, which has no name and is gone with the process: two
+    processes may be at it, a run that ends and a report.
+
+    Raises:
+        StorageFailed: when the disk refuses.
+    """
+    with SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(path.parent)) as file:
+        draft = Draft(path, file)
+        yield draft
+        draft.keep()
+
+
+def rewrite_failures(folder: RunFolder, read: Read) -> None:
+    """Writes failures.csv as the ledger is now.
 
     Raises:
         StorageFailed: when the ledger or the sheet's copy is damaged, or nothing can be written.
     """
-    snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
-
-    def operation(db: sqlite3.Connection) -> bytes | None:
-        rows = _told(records.unfinished(db), seen)
-        if snapshot is not None:
-            return failures_csv(snapshot, rows)
-        deque(rows, maxlen=0)
-        return None
-
-    content = read(operation)
-    if content is not None:
-        write_durably(folder.failures, content)
+    with drafted(folder.failures) as draft:
+        draft.write(current_snapshot(folder, read), read)
 
 
-def write_failures(path: Path, snapshot: Path, unfinished: Iterable[Unfinished]) -> None:
-    """Writes `unfinished` (in the order of the sheet) beside the cells of `snapshot`."""
-    write_durably(path, failures_csv(snapshot, unfinished))
+def current_snapshot(folder: RunFolder, read: Read) -> Path | None:
+    """The sheet's copy that the ledger speaks of; None where it is missing.
+
+    Raises:
+        StorageFailed: when it was altered.
+    """
+    return whole_snapshot(folder.snapshots, *read(records.snapshot))
 
 
-def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> bytes:
-    """The whole file, of rows in the order of the sheet; each of them is taken, and let go."""
+def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> Iterator[bytes]:
+    """The whole file in pieces, of rows in the order of the sheet; each of them is taken, and let
+    go."""
     rows = iter(unfinished)
     columns = stored_columns(snapshot)
     shown = [place for place, name in enumerate(columns) if name not in ADDED_COLUMNS]
-    content = io.BytesIO()
-    # StringIO would take four bytes for each character.
-    text = io.TextIOWrapper(content, encoding="utf-8", newline="")
-    writer = csv.writer(text)
-    writer.writerow([columns[place] for place in shown] + list(ADDED_COLUMNS))
+    yield _lines([[*(columns[place] for place in shown), *ADDED_COLUMNS]])
     row = next(rows, None)
-    for number, cells in stored_cells(snapshot) if row else ():
-        while row is not None and row.sheet_row <= number:
-            if row.sheet_row == number:
-                writer.writerow([cells[place] for place in shown] + _added(row))
+    for first, cells, keys, _ in stored_batches(snapshot) if row else ():
+        beside: list[Unfinished] = []
+        while row is not None and row.sheet_row < first + len(keys):
+            if row.sheet_row >= first:
+                beside.append(row)
             row = next(rows, None)
+        if beside:
+            yield _lines(_beside([cells[place] for place in shown], first, beside))
         if row is None:
             break
     deque(rows, maxlen=0)
-    text.flush()
-    return content.getvalue()
 
 
-def _told(rows: Iterable[Unfinished], seen: Callable[[Unfinished], None]) -> Iterator[Unfinished]:
+def _beside(
+    columns: list[pa.Array], first: int, rows: list[Unfinished]
+) -> Iterator[tuple[object, ...]]:
+    """Each of `rows` with its cells, of columns that begin at row `first`."""
+    places = numbers([row.sheet_row - first for row in rows], pa.int64())
+    cells = [column.take(places).to_pylist() for column in columns]
+    added = zip(*map(_added, rows), strict=True)
+    return zip(*cells, *added, _times([row.sent_at for row in rows]), strict=True)
+
+
+def _lines(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _told(rows: Iterable[Unfinished], seen: Seen) -> Iterator[Unfinished]:
     for row in rows:
         seen(row)
         yield row
 
 
-def _added(row: Unfinished) -> list[str]:
-    return [
-        str(row.sheet_row),
+def _added(row: Unfinished) -> tuple[object, ...]:
+    """All of `ADDED_COLUMNS` but the time; what is None is an empty cell."""
+    return (
+        row.sheet_row,
         row.state,
-        row.code or "",
+        row.code,
         _unformulaic(row.message),
-        "" if row.http_status is None else str(row.http_status),
-        str(row.attempts),
+        row.http_status,
+        row.attempts,
         "yes" if row.maybe_paid else "no",
-        datetime.fromtimestamp(row.sent_at, UTC).isoformat(timespec="milliseconds"),
-    ]
+    )
+
+
+def _times(seconds: list[float]) -> list[str]:
+    """Seconds since 1970 as `datetime.isoformat` has them, in a seventh of its time: rounded to
+    microseconds, then cut to milliseconds."""
+    parts, wholes = np.modf(np.array(seconds, np.float64))
+    microseconds = wholes.astype(np.int64) * 1_000_000 + np.rint(parts * 1e6).astype(np.int64)
+    times = np.datetime_as_string((microseconds // 1000).astype("datetime64[ms]"))
+    return [f"{time}+00:00" for time in times.tolist()]
 
 
 def _unformulaic(message: str) -> str:

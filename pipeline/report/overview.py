@@ -11,7 +11,7 @@ from pipeline.job import Job
 from pipeline.model import Summary
 from pipeline.paid import checked_beside
 from pipeline.records import Read
-from pipeline.report.failures import rewrite_failures
+from pipeline.report.failures import current_snapshot, drafted
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results import find_answers
 from pipeline.summary import in_flight, refuse_before_first_run, standing
@@ -50,12 +50,17 @@ def report_job(job: Job) -> Report:
         StorageFailed: when the ledger cannot be read or failures.csv cannot be written.
     """
     ledger, in_use = job.folder.ledger, job.folder.in_use
-    with checked_beside(ledger), records.reading(ledger) as read:
+    with (
+        drafted(job.folder.failures) as draft,
+        checked_beside(ledger),
+        records.reading(ledger) as read,
+    ):
         refuse_before_first_run(job, read)
         counts = read(records.counts)
         summary = standing(job, counts, in_use)
         groups = Groups()
-        rewrite_failures(job.folder, read, groups.add)
+        snapshot = current_snapshot(job.folder, read)
+        draft.write(snapshot, read, groups.add, believing=True)
         try:
             marked, unread = _marked(job.folder, read, summary.rows), None
         except StorageFailed as error:
