@@ -1,4 +1,4 @@
-"""What every command shares: its options, the job that they name, and how it ends."""
+"""What every command shares: the job that its options name, how it speaks, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -17,8 +16,8 @@ from pipeline.wording import json_line, printable
 if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.model import Summary
+    from pipeline.plan import RowNumbers
 
-F = TypeVar("F", bound=Callable[..., Any])
 Said = dict[str, Any]
 
 # Options that make a command be about this job, and those that make it send in the same way: they
@@ -27,36 +26,6 @@ _OF_THE_JOB = ("output", "sandbox")
 _OF_THE_ENGINE = ("engine", "ray_address", "workers")
 _OVERRIDES = ("input", "max_paid", "concurrency", "rate", *_OF_THE_ENGINE)
 _OF_SENDING = (*_OVERRIDES, "base_url", "key_file")
-
-
-def options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """One decorator of several, in their order."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-class GivenPath(click.Path):
-    """A path that is not empty: an unset variable in a script must not mean "here"."""
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        if not str(value):
-            self.fail("a path must not be empty", parameter, context)
-        return super().convert(value, parameter, context)
-
-
-PATH = GivenPath(path_type=Path)
-job_options = options(
-    click.argument("job", type=PATH),
-    click.option("--output", type=PATH, show_default="the spec's", help="Run folder to use."),
-    click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no words."),
-    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
-)
 
 
 def job_said(said: Said) -> Job:
@@ -86,6 +55,18 @@ def words_said(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
         if value is not None and value is not False:
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return tuple(words)
+
+
+def codes_said(text: str | None) -> frozenset[str] | None:
+    """The error codes of an option like ``timeout,gateway``."""
+    return None if text is None else frozenset(code.strip() for code in text.split(","))
+
+
+def rows_said(text: str | None) -> RowNumbers | None:
+    """The rows of an option like ``3,7-9``."""
+    from pipeline.plan import parse_rows
+
+    return None if text is None else parse_rows(text)
 
 
 def finish(said: Said, work: Callable[[Job], int]) -> None:

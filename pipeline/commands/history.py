@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import answer, finish, job_options, print_json
+from pipeline.commands.console import answer, finish, print_json
+from pipeline.commands.options import job_options
 
 if TYPE_CHECKING:
     from pipeline.history import PastRun

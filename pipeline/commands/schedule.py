@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import PATH, finish, job_options, print_json, tell
+from pipeline.commands.console import finish, print_json, tell
+from pipeline.commands.options import PATH, job_options
 
 if TYPE_CHECKING:
     from pipeline.job import Job

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import answer, finish, job_options, print_json
+from pipeline.commands.console import answer, finish, print_json
+from pipeline.commands.options import job_options
 from pipeline.errors import StorageFailed
 
 if TYPE_CHECKING:

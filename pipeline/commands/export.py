@@ -1,0 +1,68 @@
+"""`pipeline export`: the sheet goes home, with every answer beside its row."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import finish, print_json, tell
+from pipeline.commands.options import PATH, job_options
+from pipeline.errors import Refused
+
+if TYPE_CHECKING:
+    from pipeline.export import Export
+    from pipeline.job import Job
+
+
+@click.command()
+@job_options
+@click.option("--to", "target", type=PATH, help="A .csv, .xlsx, .parquet or .jsonl file.")
+@click.option("--citations", type=PATH, help="Another such file: one row for each citation.")
+@click.option("--flags", is_flag=True, help="Add _flags: what makes an answer look wrong.")
+@click.option("--no-excel-guard", is_flag=True, help="Leave texts that look like formulas alone.")
+@click.option("--force", is_flag=True, help="Replace a file that is no earlier export.")
+def export(
+    target: Path | None,
+    citations: Path | None,
+    flags: bool,
+    no_excel_guard: bool,
+    force: bool,
+    **said: Any,
+) -> None:
+    """Writes JOB's sheet with every answer beside its row. If the sheet is a workbook, an .xlsx is
+    a copy of it.
+
+    \b
+    Examples:
+      pipeline export jobs/stories.yaml --to stories-done.csv
+      pipeline export jobs/stories.yaml --to stories-done.xlsx --citations sources.csv
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.export import export_citations, export_job
+        from pipeline.report.terminal import export_lines
+        from pipeline.summary import as_json, read_status
+
+        written: dict[str, Export] = {}
+        guard = not no_excel_guard
+        if target is not None:
+            written["exported"] = export_job(
+                job, target, excel_guard=guard, flags=flags, force=force
+            )
+        if citations is not None:
+            written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
+        if not written:
+            raise Refused("Say with --to or --citations which file to write. Nothing was sent.")
+        summary = read_status(job).summary
+        if not said["quiet"]:
+            for done in written.values():
+                tell(*export_lines(**asdict(done)))
+        if said["as_json"]:
+            paths = {what: str(done.path) for what, done in written.items()}
+            print_json(as_json(summary) | paths)
+        return 0
+
+    finish(said, work)

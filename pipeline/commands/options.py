@@ -1,0 +1,137 @@
+"""The options that several commands share, in the order in which `--help` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.model import ENGINES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator of several, in their order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+class GivenPath(click.Path):
+    """A path that is not empty: an unset variable in a script must not mean "here"."""
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if not str(value):
+            self.fail("a path must not be empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+PATH = GivenPath(path_type=Path)
+job_options = options(
+    click.argument("job", type=PATH),
+    click.option("--output", type=PATH, show_default="the spec's", help="Run folder to use."),
+    click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no words."),
+    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
+)
+ONLY = click.option("--only", metavar="CODES", help="Only rows with these error codes.")
+ROWS = click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.")
+
+_OF_SPEC = "the spec's"
+RATE = click.option(
+    "--rate",
+    metavar="N",
+    type=click.FloatRange(0, min_open=True),
+    show_default=f"{_OF_SPEC}, else what is learned",
+    help="Requests per second.",
+)
+sheet_options = options(
+    click.option("--input", type=PATH, show_default=_OF_SPEC, help="Sheet to read."),
+    click.option(
+        "--limit", metavar="N", type=click.IntRange(0), help="Only the first N rows of the sheet."
+    ),
+    click.option(
+        "--max-paid",
+        metavar="N",
+        show_default=_OF_SPEC,
+        type=click.IntRange(0),
+        help="Most requests that may be billed.",
+    ),
+    click.option(
+        "--base-url",
+        metavar="URL",
+        show_default="AITUTOR_BASE_URL, else the platform",
+        help="Another address of the API.",
+    ),
+    click.option(
+        "--accept-changes", is_flag=True, help="Pay again for rows that a change made new."
+    ),
+)
+send_options = options(
+    sheet_options,
+    click.option(
+        "--concurrency",
+        metavar="N",
+        show_default=_OF_SPEC,
+        type=click.IntRange(1),
+        help="Most requests in flight.",
+    ),
+    RATE,
+    click.option(
+        "--key-file", type=PATH, show_default="AITUTOR_API_KEY", help="File that holds the key."
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        show_default=_OF_SPEC,
+        help="Where requests are sent from.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        show_default=_OF_SPEC,
+        help="Ray cluster to send from: auto, or its address.",
+    ),
+    click.option(
+        "--workers",
+        metavar="N",
+        show_default=_OF_SPEC,
+        type=click.IntRange(1),
+        help="Processes of the Ray cluster to use.",
+    ),
+    click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
+    click.option(
+        "--if-locked",
+        type=click.Choice(["fail", "skip", "wait"]),
+        default="fail",
+        show_default=True,
+        help="When another run works in the folder.",
+    ),
+    click.option(
+        "--until",
+        metavar="HH:MM",
+        help="Send nothing after this time of day, nor what would be answered later.",
+    ),
+    click.option(
+        "--drain",
+        show_default="the spec's deadline_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        help="How long to wait for answers at a stop.",
+    ),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["any", "new", "none"]),
+        default="any",
+        show_default=True,
+        help="Rows that raise the exit code, of those that the command is about: any, those of "
+        "this run, or none.",
+    ),
+)

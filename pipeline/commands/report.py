@@ -1,0 +1,72 @@
+"""`pipeline report`: what failed and why, on the terminal and as a page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import answer, finish, print_json, show, tell
+from pipeline.commands.options import job_options
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+
+@click.command()
+@job_options
+@click.option("--open", "open_", is_flag=True, help="Open report.html in a browser.")
+def report(open_: bool, **said: Any) -> None:
+    """Shows what failed in JOB by error code, with advice and the command that sends it again, and
+    which answers look wrong.
+
+    Writes the same, with pictures and sample answers, into report.html in the run folder: one file
+    that loads nothing and can be forwarded.
+
+    \b
+    Examples:
+      pipeline report jobs/stories.yaml
+      pipeline report jobs/stories.yaml --open
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.report.groups import as_json as groups_json
+        from pipeline.report.html import write_report
+        from pipeline.report.overview import report_job
+        from pipeline.report.terminal import (
+            all_well_line,
+            group_lines,
+            marked_lines,
+            shown_path,
+        )
+        from pipeline.summary import as_json
+
+        found = report_job(job)
+        # Before the page is drawn: that takes a while, and parts of the results may be damaged.
+        show(job, found.summary, said)
+        if not said["quiet"]:
+            answer(said, *(group_lines(found.groups) or [all_well_line(found.summary)]))
+            answer(said, *marked_lines(found.marked, found.unread))
+        path = write_report(job, found)
+        if not said["quiet"]:
+            answer(said, "", f"To read and forward: {shown_path(str(path))}")
+        if said["as_json"]:
+            summary = as_json(replace(found.summary, report=str(path)))
+            marked = [asdict(mark) for mark in found.marked]
+            groups = groups_json(found.groups)
+            counts = {"in_use": found.in_use, "in_flight": found.in_flight}
+            print_json(summary | counts | {"groups": groups, "marked": marked})
+        if open_:
+            _open(path)
+        return 0
+
+    finish(said, work)
+
+
+def _open(path: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.absolute().as_uri()):
+        tell(f"No browser could be started here. Open {path} yourself.")

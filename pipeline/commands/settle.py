@@ -1,0 +1,41 @@
+"""`pipeline settle`: what becomes of rows that are not sent again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import codes_said, finish, rows_said, show_run, tell
+from pipeline.commands.options import ONLY, ROWS, job_options
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+
+@click.command()
+@job_options
+@ONLY
+@ROWS
+def settle(only: str | None, rows: str | None, **said: Any) -> None:
+    """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, and
+    failed ones that --only or --rows names are given up.
+
+    \b
+    Example:
+      pipeline settle jobs/stories.yaml --only timeout
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.report.terminal import settled_lines
+        from pipeline.settle import settle_job
+        from pipeline.summary import read_status
+
+        decided = settle_job(job, only=codes_said(only), rows=rows_said(rows))
+        summary = read_status(job).summary
+        if not said["quiet"]:
+            tell(*settled_lines(decided, summary.by_code))
+        show_run(job, summary, said)
+        return 0
+
+    finish(said, work)

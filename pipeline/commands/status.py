@@ -1,0 +1,52 @@
+"""`pipeline status`: where a job stands."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import answer, finish, print_json, show
+from pipeline.commands.options import job_options
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+
+@click.command()
+@job_options
+@click.option(
+    "--watch",
+    "every_s",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(0.1),
+    metavar="[SECONDS]",
+    help="Look again every 2 s, or as often as said, until no run goes on.",
+)
+def status(every_s: float | None, **said: Any) -> None:
+    """Shows where JOB stands, from its run folder; works while a run goes on.
+
+    \b
+    Examples:
+      pipeline status jobs/stories.yaml
+      pipeline status jobs/stories.yaml --watch
+    """
+
+    def work(job: Job) -> int:
+        from pipeline.commands.watch import watch
+        from pipeline.report.terminal import last_run_line
+        from pipeline.summary import as_json, read_status
+
+        found = read_status(job) if every_s is None else watch(job, every_s)
+        show(job, found.summary, said)
+        if not said["quiet"]:
+            answer(said, last_run_line(found.last_run, found.in_use, found.in_flight))
+        if said["as_json"]:
+            more = asdict(found)
+            del more["summary"]
+            print_json(as_json(found.summary) | more)
+        return 0
+
+    finish(said, work)
