@@ -36,10 +36,11 @@ from aiolimiter import AsyncLimiter
 
 from pipeline.access import Access
 from pipeline.client import Client
+from pipeline.control import Control
 from pipeline.events import AttemptEnded, Event
 from pipeline.limits import fit_concurrency
 from pipeline.model import ErrorCode, State
-from pipeline.run import Control, RunOptions, run_job_async
+from pipeline.run import RunOptions, run_job_async
 from pipeline.spec import load_spec
 
 WORKFLOW = "wf_story"

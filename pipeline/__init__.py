@@ -20,7 +20,7 @@ _HOME = {
     "run_job_async": "pipeline.run",
     "events_of": "pipeline.stream",
     "RunOptions": "pipeline.run",
-    "Control": "pipeline.run",
+    "Control": "pipeline.control",
     "Consent": "pipeline.consent",
     "find_job": "pipeline.job",
     "Job": "pipeline.job",
@@ -75,6 +75,7 @@ _HOME = {
 if TYPE_CHECKING:
     from pipeline.check import Checked, check_job
     from pipeline.consent import Consent
+    from pipeline.control import Control
     from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.events import (
         AttemptEnded,
@@ -96,7 +97,7 @@ if TYPE_CHECKING:
     from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
-    from pipeline.run import Control, RunOptions, run_job, run_job_async
+    from pipeline.run import RunOptions, run_job, run_job_async
     from pipeline.settle import settle_job
     from pipeline.spec import JobSpec, load_spec
     from pipeline.stream import events_of

@@ -173,7 +173,8 @@ def _until_said(said: Said) -> float | None:
 
 async def _until_signalled(job: Job, options: RunOptions) -> Summary:
     """Runs the job; the first signal stops it gently, the second at once."""
-    from pipeline.run import Control, run_job_async
+    from pipeline.control import Control
+    from pipeline.run import run_job_async
 
     control = Control()
     loop = asyncio.get_running_loop()

@@ -1,0 +1,71 @@
+"""How a run that is under way is ended from outside of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pipeline.errors import Interrupted
+from pipeline.executor import Executor
+from pipeline.model import StopCode, Stopped
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Control:
+    """How another coroutine, or a signal, ends a run that is under way."""
+
+    signal_exit: int | None = None
+    stopped: Stopped | None = None
+    abandoned: bool = False
+    _executor: Executor | None = None
+    _starting: asyncio.Task[Any] | None = None
+
+    async def start(self, starting: Coroutine[Any, Any, T]) -> T:
+        """What `starting` returns, unless the run is told to end first.
+
+        Raises:
+            Interrupted: when it was.
+        """
+        self.check()
+        task: asyncio.Task[T] = asyncio.ensure_future(starting)
+        self._starting = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            self.check()
+            raise
+        finally:
+            self._starting = None
+
+    def attach(self, executor: Executor) -> None:
+        self._executor = executor
+        if self.stopped is not None:
+            executor.stop(self.stopped)
+
+    def stop(self, message: str, exit_code: int | None = None) -> None:
+        """Sends no more, waits for what is in flight, saves, ends."""
+        self.signal_exit = self.signal_exit or exit_code
+        self.stopped = self.stopped or Stopped(StopCode.INTERRUPTED, message)
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._executor is not None:
+            self._executor.stop(self.stopped)
+
+    def abandon(self) -> None:
+        """Ends now: what is in flight becomes ambiguous."""
+        self.abandoned = True
+        if self._executor is not None:
+            self._executor.abandon()
+
+    def check(self) -> None:
+        """Raises once the run is to end; for the time before anything is sent.
+
+        Raises:
+            Interrupted: when `stop` was called.
+        """
+        if self.stopped is not None:
+            raise Interrupted("Interrupted before anything was sent.", self.signal_exit)

@@ -1,0 +1,59 @@
+"""The folder is brought to rest, whatever ended the last run in it. Nothing is sent for that."""
+
+from __future__ import annotations
+
+from pipeline import records
+from pipeline.answer import classify
+from pipeline.checkpoint import Sealer
+from pipeline.events import Listener, Notice
+from pipeline.folder import RunFolder
+from pipeline.inputs.snapshot import find_snapshot
+from pipeline.ledger import SqliteLedger
+from pipeline.model import Reply, Verdict
+from pipeline.pins import pinned_workflow
+from pipeline.wording import counted
+
+
+def recover(
+    folder: RunFolder, ledger: SqliteLedger, workflow: str, tell: Listener
+) -> frozenset[int]:
+    """Settles what a run that was killed left, and reads answers that no release could before.
+
+    `workflow` is what the spec names now. Returns the ledger's ids of the rows that were on their
+    way: they are ambiguous from here on. May be called twice.
+
+    Raises:
+        StorageFailed: when the disk refuses, or what it holds is damaged.
+    """
+    cut = ledger.recover()
+    _read_again(ledger, tell)
+    # What was left unsealed was asked of the workflow that it was for.
+    sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or workflow)
+    sealer.recover()
+    sealer.seal_all()
+    current = ledger.read(records.meta(records.SNAPSHOT))
+    if current and find_snapshot((folder.new_snapshot,), current):
+        folder.adopt_snapshot()
+    if cut:
+        tell(
+            Notice(
+                f"The last run ended with {counted(len(cut), 'request')} on the way. Each may have "
+                "been paid, so those rows are ambiguous (interrupted) and not sent again."
+            )
+        )
+    return cut
+
+
+def _read_again(ledger: SqliteLedger, tell: Listener) -> None:
+    unread = ledger.read(lambda db: list(records.unread(db)))
+    readable = [
+        one
+        for one in unread
+        if classify(Reply(0.0, 0.0, one.http_status, {}, one.body)).verdict is Verdict.OK
+    ]
+    if readable:
+        ledger.read_again(readable)
+        number = counted(len(readable), "answer")
+        tell(
+            Notice(f"{number} that could not be read before is read now; nothing was sent for it.")
+        )

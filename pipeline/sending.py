@@ -1,0 +1,210 @@
+"""The part of a run in which requests are sent, and what goes on beside it: the pace is told and
+shared, and parts are sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+from pipeline import records
+from pipeline.access import SANDBOX_HOST, Access
+from pipeline.checkpoint import PART_ROWS, Sealer
+from pipeline.control import Control
+from pipeline.engines.base import Target
+from pipeline.engines.choice import open_engine
+from pipeline.errors import EngineAway, Interrupted
+from pipeline.events import (
+    AttemptEnded,
+    Event,
+    Listener,
+    Notice,
+    Paced,
+    PaceEnded,
+    Stopping,
+)
+from pipeline.executor import Executor
+from pipeline.learned import KeptPace, kept_pace
+from pipeline.ledger import SqliteLedger
+from pipeline.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
+from pipeline.pacing import Pace
+from pipeline.retry import Breakers
+from pipeline.spec import JobSpec
+from pipeline.summary import Sent
+from pipeline.throttle import PacedThrottle
+from pipeline.until import SEEN, Until
+
+_SEAL_EVERY_S = 30.0
+_LOOK_EVERY_S = 0.5
+
+
+@dataclass(slots=True)
+class Sending:
+    """Sends the rows of one run. `drain_s` is how long answers are waited for after a stop."""
+
+    spec: JobSpec
+    ledger: SqliteLedger
+    sealer: Sealer
+    clock: Clock
+    control: Control
+    tell: Listener
+    drain_s: float
+    until: Until | None = None
+    _tally: _Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tally = _Tally(self.clock)
+
+    @property
+    def sent(self) -> Sent:
+        """What was sent so far."""
+        tally = self._tally
+        return Sent(tally.requests, tally.rate_limited, tally.duration_s)
+
+    async def send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
+        """Sends `rows` until they are settled or the run stops; why it did, if it did.
+
+        Raises:
+            StorageFailed: when an intent or an outcome could not be made durable.
+        """
+        try:
+            return await self._send(access, rows)
+        except EngineAway as error:
+            return self._not_begun(Stopped(StopCode.NOT_SENT, str(error)))
+        except Interrupted:
+            assert self.control.stopped is not None
+            return self._not_begun(self.control.stopped)
+
+    def _not_begun(self, stopped: Stopped) -> Stopped:
+        self.tell(Stopping(stopped, 0))
+        return stopped
+
+    async def _send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
+        kept = self._kept_pace(access)
+        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+        throttle = PacedThrottle(pace, self.clock, self.tell)
+        begun = self.clock.monotonic()
+        if self.until is not None:
+            seen = self.ledger.read(records.answered_in(SEEN))
+            self.until.expect(seen, self.spec.deadline_s)
+        target = Target(access, self.spec.workflow, self.spec.deadline_s)
+        opening = open_engine(self.spec, target, self.tell)
+        async with contextlib.AsyncExitStack() as stack:
+            engine = await self.control.start(stack.enter_async_context(opening))
+            executor = self._executor(engine, throttle)
+            self.control.attach(executor)
+            async with self._beside(throttle, kept, executor):
+                stopped = await executor.run(rows, self.drain_s)
+        self._tally.duration_s = self.clock.monotonic() - begun
+        sent = self.sent
+        self.tell(
+            PaceEnded(
+                pace.limit, pace.window_s, pace.share_used(), sent.requests, sent.rate_limited
+            )
+        )
+        return stopped
+
+    def _executor(self, engine: Engine, throttle: PacedThrottle) -> Executor:
+        counts = self.ledger.read(records.counts)
+        return Executor(
+            engine=engine,
+            ledger=self.ledger,
+            throttle=throttle,
+            clock=self.clock,
+            breakers=Breakers(
+                any_ok=counts.paid_min > 0,
+                probing=counts.last_stopped == StopCode.AMBIGUOUS,
+            ),
+            concurrency=self._concurrency(engine.fits),
+            retries=self.spec.retries,
+            budget=self.spec.budget(counts.paid_max),
+            listeners=(self._tally.see, self.tell),
+            until=self.until,
+        )
+
+    def _concurrency(self, fits: int) -> int:
+        if fits < self.spec.concurrency:
+            self.tell(
+                Notice(
+                    f"{fits} requests in flight fit where they are sent from, not "
+                    f"{self.spec.concurrency} (open files: see `ulimit -n`)."
+                )
+            )
+        return min(fits, self.spec.concurrency)
+
+    def _kept_pace(self, access: Access) -> KeptPace | None:
+        """What earlier runs learned of this key; a rehearsal and a given rate learn nothing."""
+        if access.host == SANDBOX_HOST or self.spec.rate is not None:
+            return None
+        return kept_pace(access.host, access.key)
+
+    @contextlib.asynccontextmanager
+    async def _beside(
+        self, throttle: PacedThrottle, kept: KeptPace | None, executor: Executor
+    ) -> AsyncIterator[None]:
+        """Looks at the pace and at what is to be sealed twice a second, while the block runs."""
+        if kept is not None:
+            kept.exchange(throttle.pace, self.clock.monotonic(), self.clock.wall())
+
+        async def look_again() -> None:
+            while True:
+                await asyncio.sleep(_LOOK_EVERY_S)
+                try:
+                    await self._look(throttle, kept, executor)
+                except Exception as error:  # of the disk or of a caller's listener
+                    executor.fail(error)
+                    return
+
+        task = asyncio.create_task(look_again())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if kept is not None:
+                kept.keep(throttle.pace, self.clock.wall())
+                kept.close()
+
+    async def _look(
+        self, throttle: PacedThrottle, kept: KeptPace | None, executor: Executor
+    ) -> None:
+        now, pace = self.clock.monotonic(), throttle.pace
+        if kept is not None:
+            kept.exchange(pace, now, self.clock.wall())
+        in_flight, due_at = executor.in_flight, throttle.due_at
+        self.tell(Paced(pace.rate(now), pace.limit, pace.window_s, in_flight, due_at))
+        if self._tally.seal_due():
+            # In a thread of its own: answers are taken in meanwhile.
+            await asyncio.to_thread(self.sealer.seal_all)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts what is sent, and what is not sealed yet."""
+
+    clock: Clock
+    requests: int = 0
+    rate_limited: int = 0
+    duration_s: float = 0.0
+    _unsealed: int = 0
+    _unsealed_since: float = 0.0
+
+    def see(self, event: Event) -> None:
+        if not isinstance(event, AttemptEnded):
+            return
+        self.requests += 1
+        self.rate_limited += event.outcome.code == ErrorCode.RATE_LIMITED
+        if event.state is State.OK:
+            if not self._unsealed:
+                self._unsealed_since = self.clock.monotonic()
+            self._unsealed += 1
+
+    def seal_due(self) -> bool:
+        """Whether to seal now; if so, the count begins anew."""
+        waited_s = self.clock.monotonic() - self._unsealed_since
+        if self._unsealed >= PART_ROWS or (self._unsealed and waited_s >= _SEAL_EVERY_S):
+            self._unsealed = 0
+            return True
+        return False
