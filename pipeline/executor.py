@@ -11,10 +11,8 @@ No task is made per row, and no row is looked at before there is room for it.
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections import deque
 from collections.abc import Iterator
-from itertools import count
+from dataclasses import dataclass, field
 
 from pipeline.answer import classify
 from pipeline.errors import StorageFailed
@@ -35,67 +33,46 @@ from pipeline.model import (
     Verdict,
 )
 from pipeline.retry import BackOff, Breakers, Decision, decide
+from pipeline.rowqueue import RowQueue
 from pipeline.until import Until
-from pipeline.wording import lasting
 
-# A probe that has not failed to connect for this long did reach the API: its connect timeout is
-# over, and its answer may take minutes.
-PROBE_TRUSTED_AFTER_S = 31.0
 # A clock that is set while the run waits is noticed within this time.
 _LOOK_AT_CLOCK_S = 1.0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Executor:
     """Sends a stream of rows, each at most once unless its answer proves that it may go again.
 
-    `budget` is how many more requests may be billed, None for any number. `until` is when the
-    sending ends, if it does.
+    `concurrency` is the most requests in flight. `retries` is how often a row that failed for
+    certain goes again. `budget` is how many more requests may be billed, None for any number.
+    `until` is when the sending ends, if it does.
     """
 
-    def __init__(
-        self,
-        *,
-        engine: Engine,
-        ledger: Ledger,
-        throttle: Throttle,
-        clock: Clock,
-        breakers: Breakers,
-        concurrency: int,
-        retries: int,
-        budget: int | None,
-        listeners: tuple[Listener, ...] = (),
-        until: Until | None = None,
-    ) -> None:
-        self._engine = engine
-        self._ledger = ledger
-        self._throttle = throttle
-        self._clock = clock
-        self._breakers = breakers
-        self._concurrency = concurrency
-        self._retries = retries
-        self._budget = budget
-        self._listeners = listeners
-        self._until = until
-        self._back_off = BackOff()
-        self._rows: Iterator[Row] = iter(())
-        self._ahead: Row | None = None
-        self._front: deque[Row] = deque()
-        self._later: list[tuple[float, int, Row]] = []
-        self._order = count()
-        self._failures: dict[int, int] = {}
-        self._handed: asyncio.Queue[Row] = asyncio.Queue()
-        self._workers: list[asyncio.Task[None]] = []
-        self._idle = 0
-        self._in_flight = 0
-        self._told_full = False
-        self._probe_since: float | None = None
-        self._sending: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
-        self._abandoned = asyncio.Event()
-        self._dispatcher: asyncio.Task[None] | None = None
-        self._error: BaseException | None = None
-        self._drain_s: float | None = None
-        self.stopped: Stopped | None = None
+    engine: Engine
+    ledger: Ledger
+    throttle: Throttle
+    clock: Clock
+    breakers: Breakers
+    concurrency: int
+    retries: int
+    budget: int | None
+    listeners: tuple[Listener, ...] = ()
+    until: Until | None = None
+    stopped: Stopped | None = field(default=None, init=False)
+    _back_off: BackOff = field(default_factory=BackOff, init=False)
+    _queue: RowQueue = field(default_factory=RowQueue, init=False)
+    _handed: asyncio.Queue[Row] = field(default_factory=asyncio.Queue, init=False)
+    _workers: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+    _idle: int = field(default=0, init=False)
+    _in_flight: int = field(default=0, init=False)
+    _told_full: bool = field(default=False, init=False)
+    _sending: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _abandoned: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _dispatcher: asyncio.Task[None] | None = field(default=None, init=False)
+    _error: BaseException | None = field(default=None, init=False)
+    _drain_s: float | None = field(default=None, init=False)
 
     # -- for the caller -------------------------------------------------------------------
 
@@ -113,7 +90,7 @@ class Executor:
         Raises:
             StorageFailed: when an intent or outcome could not be made durable.
         """
-        self._rows, self._drain_s = rows, drain_s
+        self._queue, self._drain_s = RowQueue(rows), drain_s
         self._dispatcher = asyncio.create_task(self._dispatch())
         watch = asyncio.create_task(self._watch_clock())
         try:
@@ -163,67 +140,43 @@ class Executor:
     async def _dispatch(self) -> None:
         while self.stopped is None and await self._row_ready():
             await self._room()
-            await self._throttle.slot()
+            await self.throttle.slot()
             if self._out_of_time():
                 self._stop_in_time()
                 return
-            row = self._take()
-            if row is not None:
-                self._hand_out(row)
+            self._hand_out(self._queue.take())
 
     async def _watch_clock(self) -> None:
         """Ends whatever the dispatcher waits for when the time to send is over."""
-        while self._until is not None and self.stopped is None:
-            waiting = self._ahead is not None or self._front or self._later
-            if waiting and self._out_of_time():
+        while self.until is not None and self.stopped is None:
+            if self._queue.holds_any and self._out_of_time():
                 self._stop_in_time()
             await asyncio.sleep(min(max(self._closes_in_s(), 0.05), _LOOK_AT_CLOCK_S))
 
     def _out_of_time(self) -> bool:
-        return self._until is not None and self._closes_in_s() <= 0
+        return self.until is not None and self._closes_in_s() <= 0
 
     def _closes_in_s(self) -> float:
-        assert self._until is not None
-        return self._until.closes_in_s(wall=self._clock.wall(), monotonic=self._clock.monotonic())
+        assert self.until is not None
+        return self.until.closes_in_s(wall=self.clock.wall(), monotonic=self.clock.monotonic())
 
     def _stop_in_time(self) -> None:
-        assert self._until is not None
-        self.stop(
-            Stopped(
-                StopCode.UNTIL,
-                "The time given by --until is near, and an answer "
-                f"{'takes' if self._until.known else 'may take'} {lasting(self._until.answer_s)}. "
-                "The rows that are left stay pending.",
-            )
-        )
+        assert self.until is not None
+        self.stop(self.until.stopped())
 
     async def _row_ready(self) -> bool:
         """Waits for a row that may be sent. False when every row is settled."""
-        while not self._peek():
-            if not self._later and self._in_flight == 0:
+        while not self._queue.ready(self.clock.monotonic()):
+            due_at = self._queue.due_at
+            if due_at is None and self._in_flight == 0:
                 return False
-            due = self._later[0][0] if self._later else None
-            await self._change(due)
+            await self._change(due_at)
         return True
-
-    def _peek(self) -> bool:
-        now = self._clock.monotonic()
-        while self._later and self._later[0][0] <= now:
-            self._front.append(heapq.heappop(self._later)[2])
-        if self._ahead is None and not self._front:
-            self._ahead = next(self._rows, None)
-        return bool(self._front) or self._ahead is not None
-
-    def _take(self) -> Row | None:
-        if self._front:
-            return self._front.popleft()
-        row, self._ahead = self._ahead, None
-        return row
 
     async def _room(self) -> None:
         """Waits for a place in flight, in the budget, and while the API is away for a probe."""
         while True:
-            if self._budget == 0 and self._in_flight == 0:
+            if self.budget == 0 and self._in_flight == 0:
                 self.stop(
                     Stopped(
                         StopCode.MAX_PAID,
@@ -231,33 +184,19 @@ class Executor:
                         "If it was max_paid_per_run, the same command goes on.",
                     )
                 )
-            most = 1 if self._breakers.probing else self._concurrency
-            if self._in_flight >= most or self._budget == 0:
+            most = 1 if self.breakers.probing else self.concurrency
+            if self._in_flight >= most or self.budget == 0:
                 self._note_full()
                 await self._change(None)
-            elif (wake_at := self._away_until()) is not None:
+            elif (wake_at := self._back_off.shut_until(self.clock.monotonic())) is not None:
                 await self._change(wake_at)
             else:
                 return
 
     def _note_full(self) -> None:
-        if self._in_flight >= self._concurrency and not self._told_full:
+        if self._in_flight >= self.concurrency and not self._told_full:
             self._told_full = True
             self._emit(ConcurrencyBinds(self._in_flight))
-
-    def _away_until(self) -> float | None:
-        """When to look again while the API is away; None when a request may go."""
-        if not self._back_off.away:
-            return None
-        now = self._clock.monotonic()
-        if self._probe_since is not None:
-            trusted_at = self._probe_since + PROBE_TRUSTED_AFTER_S
-            if now < trusted_at:
-                return trusted_at
-            self._reached(self._probe_since)
-            return None
-        wake_at = self._back_off.next_at()
-        return wake_at if now < wake_at else None
 
     async def _change(self, until: float | None) -> None:
         """Waits until something lands, or until `until`."""
@@ -265,7 +204,7 @@ class Executor:
         if until is None:
             await self._changed.wait()
             return
-        wait_s = max(until - self._clock.monotonic(), 0.0)
+        wait_s = max(until - self.clock.monotonic(), 0.0)
         try:
             async with asyncio.timeout(wait_s):
                 await self._changed.wait()
@@ -274,10 +213,9 @@ class Executor:
 
     def _hand_out(self, row: Row) -> None:
         self._in_flight += 1
-        if self._budget is not None:
-            self._budget -= 1
-        if self._back_off.away:
-            self._probe_since = self._clock.monotonic()
+        if self.budget is not None:
+            self.budget -= 1
+        self._back_off.handed_out(self.clock.monotonic())
         if self._idle < self._handed.qsize() + 1:
             self._workers.append(asyncio.create_task(self._work()))
             self._idle += 1
@@ -301,7 +239,7 @@ class Executor:
 
     async def _attempt(self, row: Row) -> None:
         try:
-            attempt = await self._ledger.intend(row)
+            attempt = await self.ledger.intend(row)
         except StorageFailed as error:
             # Nothing was sent for this row; answers on their way may still find a place.
             self._not_billed()
@@ -311,14 +249,14 @@ class Executor:
         if self._out_of_time():
             self._stop_in_time()
         if self.stopped is not None or self._abandoned.is_set():
-            await self._ledger.withdraw(attempt)
+            await self.ledger.withdraw(attempt)
             self._not_billed()
             return
-        leaves_at = self._throttle.sent(self._engine.lead_s)
+        leaves_at = self.throttle.sent(self.engine.lead_s)
         reply = await self._send(row, leaves_at)
         outcome = _judge(reply)
         self._note_latency(reply, outcome)
-        self._throttle.landed(leaves_at, reply, outcome)
+        self.throttle.landed(leaves_at, reply, outcome)
         await self._settle(attempt, reply, outcome)
 
     async def _send(self, row: Row, leaves_at: float) -> Reply:
@@ -326,14 +264,14 @@ class Executor:
         assert task is not None
         self._sending.add(task)
         try:
-            return await self._engine.send(row.body, leaves_at)
+            return await self.engine.send(row.body, leaves_at)
         except asyncio.CancelledError:
             if not self._abandoned.is_set():
                 raise
             task.uncancel()
             return Reply(
                 leaves_at,
-                self._clock.monotonic(),
+                self.clock.monotonic(),
                 failure=Failure.INTERRUPTED,
                 detail="the run ended before the answer came",
             )
@@ -342,8 +280,8 @@ class Executor:
 
     async def _settle(self, attempt: Attempt, reply: Reply, outcome: Outcome) -> None:
         row = attempt.row
-        decision = decide(outcome, self._failures.get(row.number, 0), self._retries)
-        await self._ledger.conclude(attempt, outcome, reply, decision.state)
+        decision = decide(outcome, self._queue.failures(row), self.retries)
+        await self.ledger.conclude(attempt, outcome, reply, decision.state)
         if not outcome.maybe_paid:
             self._not_billed()
         self._note_reachability(reply)
@@ -352,29 +290,26 @@ class Executor:
         self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1, latency_s))
         if outcome.stop is not None:
             self.stop(Stopped(outcome.stop, outcome.message))
-        broken = self._breakers.see(outcome, decision.state)
+        broken = self.breakers.see(outcome, decision.state)
         if broken is not None:
             self.stop(broken)
 
     def _queue_again(self, row: Row, outcome: Outcome, decision: Decision) -> None:
         if decision.again_after_s is None:
-            self._failures.pop(row.number, None)
+            self._queue.settled(row)
         elif outcome.retryable:
-            self._failures[row.number] = self._failures.get(row.number, 0) + 1
-            due = self._clock.monotonic() + decision.again_after_s
-            heapq.heappush(self._later, (due, next(self._order), row))
+            self._queue.failed(row, self.clock.monotonic() + decision.again_after_s)
         else:
-            self._front.appendleft(row)
+            self._queue.refused(row)
 
     def _note_reachability(self, reply: Reply) -> None:
         if reply.failure is not Failure.NOT_SENT:
             if reply.failure is not Failure.INTERRUPTED:
-                self._reached(reply.sent_at)
+                self._back_off.answered(reply.sent_at)
             return
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         was_away = self._back_off.away
         self._back_off.not_sent(now, reply.sent_at)
-        self._probe_since = None
         if self._back_off.given_up(now):
             self.stop(Stopped(StopCode.NOT_SENT, f"The API cannot be reached: {reply.detail}"))
         elif not was_away:
@@ -384,16 +319,12 @@ class Executor:
 
     def _note_latency(self, reply: Reply, outcome: Outcome) -> None:
         worked_on = outcome.verdict is not Verdict.REFUSED
-        if self._until is not None and worked_on and reply.failure is not Failure.INTERRUPTED:
-            self._until.answered(reply.answered_at - reply.sent_at)
-
-    def _reached(self, sent_at: float) -> None:
-        if self._back_off.answered(sent_at):
-            self._probe_since = None
+        if self.until is not None and worked_on and reply.failure is not Failure.INTERRUPTED:
+            self.until.answered(reply.answered_at - reply.sent_at)
 
     def _not_billed(self) -> None:
-        if self._budget is not None:
-            self._budget += 1
+        if self.budget is not None:
+            self.budget += 1
 
     # -- the end --------------------------------------------------------------------------
 
@@ -423,7 +354,7 @@ class Executor:
         )
 
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             try:
                 listener(event)
             except Exception as error:  # of a log or a caller: what is in flight can be saved

@@ -14,6 +14,9 @@ AMBIGUOUS_IN_A_ROW = 10
 ALIKE_AT_FIRST = 10
 AWAY_S = 300.0
 AWAY_S_NEVER_ANSWERED = 30.0
+# A probe that has not failed to connect for this long did reach the API: its connect timeout is
+# over, and its answer may take minutes.
+PROBE_TRUSTED_AFTER_S = 31.0
 _BACK_OFF_MIN_S, _BACK_OFF_MAX_S = 1.0, 60.0
 _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
 
@@ -55,6 +58,7 @@ class BackOff:
     _away_since: float | None = None
     _wait_s: float = _BACK_OFF_MIN_S
     _next_at: float = 0.0
+    _probe_since: float | None = None
 
     @property
     def away(self) -> bool:
@@ -64,8 +68,29 @@ class BackOff:
         """When the next probe may go; meaningful while `away`."""
         return self._next_at
 
+    def shut_until(self, now: float) -> float | None:
+        """When to look again while no request may go; None where one may now.
+
+        A probe that is believed to have arrived ends the pause.
+        """
+        if self._away_since is None:
+            return None
+        if self._probe_since is None:
+            return self._next_at if now < self._next_at else None
+        trusted_at = self._probe_since + PROBE_TRUSTED_AFTER_S
+        if now < trusted_at:
+            return trusted_at
+        self.answered(self._probe_since)
+        return None
+
+    def handed_out(self, now: float) -> None:
+        """A request goes out. While the API is away it is the probe."""
+        if self.away:
+            self._probe_since = now
+
     def not_sent(self, now: float, sent_at: float) -> None:
         """An attempt sent at `sent_at` provably never left."""
+        self._probe_since = None
         if self._away_since is None:
             self._away_since = now
             self._wait_s = _BACK_OFF_MIN_S
@@ -80,7 +105,7 @@ class BackOff:
         self.ever_answered = True
         if self._away_since is not None and sent_at < self._away_since:
             return False
-        self._away_since = None
+        self._away_since = self._probe_since = None
         return True
 
     def given_up(self, now: float) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from datetime import datetime, time, timedelta
 
 from pipeline.errors import Refused
+from pipeline.model import StopCode, Stopped
+from pipeline.wording import lasting
 
 SEEN = 200
 """Answers that the time of the next one is taken from: enough for a quantile, few enough to follow
@@ -74,6 +76,15 @@ class Until:
     def closes_in_s(self, *, wall: float, monotonic: float) -> float:
         """Seconds in which a request may still be sent; zero or less: none may."""
         return self.left_s(wall=wall, monotonic=monotonic) - self.answer_s
+
+    def stopped(self) -> Stopped:
+        """How a run ends that has no time left to send in."""
+        return Stopped(
+            StopCode.UNTIL,
+            "The time given by --until is near, and an answer "
+            f"{'takes' if self.known else 'may take'} {lasting(self.answer_s)}. "
+            "The rows that are left stay pending.",
+        )
 
 
 def find_until(text: str, now: float) -> float:

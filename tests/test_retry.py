@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.model import Outcome, State, StopCode, Verdict
-from pipeline.retry import BackOff, Breakers, Decision, decide
+from pipeline.retry import PROBE_TRUSTED_AFTER_S, BackOff, Breakers, Decision, decide
 
 OK = Outcome(Verdict.OK, maybe_paid=True)
 LIMITED = Outcome(Verdict.REFUSED, "rate_limited")
@@ -74,6 +74,36 @@ def test_any_answer_to_a_request_sent_since_ends_the_pause():
     assert not back_off.away
     back_off.not_sent(200.0, sent_at=200.0)
     assert back_off.next_at() == 201.0
+
+
+def test_while_the_api_is_away_one_request_at_a_time_is_let_through():
+    """A second, then longer; the next only once it is known what came of the one before."""
+    back_off = BackOff()
+    assert back_off.shut_until(100.0) is None
+    back_off.handed_out(100.0)  # no probe: the API is there
+    back_off.not_sent(100.0, sent_at=100.0)
+    assert back_off.shut_until(100.0) == 101.0
+    assert back_off.shut_until(101.0) is None
+    back_off.handed_out(101.0)
+    assert back_off.shut_until(101.0) == 101.0 + PROBE_TRUSTED_AFTER_S
+    back_off.not_sent(102.0, sent_at=101.0)
+    assert back_off.shut_until(102.0) == 104.0
+    back_off.handed_out(104.0)
+    assert back_off.answered(104.0)
+    assert back_off.shut_until(104.0) is None
+
+
+def test_a_probe_that_did_not_fail_to_connect_in_time_ends_the_pause():
+    """Its answer may take minutes, in which nothing else would be sent."""
+    back_off = BackOff()
+    back_off.not_sent(100.0, sent_at=100.0)
+    back_off.handed_out(101.0)
+    assert back_off.shut_until(101.0 + PROBE_TRUSTED_AFTER_S - 0.1) is not None
+    assert back_off.shut_until(101.0 + PROBE_TRUSTED_AFTER_S) is None
+    assert not back_off.away
+    # The next failure begins a pause of its own, whose probe was not sent yet.
+    back_off.not_sent(200.0, sent_at=200.0)
+    assert back_off.shut_until(200.0) == 201.0
 
 
 @pytest.mark.parametrize(("ever_answered", "most_s"), [(True, 300.0), (False, 30.0)])

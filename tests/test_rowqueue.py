@@ -1,0 +1,91 @@
+"""Which row is next: what goes again, what waits, and what was not read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.model import Row
+from pipeline.rowqueue import RowQueue
+
+
+def row(number: int) -> Row:
+    return Row(number, bytes(16), bytes(16), 0, b"{}")
+
+
+def read_into(read: list[int], last: int) -> Iterator[Row]:
+    for number in range(1, last + 1):
+        read.append(number)
+        yield row(number)
+
+
+def test_a_row_is_read_only_when_it_is_asked_for():
+    """A sheet of a million rows is a file that is read as the run goes."""
+    read: list[int] = []
+    queue = RowQueue(read_into(read, 3))
+    assert read == []
+    assert queue.ready(0.0)
+    assert queue.ready(0.0)
+    assert read == [1]
+    assert queue.take().number == 1
+    assert read == [1]
+
+
+def test_rows_that_were_not_read_are_none_that_the_queue_holds():
+    """Nothing is waiting when the run has not come to the next row yet."""
+    queue = RowQueue(read_into([], 1))
+    assert not queue.holds_any
+    queue.ready(0.0)
+    assert queue.holds_any
+    queue.take()
+    assert not queue.ready(0.0)
+    assert not queue.holds_any
+
+
+def test_a_refused_row_is_the_next_one_and_counts_as_no_failure():
+    """A storm of 429s uses up no retries, and keeps the order of the sheet."""
+    queue = RowQueue(read_into([], 3))
+    assert queue.ready(0.0)
+    first = queue.take()
+    assert queue.ready(0.0)  # the second is read ahead
+    queue.refused(first)
+    assert queue.failures(first) == 0
+    taken = []
+    while queue.ready(0.0):
+        taken.append(queue.take().number)
+    assert taken == [1, 2, 3]
+
+
+def test_a_failed_row_waits_until_it_is_due_while_others_go():
+    """And those that are due come in the order in which they fell due, before new rows."""
+    queue = RowQueue(read_into([], 4))
+    rows = []
+    for _ in range(3):
+        assert queue.ready(0.0)
+        rows.append(queue.take())
+    queue.failed(rows[0], 20.0)
+    queue.failed(rows[1], 10.0)
+    queue.failed(rows[2], 10.0)
+    assert queue.due_at == 10.0
+    assert queue.holds_any
+    assert queue.ready(9.9)
+    assert queue.take().number == 4
+    assert not queue.ready(9.9)
+    assert queue.ready(10.0)
+    assert [queue.take().number, queue.take().number] == [2, 3]
+    assert not queue.ready(19.9)
+    assert queue.due_at == 20.0
+    assert queue.ready(20.0)
+    assert queue.take().number == 1
+    assert queue.due_at is None
+
+
+def test_failures_are_counted_until_the_row_is_settled():
+    """A row that comes back by `resume` in the same process has all its retries."""
+    queue = RowQueue([])
+    queue.failed(row(1), 1.0)
+    queue.failed(row(1), 2.0)
+    queue.failed(row(2), 2.0)
+    assert (queue.failures(row(1)), queue.failures(row(2))) == (2, 1)
+    queue.settled(row(1))
+    assert (queue.failures(row(1)), queue.failures(row(2))) == (0, 1)
+    queue.settled(row(3))
