@@ -108,13 +108,6 @@ def check_job(
         path = Path(temporary) / "input.parquet"
         with checked_beside(job.folder.ledger):
             prepared = prepare(spec, sheet, host, selection, read, path)
-        refusal = None
-        try:
-            refuse_repaying(spec, prepared.pins, 0 if accept_changes else prepared.repaid)
-            if not job.sandbox:  # a rehearsal tells nobody
-                told_endpoints(spec)
-        except Refused as error:
-            refusal = str(error)
         plan = prepared.plan
         budget = spec.budget(read(records.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
@@ -141,8 +134,20 @@ def check_job(
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=describe(path, prepared.variables.sources),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
-            refusal=refusal,
+            refusal=_refusal(job, prepared, accept_changes),
         )
+
+
+def _refusal(job: Job, prepared: Prepared, accept_changes: bool) -> str | None:
+    """Why a run would be refused although its sheet can be sent as it is."""
+    spec = job.to_run()
+    try:
+        refuse_repaying(spec, prepared.pins, 0 if accept_changes else prepared.repaid)
+        if not job.sandbox:  # a rehearsal tells nobody
+            told_endpoints(spec)
+    except Refused as error:
+        return str(error)
+    return None
 
 
 def _pace(

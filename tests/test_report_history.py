@@ -22,8 +22,8 @@ from pipeline.report.history import (
     Latencies,
     LearnedLimit,
     Span,
+    count_history,
     learned_limits,
-    read_history,
 )
 from pipeline.report.samples import Samples, domain
 from pipeline.report.timeline import Timeline
@@ -81,7 +81,7 @@ class Nights:
 
     def history(self) -> History:
         with records.reading(self.path) as read:
-            return read(read_history)
+            return read(count_history)
 
 
 @pytest.fixture

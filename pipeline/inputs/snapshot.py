@@ -130,33 +130,16 @@ def take_snapshot(
         StorageFailed: when the file cannot be written.
     """
     snapshot_id = secrets.token_hex(8)
-    mapped = [table.columns[position] for position in variables.mapped]
     about: JsonObject = {
         "snapshot_id": snapshot_id,
         "columns": table.columns,
-        "mapped": mapped,
+        "mapped": [table.columns[position] for position in variables.mapped],
         "delimiter": table.delimiter,
     }
-    schema = _schema(table.columns, about)
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)
-    rows = 0
     try:
-        with (
-            open_private(path) as sink,
-            pq.ParquetWriter(
-                sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
-            ) as writer,
-        ):
-            for batch in table.batches():
-                arrays = [texts(column, pa.large_string()) for column in batch.columns]
-                reasons = check.batch(batch, arrays)
-                keys = names.add(batch, reasons, rows + 1)
-                rows += len(batch)
-                span = numbers(np.arange(rows - len(batch) + 1, rows + 1), pa.int64())
-                arrays += [span, texts(keys), _skipped(reasons)]
-                writer.write_batch(pa.record_batch(arrays, schema=schema))
-            check.finish(rows)
+        rows = _write(path, table, _schema(table.columns, about), check, names)
     except Refused:
         path.unlink(missing_ok=True)
         raise
@@ -186,6 +169,27 @@ def take_snapshot(
         check.empty_cells,
         check.skips,
     )
+
+
+def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names: _Names) -> int:
+    """Copies `table` to `path`, each batch checked and named on its way. How many rows it has."""
+    rows = 0
+    with (
+        open_private(path) as sink,
+        pq.ParquetWriter(
+            sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+        ) as writer,
+    ):
+        for batch in table.batches():
+            arrays = [texts(column, pa.large_string()) for column in batch.columns]
+            reasons = check.batch(batch, arrays)
+            keys = names.add(batch, reasons, rows + 1)
+            rows += len(batch)
+            span = numbers(np.arange(rows - len(batch) + 1, rows + 1), pa.int64())
+            arrays += [span, texts(keys), _skipped(reasons)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+        check.finish(rows)
+    return rows
 
 
 class _Names:

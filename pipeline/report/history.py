@@ -1,10 +1,8 @@
 """What a ledger says of a job over time: its runs, its pace, how long answers took.
 
 Everything is counted in SQL, so that a million attempts take as much memory as a thousand. A count
-cannot be held against checksums afterwards, so what is counted is, beforehand and in the same
-unchanging view: every attempt and run, and every row but those that are ok. A checksum of each of
-these would cost as much again; they are held against their attempts, which say all of them that
-is counted but that they are in the sheet.
+cannot be held against checksums afterwards: whoever shows it has the ledger looked through before
+(`paid.check_ledger`).
 """
 
 from __future__ import annotations
@@ -131,7 +129,7 @@ class LearnedLimit:
         return self.limit / self.window_s
 
 
-def read_history(db: sqlite3.Connection) -> History:
+def count_history(db: sqlite3.Connection) -> History:
     """Counts what the ledger holds. About two microseconds for each attempt. Believes the ledger:
     see `paid.check_ledger`."""
     runs = _runs(db)

@@ -16,7 +16,7 @@ from pipeline.model import Clock
 from pipeline.pins import pinned_workflow
 from pipeline.report.charts import pictures
 from pipeline.report.groups import Group
-from pipeline.report.history import learned_limits, read_history
+from pipeline.report.history import count_history, learned_limits
 from pipeline.report.overview import Report, report_job
 from pipeline.report.page import Facts, page
 from pipeline.report.samples import read_samples
@@ -28,8 +28,8 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     """Writes report.html into the run folder (0600, whole or not at all). Where it is.
 
     `report` is what `report_job` found a moment ago, if it was asked already; the ledger was looked
-    through then. Works while a run
-    goes on. Nothing is sent. At most 2 MB and some seconds for a million rows.
+    through then. Works while a run goes on. Nothing is sent. At most 2 MB and some seconds for a
+    million rows.
 
     Raises:
         Refused: when there was no run yet.
@@ -41,7 +41,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
     with records.reading(folder.ledger) as read:
-        history = read(read_history)
+        history = read(count_history)
         samples = read_samples(folder, read)
         facts = Facts(
             summary=for_person(job, report.summary),

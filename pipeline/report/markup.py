@@ -42,7 +42,6 @@ class Url:
 
 
 Child = Markup | str | None
-NOTHING = Markup("")
 
 
 def element(
