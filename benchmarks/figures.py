@@ -15,7 +15,7 @@ from typing import Any
 
 TOP = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
-DOCUMENTS = (TOP / "README.md", TOP / "docs" / "cluster.md")
+DOCUMENTS = (TOP / "README.md", TOP / "docs" / "figures.md", TOP / "docs" / "cluster.md")
 _MARKED = re.compile(r"(<!-- figures: (\w[\w-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

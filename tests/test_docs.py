@@ -1,8 +1,9 @@
-"""The README cannot drift: its rehearsals run, its output is what comes out, its options exist."""
+"""The pages cannot drift: rehearsals run, output is what comes out, options and keys exist."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import re
@@ -18,22 +19,29 @@ import pytest
 
 import pipeline
 from pipeline.cli import cli
+from pipeline.marks import MARKS
 from pipeline.sandbox.account import load_account
-from pipeline.spec import load_spec
+from pipeline.spec import JobSpec, load_spec
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text(encoding="utf-8")
+# Made by scripts, which the tests below run, or run as a whole by a target of their own.
+MADE = ("cli.md", "python.md", "recipes.md")
+PAGES = ["README.md"] + [
+    f"docs/{page.name}" for page in sorted((TOP / "docs").glob("*.md")) if page.name not in MADE
+]
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of the README in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """The fenced blocks of a page in one language."""
+    text = (TOP / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """(command, the lines shown under it) of every console block."""
+def commands(page: str) -> list[tuple[str, list[str]]]:
+    """(command, the lines shown under it) of every console block of a page."""
     found: list[tuple[str, list[str]]] = []
-    for line in "".join(blocks("console")).splitlines():
+    for line in "".join(blocks("console", page)).splitlines():
         if line.startswith("$ "):
             found.append((line[2:].split("  #")[0].strip(), []))
         else:
@@ -63,16 +71,20 @@ def shell(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_rehearsal_in_the_readme_runs_and_prints_what_it_says(checkout):
-    """In order, from a fresh checkout. What is shown under a command is its whole output, but for
-    the lines that … stands for."""
-    rehearsals = [
+def rehearsals(page: str) -> list[tuple[str, list[str]]]:
+    return [
         (command.replace("make demo", "pipeline run jobs/stories.yaml --sandbox"), shown)
-        for command, shown in commands()
+        for command, shown in commands(page)
         if "--sandbox" in command or command == "make demo"
     ]
-    assert len(rehearsals) >= 5
-    for command, shown in rehearsals:
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if rehearsals(page)])
+def test_every_rehearsal_runs_and_prints_what_the_page_says(page, checkout):
+    """In order, from a fresh checkout. What is shown under a command is its whole output, but for
+    the lines that … stands for."""
+    assert len(rehearsals("README.md")) >= 5
+    for command, shown in rehearsals(page):
         done = shell(command, checkout)
         assert done.returncode in (0, 3, 5), (command, done.stderr)
         if shown:
@@ -81,10 +93,10 @@ def test_every_rehearsal_in_the_readme_runs_and_prints_what_it_says(checkout):
             assert re.fullmatch("".join(gaps), said), (command, shown, said)
 
 
-def test_every_command_in_the_readme_has_the_options_that_it_is_given():
+def test_every_command_that_is_shown_has_the_options_that_it_is_given():
     """Those that need a key are not run, but they parse."""
     checked = 0
-    for command, _ in commands():
+    for command, _ in itertools.chain.from_iterable(map(commands, PAGES)):
         words = shlex.split(command)
         if words[0] != "pipeline":
             continue
@@ -92,18 +104,60 @@ def test_every_command_in_the_readme_has_the_options_that_it_is_given():
         context = found.make_context(words[1], words[2:], resilient_parsing=False)
         assert context.params
         checked += 1
-    assert checked >= 9
+    assert checked >= 12
 
 
-def test_the_spec_in_the_readme_is_a_spec(tmp_path):
+@pytest.mark.parametrize("page", ["README.md", "docs/spec.md"])
+def test_the_spec_that_is_shown_is_a_spec(page, tmp_path):
     """Every key that it shows is one."""
-    text, notify, account = blocks("yaml")
-    (tmp_path / "job.yaml").write_text(text + notify, encoding="utf-8")
+    notify = blocks("yaml", "docs/nights.md")[0]
+    assert blocks("yaml")[1] in notify
+    (tmp_path / "job.yaml").write_text(blocks("yaml", page)[0] + notify, encoding="utf-8")
     spec = load_spec(tmp_path / "job.yaml")
     assert (spec.name, spec.id, spec.max_paid) == ("products", "SKU", 400)
     assert spec.notify is not None
+
+
+def test_the_account_that_is_shown_is_one(tmp_path):
+    """With the workflow of the other pages."""
+    [account] = blocks("yaml", "docs/sandbox.md")
     (tmp_path / "account.yaml").write_text(account, encoding="utf-8")
     assert list(load_account(tmp_path / "account.yaml").workflows) == ["wf_abc123"]
+
+
+def test_the_page_of_the_spec_has_every_key_and_its_default(tmp_path):
+    """In the order of `JobSpec`, which is that of the file."""
+    (tmp_path / "least.yaml").write_text("name: x\nworkflow: wf\ninput: x.csv\n", encoding="utf-8")
+    least = load_spec(tmp_path / "least.yaml")
+    table = (TOP / "docs" / "spec.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
+    keys = [key for key in JobSpec.__dataclass_fields__ if key not in ("source", "lines")]
+    assert list(shown) == ["name", "workflow", "input", "output", *keys[4:]]
+    for key, default in shown.items():
+        if re.fullmatch(r"[\d.]+", default) and key != "header_row":
+            assert float(default) == getattr(least, key), key
+        elif default.startswith("`") and key != "output":
+            assert default.strip("`") == str(getattr(least, key)).lower(), key
+
+
+def test_the_page_of_failures_has_every_mark():
+    """In the order in which they are reported."""
+    page = (TOP / "docs" / "failures.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == MARKS
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(f"docs/{name}" for name in MADE)])
+def test_every_link_to_a_file_leads_to_one(page):
+    """From where the page is."""
+    text = (TOP / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (TOP / page).parent.joinpath(target).exists(), target
+
+
+def test_the_readme_leads_to_every_page():
+    """None is only to be found by chance."""
+    for page in (TOP / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in README, page.name
 
 
 def test_the_python_in_the_readme_names_public_things():
@@ -214,7 +268,9 @@ def test_every_picture_is_small_loads_nothing_and_is_told_in_words():
         assert not re.search(r"/(tmp|home|root|work|Users)/", drawing)
 
 
-@pytest.mark.parametrize(("document", "tables"), [("README.md", 2), ("docs/cluster.md", 2)])
+@pytest.mark.parametrize(
+    ("document", "tables"), [("README.md", 1), ("docs/figures.md", 1), ("docs/cluster.md", 2)]
+)
 def test_the_figures_are_those_that_the_benchmarks_kept(document, tables):
     """`make figures` writes them."""
     made = subprocess.run(
