@@ -15,14 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import re
-import signal
-import socket
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -31,6 +26,7 @@ from nacl.public import PublicKey, SealedBox
 
 from pipeline.bodies import BodyBudget
 from pipeline.engines.base import Target
+from pipeline.engines.cluster import connect, machines, reason_of, signals_kept
 from pipeline.engines.worker import Landed, Request, Worker, installed
 from pipeline.errors import EngineAway
 from pipeline.events import Event, Notice
@@ -42,7 +38,7 @@ from pipeline.wording import counted
 LEAD_S, GATHER_S = 0.03, 0.01
 WORKERS = 2
 START_S = 60.0
-_KNOCK_S, _CLOSE_S = 10.0, 2.0
+_CLOSE_S = 2.0
 # A worker with nothing to give says so within the first; it is taken for dead after the second.
 TAKE_S, LOST_AFTER_S = 5.0, 30.0
 TAKE_MOST, TAKE_BYTES = 2_000, 8 * 1024 * 1024
@@ -51,8 +47,6 @@ _SMALLEST_BATCH = 16
 _SHUNNED_S = 10.0
 _AGAIN_MIN_S, _AGAIN_MAX_S, _LIVED_S = 1.0, 30.0, 60.0
 _CLOCK_EVERY_S, _CLOCKS_KEPT, _CLOCKS_AT_FIRST = 5.0, 12, 5
-_COLORS = re.compile("\x1b\\[[0-9;]*m")
-_OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
 
 class _Waiting(NamedTuple):
@@ -280,7 +274,7 @@ class RayEngine:
             except EngineAway as error:
                 self._note_trouble(str(error))
             except Exception as error:  # whatever it is, nobody else would bring the rows home
-                self._note_end(sender, _why(error))
+                self._note_end(sender, reason_of(error))
             finally:
                 sender.lose("the run ended")
             if time.monotonic() - sender.started_at > _LIVED_S:
@@ -378,10 +372,10 @@ async def ray_engine(
     """
     ours = not ray.is_initialized()
     if ours:
-        with _signals_kept():
-            await asyncio.to_thread(_connect, address, workers or WORKERS)
+        with signals_kept():
+            await asyncio.to_thread(connect, address, workers or WORKERS)
     try:
-        engine = RayEngine(target, concurrency, workers or _machines(), tell)
+        engine = RayEngine(target, concurrency, workers or machines(WORKERS), tell)
         try:
             await engine.start()
             yield engine
@@ -390,81 +384,3 @@ async def ray_engine(
     finally:
         if ours:
             await asyncio.to_thread(ray.shutdown)
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Puts back who is told of SIGTERM.
-
-    Connecting installs a handler of Ray's own below Python's. It calls the one before it, and three
-    seconds later an alarm ends the process, whatever it is waiting for.
-    """
-    here = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if here else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-            signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
-
-
-def _connect(address: str | None, cpus: int) -> None:
-    """In a thread, so that a signal works meanwhile; there Ray leaves SIGTERM alone, too."""
-    own: dict[str, Any] = {
-        "num_cpus": cpus,
-        "include_dashboard": False,
-        "object_store_memory": _OBJECT_STORE_BYTES,
-    }
-    hook = sys.excepthook
-    try:
-        if address:
-            _knock(address)  # Ray itself goes on trying for minutes
-        ray.init(
-            address or "local",
-            configure_logging=False,
-            log_to_driver=False,
-            **({} if address else own),
-        )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise EngineAway(
-            f"No Ray cluster {where}: {_why(_first(error))}. Nothing was sent. Start one with `ray "
-            "start --head`, or leave the address out for one of this machine's own."
-        ) from None
-    finally:
-        sys.excepthook = hook
-
-
-def _knock(address: str) -> None:
-    """Raises at once where nobody listens at ``host:port``; other forms of address are Ray's."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdecimal() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
-
-
-def _first(error: BaseException) -> BaseException:
-    """What an error came from: Ray's last one says only that it failed."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _machines() -> int:
-    return max(sum(bool(node["Alive"]) for node in ray.nodes()), WORKERS)
-
-
-def _why(error: BaseException) -> str:
-    """The part of an error's message that says what happened. Ray's are long: of a worker's own
-    exception they have the whole traceback, whose last line counts.
-    """
-    lines = _COLORS.sub("", str(error)).strip().splitlines()
-    text = lines[-1] if "Traceback" in str(error) or "  File " in str(error) else " ".join(lines)
-    for mark in ("Worker exit detail: ", "because ", "RpcError: "):
-        if mark in text:
-            text = text.split(mark, 1)[1]
-    return _first_sentence(text) or type(error).__name__
-
-
-def _first_sentence(text: str) -> str:
-    return " ".join(text.split(". ")[0].split()).rstrip(".")

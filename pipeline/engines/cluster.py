@@ -1,0 +1,105 @@
+"""Joining a Ray cluster, and what it says when something is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from pipeline.errors import EngineAway
+
+_KNOCK_S = 10.0
+_OBJECT_STORE_BYTES = 200 * 1024 * 1024
+_COLORS = re.compile("\x1b\\[[0-9;]*m")
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Puts back who is told of SIGTERM.
+
+    Connecting installs a handler of Ray's own below Python's. It calls the one before it, and three
+    seconds later an alarm ends the process, whatever it is waiting for.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if here else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+            signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
+
+
+def connect(address: str | None, cpus: int) -> None:
+    """Joins the cluster at `address`, or makes one of `cpus` CPUs on this machine.
+
+    To be called in a thread, so that a signal works meanwhile; there Ray leaves SIGTERM alone, too.
+
+    Raises:
+        EngineAway: when there is none.
+    """
+    own: dict[str, Any] = {
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+    hook = sys.excepthook
+    try:
+        if address:
+            _knock(address)  # Ray itself goes on trying for minutes
+        ray.init(
+            address or "local",
+            configure_logging=False,
+            log_to_driver=False,
+            **({} if address else own),
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise EngineAway(
+            f"No Ray cluster {where}: {reason_of(_first(error))}. Nothing was sent. Start one with "
+            "`ray start --head`, or leave the address out for one of this machine's own."
+        ) from None
+    finally:
+        sys.excepthook = hook
+
+
+def _knock(address: str) -> None:
+    """Raises at once where nobody listens at ``host:port``; other forms of address are Ray's."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error came from: Ray's last one says only that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def machines(least: int) -> int:
+    """How many machines the cluster has, `least` if they are fewer."""
+    return max(sum(bool(node["Alive"]) for node in ray.nodes()), least)
+
+
+def reason_of(error: BaseException) -> str:
+    """The part of an error's message that says what happened. Ray's are long: of a worker's own
+    exception they have the whole traceback, whose last line counts.
+    """
+    lines = _COLORS.sub("", str(error)).strip().splitlines()
+    text = lines[-1] if "Traceback" in str(error) or "  File " in str(error) else " ".join(lines)
+    for mark in ("Worker exit detail: ", "because ", "RpcError: "):
+        if mark in text:
+            text = text.split(mark, 1)[1]
+    return _first_sentence(text) or type(error).__name__
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split(". ")[0].split()).rstrip(".")
