@@ -20,6 +20,7 @@ _HOME = {
     "run_job_async": "pipeline.run",
     "events_of": "pipeline.stream",
     "RunOptions": "pipeline.run",
+    "IfLocked": "pipeline.run",
     "Control": "pipeline.control",
     "Consent": "pipeline.consent",
     "find_job": "pipeline.job",
@@ -97,7 +98,7 @@ if TYPE_CHECKING:
     from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
-    from pipeline.run import RunOptions, run_job, run_job_async
+    from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.settle import settle_job
     from pipeline.spec import JobSpec, load_spec
     from pipeline.stream import events_of
@@ -115,6 +116,7 @@ __all__ = [
     "Export",
     "FailOn",
     "Finding",
+    "IfLocked",
     "Interrupted",
     "Job",
     "JobSpec",

@@ -22,13 +22,15 @@ class RunStarted:
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """An outcome is durable. `state` is what the row is now; `latency_s` how long the answer, or
-    giving up on it, took."""
+    giving up on it, took. `again_after_s` is in how many seconds the row goes again by itself, None
+    if it does not."""
 
     row: Row
     outcome: Outcome
     state: State
     in_flight: int
     latency_s: float = 0.0
+    again_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ No task is made per row, and no row is looked at before there is room for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.answer import classify
 from pipeline.errors import StorageFailed
@@ -102,9 +103,8 @@ class Executor:
         finally:
             watch.cancel()
             self.abandon()
-            await self._landed()
-            await self._end()
-            await asyncio.gather(watch, return_exceptions=True)
+            # The ledger is closed after this: a second cancellation must not leave rows behind.
+            await _wholly(self._end(watch))
         if self._error is not None:
             raise self._error
         return self.stopped
@@ -286,8 +286,16 @@ class Executor:
             self._not_billed()
         self._note_reachability(reply)
         self._queue_again(row, outcome, decision)
-        latency_s = reply.answered_at - reply.sent_at
-        self._emit(AttemptEnded(row, outcome, decision.state, self._in_flight - 1, latency_s))
+        self._emit(
+            AttemptEnded(
+                row,
+                outcome,
+                decision.state,
+                self._in_flight - 1,
+                latency_s=reply.answered_at - reply.sent_at,
+                again_after_s=decision.again_after_s,
+            )
+        )
         if outcome.stop is not None:
             self.stop(Stopped(outcome.stop, outcome.message))
         broken = self.breakers.see(outcome, decision.state)
@@ -344,14 +352,13 @@ class Executor:
         while self._in_flight:
             await self._change(None)
 
-    async def _end(self) -> None:
-        for task in [*self._workers, *([self._dispatcher] if self._dispatcher else [])]:
+    async def _end(self, watch: asyncio.Task[None]) -> None:
+        """Returns when every outcome is saved and no task is left."""
+        await self._landed()
+        tasks = [watch, *self._workers, *([self._dispatcher] if self._dispatcher else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(
-            *self._workers,
-            *([self._dispatcher] if self._dispatcher else []),
-            return_exceptions=True,
-        )
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _emit(self, event: Event) -> None:
         for listener in self.listeners:
@@ -359,6 +366,20 @@ class Executor:
                 listener(event)
             except Exception as error:  # of a log or a caller: what is in flight can be saved
                 self.fail(error)
+
+
+async def _wholly(work: Coroutine[Any, Any, None]) -> None:
+    """Returns when `work` is done, however often this is cancelled; the cancellation comes then."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 def _judge(reply: Reply) -> Outcome:

@@ -248,14 +248,27 @@ def copy_durably(path: Path, source: IO[bytes]) -> None:
     Raises:
         StorageFailed: when the disk refuses.
     """
+    with storing(path), replacing(path) as file:
+        shutil.copyfileobj(source, file)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file that is at `path` whole and durably once the block was left; else `path` is as it was.
+
+    Whoever reads `path` sees the old file or the new one. `mode` is subject to the umask.
+    """
     draft = path.with_name(f".{path.name}.draft")
-    with storing(path):
-        with open_private(draft) as file:
-            shutil.copyfileobj(source, file)
+    try:
+        with open_private(draft, mode) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        draft.rename(path)
-        sync_folder(path.parent)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -274,10 +287,11 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_private(path: Path) -> BinaryIO:
-    """A new file (0600) to write to; a symlink of that name is refused, not followed."""
+def open_private(path: Path, mode: int = 0o600) -> BinaryIO:
+    """A new file to write to, by default the user's alone. A symlink of that name is refused, not
+    followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
+    return os.fdopen(os.open(path, flags, mode), "wb")
 
 
 def write_json(path: Path, value: Any) -> str:

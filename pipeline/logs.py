@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pipeline.events import (
     ConcurrencyBinds,
     Event,
     Notice,
+    Paced,
     PaceEnded,
     RunStarted,
     Stopping,
@@ -22,6 +24,8 @@ from pipeline.events import (
 from pipeline.folder import storing
 from pipeline.model import Clock, JsonObject, Verdict
 from pipeline.wording import json_line
+
+_PACE_EVERY_S = 60.0
 
 
 class EventLog:
@@ -39,6 +43,8 @@ class EventLog:
         self._clock = clock
         self._run_id = run_id
         self._broken = False
+        self._pace: tuple[float, int | None, float | None] | None = None
+        self._pace_due_at = -math.inf
 
     def __enter__(self) -> EventLog:
         return self
@@ -58,6 +64,8 @@ class EventLog:
             self._write("waiting", reason=event.reason, next_in_s=round(wait_s, 3))
         elif isinstance(event, ConcurrencyBinds):
             self._write("concurrency_binds", in_flight=event.in_flight)
+        elif isinstance(event, Paced):
+            self._note_pace(event)
         elif isinstance(event, PaceEnded):
             self._write("pace_ended", **asdict(event))
         elif isinstance(event, Notice):
@@ -72,7 +80,17 @@ class EventLog:
                 code=outcome.code,
                 http_status=outcome.http_status,
                 message=outcome.message,
+                again_after_s=event.again_after_s,
             )
+
+    def _note_pace(self, event: Paced) -> None:
+        """At most a line a minute, and only where something changed: it comes twice a second."""
+        pace = (float(f"{event.per_s:.2g}"), event.limit, event.window_s)
+        now = self._clock.monotonic()
+        if pace != self._pace and now >= self._pace_due_at:
+            self._pace, self._pace_due_at = pace, now + _PACE_EVERY_S
+            per_s, limit, window_s = pace
+            self._write("paced", per_s=per_s, limit=limit, window_s=window_s)
 
     def _write(self, kind: str, **facts: object) -> None:
         at = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")

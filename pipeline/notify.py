@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pipeline.endpoint import Endpoint, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
+from pipeline.folder import replacing
 from pipeline.job import Job
 from pipeline.logs import EventLog
 from pipeline.model import Summary
@@ -69,13 +69,13 @@ class Notifier:
     """What one run has to tell and to whom."""
 
     job: Job
-    listeners: tuple[Listener, ...] = ()
+    listeners: tuple[Listener, ...]
+    step_summary: Path | None
+    timeout_s: float = 0.0
     healthcheck: Endpoint | None = None
     webhook: Endpoint | None = None
     textfile: Path | None = None
-    step_summary: Path | None = None
     telemetry: Telemetry | None = None
-    timeout_s: float = 10.0
     summary: Summary | None = None
     _start: asyncio.Task[str | None] | None = None
     _failures: dict[str, str] = field(default_factory=dict)
@@ -143,7 +143,9 @@ class Notifier:
     def _write_files(self, summary: Summary, error: str | None) -> None:
         try:
             if self.textfile is not None:
-                _replace(self.textfile, prometheus(summary, time.time()))
+                with replacing(self.textfile) as file:
+                    os.fchmod(file.fileno(), 0o644)  # whatever the umask: the collector must read
+                    file.write(prometheus(summary, time.time()).encode())
         except OSError as problem:
             self._note(f"textfile {self.textfile}", problem.strerror or "not written")
         try:
@@ -178,30 +180,21 @@ def find_notifier(
     Raises:
         Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
     """
-    notifier = Notifier(job, listeners)
-    if environment.get(STEP_SUMMARY):
-        notifier.step_summary = Path(environment[STEP_SUMMARY])
+    step_summary = Path(environment[STEP_SUMMARY]) if environment.get(STEP_SUMMARY) else None
     spec = job.spec
     if spec is None or spec.notify is None or job.sandbox:
-        return notifier
-    notifier.healthcheck, notifier.webhook = told_endpoints(spec, environment)
-    notifier.textfile, notifier.timeout_s = spec.notify.textfile, spec.notify.timeout_s
-    notifier.telemetry = find_telemetry(spec, environment)
-    return notifier
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whoever reads `path` sees the old text or the new. Others may read it: the collector is
-    another user."""
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
+        return Notifier(job, listeners, step_summary)
+    healthcheck, webhook = told_endpoints(spec, environment)
+    return Notifier(
+        job,
+        listeners,
+        step_summary,
+        spec.notify.timeout_s,
+        healthcheck=healthcheck,
+        webhook=webhook,
+        textfile=spec.notify.textfile,
+        telemetry=find_telemetry(spec, environment),
+    )
 
 
 _TEXT = "text/plain; charset=utf-8"

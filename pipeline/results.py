@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -153,14 +153,19 @@ def find_answers(
 
 def _loads(folder: RunFolder, read: Read) -> list[_Load]:
     """What loads columns of each part, and of the answers that the ledger itself still holds."""
-    parts: list[_Load] = [partial(_part, folder, p) for p in read(records.sealed_parts)]
+    parts: list[_Load] = [partial(read_part, folder, p) for p in read(records.sealed_parts)]
     first, last = read(records.unsealed_range)
     ranges = range(first, last + 1, _UNSEALED_ROWS)
     return parts + [partial(_unsealed, read, n, min(n + _UNSEALED_ROWS - 1, last)) for n in ranges]
 
 
-def _part(folder: RunFolder, part: Sealed, columns: tuple[str, ...]) -> pa.Table:
-    """Answers of one part. Checked and read from the same bytes: a disk may give others."""
+def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Table:
+    """Columns of the answers in one part. Checked and read from the same bytes: a disk may give
+    others.
+
+    Raises:
+        StorageFailed: when it is not what was written.
+    """
     path = folder.results / part.name
     try:
         content = path.read_bytes()

@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,24 +53,42 @@ T = TypeVar("T")
 _ASK_AGAIN_S = 0.5
 
 
+class IfLocked(StrEnum):
+    """What a run does that finds another one at work in its folder: raise Locked, or wait."""
+
+    FAIL = "fail"
+    WAIT = "wait"
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """What one run is told beyond its spec.
 
     `selection` is which rows are sent. `drain_s` is how long answers in flight are waited for at
-    a stop, the request deadline by default. `if_locked` is fail or wait. `until`, in seconds since
-    1970, is when the last answer should be there and after which nothing is sent.
+    a stop, the request deadline by default. `until`, in seconds since 1970, is when the last answer
+    should be there and after which nothing is sent.
+
+    Raises:
+        Refused: for an `if_locked` or a `fail_on` that there is not.
     """
 
     base_url: str | None = None
     key_file: Path | None = None
     selection: Selection = field(default_factory=Selection)
     drain_s: float | None = None
-    if_locked: str = "fail"
+    if_locked: IfLocked = IfLocked.FAIL
     until: float | None = None
     fail_on: FailOn = FailOn.ANY
     consent: Consent = field(default_factory=Consent)
     listeners: tuple[Listener, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, choices in (("if_locked", IfLocked), ("fail_on", FailOn)):
+            if getattr(self, name) not in list(choices):
+                raise Refused(
+                    f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}. "
+                    "Nothing was sent."
+                )
 
 
 def run_job(
@@ -123,7 +142,7 @@ async def run_job_async(
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
     check_engine(spec)
-    until = _until(options, clock)
+    until = _until(options, clock, spec.deadline_s)
     sheet = open_sheet(spec, folder)
     access = None if job.sandbox else find_access(options.base_url, options.key_file)
     host = access.host if access else SANDBOX_HOST
@@ -162,10 +181,11 @@ def _telling(*listeners: Listener) -> Listener:
     return tell
 
 
-def _until(options: RunOptions, clock: SystemClock) -> Until | None:
+def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Until | None:
     if options.until is None:
         return None
-    return Until(options.until, wall=clock.wall(), monotonic=clock.monotonic())
+    now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
+    return Until(options.until, **now, deadline_s=deadline_s)
 
 
 def _as_job(job: Job | JobSpec | str | Path) -> Job:
@@ -177,7 +197,7 @@ def _as_job(job: Job | JobSpec | str | Path) -> Job:
 async def _lock(
     stack: contextlib.AsyncExitStack,
     folder: RunFolder,
-    if_locked: str,
+    if_locked: IfLocked,
     control: Control,
     until: Until | None,
 ) -> None:
@@ -189,7 +209,7 @@ async def _lock(
             return
         except Locked:
             now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
-            if if_locked != "wait" or (until is not None and until.left_s(**now) <= 0):
+            if if_locked != IfLocked.WAIT or (until is not None and until.left_s(**now) <= 0):
                 raise
         control.check()
         await asyncio.sleep(_ASK_AGAIN_S)

@@ -87,8 +87,8 @@ class Sending:
         throttle = PacedThrottle(pace, self.clock, self.tell)
         begun = self.clock.monotonic()
         if self.until is not None:
-            seen = self.ledger.read(records.answered_in(SEEN))
-            self.until.expect(seen, self.spec.deadline_s)
+            for latency_s in self.ledger.read(records.answered_in(SEEN)):
+                self.until.answered(latency_s)
         target = Target(access, self.spec.workflow, self.spec.deadline_s)
         opening = open_engine(self.spec, target, self.tell)
         async with contextlib.AsyncExitStack() as stack:

@@ -10,7 +10,6 @@ import math
 import re
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
 from datetime import datetime, time, timedelta
 
 from pipeline.errors import Refused
@@ -31,9 +30,7 @@ class Until:
     `deadline_s` is the most that one answer can take, and what is counted with while none is known.
     """
 
-    def __init__(
-        self, at: float, *, wall: float, monotonic: float, deadline_s: float = 330.0
-    ) -> None:
+    def __init__(self, at: float, *, wall: float, monotonic: float, deadline_s: float) -> None:
         self.at = at
         # Where it is on the clock that nobody sets. The earlier of both holds: a wall clock that is
         # set back must not make the night longer, and the other one stands still in a suspended
@@ -42,12 +39,6 @@ class Until:
         self._deadline_s = deadline_s
         self._answered_in: deque[float] = deque()
         self._ordered: list[float] = []
-
-    def expect(self, answered_in: Iterable[float], deadline_s: float) -> None:
-        """What is known before the first request of this run."""
-        self._deadline_s = deadline_s
-        for latency_s in answered_in:
-            self.answered(latency_s)
 
     def answered(self, latency_s: float) -> None:
         """A request that was worked on took this long. Refusals are quick and say nothing."""

@@ -105,6 +105,14 @@ def test_a_wrong_option_is_a_type_error(make_job):
         pipeline.run_job(job.spec, limmit=5)
 
 
+@pytest.mark.parametrize(("name", "value"), [("if_locked", "skip"), ("fail_on", "wiat")])
+def test_a_choice_that_there_is_not_is_refused(make_job, name, value):
+    """It would otherwise be taken for another one."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    with pytest.raises(pipeline.Refused, match=f"{name}=.*use one of .*Nothing was sent"):
+        pipeline.run_job(job.spec, **{name: value})
+
+
 def test_a_listener_that_breaks_costs_no_answer(start_sandbox, make_job, monkeypatch):
     """The run ends with its error once what is in flight is saved."""
     sandbox = start_sandbox(latency="300ms")

@@ -54,6 +54,7 @@ class World:
         self.most_in_flight = 0
         self._in_flight = 0
         self.broken = False
+        self.saving: asyncio.Event | None = None
         self.lead_s = 0.0
         self.fits = 1_000
 
@@ -75,7 +76,7 @@ class World:
     async def conclude(
         self, attempt: Attempt, outcome: Outcome, reply: Reply, state: State
     ) -> None:
-        await asyncio.sleep(0)
+        await (asyncio.sleep(0) if self.saving is None else self.saving.wait())
         self._write("conclude", attempt.row)
         self.states[attempt.row.number] = state
         self.outcomes.append(outcome)
@@ -331,6 +332,35 @@ def test_a_run_that_is_cancelled_leaves_no_row_in_flight():
 
     world = asyncio.run(go())
     assert set(world.states.values()) == {State.AMBIGUOUS}
+
+
+def test_a_run_that_is_cancelled_again_and_again_still_saves_what_was_in_flight():
+    """A framework that ends a service cancels more than once, and the ledger is closed next."""
+
+    async def never(body: bytes) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def go() -> tuple[World, int, int]:
+        world = World(never)
+        world.saving = asyncio.Event()
+        executor = world.executor(concurrency=5)
+        before = len(asyncio.all_tasks())
+        running = asyncio.create_task(executor.run(iter(rows(9)), drain_s=60))
+        while sum(what == "send" for what, _ in world.seen) < 5:
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            running.cancel()
+            await asyncio.sleep(0.01)
+            assert not running.done()
+        world.saving.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return world, executor.in_flight, len(asyncio.all_tasks()) - before
+
+    world, in_flight, tasks = asyncio.run(go())
+    assert set(world.states.values()) == {State.AMBIGUOUS}
+    assert (in_flight, tasks) == (0, 0)
 
 
 def test_an_error_of_our_own_ends_the_run_with_it():

@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from pipeline.events import ConcurrencyBinds, Paced, PaceEnded
+from pipeline.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
+from pipeline.logs import EventLog
+from pipeline.model import Outcome, Row, State, Verdict
 from pipeline.progress import Progress
 from tests.conftest import KEY
 
@@ -54,3 +56,47 @@ def test_a_run_logs_its_pace_and_keeps_it_for_the_next(start_sandbox, make_job):
     [kept] = (job.folder / "cache" / "pipeline").iterdir()
     assert json.loads(kept.read_text())["limit"] == 20
     assert KEY not in kept.read_text() + kept.name
+
+
+class Clock:
+    """Stands where it is put."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return 1_800_000_000.0 + self.now
+
+
+def test_the_log_says_how_the_pace_changed_and_no_more(tmp_path):
+    """Two events a second would be a log of nothing else; a slow night can be explained later."""
+    clock = Clock()
+    with EventLog(tmp_path / "log.jsonl", clock) as log:
+        for second, per_s, limit in [(0, 5, None), (1, 8, 50), (60, 8.0, 50), (61, 8.01, 50)]:
+            clock.now = float(second)
+            log(Paced(per_s, limit, 1.0, 3))
+        clock.now = 200.0
+        log(Paced(20.0, 50, 1.0, 3))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["per_s"], line["limit"]) for line in lines] == [
+        ("paced", 5.0, None),
+        ("paced", 8.0, 50),
+        ("paced", 20.0, 50),
+    ]
+
+
+def test_the_log_says_when_a_row_goes_again(tmp_path):
+    """And that another one does not."""
+    row = Row(7, bytes(16), bytes(16), 0, b"{}")
+    failed = Outcome(Verdict.FAILED, "internal_server_error", "no", 500, retryable=True)
+    with EventLog(tmp_path / "log.jsonl", Clock()) as log:
+        log(AttemptEnded(row, failed, State.PENDING, 0, again_after_s=2.0))
+        log(AttemptEnded(row, failed, State.FAILED, 0))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["state"], line["again_after_s"]) for line in lines] == [
+        ("pending", 2.0),
+        ("failed", None),
+    ]

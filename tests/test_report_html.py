@@ -240,6 +240,31 @@ def test_only_plain_http_addresses_are_links(hostile):
         assert shown in parsed.text
 
 
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("https://good.example/ü", "good.example"),
+        ("https://faß.de/", "xn--fa-hia.de"),
+        ("https://βόλος.com/", "xn--nxasmm1c.com"),
+        ("https://аpple.com/", "xn--pple-43d.com"),
+        ("https://MÜNCHEN.de/", "xn--mnchen-3ya.de"),
+    ],
+)
+def test_a_host_is_shown_as_the_one_that_a_browser_opens(text, host):
+    """By the rules of today's browsers: those of 2003 would show ß as ss, which is another host."""
+    url = http_url(text)
+    assert url is not None
+    assert url.host == host
+
+
+@pytest.mark.parametrize(
+    "text", ["https://foo_bar.é.com/", "https://a..é/", f"http://{'é' * 64}.de"]
+)
+def test_a_host_that_no_browser_opens_is_no_link(text):
+    """There is nothing to show for it."""
+    assert http_url(text) is None
+
+
 def test_the_policy_allows_the_one_style_sheet_and_nothing_else(hostile):
     """By its hash; there is no style attribute that it would forbid."""
     [policy] = [m["content"] for m in Parsed(hostile.page).metas if "http-equiv" in m]

@@ -70,9 +70,10 @@ def test_what_is_no_time_of_day_is_refused(text):
 
 def test_the_time_of_the_next_answer_is_that_of_nineteen_in_twenty_of_the_last():
     """The deadline while nothing is known; one slow answer in twenty does not end the night."""
-    until = Until(1000.0, wall=0.0, monotonic=0.0)
-    assert until.closes_in_s(wall=0.0, monotonic=0.0) == 1000 - 330
-    until.expect([1.0] * 19 + [250.0], 300.0)
+    until = Until(1000.0, wall=0.0, monotonic=0.0, deadline_s=300.0)
+    assert until.closes_in_s(wall=0.0, monotonic=0.0) == 1000 - 300
+    for latency_s in [1.0] * 19 + [250.0]:
+        until.answered(latency_s)
     assert until.answer_s == 1.0
     until.answered(260.0)
     assert until.answer_s == 250.0
@@ -109,8 +110,8 @@ def test_a_clock_that_is_set_sends_no_row_past_the_time(step_s):
 
     world = World(send)
     began = time.monotonic()
-    until = Until(clock.wall() + 0.6, wall=clock.wall(), monotonic=began)
-    until.expect([0.01], 330.0)
+    until = Until(clock.wall() + 0.6, wall=clock.wall(), monotonic=began, deadline_s=330.0)
+    until.answered(0.01)
 
     async def run() -> None:
         executor = world.executor(clock=clock, concurrency=1, until=until)
@@ -144,8 +145,10 @@ def test_a_wait_for_a_slot_ends_at_the_time_and_what_was_intended_is_taken_back(
     async def run(slot_s: float) -> list[str]:
         world = Slow(send)
         world.slot_s = slot_s
-        until = Until(time.time() + 0.3, wall=time.time(), monotonic=time.monotonic())
-        until.expect([0.01], 330.0)
+        until = Until(
+            time.time() + 0.3, wall=time.time(), monotonic=time.monotonic(), deadline_s=330.0
+        )
+        until.answered(0.01)
         stopped = await world.executor(until=until, concurrency=1).run(iter(rows(2)), 5)
         assert stopped is not None
         assert stopped.code is StopCode.UNTIL
@@ -165,8 +168,10 @@ def test_a_run_that_is_done_before_its_time_knows_nothing_of_it():
 
     async def run() -> object:
         world = World(send)
-        until = Until(time.time() + 0.2, wall=time.time(), monotonic=time.monotonic())
-        until.expect([0.01], 330.0)
+        until = Until(
+            time.time() + 0.2, wall=time.time(), monotonic=time.monotonic(), deadline_s=330.0
+        )
+        until.answered(0.01)
         return await world.executor(until=until).run(iter(rows(4)), 5)
 
     assert asyncio.run(run()) is None

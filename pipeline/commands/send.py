@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import time
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from pipeline.run import RunOptions
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
-# Objects made and not yet freed before Python looks for cycles among the young ones.
-_COLLECT_AT = 100_000
 
 
 @click.command()
@@ -132,10 +129,9 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
 
 
 def _tune_process() -> None:
-    # All that lives now lives until the end. Python would otherwise look through it, and
-    # through every request in flight, at each 700 new objects: a sixth of a run's CPU time.
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AT)
+    from pipeline.limits import collect_rarely
+
+    collect_rarely()
     # Nobody set up logging: Python would print what the exporters log into the progress bar,
     # with the collector's whole address.
     logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
@@ -143,7 +139,7 @@ def _tune_process() -> None:
 
 def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOptions:
     from pipeline.consent import Consent
-    from pipeline.run import RunOptions
+    from pipeline.run import IfLocked, RunOptions
     from pipeline.summary import FailOn
 
     return RunOptions(
@@ -151,7 +147,8 @@ def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOpt
         key_file=said["key_file"],
         selection=selection,
         drain_s=said["drain"],
-        if_locked=said["if_locked"],
+        # `skip` fails too; whoever asked for it has another exit code.
+        if_locked=IfLocked.WAIT if said["if_locked"] == "wait" else IfLocked.FAIL,
         until=_until_said(said),
         fail_on=FailOn(said["fail_on"]),
         consent=Consent(said["accept_changes"], said["yes"], _confirm if person_there() else None),

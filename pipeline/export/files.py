@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import folder
 from pipeline.export.table import Exported
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -98,15 +98,6 @@ def cell_text(value: Any) -> str:
     return str(value)
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that is at `target` whole, and durably, once the block is left; else nothing is."""
-    draft = target.with_name(f".{target.name}.draft")
-    try:
-        with draft.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+def replacing(target: Path) -> AbstractContextManager[BinaryIO]:
+    """The file of an export, whole or not at all; who may read it is as with any other file."""
+    return folder.replacing(target, 0o666)

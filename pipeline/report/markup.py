@@ -9,7 +9,9 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
+
+import idna
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _FRAGMENT = re.compile(r"#[\w-]+")
@@ -104,7 +106,10 @@ def http_url(text: str) -> Url | None:
         return None
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
         return None
-    return Url(text, _ascii_host(parts))
+    try:
+        return Url(text, _ascii_host(host))
+    except idna.IDNAError:
+        return None
 
 
 def link(text: str, url: Url) -> Markup:
@@ -133,10 +138,10 @@ def _written_out(found: re.Match[str]) -> str:
     return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code <= 0xDFFF else f"[U+{code:04X}]"
 
 
-def _ascii_host(parts: SplitResult) -> str:
-    """The host as the network knows it: two letters that look alike differ in it."""
-    host = parts.hostname or ""
-    try:
-        return host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError:
-        return host
+def _ascii_host(host: str) -> str:
+    """The host as the network knows it: two letters that look alike differ in it.
+
+    Raises:
+        idna.IDNAError: for one that browsers would not open.
+    """
+    return host if host.isascii() else idna.encode(host, uts46=True).decode()

@@ -6,7 +6,6 @@ against its checksum and read from the same bytes, so nothing altered is shown.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import sqlite3
 from collections import Counter
@@ -16,13 +15,12 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import records
 from pipeline.checkpoint import results_table
-from pipeline.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.records import Read, Sealed
+from pipeline.results import read_part
 from pipeline.schema import altered, intact
 
 _MOST_PARTS = 20
@@ -73,7 +71,7 @@ def read_samples(folder: RunFolder, read: Read) -> Samples:
     chance = random.Random(_SEED)
     tally = _Tally()
     candidates: list[Answer] = []
-    tables = (_part(folder, part) for part in chosen) if parts else _unsealed(read)
+    tables = (read_part(folder, part, _COLUMNS) for part in chosen) if parts else _unsealed(read)
     for table in tables:
         tally.add(table)
         candidates += _candidates(table, chance)
@@ -126,21 +124,6 @@ def _chosen(parts: Sequence[Sealed]) -> list[Sealed]:
         return list(parts)
     between = random.Random(_SEED).sample(range(1, len(parts) - 1), _MOST_PARTS - 2)
     return [parts[place] for place in (0, *sorted(between), len(parts) - 1)]
-
-
-def _part(folder: RunFolder, part: Sealed) -> pa.Table:
-    path = folder.results / part.name
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != part.sha256:
-            raise OSError("it is not what was written")
-        return pq.read_table(pa.BufferReader(content), columns=_COLUMNS)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageFailed(
-            f"{path}: this part of the results cannot be used ({error}). No report.html was "
-            "written, and nothing was sent. Bring the file back from a copy of the folder; "
-            "`pipeline verify` names all that is damaged."
-        ) from None
 
 
 def _unsealed(read: Read) -> Iterator[pa.Table]:
