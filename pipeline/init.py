@@ -5,7 +5,7 @@ What is written loads as it stands, whatever the columns are called, and `check`
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import unicodedata
@@ -118,8 +118,8 @@ def quoted(text: str) -> str:
     double quotes on one line."""
     if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
-    escaped = json.dumps(text, ensure_ascii=False)
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)
+    written = yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)
+    return str(written).rstrip("\n")
 
 
 def variable_names(columns: Sequence[str]) -> list[str]:
