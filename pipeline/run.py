@@ -14,7 +14,7 @@ import contextlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -331,7 +331,17 @@ class _Run:
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
             "version": __version__,
             "sending": list(self.job.sending),
+            "options": _resolved(spec),
         }
+
+
+def _resolved(spec: JobSpec) -> JsonObject:
+    """The spec as this run took it, defaults and command line included: the file may be another one
+    tomorrow. Addresses under `notify:` may be secrets."""
+    said = asdict(replace(spec, lines={}, notify=None))
+    for left_out in ("source", "lines", "notify"):
+        del said[left_out]
+    return {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
 
 
 @contextlib.contextmanager

@@ -289,6 +289,19 @@ def test_max_paid_is_never_passed(start_sandbox, make_job):
     assert sum(sandbox.billed().values()) == 15
 
 
+def test_the_run_folder_says_with_which_options_a_run_ran(sandbox, make_job):
+    """The spec may have changed since; addresses of monitors may be secrets, and stay out."""
+    notify = {"webhook": "http://127.0.0.1:9/s3cret"}
+    job = make_job(sandbox.url, rows=[["a"]], notify=notify)
+    assert job.call("run", "--concurrency", "3").returncode == 0
+    text = (job.output / "run.json").read_text(encoding="utf-8")
+    options = json.loads(text)["options"]
+    assert options["concurrency"] == 3
+    assert options["deadline_s"] == 330
+    assert options["input"] == str(job.sheet)
+    assert "s3cret" not in text
+
+
 def test_empty_cells_are_refused_skipped_or_sent(sandbox, make_job):
     """As the spec says, and by default nothing is sent."""
     job = make_job(sandbox.url, rows=[["a"], [""], ["c"]])
