@@ -1,4 +1,4 @@
-"""Runs a paid AI workflow over every row of a spreadsheet, each row at most once.
+"""Runs a paid AI workflow over every row of a spreadsheet, and pays no row twice unless told to.
 
     import pipeline
 

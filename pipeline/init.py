@@ -89,7 +89,7 @@ def init_job(
             f"`{workflow}` is no workflow id: use 1 to 64 letters, digits, - and _. Nothing was "
             "written."
         )
-    name = _job_name(sheet)
+    name = _job_name(to or sheet)
     path = to or Path("jobs") / f"{name}.yaml"
     if os.path.lexists(path):
         raise Refused(f"{path}: is there already, and is not written over. Use --to for another.")
@@ -149,8 +149,8 @@ def _unlike(name: str, taken: set[str]) -> str:
     return found
 
 
-def _job_name(sheet: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", sheet.stem).strip("-")[:100]
+def _job_name(path: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:100]
     return name if NAME.fullmatch(name) else "job"
 
 

@@ -87,14 +87,16 @@ def find_job(
     run folder that a rehearsal made is one without being told.
 
     Raises:
-        Refused: when `path` is neither.
+        Refused: when `path` is neither, and when its run folder is that of another spec, which is
+            still there and has another sheet.
     """
     path = Path(path)
-    words = words or (str(path),)
+    words = words or _words(path, output, sandbox)
     job = _job_of_folder(path, words) if path.is_dir() else None
     if job is None:
         spec = load_spec(path)
         job = job_of(replace(spec, output=output.absolute()) if output else spec, sandbox, words)
+        _refuse_shared(job, spec)
     return replace(job, sending=_last_sending(job.folder) if sending is None else sending)
 
 
@@ -103,7 +105,35 @@ def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None =
     output = spec.output
     if sandbox and output.suffix != SANDBOX_SUFFIX:
         output = output.with_name(output.name + SANDBOX_SUFFIX)
-    return Job(spec.name, RunFolder(output), spec, sandbox, words or (str(spec.source),))
+    words = words or _words(spec.source, None, sandbox)
+    return Job(spec.name, RunFolder(output), spec, sandbox, words)
+
+
+def _words(path: Path, output: Path | None, sandbox: bool) -> tuple[str, ...]:
+    """What a job is called in a command to paste, by who did not say what he calls it."""
+    words = (str(path), *(("--output", str(output)) if output else ()))
+    return (*words, "--sandbox") if sandbox else words
+
+
+def _refuse_shared(job: Job, spec: JobSpec) -> None:
+    """Two sheets of one file name make two specs of one `name:`. Their answers must not mix.
+
+    A spec that was moved or renamed goes on in its folder: the old one is gone then.
+    """
+    other = Path(str(_about(job.folder).get("spec", "")))
+    if not other.is_file() or other.resolve() == spec.source.resolve():
+        return
+    try:
+        known = load_spec(other)
+    except PipelineError:
+        return
+    same_folder = job_of(known, job.sandbox).folder.path.resolve() == job.folder.path.resolve()
+    if same_folder and known.input.resolve() != spec.input.resolve():
+        raise Refused(
+            f"{spec.source}: its run folder, {job.folder.path}, is that of {other}, which has "
+            f"another sheet ({known.input.name} in {known.input.resolve().parent}). Give one of "
+            "the two another `name:` or `output:`. Nothing was sent."
+        )
 
 
 def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:

@@ -98,6 +98,20 @@ def test_a_rehearsal_needs_no_key(make_job, monkeypatch):
     assert not os.path.exists(job.output)
 
 
+def test_a_rehearsals_commands_are_those_of_a_rehearsal(make_job, monkeypatch):
+    """Pasted as they are printed, none of them pays."""
+    monkeypatch.delenv("AITUTOR_API_KEY")
+    job = make_job("http://127.0.0.1:9", rows=[["a"], ["#fault:blocked"]])
+    rehearsal = pipeline.find_job(job.spec, sandbox=True)
+    summary = pipeline.run_job(rehearsal)
+    assert summary.resume_command is not None
+    assert summary.resume_command.endswith(f"{job.spec} --sandbox")
+    [group] = pipeline.report_job(rehearsal).groups
+    assert f"{job.spec} --sandbox" in group.command
+    elsewhere = pipeline.find_job(job.spec, output=job.folder / "other")
+    assert elsewhere.command("status") == f"pipeline status {job.spec} --output {job.folder}/other"
+
+
 def test_a_wrong_option_is_a_type_error(make_job):
     """As of any call."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])

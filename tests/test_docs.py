@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -73,7 +74,12 @@ def shell(command: str, where: Path) -> subprocess.CompletedProcess[str]:
 
 def rehearsals(page: str) -> list[tuple[str, list[str]]]:
     return [
-        (command.replace("make demo", "pipeline run jobs/stories.yaml --sandbox"), shown)
+        (
+            command.replace("make demo", "pipeline run jobs/stories.yaml --sandbox").replace(
+                ".venv/bin/pipeline ", "pipeline "
+            ),
+            shown,
+        )
         for command, shown in commands(page)
         if "--sandbox" in command or command == "make demo"
     ]
@@ -116,6 +122,14 @@ def test_the_spec_that_is_shown_is_a_spec(page, tmp_path):
     spec = load_spec(tmp_path / "job.yaml")
     assert (spec.name, spec.id, spec.max_paid) == ("products", "SKU", 400)
     assert spec.notify is not None
+
+
+def test_the_spec_in_the_readme_is_the_one_that_ships(tmp_path):
+    """But for its comments."""
+    (tmp_path / "job.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    shown, ships = load_spec(tmp_path / "job.yaml"), load_spec(TOP / "jobs" / "products.yaml")
+    assert replace(shown, source=ships.source, input=ships.input, output=ships.output) == ships
+    assert shown.input.name == ships.input.name
 
 
 def test_the_account_that_is_shown_is_one(tmp_path):

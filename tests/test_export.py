@@ -115,10 +115,13 @@ def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_jo
             pass
         during = job.export()
         assert (during["_status"] == "ok").sum() >= 10
+        # What is on its way is waited for.
+        assert set(during["_status"]) == {"ok", "pending"}
     finally:
         process.kill()
         process.wait()
     after = job.export()
+    assert "ambiguous" in set(after["_status"])
     ok = after[after["_status"] == "ok"]
     assert len(ok) >= 20 - 4
     assert all(story in result for story, result in zip(ok["story"], ok["result"], strict=True))

@@ -171,6 +171,35 @@ def test_an_export_of_the_runner_gives_its_own_columns_as_comments(tmp_path):
     assert init_job(own, "wf", tmp_path / "own.yaml").variables == 2
 
 
+def test_sheets_of_one_name_have_jobs_of_their_own(tmp_path):
+    """As files of every week do. Their answers would otherwise be one another's."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name / "list.csv", ["story"], [[f"{name} {n}"] for n in range(2)])
+        spec = f"jobs/list-{name}.yaml"
+        made = pipeline(tmp_path, "init", f"{name}/list.csv", "--workflow", "wf_x", "--to", spec)
+        assert made.returncode == 0, made.stderr
+        assert load_spec(tmp_path / spec).name == f"list-{name}"
+
+
+def test_two_specs_with_one_name_and_two_sheets_never_share_a_run_folder(tmp_path):
+    """Neither to send nor to look; a spec that was renamed goes on with its own."""
+    for name in ("a", "b"):
+        written(tmp_path / f"{name}.csv", ["story"], [[f"{name} {n}"] for n in range(2)])
+        text = f"name: weekly\nworkflow: wf_x\ninput: {name}.csv\n"
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    assert pipeline(tmp_path, "run", "a.yaml", "--sandbox").returncode == 0
+    for command in (("run",), ("status",), ("export", "--to", "out.csv")):
+        refused = pipeline(tmp_path, command[0], "b.yaml", "--sandbox", *command[1:])
+        assert refused.returncode == 2
+        for part in ("a.yaml", "b.yaml", "a.csv", "`name:`", "Nothing was sent"):
+            assert part in refused.stderr
+    assert not (tmp_path / "out.csv").exists()
+    (tmp_path / "a.yaml").rename(tmp_path / "c.yaml")
+    again = pipeline(tmp_path, "run", "c.yaml", "--sandbox")
+    assert "0 of 2 rows to send" in again.stderr
+
+
 def test_a_spec_that_is_there_is_never_written_over(tmp_path):
     """Exit 2, also where it is a link to nowhere."""
     sheet = written(tmp_path / "s.csv", ["a"], [["x"]])

@@ -264,6 +264,18 @@ def hosted(sandbox: SandboxProcess, make_job, tmp_path) -> Hosted:
     return Hosted(make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]]), tmp_path)
 
 
+def test_a_sheet_that_github_would_not_have_is_refused(make_job):
+    """Every night would fail."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    (job.folder / "repository" / ".git").mkdir(parents=True)
+    spec = job.folder / "repository" / "job.yaml"
+    spec.write_text("name: job\nworkflow: wf_story\ninput: ../sheet.csv\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pipeline", "schedule", str(spec), "--at", "02:00"]
+    done = job.shell([*command, "--as", "github"])
+    assert done.returncode == 2
+    assert "sheet.csv: the sheet is outside of the repository" in done.stderr
+
+
 def test_the_workflow_has_the_keys_that_github_knows(hosted):
     """Checked by hand: names, types, the schedule, and that nothing is ever cancelled."""
     flow = hosted.flow

@@ -58,8 +58,8 @@ def export(
             raise Refused("Say with --to or --citations which file to write. Nothing was sent.")
         summary = read_status(job).summary
         if not said["quiet"]:
-            for done in written.values():
-                tell(*export_lines(**asdict(done)))
+            for what, done in written.items():
+                tell(*export_lines(what, **asdict(done)))
         if said["as_json"]:
             paths = {what: str(done.path) for what, done in written.items()}
             print_json(as_json(summary) | paths)

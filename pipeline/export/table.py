@@ -66,7 +66,8 @@ class Exported:
 class Source:
     """All that an export is made from: one view of the ledger, the sheet's copy, the answers.
 
-    `scratch` is a folder for temporary files without a name.
+    `scratch` is a folder for temporary files without a name. `in_use`: a run goes on, and what it
+    has on the way is pending; without it nobody waits for those answers, and they are ambiguous.
     """
 
     read: Read
@@ -74,6 +75,7 @@ class Source:
     answers: Answers
     rows: int
     scratch: Path
+    in_use: bool = False
 
 
 @contextmanager
@@ -88,6 +90,7 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
     folder = job.folder
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
+    in_use = folder.in_use  # before the view of the ledger, or a run that ends now looked cut off
     check_ledger(folder.ledger)
     with records.reading(folder.ledger) as read:
         refuse_before_first_run(job, read)
@@ -100,7 +103,7 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
             )
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         answers = find_answers(folder, read, rows, marks=flags)
-        yield Source(read, snapshot, answers, rows, scratch)
+        yield Source(read, snapshot, answers, rows, scratch, in_use)
 
 
 def sheet_table(source: Source) -> Exported:
@@ -125,7 +128,8 @@ def sheet_table(source: Source) -> Exported:
     def batches() -> Iterator[pa.RecordBatch]:
         unfinished = _Unfinished(source.read)
         for piece in _pieces(source):
-            states = _states(piece, why, unfinished.before(piece.first + len(piece.skipped)))
+            rest = unfinished.before(piece.first + len(piece.skipped))
+            states = _states(piece, why, rest, source.in_use)
             added = [*earlier.beside(piece), *states]
             if with_flags:
                 added.append(_flags(piece, source.answers))
@@ -209,7 +213,7 @@ class _Unfinished:
 
 
 def _states(
-    piece: _Piece, why: _Skipped, unfinished: list[Unfinished]
+    piece: _Piece, why: _Skipped, unfinished: list[Unfinished], in_use: bool
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """(status, error code, error message) of each row."""
     skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
@@ -225,7 +229,8 @@ def _states(
         place = row.sheet_row - piece.first
         codes[place], messages[place] = row.code, row.message or None
         if not row.answered:
-            status[place] = State.AMBIGUOUS if row.state is State.SENDING else row.state
+            sending = State.PENDING if in_use else State.AMBIGUOUS
+            status[place] = sending if row.state is State.SENDING else row.state
     texts = [
         pa.array([None if v is None else str(v) for v in values], pa.string())
         for values in (status, codes, messages)

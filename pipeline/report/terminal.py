@@ -124,6 +124,7 @@ def group_line(group: Group) -> str:
 
 
 def export_lines(
+    what: str,
     path: Path,
     rows: int,
     guarded: int,
@@ -131,8 +132,10 @@ def export_lines(
     aside: int,
     lost: tuple[str, ...],
 ) -> list[str]:
-    """What an export wrote, and what is not as one would expect."""
-    lines = [f"{counted(rows, 'row')}: {shown_path(str(path))}"]
+    """What an export wrote, and what is not as one would expect. `what` is exported or
+    citations."""
+    of = "the citations of " if what == "citations" else ""
+    lines = [f"{of}{counted(rows, 'row')}: {shown_path(str(path))}"]
     if guarded:
         lines.append(
             f"{counted(guarded, 'cell')} like a formula got a ' in front; --no-excel-guard leaves "

@@ -30,6 +30,7 @@ class Night:
 
     name: str
     spec: Path
+    sheet: Path
     folder: Path
     at: time
     until: time | None
@@ -80,6 +81,7 @@ def plan_night(
     night = Night(
         name=job.name,
         spec=spec.source,
+        sheet=spec.input,
         folder=job.folder.path,
         at=begins,
         until=ends,

@@ -182,9 +182,14 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     """(path in the repository, text) of a workflow. Times of day are turned to UTC as of `today`.
 
     Raises:
-        Refused: for a job that is in no git repository.
+        Refused: for a job that is in no git repository, or whose sheet is outside of it.
     """
     top = _repository(night.spec)
+    if not night.sheet.resolve().is_relative_to(top.resolve()):
+        raise Refused(
+            f"{night.sheet.resolve()}: the sheet is outside of the repository {top}, and GitHub "
+            "has only what is in it. Nothing was written."
+        )
     today = (today or datetime.now()).astimezone()
     at, until = _utc(night.at, today), None if night.until is None else _utc(night.until, today)
     unit, branch = f"pipeline-{night.name}", f"pipeline-state-{night.name}"
