@@ -24,7 +24,7 @@ from pipeline import wal
 from pipeline.errors import StorageFailed
 from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
-from pipeline.model import Attempt, Clock, Outcome, Reply, Row, State, Verdict
+from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
 from pipeline.records import Unfinished, Unread
 from pipeline.schema import (
@@ -94,10 +94,8 @@ class SqliteLedger:
                 " message = 'The runner ended before the answer came.' WHERE attempt_id = ?",
                 [(attempt,) for _, attempt in cut],
             )
-            db.executemany(
-                "UPDATE rows SET state = 'ambiguous', code = 'interrupted' WHERE row_id = ?",
-                [(row,) for row, _ in cut],
-            )
+            for row_id, _ in cut:
+                _move(db, Move.RECOVER, State.AMBIGUOUS, row_id, "code = 'interrupted'")
             return frozenset(row for row, _ in cut)
 
         return self._commits.call(operation)
@@ -126,7 +124,7 @@ class SqliteLedger:
         def operation(db: sqlite3.Connection) -> None:
             for row_id, state in decided:
                 if state is State.AMBIGUOUS:
-                    db.execute("UPDATE rows SET state = 'failed' WHERE row_id = ?", (row_id,))
+                    _move(db, Move.SETTLE, State.FAILED, row_id)
                     self._decide(db, row_id, "settled")
                 elif state is State.FAILED:
                     db.execute("UPDATE rows SET given_up = 1 WHERE row_id = ?", (row_id,))
@@ -137,15 +135,12 @@ class SqliteLedger:
     def mark_again(self, row_ids: Iterable[int]) -> None:
         """Wants another version of ok rows. Their answers must be sealed: the next request for a
         row takes the place of the bytes that the last one was sent with."""
-        marked = list(row_ids)
+        marked = list(dict.fromkeys(row_ids))
 
         def operation(db: sqlite3.Connection) -> None:
             for row_id in marked:
-                db.execute(
-                    "UPDATE rows SET version = version + 1, state = 'pending', code = NULL"
-                    " WHERE row_id = ? AND state = 'ok'",
-                    (row_id,),
-                )
+                setting = "version = version + 1, code = NULL"
+                _move(db, Move.AGAIN, State.PENDING, row_id, setting)
                 self._decide(db, row_id, "again")
 
         self._commits.call(operation)
@@ -162,10 +157,8 @@ class SqliteLedger:
                     " WHERE attempt_id = ?",
                     (one.attempt_id,),
                 )
-                db.execute(
-                    "UPDATE rows SET state = 'ok', code = NULL, ok_attempt = ? WHERE row_id = ?",
-                    (one.attempt_id, one.row_id),
-                )
+                setting = "code = NULL, ok_attempt = ?"
+                _move(db, Move.READ_AGAIN, State.OK, one.row_id, setting, one.attempt_id)
                 db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, one.attempt_id, one.body))
                 db.execute("DELETE FROM fragments WHERE attempt_id = ?", (one.attempt_id,))
 
@@ -231,13 +224,17 @@ class SqliteLedger:
         """Takes back an intent of which provably no byte was sent."""
 
         def operation(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM attempts WHERE attempt_id = ?", (attempt.attempt_id,))
-            db.execute(
-                "UPDATE rows SET state = ?, code = ?, attempts = attempts - 1,"
-                " last_attempt = coalesce((SELECT max(attempt_id) FROM attempts a"
-                " WHERE a.row_id = rows.row_id), 0) WHERE row_id = ?",
-                (attempt.was, attempt.was_code, attempt.row_id),
+            _alone(
+                db.execute(
+                    "DELETE FROM attempts WHERE attempt_id = ? AND verdict IS NULL",
+                    (attempt.attempt_id,),
+                )
             )
+            setting = (
+                "code = ?, attempts = attempts - 1, last_attempt = coalesce((SELECT"
+                " max(attempt_id) FROM attempts a WHERE a.row_id = rows.row_id), 0)"
+            )
+            _move(db, Move.WITHDRAW, attempt.was, attempt.row_id, setting, attempt.was_code)
             db.execute(
                 "DELETE FROM requests WHERE row_id IN"
                 " (SELECT row_id FROM rows WHERE row_id = ? AND attempts = 0)",
@@ -254,13 +251,8 @@ class SqliteLedger:
         ).fetchone()
         if found:
             row_id, version, state, code = found
-            if state in (State.OK, State.SENDING):
-                raise AssertionError(f"row {row.number} is {state}: sending it would pay twice")
-            db.execute(
-                "UPDATE rows SET state = 'sending', last_attempt = ?, attempts = attempts + 1,"
-                " given_up = 0 WHERE row_id = ?",
-                (attempt_id, row_id),
-            )
+            setting = "last_attempt = ?, attempts = attempts + 1, given_up = 0"
+            _move(db, Move.INTEND, State.SENDING, row_id, setting, attempt_id)
         else:
             version, state, code = 1, State.PENDING, None
             row_id = db.execute(
@@ -295,31 +287,27 @@ class SqliteLedger:
     ) -> None:
         now = self._clock.wall()
         latency_s = reply.answered_at - reply.sent_at
-        db.execute(
-            "UPDATE attempts SET sent_at = ?, finished_at = ?, latency_s = ?, verdict = ?,"
-            " code = ?, message = ?, http_status = ?, maybe_paid = ? WHERE attempt_id = ?",
-            (
-                now - latency_s,
-                now,
-                latency_s,
-                outcome.verdict,
-                outcome.code,
-                outcome.message or None,
-                outcome.http_status,
-                outcome.maybe_paid,
-                attempt.attempt_id,
-            ),
+        _alone(
+            db.execute(
+                "UPDATE attempts SET sent_at = ?, finished_at = ?, latency_s = ?, verdict = ?,"
+                " code = ?, message = ?, http_status = ?, maybe_paid = ?"
+                " WHERE attempt_id = ? AND verdict IS NULL",
+                (
+                    now - latency_s,
+                    now,
+                    latency_s,
+                    outcome.verdict,
+                    outcome.code,
+                    outcome.message or None,
+                    outcome.http_status,
+                    outcome.maybe_paid,
+                    attempt.attempt_id,
+                ),
+            )
         )
-        db.execute(
-            "UPDATE rows SET state = ?, code = ?, ok_attempt = coalesce(?, ok_attempt)"
-            " WHERE row_id = ?",
-            (
-                state,
-                outcome.code,
-                None if seq is None else attempt.attempt_id,
-                attempt.row_id,
-            ),
-        )
+        ok_attempt = None if seq is None else attempt.attempt_id
+        setting = "code = ?, ok_attempt = coalesce(?, ok_attempt)"
+        _move(db, Move.CONCLUDE, state, attempt.row_id, setting, outcome.code, ok_attempt)
         if seq is not None:
             db.execute(
                 "INSERT INTO payloads VALUES (?, ?, ?)", (seq, attempt.attempt_id, reply.body)
@@ -396,6 +384,38 @@ class SqliteLedger:
 
     def _one(self, query: str) -> int:
         return int(self._connection.execute(query).fetchone()[0])
+
+
+_FOUND_IN = {
+    move: "state IN (" + ", ".join(f"'{state}'" for state in sorted(before)) + ")"
+    for move, (before, _) in MOVES.items()
+}
+
+
+def _move(
+    db: sqlite3.Connection, move: Move, to: State, row_id: int, setting: str = "", *values: object
+) -> None:
+    """Puts a row into another state; `setting` is what else changes, with its values.
+
+    Raises:
+        AssertionError: where that is no move of a row in its state. Nothing more is written then.
+    """
+    assert to in MOVES[move][1], (move, to)
+    _alone(
+        db.execute(
+            f"UPDATE rows SET state = ?{', ' if setting else ''}{setting}"
+            f" WHERE row_id = ? AND {_FOUND_IN[move]}",
+            (to, *values, row_id),
+        )
+    )
+
+
+def _alone(cursor: sqlite3.Cursor) -> None:
+    if cursor.rowcount != 1:
+        raise AssertionError(
+            f"{cursor.rowcount} rows of the ledger are as they should be, not 1: going on could "
+            "pay twice"
+        )
 
 
 def _or_damage(

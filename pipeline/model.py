@@ -1,10 +1,8 @@
 """The words of the project as frozen values, and the seams between its rooms as Protocols.
 
-A row's life::
-
-    pending -> sending -> ok | failed | ambiguous
-                       -> pending     (refused before any work, or failed with retries left)
-
+A row's life is `MOVES`: its first attempt puts it from pending to sending, the outcome to ok,
+failed or ambiguous, or back to pending where it was refused before any work, or failed with retries
+left.
 The attempt is the primary record: a row's state follows from its attempts.
 """
 
@@ -27,6 +25,40 @@ class State(StrEnum):
     AMBIGUOUS = "ambiguous"
     FAILED = "failed"
     PENDING = "pending"
+
+
+class Move(StrEnum):
+    """What may happen to a row in the ledger."""
+
+    INTEND = "intend"
+    """A request for it is about to be sent."""
+    WITHDRAW = "withdraw"
+    """Provably no byte of that was."""
+    CONCLUDE = "conclude"
+    RECOVER = "recover"
+    """The process that sent it is gone."""
+    READ_AGAIN = "read_again"
+    """A later release can read its answer."""
+    SETTLE = "settle"
+    """The user takes it as failed."""
+    AGAIN = "again"
+    """The user wants another answer."""
+
+
+MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
+    move: (frozenset(before), frozenset(after))
+    for move, before, after in (
+        (Move.INTEND, {State.PENDING, State.FAILED, State.AMBIGUOUS}, {State.SENDING}),
+        (Move.WITHDRAW, {State.SENDING}, {State.PENDING, State.FAILED, State.AMBIGUOUS}),
+        (Move.CONCLUDE, {State.SENDING}, set(State) - {State.SENDING}),
+        (Move.RECOVER, {State.SENDING}, {State.AMBIGUOUS}),
+        (Move.READ_AGAIN, {State.AMBIGUOUS}, {State.OK}),
+        (Move.SETTLE, {State.AMBIGUOUS}, {State.FAILED}),
+        (Move.AGAIN, {State.OK}, {State.PENDING}),
+    )
+}
+"""The states in which each move finds a row, and those in which it may leave it. The ledger refuses
+every other: a second outcome for one attempt could make a paid row pending."""
 
 
 class Verdict(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from pipeline import placing, records
 from pipeline.clock import SystemClock
 from pipeline.errors import Refused, StorageFailed
 from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.model import Attempt, Outcome, Reply, Row, State, Verdict
+from pipeline.model import MOVES, Attempt, Move, Outcome, Reply, Row, State, Verdict
+from pipeline.records import Unread
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
 BLOCKED = Outcome(Verdict.FAILED, "request_blocked", "no", 400)
+REFUSED = Outcome(Verdict.REFUSED, "rate_limited", "later", 429)
 SETTLED = {PAID: State.OK, LOST: State.AMBIGUOUS, BLOCKED: State.FAILED}
 
 
@@ -96,6 +99,71 @@ def test_a_row_that_is_ok_or_on_its_way_is_never_intended_again(ledger, outcome)
     attempt(ledger, row(1), outcome)
     with pytest.raises(AssertionError, match="pay twice"):
         attempt(ledger, row(1), PAID)
+
+
+def concluded(ledger: SqliteLedger, made: Attempt, state: State) -> None:
+    outcome = {of: outcome for outcome, of in SETTLED.items()}.get(state, REFUSED)
+    asyncio.run(ledger.conclude(made, outcome, reply(), state))
+
+
+def put(ledger: SqliteLedger, state: State) -> Attempt:
+    """A row that stands in `state`, and its last attempt."""
+    begin(ledger, [row(1)])
+    made = attempt(ledger, row(1), None)
+    if state is not State.SENDING:
+        concluded(ledger, made, state)
+    return made
+
+
+def moved(ledger: SqliteLedger, move: Move, to: State, made: Attempt) -> None:
+    if move is Move.INTEND:
+        attempt(ledger, row(1), None)
+    elif move is Move.WITHDRAW:
+        asyncio.run(ledger.withdraw(replace(made, was=to)))
+    elif move is Move.CONCLUDE:
+        concluded(ledger, made, to)
+    elif move is Move.AGAIN:
+        ledger.mark_again([made.row_id])
+    elif move is Move.READ_AGAIN:
+        ledger.read_again([Unread(made.row_id, made.attempt_id, 200, b"")])
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("move", [move for move in Move if move not in (Move.SETTLE, Move.RECOVER)])
+def test_only_the_moves_of_the_table_are_written(path, move, state):
+    """Above all no second outcome for one attempt: it could make a paid row pending, and the row
+    would go out again."""
+    before, after = MOVES[move]
+    for to in sorted(after):
+        # Of a row that was never sent nothing is left.
+        moved_to = [] if move is Move.WITHDRAW else [to]
+        path.unlink(missing_ok=True)
+        with open_ledger(path, SystemClock()) as ledger:
+            made = put(ledger, state)
+            if state in before:
+                moved(ledger, move, to, made)
+                assert ledger.read(states) == moved_to
+            else:
+                with pytest.raises(AssertionError, match="pay twice"):
+                    moved(ledger, move, to, made)
+        with records.reading(path) as read:
+            assert read(states) == (moved_to if state in before else [state])
+
+
+def test_settling_and_recovering_leave_rows_in_other_states_alone(path):
+    """They are told rows, and look for those that they are about."""
+    for state in (State.OK, State.FAILED, State.PENDING, State.AMBIGUOUS):
+        path.unlink(missing_ok=True)
+        with open_ledger(path, SystemClock()) as ledger:
+            put(ledger, state)
+            assert ledger.recover() == frozenset()
+            ledger.settle(ledger.read(lambda db: list(records.unfinished(db))))
+            after = State.FAILED if state is State.AMBIGUOUS else state
+            assert ledger.read(states) == [after]
+
+
+def states(db: sqlite3.Connection) -> list[str]:
+    return [state for (state,) in db.execute("SELECT state FROM rows")]
 
 
 def test_equal_rows_take_the_best_outcomes_in_the_order_of_the_sheet(ledger):
