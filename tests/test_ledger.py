@@ -164,6 +164,18 @@ def test_after_a_failed_write_nothing_is_written_any_more(path):
             ledger.set_meta("a", "b")
 
 
+def test_a_text_that_is_none_any_more_ends_the_writing_and_leaves_nobody_waiting(path):
+    """SQLite hands it over, Python refuses it: every later write is told of it too."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        attempt(ledger, row(1), BLOCKED)
+    path.write_bytes(path.read_bytes().replace(b"request_blocked", b"request_block\xff\xff"))
+    with open_ledger(path, SystemClock()) as ledger:
+        for number in (1, 2):
+            with pytest.raises(StorageFailed, match="Could not decode"):
+                asyncio.run(asyncio.wait_for(ledger.intend(row(number)), 30))
+
+
 def test_a_ledger_of_a_newer_release_is_refused(path):
     """Never half understood."""
     with open_ledger(path, SystemClock()):
