@@ -77,6 +77,16 @@ def asked(ledger: SqliteLedger, query: str) -> list:
     return ledger.read(lambda db: db.execute(query).fetchall())
 
 
+def alter(path: Path, statement: str) -> None:
+    """Changes what was written; its checksums do not fit any more."""
+    db = sqlite3.connect(path)
+    db.create_function("row_sum", -1, lambda *values: b"no such sum", deterministic=True)
+    db.execute("PRAGMA trusted_schema = ON")
+    with db:
+        db.execute(statement)
+    db.close()
+
+
 def unfinished(ledger: SqliteLedger) -> list[records.Unfinished]:
     return ledger.read(lambda db: list(records.unfinished(db)))
 
@@ -92,18 +102,24 @@ def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
         assert ledger.recover() == frozenset()
         counts = ledger.read(records.counts)
         [cut] = unfinished(ledger)
+        verdicts = asked(ledger, "SELECT verdict FROM attempts ORDER BY attempt_id")
     assert counts.states == {State.OK: 1, State.AMBIGUOUS: 1}
     assert counts.by_code == {"interrupted": 1}
     assert (counts.paid_min, counts.paid_max) == (1, 2)
     assert cut.message == "The runner ended before the answer came."
+    assert verdicts == [("ok",), ("ambiguous",)]
 
 
-def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path):
-    """Its new checksum would hide that it is another row's by now."""
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE rows SET version = 7", "UPDATE attempts SET maybe_paid = 0", "DELETE FROM attempts"],
+)
+def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path, statement):
+    """Its new checksum would hide that it is not what was sent."""
     with open_ledger(path, SystemClock()) as ledger:
-        begin(ledger, [row(1, b"one row")])
-        attempt(ledger, row(1, b"one row"), None)
-    path.write_bytes(path.read_bytes().replace(b"one row", b"another"))
+        begin(ledger, [row(1)])
+        attempt(ledger, row(1), None)
+    alter(path, statement)
     with open_ledger(path, SystemClock()) as ledger:
         with pytest.raises(
             StorageFailed, match=r"an attempt that was cut off \(row 1 of the sheet"
@@ -113,15 +129,18 @@ def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path)
 
 def test_an_intent_that_was_not_sent_leaves_no_trace(ledger):
     """Neither of a new row nor of one that had failed."""
-    begin(ledger, [row(1), row(2)])
+    begin(ledger, [row(1), row(2), row(3)])
+    attempt(ledger, row(2), REFUSED)
     attempt(ledger, row(2), BLOCKED)
+    attempt(ledger, row(3), PAID)
     for number in (1, 2):
         made = attempt(ledger, row(number), None)
         asyncio.run(ledger.withdraw(made))
-    assert ledger.read(lambda db: db.execute("SELECT count(*) FROM attempts").fetchone()) == (1,)
-    assert asked(ledger, "SELECT row_id FROM requests") == [(1,)]
+    assert asked(ledger, "SELECT count(*) FROM attempts") == [(3,)]
+    assert asked(ledger, "SELECT row_id FROM requests") == [(1,), (2,)]
     [left] = unfinished(ledger)
-    assert (left.state, left.code, left.attempts) == (State.FAILED, "request_blocked", 1)
+    assert (left.state, left.code, left.attempts) == (State.FAILED, "request_blocked", 2)
+    assert left.message == "no"
 
 
 @pytest.mark.parametrize("outcome", [PAID, None])
@@ -199,6 +218,7 @@ def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(l
         (None, None)
     ]
     assert asked(ledger, "SELECT attempt_id FROM fragments") == [(3,)]
+    assert asked(ledger, "SELECT code FROM rows WHERE state = 'ok'") == [(None,)] * 3
     answers = ledger.read(records.finished(1, 9))
     assert [(one.sheet_row, one.answer) for one in answers] == [
         (1, reply().body),
@@ -249,25 +269,29 @@ def test_a_part_holds_as_many_answers_as_fit_and_one_at_least(ledger):
     assert asked(ledger, "SELECT row_id FROM requests") == [(3,)]
 
 
-def test_answers_are_numbered_on_after_a_restart_though_all_were_sealed(path):
-    """A number that came twice would be in two parts."""
+@pytest.mark.parametrize("sealed", [True, False])
+def test_answers_are_numbered_on_after_a_restart_whether_they_were_sealed_or_not(path, sealed):
+    """A number that came twice would be in two parts, or take an answer's place."""
+    sheet = [row(n) for n in range(1, 6)]
     with open_ledger(path, SystemClock()) as ledger:
-        begin(ledger, [row(1), row(2)])
-        attempt(ledger, row(1), PAID)
-        part = Part(1, "part-00001.parquet", 1, 1, "b" * 64)
-        ledger.name_part(part)
-        ledger.seal(part)
+        begin(ledger, sheet)
+        for number, one in enumerate(sheet[:4], start=1):
+            attempt(ledger, one, PAID)
+            if sealed:
+                part = Part(number, f"part-{number:05d}.parquet", number, number, "b" * 64)
+                ledger.name_part(part)
+                ledger.seal(part)
     with open_ledger(path, SystemClock()) as ledger:
-        begin(ledger, [row(1), row(2)])
-        attempt(ledger, row(2), PAID)
-        assert ledger.next_part(10, 100) == (2, 2, 2)
+        begin(ledger, sheet)
+        assert attempt(ledger, sheet[4], PAID).attempt_id == 5
+        assert ledger.next_part(10, 100) == ((5, 5, 5) if sealed else (1, 1, 5))
 
 
 def test_a_part_of_another_name_than_was_written_stops_the_reading_and_not_the_writing(path):
     """What is in flight is paid and has to be saved."""
     with open_ledger(path, SystemClock()) as ledger:
         ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "b" * 64))
-    path.write_bytes(path.read_bytes().replace(b"part-00001", b"part-00007"))
+    alter(path, "UPDATE parts SET name = 'part-00007.parquet'")
     with open_ledger(path, SystemClock()) as ledger:
         with pytest.raises(StorageFailed, match="what it says of a part is not"):
             ledger.unsealed_part()

@@ -92,7 +92,11 @@ def test_what_a_spec_does_not_map_goes_under_its_own_name_but_for_what_the_runne
 @pytest.mark.parametrize(
     ("fields", "columns", "words"),
     [
-        ({}, ["a", "result"], ['data/sheet.csv: the column "result"', "Map it under"]),
+        (
+            {},
+            ["a", "result"],
+            ['data/sheet.csv: the column "result" would be', "answer. Map it under `variables:`"],
+        ),
         ({}, ["result", "_status"], ["data/sheet.csv: no column is mapped to a variable"]),
         (
             {"variables": (("story", "Story"),), "lines": {"variables.story": 7}},
@@ -241,33 +245,41 @@ def test_rows_and_limit_narrow_a_selection_together():
 @pytest.mark.parametrize("text", ["", "0", "3-", "-3", "9-7", "a", "1,,2", "1.5", "٣-"])
 def test_what_is_no_list_of_rows_is_refused(text):
     """With an example."""
-    with pytest.raises(Refused, match="3,7-9"):
+    says = "like 3,7-9: data rows from 1, the header not counted. Nothing was sent."
+    with pytest.raises(Refused, match=says):
         parse_rows(text)
 
 
 FAILED_A, FAILED_B = Held(State.FAILED, "a"), Held(State.FAILED, "b")
 LOST = Held(State.AMBIGUOUS, "a", maybe_paid=True)
 ANSWERED = Held(State.OK, answered=True, maybe_paid=True)
+EVERY = [None, FAILED_A, FAILED_B, LOST, ANSWERED]
 
 
 @pytest.mark.parametrize(
-    ("selection", "sent"),
+    ("options", "sent"),
     [
-        (Selection(), [None]),
-        (select_resume(), [None, FAILED_A, FAILED_B]),
-        (select_resume(rows=parse_rows("1")), [None, FAILED_A, FAILED_B]),
-        (select_resume(only=frozenset({"a"})), [FAILED_A]),
-        (select_resume(excluded=frozenset({"a"})), [FAILED_B]),
-        (select_resume(only=frozenset({"a"}), ambiguous=True), [FAILED_A, LOST]),
-        (select_resume(excluded=frozenset({"b"}), ambiguous=True), [FAILED_A, LOST]),
-        (select_resume(ambiguous=True), [None, FAILED_A, FAILED_B, LOST]),
-        (select_again(None), [ANSWERED]),
+        ({}, [None, FAILED_A, FAILED_B]),
+        ({"rows": "1"}, [None, FAILED_A, FAILED_B]),
+        ({"only": "a"}, [FAILED_A]),
+        ({"excluded": "a"}, [FAILED_B]),
+        ({"only": "a", "ambiguous": True}, [FAILED_A, LOST]),
+        ({"excluded": "b", "ambiguous": True}, [FAILED_A, LOST]),
+        ({"ambiguous": True}, [None, FAILED_A, FAILED_B, LOST]),
     ],
 )
-def test_each_command_sends_the_rows_of_its_line_in_the_table_and_no_others(selection, sent):
-    """Ambiguous ones only where the user says so, answered ones with `--again` alone."""
-    every = [None, FAILED_A, FAILED_B, LOST, ANSWERED]
-    assert [held for held in every if selection.chooses(held)] == sent
+def test_resume_sends_the_rows_of_its_line_in_the_table_and_no_others(options, sent):
+    """Ambiguous ones only where the user says so, answered ones never."""
+    codes = {name: frozenset({options[name]}) for name in ("only", "excluded") if name in options}
+    rows = parse_rows(options["rows"]) if "rows" in options else None
+    selection = select_resume(**(options | codes | {"rows": rows}))
+    assert [held for held in EVERY if selection.chooses(held)] == sent
+
+
+def test_run_sends_what_is_pending_and_again_what_is_answered():
+    """Neither sends anything that failed or may have been paid for nothing."""
+    assert [held for held in EVERY if Selection().chooses(held)] == [None]
+    assert [held for held in EVERY if select_again(None).chooses(held)] == [ANSWERED]
 
 
 def test_what_narrows_a_command_is_kept_by_its_selection():

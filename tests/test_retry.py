@@ -121,6 +121,7 @@ def test_after_such_a_stop_one_more_lost_answer_is_enough():
     stopped = Breakers(any_ok=True, probing=True).see(LOST, State.AMBIGUOUS)
     assert stopped is not None
     assert stopped.code is StopCode.AMBIGUOUS
+    assert stopped.message.startswith("The last run was stopped by answers that were lost")
     assert "the one row that was sent to try (disconnected)" in stopped.message
 
 
