@@ -39,6 +39,16 @@ def reply(body: bytes = b'{"result":"x"}') -> Reply:
     return Reply(1.0, 2.0, 200, {}, body)
 
 
+class Stopped:
+    """A clock that always says the same."""
+
+    def wall(self) -> float:
+        return 1234.5
+
+    def monotonic(self) -> float:
+        return 6.0
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
@@ -92,8 +102,8 @@ def unfinished(ledger: SqliteLedger) -> list[records.Unfinished]:
 
 
 def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
-    """Interrupted, maybe paid, and counted as such."""
-    with open_ledger(path, SystemClock()) as ledger:
+    """Interrupted, maybe paid, and counted as such, with the time at which it was to be sent."""
+    with open_ledger(path, Stopped()) as ledger:
         begin(ledger, [row(1), row(2)])
         attempt(ledger, row(1), PAID)
         attempt(ledger, row(2), None)
@@ -106,7 +116,7 @@ def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
     assert counts.states == {State.OK: 1, State.AMBIGUOUS: 1}
     assert counts.by_code == {"interrupted": 1}
     assert (counts.paid_min, counts.paid_max) == (1, 2)
-    assert cut.message == "The runner ended before the answer came."
+    assert (cut.message, cut.sent_at) == ("The runner ended before the answer came.", 1234.5)
     assert verdicts == [("ok",), ("ambiguous",)]
 
 
@@ -143,6 +153,24 @@ def test_an_intent_that_was_not_sent_leaves_no_trace(ledger):
     assert left.message == "no"
 
 
+def test_an_attempt_after_one_that_was_taken_back_has_a_number_of_its_own(path):
+    """Also after a restart, when the numbers have a gap."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        made = attempt(ledger, row(1), None)
+        attempt(ledger, row(2), LOST)
+        asyncio.run(ledger.withdraw(made))
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        assert attempt(ledger, row(1), PAID).attempt_id == 3
+
+
+def test_an_outcome_and_an_intent_are_on_the_disk_before_they_count(ledger):
+    """SQLite's own settings say so; `test_power_loss.py` cuts the power."""
+    assert asked(ledger, "PRAGMA synchronous") == [(2,)]
+    assert asked(ledger, "PRAGMA journal_mode") == [("wal",)]
+
+
 @pytest.mark.parametrize("outcome", [PAID, None])
 def test_a_row_that_is_ok_or_on_its_way_is_never_intended_again(ledger, outcome):
     """The last line of defence against a second bill, whatever the plan says."""
@@ -158,11 +186,17 @@ def test_what_came_of_an_attempt_is_kept_with_its_times(ledger):
     attempt(ledger, row(1), BLOCKED)
     attempt(ledger, row(2), REFUSED)
     failed, refused = unfinished(ledger)
+    attempt(ledger, row(2), LOST, reply(b""))
+    assert [(one.message, one.attempts) for one in unfinished(ledger)] == [
+        ("no", 1),
+        ("Bad gateway", 2),
+    ]
+    assert asked(ledger, "SELECT * FROM fragments") == []
     assert (failed.state, failed.code, failed.message) == (State.FAILED, "request_blocked", "no")
     assert (failed.http_status, failed.maybe_paid, failed.in_last_run) == (400, False, True)
     assert (refused.state, refused.code, refused.attempts) == (State.PENDING, "rate_limited", 1)
     times = asked(ledger, "SELECT finished_at - sent_at, latency_s FROM attempts")
-    assert times == [(pytest.approx(1.0), 1.0)] * 2
+    assert times == [(pytest.approx(1.0), 1.0)] * 3
 
 
 def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
@@ -199,6 +233,19 @@ def test_only_an_answered_row_becomes_another_version(ledger):
         (1, "ambiguous", "gateway"),
     ]
     assert set(asked(ledger, "SELECT decision FROM decisions")) == {("again",)}
+    attempt(ledger, row(1), LOST)
+    [place] = ledger.read(lambda db: list(records.answered(db)))
+    assert (place.sheet_row, place.sent_row) == (1, 1)  # the first answer is not hidden
+
+
+def test_each_of_equal_rows_has_attempts_of_its_own(ledger):
+    """The first of them is sent though the second is answered."""
+    two = [row(n, b"same", n - 1) for n in (1, 2)]
+    begin(ledger, two)
+    second = attempt(ledger, two[1], PAID)
+    first = attempt(ledger, two[0], PAID)
+    assert first.row_id != second.row_id
+    assert ledger.read(records.counts).states == {State.OK: 2}
 
 
 def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(ledger):
