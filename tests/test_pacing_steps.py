@@ -327,7 +327,7 @@ def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_
     """In twice the time that denials take, 50 ms at least and a second at most."""
     for trip_s, trusted_s in ((0.01, 0.05), (0.2, 0.4), (3.0, 1.0)):
         pace, now = settled()
-        pace.denied(send(pace, now + 0.1), now + 0.1 + trip_s, 5.0)
+        pace.denied(send(pace, now + 0.02), now + 0.02 + trip_s, 5.0)
         probe = now + 20.0
         assert pace.next_at(probe) == probe
         pace.granted(probe)
@@ -337,7 +337,8 @@ def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_
         assert pace.next_at(left) - left == exactly(trusted_s)
         assert pace.denied_since is not None
         assert pace.next_at(left + trusted_s) == left + trusted_s
-        assert (pace.denied_since, pace.price_s(probe) > 0) == (None, True)
+        assert pace.denied_since is None
+        assert pace.rate(left + trusted_s) == exactly(pace.g * 50)  # as before
 
 
 def test_an_answer_to_the_probe_ends_the_denial_at_once_and_an_older_one_does_not():
@@ -378,6 +379,106 @@ def test_without_any_header_one_denial_is_a_pause_and_then_the_rate_is_what_was_
     assert pace.denied_since is None
     # In the last second 17 and the probe; the next look for more starts 1/64 below that.
     assert pace.rate(trusted) == exactly(18 * (1 - 1 / 64))
+    assert pace.own_pace(trusted) == pace.rate(trusted)
+
+
+def through_lately(pace: Pace, now: float) -> tuple[Pace, float]:
+    """After a first denial at 18 a second without any header, from 0.17 s before."""
+    for number in range(1, 41):
+        send(pace, now + 0.05 * number)
+    denied = send(pace, now + 2.01)
+    pace.denied(denied, now + 2.03)
+    probe = send(pace, now + 2.1)
+    assert pace.next_at(probe + 0.07) == probe + 0.07
+    return pace, probe + 0.07
+
+
+def test_another_denial_hardly_after_the_first_lowers_the_rate_by_a_seventh_at_once():
+    """What got through meanwhile was more than that: the first look was too high."""
+    pace, now = through_lately(Pace(), 100.0)
+    for at in (now + 0.02, now + 0.03):
+        pace.denied(send(pace, at), at + 0.001)
+    denied = pace.rate(now + 0.04)
+    probe = send(pace, now + 0.1)
+    pace.answered(probe, None, None, now + 0.15)
+    assert pace.rate(now + 0.15) == pytest.approx(0.85 * denied, rel=0.01)
+
+
+def test_a_long_denial_hardly_after_another_looks_back_over_both():
+    """And a quarter more; that is as long as the window may be."""
+    pace, now = through_lately(Pace(), 100.0)
+    for number in (1, 2, 3):
+        send(pace, now + 0.05 * number)
+    for at in (now + 0.2, now + 0.21):
+        pace.denied(send(pace, at), at + 0.001)
+    probe = send(pace, now + 2.21)
+    pace.answered(probe, None, None, probe + 0.02)
+    back_s = 1.25 * (probe - 102.01)
+    # After 101.44: 12 of the first, both probes, and three.
+    assert pace._sends.count(probe + 0.02 - back_s, probe + 0.02) == 17
+    assert pace.rate(probe + 0.02) == exactly(17 / back_s * (1 - 1 / 64))
+
+
+@pytest.mark.parametrize("through", [(105.7,), (105.3, 105.7)])
+def test_a_few_requests_that_got_through_around_a_long_denial_are_something_to_go_by(through):
+    """One and the probe, in five seconds."""
+    pace = Pace()
+    for at in through:
+        send(pace, at)
+    pace.denied(send(pace, 106.0), 106.03)
+    pace.answered(send(pace, 110.0), None, None, 110.05)
+    assert pace.rate(110.05) == exactly((len(through) + 1) / 5 * (1 - 1 / 64))
+
+
+def test_a_denial_says_that_the_window_is_at_least_as_old_as_the_request_that_fills_it():
+    """Five in 9 s and one too many: ten seconds, then."""
+    pace = Pace()
+    for number in range(5):
+        at = send(pace, 100.0 + number / 10)
+    pace.answered(at, "5", "0", 100.5)
+    pace.denied(send(pace, 109.0), 109.03)
+    assert pace.window_s is None
+    assert pace.own_pace(109.1) == exactly(pace.g * 0.5)
+    assert pace.rate(109.1) == exactly(pace.g * 0.5)
+
+
+@pytest.mark.parametrize(("windows", "kept"), [(5, False), (16, True)])
+def test_a_window_that_was_seen_for_long_outlives_a_denial_that_has_another_reason(windows, kept):
+    """Ten windows are long; before that, a longer denial means a longer window."""
+    pace, now = settled(limit=50, window_s=10.0, windows=windows)
+    for later_s in (0.1, 0.2, 30.0):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    assert (pace.window_s == 10.0) is kept
+    pace.answered(send(pace, now + 40.0), None, None, now + 40.1)
+    assert (pace.rate(now + 40.1) == exactly(pace.g * 5)) is kept
+
+
+def test_a_limit_that_turns_out_larger_raises_what_is_tried_in_proportion():
+    """While the window is not known."""
+    pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
+    pace.answered(send(pace, 100.0), "100", "50", 100.1)
+    assert pace.rate(105.0) == pytest.approx(2 * 0.5 * 0.97 * 50, rel=0.01)
+
+
+@pytest.mark.parametrize(("remaining", "more"), [("76", True), ("75", False)])
+def test_a_limit_that_is_hardly_used_is_tried_for_more_at_once(remaining, more):
+    """Less than a quarter of it."""
+    pace = Pace(start=Learned(100, 1.0, 1.0, trust=0.1))
+    send(pace, 100.0)
+    before = pace.rate(105.0)
+    for number in range(8):
+        pace.answered(send(pace, 101.0 + number / 10), "100", remaining, 105.0)
+    assert (pace.rate(105.0) > 1.05 * before) is more
+
+
+def test_what_was_learned_is_believed_to_six_tenths_after_a_denial():
+    """Where less than that got through."""
+    pace = Pace(start=Learned(50, 1.0, 0.97))
+    send(pace, 100.0)
+    for at in (105.0, 105.01):
+        pace.denied(send(pace, at), at + 0.001)
+    pace.answered(send(pace, 107.0), None, None, 107.05)
+    assert pace.rate(107.05) == exactly(0.6 * 50 * (1 - 1 / 64))
 
 
 def test_a_denial_of_nearly_everything_starts_the_ramp_anew():
