@@ -303,6 +303,26 @@ def test_denials_that_are_far_apart_cost_a_hundredth_each_and_never_more_than_fi
     assert pace.g == 0.85
 
 
+def test_in_a_long_window_denials_cost_a_hundredth_for_each_tenth_of_it():
+    """However many come, they are one overload."""
+    pace, now = settled(limit=50, window_s=10.0)
+    before, losses = pace.g, []
+    for number in range(1, 13):
+        at = send(pace, now + 0.18 * number)
+        if number in (1, 6, 12):
+            pace.denied(at, at + 0.01)
+            losses.append(before - pace.g)
+    assert pace.denied_since is None
+    assert losses == [exactly(0.01), exactly(0.01), exactly(0.02)]
+
+
+def test_no_pause_is_shorter_than_a_denial_takes_to_come_back():
+    """Where a slot is a millisecond, a probe in each would be a storm."""
+    pace = Pace(fixed=1000.0)
+    pace.denied(send(pace, 100.0), 100.03)
+    assert pace.next_at(100.03) - 100.03 == exactly(0.02)
+
+
 def test_requests_that_left_before_the_pause_are_not_held_against_the_pace_again():
     """Two hundred in flight are denied together: that is one piece of news."""
     pace, now = settled()
@@ -442,15 +462,32 @@ def test_a_denial_says_that_the_window_is_at_least_as_old_as_the_request_that_fi
     assert pace.rate(109.1) == exactly(pace.g * 0.5)
 
 
+def deny_for_40_s(pace: Pace, now: float) -> float:
+    """Two at once, a probe after 30 s, and one that is let through ten seconds later."""
+    for later_s in (0.1, 0.2, 30.0):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    pace.answered(send(pace, now + 40.0), None, None, now + 40.1)
+    return now + 40.1
+
+
 @pytest.mark.parametrize(("windows", "kept"), [(5, False), (16, True)])
 def test_a_window_that_was_seen_for_long_outlives_a_denial_that_has_another_reason(windows, kept):
     """Ten windows are long; before that, a longer denial means a longer window."""
     pace, now = settled(limit=50, window_s=10.0, windows=windows)
-    for later_s in (0.1, 0.2, 30.0):
-        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    now = deny_for_40_s(pace, now)
     assert (pace.window_s == 10.0) is kept
-    pace.answered(send(pace, now + 40.0), None, None, now + 40.1)
-    assert (pace.rate(now + 40.1) == exactly(pace.g * 5)) is kept
+    assert (pace.rate(now) == exactly(pace.g * 5)) is kept
+
+
+@pytest.mark.parametrize(("later_s", "kept"), [(60, False), (120, True)])
+def test_it_outlives_another_one_only_after_ten_windows_more(later_s, kept):
+    """Denials that come again and again are about the window."""
+    pace, now = settled(limit=50, window_s=10.0, windows=16)
+    now = deny_for_40_s(pace, now)
+    for number in range(1, later_s * 5):
+        send(pace, now + number / 5)
+    deny_for_40_s(pace, now + later_s)
+    assert (pace.window_s == 10.0) is kept
 
 
 def test_a_limit_that_turns_out_larger_raises_what_is_tried_in_proportion():
