@@ -70,6 +70,13 @@ def test_a_rate_that_was_given_is_the_rate_and_nothing_is_given_back():
     assert not pace.take_refund(1.3)
 
 
+def test_five_thousand_a_second_is_the_most():
+    """Whatever a header says."""
+    pace = Pace(start=Learned(1_000_000, 1.0, 1.0))
+    send(pace, 100.0)
+    assert pace.rate(120.0) == 5_000.0
+
+
 def test_a_known_limit_slower_than_the_floor_is_kept_to():
     """One request in an hour is not one in 50 s; faster ones do not fall below that."""
     slow = Pace(start=Learned(1, 3600.0, 0.9))
@@ -118,11 +125,18 @@ def test_what_was_used_of_the_limit_is_counted_once_the_window_is_known():
     pace, now = settled()
     assert pace.share_used() == pytest.approx(1.0, abs=0.001)
     counted = pace._used
-    pace.denied(send(pace, now + 0.02), now + 0.05)
-    assert pace._used == counted
+    ticket = send(pace, now + 0.02)
+    for _ in range(2):
+        pace.denied(ticket, now + 0.05)
+        assert pace._used == counted
     idle_s = pace._allowed / 50
     send(pace, now + 0.02 + idle_s)
     assert pace.share_used() == pytest.approx(0.5, abs=0.01)
+    slow, _ = settled(window_s=10.0)
+    assert slow.share_used() == pytest.approx(1.0, abs=0.001)
+    unknown = known()
+    unknown.denied(send(unknown, 1.0), 1.1)
+    assert unknown._used == 0
 
 
 def test_what_is_kept_for_the_next_run_is_the_key_s_window_and_not_this_run_s_part():
@@ -235,6 +249,15 @@ def test_a_slot_is_given_back_for_each_answer_from_a_cache_and_never_twice_in_a_
     assert granted == [True, True, False]
 
 
+def test_a_slot_that_is_given_back_at_the_instant_of_a_send_counts_for_the_next_one_only():
+    """Clocks tick coarsely."""
+    pace = known()
+    for at in (1.0, 2.0):
+        pace.cached(send(pace, at), at + 0.1)
+    send(pace, 3.0)
+    assert [pace.take_refund(3.0) for _ in range(2)] == [True, False]
+
+
 def test_ten_slots_are_kept_for_later_at_most():
     """Else an hour of cached answers would make a burst of thousands."""
     pace = known()
@@ -265,6 +288,16 @@ def test_a_denial_long_after_a_slot_was_given_back_says_nothing_of_the_cache():
     pace.denied(send(pace, now + 1.2), now + 1.23)
     pace.cached(send(pace, now + 1.4), now + 1.41)
     assert pace.take_refund(now + 1.5)
+
+
+def test_a_denial_says_nothing_of_the_cache_while_the_window_is_not_known():
+    """Any of the ramp's sends may have been the reason."""
+    pace = known()
+    pace.cached(send(pace, 1.0), 1.1)
+    assert pace.take_refund(1.2)
+    pace.denied(send(pace, 1.3), 1.33)
+    pace.cached(send(pace, 1.4), 1.41)
+    assert pace.take_refund(1.5)
 
 
 # -- denials --------------------------------------------------------------------------------
@@ -413,6 +446,13 @@ def through_lately(pace: Pace, now: float) -> tuple[Pace, float]:
     return pace, probe + 0.07
 
 
+def test_where_only_denials_tell_a_run_takes_what_it_is_let_through_beside_others_too():
+    """Nobody knows of how much each of them should have a part."""
+    pace, now = through_lately(Pace(), 100.0)
+    pace.share_with([9.0], now)
+    assert pace.rate(now) == pace.own_pace(now) == exactly(18 * (1 - 1 / 64))
+
+
 def test_another_denial_hardly_after_the_first_lowers_the_rate_by_a_seventh_at_once():
     """What got through meanwhile was more than that: the first look was too high."""
     pace, now = through_lately(Pace(), 100.0)
@@ -477,6 +517,13 @@ def test_a_window_that_was_seen_for_long_outlives_a_denial_that_has_another_reas
     now = deny_for_40_s(pace, now)
     assert (pace.window_s == 10.0) is kept
     assert (pace.rate(now) == exactly(pace.g * 5)) is kept
+
+
+def test_the_first_denial_is_about_the_window_however_long_that_was_known():
+    """Fifty requests in 40 s and one too many: it was longer than 10 s."""
+    pace, now = settled(limit=50, window_s=10.0, windows=16)
+    pace.denied(send(pace, now + 30.0), now + 30.01)
+    assert pace.window_s is None
 
 
 @pytest.mark.parametrize(("later_s", "kept"), [(60, False), (120, True)])
