@@ -183,7 +183,8 @@ def test_a_row_that_is_ok_or_on_its_way_is_never_intended_again(ledger, outcome)
 def test_what_came_of_an_attempt_is_kept_with_its_times(ledger):
     """Sent as long before it ended as the answer took; a refused row is pending again."""
     begin(ledger, [row(1), row(2)])
-    attempt(ledger, row(1), BLOCKED)
+    made = attempt(ledger, row(1), BLOCKED)
+    assert made == Attempt(1, 1, row(1), State.PENDING, None)
     attempt(ledger, row(2), REFUSED)
     failed, refused = unfinished(ledger)
     attempt(ledger, row(2), LOST, reply(b""))
