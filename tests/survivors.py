@@ -30,9 +30,12 @@ def main() -> None:
     for kept in sorted(Path("mutants/pipeline").glob("*.py.meta")):
         source = Path("pipeline") / kept.name.removesuffix(".meta")
         codes = json.loads(kept.read_text())["exit_code_by_key"]
-        shown = cased = 0
+        shown = cased = unchecked = 0
         for mutant, code in codes.items():
             if code in NOTICED:
+                continue
+            if code is None:
+                unchecked += 1
                 continue
             before, after = change_of(mutant, source)
             if before.lower() == after.lower() and _SQL.search(before):
@@ -40,7 +43,10 @@ def main() -> None:
                 continue
             shown += 1
             print(f"{mutant}  (exit code {code})\n  - {before}\n  + {after}")
-        print(f"{source}: {len(codes)} mutants, {shown} survived, and {cased} in SQL's case")
+        print(
+            f"{source}: {len(codes)} mutants, {shown} survived, {cased} only in SQL's case,"
+            f" {unchecked} not run"
+        )
 
 
 if __name__ == "__main__":

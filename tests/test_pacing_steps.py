@@ -47,6 +47,7 @@ def test_the_start_is_five_a_second_and_threefold_with_each_second_up_to_a_hundr
     send(pace, 100.0)
     assert [pace.rate(100.0 + s) for s in (0, 1, 2, 3, 1e6)] == [5, 15, 45, 100, 100]
     assert pace.price_s(101.0) == exactly(1 / 15)
+    assert pace.own_pace(101.0) == 15  # as other runs of the key are told
     send(pace, 102.0)
     assert pace.rate(102.0) == 45
     assert pace.next_at(102.0) == 102.0
