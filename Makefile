@@ -46,7 +46,7 @@ test-wheel: $(READY)  ## the wheel and the source archive, installed for each Py
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
 
-# Not part of check: it takes most of an hour, and what it says has to be read.
+# Not part of check: it takes half an hour, and what it says has to be read.
 MUTANTS = .mutants
 mutants: $(READY)  ## changes of the modules that decide and keep which no test notices, by mutmut, which it installs
 	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q mutmut && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
