@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-ray test-recipes test-wheel check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report clean
+.PHONY: help demo test test-ray test-recipes test-wheel mutants check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -45,6 +45,13 @@ test-wheel: $(READY)  ## the wheel and the source archive, installed for each Py
 	rm -rf $(WHEEL)/dist
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
+
+# Not part of check: it takes half an hour, and what it says has to be read.
+MUTANTS = .mutants
+mutants: $(READY)  ## changes of the modules that decide and keep which no test notices, by mutmut, which it installs
+	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q mutmut && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
+	nice $(MUTANTS)/bin/mutmut run --max-children 2
+	$(MUTANTS)/bin/python tests/survivors.py
 
 check: lint test test-ray  ## lint, types, import contracts, tests: what every commit keeps green
 
@@ -104,5 +111,5 @@ lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	  -o requirements-ray.lock
 
 clean:  ## remove what make built; runs and their results stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .mutants mutants build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -149,7 +149,9 @@ class GroupCommit:
 
 
 def _is_full(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    # What Python's own part of sqlite3 raises, such as for a text that is none, has no code.
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.Error) and code == sqlite3.SQLITE_FULL
 
 
 def _storage_failed(error: BaseException) -> StorageFailed:

@@ -320,11 +320,10 @@ class Pace:
 
     def _strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
-        window_s = self.window_s if self.limit is not None else None
-        if window_s is not None:
-            if now - self._lost_at > _LOSS_EVERY_WINDOWS * window_s:
+        if self.window_s is not None:
+            if now - self._lost_at > _LOSS_EVERY_WINDOWS * self.window_s:
                 self._lost_at = now
-                self._lost_window_s = min(self._lost_window_s, window_s)
+                self._lost_window_s = min(self._lost_window_s, self.window_s)
                 self.g = max(self.g - _G_LOSS, _G_MIN)
         elif self._ceiling.known:
             self._ceiling.strike(now)
@@ -347,7 +346,7 @@ class Pace:
         since, self._denied_since = self._denied_since, None
         self._probe = None
         self._hold_until = -math.inf
-        if self.limit is None or self.window_s is None:
+        if self.window_s is None:
             self._lower_ceiling(since, probe, now)
         elif self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)

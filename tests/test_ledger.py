@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,15 +14,33 @@ import pytest
 from pipeline import placing, records
 from pipeline.clock import SystemClock
 from pipeline.errors import Refused, StorageFailed
-from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.model import MOVES, Attempt, Move, Outcome, Reply, Row, State, Verdict
+from pipeline.ledger import Part, SqliteLedger, open_ledger
+from pipeline.model import (
+    MOVES,
+    Attempt,
+    Failure,
+    Move,
+    Outcome,
+    Reply,
+    Row,
+    State,
+    StopCode,
+    Verdict,
+)
 from pipeline.records import Unread
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
 BLOCKED = Outcome(Verdict.FAILED, "request_blocked", "no", 400)
-REFUSED = Outcome(Verdict.REFUSED, "rate_limited", "later", 429)
-SETTLED = {PAID: State.OK, LOST: State.AMBIGUOUS, BLOCKED: State.FAILED}
+REFUSED = Outcome(Verdict.REFUSED, "rate_limited", "slower", 429)
+UNREAD = Outcome(Verdict.AMBIGUOUS, "bad_response", "no result", 200, maybe_paid=True)
+SETTLED = {
+    PAID: State.OK,
+    LOST: State.AMBIGUOUS,
+    UNREAD: State.AMBIGUOUS,
+    BLOCKED: State.FAILED,
+    REFUSED: State.PENDING,
+}
 
 
 def row(number: int, name: bytes = b"", occurrence: int = 0) -> Row:
@@ -31,6 +50,16 @@ def row(number: int, name: bytes = b"", occurrence: int = 0) -> Row:
 
 def reply(body: bytes = b'{"result":"x"}') -> Reply:
     return Reply(1.0, 2.0, 200, {}, body)
+
+
+class Stopped:
+    """A clock that always says the same."""
+
+    def wall(self) -> float:
+        return 1234.5
+
+    def monotonic(self) -> float:
+        return 6.0
 
 
 @pytest.fixture
@@ -55,19 +84,39 @@ def begin(ledger: SqliteLedger, sheet: list[Row], snapshot: str = "s") -> list:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def attempt(ledger: SqliteLedger, one: Row, outcome: Outcome | None) -> Attempt:
+def attempt(
+    ledger: SqliteLedger, one: Row, outcome: Outcome | None, came: Reply | None = None
+) -> Attempt:
     async def go() -> Attempt:
         made = await ledger.intend(one)
         if outcome is not None:
-            await ledger.conclude(made, outcome, reply(), SETTLED[outcome])
+            await ledger.conclude(made, outcome, came or reply(), SETTLED[outcome])
         return made
 
     return asyncio.run(go())
 
 
+def asked(ledger: SqliteLedger, query: str) -> list:
+    return ledger.read(lambda db: db.execute(query).fetchall())
+
+
+def alter(path: Path, statement: str) -> None:
+    """Changes what was written; its checksums do not fit any more."""
+    db = sqlite3.connect(path)
+    db.create_function("row_sum", -1, lambda *values: b"no such sum", deterministic=True)
+    db.execute("PRAGMA trusted_schema = ON")
+    with db:
+        db.execute(statement)
+    db.close()
+
+
+def unfinished(ledger: SqliteLedger) -> list[records.Unfinished]:
+    return ledger.read(lambda db: list(records.unfinished(db)))
+
+
 def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
-    """Interrupted, maybe paid, and counted as such."""
-    with open_ledger(path, SystemClock()) as ledger:
+    """Interrupted, maybe paid, and counted as such, with the time at which it was to be sent."""
+    with open_ledger(path, Stopped()) as ledger:
         begin(ledger, [row(1), row(2)])
         attempt(ledger, row(1), PAID)
         attempt(ledger, row(2), None)
@@ -75,21 +124,64 @@ def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
         assert len(ledger.recover()) == 1
         assert ledger.recover() == frozenset()
         counts = ledger.read(records.counts)
+        [cut] = unfinished(ledger)
+        verdicts = asked(ledger, "SELECT verdict FROM attempts ORDER BY attempt_id")
     assert counts.states == {State.OK: 1, State.AMBIGUOUS: 1}
     assert counts.by_code == {"interrupted": 1}
     assert (counts.paid_min, counts.paid_max) == (1, 2)
+    assert (cut.message, cut.sent_at) == ("The runner ended before the answer came.", 1234.5)
+    assert verdicts == [("ok",), ("ambiguous",)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE rows SET version = 7", "UPDATE attempts SET maybe_paid = 0", "DELETE FROM attempts"],
+)
+def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path, statement):
+    """Its new checksum would hide that it is not what was sent."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1)])
+        attempt(ledger, row(1), None)
+    alter(path, statement)
+    with open_ledger(path, SystemClock()) as ledger:
+        with pytest.raises(
+            StorageFailed, match=r"an attempt that was cut off \(row 1 of the sheet"
+        ):
+            ledger.recover()
 
 
 def test_an_intent_that_was_not_sent_leaves_no_trace(ledger):
     """Neither of a new row nor of one that had failed."""
-    begin(ledger, [row(1), row(2)])
+    begin(ledger, [row(1), row(2), row(3)])
+    attempt(ledger, row(2), REFUSED)
     attempt(ledger, row(2), BLOCKED)
+    attempt(ledger, row(3), PAID)
     for number in (1, 2):
         made = attempt(ledger, row(number), None)
         asyncio.run(ledger.withdraw(made))
-    assert ledger.read(lambda db: db.execute("SELECT count(*) FROM attempts").fetchone()) == (1,)
-    [left] = ledger.read(lambda db: list(records.unfinished(db)))
-    assert (left.state, left.code, left.attempts) == (State.FAILED, "request_blocked", 1)
+    assert asked(ledger, "SELECT count(*) FROM attempts") == [(3,)]
+    assert asked(ledger, "SELECT row_id FROM requests") == [(1,), (2,)]
+    [left] = unfinished(ledger)
+    assert (left.state, left.code, left.attempts) == (State.FAILED, "request_blocked", 2)
+    assert left.message == "no"
+
+
+def test_an_attempt_after_one_that_was_taken_back_has_a_number_of_its_own(path):
+    """Also after a restart, when the numbers have a gap."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        made = attempt(ledger, row(1), None)
+        attempt(ledger, row(2), LOST)
+        asyncio.run(ledger.withdraw(made))
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        assert attempt(ledger, row(1), PAID).attempt_id == 3
+
+
+def test_an_outcome_and_an_intent_are_on_the_disk_before_they_count(ledger):
+    """SQLite's own settings say so; `test_power_loss.py` cuts the power."""
+    assert asked(ledger, "PRAGMA synchronous") == [(2,)]
+    assert asked(ledger, "PRAGMA journal_mode") == [("wal",)]
 
 
 @pytest.mark.parametrize("outcome", [PAID, None])
@@ -166,6 +258,173 @@ def states(db: sqlite3.Connection) -> list[str]:
     return [state for (state,) in db.execute("SELECT state FROM rows")]
 
 
+def test_what_came_of_an_attempt_is_kept_with_its_times(ledger):
+    """Sent as long before it ended as the answer took; a refused row is pending again."""
+    begin(ledger, [row(1), row(2)])
+    made = attempt(ledger, row(1), BLOCKED)
+    assert made == Attempt(1, 1, row(1), State.PENDING, None)
+    attempt(ledger, row(2), REFUSED)
+    failed, refused = unfinished(ledger)
+    attempt(ledger, row(2), LOST, reply(b""))
+    assert [(one.message, one.attempts) for one in unfinished(ledger)] == [
+        ("no", 1),
+        ("Bad gateway", 2),
+    ]
+    assert asked(ledger, "SELECT * FROM fragments") == []
+    assert (failed.state, failed.code, failed.message) == (State.FAILED, "request_blocked", "no")
+    assert (failed.http_status, failed.maybe_paid, failed.in_last_run) == (400, False, True)
+    assert (refused.state, refused.code, refused.attempts) == (State.PENDING, "rate_limited", 1)
+    times = asked(ledger, "SELECT finished_at - sent_at, latency_s FROM attempts")
+    assert times == [(pytest.approx(1.0), 1.0)] * 3
+
+
+def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
+    """One decision for a row and its duplicates; a pending row is left as it is."""
+    sheet = [row(n) for n in range(1, 5)]
+    begin(ledger, sheet)
+    for one, outcome in zip(sheet, (LOST, BLOCKED, REFUSED, LOST), strict=True):
+        attempt(ledger, one, outcome)
+    first_three = unfinished(ledger)[:3]
+    ledger.settle(first_three + first_three)
+    assert [(one.state, one.given_up) for one in unfinished(ledger)] == [
+        (State.FAILED, False),
+        (State.FAILED, True),
+        (State.PENDING, False),
+        (State.AMBIGUOUS, False),
+    ]
+    assert asked(ledger, "SELECT row_id, decision FROM decisions ORDER BY decision_id") == [
+        (1, "settled"),
+        (2, "given_up"),
+    ]
+    assert ledger.read(records.counts).paid_max == 2
+    attempt(ledger, sheet[1], BLOCKED)
+    assert not unfinished(ledger)[1].given_up  # who sends it again has not given it up
+
+
+def test_an_answered_row_becomes_another_version(ledger):
+    """Once, however often it is named: it would otherwise be paid for more than once."""
+    begin(ledger, [row(1), row(2)])
+    ids = [attempt(ledger, row(1), PAID).row_id, attempt(ledger, row(2), LOST).row_id]
+    ledger.mark_again(ids[:1] * 2)
+    assert asked(ledger, "SELECT version, state, code FROM rows ORDER BY row_id") == [
+        (2, "pending", None),
+        (1, "ambiguous", "gateway"),
+    ]
+    assert asked(ledger, "SELECT decision FROM decisions") == [("again",)]
+    attempt(ledger, row(1), LOST)
+    [place] = ledger.read(lambda db: list(records.answered(db)))
+    assert (place.sheet_row, place.sent_row) == (1, 1)  # the first answer is not hidden
+
+
+def test_each_of_equal_rows_has_attempts_of_its_own(ledger):
+    """The first of them is sent though the second is answered."""
+    two = [row(n, b"same", n - 1) for n in (1, 2)]
+    begin(ledger, two)
+    second = attempt(ledger, two[1], PAID)
+    first = attempt(ledger, two[0], PAID)
+    assert first.row_id != second.row_id
+    assert ledger.read(records.counts).states == {State.OK: 2}
+
+
+def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(ledger):
+    """A whole one; what was cut stays ambiguous. Later answers come behind it."""
+    whole, cut = reply(b"whole"), Reply(1.0, 2.0, 200, {}, b"cu", Failure.CUT)
+    begin(ledger, [row(n) for n in range(1, 5)])
+    attempt(ledger, row(1), PAID)
+    attempt(ledger, row(2), UNREAD, whole)
+    attempt(ledger, row(3), UNREAD, cut)
+    found = ledger.read(lambda db: list(records.unread(db)))
+    assert [one.body for one in found] == [b"whole"]
+    ledger.read_again(found)
+    attempt(ledger, row(4), PAID)
+    assert ledger.read(records.counts).states == {State.OK: 3, State.AMBIGUOUS: 1}
+    assert asked(ledger, "SELECT count(*) FROM attempts WHERE verdict = 'ok'") == [(3,)]
+    assert asked(ledger, "SELECT code, message FROM attempts WHERE attempt_id = 2") == [
+        (None, None)
+    ]
+    assert asked(ledger, "SELECT attempt_id FROM fragments") == [(3,)]
+    assert asked(ledger, "SELECT code FROM rows WHERE state = 'ok'") == [(None,)] * 3
+    answers = ledger.read(records.finished(1, 9))
+    assert [(one.sheet_row, one.answer) for one in answers] == [
+        (1, reply().body),
+        (2, b"whole"),
+        (4, reply().body),
+    ]
+    places = ledger.read(lambda db: list(records.answered(db)))
+    assert [one.sent_row for one in places] == [1, 2, 4]
+
+
+def test_facts_of_the_folder_and_the_end_of_a_run_are_kept(path):
+    """The last one counts; how a run ended belongs to that run alone."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [])
+        ledger.end_run(4, StopCode.MAX_PAID, "a" * 64)
+        begin(ledger, [])
+        ledger.set_meta("host", "one")
+        ledger.set_meta("host", "other")
+    with open_ledger(path, SystemClock()) as ledger:
+        assert ledger.read(records.meta("host")) == "other"
+        last = ledger.read(records.last_run)
+        assert (last.finished_at, last.exit_code) == (None, None)
+        assert ledger.read(records.counts).last_stopped == "max_paid"
+        ended = asked(ledger, "SELECT exit_code, stopped, summary_sha256 FROM runs")
+        assert ended == [(4, "max_paid", "a" * 64), (None, None, None)]
+        [(begun, over)] = asked(ledger, "SELECT started_at, finished_at FROM runs WHERE run = 1")
+        assert None not in (begun, over)
+
+
+def test_a_part_holds_as_many_answers_as_fit_and_one_at_least(ledger):
+    """By number and by bytes; what is named or sealed is not named again."""
+    begin(ledger, [row(n) for n in range(1, 5)])
+    assert ledger.next_part(10, 100) is None
+    attempt(ledger, row(1), PAID, reply(b"x" * 10))
+    assert ledger.next_part(10, 5) == (1, 1, 1)
+    for number in (2, 3):
+        attempt(ledger, row(number), PAID, reply(b"x" * 10))
+    assert ledger.next_part(10, 20) == (1, 1, 2)
+    assert ledger.next_part(10, 19) == (1, 1, 1)
+    assert ledger.next_part(1, 100) == (1, 1, 1)
+    assert ledger.next_part(10, 100) == (1, 1, 3)
+    part = Part(1, "part-00001.parquet", 1, 2, "b" * 64)
+    ledger.name_part(part)
+    assert ledger.unsealed_part() == part
+    ledger.seal(part)
+    assert ledger.unsealed_part() is None
+    assert ledger.next_part(10, 100) == (2, 3, 3)
+    assert asked(ledger, "SELECT row_id FROM requests") == [(3,)]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_answers_are_numbered_on_after_a_restart_whether_they_were_sealed_or_not(path, sealed):
+    """A number that came twice would be in two parts, or take an answer's place."""
+    sheet = [row(n) for n in range(1, 6)]
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, sheet)
+        for number, one in enumerate(sheet[:4], start=1):
+            attempt(ledger, one, PAID)
+            if sealed:
+                part = Part(number, f"part-{number:05d}.parquet", number, number, "b" * 64)
+                ledger.name_part(part)
+                ledger.seal(part)
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, sheet)
+        assert attempt(ledger, sheet[4], PAID).attempt_id == 5
+        assert ledger.next_part(10, 100) == ((5, 5, 5) if sealed else (1, 1, 5))
+
+
+def test_a_part_of_another_name_than_was_written_stops_the_reading_and_not_the_writing(path):
+    """What is in flight is paid and has to be saved."""
+    with open_ledger(path, SystemClock()) as ledger:
+        ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "b" * 64))
+    alter(path, "UPDATE parts SET name = 'part-00007.parquet'")
+    with open_ledger(path, SystemClock()) as ledger:
+        with pytest.raises(StorageFailed, match="what it says of a part is not"):
+            ledger.unsealed_part()
+        begin(ledger, [row(1)])
+        attempt(ledger, row(1), PAID)
+        assert ledger.read(records.counts).states == {State.OK: 1}
+
+
 def test_equal_rows_take_the_best_outcomes_in_the_order_of_the_sheet(ledger):
     """Of three, one leaves the sheet: it is the one without an answer."""
     three = [row(n, b"same", n - 1) for n in (1, 2, 3)]
@@ -203,7 +462,7 @@ def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
             [alike] = read(placing.look_up([(7, same[0].identity, 0)]))
             assert (alike.held.state, list(alike.numbers)) == (State.OK, [7])
             assert read(placing.leaving) == 0
-        assert [u.sheet_row for u in ledger.read(lambda db: list(records.unfinished(db)))] == [1]
+        assert [one.sheet_row for one in unfinished(ledger)] == [1]
 
 
 def test_paid_rows_that_a_sheet_no_longer_has_are_counted(ledger):
@@ -230,6 +489,81 @@ def test_after_a_failed_write_nothing_is_written_any_more(path):
             attempt(ledger, row(2), PAID)
         with pytest.raises(StorageFailed, match=ledger_says):
             ledger.set_meta("a", "b")
+
+
+def test_on_a_full_disk_what_was_paid_is_saved_once_there_is_room_and_no_more_is_sent(path):
+    """By SQLite's own limit. The room is asked for once."""
+    opened: list[sqlite3.Connection] = []
+    asked_for: list[bool] = []
+
+    def make_room() -> bool:
+        asked_for.append(True)
+        opened[0].execute("PRAGMA max_page_count = 100000")
+        return True
+
+    with open_ledger(path, SystemClock(), make_room) as ledger:
+        begin(ledger, [row(n) for n in range(1, 6)])
+        ledger.read(opened.append)
+        made = [attempt(ledger, row(n), None) for n in (1, 2, 3)]
+        ledger.read(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone())
+        big = reply(b"x" * 1_000_000)
+
+        async def go() -> None:
+            await ledger.conclude(made[0], PAID, big, State.OK)
+            with pytest.raises(StorageFailed, match="full"):
+                await ledger.intend(row(4))
+            await ledger.withdraw(made[1])
+            await ledger.conclude(made[2], PAID, big, State.OK)
+
+        asyncio.run(go())
+        with pytest.raises(StorageFailed, match="full"):
+            ledger.set_meta("a", "b")
+    assert asked_for == [True]
+    with records.reading(path) as read:
+        assert read(records.counts).states == {State.OK: 2}
+
+
+def test_a_ledger_that_is_gone_from_beside_its_results_is_no_new_one(path):
+    """Every row would be paid again."""
+    says = (
+        "every row would be paid again. Bring it back, or use another `output:`. Nothing was sent"
+    )
+    with pytest.raises(StorageFailed, match=says):
+        with open_ledger(path, SystemClock(), expected=True):
+            pass
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1)])
+    with open_ledger(path, SystemClock(), expected=True) as ledger:
+        assert ledger.recover() == frozenset()
+
+
+def test_commits_that_only_the_log_has_are_not_passed_over(path, tmp_path):
+    """As a kill leaves them, with a byte altered since: SQLite would forget them silently."""
+    killed = tmp_path / "killed.sqlite"
+    with open_ledger(path, SystemClock()) as ledger:
+        for number in range(3):
+            begin(ledger, [row(number + 1)])
+        for end in ("", "-wal"):
+            shutil.copy(f"{path}{end}", f"{killed}{end}")
+    log = Path(f"{killed}-wal")
+    altered = bytearray(log.read_bytes())
+    altered[100] ^= 1
+    log.write_bytes(altered)
+    with pytest.raises(StorageFailed, match="what was last written to it"):
+        with open_ledger(killed, SystemClock()):
+            pass
+
+
+def test_a_text_that_is_none_any_more_ends_the_writing_and_leaves_nobody_waiting(path):
+    """SQLite hands it over, Python refuses it: every later write is told of it too."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        attempt(ledger, row(1), BLOCKED)
+    path.write_bytes(path.read_bytes().replace(b"request_blocked", b"request_block\xff\xff"))
+    with open_ledger(path, SystemClock()) as ledger:
+        for number in (1, 2):
+            with pytest.raises(StorageFailed, match="Could not decode"):
+                asyncio.run(asyncio.wait_for(ledger.intend(row(number)), 30))
 
 
 def test_a_ledger_of_a_newer_release_is_refused(path):

@@ -26,6 +26,8 @@ from pipeline.plan import (
     find_duplicates,
     finish_plan,
     identity,
+    key_of,
+    no_duplicates,
     occurrences,
     parse_rows,
     select_again,
@@ -50,6 +52,7 @@ def test_a_body_is_the_flat_map_of_variables_in_the_order_of_their_names(pairs):
     assert json.loads(body) == pairs
     assert list(json.loads(body)) == sorted(pairs)
     assert request(pairs).body == body
+    assert key_of("wf", dict(sorted(pairs.items()))) == request(pairs).row_key
 
 
 @given(PAIRS, PAIRS)
@@ -58,9 +61,83 @@ def test_two_sets_of_variables_have_one_key_only_if_they_are_the_same(one, other
     assert (request(one).row_key == request(other).row_key) == (one == other)
 
 
+def spec_of(**fields) -> JobSpec:
+    return JobSpec(Path("job.yaml"), "job", "wf", Path("data/sheet.csv"), Path("o"), **fields)
+
+
+def test_constants_are_sent_with_every_row_and_belong_to_its_key():
+    """In the order of the names, as UTF-8 and without blanks: the bytes of every release."""
+    bound = bind(spec_of(variables=(("b", "B"),), constants=(("a", "wärm"),)), ["x", "B"])
+    requests = list(bound.requests([["-", "-"], ["1", "2"]]))
+    assert [one.body.decode() for one in requests] == [
+        '{"a":"wärm","b":"1"}',
+        '{"a":"wärm","b":"2"}',
+    ]
+    assert requests[1].row_key == key_of("wf", {"a": "wärm", "b": "2"})
+    assert bound.mapped == (1,)
+    [source] = [source for source in bound.sources if source.column is not None]
+    assert source.column_name == "B"
+
+
+def test_what_a_spec_does_not_map_goes_under_its_own_name_but_for_what_the_runner_added():
+    """Neither the columns of an export nor what a constant is called."""
+    columns = ["tone", "story", "result", "citations", "_status", "_row"]
+    bound = bind(spec_of(constants=(("tone", "warm"),)), columns)
+    assert [(s.name, s.column, s.constant) for s in bound.sources] == [
+        ("story", 1, ""),
+        ("tone", None, "warm"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns", "words"),
+    [
+        (
+            {},
+            ["a", "result"],
+            ['data/sheet.csv: the column "result" would be', "answer. Map it under `variables:`"],
+        ),
+        ({}, ["result", "_status"], ["data/sheet.csv: no column is mapped to a variable"]),
+        (
+            {"variables": (("story", "Story"),), "lines": {"variables.story": 7}},
+            ["Stories", "SKU"],
+            [
+                'job.yaml line 7: sheet.csv has no column "Story" for the variable "story".',
+                'Did you mean "Stories"? It has: Stories, SKU. Nothing was sent.',
+            ],
+        ),
+        (
+            {"variables": (("story", "Story"),)},
+            ["Idea;Tone"],
+            ["It has: Idea;Tone. Only one column was found: is the separator none of comma"],
+        ),
+        (
+            {"id": "SKU", "lines": {"id": 9}},
+            ["sku", "b"],
+            [
+                'job.yaml line 9: sheet.csv has no column "SKU".',
+                'Did you mean "sku"? It has: sku, b. Nothing was sent.',
+            ],
+        ),
+    ],
+)
+def test_a_mapping_that_does_not_fit_the_sheet_is_refused_with_what_to_do(fields, columns, words):
+    """Where, what, and what there is instead; before anything is sent."""
+    with pytest.raises(Refused) as refused:
+        bind(spec_of(**fields), columns)
+    for part in [*words, "Nothing was sent."]:
+        assert part in str(refused.value)
+
+
+def test_an_id_column_that_is_there_and_a_mapped_result_are_taken():
+    """Mapping `result` by name says that it is no answer."""
+    bound = bind(spec_of(variables=(("result", "result"),), id="SKU"), ["SKU", "result"])
+    assert bound.mapped == (1,)
+
+
 def test_keys_do_not_depend_on_where_the_columns_stand_but_on_the_workflow():
     """Reordering a sheet changes nothing."""
-    spec = JobSpec(Path("s"), "job", "wf", Path("i"), Path("o"))
+    spec = spec_of()
     [ab] = bind(spec, ["a", "b"]).requests([["1"], ["2"]])
     [ba] = bind(spec, ["b", "a"]).requests([["2"], ["1"]])
     assert ab == ba
@@ -80,6 +157,7 @@ def test_occurrences_count_the_equal_ones_before(values):
     """In the order of the sheet."""
     raw = b"".join(value.to_bytes(16, "big") for value in values)
     assert list(occurrences(raw)) == [values[:n].count(v) for n, v in enumerate(values)]
+    assert occurrences(raw).dtype == np.int32  # a million rows, 4 MB
 
 
 def planned(
@@ -105,6 +183,15 @@ def test_keys_that_share_their_first_half_are_told_apart():
     """Sorting goes by 64 bits until two of them are equal."""
     raw = b"".join(b"12345678" + str(n).encode().ljust(8) for n in (2, 1, 2))
     assert list(occurrences(raw)) == [0, 0, 1]
+    assert list(occurrences(b"0" * 16 + raw)) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("place", range(16))
+def test_keys_that_differ_in_one_bit_are_told_apart(place):
+    """Else a row would be taken for another one that is paid, and never be sent."""
+    one, other = bytearray(b"\xff" * 16), bytearray(b"\xff" * 16)
+    other[place] ^= 1
+    assert list(occurrences(bytes(one + other + one))) == [0, 0, 1]
 
 
 def test_duplicates_count_as_rows_and_are_sent_never():
@@ -149,11 +236,60 @@ def test_rows_are_listed_as_people_list_them(text, rows):
     assert listed.last == max(rows)
 
 
+def test_rows_and_limit_narrow_a_selection_together():
+    """`--rows 2,4-9 --limit 5` names the listed rows among the first five."""
+    selection = Selection(rows=parse_rows("2,4-9"), limit=5)
+    assert list(np.flatnonzero(selection.named(12)) + 1) == [2, 4, 5]
+
+
 @pytest.mark.parametrize("text", ["", "0", "3-", "-3", "9-7", "a", "1,,2", "1.5", "٣-"])
 def test_what_is_no_list_of_rows_is_refused(text):
     """With an example."""
-    with pytest.raises(Refused, match="3,7-9"):
+    says = "like 3,7-9: data rows from 1, the header not counted. Nothing was sent."
+    with pytest.raises(Refused, match=says):
         parse_rows(text)
+
+
+FAILED_A, FAILED_B = Held(State.FAILED, "a"), Held(State.FAILED, "b")
+LOST = Held(State.AMBIGUOUS, "a", maybe_paid=True)
+ANSWERED = Held(State.OK, answered=True, maybe_paid=True)
+EVERY = [None, FAILED_A, FAILED_B, LOST, ANSWERED]
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, [None, FAILED_A, FAILED_B]),
+        ({"rows": "1"}, [None, FAILED_A, FAILED_B]),
+        ({"only": "a"}, [FAILED_A]),
+        ({"excluded": "a"}, [FAILED_B]),
+        ({"only": "a", "ambiguous": True}, [FAILED_A, LOST]),
+        ({"excluded": "b", "ambiguous": True}, [FAILED_A, LOST]),
+        ({"ambiguous": True}, [None, FAILED_A, FAILED_B, LOST]),
+    ],
+)
+def test_resume_sends_the_rows_of_its_line_in_the_table_and_no_others(options, sent):
+    """Ambiguous ones only where the user says so, answered ones never."""
+    codes = {name: frozenset({options[name]}) for name in ("only", "excluded") if name in options}
+    rows = parse_rows(options["rows"]) if "rows" in options else None
+    selection = select_resume(**(options | codes | {"rows": rows}))
+    assert [held for held in EVERY if selection.chooses(held)] == sent
+
+
+def test_run_sends_what_is_pending_and_again_what_is_answered():
+    """Neither sends anything that failed or may have been paid for nothing."""
+    assert [held for held in EVERY if Selection().chooses(held)] == [None]
+    assert [held for held in EVERY if select_again(None).chooses(held)] == [ANSWERED]
+
+
+def test_what_narrows_a_command_is_kept_by_its_selection():
+    """Rows and limit, and that it asks for another version."""
+    rows = parse_rows("1-2")
+    assert select_resume(rows=rows, limit=3).named(4).tolist() == [True, True, False, False]
+    assert select_resume(limit=3).named(4).tolist() == [True, True, True, False]
+    again = select_again(rows, limit=1)
+    assert (again.rows, again.limit, again.again) == (rows, 1, True)
+    assert not select_resume().again
 
 
 GIVEN_UP = Held(State.FAILED, "request_blocked", given_up=True)
@@ -180,3 +316,65 @@ def test_a_plan_knows_what_may_be_paid_twice():
     again = planned(4, held, select_again(None))
     assert (again.risky, again.chosen_ids) == ({State.OK: [4]}, [40])
     assert list(again.covered) == [True] * 4
+
+
+def test_a_plan_adds_up_what_is_held_in_several_ways_and_batches():
+    """Codes, rows that stay, and what may be paid twice, by row number."""
+    held = {
+        1: Held(State.FAILED, "a", maybe_paid=True),
+        2: Held(State.FAILED, "b", maybe_paid=True),
+        3: Held(State.AMBIGUOUS, "a", maybe_paid=True),
+        4: Held(State.AMBIGUOUS, "b", maybe_paid=True),
+        5: Held(State.OK, answered=True, maybe_paid=True),
+        6: Held(State.OK, "an old code", answered=True, maybe_paid=False),
+    }
+    plan = planned(8, held, select_resume())
+    assert plan.codes == Counter(a=2, b=2)
+    assert plan.risky == {State.FAILED: [1, 2]}
+    assert plan.kept == Counter({State.AMBIGUOUS: 2, State.OK: 2})
+    assert (plan.to_send, plan.new, plan.ambiguous_left) == (4, 2, 2)
+    again = planned(8, held, select_again(None))
+    assert again.chosen_ids == [50, 60]
+    batches = empty_plan(4, Selection())
+    for numbers in ([1, 2], [3, 4]):
+        known = [Alike(held[1], np.array(numbers[:1]), np.array(numbers[:1]))]
+        add_batch(batches, np.array(numbers), known, Selection())
+    assert (batches.new, batches.to_send) == (2, 2)
+    assert batches.codes == Counter(a=2)
+    assert batches.kept == Counter({State.FAILED: 2})
+
+
+def test_only_rows_with_the_codes_that_were_named_raise_the_exit_code():
+    """And of those only the rows that were named; ambiguous ones are told if they are left out."""
+    held = {1: FAILED_A, 2: FAILED_B, 3: LOST, 4: Held(State.AMBIGUOUS, "b"), 5: LOST}
+    plan = planned(6, held, select_resume(only=frozenset({"a"}), limit=4))
+    assert plan.covered.tolist() == [True, False, True, False, False, False]
+    assert plan.ambiguous_left == 1
+
+
+def test_rows_that_were_given_up_are_told_where_the_command_would_have_sent_them():
+    """By their numbers, so that the user can name them; others are not spoken of."""
+    held = {
+        1: GIVEN_UP,
+        2: FAILED_A,
+        3: Held(State.FAILED, "gateway", given_up=True),
+        4: GIVEN_UP,
+    }
+    assert planned(4, held, select_resume()).given_up_left == [1, 3, 4]
+    assert planned(4, held, select_resume(limit=3)).given_up_left == [1, 3]
+    only = select_resume(only=frozenset({"request_blocked"}))
+    assert planned(4, held, only).given_up_left == [1, 4]
+    assert planned(4, held, Selection()).given_up_left == []
+    named = planned(4, held, select_resume(rows=parse_rows("1,2")))
+    assert (named.given_up_left, named.send.tolist()) == ([], [True, True, False, False])
+
+
+def test_without_duplicates_a_plan_is_the_same_whether_they_were_looked_for_or_not():
+    """`dedupe: true` on a sheet whose rows all differ."""
+    held = {1: FAILED_A, 2: ANSWERED}
+    one, other = planned(4, held, Selection()), planned(4, held, Selection(), no_duplicates())
+    assert (one.send.tolist(), one.counts, one.kept) == (
+        other.send.tolist(),
+        other.counts,
+        other.kept,
+    )

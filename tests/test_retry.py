@@ -11,7 +11,7 @@ OK = Outcome(Verdict.OK, maybe_paid=True)
 LIMITED = Outcome(Verdict.REFUSED, "rate_limited")
 NO_CREDITS = Outcome(Verdict.REFUSED, "invalid_billing", stop=StopCode.INVALID_BILLING)
 JSON_500 = Outcome(Verdict.FAILED, "internal_server_error", retryable=True)
-BLOCKED = Outcome(Verdict.FAILED, "request_blocked")
+BLOCKED = Outcome(Verdict.FAILED, "request_blocked", "Blocked")
 LOST = Outcome(Verdict.AMBIGUOUS, "disconnected", maybe_paid=True)
 
 
@@ -118,6 +118,16 @@ def test_after_five_minutes_the_run_gives_up_or_sooner_where_nothing_ever_answer
     assert back_off.given_up(100.0 + most_s)
 
 
+def test_an_api_that_answered_once_is_waited_for_five_minutes_when_it_goes_away_again():
+    """The 30 s are for an address at which nothing has ever answered."""
+    back_off = BackOff()
+    back_off.not_sent(100.0, sent_at=100.0)
+    back_off.answered(101.0)
+    back_off.not_sent(200.0, sent_at=200.0)
+    assert not back_off.given_up(499.9)
+    assert back_off.given_up(500.0)
+
+
 def test_ten_ambiguous_outcomes_in_a_row_stop_the_job():
     """Nine and an answer do not; interrupted ones do not count."""
     breakers = Breakers(any_ok=True)
@@ -132,6 +142,28 @@ def test_ten_ambiguous_outcomes_in_a_row_stop_the_job():
     stopped = breakers.see(LOST, State.AMBIGUOUS)
     assert stopped is not None
     assert stopped.code is StopCode.AMBIGUOUS
+    assert stopped.message.startswith("10 answers in a row were lost or unreadable")
+    assert "disconnected" in stopped.message
+
+
+def test_after_such_a_stop_one_more_lost_answer_is_enough():
+    """The next run sends one row to try: ten more would be paid for nothing."""
+    stopped = Breakers(any_ok=True, probing=True).see(LOST, State.AMBIGUOUS)
+    assert stopped is not None
+    assert stopped.code is StopCode.AMBIGUOUS
+    assert stopped.message.startswith("The last run was stopped by answers that were lost")
+    assert "the one row that was sent to try (disconnected)" in stopped.message
+
+
+@pytest.mark.parametrize(
+    ("outcome", "probing"), [(OK, False), (BLOCKED, False), (LIMITED, True), (NO_CREDITS, True)]
+)
+def test_an_answer_that_can_be_read_ends_the_trying_and_a_refusal_does_not(outcome, probing):
+    """A refusal says nothing about whether answers come back whole."""
+    breakers = Breakers(any_ok=True, probing=True)
+    assert breakers.see(outcome, State.PENDING) is None
+    assert breakers.probing is probing
+    assert (breakers.see(LOST, State.AMBIGUOUS) is not None) is probing
 
 
 def test_ten_first_rows_that_fail_alike_stop_the_job():
@@ -143,6 +175,7 @@ def test_ten_first_rows_that_fail_alike_stop_the_job():
     stopped = breakers.see(BLOCKED, State.FAILED)
     assert stopped is not None
     assert stopped.code is StopCode.ALIKE
+    assert stopped.message == "The first 10 rows all failed alike (request_blocked: Blocked)."
 
 
 @pytest.mark.parametrize("other", [OK, JSON_500])

@@ -1,0 +1,113 @@
+"""One thread that commits for all, on a real file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StorageFailed
+from pipeline.groupcommit import GroupCommit
+
+INSERT = "INSERT INTO words VALUES (?)"
+# A statement that SQLite undoes by itself when the disk is full, and leaves the transaction open.
+BIG = "INSERT INTO words SELECT zeroblob(3000000 + value) FROM generate"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "words.sqlite"
+
+
+@pytest.fixture
+def db(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("CREATE TABLE words (word UNIQUE NOT NULL)")
+    connection.execute("CREATE TABLE generate (value)")
+    connection.executemany("INSERT INTO generate VALUES (?)", [(n,) for n in range(3)])
+    return connection
+
+
+@pytest.fixture
+def commits(db: sqlite3.Connection) -> Iterator[GroupCommit]:
+    made = GroupCommit(db)
+    yield made
+    made.close()
+
+
+def words(commits: GroupCommit) -> set[str]:
+    return {word for (word,) in commits.call(lambda db: db.execute("SELECT word FROM words"))}
+
+
+def test_a_wait_that_is_cancelled_does_not_cancel_the_write(commits):
+    """What was submitted is carried out, and those that share its commit get their answers."""
+
+    async def go() -> None:
+        first = asyncio.create_task(commits.durably(lambda db: db.execute(INSERT, ("one",))))
+        other = asyncio.create_task(commits.durably(lambda db: db.execute(INSERT, ("other",))))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait_for(other, 30)
+        assert first.cancelled()
+
+    asyncio.run(go())
+    assert words(commits) == {"one", "other"}
+
+
+def test_a_loop_that_ended_before_the_commit_does_not_end_the_thread(commits):
+    """A second Ctrl-C leaves at once; whoever comes after finds the ledger at work."""
+    held = threading.Event()
+    holding = threading.Thread(target=commits.call, args=(lambda _: held.wait(30),))
+    holding.start()
+
+    async def leave() -> None:
+        task = asyncio.create_task(commits.durably(lambda db: db.execute(INSERT, ("late",))))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(leave())
+    held.set()
+    holding.join()
+    assert words(commits) == {"late"}
+
+
+def test_what_is_submitted_after_the_end_is_refused_at_once(db):
+    """Nobody would ever carry it out."""
+    commits = GroupCommit(db)
+    commits.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        commits.call(lambda db: None)
+
+
+def test_on_a_full_disk_what_saves_nothing_is_refused_with_all_of_its_commit(db, path):
+    """And nothing of it is written, also where SQLite leaves its transaction open."""
+
+    def make_room() -> bool:
+        db.execute("PRAGMA max_page_count = 100000")
+        return True
+
+    commits = GroupCommit(db, make_room)
+    commits.call(lambda db: db.execute("PRAGMA max_page_count = 900").fetchone())
+
+    async def go() -> list[object]:
+        return await asyncio.gather(
+            commits.durably(lambda db: db.execute(INSERT, ("lost",))),
+            commits.durably(lambda db: db.execute(BIG)),
+            return_exceptions=True,
+        )
+
+    assert [type(result) for result in asyncio.run(go())] == [StorageFailed, StorageFailed]
+
+    async def save() -> None:
+        await commits.durably(lambda db: db.execute(INSERT, ("saved",)), saves=True)
+
+    asyncio.run(save())
+    commits.close()
+    again = sqlite3.connect(path)
+    assert again.execute("SELECT word FROM words").fetchall() == [("saved",)]
+    again.close()

@@ -1,0 +1,575 @@
+"""The controller step by step: what each send, answer and denial changes.
+
+`test_pacing.py` has what comes of it against whole limiters. Times are seconds, made up.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pipeline.pacing import FLOOR_PER_S, Learned, Pace
+
+
+def exactly(value: float):
+    return pytest.approx(value, rel=1e-9)
+
+
+def settled(limit: int = 50, window_s: float = 1.0, windows: int = 4) -> tuple[Pace, float]:
+    """A controller that has learned a limiter which it used evenly, and the time of its last send.
+
+    What is answered at once by a log of the last window's requests.
+    """
+    pace = Pace()
+    now = 100.0
+    for number in range(1, windows * limit + 1):
+        now += window_s / limit
+        send(pace, now)
+        pace.answered(now, str(limit), str(limit - min(number, limit)), now)
+    assert pace.window_s == window_s
+    return pace, now
+
+
+def send(pace: Pace, now: float) -> float:
+    pace.granted(now)
+    pace.sent(now)
+    return now
+
+
+# -- before anything is known ---------------------------------------------------------------
+
+
+def test_the_start_is_five_a_second_and_threefold_with_each_second_up_to_a_hundred():
+    """From the first request on; before it nothing passes."""
+    pace = Pace()
+    assert pace.rate(50.0) == 5
+    send(pace, 100.0)
+    assert [pace.rate(100.0 + s) for s in (0, 1, 2, 3, 1e6)] == [5, 15, 45, 100, 100]
+    assert pace.price_s(101.0) == exactly(1 / 15)
+    assert pace.own_pace(101.0) == 15  # as other runs of the key are told
+    send(pace, 102.0)
+    assert pace.rate(102.0) == 45
+    assert pace.next_at(102.0) == 102.0
+
+
+def test_a_limit_above_a_hundred_is_tried_faster_and_one_below_is_no_less():
+    """While its window is not known, the limit is taken for that of a second at most."""
+    for limit, most in (("600", 600), ("20", 100)):
+        pace = Pace()
+        send(pace, 100.0)
+        pace.answered(100.0, limit, str(int(limit) - 1), 100.1)
+        assert pace.rate(105.0) == most
+
+
+def test_a_rate_that_was_given_is_the_rate_and_nothing_is_given_back():
+    """Whatever was learned, and whatever comes from a cache."""
+    pace = Pace(fixed=7.0, start=Learned(50, 1.0, 1.0))
+    assert (pace.rate(0.0), pace.price_s(0.0)) == (7.0, exactly(1 / 7))
+    pace.cached(send(pace, 1.0), 1.1)
+    send(pace, 1.2)
+    assert not pace.take_refund(1.3)
+
+
+def test_five_thousand_a_second_is_the_most():
+    """Whatever a header says."""
+    pace = Pace(start=Learned(1_000_000, 1.0, 1.0))
+    send(pace, 100.0)
+    assert pace.rate(120.0) == 5_000.0
+
+
+def test_a_known_limit_slower_than_the_floor_is_kept_to():
+    """One request in an hour is not one in 50 s; faster ones do not fall below that."""
+    slow = Pace(start=Learned(1, 3600.0, 0.9))
+    send(slow, 0.0)
+    assert slow.rate(0.0) == exactly(0.9 / 3600)
+    ten = Pace(start=Learned(100, 3600.0, 0.9, trust=0.1))
+    send(ten, 0.0)
+    assert ten.rate(0.0) == FLOOR_PER_S
+
+
+def test_what_was_learned_is_believed_as_far_as_it_is_trusted():
+    """Of 40 a second at trust 0.5 the ramp goes to 20, and looks for more from there."""
+    pace = Pace(start=Learned(40, 1.0, 2.0, trust=0.5))
+    assert pace.g == 0.97  # never more than a run begins with
+    send(pace, 0.0)
+    assert pace.rate(3.0) == pytest.approx(20 * 0.97, rel=0.02)
+    assert Pace(start=Learned(40, 1.0, 0.9)).g == 0.9
+    assert pace.learned() is None
+
+
+# -- once the window is known ---------------------------------------------------------------
+
+
+def test_the_rate_is_a_hair_below_the_limit_and_comes_nearer_with_each_answer():
+    """Twenty thousandth of a request for each answer, more slowly above 16 a second."""
+    pace, now = settled()
+    before = pace.g
+    assert pace.rate(now) == exactly(before * 50)
+    for seconds in (0.5, 4.0):  # after a long silence it gains what a second gives
+        now += seconds
+        rate, before = pace.rate(now), pace.g
+        pace.answered(now - 0.1, "50", "10", now)
+        assert pace.g - before == exactly(min(seconds, 1.0) * 2e-4 * math.sqrt(rate))
+    slow, now = settled(limit=50, window_s=10.0)
+    slow.g, rate = 0.9, 4.5
+    slow.answered(now, "50", "0", now + 1.0)
+    assert slow.g - 0.9 == exactly(5e-5 * rate)
+    slow.g = 1.0
+    slow.answered(now, "50", "0", now + 2.0)
+    assert slow.g == 1.0
+
+
+def test_what_was_used_of_the_limit_is_counted_once_the_window_is_known():
+    """As the run's end tells it; a denied request used nothing."""
+    assert Pace().share_used() is None
+    pace, now = settled()
+    assert pace.share_used() == pytest.approx(1.0, abs=0.001)
+    counted = pace._used
+    ticket = send(pace, now + 0.02)
+    for _ in range(2):
+        pace.denied(ticket, now + 0.05)
+        assert pace._used == counted
+    idle_s = pace._allowed / 50
+    send(pace, now + 0.02 + idle_s)
+    assert pace.share_used() == pytest.approx(0.5, abs=0.01)
+    slow, _ = settled(window_s=10.0)
+    assert slow.share_used() == pytest.approx(1.0, abs=0.001)
+    unknown = known()
+    unknown.denied(send(unknown, 1.0), 1.1)
+    assert unknown._used == 0
+
+
+def test_what_is_kept_for_the_next_run_is_the_key_s_window_and_not_this_run_s_part():
+    """Two runs each see a window twice as long."""
+    pace, now = settled()
+    assert pace.learned() == Learned(50, 1.0, pace.g)
+    pace.share_with([25.0], now)
+    assert pace.window_s == 2.0
+    assert pace.learned() == Learned(50, 1.0, pace.g)
+    pace.share_with([20.0], now)
+    assert pace.window_s == 2.0
+    pace.share_with([], now)
+    assert pace.window_s == 1.0
+
+
+def test_runs_that_share_a_key_draw_near_to_each_other_by_the_root_of_their_distance():
+    """Half as fast as the mean is sped up, never beyond what the limit allows."""
+    pace, now = settled()
+    pace.share_with([100.0], now)
+    own = pace.own_pace(now)
+    assert own == exactly(pace.g * 25)
+    assert pace.rate(now) == exactly(own * math.sqrt((own + 100.0) / 2 / own))
+    pace.share_with([1.0], now)
+    assert pace.rate(now) == exactly(own * math.sqrt((own + 1.0) / 2 / own))
+    pace.share_with([1e6], now)
+    assert pace.rate(now) == exactly(own * 2)  # four times as fast at most, and of that the root
+    for _ in range(2):
+        pace.share_with([0.0] * 9, now)
+    own = pace.own_pace(now)
+    assert pace.rate(now) == exactly(own / 2)
+
+
+def test_a_new_limit_is_taken_from_the_newest_request_alone():
+    """Answers overtake each other: an older one must not bring the old limit back."""
+    pace, now = settled()
+    first, second = send(pace, now + 0.02), send(pace, now + 0.04)
+    pace.answered(second, "10", "5", now + 0.1)
+    assert pace.limit == 10
+    pace.answered(first, "50", "5", now + 0.2)
+    assert pace.limit == 10
+    third = send(pace, now + 0.3)
+    pace.answered(third, "50", "5", now + 0.4)
+    assert pace.limit == 50
+
+
+@pytest.mark.parametrize(
+    ("header", "limit"),
+    [
+        ("50", 50),
+        (" 50 ", 50),
+        ("50, 50", 50),
+        (50, 50),
+        ("1000000", 1_000_000),
+        ("1000001", None),
+        ("0000000050", None),
+        ("000000050", 50),
+        ("50, 10", None),
+        ("50;w=1", None),
+        ("-5", None),
+        ("1e3", None),
+        ("٣", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_header_counts_if_it_is_one_whole_number_that_a_limiter_could_mean(header, limit):
+    """A proxy may send it twice; anything else teaches nothing."""
+    pace = Pace()
+    pace.answered(send(pace, 1.0), header, "1", 1.1)
+    assert pace.limit == limit
+    pace = Pace()
+    pace.answered(send(pace, 1.0), "100", header, 1.1)
+    assert (pace.limit is None) is (limit is None)
+
+
+def test_a_limit_of_nothing_comes_from_a_store_that_was_away():
+    """The request was not counted; a limit of one is a limit."""
+    pace = Pace()
+    pace.answered(send(pace, 1.0), "0", "0", 1.1)
+    assert (pace.limit, len(pace._sends)) == (None, 0)
+    pace.answered(send(pace, 2.0), "1", "0", 2.1)
+    assert (pace.limit, len(pace._sends)) == (1, 1)
+
+
+def test_a_request_that_is_not_in_the_history_any_more_leaves_no_trace_when_it_was_late():
+    """Neither twice, nor in place of another."""
+    pace = Pace()
+    pace.sent_late(1.0, 2.0)
+    assert len(pace._sends) == 0
+
+
+# -- answers from a cache -------------------------------------------------------------------
+
+
+def known() -> Pace:
+    return Pace(start=Learned(50, 1.0, 1.0))
+
+
+def test_a_slot_is_given_back_for_each_answer_from_a_cache_and_never_twice_in_a_row():
+    """A cache that answers everything at most doubles the rate."""
+    pace = known()
+    for at in (1.0, 2.0):
+        pace.cached(send(pace, at), at + 0.1)
+    pace.cached(2.0, 2.2)  # told twice
+    granted = []
+    for at in (3.0, 4.0, 5.0):
+        granted.append(pace.take_refund(at))
+        assert not pace.take_refund(at)
+        send(pace, at + 0.5)
+    assert granted == [True, True, False]
+
+
+def test_a_slot_that_is_given_back_at_the_instant_of_a_send_counts_for_the_next_one_only():
+    """Clocks tick coarsely."""
+    pace = known()
+    for at in (1.0, 2.0):
+        pace.cached(send(pace, at), at + 0.1)
+    send(pace, 3.0)
+    assert [pace.take_refund(3.0) for _ in range(2)] == [True, False]
+
+
+def test_ten_slots_are_kept_for_later_at_most():
+    """Else an hour of cached answers would make a burst of thousands."""
+    pace = known()
+    for number in range(12):
+        pace.cached(send(pace, 1.0 + number), 1.1 + number)
+    taken = 0
+    for number in range(12):
+        taken += pace.take_refund(100.0 + number)
+        send(pace, 100.5 + number)
+    assert taken == 10
+
+
+def test_a_denial_soon_after_a_slot_was_given_back_shows_that_cached_answers_count():
+    """From then on none is given back."""
+    pace, now = settled()
+    pace.cached(send(pace, now + 0.1), now + 0.11)
+    assert pace.take_refund(now + 0.2)
+    pace.denied(send(pace, now + 0.3), now + 0.33)
+    pace.cached(send(pace, now + 0.4), now + 0.41)
+    assert not pace.take_refund(now + 0.5)
+
+
+def test_a_denial_long_after_a_slot_was_given_back_says_nothing_of_the_cache():
+    """A window later it has other reasons."""
+    pace, now = settled()
+    pace.cached(send(pace, now + 0.1), now + 0.11)
+    assert pace.take_refund(now + 0.2)
+    pace.denied(send(pace, now + 1.2), now + 1.23)
+    pace.cached(send(pace, now + 1.4), now + 1.41)
+    assert pace.take_refund(now + 1.5)
+
+
+def test_a_denial_says_nothing_of_the_cache_while_the_window_is_not_known():
+    """Any of the ramp's sends may have been the reason."""
+    pace = known()
+    pace.cached(send(pace, 1.0), 1.1)
+    assert pace.take_refund(1.2)
+    pace.denied(send(pace, 1.3), 1.33)
+    pace.cached(send(pace, 1.4), 1.41)
+    assert pace.take_refund(1.5)
+
+
+# -- denials --------------------------------------------------------------------------------
+
+
+def test_one_denial_costs_a_hundredth_and_no_pause_and_a_second_one_at_once_is_a_pause():
+    """Of a fifth of the time since the first, but of a slot at least."""
+    pace, now = settled()
+    before = pace.g
+    pace.denied(send(pace, now + 0.02), now + 0.05)
+    assert pace.g == exactly(before - 0.01)
+    assert (pace.next_at(now + 0.05), pace.denied_since) == (now + 0.05, None)
+    second = send(pace, now + 0.06)
+    pace.denied(second, now + 0.09)
+    assert pace.g == exactly(before - 0.01)  # the same overload
+    assert pace.denied_since == second
+    assert pace.next_at(now + 0.09) - (now + 0.09) == exactly(max(0.02, 1 / pace.rate(now + 0.09)))
+    assert pace.price_s(now + 0.09) == 0.0
+    probe = send(pace, now + 10.0)
+    pace.denied(probe, now + 10.03)
+    assert pace.next_at(now + 10.03) - (now + 10.03) == exactly(0.2 * (now + 10.03 - second))
+    assert pace.rate_limited == 3
+
+
+def test_denials_that_are_far_apart_cost_a_hundredth_each_and_never_more_than_fifteen():
+    """Each is an overload of its own."""
+    pace, now = settled()
+    before, losses = pace.g, []
+    for _ in range(20):
+        for _ in range(20):
+            now = send(pace, now + 0.02)
+        pace.denied(now, now + 0.01)
+        assert pace.denied_since is None
+        losses.append(before - pace.g)
+    assert losses[:2] == [exactly(0.01), exactly(0.02)]
+    assert pace.g == 0.85
+
+
+def test_in_a_long_window_denials_cost_a_hundredth_for_each_tenth_of_it():
+    """However many come, they are one overload."""
+    pace, now = settled(limit=50, window_s=10.0)
+    before, losses = pace.g, []
+    for number in range(1, 13):
+        at = send(pace, now + 0.18 * number)
+        if number in (1, 6, 12):
+            pace.denied(at, at + 0.01)
+            losses.append(before - pace.g)
+    assert pace.denied_since is None
+    assert losses == [exactly(0.01), exactly(0.01), exactly(0.02)]
+
+
+def test_no_pause_is_shorter_than_a_denial_takes_to_come_back():
+    """Where a slot is a millisecond, a probe in each would be a storm."""
+    pace = Pace(fixed=1000.0)
+    pace.denied(send(pace, 100.0), 100.03)
+    assert pace.next_at(100.03) - 100.03 == exactly(0.02)
+
+
+def test_requests_that_left_before_the_pause_are_not_held_against_the_pace_again():
+    """Two hundred in flight are denied together: that is one piece of news."""
+    pace, now = settled()
+    tickets = [send(pace, now + 0.001 * n) for n in range(1, 11)]
+    before = pace.g
+    for n, ticket in enumerate(tickets):
+        pace.denied(ticket, now + 0.05 + 0.001 * n)
+    assert pace.g == exactly(before - 0.01)
+    assert pace.denied_since is None
+    assert pace.rate_limited == 10
+
+
+def test_a_server_that_says_how_long_is_believed_up_to_a_minute():
+    """Also at the first denial, which else is no pause; 55 s and the probe's way."""
+    for said_s, pause_s in ((7.0, 7.0), (3600.0, 55.0)):
+        pace, now = settled()
+        pace.denied(send(pace, now + 0.1), now + 0.13, said_s)
+        assert pace.next_at(now + 0.13) - (now + 0.13) == exactly(pause_s)
+
+
+def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_in_time():
+    """In twice the time that denials take, 50 ms at least and a second at most."""
+    for trip_s, trusted_s in ((0.01, 0.05), (0.2, 0.4), (3.0, 1.0)):
+        pace, now = settled()
+        pace.denied(send(pace, now + 0.02), now + 0.02 + trip_s, 5.0)
+        probe = now + 20.0
+        assert pace.next_at(probe) == probe
+        pace.granted(probe)
+        assert pace.next_at(probe) - probe == exactly(trusted_s)
+        left = probe + 0.01  # its intent had to be durable first
+        pace.sent(left)
+        assert pace.next_at(left) - left == exactly(trusted_s)
+        assert pace.denied_since is not None
+        assert pace.next_at(left + trusted_s) == left + trusted_s
+        assert pace.denied_since is None
+        assert pace.rate(left + trusted_s) == exactly(pace.g * 50)  # as before
+
+
+def test_an_answer_to_the_probe_ends_the_denial_at_once_and_an_older_one_does_not():
+    """One that left before says nothing about now."""
+    pace, now = settled()
+    older = send(pace, now + 0.05)
+    pace.denied(send(pace, now + 0.1), now + 0.13, 5.0)
+    probe = send(pace, now + 6.0)
+    pace.answered(older, "50", "0", now + 6.01)
+    assert pace.denied_since is not None
+    pace.answered(probe, None, None, now + 6.02)
+    assert pace.denied_since is None
+    assert pace.next_at(now + 6.02) == now + 6.02
+
+
+def test_a_probe_that_is_denied_is_followed_by_another_pause():
+    """And no request goes in between, whatever the probe's time of trust."""
+    pace, now = settled()
+    first = send(pace, now + 0.1)
+    pace.denied(first, now + 0.13, 5.0)
+    pace.denied(send(pace, now + 6.0), now + 6.03)
+    assert pace.denied_since == first
+    assert pace.next_at(now + 6.1) - (now + 6.03) == exactly(0.2 * (now + 6.03 - first))
+
+
+def test_without_any_header_one_denial_is_a_pause_and_then_the_rate_is_what_was_let_through():
+    """A server that shows no headers: 429s alone tell."""
+    pace = Pace()
+    now = 100.0
+    for _ in range(40):
+        now += 0.05
+        send(pace, now)
+    pace.denied(send(pace, now + 0.01), now + 0.03)
+    assert pace.denied_since is not None  # nothing is known, so one is enough
+    probe = send(pace, now + 0.1)
+    trusted = probe + 0.07
+    assert pace.next_at(trusted) == trusted
+    assert pace.denied_since is None
+    # In the last second 17 and the probe; the next look for more starts 1/64 below that.
+    assert pace.rate(trusted) == exactly(18 * (1 - 1 / 64))
+    assert pace.own_pace(trusted) == pace.rate(trusted)
+
+
+def through_lately(pace: Pace, now: float) -> tuple[Pace, float]:
+    """After a first denial at 18 a second without any header, from 0.17 s before."""
+    for number in range(1, 41):
+        send(pace, now + 0.05 * number)
+    denied = send(pace, now + 2.01)
+    pace.denied(denied, now + 2.03)
+    probe = send(pace, now + 2.1)
+    assert pace.next_at(probe + 0.07) == probe + 0.07
+    return pace, probe + 0.07
+
+
+def test_where_only_denials_tell_a_run_takes_what_it_is_let_through_beside_others_too():
+    """Nobody knows of how much each of them should have a part."""
+    pace, now = through_lately(Pace(), 100.0)
+    pace.share_with([9.0], now)
+    assert pace.rate(now) == pace.own_pace(now) == exactly(18 * (1 - 1 / 64))
+
+
+def test_another_denial_hardly_after_the_first_lowers_the_rate_by_a_seventh_at_once():
+    """What got through meanwhile was more than that: the first look was too high."""
+    pace, now = through_lately(Pace(), 100.0)
+    for at in (now + 0.02, now + 0.03):
+        pace.denied(send(pace, at), at + 0.001)
+    denied = pace.rate(now + 0.04)
+    probe = send(pace, now + 0.1)
+    pace.answered(probe, None, None, now + 0.15)
+    assert pace.rate(now + 0.15) == pytest.approx(0.85 * denied, rel=0.01)
+
+
+def test_a_long_denial_hardly_after_another_looks_back_over_both():
+    """And a quarter more; that is as long as the window may be."""
+    pace, now = through_lately(Pace(), 100.0)
+    for number in (1, 2, 3):
+        send(pace, now + 0.05 * number)
+    for at in (now + 0.2, now + 0.21):
+        pace.denied(send(pace, at), at + 0.001)
+    probe = send(pace, now + 2.21)
+    pace.answered(probe, None, None, probe + 0.02)
+    back_s = 1.25 * (probe - 102.01)
+    # After 101.44: 12 of the first, both probes, and three.
+    assert pace._sends.count(probe + 0.02 - back_s, probe + 0.02) == 17
+    assert pace.rate(probe + 0.02) == exactly(17 / back_s * (1 - 1 / 64))
+
+
+@pytest.mark.parametrize("through", [(105.7,), (105.3, 105.7)])
+def test_a_few_requests_that_got_through_around_a_long_denial_are_something_to_go_by(through):
+    """One and the probe, in five seconds."""
+    pace = Pace()
+    for at in through:
+        send(pace, at)
+    pace.denied(send(pace, 106.0), 106.03)
+    pace.answered(send(pace, 110.0), None, None, 110.05)
+    assert pace.rate(110.05) == exactly((len(through) + 1) / 5 * (1 - 1 / 64))
+
+
+def test_a_denial_says_that_the_window_is_at_least_as_old_as_the_request_that_fills_it():
+    """Five in 9 s and one too many: ten seconds, then."""
+    pace = Pace()
+    for number in range(5):
+        at = send(pace, 100.0 + number / 10)
+    pace.answered(at, "5", "0", 100.5)
+    pace.denied(send(pace, 109.0), 109.03)
+    assert pace.window_s is None
+    assert pace.own_pace(109.1) == exactly(pace.g * 0.5)
+    assert pace.rate(109.1) == exactly(pace.g * 0.5)
+
+
+def deny_for_40_s(pace: Pace, now: float) -> float:
+    """Two at once, a probe after 30 s, and one that is let through ten seconds later."""
+    for later_s in (0.1, 0.2, 30.0):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    pace.answered(send(pace, now + 40.0), None, None, now + 40.1)
+    return now + 40.1
+
+
+@pytest.mark.parametrize(("windows", "kept"), [(5, False), (16, True)])
+def test_a_window_that_was_seen_for_long_outlives_a_denial_that_has_another_reason(windows, kept):
+    """Ten windows are long; before that, a longer denial means a longer window."""
+    pace, now = settled(limit=50, window_s=10.0, windows=windows)
+    now = deny_for_40_s(pace, now)
+    assert (pace.window_s == 10.0) is kept
+    assert (pace.rate(now) == exactly(pace.g * 5)) is kept
+
+
+def test_the_first_denial_is_about_the_window_however_long_that_was_known():
+    """Fifty requests in 40 s and one too many: it was longer than 10 s."""
+    pace, now = settled(limit=50, window_s=10.0, windows=16)
+    pace.denied(send(pace, now + 30.0), now + 30.01)
+    assert pace.window_s is None
+
+
+@pytest.mark.parametrize(("later_s", "kept"), [(60, False), (120, True)])
+def test_it_outlives_another_one_only_after_ten_windows_more(later_s, kept):
+    """Denials that come again and again are about the window."""
+    pace, now = settled(limit=50, window_s=10.0, windows=16)
+    now = deny_for_40_s(pace, now)
+    for number in range(1, later_s * 5):
+        send(pace, now + number / 5)
+    deny_for_40_s(pace, now + later_s)
+    assert (pace.window_s == 10.0) is kept
+
+
+def test_a_limit_that_turns_out_larger_raises_what_is_tried_in_proportion():
+    """While the window is not known."""
+    pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
+    pace.answered(send(pace, 100.0), "100", "50", 100.1)
+    assert pace.rate(105.0) == pytest.approx(2 * 0.5 * 0.97 * 50, rel=0.01)
+
+
+@pytest.mark.parametrize(("remaining", "more"), [("76", True), ("75", False)])
+def test_a_limit_that_is_hardly_used_is_tried_for_more_at_once(remaining, more):
+    """Less than a quarter of it."""
+    pace = Pace(start=Learned(100, 1.0, 1.0, trust=0.1))
+    send(pace, 100.0)
+    before = pace.rate(105.0)
+    for number in range(8):
+        pace.answered(send(pace, 101.0 + number / 10), "100", remaining, 105.0)
+    assert (pace.rate(105.0) > 1.05 * before) is more
+
+
+def test_what_was_learned_is_believed_to_six_tenths_after_a_denial():
+    """Where less than that got through."""
+    pace = Pace(start=Learned(50, 1.0, 0.97))
+    send(pace, 100.0)
+    for at in (105.0, 105.01):
+        pace.denied(send(pace, at), at + 0.001)
+    pace.answered(send(pace, 107.0), None, None, 107.05)
+    assert pace.rate(107.05) == exactly(0.6 * 50 * (1 - 1 / 64))
+
+
+def test_a_denial_of_nearly_everything_starts_the_ramp_anew():
+    """Nothing but the probe got through: there is nothing to go by."""
+    pace = Pace()
+    pace.denied(send(pace, 100.0), 100.03)
+    probe = send(pace, 160.0)
+    pace.answered(probe, None, None, 160.5)
+    assert [pace.rate(160.5 + s) for s in (0, 1, 2, 3)] == [5, 15, 45, 100]
