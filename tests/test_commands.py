@@ -813,7 +813,7 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
     """People mix them up."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.shell([sys.executable, "-m", "pipeline", "run", str(job.sheet)])
-    assert (done.returncode, "looks like a sheet" in done.stderr) == (2, True)
+    assert (done.returncode, "a sheet, not a job spec" in done.stderr) == (2, True)
 
 
 def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(sandbox, make_job):
