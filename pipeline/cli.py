@@ -20,7 +20,13 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.console import PATH as _PATH
-from pipeline.commands.console import Said, fill_closed_streams, person_there
+from pipeline.commands.console import (
+    Said,
+    fill_closed_streams,
+    in_plain_words,
+    person_there,
+    show_usage,
+)
 from pipeline.commands.console import answer as _answer
 from pipeline.commands.console import explain as _explain
 from pipeline.commands.console import finish as _finish
@@ -429,6 +435,8 @@ def export(
         from pipeline.report.terminal import export_lines
         from pipeline.summary import as_json, read_status
 
+        if target is not None and citations is not None and _same(target, citations):
+            raise Refused(f"{target}: named by --to and --citations. Nothing was written.")
         written: dict[str, Export] = {}
         guard = not no_excel_guard
         if target is not None:
@@ -438,7 +446,7 @@ def export(
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
         if not written:
-            raise Refused("Say with --to or --citations which file to write. Nothing was sent.")
+            raise Refused("Say with --to or --citations which file to write. Nothing was written.")
         summary = read_status(job).summary
         if not said["quiet"]:
             for done in written.values():
@@ -576,6 +584,10 @@ def _confirm(question: str) -> bool:
         signal.signal(signal.SIGINT, handler)
 
 
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
 def _codes(text: str | None) -> frozenset[str] | None:
     return None if text is None else frozenset(code.strip() for code in text.split(","))
 
@@ -593,8 +605,9 @@ def _open(path: Path) -> None:
         _tell(f"No browser could be started here. Open {path} yourself.")
 
 
-def _commands_with(option: str) -> list[str]:
+def _elsewhere(error: click.ClickException) -> list[str]:
     """A hint for an option that stands behind the wrong command."""
+    option = error.option_name if isinstance(error, click.NoSuchOption) else ""
     having = [
         name
         for name, command in cli.commands.items()
@@ -611,13 +624,11 @@ def main() -> None:
     try:
         sys.exit(cli(prog_name="pipeline", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
-        if isinstance(error, click.NoSuchOption):
-            _tell(*_commands_with(error.option_name))
+        show_usage(error, _elsewhere(error))
         if "--json" in sys.argv:
             from pipeline.summary import as_json, summarize_error
 
-            refused = Refused(error.format_message())
+            refused = Refused(in_plain_words(error))
             _print_json(as_json(summarize_error(None, refused)) | {"error": str(refused)})
         sys.exit(error.exit_code)
     except click.Abort:

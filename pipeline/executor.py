@@ -227,8 +227,8 @@ class Executor:
                 self.stop(
                     Stopped(
                         StopCode.MAX_PAID,
-                        "The most that may be paid has been reached: raise max_paid to go on. "
-                        "If it was max_paid_per_run, the same command goes on.",
+                        "As many requests may have been paid as `max_paid` or `max_paid_per_run` "
+                        "allows. The rows that are left stay pending.",
                     )
                 )
             most = 1 if self._breakers.probing else self._concurrency

@@ -646,7 +646,7 @@ def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, ma
     options = ("--base-url", sandbox.url, "--max-paid", "1")
     done = job.call("run", *options)
     assert done.returncode == 4
-    assert "raise max_paid" in done.stderr
+    assert "`max_paid` or `max_paid_per_run` allows" in done.stderr
     assert "To go on, until at most 3 requests are paid in all: pipeline run " in done.stderr
     report = json.loads(job.call("report", "--json").stdout)
     assert f"--max-paid 1 --base-url {sandbox.url}" in report["resume_command"]

@@ -137,7 +137,8 @@ def _part(folder: RunFolder, part: Sealed) -> pa.Table:
         return pq.read_table(pa.BufferReader(content), columns=_COLUMNS)
     except (OSError, pa.ArrowException) as error:
         raise StorageFailed(
-            f"{path}: this part of the results cannot be used ({error}). No report.html was "
+            f"{path}: this part of the results cannot be used "
+            f"({getattr(error, 'strerror', None) or error}). No report.html was "
             "written, and nothing was sent. Bring the file back from a copy of the folder; "
             "`pipeline verify` names all that is damaged."
         ) from None
