@@ -139,7 +139,8 @@ class Executor:
         self.stopped = stopped
         if self._dispatcher is not None:
             self._dispatcher.cancel()
-        self._emit(Stopping(stopped, self._in_flight, self._drain_s))
+        # Not those whose answer is here and being saved: that may be the one that ends the run.
+        self._emit(Stopping(stopped, len(self._sending), self._drain_s))
 
     def abandon(self) -> None:
         """Waits for no answer any more: what is in flight becomes ambiguous."""

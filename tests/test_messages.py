@@ -91,6 +91,19 @@ def test_an_api_that_nobody_answers_at_is_named_without_the_classes_of_a_library
     assert "Error" not in told
 
 
+def test_the_answer_that_ends_a_run_is_not_waited_for(make_job, sandbox):
+    """A refused key was told as one answer still on its way, which may have been paid for."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    said = job.call("run", env={"AITUTOR_API_KEY": "sk_wrong"}).stderr
+    assert "Check the key (AITUTOR_API_KEY or --key-file). Nothing is in flight." in said
+
+
+def test_texts_of_one_length_are_told_by_it(make_job):
+    """And not as from 1 to 1."""
+    job = make_job(NOWHERE, rows=[["a"], ["b"]])
+    assert '"story" from "story": 1 character.' in job.call("check").stdout
+
+
 def test_a_rehearsal_takes_a_sheet_whose_names_are_longer_than_a_command_line(make_job):
     """A survey's questions are its column names; Linux takes 128 KB for one argument."""
     names = [f"question {n} {'what do you think? ' * 20}" for n in range(400)]
