@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ KEY_VARIABLE = "AITUTOR_API_KEY"
 URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
 SANDBOX_HOST = "sandbox"
+_HOST = re.compile(r"[\w.:-]+")
+_FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,8 @@ def find_access(
     Raises:
         Refused: without a usable key, or for a host that a key must not be sent to in the clear.
     """
-    url = _find_url(base_url, environment)
-    return Access(url.rstrip("/"), _find_key(key_file, environment), _host(url))
+    url, where = _find_url(base_url, environment)
+    return Access(url.rstrip("/"), _find_key(key_file, environment), _host(url, where))
 
 
 def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
@@ -45,11 +49,14 @@ def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ)
     Raises:
         Refused: for one that a key must not be sent to.
     """
-    return _host(_find_url(base_url, environment))
+    return _host(*_find_url(base_url, environment))
 
 
-def _find_url(base_url: str | None, environment: Mapping[str, str]) -> str:
-    return base_url or environment.get(URL_VARIABLE) or DEFAULT_BASE_URL
+def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The address, and what named it."""
+    if base_url is not None:  # an empty one is a script's unset variable, and not the platform
+        return base_url, "--base-url"
+    return environment.get(URL_VARIABLE) or DEFAULT_BASE_URL, URL_VARIABLE
 
 
 def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
@@ -72,11 +79,14 @@ def _read(path: Path) -> str:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise Refused(f"{path}: the key cannot be read ({reason}). Nothing was sent.") from None
+        raise Refused(
+            f"{path}: the key cannot be read ({reason}). Name a text file that holds the key and "
+            "nothing else by --key-file. Nothing was sent."
+        ) from None
     if mode & 0o077 and path.name != CREDENTIAL:
         raise Refused(
-            f"{path}: others on this machine can read the key. Run: chmod 600 {path}. "
-            "Nothing was sent."
+            f"{path}: others on this machine can read the key. Nothing was sent. Make it yours "
+            f"alone with: {shlex.join(('chmod', '600', str(path)))}"
         )
     return text
 
@@ -85,7 +95,7 @@ def _usable(text: str, where: str) -> str:
     """Stripped, and nothing that could end the header: a bad key would show up in a traceback."""
     key = text.strip()
     if not key:
-        raise Refused(f"{where} is empty. Nothing was sent.")
+        raise Refused(f"{where} is empty. Copy the key into it. Nothing was sent.")
     if not all("!" <= character <= "~" for character in key):
         raise Refused(
             f"{where} has a space, a line break or another character that no key has "
@@ -94,25 +104,30 @@ def _usable(text: str, where: str) -> str:
     return key
 
 
-def _host(url: str) -> str:
-    parts = urlsplit(url)
+def _host(url: str, where: str) -> str:
+    """The host and the port of `url`, which `where` names."""
+    # What stands before an @ is a password.
+    shown = f"{where} {url.rpartition('@')[2]}" if url else where
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
-    if parts.scheme not in ("http", "https") or not host:
+        raise Refused(f"{shown}: not an address. {_FORM} Nothing was sent.") from None
+    if parts.scheme not in ("http", "https") or not host or not _HOST.fullmatch(host):
         raise Refused(
-            f"{url}: not an https:// address (http:// only for this machine). Nothing was sent."
+            f"{shown}: not an https:// address (http:// only for this machine). {_FORM} Nothing "
+            "was sent."
         )
-    if parts.path.rstrip("/").endswith("/api/v1") or "/api/v1/" in parts.path:
-        raise Refused(f"{url}: give the address without /api/v1. Nothing was sent.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise Refused(
-            f"{host}: give the address without user, query or fragment. Nothing was sent."
+            f"{where} with the host {host}: give the address without user, query (?) or fragment "
+            "(#). Nothing was sent."
         )
+    if parts.path.rstrip("/").endswith("/api/v1") or "/api/v1/" in parts.path:
+        raise Refused(f"{shown}: give the address without /api/v1. Nothing was sent.")
     if parts.scheme == "http" and not is_loopback(host):
         raise Refused(
-            f"{url}: the key would travel unencrypted. Use https://; http:// is for this machine "
+            f"{shown}: the key would travel unencrypted. Use https://; http:// is for this machine "
             "only (127.0.0.1). Nothing was sent."
         )
     return f"{host}:{port}" if port else host

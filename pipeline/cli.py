@@ -9,7 +9,12 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.check import check
-from pipeline.commands.console import fill_closed_streams, print_json, tell
+from pipeline.commands.console import (
+    fill_closed_streams,
+    in_plain_words,
+    print_json,
+    show_usage,
+)
 from pipeline.commands.export import export
 from pipeline.commands.history import history
 from pipeline.commands.init import init
@@ -57,8 +62,9 @@ def cli() -> None:
     """
 
 
-def _commands_with(option: str) -> list[str]:
+def _elsewhere(error: click.ClickException) -> list[str]:
     """A hint for an option that stands behind the wrong command."""
+    option = error.option_name if isinstance(error, click.NoSuchOption) else ""
     having = [
         name
         for name, command in cli.commands.items()
@@ -75,13 +81,11 @@ def main() -> None:
     try:
         sys.exit(cli(prog_name="pipeline", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
-        if isinstance(error, click.NoSuchOption):
-            tell(*_commands_with(error.option_name))
+        show_usage(error, _elsewhere(error))
         if "--json" in sys.argv:
             from pipeline.summary import as_json, summarize_error
 
-            refused = Refused(error.format_message())
+            refused = Refused(in_plain_words(error))
             print_json(as_json(summarize_error(None, refused)) | {"error": str(refused)})
         sys.exit(error.exit_code)
     except click.Abort:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 import time
 import zlib
@@ -260,6 +261,12 @@ def _kind(error: Exception, progress: _Progress, partial: _Partial) -> Failure:
 
 def _describe(error: Exception) -> str:
     cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+        return f"{cause.host}: no address is known for this name ({cause.os_error.strerror})"
+    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, _TLS_ERRORS):
+        number = cause.os_error.errno
+        reason = os.strerror(number) if number else str(cause.os_error)
+        return f"{cause.host} port {cause.port}: {reason}"
     return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
 
 

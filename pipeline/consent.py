@@ -74,7 +74,7 @@ def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) 
     known = {*here, *ErrorCode, *API_CODES, *read(records.codes_seen)}
     for code in sorted(codes):
         if code not in known and not _HTTP_CODE.fullmatch(code):
-            shown = f"The codes here are: {', '.join(here)}." if here else "No row has any here."
+            shown = f"The codes here are: {', '.join(here)}." if here else "No row has one here."
             raise Refused(
                 f'There is no error code "{code}".{nearest(code, known)} {shown} Nothing was sent.'
             )
@@ -86,8 +86,8 @@ def _refuse_wrong_codes(job: Job, plan: Plan, selection: Selection, read: Read) 
     refuse_unknown_codes(_named(selection), plan.codes, read)
     if read(records.last_run) is None:
         raise Refused(
-            f"{job.folder.path}: no run yet, so no row has an error code. Start it with: "
-            f"{job.command('run')}. Nothing was sent."
+            f"{job.folder.path}: no run yet, so no row has an error code. Nothing was sent. Start "
+            f"it with: {job.command('run')}"
         )
 
 
@@ -125,8 +125,8 @@ def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
     """Why a selection may send less than one thinks."""
     for code in sorted(_named(selection)):
         if code not in plan.codes:
-            codes = ", ".join(sorted(plan.codes)) or "none"
-            yield f'No row has the error code "{code}" now. The codes here are: {codes}.'
+            here = f"The codes here are: {', '.join(sorted(plan.codes))}." if plan.codes else ""
+            yield f'No row has the error code "{code}" now. {here or "None has any."}'
     if plan.given_up_left:
         number = len(plan.given_up_left)
         first = ",".join(map(str, plan.given_up_left[:_PASTED]))
@@ -147,13 +147,13 @@ def _permit_again(job: Job, plan: Plan, read: Read) -> None:
     marked = read(records.open_marks)
     if marked:
         raise Refused(
-            f"{counted(marked, 'row')} marked by the last --again and not answered yet. Finish "
-            f"that first: {job.command('run')}. Nothing was sent."
+            f"{counted(marked, 'row')} marked by the last --again and not answered yet. Nothing "
+            f"was sent. Finish that first: {job.command('run')}"
         )
     if not plan.to_send:
         raise Refused(
-            "None of the chosen rows has an answer, so there is none to ask for again. Failed "
-            f"rows are sent by: {job.command('resume')}. Nothing was sent."
+            "None of the chosen rows has an answer, so there is none to ask for again. Nothing "
+            f"was sent. Failed rows are sent by: {job.command('resume')}"
         )
 
 

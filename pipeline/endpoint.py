@@ -143,7 +143,9 @@ def _post(url: str, body: bytes, kind: str, timeout_s: float) -> str | None:
         return f"HTTP {error.code}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return late(timeout_s) if isinstance(reason, TimeoutError) else type(reason).__name__
+        if isinstance(reason, TimeoutError):
+            return late(timeout_s)
+        return getattr(reason, "strerror", None) or type(reason).__name__
 
 
 def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:

@@ -116,7 +116,8 @@ class Executor:
         self.stopped = stopped
         if self._dispatcher is not None:
             self._dispatcher.cancel()
-        self._emit(Stopping(stopped, self._in_flight, self._drain_s))
+        # Not those whose answer is here and being saved: that may be the one that ends the run.
+        self._emit(Stopping(stopped, len(self._sending), self._drain_s))
 
     def abandon(self) -> None:
         """Waits for no answer any more: what is in flight becomes ambiguous."""
@@ -180,8 +181,8 @@ class Executor:
                 self.stop(
                     Stopped(
                         StopCode.MAX_PAID,
-                        "The most that may be paid has been reached: raise max_paid to go on. "
-                        "If it was max_paid_per_run, the same command goes on.",
+                        "As many requests may have been paid as `max_paid` or `max_paid_per_run` "
+                        "allows. The rows that are left stay pending.",
                     )
                 )
             most = 1 if self.breakers.probing else self.concurrency

@@ -164,8 +164,8 @@ class RunFolder:
             self.make_room()
             raise StorageFailed(
                 f"{self.path}: there is no room for the answers that would come "
-                f"({error.strerror or error}; {size // 1024:,} KiB are needed beforehand). "
-                "Nothing was sent."
+                f"({error.strerror or error}; {size / 1e6:.0f} MB are needed beforehand). "
+                "Make room, or set `output:` to a folder on another disk. Nothing was sent."
             ) from None
         try:
             yield

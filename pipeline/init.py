@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import Table, open_table
+from pipeline.inputs.table import NO_ROWS, Table, open_table
 from pipeline.plan import ADDED_COLUMNS
 from pipeline.spec import NAME, WORKFLOW, JobSpec, load_spec
 from pipeline.wording import counted, printable
@@ -92,7 +92,7 @@ def init_job(
     name = _job_name(to or sheet)
     path = to or Path("jobs") / f"{name}.yaml"
     if os.path.lexists(path):
-        raise Refused(f"{path}: is there already, and is not written over. Use --to for another.")
+        raise Refused(f"{path}: is there already. Name another by --to. Nothing was written.")
     draft = JobSpec(
         path.absolute(),
         name,
@@ -173,7 +173,7 @@ def _read(table: Table) -> tuple[list[Column], int, int]:
         gaps.append(np.packbits(found, axis=0))
     rows = sum(gap.shape[1] for gap in gaps)
     if not rows:
-        raise Refused(f"{table.path}: a header and no rows under it. Nothing was written.")
+        raise Refused(f"{table.path}: {NO_ROWS} Nothing was written.")
     columns = [
         Column(
             name,
@@ -277,5 +277,6 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise Refused(
-            f"{path}: cannot be written ({error.strerror or error}). Nothing was sent."
+            f"{path}: cannot be written ({error.strerror or error}). Name another place by --to. "
+            "Nothing was written."
         ) from None

@@ -65,8 +65,9 @@ class Job:
         """
         if self.spec is None:
             raise Refused(
-                f"{self.folder.path}: the job spec that this folder was made from is gone or "
-                "cannot be read. Give the command with the spec. Nothing was sent."
+                f"{self.folder.path}: the job spec that this folder was made from is gone or has a "
+                "fault. Give the command with the spec in the place of the folder: it tells which. "
+                "Nothing was sent."
             )
         return self.spec
 
@@ -142,7 +143,8 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
         name, source, host = about["job"], Path(about["spec"]), about["host"]
     except KeyError:
         raise Refused(
-            f"{path}: neither a job spec nor a run folder (it has no run.json). Nothing was sent."
+            f"{path}: neither a job spec nor a run folder (it has no run.json). Name the spec, a "
+            ".yaml file. Nothing was sent."
         ) from None
     try:
         spec = replace(load_spec(source), output=folder.path)

@@ -34,6 +34,7 @@ from pipeline.schema import (
     check_version,
     connect,
     intact,
+    lost,
     undamaged,
     unusable,
 )
@@ -470,9 +471,5 @@ def open_ledger(
 def _create(path: Path, db: sqlite3.Connection, expected: bool) -> None:
     if check_version(path, db) == 0:
         if expected:
-            raise StorageFailed(
-                f"{path}: the ledger is gone or empty, but there are results beside it. Without it "
-                "every row would be paid again. Bring it back, or use another `output:`. Nothing "
-                "was sent."
-            )
+            raise lost(path)
         db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")

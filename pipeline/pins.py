@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from pipeline.access import URL_VARIABLE
+from pipeline.access import SANDBOX_HOST, URL_VARIABLE
 from pipeline.errors import Refused
 from pipeline.ledger import SqliteLedger
 from pipeline.model import JsonObject
 from pipeline.plan import Variables
 from pipeline.records import Read, meta, reached
 from pipeline.spec import JobSpec
+from pipeline.wording import counted
 
 _PINNED = "pinned"
+_NAMED = 5
 _WORDS = {
     "workflow": "the workflow",
     "variables": "the variables or their columns",
@@ -36,7 +39,27 @@ class Pins:
         """What differs, in words; empty for a new folder."""
         if self.before is None:
             return []
-        return [words for name, words in _WORDS.items() if self.before[name] != self.now[name]]
+        return [
+            f"{words} ({_difference(before, now)})"
+            for name, words in _WORDS.items()
+            if (before := _alone(name, self.before)) != (now := _alone(name, self.now))
+        ]
+
+
+def _alone(name: str, pinned: JsonObject) -> Any:
+    """What is pinned under `name`; the constants, which are variables too, only as themselves."""
+    if name != "variables":
+        return pinned[name]
+    return {variable: column for variable, column in pinned[name] if column is not None}
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The names that differ, as texts may be long; of what is one word both."""
+    if not isinstance(now, dict):
+        return f"{before or 'none'} before, {now or 'none'} now"
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pins:
@@ -58,10 +81,15 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     stored = read(meta(_PINNED))
     before = json.loads(stored) if stored else None
     if before and before["host"] != host and read(reached):
+        belongs = f"{spec.output}: this folder belongs to {before['host']}, not to {host}."
+        if before["host"] == SANDBOX_HOST:
+            raise Refused(
+                f"{belongs} It holds a rehearsal: go on with --sandbox, or use another `output:` "
+                "for the paid run. Nothing was sent."
+            )
         raise Refused(
-            f"{spec.output}: this folder belongs to {before['host']}, not to {host}. "
-            f"Name that address by --base-url or {URL_VARIABLE}, or use another `output:` for "
-            "another host. Nothing was sent."
+            f"{belongs} Name that address by --base-url or {URL_VARIABLE}, or use another "
+            "`output:` for another host. Nothing was sent."
         )
     return Pins(now, before)
 
@@ -82,9 +110,10 @@ def refuse_repaying(spec: JobSpec, pins: Pins, repaid: int) -> None:
     """
     if pins.changed and repaid:
         raise Refused(
-            f"{spec.source}: {' and '.join(pins.changed)} changed, so {repaid} finished rows "
-            "would be sent and paid again. Undo the change, use another `output:`, or pass "
-            "--accept-changes. Nothing was sent."
+            f"{spec.source}: {' and '.join(pins.changed)} changed, so "
+            f"{counted(repaid, 'finished row')} would be sent and paid again. Undo the change; or, "
+            "to pay for them again, say --accept-changes, or use another `output:`, which keeps "
+            "these answers apart. Nothing was sent."
         )
 
 

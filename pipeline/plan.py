@@ -130,7 +130,10 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
     sources = [Source(name, place[column], column_name=column) for name, column in pairs]
     sources += [Source(name, None, text) for name, text in spec.constants]
     if not any(source.column is not None for source in sources):
-        raise Refused(f"{spec.input}: no column is mapped to a variable. Nothing was sent.")
+        raise Refused(
+            f"{spec.input}: no column is mapped to a variable. Name some under "
+            "`variables:`; those that begin with _ are sent only then. Nothing was sent."
+        )
     return Variables(spec.workflow, tuple(sorted(sources, key=lambda s: s.name)))
 
 

@@ -56,8 +56,8 @@ class Progress:
             self._say(event.message)
         elif isinstance(event, ConcurrencyBinds):
             self._say(
-                f"{event.in_flight} requests are in flight, the most allowed; that, not the rate "
-                "limit, sets the pace now. More: --concurrency."
+                f"{counted(event.in_flight, 'request')} in flight, the most allowed; that, not the "
+                "rate limit, sets the pace now. More: --concurrency, as far as `ulimit -n` goes."
             )
         elif isinstance(event, PaceEnded):
             self._pace_ended(event)
@@ -133,6 +133,8 @@ _HINTS = {
     StopCode.UNAUTHORIZED: "Check the key (AITUTOR_API_KEY or --key-file).",
     StopCode.INVALID_BILLING: "Top up the account, then give the same command again.",
     StopCode.WORKFLOW_NOT_FOUND: "Check `workflow:` in the spec, and that it is published.",
+    StopCode.NOT_SENT: "Check the network, --base-url and AITUTOR_BASE_URL, then give the same "
+    "command again.",
     StopCode.REDIRECT: "Check --base-url and AITUTOR_BASE_URL.",
     StopCode.TLS: "Check --base-url; a proxy's own certificates go into SSL_CERT_FILE.",
 }

@@ -174,9 +174,10 @@ def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Tab
         return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise StorageFailed(
-            f"{path}: this part of the results cannot be used ({error}). Nothing altered is used. "
-            "Bring the file back from a copy of the folder; `pipeline verify` names all that is "
-            "damaged."
+            f"{path}: this part of the results cannot be used "
+            f"({getattr(error, 'strerror', None) or error}). Nothing altered is "
+            "used. Bring the file back from a copy of the folder; `pipeline verify` names all that "
+            "is damaged."
         ) from None
 
 

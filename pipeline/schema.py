@@ -149,6 +149,15 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
     return version
 
 
+def lost(path: Path) -> StorageFailed:
+    """What to raise where answers were paid for and nothing tells which."""
+    return StorageFailed(
+        f"{path}: the ledger is gone or empty, but there are results beside it. Without it every "
+        "row would be paid again. Bring it back from a copy of the folder; another `output:` "
+        "begins anew and pays for every row. Nothing was sent."
+    )
+
+
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
     return StorageFailed(

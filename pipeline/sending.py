@@ -128,8 +128,8 @@ class Sending:
         if fits < self.spec.concurrency:
             self.tell(
                 Notice(
-                    f"{fits} requests in flight fit where they are sent from, not "
-                    f"{self.spec.concurrency} (open files: see `ulimit -n`)."
+                    f"At most {fits} in flight where requests are sent from, not "
+                    f"{self.spec.concurrency}: few files may be open there (`ulimit -n` tells)."
                 )
             )
         return min(fits, self.spec.concurrency)

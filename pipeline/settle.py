@@ -14,6 +14,7 @@ from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
 from pipeline.report.failures import rewrite_failures
+from pipeline.summary import refuse_before_first_run
 from pipeline.wording import counted
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
@@ -35,11 +36,10 @@ def settle_job(
     Raises:
         Refused: when the job has no run yet; for a code or a row that it does not have.
         Locked: when a run works in the folder.
+        StorageFailed: when the ledger is gone, or cannot be read or written.
     """
-    if not job.folder.ledger.exists():
-        raise Refused(f"{job.folder.path}: no run yet, so there is nothing to settle.")
-
     with records.reading(job.folder.ledger) as read:
+        refuse_before_first_run(job, read)
         counts = read(records.counts)
         refuse_unknown_codes(only or (), counts.by_code, read)
     if rows is not None and rows.last > counts.sheet_rows:
@@ -57,7 +57,10 @@ def settle_job(
             and (rows is None or row.sheet_row in rows)
         )
 
-    with job.folder.locked(), open_ledger(job.folder.ledger, clock or SystemClock()) as ledger:
+    with (
+        job.folder.locked(),
+        open_ledger(job.folder.ledger, clock or SystemClock(), expected=True) as ledger,
+    ):
         ledger.recover()
         found = ledger.read(lambda db: [row for row in records.unfinished(db) if chosen(row)])
         ledger.settle(found)

@@ -14,6 +14,7 @@ from pipeline.errors import Interrupted, Locked, PipelineError, Refused, Storage
 from pipeline.job import Job
 from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished, reading
+from pipeline.schema import lost
 
 SCHEMA_VERSION = 1
 
@@ -153,9 +154,19 @@ def refuse_before_first_run(job: Job, read: records.Read) -> None:
 
     Raises:
         Refused: with the command that changes that.
+        StorageFailed: where there are answers, and the ledger is gone.
     """
     if read(records.last_run) is None:
-        raise Refused(f"{job.folder.path}: no run yet. Start it with: {job.command('run')}")
+        if job.folder.has_answers:
+            raise lost(job.folder.ledger)
+        raise no_run_yet(job)
+
+
+def no_run_yet(job: Job) -> Refused:
+    """What to raise where there is nothing to look at yet. The command ends it, to be pasted."""
+    return Refused(
+        f"{job.folder.path}: no run yet. Nothing was sent. Start it with: {job.command('run')}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Colle
     if protocol not in ("", _PROTOCOL):
         raise Refused(
             f"{where} speaks {_PROTOCOL} only (a collector takes it at port 4318), and {variable} "
-            f"is {protocol}. Nothing was sent."
+            f"is {protocol}. Set it to {_PROTOCOL}. Nothing was sent."
         )
     variable, url = _setting(name, "ENDPOINT", environment)
     if not variable.endswith(f"{name}_ENDPOINT"):  # that one is taken as it stands

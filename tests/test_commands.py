@@ -646,7 +646,7 @@ def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, ma
     options = ("--base-url", sandbox.url, "--max-paid", "1")
     done = job.call("run", *options)
     assert done.returncode == 4
-    assert "raise max_paid" in done.stderr
+    assert "`max_paid` or `max_paid_per_run` allows" in done.stderr
     assert "To go on, until at most 3 requests are paid in all: pipeline run " in done.stderr
     report = json.loads(job.call("report", "--json").stdout)
     assert f"--max-paid 1 --base-url {sandbox.url}" in report["resume_command"]
@@ -813,7 +813,7 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
     """People mix them up."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.shell([sys.executable, "-m", "pipeline", "run", str(job.sheet)])
-    assert (done.returncode, "looks like a sheet" in done.stderr) == (2, True)
+    assert (done.returncode, "a sheet, not a job spec" in done.stderr) == (2, True)
 
 
 def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(sandbox, make_job):

@@ -135,7 +135,7 @@ def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_jo
         ("link.csv", "the job's input"),
         ("runs/job/results/part-00001.parquet", "run folder"),
         ("runs/job/ledger.jsonl", "run folder"),
-        ("out.xls", "'.xls'"),
+        ("out.xls", "the ending .xls."),
         ("nowhere/out.csv", "no folder"),
     ],
 )

@@ -239,10 +239,30 @@ def test_a_change_that_would_pay_for_finished_rows_again_is_refused(sandbox, mak
     job.write_spec(constants={"tone": "warm"})
     done = job.call("run")
     assert done.returncode == 2
-    assert "7 finished rows" in done.stderr
+    assert "job.yaml: the constants (tone) changed, so 7 finished rows would be" in done.stderr
     assert sum(sandbox.billed().values()) == 7
     assert job.run("--accept-changes")["ok"] == 7
     assert sum(sandbox.billed().values()) == 14
+
+
+def test_a_change_is_refused_with_what_it_was_and_what_it_is(sandbox, make_job):
+    """Each of several changes, and nothing that did not change."""
+    job = make_job(sandbox.url, rows=stories(1))
+    job.run()
+    job.write_spec(workflow="wf_other", variables={"plot": "story"})
+    said = job.call("run").stderr
+    assert "the workflow (wf_story before, wf_other now) and the variables" in said
+    assert "their columns (story, plot) changed, so 1 finished row would be" in said
+
+
+def test_a_rehearsal_in_the_place_of_a_paid_run_is_named_as_one(make_job):
+    """`--sandbox` is what goes on with it: no address does."""
+    job = make_job("http://127.0.0.1:1", rows=stories(1))
+    assert job.call("run", "--sandbox").returncode == 0
+    job.output.with_name(f"{job.output.name}.sandbox").rename(job.output)
+    done = job.call("run")
+    assert done.returncode == 2
+    assert "go on with --sandbox" in done.stderr
 
 
 def test_another_host_is_always_refused(start_sandbox, make_job):

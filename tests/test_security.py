@@ -141,6 +141,42 @@ def test_a_key_file_that_is_none_is_refused(tmp_path):
             find_access(None, path, {})
 
 
+def test_the_command_for_a_key_file_can_be_pasted(tmp_path):
+    """A path with a space in it, as the shell wants it."""
+    folder = tmp_path / "my keys"
+    folder.mkdir()
+    with pytest.raises(Refused) as caught:
+        find_access(None, key_file(folder, 0o644), {})
+    command = str(caught.value).partition("with: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert find_access(None, folder / "key", {}).key == "sk_sandbox"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "example.com", "https://[::1", "https://exa mple.com", "https://h:99999", "ftp://h"],
+)
+@pytest.mark.parametrize("named_by", ["--base-url", "AITUTOR_BASE_URL"])
+def test_an_address_that_is_none_is_refused_by_what_named_it(address, named_by):
+    """Not by a traceback, nor after a minute of trying; the empty option is no default."""
+    if named_by == "AITUTOR_BASE_URL" and not address:
+        return
+    given = address if named_by == "--base-url" else None
+    with pytest.raises(Refused) as caught:
+        find_access(given, None, {"AITUTOR_API_KEY": "sk_sandbox", "AITUTOR_BASE_URL": address})
+    message = str(caught.value)
+    assert message.startswith(f"{named_by} {address}".rstrip() + ": not an ")
+    assert message.endswith("Write it like https://aitutor-api.vercel.app. Nothing was sent.")
+
+
+@pytest.mark.parametrize("address", ["https://u:secret@h", "https://u:secret@[::1", "u:secret@h"])
+def test_a_password_in_an_address_is_not_repeated(address):
+    """Messages end up in the logs of schedulers."""
+    with pytest.raises(Refused) as caught:
+        find_access(address, None, {"AITUTOR_API_KEY": "sk_sandbox"})
+    assert "secret" not in str(caught.value)
+
+
 # -- links in the folder ------------------------------------------------------------------
 
 

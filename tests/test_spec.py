@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,12 @@ def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
         (LEAST + "constants: {flag: no}\n", ["line 4", "reads `no` as a yes/no value", '"no"']),
         (LEAST + "constants: {sku: 0123}\n", ["reads `0123` as a number", '"0123"']),
         (LEAST + "constants: {day: 2024-01-02}\n", ["as a date", '"2024-01-02"']),
-        (LEAST + "constants: {x: null}\n", ["as nothing"]),
-        (LEAST + "constants: {x: [1]}\n", ["`x` takes a text"]),
+        (LEAST + "constants: {x: null}\n", ["`null` as nothing", '"null"']),
+        (LEAST + "constants: {x: }\n", ["line 4: `x` has no text"]),
+        (LEAST + "constants: {x: [1]}\n", ["`x` takes a text, not a list"]),
+        (LEAST + "empty: no\n", ["`empty: no` is not one of refuse, send, skip. Nothing"]),
+        (LEAST + "max_paid: 1,000\n", ["`max_paid: 1,000` is not a whole number of 0 or more"]),
+        (LEAST + "deadline_s: 5m\n", ["`deadline_s: 5m` is not a number of seconds above 0"]),
         (LEAST + "id: 7\n", ["line 4", "`id`", '"7"']),
         (LEAST + "empty: skipp\n", ["line 4", "refuse, send, skip", '"skip"']),
         (LEAST + "retries: -1\n", ["line 4", "whole number of 0 or more"]),
@@ -89,10 +94,19 @@ def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
         (LEAST.replace("name", "nmae"), ["line 1", "unknown key `nmae`", '"name"']),
         (LEAST.replace("name: stories\n", ""), ["`name:` is missing"]),
         (LEAST + "foo: 1\n", ["line 4", "There are: name, workflow, input"]),
-        ("", ["`key: value` lines"]),
+        ("", ["the job spec is empty", "`key: value` lines", "`pipeline init SHEET"]),
         ("- a\n", ["`key: value` lines"]),
         ("name: [\n", ["not valid YAML"]),
         ("name: a\n  b: c\n", ["line 2", "not valid YAML"]),
+        ("name: a: b\n", ["line 1: not valid YAML: `: ` within a text; put the text into quotes"]),
+        ("name: a\n\tx: b\n", ["line 2: not valid YAML: a tab"]),
+        ("name: @a\n", ["line 1: not valid YAML: a text cannot begin with this character"]),
+        ("name: *a\n", ["line 1: not valid YAML: a text cannot begin with *"]),
+        ('name: a\nid: "b\nx: c\n', ["line 2: not valid YAML: a quote that is not closed"]),
+        ("id: [a\nname: b\n", ["line 1: not valid YAML: a bracket that is not closed"]),
+        ("name: a\nstory\nid: b\n", ["line 2: not valid YAML: not a `key: value` line"]),
+        ("name: a\n---\nname: b\n", ["line 2: not valid YAML: a second document (---)"]),
+        ("name: \0a\n", ["not valid YAML: a control character"]),
         (LEAST + "x: !!python/object/apply:os.system [echo]\n", ["unknown key `x`"]),
         ("a: " + "[" * 5000, ["job.yaml"]),
         ("#" * 1_100_000, ["over 1 MB"]),
@@ -103,6 +117,36 @@ def test_what_is_not_a_spec_is_refused_with_its_place_and_a_hint(tmp_path, text,
     message = refusal(tmp_path, text)
     for word in words:
         assert word in message, message
+
+
+def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path):
+    """In the order of the lines, each with its hint, so that it is mended in one go."""
+    text = (
+        "name: my job\ninput: a.csv\ninput: b.csv\nmax_paid: many\nconcurency: 3\n"
+        "constants: {a: no, b: 1.5}\nwhere:\n  - {column: x}\n  - {column: x, equal: y}\n"
+        "notify: {webhok: x, timeout_s: 0}\nempty: skipp\n"
+    )
+    lines = refusal(tmp_path, text).splitlines()
+    assert lines[0].endswith("job.yaml has 12 faults:")
+    assert [line.partition(":")[0].strip() for line in lines[2:-1]] == [
+        *("line 1", "line 3", "line 4", "line 5", "line 6", "line 6"),
+        *("line 8", "line 9", "line 10", "line 10", "line 11"),
+    ]
+    assert lines[1].startswith("  `workflow:` is missing. Give its id")
+    assert 'Did you mean "concurrency"?' in lines[5]
+    assert lines[-1] == "Nothing was sent."
+
+
+def test_a_sheet_in_the_place_of_a_spec_is_known_whatever_is_in_it(tmp_path):
+    """The same words for text, for YAML by accident and for a workbook, and a command to paste."""
+    for name, content in [("a b.csv", b"x\n"), ("c.tsv", b"x: y\n"), ("d.xlsx", b"PK\xff")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(Refused) as caught:
+            load_spec(tmp_path / name)
+        message = str(caught.value)
+        assert f"{name}: a sheet, not a job spec." in message
+        words = shlex.split(message.partition("To write one: ")[2])
+        assert words == ["pipeline", "init", str(tmp_path / name), "--workflow", "ID"]
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):

@@ -125,6 +125,25 @@ def test_a_lost_ledger_beside_results_pays_for_nothing_again(sandbox, make_job, 
     assert job.run()["requests"] == 0
 
 
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+def test_no_command_takes_a_lost_ledger_for_a_job_without_runs(sandbox, make_job, lost):
+    """`settle` made a new one, and the next run paid for all rows again."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    job.run()
+    ledger = job.output / "ledger.sqlite"
+    ledger.unlink()
+    if lost == "empty":
+        job.call("run")  # refused, and leaves an empty one
+    for words in (["settle"], ["settle", "--only", "timeout"], ["status"], ["report"], ["history"]):
+        done = job.call(*words)
+        assert done.returncode == 6, (words, done.stderr)
+        assert "ledger.sqlite: the ledger is gone or empty" in done.stderr
+        assert "Start it with" not in done.stderr
+    assert "ledger.sqlite: it is not there, or empty" in job.call("verify").stdout
+    assert job.call("run").returncode == 6
+    assert sandbox.received() == 2
+
+
 def half_made(path: Path) -> None:
     """What a kill within the first transaction leaves: some pages, and a journal to undo them."""
     with contextlib.closing(sqlite3.connect(path.with_name("whole"), isolation_level=None)) as db:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from pipeline.plan import RowNumbers
 
 Said = dict[str, Any]
+
+_USAGE_WORDS = (
+    (r"not a valid integer( range)?\.", "not a whole number."),
+    (r"not a valid float( range)?\.", "not a number."),
+    (r"not in the range x>=(\S+)\.$", r"not \1 or more."),
+    (r"not in the range x>(\S+)\.$", r"not above \1."),
+    (r"not in the range (\S+?)<=x<=(\S+)\.$", r"not within \1 to \2."),
+    (r"^(Got unexpected extra argument.*)", r"\1. A path with spaces in it needs quotes."),
+)
 
 # Options that make a command be about this job, and those that make it send in the same way: they
 # stand in the commands to paste.
@@ -96,6 +106,22 @@ def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> Non
         # What was asked for, as by `--if-locked skip`, is no error.
         word = "error" if code else "notice"
         print_json(as_json(summary) | {"exit_code": code, word: str(error)})
+
+
+def show_usage(error: click.ClickException, hints: list[str]) -> None:
+    """Prints what is wrong with a command line. `hints` are better guesses than click's own."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        tell(context.get_usage(), f"Try '{context.command_path} --help' for help.", "")
+    tell(f"Error: {error.message if hints else in_plain_words(error)}", *hints, "Nothing was sent.")
+
+
+def in_plain_words(error: click.ClickException) -> str:
+    """click's message, for who does not know what an integer range is."""
+    message = error.format_message()
+    for theirs, ours in _USAGE_WORDS:
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def person_there() -> bool:

@@ -46,6 +46,8 @@ def export(
         from pipeline.report.terminal import export_lines
         from pipeline.summary import as_json, read_status
 
+        if target is not None and citations is not None and _same(target, citations):
+            raise Refused(f"{target}: named by --to and --citations. Nothing was written.")
         written: dict[str, Export] = {}
         guard = not no_excel_guard
         if target is not None:
@@ -55,7 +57,7 @@ def export(
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
         if not written:
-            raise Refused("Say with --to or --citations which file to write. Nothing was sent.")
+            raise Refused("Say with --to or --citations which file to write. Nothing was written.")
         summary = read_status(job).summary
         if not said["quiet"]:
             for what, done in written.items():
@@ -66,3 +68,7 @@ def export(
         return 0
 
     finish(said, work)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()

@@ -22,8 +22,9 @@ def check_engine(spec: JobSpec) -> None:
         if missing:
             raise Refused(
                 f"{spec.at('engine')}: the engine ray needs packages that are not installed "
-                f"({', '.join(missing)}). Run: pip install '.[ray]'; or leave the engine "
-                "out, which sends from this machine. Nothing was sent."
+                f"({', '.join(missing)}). Install them with `pip install '.[ray]'` in the "
+                "checkout; or leave the engine out, which sends from this machine. Nothing was "
+                "sent."
             )
         return
     for name in _OF_RAY:

@@ -10,7 +10,7 @@ from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_table
 from pipeline.export.target import check_target
-from pipeline.inputs.table import open_table
+from pipeline.inputs.table import named_ending, open_table
 from pipeline.job import Job
 from pipeline.spec import nearest
 
@@ -80,8 +80,8 @@ def export_citations(
 def _check(job: Job, target: Path, force: bool) -> None:
     if target.suffix.lower() not in KINDS:
         raise Refused(
-            f"{target}: cannot write a file with the ending {target.suffix!r}."
-            f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}."
+            f"{target}: cannot write a file with {named_ending(target)}."
+            f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}. Nothing was written."
         )
     check_target(job, target, force=force)
 
@@ -128,5 +128,5 @@ def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -
 def _unwritable(target: Path, error: OSError) -> StorageFailed:
     return StorageFailed(
         f"{target}: cannot be written ({error.strerror or error}). The results are safe in the "
-        "run folder."
+        "run folder. Make room there, or name another place."
     )

@@ -30,13 +30,20 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
     """
     where = target.resolve()
     if job.spec is not None and where == job.spec.input.resolve():
-        raise Refused(f"{target}: that is the job's input. Choose another file.")
+        raise Refused(
+            f"{target}: that is the job's input. Choose another file. Nothing was written."
+        )
     if where.is_relative_to(job.folder.path.resolve()):
-        raise Refused(f"{target}: the run folder is the runner's own. Choose another place.")
+        raise Refused(
+            f"{target}: the run folder is the runner's own. Choose another place. Nothing was "
+            "written."
+        )
     if not where.parent.is_dir():
-        raise Refused(f"{target}: there is no folder {where.parent}. Make it first.")
+        raise Refused(
+            f"{target}: there is no folder {where.parent}. Make it first. Nothing was written."
+        )
     if where.is_dir():
-        raise Refused(f"{target}: is a folder. Name a file in it.")
+        raise Refused(f"{target}: is a folder. Name a file in it. Nothing was written.")
     if not force and where.exists() and where.stat().st_size and not _is_export(where):
         raise Refused(
             f"{target}: is there already and is not an earlier export. Choose another file, or "

@@ -79,7 +79,7 @@ def refuse_too_large(target: Path, rows: int, columns: int) -> None:
         what = f"{rows:,} rows" if rows > MAX_ROWS else f"{columns:,} columns"
         raise Refused(
             f"{target}: {what}; a sheet of Excel has {MAX_ROWS:,} rows and {MAX_COLUMNS:,} "
-            "columns. Export to .csv or .parquet instead. Nothing was sent."
+            "columns. Export to .csv or .parquet instead. Nothing was written."
         )
 
 

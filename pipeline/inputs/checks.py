@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import Batch, Table, open_table
+from pipeline.inputs.table import NO_ROWS, Batch, Table, open_table
 from pipeline.inputs.where import wanted
 from pipeline.model import State
 from pipeline.plan import KEY_BYTES, Variables, identity, occurrences
@@ -105,7 +105,7 @@ class RowChecks:
             Refused: for empty cells under `empty: refuse`, a repeated id, or no rows.
         """
         if rows == 0:
-            raise Refused(f"{self._table.path}: a header and no rows under it. Nothing was sent.")
+            raise Refused(f"{self._table.path}: {NO_ROWS} Nothing was sent.")
         count = self.empty_cells.total()
         if count and self._spec.empty == "refuse":
             more = count - len(self._empty)

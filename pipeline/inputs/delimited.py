@@ -18,6 +18,7 @@ from typing import TextIO
 from pipeline.errors import Refused
 from pipeline.inputs.table import Table, batched
 from pipeline.spec import JobSpec
+from pipeline.wording import counted
 
 # A quote that is never closed would else take the rest of the file for one cell.
 MAX_CELL_CHARACTERS = 32 << 20
@@ -58,8 +59,8 @@ def open_delimited(spec: JobSpec) -> Table:
                 row = [""] * width  # a blank line, or one of separators alone
             if len(row) != width:
                 raise Refused(
-                    f"{path} line {line}: {len(row)} cells where the header has {width}. "
-                    "Is a separator or a quote missing? Nothing was sent."
+                    f"{path} line {line}: {counted(len(row), 'cell')} where the header has "
+                    f"{width}. Is a separator or a quote missing? Nothing was sent."
                 )
             yield line, row
 
@@ -126,8 +127,8 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
             for row in reader:
                 if any("\0" in cell for cell in row):
                     raise Refused(
-                        f"{path} line {start}: a NUL byte. If the file is UTF-16, say "
-                        "`encoding: utf-16-le` in the spec. Nothing was sent."
+                        f"{path} line {start}: a NUL byte. Remove it; or, if the file is "
+                        "UTF-16, say `encoding: utf-16-le` in the spec. Nothing was sent."
                     )
                 yield start, row
                 start = begins + reader.line_num
@@ -188,8 +189,8 @@ def _open(path: Path, encoding: str) -> TextIO:
         return path.open(encoding=encoding, newline="")
     except (LookupError, ValueError):
         raise Refused(
-            f"{path}: `encoding: {encoding}` is not known. Try utf-8, utf-16, cp1252 or gbk. "
-            "Nothing was sent."
+            f"{path}: there is no encoding `{encoding}`. Say one that there is by `encoding:` in "
+            "the spec: utf-8, utf-16, cp1252 or gbk. Nothing was sent."
         ) from None
 
 

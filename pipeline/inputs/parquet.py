@@ -36,7 +36,8 @@ def open_parquet(spec: JobSpec) -> Table:
         schema = file.schema_arrow
     except _UNREADABLE as error:
         raise Refused(
-            f"{path}: not readable as Parquet ({_first_line(error)}). Nothing was sent."
+            f"{path}: not readable as Parquet ({_first_line(error)}). Copy it again from where it "
+            "came from. Nothing was sent."
         ) from None
     names = tuple(schema.names)
     sent = {names[position] for position in bind(spec, names).mapped} | {spec.id}
@@ -46,7 +47,7 @@ def open_parquet(spec: JobSpec) -> Table:
         first = 1
         stream = file.iter_batches(batch_size=BATCH_ROWS)
         while True:
-            where = f"{path} rows {first} to {first + BATCH_ROWS - 1}"
+            where = f"{path} rows {first} to {min(first + BATCH_ROWS - 1, file.metadata.num_rows)}"
             try:
                 batch = next(stream, None)
                 if batch is None:

@@ -13,6 +13,7 @@ from pipeline.spec import JobSpec, nearest
 BATCH_ROWS = 2000
 _TEXTS = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xlsm")
+NO_ROWS = "there are no rows below the names of the columns. Write some there."
 _JSON = (".json", ".ndjson")
 _BATCH_CELLS = 4_000_000
 _BATCH_CHARACTERS = 8_000_000
@@ -119,13 +120,14 @@ def open_table(spec: JobSpec) -> Table:
         raise Refused(f"{path}: is a folder, not a sheet. Nothing was sent.")
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
         raise Refused(
-            f"{path}: there is no such file.{nearest(path.name, beside)} Nothing was sent."
+            f"{path}: there is no such file.{nearest(path.name, beside) or named} Nothing was sent."
         )
     opener = kinds.get(path.suffix.lower())
     if opener is None:
         raise Refused(
-            f"{path}: cannot read a file with the ending {path.suffix!r}; "
+            f"{path}: cannot read a file with {named_ending(path)}; "
             f"use {', '.join(kinds)}.{_saved_as(path.suffix.lower())} Nothing was sent."
         )
     _refuse_settings_of_others(spec)
@@ -138,6 +140,11 @@ def open_table(spec: JobSpec) -> Table:
         ) from None
     _check_header(table)
     return table
+
+
+def named_ending(path: Path) -> str:
+    """``the ending .txt``, for messages."""
+    return f"the ending {path.suffix}" if path.suffix else "no ending"
 
 
 def _saved_as(ending: str) -> str:
@@ -157,7 +164,7 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
         if value is not None and kind not in kinds:
             raise Refused(
                 f"{spec.at(name)}: `{name}:` is for {' and '.join(kinds)}, and {spec.input.name} "
-                "is none. Remove the line. Nothing was sent."
+                "is none. Leave it out. Nothing was sent."
             )
 
 

@@ -72,10 +72,12 @@ def _equal_rows(checked: Checked) -> str:
 
 
 def _variable(facts: VariableFacts) -> str:
-    sizes = f"{facts.shortest} to {facts.longest} characters"
+    rows = f"(rows {facts.shortest_row} and {facts.longest_row})"
+    sizes = f"{facts.shortest} to {facts.longest} characters {rows}"
+    if facts.longest is not None and facts.shortest == facts.longest:
+        sizes = counted(facts.longest, "character")
     return (
-        f'"{shortened(facts.name)}" from "{shortened(facts.column)}": {sizes} (rows '
-        f"{facts.shortest_row} and {facts.longest_row})" + _and_empty(facts) + "."
+        f'"{shortened(facts.name)}" from "{shortened(facts.column)}": {sizes}{_and_empty(facts)}.'
     )
 
 

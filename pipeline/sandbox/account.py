@@ -49,10 +49,15 @@ def load_account(path: Path) -> Account:
     try:
         fields = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
         return _account(fields)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: cannot be read; save it as UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "not readable"
+        raise ValueError(f"{path}: {line}is not YAML: {problem}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -75,7 +80,10 @@ def read_workflow(workflow_id: str, fields: object) -> Workflow:
             raise ValueError(f"{here}: {name} is {value!r}; write {wanted}")
     values: dict[str, Any] = {name: fields[name] for name in fields if name != "cache"}
     if "cache" in fields:
-        values["cache_s"] = parse_seconds(fields["cache"])
+        try:
+            values["cache_s"] = parse_seconds(fields["cache"])
+        except ValueError as error:
+            raise ValueError(f"{here}: cache: {error}") from None
     if "fault" in fields:
         _check_names(here, [fields["fault"]], FAULTS, "fault")
     return Workflow(workflow_id, **values)

@@ -90,8 +90,9 @@ class Book:
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ValueError(
-                f"{path}: cannot be used as a book of bills ({error}); name another file by --book"
+                f"{path}: cannot be used as a book of bills ({reason}); name another file by --book"
             ) from None
         self._path = path
         self._queue: list[Entry] = []

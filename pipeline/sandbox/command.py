@@ -122,8 +122,11 @@ def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
         return click.echo(_listed())
     try:
         serve(Options(**options, spoil=dict(map(_share, spoil))), _show)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         click.echo(f"pipeline: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        click.echo(f"pipeline: {error.strerror or error}; choose another by --port", err=True)
         sys.exit(2)
 
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import uvicorn
 
@@ -30,6 +30,7 @@ from pipeline.sandbox.workflows import Workflow, rehearsal
 MODEL_KEY_VARIABLE = "SANDBOX_MODEL_KEY"
 
 _Choice = TypeVar("_Choice", bound=str)
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,8 @@ def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> Non
     path = options.book or f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
     with contextlib.closing(Book(Path(path))) as book:
         sandbox = _sandbox(options, account, book)
-        server = Server(_config(sandbox, parse_seconds(options.idle)), options.port)
+        idle_s = _read("--idle", parse_seconds, options.idle)
+        server = Server(_config(sandbox, idle_s), options.port)
         on_ready(Ready(server.url, account.keys[0], path, _first(account, options.publish)))
         # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
         with contextlib.suppress(KeyboardInterrupt):
@@ -104,11 +106,11 @@ def _sandbox(options: Options, account: Account, book: Book) -> Sandbox:
     behaviour = Behaviour(
         headers=_one_of("headers", options.headers, ("success", "every")),
         missing=_one_of("missing", options.missing, ("undefined", "error")),
-        latency_s=parse_latency(options.latency),
-        max_duration_s=parse_seconds(options.max_duration),
+        latency_s=_read("--latency", parse_latency, options.latency),
+        max_duration_s=_read("--max-duration", parse_seconds, options.max_duration),
         spoilt=_shares(options.spoil),
     )
-    window_ms = round(parse_seconds(options.window) * 1000)
+    window_ms = round(_read("--window", parse_seconds, options.window) * 1000)
     return Sandbox(
         book=book,
         backend=_backend(options.model_url, options.model),
@@ -162,9 +164,11 @@ def _config(sandbox: Sandbox, idle_s: float) -> uvicorn.Config:
 
 def _backend(model_url: str | None, model: str | None) -> Backend:
     if model_url is None:
+        if model is not None:
+            raise ValueError("--model needs the model's address too; add --model-url")
         return TemplateBackend()
     if model is None:
-        raise ValueError("a model's address needs its name too; add --model")
+        raise ValueError("--model-url needs the model's name too; add --model")
     # aiohttp takes a third of a second to import, and most servers need no model.
     from pipeline.sandbox.openai import OpenAIBackend
 
@@ -190,16 +194,28 @@ def _shares(spoil: Mapping[str, float]) -> dict[str, float]:
     return dict(spoil)
 
 
+def _read(option: str, parse: Callable[[str], _Read], text: str) -> _Read:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
 def _one_of(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; write {' or '.join(choices)}")
     return value
 
 
+def _options(text: str) -> Any:
+    return json.loads(sys.stdin.buffer.readline() if text == "-" else text)
+
+
 def main() -> None:
-    """The process that `--sandbox` spawns: its options come as one JSON argument."""
+    """The process that `--sandbox` spawns: its options come as one JSON argument, or as the first
+    line of stdin where that is ``-``: the names of a wide sheet's columns are too long for one."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("options", type=json.loads, help="the fields of `Options`")
+    parser.add_argument("options", type=_options, help="the fields of `Options`, as JSON, or -")
     serve(Options(**parser.parse_args().options))
 
 

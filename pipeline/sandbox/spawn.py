@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,7 +35,7 @@ def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator
     """
     options = json.dumps({"publish": [workflow, variables], "book": str(book), "with_parent": True})
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.sandbox.server", options],
+        [sys.executable, "-m", "pipeline.sandbox.server", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if name not in _SECRET},
@@ -43,13 +44,17 @@ def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator
     assert process.stdin is not None
     assert process.stdout is not None
     try:
+        with contextlib.suppress(BrokenPipeError):  # it ended at once, as is seen below
+            process.stdin.write(f"{options}\n".encode())
+            process.stdin.flush()
         line = process.stdout.readline()
         if not line:
             raise RuntimeError("the sandbox did not start")
         ready = json.loads(line)
         yield Spawned(ready["url"], ready["key"])
     finally:
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         process.stdout.close()
         try:
             process.wait(timeout=5)

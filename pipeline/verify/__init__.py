@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import records, wal
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import StorageFailed
 from pipeline.job import Job
 from pipeline.model import Summary
 from pipeline.records import Read, reading
-from pipeline.summary import standing
+from pipeline.summary import no_run_yet, standing
 from pipeline.verify.files import check_failures, check_snapshot, check_summary
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
 from pipeline.verify.ledger import check_sense, check_structure, check_sums
@@ -58,7 +58,7 @@ def _look(job: Job) -> Verified:
         findings.add(f"{LEDGER}-wal", "what a run last wrote is not what was written", KEEP_LEDGER)
     elif not _begun(folder.ledger):
         if not folder.summary.exists() and len(names) < 2:
-            raise Refused(f"{folder.path}: no run yet. Start it with: {job.command('run')}")
+            raise no_run_yet(job)
         findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
         return Verified(None, 0, 0, 0, findings.all())
     summary: Summary | None = None
@@ -75,7 +75,7 @@ def _look(job: Job) -> Verified:
             look(lambda db, f: check_summary(folder, db, summary, f))
             look(lambda db, f: check_failures(folder, snapshot, db, f))
     except StorageFailed as error:
-        findings.add(LEDGER, f"it cannot be read ({error})", KEEP_LEDGER)
+        findings.add(LEDGER, f"it cannot be read ({_why(error)})", KEEP_LEDGER)
     return Verified(summary, entries, answers, parts, findings.all())
 
 
@@ -85,7 +85,7 @@ def _begun(path: Path) -> bool:
         return False
     try:
         with reading(path) as read:
-            return read(lambda db: db.execute("SELECT 1 FROM sqlite_schema").fetchone()) is not None
+            return bool(read(lambda db: db.execute("PRAGMA user_version").fetchone()[0]))
     except StorageFailed:
         return True
 
@@ -102,5 +102,13 @@ class _Look:
             return self._read(lambda db: check(db, self._findings))
         except _DAMAGE as error:
             if not self._findings.about(LEDGER):
-                self._findings.add(LEDGER, f"it cannot be read to its end ({error})", KEEP_LEDGER)
+                problem = f"it cannot be read to its end ({_why(error)})"
+                self._findings.add(LEDGER, problem, KEEP_LEDGER)
             return None
+
+
+def _why(error: Exception) -> str:
+    """The disk's or SQLite's own words; what to do about it is the finding's."""
+    cause = error.__cause__ or error
+    told = isinstance(cause, (sqlite3.Error, StorageFailed))
+    return str(cause) if told else "a value in it is of the wrong kind"
