@@ -15,8 +15,7 @@ from pipeline.pins import refuse_repaying
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read
-from pipeline.spec import nearest
-from pipeline.wording import counted, listed
+from pipeline.wording import counted, listed, nearest
 
 Ask = Callable[[str], bool]
 

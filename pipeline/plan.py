@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from pipeline.errors import Refused
 from pipeline.model import Held, State
-from pipeline.spec import JobSpec, nearest
+from pipeline.spec import JobSpec
+from pipeline.wording import nearest
 
 KEY_BYTES = 16
 

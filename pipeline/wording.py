@@ -6,9 +6,10 @@ hosted CI, which obey lines such as ``::error::`` (GitHub) and ``##vso[…]`` (A
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _NAMED = 10
@@ -56,3 +57,10 @@ def listed(rows: Sequence[int], total: int | None = None) -> str:
     numbers = ", ".join(map(str, rows[:_NAMED]))
     word = "row" if len(rows) == 1 and not more else "rows"
     return f"{word} {numbers}" + (f" and {more} more" if more > 0 else "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint like ` Did you mean "story"?`, or nothing."""
+    by_plain = {name.casefold().strip(): name for name in known}
+    close = difflib.get_close_matches(word.casefold().strip(), list(by_plain), n=1)
+    return f' Did you mean "{by_plain[close[0]]}"?' if close else ""

@@ -12,7 +12,7 @@ from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_
 from pipeline.export.target import check_target
 from pipeline.inputs.table import named_ending, open_table
 from pipeline.job import Job
-from pipeline.spec import nearest
+from pipeline.wording import nearest
 
 _WORKBOOKS = (".xlsx", ".xlsm")
 KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")

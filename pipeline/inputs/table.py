@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import Refused
-from pipeline.spec import JobSpec, nearest
+from pipeline.spec import JobSpec
+from pipeline.wording import nearest
 
 BATCH_ROWS = 2000
 _TEXTS = (".csv", ".tsv")

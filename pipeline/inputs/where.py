@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import Refused
-from pipeline.spec import Condition, JobSpec, nearest
+from pipeline.spec import Condition, JobSpec
+from pipeline.wording import nearest
 
 
 def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:

@@ -23,7 +23,8 @@ from pipeline.inputs.workbook import (
     open_workbook,
 )
 from pipeline.plan import bind
-from pipeline.spec import JobSpec, nearest
+from pipeline.spec import JobSpec
+from pipeline.wording import nearest
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
 _MANY_CELLS = 500_000

@@ -1,0 +1,360 @@
+"""The file of a job spec: YAML that is composed to nodes, never constructed to objects.
+
+A node knows its line, and shows when YAML turned a text (`no`, `0123`, `2024-01-02`) into something
+else. All that is wrong is told at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import yaml
+
+from pipeline.errors import Refused
+from pipeline.wording import nearest
+
+MAX_SPEC_BYTES = 1_000_000
+SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")
+
+_YAML_KINDS = {
+    "bool": "a yes/no value",
+    "int": "a number",
+    "float": "a number",
+    "timestamp": "a date",
+    "null": "nothing",
+}
+# What YAML's parser says, and what that means to somebody who knows none of its words; the first
+# that is found counts. True: the place is where what is not closed began, not where that was seen.
+_YAML_WORDS = (
+    ("mapping values are not allowed", "`: ` within a text; put the text into quotes", False),
+    ("found character '\\t'", "a tab; indent by spaces", False),
+    ("found character", "a text cannot begin with this character; put it into quotes", False),
+    ("found undefined alias", "a text cannot begin with *; put it into quotes", False),
+    ("could not find expected ':'", "not a `key: value` line", True),
+    ("found unexpected end of stream", "a quote that is not closed", True),
+    ("expected ',' or", "a bracket that is not closed, or a comma that is missing", True),
+    ("expected <block end>", "indented otherwise than the lines above it", False),
+    ("but found another document", "a second document (---); a spec is one", False),
+    ("special characters", "a control character", False),
+)
+_INIT = "`pipeline init SHEET --workflow ID` writes one."
+_YES = ("true", "yes", "on")
+
+T = TypeVar("T")
+
+
+def compose(path: Path) -> yaml.MappingNode:
+    """The `key: value` lines of the file at `path`.
+
+    Raises:
+        Refused: when there are none.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = "" if path.exists() else nearest(path.name, beside) or f" {_INIT}"
+        raise Refused(
+            f"{path}: the job spec cannot be read ({error.strerror}).{hint} Nothing was sent."
+        ) from None
+    if path.suffix.lower() in SHEETS:
+        written = shlex.join(("pipeline", "init", str(path), "--workflow", "ID"))
+        raise Refused(
+            f"{path}: a sheet, not a job spec. Name the spec that it is the `input:` of. Nothing "
+            f"was sent. To write one: {written}"
+        )
+    if len(raw) > MAX_SPEC_BYTES:
+        raise Refused(f"{path}: a job spec of over 1 MB is not one. Nothing was sent.")
+    try:
+        node = yaml.compose(raw.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError:
+        raise Refused(
+            f"{path}: the job spec is not UTF-8 text. Save it as UTF-8. Nothing was sent."
+        ) from None
+    except RecursionError:
+        raise Refused(f"{path}: the job spec is nested too deeply. Nothing was sent.") from None
+    except yaml.YAMLError as error:
+        raise Refused(f"{path}{_yaml_problem(error)}. Nothing was sent.") from None
+    if not isinstance(node, yaml.MappingNode):
+        what = "the job spec is empty" if node is None else "not a job spec"
+        raise Refused(
+            f"{path}: {what}; one is a list of `key: value` lines. {_INIT} Nothing was sent."
+        )
+    return node
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """The line, and what is wrong there."""
+    problem = str(getattr(error, "problem", None) or getattr(error, "reason", "not readable"))
+    mark = getattr(error, "problem_mark", None)
+    for theirs, ours, begun_before in _YAML_WORDS:
+        if theirs in problem:
+            problem = ours
+            mark = (begun_before and getattr(error, "context_mark", None)) or mark
+            break
+    return f"{f' line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}"
+
+
+class _Fault(Exception):
+    """One thing that is wrong with a spec, with its line where it has one."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        end = "" if problem.endswith(("?", ".")) else "."
+        super().__init__(problem + end)
+        self.line = line
+
+
+class _Noting:
+    """Keeps the fault that ends its block, so that those after it are found too."""
+
+    def __init__(self) -> None:
+        self.faults: list[_Fault] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, _Fault):
+            self.faults.append(error)
+        return isinstance(error, _Fault)
+
+
+class Fields:
+    """The lines of a mapping, read key by key; each reading is None where the key is left out.
+
+    What is wrong is noted with its line and read as if it were left out; `refuse_faults` then tells
+    all of it. `lines` is where each key stands. `nulls`: a key without a value is not left out.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        node: yaml.MappingNode,
+        what: str = "the spec",
+        noting: _Noting | None = None,
+        nulls: bool = False,
+    ) -> None:
+        self._path = path
+        self._noting = noting or _Noting()
+        self._line = _line(node)
+        self._nulls = nulls
+        self._nodes = self._entries(node, what)
+        self.lines = {key: _line(value) for key, value in self._nodes.items()}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._nodes
+
+    def note_unknown(self, known: Iterable[str], problem: str, hints: dict[str, str]) -> bool:
+        """Notes each key that is not among `known`; whether there is one. `problem` has a place for
+        its name; `hints` are for names that a spec never has."""
+        known = tuple(known)
+        unknown = [key for key in self._nodes if key not in known]
+        for key in unknown:
+            hint = hints.get(key.lower()) or nearest(key, known)
+            hint = hint or f" There are: {', '.join(known)}."
+            self.note(key, f"{problem.format(key)}{hint}")
+        return bool(unknown)
+
+    def note(self, key: str | None, problem: str) -> None:
+        """Notes what is wrong with the value of `key`, or of ``key.name`` below it; without a key,
+        with the whole."""
+        line = self._line if key is None else self.lines.get(key)
+        self._noting.faults.append(_Fault(problem, line))
+
+    def text(
+        self, key: str, missing: str, pattern: re.Pattern[str] | None = None, rule: str = ""
+    ) -> str | None:
+        """A text that must be there; `missing` says what to do where it is not."""
+        with self._noting:
+            node = self._take(key)
+            if node is None:
+                raise _Fault(f"`{key}:` is missing. {missing}")
+            value = self._text(node, f"`{key}`")
+            if not value:
+                raise self._fault(node, f"`{key}` is empty. {missing}")
+            if pattern and not pattern.fullmatch(value):
+                raise self._fault(node, f"`{key}: {value}` is not allowed; use {rule}")
+            return value
+        return None
+
+    def optional_text(self, key: str) -> str | None:
+        with self._noting:
+            node = self._take(key)
+            return None if node is None else self._text(node, f"`{key}`")
+        return None
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        with self._noting:
+            value = _shown(node)
+            if value not in choices:
+                raise self._fault(
+                    node,
+                    f"`{key}: {value}` is not one of {', '.join(choices)}."
+                    f"{nearest(value, choices)}",
+                )
+            return value
+        return None
+
+    def number(
+        self,
+        key: str,
+        kind: Callable[[str], T],
+        *,
+        at_least: float | None = None,
+        above: float | None = None,
+    ) -> T | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        rule = "a whole number" if kind is int else "a number"
+        unit = " of seconds" if key.endswith("_s") else ""
+        bound = f" of {at_least} or more" if at_least is not None else f"{unit} above {above}"
+        with self._noting:
+            wrong = self._fault(node, f"`{key}: {_shown(node)}` is not {rule}{bound}")
+            if not isinstance(node, yaml.ScalarNode):
+                raise wrong
+            try:
+                value = kind(node.value)
+            except ValueError:
+                raise wrong from None
+            size = float(value)  # type: ignore[arg-type]
+            too_low = (at_least is not None and size < at_least) or (
+                above is not None and size <= above
+            )
+            if too_low or not math.isfinite(size):
+                raise wrong
+            return value
+        return None
+
+    def pairs(self, key: str) -> tuple[tuple[str, str], ...] | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        texts = []
+        with self._noting:
+            if not isinstance(node, yaml.MappingNode):
+                raise self._fault(node, f"`{key}` takes `name: text` lines, not {_kind(node)}")
+            for name, value in self._entries(node, f"`{key}`").items():
+                self.lines[f"{key}.{name}"] = _line(value)
+                with self._noting:
+                    texts.append((name, self._text(value, f"`{name}`")))
+        return tuple(texts)
+
+    def flag(self, key: str) -> bool | None:
+        node = self._take(key)
+        if node is None:
+            return None
+        with self._noting:
+            if not node.tag.endswith(":bool"):
+                raise self._fault(node, f"`{key}` takes true or false, not {_kind(node)}")
+            return isinstance(node, yaml.ScalarNode) and node.value.lower() in _YES
+        return None
+
+    def sections(self, key: str, what: str, wanted: str) -> list[Fields]:
+        """The mappings in a list, or the one that stands there without a list. `what` is each of
+        them; those that are none are noted, with what is `wanted`."""
+        node = self._take(key)
+        if node is None:
+            return []
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        self.lines.update({f"{key}.{n}": _line(one) for n, one in enumerate(nodes)})
+        found = []
+        for one in nodes:
+            if isinstance(one, yaml.MappingNode):
+                found.append(Fields(self._path, one, what, self._noting, nulls=True))
+            else:
+                self._noting.faults.append(self._fault(one, wanted))
+        return found
+
+    def section(self, key: str, known: Iterable[str]) -> Fields | None:
+        """The mapping under `key`, which has lines of `known`."""
+        node = self._take(key)
+        if node is None:
+            return None
+        if not isinstance(node, yaml.MappingNode):
+            self.note(key, f"`{key}` takes lines of {', '.join(known)}, not {_kind(node)}")
+            return None
+        inner = Fields(self._path, node, f"`{key}`", self._noting)
+        self.lines.update({f"{key}.{name}": line for name, line in inner.lines.items()})
+        return inner
+
+    def refuse_faults(self) -> None:
+        """Raises if anything was wrong: one fault as a line, several as a list.
+
+        Raises:
+            Refused: with all of them, in the order of their lines.
+        """
+        faults = sorted(self._noting.faults, key=lambda fault: fault.line or 0)
+        if len(faults) == 1:
+            line = f" line {faults[0].line}" if faults[0].line else ""
+            raise Refused(f"{self._path}{line}: {faults[0]} Nothing was sent.")
+        if faults:
+            told = [f"{f'line {fault.line}: ' if fault.line else ''}{fault}" for fault in faults]
+            raise Refused(
+                "\n  ".join((f"{self._path} has {len(faults)} faults:", *told))
+                + "\nNothing was sent."
+            )
+
+    def _take(self, key: str) -> yaml.Node | None:
+        node = self._nodes.get(key)
+        null = isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")
+        return None if null and not self._nulls else node
+
+    def _entries(self, node: yaml.MappingNode, where: str) -> dict[str, yaml.Node]:
+        entries: dict[str, yaml.Node] = {}
+        for key_node, value in node.value:
+            with self._noting:
+                key = self._text(key_node, f"a name in {where}")
+                if key in entries:
+                    line = _line(entries[key])
+                    raise self._fault(
+                        key_node, f"`{key}` stands twice in {where}, first in line {line}"
+                    )
+                entries[key] = value
+        return entries
+
+    def _text(self, node: yaml.Node, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._fault(node, f"{what} takes a text, not {_kind(node)}")
+        kind = node.tag.rsplit(":", 1)[-1]
+        if kind == "null" and not node.value:
+            raise self._fault(node, f'{what} has no text; write one, or "" for an empty one')
+        if kind != "str":
+            read_as = _YAML_KINDS.get(kind, f"a {kind}")
+            raise self._fault(
+                node,
+                f'{what}: YAML reads `{node.value}` as {read_as}; write it as "{node.value}"',
+            )
+        return str(node.value)
+
+    def _fault(self, node: yaml.Node, problem: str) -> _Fault:
+        return _Fault(problem, _line(node))
+
+
+def _kind(node: yaml.Node) -> str:
+    """What stands there, in a word or as it was written."""
+    if isinstance(node, yaml.ScalarNode):
+        return f'"{node.value}"' if node.style in ("'", '"') else f"`{node.value}`"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a map"
+
+
+def _shown(node: yaml.Node) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else f"({_kind(node)})"
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
