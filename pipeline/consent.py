@@ -110,7 +110,7 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     if failed:
         yield (
             f"Of the failed rows that are sent again, {len(failed)} may have been paid: "
-            f"{listed(failed)}."
+            f"{listed(sorted(failed))}."
         )
     elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
     if elsewhere:

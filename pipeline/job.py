@@ -57,6 +57,12 @@ class Job:
         words[-1 if given is None else given] = str(paid + rows)
         return replace(self, sending=tuple(words))
 
+    @property
+    def rehearsed(self) -> bool:
+        """Whether there is a rehearsal of it, in the folder beside its own."""
+        beside = self.folder.path.with_name(self.folder.path.name + SANDBOX_SUFFIX)
+        return not self.sandbox and RunFolder(beside).run.exists()
+
     def to_run(self) -> JobSpec:
         """The spec, for commands that cannot do without.
 
@@ -143,8 +149,8 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
         name, source, host = about["job"], Path(about["spec"]), about["host"]
     except KeyError:
         raise Refused(
-            f"{path}: neither a job spec nor a run folder (it has no run.json). Name the spec, a "
-            ".yaml file. Nothing was sent."
+            f"{path}: neither a job spec nor a run folder (it has no run.json that can be read). "
+            "Name the spec, a .yaml file. Nothing was sent."
         ) from None
     try:
         spec = replace(load_spec(source), output=folder.path)

@@ -121,7 +121,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
             raise Refused(
                 f'{spec.at(f"variables.{variable}")}: {spec.input.name} has no column "{column}" '
                 f'for the variable "{variable}".{nearest(column, place)} It has: '
-                f"{', '.join(columns)}.{_one_column(columns)} Nothing was sent."
+                f"{', '.join(columns)}.{_one_column(spec, columns)} Nothing was sent."
             )
     if spec.id is not None and spec.id not in place:
         raise Refused(
@@ -138,9 +138,11 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
     return Variables(spec.workflow, tuple(sorted(sources, key=lambda s: s.name)))
 
 
-def _one_column(columns: Sequence[str]) -> str:
+def _one_column(spec: JobSpec, columns: Sequence[str]) -> str:
     if len(columns) > 1:
         return ""
+    if spec.input.suffix.lower() in (".xlsx", ".xlsm"):
+        return " Only one column was found: is another row the header? `header_row:` says which."
     return " Only one column was found: is the separator none of comma, semicolon and tab?"
 
 

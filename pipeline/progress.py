@@ -161,4 +161,5 @@ def _still(event: Stopping) -> str:
 def _limit(limit: int | None, window_s: float | None) -> str:
     if not limit:
         return ""
-    return f"{limit} per {window_s:.4g} s" if window_s else str(limit)
+    # To two digits: it is an estimate.
+    return f"{limit} per {float(f'{window_s:.2g}'):g} s" if window_s else str(limit)

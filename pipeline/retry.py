@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 
 from pipeline.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
 
+# Each ambiguous answer may be a bill for nothing: ten are enough to look at, and few enough to pay.
 AMBIGUOUS_IN_A_ROW = 10
+# A wrong variable fails every row; a sheet whose first ten rows are blocked by chance is rare.
 ALIKE_AT_FIRST = 10
+# A deployment is over within minutes. Who mistyped an address should not wait for that long.
 AWAY_S = 300.0
 AWAY_S_NEVER_ANSWERED = 30.0
 # A probe that has not failed to connect for this long did reach the API: its connect timeout is
 # over, and its answer may take minutes.
 PROBE_TRUSTED_AFTER_S = 31.0
+# No jitter: one dispatcher sends one probe, and what goes again waits for its slot of the pace.
 _BACK_OFF_MIN_S, _BACK_OFF_MAX_S = 1.0, 60.0
 _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
 

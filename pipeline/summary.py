@@ -164,8 +164,10 @@ def refuse_before_first_run(job: Job, read: records.Read) -> None:
 
 def no_run_yet(job: Job) -> Refused:
     """What to raise where there is nothing to look at yet. The command ends it, to be pasted."""
+    rehearsed = "There is a rehearsal: --sandbox shows it. " if job.rehearsed else ""
     return Refused(
-        f"{job.folder.path}: no run yet. Nothing was sent. Start it with: {job.command('run')}"
+        f"{job.folder.path}: no run yet. Nothing was sent. {rehearsed}"
+        f"Start it with: {job.command('run')}"
     )
 
 

@@ -473,6 +473,15 @@ def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, ma
     assert (gone.returncode, "spec" in gone.stderr) == (2, True)
 
 
+def test_who_asks_for_the_results_of_a_rehearsed_job_is_told_of_the_rehearsal(make_job):
+    """Before the command that pays."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    assert job.call("run", "--sandbox").returncode == 0
+    for command in (("status",), ("export", "--to", str(job.folder / "x.csv")), ("history",)):
+        said = job.call(*command).stderr
+        assert "There is a rehearsal: --sandbox shows it." in said
+
+
 def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sandbox, make_job):
     """And how it ended; before the first run it says how to start one."""
     sandbox = start_sandbox(latency="8s")

@@ -171,6 +171,19 @@ def test_an_export_of_the_runner_gives_its_own_columns_as_comments(tmp_path):
     assert init_job(own, "wf", tmp_path / "own.yaml").variables == 2
 
 
+def test_a_title_above_a_text_table_is_told_what_to_do_about(tmp_path):
+    """Whether it has separators in it or none, and without advice that is refused next."""
+    for title in ("Our articles", "Our articles,,"):
+        text = f"{title}\nname,price,story\na,1,b\n"
+        (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+        done = pipeline(tmp_path, "init", "list.csv", "--workflow", "wf_x")
+        assert done.returncode == 2
+        assert "title, remove it" in done.stderr
+        more = pipeline(tmp_path, "init", "list.csv", "--workflow", "wf_x", "--header-row", "2")
+        assert more.returncode == 2
+        assert "say it by" not in more.stderr
+
+
 def test_sheets_of_one_name_have_jobs_of_their_own(tmp_path):
     """As files of every week do. Their answers would otherwise be one another's."""
     for name in ("a", "b"):

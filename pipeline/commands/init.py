@@ -47,7 +47,10 @@ def init(
     try:
         if workflow is None:
             if not person_there():
-                raise Refused("Name the workflow by --workflow ID. Nothing was written.")
+                raise Refused(
+                    "Name the workflow by --workflow ID, its id on your platform; to rehearse, any "
+                    "will do. Nothing was written."
+                )
             workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
         written = init_job(
             sheet,
@@ -59,7 +62,8 @@ def init(
         )
     except PipelineError as error:
         explain(error, None, {"as_json": as_json, "quiet": False}, error.exit_code)
-        if any(f"`{key}:`" in str(error) for key in ("sheet", "header_row", "encoding")):
+        said = {"sheet": worksheet, "header_row": header_row, "encoding": encoding}
+        if any(f"`{key}:`" in str(error) and value is None for key, value in said.items()):
             tell("There is no spec yet: say it by --sheet, --header-row or --encoding.")
         sys.exit(error.exit_code)
     tell(*written_lines(written))

@@ -26,6 +26,8 @@ MAX_CELL_CHARACTERS = 32 << 20
 _DELIMITERS = ",;\t"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _ROWS_TRIED = 100
+_MISSING = "Is a separator or a quote missing?"
+_TITLE = "Where the first line is a title, remove it; else, is a separator or a quote missing?"
 _BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -60,7 +62,7 @@ def open_delimited(spec: JobSpec) -> Table:
             if len(row) != width:
                 raise Refused(
                     f"{path} line {line}: {counted(len(row), 'cell')} where the header has "
-                    f"{width}. Is a separator or a quote missing? Nothing was sent."
+                    f"{width}. {_MISSING if width > 1 else _TITLE} Nothing was sent."
                 )
             yield line, row
 

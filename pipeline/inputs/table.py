@@ -197,12 +197,13 @@ def _check_header(table: Table) -> None:
     seen: dict[str, int] = {}
     for position, name in enumerate(table.columns):
         if not name.strip():
-            where = f"column {position + 1} has"
+            where, title = f"column {position + 1} has", " If the first line is a title, remove it."
             if table.sheet:
+                title = ""
                 where = f"{table.cell_at(position, table.header_row)} has"
             raise Refused(
-                f"{table.path}: {where} no name in the header. Name it or remove it. "
-                "Nothing was sent."
+                f"{table.path}: {where} no name in the header. Name it or remove it."
+                f"{title} Nothing was sent."
             )
         if name in seen:
             where = f'the header names "{name}" twice'
