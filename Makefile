@@ -53,7 +53,9 @@ mutants: $(READY)  ## changes of the modules that decide and keep which no test 
 	nice $(MUTANTS)/bin/mutmut run --max-children 2
 	$(MUTANTS)/bin/python tests/survivors.py
 
-check: lint test test-ray  ## lint, types, import contracts, tests: what every commit keeps green
+# Both at once: they wait more than they calculate. Ray is installed before, as one environment has both.
+check: lint $(RAY)  ## lint, types, import contracts, tests: what every commit keeps green
+	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test test-ray
 
 lint: $(READY)
 	$(BIN)/ruff check .
