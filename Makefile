@@ -24,9 +24,8 @@ $(RAY): requirements-ray.lock $(READY)
 demo: $(READY)  ## run the main job against the local sandbox; no key, nothing paid
 	$(BIN)/pipeline run jobs/stories.yaml --sandbox
 
-# One more than there are cores, as most tests wait for processes of their own.
-test: $(READY)  ## the tests, several at once
-	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal
+test: $(READY)  ## the tests, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-ray: $(RAY)  ## the tests of the engine ray, which it installs; one after the other, as each has a cluster
 	$(BIN)/python -m pytest -m 'ray and not long'

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
+import functools
 import json
 import os
 import shlex
@@ -12,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.forks import Forks, forking
 from tests.servers import Monitor
 
 KEY = "sk_sandbox"
@@ -137,6 +141,17 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@functools.cache
+def shared_forks() -> Forks:
+    """Those of all tests of this process."""
+    ending = contextlib.ExitStack()
+    atexit.register(ending.close)
+    folder = Path(ending.enter_context(tempfile.TemporaryDirectory()))
+    # As `main` sets it before anything is imported.
+    environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+    return ending.enter_context(forking(folder, environment))
+
+
 @dataclass
 class Job:
     """A job on disk, and the runner as a user calls it."""
@@ -177,13 +192,21 @@ class Job:
         self, verb: str, *options: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
-        return self.shell(self.command(verb, *options), env)
+        return self._pipeline(self.command(verb, *options), env)
 
     def paste(self, command: str, *more: str) -> subprocess.CompletedProcess[str]:
         """Runs a command line that the runner printed."""
         name, *words = shlex.split(command)
         assert name == "pipeline"
-        return self.shell([sys.executable, "-m", "pipeline", *words, *more])
+        return self._pipeline([sys.executable, "-m", "pipeline", *words, *more])
+
+    def _pipeline(
+        self, command: list[str], env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        read_at_start = any(name.startswith(("PYTHON", "LD_")) for name in env or {})
+        if read_at_start or not hasattr(os, "pidfd_open"):  # which Linux alone has
+            return self.shell(command, env)
+        return shared_forks().run(command, self.environment() | (env or {}), timeout=120)
 
     def status(self) -> dict:
         """`pipeline status --json`."""

@@ -2,6 +2,9 @@
 
 A start of Python with everything loaded takes most of a second; a fork takes ten milliseconds, so
 that hundreds of kills fit into minutes. Each fork is a process of its own, and dies like one.
+
+Most commands of the tests are such forks. What is about the start itself (imports, what the
+environment tells Python, memory of a child) starts Python.
 """
 
 from __future__ import annotations
@@ -9,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,6 +32,7 @@ class Forks:
 
     server: subprocess.Popen[bytes]
     folder: Path
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, *words: str) -> int:
         """Starts ``pipeline`` with these words; the id of its process."""
@@ -38,6 +45,24 @@ class Forks:
     def call(self, *words: str) -> int:
         """Runs a command to its end."""
         return self.wait(self.start(*words))
+
+    def run(
+        self, command: list[str], environment: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run` runs `command`, whose first three words are Python, -m, pipeline."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            asked = {"words": command[3:], "folder": folder, "environment": environment}
+            pid = self._ask(asked | {"here": os.getcwd()})
+            ended = os.pidfd_open(pid)
+            try:
+                if not select.select([ended], [], [], timeout)[0]:
+                    os.kill(pid, signal.SIGKILL)
+                    self.wait(pid)
+                    raise subprocess.TimeoutExpired(command, timeout)
+            finally:
+                os.close(ended)
+            said = [Path(folder, name).read_text("utf-8") for name in ("stdout", "stderr")]
+            return subprocess.CompletedProcess(command, self.wait(pid), *said)
 
     def call_with_signals(self, words: list[str], signals: list[tuple[float, int]]) -> int:
         """Runs a command that is sent each signal after so many seconds."""
@@ -60,9 +85,10 @@ class Forks:
     def _ask(self, question: dict) -> int:
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(question).encode() + b"\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        with self._one_at_a_time:
+            self.server.stdin.write(json.dumps(question).encode() + b"\n")
+            self.server.stdin.flush()
+            return int(self.server.stdout.readline())
 
 
 @contextlib.contextmanager
@@ -89,32 +115,39 @@ def _serve() -> None:
     import pipeline.cli
     import pipeline.engines.local
     import pipeline.export
-    import pipeline.report.overview
-    import pipeline.run  # noqa: F401
+    import pipeline.init
+    import pipeline.report.html
+    import pipeline.run
+    import pipeline.settle
+    import pipeline.verify  # noqa: F401
 
     # A signal that comes while the child is being made waits until the child is itself.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
-        if "wait" in asked:
-            answer = os.waitpid(asked["wait"], 0)[1]
-        else:
-            answer = os.fork() or _become(asked["words"], Path(asked["folder"]))
+        waited = os.waitpid(asked["wait"], 0)[1] if "wait" in asked else None
+        answer = (os.fork() or _become(asked)) if waited is None else waited
         sys.stdout.buffer.write(b"%d\n" % answer)
         sys.stdout.buffer.flush()
 
 
-def _become(words: list[str], folder: Path) -> int:
+def _become(asked: dict) -> int:
     """The child: no way back from here."""
     from pipeline.cli import main
 
     code = 1
+    folder = Path(asked["folder"])
     try:
+        if "environment" in asked:
+            os.environ.clear()
+            os.environ.update(asked["environment"])
+            os.chdir(asked["here"])
+            time.tzset()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "stdout"), (2, "stderr")):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(folder / name, flags, 0o600), number)
-        sys.argv = ["pipeline", *words]
+        sys.argv = ["pipeline", *asked["words"]]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         main()
     except SystemExit as ended:

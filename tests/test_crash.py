@@ -88,7 +88,7 @@ def test_results_can_be_read_before_the_first_row_during_a_run_and_after_a_kill(
     assert seen == sorted(seen)
     after_kill = pd.read_parquet(job.results)
     assert len(after_kill) >= 2000
-    job.run(expect=5)
+    assert job.call("run").returncode in (0, 5)  # there may have been none on its way
     after_resume = pd.read_parquet(job.results)
     assert set(after_kill["row_key"]) <= set(after_resume["row_key"])
     assert Counter(after_resume.dtypes) == Counter(after_kill.dtypes)
