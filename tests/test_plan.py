@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,13 @@ def test_two_sets_of_variables_have_one_key_only_if_they_are_the_same(one, other
 
 def spec_of(**fields) -> JobSpec:
     return JobSpec(Path("job.yaml"), "job", "wf", Path("data/sheet.csv"), Path("o"), **fields)
+
+
+def test_a_workbook_with_a_title_above_its_table_is_told_of_the_header_row():
+    """It has no separators to get wrong."""
+    spec = replace(spec_of(variables=(("name", "Name"),)), input=Path("data/sheet.xlsx"))
+    with pytest.raises(Refused, match=r"Only one column was found: .* `header_row:` says which"):
+        bind(spec, ["Our articles, as of November"])
 
 
 def test_constants_are_sent_with_every_row_and_belong_to_its_key():
