@@ -97,14 +97,14 @@ def _named(selection: Selection) -> frozenset[str]:
 def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
     """What a person should know of a plan that needs no consent."""
     plan = prepared.plan
-    left = plan.new - int(plan.send.sum())
+    left = plan.new - plan.new_to_send
     if prepared.pins.changed and prepared.repaid and left > 0:
         yield (
             "The changed spec is accepted for the whole sheet: the next run sends and pays for "
             f"{counted(left, 'more row')}."
         )
     yield from _left_out(job, plan, selection)
-    if State.FAILED in selection.states and plan.to_send and plan.new == plan.to_send:
+    if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before: `resume` sends them as `run` does."
     failed = prepared.plan.risky[State.FAILED]
     if failed:

@@ -309,10 +309,10 @@ class Plan:
     speaks of. `named` are the rows that the selection names, `asked` the same where naming a
     duplicate names the first of its equal rows; `weights` says for how many rows each stands.
     `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of those that
-    are not ok. `to_send` and `new` (never attempted) count requests, `ambiguous_left` the rows
-    that are covered and not sent, `given_up_left` names those that the selection would send had
-    they not been given up. `chosen_ids` are ledger rows of the chosen ok ones; `risky` are
-    the rows to be sent that may have been paid already, by their state.
+    are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests,
+    `ambiguous_left` the rows that are covered and not sent, `given_up_left` names those that the
+    selection would send had they not been given up. `chosen_ids` are ledger rows of the chosen ok
+    ones; `risky` are the rows to be sent that may have been paid already, by their state.
     """
 
     send: npt.NDArray[np.bool_]
@@ -324,6 +324,7 @@ class Plan:
     kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
     new: int = 0
+    new_to_send: int = 0
     ambiguous_left: int = 0
     given_up_left: list[int] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
@@ -389,7 +390,9 @@ def _add_alike(
     plan.counts[state] += int(weights.sum())
     if code and state is not State.OK:
         plan.codes[code] += int(weights.sum())
-    plan.new += len(places) if found is None else 0
+    if found is None:
+        plan.new += len(places)
+        plan.new_to_send += int(chosen.sum())
     plan.covered[places] = selection.covers(code)
     plan.send[places[chosen]] = True
     plan.to_send += int(chosen.sum())

@@ -741,6 +741,17 @@ def test_resume_of_a_job_that_was_never_run_says_so(sandbox, make_job):
     assert "None of these rows" not in job.call("resume").stderr
 
 
+def test_as_many_failed_rows_as_there_are_new_ones_are_not_told_as_new(sandbox, make_job):
+    """Before paying again one reads what is sent: the failed row, not the pending one."""
+    job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]])
+    job.run(expect=3)
+    job.write_sheet(["story"], [["a"], ["#fault:blocked"], ["new"]])
+    done = job.call("resume", "--only", "request_blocked")
+    assert "1 of 3 rows to send" in done.stderr
+    assert "None of these rows was sent before" not in done.stderr
+    assert "None of these rows was sent before" in job.call("resume", "--rows", "3").stderr
+
+
 def test_a_report_of_a_job_that_sent_nothing_does_not_speak_of_rows_that_were_sent(
     sandbox, make_job
 ):
