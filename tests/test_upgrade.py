@@ -133,6 +133,7 @@ def test_a_run_folder_whose_spec_is_elsewhere_now_is_shown_and_told_how_to_go_on
     done = kept.shell([*kept.command("run")[:-2], str(kept.output)])
     assert done.returncode == 2
     assert "Give the command with the spec in the place of the folder" in done.stderr
+    assert "Nothing was sent." in done.stderr
 
 
 @pytest.mark.parametrize("command", [*READING, "run", "resume", "settle --only gateway"])
