@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from pipeline.access import SANDBOX_HOST, Access, is_loopback
+from pipeline.access import SANDBOX_HOST, Access
 from pipeline.bodies import BodyBudget, Share
 from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
 from pipeline.model import Failure, Reply
+from pipeline.network import find_proxy
 
 CONNECT_S = 30.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -68,11 +68,10 @@ class Client:
             }
         )
         self._deadline_s = deadline_s
-        self._secrets = _forms(access)
+        self._secrets = _secrets(access)
         self._bodies = bodies or BodyBudget()
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
-        tls = httpx.create_ssl_context()
-        self._transport = open_transport(tls, _proxy(self._url), tell)
+        self._transport = open_transport(access.base_url, tell)
 
     async def __aenter__(self) -> Client:
         return self
@@ -225,19 +224,19 @@ async def _read(response: httpx.Response, partial: _Partial) -> None:
         await partial.grow(len(body))
 
 
-def _forms(access: Access) -> tuple[bytes, ...]:
-    """How the key may stand in an answer. A short one would be found in every text, and that of
-    the sandbox is no secret."""
-    if len(access.key) < SHORTEST_SECRET or access.host == SANDBOX_HOST:
+def _secrets(access: Access) -> tuple[bytes, ...]:
+    """What must stand in no message and no answer: the key, and the password for a proxy."""
+    proxy = find_proxy(access.base_url)
+    password = proxy.credentials.partition(":")[2] if proxy and proxy.credentials else ""
+    key = "" if access.host == SANDBOX_HOST else access.key  # that of the sandbox is no secret
+    whole = proxy.credentials if proxy and password else ""
+    return tuple(form for secret in (key, password, whole or "") for form in _forms(secret))
+
+
+def _forms(secret: str) -> tuple[bytes, ...]:
+    """How a secret may stand in an answer. A short one would be found in every text."""
+    if len(secret) < SHORTEST_SECRET:
         return ()
-    key = access.key.encode()
-    encoded = base64.b64encode(key), base64.b64encode(key + b"\n"), base64.urlsafe_b64encode(key)
-    return (key, quote(key, safe="").encode(), *(form.rstrip(b"=") for form in encoded))
-
-
-def _proxy(url: httpx.URL) -> httpx.Proxy | None:
-    """The proxy that the environment names for this address, as other tools understand it."""
-    if is_loopback(url.host) or proxy_bypass(url.host):
-        return None
-    address = getproxies().get(url.scheme) or getproxies().get("all")
-    return httpx.Proxy(address) if address else None
+    raw = secret.encode()
+    encoded = base64.b64encode(raw), base64.b64encode(raw + b"\n"), base64.urlsafe_b64encode(raw)
+    return (raw, quote(raw, safe="").encode(), *(form.rstrip(b"=") for form in encoded))

@@ -16,6 +16,7 @@ three conditions.
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import os
 import select
@@ -27,16 +28,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import httpx
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.streams import StreamReader
-from aiohttp.tracing import Trace
-from httpx_aiohttp import AiohttpTransport
 
 from pipeline.model import Failure
+from pipeline.network import find_proxy, without_key_log
+
+with without_key_log():
+    import aiohttp
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.streams import StreamReader
+    from aiohttp.tracing import Trace
+    from httpx_aiohttp import AiohttpTransport
 
 IDLE_REUSE_S = 0.25
 MAX_HEADER_BYTES = 64 * 1024
@@ -217,13 +222,17 @@ class Connector(aiohttp.TCPConnector):
         return connection
 
 
-def open_transport(
-    tls: ssl.SSLContext, proxy: httpx.Proxy | None, tell: Callable[[str], None]
-) -> AiohttpTransport:
+def open_transport(url: str, tell: Callable[[str], None]) -> AiohttpTransport:
     """httpx's transport on aiohttp, without cookies, limits of its own and a second opinion.
 
-    Where it gives up reusing connections it says so to `tell`.
+    `url` says whether there is TLS and a proxy. Where the transport gives up using connections
+    again it says so to `tell`.
+
+    Raises:
+        Refused: for a proxy of the environment that cannot be used.
     """
+    plain = urlsplit(url).scheme == "http"
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -234,7 +243,15 @@ def open_transport(
             max_field_size=MAX_HEADER_BYTES,
         )
 
-    return AiohttpTransport(verify=tls, proxy=proxy, client=session)
+    return AiohttpTransport(verify=tls, proxy=_proxy(url), client=session)
+
+
+def _proxy(url: str) -> httpx.Proxy | None:
+    proxy = find_proxy(url)
+    if proxy is None or proxy.credentials is None:
+        return httpx.Proxy(proxy.url) if proxy else None
+    token = base64.b64encode(proxy.credentials.encode()).decode()
+    return httpx.Proxy(proxy.url, headers={"Proxy-Authorization": f"Basic {token}"})
 
 
 def failure_of(error: Exception, request: Progress, answered: bool) -> Failure:
