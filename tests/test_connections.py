@@ -451,10 +451,12 @@ def test_a_connection_is_closed_where_the_end_of_an_answer_is_not_seen(behind):
             line.begin()
             transport.write(b"a request")
             line.set_response_params(read_until_eof=True, auto_decompress=False)
-            line.data_received(answer(b"x" * 300_000) + behind)
+            whole = answer(b"x" * 600_000) + behind
+            line.data_received(whole[:300_000])
+            line.data_received(whole[300_000:])
             _, payload = await line.read()
             assert line.should_close
-            assert len(await payload.read()) == 300_000
+            assert len(await payload.read()) == 600_000
             assert line.should_close
             line.close()
 
