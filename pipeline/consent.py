@@ -11,10 +11,10 @@ from pipeline.errors import Refused
 from pipeline.inputs.checks import Skip
 from pipeline.job import Job
 from pipeline.model import API_CODES, ErrorCode, State
-from pipeline.pins import refuse_repaying
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read
+from pipeline.repaid import refuse_repaying
 from pipeline.wording import counted, listed, nearest
 
 Ask = Callable[[str], bool]
@@ -48,7 +48,7 @@ def permit(
     """
     _refuse_wrong_codes(job, prepared.plan, selection, read)
     if not consent.accept_changes:
-        refuse_repaying(job.to_run(), prepared.pins, prepared.repaid)
+        refuse_repaying(job.to_run(), prepared.repaid)
     if selection.again:
         _permit_again(job, prepared.plan, read)
     question = _worst_case(prepared.plan)
@@ -97,12 +97,9 @@ def _named(selection: Selection) -> frozenset[str]:
 def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
     """What a person should know of a plan that needs no consent."""
     plan = prepared.plan
-    left = plan.new - plan.new_to_send
-    if prepared.pins.changed and prepared.repaid and left > 0:
-        yield (
-            "The changed spec is accepted for the whole sheet: the next run sends and pays for "
-            f"{counted(left, 'more row')}."
-        )
+    if prepared.repaid.requests:
+        rows = counted(prepared.repaid.requests, "finished row")
+        yield f"Paying again for {rows}, as --accept-changes allows."
     yield from _left_out(job, plan, selection)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before: `resume` sends them as `run` does."

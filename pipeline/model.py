@@ -16,6 +16,13 @@ from typing import Any, NamedTuple, Protocol
 ENGINES = ("local", "ray")
 """Where requests can be sent from."""
 
+TEXT_RULES = 2
+"""The newest rules by which a cell becomes text. A run folder keeps the rules that it began with,
+as another text is another row, which would be paid for.
+
+1: release 0.1. 2: fractions in workbooks have 15 significant digits, as Excel shows them.
+"""
+
 
 class State(StrEnum):
     """Where a row stands. The order is the one in which equal rows take what is held."""

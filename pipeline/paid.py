@@ -27,6 +27,11 @@ _WHAT = {
     "attempts": ("how an attempt ended", "sheet_row"),
     "runs": ("what it says of a run", "NULL"),
     "duplicates": ("which rows are equal", "sheet_row"),
+    "pins": ("the settings of a run", "NULL"),
+    "run_pins": ("the settings of a run", "NULL"),
+    "accepted": ("which rows may be paid for again", "NULL"),
+    "skipped_answers": ("the answer of a row that is skipped", "sheet_row"),
+    "spent_tokens": ("which plans were carried out", "NULL"),
 }
 
 

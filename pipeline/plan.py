@@ -305,9 +305,10 @@ def select_again(rows: RowNumbers | None, limit: int | None = None) -> Selection
 class Plan:
     """The rows to send, and what the sheet looks like beside the ledger.
 
-    `send` and `covered` hold one flag a row of the sheet: what is sent, and what the exit code
-    speaks of. `named` are the rows that the selection names, `asked` the same where naming a
-    duplicate names the first of its equal rows; `weights` says for how many rows each stands.
+    `send`, `sent_first` and `covered` hold one flag a row of the sheet: what is sent, what of that
+    was never attempted, and what the exit code speaks of. `named` are the rows that the selection
+    names, `asked` the same where naming a duplicate names the first of its equal rows; `weights`
+    says for how many rows each stands.
     `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of those that
     are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests,
     `ambiguous_left` the rows that are covered and not sent, `given_up_left` names those that the
@@ -320,6 +321,7 @@ class Plan:
     named: npt.NDArray[np.bool_]
     asked: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.int32]
+    sent_first: npt.NDArray[np.bool_]
     counts: Counter[State] = field(default_factory=Counter)
     kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
@@ -340,7 +342,7 @@ def empty_plan(rows: int, selection: Selection, duplicates: Duplicates | None = 
         asked[duplicates.firsts[named[duplicates.numbers - 1]] - 1] = True
         np.add.at(weights, duplicates.firsts - 1, 1)
     flags = np.zeros(rows, dtype=np.bool_)
-    return Plan(flags, flags.copy(), named, asked, weights)
+    return Plan(flags, flags.copy(), named, asked, weights, flags.copy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +395,7 @@ def _add_alike(
     if found is None:
         plan.new += len(places)
         plan.new_to_send += int(chosen.sum())
+        plan.sent_first[places[chosen]] = True
     plan.covered[places] = selection.covers(code)
     plan.send[places[chosen]] = True
     plan.to_send += int(chosen.sum())

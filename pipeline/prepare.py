@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import numpy.typing as npt
 from pipeline import placing
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
+from pipeline.inputs.checks import Skip
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
 from pipeline.inputs.where import refuse_unknown_columns
-from pipeline.model import State
-from pipeline.pins import Pins, read_pins
+from pipeline.job import Job
+from pipeline.model import TEXT_RULES, State
+from pipeline.pins import Pins, folder_rules, read_pins
 from pipeline.plan import (
     Alike,
     Plan,
@@ -29,7 +32,8 @@ from pipeline.plan import (
     empty_plan,
     finish_plan,
 )
-from pipeline.records import Read
+from pipeline.records import Read, reading
+from pipeline.repaid import Repaid, find_repaid
 from pipeline.spec import JobSpec
 
 _LOOK_UP_ROWS = 10_000
@@ -47,14 +51,30 @@ class Sheet:
 class Prepared:
     """A sheet that was read and laid over the ledger.
 
-    `repaid` counts the rows that a changed spec would send although they are or may be paid.
+    `skips` counts the skipped rows that have no answer, by reason; the others, `kept_answers`, have
+    one from before they were skipped. `repaid` is what a changed spec would pay for again.
     """
 
     snapshot: Snapshot
     variables: Variables
     plan: Plan
     pins: Pins
-    repaid: int
+    skips: Counter[Skip]
+    kept_answers: int
+    repaid: Repaid
+
+
+def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
+    """The job whose cells become text by the rules of its run folder. In a new folder, and where
+    the user accepts what a change costs, these are the newest rules.
+
+    Raises:
+        Refused: when a newer release wrote the folder.
+        StorageFailed: when the ledger cannot be read.
+    """
+    with reading(job.folder.ledger) as read:
+        rules = TEXT_RULES if accept_changes else folder_rules(read)
+    return replace(job, spec=replace(job.to_run(), text_rules=rules))
 
 
 def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
@@ -98,8 +118,24 @@ def prepare(
         )
     plan = _lay_over(spec, snapshot, selection, read)
     read(placing.check_absent)
-    repaid = min(read(placing.leaving), plan.new)
-    return Prepared(snapshot, sheet.variables, plan, pins, repaid)
+    skips, kept = _keep_answers(spec, snapshot, plan, read)
+    repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
+    return Prepared(snapshot, sheet.variables, plan, pins, skips, kept, repaid)
+
+
+def _keep_answers(
+    spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read
+) -> tuple[Counter[Skip], int]:
+    """Gives skipped rows the answers that they have. (Those without one by reason, how many have
+    one.)"""
+    if not snapshot.skipped_rows:
+        return Counter(), 0
+    wanted = [(row.number, row.name) for row in snapshot.skipped_rows]
+    kept = set(read(placing.keep_answers(wanted, deduped=spec.dedupe)))
+    plan.counts[State.OK] += len(kept)
+    plan.kept[State.OK] += len(kept)
+    without = (row.reason for row in snapshot.skipped_rows if row.number not in kept)
+    return Counter(without), len(kept)
 
 
 def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Read) -> Plan:

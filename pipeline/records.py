@@ -15,12 +15,26 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pipeline.model import ErrorCode, State
-from pipeline.schema import altered, check_version, connect, empty, intact, undamaged, unusable
+from pipeline.schema import (
+    add_missing,
+    altered,
+    check_version,
+    connect,
+    empty,
+    intact,
+    undamaged,
+    unusable,
+)
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
 SNAPSHOT_SHA256 = "snapshot_sha256"
 """The name in `meta` of the SHA-256 of that snapshot's file."""
+
+FOLDER_ID = "folder_id"
+"""The name in `meta` of what tells this folder from every other one: random, 32 hex digits."""
+PINNED = "pinned"
+"""The name in `meta` of the pins of the last run, as JSON."""
 
 T = TypeVar("T")
 
@@ -153,7 +167,10 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
     """
     try:
         db.execute("BEGIN")
-        return check_version(path, db) > 0
+        version = check_version(path, db)
+        if version:
+            add_missing(db, version)
+        return version > 0
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
             return False
@@ -172,6 +189,18 @@ def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
         return found[0] if found else None
 
     return operation
+
+
+def pin_sets(db: sqlite3.Connection) -> dict[int, str]:
+    """Every set of pins that a run of the folder had, as JSON by its number.
+
+    Raises:
+        StorageFailed: when one of them is not what was written.
+    """
+    found = db.execute(f"SELECT pins, settings, {intact('pins', 'p')} FROM pins p").fetchall()
+    if not all(whole for *_, whole in found):
+        raise altered("what the folder is tied to")
+    return {number: settings for number, settings, _ in found}
 
 
 def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
@@ -204,6 +233,10 @@ def counts(db: sqlite3.Connection) -> Counts:
     ).fetchone()
     last = db.execute("SELECT rows, skipped, run_id FROM runs ORDER BY run DESC LIMIT 1").fetchone()
     rows, skipped, run_id = last or (0, 0, "")
+    # A row that is skipped now keeps the answer that it has.
+    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    states[State.OK] += kept
+    skipped -= kept
     ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
     [last_stopped] = db.execute(ended).fetchone() or (None,)
     return Counts(
@@ -445,6 +478,10 @@ _ANSWERED = (
     _ANSWERED_OF.format(place="r.sheet_row", rows="rows r NOT INDEXED")
     + " UNION ALL "
     + _ANSWERED_OF.format(place="d.sheet_row", rows=_DUPLICATES)
+    + " UNION ALL "
+    + _ANSWERED_OF.format(
+        place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
+    ).replace("r.sheet_row IS NOT NULL AND ", "")
 )
 
 _STATES = {str(state): state for state in State}

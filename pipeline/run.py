@@ -37,9 +37,8 @@ from pipeline.logs import EventLog
 from pipeline.model import JsonObject, Row, Stopped, Summary
 from pipeline.notify import Notifier, notifying
 from pipeline.paid import check_ledger
-from pipeline.pins import write_pins
 from pipeline.plan import Selection
-from pipeline.prepare import Prepared, Sheet, open_sheet, prepare
+from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
 from pipeline.recovery import recover
 from pipeline.report.failures import drafted
 from pipeline.sandbox.spawn import spawned_sandbox
@@ -140,6 +139,7 @@ async def run_job_async(
 
 
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
+    job = with_text_rules(job, accept_changes=options.consent.accept_changes)
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
     check_engine(spec)
     until = _until(options, clock, spec.deadline_s)
@@ -273,7 +273,6 @@ class _Run:
     def begin(self, host: str) -> None:
         """Notes the run and its sheet durably and tells the listeners what is planned."""
         folder, snapshot, plan = self.job.folder, self.prepared.snapshot, self.prepared.plan
-        write_pins(self.ledger, self.prepared.pins)
         with storing(folder.new_snapshot):
             sync_folder(folder.path)
         self.ledger.begin_run(
@@ -282,14 +281,15 @@ class _Run:
             snapshot.rows,
             snapshot.skipped,
             snapshot_sha256=snapshot.sha256,
+            pins=self.prepared.pins.text,
+            accepted=self.prepared.repaid.row_ids,
+            again=plan.chosen_ids if self.options.selection.again else (),
         )
         folder.adopt_snapshot()
-        if self.options.selection.again:
-            self.ledger.mark_again(plan.chosen_ids)
         write_json(folder.run, self._about(host))
         for message in notices(self.job, self.prepared, self.options.selection):
             self.tell(Notice(message))
-        rows = snapshot.rows - snapshot.skipped
+        rows = snapshot.rows - self.prepared.skips.total()
         self.tell(RunStarted(self.run_id, rows, plan.to_send, plan.kept))
 
     def rows(self) -> Iterator[Row]:

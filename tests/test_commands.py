@@ -604,16 +604,6 @@ def test_another_column_for_a_variable_is_refused_and_a_renamed_one_is_free(sand
     assert sum(sandbox.billed().values()) == 3
 
 
-def test_changes_that_are_accepted_for_a_sample_say_what_the_next_run_will_cost(sandbox, make_job):
-    """They stand for the whole sheet."""
-    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(6)])
-    job.run()
-    job.write_spec(constants={"tone": "cold"})
-    done = job.call("run", "--accept-changes", "--limit", "2")
-    assert "pays for 4 more rows" in done.stderr
-    assert job.run()["requests"] == 4
-
-
 def test_rows_that_a_kill_left_ambiguous_are_news_of_the_night_that_finds_them(
     start_sandbox, make_job
 ):

@@ -461,19 +461,7 @@ def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
             read(placing.begin)
             [alike] = read(placing.look_up([(7, same[0].identity, 0)]))
             assert (alike.held.state, list(alike.numbers)) == (State.OK, [7])
-            assert read(placing.leaving) == 0
         assert [one.sheet_row for one in unfinished(ledger)] == [1]
-
-
-def test_paid_rows_that_a_sheet_no_longer_has_are_counted(ledger):
-    """Ok and ambiguous ones, not those that were refused or failed unpaid."""
-    sheet = [row(n) for n in range(1, 4)]
-    begin(ledger, sheet)
-    for one, outcome in zip(sheet, (PAID, LOST, BLOCKED), strict=True):
-        attempt(ledger, one, outcome)
-    ledger.read(placing.begin)
-    ledger.read(placing.look_up([(1, row(9).identity, 0)]))
-    assert ledger.read(placing.leaving) == 2
 
 
 def test_after_a_failed_write_nothing_is_written_any_more(path):

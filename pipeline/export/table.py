@@ -217,9 +217,8 @@ def _states(
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """(status, error code, error message) of each row."""
     skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
-    status = np.where(skipped, _SKIPPED, np.where(piece.answered, State.OK, State.PENDING)).astype(
-        object
-    )
+    unanswered = np.where(skipped, _SKIPPED, State.PENDING)
+    status = np.where(piece.answered, State.OK, unanswered).astype(object)
     codes = np.full(len(status), None, dtype=object)
     messages = codes.copy()
     for place in np.flatnonzero(skipped).tolist():
@@ -256,19 +255,20 @@ class _Skipped:
 @dataclass(frozen=True, slots=True)
 class _Earlier:
     """The answers that the sheet itself brought, where it is an earlier export: a row that is
-    skipped because it has its answer keeps it."""
+    skipped because it has its answer keeps it, if the run folder has none for it."""
 
     columns: tuple[str, ...]
     mapped: tuple[str, ...]
 
     def beside(self, piece: _Piece) -> tuple[pa.Array, pa.Array]:
-        """(results, citations): of skipped rows the sheet's own, of the others what was found."""
+        """(results, citations): what was found, else of skipped rows the sheet's own."""
         found = piece.answers["result"], piece.answers["citations"]
         own = set(self.columns) - set(kept_columns(self.columns, self.mapped))
         if not {"result", "citations"} <= own or piece.skipped.null_count == len(piece.skipped):
             return found
         texts = piece.columns[self.columns.index("result")].cast(pa.string())
         brought = pc.and_(pc.is_valid(piece.skipped), pc.not_equal(texts, ""))
+        brought = pc.and_not(brought, pa.array(piece.answered))
         cited = piece.columns[self.columns.index("citations")].to_pylist()
         citations = [
             _read_citations(text) if own else held

@@ -50,10 +50,11 @@ def number_text(value: float) -> str:
     return digits.removesuffix(".0")
 
 
-def literal_text(literal: str) -> str | None:
+def literal_text(literal: str, significant: int | None = None) -> str | None:
     """The same for a number as a file writes it; None where it is none.
 
-    Whole numbers keep every digit, also those that a float has no room for.
+    Whole numbers keep every digit, also those that a float has no room for. Others keep the
+    `significant` first ones: Excel shows 15 and calculates with 17, so 0.1 + 0.2 is 0.3 for it.
     """
     if literal.isascii() and literal.isdigit():
         return literal.lstrip("0") or "0"
@@ -64,6 +65,8 @@ def literal_text(literal: str) -> str | None:
         digits = literal[1:].lstrip("0")
         return f"-{digits}" if digits else "0"
     value = float(literal)
+    if significant is not None:
+        value = float(f"{value:.{significant}g}")
     return number_text(value) if math.isfinite(value) else None
 
 

@@ -109,7 +109,7 @@ def _reading(spec: JobSpec) -> Iterator[_Sheet]:
         source = stack.enter_context(workbook.open_sheet(entry))
         texts = stack.enter_context(workbook.shared_texts())
         merged: list[Merged] = []
-        rows = sheet_rows(source, workbook, texts, merged.append)
+        rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules)
         yield _Sheet(spec, entry.name, rows, merged)
 
 
