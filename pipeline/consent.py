@@ -164,8 +164,8 @@ def _worst_case(plan: Plan) -> str | None:
         )
     if ambiguous:
         return (
-            f"{counted(len(ambiguous), 'ambiguous row')} ({listed(ambiguous)}) would be sent "
-            "again, and may have been paid already: at worst paid twice for "
+            f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been paid "
+            "already and would be sent again: at worst paid twice for "
             f"{counted(len(ambiguous), 'request')}."
         )
     return None

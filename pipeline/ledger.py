@@ -258,10 +258,11 @@ class SqliteLedger:
                 )
             )
             setting = (
-                "code = ?, attempts = attempts - 1, last_attempt = coalesce((SELECT"
+                "code = ?, given_up = ?, attempts = attempts - 1, last_attempt = coalesce((SELECT"
                 " max(attempt_id) FROM attempts a WHERE a.row_id = rows.row_id), 0)"
             )
-            _move(db, Move.WITHDRAW, attempt.was, attempt.row_id, setting, attempt.was_code)
+            was = (attempt.was_code, attempt.was_given_up)
+            _move(db, Move.WITHDRAW, attempt.was, attempt.row_id, setting, *was)
             db.execute(
                 "DELETE FROM requests WHERE row_id IN"
                 " (SELECT row_id FROM rows WHERE row_id = ? AND attempts = 0)",
@@ -273,15 +274,16 @@ class SqliteLedger:
 
     def _write_intent(self, db: sqlite3.Connection, attempt_id: int, row: Row) -> Attempt:
         found = db.execute(
-            "SELECT row_id, version, state, code FROM rows WHERE identity = ? AND occurrence = ?",
+            "SELECT row_id, version, state, code, given_up FROM rows"
+            " WHERE identity = ? AND occurrence = ?",
             (row.identity, row.occurrence),
         ).fetchone()
         if found:
-            row_id, version, state, code = found
+            row_id, version, state, code, given_up = found
             setting = "last_attempt = ?, attempts = attempts + 1, given_up = 0"
             _move(db, Move.INTEND, State.SENDING, row_id, setting, attempt_id)
         else:
-            version, state, code = 1, State.PENDING, None
+            version, state, code, given_up = 1, State.PENDING, None, 0
             row_id = db.execute(
                 "INSERT INTO rows (identity, occurrence, row_key, id, version, state,"
                 " last_attempt, sheet_row) VALUES (?, ?, ?, ?, ?, 'sending', ?, ?)",
@@ -301,7 +303,7 @@ class SqliteLedger:
             " VALUES (?, ?, ?, ?, ?, ?)",
             (attempt_id, row_id, version, self._run, row.number, self._clock.wall()),
         )
-        return Attempt(attempt_id, row_id, row, State(state), code)
+        return Attempt(attempt_id, row_id, row, State(state), code, bool(given_up))
 
     def _write_outcome(
         self,

@@ -227,7 +227,7 @@ def _create(db: sqlite3.Connection) -> None:
     )
     db.execute(
         "CREATE TEMP TABLE met (sheet_row INTEGER PRIMARY KEY, row_id INTEGER, state, code,"
-        " answered, given_up, maybe_paid)"
+        " answered, given_up, maybe_paid, settled)"
     )
     db.execute(
         "CREATE TEMP TABLE moved"
@@ -262,7 +262,9 @@ _HELD = (
     " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
-    " ELSE r.state <> 'pending' END"
+    " ELSE r.state <> 'pending' END,"
+    " r.state = 'failed' AND"
+    " (SELECT verdict FROM attempts WHERE attempt_id = r.last_attempt) = 'ambiguous'"
 )
 _LOOK_UP = (
     f"SELECT {_HELD} FROM wanted w JOIN moved m USING (identity, occurrence)"
@@ -291,8 +293,8 @@ _KEPT_BEST = (
 )
 # One line for all rows of which the same is held: most of a million are ok and nothing else.
 _MET = (
-    "SELECT state, code, answered, given_up, maybe_paid, group_concat(sheet_row),"
-    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid"
+    "SELECT state, code, answered, given_up, maybe_paid, settled, group_concat(sheet_row),"
+    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid, settled"
 )
 _LOST = (
     "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"

@@ -313,7 +313,8 @@ class Plan:
     are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests,
     `ambiguous_left` the rows that are covered and not sent, `given_up_left` names those that the
     selection would send had they not been given up. `chosen_ids` are ledger rows of the chosen ok
-    ones; `risky` are the rows to be sent that may have been paid already, by their state.
+    ones; `risky` are the rows to be sent that may have been paid already, by their state; those
+    that the user took as failed are ambiguous there.
     """
 
     send: npt.NDArray[np.bool_]
@@ -368,7 +369,8 @@ def add_batch(
         if held.state is State.OK:
             plan.chosen_ids += alike.row_ids[chosen].tolist()
         if held.maybe_paid and chosen.any():
-            plan.risky[held.state] += alike.numbers[chosen].tolist()
+            state = State.AMBIGUOUS if held.settled else held.state
+            plan.risky[state] += alike.numbers[chosen].tolist()
     _add_alike(plan, new, None, selection)
 
 

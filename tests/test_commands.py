@@ -153,6 +153,21 @@ def test_rows_that_a_command_leaves_out_do_not_raise_its_exit_code(sandbox, make
     assert job.call("resume", "--only", "request_blocked", "--fail-on", "new").returncode == 3
 
 
+def test_a_row_that_was_settled_is_sent_again_only_after_a_question(sandbox, make_job):
+    """It is failed by the user's word, and may have been paid all the same."""
+    job = make_job(sandbox.url, rows=[["a"], ["b #fault:html-504-billed"]])
+    job.run(expect=5)
+    assert job.call("settle").returncode == 0
+    received = sandbox.received()
+    for options in ((), ("--rows", "2"), ("--only", "gateway")):
+        done = job.call("resume", *options)
+        assert done.returncode == 2, options
+        assert "1 row (row 2) may have been paid already" in done.stderr
+    assert sandbox.received() == received
+    assert job.call("resume", "--yes").returncode == 5
+    assert sandbox.received() == received + 1
+
+
 def test_settle_decides_without_sending(sandbox, make_job):
     """Ambiguous rows become failed and stay maybe paid; failed ones are given up."""
     job = mixed_job(sandbox, make_job)
@@ -167,7 +182,7 @@ def test_settle_decides_without_sending(sandbox, make_job):
     assert job.call("settle", "--only", "request_blocked").returncode == 0
     assert sandbox.received() == before
     sent = received(sandbox)
-    job.call("resume")
+    job.call("resume", "--yes")
     assert "#fault:blocked" not in received(sandbox) - sent
     assert "#fault:html-504-billed" in received(sandbox) - sent
     job.call("resume", "--rows", "3")

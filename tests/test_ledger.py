@@ -301,6 +301,16 @@ def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
     assert not unfinished(ledger)[1].given_up  # who sends it again has not given it up
 
 
+def test_a_row_that_was_given_up_still_is_after_an_attempt_that_was_taken_back(ledger):
+    """A stop between the intent and the request changes nothing."""
+    begin(ledger, [row(1)])
+    attempt(ledger, row(1), BLOCKED)
+    ledger.settle(unfinished(ledger))
+    made = attempt(ledger, row(1), None)
+    asyncio.run(ledger.withdraw(made))
+    assert [one.given_up for one in unfinished(ledger)] == [True]
+
+
 def test_an_answered_row_becomes_another_version(ledger):
     """Once, however often it is named: it would otherwise be paid for more than once."""
     begin(ledger, [row(1), row(2)])
