@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_access, find_host
+from pipeline.consent import plan_of, questions, refuse_impossible
 from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.endpoint import told_endpoints
 from pipeline.engines.needed import check_engine
@@ -54,7 +55,9 @@ class Checked:
     cells become text here; under the newest ones `new_under_newest_rules` finished rows would have
     another text, and be new. `skipped_by` counts skipped rows by reason. `pace_per_s` is given
     (`rate:`), or what earlier runs learned of the key, None if neither; `duration_s` is what
-    `paid_at_most` requests take at it. `drift` is None before the first run. `refusal` is why `run`
+    `paid_at_most` requests take at it. `drift` is None before the first run.
+    `questions` are what a person would be asked first, and `plan` is the token with which
+    `run --plan` carries out exactly this. `refusal` is why `run`
     would refuse, where a changed spec or an address under `notify:` is the reason.
     """
 
@@ -82,6 +85,8 @@ class Checked:
     empty_cells: dict[str, int]
     variables: list[VariableFacts]
     first_bodies: list[Body]
+    questions: list[str]
+    plan: str
     refusal: str | None
 
 
@@ -113,8 +118,9 @@ def check_job(
     ):
         path = Path(temporary) / "input.parquet"
         with checked_beside(job.folder.ledger):
-            prepared = prepare(spec, sheet, host, selection, read, path)
+            prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
+        refuse_impossible(job, plan, selection, read)
         budget = spec.budget(read(records.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key_file)
@@ -143,6 +149,8 @@ def check_job(
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=describe(path, prepared.variables.sources),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
+            questions=[question.text for question in questions(prepared)],
+            plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes),
         )
 
@@ -156,7 +164,8 @@ def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -
     newest = path.with_name("newest.parquet")
     sheet = open_sheet(spec, job.folder)
     with records.reading(job.folder.ledger) as read:
-        return prepare(spec, sheet, host, selection, read, newest).repaid.requests
+        moved = replace(job, spec=spec)
+        return prepare(moved, sheet, host, selection, read, newest).repaid.requests
 
 
 def _refusal(job: Job, prepared: Prepared, accept_changes: bool) -> str | None:

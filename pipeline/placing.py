@@ -9,7 +9,7 @@ changing anything; `adopt` makes it last.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +171,40 @@ def paid_and_absent(
             )
             if runs
         ]
+
+    return operation
+
+
+def finished_before(db: sqlite3.Connection) -> tuple[int, list[tuple[int, str | None]]]:
+    """The rows of the last run's sheet that were or may have been paid: how many there are, and
+    (sheet row, id) of those that this sheet does not have."""
+    gone = db.execute(
+        f"SELECT r.sheet_row, r.id FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
+        " AND r.row_id NOT IN (SELECT row_id FROM placed) ORDER BY r.sheet_row"
+    ).fetchall()
+    [finished] = db.execute(
+        f"SELECT count(*) FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
+    ).fetchone()
+    return finished, gone
+
+
+def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
+    """How many of these row keys have an answer here, or may have been paid for without one. A key
+    that is given twice, for equal rows, counts as often as it was paid. Rows that the API itself
+    called failed do not count: `resume` sends those without a question, too."""
+
+    def operation(db: sqlite3.Connection) -> int:
+        db.execute("CREATE TEMP TABLE asked (row_key BLOB)")
+        db.executemany("INSERT INTO asked VALUES (?)", ((key,) for key in keys))
+        found = db.execute(
+            "SELECT coalesce(sum(min(a.times, p.times)), 0) FROM"
+            " (SELECT row_key, count(*) AS times FROM asked GROUP BY row_key) a JOIN"
+            " (SELECT row_key, count(*) AS times FROM rows r JOIN attempts a"
+            " ON a.attempt_id = r.last_attempt WHERE r.ok_attempt IS NOT NULL"
+            " OR coalesce(a.verdict, 'ambiguous') = 'ambiguous' GROUP BY row_key) p"
+            " USING (row_key)"
+        )
+        return int(found.fetchone()[0])
 
     return operation
 

@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import placing
+from pipeline import placing, records
+from pipeline.access import SANDBOX_HOST
+from pipeline.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
 from pipeline.inputs.checks import Skip
-from pipeline.inputs.snapshot import Snapshot, take_snapshot
+from pipeline.inputs.snapshot import Snapshot, find_snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
 from pipeline.inputs.where import refuse_unknown_columns
 from pipeline.job import Job
 from pipeline.model import TEXT_RULES, State
+from pipeline.neighbours import Neighbour, find_neighbours
 from pipeline.pins import Pins, folder_rules, read_pins
 from pipeline.plan import (
     Alike,
@@ -51,6 +54,8 @@ class Sheet:
 class Prepared:
     """A sheet that was read and laid over the ledger.
 
+    `moved`, `mass_change` and `neighbours` are what its user may not know of the rows to send.
+
     `skips` counts the skipped rows that have no answer, by reason; the others, `kept_answers`, have
     one from before they were skipped. `repaid` is what a changed spec would pay for again.
     """
@@ -62,6 +67,9 @@ class Prepared:
     skips: Counter[Skip]
     kept_answers: int
     repaid: Repaid
+    moved: tuple[MovedRow, ...]
+    mass_change: MassChange | None
+    neighbours: tuple[Neighbour, ...]
 
 
 def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
@@ -95,7 +103,7 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
 
 
 def prepare(
-    spec: JobSpec, sheet: Sheet, host: str, selection: Selection, read: Read, path: Path
+    job: Job, sheet: Sheet, host: str, selection: Selection, read: Read, path: Path
 ) -> Prepared:
     """Reads the sheet into a snapshot at `path` and compares it with what is held.
 
@@ -106,7 +114,11 @@ def prepare(
             another host.
         StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
+    spec = job.to_run()
     pins = read_pins(read, spec, sheet.variables, host)
+    last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
+    if last == path:  # it is about to be written over
+        last = None
     skip_ambiguous = State.AMBIGUOUS not in selection.states
     snapshot = take_snapshot(
         spec, sheet.table, sheet.variables, path, skip_ambiguous=skip_ambiguous
@@ -120,7 +132,23 @@ def prepare(
     read(placing.check_absent)
     skips, kept = _keep_answers(spec, snapshot, plan, read)
     repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
-    return Prepared(snapshot, sheet.variables, plan, pins, skips, kept, repaid)
+    moved = find_moved(spec, last, snapshot, selection.rows)
+    mass_change = None if pins.changed else find_mass_change(spec, last, snapshot, plan, read)
+    neighbours: tuple[Neighbour, ...] = ()
+    if plan.to_send and host != SANDBOX_HOST and read(records.last_change) == (0, 0):
+        neighbours = find_neighbours(spec, job.folder, host, snapshot, plan)
+    return Prepared(
+        snapshot,
+        sheet.variables,
+        plan,
+        pins,
+        skips,
+        kept,
+        repaid,
+        moved,
+        mass_change,
+        neighbours,
+    )
 
 
 def _keep_answers(

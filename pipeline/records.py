@@ -252,6 +252,28 @@ def counts(db: sqlite3.Connection) -> Counts:
     )
 
 
+def last_change(db: sqlite3.Connection) -> tuple[int, int]:
+    """(the last attempt, the last decision): each grows with everything that is sent or decided,
+    and is 0 before the first."""
+    found: tuple[int, int] = db.execute(
+        "SELECT (SELECT coalesce(max(attempt_id), 0) FROM attempts),"
+        " (SELECT coalesce(max(decision_id), 0) FROM decisions)"
+    ).fetchone()
+    return found
+
+
+def carried_out(token: str) -> Callable[[sqlite3.Connection], str | None]:
+    """The id of the run that carried out a plan, if one that may have paid twice was."""
+
+    def operation(db: sqlite3.Connection) -> str | None:
+        found = db.execute(
+            "SELECT run_id FROM spent_tokens JOIN runs USING (run) WHERE token = ?", (token,)
+        ).fetchone()
+        return found[0] if found else None
+
+    return operation
+
+
 def codes_seen(db: sqlite3.Connection) -> frozenset[str]:
     """Every error code that an attempt of this folder ended with."""
     found = db.execute("SELECT DISTINCT code FROM attempts WHERE code IS NOT NULL")

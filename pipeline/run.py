@@ -156,8 +156,8 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
         cut = recover(folder, ledger, spec.workflow, tell)
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
-        permit(job, prepared, options.selection, ledger.read, options.consent)
-        run = _Run(job, options, ledger, clock, tell, prepared, cut)
+        token = permit(job, prepared, options.selection, ledger.read, options.consent)
+        run = _Run(job, options, ledger, clock, tell, prepared, cut, token)
         run.begin(host)
         drain_s = spec.deadline_s if options.drain_s is None else options.drain_s
         sending = Sending(spec, ledger, run.sealer, clock, control, tell, drain_s, until)
@@ -238,7 +238,7 @@ async def _prepare(
     new_snapshot = job.folder.new_snapshot
     checking = asyncio.ensure_future(asyncio.to_thread(check_ledger, job.folder.ledger))
     work = asyncio.ensure_future(
-        asyncio.to_thread(prepare, job.to_run(), watched, host, selection, read, new_snapshot)
+        asyncio.to_thread(prepare, job, watched, host, selection, read, new_snapshot)
     )
     both = asyncio.gather(work, checking, return_exceptions=True)
     try:
@@ -254,7 +254,7 @@ async def _prepare(
 @dataclass(slots=True)
 class _Run:
     """The books of one run, in a folder that this process holds. `cut` are the ids of rows that
-    the last one left on their way."""
+    the last one left on their way. `token` is the plan that it spends."""
 
     job: Job
     options: RunOptions
@@ -263,6 +263,7 @@ class _Run:
     tell: Listener
     prepared: Prepared
     cut: frozenset[int]
+    token: str | None
     sealer: Sealer = field(init=False)
     run_id: str = field(init=False)
 
@@ -284,6 +285,7 @@ class _Run:
             pins=self.prepared.pins.text,
             accepted=self.prepared.repaid.row_ids,
             again=plan.chosen_ids if self.options.selection.again else (),
+            token=self.token,
         )
         folder.adopt_snapshot()
         write_json(folder.run, self._about(host))

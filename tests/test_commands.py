@@ -386,7 +386,8 @@ def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path)
         _one(job, story)
         codes[code] = job.call("run", "--output", str(tmp_path / str(code))).returncode
     codes[2] = job.call("run", "--limit", "-1").returncode
-    codes[4] = job.call("run", "--output", str(tmp_path / "4"), env={"AITUTOR_API_KEY": "no"})
+    stopped = ("--output", str(tmp_path / "4"), "--yes")
+    codes[4] = job.call("run", *stopped, env={"AITUTOR_API_KEY": "no"})
     codes[4] = codes[4].returncode
     (tmp_path / "0" / "ledger.sqlite").write_bytes(b"not a database" * 1000)
     damaged = job.call("run", "--output", str(tmp_path / "0"), "--json")
@@ -821,7 +822,7 @@ def test_a_refused_first_run_is_no_run(sandbox, make_job):
     ("options", "words"),
     [
         (["run", "--output", ""], "must not be empty"),
-        (["run", "--only", "gateway"], "--only is an option of: resume, settle"),
+        (["run", "--only", "gateway"], "--only is an option of: check, resume, settle"),
         (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "leave out --base-url"),
         (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
     ],

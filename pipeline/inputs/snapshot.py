@@ -352,6 +352,15 @@ def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
         yield from enumerate(rows, start=first)
 
 
+def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(row number, cells) of some rows of a snapshot on disk."""
+    wanted = np.array(sorted(numbers), dtype=np.int64)
+    for first, columns, *_ in stored_batches(path):
+        low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
+        for number in wanted[low:high].tolist():
+            yield number, tuple(column[number - first].as_py() for column in columns)
+
+
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
     """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
     for first, _, keys, _ in stored_batches(path):

@@ -47,6 +47,7 @@ def check_lines(checked: Checked, run_command: str) -> list[str]:
     lines.append(_cost(checked))
     if checked.to_send:
         lines.append(_time(checked))
+    lines += [f"A run would ask first: {question}" for question in checked.questions]
     if checked.refusal is not None:
         lines.append(f"But a run would be refused. {checked.refusal}")
     elif checked.to_send:
