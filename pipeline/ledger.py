@@ -26,7 +26,7 @@ from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import FOLDER_ID, PINNED, Unfinished, Unread
+from pipeline.records import BEGAN_WITH_SCHEMA_1, FOLDER_ID, PINNED, Unfinished, Unread
 from pipeline.schema import (
     SCHEMA_VERSION,
     altered,
@@ -527,6 +527,7 @@ _FIRST_FACTS = f"INSERT INTO meta VALUES ('{FOLDER_ID}', lower(hex(randomblob(16
 # Schema 1 kept the pins of the last run alone. They are those of every run whose answers are all in
 # the last run's sheet; the others may have been paid under pins that were changed since.
 _FACTS_OF_SCHEMA_1 = f"""
+INSERT INTO meta VALUES ('{BEGAN_WITH_SCHEMA_1}', 'yes');
 INSERT INTO pins (settings) SELECT value FROM meta WHERE name = '{PINNED}';
 INSERT INTO run_pins SELECT run, pins FROM runs, pins WHERE run NOT IN (
     SELECT a.run FROM attempts a JOIN rows r USING (row_id)

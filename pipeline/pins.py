@@ -127,7 +127,7 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     if spec.text_rules > 1:  # as the first release had no such number
         now[_RULES] = spec.text_rules
     before = _pinned(read)
-    if before and before["host"] != host and read(reached):
+    if before and not _same_host(before["host"], host, read) and read(reached):
         belongs = f"{spec.output}: this folder belongs to {before['host']}, not to {host}."
         if before["host"] == SANDBOX_HOST:
             raise Refused(
@@ -140,6 +140,13 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
         )
     known = {number: json.loads(text) for number, text in read(records.pin_sets).items()}
     return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})
+
+
+def _same_host(before: str, now: str, read: Read) -> bool:
+    """Schema 1 pinned no path, so a folder that it began is tied to the host alone."""
+    if read(records.meta(records.BEGAN_WITH_SCHEMA_1)) and "/" not in before:
+        now = now.partition("/")[0]
+    return before == now
 
 
 def _pinned(read: Read) -> JsonObject | None:

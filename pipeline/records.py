@@ -33,6 +33,8 @@ SNAPSHOT_SHA256 = "snapshot_sha256"
 
 FOLDER_ID = "folder_id"
 """The name in `meta` of what tells this folder from every other one: random, 32 hex digits."""
+BEGAN_WITH_SCHEMA_1 = "began_with_schema_1"
+"""The name in `meta` of the note that the first release made this folder."""
 PINNED = "pinned"
 """The name in `meta` of the pins of the last run, as JSON."""
 

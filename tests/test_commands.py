@@ -809,6 +809,19 @@ def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_jo
     assert job.run("--base-url", first.url)["ok"] == 1
 
 
+def test_a_folder_belongs_to_a_path_of_its_host(sandbox, make_job):
+    """A gateway has several APIs behind one host. A slash at the end is no path."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    assert job.run("--limit", "1")["ok"] == 1
+    done = job.call("run", "--base-url", f"{sandbox.url}/gateway")
+    assert done.returncode == 2
+    assert f"belongs to 127.0.0.1:{sandbox.port}, not to 127.0.0.1:{sandbox.port}/gateway" in (
+        done.stderr
+    )
+    assert sandbox.received() == 1
+    assert job.run("--base-url", f"{sandbox.url}/")["ok"] == 2
+
+
 def test_a_refused_first_run_is_no_run(sandbox, make_job):
     """`status` says how to start one, and nothing half-read is left behind."""
     job = make_job(sandbox.url, rows=[["a"], [""], ["c"]])
@@ -822,7 +835,7 @@ def test_a_refused_first_run_is_no_run(sandbox, make_job):
     ("options", "words"),
     [
         (["run", "--output", ""], "must not be empty"),
-        (["run", "--only", "gateway"], "--only is an option of: check, resume, settle"),
+        (["run", "--only", "gateway"], "--only is an option of: resume, check, settle"),
         (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "leave out --base-url"),
         (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
     ],
