@@ -159,18 +159,17 @@ def paid_and_absent(
             )
             if number in pin_sets or (number is None and unknown)
         ]
+        if not runs:
+            return []
         marks = ", ".join("?" * len(runs))
-        return [
-            row_id
-            for (row_id,) in db.execute(
-                "SELECT r.row_id FROM rows r JOIN attempts a"
-                " ON a.attempt_id = coalesce(r.ok_attempt, r.last_attempt)"
-                f" WHERE a.run IN ({marks}) AND r.row_id NOT IN (SELECT row_id FROM placed)"
-                f" AND {_PAID} AND {_NOT_ACCEPTED}",
-                (*runs, pins),
-            )
-            if runs
-        ]
+        found = db.execute(
+            "SELECT r.row_id FROM rows r JOIN attempts a"
+            " ON a.attempt_id = coalesce(r.ok_attempt, r.last_attempt)"
+            f" WHERE a.run IN ({marks}) AND r.row_id NOT IN (SELECT row_id FROM placed)"
+            f" AND {_PAID} AND {_NOT_ACCEPTED}",
+            (*runs, pins),
+        )
+        return [row_id for (row_id,) in found]
 
     return operation
 

@@ -125,8 +125,9 @@ class _LookUp:
         return replace(self.spec, encoding=encoding, text_rules=rules)
 
     def _as_now(self) -> Iterator[tuple[int, Columns]]:
-        for first, columns, *_ in stored_batches(self.snapshot.path):
-            yield first, [column.to_pylist() for column in columns]
+        for first, columns, keys, _ in stored_batches(self.snapshot.path):
+            if self.plan.sent_first[first - 1 : first - 1 + len(keys)].any():
+                yield first, [column.to_pylist() for column in columns]
 
     def _read_again(self, spec: JobSpec) -> Iterator[tuple[int, Columns]]:
         first = 1
