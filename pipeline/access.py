@@ -17,6 +17,9 @@ DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"
 URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+SECRETS = (KEY_VARIABLE, _CREDENTIALS)
+"""The variables that lead to the key. A child process that sends nothing must not get them."""
 SANDBOX_HOST = "sandbox"
 _HOST = re.compile(r"[\w.:-]+")
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
@@ -65,7 +68,7 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
         return _usable(_read(key_file), f"the key in {key_file}")
     if environment.get(KEY_VARIABLE):
         return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")
-    folder = environment.get("CREDENTIALS_DIRECTORY")
+    folder = environment.get(_CREDENTIALS)
     if folder and (Path(folder) / CREDENTIAL).is_file():
         return _usable(_read(Path(folder) / CREDENTIAL), f"the systemd credential {CREDENTIAL}")
     raise Refused(

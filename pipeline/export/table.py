@@ -116,7 +116,8 @@ def sheet_table(source: Source) -> Exported:
     columns, mapped = stored_columns(source.snapshot), stored_mapped(source.snapshot)
     with_flags = source.answers.repeated is not None
     kept, names = _names(columns, mapped, (*ADDED, FLAGS) if with_flags else ADDED)
-    places = [columns.index(name) for name in kept]
+    place_of = {name: place for place, name in enumerate(columns)}
+    places = [place_of[name] for name in kept]
     schema = pa.schema(
         [
             *(pa.field(name, pa.large_string(), nullable=False) for name in kept),
@@ -324,6 +325,5 @@ def _names(
 
 def kept_columns(columns: tuple[str, ...], mapped: tuple[str, ...]) -> list[str]:
     """The columns of a sheet that are the user's own."""
-    own = (*ADDED, FLAGS)
-    earlier = _STATUS in columns
-    return [name for name in columns if name not in own or name in mapped or not earlier]
+    given_up = {*ADDED, FLAGS}.difference(mapped) if _STATUS in columns else set()
+    return [name for name in columns if name not in given_up]

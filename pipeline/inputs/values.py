@@ -12,9 +12,12 @@ from enum import Enum
 
 _DAY_MS = 86_400_000
 _LAST_DAY = date(9999, 12, 31)
-_LITERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_LITERAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 # What a number format shows as it stands, or as nothing: quoted and escaped text, padding, colours.
-_SHOWN_AS_IT_STANDS = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]*\]', re.IGNORECASE)
+# Excel takes no format of over 255 characters, so no bracket is further from its end.
+_SHOWN_AS_IT_STANDS = re.compile(
+    r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]{0,255}\]', re.IGNORECASE
+)
 _ELAPSED = re.compile(r"\[(h+|m+|s+)\]", re.IGNORECASE)
 _ZEROS = re.compile("0{2,}")
 # ECMA-376 part 1, 18.8.30: 14 to 22 and 45 to 47 everywhere; 27 to 36 and 50 to 58 are dates
