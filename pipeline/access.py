@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import Refused
+from pipeline.network import check_way, is_host, is_loopback
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"
@@ -21,7 +20,6 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRETS = (KEY_VARIABLE, _CREDENTIALS)
 """The variables that lead to the key. A child process that sends nothing must not get them."""
 SANDBOX_HOST = "sandbox"
-_HOST = re.compile(r"[\w.:-]+")
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
@@ -41,19 +39,26 @@ def find_access(
     """The key from `key_file`, else the environment, else systemd's credentials.
 
     Raises:
-        Refused: without a usable key, or for a host that a key must not be sent to in the clear.
+        Refused: without a usable key, for a host that a key must not be sent to in the clear, and
+            for a proxy or TLS files of the environment that cannot be used.
     """
     url, where = _find_url(base_url, environment)
-    return Access(url.rstrip("/"), _find_key(key_file, environment), _host(url, where))
+    access = Access(url.rstrip("/"), _find_key(key_file, environment), _host(url, where))
+    check_way(url)
+    return access
 
 
 def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The host that requests would go to, with its port and path.
 
     Raises:
-        Refused: for one that a key must not be sent to.
+        Refused: for one that a key must not be sent to, and for a proxy or TLS files of the
+            environment that cannot be used.
     """
-    return _host(*_find_url(base_url, environment))
+    url, where = _find_url(base_url, environment)
+    host = _host(url, where)
+    check_way(url)
+    return host
 
 
 def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
@@ -118,7 +123,7 @@ def _host(url: str, where: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise Refused(f"{shown}: not an address. {_FORM} Nothing was sent.") from None
-    if parts.scheme not in ("http", "https") or not host or not _HOST.fullmatch(host):
+    if parts.scheme not in ("http", "https") or not host or not is_host(host):
         raise Refused(
             f"{shown}: not an https:// address (http:// only for this machine). {_FORM} Nothing "
             "was sent."
@@ -137,13 +142,3 @@ def _host(url: str, where: str) -> str:
             "only (127.0.0.1). Nothing was sent."
         )
     return f"{host}:{port}{path}" if port else f"{host}{path}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine for certain, whatever a name server says."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

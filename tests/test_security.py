@@ -212,7 +212,15 @@ def test_the_command_for_a_key_file_can_be_pasted(tmp_path):
 
 @pytest.mark.parametrize(
     "address",
-    ["", "example.com", "https://[::1", "https://exa mple.com", "https://h:99999", "ftp://h"],
+    [
+        "",
+        "example.com",
+        "https://[::1",
+        "https://exa mple.com",
+        "https://h:99999",
+        "ftp://h",
+        "https://999.1.1.1",
+    ],
 )
 @pytest.mark.parametrize("named_by", ["--base-url", "AITUTOR_BASE_URL"])
 def test_an_address_that_is_none_is_refused_by_what_named_it(address, named_by):
