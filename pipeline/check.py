@@ -30,6 +30,7 @@ from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import Read
 from pipeline.spec import JobSpec
+from pipeline.standing import shown_state
 from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3
@@ -52,8 +53,9 @@ class Checked:
     have the same text as an earlier one; under `dedupe` that one is sent for them. `skipped_by`
     counts skipped rows by reason. `pace_per_s` is given (`rate:`), or what earlier runs learned
     of the key, None if neither; `duration_s` is what `paid_at_most` requests take at it. `drift`
-    is None before the first run. `refusal` is why `run` would refuse, where a changed spec or an
-    address under `notify:` is the reason.
+    is None before the first run. `in_use`: a run is at work, and another would be refused.
+    `refusal` is why `run` would refuse, where a changed spec or an address under `notify:` is the
+    reason.
     """
 
     job: str
@@ -72,6 +74,7 @@ class Checked:
     pace_learned: bool
     duration_s: float | None
     new_folder: bool
+    in_use: bool
     drift: Drift | None
     skipped_by: dict[str, int]
     empty_cells: dict[str, int]
@@ -96,6 +99,7 @@ def check_job(
         StorageFailed: when the ledger cannot be read.
     """
     spec, selection = job.to_run(), selection or Selection()
+    in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
     if not job.sandbox:
         find_telemetry(spec)
     check_engine(spec)
@@ -112,13 +116,14 @@ def check_job(
         budget = spec.budget(read(records.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key_file)
+        states = _shown(plan.counts, in_use)
         return Checked(
             job=job.name,
             rows=prepared.snapshot.rows,
-            ok=plan.counts[State.OK],
-            failed=plan.counts[State.FAILED],
-            ambiguous=plan.counts[State.AMBIGUOUS] + plan.counts[State.SENDING],
-            pending=plan.counts[State.PENDING],
+            ok=states[State.OK],
+            failed=states[State.FAILED],
+            ambiguous=states[State.AMBIGUOUS],
+            pending=states[State.PENDING],
             skipped=prepared.snapshot.skipped,
             to_send=plan.to_send,
             paid_at_most=paid,
@@ -129,6 +134,7 @@ def check_job(
             pace_learned=learned,
             duration_s=None if pace is None else round(paid / pace, 1),
             new_folder=not job.folder.ledger.exists(),
+            in_use=in_use,
             drift=_drift(job, spec, prepared, read),
             skipped_by=_skipped_by(prepared.snapshot.skips),
             empty_cells=dict(prepared.snapshot.empty_cells),
@@ -136,6 +142,13 @@ def check_job(
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
             refusal=_refusal(job, prepared, accept_changes),
         )
+
+
+def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
+    states: Counter[State] = Counter()
+    for state, rows in held.items():
+        states[shown_state(state, in_use)] += rows
+    return states
 
 
 def _refusal(job: Job, prepared: Prepared, accept_changes: bool) -> str | None:

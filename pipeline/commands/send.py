@@ -38,8 +38,8 @@ _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGH
 @job_options
 @send_options
 @click.option("--again", metavar="ROWS", help="Ask anew for ok rows: all, or like 3,7-9.")
-def run(again: str | None, limit: int | None, **said: Any) -> None:
-    """Sends every row of JOB that is not done yet; the same command again continues.
+def run(again: str | None, **said: Any) -> None:
+    """Sends every row of JOB that is not done yet; after any ending, `run` goes on.
 
     \b
     Examples:
@@ -51,8 +51,8 @@ def run(again: str | None, limit: int | None, **said: Any) -> None:
         from pipeline.plan import Selection, parse_rows, select_again
 
         if again is None:
-            return Selection(limit=limit)
-        return select_again(None if again == "all" else parse_rows(again), limit)
+            return Selection(limit=said["limit"])
+        return select_again(None if again == "all" else parse_rows(again), said["limit"])
 
     _send(selection, said)
 
@@ -69,7 +69,6 @@ def resume(
     except_: str | None,
     rows: str | None,
     ambiguous: bool,
-    limit: int | None,
     **said: Any,
 ) -> None:
     """Sends the failed rows of JOB again, and those that are not done yet.
@@ -90,7 +89,7 @@ def resume(
             excluded=codes_said(except_),
             rows=rows_said(rows),
             ambiguous=ambiguous,
-            limit=limit,
+            limit=said["limit"],
         )
 
     _send(selection, said)
