@@ -131,7 +131,7 @@ async def run_job_async(
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
     options = replace(options or RunOptions(), **fields)
-    job = _as_job(job)
+    job = replace(_as_job(job), limit=options.selection.limit)
     async with notifying(job, options.listeners) as notifier:
         options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
@@ -333,6 +333,7 @@ class _Run:
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
             "version": __version__,
             "sending": list(self.job.sending),
+            "limit": self.job.limit,
             "options": _resolved(spec),
         }
 
