@@ -26,7 +26,7 @@ from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import Unfinished, Unread
+from pipeline.records import Unfinished, Unread, refuse_lost
 from pipeline.schema import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -34,10 +34,10 @@ from pipeline.schema import (
     check_version,
     connect,
     intact,
-    lost,
     undamaged,
     unusable,
 )
+from pipeline.traces import Trace
 
 T = TypeVar("T")
 
@@ -434,20 +434,21 @@ def open_ledger(
     clock: Clock,
     make_room: Callable[[], bool] = lambda: False,
     *,
-    expected: bool = False,
+    trace: Trace | None = None,
 ) -> Iterator[SqliteLedger]:
     """The ledger at `path`, made when it is not there. The caller holds the folder's lock.
 
     `make_room` gives back space that was kept for a full disk, and says whether there was any.
-    `expected`: there are answers, so a ledger that is missing or empty is damage, not a new one.
+    `trace` is what a run left beside it: a ledger that does not know of that run is no new one.
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened, lost what was last written to it, or is expected
-            and holds nothing.
+        StorageFailed: when it cannot be opened, lost what was last written to it, or does not know
+            of the run that left `trace`.
     """
     if wal.is_damaged(path):
         raise altered("what was last written to it")
+    refuse_lost(path, trace)
     if not path.exists():
         with storing(path):
             open_private(path).close()
@@ -455,7 +456,7 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _create(path, connection, expected)
+        _create(path, connection)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -468,8 +469,6 @@ def open_ledger(
         ledger.close()
 
 
-def _create(path: Path, db: sqlite3.Connection, expected: bool) -> None:
+def _create(path: Path, db: sqlite3.Connection) -> None:
     if check_version(path, db) == 0:
-        if expected:
-            raise lost(path)
         db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pipeline.model import ErrorCode, State
-from pipeline.schema import altered, check_version, connect, empty, intact, undamaged, unusable
+from pipeline.schema import (
+    altered,
+    check_version,
+    connect,
+    empty,
+    intact,
+    lost,
+    undamaged,
+    unusable,
+)
+from pipeline.traces import Trace
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
@@ -142,6 +152,32 @@ def reading(path: Path) -> Iterator[Read]:
         raise unusable(path, error) from error
     finally:
         connection.close()
+
+
+def refuse_lost(path: Path, trace: Trace | None) -> None:
+    """Refuses a ledger that does not know of the run that left `trace`. Changes nothing.
+
+    The trace must have been looked for first: a run records itself before it leaves any.
+
+    Raises:
+        StorageFailed: when the ledger at `path` is gone, empty, or older than the trace.
+    """
+    if trace is not None and not knows(path, trace):
+        with reading(path) as read:
+            raise lost(path, trace, empty=read(last_run) is None)
+
+
+def knows(path: Path, trace: Trace | None) -> bool:
+    """Whether the ledger at `path` knows of the run that left `trace`; always, where there is none.
+
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
+    if trace is None:
+        return True
+    query = "SELECT EXISTS (SELECT 1 FROM runs WHERE run_id = coalesce(?, run_id))"
+    with reading(path) as read:
+        return bool(read(lambda db: db.execute(query, (trace.run_id,)).fetchone()[0]))
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pipeline import checksums
 from pipeline.errors import Refused, StorageFailed
+from pipeline.traces import Trace
 
 T = TypeVar("T")
 
@@ -149,12 +150,13 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
     return version
 
 
-def lost(path: Path) -> StorageFailed:
-    """What to raise where answers were paid for and nothing tells which."""
+def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
+    """What to raise where a run left `trace`, and the ledger knows nothing of that run."""
+    problem = "is gone or empty" if empty else f"does not know of run {trace.run_id}"
     return StorageFailed(
-        f"{path}: the ledger is gone or empty, but there are results beside it. Without it every "
-        "row would be paid again. Bring it back from a copy of the folder; another `output:` "
-        "begins anew and pays for every row. Nothing was sent."
+        f"{path}: the ledger {problem}, but {trace.file} shows that the run was here. With this "
+        "ledger every row would be paid again. Bring it back from a copy of the folder, or give "
+        "the job another `output:`, which pays for every row. Nothing was sent."
     )
 
 

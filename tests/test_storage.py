@@ -86,6 +86,34 @@ def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_sent(sandbo
     assert sandbox.received() == 0
 
 
+def test_a_folder_of_the_users_own_is_refused_and_left_as_it_was(sandbox, make_job):
+    """`output:` names it by mistake: its rights were taken from everybody else, silently."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    own = job.folder / "letters"
+    own.mkdir(mode=0o755)
+    (own / "to-mother.txt").write_text("x")
+    for verb in ("run", "check"):
+        done = job.call(verb, "--output", str(own))
+        assert done.returncode == 2, done.stderr
+        assert "letters: this folder holds other files" in done.stderr
+        assert f"for example {own}/run. Nothing was sent." in done.stderr
+    assert [path.name for path in own.iterdir()] == ["to-mother.txt"]
+    assert own.stat().st_mode & 0o777 == 0o755
+    assert job.run("--output", str(own / "run"))["ok"] == 1
+    assert own.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("name", ["", ".gitkeep", "results"])
+def test_a_folder_that_is_as_good_as_empty_becomes_the_run_folder(sandbox, make_job, name):
+    """And is the user's alone from then on."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.output.mkdir(parents=True, mode=0o755)
+    if name:
+        (job.output / name).mkdir() if name == "results" else (job.output / name).touch()
+    assert job.run()["ok"] == 1
+    assert job.output.stat().st_mode & 0o777 == 0o700
+
+
 def test_no_reserve_is_left_behind(sandbox, make_job):
     """It is for the time of sending only."""
     job = make_job(sandbox.url, rows=[["a"]])
