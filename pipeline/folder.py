@@ -164,6 +164,21 @@ class RunFolder:
             os.close(fd)
         return False
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[bool]:
+        """Keeps runs out while the block reads. False where one is at work, where there is no lock
+        to keep it out by, and where commits are in the ledger's log only."""
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                log = self.ledger.with_name(f"{LEDGER}-wal")
+                resting = not (log.exists() and log.stat().st_size)
+            except OSError:
+                resting = False
+            yield resting
+
     @property
     def trace(self) -> Trace | None:
         """What shows that a run was here, whatever became of the ledger. Nothing before the first

@@ -89,12 +89,16 @@ def empty() -> sqlite3.Connection:
     return connection
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection that commits only when told."""
+def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Connection:
+    """A connection that commits only when told.
+
+    `resting`: the file is all of the ledger, and nobody writes to it while the connection is open.
+    SQLite then reads it without locks and without files of its own.
+    """
     mode = "ro" if read_only else "rw"
     try:
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
+            f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if resting else ''}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -163,6 +167,15 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
     return StorageFailed(
-        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. "
+        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. {_fix(error)}"
         "Do not delete it: it is the only record of what was paid."
     )
+
+
+def _fix(error: sqlite3.Error) -> str:
+    # SQLite tells the errors of a disk apart by numbers that Python does not show: a quota that is
+    # used up is a "disk I/O error", a folder that is full "unable to open database file".
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return "See whether the disk is full, over its quota or read-only, and make room on it. "
+    return ""
