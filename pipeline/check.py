@@ -113,6 +113,8 @@ def check_job(
     if not job.sandbox:
         find_telemetry(spec)
     check_engine(spec)
+    job.folder.refuse_unusable()
+    records.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (

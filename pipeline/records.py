@@ -9,11 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from pipeline.folder import RunFolder
 from pipeline.model import ErrorCode, State
 from pipeline.schema import (
     add_missing,
@@ -22,9 +23,11 @@ from pipeline.schema import (
     connect,
     empty,
     intact,
+    lost,
     undamaged,
     unusable,
 )
+from pipeline.traces import Trace
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
@@ -164,20 +167,60 @@ def reading(path: Path) -> Iterator[Read]:
         Refused: when it was written by a newer release.
         StorageFailed: when it cannot be read.
     """
-    connection = connect(path, read_only=True) if path.exists() else empty()
 
     def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
         return undamaged(operation, connection)
 
-    try:
-        if not _is_made(path, connection):
-            connection.close()
-            connection = empty()
-        yield read
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-    finally:
-        connection.close()
+    with ExitStack() as stack:
+        try:
+            connection = _view(path, stack)
+            yield read
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
+
+
+def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    """A connection that shows the ledger as it is now, until `stack` ends."""
+    if path.exists():
+        try:
+            connection = stack.enter_context(closing(connect(path, read_only=True)))
+            if _is_made(path, connection):
+                return connection
+        except sqlite3.OperationalError:
+            # SQLite makes a file for its readers (-shm). A full or read-only disk has no room for
+            # it, and a ledger that nobody can write to needs none.
+            if not stack.enter_context(RunFolder(path.parent).resting()):
+                raise
+            connection = stack.enter_context(closing(connect(path, read_only=True, resting=True)))
+            if _is_made(path, connection):
+                return connection
+    return stack.enter_context(closing(empty()))
+
+
+def refuse_lost(path: Path, trace: Trace | None) -> None:
+    """Refuses a ledger that does not know of the run that left `trace`. Changes nothing.
+
+    The trace must have been looked for first: a run records itself before it leaves any.
+
+    Raises:
+        StorageFailed: when the ledger at `path` is gone, empty, or older than the trace.
+    """
+    if trace is not None and not knows(path, trace):
+        with reading(path) as read:
+            raise lost(path, trace, empty=read(last_run) is None)
+
+
+def knows(path: Path, trace: Trace | None) -> bool:
+    """Whether the ledger at `path` knows of the run that left `trace`; always, where there is none.
+
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
+    if trace is None:
+        return True
+    query = "SELECT EXISTS (SELECT 1 FROM runs WHERE run_id = coalesce(?, run_id))"
+    with reading(path) as read:
+        return bool(read(lambda db: db.execute(query, (trace.run_id,)).fetchone()[0]))
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:

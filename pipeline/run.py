@@ -151,7 +151,7 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
         await _lock(stack, folder, options.if_locked, control, until)
         notifier.start(access.base_url if access else None)
         ledger = stack.enter_context(
-            open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
+            open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
         cut = recover(folder, ledger, spec.workflow, tell)
