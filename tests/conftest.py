@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests import hits
 from tests.forks import Forks, forking
 from tests.servers import Monitor
 
@@ -133,6 +134,12 @@ def hanging() -> Iterator[str]:
     """The address of a server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Before mutmut looks at its notes of this test."""
+    hits.take()
 
 
 def free_port() -> int:
