@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -53,6 +55,8 @@ class Bench:
     sandbox: SandboxProcess
     forks: Forks
     numbers: Iterator[int]
+    # On the monotonic clock: no step begins later.
+    until: float = math.inf
     # The steps of the first example that failed, and how.
     failed: list[tuple[list[Step], BaseException]] = field(default_factory=list)
 
@@ -62,6 +66,8 @@ def noted(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def step(self: Machine, **values: Any) -> None:
+        if time.monotonic() > self.bench.until:
+            return
         self.steps.append((function.__name__, values))
         self.watched(lambda: function(self, **values))
 
@@ -249,6 +255,8 @@ class Machine(RuleBasedStateMachine):
             self.cut |= {self._body(story) for story in self.rows}
         if (self.job.output / "ledger.sqlite").exists():
             self._check_counts()
+        if code == 4:
+            self._check_that_the_first_rows_failed_alike()
         if code in (0, 3, 5):
             self.done = True
             self._check_files()
@@ -258,7 +266,7 @@ class Machine(RuleBasedStateMachine):
     def _codes(signals: list[tuple[float, int]] | None) -> set[int]:
         """How a run may end: nothing here makes it stop for another reason."""
         by_signal = {-signal.SIGKILL} if signals and signals[0][1] == signal.SIGKILL else {130}
-        return {0, 2, 3, 5} | (by_signal if signals else set())
+        return {0, 2, 3, 4, 5} | (by_signal if signals else set())
 
     def _allow(self, verb: str, options: tuple[str, ...]) -> None:
         """Each equal row once, or one for all; what the user allows to pay twice once more."""
@@ -291,6 +299,14 @@ class Machine(RuleBasedStateMachine):
         states = ("ok", "failed", "ambiguous", "pending", "skipped")
         assert sum(summary[state] for state in states) == summary["rows"]
         assert summary["paid_min"] <= sum(self._billed().values()) <= summary["paid_max"]
+
+    def _check_that_the_first_rows_failed_alike(self) -> None:
+        """The only stop that these sheets can bring about: ten equal failures before any answer.
+        What was in flight then may still be answered."""
+        summary = json.loads((self.job.output / "summary.json").read_text())
+        assert summary["stopped"] == "alike"
+        assert summary["failed"] >= 10
+        assert summary["ok"] < IN_FLIGHT
 
     def _check_files(self) -> None:
         """Summary, parts and failures of a run that came to its end: what a user reads."""
@@ -356,7 +372,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:
-    """Runs the machine so often. Of the first example that fails, the steps are in the error."""
+    """Does random examples. The error has the steps of the first one that fails."""
     machine = _on(bench)
     try:
         run_state_machine_as_test(
