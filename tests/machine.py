@@ -38,6 +38,8 @@ from tests.forks import Forks
 FAULTS = ("json-500-once", "blocked", "not-json", "html-504-billed", "success-false")
 STORIES = [f"story {n}" for n in range(6)] + [f"{n} #fault:{n}" for n in FAULTS]
 IN_FLIGHT = 3
+# A run of one row and its checks, where nothing else goes on.
+USUAL_S = 0.3
 
 stories = st.sampled_from(STORIES)
 places = st.integers(0, 11)
@@ -55,6 +57,8 @@ class Bench:
     sandbox: SandboxProcess
     forks: Forks
     numbers: Iterator[int]
+    # How many times slower than usual a run is here and now: kills come so much later.
+    slower: float = 1.0
     # On the monotonic clock: no step begins later.
     until: float = math.inf
     # The steps of the first example that failed, and how.
@@ -245,7 +249,8 @@ class Machine(RuleBasedStateMachine):
         before = self.allowed.copy(), self.seen.copy()
         self._allow(verb, options)
         words = [verb, str(self.job.spec), "--rate", "5000", "--quiet", *options]
-        code = self.bench.forks.call_with_signals(words, signals or [])
+        later = [(after_s * self.bench.slower, number) for after_s, number in signals or []]
+        code = self.bench.forks.call_with_signals(words, later)
         assert code in self._codes(signals), (code, self.bench.forks.complained)
         if code == 2:
             self.allowed, self.seen = before
@@ -369,6 +374,17 @@ class Machine(RuleBasedStateMachine):
 
     def _received(self) -> int:
         return sum(entry["received"] for entry in self._bills())
+
+
+def measure(bench: Bench) -> None:
+    """Finds out how slow runs of a single row are; the first one is slow for its imports."""
+    for _ in range(2):
+        machine = _on(bench)()
+        machine.begin(rows=["story 0"])
+        begun = time.monotonic()
+        machine.run(limit=None)
+        bench.slower = max(1.0, (time.monotonic() - begun) / USUAL_S)
+        machine.teardown()
 
 
 def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Job
 from tests.forks import forking
-from tests.machine import Bench, Step, attack, replay
+from tests.machine import Bench, Step, attack, measure, replay
 
 # A thousand examples take half an hour on one core; MACHINE_EXAMPLES asks for as many.
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES") or 400)
@@ -25,7 +25,9 @@ def bench(start_sandbox, tmp_path) -> Iterator[Bench]:
     sandbox = start_sandbox(latency="60ms")
     environment = Job(tmp_path, tmp_path, tmp_path, sandbox.url).environment()
     with forking(tmp_path, environment) as forks:
-        yield Bench(sandbox, forks, count())
+        shared = Bench(sandbox, forks, count())
+        measure(shared)
+        yield shared
 
 
 # Examples that random attacks found, by the fault that they showed.
