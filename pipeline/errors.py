@@ -22,6 +22,18 @@ class StorageFailed(PipelineError):
     exit_code = 6
 
 
+class LedgerBusy(StorageFailed):
+    """Another program holds the ledger's lock. Nothing was written, and nothing is damaged."""
+
+    exit_code = 75
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another program, such as a database editor or a backup, holds the lock of "
+            "ledger.sqlite. Close the ledger there, then try again. Nothing more was sent."
+        )
+
+
 class Interrupted(PipelineError):
     """A signal, or whoever holds the run's `Control`, ended it before anything was sent."""
 

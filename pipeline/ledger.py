@@ -379,6 +379,21 @@ class SqliteLedger:
 
         self._commits.call(operation)
 
+    # -- while another program holds SQLite's lock ----------------------------------------
+
+    def when_blocked(self, say: Callable[[bool], None]) -> None:
+        """Calls `say` in the event loop with True while answers wait for it, with False after."""
+        self._commits.say_blocked = say
+
+    async def unblocked(self) -> None:
+        """Returns once the ledger can be written to."""
+        await self._commits.durably(lambda db: None)
+
+    def leave(self, after_s: float = 0.0) -> None:
+        """Waits for it at most `after_s` more. Answers that could not be saved are lost then, and
+        their rows ambiguous."""
+        self._commits.leave(after_s)
+
     def close(self) -> None:
         """Commits what was submitted."""
         self._commits.close()

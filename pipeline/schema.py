@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import checksums
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import LedgerBusy, Refused, StorageFailed
+from pipeline.groupcommit import PATIENCE_S, is_busy
 from pipeline.traces import Trace
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Co
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         checksums.register(connection)
     except sqlite3.Error as error:
@@ -166,6 +167,8 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
+    if is_busy(error):
+        return LedgerBusy()
     return StorageFailed(
         f"{path}: the ledger cannot be used ({error}). Nothing more was sent. {_fix(error)}"
         "Do not delete it: it is the only record of what was paid."
