@@ -471,6 +471,9 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # On macOS only; see `folder.sync`.
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
         _create(path, connection)
     except BaseException as error:
         connection.close()
