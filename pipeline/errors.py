@@ -22,7 +22,11 @@ class StorageFailed(PipelineError):
     exit_code = 6
 
 
-class LedgerBusy(StorageFailed):
+class DiskRefused(StorageFailed):
+    """The disk took no more. Nothing that it holds is damaged: with room on it the job goes on."""
+
+
+class LedgerBusy(DiskRefused):
     """Another program holds the ledger's lock. Nothing was written, and nothing is damaged."""
 
     exit_code = 75
@@ -30,7 +34,7 @@ class LedgerBusy(StorageFailed):
     def __init__(self) -> None:
         super().__init__(
             "Another program, such as a database editor or a backup, holds the lock of "
-            "ledger.sqlite. Close the ledger there, then try again. Nothing more was sent."
+            "ledger.sqlite. Close the ledger there. Nothing more was sent."
         )
 
 

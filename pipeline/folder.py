@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.mounts import network_file_system
 from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
@@ -140,7 +140,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise StorageFailed(
+            raise DiskRefused(
                 f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
                 "Nothing was sent."
             ) from None
@@ -207,7 +207,7 @@ class RunFolder:
                 sync(file.fileno())
         except OSError as error:
             self.make_room()
-            raise StorageFailed(
+            raise DiskRefused(
                 f"{self.path}: there is no room for the answers that would come "
                 f"({error.strerror or error}; {size / 1e6:.0f} MB are needed beforehand). "
                 "Make room, or set `output:` to a folder on another disk. Nothing was sent."
@@ -327,9 +327,9 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageFailed(
+        raise DiskRefused(
             f"{path}: cannot be written ({error.strerror or error}). Sending has stopped; what "
-            "came back is safe in the ledger. Make room, then give the same command again."
+            "came back is safe in the ledger. Make room on that disk."
         ) from error
 
 

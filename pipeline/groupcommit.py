@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.errors import LedgerBusy, StorageFailed
+from pipeline.errors import DiskRefused, LedgerBusy, StorageFailed
 
 # How long a write waits for another program that holds the ledger's lock, where nothing is at
 # stake; and how often a waiting one says so.
@@ -167,7 +167,7 @@ class GroupCommit:
                     raise
             now = time.monotonic()
             if now >= self._leave_at:
-                raise StorageFailed(
+                raise DiskRefused(
                     "Another program still held the ledger's lock when the run had to end. Answers "
                     "that came and could not be saved are ambiguous."
                 )
@@ -229,10 +229,9 @@ def _loop_of(submitted: Iterable[_Submitted]) -> asyncio.AbstractEventLoop | Non
 
 
 def _storage_failed(error: BaseException) -> StorageFailed:
-    failed = StorageFailed(
+    failed = DiskRefused(
         f"The ledger cannot be written ({error}). Sending has stopped; answers that came and could "
-        "not be saved are ambiguous. Repair the disk or make room on it (a quota may be used up), "
-        "then give the same command again."
+        "not be saved are ambiguous. Repair the disk, or make room on it (a quota may be used up)."
     )
     failed.__cause__ = error
     return failed
