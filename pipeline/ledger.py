@@ -414,6 +414,21 @@ class SqliteLedger:
 
         self._commits.call(operation)
 
+    # -- while another program holds SQLite's lock ----------------------------------------
+
+    def when_blocked(self, say: Callable[[bool], None]) -> None:
+        """Calls `say` in the event loop with True while answers wait for it, with False after."""
+        self._commits.say_blocked = say
+
+    async def unblocked(self) -> None:
+        """Returns once the ledger can be written to."""
+        await self._commits.durably(lambda db: None)
+
+    def leave(self, after_s: float = 0.0) -> None:
+        """Waits for it at most `after_s` more. Answers that could not be saved are lost then, and
+        their rows ambiguous."""
+        self._commits.leave(after_s)
+
     def close(self) -> None:
         """Commits what was submitted."""
         self._commits.close()
@@ -508,6 +523,9 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # On macOS only; see `folder.sync`.
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
         _create(path, connection)
     except BaseException as error:
         connection.close()
