@@ -31,6 +31,7 @@ from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.records import Read
 from pipeline.repaid import Repaid, refuse_repaying
 from pipeline.spec import JobSpec
+from pipeline.standing import shown_state
 from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3
@@ -55,9 +56,9 @@ class Checked:
     cells become text here; under the newest ones `new_under_newest_rules` finished rows would have
     another text, and be new. `skipped_by` counts skipped rows by reason. `pace_per_s` is given
     (`rate:`), or what earlier runs learned of the key, None if neither; `duration_s` is what
-    `paid_at_most` requests take at it. `drift` is None before the first run.
-    `questions` are what a person would be asked first, and `plan` is the token with which
-    `run --plan` carries out exactly this. `refusal` is why `run`
+    `paid_at_most` requests take at it. `in_use`: a run is at work, and another would be refused.
+    `drift` is None before the first run. `questions` are what a person would be asked first, and
+    `plan` is the token with which `run --plan` carries out exactly this. `refusal` is why `run`
     would refuse, where a changed spec or an address under `notify:` is the reason.
     """
 
@@ -80,6 +81,7 @@ class Checked:
     pace_learned: bool
     duration_s: float | None
     new_folder: bool
+    in_use: bool
     drift: Drift | None
     skipped_by: dict[str, int]
     empty_cells: dict[str, int]
@@ -107,9 +109,12 @@ def check_job(
     """
     job = with_text_rules(job, accept_changes=accept_changes)
     spec, selection = job.to_run(), selection or Selection()
+    in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
     if not job.sandbox:
         find_telemetry(spec)
     check_engine(spec)
+    job.folder.refuse_unusable()
+    records.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (
@@ -124,13 +129,14 @@ def check_job(
         budget = spec.budget(read(records.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key_file)
+        states = _shown(plan.counts, in_use)
         return Checked(
             job=job.name,
             rows=prepared.snapshot.rows,
-            ok=plan.counts[State.OK],
-            failed=plan.counts[State.FAILED],
-            ambiguous=plan.counts[State.AMBIGUOUS] + plan.counts[State.SENDING],
-            pending=plan.counts[State.PENDING],
+            ok=states[State.OK],
+            failed=states[State.FAILED],
+            ambiguous=states[State.AMBIGUOUS],
+            pending=states[State.PENDING],
             skipped=prepared.skips.total(),
             to_send=plan.to_send,
             repaid=prepared.repaid.requests,
@@ -144,6 +150,7 @@ def check_job(
             pace_learned=learned,
             duration_s=None if pace is None else round(paid / pace, 1),
             new_folder=not job.folder.ledger.exists(),
+            in_use=in_use,
             drift=_drift(job, spec, prepared, read),
             skipped_by=_skipped_by(prepared.skips),
             empty_cells=dict(prepared.snapshot.empty_cells),
@@ -166,6 +173,13 @@ def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -
     with records.reading(job.folder.ledger) as read:
         moved = replace(job, spec=spec)
         return prepare(moved, sheet, host, selection, read, newest).repaid.requests
+
+
+def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
+    states: Counter[State] = Counter()
+    for state, rows in held.items():
+        states[shown_state(state, in_use)] += rows
+    return states
 
 
 def _refusal(job: Job, prepared: Prepared, accept_changes: bool) -> str | None:

@@ -26,18 +26,25 @@ from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import BEGAN_WITH_SCHEMA_1, FOLDER_ID, PINNED, Unfinished, Unread
+from pipeline.records import (
+    BEGAN_WITH_SCHEMA_1,
+    FOLDER_ID,
+    PINNED,
+    Unfinished,
+    Unread,
+    refuse_lost,
+)
 from pipeline.schema import (
     SCHEMA_VERSION,
     altered,
     check_version,
     connect,
     intact,
-    lost,
     tables_since,
     undamaged,
     unusable,
 )
+from pipeline.traces import Trace
 
 T = TypeVar("T")
 
@@ -501,20 +508,21 @@ def open_ledger(
     clock: Clock,
     make_room: Callable[[], bool] = lambda: False,
     *,
-    expected: bool = False,
+    trace: Trace | None = None,
 ) -> Iterator[SqliteLedger]:
     """The ledger at `path`, made when it is not there. The caller holds the folder's lock.
 
     `make_room` gives back space that was kept for a full disk, and says whether there was any.
-    `expected`: there are answers, so a ledger that is missing or empty is damage, not a new one.
+    `trace` is what a run left beside it: a ledger that does not know of that run is no new one.
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened, lost what was last written to it, or is expected
-            and holds nothing.
+        StorageFailed: when it cannot be opened, lost what was last written to it, or does not know
+            of the run that left `trace`.
     """
     if wal.is_damaged(path):
         raise altered("what was last written to it")
+    refuse_lost(path, trace)
     if not path.exists():
         with storing(path):
             open_private(path).close()
@@ -522,7 +530,7 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _create(path, connection, expected)
+        _create(path, connection)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -535,10 +543,8 @@ def open_ledger(
         ledger.close()
 
 
-def _create(path: Path, db: sqlite3.Connection, expected: bool) -> None:
+def _create(path: Path, db: sqlite3.Connection) -> None:
     version = check_version(path, db)
-    if version == 0 and expected:
-        raise lost(path)
     if version < SCHEMA_VERSION:
         facts = _FIRST_FACTS + (_FACTS_OF_SCHEMA_1 if version == 1 else "")
         made = f"{tables_since(version)}{facts}PRAGMA user_version = {SCHEMA_VERSION};"

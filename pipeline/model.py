@@ -232,8 +232,23 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class NextStep:
+    """What goes on from where a job stands: a command of `words` that sends at most `rows` rows.
+
+    `edit` is what a person has to edit before the command can help.
+    """
+
+    words: tuple[str, ...]
+    rows: int
+    edit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did and where the job stands; summary.json has the same fields."""
+    """What a run did and where the job stands; summary.json has the same fields but `next_step`.
+
+    `resume_command` is the command of `next_step`; both are None where nothing can go on.
+    """
 
     schema_version: int
     run_id: str
@@ -258,6 +273,7 @@ class Summary:
     exit_code: int
     failed_notifications: dict[str, str] = field(default_factory=dict)
     """Whom of `notify:` and hosted CI the run could not tell how it ended, each with the reason."""
+    next_step: NextStep | None = None
 
 
 class Clock(Protocol):

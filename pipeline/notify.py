@@ -119,7 +119,7 @@ class Notifier:
         with (
             contextlib.suppress(PipelineError),
             folder.locked(),
-            open_ledger(folder.ledger, SystemClock(), expected=True) as ledger,
+            open_ledger(folder.ledger, SystemClock(), trace=folder.trace) as ledger,
         ):
             ledger.amend_summary(
                 summary.run_id, lambda: write_json(folder.summary, as_json(summary))

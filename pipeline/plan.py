@@ -247,11 +247,19 @@ class Selection:
     limit: int | None = None
     again: bool = False
 
-    def named(self, rows: int) -> npt.NDArray[np.bool_]:
-        """Which of a sheet's rows `rows` and `limit` leave in, one flag a row."""
+    def named(
+        self, rows: int, numbers: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which of a sheet's rows `rows` and `limit` leave in, one flag a row.
+
+        `numbers` are the rows that are not skipped, by default all of them, in the order of the
+        sheet. `limit` takes the first of these, done or not: a second run with the same limit sends
+        nothing more. It counts rows and not requests: under `dedupe: true` duplicates count too.
+        """
         named = np.ones(rows, dtype=np.bool_)
         if self.limit is not None:
-            named[self.limit :] = False
+            within = np.arange(1, rows + 1) if numbers is None else numbers
+            named[within[self.limit :] - 1] = False
         if self.rows is not None:
             listed = np.zeros(rows, dtype=np.bool_)
             for first, last in self.rows.spans:
@@ -335,9 +343,15 @@ class Plan:
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
-def empty_plan(rows: int, selection: Selection, duplicates: Duplicates | None = None) -> Plan:
-    """A plan for a sheet of `rows` rows that sends none of them."""
-    named = selection.named(rows)
+def empty_plan(
+    rows: int,
+    selection: Selection,
+    duplicates: Duplicates | None = None,
+    numbers: npt.NDArray[np.int64] | None = None,
+) -> Plan:
+    """A plan for a sheet of `rows` rows that sends none of them. `numbers` are those that are not
+    skipped, by default all."""
+    named = selection.named(rows, numbers)
     asked, weights = named.copy(), np.ones(rows, dtype=np.int32)
     if duplicates is not None:
         asked[duplicates.firsts[named[duplicates.numbers - 1]] - 1] = True

@@ -169,7 +169,7 @@ def _keep_answers(
 def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Read) -> Plan:
     """The plan, once every row was looked up in the ledger; duplicates are not looked up."""
     duplicates = snapshot.duplicates
-    plan = empty_plan(snapshot.rows, selection, duplicates)
+    plan = empty_plan(snapshot.rows, selection, duplicates, snapshot.numbers)
     firsts = np.flatnonzero(~np.isin(snapshot.numbers, duplicates.numbers, assume_unique=True))
     if read(placing.begin_deduped if spec.dedupe else placing.begin):
         for start in range(0, len(firsts), _LOOK_UP_ROWS):

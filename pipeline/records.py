@@ -9,11 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from pipeline.folder import RunFolder
 from pipeline.model import ErrorCode, State
 from pipeline.schema import (
     add_missing,
@@ -22,9 +23,11 @@ from pipeline.schema import (
     connect,
     empty,
     intact,
+    lost,
     undamaged,
     unusable,
 )
+from pipeline.traces import Trace
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
@@ -117,21 +120,41 @@ class LastRun:
     stopped: str | None
 
 
+class Ending(NamedTuple):
+    """What the rows have in common that ended alike. `repeated`: attempts of two runs or more ended
+    with this code. `maybe_paid`: the last attempt was or may have been billed."""
+
+    state: State
+    code: str | None = None
+    given_up: bool = False
+    maybe_paid: bool = False
+    repeated: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of the sheet by state, and requests over the folder's life. Rows never attempted are
-    in `sheet_rows` only. `given_up` of the failed rows are not sent again by `resume`.
-    `last_stopped` is why the last run ended early."""
+    """Rows of the sheet by how they ended, and requests over the folder's life. Rows never
+    attempted are in `sheet_rows` only. `cut_short`: the last run ended before its rows did, or goes
+    on. `last_stopped` is why the last run that ended by itself ended early, `last_failed` the code
+    that most of the last ten failed attempts of a run had."""
 
-    states: Counter[State]
-    by_code: dict[str, int]
+    endings: Counter[Ending]
     paid_min: int
     paid_max: int
     sheet_rows: int
     skipped: int
-    given_up: int
     last_run_id: str
     last_stopped: str | None
+    last_failed: str | None = None
+    cut_short: bool = False
+
+    @property
+    def states(self) -> Counter[State]:
+        """Rows by the ledger's own state."""
+        states: Counter[State] = Counter()
+        for ending, rows in self.endings.items():
+            states[ending.state] += rows
+        return states
 
 
 @contextmanager
@@ -144,20 +167,60 @@ def reading(path: Path) -> Iterator[Read]:
         Refused: when it was written by a newer release.
         StorageFailed: when it cannot be read.
     """
-    connection = connect(path, read_only=True) if path.exists() else empty()
 
     def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
         return undamaged(operation, connection)
 
-    try:
-        if not _is_made(path, connection):
-            connection.close()
-            connection = empty()
-        yield read
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-    finally:
-        connection.close()
+    with ExitStack() as stack:
+        try:
+            connection = _view(path, stack)
+            yield read
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
+
+
+def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    """A connection that shows the ledger as it is now, until `stack` ends."""
+    if path.exists():
+        try:
+            connection = stack.enter_context(closing(connect(path, read_only=True)))
+            if _is_made(path, connection):
+                return connection
+        except sqlite3.OperationalError:
+            # SQLite makes a file for its readers (-shm). A full or read-only disk has no room for
+            # it, and a ledger that nobody can write to needs none.
+            if not stack.enter_context(RunFolder(path.parent).resting()):
+                raise
+            connection = stack.enter_context(closing(connect(path, read_only=True, resting=True)))
+            if _is_made(path, connection):
+                return connection
+    return stack.enter_context(closing(empty()))
+
+
+def refuse_lost(path: Path, trace: Trace | None) -> None:
+    """Refuses a ledger that does not know of the run that left `trace`. Changes nothing.
+
+    The trace must have been looked for first: a run records itself before it leaves any.
+
+    Raises:
+        StorageFailed: when the ledger at `path` is gone, empty, or older than the trace.
+    """
+    if trace is not None and not knows(path, trace):
+        with reading(path) as read:
+            raise lost(path, trace, empty=read(last_run) is None)
+
+
+def knows(path: Path, trace: Trace | None) -> bool:
+    """Whether the ledger at `path` knows of the run that left `trace`; always, where there is none.
+
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
+    if trace is None:
+        return True
+    query = "SELECT EXISTS (SELECT 1 FROM runs WHERE run_id = coalesce(?, run_id))"
+    with reading(path) as read:
+        return bool(read(lambda db: db.execute(query, (trace.run_id,)).fetchone()[0]))
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:
@@ -212,45 +275,34 @@ def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
 
 def counts(db: sqlite3.Connection) -> Counts:
     """Where the rows of the sheet stand, and what was or may have been paid."""
-    states: Counter[State] = Counter()
-    codes: Counter[str] = Counter()
-    given_up = 0
-    # The answered rows are counted apart: grouping sorts, and they are most of a million.
-    for state, code, gave_up, count in db.execute(
-        "SELECT state, code, given_up, count(*) FROM (SELECT state, code, given_up FROM rows"
-        " WHERE state <> 'ok' AND sheet_row IS NOT NULL UNION ALL"
-        f" SELECT state, code, given_up FROM {_DUPLICATES}) WHERE state <> 'ok' GROUP BY 1, 2, 3"
-        " UNION ALL SELECT 'ok', NULL, 0, count(*) FROM (SELECT state FROM rows"
-        f" WHERE sheet_row IS NOT NULL UNION ALL SELECT state FROM {_DUPLICATES})"
-        " WHERE state = 'ok'"
-    ):
-        states[_state(state)] += count
-        if state != State.SENDING and code is not None:
-            codes[code] += count
-        if state == State.FAILED and gave_up:
-            given_up += count
-    by_code = dict(sorted(codes.items(), key=lambda found: (-found[1], found[0])))
+    endings: Counter[Ending] = Counter()
+    for state, code, *flags, rows in db.execute(_ENDINGS):
+        endings[Ending(_state(state), code, *(flag == 1 for flag in flags))] += rows
     paid_min, paid_max = db.execute(
         "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
     ).fetchone()
-    last = db.execute("SELECT rows, skipped, run_id FROM runs ORDER BY run DESC LIMIT 1").fetchone()
-    rows, skipped, run_id = last or (0, 0, "")
+    last = db.execute(
+        "SELECT rows, skipped, run_id, finished_at IS NULL OR stopped IS NOT NULL FROM runs"
+        " ORDER BY run DESC LIMIT 1"
+    ).fetchone()
+    rows, skipped, run_id, cut_short = last or (0, 0, "", 0)
     # A row that is skipped now keeps the answer that it has.
     kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
-    states[State.OK] += kept
+    endings[Ending(State.OK)] += kept
     skipped -= kept
     ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
     [last_stopped] = db.execute(ended).fetchone() or (None,)
+    [last_failed] = db.execute(_LAST_FAILED).fetchone() or (None,)
     return Counts(
-        states,
-        by_code,
+        endings,
         paid_min,
         paid_max,
         rows,
         skipped,
-        given_up,
         run_id,
         last_stopped,
+        last_failed,
+        cut_short != 0,
     )
 
 
@@ -468,6 +520,26 @@ def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
 # A duplicate stands where the row stands that is sent for it. CROSS: without duplicates nothing of
 # the rows is looked at.
 _DUPLICATES = "duplicates d CROSS JOIN rows r ON r.sheet_row = d.first_row"
+
+# The answered rows are counted apart: grouping sorts, and they are most of a million. Attempts of
+# earlier runs are looked for only where there was one.
+_OPEN = "SELECT r.row_id, r.state, r.code, r.given_up, r.last_attempt FROM "
+_ENDINGS = (
+    "WITH repeated AS (SELECT row_id, code FROM attempts WHERE verdict IN ('failed', 'ambiguous')"
+    " AND (SELECT count(*) FROM runs) > 1 GROUP BY row_id, code HAVING min(run) < max(run)),"
+    f" open AS ({_OPEN} rows r WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
+    f" UNION ALL {_OPEN} {_DUPLICATES} WHERE r.state <> 'ok')"
+    " SELECT o.state, o.code, o.given_up, coalesce(a.maybe_paid, 0), p.row_id IS NOT NULL, count(*)"
+    " FROM open o LEFT JOIN attempts a ON a.attempt_id = o.last_attempt"
+    " LEFT JOIN repeated p ON p.row_id = o.row_id AND p.code = o.code GROUP BY 1, 2, 3, 4, 5"
+    " UNION ALL SELECT 'ok', NULL, 0, 0, 0, count(*) FROM (SELECT state FROM rows"
+    f" WHERE sheet_row IS NOT NULL UNION ALL SELECT state FROM {_DUPLICATES}) WHERE state = 'ok'"
+)
+_LAST_FAILED = (
+    "SELECT code FROM (SELECT code FROM attempts WHERE verdict = 'failed'"
+    " AND run = (SELECT max(run) FROM attempts) ORDER BY attempt_id DESC LIMIT 10)"
+    " GROUP BY code ORDER BY count(*) DESC LIMIT 1"
+)
 
 _UNFINISHED_OF = (
     "SELECT {whole}, r.row_id, {place} AS place, r.state, r.code, coalesce(a.message, ''),"

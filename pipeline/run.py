@@ -131,7 +131,7 @@ async def run_job_async(
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
     options = replace(options or RunOptions(), **fields)
-    job = _as_job(job)
+    job = replace(_as_job(job), limit=options.selection.limit)
     async with notifying(job, options.listeners) as notifier:
         options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
@@ -151,7 +151,7 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
         await _lock(stack, folder, options.if_locked, control, until)
         notifier.start(access.base_url if access else None)
         ledger = stack.enter_context(
-            open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
+            open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
         cut = recover(folder, ledger, spec.workflow, tell)
@@ -333,6 +333,7 @@ class _Run:
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
             "version": __version__,
             "sending": list(self.job.sending),
+            "limit": self.job.limit,
             "options": _resolved(spec),
         }
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pipeline import checksums
 from pipeline.errors import Refused, StorageFailed
+from pipeline.traces import Trace
 
 T = TypeVar("T")
 
@@ -149,12 +150,16 @@ def add_missing(db: sqlite3.Connection, version: int) -> None:
                 db.execute(statement)
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection that commits only when told."""
+def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Connection:
+    """A connection that commits only when told.
+
+    `resting`: the file is all of the ledger, and nobody writes to it while the connection is open.
+    SQLite then reads it without locks and without files of its own.
+    """
     mode = "ro" if read_only else "rw"
     try:
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
+            f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if resting else ''}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -210,18 +215,28 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
     return version
 
 
-def lost(path: Path) -> StorageFailed:
-    """What to raise where answers were paid for and nothing tells which."""
+def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
+    """What to raise where a run left `trace`, and the ledger knows nothing of that run."""
+    problem = "is gone or empty" if empty else f"does not know of run {trace.run_id}"
     return StorageFailed(
-        f"{path}: the ledger is gone or empty, but there are results beside it. Without it every "
-        "row would be paid again. Bring it back from a copy of the folder; another `output:` "
-        "begins anew and pays for every row. Nothing was sent."
+        f"{path}: the ledger {problem}, but {trace.file} shows that the run was here. With this "
+        "ledger every row would be paid again. Bring it back from a copy of the folder, or give "
+        "the job another `output:`, which pays for every row. Nothing was sent."
     )
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
     return StorageFailed(
-        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. "
+        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. {_fix(error)}"
         "Do not delete it: it is the only record of what was paid."
     )
+
+
+def _fix(error: sqlite3.Error) -> str:
+    # SQLite tells the errors of a disk apart by numbers that Python does not show: a quota that is
+    # used up is a "disk I/O error", a folder that is full "unable to open database file".
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return "See whether the disk is full, over its quota or read-only, and make room on it. "
+    return ""

@@ -126,6 +126,10 @@ def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_non
     for group in groups.values():
         assert group["command"] in shown
         before = received(sandbox)
+        if group["code"] == "request_blocked":  # what is not edited is not sent once more
+            job.paste(group["command"])
+            assert received(sandbox) == before
+            job.write_sheet(["story"], [["edited a"], ["edited b"], *([r] for r in rows[2:])])
         job.paste(group["command"], "--yes")
         assert (received(sandbox) - before).total() == group["count"]
         job.paste(group["command"], "--yes")
@@ -645,8 +649,12 @@ def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make
         assert "waits for 3 answers; those rows count as pending" in job.call("status").stdout
     report = json.loads(job.call("report", "--json").stdout)
     [group] = report["groups"]
-    assert (group["state"], group["count"]) == ("sending", 3)
-    assert job.paste(group["command"]).returncode == 5
+    assert [group[n] for n in ("state", "code", "count", "maybe_paid")] == [
+        *("ambiguous", "interrupted", 3, 3),
+    ]
+    asked = job.paste(group["command"])
+    assert (asked.returncode, "at worst paid twice for 3 requests" in asked.stderr) == (2, True)
+    assert sandbox.received() == 3
 
 
 def to_go_on(said: str) -> str:

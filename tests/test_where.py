@@ -162,6 +162,41 @@ def test_changing_what_is_wanted_never_pays_for_a_row_again(sandbox, make_job):
     assert job.call("verify").returncode == 0
 
 
+def test_a_limit_counts_the_rows_that_are_not_skipped_whether_they_are_done_or_not(
+    sandbox, make_job
+):
+    """`--limit 3` sends 3 of 8 rows, 3 of which are skipped; given again it sends nothing more."""
+    stories = ["no 1", "no 2", "a", "no 3", "b", "c #fault:blocked", "d", "e"]
+    job = make_job(
+        sandbox.url,
+        rows=[[story] for story in stories],
+        where={"column": "story", "matches": "^no", "not": True},
+    )
+    assert json.loads(job.call("check", "--limit", "3", "--json").stdout)["to_send"] == 3
+    first = job.run("--limit", "3", expect=3)
+    assert (first["requests"], first["ok"], first["failed"], first["pending"]) == (3, 2, 1, 2)
+    assert json.loads(job.call("check", "--limit", "3", "--json").stdout)["to_send"] == 0
+    assert job.run("--limit", "3", expect=3)["requests"] == 0
+    assert job.run("--limit", "4", expect=3)["requests"] == 1
+    assert json.loads(job.call("resume", "--limit", "2", "--json").stdout)["requests"] == 0
+    assert json.loads(job.call("resume", "--limit", "3", "--json").stdout)["requests"] == 1
+    assert job.run("--limit", "0")["requests"] == 0
+    assert {json.loads(body)["story"]: n for body, n in sandbox.billed().items()} == {
+        **{"a": 1, "b": 1, "d": 1},
+        "c #fault:blocked": 0,
+    }
+
+
+def test_under_dedupe_a_limit_counts_rows_and_not_requests(sandbox, make_job):
+    """Three rows of one text, the first row skipped: one request is the sample of three rows."""
+    where = {"column": "story", "equals": "no", "not": True}
+    rows = [["no"], ["a"], ["a"], ["a"], ["b"]]
+    job = make_job(sandbox.url, rows=rows, where=where, dedupe=True)
+    summary = job.run("--limit", "3")
+    assert (summary["requests"], summary["ok"], summary["pending"]) == (1, 3, 1)
+    assert job.run("--limit", "3")["requests"] == 0
+
+
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".xlsx", ".jsonl"])
 def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
     sandbox, make_job, ending

@@ -62,7 +62,10 @@ RATE = click.option(
 sheet_options = options(
     click.option("--input", type=PATH, show_default=_OF_SPEC, help="Sheet to read."),
     click.option(
-        "--limit", metavar="N", type=click.IntRange(0), help="Only the first N rows of the sheet."
+        "--limit",
+        metavar="N",
+        type=click.IntRange(0),
+        help="Only the first N rows of the sheet that are not skipped.",
     ),
     click.option(
         "--max-paid",

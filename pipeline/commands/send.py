@@ -47,7 +47,7 @@ _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGH
 @send_options
 @AGAIN
 def run(**said: Any) -> None:
-    """Sends every row of JOB that is not done yet; the same command again continues.
+    """Sends every row of JOB that is not done yet; after any ending, `run` goes on.
 
     \b
     Examples:

@@ -38,6 +38,7 @@ from pipeline.paid import check_ledger
 from pipeline.records import Read, Unfinished
 from pipeline.results import Answers, Stretch, find_answers
 from pipeline.schema import altered
+from pipeline.standing import shown_row
 from pipeline.summary import refuse_before_first_run
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
@@ -227,10 +228,12 @@ def _states(
         messages[place] = why.words(piece.skipped[place].as_py(), cells)
     for row in unfinished:
         place = row.sheet_row - piece.first
-        codes[place], messages[place] = row.code, row.message or None
+        shown = shown_row(row, in_use)
+        if shown is None:
+            continue
+        codes[place], messages[place] = shown.code, shown.message or None
         if not row.answered:
-            sending = State.PENDING if in_use else State.AMBIGUOUS
-            status[place] = sending if row.state is State.SENDING else row.state
+            status[place] = shown.state
     texts = [
         pa.array([None if v is None else str(v) for v in values], pa.string())
         for values in (status, codes, messages)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import numbers, texts
 from pipeline.drift import SheetKeys, digests
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import DiskRefused, Refused, StorageFailed
 from pipeline.folder import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
@@ -154,7 +154,7 @@ def take_snapshot(
         path.unlink(missing_ok=True)
         raise
     except OSError as error:
-        raise StorageFailed(
+        raise DiskRefused(
             f"{path}: the sheet's copy cannot be written ({error.strerror or error}). "
             "Nothing was sent."
         ) from None

@@ -50,6 +50,8 @@ def check_lines(checked: Checked, run_command: str) -> list[str]:
     lines += [f"A run would ask first: {question}" for question in checked.questions]
     if checked.refusal is not None:
         lines.append(f"But a run would be refused. {checked.refusal}")
+    elif checked.in_use:
+        lines.append("Nothing was sent by `check`. A run is at work in this folder now.")
     elif checked.to_send:
         lines.append(f"Nothing was sent. To send them: {run_command}")
     return lines
