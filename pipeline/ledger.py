@@ -234,6 +234,28 @@ class SqliteLedger:
             )
         )
 
+    def amend_summary(self, run_id: str, write: Callable[[], str]) -> None:
+        """Has `write` write the summary of `run_id` again and notes the SHA-256 that it returns.
+        Does nothing if another run has begun since.
+
+        The ledger holds no checksum meanwhile, so that `verify` believes either file after a crash.
+        """
+
+        def note(sha256: str | None) -> bool:
+            amended = self._commits.call(
+                lambda db: (
+                    db.execute(
+                        "UPDATE runs SET summary_sha256 = ? WHERE run_id = ?"
+                        f" AND run = (SELECT max(run) FROM runs) AND {intact('runs', 'runs')}",
+                        (sha256, run_id),
+                    ).rowcount
+                )
+            )
+            return amended == 1
+
+        if note(None):
+            note(write())
+
     # -- while it is sending --------------------------------------------------------------
 
     async def intend(self, row: Row) -> Attempt:

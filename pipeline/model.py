@@ -271,6 +271,8 @@ class Summary:
     failures: str
     resume_command: str | None
     exit_code: int
+    failed_notifications: dict[str, str] = field(default_factory=dict)
+    """Whom of `notify:` and hosted CI the run could not tell how it ended, each with the reason."""
     next_step: NextStep | None = None
 
 
