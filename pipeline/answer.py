@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.jsontext import is_guessed, parsed
 from pipeline.marks import EMPTY
 from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
@@ -92,7 +93,9 @@ def read_answer(body: bytes) -> Answer:
     Raises:
         Unreadable: when it is not JSON, not an object, or has no `result`.
     """
-    return _answer_of(_json_object(body))
+    answer = _answer_of(_json_object(body))
+    guessed = ("charset_guessed",) if is_guessed(body) else ()
+    return replace(answer, flags=(*answer.flags, *guessed))
 
 
 def _answer_of(fields: dict[str, Any] | None) -> Answer:
@@ -189,7 +192,7 @@ def _api_json(reply: Reply) -> dict[str, Any] | None:
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(body)
+        value = parsed(body)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and not _too_deep(body, value) else None

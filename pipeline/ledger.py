@@ -173,6 +173,7 @@ class SqliteLedger:
                 _move(db, Move.READ_AGAIN, State.OK, one.row_id, setting, one.attempt_id)
                 db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, one.attempt_id, one.body))
                 db.execute("DELETE FROM fragments WHERE attempt_id = ?", (one.attempt_id,))
+                self._decide(db, one.row_id, "reread")
 
         self._commits.call(operation)
 

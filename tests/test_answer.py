@@ -122,7 +122,8 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (204, b"", AMBIGUOUS, "bad_response", True, None),
         (200, b'["result"]', AMBIGUOUS, "bad_response", True, None),
         (200, b"[" * 200_000, AMBIGUOUS, "bad_response", True, None),
-        (200, '{"result": "caf\xe9"}'.encode("latin-1"), AMBIGUOUS, "bad_response", True, None),
+        (200, '{"result": "caf\xe9"}'.encode("latin-1"), OK, None, True, None),
+        (200, b'{"result": "two\nlines,\ttabs\x00"}', OK, None, True, None),
     ],
 )
 def test_each_answer_has_its_class(status, body, verdict, code, maybe_paid, stop):
