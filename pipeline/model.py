@@ -181,6 +181,8 @@ class Outcome:
     retryable: bool = False
     """Failed, but the API's own words allow another try while retries are left."""
     stop: StopCode | None = None
+    foreign: bool = False
+    """An error that is not in the API's own JSON, such as a filter's page."""
 
 
 @dataclass(frozen=True, slots=True)

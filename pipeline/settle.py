@@ -37,7 +37,7 @@ def reread_job(job: Job, clock: Clock | None = None) -> int:
         refuse_before_first_run(job, read)
     with (
         job.folder.locked(),
-        open_ledger(job.folder.ledger, clock or SystemClock(), expected=True) as ledger,
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
     ):
         number = read_again(ledger)
         recover(job.folder, ledger, job.spec.workflow if job.spec else "", lambda _: None)
