@@ -9,18 +9,37 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from pipeline.folder import RunFolder
 from pipeline.model import ErrorCode, State
-from pipeline.schema import altered, check_version, connect, empty, intact, undamaged, unusable
+from pipeline.schema import (
+    add_missing,
+    altered,
+    check_version,
+    connect,
+    empty,
+    intact,
+    lost,
+    undamaged,
+    unusable,
+)
+from pipeline.traces import Trace
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
 SNAPSHOT_SHA256 = "snapshot_sha256"
 """The name in `meta` of the SHA-256 of that snapshot's file."""
+
+FOLDER_ID = "folder_id"
+"""The name in `meta` of what tells this folder from every other one: random, 32 hex digits."""
+BEGAN_WITH_SCHEMA_1 = "began_with_schema_1"
+"""The name in `meta` of the note that the first release made this folder."""
+PINNED = "pinned"
+"""The name in `meta` of the pins of the last run, as JSON."""
 
 T = TypeVar("T")
 
@@ -148,20 +167,60 @@ def reading(path: Path) -> Iterator[Read]:
         Refused: when it was written by a newer release.
         StorageFailed: when it cannot be read.
     """
-    connection = connect(path, read_only=True) if path.exists() else empty()
 
     def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
         return undamaged(operation, connection)
 
-    try:
-        if not _is_made(path, connection):
-            connection.close()
-            connection = empty()
-        yield read
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-    finally:
-        connection.close()
+    with ExitStack() as stack:
+        try:
+            connection = _view(path, stack)
+            yield read
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
+
+
+def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    """A connection that shows the ledger as it is now, until `stack` ends."""
+    if path.exists():
+        try:
+            connection = stack.enter_context(closing(connect(path, read_only=True)))
+            if _is_made(path, connection):
+                return connection
+        except sqlite3.OperationalError:
+            # SQLite makes a file for its readers (-shm). A full or read-only disk has no room for
+            # it, and a ledger that nobody can write to needs none.
+            if not stack.enter_context(RunFolder(path.parent).resting()):
+                raise
+            connection = stack.enter_context(closing(connect(path, read_only=True, resting=True)))
+            if _is_made(path, connection):
+                return connection
+    return stack.enter_context(closing(empty()))
+
+
+def refuse_lost(path: Path, trace: Trace | None) -> None:
+    """Refuses a ledger that does not know of the run that left `trace`. Changes nothing.
+
+    The trace must have been looked for first: a run records itself before it leaves any.
+
+    Raises:
+        StorageFailed: when the ledger at `path` is gone, empty, or older than the trace.
+    """
+    if trace is not None and not knows(path, trace):
+        with reading(path) as read:
+            raise lost(path, trace, empty=read(last_run) is None)
+
+
+def knows(path: Path, trace: Trace | None) -> bool:
+    """Whether the ledger at `path` knows of the run that left `trace`; always, where there is none.
+
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
+    if trace is None:
+        return True
+    query = "SELECT EXISTS (SELECT 1 FROM runs WHERE run_id = coalesce(?, run_id))"
+    with reading(path) as read:
+        return bool(read(lambda db: db.execute(query, (trace.run_id,)).fetchone()[0]))
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:
@@ -173,7 +232,10 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
     """
     try:
         db.execute("BEGIN")
-        return check_version(path, db) > 0
+        version = check_version(path, db)
+        if version:
+            add_missing(db, version)
+        return version > 0
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
             return False
@@ -194,6 +256,18 @@ def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
     return operation
 
 
+def pin_sets(db: sqlite3.Connection) -> dict[int, str]:
+    """Every set of pins that a run of the folder had, as JSON by its number.
+
+    Raises:
+        StorageFailed: when one of them is not what was written.
+    """
+    found = db.execute(f"SELECT pins, settings, {intact('pins', 'p')} FROM pins p").fetchall()
+    if not all(whole for *_, whole in found):
+        raise altered("what the folder is tied to")
+    return {number: settings for number, settings, _ in found}
+
+
 def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
     """(id, SHA-256) of the snapshot that sheet rows are numbers of; None before the first run."""
     return meta(SNAPSHOT)(db), meta(SNAPSHOT_SHA256)(db)
@@ -212,6 +286,10 @@ def counts(db: sqlite3.Connection) -> Counts:
         " ORDER BY run DESC LIMIT 1"
     ).fetchone()
     rows, skipped, run_id, cut_short = last or (0, 0, "", 0)
+    # A row that is skipped now keeps the answer that it has.
+    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    endings[Ending(State.OK)] += kept
+    skipped -= kept
     ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
     [last_stopped] = db.execute(ended).fetchone() or (None,)
     [last_failed] = db.execute(_LAST_FAILED).fetchone() or (None,)
@@ -226,6 +304,28 @@ def counts(db: sqlite3.Connection) -> Counts:
         last_failed,
         cut_short != 0,
     )
+
+
+def last_change(db: sqlite3.Connection) -> tuple[int, int]:
+    """(the last attempt, the last decision): each grows with everything that is sent or decided,
+    and is 0 before the first."""
+    found: tuple[int, int] = db.execute(
+        "SELECT (SELECT coalesce(max(attempt_id), 0) FROM attempts),"
+        " (SELECT coalesce(max(decision_id), 0) FROM decisions)"
+    ).fetchone()
+    return found
+
+
+def carried_out(token: str) -> Callable[[sqlite3.Connection], str | None]:
+    """The id of the run that carried out a plan, if one that may have paid twice was."""
+
+    def operation(db: sqlite3.Connection) -> str | None:
+        found = db.execute(
+            "SELECT run_id FROM spent_tokens JOIN runs USING (run) WHERE token = ?", (token,)
+        ).fetchone()
+        return found[0] if found else None
+
+    return operation
 
 
 def codes_seen(db: sqlite3.Connection) -> frozenset[str]:
@@ -474,6 +574,10 @@ _ANSWERED = (
     _ANSWERED_OF.format(place="r.sheet_row", rows="rows r NOT INDEXED")
     + " UNION ALL "
     + _ANSWERED_OF.format(place="d.sheet_row", rows=_DUPLICATES)
+    + " UNION ALL "
+    + _ANSWERED_OF.format(
+        place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
+    ).replace("r.sheet_row IS NOT NULL AND ", "")
 )
 
 _STATES = {str(state): state for state in State}

@@ -60,7 +60,7 @@ def settle_job(
 
     with (
         job.folder.locked(),
-        open_ledger(job.folder.ledger, clock or SystemClock(), expected=True) as ledger,
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
     ):
         ledger.recover()
         found = ledger.read(lambda db: [row for row in records.unfinished(db) if chosen(row)])

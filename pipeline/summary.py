@@ -21,7 +21,6 @@ from pipeline.errors import (
 from pipeline.job import Job
 from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished, reading
-from pipeline.schema import lost
 from pipeline.standing import next_step, send_pending, stand
 
 SCHEMA_VERSION = 1
@@ -155,11 +154,10 @@ def refuse_before_first_run(job: Job, read: records.Read) -> None:
 
     Raises:
         Refused: with the command that changes that.
-        StorageFailed: where there are answers, and the ledger is gone.
+        StorageFailed: where there was a run, and the ledger does not know of it.
     """
+    records.refuse_lost(job.folder.ledger, job.folder.trace)
     if read(records.last_run) is None:
-        if job.folder.has_answers:
-            raise lost(job.folder.ledger)
         raise no_run_yet(job)
 
 

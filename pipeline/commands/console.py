@@ -17,7 +17,7 @@ from pipeline.wording import json_line, printable
 if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.model import Summary
-    from pipeline.plan import RowNumbers
+    from pipeline.plan import RowNumbers, Selection
 
 Said = dict[str, Any]
 
@@ -70,7 +70,10 @@ def words_said(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         value = said.get(name)
         if value is not None and value is not False:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            words += [
+                f"--{name.strip('_').replace('_', '-')}",
+                *([] if value is True else [str(value)]),
+            ]
     return tuple(words)
 
 
@@ -84,6 +87,29 @@ def rows_said(text: str | None) -> RowNumbers | None:
     from pipeline.plan import parse_rows
 
     return None if text is None else parse_rows(text)
+
+
+def run_selection(said: Said) -> Selection:
+    """The rows that the options of `run` choose."""
+    from pipeline.plan import Selection, parse_rows, select_again
+
+    again, limit = said["again"], said["limit"]
+    if again is None:
+        return Selection(limit=limit)
+    return select_again(None if again == "all" else parse_rows(again), limit)
+
+
+def resume_selection(said: Said) -> Selection:
+    """The rows that the options of `resume` choose."""
+    from pipeline.plan import select_resume
+
+    return select_resume(
+        only=codes_said(said["only"]),
+        excluded=codes_said(said["except_"]),
+        rows=rows_said(said["rows"]),
+        ambiguous=said["ambiguous"],
+        limit=said["limit"],
+    )
 
 
 def finish(said: Said, work: Callable[[Job], int]) -> None:

@@ -16,7 +16,7 @@ from pipeline import records, wal
 from pipeline.errors import StorageFailed
 from pipeline.job import Job
 from pipeline.model import Summary
-from pipeline.records import Read, reading
+from pipeline.records import Read, knows, reading
 from pipeline.summary import no_run_yet, summarize
 from pipeline.verify.files import check_failures, check_snapshot, check_summary
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
@@ -53,17 +53,19 @@ def verify_job(job: Job) -> Verified:
 
 def _look(job: Job) -> Verified:
     folder, findings, in_use = job.folder, Findings(), job.folder.in_use
-    names = listed(folder)
+    names, trace = listed(folder), folder.trace
     if wal.is_damaged(folder.ledger):
         findings.add(f"{LEDGER}-wal", "what a run last wrote is not what was written", KEEP_LEDGER)
     elif not _begun(folder.ledger):
-        if not folder.summary.exists() and len(names) < 2:
+        if trace is None:
             raise no_run_yet(job)
         findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
         return Verified(None, 0, 0, 0, findings.all())
     summary: Summary | None = None
     entries, parts, answers = 0, 0, 0
     try:
+        if not knows(folder.ledger, trace):
+            findings.add(LEDGER, "it does not know of the last run", KEEP_LEDGER)
         with reading(folder.ledger) as read:
             look = _Look(read, findings)
             look(check_structure)
