@@ -31,10 +31,10 @@ from pipeline.export import export_job
 from pipeline.job import Job, job_of
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.model import Outcome, Reply, Row, State, Summary, Verdict
-from pipeline.pins import write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import open_sheet, prepare
 from pipeline.records import Counts, Ending
+from pipeline.report.history import count_history
 from pipeline.report.html import write_report
 from pipeline.report.overview import report_job
 from pipeline.standing import next_step, stand
@@ -172,12 +172,14 @@ runs = st.lists(st.lists(fates, min_size=FEW, max_size=FEW), min_size=1, max_siz
 texts = st.lists(st.sampled_from(["a", "b", "c", "d", "skip"]), min_size=1, max_size=FEW)
 
 
-def job_in(folder: Path, rows: list[str], dedupe: bool) -> Job:
+def job_in(folder: Path, rows: list[str], dedupe: bool, skipped: str = "skip") -> Job:
+    """`skipped`: what the rows hold that are never sent."""
     with (folder / "sheet.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["story"], *([row] for row in rows)])
     (folder / "job.yaml").write_text(
         "name: job\nworkflow: wf_story\ninput: sheet.csv\n"
-        f"where: {{column: story, equals: skip, not: true}}\ndedupe: {json.dumps(dedupe)}\n"
+        f"where: {{column: story, matches: '^({skipped})$', not: true}}\n"
+        f"dedupe: {json.dumps(dedupe)}\n"
     )
     return job_of(pipeline.load_spec(folder / "job.yaml"), sandbox=True)
 
@@ -206,14 +208,17 @@ class Random:
     def _begin(self, ledger: SqliteLedger, selection: Selection) -> list[Row]:
         spec, folder = self.job.to_run(), self.job.folder
         sheet = open_sheet(spec, folder)
-        prepared = prepare(spec, sheet, "sandbox", selection, ledger.read, folder.new_snapshot)
-        write_pins(ledger, prepared.pins)
+        prepared = prepare(self.job, sheet, "sandbox", selection, ledger.read, folder.new_snapshot)
         snapshot = prepared.snapshot
         about = (snapshot.snapshot_id, snapshot.rows, snapshot.skipped)
-        ledger.begin_run(f"run-{next(self.numbers)}", *about, snapshot_sha256=snapshot.sha256)
+        ledger.begin_run(
+            f"run-{next(self.numbers)}",
+            *about,
+            snapshot_sha256=snapshot.sha256,
+            pins=prepared.pins.text,
+            again=prepared.plan.chosen_ids if selection.again else (),
+        )
         folder.adopt_snapshot()
-        if selection.again:
-            ledger.mark_again(prepared.plan.chosen_ids)
         here = replace(snapshot, path=folder.snapshot)
         return list(here.selected(spec, prepared.variables, prepared.plan.send))
 
@@ -277,6 +282,11 @@ def checked(job: Job, in_use: bool) -> Summary:
     assert sum(shown[s] - states[s] for s in ("failed", "ambiguous", "pending")) == -earlier
     assert Counter(exported["_error_code"].dropna()) == of_code
 
+    with records.reading(job.folder.ledger) as read:
+        drawn = read(lambda db: count_history(db, in_use)).progress[-1:]
+    for state in (OK, FAILED, AMBIGUOUS) if drawn else ():
+        assert drawn[0].rows[state][-1] == states[state]
+
     found = check_job(job)
     assert {s: getattr(found, s) for s in states} == states
     assert found.in_use == in_use
@@ -300,15 +310,17 @@ def settle_and_check(
     dedupe: bool,
     again: set[int],
     settled: dict[int, set[int]],
+    hidden: set[int],
     finished: bool,
     in_use: bool,
 ) -> None:
     """Makes a ledger of runs that end as told, and asks every command about it."""
     rows = [*rows, "e"]  # a sheet of skipped rows alone has nothing to tell
     with TemporaryDirectory() as folder:
-        job = job_in(Path(folder), rows, dedupe)
-        random = Random(job)
+        random = Random(job_in(Path(folder), rows, dedupe))
         for number, run in enumerate(ends):
+            skipped = "skip|a" if number in hidden else "skip"
+            random.job = job = job_in(Path(folder), rows, dedupe, skipped)
             over = finished or number < len(ends) - 1
             random.run(run, number in again, over)
             if number in settled and over:
@@ -327,6 +339,7 @@ ANY = {
     "dedupe": st.booleans(),
     "again": st.sets(st.integers(1, 2)),
     "settled": st.dictionaries(st.integers(0, 2), st.sets(st.integers(1, FEW)), max_size=2),
+    "hidden": st.sets(st.integers(0, 2)),
     "finished": st.booleans(),
     "in_use": st.booleans(),
 }
@@ -334,8 +347,9 @@ ANY = {
 
 def made(rows: list[str], ends: list[list[str | None]], **more: object) -> dict[str, object]:
     """One state, with what is not said left out of it."""
-    rest = {"dedupe": False, "again": set(), "settled": {}, "finished": False, "in_use": False}
-    return {"rows": rows, "ends": ends} | rest | more
+    none = {"again": set(), "settled": {}, "hidden": set()}
+    rest = {"dedupe": False, "finished": False, "in_use": False}
+    return {"rows": rows, "ends": ends} | none | rest | more
 
 
 OURS = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -345,6 +359,7 @@ OURS = settings(deadline=None, suppress_health_check=list(HealthCheck), database
 @given(**ANY)
 @example(**made(["a"] * 3, [["left"] * FEW], dedupe=True))
 @example(**made(["a", "b", "skip"], [["ok"] * FEW, ["left"] * FEW], again={1}, in_use=True))
+@example(**made(["a", "b"], [["ok"] * FEW, ["left"] * FEW], hidden={1}, again={1}))
 @example(**made(["a", "b"], [["lost"] * FEW, ["to retry", "left"]], settled={0: {1}}, in_use=True))
 def test_every_number_of_every_command_adds_up_to_the_sheet(**state):
     """From runs that end at random, with equal rows sent once or not, rows that are skipped, marks
