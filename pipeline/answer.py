@@ -266,5 +266,6 @@ def _shown_body(body: bytes) -> str:
 def _shown(text: str) -> str:
     """One line of at most 500 characters, without control characters."""
     line = " ".join(_clean(text).split())
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"
+    if len(line) > MESSAGE_CHARACTERS:
+        line = line[: MESSAGE_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -22,6 +22,10 @@ class StorageFailed(PipelineError):
     exit_code = 6
 
 
+class DiskRefused(StorageFailed):
+    """The disk took no more. Nothing that it holds is damaged: with room on it the job goes on."""
+
+
 class Interrupted(PipelineError):
     """A signal, or whoever holds the run's `Control`, ended it before anything was sent."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.errors import StorageFailed
+from pipeline.errors import DiskRefused, StorageFailed
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -155,10 +155,9 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _storage_failed(error: BaseException) -> StorageFailed:
-    failed = StorageFailed(
+    failed = DiskRefused(
         f"The ledger cannot be written ({error}). Sending has stopped; answers that came and could "
-        "not be saved are ambiguous. Mend or make room on the disk, then give the same command "
-        "again."
+        "not be saved are ambiguous. Repair the disk, or make room on it."
     )
     failed.__cause__ = error
     return failed

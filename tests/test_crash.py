@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import Job, SandboxProcess, ended
+from tests.servers import Answer, Server
 
 KILLS = 20
 
@@ -139,3 +140,37 @@ def test_a_second_signal_leaves_at_once_and_names_what_was_in_flight(start_sandb
     done = job.call("status", "--json")
     assert '"ambiguous": 8' in done.stdout
     assert '"interrupted": 8' in done.stdout
+
+
+def open_marker(body: bytes) -> Answer:
+    """A paid answer whose marker of a template has no end: 0.1.0 looked at it for days."""
+    result = "{{" + " " * 1_000_000 + json.loads(body)["story"]
+    return 200, {}, json.dumps({"success": True, "result": result}).encode()
+
+
+def test_a_run_seals_the_paid_answers_of_a_killed_run_whatever_they_hold(make_job):
+    """The first run is killed before it seals the answer, as 0.1.0 had to be."""
+    with Server(open_marker) as server:
+        job = make_job(server.url, rows=[[letter] for letter in "abcdef"])
+        process = job.start(rate="0.3")
+        with ended(process):
+            while server.received.total() == 0 or job.status()["ok"] == 0:
+                assert process.poll() is None
+        assert pd.read_parquet(job.results).empty
+        assert job.run()["ok"] == 6
+        assert pd.read_parquet(job.results)["result"].str.len().tolist() == [1_000_003] * 6
+        assert list(server.received.values()) == [1] * 6
+
+
+def test_a_signal_while_answers_are_sealed_ends_the_run_with_all_of_them(make_job):
+    """The first of thirty answers of 1 MB are sealed when SIGTERM comes."""
+    with Server(open_marker) as server:
+        job = make_job(server.url, rows=[[str(n)] for n in range(30)])
+        process = job.start(rate="4")
+        with ended(process):
+            while server.received.total() < 8:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 143
+        assert 8 <= len(pd.read_parquet(job.results)) == server.received.total() < 30
