@@ -98,6 +98,8 @@ class Machine(RuleBasedStateMachine):
         self.allowed: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
         self.cut: set[str] = set()
+        # Bodies whose other tones may be paid, too.
+        self.accepted: set[str] = set()
         self.tones = {"warm"}
         self.done = False
 
@@ -247,6 +249,7 @@ class Machine(RuleBasedStateMachine):
     def _run(self, verb: str, *options: str, signals: list[tuple[float, int]] | None = None) -> int:
         self._write()
         before = self.allowed.copy(), self.seen.copy()
+        paid = self._billed()
         self._allow(verb, options)
         words = [verb, str(self.job.spec), "--rate", "5000", "--quiet", *options]
         later = [(after_s * self.bench.slower, number) for after_s, number in signals or []]
@@ -256,6 +259,7 @@ class Machine(RuleBasedStateMachine):
             self.allowed, self.seen = before
             return code
         self.tones.add(self.tone)
+        self._check_other_tones(paid, options)
         if any(number == signal.SIGKILL for _, number in signals or []) or len(signals or []) > 1:
             self.cut |= {self._body(story) for story in self.rows}
         if (self.job.output / "ledger.sqlite").exists():
@@ -294,6 +298,18 @@ class Machine(RuleBasedStateMachine):
             return True  # failed, and maybe paid: `resume` says so and sends it
         # What was settled is failed, which `resume` sends too.
         return billed_for_nothing or body in self.cut
+
+    def _check_other_tones(self, paid: dict[str, int], options: tuple[str, ...]) -> None:
+        """A row that was paid in one tone is paid in another only if the user accepted that. Rows
+        that may have been paid in this tone too are asked for in another way."""
+        if "--accept-changes" in options:
+            self.accepted |= {self._body(story) for story in self.rows}
+        now = self._billed()
+        for story in self.rows:
+            body = self._body(story)
+            others = any(paid.get(self._body(story, tone)) for tone in self.tones - {self.tone})
+            if others and not paid.get(body) and body not in self.accepted | self.cut:
+                assert not now.get(body), body
 
     def _check_counts(self) -> None:
         """By `status`, whatever ended the run: a kill leaves no summary of its own."""
