@@ -91,6 +91,10 @@ class Sealer:
 
     def _seal_next(self) -> bool:
         with self._one_at_a_time:
+            part = self._ledger.unsealed_part()
+            if part is not None:  # its seal failed: its answers must not go into another part too
+                self._finish(part)
+                return True
             found = self._ledger.next_part(PART_ROWS, PART_BYTES)
             if found is None:
                 return False

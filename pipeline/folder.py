@@ -96,9 +96,10 @@ class RunFolder:
         kind = network_file_system(self.path)
         if kind is not None:
             raise Refused(
-                f"{self.path}: on a network file system ({kind}), where neither locks nor saved "
-                "answers can be relied on. Set `output:` or --output to a folder on a disk of this "
-                "machine, and copy the results when they are done. Nothing was sent."
+                f"{self.path}: on a shared or network file system ({kind}), where neither locks "
+                "nor saved answers can be relied on. Set `output:` or --output to a folder on a "
+                "disk of this machine (in a container: a volume), and copy the results when they "
+                "are done. Nothing was sent."
             )
         if there:
             with self._writing():

@@ -173,6 +173,7 @@ class SqliteLedger:
                 _move(db, Move.READ_AGAIN, State.OK, one.row_id, setting, one.attempt_id)
                 db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, one.attempt_id, one.body))
                 db.execute("DELETE FROM fragments WHERE attempt_id = ?", (one.attempt_id,))
+                self._decide(db, one.row_id, "reread")
 
         self._commits.call(operation)
 
@@ -233,6 +234,28 @@ class SqliteLedger:
                 (self._clock.wall(), exit_code, stopped, summary_sha256, self._run),
             )
         )
+
+    def amend_summary(self, run_id: str, write: Callable[[], str]) -> None:
+        """Has `write` write the summary of `run_id` again and notes the SHA-256 that it returns.
+        Does nothing if another run has begun since.
+
+        The ledger holds no checksum meanwhile, so that `verify` believes either file after a crash.
+        """
+
+        def note(sha256: str | None) -> bool:
+            amended = self._commits.call(
+                lambda db: (
+                    db.execute(
+                        "UPDATE runs SET summary_sha256 = ? WHERE run_id = ?"
+                        f" AND run = (SELECT max(run) FROM runs) AND {intact('runs', 'runs')}",
+                        (sha256, run_id),
+                    ).rowcount
+                )
+            )
+            return amended == 1
+
+        if note(None):
+            note(write())
 
     # -- while it is sending --------------------------------------------------------------
 
@@ -414,6 +437,21 @@ class SqliteLedger:
 
         self._commits.call(operation)
 
+    # -- while another program holds SQLite's lock ----------------------------------------
+
+    def when_blocked(self, say: Callable[[bool], None]) -> None:
+        """Calls `say` in the event loop with True while answers wait for it, with False after."""
+        self._commits.say_blocked = say
+
+    async def unblocked(self) -> None:
+        """Returns once the ledger can be written to."""
+        await self._commits.durably(lambda db: None)
+
+    def leave(self, after_s: float = 0.0) -> None:
+        """Waits for it at most `after_s` more. Answers that could not be saved are lost then, and
+        their rows ambiguous."""
+        self._commits.leave(after_s)
+
     def close(self) -> None:
         """Commits what was submitted."""
         self._commits.close()
@@ -508,6 +546,9 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # On macOS only; see `folder.sync`.
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
         _create(path, connection)
     except BaseException as error:
         connection.close()

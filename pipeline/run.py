@@ -27,8 +27,8 @@ from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
 from pipeline.engines.needed import check_engine
-from pipeline.errors import Locked, Refused
-from pipeline.events import Event, Listener, Notice, RunStarted
+from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
@@ -135,7 +135,7 @@ async def run_job_async(
     async with notifying(job, options.listeners) as notifier:
         options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
-        return notifier.summary
+    return notifier.summary
 
 
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
@@ -154,6 +154,8 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
             open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
+        ledger.when_blocked(_saying_blocked(tell, clock))
+        control.when_abandoned(ledger.leave)
         cut = recover(folder, ledger, spec.workflow, tell)
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         token = permit(job, prepared, options.selection, ledger.read, options.consent)
@@ -170,6 +172,7 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
                 stopped = await sending.send(access, run.rows())
         if control.abandoned:
             notifier.hurry()
+        await ledger.unblocked()
         return run.conclude(stopped or control.stopped, control.signal_exit, sending.sent)
 
 
@@ -179,6 +182,20 @@ def _telling(*listeners: Listener) -> Listener:
             listener(event)
 
     return tell
+
+
+def _saying_blocked(tell: Listener, clock: SystemClock) -> Callable[[bool], None]:
+    reason = (
+        "another program, such as a database editor or a backup, holds the lock of ledger.sqlite. "
+        "Answers wait in memory. Close the ledger there"
+    )
+
+    def say(blocked: bool) -> None:
+        waiting = Waiting(reason, clock.monotonic() + _ASK_AGAIN_S)
+        with contextlib.suppress(StorageFailed):  # of the log: the wait goes on
+            tell(waiting if blocked else Notice("The ledger can be written again."))
+
+    return say
 
 
 def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Until | None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import checksums
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
+from pipeline.groupcommit import PATIENCE_S, is_busy
 from pipeline.traces import Trace
 
 T = TypeVar("T")
+
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 SCHEMA_VERSION = 2
 
@@ -163,7 +166,7 @@ def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Co
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         checksums.register(connection)
     except sqlite3.Error as error:
@@ -227,16 +230,13 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
-    return StorageFailed(
-        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. {_fix(error)}"
-        "Do not delete it: it is the only record of what was paid."
-    )
-
-
-def _fix(error: sqlite3.Error) -> str:
-    # SQLite tells the errors of a disk apart by numbers that Python does not show: a quota that is
-    # used up is a "disk I/O error", a folder that is full "unable to open database file".
-    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return "See whether the disk is full, over its quota or read-only, and make room on it. "
-    return ""
+    problem = f"{path}: the ledger cannot be used ({error}). Nothing more was sent."
+    keep = "Do not delete it: it is the only record of what was paid."
+    if is_busy(error):
+        return LedgerBusy()
+    # A quota that is used up is a "disk I/O error" to SQLite, and a folder that takes no more files
+    # is "unable to open database file". Python does not show the operating system's own error.
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+        fix = "See whether the disk is full, over its quota or read-only, and make room on it."
+        return DiskRefused(f"{problem} {fix} {keep}")
+    return StorageFailed(f"{problem} {keep}")

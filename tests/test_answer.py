@@ -24,6 +24,7 @@ def error(text: str = "Failed to run workflow", code: str | None = None) -> dict
 
 
 PAGE = b"<html>Bad gateway</html>"
+LIMIT = "Rate limit exceeded"
 UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
 
 
@@ -87,7 +88,54 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
             False,
             StopCode.INVALID_BILLING,
         ),
+        # the code, where it and the message name different things
+        (
+            403,
+            error(UNAUTHORIZED, "invalid_billing"),
+            REFUSED,
+            "invalid_billing",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
+        (
+            403,
+            error("Workflow not found", "request_blocked"),
+            FAILED,
+            "request_blocked",
+            False,
+            None,
+        ),
+        # only the status tells a refusal for the rate
         (429, PAGE, REFUSED, "rate_limited", False, None),
+        (429, error("No credits", "invalid_billing"), REFUSED, "rate_limited", False, None),
+        (500, error(LIMIT), FAILED, "internal_server_error", False, None),
+        (500, error("x", "rate_limited"), FAILED, "internal_server_error", False, None),
+        (400, error(LIMIT), FAILED, "http_400", False, None),
+        (403, error("x", "rate_limited"), FAILED, "http_403", False, None),
+        (503, error(LIMIT, "rate_limited"), AMBIGUOUS, "gateway", True, None),
+        (200, error(LIMIT, "rate_limited"), FAILED, "run_failed", True, None),
+        # the runner's own words in the server's mouth say nothing
+        (400, error("x", "interrupted"), FAILED, "http_400", False, None),
+        (500, error("x", "not_sent"), FAILED, "internal_server_error", False, None),
+        (401, error("x", "tls"), REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
+        # a proxy may have given up on work that goes on: the row is ambiguous, and the run ends
+        (
+            503,
+            error("x", "invalid_billing"),
+            AMBIGUOUS,
+            "gateway",
+            True,
+            StopCode.INVALID_BILLING,
+        ),
+        (408, error(UNAUTHORIZED), AMBIGUOUS, "gateway", True, StopCode.UNAUTHORIZED),
+        (
+            500,
+            error("x", "invalid_billing"),
+            REFUSED,
+            "invalid_billing",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
         # 4xx fail, JSON or not
         (400, error("?", "missing_input"), FAILED, "missing_input", False, None),
         (404, PAGE, FAILED, "http_404", False, None),
@@ -115,6 +163,8 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (200, error("no", "run_blocked"), FAILED, "run_blocked", True, None),
         (200, error("no"), FAILED, "run_failed", True, None),
         (200, {"success": False, "result": "x"}, FAILED, "run_failed", True, None),
+        (200, {"success": None, "result": "text"}, OK, None, True, None),
+        (200, {"success": 0, "result": "text"}, OK, None, True, None),
         (200, error("Rate limit exceeded"), FAILED, "run_failed", True, None),
         (200, {"success": True}, AMBIGUOUS, "bad_response", True, None),
         (200, b"Once upon", AMBIGUOUS, "bad_response", True, None),
@@ -122,7 +172,8 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (204, b"", AMBIGUOUS, "bad_response", True, None),
         (200, b'["result"]', AMBIGUOUS, "bad_response", True, None),
         (200, b"[" * 200_000, AMBIGUOUS, "bad_response", True, None),
-        (200, '{"result": "caf\xe9"}'.encode("latin-1"), AMBIGUOUS, "bad_response", True, None),
+        (200, '{"result": "caf\xe9"}'.encode("latin-1"), OK, None, True, None),
+        (200, b'{"result": "two\nlines,\ttabs\x00"}', OK, None, True, None),
     ],
 )
 def test_each_answer_has_its_class(status, body, verdict, code, maybe_paid, stop):
@@ -151,6 +202,17 @@ def test_each_way_of_getting_no_answer_has_its_class(failure, verdict, code, sto
     outcome = classify(reply(None, failure=failure))
     assert (outcome.verdict, outcome.code, outcome.stop) == (verdict, code, stop)
     assert outcome.maybe_paid == (verdict is AMBIGUOUS)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404, 429, 500])
+@pytest.mark.parametrize(
+    ("failure", "code"), [(Failure.TIMEOUT, "timeout"), (Failure.DISCONNECTED, "disconnected")]
+)
+def test_an_answer_that_did_not_end_is_not_judged_by_its_status(status, failure, code):
+    """A status line with a body that never comes proves nothing, whatever it says."""
+    outcome = classify(reply(status, error("no"), failure))
+    assert (outcome.verdict, outcome.code, outcome.maybe_paid) == (AMBIGUOUS, code, True)
+    assert outcome.stop is None
 
 
 @pytest.mark.parametrize("status", [200, 201])

@@ -54,7 +54,7 @@ def test_anything_left_of_a_run_means_that_a_ledger_is_expected(sandbox, make_jo
     """Three rows that may have been paid, none of them sealed: only single files tell of them."""
     job = make_job(sandbox.url, rows=AMBIGUOUS)
     assert job.run(expect=5)["ambiguous"] == 3
-    whole = job.copied("whole")
+    whole = Path(shutil.move(job.copied("whole"), job.folder / "whole"))
     for name in LEFT:
         shutil.rmtree(job.output)
         job.output.mkdir()
@@ -72,7 +72,7 @@ def test_a_report_and_a_part_tell_of_a_run_too(sandbox, make_job):
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     job.call("report")
-    whole = job.copied("whole")
+    whole = Path(shutil.move(job.copied("whole"), job.folder / "whole"))
     for name in ("report.html", "results/part-00001.parquet"):
         shutil.rmtree(job.output)
         (job.output / "results").mkdir(parents=True)

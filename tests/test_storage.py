@@ -81,6 +81,26 @@ def test_a_full_disk_stops_the_sending_saves_what_is_in_flight_and_room_mends_it
     assert_nothing_lost(job, sandbox, output)
 
 
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.parametrize("error", ["EDQUOT", "ENOSPC"])
+def test_a_quota_that_is_used_up_is_a_full_disk(start_sandbox, make_job, error):
+    """One write of the ledger's log is refused, as before the reserve is given back. SQLite calls a
+    quota a "disk I/O error"; every answer in flight was lost for it."""
+    sandbox = start_sandbox(latency="50ms")
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(60)], concurrency=8)
+    injected = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=60"]
+    log = ["-P", str(job.output / "ledger.sqlite-wal")]
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", *injected, *log]
+    job.run("--limit", "0")  # strace finds the log by its path
+    done = job.shell([*strace, *job.command("run", "--rate", "5000")])
+    assert done.returncode == 6, done.stderr
+    billed = sandbox.billed()
+    assert len(billed) > 8
+    summary = job.run()
+    assert (summary["ok"], summary["ambiguous"]) == (60, 0)
+    assert_nothing_lost(job, sandbox, job.output)
+
+
 def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_sent(sandbox, make_job):
     """A file stands in its place."""
     job = make_job(sandbox.url, rows=[["a"]])
