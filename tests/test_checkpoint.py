@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -166,3 +167,50 @@ def test_a_folder_that_cannot_be_written_stops_and_loses_nothing(ledger, tmp_pat
     again.recover()
     again.seal_all()
     assert len(pd.read_parquet(tmp_path / "nowhere")) == 2
+
+
+def test_every_column_of_a_part_is_what_the_ledger_holds(ledger, folder):
+    """Names, numbers and times of the one answer, and how the part was written."""
+    before = datetime.now(UTC)
+    answered(ledger, [{"success": True, "result": "text", "citations": ["u"], "more": 1}])
+    Sealer(ledger, folder, "wf_x").seal_all()
+    part = folder / "part-00001.parquet"
+    [row] = pq.read_table(part).to_pylist()
+    sent_at, finished_at = row.pop("sent_at"), row.pop("finished_at")
+    assert before - timedelta(seconds=2) <= sent_at <= finished_at <= datetime.now(UTC)
+    assert row == {
+        "row": 1,
+        "id": "id-1",
+        "row_key": (1).to_bytes(16, "big").hex(),
+        "version": 1,
+        "run_id": "run-1",
+        "workflow": "wf_x",
+        "variables": '{"story":"1"}',
+        "result": "text",
+        "citations": [{"title": "", "url": "u"}],
+        "citations_raw": '["u"]',
+        "extra": '{"more":1}',
+        "flags": [],
+        "http_status": 200,
+        "attempts": 1,
+        "latency_s": 1.5,
+    }
+    columns = pq.ParquetFile(part).metadata.row_group(0)
+    used = {columns.column(n).compression for n in range(columns.num_columns)}
+    assert used == {"ZSTD"}
+    assert part.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_part_whose_bytes_change_on_disk_does_not_read_silently(ledger, folder):
+    """Each page has a checksum, for readers that look at it."""
+    answered(ledger, texts(50))
+    Sealer(ledger, folder, "wf_x").seal_all()
+    part = folder / "part-00001.parquet"
+    column = pq.ParquetFile(part).metadata.row_group(0).column(RESULTS_SCHEMA.names.index("result"))
+    content = bytearray(part.read_bytes())
+    # The last byte of the column's last page lies in its data, not in a header.
+    first = column.dictionary_page_offset or column.data_page_offset
+    content[first + column.total_compressed_size - 1] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(part, page_checksum_verification=True).read(columns=["result"])
