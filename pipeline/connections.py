@@ -86,7 +86,8 @@ class Line(ResponseHandler):
     """One connection, which knows whether the bytes that it receives can be an answer.
 
     The parser does not tell where in a chunk an answer ends. So the last byte of each chunk is fed
-    alone: an answer that ends before it has bytes behind it that nobody asked for.
+    alone: an answer that ends before it has bytes behind it that nobody asked for. Where a long
+    answer ends in what the parser held back, nobody can tell, and the connection is closed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_stray: Callable[[], None]) -> None:
@@ -126,16 +127,16 @@ class Line(ResponseHandler):
         if not self.requests or not data:  # a proxy's tunnel; what the parser held back
             self._more_to_come = not data
             super().data_received(data)
-        elif self._answered or self._comes_too_early():
+        elif self._comes_too_early():
             self._take_for_stray()
         else:
             self._more_to_come = True
-            if len(data) > 1:
+            if len(data) > 1 and not self._answered:
                 super().data_received(data[:-1])
             if self._answered:
                 self._take_for_stray()
                 return
-            self._more_to_come = False
+            self._more_to_come = self._reading_paused  # the parser may hold some of it back
             super().data_received(data[-1:])
 
     def feed_data(self, data: Any, size: int = 0) -> None:

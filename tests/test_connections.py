@@ -17,6 +17,7 @@ import pytest
 from pipeline.access import Access
 from pipeline.answer import classify
 from pipeline.client import Client
+from pipeline.connections import Line
 from pipeline.model import Failure, Reply, Verdict
 from tests.test_client import answer, read_request, serving
 
@@ -131,16 +132,19 @@ def pushing(
 def test_what_a_server_pushes_is_never_the_next_row_s_answer(moment, framed, pushed):
     """A proxy once gave the next row a complete response that it had pushed onto an idle one."""
     book: list[bytes] = []
+    said: list[str] = []
 
     async def go() -> list[Reply]:
         async with serving(pushing(moment, pushed, framed, book)) as (_, url):
-            async with Client(Access(url, "sk_x", "h"), "wf", 5) as client:
+            async with Client(Access(url, "sk_x", "h"), "wf", 5, tell=said.append) as client:
                 return await ask_in_turn(client, _let_it_come)
 
     replies = asyncio.run(go())
     assert [reply.body for reply in replies] == [own(story(n)) for n in range(3)]
     assert book == [story(n) for n in range(3)]
     assert {classify(reply).verdict for reply in replies} == {Verdict.OK}
+    assert len(said) == 1
+    assert "that no request asked for" in said[0]
 
 
 @pytest.mark.parametrize("pushed", PUSHED.values(), ids=PUSHED.keys())
@@ -251,14 +255,11 @@ def test_an_answer_that_left_before_the_request_arrived_is_none():
     assert (second.failure, second.body) == (Failure.DISCONNECTED, b"")
 
 
-LARGE = 3_000_000
-
-
 @pytest.mark.parametrize("framed", [answer, chunked], ids=["length", "chunked"])
-@pytest.mark.parametrize("size", [10, LARGE])
+@pytest.mark.parametrize("size", [10, 50_000])
 @pytest.mark.parametrize("cut", [0, 30, -1], ids=["whole", "in its head", "at its end"])
 def test_a_server_that_keeps_to_the_protocol_has_its_connection_used_again(framed, size, cut):
-    """However its answers are cut into packets, and long ones too."""
+    """However its answers are cut into packets."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -282,22 +283,63 @@ def test_a_server_that_keeps_to_the_protocol_has_its_connection_used_again(frame
     assert said == []
 
 
-def test_a_push_behind_a_long_answer_is_noticed_too():
-    """The client reads a long answer in turns, and holds some of it back meanwhile."""
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_before_the_final_answer_is_no_push(together):
+    """`100 Continue`, `103 Early Hints`: an answer may have several heads."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
 
-    def long(body: bytes) -> bytes:
-        return answer(body[:-2] + b"x" * LARGE + b'"}')
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(hints)
+            if not together:
+                await writer.drain()
+                await asyncio.sleep(0.02)
+            writer.write(answer())
+
+    said: list[str] = []
 
     async def go() -> list[Reply]:
-        serve = pushing(_in_one_segment, PUSHED["half a head"], long, [])
         async with serving(serve) as (_, url):
-            async with Client(Access(url, "sk_x", "h"), "wf", 5) as client:
+            async with Client(Access(url, "sk_x", "h"), "wf", 5, tell=said.append) as client:
                 return await ask_in_turn(client, _let_it_come)
 
-    replies = asyncio.run(go())
+    assert [classify(reply).verdict for reply in asyncio.run(go())] == [Verdict.OK] * 3
+    assert said == []
+
+
+@pytest.mark.parametrize("framed", [answer, chunked], ids=["length", "chunked"])
+@pytest.mark.parametrize("size", [0, 150_000, 250_000, 3_000_000])
+@pytest.mark.parametrize("cut", [0, -6], ids=["whole", "at its end"])
+def test_the_half_of_a_push_behind_an_answer_is_noticed(framed, size, cut):
+    """The other half would come with the next answer. The client reads a long answer in turns, and
+    holds some of it back meanwhile."""
+    pushed = PUSHED["200"]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        rest = b""
+        while True:
+            body = (await read_request(reader)).split(b"\r\n\r\n", 1)[1]
+            whole = framed(own(body)[:-2] + b"x" * size + b'"}')
+            writer.write(rest + whole[:cut])
+            await writer.drain()
+            await asyncio.sleep(0.01)
+            writer.write(whole[cut:] + pushed[:20])
+            rest = pushed[20:]
+
+    async def nothing() -> None:
+        pass
+
+    async def go() -> tuple[list[Reply], int]:
+        async with serving(serve) as (server, url):
+            async with Client(Access(url, "sk_x", "h"), "wf", 5) as client:
+                return await ask_in_turn(client, nothing), server.connections
+
+    replies, connections = asyncio.run(go())
     assert [json.loads(reply.body)["result"].rstrip("x") for reply in replies] == [
         f"story {n}" for n in range(3)
     ]
+    assert connections == 3
 
 
 # -- a server that closes what is used again ----------------------------------------------
@@ -389,3 +431,31 @@ def test_a_new_connection_that_is_lost_says_nothing_of_those_that_are_used_again
 
     assert asyncio.run(go()) == 2
     assert (len(book), said) == (4, [])
+
+
+@pytest.mark.parametrize("behind", [b"", b"HTTP/1.1 200 OK"], ids=["nothing", "half a push"])
+def test_a_connection_is_closed_where_the_end_of_an_answer_is_not_seen(behind):
+    """A long answer fills the reader, the parser holds its end back, and nobody can tell whether
+    there is more behind it."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def go() -> None:
+        async with serving(silent) as (_, url):
+            loop = asyncio.get_running_loop()
+            port = int(url.rsplit(":", 1)[1])
+            transport, line = await loop.create_connection(
+                lambda: Line(loop, lambda: None), "127.0.0.1", port
+            )
+            line.begin()
+            transport.write(b"a request")
+            line.set_response_params(read_until_eof=True, auto_decompress=False)
+            line.data_received(answer(b"x" * 300_000) + behind)
+            _, payload = await line.read()
+            assert line.should_close
+            assert len(await payload.read()) == 300_000
+            assert line.should_close
+            line.close()
+
+    asyncio.run(go())
