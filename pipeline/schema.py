@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import checksums
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import DiskRefused, Refused, StorageFailed
 from pipeline.traces import Trace
 
 T = TypeVar("T")
@@ -227,8 +227,9 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
-    return StorageFailed(
-        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. {_fix(error)}"
+    fix = _fix(error)
+    return (DiskRefused if fix else StorageFailed)(
+        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. {fix}"
         "Do not delete it: it is the only record of what was paid."
     )
 
