@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -38,13 +40,20 @@ MOST_PASTES = 8
 @dataclass
 class Given:
     """A command: its verb and options, those that name the job, and the stories that it allows to
-    be billed once more."""
+    be billed once more. HERE is the folder of the job."""
 
     verb: str
     options: tuple[str, ...] = ()
     of_the_job: tuple[str, ...] = ()
     again: tuple[str, ...] = ()
     as_folder: bool = False
+
+    def here(self, folder: Path) -> Given:
+        return replace(
+            self,
+            options=tuple(word.replace("HERE", str(folder)) for word in self.options),
+            of_the_job=tuple(word.replace("HERE", str(folder)) for word in self.of_the_job),
+        )
 
 
 # --yes stands where a row that was billed may be sent again: the user said so, the test allows it.
@@ -62,9 +71,9 @@ COMMANDS = {
     "resume --only --ambiguous": Given(
         "resume", ("--only", "gateway", "--ambiguous", "--yes"), again=(LOST,)
     ),
-    "run --output": Given("run", of_the_job=("--output", "elsewhere")),
-    "run --input": Given("run", ("--input", "other.csv")),
-    "run --key-file": Given("run", ("--key-file", "key")),
+    "run --output": Given("run", of_the_job=("--output", "HERE/elsewhere")),
+    "run --input": Given("run", ("--input", "HERE/other.csv")),
+    "run --key-file": Given("run", ("--key-file", "HERE/key")),
     "run FOLDER": Given("run", as_folder=True),
     "resume FOLDER": Given("resume", ("--yes",), again=(PAID,), as_folder=True),
 }
@@ -77,9 +86,14 @@ class World:
     job: Job
     sandbox: SandboxProcess
     given: Given
-    restarted: list[SandboxProcess] = field(default_factory=list)
 
     def prepare(self) -> None:
+        key = self.job.folder / "key"
+        key.write_text(KEY)
+        key.chmod(0o600)
+        self.job.write_sheet(["story"], [[story] for story in STORIES])
+        shutil.copy(self.job.sheet, self.job.folder / "other.csv")
+        self.job.write_spec(workflow=WORKFLOW, retries=0, concurrency=2)
         self.publish(True)
         first = self.call("run", "--limit", str(TRIED), *self.given.of_the_job, *self.besides())
         assert first.returncode == 5, first.stderr
@@ -196,7 +210,7 @@ def by_kill_9(world: World) -> Ended:
 def locked(world: World) -> Ended:
     """What it prints is where to look; from there it goes on once the other run has ended."""
     elsewhere = world.given.of_the_job[1:]
-    folder = RunFolder(Path(elsewhere[0]).resolve() if elsewhere else world.job.output)
+    folder = RunFolder(Path(elsewhere[0]) if elsewhere else world.job.output)
     with folder.locked():
         said = world.end()
         [line] = [line for line in said.stderr.splitlines() if line.startswith("To see where")]
@@ -212,7 +226,6 @@ def while_the_api_is_away(world: World) -> Ended:
     world.sandbox.stop()
     said = world.end()
     world.sandbox = started_sandbox(book=book, port=port)
-    world.restarted.append(world.sandbox)
     world.publish(True)
     return said
 
@@ -228,11 +241,11 @@ ENDINGS: dict[str, tuple[Ending, set[int]]] = {
     "SIGINT twice": (by_ctrl_c_twice, {130, 5}),
     "kill -9": (by_kill_9, {-9, 5}),
     "locked": (locked, {75}),
-    "API away": (while_the_api_is_away, {75}),
 }
+OFTEN = ("run", "run --limit", "run --output", "run --input", "resume --only", "resume --ambiguous")
 ALWAYS = [
-    *(("no credits", command) for command in COMMANDS if command != "run --key-file"),
-    *((ending, "resume --ambiguous") for ending in ENDINGS if ending != "API away"),
+    *(("no credits", command) for command in OFTEN),
+    *((ending, "resume --ambiguous") for ending in ENDINGS),
     ("401", "run --key-file"),
     ("max_paid", "run --again"),
     ("kill -9", "run FOLDER"),
@@ -284,40 +297,50 @@ def paste_to_the_end(world: World, said: str) -> str | None:
     raise AssertionError(f"it goes on for ever: {said}")
 
 
+def see(world: World, end: Ending, codes: set[int]) -> None:
+    """Ends the command, pastes what is printed, and looks what became of the rows."""
+    world.prepare()
+    done = end(world)
+    assert done.returncode in codes, done.stderr
+    world.check()
+    asks = paste_to_the_end(world, done.stderr)
+    world.check()
+    found = json.loads(world.call("status", "--json", *world.given.of_the_job).stdout)
+    assert found["pending"] == 0
+    assert "internal_server_error" not in found["by_code"]
+    assert (asks is None) == (found["resume_command"] is None)
+
+
+def world_in(folder: Path, sandbox: SandboxProcess, given: Given) -> World:
+    folder.mkdir()
+    job = Job(folder, folder / "job.yaml", folder / "sheet.csv", sandbox.url)
+    return World(job, sandbox, given.here(folder))
+
+
 @pytest.mark.parametrize(("ending", "command"), TABLE)
-def test_what_is_printed_at_the_end_can_be_pasted(
-    start_sandbox, make_job, monkeypatch, ending, command
-):
+def test_what_is_printed_at_the_end_can_be_pasted(start_sandbox, tmp_path, ending, command):
     """It sends what is left, pays for nothing twice, and asks before it may."""
-    given, (end, codes) = COMMANDS[command], ENDINGS[ending]
     signalled = ending in ("SIGINT", "SIGINT twice", "kill -9")
     sandbox = start_sandbox(latency="300ms" if signalled else "0s")
-    job = make_job(
-        sandbox.url,
-        rows=[[story] for story in STORIES],
-        workflow=WORKFLOW,
-        retries=0,
-        concurrency=2,
-    )
-    monkeypatch.chdir(job.folder)
-    (job.folder / "key").write_text(KEY)
-    (job.folder / "key").chmod(0o600)
-    (job.folder / "other.csv").write_bytes(job.sheet.read_bytes())
-    world = World(job, sandbox, given)
-    world.prepare()
-    try:
-        done = end(world)
-        assert done.returncode in codes, done.stderr
-        world.check()
-        asks = paste_to_the_end(world, done.stderr)
-        world.check()
-        found = json.loads(world.call("status", "--json", *given.of_the_job).stdout)
-        assert found["pending"] == 0
-        assert "internal_server_error" not in found["by_code"]
-        assert (asks is None) == (found["resume_command"] is None)
-    finally:
-        for one in world.restarted:
-            one.stop()
+    see(world_in(tmp_path / "jobs", sandbox, COMMANDS[command]), *ENDINGS[ending])
+
+
+@pytest.mark.long
+def test_what_is_printed_while_the_api_is_away_can_be_pasted(tmp_path):
+    """Every command at once: each waits for half a minute before it gives up."""
+
+    def see_away(number: int, given: Given) -> None:
+        world = world_in(
+            tmp_path / str(number), started_sandbox(book=str(tmp_path / f"book-{number}")), given
+        )
+        try:
+            see(world, while_the_api_is_away, {75})
+        finally:
+            world.sandbox.stop()
+
+    with ThreadPoolExecutor(len(COMMANDS)) as pool:
+        for seen in [pool.submit(see_away, *one) for one in enumerate(COMMANDS.values())]:
+            seen.result()
 
 
 def test_a_sample_that_is_cut_short_goes_on_as_a_sample(sandbox, make_job):

@@ -369,7 +369,7 @@ def test_every_number_of_every_command_adds_up_to_the_sheet(**state):
 
 
 @pytest.mark.long
-@settings(OURS, max_examples=500)
+@settings(OURS, max_examples=200)
 @given(**ANY)
 def test_every_number_of_every_command_adds_up_to_the_sheet_at_length(**state):
     """Other examples every time."""
