@@ -42,6 +42,7 @@ _HOME = {
     "export_job": "pipeline.export",
     "Export": "pipeline.export",
     "export_citations": "pipeline.export",
+    "reread_job": "pipeline.settle",
     "settle_job": "pipeline.settle",
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
@@ -99,7 +100,7 @@ if TYPE_CHECKING:
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
-    from pipeline.settle import settle_job
+    from pipeline.settle import reread_job, settle_job
     from pipeline.spec import JobSpec, load_spec
     from pipeline.stream import events_of
     from pipeline.summary import FailOn, Status, read_status
@@ -154,6 +155,7 @@ __all__ = [
     "read_history",
     "read_status",
     "report_job",
+    "reread_job",
     "run_job",
     "run_job_async",
     "select_again",

@@ -20,7 +20,8 @@ _ADVICE: dict[str, str] = {
     ErrorCode.GATEWAY: "a proxy answered for the API; the run may have gone on and been paid",
     ErrorCode.TIMEOUT: "no answer in time; the run may have gone on and been paid",
     ErrorCode.DISCONNECTED: "the connection was lost after sending; it may have been paid",
-    ErrorCode.BAD_RESPONSE: "a success that cannot be read; it was probably paid",
+    ErrorCode.BAD_RESPONSE: "a success that cannot be read; it was probably paid. The answer "
+    "is kept: after an upgrade, `settle --reread` reads it again",
     ErrorCode.TOO_LARGE: "an answer of over 64 MiB; it was probably paid",
     ErrorCode.INTERRUPTED: "the runner ended before the answer came; it may have been paid",
     ErrorCode.TLS: "the server's certificate was not accepted; nothing was sent",

@@ -74,16 +74,16 @@ def find_mass_change(
     The sheet must have been looked up by `placing`. A sheet of other rows is no changed sheet: rows
     without ids have to share half of their words, at the same place.
     """
-    if last is None or int(plan.sent_first.sum()) < MASS_ROWS:
+    if last is None or int(plan.sent_unpaid.sum()) < MASS_ROWS:
         return None
     finished, gone = read(placing.finished_before)
     if len(gone) < MASS_ROWS:
         return None
     if spec.id is not None:
-        new = set(_column(snapshot.path, spec.id, plan.sent_first))
+        new = set(_column(snapshot.path, spec.id, plan.sent_unpaid))
         changed = sum(row_id in new for _, row_id in gone)
     else:
-        numbers = [n for n, _ in gone if n <= snapshot.rows and plan.sent_first[n - 1]]
+        numbers = [n for n, _ in gone if n <= snapshot.rows and plan.sent_unpaid[n - 1]]
         changed = len(numbers) if _alike(last, snapshot.path, numbers) else 0
     if changed < MASS_ROWS or 2 * changed <= finished:
         return None

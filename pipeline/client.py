@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,24 +20,19 @@ import httpx
 from pipeline.access import SANDBOX_HOST, Access
 from pipeline.bodies import BodyBudget, Share
 from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
+from pipeline.decoding import (
+    KEPT_OF_TOO_LARGE_BYTES,
+    MAX_BODY_BYTES,
+    TooLarge,
+    decoded,
+    in_utf8,
+    is_encoded,
+)
 from pipeline.model import Failure, Reply
 from pipeline.network import find_proxy
 
 CONNECT_S = 30.0
-MAX_BODY_BYTES = 64 * 1024 * 1024
-KEPT_OF_TOO_LARGE_BYTES = 1024 * 1024
-DECODED_AT_ONCE_BYTES = 1024 * 1024
 SHORTEST_SECRET = 8
-
-_DECODER_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-
-
-class TooLarge(Exception):
-    """The body passed the cap; `kept` is its beginning."""
-
-    def __init__(self, kept: bytes) -> None:
-        super().__init__("body too large")
-        self.kept = kept
 
 
 class Client:
@@ -202,25 +196,22 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
 
 
 async def _read(response: httpx.Response, partial: _Partial) -> None:
-    """The decoded body into `partial`, never more of it in memory than the cap.
+    """The body into `partial`, decoded, never more of it in memory than the cap.
 
-    Compression was not asked for. A server that compresses all the same is decoded in bounded
-    steps: 200 KB of gzip can hold 200 MB.
+    Until all of it is there, and where it cannot be decoded, it is kept as it came.
     """
     body = partial.body = bytearray()
-    bits = _DECODER_BITS.get(partial.headers.get("content-encoding", "").strip().lower())
-    decoder = zlib.decompressobj(bits) if bits else None
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for chunk in response.stream:
-        if decoder is None:
-            body += chunk
-        while decoder is not None and chunk and len(body) <= MAX_BODY_BYTES:
-            body += decoder.decompress(chunk, DECODED_AT_ONCE_BYTES)
-            chunk = decoder.unconsumed_tail
-            await partial.grow(len(body))
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
         await partial.grow(len(body))
+    if is_encoded(body, partial.headers):
+        await partial.grow(len(body) + MAX_BODY_BYTES)  # what it may unpack to
+        partial.body = decoded(bytes(body), partial.headers)
+        partial.share.shrink(len(partial.body))
+    partial.body = in_utf8(bytes(partial.body), partial.headers)
 
 
 def _secrets(access: Access) -> tuple[bytes, ...]:

@@ -173,6 +173,7 @@ class SqliteLedger:
                 _move(db, Move.READ_AGAIN, State.OK, one.row_id, setting, one.attempt_id)
                 db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, one.attempt_id, one.body))
                 db.execute("DELETE FROM fragments WHERE attempt_id = ?", (one.attempt_id,))
+                self._decide(db, one.row_id, "reread")
 
         self._commits.call(operation)
 
@@ -233,6 +234,28 @@ class SqliteLedger:
                 (self._clock.wall(), exit_code, stopped, summary_sha256, self._run),
             )
         )
+
+    def amend_summary(self, run_id: str, write: Callable[[], str]) -> None:
+        """Has `write` write the summary of `run_id` again and notes the SHA-256 that it returns.
+        Does nothing if another run has begun since.
+
+        The ledger holds no checksum meanwhile, so that `verify` believes either file after a crash.
+        """
+
+        def note(sha256: str | None) -> bool:
+            amended = self._commits.call(
+                lambda db: (
+                    db.execute(
+                        "UPDATE runs SET summary_sha256 = ? WHERE run_id = ?"
+                        f" AND run = (SELECT max(run) FROM runs) AND {intact('runs', 'runs')}",
+                        (sha256, run_id),
+                    ).rowcount
+                )
+            )
+            return amended == 1
+
+        if note(None):
+            note(write())
 
     # -- while it is sending --------------------------------------------------------------
 

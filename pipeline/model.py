@@ -181,6 +181,8 @@ class Outcome:
     retryable: bool = False
     """Failed, but the API's own words allow another try while retries are left."""
     stop: StopCode | None = None
+    foreign: bool = False
+    """An error that is not in the API's own JSON, such as a filter's page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,8 @@ class Summary:
     failures: str
     resume_command: str | None
     exit_code: int
+    failed_notifications: dict[str, str] = field(default_factory=dict)
+    """Whom of `notify:` and hosted CI the run could not tell how it ended, each with the reason."""
     next_step: NextStep | None = None
 
 

@@ -313,8 +313,8 @@ def select_again(rows: RowNumbers | None, limit: int | None = None) -> Selection
 class Plan:
     """The rows to send, and what the sheet looks like beside the ledger.
 
-    `send`, `sent_first` and `covered` hold one flag a row of the sheet: what is sent, what of that
-    was never attempted, and what the exit code speaks of. `named` are the rows that the selection
+    `send`, `sent_unpaid` and `covered` hold one flag a row of the sheet: what is sent, what of that
+    has never been paid, and what the exit code speaks of. `named` are the rows that the selection
     names, `asked` the same where naming a duplicate names the first of its equal rows; `weights`
     says for how many rows each stands.
     `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of those that
@@ -330,7 +330,7 @@ class Plan:
     named: npt.NDArray[np.bool_]
     asked: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.int32]
-    sent_first: npt.NDArray[np.bool_]
+    sent_unpaid: npt.NDArray[np.bool_]
     counts: Counter[State] = field(default_factory=Counter)
     kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
@@ -411,7 +411,8 @@ def _add_alike(
     if found is None:
         plan.new += len(places)
         plan.new_to_send += int(chosen.sum())
-        plan.sent_first[places[chosen]] = True
+    if found is None or not (found.maybe_paid or found.answered):
+        plan.sent_unpaid[places[chosen]] = True
     plan.covered[places] = selection.covers(code)
     plan.send[places[chosen]] = True
     plan.to_send += int(chosen.sum())

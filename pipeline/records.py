@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pipeline.folder import RunFolder
-from pipeline.model import ErrorCode, State
+from pipeline.model import ErrorCode, State, StopCode, Verdict
 from pipeline.schema import (
     add_missing,
     altered,
@@ -341,6 +341,32 @@ def reached(db: sqlite3.Connection) -> bool:
         (ErrorCode.NOT_SENT, ErrorCode.TLS),
     )
     return bool(found.fetchone()[0])
+
+
+def lost_lately(in_a_row: int) -> Callable[[sqlite3.Connection], bool]:
+    """Whether one row should be tried before others are sent, as the last answers were lost.
+
+    Either a run ended for that reason, and no later run got an answer that can be read: runs that
+    sent nothing change nothing. Or the last `in_a_row` answers were all lost, also where the run
+    was killed before it could write down why it ended. Rows that a kill cut off say nothing.
+    """
+
+    def operation(db: sqlite3.Connection) -> bool:
+        [stopped_in] = db.execute(
+            "SELECT max(run) FROM runs WHERE stopped = ?", (StopCode.AMBIGUOUS,)
+        ).fetchone()
+        readable = "SELECT EXISTS (SELECT 1 FROM attempts WHERE run > ? AND verdict IN (?, ?))"
+        later = (stopped_in, Verdict.OK, Verdict.FAILED)
+        if stopped_in is not None and not db.execute(readable, later).fetchone()[0]:
+            return True
+        last = db.execute(
+            "SELECT verdict FROM attempts WHERE verdict <> ? AND coalesce(code, '') <> ?"
+            " ORDER BY run DESC, finished_at DESC LIMIT ?",
+            (Verdict.REFUSED, ErrorCode.INTERRUPTED, in_a_row),
+        ).fetchall()
+        return last == [(Verdict.AMBIGUOUS,)] * in_a_row
+
+    return operation
 
 
 def answered_in(most: int) -> Callable[[sqlite3.Connection], list[float]]:

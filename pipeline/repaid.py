@@ -49,12 +49,14 @@ class Repaid:
 def find_repaid(
     spec: JobSpec, snapshot: Snapshot, variables: Variables, pins: Pins, plan: Plan, read: Read
 ) -> Repaid:
-    """Looks the rows that `plan` sends for the first time up under all other pins of the folder.
+    """Looks the rows that `plan` sends, and that were not paid under the present pins, up under all
+    other pins of the folder.
 
     The sheet must have been looked up by `placing`. What the user accepted under the present pins
     before is left out.
     """
-    if not pins.others or not plan.new_to_send:
+    rows = int(plan.sent_unpaid.sum())
+    if not pins.others or not rows:
         return Repaid()
     look_up = _LookUp(spec, snapshot, variables, plan, pins.text, read)
     by_pins = {number: look_up.paid_under(before) for number, before in pins.others.items()}
@@ -63,7 +65,7 @@ def find_repaid(
     numbers = {number for rows in found.values() for number in rows}
     row_ids = {row_id for rows in found.values() for row_id in rows.values()}
     unplaced = read(placing.paid_and_absent(lost, pins.text, unknown=1 in pins.others))
-    more = min(len(set(unplaced) - row_ids), plan.new_to_send - len(numbers))
+    more = min(len(set(unplaced) - row_ids), rows - len(numbers))
     if more:
         row_ids |= set(unplaced)
     if not numbers and not more:
@@ -95,7 +97,7 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _LookUp:
-    """Finds the rows that are sent for the first time, under pins that the folder had before."""
+    """Finds the rows that are sent and not paid yet, under pins that the folder had before."""
 
     spec: JobSpec
     snapshot: Snapshot
@@ -126,7 +128,7 @@ class _LookUp:
 
     def _as_now(self) -> Iterator[tuple[int, Columns]]:
         for first, columns, keys, _ in stored_batches(self.snapshot.path):
-            if self.plan.sent_first[first - 1 : first - 1 + len(keys)].any():
+            if self.plan.sent_unpaid[first - 1 : first - 1 + len(keys)].any():
                 yield first, [column.to_pylist() for column in columns]
 
     def _read_again(self, spec: JobSpec) -> Iterator[tuple[int, Columns]]:
@@ -167,7 +169,7 @@ class _LookUp:
     ) -> Iterator[tuple[int, bytes]]:
         """(sheet row, what the ledger called it under these variables) of each row in question."""
         for first, columns in texts:
-            offsets = np.flatnonzero(self.plan.sent_first[first - 1 : first - 1 + len(columns[0])])
+            offsets = np.flatnonzero(self.plan.sent_unpaid[first - 1 : first - 1 + len(columns[0])])
             if not len(offsets):
                 continue
             cells = [[column[offset] for offset in offsets] for column in columns]
@@ -179,7 +181,7 @@ class _LookUp:
                     yield first + offset, name
 
     def _name_now(self, number: int) -> bytes:
-        """What the row is called under the present pins: it is new, so no answer has that name
+        """What the row is called under the present pins. It is not paid, so no answer has that name
         that is not taken by an equal row."""
         position = int(np.searchsorted(self.snapshot.numbers, number))
         snapshot = self.snapshot

@@ -135,7 +135,7 @@ async def run_job_async(
     async with notifying(job, options.listeners) as notifier:
         options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
-        return notifier.summary
+    return notifier.summary
 
 
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:

@@ -31,7 +31,7 @@ from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger
 from pipeline.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
 from pipeline.pacing import Pace
-from pipeline.retry import Breakers
+from pipeline.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.spec import JobSpec
 from pipeline.summary import Sent
 from pipeline.throttle import PacedThrottle
@@ -116,7 +116,7 @@ class Sending:
             clock=self.clock,
             breakers=Breakers(
                 any_ok=counts.paid_min > 0,
-                probing=counts.last_stopped == StopCode.AMBIGUOUS,
+                probing=self.ledger.read(records.lost_lately(AMBIGUOUS_IN_A_ROW)),
             ),
             concurrency=self._concurrency(engine.fits),
             retries=self.spec.retries,

@@ -13,12 +13,36 @@ from pipeline.ledger import open_ledger
 from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
+from pipeline.recovery import read_again, recover
 from pipeline.report.failures import rewrite_failures
 from pipeline.standing import stand
 from pipeline.summary import refuse_before_first_run
 from pipeline.wording import counted
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
+
+
+def reread_job(job: Job, clock: Clock | None = None) -> int:
+    """Reads kept answers again that could not be read when they came, without sending anything.
+
+    A later release may read more of them; each run does the same before it sends. Their rows are
+    ok from here on. failures.csv is written again. Returns how many answers were read.
+
+    Raises:
+        Refused: when the job has no run yet.
+        Locked: when a run works in the folder.
+        StorageFailed: when the ledger is gone, or cannot be read or written.
+    """
+    with records.reading(job.folder.ledger) as read:
+        refuse_before_first_run(job, read)
+    with (
+        job.folder.locked(),
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
+    ):
+        number = read_again(ledger)
+        recover(job.folder, ledger, job.spec.workflow if job.spec else "", lambda _: None)
+        rewrite_failures(job.folder, ledger.read)
+    return number
 
 
 def settle_job(

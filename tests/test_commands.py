@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -844,6 +845,7 @@ def test_a_refused_first_run_is_no_run(sandbox, make_job):
     [
         (["run", "--output", ""], "must not be empty"),
         (["run", "--only", "gateway"], "--only is an option of: resume, check, settle"),
+        (["settle", "--reread", "--rows", "1"], "leave out --only and --rows"),
         (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "leave out --base-url"),
         (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
     ],
@@ -863,7 +865,11 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
     assert (done.returncode, "a sheet, not a job spec" in done.stderr) == (2, True)
 
 
-def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(sandbox, make_job):
+@pytest.mark.parametrize("command", ["run", "refused run", "settle"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["as it is", "gzip"])
+def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(
+    sandbox, make_job, command, pack
+):
     """What came whole is kept as it came and read later; half an answer stays ambiguous."""
     job = make_job(sandbox.url, rows=[["#fault:not-json"], ["#fault:cut-body"], ["fine"]])
     job.run(expect=5)
@@ -871,14 +877,36 @@ def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(s
     whole = "SELECT attempt_id FROM fragments WHERE whole"
     [(attempt,)] = db.execute(whole).fetchall()
     readable = b'{"success":true,"result":"as a later release reads it"}'
-    db.execute("UPDATE fragments SET body = ? WHERE attempt_id = ?", (readable, attempt))
+    db.execute("UPDATE fragments SET body = ? WHERE attempt_id = ?", (pack(readable), attempt))
     db.close()
     billed = sandbox.billed()
-    summary = job.run(expect=5)
-    assert (summary["requests"], summary["ok"], summary["ambiguous"]) == (0, 2, 1)
+    if command == "run":
+        summary = job.run(expect=5)
+        assert summary["requests"] == 0
+    elif command == "refused run":
+        job.write_spec(constants={"tone": "warm"})
+        summary = job.run(expect=2)
+        job.write_spec()
+    else:
+        done = job.call("settle", "--reread", "--json")
+        assert (done.returncode, "1 kept answer can be read now" in done.stderr) == (0, True)
+        summary = json.loads(done.stdout)
+        assert "as a later" not in (job.output / "failures.csv").read_text()
+    assert (summary["ok"], summary["ambiguous"]) == (2, 1)
     assert (summary["paid_min"], summary["paid_max"]) == (2, 3)
     assert sandbox.billed() == billed
     table = job.export()
     assert list(table["_status"]) == ["ok", "ambiguous", "ok"]
     assert table["result"][0] == "as a later release reads it"
     assert job.call("verify").returncode == 0
+
+
+def test_reading_kept_answers_again_says_so_where_there_are_none(sandbox, make_job):
+    """What cannot be read still is kept, for another release."""
+    job = make_job(sandbox.url, rows=[["#fault:not-json"], ["fine"]])
+    assert job.call("settle", "--reread").returncode == 2  # no run yet
+    job.run(expect=5)
+    done = job.call("settle", "--reread")
+    assert (done.returncode, "No kept answer can be read now" in done.stderr) == (0, True)
+    assert (job.status()["ok"], job.status()["ambiguous"]) == (1, 1)
+    assert sandbox.received() == 2

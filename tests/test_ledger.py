@@ -385,6 +385,47 @@ def test_facts_of_the_folder_and_the_end_of_a_run_are_kept(path):
         assert None not in (begun, over)
 
 
+def lost(ledger: SqliteLedger) -> bool:
+    return ledger.read(records.lost_lately(3))
+
+
+def test_a_run_that_lost_answers_is_remembered_until_one_can_be_read(ledger):
+    """Runs that send nothing, or only rows that are refused, change nothing."""
+    sheet = [row(n) for n in range(1, 9)]
+    begin(ledger, sheet)
+    attempt(ledger, sheet[0], LOST)
+    assert not lost(ledger)
+    ledger.end_run(5, StopCode.AMBIGUOUS, "a" * 64)
+    assert lost(ledger)
+    begin(ledger, sheet)
+    ledger.end_run(0, None, "a" * 64)
+    assert lost(ledger)
+    begin(ledger, sheet)
+    attempt(ledger, sheet[1], REFUSED)
+    ledger.end_run(75, StopCode.NOT_SENT, "a" * 64)
+    assert lost(ledger)
+    begin(ledger, sheet)
+    attempt(ledger, sheet[2], PAID, reply(b"{}"))
+    assert not lost(ledger)
+
+
+def test_a_run_that_was_killed_is_remembered_by_the_answers_that_it_lost(ledger):
+    """It could not write down why it ended. Rows that the kill cut off say nothing."""
+    sheet = [row(n) for n in range(1, 9)]
+    begin(ledger, sheet)
+    attempt(ledger, sheet[0], PAID, reply(b"{}"))
+    for one in sheet[1:4]:
+        assert not lost(ledger)
+        attempt(ledger, one, LOST)
+    attempt(ledger, sheet[4], None)
+    assert lost(ledger)
+    ledger.recover()
+    begin(ledger, sheet)
+    assert lost(ledger)
+    attempt(ledger, sheet[5], PAID, reply(b"{}"))
+    assert not lost(ledger)
+
+
 def test_a_part_holds_as_many_answers_as_fit_and_one_at_least(ledger):
     """By number and by bytes; what is named or sealed is not named again."""
     begin(ledger, [row(n) for n in range(1, 5)])

@@ -103,6 +103,27 @@ def test_a_setting_that_comes_back_brings_its_answers_and_a_third_one_is_asked_f
     assert bills(sandbox) == 7
 
 
+@pytest.mark.parametrize("verb", ["run", "resume"])
+def test_a_row_that_waits_under_one_setting_and_was_paid_under_another_is_asked_for(
+    start_sandbox, make_job, verb
+):
+    """It was refused, or failed, under the first one, so it is not new there."""
+    sandbox = start_sandbox()
+    story = "a #fault:blocked" if verb == "resume" else "a"
+    sandbox.set_credits(1_000_000 if verb == "resume" else 0)
+    job = make_job(sandbox.url, rows=[[story]], constants={"tone": "warm"})
+    job.run(expect=3 if verb == "resume" else 4)
+    sandbox.set_credits(1_000_000)
+    job.write_spec(constants={"tone": "cold"}, variables={"story": "paid"})
+    job.write_sheet(["story", "paid"], [[story, "b"]])
+    job.run()
+    job.write_spec(constants={"tone": "warm"}, variables={"story": "story"})
+    done = job.call(verb)
+    assert "so 1 finished row would be sent and paid again" in done.stderr
+    assert done.returncode == 2
+    assert sum(sandbox.billed().values()) == 1
+
+
 def test_equal_rows_are_counted_as_often_as_they_were_paid(sandbox, make_job):
     """Three of them were paid; the fourth and the other text are new."""
     job = make_job(sandbox.url, rows=[["same"]] * 3)

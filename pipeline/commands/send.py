@@ -82,7 +82,7 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
 
     def work(job: Job) -> int:
         from pipeline.commands.cluster import own_words_only
-        from pipeline.events import Stopping
+        from pipeline.events import Notice, Stopping
         from pipeline.progress import Progress, why
         from pipeline.summary import needs_person
 
@@ -90,11 +90,13 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
         progress = Progress()
         stops: list[Stopped] = []
 
-        def note_stop(event: Event) -> None:
+        def quietly(event: Event) -> None:
             if isinstance(event, Stopping):
                 stops.append(event.stopped)
+            elif isinstance(event, Notice) and event.also_quiet:
+                tell(event.message)
 
-        options = _run_options(said, selection(said), note_stop if said["quiet"] else progress)
+        options = _run_options(said, selection(said), quietly if said["quiet"] else progress)
         try:
             with own_words_only(job.spec):
                 summary = asyncio.run(_until_signalled(job, options))

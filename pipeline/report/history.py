@@ -230,6 +230,16 @@ def _mark_spans(db: sqlite3.Connection, spans: tuple[Span, ...]) -> None:
         )
 
 
+# Each row of the ledger with how many of the sheet's rows stand where it does; then the rows that
+# are skipped now and keep their answer.
+_REACHED = (
+    "SELECT last_attempt attempt, state, 1 + coalesce(equal.rows, 0) rows FROM rows NOT INDEXED"
+    " LEFT JOIN (SELECT first_row, count(*) rows FROM duplicates GROUP BY 1) equal"
+    " ON equal.first_row = sheet_row WHERE sheet_row IS NOT NULL AND state <> 'pending'"
+    " UNION ALL SELECT ok_attempt, 'ok', 1 FROM skipped_answers JOIN rows USING (row_id)"
+)
+
+
 def _progress(
     db: sqlite3.Connection, spans: tuple[Span, ...], in_use: bool
 ) -> tuple[Progress, ...]:
@@ -240,11 +250,9 @@ def _progress(
     }
     for span, place, state, count in db.execute(
         "SELECT span, max(0, min(progress_bins - 1, CAST((coalesce(finished_at, sent_at) - begun)"
-        " / progress_s AS INTEGER))) place, r.state, sum(1 + coalesce(equal.rows, 0))"
-        " FROM rows r NOT INDEXED JOIN attempts a ON a.attempt_id = r.last_attempt"
-        " CROSS JOIN spans USING (run) LEFT JOIN (SELECT first_row, count(*) rows FROM duplicates"
-        " GROUP BY 1) equal ON equal.first_row = r.sheet_row"
-        " WHERE r.sheet_row IS NOT NULL AND r.state <> 'pending' GROUP BY 1, 2, 3"
+        " / progress_s AS INTEGER))) place, r.state, sum(r.rows)"
+        f" FROM ({_REACHED}) r JOIN attempts a ON a.attempt_id = r.attempt"
+        " CROSS JOIN spans USING (run) GROUP BY 1, 2, 3"
     ):
         shown = shown_state(State(state), in_use)
         if shown in ended:

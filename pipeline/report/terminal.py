@@ -186,6 +186,13 @@ def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
     return [f"No row to decide about, and nothing was sent. {here}"]
 
 
+def reread_line(number: int) -> str:
+    """How many kept answers could be read now."""
+    if not number:
+        return "No kept answer can be read now that could not be read before. Nothing was sent."
+    return f"{counted(number, 'kept answer')} can be read now: ok. Nothing was sent."
+
+
 def shown_path(path: str) -> str:
     """Relative where that is shorter to read."""
     relative = os.path.relpath(path)
