@@ -52,6 +52,7 @@ _HOME = {
     "RowNumbers": "pipeline.plan",
     "select_resume": "pipeline.plan",
     "select_again": "pipeline.plan",
+    "NextStep": "pipeline.model",
     "Summary": "pipeline.model",
     "State": "pipeline.model",
     "StopCode": "pipeline.model",
@@ -95,7 +96,7 @@ if TYPE_CHECKING:
     from pipeline.history import PastRun, read_history
     from pipeline.init import Written, init_job
     from pipeline.job import Job, find_job
-    from pipeline.model import ErrorCode, State, StopCode, Stopped, Summary
+    from pipeline.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
@@ -122,6 +123,7 @@ __all__ = [
     "Job",
     "JobSpec",
     "Locked",
+    "NextStep",
     "Notice",
     "PaceEnded",
     "Paced",

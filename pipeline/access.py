@@ -16,13 +16,17 @@ DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"
 URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+SECRETS = (KEY_VARIABLE, _CREDENTIALS)
+"""The variables that lead to the key. A child process that sends nothing must not get them."""
 SANDBOX_HOST = "sandbox"
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where requests go and with which key. `host` is what the run folder is pinned to."""
+    """Where requests go and with which key. `host`, with its port and path, is what the run folder
+    is pinned to."""
 
     base_url: str
     key: str = field(repr=False)
@@ -45,7 +49,7 @@ def find_access(
 
 
 def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The host that requests would go to.
+    """The host that requests would go to, with its port and path.
 
     Raises:
         Refused: for one that a key must not be sent to, and for a proxy or TLS files of the
@@ -69,7 +73,7 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
         return _usable(_read(key_file), f"the key in {key_file}")
     if environment.get(KEY_VARIABLE):
         return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")
-    folder = environment.get("CREDENTIALS_DIRECTORY")
+    folder = environment.get(_CREDENTIALS)
     if folder and (Path(folder) / CREDENTIAL).is_file():
         return _usable(_read(Path(folder) / CREDENTIAL), f"the systemd credential {CREDENTIAL}")
     raise Refused(
@@ -110,7 +114,8 @@ def _usable(text: str, where: str) -> str:
 
 
 def _host(url: str, where: str) -> str:
-    """The host and the port of `url`, which `where` names."""
+    """The host, the port and the path of `url`, which `where` names: behind one host a gateway may
+    have several APIs."""
     # What stands before an @ is a password.
     shown = f"{where} {url.rpartition('@')[2]}" if url else where
     try:
@@ -128,11 +133,12 @@ def _host(url: str, where: str) -> str:
             f"{where} with the host {host}: give the address without user, query (?) or fragment "
             "(#). Nothing was sent."
         )
-    if parts.path.rstrip("/").endswith("/api/v1") or "/api/v1/" in parts.path:
+    path = parts.path.rstrip("/")
+    if path.endswith("/api/v1") or "/api/v1/" in parts.path:
         raise Refused(f"{shown}: give the address without /api/v1. Nothing was sent.")
     if parts.scheme == "http" and not is_loopback(host):
         raise Refused(
             f"{shown}: the key would travel unencrypted. Use https://; http:// is for this machine "
             "only (127.0.0.1). Nothing was sent."
         )
-    return f"{host}:{port}" if port else host
+    return f"{host}:{port}{path}" if port else f"{host}{path}"

@@ -3,6 +3,10 @@
 The rule behind every line: a request is refused or failed only if the answer proves it. "The API's
 JSON" is an object whose `success` is false and whose `error` is text; of it the `code` decides,
 then the message, then the status. Whatever proves nothing is ambiguous.
+
+Only the status decides on two things. 429 alone is a refusal for the rate: a 500 that called itself
+rate limited was sent 992 times in 20 s. And 408, 499 and every 5xx but 500 are ambiguous whatever
+they say, as they may come from a proxy that gave up on work that goes on.
 """
 
 from __future__ import annotations
@@ -25,16 +29,37 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # What the API says without a code; older servers say "Workflow not found" so too.
 _CODE_OF_MESSAGE = {
     "Unauthorized. Please provide a valid secret key.": ErrorCode.UNAUTHORIZED,
-    "Rate limit exceeded": ErrorCode.RATE_LIMITED,
     "Workflow not found": ErrorCode.WORKFLOW_NOT_FOUND,
 }
-_CODE_OF_STATUS = {401: ErrorCode.UNAUTHORIZED, 402: ErrorCode.INVALID_BILLING}
+_CODE_OF_STATUS = {
+    401: ErrorCode.UNAUTHORIZED,
+    402: ErrorCode.INVALID_BILLING,
+    500: ErrorCode.INTERNAL_SERVER_ERROR,
+}
 _STOP_OF_CODE = {
     ErrorCode.UNAUTHORIZED: StopCode.UNAUTHORIZED,
     ErrorCode.INVALID_BILLING: StopCode.INVALID_BILLING,
     "spend_limit_reached": StopCode.INVALID_BILLING,
     ErrorCode.WORKFLOW_NOT_FOUND: StopCode.WORKFLOW_NOT_FOUND,
 }
+_STOP_OF_STATUS = {401: StopCode.UNAUTHORIZED, 402: StopCode.INVALID_BILLING}
+_PROXY_STATUSES = (408, 499)
+# What the runner itself says of an attempt, and with it of money. A server that sends one of these
+# as its own code says nothing: the code of the status stands instead.
+_RUNNERS_OWN = frozenset(
+    {
+        ErrorCode.NOT_SENT,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.GATEWAY,
+        ErrorCode.TIMEOUT,
+        ErrorCode.DISCONNECTED,
+        ErrorCode.BAD_RESPONSE,
+        ErrorCode.TOO_LARGE,
+        ErrorCode.INTERRUPTED,
+        ErrorCode.TLS,
+        ErrorCode.REDIRECT,
+    }
+)
 
 # No answer, or not a whole one, and what it means. Only the first two prove that nothing was sent.
 _OUTCOME_OF_FAILURE = {
@@ -156,30 +181,27 @@ def _of_success(reply: Reply) -> Outcome:
 
 def _of_error(reply: Reply, status: int) -> Outcome:
     fields = _api_json(reply)
-    code = _code(fields, status)
     message = _server_message(fields) if fields else _shown_body(reply.body)
-    stop = _STOP_OF_CODE.get(code) if code else None
-    if status in (401, 402):
-        stop = stop or (StopCode.UNAUTHORIZED if status == 401 else StopCode.INVALID_BILLING)
+    if status == 429:
+        return Outcome(Verdict.REFUSED, ErrorCode.RATE_LIMITED, message, status)
+    code = _code(fields, status)
+    stop = _STOP_OF_CODE.get(code) or _STOP_OF_STATUS.get(status)
+    if status in _PROXY_STATUSES or not 400 <= status <= 500 or (status == 500 and not fields):
+        return Outcome(
+            Verdict.AMBIGUOUS, ErrorCode.GATEWAY, message, status, maybe_paid=True, stop=stop
+        )
     if stop:
         return Outcome(Verdict.REFUSED, code, message, status, stop=stop)
-    if code == ErrorCode.RATE_LIMITED:
-        return Outcome(Verdict.REFUSED, ErrorCode.RATE_LIMITED, message, status)
-    if status == 500 and fields:
-        code = code or ErrorCode.INTERNAL_SERVER_ERROR
-        return Outcome(Verdict.FAILED, code, message, status, retryable=True)
-    if 400 <= status < 500 and status not in (408, 499):
-        return Outcome(Verdict.FAILED, code or f"http_{status}", message, status)
-    return Outcome(Verdict.AMBIGUOUS, ErrorCode.GATEWAY, message, status, maybe_paid=True)
+    return Outcome(
+        Verdict.FAILED, code, message, status, retryable=status == 500, foreign=fields is None
+    )
 
 
-def _code(fields: dict[str, Any] | None, status: int) -> str | None:
+def _code(fields: dict[str, Any] | None, status: int) -> str:
     """The code of an error: the server's, else the message's, else the status's."""
     said = _server_code(fields) if fields else None
     by_message = _CODE_OF_MESSAGE.get(fields["error"]) if fields else None
-    if status == 429:
-        return ErrorCode.RATE_LIMITED
-    return said or by_message or _CODE_OF_STATUS.get(status)
+    return said or by_message or _CODE_OF_STATUS.get(status) or f"http_{status}"
 
 
 def _api_json(reply: Reply) -> dict[str, Any] | None:
@@ -221,7 +243,9 @@ def _too_deep(body: bytes, value: Any) -> bool:
 
 def _server_code(fields: dict[str, Any]) -> str | None:
     code = fields.get("code")
-    return code if isinstance(code, str) and _CODE.fullmatch(code) else None
+    if not isinstance(code, str) or not _CODE.fullmatch(code) or code in _RUNNERS_OWN:
+        return None
+    return code
 
 
 def _server_message(fields: dict[str, Any]) -> str:
@@ -269,5 +293,6 @@ def _shown_body(body: bytes) -> str:
 def _shown(text: str) -> str:
     """One line of at most 500 characters, without control characters."""
     line = " ".join(_clean(text).split())
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"
+    if len(line) > MESSAGE_CHARACTERS:
+        line = line[: MESSAGE_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -189,11 +189,10 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
 
     A look-up in httpx's own class goes through every header and guesses their encoding anew.
     """
-    plain: dict[str, str] = {}
-    for raw_name, raw_value in headers.raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        plain[name] = f"{plain[name]}, {value}" if name in plain else value
-    return plain
+    plain: dict[str, list[str]] = {}
+    for name, value in headers.raw:
+        plain.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return {name: ", ".join(values) for name, values in plain.items()}
 
 
 async def _read(response: httpx.Response, partial: _Partial) -> None:

@@ -67,6 +67,7 @@ class Executor:
     _workers: list[asyncio.Task[None]] = field(default_factory=list, init=False)
     _idle: int = field(default=0, init=False)
     _in_flight: int = field(default=0, init=False)
+    _sent: int = field(default=0, init=False)
     _told_full: bool = field(default=False, init=False)
     _sending: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -145,7 +146,7 @@ class Executor:
             if self._out_of_time():
                 self._stop_in_time()
                 return
-            self._hand_out(self._queue.take())
+            self._hand_out(self._queue.take(self.clock.monotonic()))
 
     async def _watch_clock(self) -> None:
         """Ends whatever the dispatcher waits for when the time to send is over."""
@@ -253,12 +254,13 @@ class Executor:
             await self.ledger.withdraw(attempt)
             self._not_billed()
             return
-        leaves_at = self.throttle.sent(self.engine.lead_s)
+        self._sent += 1
+        nth, leaves_at = self._sent, self.throttle.sent(self.engine.lead_s)
         reply = await self._send(row, leaves_at)
         outcome = _judge(reply)
         self._note_latency(reply, outcome)
         self.throttle.landed(leaves_at, reply, outcome)
-        await self._settle(attempt, reply, outcome)
+        await self._settle(attempt, reply, outcome, nth)
 
     async def _send(self, row: Row, leaves_at: float) -> Reply:
         task = asyncio.current_task()
@@ -279,9 +281,11 @@ class Executor:
         finally:
             self._sending.discard(task)
 
-    async def _settle(self, attempt: Attempt, reply: Reply, outcome: Outcome) -> None:
+    async def _settle(self, attempt: Attempt, reply: Reply, outcome: Outcome, nth: int) -> None:
         row = attempt.row
-        decision = decide(outcome, self._queue.failures(row), self.retries)
+        decision = decide(
+            outcome, self._queue.failures(row), self.retries, self._queue.refusals(row)
+        )
         await self.ledger.conclude(attempt, outcome, reply, decision.state)
         if not outcome.maybe_paid:
             self._not_billed()
@@ -299,17 +303,19 @@ class Executor:
         )
         if outcome.stop is not None:
             self.stop(Stopped(outcome.stop, outcome.message))
-        broken = self.breakers.see(outcome, decision.state)
+        broken = self.breakers.see(outcome, decision.state, nth)
         if broken is not None:
             self.stop(broken)
 
     def _queue_again(self, row: Row, outcome: Outcome, decision: Decision) -> None:
         if decision.again_after_s is None:
             self._queue.settled(row)
-        elif outcome.retryable:
-            self._queue.failed(row, self.clock.monotonic() + decision.again_after_s)
+            return
+        due_at = self.clock.monotonic() + decision.again_after_s
+        if outcome.retryable:
+            self._queue.failed(row, due_at)
         else:
-            self._queue.refused(row)
+            self._queue.refused(row, due_at)
 
     def _note_reachability(self, reply: Reply) -> None:
         if reply.failure is not Failure.NOT_SENT:

@@ -6,6 +6,7 @@ Time is passed in.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
@@ -14,6 +15,10 @@ from pipeline.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
 AMBIGUOUS_IN_A_ROW = 10
 # A wrong variable fails every row; a sheet whose first ten rows are blocked by chance is rare.
 ALIKE_AT_FIRST = 10
+# A filter in front of the API gives every row the same page: one marked 1,474 rows failed in 7 s.
+FOREIGN_IN_A_ROW = 10
+# More than are in flight, in little memory; and how far a row may be stretched by refusals.
+_SENT_KEPT, _SENT_LOOKED_AT = 10_000, 100
 # A deployment is over within minutes. Who mistyped an address should not wait for that long.
 AWAY_S = 300.0
 AWAY_S_NEVER_ANSWERED = 30.0
@@ -23,6 +28,13 @@ PROBE_TRUSTED_AFTER_S = 31.0
 # No jitter: one dispatcher sends one probe, and what goes again waits for its slot of the pace.
 _BACK_OFF_MIN_S, _BACK_OFF_MAX_S = 1.0, 60.0
 _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
+# A lone refusal costs a row nothing, as 429s hit any row. From then on the row waits 0.25 s, twice
+# as long each time, up to a minute. Its requests are due after 0, 0, 0.25, 0.75, ... 31.75 and
+# 63.75 s: nine in the first minute, fewer in each later one. The pace cannot give this bound: it
+# slows the run down, and a row that is refused while others are let through does not slow the run.
+_REFUSED_MIN_S, _REFUSED_MAX_S = 0.25, 60.0
+MOST_PER_MINUTE = 9
+"""The most requests that are sent for one row within a minute, whatever the server answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +45,35 @@ class Decision:
     again_after_s: float | None = None
 
 
-def decide(outcome: Outcome, failures_before: int, retries: int) -> Decision:
+def decide(
+    outcome: Outcome, failures_before: int, retries: int, refusals_before: int = 0
+) -> Decision:
     """What becomes of a row whose attempt ended with `outcome`.
 
-    `failures_before` counts the failed attempts of this row in this run, refusals left out.
+    `failures_before` and `refusals_before` count the earlier attempts of this row in this run that
+    failed and that were refused. Only failures use up retries; both lengthen the row's pause.
     """
     if outcome.verdict is Verdict.OK:
         return Decision(State.OK)
     if outcome.verdict is Verdict.AMBIGUOUS:
         return Decision(State.AMBIGUOUS)
+    pause_s = _pause_s(failures_before + refusals_before)
     if outcome.verdict is Verdict.REFUSED:
-        return Decision(State.PENDING, None if outcome.stop else 0.0)
+        return Decision(State.PENDING, None if outcome.stop else pause_s)
     if outcome.retryable and failures_before < retries:
-        return Decision(State.PENDING, min(_RETRY_MIN_S * 2.0**failures_before, _RETRY_MAX_S))
+        retry_s = _doubled(_RETRY_MIN_S, failures_before, _RETRY_MAX_S)
+        return Decision(State.PENDING, max(retry_s, pause_s))
     return Decision(State.FAILED)
+
+
+def _pause_s(attempts_before: int) -> float:
+    if not attempts_before:
+        return 0.0
+    return _doubled(_REFUSED_MIN_S, attempts_before - 1, _REFUSED_MAX_S)
+
+
+def _doubled(first_s: float, times: int, most_s: float) -> float:
+    return min(first_s * 2.0 ** min(times, 60), most_s)  # a thousand retries overflow a float
 
 
 @dataclass(slots=True)
@@ -94,14 +121,16 @@ class BackOff:
 
     def not_sent(self, now: float, sent_at: float) -> None:
         """An attempt sent at `sent_at` provably never left."""
-        self._probe_since = None
         if self._away_since is None:
             self._away_since = now
             self._wait_s = _BACK_OFF_MIN_S
-        elif sent_at < self._next_at:
-            return  # left before the pause began: it says nothing new
+        elif sent_at < self._next_at - self._wait_s / 2:
+            # It left before the pause began: it says nothing new, least of all about the probe.
+            # Half of the pause, because the clock of a worker elsewhere is only nearly ours.
+            return
         else:
             self._wait_s = min(self._wait_s * 2, _BACK_OFF_MAX_S)
+        self._probe_since = None
         self._next_at = now + self._wait_s
 
     def answered(self, sent_at: float) -> bool:
@@ -121,42 +150,104 @@ class BackOff:
 
 
 @dataclass(slots=True)
+class _InARow:
+    """Counts outcomes of one kind in a row, in the order in which they come and in that in which
+    their requests were sent.
+
+    The second order shows an outage whose errors come at once, while requests from before it are
+    still being answered: among 200 answers a second the errors are never in a row. The first shows
+    it where errors come late. An answer of the API breaks a row in both orders; a request that is
+    not answered yet breaks it in the second.
+    """
+
+    _came: Counter[str] = field(default_factory=Counter)
+    _sent: dict[int, str] = field(default_factory=dict)
+
+    def api_answered(self) -> None:
+        self._came.clear()
+
+    def see(self, kind: str, nth: int | None) -> int:
+        """One more of `kind`, of the `nth` request sent; how many are in a row now."""
+        self._came[kind] += 1
+        if nth is None:
+            return self._came[kind]
+        self.pass_over(nth, kind)
+        in_order = self._along(kind, nth, 1) + self._along(kind, nth, -1) - 1
+        return max(self._came[kind], in_order)
+
+    def pass_over(self, nth: int, kind: str = "") -> None:
+        """The outcome of the `nth` request breaks no row and belongs to none."""
+        self._sent[nth] = kind
+        if len(self._sent) > _SENT_KEPT:
+            del self._sent[next(iter(self._sent))]
+
+    def _along(self, kind: str, nth: int, step: int) -> int:
+        """How many of `kind` are in a row from the `nth` request on, as far as it matters."""
+        count = 0
+        for one in range(nth, nth + step * _SENT_LOOKED_AT, step):
+            if one not in self._sent:
+                break
+            count += self._sent[one] == kind
+        return count
+
+
+@dataclass(slots=True)
 class Breakers:
     """Patterns of outcomes that end a run before they cost more.
 
-    Ten ambiguous outcomes in a row; and, in a folder without any ok row, the first ten rows that
-    all fail with one code. After a run that the first of these stopped, `probing` lets one row at
-    a time through until one has an answer that can be read.
+    * Ten ambiguous outcomes in a row. After such a run, `probing` lets one row at a time through
+      until the API has answered one.
+    * In a folder without any ok row, the first ten rows that all fail with one code.
+    * Ten errors in a row with one status that are not in the API's own JSON. Such pages differ in
+      their request ids, so they count as equal by their code, which is made of the status.
+
+    "In a row" means that the API answered none in between: with an ok row, or an error in its own
+    JSON. Other outcomes in between, such as refusals, say nothing about that.
     """
 
     any_ok: bool
     probing: bool = False
-    _ambiguous: int = 0
     _first_codes: list[str] = field(default_factory=list)
+    _in_a_row: _InARow = field(default_factory=_InARow)
 
-    def see(self, outcome: Outcome, state: State) -> Stopped | None:
-        """Takes in one outcome; the reason to stop, if there is one now."""
+    def see(self, outcome: Outcome, state: State, nth: int | None = None) -> Stopped | None:
+        """Takes in one outcome, of the `nth` request sent; the reason to stop, if there is one."""
         if outcome.verdict is Verdict.OK:
             self.any_ok = True
-        if outcome.verdict in (Verdict.OK, Verdict.FAILED):
+        lost = outcome.verdict is Verdict.AMBIGUOUS and outcome.code != ErrorCode.INTERRUPTED
+        if lost or outcome.foreign:
+            if stopped := self._repeated(outcome, lost, nth):
+                return stopped
+        elif outcome.verdict in (Verdict.OK, Verdict.FAILED):
             self.probing = False
-        if outcome.verdict is not Verdict.AMBIGUOUS:
-            self._ambiguous = 0
-        elif outcome.code != ErrorCode.INTERRUPTED:
-            self._ambiguous += 1
-        if self.probing and self._ambiguous:
+            self._in_a_row.api_answered()
+        elif nth is not None:
+            self._in_a_row.pass_over(nth)
+        return self._alike(outcome, state)
+
+    def _repeated(self, outcome: Outcome, lost: bool, nth: int | None) -> Stopped | None:
+        kind = "lost" if lost else f"failed with {outcome.code}"
+        count = self._in_a_row.see(kind, nth)
+        if lost and self.probing:
             return Stopped(
                 StopCode.AMBIGUOUS,
                 "The last run was stopped by answers that were lost or unreadable, and so was the "
                 f"one row that was sent to try ({outcome.code}). It may have been paid.",
             )
-        if self._ambiguous >= AMBIGUOUS_IN_A_ROW:
+        if lost and count >= AMBIGUOUS_IN_A_ROW:
             return Stopped(
                 StopCode.AMBIGUOUS,
                 f"{AMBIGUOUS_IN_A_ROW} answers in a row were lost or unreadable "
                 f"(the last: {outcome.code}). Each may have been paid.",
             )
-        return self._alike(outcome, state)
+        if outcome.foreign and count >= FOREIGN_IN_A_ROW:
+            return Stopped(
+                StopCode.ALIKE,
+                f"{FOREIGN_IN_A_ROW} rows in a row failed with one error that does not come from "
+                f"the API ({outcome.code}: {outcome.message}). A filter, a proxy or a wrong "
+                "address answers in its place. `run` does not send these rows again.",
+            )
+        return None
 
     def _alike(self, outcome: Outcome, state: State) -> Stopped | None:
         if self.any_ok or len(self._first_codes) >= ALIKE_AT_FIRST or state is not State.FAILED:

@@ -6,7 +6,7 @@ The next row is read only when it is asked for. Pure: time is passed in.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import count
 
@@ -16,7 +16,7 @@ from pipeline.model import Row
 class RowQueue:
     """Rows that are to be sent, new ones from `rows` and those that go again.
 
-    Also knows how often each of the latter has failed in this run; refusals are not counted.
+    Also counts how often each of the latter has failed, and how often it was refused, in this run.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -25,12 +25,12 @@ class RowQueue:
         self._front: deque[Row] = deque()
         self._later: list[tuple[float, int, Row]] = []
         self._order = count()
-        self._failures: dict[int, int] = {}
+        self._failures: Counter[int] = Counter()
+        self._refusals: Counter[int] = Counter()
 
     def ready(self, now: float) -> bool:
         """Whether `take` has a row to give."""
-        while self._later and self._later[0][0] <= now:
-            self._front.append(heapq.heappop(self._later)[2])
+        self._bring_forward(now)
         if self._ahead is None and not self._front:
             self._ahead = next(self._rows, None)
         return bool(self._front) or self._ahead is not None
@@ -45,8 +45,9 @@ class RowQueue:
         """Whether a row was read that is not taken; those that were not read do not count."""
         return self._ahead is not None or bool(self._front) or bool(self._later)
 
-    def take(self) -> Row:
+    def take(self, now: float) -> Row:
         """The row that is next. Only after `ready` said that there is one."""
+        self._bring_forward(now)
         if self._front:
             return self._front.popleft()
         row, self._ahead = self._ahead, None
@@ -54,17 +55,29 @@ class RowQueue:
         return row
 
     def failures(self, row: Row) -> int:
-        return self._failures.get(row.number, 0)
+        return self._failures[row.number]
 
-    def refused(self, row: Row) -> None:
-        """Puts a row back that was not worked on: it is the next one."""
-        self._front.appendleft(row)
+    def refusals(self, row: Row) -> int:
+        return self._refusals[row.number]
+
+    def refused(self, row: Row, due_at: float) -> None:
+        """Puts a row back that the server turned away before any work, until `due_at`."""
+        self._refusals[row.number] += 1
+        self._put_back(row, due_at)
 
     def failed(self, row: Row, due_at: float) -> None:
         """Puts a row back whose attempt failed, until `due_at`."""
-        self._failures[row.number] = self.failures(row) + 1
-        heapq.heappush(self._later, (due_at, next(self._order), row))
+        self._failures[row.number] += 1
+        self._put_back(row, due_at)
 
     def settled(self, row: Row) -> None:
         """The row does not come back in this run."""
-        self._failures.pop(row.number, None)
+        del self._failures[row.number]
+        del self._refusals[row.number]
+
+    def _bring_forward(self, now: float) -> None:
+        while self._later and self._later[0][0] <= now:
+            self._front.append(heapq.heappop(self._later)[2])
+
+    def _put_back(self, row: Row, due_at: float) -> None:
+        heapq.heappush(self._later, (due_at, next(self._order), row))

@@ -15,6 +15,7 @@ from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
 from pipeline.recovery import read_again, recover
 from pipeline.report.failures import rewrite_failures
+from pipeline.standing import stand
 from pipeline.summary import refuse_before_first_run
 from pipeline.wording import counted
 
@@ -36,7 +37,7 @@ def reread_job(job: Job, clock: Clock | None = None) -> int:
         refuse_before_first_run(job, read)
     with (
         job.folder.locked(),
-        open_ledger(job.folder.ledger, clock or SystemClock(), expected=True) as ledger,
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
     ):
         number = read_again(ledger)
         recover(job.folder, ledger, job.spec.workflow if job.spec else "", lambda _: None)
@@ -65,7 +66,7 @@ def settle_job(
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         counts = read(records.counts)
-        refuse_unknown_codes(only or (), counts.by_code, read)
+        refuse_unknown_codes(only or (), stand(counts, False).by_code, read)
     if rows is not None and rows.last > counts.sheet_rows:
         raise Refused(
             f"There is no row {rows.last}: the sheet had {counted(counts.sheet_rows, 'data row')} "
@@ -83,7 +84,7 @@ def settle_job(
 
     with (
         job.folder.locked(),
-        open_ledger(job.folder.ledger, clock or SystemClock(), expected=True) as ledger,
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
     ):
         ledger.recover()
         found = ledger.read(lambda db: [row for row in records.unfinished(db) if chosen(row)])

@@ -24,6 +24,7 @@ def error(text: str = "Failed to run workflow", code: str | None = None) -> dict
 
 
 PAGE = b"<html>Bad gateway</html>"
+LIMIT = "Rate limit exceeded"
 UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
 
 
@@ -87,7 +88,54 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
             False,
             StopCode.INVALID_BILLING,
         ),
+        # the code, where it and the message name different things
+        (
+            403,
+            error(UNAUTHORIZED, "invalid_billing"),
+            REFUSED,
+            "invalid_billing",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
+        (
+            403,
+            error("Workflow not found", "request_blocked"),
+            FAILED,
+            "request_blocked",
+            False,
+            None,
+        ),
+        # only the status tells a refusal for the rate
         (429, PAGE, REFUSED, "rate_limited", False, None),
+        (429, error("No credits", "invalid_billing"), REFUSED, "rate_limited", False, None),
+        (500, error(LIMIT), FAILED, "internal_server_error", False, None),
+        (500, error("x", "rate_limited"), FAILED, "internal_server_error", False, None),
+        (400, error(LIMIT), FAILED, "http_400", False, None),
+        (403, error("x", "rate_limited"), FAILED, "http_403", False, None),
+        (503, error(LIMIT, "rate_limited"), AMBIGUOUS, "gateway", True, None),
+        (200, error(LIMIT, "rate_limited"), FAILED, "run_failed", True, None),
+        # the runner's own words in the server's mouth say nothing
+        (400, error("x", "interrupted"), FAILED, "http_400", False, None),
+        (500, error("x", "not_sent"), FAILED, "internal_server_error", False, None),
+        (401, error("x", "tls"), REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
+        # a proxy may have given up on work that goes on: the row is ambiguous, and the run ends
+        (
+            503,
+            error("x", "invalid_billing"),
+            AMBIGUOUS,
+            "gateway",
+            True,
+            StopCode.INVALID_BILLING,
+        ),
+        (408, error(UNAUTHORIZED), AMBIGUOUS, "gateway", True, StopCode.UNAUTHORIZED),
+        (
+            500,
+            error("x", "invalid_billing"),
+            REFUSED,
+            "invalid_billing",
+            False,
+            StopCode.INVALID_BILLING,
+        ),
         # 4xx fail, JSON or not
         (400, error("?", "missing_input"), FAILED, "missing_input", False, None),
         (404, PAGE, FAILED, "http_404", False, None),
@@ -115,6 +163,8 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (200, error("no", "run_blocked"), FAILED, "run_blocked", True, None),
         (200, error("no"), FAILED, "run_failed", True, None),
         (200, {"success": False, "result": "x"}, FAILED, "run_failed", True, None),
+        (200, {"success": None, "result": "text"}, OK, None, True, None),
+        (200, {"success": 0, "result": "text"}, OK, None, True, None),
         (200, error("Rate limit exceeded"), FAILED, "run_failed", True, None),
         (200, {"success": True}, AMBIGUOUS, "bad_response", True, None),
         (200, b"Once upon", AMBIGUOUS, "bad_response", True, None),
@@ -152,6 +202,17 @@ def test_each_way_of_getting_no_answer_has_its_class(failure, verdict, code, sto
     outcome = classify(reply(None, failure=failure))
     assert (outcome.verdict, outcome.code, outcome.stop) == (verdict, code, stop)
     assert outcome.maybe_paid == (verdict is AMBIGUOUS)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404, 429, 500])
+@pytest.mark.parametrize(
+    ("failure", "code"), [(Failure.TIMEOUT, "timeout"), (Failure.DISCONNECTED, "disconnected")]
+)
+def test_an_answer_that_did_not_end_is_not_judged_by_its_status(status, failure, code):
+    """A status line with a body that never comes proves nothing, whatever it says."""
+    outcome = classify(reply(status, error("no"), failure))
+    assert (outcome.verdict, outcome.code, outcome.maybe_paid) == (AMBIGUOUS, code, True)
+    assert outcome.stop is None
 
 
 @pytest.mark.parametrize("status", [200, 201])
@@ -294,3 +355,89 @@ def test_an_answer_that_is_nested_as_deep_as_people_write_is_ok():
     body = b'{"success":true,"result":' + b"[" * 150 + b"]" * 150 + b"}"
     assert classify(reply(200, body)).verdict is OK
     assert read_answer(body).result == "[" * 150 + "]" * 150
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (400, error("No such\n  voice"), "No such voice"),
+        (500, error("Failed"), "Failed"),
+        (429, error("Rate limit exceeded"), "Rate limit exceeded"),
+        (402, error("No credits", "invalid_billing"), "No credits"),
+        (200, error("blocked", "run_blocked"), "blocked"),
+        (200, {"success": False}, "null"),
+        (200, {"success": False, "error": {"why": ["é"]}}, '{"why":["é"]}'),
+        (502, PAGE, "<html>Bad gateway</html>"),
+        (504, b"", "(empty)"),
+        (504, b"\xff\x00end", "\N{REPLACEMENT CHARACTER}" * 2 + "end"),
+        (200, b"Once upon", "the answer is not a JSON object: Once upon"),
+        (200, b'{"success":true}', 'the answer has no `result`: {"success":true}'),
+        (200, b"", "the answer is not a JSON object: (empty)"),
+        (302, b"", "The server redirects to nowhere; redirects are never followed."),
+    ],
+)
+def test_the_message_is_what_the_server_said_on_one_line(status, body, message):
+    """With the status beside it."""
+    outcome = classify(reply(status, body))
+    assert (outcome.message, outcome.http_status) == (message, status)
+
+
+def test_a_redirect_says_where_to():
+    """The address is in the header alone."""
+    headers = {"location": "https://elsewhere.example/run"}
+    outcome = classify(Reply(0.0, 1.0, 308, headers, b""))
+    assert outcome.message == (
+        "The server redirects to https://elsewhere.example/run; redirects are never followed."
+    )
+
+
+@pytest.mark.parametrize(("status", "failure"), [(None, Failure.TIMEOUT), (200, Failure.CUT)])
+def test_an_attempt_without_an_answer_says_what_happened(status, failure):
+    """In the client's words, with the status if one came."""
+    outcome = classify(Reply(0.0, 1.0, status, {}, b"", failure, "no whole\tanswer"))
+    assert (outcome.message, outcome.http_status) == ("no whole answer", status)
+
+
+def test_no_status_and_no_reason_is_a_lost_connection():
+    """As ambiguous as any other."""
+    outcome = classify(reply(None))
+    assert (outcome.verdict, outcome.code, outcome.maybe_paid) == (AMBIGUOUS, "disconnected", True)
+
+
+def test_a_message_has_500_characters_at_most_and_ends_where_it_was_cut():
+    """A page may be long; of a body no more than 500 characters of four bytes are looked at."""
+    assert classify(reply(400, error("x" * 500))).message == "x" * 500
+    assert classify(reply(400, error("x" * 501))).message == "x" * 499 + "…"
+    assert classify(reply(502, "😀".encode() * 501)).message == "😀" * 500
+    assert classify(reply(502, b"x" * 501)).message == "x" * 499 + "…"
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_an_answer_may_be_nested_200_deep_and_no_deeper(opening, closing):
+    """The object and the number inside count too. Depth counts, not the number of brackets."""
+
+    def nested(levels: int) -> bytes:
+        inner = opening * levels + b"1" + closing * levels
+        return b'{"result":' + inner + b',"wide":[' + b",".join([b"[]"] * 300) + b"]}"
+
+    assert read_answer(nested(198)).result == (opening * 198 + b"1" + closing * 198).decode()
+    with pytest.raises(Unreadable, match="not a JSON object"):
+        read_answer(nested(199))
+
+
+def test_surrogates_in_citations_are_repaired_and_kept_in_the_raw_text():
+    """No text column holds them."""
+    answer = read_answer(
+        b'{"result":"x","citations":["u\\ud800",{"title":"t\\udfff","url":"\\ud83d"}],"n":"\\ud800"}'
+    )
+    assert answer.citations == (Citation("", "u\ufffd"), Citation("t\ufffd", "\ufffd"))
+    assert answer.citations_raw == '["u\\ud800",{"title":"t\\udfff","url":"\\ud83d"}]'
+    assert answer.extra == '{"n":"\\ud800"}'
+    assert answer.flags == ()
+
+
+def test_texts_that_are_no_surrogates_stay_readable_in_json_text():
+    """As they came, without spaces, not as escapes."""
+    answer = read_answer('{"result":{"é":[1, 2]},"citations":[ "ü" ],"more":"ß"}'.encode())
+    assert (answer.result, answer.citations_raw) == ('{"é":[1,2]}', '["ü"]')
+    assert answer.extra == '{"more":"ß"}'

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.model import Outcome, State, StopCode, Verdict
-from pipeline.retry import PROBE_TRUSTED_AFTER_S, BackOff, Breakers, Decision, decide
+from pipeline.retry import (
+    MOST_PER_MINUTE,
+    PROBE_TRUSTED_AFTER_S,
+    BackOff,
+    Breakers,
+    Decision,
+    decide,
+)
 
 OK = Outcome(Verdict.OK, maybe_paid=True)
 LIMITED = Outcome(Verdict.REFUSED, "rate_limited")
@@ -13,6 +22,14 @@ NO_CREDITS = Outcome(Verdict.REFUSED, "invalid_billing", stop=StopCode.INVALID_B
 JSON_500 = Outcome(Verdict.FAILED, "internal_server_error", retryable=True)
 BLOCKED = Outcome(Verdict.FAILED, "request_blocked", "Blocked")
 LOST = Outcome(Verdict.AMBIGUOUS, "disconnected", maybe_paid=True)
+PAGE = Outcome(Verdict.FAILED, "http_403", "<html>No</html>", 403, foreign=True)
+OTHER_PAGE = Outcome(Verdict.FAILED, "http_404", "<html>No</html>", 404, foreign=True)
+STATES = {Verdict.OK: State.OK, Verdict.FAILED: State.FAILED, Verdict.AMBIGUOUS: State.AMBIGUOUS}
+
+
+def see(breakers: Breakers, outcome: Outcome, nth: int | None = None) -> StopCode | None:
+    stopped = breakers.see(outcome, STATES.get(outcome.verdict, State.PENDING), nth)
+    return stopped.code if stopped else None
 
 
 @pytest.mark.parametrize(
@@ -21,7 +38,7 @@ LOST = Outcome(Verdict.AMBIGUOUS, "disconnected", maybe_paid=True)
         (OK, 0, Decision(State.OK)),
         (LOST, 0, Decision(State.AMBIGUOUS)),
         (LIMITED, 0, Decision(State.PENDING, 0.0)),
-        (LIMITED, 99, Decision(State.PENDING, 0.0)),
+        (LIMITED, 99, Decision(State.PENDING, 60.0)),
         (NO_CREDITS, 0, Decision(State.PENDING)),
         (JSON_500, 0, Decision(State.PENDING, 1.0)),
         (JSON_500, 1, Decision(State.PENDING, 2.0)),
@@ -30,7 +47,7 @@ LOST = Outcome(Verdict.AMBIGUOUS, "disconnected", maybe_paid=True)
     ],
 )
 def test_each_outcome_has_its_consequence(outcome, failures_before, decision):
-    """With two retries; refusals count for nothing."""
+    """With two retries; refusals use up none of them."""
     assert decide(outcome, failures_before, retries=2) == decision
 
 
@@ -46,6 +63,35 @@ def test_nothing_that_may_have_been_paid_is_ever_sent_again():
             assert decide(outcome, failures, retries=10).again_after_s is None
 
 
+def test_a_row_that_is_refused_again_and_again_is_sent_ever_more_rarely():
+    """The first refusal costs it nothing: 429s hit any row. Then it waits, up to a minute."""
+    pauses = [decide(LIMITED, 0, 0, refusals_before=n).again_after_s for n in range(11)]
+    assert pauses == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert decide(LIMITED, 0, 0, refusals_before=10**6).again_after_s == 60.0
+
+
+@given(st.lists(st.booleans(), min_size=20, max_size=60))
+def test_whatever_the_server_answers_a_row_is_sent_nine_times_a_minute_at_most(refusals):
+    """Refusals and failures in any order, each answered at once, with any number of retries."""
+    now, sent, counts = 0.0, [], {LIMITED: 0, JSON_500: 0}
+    for refused in refusals:
+        sent.append(now)
+        outcome = LIMITED if refused else JSON_500
+        after_s = decide(outcome, counts[JSON_500], 10_000, counts[LIMITED]).again_after_s
+        assert after_s is not None
+        counts[outcome] += 1
+        now += after_s
+    for begin in sent:
+        assert sum(begin <= time < begin + 60 for time in sent) <= MOST_PER_MINUTE
+
+
+def test_nine_times_a_minute_is_what_is_reached():
+    """The number in the code is the one that follows from the pauses."""
+    pauses = [decide(LIMITED, 0, 0, refusals_before=n).again_after_s for n in range(20)]
+    sent = [sum(pauses[:n]) for n in range(20)]
+    assert sum(time < 60 for time in sent) == MOST_PER_MINUTE
+
+
 def test_the_pause_grows_from_one_second_to_a_minute_with_one_probe_at_a_time():
     """An API that is away is asked ever more rarely."""
     back_off, now, waits = BackOff(ever_answered=True), 100.0, []
@@ -54,6 +100,17 @@ def test_the_pause_grows_from_one_second_to_a_minute_with_one_probe_at_a_time():
         waits.append(back_off.next_at() - now)
         now = back_off.next_at()
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_request_that_left_before_the_probe_does_not_end_the_wait_for_it():
+    """A thousand that time out one after another would each let another probe out."""
+    back_off = BackOff()
+    back_off.not_sent(100.0, sent_at=100.0)
+    back_off.handed_out(101.0)
+    back_off.not_sent(101.2, sent_at=99.0)
+    assert back_off.shut_until(101.2) == 101.0 + PROBE_TRUSTED_AFTER_S
+    back_off.not_sent(101.3, sent_at=100.99)  # the probe itself, by a clock that is a little off
+    assert back_off.shut_until(101.3) == 103.3
 
 
 def test_requests_that_left_before_the_pause_do_not_lengthen_it():
@@ -155,11 +212,22 @@ def test_after_such_a_stop_one_more_lost_answer_is_enough():
     assert "the one row that was sent to try (disconnected)" in stopped.message
 
 
+def test_refusals_in_between_do_not_make_lost_answers_start_again():
+    """A limiter in front of an API that is down: each lost answer may be a bill."""
+    breakers = Breakers(any_ok=True)
+    for _ in range(9):
+        assert see(breakers, LOST) is None
+        assert see(breakers, LIMITED) is None
+        assert see(breakers, PAGE) is None
+    assert see(breakers, LOST) is StopCode.AMBIGUOUS
+
+
 @pytest.mark.parametrize(
-    ("outcome", "probing"), [(OK, False), (BLOCKED, False), (LIMITED, True), (NO_CREDITS, True)]
+    ("outcome", "probing"),
+    [(OK, False), (BLOCKED, False), (LIMITED, True), (NO_CREDITS, True), (PAGE, True)],
 )
-def test_an_answer_that_can_be_read_ends_the_trying_and_a_refusal_does_not(outcome, probing):
-    """A refusal says nothing about whether answers come back whole."""
+def test_an_answer_of_the_api_ends_the_trying_and_a_refusal_does_not(outcome, probing):
+    """A refusal, or a filter's page, says nothing about whether answers come back whole."""
     breakers = Breakers(any_ok=True, probing=True)
     assert breakers.see(outcome, State.PENDING) is None
     assert breakers.probing is probing
@@ -186,6 +254,78 @@ def test_rows_that_fail_differently_or_succeed_do_not_stop_it(other):
     outcomes = [BLOCKED] * 5 + [other] + [BLOCKED] * 30
     for outcome in outcomes:
         assert breakers.see(outcome, state if outcome is other else State.FAILED) is None
+
+
+@pytest.mark.parametrize("other", [LIMITED, LOST, OTHER_PAGE])
+def test_ten_equal_pages_in_a_row_stop_the_job_after_an_ok_row_too(other):
+    """A filter that takes over in the middle. Only the API itself shows that it is there."""
+    breakers = Breakers(any_ok=True)
+    for _ in range(9):
+        assert see(breakers, PAGE) is None
+    assert see(breakers, OK) is None
+    for _ in range(9):
+        assert see(breakers, PAGE) is None
+    assert see(breakers, other) is None
+    stopped = breakers.see(PAGE, State.FAILED)
+    assert stopped is not None
+    assert stopped.code is StopCode.ALIKE
+    assert stopped.message.startswith("10 rows in a row failed with one error that does not come")
+    assert "(http_403: <html>No</html>)" in stopped.message
+
+
+def test_errors_of_the_api_are_no_pages():
+    """A sheet may have ten bad rows in a row; the API said so."""
+    breakers = Breakers(any_ok=True)
+    for _ in range(30):
+        assert see(breakers, PAGE) is None
+        assert see(breakers, BLOCKED) is None
+
+
+def test_pages_are_in_a_row_by_the_order_of_sending_too():
+    """Answers to requests from before the outage come for minutes, between the pages."""
+    breakers = Breakers(any_ok=True)
+    for nth in range(1, 10):
+        assert see(breakers, PAGE, 200 + nth) is None
+        assert see(breakers, OK, nth) is None
+    assert see(breakers, LIMITED, 210) is None
+    assert see(breakers, OK, 10) is None
+    assert see(breakers, PAGE, 211) is StopCode.ALIKE
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_order_in_which_pages_come_does_not_matter(backwards):
+    """Those in flight together come as they like; an answer still to come breaks the row."""
+    breakers = Breakers(any_ok=True)
+    for nth in (9, 8, 7, 6, 5) if backwards else (5, 6, 7, 8, 9):
+        assert see(breakers, PAGE, nth) is None
+        assert see(breakers, OK, 100 + nth) is None
+    for nth in (3, 2, 1, 0) if backwards else (11, 12, 13, 14):
+        assert see(breakers, PAGE, nth) is None
+        assert see(breakers, OK, 200 + nth) is None
+    assert see(breakers, PAGE, 4 if backwards else 10) is StopCode.ALIKE
+
+
+def test_a_filter_that_blocks_one_row_in_twenty_does_not_stop_the_job():
+    """Its pages come at once, while the other rows take minutes to be answered."""
+    breakers, slow = Breakers(any_ok=True), []
+    for nth in range(20_000):
+        if nth % 20:
+            slow.append(nth)
+        else:
+            assert see(breakers, PAGE, nth) is None
+        if len(slow) > 150:
+            assert see(breakers, OK, slow.pop(0)) is None
+
+
+def test_a_million_refusals_take_no_memory():
+    """What is kept of them is as much as can be in flight."""
+    breakers = Breakers(any_ok=True)
+    for nth in range(12_000):
+        assert see(breakers, LIMITED, nth) is None
+    assert len(breakers._in_a_row._sent) == 10_000
+    for nth in range(12_000, 12_009):
+        assert see(breakers, PAGE, nth) is None
+    assert see(breakers, PAGE, 12_009) is StopCode.ALIKE
 
 
 def test_a_folder_with_an_ok_row_has_no_first_rows():

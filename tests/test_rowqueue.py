@@ -26,7 +26,7 @@ def test_a_row_is_read_only_when_it_is_asked_for():
     assert queue.ready(0.0)
     assert queue.ready(0.0)
     assert read == [1]
-    assert queue.take().number == 1
+    assert queue.take(0.0).number == 1
     assert read == [1]
 
 
@@ -36,22 +36,22 @@ def test_rows_that_were_not_read_are_none_that_the_queue_holds():
     assert not queue.holds_any
     queue.ready(0.0)
     assert queue.holds_any
-    queue.take()
+    queue.take(0.0)
     assert not queue.ready(0.0)
     assert not queue.holds_any
 
 
-def test_a_refused_row_is_the_next_one_and_counts_as_no_failure():
+def test_a_refused_row_that_is_due_is_the_next_one_and_counts_as_no_failure():
     """A storm of 429s uses up no retries, and keeps the order of the sheet."""
     queue = RowQueue(read_into([], 3))
     assert queue.ready(0.0)
-    first = queue.take()
+    first = queue.take(0.0)
     assert queue.ready(0.0)  # the second is read ahead
-    queue.refused(first)
-    assert queue.failures(first) == 0
+    queue.refused(first, 0.0)
+    assert (queue.failures(first), queue.refusals(first)) == (0, 1)
     taken = []
     while queue.ready(0.0):
-        taken.append(queue.take().number)
+        taken.append(queue.take(0.0).number)
     assert taken == [1, 2, 3]
 
 
@@ -61,21 +61,21 @@ def test_a_failed_row_waits_until_it_is_due_while_others_go():
     rows = []
     for _ in range(3):
         assert queue.ready(0.0)
-        rows.append(queue.take())
+        rows.append(queue.take(0.0))
     queue.failed(rows[0], 20.0)
     queue.failed(rows[1], 10.0)
     queue.failed(rows[2], 10.0)
     assert queue.due_at == 10.0
     assert queue.holds_any
     assert queue.ready(9.9)
-    assert queue.take().number == 4
+    assert queue.take(9.9).number == 4
     assert not queue.ready(9.9)
     assert queue.ready(10.0)
-    assert [queue.take().number, queue.take().number] == [2, 3]
+    assert [queue.take(10.0).number, queue.take(10.0).number] == [2, 3]
     assert not queue.ready(19.9)
     assert queue.due_at == 20.0
     assert queue.ready(20.0)
-    assert queue.take().number == 1
+    assert queue.take(20.0).number == 1
     assert queue.due_at is None
 
 
@@ -86,6 +86,23 @@ def test_failures_are_counted_until_the_row_is_settled():
     queue.failed(row(1), 2.0)
     queue.failed(row(2), 2.0)
     assert (queue.failures(row(1)), queue.failures(row(2))) == (2, 1)
+    queue.refused(row(1), 3.0)
+    assert queue.refusals(row(1)) == 1
     queue.settled(row(1))
     assert (queue.failures(row(1)), queue.failures(row(2))) == (0, 1)
+    assert queue.refusals(row(1)) == 0
     queue.settled(row(3))
+
+
+def test_a_refused_row_waits_for_its_turn_while_others_go():
+    """One row that the server keeps refusing holds back nobody."""
+    queue = RowQueue(read_into([], 2))
+    assert queue.ready(0.0)
+    first = queue.take(0.0)
+    queue.refused(first, 0.25)
+    assert queue.ready(0.1)
+    assert queue.take(0.1).number == 2
+    assert not queue.ready(0.2)
+    assert queue.due_at == 0.25
+    assert queue.ready(0.25)
+    assert queue.take(0.25) is first

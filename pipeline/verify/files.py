@@ -65,7 +65,11 @@ def check_summary(
     over = last is not None and last.finished_at is not None
     if hashlib.sha256(content).hexdigest() != ended[1]:
         # A run that was killed between its summary and the ledger's last word on it.
-        if over or last is None or _object(content).get("run_id") != last.run_id:
+        if (
+            (over and ended[1] is not None)
+            or last is None
+            or _object(content).get("run_id") != last.run_id
+        ):
             findings.add(name, "it is not what the last run wrote", _NEXT_RUN)
         return
     said = _object(content)
@@ -126,12 +130,13 @@ def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
                 findings.add(LEDGER, problem, KEEP_LEDGER, row)
             row, key = known.fetchone() or (None, None)
     counts = records.counts(db)
-    if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped):
+    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped + kept):
         findings.add(LEDGER, "it is of another sheet than the sheet's copy", KEEP_LEDGER)
 
 
-def _last_ended(db: sqlite3.Connection) -> tuple[int, str] | None:
-    found: tuple[int, str] | None = db.execute(
+def _last_ended(db: sqlite3.Connection) -> tuple[int, str | None] | None:
+    found: tuple[int, str | None] | None = db.execute(
         "SELECT run, summary_sha256 FROM runs WHERE finished_at IS NOT NULL"
         " ORDER BY run DESC LIMIT 1"
     ).fetchone()
