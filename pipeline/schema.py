@@ -58,7 +58,8 @@ CREATE TABLE attempts (
     maybe_paid INTEGER NOT NULL DEFAULT 1
 );
 
--- What the user decided of a row: 'settled' (ambiguous, taken as failed), 'given_up', 'again'.
+-- What the user decided of a row: 'settled' (ambiguous, taken as failed), 'given_up', 'again'; and
+-- 'reread': a kept answer that could not be read before was read.
 CREATE TABLE decisions (
     decision_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, decision TEXT NOT NULL,
     decided_at REAL NOT NULL
