@@ -46,10 +46,10 @@ test-wheel: $(READY)  ## the wheel and the source archive, installed for each Py
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
 
-# Not part of check: it takes half an hour, and what it says has to be read.
+# Not part of check: it takes hours, and what it says has to be read.
 MUTANTS = .mutants
 mutants: $(READY)  ## changes of the modules that decide and keep which no test notices, by mutmut, which it installs
-	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q mutmut && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
+	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q mutmut pynacl && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
 	nice $(MUTANTS)/bin/mutmut run --max-children 2
 	$(MUTANTS)/bin/python tests/survivors.py
 
@@ -63,8 +63,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(RAY)  ## the long tests
-	$(BIN)/python -m pytest -m long
+# The tests of Ray one after the other, as each has a cluster.
+soak: $(RAY)  ## the long tests, in half an hour on two cores; before an issue is closed
+	$(BIN)/python -m pytest -m 'long and not ray' -n auto --dist worksteal --durations=20
+	$(BIN)/python -m pytest -m 'long and ray' --durations=5
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
 	$(BIN)/python benchmarks/throughput.py

@@ -96,7 +96,7 @@ def fill(job: Job, rows: int, not_ok: int) -> None:
         for first in range(0, rows, NIGHT_ROWS):
             sheet = open_sheet(spec, folder)
             night = Selection(limit=first + NIGHT_ROWS)
-            prepared = prepare(spec, sheet, "example.com", night, ledger.read, folder.new_snapshot)
+            prepared = prepare(job, sheet, "example.com", night, ledger.read, folder.new_snapshot)
             clock.now = FIRST_NIGHT + first // NIGHT_ROWS * 86_400
             asyncio.run(one_night(job, ledger, log, clock, prepared, not_ok))
 

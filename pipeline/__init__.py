@@ -42,6 +42,7 @@ _HOME = {
     "export_job": "pipeline.export",
     "Export": "pipeline.export",
     "export_citations": "pipeline.export",
+    "reread_job": "pipeline.settle",
     "settle_job": "pipeline.settle",
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
@@ -51,6 +52,7 @@ _HOME = {
     "RowNumbers": "pipeline.plan",
     "select_resume": "pipeline.plan",
     "select_again": "pipeline.plan",
+    "NextStep": "pipeline.model",
     "Summary": "pipeline.model",
     "State": "pipeline.model",
     "StopCode": "pipeline.model",
@@ -94,12 +96,12 @@ if TYPE_CHECKING:
     from pipeline.history import PastRun, read_history
     from pipeline.init import Written, init_job
     from pipeline.job import Job, find_job
-    from pipeline.model import ErrorCode, State, StopCode, Stopped, Summary
+    from pipeline.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
-    from pipeline.settle import settle_job
+    from pipeline.settle import reread_job, settle_job
     from pipeline.spec import JobSpec, load_spec
     from pipeline.stream import events_of
     from pipeline.summary import FailOn, Status, read_status
@@ -121,6 +123,7 @@ __all__ = [
     "Job",
     "JobSpec",
     "Locked",
+    "NextStep",
     "Notice",
     "PaceEnded",
     "Paced",
@@ -154,6 +157,7 @@ __all__ = [
     "read_history",
     "read_status",
     "report_job",
+    "reread_job",
     "run_job",
     "run_job_async",
     "select_again",

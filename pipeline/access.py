@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,19 +10,23 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import Refused
+from pipeline.network import check_way, is_host, is_loopback
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"
 URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+SECRETS = (KEY_VARIABLE, _CREDENTIALS)
+"""The variables that lead to the key. A child process that sends nothing must not get them."""
 SANDBOX_HOST = "sandbox"
-_HOST = re.compile(r"[\w.:-]+")
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where requests go and with which key. `host` is what the run folder is pinned to."""
+    """Where requests go and with which key. `host`, with its port and path, is what the run folder
+    is pinned to."""
 
     base_url: str
     key: str = field(repr=False)
@@ -37,19 +39,26 @@ def find_access(
     """The key from `key_file`, else the environment, else systemd's credentials.
 
     Raises:
-        Refused: without a usable key, or for a host that a key must not be sent to in the clear.
+        Refused: without a usable key, for a host that a key must not be sent to in the clear, and
+            for a proxy or TLS files of the environment that cannot be used.
     """
     url, where = _find_url(base_url, environment)
-    return Access(url.rstrip("/"), _find_key(key_file, environment), _host(url, where))
+    access = Access(url.rstrip("/"), _find_key(key_file, environment), _host(url, where))
+    check_way(url)
+    return access
 
 
 def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The host that requests would go to.
+    """The host that requests would go to, with its port and path.
 
     Raises:
-        Refused: for one that a key must not be sent to.
+        Refused: for one that a key must not be sent to, and for a proxy or TLS files of the
+            environment that cannot be used.
     """
-    return _host(*_find_url(base_url, environment))
+    url, where = _find_url(base_url, environment)
+    host = _host(url, where)
+    check_way(url)
+    return host
 
 
 def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
@@ -64,7 +73,7 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
         return _usable(_read(key_file), f"the key in {key_file}")
     if environment.get(KEY_VARIABLE):
         return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")
-    folder = environment.get("CREDENTIALS_DIRECTORY")
+    folder = environment.get(_CREDENTIALS)
     if folder and (Path(folder) / CREDENTIAL).is_file():
         return _usable(_read(Path(folder) / CREDENTIAL), f"the systemd credential {CREDENTIAL}")
     raise Refused(
@@ -105,7 +114,8 @@ def _usable(text: str, where: str) -> str:
 
 
 def _host(url: str, where: str) -> str:
-    """The host and the port of `url`, which `where` names."""
+    """The host, the port and the path of `url`, which `where` names: behind one host a gateway may
+    have several APIs."""
     # What stands before an @ is a password.
     shown = f"{where} {url.rpartition('@')[2]}" if url else where
     try:
@@ -113,7 +123,7 @@ def _host(url: str, where: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise Refused(f"{shown}: not an address. {_FORM} Nothing was sent.") from None
-    if parts.scheme not in ("http", "https") or not host or not _HOST.fullmatch(host):
+    if parts.scheme not in ("http", "https") or not host or not is_host(host):
         raise Refused(
             f"{shown}: not an https:// address (http:// only for this machine). {_FORM} Nothing "
             "was sent."
@@ -123,21 +133,12 @@ def _host(url: str, where: str) -> str:
             f"{where} with the host {host}: give the address without user, query (?) or fragment "
             "(#). Nothing was sent."
         )
-    if parts.path.rstrip("/").endswith("/api/v1") or "/api/v1/" in parts.path:
+    path = parts.path.rstrip("/")
+    if path.endswith("/api/v1") or "/api/v1/" in parts.path:
         raise Refused(f"{shown}: give the address without /api/v1. Nothing was sent.")
     if parts.scheme == "http" and not is_loopback(host):
         raise Refused(
             f"{shown}: the key would travel unencrypted. Use https://; http:// is for this machine "
             "only (127.0.0.1). Nothing was sent."
         )
-    return f"{host}:{port}" if port else host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine for certain, whatever a name server says."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return f"{host}:{port}{path}" if port else f"{host}{path}"

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.jsontext import is_guessed, parsed
 from pipeline.marks import EMPTY
 from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
@@ -117,7 +118,9 @@ def read_answer(body: bytes) -> Answer:
     Raises:
         Unreadable: when it is not JSON, not an object, or has no `result`.
     """
-    return _answer_of(_json_object(body))
+    answer = _answer_of(_json_object(body))
+    guessed = ("charset_guessed",) if is_guessed(body) else ()
+    return replace(answer, flags=(*answer.flags, *guessed))
 
 
 def _answer_of(fields: dict[str, Any] | None) -> Answer:
@@ -211,7 +214,7 @@ def _api_json(reply: Reply) -> dict[str, Any] | None:
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(body)
+        value = parsed(body)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and not _too_deep(body, value) else None
@@ -290,5 +293,6 @@ def _shown_body(body: bytes) -> str:
 def _shown(text: str) -> str:
     """One line of at most 500 characters, without control characters."""
     line = " ".join(_clean(text).split())
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"
+    if len(line) > MESSAGE_CHARACTERS:
+        line = line[: MESSAGE_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -65,14 +65,19 @@ class Share:
         self._budget = budget
         self.size = 0
 
+    def may_grow(self, size: int) -> bool:
+        """Whether the body may be `size` bytes long now; if so, they are counted."""
+        if size <= max(self.size, COUNTED_FROM_BYTES):
+            return True
+        if not self._budget.grant(self, size - self.size):
+            return False
+        self.size = size
+        return True
+
     async def grow(self, size: int) -> None:
         """Returns when the body may be `size` bytes long."""
-        if size <= max(self.size, COUNTED_FROM_BYTES):
-            return
-        more = size - self.size
-        while not self._budget.grant(self, more):
+        while not self.may_grow(size):
             await self._budget.changed()
-        self.size = size
 
     def shrink(self, size: int) -> None:
         """The body was cut to `size` bytes."""

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_access, find_host
+from pipeline.consent import plan_of, questions, refuse_impossible
 from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.endpoint import told_endpoints
 from pipeline.engines.needed import check_engine
@@ -23,13 +24,14 @@ from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job import Job
 from pipeline.learned import kept_pace
-from pipeline.model import Row, State
+from pipeline.model import TEXT_RULES, Row, State
 from pipeline.paid import checked_beside
-from pipeline.pins import refuse_repaying
 from pipeline.plan import Selection
-from pipeline.prepare import Prepared, open_sheet, prepare
+from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.records import Read
+from pipeline.repaid import Repaid, refuse_repaying
 from pipeline.spec import JobSpec
+from pipeline.standing import shown_state
 from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3
@@ -49,11 +51,15 @@ class Checked:
 
     `to_send` is also the most requests that can be paid for; `requests_at_most` counts the
     retries of failed ones too, and `paid_at_most` what `max_paid` leaves of them. `equal_rows`
-    have the same text as an earlier one; under `dedupe` that one is sent for them. `skipped_by`
-    counts skipped rows by reason. `pace_per_s` is given (`rate:`), or what earlier runs learned
-    of the key, None if neither; `duration_s` is what `paid_at_most` requests take at it. `drift`
-    is None before the first run. `refusal` is why `run` would refuse, where a changed spec or an
-    address under `notify:` is the reason.
+    have the same text as an earlier one; under `dedupe` that one is sent for them. `repaid` of the
+    rows to send were paid under other settings. `text_rules` is the number of the rules by which
+    cells become text here; under the newest ones `new_under_newest_rules` finished rows would have
+    another text, and be new. `skipped_by` counts skipped rows by reason. `pace_per_s` is given
+    (`rate:`), or what earlier runs learned of the key, None if neither; `duration_s` is what
+    `paid_at_most` requests take at it. `in_use`: a run is at work, and another would be refused.
+    `drift` is None before the first run. `questions` are what a person would be asked first, and
+    `plan` is the token with which `run --plan` carries out exactly this. `refusal` is why `run`
+    would refuse, where a changed spec or an address under `notify:` is the reason.
     """
 
     job: str
@@ -64,6 +70,9 @@ class Checked:
     pending: int
     skipped: int
     to_send: int
+    repaid: int
+    text_rules: int
+    new_under_newest_rules: int
     paid_at_most: int
     requests_at_most: int
     equal_rows: int
@@ -72,11 +81,14 @@ class Checked:
     pace_learned: bool
     duration_s: float | None
     new_folder: bool
+    in_use: bool
     drift: Drift | None
     skipped_by: dict[str, int]
     empty_cells: dict[str, int]
     variables: list[VariableFacts]
     first_bodies: list[Body]
+    questions: list[str]
+    plan: str
     refusal: str | None
 
 
@@ -95,10 +107,14 @@ def check_job(
             result.
         StorageFailed: when the ledger cannot be read.
     """
+    job = with_text_rules(job, accept_changes=accept_changes)
     spec, selection = job.to_run(), selection or Selection()
+    in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
     if not job.sandbox:
         find_telemetry(spec)
     check_engine(spec)
+    job.folder.refuse_unusable()
+    records.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (
@@ -107,20 +123,25 @@ def check_job(
     ):
         path = Path(temporary) / "input.parquet"
         with checked_beside(job.folder.ledger):
-            prepared = prepare(spec, sheet, host, selection, read, path)
+            prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
+        refuse_impossible(job, plan, selection, read)
         budget = spec.budget(read(records.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key_file)
+        states = _shown(plan.counts, in_use)
         return Checked(
             job=job.name,
             rows=prepared.snapshot.rows,
-            ok=plan.counts[State.OK],
-            failed=plan.counts[State.FAILED],
-            ambiguous=plan.counts[State.AMBIGUOUS] + plan.counts[State.SENDING],
-            pending=plan.counts[State.PENDING],
-            skipped=prepared.snapshot.skipped,
+            ok=states[State.OK],
+            failed=states[State.FAILED],
+            ambiguous=states[State.AMBIGUOUS],
+            pending=states[State.PENDING],
+            skipped=prepared.skips.total(),
             to_send=plan.to_send,
+            repaid=prepared.repaid.requests,
+            text_rules=spec.text_rules,
+            new_under_newest_rules=_under_newest_rules(job, host, selection, path),
             paid_at_most=paid,
             requests_at_most=plan.to_send * (1 + spec.retries),
             equal_rows=prepared.snapshot.equal_rows,
@@ -129,20 +150,43 @@ def check_job(
             pace_learned=learned,
             duration_s=None if pace is None else round(paid / pace, 1),
             new_folder=not job.folder.ledger.exists(),
+            in_use=in_use,
             drift=_drift(job, spec, prepared, read),
-            skipped_by=_skipped_by(prepared.snapshot.skips),
+            skipped_by=_skipped_by(prepared.skips),
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=describe(path, prepared.variables.sources),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
+            questions=[question.text for question in questions(prepared)],
+            plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes),
         )
+
+
+def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -> int:
+    """How many finished rows would have another text, were the folder moved to the newest text
+    rules."""
+    spec = replace(job.to_run(), text_rules=TEXT_RULES)
+    if spec == job.to_run():
+        return 0
+    newest = path.with_name("newest.parquet")
+    sheet = open_sheet(spec, job.folder)
+    with records.reading(job.folder.ledger) as read:
+        moved = replace(job, spec=spec)
+        return prepare(moved, sheet, host, selection, read, newest).repaid.requests
+
+
+def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
+    states: Counter[State] = Counter()
+    for state, rows in held.items():
+        states[shown_state(state, in_use)] += rows
+    return states
 
 
 def _refusal(job: Job, prepared: Prepared, accept_changes: bool) -> str | None:
     """Why a run would be refused although its sheet can be sent as it is."""
     spec = job.to_run()
     try:
-        refuse_repaying(spec, prepared.pins, 0 if accept_changes else prepared.repaid)
+        refuse_repaying(spec, Repaid() if accept_changes else prepared.repaid)
         if not job.sandbox:  # a rehearsal tells nobody
             told_endpoints(spec)
     except Refused as error:

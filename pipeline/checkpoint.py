@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import threading
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.answer import read_answer
 from pipeline.columns import lists, numbers, texts
 from pipeline.errors import StorageFailed
-from pipeline.folder import open_private, storing, sync_folder
+from pipeline.folder import open_private, storing, sync, sync_file, sync_folder
 from pipeline.ledger import Part, SqliteLedger
 from pipeline.marks import marks_of
 from pipeline.records import Finished, finished
@@ -92,6 +91,10 @@ class Sealer:
 
     def _seal_next(self) -> bool:
         with self._one_at_a_time:
+            part = self._ledger.unsealed_part()
+            if part is not None:  # its seal failed: its answers must not go into another part too
+                self._finish(part)
+                return True
             found = self._ledger.next_part(PART_ROWS, PART_BYTES)
             if found is None:
                 return False
@@ -106,7 +109,11 @@ class Sealer:
     def _finish(self, part: Part) -> None:
         """The crash came between naming and sealing: the file is there whole, or not at all."""
         path = self._folder / part.name
-        if not path.exists() or _sha256(path.read_bytes()) != part.sha256:
+        if path.exists() and _sha256(path.read_bytes()) == part.sha256:
+            with storing(path):  # the kill may have come before the sync of its rename
+                sync_file(path)
+                sync_folder(self._folder)
+        else:
             content = self._content(part.first_seq, part.last_seq)
             # Another release of the Parquet library may make other bytes of the same rows.
             part = Part(part.part, part.name, part.first_seq, part.last_seq, _sha256(content))
@@ -130,7 +137,7 @@ class Sealer:
             with open_private(draft) as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             if _sha256(draft.read_bytes()) != _sha256(content):
                 raise OSError("what was read back is not what was written")
             draft.rename(self._folder / name)

@@ -51,8 +51,8 @@ _COMMANDS = [
 def cli() -> None:
     """Runs a paid AI workflow over every row of a spreadsheet.
 
-    No row is paid twice unless you say so, every answer is kept, and the same command again goes on
-    where the last one ended. JOB is a job spec, or the run folder that one was run into.
+    No row is paid twice unless you say so, every answer is kept, and `run` goes on where the last
+    one ended. JOB is a job spec, or the run folder that one was run into.
 
     What status, report, check, history and verify find is on stdout; messages are on stderr.
 

@@ -1,86 +1,54 @@
-"""One request, one answer. The only user of httpx; foreign exceptions become kinds here.
+"""One request, one answer.
 
 The transport is httpx's on aiohttp, because httpx's own pool looks through all its connections at
-every event and stops at some hundred requests in flight. That transport raises `ConnectTimeout`
-both when nobody listens and when a server takes the request and hangs up, so its types are not
-believed. "Not sent" needs two proofs that agree: no connection was ever handed to the request
-(the connector says when one is), and the cause is one of aiohttp's connector errors.
-
-A connection is reused only while it has been idle for less than a quarter of a second. A server
-that closes idle connections could otherwise hang up just as a request leaves, which cannot be told
-from a lost answer; servers wait for seconds, a busy run reuses within milliseconds, and a
-connection for each request would double the CPU time of a row (0.50 against 0.26 ms).
+every event and stops at a few hundred requests in flight. `connections` says which connection a
+request gets, and what an exception proves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import ssl
 import time
-import zlib
-from collections.abc import Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import httpx
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
-from httpx_aiohttp import AiohttpTransport
 
-from pipeline.access import SANDBOX_HOST, Access, is_loopback
+from pipeline.access import SANDBOX_HOST, Access
 from pipeline.bodies import BodyBudget, Share
+from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
+from pipeline.decoding import (
+    KEPT_OF_TOO_LARGE_BYTES,
+    MAX_BODY_BYTES,
+    TooLarge,
+    decoded,
+    in_utf8,
+    is_encoded,
+)
 from pipeline.model import Failure, Reply
+from pipeline.network import find_proxy
 
 CONNECT_S = 30.0
-MAX_BODY_BYTES = 64 * 1024 * 1024
-MAX_HEADER_BYTES = 64 * 1024
-KEPT_OF_TOO_LARGE_BYTES = 1024 * 1024
-DECODED_AT_ONCE_BYTES = 1024 * 1024
-IDLE_REUSE_S = 0.25
 SHORTEST_SECRET = 8
-
-_TLS_ERRORS = (
-    aiohttp.ClientConnectorCertificateError,
-    aiohttp.ClientConnectorSSLError,
-    aiohttp.ClientSSLError,
-)
-_NEVER_CONNECTED = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ClientHttpProxyError,
-)
-_DECODER_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Whether the request in this task was ever given a connection to write to."""
-
-    connected: bool = False
-
-
-_progress: ContextVar[_Progress] = ContextVar("_progress")
-
-
-class TooLarge(Exception):
-    """The body passed the cap; `kept` is its beginning."""
-
-    def __init__(self, kept: bytes) -> None:
-        super().__init__("body too large")
-        self.kept = kept
 
 
 class Client:
-    """Sends bodies to one workflow. Close it with `aclose`, or use it as a context."""
+    """Sends bodies to one workflow. Close it with `aclose`, or use it as a context.
+
+    `bodies` is the memory for answers, `tell` hears what a person should know of the connections.
+    """
 
     def __init__(
-        self, access: Access, workflow: str, deadline_s: float, connect_s: float = CONNECT_S
+        self,
+        access: Access,
+        workflow: str,
+        deadline_s: float,
+        connect_s: float = CONNECT_S,
+        tell: Callable[[str], None] = lambda _: None,
+        bodies: BodyBudget | None = None,
     ) -> None:
         self._url = httpx.URL(f"{access.base_url}/api/v1/run/{workflow}")
         # Not the session's: aiohttp would send those to a proxy too, the key among them.
@@ -94,13 +62,10 @@ class Client:
             }
         )
         self._deadline_s = deadline_s
-        self._secrets = _forms(access)
-        self._bodies = BodyBudget()
+        self._secrets = _secrets(access)
+        self._bodies = bodies or BodyBudget()
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
-        tls = httpx.create_ssl_context()
-        self._transport = AiohttpTransport(
-            verify=tls, proxy=_proxy(self._url), client=lambda: _session(tls)
-        )
+        self._transport = open_transport(access.base_url, tell)
 
     async def __aenter__(self) -> Client:
         return self
@@ -116,26 +81,29 @@ class Client:
 
         Nothing is raised but cancellation; what went wrong stands in the reply.
         """
-        progress = _Progress()
-        token = _progress.set(progress)
+        request = Progress()
+        token = progress.set(request)
         sent_at = time.monotonic()
         partial = _Partial(self._bodies.share())
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(self._deadline_s) as partial.deadline:
                 await self._exchange(body, partial)
             failure, detail = None, ""
         except TimeoutError:
-            failure = Failure.TIMEOUT
-            detail = f"no whole answer within {self._deadline_s:g} s"
+            failure, detail = Failure.TIMEOUT, f"no whole answer within {self._deadline_s:g} s"
+            if request.stage is Stage.CONNECTING:
+                failure, detail = Failure.NOT_SENT, f"no connection within {self._deadline_s:g} s"
         except TooLarge as error:
             failure, detail = Failure.TOO_LARGE, f"an answer of over {MAX_BODY_BYTES} bytes"
             partial.body = error.kept
             partial.share.shrink(len(error.kept))
         except Exception as error:
-            failure = _kind(error, progress, partial)
-            detail = _describe(error)
+            failure = failure_of(error, request, partial.status is not None)
+            detail = describe(error)
+            if failure is Failure.DISCONNECTED:
+                request.lost()
         finally:
-            _progress.reset(token)
+            progress.reset(token)
         reply = Reply(
             sent_at=sent_at,
             answered_at=time.monotonic(),
@@ -199,9 +167,21 @@ class _Partial:
     """As much of an answer as has come so far, and its share of the memory for all of them."""
 
     share: Share
+    deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray = b""
+
+    async def grow(self, size: int) -> None:
+        """Returns when the body may be `size` bytes long. The deadline stands still meanwhile:
+        the server answers, and it is this process that is not ready."""
+        if self.share.may_grow(size):
+            return
+        begun, due = time.monotonic(), self.deadline.when()
+        self.deadline.reschedule(None)
+        await self.share.grow(size)
+        if due is not None:
+            self.deadline.reschedule(due + time.monotonic() - begun)
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:
@@ -209,98 +189,44 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
 
     A look-up in httpx's own class goes through every header and guesses their encoding anew.
     """
-    plain: dict[str, str] = {}
-    for raw_name, raw_value in headers.raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        plain[name] = f"{plain[name]}, {value}" if name in plain else value
-    return plain
+    plain: dict[str, list[str]] = {}
+    for name, value in headers.raw:
+        plain.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return {name: ", ".join(values) for name, values in plain.items()}
 
 
 async def _read(response: httpx.Response, partial: _Partial) -> None:
-    """The decoded body into `partial`, never more of it in memory than the cap.
+    """The body into `partial`, decoded, never more of it in memory than the cap.
 
-    Compression was not asked for. A server that compresses all the same is decoded in bounded
-    steps: 200 KB of gzip can hold 200 MB.
+    Until all of it is there, and where it cannot be decoded, it is kept as it came.
     """
     body = partial.body = bytearray()
-    bits = _DECODER_BITS.get(partial.headers.get("content-encoding", "").strip().lower())
-    decoder = zlib.decompressobj(bits) if bits else None
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for chunk in response.stream:
-        if decoder is None:
-            body += chunk
-        while decoder is not None and chunk and len(body) <= MAX_BODY_BYTES:
-            body += decoder.decompress(chunk, DECODED_AT_ONCE_BYTES)
-            chunk = decoder.unconsumed_tail
-            await partial.share.grow(len(body))
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
-        await partial.share.grow(len(body))
+        await partial.grow(len(body))
+    if is_encoded(body, partial.headers):
+        await partial.grow(len(body) + MAX_BODY_BYTES)  # what it may unpack to
+        partial.body = decoded(bytes(body), partial.headers)
+        partial.share.shrink(len(partial.body))
+    partial.body = in_utf8(bytes(partial.body), partial.headers)
 
 
-def _forms(access: Access) -> tuple[bytes, ...]:
-    """How the key may stand in an answer. A short one would be found in every text, and that of
-    the sandbox is no secret."""
-    if len(access.key) < SHORTEST_SECRET or access.host == SANDBOX_HOST:
+def _secrets(access: Access) -> tuple[bytes, ...]:
+    """What must stand in no message and no answer: the key, and the password for a proxy."""
+    proxy = find_proxy(access.base_url)
+    password = proxy.credentials.partition(":")[2] if proxy and proxy.credentials else ""
+    key = "" if access.host == SANDBOX_HOST else access.key  # that of the sandbox is no secret
+    whole = proxy.credentials if proxy and password else ""
+    return tuple(form for secret in (key, password, whole or "") for form in _forms(secret))
+
+
+def _forms(secret: str) -> tuple[bytes, ...]:
+    """How a secret may stand in an answer. A short one would be found in every text."""
+    if len(secret) < SHORTEST_SECRET:
         return ()
-    key = access.key.encode()
-    encoded = base64.b64encode(key), base64.b64encode(key + b"\n"), base64.urlsafe_b64encode(key)
-    return (key, quote(key, safe="").encode(), *(form.rstrip(b"=") for form in encoded))
-
-
-def _kind(error: Exception, progress: _Progress, partial: _Partial) -> Failure:
-    """What an exception means. In doubt the request may have been sent."""
-    cause = error if isinstance(error, aiohttp.ClientError) else error.__cause__
-    if not progress.connected:
-        if isinstance(cause, _TLS_ERRORS):
-            return Failure.TLS
-        if isinstance(cause, _NEVER_CONNECTED):
-            return Failure.NOT_SENT
-    return Failure.CUT if partial.status is not None else Failure.DISCONNECTED
-
-
-def _describe(error: Exception) -> str:
-    cause = error.__cause__ or error
-    if isinstance(cause, aiohttp.ClientConnectorDNSError):
-        return f"{cause.host}: no address is known for this name ({cause.os_error.strerror})"
-    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, _TLS_ERRORS):
-        number = cause.os_error.errno
-        reason = os.strerror(number) if number else str(cause.os_error)
-        return f"{cause.host} port {cause.port}: {reason}"
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Notes in whose task a connection was handed out, new or used before.
-
-    aiohttp's own trace would tell the same, and five events more that nobody asked for.
-    """
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's own signature
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        _progress.get().connected = True
-        return connection
-
-
-def _session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    """A session without cookies, without limits of its own and without a second opinion."""
-    return aiohttp.ClientSession(
-        connector=_Connector(limit=0, ssl=tls, keepalive_timeout=IDLE_REUSE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-    )
-
-
-def _proxy(url: httpx.URL) -> httpx.Proxy | None:
-    """The proxy that the environment names for this address, as other tools understand it."""
-    if is_loopback(url.host) or proxy_bypass(url.host):
-        return None
-    address = getproxies().get(url.scheme) or getproxies().get("all")
-    return httpx.Proxy(address) if address else None
+    raw = secret.encode()
+    encoded = base64.b64encode(raw), base64.b64encode(raw + b"\n"), base64.urlsafe_b64encode(raw)
+    return (raw, quote(raw, safe="").encode(), *(form.rstrip(b"=") for form in encoded))

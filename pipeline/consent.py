@@ -11,10 +11,11 @@ from pipeline.errors import Refused
 from pipeline.inputs.checks import Skip
 from pipeline.job import Job
 from pipeline.model import API_CODES, ErrorCode, State
-from pipeline.pins import refuse_repaying
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read
+from pipeline.repaid import refuse_repaying
+from pipeline.tokens import plan_token
 from pipeline.wording import counted, listed, nearest
 
 Ask = Callable[[str], bool]
@@ -22,42 +23,102 @@ Ask = Callable[[str], bool]
 _HTTP_CODE = re.compile(r"http_\d{3}")
 # Row numbers in a command to paste.
 _PASTED = 10
+_NAMED = 5
+_YES, _ACCEPT = "--yes", "--accept-changes"
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
     """What the user agreed to beforehand, and how to ask for the rest.
 
-    `accept_changes`: a changed spec may pay for finished rows again. `yes`: ambiguous rows and
-    answered ones may be sent again. Without it `ask` is asked, and where there is nobody to ask
-    the run is refused.
+    `accept_changes`: finished rows that a change made new may be paid for again. `yes`: whatever
+    else may be paid twice. `plan` is the token of a plan that `check` showed: the run carries out
+    exactly that plan. Without them `ask` is asked, and where there is nobody to ask the run is
+    refused.
     """
 
     accept_changes: bool = False
     yes: bool = False
     ask: Ask | None = None
+    plan: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that may be paid twice, and the option that allows it beforehand."""
+
+    text: str
+    option: str
 
 
 def permit(
     job: Job, prepared: Prepared, selection: Selection, read: Read, consent: Consent
-) -> None:
-    """Returns if the user allows what is planned.
+) -> str | None:
+    """Returns if the user allows what is planned: the plan's token if it must not be carried out
+    twice, else None.
 
     Raises:
         Refused: when not. Nothing was sent.
     """
-    _refuse_wrong_codes(job, prepared.plan, selection, read)
+    if consent.plan is not None:
+        _refuse_spent(job, read, consent.plan)
+    refuse_impossible(job, prepared.plan, selection, read)
+    found = questions(prepared)
+    if consent.plan is not None:
+        if consent.plan != plan_of(job, prepared, selection, read):
+            raise _other_plan(job)
+        return consent.plan if found or prepared.repaid.requests else None
     if not consent.accept_changes:
-        refuse_repaying(job.to_run(), prepared.pins, prepared.repaid)
+        refuse_repaying(job.to_run(), prepared.repaid)
+    for question in found:
+        if consent.accept_changes if question.option == _ACCEPT else consent.yes:
+            continue
+        if consent.ask is None:
+            raise Refused(f"{question.text} To allow it, add {question.option}. Nothing was sent.")
+        if not consent.ask(question.text):
+            raise Refused("Not confirmed. Nothing was sent.")
+    return None
+
+
+def questions(prepared: Prepared) -> list[Question]:
+    """What a person is asked before the plan is carried out. A changed spec is no question: see
+    `refuse_repaying`."""
+    found = (_moved(prepared), _paid_elsewhere(prepared), _mass_change(prepared), _twice(prepared))
+    return [question for question in found if question is not None]
+
+
+def plan_of(job: Job, prepared: Prepared, selection: Selection, read: Read) -> str:
+    """The token with which `run --plan` carries out this plan."""
+    asked = [question.text for question in questions(prepared)]
+    return plan_token(job, prepared, selection, asked, read)
+
+
+def refuse_impossible(job: Job, plan: Plan, selection: Selection, read: Read) -> None:
+    """Raises for a selection that no user's word makes possible.
+
+    Raises:
+        Refused: for error codes that no row can have, and for --again without rows to ask again.
+    """
+    _refuse_wrong_codes(job, plan, selection, read)
     if selection.again:
-        _permit_again(job, prepared.plan, read)
-    question = _worst_case(prepared.plan)
-    if question is None or consent.yes:
-        return
-    if consent.ask is None:
-        raise Refused(f"{question} Say --yes to mean it. Nothing was sent.")
-    if not consent.ask(question):
-        raise Refused("Not confirmed. Nothing was sent.")
+        _refuse_again(job, plan, read)
+
+
+def _refuse_spent(job: Job, read: Read, token: str) -> None:
+    run_id = read(records.carried_out(token))
+    if run_id is not None:
+        raise Refused(
+            f"This plan was carried out already, by the run {run_id}. Nothing was sent. To make a "
+            f"new plan: {job.command('check', '--json')}"
+        )
+
+
+def _other_plan(job: Job) -> Refused:
+    return Refused(
+        "The plan is no longer the one that `check` showed: the sheet, the spec, the options or "
+        "the run folder changed since. Nothing was sent. To make a new plan, use the same options "
+        f"with: {job.command('check', '--json')}"
+    )
 
 
 def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) -> None:
@@ -97,12 +158,9 @@ def _named(selection: Selection) -> frozenset[str]:
 def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
     """What a person should know of a plan that needs no consent."""
     plan = prepared.plan
-    left = plan.new - plan.new_to_send
-    if prepared.pins.changed and prepared.repaid and left > 0:
-        yield (
-            "The changed spec is accepted for the whole sheet: the next run sends and pays for "
-            f"{counted(left, 'more row')}."
-        )
+    if prepared.repaid.requests:
+        rows = counted(prepared.repaid.requests, "finished row")
+        yield f"Paying again for {rows}, as --accept-changes allows."
     yield from _left_out(job, plan, selection)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before: `resume` sends them as `run` does."
@@ -142,7 +200,7 @@ def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
         )
 
 
-def _permit_again(job: Job, plan: Plan, read: Read) -> None:
+def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
     marked = read(records.open_marks)
     if marked:
         raise Refused(
@@ -156,19 +214,60 @@ def _permit_again(job: Job, plan: Plan, read: Read) -> None:
         )
 
 
-def _worst_case(plan: Plan) -> str | None:
-    """What a person has to agree to, if anything."""
-    again, ambiguous = plan.risky[State.OK], plan.risky[State.AMBIGUOUS]
+def _twice(prepared: Prepared) -> Question | None:
+    risky = prepared.plan.risky
+    again, ambiguous = risky[State.OK], risky[State.AMBIGUOUS]
     if again:
-        return (
+        return Question(
             f"{counted(len(again), 'row')} with an answer ({listed(again)}) would be sent and paid "
             f"again: at most {counted(len(again), 'request')}. The present answers stay in the "
-            "results."
+            "results.",
+            _YES,
         )
     if ambiguous:
-        return (
-            f"{counted(len(ambiguous), 'ambiguous row')} ({listed(ambiguous)}) would be sent "
-            "again, and may have been paid already: at worst paid twice for "
-            f"{counted(len(ambiguous), 'request')}."
+        return Question(
+            f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been paid "
+            "already and would be sent again: at worst paid twice for "
+            f"{counted(len(ambiguous), 'request')}.",
+            _YES,
         )
     return None
+
+
+def _moved(prepared: Prepared) -> Question | None:
+    moved = prepared.moved
+    if not moved:
+        return None
+    named = [f"row {row.number} was {row.before} and is {row.now}" for row in moved[:_NAMED]]
+    more = [f"{len(moved) - _NAMED} more are other rows too"] if len(moved) > _NAMED else []
+    return Question(
+        f"The sheet changed since the last run: {'; '.join([*named, *more])}. The rows that the "
+        "sheet has there now would be sent.",
+        _YES,
+    )
+
+
+def _paid_elsewhere(prepared: Prepared) -> Question | None:
+    if not prepared.neighbours:
+        return None
+    first, *rest = prepared.neighbours
+    others = f" (and some in {counted(len(rest), 'other run folder')})" if rest else ""
+    return Question(
+        f"{first.rows} of these {counted(prepared.plan.to_send, 'row')} are already paid in "
+        f"{first.path}{others}. This run folder is new and knows nothing of those answers, so they "
+        "would be paid again. To use them, keep the `name:` or the `output:` of that folder.",
+        _YES,
+    )
+
+
+def _mass_change(prepared: Prepared) -> Question | None:
+    change = prepared.mass_change
+    if change is None:
+        return None
+    same = "the same id" if change.by_id else "the same place"
+    return Question(
+        f"{change.changed} of {counted(change.finished, 'finished row')} have another text at "
+        f"{same}, so they are new: {counted(prepared.plan.new_to_send, 'request')} would be paid. "
+        "Did a program rewrite the sheet? `pipeline check` shows the first requests.",
+        _ACCEPT,
+    )

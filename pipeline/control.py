@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ class Control:
     abandoned: bool = False
     _executor: Executor | None = None
     _starting: asyncio.Task[Any] | None = None
+    _leaving: Callable[[], None] | None = None
 
     async def start(self, starting: Coroutine[Any, Any, T]) -> T:
         """What `starting` returns, unless the run is told to end first.
@@ -60,6 +61,14 @@ class Control:
         self.abandoned = True
         if self._executor is not None:
             self._executor.abandon()
+        if self._leaving is not None:
+            self._leaving()
+
+    def when_abandoned(self, leave: Callable[[], None]) -> None:
+        """Calls `leave` at once or later, when the run is to end now."""
+        self._leaving = leave
+        if self.abandoned:
+            leave()
 
     def check(self) -> None:
         """Raises once the run is to end; for the time before anything is sent.

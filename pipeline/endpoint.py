@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pipeline.access import KEY_VARIABLE, is_loopback
+from pipeline.access import KEY_VARIABLE
 from pipeline.errors import Refused
+from pipeline.network import is_loopback
 from pipeline.spec import JobSpec
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -134,8 +135,8 @@ def _post(url: str, body: bytes, kind: str, timeout_s: float) -> str | None:
     request = urllib.request.Request(url, body, headers, method="POST")
     here = is_loopback(urlsplit(url).hostname or "")
     proxies = [urllib.request.ProxyHandler({})] if here else []
-    opener = urllib.request.build_opener(_NoRedirect, *proxies)
     try:
+        opener = urllib.request.build_opener(_NoRedirect, *proxies)
         with opener.open(request, timeout=timeout_s):
             return None
     except urllib.error.HTTPError as error:

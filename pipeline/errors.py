@@ -22,6 +22,22 @@ class StorageFailed(PipelineError):
     exit_code = 6
 
 
+class DiskRefused(StorageFailed):
+    """The disk took no more. Nothing that it holds is damaged: with room on it the job goes on."""
+
+
+class LedgerBusy(DiskRefused):
+    """Another program holds the ledger's lock. Nothing was written, and nothing is damaged."""
+
+    exit_code = 75
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another program, such as a database editor or a backup, holds the lock of "
+            "ledger.sqlite. Close the ledger there. Nothing more was sent."
+        )
+
+
 class Interrupted(PipelineError):
     """A signal, or whoever holds the run's `Control`, ended it before anything was sent."""
 

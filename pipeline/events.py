@@ -67,9 +67,10 @@ class Paced:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should know, in a sentence."""
+    """Something that a person should know, in a sentence. `also_quiet`: even under `--quiet`."""
 
     message: str
+    also_quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

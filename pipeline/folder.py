@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.mounts import network_file_system
+from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
 _BLOCK = 64 * 1024
 
@@ -35,7 +36,7 @@ class RunFolder:
 
     @property
     def ledger(self) -> Path:
-        return self.path / "ledger.sqlite"
+        return self.path / LEDGER
 
     @property
     def snapshot(self) -> Path:
@@ -77,44 +78,72 @@ class RunFolder:
     def reserve(self) -> Path:
         return self.path / ".reserve"
 
-    def create(self) -> None:
-        """Makes the folder (0700), durably, and sees that it can be written to.
+    def refuse_unusable(self) -> None:
+        """Refuses a place that cannot be a run folder. Changes nothing.
 
         Raises:
-            Refused: where something else has its place, on a network file system, and where a
-                link stands in the folder: what is written through it would land elsewhere.
-            StorageFailed: when it cannot.
+            Refused: for a file, a folder with other files in it, a network file system, and a link
+                in the folder: what is written through it would land elsewhere.
+            StorageFailed: when the folder cannot be read.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise Refused(
-                f"{self.path}: a file has the place of the run folder. Choose another `output:`. "
-                "Nothing was sent."
-            )
+        with self._writing():
+            there = self.path.is_dir()
+            if not there and self.path.exists():
+                raise Refused(
+                    f"{self.path}: a file has the place of the run folder. Choose another "
+                    "`output:`. Nothing was sent."
+                )
         kind = network_file_system(self.path)
         if kind is not None:
             raise Refused(
-                f"{self.path}: on a network file system ({kind}), where neither locks nor saved "
-                "answers can be relied on. Set `output:` or --output to a folder on a disk of this "
-                "machine, and copy the results when they are done. Nothing was sent."
+                f"{self.path}: on a shared or network file system ({kind}), where neither locks "
+                "nor saved answers can be relied on. Set `output:` or --output to a folder on a "
+                "disk of this machine (in a container: a volume), and copy the results when they "
+                "are done. Nothing was sent."
             )
-        new = [path for path in (self.results, *self.results.parents) if not path.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.path.chmod(0o700)
-            self.results.mkdir(mode=0o700, exist_ok=True)
-            links = [path.name for path in self.path.iterdir() if path.is_symlink()]
-            for path in new:  # else a power cut could take the folder with all that is in it
-                sync_folder(path.parent)
-        except OSError as error:
-            raise StorageFailed(
-                f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
-                "Nothing was sent."
-            ) from None
+        if there:
+            with self._writing():
+                self._refuse_content()
+
+    def _refuse_content(self) -> None:
+        names = foreign(self.path)
+        if names:
+            raise Refused(
+                f"{self.path}: this folder holds other files ({names[0]}) and no run. A run folder "
+                "is the runner's alone: it takes the folder's rights from all other users. Set "
+                "`output:` or --output to a new folder, for example "
+                f"{self.path / 'run'}. Nothing was sent."
+            )
+        links = [path.name for path in self.path.iterdir() if path.is_symlink()]
         if links:
             raise Refused(
                 f"{self.path}: {links[0]} is a link, and links in a run folder are not followed. "
                 "Put the file itself there, or remove the link. Nothing was sent."
             )
+
+    def create(self) -> None:
+        """Makes the folder (0700), durably, and sees that it can be written to.
+
+        Raises:
+            Refused: see `refuse_unusable`.
+            StorageFailed: when it cannot.
+        """
+        self.refuse_unusable()
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self.results.mkdir(mode=0o700, exist_ok=True)
+            sync_chain(self.results)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DiskRefused(
+                f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
+                "Nothing was sent."
+            ) from None
 
     @property
     def snapshots(self) -> tuple[Path, ...]:
@@ -136,10 +165,26 @@ class RunFolder:
             os.close(fd)
         return False
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[bool]:
+        """Keeps runs out while the block reads. False where one is at work, where there is no lock
+        to keep it out by, and where commits are in the ledger's log only."""
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                log = self.ledger.with_name(f"{LEDGER}-wal")
+                resting = not (log.exists() and log.stat().st_size)
+            except OSError:
+                resting = False
+            yield resting
+
     @property
-    def has_answers(self) -> bool:
-        """Whether a part of answers was ever sealed here; the first one is always empty."""
-        return any(self.results.glob("part-*[1-9]*.parquet"))
+    def trace(self) -> Trace | None:
+        """What shows that a run was here, whatever became of the ledger. Nothing before the first
+        run."""
+        return find_trace(self.path)
 
     def adopt_snapshot(self) -> None:
         """The new snapshot takes the place of the last one, durably."""
@@ -159,10 +204,10 @@ class RunFolder:
         try:
             with open_private(self.reserve) as file:
                 _allocate(file, size)
-                os.fsync(file.fileno())
+                sync(file.fileno())
         except OSError as error:
             self.make_room()
-            raise StorageFailed(
+            raise DiskRefused(
                 f"{self.path}: there is no room for the answers that would come "
                 f"({error.strerror or error}; {size / 1e6:.0f} MB are needed beforehand). "
                 "Make room, or set `output:` to a folder on another disk. Nothing was sent."
@@ -203,8 +248,9 @@ class RunFolder:
                     f"{self.path}: another run (process {holder}) works in this folder. "
                     "Wait for it, or stop it. Nothing was sent by this one."
                 )
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # a full disk: the number is for a message only
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(fd)
@@ -215,7 +261,7 @@ def _allocate(file: BinaryIO, size: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         for _ in range(0, size, _BLOCK):  # not on macOS, nor on every file system
             file.write(os.urandom(_BLOCK))
@@ -263,7 +309,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         with open_private(draft, mode) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -281,9 +327,9 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageFailed(
+        raise DiskRefused(
             f"{path}: cannot be written ({error.strerror or error}). Sending has stopped; what "
-            "came back is safe in the ledger. Make room, then give the same command again."
+            "came back is safe in the ledger. Make room on that disk."
         ) from error
 
 
@@ -310,13 +356,46 @@ def sha256_of(path: Path) -> str:
 def sync_file(path: Path) -> None:
     """Returns when the disk has what was written to `path`."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
     """Makes a rename or a removal in the folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
+
+
+def sync_chain(path: Path) -> None:
+    """Makes the names durable that lead to `path`, up to the root of its file system.
+
+    All of them, also those that were there before: a run that was killed may have made them and not
+    have come to its own sync. A power cut would take the folder with everything in it.
+    """
+    path = path.resolve()
+    device = path.stat().st_dev
+    for parent in path.parents:
+        # A folder that this user cannot write to holds no name that a run has made.
+        if parent.stat().st_dev != device:
+            return
+        if os.access(parent, os.W_OK):
+            sync_folder(parent)
+
+
+def sync(fd: int) -> None:
+    """Returns when the disk, not only its cache, has what was written to `fd`.
+
+    On macOS `fsync` ends with the cache of the disk; SQLite's manual tells of corrupted files.
+    """
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS alone has it
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(fd, full_sync)
+            return
+        except OSError as error:
+            # Some of its file systems do not know it. Any other error must not be tried again.
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(fd)

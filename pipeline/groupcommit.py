@@ -7,14 +7,27 @@ a second. Everything that is submitted while one commit is on its way to the dis
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import sqlite3
 import threading
+import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.errors import StorageFailed
+from pipeline.errors import DiskRefused, LedgerBusy, StorageFailed
+
+# How long a write waits for another program that holds the ledger's lock, where nothing is at
+# stake; and how often a waiting one says so.
+PATIENCE_S = 30.0
+_SAY_EVERY_S = 30.0
+_TRY_EVERY_MS = 500
+# Errors of a write or of more room, which SQLite takes back whole, before any fsync. Only the first
+# says that the disk is full: the others also stand for a quota that is used up.
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -30,16 +43,22 @@ class GroupCommit:
     """Runs operations in the order of their submission, each durable before it returns.
 
     After one commit has failed every later call raises the same error: a second fsync after a
-    failed one reports success for data that the kernel has already dropped. A full disk is another
-    matter, as SQLite takes the whole commit back before any fsync: then `make_room` is called once,
-    and from there on only operations that save something paid are carried out.
+    failed one reports success for data that the kernel has already dropped. Two errors are other
+    matters. On a full disk SQLite takes the whole commit back before any fsync: then `make_room` is
+    called once, and from there on only operations that save something paid are carried out. While
+    another program holds the ledger's lock nothing is written at all: what a coroutine submitted
+    waits for as long as it takes, and `say_blocked` is called in its loop every 30 s with True, and
+    once with False when the wait is over.
     """
 
     def __init__(
         self, connection: sqlite3.Connection, make_room: Callable[[], bool] = lambda: False
     ) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {_TRY_EVERY_MS}")
+        self.say_blocked: Callable[[bool], None] = lambda blocked: None
         self._connection = connection
         self._make_room = make_room
+        self._leave_at = math.inf
         self._queue: deque[_Submitted] = deque()
         self._gathered: list[_Submitted] = []
         self._wake = threading.Condition()
@@ -54,6 +73,7 @@ class GroupCommit:
 
         Raises:
             StorageFailed: when the commit did not reach the disk.
+            LedgerBusy: when another program held the ledger's lock for 30 s. It may be tried again.
         """
         future: Future[T] = Future()
         self._submit([_Submitted(operation, future, False)])
@@ -71,8 +91,14 @@ class GroupCommit:
         self._gathered.append(_Submitted(operation, future, saves))
         return await future
 
+    def leave(self, after_s: float = 0.0) -> None:
+        """Waits at most `after_s` more for another program's lock. Answers that could not be saved
+        by then are lost: their rows are found cut off by the next run."""
+        self._leave_at = min(self._leave_at, time.monotonic() + after_s)
+
     def close(self) -> None:
         """Commits what was submitted, ends the thread and closes the connection."""
+        self.leave(PATIENCE_S)
         self._hand_over()
         with self._wake:
             self._closing = True
@@ -114,9 +140,12 @@ class GroupCommit:
 
     def _commit(self, batch: list[_Submitted]) -> None:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._begin(batch)
             results = [one.operation(self._connection) for one in batch]
             self._connection.execute("COMMIT")
+        except LedgerBusy as error:
+            _settle([(one.future, error) for one in batch])
+            return
         except BaseException as error:
             if self._full is None and _is_full(error) and self._make_room():
                 self._save_on_a_full_disk(batch, error)
@@ -124,6 +153,40 @@ class GroupCommit:
                 self._fail(batch, error)
             return
         _settle([(one.future, result) for one, result in zip(batch, results, strict=True)])
+
+    def _begin(self, batch: list[_Submitted]) -> None:
+        """Takes SQLite's lock, however long another program holds it."""
+        begun = time.monotonic()
+        say_at = begun
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+            now = time.monotonic()
+            if now >= self._leave_at:
+                raise DiskRefused(
+                    "Another program still held the ledger's lock when the run had to end. Answers "
+                    "that came and could not be saved are ambiguous."
+                )
+            if now >= begun + PATIENCE_S and _loop_of(batch) is None:
+                raise LedgerBusy()
+            if now >= say_at and self._say(batch, True):
+                say_at = now + _SAY_EVERY_S
+        if say_at > begun:
+            self._say(batch, False)
+
+    def _say(self, batch: list[_Submitted], blocked: bool) -> bool:
+        """Says it in the loop of a coroutine that waits; False where none does."""
+        with self._wake:
+            loop = _loop_of(batch) or _loop_of(self._queue)
+        if loop is None or loop.is_closed():
+            return False
+        with contextlib.suppress(RuntimeError):  # it was closed just now
+            loop.call_soon_threadsafe(self.say_blocked, blocked)
+        return True
 
     def _save_on_a_full_disk(self, batch: list[_Submitted], error: BaseException) -> None:
         """Once there is room again: what saves something is done, the rest is refused."""
@@ -148,17 +211,27 @@ class GroupCommit:
         _settle([(one.future, failed) for one in batch])
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another program holds SQLite's lock, so that nothing was read or written."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
+
+
 def _is_full(error: BaseException) -> bool:
     # What Python's own part of sqlite3 raises, such as for a text that is none, has no code.
     code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, sqlite3.Error) and code == sqlite3.SQLITE_FULL
+    return isinstance(error, sqlite3.Error) and code in _NO_ROOM
+
+
+def _loop_of(submitted: Iterable[_Submitted]) -> asyncio.AbstractEventLoop | None:
+    """The event loop of a coroutine that waits for one of them."""
+    futures = (one.future for one in submitted)
+    return next((one.get_loop() for one in futures if isinstance(one, asyncio.Future)), None)
 
 
 def _storage_failed(error: BaseException) -> StorageFailed:
-    failed = StorageFailed(
+    failed = DiskRefused(
         f"The ledger cannot be written ({error}). Sending has stopped; answers that came and could "
-        "not be saved are ambiguous. Mend or make room on the disk, then give the same command "
-        "again."
+        "not be saved are ambiguous. Repair the disk, or make room on it (a quota may be used up)."
     )
     failed.__cause__ = error
     return failed

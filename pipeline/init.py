@@ -9,6 +9,7 @@ import math
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,9 @@ def variable_names(columns: Sequence[str]) -> list[str]:
     The API documents no rule but that names match the template's exactly.
     """
     names: list[str] = []
+    taken, numbers = set(columns), Counter[str]()
     for position, column in enumerate(columns, start=1):
+        taken.discard(column)
         name = column
         if not (_VARIABLE.fullmatch(column) and len(column) <= _NAME_CHARACTERS):
             plain = (
@@ -138,14 +141,17 @@ def variable_names(columns: Sequence[str]) -> list[str]:
             name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:_NAME_CHARACTERS]
             if not name or name[0].isdigit():
                 name = f"column_{name or position}"
-        names.append(_unlike(name, {*names, *columns[position:]} - {column}))
+        names.append(_unlike(name, taken, numbers))
+        taken.add(names[-1])
     return names
 
 
-def _unlike(name: str, taken: set[str]) -> str:
-    number, found = 2, name
+def _unlike(name: str, taken: set[str], numbers: Counter[str]) -> str:
+    """`name`, with the next of its `numbers` where it is taken."""
+    found = name
     while found in taken:
-        number, found = number + 1, f"{name}_{number}"
+        numbers[name] += 1
+        found = f"{name}_{numbers[name] + 1}"
     return found
 
 
@@ -188,18 +194,18 @@ def _read(table: Table) -> tuple[list[Column], int, int]:
             zip(table.columns, variable_names(table.columns), strict=True)
         )
     ]
-    mapped = np.array([column in _mapped(columns) for column in columns])
-    bits = np.packbits(mapped)[:, None]
+    mapped = _mapped(columns)
+    bits = np.packbits([column in mapped for column in columns])[:, None]
     return columns, rows, sum(int((gap & bits).any(axis=0).sum()) for gap in gaps)
 
 
-def _mapped(columns: Sequence[Column]) -> list[Column]:
+def _mapped(columns: Sequence[Column]) -> frozenset[Column]:
     """The columns that are variables: not those of an earlier run, and not the wholly empty ones,
     unless there are no others."""
     earlier = any(column.name == "_status" for column in columns)
     own = [c for c in columns if not _of_the_runner(c.name, earlier)]
     filled = [c for c in own if c.example]
-    return filled or own or list(columns)
+    return frozenset(filled or own or columns)
 
 
 def _of_the_runner(name: str, earlier: bool) -> bool:

@@ -24,7 +24,7 @@ class Job:
 
     `spec` is None for a run folder whose spec is gone: it can be looked at, not run. `words` are
     what the user calls it on a command line; `sending` are the options besides that make `run` and
-    `resume` do the same again, such as an address.
+    `resume` do the same again, such as an address. `limit` is the `--limit` of the last run.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Job:
     sandbox: bool
     words: tuple[str, ...]
     sending: tuple[str, ...] = ()
+    limit: int | None = None
 
     def command(self, verb: str, *options: str) -> str:
         """A command line about this job, to be pasted."""
@@ -88,7 +89,7 @@ def find_job(
 ) -> Job:
     """The job of a spec file, or of a run folder.
 
-    Where `sending` is None it is what the last run in the folder was told.
+    Where `sending` is None it is what the last run in the folder was told, and so is `limit`.
 
     `output` is another run folder for it. `sandbox` keeps a rehearsal apart from paid results; a
     run folder that a rehearsal made is one without being told.
@@ -104,7 +105,7 @@ def find_job(
         spec = load_spec(path)
         job = job_of(replace(spec, output=output.absolute()) if output else spec, sandbox, words)
         _refuse_shared(job, spec)
-    return replace(job, sending=_last_sending(job.folder) if sending is None else sending)
+    return _as_last_run(job) if sending is None else replace(job, sending=sending)
 
 
 def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None = None) -> Job:
@@ -159,9 +160,15 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
     return Job(name, folder, spec, host == SANDBOX_HOST, words)
 
 
-def _last_sending(folder: RunFolder) -> tuple[str, ...]:
-    said = _about(folder).get("sending", [])
-    return tuple(map(str, said)) if isinstance(said, list) else ()
+def _as_last_run(job: Job) -> Job:
+    """The job with what its last run was told besides. A note on disk may hold anything."""
+    about = _about(job.folder)
+    said, limit = about.get("sending"), about.get("limit")
+    return replace(
+        job,
+        sending=tuple(map(str, said)) if isinstance(said, list) else (),
+        limit=limit if isinstance(limit, int) else None,
+    )
 
 
 def _about(folder: RunFolder) -> JsonObject:

@@ -26,18 +26,25 @@ from pipeline.folder import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
-from pipeline.records import Unfinished, Unread
+from pipeline.records import (
+    BEGAN_WITH_SCHEMA_1,
+    FOLDER_ID,
+    PINNED,
+    Unfinished,
+    Unread,
+    refuse_lost,
+)
 from pipeline.schema import (
-    SCHEMA,
     SCHEMA_VERSION,
     altered,
     check_version,
     connect,
     intact,
-    lost,
+    tables_since,
     undamaged,
     unusable,
 )
+from pipeline.traces import Trace
 
 T = TypeVar("T")
 
@@ -137,14 +144,18 @@ class SqliteLedger:
         """Wants another version of ok rows. Their answers must be sealed: the next request for a
         row takes the place of the bytes that the last one was sent with."""
         marked = list(dict.fromkeys(row_ids))
+        self._commits.call(lambda db: self._mark_again(db, marked))
 
-        def operation(db: sqlite3.Connection) -> None:
-            for row_id in marked:
-                setting = "version = version + 1, code = NULL"
-                _move(db, Move.AGAIN, State.PENDING, row_id, setting)
-                self._decide(db, row_id, "again")
-
-        self._commits.call(operation)
+    def _mark_again(self, db: sqlite3.Connection, row_ids: Iterable[int]) -> None:
+        for row_id in dict.fromkeys(row_ids):
+            setting = "version = version + 1, code = NULL"
+            _move(db, Move.AGAIN, State.PENDING, row_id, setting)
+            decision_id = self._decide(db, row_id, "again")
+            db.execute(
+                "INSERT INTO asked_again (decision_id, attempt_id, reason)"
+                " SELECT ?, ok_attempt, 'rows' FROM rows WHERE row_id = ?",
+                (decision_id, row_id),
+            )
 
     def read_again(self, unread: Iterable[Unread]) -> None:
         """These answers can be read after all: their rows are ok, without another request."""
@@ -162,32 +173,55 @@ class SqliteLedger:
                 _move(db, Move.READ_AGAIN, State.OK, one.row_id, setting, one.attempt_id)
                 db.execute("INSERT INTO payloads VALUES (?, ?, ?)", (seq, one.attempt_id, one.body))
                 db.execute("DELETE FROM fragments WHERE attempt_id = ?", (one.attempt_id,))
+                self._decide(db, one.row_id, "reread")
 
         self._commits.call(operation)
 
-    def _decide(self, db: sqlite3.Connection, row_id: int, decision: str) -> None:
-        db.execute(
-            "INSERT INTO decisions (row_id, decision, decided_at) VALUES (?, ?, ?)",
-            (row_id, decision, self._clock.wall()),
+    def _decide(self, db: sqlite3.Connection, row_id: int, decision: str) -> int:
+        return _inserted(
+            db.execute(
+                "INSERT INTO decisions (row_id, decision, decided_at) VALUES (?, ?, ?)",
+                (row_id, decision, self._clock.wall()),
+            )
         )
 
     def begin_run(
-        self, run_id: str, snapshot_id: str, rows: int, skipped: int, *, snapshot_sha256: str = ""
+        self,
+        run_id: str,
+        snapshot_id: str,
+        rows: int,
+        skipped: int,
+        *,
+        snapshot_sha256: str = "",
+        pins: str | None = None,
+        accepted: Iterable[int] = (),
+        again: Iterable[int] = (),
+        token: str | None = None,
     ) -> None:
         """Every later attempt belongs to this run, and counts are about its sheet.
 
         The sheet must have been looked up by `placing`; it has `rows` rows, `skipped` of which
-        are never sent.
+        are never sent and have no answer. `pins` is the JSON of the run's pins. `accepted` are rows
+        paid under other pins that the user allows to be paid for again, `again` are ok rows that
+        get another version (see `mark_again`), `token` is a plan that is not carried out twice.
+        All of this is one commit, so a kill leaves all of it or nothing.
         """
 
         def operation(db: sqlite3.Connection) -> int:
             adopt(snapshot_id, snapshot_sha256)(db)
-            cursor = db.execute(
-                "INSERT INTO runs (run_id, started_at, rows, skipped) VALUES (?, ?, ?, ?)",
-                (run_id, self._clock.wall(), rows, skipped),
+            now = self._clock.wall()
+            run = _inserted(
+                db.execute(
+                    "INSERT INTO runs (run_id, started_at, rows, skipped) VALUES (?, ?, ?, ?)",
+                    (run_id, now, rows, skipped),
+                )
             )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
+            if pins is not None:
+                _write_pins(db, run, pins, accepted)
+            self._mark_again(db, again)
+            if token is not None:
+                db.execute("INSERT INTO spent_tokens VALUES (?, ?, ?)", (token, run, now))
+            return run
 
         self._run = self._commits.call(operation)
 
@@ -200,6 +234,28 @@ class SqliteLedger:
                 (self._clock.wall(), exit_code, stopped, summary_sha256, self._run),
             )
         )
+
+    def amend_summary(self, run_id: str, write: Callable[[], str]) -> None:
+        """Has `write` write the summary of `run_id` again and notes the SHA-256 that it returns.
+        Does nothing if another run has begun since.
+
+        The ledger holds no checksum meanwhile, so that `verify` believes either file after a crash.
+        """
+
+        def note(sha256: str | None) -> bool:
+            amended = self._commits.call(
+                lambda db: (
+                    db.execute(
+                        "UPDATE runs SET summary_sha256 = ? WHERE run_id = ?"
+                        f" AND run = (SELECT max(run) FROM runs) AND {intact('runs', 'runs')}",
+                        (sha256, run_id),
+                    ).rowcount
+                )
+            )
+            return amended == 1
+
+        if note(None):
+            note(write())
 
     # -- while it is sending --------------------------------------------------------------
 
@@ -232,10 +288,11 @@ class SqliteLedger:
                 )
             )
             setting = (
-                "code = ?, attempts = attempts - 1, last_attempt = coalesce((SELECT"
+                "code = ?, given_up = ?, attempts = attempts - 1, last_attempt = coalesce((SELECT"
                 " max(attempt_id) FROM attempts a WHERE a.row_id = rows.row_id), 0)"
             )
-            _move(db, Move.WITHDRAW, attempt.was, attempt.row_id, setting, attempt.was_code)
+            was = (attempt.was_code, attempt.was_given_up)
+            _move(db, Move.WITHDRAW, attempt.was, attempt.row_id, setting, *was)
             db.execute(
                 "DELETE FROM requests WHERE row_id IN"
                 " (SELECT row_id FROM rows WHERE row_id = ? AND attempts = 0)",
@@ -247,15 +304,16 @@ class SqliteLedger:
 
     def _write_intent(self, db: sqlite3.Connection, attempt_id: int, row: Row) -> Attempt:
         found = db.execute(
-            "SELECT row_id, version, state, code FROM rows WHERE identity = ? AND occurrence = ?",
+            "SELECT row_id, version, state, code, given_up FROM rows"
+            " WHERE identity = ? AND occurrence = ?",
             (row.identity, row.occurrence),
         ).fetchone()
         if found:
-            row_id, version, state, code = found
+            row_id, version, state, code, given_up = found
             setting = "last_attempt = ?, attempts = attempts + 1, given_up = 0"
             _move(db, Move.INTEND, State.SENDING, row_id, setting, attempt_id)
         else:
-            version, state, code = 1, State.PENDING, None
+            version, state, code, given_up = 1, State.PENDING, None, 0
             row_id = db.execute(
                 "INSERT INTO rows (identity, occurrence, row_key, id, version, state,"
                 " last_attempt, sheet_row) VALUES (?, ?, ?, ?, ?, 'sending', ?, ?)",
@@ -275,7 +333,7 @@ class SqliteLedger:
             " VALUES (?, ?, ?, ?, ?, ?)",
             (attempt_id, row_id, version, self._run, row.number, self._clock.wall()),
         )
-        return Attempt(attempt_id, row_id, row, State(state), code)
+        return Attempt(attempt_id, row_id, row, State(state), code, bool(given_up))
 
     def _write_outcome(
         self,
@@ -379,6 +437,21 @@ class SqliteLedger:
 
         self._commits.call(operation)
 
+    # -- while another program holds SQLite's lock ----------------------------------------
+
+    def when_blocked(self, say: Callable[[bool], None]) -> None:
+        """Calls `say` in the event loop with True while answers wait for it, with False after."""
+        self._commits.say_blocked = say
+
+    async def unblocked(self) -> None:
+        """Returns once the ledger can be written to."""
+        await self._commits.durably(lambda db: None)
+
+    def leave(self, after_s: float = 0.0) -> None:
+        """Waits for it at most `after_s` more. Answers that could not be saved are lost then, and
+        their rows ambiguous."""
+        self._commits.leave(after_s)
+
     def close(self) -> None:
         """Commits what was submitted."""
         self._commits.close()
@@ -411,6 +484,23 @@ def _move(
     )
 
 
+def _write_pins(db: sqlite3.Connection, run: int, settings: str, accepted: Iterable[int]) -> None:
+    """Ties the folder, and this run, to these pins."""
+    db.execute("REPLACE INTO meta VALUES (?, ?)", (PINNED, settings))
+    db.execute("INSERT OR IGNORE INTO pins (settings) VALUES (?)", (settings,))
+    [pins] = db.execute("SELECT pins FROM pins WHERE settings = ?", (settings,)).fetchone()
+    db.execute("INSERT INTO run_pins VALUES (?, ?)", (run, pins))
+    db.executemany(
+        "INSERT OR IGNORE INTO accepted (row_id, pins, run) VALUES (?, ?, ?)",
+        [(row_id, pins, run) for row_id in accepted],
+    )
+
+
+def _inserted(cursor: sqlite3.Cursor) -> int:
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
 def _alone(cursor: sqlite3.Cursor) -> None:
     if cursor.rowcount != 1:
         raise AssertionError(
@@ -434,20 +524,21 @@ def open_ledger(
     clock: Clock,
     make_room: Callable[[], bool] = lambda: False,
     *,
-    expected: bool = False,
+    trace: Trace | None = None,
 ) -> Iterator[SqliteLedger]:
     """The ledger at `path`, made when it is not there. The caller holds the folder's lock.
 
     `make_room` gives back space that was kept for a full disk, and says whether there was any.
-    `expected`: there are answers, so a ledger that is missing or empty is damage, not a new one.
+    `trace` is what a run left beside it: a ledger that does not know of that run is no new one.
 
     Raises:
         Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened, lost what was last written to it, or is expected
-            and holds nothing.
+        StorageFailed: when it cannot be opened, lost what was last written to it, or does not know
+            of the run that left `trace`.
     """
     if wal.is_damaged(path):
         raise altered("what was last written to it")
+    refuse_lost(path, trace)
     if not path.exists():
         with storing(path):
             open_private(path).close()
@@ -455,7 +546,10 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _create(path, connection, expected)
+        # On macOS only; see `folder.sync`.
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
+        _create(path, connection)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -468,8 +562,22 @@ def open_ledger(
         ledger.close()
 
 
-def _create(path: Path, db: sqlite3.Connection, expected: bool) -> None:
-    if check_version(path, db) == 0:
-        if expected:
-            raise lost(path)
-        db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+def _create(path: Path, db: sqlite3.Connection) -> None:
+    version = check_version(path, db)
+    if version < SCHEMA_VERSION:
+        facts = _FIRST_FACTS + (_FACTS_OF_SCHEMA_1 if version == 1 else "")
+        made = f"{tables_since(version)}{facts}PRAGMA user_version = {SCHEMA_VERSION};"
+        db.executescript(f"BEGIN;{made}COMMIT;")
+
+
+_FIRST_FACTS = f"INSERT INTO meta VALUES ('{FOLDER_ID}', lower(hex(randomblob(16))));\n"
+# Schema 1 kept the pins of the last run alone. They are those of every run whose answers are all in
+# the last run's sheet; the others may have been paid under pins that were changed since.
+_FACTS_OF_SCHEMA_1 = f"""
+INSERT INTO meta VALUES ('{BEGAN_WITH_SCHEMA_1}', 'yes');
+INSERT INTO pins (settings) SELECT value FROM meta WHERE name = '{PINNED}';
+INSERT INTO run_pins SELECT run, pins FROM runs, pins WHERE run NOT IN (
+    SELECT a.run FROM attempts a JOIN rows r USING (row_id)
+    WHERE a.maybe_paid AND r.sheet_row IS NULL
+);
+"""

@@ -2,13 +2,18 @@
 
 A marked row is ok all the same: it was paid, and only its reader knows whether it will do. So a
 mark prefers to miss one over crying wolf. `repeated` needs the other answers too: see `results`.
+
+An answer that is slow to mark would stop its run folder for good, because it is marked again at
+each start. So each pattern takes time in proportion to the text, whatever the text is, and the
+text has a bound. Patterns use `++` and `*+`, which never give a character back. A new pattern
+belongs into `tests/test_linear.py` with its worst text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 
 EMPTY = "empty"
 REFUSAL = "refusal"
@@ -19,6 +24,9 @@ MARKS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
 
 REPEATED_FROM_CHARACTERS = 40
 """Shorter answers, such as a label or a yes, are equal by right."""
+
+LOOKED_AT_CHARACTERS = 1_000_000
+"""Marks are looked for in this many first characters of an answer: 0.3 s of CPU time at most."""
 
 # Quotes and the like before the first word. Markdown's own signs are taken out of the beginning.
 _LEAD = r"\W*"
@@ -50,9 +58,12 @@ _NOTHINGS = r"(?:undefined|null|NaN|\[object Object\])"
 _ONLY_NOTHING = re.compile(rf"[\s\"'`]*{_NOTHINGS}(?:[\s,;]+{_NOTHINGS})*[\s\"'`.]*")
 _TO_NOBODY = re.compile(r"\W*(?:Dear|Hello|Hi)\s+(?:undefined|null|NaN)\b")
 _OBJECT = "[object Object]"
-_MARKER = re.compile(r"\{\{\s*[#/^&>!]?\s*[\w.\- ]{1,80}?\s*\}\}")
-# How templates of several kinds write the place of a variable; `{}` is its name.
-_PLACES = ("{{{}}}", "${{{}}}", "$${}$$", "%{}%", "[[{}]]")
+_MARKER = re.compile(r"\{\{\s*+[#/^&>!]?+\s*+[\w.\- ]{1,80}+\s*+\}\}")
+# How templates of several kinds write the place of a variable: {name} (so ${name} too), $$name$$,
+# %name% and [[name]]. Looking ahead, as the end of one place may be the beginning of another.
+_PLACE = re.compile(
+    r"\{(?=([^{}]++)\})|\$(?=\$([^$]++)\$\$)|%(?=([^%]++)%)|\[(?=\[([^\[\]]++)\]\])"
+)
 _BEGINNING = 400
 
 
@@ -60,14 +71,16 @@ def marks_of(result: str, request: str) -> tuple[str, ...]:
     """The marks of an answer's text besides `empty`, in the order of `MARKS`.
 
     `request` is the JSON object of the variables as they were sent. What stands in a variable may
-    come back in an answer: that is no sign of anything.
+    come back in an answer: that is no sign of anything. Only the first `LOOKED_AT_CHARACTERS` of
+    `result` count.
     """
+    result = result[:LOOKED_AT_CHARACTERS]
     variables = {name: str(text) for name, text in json.loads(request).items()}
     sent = "\n".join(variables.values())
     checks = {
         REFUSAL: _REFUSAL.match(result[:_BEGINNING].translate(_MARKDOWN)) is not None,
         UNDEFINED: _is_undefined(result, sent),
-        TEMPLATE: _has_marker(result, variables, sent),
+        TEMPLATE: _is_template(result, variables, sent),
     }
     return tuple(mark for mark, found in checks.items() if found)
 
@@ -80,8 +93,13 @@ def _is_undefined(result: str, sent: str) -> bool:
     return _ONLY_NOTHING.fullmatch(result) is not None and result.strip() not in sent
 
 
-def _has_marker(result: str, variables: Mapping[str, str], sent: str) -> bool:
-    if any(marker not in sent for marker in _MARKER.findall(result)):
-        return True
-    places = (place.format(name) for name in variables for place in _PLACES)
-    return any(place in result and place not in sent for place in places)
+def _is_template(result: str, names: Collection[str], sent: str) -> bool:
+    found = _places(result, names)
+    return bool(found) and not found <= _places(sent, names)
+
+
+def _places(text: str, names: Collection[str]) -> set[object]:
+    """The places in `text` that a template has for a variable: in double braces for any, else for
+    those of `names`."""
+    places = ((place.lastindex, place[place.lastindex or 0]) for place in _PLACE.finditer(text))
+    return {*_MARKER.findall(text), *(place for place in places if place[1] in names)}

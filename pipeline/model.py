@@ -16,6 +16,13 @@ from typing import Any, NamedTuple, Protocol
 ENGINES = ("local", "ray")
 """Where requests can be sent from."""
 
+TEXT_RULES = 2
+"""The newest rules by which a cell becomes text. A run folder keeps the rules that it began with,
+as another text is another row, which would be paid for.
+
+1: release 0.1. 2: fractions in workbooks have 15 significant digits, as Excel shows them.
+"""
+
 
 class State(StrEnum):
     """Where a row stands. The order is the one in which equal rows take what is held."""
@@ -182,7 +189,8 @@ class Outcome:
 class Attempt:
     """One request for one row, durable before its first byte.
 
-    `was` and `was_code` are the row's state before it, for an attempt that is taken back unsent.
+    `was`, `was_code` and `was_given_up` are how the row stood before it, for an attempt that is
+    taken back unsent.
     """
 
     attempt_id: int
@@ -190,13 +198,15 @@ class Attempt:
     row: Row
     was: State
     was_code: str | None
+    was_given_up: bool = False
 
 
 class Held(NamedTuple):
     """What the ledger holds for a row of the sheet.
 
     `answered`: some version of it is ok. `given_up`: the user wants it failed and not sent.
-    `maybe_paid`: its last attempt was or may have been billed.
+    `maybe_paid`: its last attempt was or may have been billed. `settled`: it was ambiguous, and the
+    user takes it as failed.
     """
 
     state: State
@@ -204,6 +214,7 @@ class Held(NamedTuple):
     answered: bool = False
     given_up: bool = False
     maybe_paid: bool = False
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +234,23 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class NextStep:
+    """What goes on from where a job stands: a command of `words` that sends at most `rows` rows.
+
+    `edit` is what a person has to edit before the command can help.
+    """
+
+    words: tuple[str, ...]
+    rows: int
+    edit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did and where the job stands; summary.json has the same fields."""
+    """What a run did and where the job stands; summary.json has the same fields but `next_step`.
+
+    `resume_command` is the command of `next_step`; both are None where nothing can go on.
+    """
 
     schema_version: int
     run_id: str
@@ -247,6 +273,9 @@ class Summary:
     failures: str
     resume_command: str | None
     exit_code: int
+    failed_notifications: dict[str, str] = field(default_factory=dict)
+    """Whom of `notify:` and hosted CI the run could not tell how it ended, each with the reason."""
+    next_step: NextStep | None = None
 
 
 class Clock(Protocol):

@@ -1,7 +1,10 @@
 """Which file systems are not this machine's own, from the kernel's table of mounts.
 
 The ledger's promise rests on locks and fsync. Over a network both may be answered without being
-kept: two machines get the same lock, or a commit is lost that was acknowledged.
+kept: two machines get the same lock, or a commit is lost that was acknowledged. A folder that a
+virtual machine or a container shares with the machine around it is no better: Docker Desktop
+(fakeowner, virtiofs, grpcfuse, osxfs), WSL2 (9p, drvfs), Lima, Podman, UTM (virtiofs, 9p),
+Parallels (prl_fs), VirtualBox (vboxsf), VMware (vmhgfs).
 """
 
 from __future__ import annotations
@@ -12,16 +15,21 @@ from pathlib import Path
 _TABLE = Path("/proc/self/mounts")
 
 _NETWORK = (
-    "nfs nfs3 nfs4 cifs smb2 smb3 smbfs afs ncpfs coda 9p drvfs prl_fs vboxsf vmhgfs ceph glusterfs"
-    " lustre gpfs beegfs pvfs2 orangefs ocfs2 gfs gfs2 davfs davfs2 webdav afpfs wekafs"
+    "nfs nfs3 nfs4 cifs smb2 smb3 smbfs afs ncpfs coda 9p virtiofs fakeowner grpcfuse osxfs drvfs"
+    " prl_fs vboxsf vmhgfs ceph glusterfs lustre gpfs beegfs fhgfs panfs cvfs quobyte pvfs2"
+    " orangefs ocfs2 gfs gfs2 davfs davfs2 webdav afpfs wekafs juicefs"
 )
 _NETWORK_FUSE = (
-    "sshfs rclone s3fs s3ql goofys gcsfuse mount-s3 mountpoint-s3 blobfuse blobfuse2 davfs davfs2"
-    " glusterfs ceph ceph-fuse cephfs juicefs curlftpfs lizardfs mfs moosefs seaweedfs afpfs"
-    " gvfsd-fuse smbnetfs vmhgfs-fuse onedriver google-drive-ocamlfuse grpcfuse osxfs"
+    "sshfs rclone s3fs s3ql goofys geesefs gcsfuse mount-s3 mountpoint-s3 blobfuse blobfuse2 ossfs"
+    " davfs davfs2 glusterfs ceph ceph-fuse cephfs juicefs curlftpfs lizardfs mfs moosefs seaweedfs"
+    " beegfs quobyte daos alluxio-fuse afpfs gvfsd-fuse kio-fuse smbnetfs vmhgfs-fuse prl_fs"
+    " onedriver google-drive-ocamlfuse drive dropbox insync pcloud portal grpcfuse osxfs virtiofs"
 )
+# As the root of a container or a sandbox these are a folder of the machine around it that nobody
+# else uses: gVisor has 9p there, Kata virtiofs.
+_FINE_AS_ROOT = ("9p", "virtiofs")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
-# An address, or a host before a path: what a plain `fuse` mount of a remote thing names.
+# An address, or a host before a path.
 _REMOTE_SOURCE = re.compile(r"[a-z][a-z0-9+.-]*://|[^/]+:/|//[^/]")
 
 
@@ -38,12 +46,13 @@ def network_file_system(path: Path) -> str | None:
 def find_network(path: str, table: str) -> str | None:
     """The same for an absolute path without links, by the text of /proc/self/mounts."""
     kind, source, point = _mounted_at(path, table)
-    if kind == "9p" and point == "/":
-        return None  # the root of a sandbox such as gVisor: a folder of the machine around it
+    if kind in _FINE_AS_ROOT and point == "/":
+        return None
     if kind in _NETWORK.split():
         return kind
-    family, _, name = kind.partition(".")
-    remote = name in _NETWORK_FUSE.split() or (
+    family, _, name = kind.lower().partition(".")
+    # A plain `fuse` mount tells by its source what it is, or where.
+    remote = (name or source.lower()) in _NETWORK_FUSE.split() or (
         not name and _REMOTE_SOURCE.match(source) is not None
     )
     return kind if family == "fuse" and remote else None

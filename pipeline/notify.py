@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,9 @@ from pipeline.endpoint import Endpoint, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
-from pipeline.folder import replacing
+from pipeline.folder import replacing, write_json
 from pipeline.job import Job
+from pipeline.ledger import open_ledger
 from pipeline.logs import EventLog
 from pipeline.model import Summary
 from pipeline.summary import as_json, for_person, needs_person, summarize_error
@@ -62,6 +63,7 @@ async def notifying(job: Job, listeners: tuple[Listener, ...]) -> AsyncIterator[
             notifier.telemetry.close()
     if notifier.summary is not None:
         await notifier.end(notifier.summary)
+        notifier.keep_failures()
 
 
 @dataclass(slots=True)
@@ -106,6 +108,22 @@ class Notifier:
         )
         for whom, why in self._failures.items():
             self._say(f"{whom} could not be told how the run ended: {why}. The run itself is done.")
+
+    def keep_failures(self) -> None:
+        """Adds whom nobody could tell to the summary and to summary.json, unless another run has
+        begun in the folder since. A disk that refuses changes nothing."""
+        if not self._failures or self.summary is None:
+            return
+        summary = self.summary = replace(self.summary, failed_notifications=self._failures)
+        folder = self.job.folder
+        with (
+            contextlib.suppress(PipelineError),
+            folder.locked(),
+            open_ledger(folder.ledger, SystemClock(), trace=folder.trace) as ledger,
+        ):
+            ledger.amend_summary(
+                summary.run_id, lambda: write_json(folder.summary, as_json(summary))
+            )
 
     async def _ping(self, summary: Summary, error: str | None) -> None:
         if self.healthcheck is None:
@@ -162,7 +180,7 @@ class Notifier:
     def _say(self, message: str) -> None:
         for listener in self.listeners:
             with contextlib.suppress(Exception):  # of a caller: the run itself is saved and done
-                listener(Notice(message))
+                listener(Notice(message, also_quiet=True))
         run_id = self.summary.run_id if self.summary else ""
         # The run has closed its log: whoever looks for a ping that never came finds it there.
         with contextlib.suppress(PipelineError):

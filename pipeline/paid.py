@@ -7,6 +7,7 @@ through by a process of its own, while this one reads the sheet.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.access import SECRETS
 from pipeline.errors import StorageFailed
 from pipeline.records import check_structure, reading
 from pipeline.schema import altered, intact
@@ -27,6 +29,11 @@ _WHAT = {
     "attempts": ("how an attempt ended", "sheet_row"),
     "runs": ("what it says of a run", "NULL"),
     "duplicates": ("which rows are equal", "sheet_row"),
+    "pins": ("the settings of a run", "NULL"),
+    "run_pins": ("the settings of a run", "NULL"),
+    "accepted": ("which rows may be paid for again", "NULL"),
+    "skipped_answers": ("the answer of a row that is skipped", "sheet_row"),
+    "spent_tokens": ("which plans were carried out", "NULL"),
 }
 
 
@@ -40,7 +47,9 @@ def check_ledger(path: Path) -> None:
     # An interpreter within another program may have no executable of its own.
     if sys.executable and path.exists() and path.stat().st_size >= _LARGE_BYTES:
         found = subprocess.run(
-            [sys.executable, "-m", __name__, str(path)],
+            # -P: else `-m` would import a pipeline.py or sqlite3.py of the current folder.
+            [sys.executable, "-P", "-m", __name__, str(path)],
+            env={name: value for name, value in os.environ.items() if name not in SECRETS},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

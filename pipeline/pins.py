@@ -1,4 +1,8 @@
-"""What a run folder is tied to: the things that would change its answers."""
+"""What a run folder is tied to: the settings that would change its answers.
+
+The folder keeps every set of pins that one of its runs had. A row that was paid under any of them
+is finished: see `repaid`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import records
 from pipeline.access import SANDBOX_HOST, URL_VARIABLE
 from pipeline.errors import Refused
-from pipeline.ledger import SqliteLedger
-from pipeline.model import JsonObject
+from pipeline.model import TEXT_RULES, JsonObject
 from pipeline.plan import Variables
-from pipeline.records import Read, meta, reached
+from pipeline.records import Read, reached
 from pipeline.spec import JobSpec
-from pipeline.wording import counted
 
-_PINNED = "pinned"
 _NAMED = 5
+_RULES = "text_rules"
 _WORDS = {
     "workflow": "the workflow",
     "variables": "the variables or their columns",
@@ -24,30 +27,73 @@ _WORDS = {
     "id": "the column that names a row",
     "encoding": "the encoding",
     "sheet": "the sheet of the workbook",
+    _RULES: "the rules by which a cell becomes text",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What is pinned beside what the spec says now. `now` is equal to `before` on most runs."""
+    """The pins that the spec has now, and every other set that the folder knows, by its number in
+    the ledger. `before` are those of the last run, None in a new folder."""
 
     now: JsonObject
     before: JsonObject | None
+    others: dict[int, JsonObject]
 
     @property
-    def changed(self) -> list[str]:
-        """What differs, in words; empty for a new folder."""
-        if self.before is None:
-            return []
-        return [
-            f"{words} ({_difference(before, now)})"
-            for name, words in _WORDS.items()
-            if (before := _alone(name, self.before)) != (now := _alone(name, self.now))
-        ]
+    def changed(self) -> bool:
+        """Whether the last run had other pins."""
+        return self.before is not None and self.now != self.before
+
+    @property
+    def text(self) -> str:
+        """The pins as the ledger keeps them."""
+        return pins_text(self.now)
+
+
+def pins_text(pins: JsonObject) -> str:
+    """Pins as JSON, the same text for the same pins."""
+    return json.dumps(pins, ensure_ascii=False)
+
+
+def rules_of(pins: JsonObject) -> int:
+    """The number of the text rules in a set of pins. The first release had rules 1 and no number.
+
+    Raises:
+        Refused: for rules of a newer release.
+    """
+    rules = int(pins.get(_RULES, 1))
+    if rules > TEXT_RULES:
+        raise Refused(
+            f"This run folder reads cells by the text rules {rules}, and this release knows rules "
+            f"1 to {TEXT_RULES}. Upgrade the runner. Nothing was sent."
+        )
+    return rules
+
+
+def folder_rules(read: Read) -> int:
+    """The text rules that the folder began with, or was moved to; the newest in a new folder.
+
+    Raises:
+        Refused: for rules of a newer release.
+    """
+    before = _pinned(read)
+    return TEXT_RULES if before is None else rules_of(before)
+
+
+def differences(before: JsonObject, now: JsonObject) -> list[str]:
+    """What differs between two sets of pins, in words."""
+    return [
+        f"{words} ({_difference(was, is_now)})"
+        for name, words in _WORDS.items()
+        if (was := _alone(name, before)) != (is_now := _alone(name, now))
+    ]
 
 
 def _alone(name: str, pinned: JsonObject) -> Any:
     """What is pinned under `name`; the constants, which are variables too, only as themselves."""
+    if name == _RULES:
+        return rules_of(pinned)
     if name != "variables":
         return pinned[name]
     return {variable: column for variable, column in pinned[name] if column is not None}
@@ -78,9 +124,10 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
         "encoding": spec.encoding,
         "sheet": spec.sheet,
     }
-    stored = read(meta(_PINNED))
-    before = json.loads(stored) if stored else None
-    if before and before["host"] != host and read(reached):
+    if spec.text_rules > 1:  # as the first release had no such number
+        now[_RULES] = spec.text_rules
+    before = _pinned(read)
+    if before and not _same_host(before["host"], host, read) and read(reached):
         belongs = f"{spec.output}: this folder belongs to {before['host']}, not to {host}."
         if before["host"] == SANDBOX_HOST:
             raise Refused(
@@ -91,33 +138,24 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
             f"{belongs} Name that address by --base-url or {URL_VARIABLE}, or use another "
             "`output:` for another host. Nothing was sent."
         )
-    return Pins(now, before)
+    known = {number: json.loads(text) for number, text in read(records.pin_sets).items()}
+    return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})
+
+
+def _same_host(before: str, now: str, read: Read) -> bool:
+    """Schema 1 pinned no path, so a folder that it began is tied to the host alone."""
+    if read(records.meta(records.BEGAN_WITH_SCHEMA_1)) and "/" not in before:
+        now = now.partition("/")[0]
+    return before == now
+
+
+def _pinned(read: Read) -> JsonObject | None:
+    stored = read(records.meta(records.PINNED))
+    pins: JsonObject | None = json.loads(stored) if stored else None
+    return pins
 
 
 def pinned_workflow(read: Read) -> str | None:
     """The workflow that the folder's last run was for; None before the first."""
-    stored = read(meta(_PINNED))
-    return None if stored is None else str(json.loads(stored)["workflow"])
-
-
-def refuse_repaying(spec: JobSpec, pins: Pins, repaid: int) -> None:
-    """Raises if a changed spec would send rows again that were or may have been paid.
-
-    `repaid` is how many those are. A sheet that changed is another matter: its new rows are new.
-
-    Raises:
-        Refused: with that number and with what changed.
-    """
-    if pins.changed and repaid:
-        raise Refused(
-            f"{spec.source}: {' and '.join(pins.changed)} changed, so "
-            f"{counted(repaid, 'finished row')} would be sent and paid again. Undo the change; or, "
-            "to pay for them again, say --accept-changes, or use another `output:`, which keeps "
-            "these answers apart. Nothing was sent."
-        )
-
-
-def write_pins(ledger: SqliteLedger, pins: Pins) -> None:
-    """Ties the folder to what the spec says now."""
-    if pins.now != pins.before:
-        ledger.set_meta(_PINNED, json.dumps(pins.now, ensure_ascii=False))
+    pinned = _pinned(read)
+    return None if pinned is None else str(pinned["workflow"])

@@ -9,7 +9,7 @@ changing anything; `adopt` makes it last.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,15 @@ _BEST_FIRST = (
 
 
 _STATES = {str(state): state for state in State}
+
+_PAID = (
+    "(r.ok_attempt IS NOT NULL OR"
+    " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt))"
+)
+_NOT_ACCEPTED = (
+    "NOT EXISTS (SELECT 1 FROM accepted c JOIN pins p USING (pins)"
+    " WHERE c.row_id = r.row_id AND p.settings = ?)"
+)
 
 
 def begin(db: sqlite3.Connection) -> bool:
@@ -89,20 +98,114 @@ def _listed(numbers: str) -> npt.NDArray[np.int64]:
     return np.fromstring(numbers, dtype=np.int64, sep=",")
 
 
+def keep_answers(
+    skipped: Sequence[tuple[int, bytes]], *, deduped: bool = False
+) -> Callable[[sqlite3.Connection], list[int]]:
+    """Which of the rows that the sheet skips, as (sheet row, identity; `deduped`: row key), have a
+    paid answer. They keep it. All other rows must have been looked up: equal rows that are sent
+    come first."""
+
+    def operation(db: sqlite3.Connection) -> list[int]:
+        db.execute("DELETE FROM kept")
+        db.execute("CREATE TEMP TABLE skipped (sheet_row INTEGER PRIMARY KEY, name BLOB)")
+        db.executemany("INSERT INTO skipped VALUES (?, ?)", skipped)
+        db.execute(f"INSERT INTO kept {_KEPT_BEST if deduped else _KEPT}")
+        db.execute("DROP TABLE temp.skipped")
+        return [row for (row,) in db.execute("SELECT sheet_row FROM kept")]
+
+    return operation
+
+
 def share(pairs: Sequence[tuple[int, int]]) -> Callable[[sqlite3.Connection], None]:
     """Notes duplicates, as (sheet row, sheet row of the first of its equal rows)."""
     return lambda db: _insert_shared(db, pairs)
 
 
-def leaving(db: sqlite3.Connection) -> int:
-    """Rows of the last run's sheet that are or may be paid and that this sheet does not have."""
-    return int(
-        db.execute(
-            "SELECT count(*) FROM rows r WHERE r.sheet_row IS NOT NULL"
-            " AND r.row_id NOT IN (SELECT row_id FROM placed) AND (r.ok_attempt IS NOT NULL OR"
-            " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt))"
-        ).fetchone()[0]
-    )
+def paid_before(
+    names: Sequence[bytes], pins: str, *, deduped: bool = False
+) -> Callable[[sqlite3.Connection], dict[bytes, list[int]]]:
+    """The rows that were or may have been paid under these identities (`deduped`: row keys), by
+    identity. Those that may be paid for again under the pins `pins` are left out."""
+
+    def operation(db: sqlite3.Connection) -> dict[bytes, list[int]]:
+        db.execute("DELETE FROM named")
+        db.executemany("INSERT INTO named VALUES (?)", [(name,) for name in names])
+        known = "best b ON b.row_key = n.name JOIN rows r USING (row_id)"
+        rows = known if deduped else "rows r ON r.identity = n.name"
+        found: dict[bytes, list[int]] = {}
+        for name, row_id in db.execute(
+            f"SELECT n.name, r.row_id FROM named n CROSS JOIN {rows}"
+            f" WHERE {_PAID} AND {_NOT_ACCEPTED} ORDER BY r.occurrence",
+            (pins,),
+        ):
+            found.setdefault(name, []).append(row_id)
+        return found
+
+    return operation
+
+
+def paid_and_absent(
+    pin_sets: Sequence[int], pins: str, *, unknown: bool
+) -> Callable[[sqlite3.Connection], list[int]]:
+    """The rows that were or may have been paid under one of `pin_sets` (`unknown`: or in a run of
+    schema 1 whose pins nobody knows), and that the sheet does not have. Those that may be paid for
+    again under the pins `pins` are left out."""
+
+    def operation(db: sqlite3.Connection) -> list[int]:
+        runs = [
+            run
+            for run, number in db.execute(
+                "SELECT run, p.pins FROM runs LEFT JOIN run_pins p USING (run)"
+            )
+            if number in pin_sets or (number is None and unknown)
+        ]
+        if not runs:
+            return []
+        marks = ", ".join("?" * len(runs))
+        found = db.execute(
+            "SELECT r.row_id FROM rows r JOIN attempts a"
+            " ON a.attempt_id = coalesce(r.ok_attempt, r.last_attempt)"
+            f" WHERE a.run IN ({marks}) AND r.row_id NOT IN (SELECT row_id FROM placed)"
+            f" AND {_PAID} AND {_NOT_ACCEPTED}",
+            (*runs, pins),
+        )
+        return [row_id for (row_id,) in found]
+
+    return operation
+
+
+def finished_before(db: sqlite3.Connection) -> tuple[int, list[tuple[int, str | None]]]:
+    """The rows of the last run's sheet that were or may have been paid: how many there are, and
+    (sheet row, id) of those that this sheet does not have."""
+    gone = db.execute(
+        f"SELECT r.sheet_row, r.id FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
+        " AND r.row_id NOT IN (SELECT row_id FROM placed) ORDER BY r.sheet_row"
+    ).fetchall()
+    [finished] = db.execute(
+        f"SELECT count(*) FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
+    ).fetchone()
+    return finished, gone
+
+
+def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
+    """How many of these row keys have an answer here, or may have been paid for without one. A key
+    that is given twice, for equal rows, counts as often as it was paid. Rows that the API itself
+    called failed do not count: `resume` sends those without a question, too."""
+
+    def operation(db: sqlite3.Connection) -> int:
+        db.execute("CREATE TEMP TABLE asked (row_key BLOB)")
+        db.executemany("INSERT INTO asked VALUES (?)", ((key,) for key in keys))
+        found = db.execute(
+            "SELECT coalesce(sum(min(a.times, p.times)), 0) FROM"
+            " (SELECT row_key, count(*) AS times FROM asked GROUP BY row_key) a JOIN"
+            " (SELECT row_key, count(*) AS times FROM rows r JOIN attempts a"
+            " ON a.attempt_id = r.last_attempt WHERE r.ok_attempt IS NOT NULL"
+            " OR coalesce(a.verdict, 'ambiguous') = 'ambiguous' GROUP BY row_key) p"
+            " USING (row_key)"
+        )
+        return int(found.fetchone()[0])
+
+    return operation
 
 
 def check_absent(db: sqlite3.Connection) -> None:
@@ -137,13 +240,14 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
             " AND row_id NOT IN (SELECT row_id FROM placed)"
         )
         _adopt_duplicates(db)
+        db.execute("DELETE FROM skipped_answers")
+        db.execute("INSERT INTO skipped_answers SELECT sheet_row, row_id FROM kept")
         db.executemany(
             "REPLACE INTO meta VALUES (?, ?)",
             [(SNAPSHOT, snapshot_id), (SNAPSHOT_SHA256, sha256)],
         )
-        for table in ("placed", "wanted", "met", "moved", "shared"):
-            db.execute(f"DROP TABLE temp.{table}")
-        db.execute("DROP TABLE IF EXISTS temp.best")
+        for table in ("placed", "wanted", "met", "moved", "shared", "kept", "named", "best"):
+            db.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     return operation
 
@@ -156,13 +260,15 @@ def _create(db: sqlite3.Connection) -> None:
     )
     db.execute(
         "CREATE TEMP TABLE met (sheet_row INTEGER PRIMARY KEY, row_id INTEGER, state, code,"
-        " answered, given_up, maybe_paid)"
+        " answered, given_up, maybe_paid, settled)"
     )
     db.execute(
         "CREATE TEMP TABLE moved"
         " (identity BLOB, occurrence INTEGER, row_id INTEGER, PRIMARY KEY (identity, occurrence))"
     )
     db.execute("CREATE TEMP TABLE shared (sheet_row INTEGER PRIMARY KEY, first_row INTEGER)")
+    db.execute("CREATE TEMP TABLE kept (sheet_row INTEGER PRIMARY KEY, row_id INTEGER)")
+    db.execute("CREATE TEMP TABLE named (name BLOB PRIMARY KEY) WITHOUT ROWID")
 
 
 def _holds_rows(db: sqlite3.Connection) -> bool:
@@ -189,7 +295,9 @@ _HELD = (
     " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
-    " ELSE r.state <> 'pending' END"
+    " ELSE r.state <> 'pending' END,"
+    " r.state = 'failed' AND"
+    " (SELECT verdict FROM attempts WHERE attempt_id = r.last_attempt) = 'ambiguous'"
 )
 _LOOK_UP = (
     f"SELECT {_HELD} FROM wanted w JOIN moved m USING (identity, occurrence)"
@@ -202,10 +310,24 @@ _LOOK_UP_BEST = (
     f"SELECT {_HELD} FROM wanted w JOIN best b ON b.row_key = w.identity"
     " JOIN rows r ON r.row_id = b.row_id"
 )
+# The n-th of equal skipped rows keeps the n-th answer that no other row has.
+_KEPT = (
+    "SELECT s.sheet_row, a.row_id FROM (SELECT sheet_row, name, row_number() OVER"
+    " (PARTITION BY name ORDER BY sheet_row) AS place FROM skipped) s"
+    " JOIN (SELECT row_id, identity, row_number() OVER"
+    " (PARTITION BY identity ORDER BY occurrence) AS place FROM rows"
+    " WHERE identity IN (SELECT name FROM skipped) AND ok_attempt IS NOT NULL"
+    " AND row_id NOT IN (SELECT row_id FROM placed)) a"
+    " ON a.identity = s.name AND a.place = s.place"
+)
+_KEPT_BEST = (
+    "SELECT s.sheet_row, r.row_id FROM skipped s JOIN best b ON b.row_key = s.name"
+    " JOIN rows r USING (row_id) WHERE r.ok_attempt IS NOT NULL"
+)
 # One line for all rows of which the same is held: most of a million are ok and nothing else.
 _MET = (
-    "SELECT state, code, answered, given_up, maybe_paid, group_concat(sheet_row),"
-    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid"
+    "SELECT state, code, answered, given_up, maybe_paid, settled, group_concat(sheet_row),"
+    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid, settled"
 )
 _LOST = (
     "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"

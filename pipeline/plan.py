@@ -247,11 +247,19 @@ class Selection:
     limit: int | None = None
     again: bool = False
 
-    def named(self, rows: int) -> npt.NDArray[np.bool_]:
-        """Which of a sheet's rows `rows` and `limit` leave in, one flag a row."""
+    def named(
+        self, rows: int, numbers: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which of a sheet's rows `rows` and `limit` leave in, one flag a row.
+
+        `numbers` are the rows that are not skipped, by default all of them, in the order of the
+        sheet. `limit` takes the first of these, done or not: a second run with the same limit sends
+        nothing more. It counts rows and not requests: under `dedupe: true` duplicates count too.
+        """
         named = np.ones(rows, dtype=np.bool_)
         if self.limit is not None:
-            named[self.limit :] = False
+            within = np.arange(1, rows + 1) if numbers is None else numbers
+            named[within[self.limit :] - 1] = False
         if self.rows is not None:
             listed = np.zeros(rows, dtype=np.bool_)
             for first, last in self.rows.spans:
@@ -305,14 +313,16 @@ def select_again(rows: RowNumbers | None, limit: int | None = None) -> Selection
 class Plan:
     """The rows to send, and what the sheet looks like beside the ledger.
 
-    `send` and `covered` hold one flag a row of the sheet: what is sent, and what the exit code
-    speaks of. `named` are the rows that the selection names, `asked` the same where naming a
-    duplicate names the first of its equal rows; `weights` says for how many rows each stands.
+    `send`, `sent_unpaid` and `covered` hold one flag a row of the sheet: what is sent, what of that
+    has never been paid, and what the exit code speaks of. `named` are the rows that the selection
+    names, `asked` the same where naming a duplicate names the first of its equal rows; `weights`
+    says for how many rows each stands.
     `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of those that
     are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests,
     `ambiguous_left` the rows that are covered and not sent, `given_up_left` names those that the
     selection would send had they not been given up. `chosen_ids` are ledger rows of the chosen ok
-    ones; `risky` are the rows to be sent that may have been paid already, by their state.
+    ones; `risky` are the rows to be sent that may have been paid already, by their state; those
+    that the user took as failed are ambiguous there.
     """
 
     send: npt.NDArray[np.bool_]
@@ -320,6 +330,7 @@ class Plan:
     named: npt.NDArray[np.bool_]
     asked: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.int32]
+    sent_unpaid: npt.NDArray[np.bool_]
     counts: Counter[State] = field(default_factory=Counter)
     kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
@@ -332,15 +343,21 @@ class Plan:
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
-def empty_plan(rows: int, selection: Selection, duplicates: Duplicates | None = None) -> Plan:
-    """A plan for a sheet of `rows` rows that sends none of them."""
-    named = selection.named(rows)
+def empty_plan(
+    rows: int,
+    selection: Selection,
+    duplicates: Duplicates | None = None,
+    numbers: npt.NDArray[np.int64] | None = None,
+) -> Plan:
+    """A plan for a sheet of `rows` rows that sends none of them. `numbers` are those that are not
+    skipped, by default all."""
+    named = selection.named(rows, numbers)
     asked, weights = named.copy(), np.ones(rows, dtype=np.int32)
     if duplicates is not None:
         asked[duplicates.firsts[named[duplicates.numbers - 1]] - 1] = True
         np.add.at(weights, duplicates.firsts - 1, 1)
     flags = np.zeros(rows, dtype=np.bool_)
-    return Plan(flags, flags.copy(), named, asked, weights)
+    return Plan(flags, flags.copy(), named, asked, weights, flags.copy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +383,8 @@ def add_batch(
         if held.state is State.OK:
             plan.chosen_ids += alike.row_ids[chosen].tolist()
         if held.maybe_paid and chosen.any():
-            plan.risky[held.state] += alike.numbers[chosen].tolist()
+            state = State.AMBIGUOUS if held.settled else held.state
+            plan.risky[state] += alike.numbers[chosen].tolist()
     _add_alike(plan, new, None, selection)
 
 
@@ -393,6 +411,8 @@ def _add_alike(
     if found is None:
         plan.new += len(places)
         plan.new_to_send += int(chosen.sum())
+    if found is None or not (found.maybe_paid or found.answered):
+        plan.sent_unpaid[places[chosen]] = True
     plan.covered[places] = selection.covers(code)
     plan.send[places[chosen]] = True
     plan.to_send += int(chosen.sum())

@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import placing
+from pipeline import placing, records
+from pipeline.access import SANDBOX_HOST
+from pipeline.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.errors import Refused
 from pipeline.folder import RunFolder
-from pipeline.inputs.snapshot import Snapshot, take_snapshot
+from pipeline.inputs.checks import Skip
+from pipeline.inputs.snapshot import Snapshot, find_snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
 from pipeline.inputs.where import refuse_unknown_columns
-from pipeline.model import State
-from pipeline.pins import Pins, read_pins
+from pipeline.job import Job
+from pipeline.model import TEXT_RULES, State
+from pipeline.neighbours import Neighbour, find_neighbours
+from pipeline.pins import Pins, folder_rules, read_pins
 from pipeline.plan import (
     Alike,
     Plan,
@@ -29,7 +35,8 @@ from pipeline.plan import (
     empty_plan,
     finish_plan,
 )
-from pipeline.records import Read
+from pipeline.records import Read, reading
+from pipeline.repaid import Repaid, find_repaid
 from pipeline.spec import JobSpec
 
 _LOOK_UP_ROWS = 10_000
@@ -47,14 +54,35 @@ class Sheet:
 class Prepared:
     """A sheet that was read and laid over the ledger.
 
-    `repaid` counts the rows that a changed spec would send although they are or may be paid.
+    `moved`, `mass_change` and `neighbours` are what its user may not know of the rows to send.
+
+    `skips` counts the skipped rows that have no answer, by reason; the others, `kept_answers`, have
+    one from before they were skipped. `repaid` is what a changed spec would pay for again.
     """
 
     snapshot: Snapshot
     variables: Variables
     plan: Plan
     pins: Pins
-    repaid: int
+    skips: Counter[Skip]
+    kept_answers: int
+    repaid: Repaid
+    moved: tuple[MovedRow, ...]
+    mass_change: MassChange | None
+    neighbours: tuple[Neighbour, ...]
+
+
+def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
+    """The job whose cells become text by the rules of its run folder. In a new folder, and where
+    the user accepts what a change costs, these are the newest rules.
+
+    Raises:
+        Refused: when a newer release wrote the folder.
+        StorageFailed: when the ledger cannot be read.
+    """
+    with reading(job.folder.ledger) as read:
+        rules = TEXT_RULES if accept_changes else folder_rules(read)
+    return replace(job, spec=replace(job.to_run(), text_rules=rules))
 
 
 def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
@@ -75,7 +103,7 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
 
 
 def prepare(
-    spec: JobSpec, sheet: Sheet, host: str, selection: Selection, read: Read, path: Path
+    job: Job, sheet: Sheet, host: str, selection: Selection, read: Read, path: Path
 ) -> Prepared:
     """Reads the sheet into a snapshot at `path` and compares it with what is held.
 
@@ -86,7 +114,11 @@ def prepare(
             another host.
         StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
+    spec = job.to_run()
     pins = read_pins(read, spec, sheet.variables, host)
+    last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
+    if last == path:  # it is about to be written over
+        last = None
     skip_ambiguous = State.AMBIGUOUS not in selection.states
     snapshot = take_snapshot(
         spec, sheet.table, sheet.variables, path, skip_ambiguous=skip_ambiguous
@@ -98,14 +130,46 @@ def prepare(
         )
     plan = _lay_over(spec, snapshot, selection, read)
     read(placing.check_absent)
-    repaid = min(read(placing.leaving), plan.new)
-    return Prepared(snapshot, sheet.variables, plan, pins, repaid)
+    skips, kept = _keep_answers(spec, snapshot, plan, read)
+    repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
+    moved = find_moved(spec, last, snapshot, selection.rows)
+    mass_change = None if pins.changed else find_mass_change(spec, last, snapshot, plan, read)
+    neighbours: tuple[Neighbour, ...] = ()
+    if plan.to_send and host != SANDBOX_HOST and read(records.last_change) == (0, 0):
+        neighbours = find_neighbours(spec, job.folder, host, snapshot, plan)
+    return Prepared(
+        snapshot,
+        sheet.variables,
+        plan,
+        pins,
+        skips,
+        kept,
+        repaid,
+        moved,
+        mass_change,
+        neighbours,
+    )
+
+
+def _keep_answers(
+    spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read
+) -> tuple[Counter[Skip], int]:
+    """Gives skipped rows the answers that they have. (Those without one by reason, how many have
+    one.)"""
+    if not snapshot.skipped_rows:
+        return Counter(), 0
+    wanted = [(row.number, row.name) for row in snapshot.skipped_rows]
+    kept = set(read(placing.keep_answers(wanted, deduped=spec.dedupe)))
+    plan.counts[State.OK] += len(kept)
+    plan.kept[State.OK] += len(kept)
+    without = (row.reason for row in snapshot.skipped_rows if row.number not in kept)
+    return Counter(without), len(kept)
 
 
 def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Read) -> Plan:
     """The plan, once every row was looked up in the ledger; duplicates are not looked up."""
     duplicates = snapshot.duplicates
-    plan = empty_plan(snapshot.rows, selection, duplicates)
+    plan = empty_plan(snapshot.rows, selection, duplicates, snapshot.numbers)
     firsts = np.flatnonzero(~np.isin(snapshot.numbers, duplicates.numbers, assume_unique=True))
     if read(placing.begin_deduped if spec.dedupe else placing.begin):
         for start in range(0, len(firsts), _LOOK_UP_ROWS):

@@ -131,10 +131,9 @@ class Progress:
 
 _HINTS = {
     StopCode.UNAUTHORIZED: "Check the key (AITUTOR_API_KEY or --key-file).",
-    StopCode.INVALID_BILLING: "Top up the account, then give the same command again.",
+    StopCode.INVALID_BILLING: "Top up the account.",
     StopCode.WORKFLOW_NOT_FOUND: "Check `workflow:` in the spec, and that it is published.",
-    StopCode.NOT_SENT: "Check the network, --base-url and AITUTOR_BASE_URL, then give the same "
-    "command again.",
+    StopCode.NOT_SENT: "Check the network, --base-url and AITUTOR_BASE_URL.",
     StopCode.REDIRECT: "Check --base-url and AITUTOR_BASE_URL.",
     StopCode.TLS: "Check --base-url; a proxy's own certificates go into SSL_CERT_FILE.",
 }

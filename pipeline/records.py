@@ -9,18 +9,37 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from pipeline.folder import RunFolder
 from pipeline.model import ErrorCode, State, StopCode, Verdict
-from pipeline.schema import altered, check_version, connect, empty, intact, undamaged, unusable
+from pipeline.schema import (
+    add_missing,
+    altered,
+    check_version,
+    connect,
+    empty,
+    intact,
+    lost,
+    undamaged,
+    unusable,
+)
+from pipeline.traces import Trace
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""
 SNAPSHOT_SHA256 = "snapshot_sha256"
 """The name in `meta` of the SHA-256 of that snapshot's file."""
+
+FOLDER_ID = "folder_id"
+"""The name in `meta` of what tells this folder from every other one: random, 32 hex digits."""
+BEGAN_WITH_SCHEMA_1 = "began_with_schema_1"
+"""The name in `meta` of the note that the first release made this folder."""
+PINNED = "pinned"
+"""The name in `meta` of the pins of the last run, as JSON."""
 
 T = TypeVar("T")
 
@@ -101,21 +120,41 @@ class LastRun:
     stopped: str | None
 
 
+class Ending(NamedTuple):
+    """What the rows have in common that ended alike. `repeated`: attempts of two runs or more ended
+    with this code. `maybe_paid`: the last attempt was or may have been billed."""
+
+    state: State
+    code: str | None = None
+    given_up: bool = False
+    maybe_paid: bool = False
+    repeated: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of the sheet by state, and requests over the folder's life. Rows never attempted are
-    in `sheet_rows` only. `given_up` of the failed rows are not sent again by `resume`.
-    `last_stopped` is why the last run ended early."""
+    """Rows of the sheet by how they ended, and requests over the folder's life. Rows never
+    attempted are in `sheet_rows` only. `cut_short`: the last run ended before its rows did, or goes
+    on. `last_stopped` is why the last run that ended by itself ended early, `last_failed` the code
+    that most of the last ten failed attempts of a run had."""
 
-    states: Counter[State]
-    by_code: dict[str, int]
+    endings: Counter[Ending]
     paid_min: int
     paid_max: int
     sheet_rows: int
     skipped: int
-    given_up: int
     last_run_id: str
     last_stopped: str | None
+    last_failed: str | None = None
+    cut_short: bool = False
+
+    @property
+    def states(self) -> Counter[State]:
+        """Rows by the ledger's own state."""
+        states: Counter[State] = Counter()
+        for ending, rows in self.endings.items():
+            states[ending.state] += rows
+        return states
 
 
 @contextmanager
@@ -128,20 +167,60 @@ def reading(path: Path) -> Iterator[Read]:
         Refused: when it was written by a newer release.
         StorageFailed: when it cannot be read.
     """
-    connection = connect(path, read_only=True) if path.exists() else empty()
 
     def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
         return undamaged(operation, connection)
 
-    try:
-        if not _is_made(path, connection):
-            connection.close()
-            connection = empty()
-        yield read
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-    finally:
-        connection.close()
+    with ExitStack() as stack:
+        try:
+            connection = _view(path, stack)
+            yield read
+        except sqlite3.Error as error:
+            raise unusable(path, error) from error
+
+
+def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    """A connection that shows the ledger as it is now, until `stack` ends."""
+    if path.exists():
+        try:
+            connection = stack.enter_context(closing(connect(path, read_only=True)))
+            if _is_made(path, connection):
+                return connection
+        except sqlite3.OperationalError:
+            # SQLite makes a file for its readers (-shm). A full or read-only disk has no room for
+            # it, and a ledger that nobody can write to needs none.
+            if not stack.enter_context(RunFolder(path.parent).resting()):
+                raise
+            connection = stack.enter_context(closing(connect(path, read_only=True, resting=True)))
+            if _is_made(path, connection):
+                return connection
+    return stack.enter_context(closing(empty()))
+
+
+def refuse_lost(path: Path, trace: Trace | None) -> None:
+    """Refuses a ledger that does not know of the run that left `trace`. Changes nothing.
+
+    The trace must have been looked for first: a run records itself before it leaves any.
+
+    Raises:
+        StorageFailed: when the ledger at `path` is gone, empty, or older than the trace.
+    """
+    if trace is not None and not knows(path, trace):
+        with reading(path) as read:
+            raise lost(path, trace, empty=read(last_run) is None)
+
+
+def knows(path: Path, trace: Trace | None) -> bool:
+    """Whether the ledger at `path` knows of the run that left `trace`; always, where there is none.
+
+    Raises:
+        StorageFailed: when it cannot be read.
+    """
+    if trace is None:
+        return True
+    query = "SELECT EXISTS (SELECT 1 FROM runs WHERE run_id = coalesce(?, run_id))"
+    with reading(path) as read:
+        return bool(read(lambda db: db.execute(query, (trace.run_id,)).fetchone()[0]))
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:
@@ -153,7 +232,10 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
     """
     try:
         db.execute("BEGIN")
-        return check_version(path, db) > 0
+        version = check_version(path, db)
+        if version:
+            add_missing(db, version)
+        return version > 0
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
             return False
@@ -174,6 +256,18 @@ def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
     return operation
 
 
+def pin_sets(db: sqlite3.Connection) -> dict[int, str]:
+    """Every set of pins that a run of the folder had, as JSON by its number.
+
+    Raises:
+        StorageFailed: when one of them is not what was written.
+    """
+    found = db.execute(f"SELECT pins, settings, {intact('pins', 'p')} FROM pins p").fetchall()
+    if not all(whole for *_, whole in found):
+        raise altered("what the folder is tied to")
+    return {number: settings for number, settings, _ in found}
+
+
 def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
     """(id, SHA-256) of the snapshot that sheet rows are numbers of; None before the first run."""
     return meta(SNAPSHOT)(db), meta(SNAPSHOT_SHA256)(db)
@@ -181,42 +275,57 @@ def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
 
 def counts(db: sqlite3.Connection) -> Counts:
     """Where the rows of the sheet stand, and what was or may have been paid."""
-    states: Counter[State] = Counter()
-    codes: Counter[str] = Counter()
-    given_up = 0
-    # The answered rows are counted apart: grouping sorts, and they are most of a million.
-    for state, code, gave_up, count in db.execute(
-        "SELECT state, code, given_up, count(*) FROM (SELECT state, code, given_up FROM rows"
-        " WHERE state <> 'ok' AND sheet_row IS NOT NULL UNION ALL"
-        f" SELECT state, code, given_up FROM {_DUPLICATES}) WHERE state <> 'ok' GROUP BY 1, 2, 3"
-        " UNION ALL SELECT 'ok', NULL, 0, count(*) FROM (SELECT state FROM rows"
-        f" WHERE sheet_row IS NOT NULL UNION ALL SELECT state FROM {_DUPLICATES})"
-        " WHERE state = 'ok'"
-    ):
-        states[_state(state)] += count
-        if state != State.SENDING and code is not None:
-            codes[code] += count
-        if state == State.FAILED and gave_up:
-            given_up += count
-    by_code = dict(sorted(codes.items(), key=lambda found: (-found[1], found[0])))
+    endings: Counter[Ending] = Counter()
+    for state, code, *flags, rows in db.execute(_ENDINGS):
+        endings[Ending(_state(state), code, *(flag == 1 for flag in flags))] += rows
     paid_min, paid_max = db.execute(
         "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
     ).fetchone()
-    last = db.execute("SELECT rows, skipped, run_id FROM runs ORDER BY run DESC LIMIT 1").fetchone()
-    rows, skipped, run_id = last or (0, 0, "")
+    last = db.execute(
+        "SELECT rows, skipped, run_id, finished_at IS NULL OR stopped IS NOT NULL FROM runs"
+        " ORDER BY run DESC LIMIT 1"
+    ).fetchone()
+    rows, skipped, run_id, cut_short = last or (0, 0, "", 0)
+    # A row that is skipped now keeps the answer that it has.
+    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    endings[Ending(State.OK)] += kept
+    skipped -= kept
     ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
     [last_stopped] = db.execute(ended).fetchone() or (None,)
+    [last_failed] = db.execute(_LAST_FAILED).fetchone() or (None,)
     return Counts(
-        states,
-        by_code,
+        endings,
         paid_min,
         paid_max,
         rows,
         skipped,
-        given_up,
         run_id,
         last_stopped,
+        last_failed,
+        cut_short != 0,
     )
+
+
+def last_change(db: sqlite3.Connection) -> tuple[int, int]:
+    """(the last attempt, the last decision): each grows with everything that is sent or decided,
+    and is 0 before the first."""
+    found: tuple[int, int] = db.execute(
+        "SELECT (SELECT coalesce(max(attempt_id), 0) FROM attempts),"
+        " (SELECT coalesce(max(decision_id), 0) FROM decisions)"
+    ).fetchone()
+    return found
+
+
+def carried_out(token: str) -> Callable[[sqlite3.Connection], str | None]:
+    """The id of the run that carried out a plan, if one that may have paid twice was."""
+
+    def operation(db: sqlite3.Connection) -> str | None:
+        found = db.execute(
+            "SELECT run_id FROM spent_tokens JOIN runs USING (run) WHERE token = ?", (token,)
+        ).fetchone()
+        return found[0] if found else None
+
+    return operation
 
 
 def codes_seen(db: sqlite3.Connection) -> frozenset[str]:
@@ -438,6 +547,26 @@ def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
 # the rows is looked at.
 _DUPLICATES = "duplicates d CROSS JOIN rows r ON r.sheet_row = d.first_row"
 
+# The answered rows are counted apart: grouping sorts, and they are most of a million. Attempts of
+# earlier runs are looked for only where there was one.
+_OPEN = "SELECT r.row_id, r.state, r.code, r.given_up, r.last_attempt FROM "
+_ENDINGS = (
+    "WITH repeated AS (SELECT row_id, code FROM attempts WHERE verdict IN ('failed', 'ambiguous')"
+    " AND (SELECT count(*) FROM runs) > 1 GROUP BY row_id, code HAVING min(run) < max(run)),"
+    f" open AS ({_OPEN} rows r WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
+    f" UNION ALL {_OPEN} {_DUPLICATES} WHERE r.state <> 'ok')"
+    " SELECT o.state, o.code, o.given_up, coalesce(a.maybe_paid, 0), p.row_id IS NOT NULL, count(*)"
+    " FROM open o LEFT JOIN attempts a ON a.attempt_id = o.last_attempt"
+    " LEFT JOIN repeated p ON p.row_id = o.row_id AND p.code = o.code GROUP BY 1, 2, 3, 4, 5"
+    " UNION ALL SELECT 'ok', NULL, 0, 0, 0, count(*) FROM (SELECT state FROM rows"
+    f" WHERE sheet_row IS NOT NULL UNION ALL SELECT state FROM {_DUPLICATES}) WHERE state = 'ok'"
+)
+_LAST_FAILED = (
+    "SELECT code FROM (SELECT code FROM attempts WHERE verdict = 'failed'"
+    " AND run = (SELECT max(run) FROM attempts) ORDER BY attempt_id DESC LIMIT 10)"
+    " GROUP BY code ORDER BY count(*) DESC LIMIT 1"
+)
+
 _UNFINISHED_OF = (
     "SELECT {whole}, r.row_id, {place} AS place, r.state, r.code, coalesce(a.message, ''),"
     " a.http_status, r.attempts, a.maybe_paid, a.sent_at, r.given_up, r.ok_attempt IS NOT NULL,"
@@ -471,6 +600,10 @@ _ANSWERED = (
     _ANSWERED_OF.format(place="r.sheet_row", rows="rows r NOT INDEXED")
     + " UNION ALL "
     + _ANSWERED_OF.format(place="d.sheet_row", rows=_DUPLICATES)
+    + " UNION ALL "
+    + _ANSWERED_OF.format(
+        place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
+    ).replace("r.sheet_row IS NOT NULL AND ", "")
 )
 
 _STATES = {str(state): state for state in State}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline import records
 from pipeline.answer import classify
 from pipeline.checkpoint import Sealer
+from pipeline.decoding import readings
 from pipeline.events import Listener, Notice
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.ledger import SqliteLedger
 from pipeline.model import Reply, Verdict
 from pipeline.pins import pinned_workflow
+from pipeline.records import Unread
+from pipeline.report.failures import rewrite_failures
 from pipeline.wording import counted
 
 
@@ -26,7 +31,12 @@ def recover(
         StorageFailed: when the disk refuses, or what it holds is damaged.
     """
     cut = ledger.recover()
-    _read_again(ledger, tell)
+    read = read_again(ledger)
+    if read:
+        number = counted(read, "answer")
+        tell(
+            Notice(f"{number} that could not be read before is read now; nothing was sent for it.")
+        )
     # What was left unsealed was asked of the workflow that it was for.
     sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or workflow)
     sealer.recover()
@@ -34,6 +44,8 @@ def recover(
     current = ledger.read(records.meta(records.SNAPSHOT))
     if current and find_snapshot((folder.new_snapshot,), current):
         folder.adopt_snapshot()
+    if read:  # the run that follows may be refused, and write none
+        rewrite_failures(folder, ledger.read)
     if cut:
         tell(
             Notice(
@@ -44,16 +56,21 @@ def recover(
     return cut
 
 
-def _read_again(ledger: SqliteLedger, tell: Listener) -> None:
+def read_again(ledger: SqliteLedger) -> int:
+    """Reads the answers that were kept because no release could read them. How many are read now.
+
+    Their rows are ok from here on. Sends nothing; may be called twice.
+    """
     unread = ledger.read(lambda db: list(records.unread(db)))
-    readable = [
-        one
-        for one in unread
-        if classify(Reply(0.0, 0.0, one.http_status, {}, one.body)).verdict is Verdict.OK
-    ]
-    if readable:
-        ledger.read_again(readable)
-        number = counted(len(readable), "answer")
-        tell(
-            Notice(f"{number} that could not be read before is read now; nothing was sent for it.")
-        )
+    read = [one for kept in unread if (one := _read(kept))]
+    if read:
+        ledger.read_again(read)
+    return len(read)
+
+
+def _read(kept: Unread) -> Unread | None:
+    """`kept` with the body that can be read; None where none can."""
+    for body in readings(kept.body):
+        if classify(Reply(0.0, 0.0, kept.http_status, {}, body)).verdict is Verdict.OK:
+            return replace(kept, body=body)
+    return None

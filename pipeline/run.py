@@ -27,8 +27,8 @@ from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
 from pipeline.engines.needed import check_engine
-from pipeline.errors import Locked, Refused
-from pipeline.events import Event, Listener, Notice, RunStarted
+from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.folder import RunFolder, storing, sync_folder, write_json
 from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
@@ -37,9 +37,8 @@ from pipeline.logs import EventLog
 from pipeline.model import JsonObject, Row, Stopped, Summary
 from pipeline.notify import Notifier, notifying
 from pipeline.paid import check_ledger
-from pipeline.pins import write_pins
 from pipeline.plan import Selection
-from pipeline.prepare import Prepared, Sheet, open_sheet, prepare
+from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
 from pipeline.recovery import recover
 from pipeline.report.failures import drafted
 from pipeline.sandbox.spawn import spawned_sandbox
@@ -132,14 +131,15 @@ async def run_job_async(
         StorageFailed: the disk refused a write; sending stopped and what could be saved is.
     """
     options = replace(options or RunOptions(), **fields)
-    job = _as_job(job)
+    job = replace(_as_job(job), limit=options.selection.limit)
     async with notifying(job, options.listeners) as notifier:
         options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
-        return notifier.summary
+    return notifier.summary
 
 
 async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
+    job = with_text_rules(job, accept_changes=options.consent.accept_changes)
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
     check_engine(spec)
     until = _until(options, clock, spec.deadline_s)
@@ -151,13 +151,15 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
         await _lock(stack, folder, options.if_locked, control, until)
         notifier.start(access.base_url if access else None)
         ledger = stack.enter_context(
-            open_ledger(folder.ledger, clock, folder.make_room, expected=folder.has_answers)
+            open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
+        ledger.when_blocked(_saying_blocked(tell, clock))
+        control.when_abandoned(ledger.leave)
         cut = recover(folder, ledger, spec.workflow, tell)
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
-        permit(job, prepared, options.selection, ledger.read, options.consent)
-        run = _Run(job, options, ledger, clock, tell, prepared, cut)
+        token = permit(job, prepared, options.selection, ledger.read, options.consent)
+        run = _Run(job, options, ledger, clock, tell, prepared, cut, token)
         run.begin(host)
         drain_s = spec.deadline_s if options.drain_s is None else options.drain_s
         sending = Sending(spec, ledger, run.sealer, clock, control, tell, drain_s, until)
@@ -170,6 +172,7 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
                 stopped = await sending.send(access, run.rows())
         if control.abandoned:
             notifier.hurry()
+        await ledger.unblocked()
         return run.conclude(stopped or control.stopped, control.signal_exit, sending.sent)
 
 
@@ -179,6 +182,20 @@ def _telling(*listeners: Listener) -> Listener:
             listener(event)
 
     return tell
+
+
+def _saying_blocked(tell: Listener, clock: SystemClock) -> Callable[[bool], None]:
+    reason = (
+        "another program, such as a database editor or a backup, holds the lock of ledger.sqlite. "
+        "Answers wait in memory. Close the ledger there"
+    )
+
+    def say(blocked: bool) -> None:
+        waiting = Waiting(reason, clock.monotonic() + _ASK_AGAIN_S)
+        with contextlib.suppress(StorageFailed):  # of the log: the wait goes on
+            tell(waiting if blocked else Notice("The ledger can be written again."))
+
+    return say
 
 
 def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Until | None:
@@ -238,7 +255,7 @@ async def _prepare(
     new_snapshot = job.folder.new_snapshot
     checking = asyncio.ensure_future(asyncio.to_thread(check_ledger, job.folder.ledger))
     work = asyncio.ensure_future(
-        asyncio.to_thread(prepare, job.to_run(), watched, host, selection, read, new_snapshot)
+        asyncio.to_thread(prepare, job, watched, host, selection, read, new_snapshot)
     )
     both = asyncio.gather(work, checking, return_exceptions=True)
     try:
@@ -254,7 +271,7 @@ async def _prepare(
 @dataclass(slots=True)
 class _Run:
     """The books of one run, in a folder that this process holds. `cut` are the ids of rows that
-    the last one left on their way."""
+    the last one left on their way. `token` is the plan that it spends."""
 
     job: Job
     options: RunOptions
@@ -263,6 +280,7 @@ class _Run:
     tell: Listener
     prepared: Prepared
     cut: frozenset[int]
+    token: str | None
     sealer: Sealer = field(init=False)
     run_id: str = field(init=False)
 
@@ -273,7 +291,6 @@ class _Run:
     def begin(self, host: str) -> None:
         """Notes the run and its sheet durably and tells the listeners what is planned."""
         folder, snapshot, plan = self.job.folder, self.prepared.snapshot, self.prepared.plan
-        write_pins(self.ledger, self.prepared.pins)
         with storing(folder.new_snapshot):
             sync_folder(folder.path)
         self.ledger.begin_run(
@@ -282,14 +299,16 @@ class _Run:
             snapshot.rows,
             snapshot.skipped,
             snapshot_sha256=snapshot.sha256,
+            pins=self.prepared.pins.text,
+            accepted=self.prepared.repaid.row_ids,
+            again=plan.chosen_ids if self.options.selection.again else (),
+            token=self.token,
         )
         folder.adopt_snapshot()
-        if self.options.selection.again:
-            self.ledger.mark_again(plan.chosen_ids)
         write_json(folder.run, self._about(host))
         for message in notices(self.job, self.prepared, self.options.selection):
             self.tell(Notice(message))
-        rows = snapshot.rows - snapshot.skipped
+        rows = snapshot.rows - self.prepared.skips.total()
         self.tell(RunStarted(self.run_id, rows, plan.to_send, plan.kept))
 
     def rows(self) -> Iterator[Row]:
@@ -331,6 +350,7 @@ class _Run:
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
             "version": __version__,
             "sending": list(self.job.sending),
+            "limit": self.job.limit,
             "options": _resolved(spec),
         }
 

@@ -1,6 +1,8 @@
 """The tables of a ledger, and connections to them.
 
-Each table has a checksum of each of its rows (see `checksums`).
+Each table has a checksum of each of its rows (see `checksums`). A later schema adds tables and
+changes none: a writer makes them in one transaction when it opens the folder, and a reader takes
+those that are missing as empty.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import checksums
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
+from pipeline.groupcommit import PATIENCE_S, is_busy
+from pipeline.traces import Trace
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
-_TABLES = """
+SCHEMA_VERSION = 2
+
+_TABLES_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE runs (
@@ -74,30 +80,93 @@ CREATE TABLE parts (
 );
 """
 
-COLUMNS = checksums.columns_of(_TABLES)
+_TABLES_2 = """
+-- Every set of pins that a run of this folder had: the settings that change an answer, as JSON.
+CREATE TABLE pins (pins INTEGER PRIMARY KEY, settings TEXT NOT NULL);
+CREATE UNIQUE INDEX pins_known ON pins (settings);
+-- Which of them a run had. A run of schema 1 that is not here had one that nobody knows.
+CREATE TABLE run_pins (run INTEGER PRIMARY KEY, pins INTEGER NOT NULL);
+
+-- Rows that were or may have been paid under other pins, and that the user allowed to be paid for
+-- again under these.
+CREATE TABLE accepted (
+    acceptance INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, pins INTEGER NOT NULL,
+    run INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX accepted_known ON accepted (row_id, pins);
+
+-- Rows of the sheet that are skipped now and have a paid answer: row_id is the row that has it.
+CREATE TABLE skipped_answers (sheet_row INTEGER PRIMARY KEY, row_id INTEGER NOT NULL);
+
+-- Plans that were carried out and may have paid for something twice: none is carried out again.
+CREATE TABLE spent_tokens (
+    token TEXT PRIMARY KEY, run INTEGER NOT NULL, spent_at REAL NOT NULL
+) WITHOUT ROWID;
+
+-- The answer that an 'again' decision is about, and why it was asked again: 'rows', or a flag.
+CREATE TABLE asked_again (
+    decision_id INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, reason TEXT NOT NULL
+);
+
+-- Where the text of a request came from, if another job's answer is its sheet: that job's folder,
+-- its row, and the attempt or the edit that was read.
+CREATE TABLE lineage (
+    attempt_id INTEGER PRIMARY KEY, source_folder TEXT NOT NULL, source_row INTEGER NOT NULL,
+    source_attempt INTEGER, source_edit TEXT
+);
+
+-- The last review that a run had read when it planned. An older file of reviews is damage.
+CREATE TABLE reviews_read (run INTEGER PRIMARY KEY, last_review INTEGER NOT NULL);
+"""
+
+_ADDED = {1: _TABLES_1, 2: _TABLES_2}
+"""The tables that each schema adds."""
+
+COLUMNS = checksums.columns_of("".join(_ADDED.values()))
 """The columns of each table that its checksum covers."""
 
-SCHEMA = checksums.with_sums(_TABLES)
+
+def tables_since(version: int) -> str:
+    """The SQL that brings a ledger of schema `version` (0: an empty file) to this one."""
+    return "".join(
+        checksums.with_sums(tables) for added, tables in _ADDED.items() if added > version
+    )
 
 
-def empty() -> sqlite3.Connection:
-    """A ledger of nothing, in memory."""
+def empty(version: int = SCHEMA_VERSION) -> sqlite3.Connection:
+    """A ledger of nothing, in memory, as a release with this schema makes it."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     checksums.register(connection)
-    connection.executescript(SCHEMA)
+    for added, tables in _ADDED.items():
+        if added <= version:
+            connection.executescript(checksums.with_sums(tables))
     return connection
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection that commits only when told."""
+def add_missing(db: sqlite3.Connection, version: int) -> None:
+    """Lets a reader of a ledger of schema `version` find the later tables, which are empty."""
+    for added, tables in _ADDED.items():
+        if added > version:
+            temporary = checksums.with_sums(tables).replace("CREATE TABLE", "CREATE TEMP TABLE")
+            # One by one: `executescript` would end the reader's view.
+            for statement in temporary.replace("UNIQUE INDEX ", "UNIQUE INDEX temp.").split(";\n"):
+                db.execute(statement)
+
+
+def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Connection:
+    """A connection that commits only when told.
+
+    `resting`: the file is all of the ledger, and nobody writes to it while the connection is open.
+    SQLite then reads it without locks and without files of its own.
+    """
     mode = "ro" if read_only else "rw"
     try:
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
+            f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if resting else ''}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         checksums.register(connection)
     except sqlite3.Error as error:
@@ -149,18 +218,25 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
     return version
 
 
-def lost(path: Path) -> StorageFailed:
-    """What to raise where answers were paid for and nothing tells which."""
+def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
+    """What to raise where a run left `trace`, and the ledger knows nothing of that run."""
+    problem = "is gone or empty" if empty else f"does not know of run {trace.run_id}"
     return StorageFailed(
-        f"{path}: the ledger is gone or empty, but there are results beside it. Without it every "
-        "row would be paid again. Bring it back from a copy of the folder; another `output:` "
-        "begins anew and pays for every row. Nothing was sent."
+        f"{path}: the ledger {problem}, but {trace.file} shows that the run was here. With this "
+        "ledger every row would be paid again. Bring it back from a copy of the folder, or give "
+        "the job another `output:`, which pays for every row. Nothing was sent."
     )
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
-    return StorageFailed(
-        f"{path}: the ledger cannot be used ({error}). Nothing more was sent. "
-        "Do not delete it: it is the only record of what was paid."
-    )
+    problem = f"{path}: the ledger cannot be used ({error}). Nothing more was sent."
+    keep = "Do not delete it: it is the only record of what was paid."
+    if is_busy(error):
+        return LedgerBusy()
+    # A quota that is used up is a "disk I/O error" to SQLite, and a folder that takes no more files
+    # is "unable to open database file". Python does not show the operating system's own error.
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+        fix = "See whether the disk is full, over its quota or read-only, and make room on it."
+        return DiskRefused(f"{problem} {fix} {keep}")
+    return StorageFailed(f"{problem} {keep}")

@@ -15,7 +15,7 @@ from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.control import Control
 from pipeline.engines.base import Target
 from pipeline.engines.choice import open_engine
-from pipeline.errors import EngineAway, Interrupted
+from pipeline.errors import EngineAway, Interrupted, LedgerBusy
 from pipeline.events import (
     AttemptEnded,
     Event,
@@ -26,6 +26,7 @@ from pipeline.events import (
     Stopping,
 )
 from pipeline.executor import Executor
+from pipeline.groupcommit import PATIENCE_S
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger
 from pipeline.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
@@ -148,9 +149,13 @@ class Sending:
         if kept is not None:
             kept.exchange(throttle.pace, self.clock.monotonic(), self.clock.wall())
 
+        sender = asyncio.current_task()
+
         async def look_again() -> None:
             while True:
                 await asyncio.sleep(_LOOK_EVERY_S)
+                if sender is not None and sender.cancelling():
+                    self.ledger.leave(PATIENCE_S)  # nobody is there to close the other program
                 try:
                     await self._look(throttle, kept, executor)
                 except Exception as error:  # of the disk or of a caller's listener
@@ -177,7 +182,8 @@ class Sending:
         self.tell(Paced(pace.rate(now), pace.limit, pace.window_s, in_flight, due_at))
         if self._tally.seal_due():
             # In a thread of its own: answers are taken in meanwhile.
-            await asyncio.to_thread(self.sealer.seal_all)
+            with contextlib.suppress(LedgerBusy):  # the next time, or the end, seals them too
+                await asyncio.to_thread(self.sealer.seal_all)
 
 
 @dataclass(slots=True)

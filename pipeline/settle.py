@@ -13,11 +13,36 @@ from pipeline.ledger import open_ledger
 from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
+from pipeline.recovery import read_again, recover
 from pipeline.report.failures import rewrite_failures
+from pipeline.standing import stand
 from pipeline.summary import refuse_before_first_run
 from pipeline.wording import counted
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
+
+
+def reread_job(job: Job, clock: Clock | None = None) -> int:
+    """Reads kept answers again that could not be read when they came, without sending anything.
+
+    A later release may read more of them; each run does the same before it sends. Their rows are
+    ok from here on. failures.csv is written again. Returns how many answers were read.
+
+    Raises:
+        Refused: when the job has no run yet.
+        Locked: when a run works in the folder.
+        StorageFailed: when the ledger is gone, or cannot be read or written.
+    """
+    with records.reading(job.folder.ledger) as read:
+        refuse_before_first_run(job, read)
+    with (
+        job.folder.locked(),
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
+    ):
+        number = read_again(ledger)
+        recover(job.folder, ledger, job.spec.workflow if job.spec else "", lambda _: None)
+        rewrite_failures(job.folder, ledger.read)
+    return number
 
 
 def settle_job(
@@ -41,7 +66,7 @@ def settle_job(
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         counts = read(records.counts)
-        refuse_unknown_codes(only or (), counts.by_code, read)
+        refuse_unknown_codes(only or (), stand(counts, False).by_code, read)
     if rows is not None and rows.last > counts.sheet_rows:
         raise Refused(
             f"There is no row {rows.last}: the sheet had {counted(counts.sheet_rows, 'data row')} "
@@ -59,7 +84,7 @@ def settle_job(
 
     with (
         job.folder.locked(),
-        open_ledger(job.folder.ledger, clock or SystemClock(), expected=True) as ledger,
+        open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
     ):
         ledger.recover()
         found = ledger.read(lambda db: [row for row in records.unfinished(db) if chosen(row)])

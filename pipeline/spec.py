@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.model import ENGINES
+from pipeline.model import ENGINES, TEXT_RULES
 from pipeline.specfile import Fields, compose
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -88,6 +88,8 @@ class JobSpec:
     ray_address: str | None = None
     workers: int | None = None
     notify: Notify | None = None
+    text_rules: int = TEXT_RULES
+    """By which rules a cell becomes text. No key of the file: the run folder decides (`pins`)."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Where in the file a key stands (`id`, `variables.story`), for messages."""
 
@@ -116,7 +118,8 @@ def load_spec(path: Path) -> JobSpec:
             each fault.
     """
     fields = Fields(path, compose(path))
-    known = [name for name in JobSpec.__dataclass_fields__ if name not in ("source", "lines")]
+    ours = ("source", "text_rules", "lines")
+    known = [name for name in JobSpec.__dataclass_fields__ if name not in ours]
     fields.note_unknown(known, "unknown key `{}`.", _NEVER)
     said = _said(fields)
     _note_both(fields, said)

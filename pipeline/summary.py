@@ -10,11 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import records
-from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
+from pipeline.errors import (
+    DiskRefused,
+    Interrupted,
+    Locked,
+    PipelineError,
+    Refused,
+    StorageFailed,
+)
 from pipeline.job import Job
 from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished, reading
-from pipeline.schema import lost
+from pipeline.standing import next_step, send_pending, stand
 
 SCHEMA_VERSION = 1
 
@@ -63,38 +70,43 @@ def summarize(
 
     `concern` counts the rows that the exit code speaks of, every row of the sheet by default.
     `signal_exit` is the exit code of the signal that ended the run. `in_use`: a run is at work in
-    the folder, so what it has on the way is pending; without it nobody waits for those answers,
-    and the rows are ambiguous.
+    the folder, so there is nothing to go on with. Without a `run_id` the summary is of the last
+    run, and of why it stopped.
     """
     sent = sent or Sent()
-    states = counts.states.copy()
-    if not in_use:
-        states[State.AMBIGUOUS] += states[State.SENDING]
-    del states[State.SENDING]
-    ok, failed, ambiguous = (states[s] for s in (State.OK, State.FAILED, State.AMBIGUOUS))
-    pending = counts.sheet_rows - counts.skipped - ok - failed - ambiguous
+    standing = stand(counts, in_use)
+    states = standing.states
+    stop = stopped.code if stopped else None
+    # A run that is about to end is not over yet by the ledger.
+    of_ended = run_id is None and stop is None
+    alike = (counts.last_stopped if of_ended else stop) == StopCode.ALIKE
+    cut_short = counts.cut_short if of_ended else stop is not None
+    step = next_step(
+        standing, counts.last_failed if alike else None, job.limit if cut_short else None
+    )
     return Summary(
         schema_version=SCHEMA_VERSION,
         run_id=counts.last_run_id if run_id is None else run_id,
         job=job.name,
-        rows=counts.sheet_rows,
-        ok=ok,
-        failed=failed,
-        ambiguous=ambiguous,
-        pending=pending,
-        skipped=counts.skipped,
+        rows=standing.rows,
+        ok=states[State.OK],
+        failed=states[State.FAILED],
+        ambiguous=states[State.AMBIGUOUS],
+        pending=states[State.PENDING],
+        skipped=standing.skipped,
         paid_min=counts.paid_min,
         paid_max=counts.paid_max,
-        by_code=counts.by_code,
-        stopped=stopped.code if stopped else None,
+        by_code=standing.by_code,
+        stopped=stop,
         requests=sent.requests,
         rate_limited=sent.rate_limited,
         duration_s=round(sent.duration_s, 3),
         results=str(job.folder.results),
         report=str(job.folder.report) if job.folder.report.exists() else None,
         failures=str(job.folder.failures),
-        resume_command=_resume_command(job, pending, failed - counts.given_up, ambiguous),
+        resume_command=job.command(*step.words) if step else None,
         exit_code=_exit_code(stopped, states if concern is None else concern, signal_exit),
+        next_step=step,
     )
 
 
@@ -120,8 +132,9 @@ def read_status(job: Job) -> Status:
     with reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         counts = read(records.counts)
-        summary = standing(job, counts, in_use)
-        return Status(summary, read(records.last_run), in_use, in_flight(counts, in_use))
+        summary = summarize(job, counts, in_use=in_use)
+        in_flight = stand(counts, in_use).in_flight
+        return Status(summary, read(records.last_run), in_use, in_flight)
 
 
 def for_person(job: Job, summary: Summary) -> Summary:
@@ -129,24 +142,11 @@ def for_person(job: Job, summary: Summary) -> Summary:
 
     Only a person may decide on that. Programs get the command as it is, which then sends nothing.
     """
-    left = summary.pending or summary.failed or summary.ambiguous
-    raised = job.affording(summary.paid_max, left)
-    for words in _GOING_ON:
-        if summary.resume_command == job.command(*words):
-            return replace(summary, resume_command=raised.command(*words))
-    return summary
-
-
-def standing(job: Job, counts: Counts, in_use: bool) -> Summary:
-    """The summary of a job for who looks at it from outside; while a run goes on there is nothing
-    to go on with."""
-    summary = summarize(job, counts, in_use=in_use)
-    return replace(summary, resume_command=None) if in_use else summary
-
-
-def in_flight(counts: Counts, in_use: bool) -> int:
-    """How many rows a run that is at work has on the way."""
-    return counts.states[State.SENDING] if in_use else 0
+    step = summary.next_step
+    if step is None:
+        return summary
+    raised = job.affording(summary.paid_max, step.rows)
+    return replace(summary, resume_command=raised.command(*step.words))
 
 
 def refuse_before_first_run(job: Job, read: records.Read) -> None:
@@ -154,11 +154,10 @@ def refuse_before_first_run(job: Job, read: records.Read) -> None:
 
     Raises:
         Refused: with the command that changes that.
-        StorageFailed: where there are answers, and the ledger is gone.
+        StorageFailed: where there was a run, and the ledger does not know of it.
     """
+    records.refuse_lost(job.folder.ledger, job.folder.trace)
     if read(records.last_run) is None:
-        if job.folder.has_answers:
-            raise lost(job.folder.ledger)
         raise no_run_yet(job)
 
 
@@ -203,7 +202,9 @@ def needs_person(summary: Summary) -> bool:
 
 def as_json(summary: Summary) -> JsonObject:
     """The object of summary.json and of `--json`."""
-    return asdict(summary)
+    told = asdict(summary)
+    del told["next_step"]
+    return told
 
 
 def summarize_error(job: Job | None, error: PipelineError) -> Summary:
@@ -215,8 +216,14 @@ def summarize_error(job: Job | None, error: PipelineError) -> Summary:
 
 
 def _summarize_known(job: Job, error: PipelineError, stopped: Stopped | None) -> Summary:
-    in_use = isinstance(error, Locked)  # by another run, which waits for what is on its way
-    return summarize(job, _known_counts(job), stopped=stopped, in_use=in_use)
+    # By another run, which waits for what it has on the way.
+    in_use = isinstance(error, Locked) or job.folder.in_use
+    summary = summarize(job, _known_counts(job), stopped=stopped, in_use=in_use)
+    if summary.run_id or in_use or not isinstance(error, Interrupted | DiskRefused):
+        return summary
+    # It did not come to its first row, and begins again.
+    step = send_pending(0, job.limit)
+    return replace(summary, next_step=step, resume_command=job.command(*step.words))
 
 
 def _known_counts(job: Job) -> Counts:
@@ -227,20 +234,11 @@ def _known_counts(job: Job) -> Counts:
         return _NO_COUNTS
 
 
-def _resume_command(job: Job, pending: int, failed: int, ambiguous: int) -> str | None:
-    """The command that goes on: what was not sent yet comes first, then what failed, which may have
-    been paid, and the ambiguous only where nothing else is left."""
-    for rows, words in zip((pending, failed, ambiguous), _GOING_ON, strict=True):
-        if rows:
-            return job.command(*words)
-    return None
-
-
 def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int | None) -> int:
     """The first that applies of 6, 130 or 143, 4, 75, 5, 3."""
     interrupted = _EXIT_INTERRUPTED if signal_exit is None else signal_exit
     found = {
-        _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] + states[State.SENDING] > 0,
+        _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] > 0,
         _EXIT_FAILED: states[State.FAILED] > 0,
     }
     if signal_exit is not None:
@@ -251,8 +249,7 @@ def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int
     return next((code for code in order if found.get(code)), 0)
 
 
-_GOING_ON = ("run",), ("resume",), ("resume", "--ambiguous")
-_NO_COUNTS = Counts(Counter(), {}, 0, 0, 0, 0, 0, "", None)
+_NO_COUNTS = Counts(Counter(), 0, 0, 0, 0, "", None)
 _NOTHING = Summary(
     schema_version=SCHEMA_VERSION,
     run_id="",

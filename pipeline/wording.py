@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _NAMED = 10
+_COMPARED_CHARACTERS = 100
 # Control characters but tab and line feed, other line ends, what turns the direction of writing,
 # and halves of surrogate pairs, which no stream takes.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_COMMAND_LINE = re.compile(r"^(\s*:):", re.MULTILINE)
+_COMMAND_LINE = re.compile(r"^([^\S\n]*:):", re.MULTILINE)
 _COMMAND_ANYWHERE = re.compile(r"#(?=#[\w.-]*\[)")
 
 
@@ -61,6 +62,10 @@ def listed(rows: Sequence[int], total: int | None = None) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint like ` Did you mean "story"?`, or nothing."""
-    by_plain = {name.casefold().strip(): name for name in known}
-    close = difflib.get_close_matches(word.casefold().strip(), list(by_plain), n=1)
+
+    def plain(name: str) -> str:  # comparing takes the square of the length
+        return name.casefold().strip()[:_COMPARED_CHARACTERS]
+
+    by_plain = {plain(name): name for name in known}
+    close = difflib.get_close_matches(plain(word), list(by_plain), n=1)
     return f' Did you mean "{by_plain[close[0]]}"?' if close else ""

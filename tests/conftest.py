@@ -24,7 +24,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.forks import Forks, forking
+from tests import hits
+from tests.forks import Forked, Forks, forking
 from tests.servers import Monitor
 
 KEY = "sk_sandbox"
@@ -135,6 +136,12 @@ def hanging() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Before mutmut looks at its notes of this test."""
+    hits.take()
+
+
 def free_port() -> int:
     """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -242,13 +249,15 @@ class Job:
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout.splitlines()[-1])
 
-    def start(self, *options: str, rate: str = "5000") -> subprocess.Popen[bytes]:
+    def start(
+        self, *options: str, rate: str = "5000", verb: str = "run"
+    ) -> Forked | subprocess.Popen[bytes]:
         """`pipeline run …` as a process that the test ends as it likes."""
+        command = self.command(verb, *(["--rate", rate] if verb == "run" else []), *options)
+        if hasattr(os, "pidfd_open"):
+            return Forked(shared_forks(), command[3:], self.environment())
         return subprocess.Popen(
-            self.command("run", "--rate", rate, *options),
-            env=self.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            command, env=self.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
 
@@ -271,7 +280,7 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ended(process: Forked | subprocess.Popen[bytes]) -> Iterator[None]:
     """Sees that a process that a test started does not outlive it."""
     try:
         yield

@@ -158,13 +158,24 @@ class Disk:
             node = node.names[folder]
         return node, name
 
+    # -- after a kill ---------------------------------------------------------------------
+
+    def close_all(self) -> None:
+        """The process is gone: its files are closed, and nothing more is synced."""
+        self._files.clear()
+        self._places.clear()
+
+    def shown(self) -> dict[str, bytes | None]:
+        """What the next process finds: all that was done, whether it was synced or not."""
+        return dict(_show(self.top, "", lambda node: node.names, lambda node: bytes(node.now)))
+
     # -- after the power went -------------------------------------------------------------
 
     def survivors(self, chance: random.Random, odd: int) -> Iterator[dict[str, bytes | None]]:
         """What may be there now: nothing unsynced, all of it, and `odd` mixtures. By path below
         the root; None for a folder."""
         yield dict(_show(self.top, "", lambda node: node.synced_names, lambda node: node.synced))
-        yield dict(_show(self.top, "", lambda node: node.names, lambda node: bytes(node.now)))
+        yield self.shown()
         for _ in range(odd):
             yield dict(
                 _show(

@@ -23,7 +23,49 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import hits
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Forked:
+    """A command that runs, with as much of `subprocess.Popen` as tests need. What it writes is
+    thrown away."""
+
+    def __init__(self, forks: Forks, words: list[str], environment: dict[str, str]) -> None:
+        self.returncode: int | None = None
+        self._forks = forks
+        self._folder = tempfile.TemporaryDirectory(dir=forks.folder)
+        asked = {"words": words, "folder": self._folder.name, "environment": environment}
+        self.pid = forks._ask(asked | {"here": os.getcwd()})
+        self._ended = os.pidfd_open(self.pid)
+
+    def poll(self) -> int | None:
+        """The exit code, or None while the command runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._look(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._ended, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._ended], [], [], timeout)[0]:
+            self.returncode = self._forks.wait(self.pid)
+            os.close(self._ended)
+            self._folder.cleanup()
+        return self.returncode
 
 
 @dataclass
@@ -160,6 +202,7 @@ def _become(asked: dict) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
+        hits.leave()
         os._exit(code)
 
 

@@ -172,7 +172,8 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (204, b"", AMBIGUOUS, "bad_response", True, None),
         (200, b'["result"]', AMBIGUOUS, "bad_response", True, None),
         (200, b"[" * 200_000, AMBIGUOUS, "bad_response", True, None),
-        (200, '{"result": "caf\xe9"}'.encode("latin-1"), AMBIGUOUS, "bad_response", True, None),
+        (200, '{"result": "caf\xe9"}'.encode("latin-1"), OK, None, True, None),
+        (200, b'{"result": "two\nlines,\ttabs\x00"}', OK, None, True, None),
     ],
 )
 def test_each_answer_has_its_class(status, body, verdict, code, maybe_paid, stop):
@@ -354,3 +355,89 @@ def test_an_answer_that_is_nested_as_deep_as_people_write_is_ok():
     body = b'{"success":true,"result":' + b"[" * 150 + b"]" * 150 + b"}"
     assert classify(reply(200, body)).verdict is OK
     assert read_answer(body).result == "[" * 150 + "]" * 150
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (400, error("No such\n  voice"), "No such voice"),
+        (500, error("Failed"), "Failed"),
+        (429, error("Rate limit exceeded"), "Rate limit exceeded"),
+        (402, error("No credits", "invalid_billing"), "No credits"),
+        (200, error("blocked", "run_blocked"), "blocked"),
+        (200, {"success": False}, "null"),
+        (200, {"success": False, "error": {"why": ["é"]}}, '{"why":["é"]}'),
+        (502, PAGE, "<html>Bad gateway</html>"),
+        (504, b"", "(empty)"),
+        (504, b"\xff\x00end", "\N{REPLACEMENT CHARACTER}" * 2 + "end"),
+        (200, b"Once upon", "the answer is not a JSON object: Once upon"),
+        (200, b'{"success":true}', 'the answer has no `result`: {"success":true}'),
+        (200, b"", "the answer is not a JSON object: (empty)"),
+        (302, b"", "The server redirects to nowhere; redirects are never followed."),
+    ],
+)
+def test_the_message_is_what_the_server_said_on_one_line(status, body, message):
+    """With the status beside it."""
+    outcome = classify(reply(status, body))
+    assert (outcome.message, outcome.http_status) == (message, status)
+
+
+def test_a_redirect_says_where_to():
+    """The address is in the header alone."""
+    headers = {"location": "https://elsewhere.example/run"}
+    outcome = classify(Reply(0.0, 1.0, 308, headers, b""))
+    assert outcome.message == (
+        "The server redirects to https://elsewhere.example/run; redirects are never followed."
+    )
+
+
+@pytest.mark.parametrize(("status", "failure"), [(None, Failure.TIMEOUT), (200, Failure.CUT)])
+def test_an_attempt_without_an_answer_says_what_happened(status, failure):
+    """In the client's words, with the status if one came."""
+    outcome = classify(Reply(0.0, 1.0, status, {}, b"", failure, "no whole\tanswer"))
+    assert (outcome.message, outcome.http_status) == ("no whole answer", status)
+
+
+def test_no_status_and_no_reason_is_a_lost_connection():
+    """As ambiguous as any other."""
+    outcome = classify(reply(None))
+    assert (outcome.verdict, outcome.code, outcome.maybe_paid) == (AMBIGUOUS, "disconnected", True)
+
+
+def test_a_message_has_500_characters_at_most_and_ends_where_it_was_cut():
+    """A page may be long; of a body no more than 500 characters of four bytes are looked at."""
+    assert classify(reply(400, error("x" * 500))).message == "x" * 500
+    assert classify(reply(400, error("x" * 501))).message == "x" * 499 + "…"
+    assert classify(reply(502, "😀".encode() * 501)).message == "😀" * 500
+    assert classify(reply(502, b"x" * 501)).message == "x" * 499 + "…"
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_an_answer_may_be_nested_200_deep_and_no_deeper(opening, closing):
+    """The object and the number inside count too. Depth counts, not the number of brackets."""
+
+    def nested(levels: int) -> bytes:
+        inner = opening * levels + b"1" + closing * levels
+        return b'{"result":' + inner + b',"wide":[' + b",".join([b"[]"] * 300) + b"]}"
+
+    assert read_answer(nested(198)).result == (opening * 198 + b"1" + closing * 198).decode()
+    with pytest.raises(Unreadable, match="not a JSON object"):
+        read_answer(nested(199))
+
+
+def test_surrogates_in_citations_are_repaired_and_kept_in_the_raw_text():
+    """No text column holds them."""
+    answer = read_answer(
+        b'{"result":"x","citations":["u\\ud800",{"title":"t\\udfff","url":"\\ud83d"}],"n":"\\ud800"}'
+    )
+    assert answer.citations == (Citation("", "u\ufffd"), Citation("t\ufffd", "\ufffd"))
+    assert answer.citations_raw == '["u\\ud800",{"title":"t\\udfff","url":"\\ud83d"}]'
+    assert answer.extra == '{"n":"\\ud800"}'
+    assert answer.flags == ()
+
+
+def test_texts_that_are_no_surrogates_stay_readable_in_json_text():
+    """As they came, without spaces, not as escapes."""
+    answer = read_answer('{"result":{"é":[1, 2]},"citations":[ "ü" ],"more":"ß"}'.encode())
+    assert (answer.result, answer.citations_raw) == ('{"é":[1,2]}', '["ü"]')
+    assert answer.extra == '{"more":"ß"}'

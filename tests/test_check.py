@@ -128,7 +128,7 @@ def test_a_duration_is_told_as_one_plans_by_it(seconds, text):
 
 
 @pytest.mark.long
-def test_a_million_rows_are_checked_in_15_s_and_400_mb(sandbox, make_job):
+def test_a_million_rows_are_checked_in_15_s_of_cpu_and_400_mb(sandbox, make_job):
     """180 MB of CSV; the same way is taken by every run."""
     job = make_job(sandbox.url, rows=[])
     features = "twelve words of a text that is about as long as a row is wide " * 2
@@ -138,20 +138,20 @@ def test_a_million_rows_are_checked_in_15_s_and_400_mb(sandbox, make_job):
             file.writelines(f"SKU{n},name {n},{features}{n}\n" for n in range(first, first + 1000))
     job.write_spec(variables={"name": "name", "features": "features"})
     assert job.sheet.stat().st_size > 150_000_000
-    begun = time.monotonic()
-    found = checked(job)
-    assert time.monotonic() - begun < 15
-    assert found["to_send"] == 1_000_000
     script = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:]);"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
     )
     said = subprocess.run(
-        [sys.executable, "-c", script, *job.command("check")],
+        [sys.executable, "-c", script, *job.command("check", "--json")],
         env=job.environment(),
         capture_output=True,
         text=True,
         check=True,
-    ).stdout
+    ).stdout.splitlines()
+    assert json.loads(said[-2])["to_send"] == 1_000_000
+    cpu_s, peak = said[-1].split()
+    assert float(cpu_s) < 15
     unit = 1 if sys.platform == "darwin" else 1024
-    assert int(said) * unit < 400e6
+    assert int(peak) * unit < 400e6

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,7 @@ from pipeline import placing, records
 from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.clock import SystemClock
 from pipeline.errors import StorageFailed
+from pipeline.folder import sha256_of
 from pipeline.ledger import Part, SqliteLedger, open_ledger
 from pipeline.model import Outcome, Reply, Row, State, Verdict
 
@@ -90,11 +93,29 @@ def test_a_crash_after_each_step_of_sealing_leaves_every_row_once(ledger, folder
         Sealer(ledger, folder, "wf_x").recover()
         assert sorted(p.name for p in folder.iterdir()) == [EMPTY_PART, name]
         assert sorted(pd.read_parquet(folder)["row"]) == [1, 2]
+        # Another release of the Parquet library may have made other bytes than were named.
+        [sealed] = ledger.read(records.sealed_parts)
+        assert sealed.sha256 == sha256_of(folder / name)
         ledger.read(lambda db: db.execute("UPDATE parts SET sealed = 0 WHERE part = 1"))
         _unseal(ledger, first, last)
     Sealer(ledger, folder, "wf_x").recover()
     sealer.seal_all()
     assert sorted(pd.read_parquet(folder)["row"]) == [1, 2, 3, 4, 5]
+
+
+def test_a_part_whose_seal_failed_is_finished_before_the_next_one(ledger, folder):
+    """As where another program held the ledger's lock: its answers must not be in two parts."""
+    answered(ledger, texts(5))
+    sealer = Sealer(ledger, folder, "wf_x")
+    number, first, last = ledger.next_part(3, 10**9)
+    content = sealer._content(first, last)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"part-{number:05d}.parquet"
+    ledger.name_part(Part(number, name, first, last, sha256))
+    (folder / name).write_bytes(content)
+    sealer.seal_all()
+    assert sorted(pd.read_parquet(folder)["row"]) == [1, 2, 3, 4, 5]
+    assert [part.rows for part in ledger.read(records.sealed_parts)] == [3, 2]
 
 
 def _unseal(ledger: SqliteLedger, first: int, last: int) -> None:
@@ -166,3 +187,50 @@ def test_a_folder_that_cannot_be_written_stops_and_loses_nothing(ledger, tmp_pat
     again.recover()
     again.seal_all()
     assert len(pd.read_parquet(tmp_path / "nowhere")) == 2
+
+
+def test_every_column_of_a_part_is_what_the_ledger_holds(ledger, folder):
+    """Names, numbers and times of the one answer, and how the part was written."""
+    before = datetime.now(UTC)
+    answered(ledger, [{"success": True, "result": "text", "citations": ["u"], "more": 1}])
+    Sealer(ledger, folder, "wf_x").seal_all()
+    part = folder / "part-00001.parquet"
+    [row] = pq.read_table(part).to_pylist()
+    sent_at, finished_at = row.pop("sent_at"), row.pop("finished_at")
+    assert before - timedelta(seconds=2) <= sent_at <= finished_at <= datetime.now(UTC)
+    assert row == {
+        "row": 1,
+        "id": "id-1",
+        "row_key": (1).to_bytes(16, "big").hex(),
+        "version": 1,
+        "run_id": "run-1",
+        "workflow": "wf_x",
+        "variables": '{"story":"1"}',
+        "result": "text",
+        "citations": [{"title": "", "url": "u"}],
+        "citations_raw": '["u"]',
+        "extra": '{"more":1}',
+        "flags": [],
+        "http_status": 200,
+        "attempts": 1,
+        "latency_s": 1.5,
+    }
+    columns = pq.ParquetFile(part).metadata.row_group(0)
+    used = {columns.column(n).compression for n in range(columns.num_columns)}
+    assert used == {"ZSTD"}
+    assert part.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_part_whose_bytes_change_on_disk_does_not_read_silently(ledger, folder):
+    """Each page has a checksum, for readers that look at it."""
+    answered(ledger, texts(50))
+    Sealer(ledger, folder, "wf_x").seal_all()
+    part = folder / "part-00001.parquet"
+    column = pq.ParquetFile(part).metadata.row_group(0).column(RESULTS_SCHEMA.names.index("result"))
+    content = bytearray(part.read_bytes())
+    # The last byte of the column's last page lies in its data, not in a header.
+    first = column.dictionary_page_offset or column.data_page_offset
+    content[first + column.total_compressed_size - 1] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(part, page_checksum_verification=True).read(columns=["result"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -126,6 +127,10 @@ def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_non
     for group in groups.values():
         assert group["command"] in shown
         before = received(sandbox)
+        if group["code"] == "request_blocked":  # what is not edited is not sent once more
+            job.paste(group["command"])
+            assert received(sandbox) == before
+            job.write_sheet(["story"], [["edited a"], ["edited b"], *([r] for r in rows[2:])])
         job.paste(group["command"], "--yes")
         assert (received(sandbox) - before).total() == group["count"]
         job.paste(group["command"], "--yes")
@@ -153,6 +158,21 @@ def test_rows_that_a_command_leaves_out_do_not_raise_its_exit_code(sandbox, make
     assert job.call("resume", "--only", "request_blocked", "--fail-on", "new").returncode == 3
 
 
+def test_a_row_that_was_settled_is_sent_again_only_after_a_question(sandbox, make_job):
+    """It is failed by the user's word, and may have been paid all the same."""
+    job = make_job(sandbox.url, rows=[["a"], ["b #fault:html-504-billed"]])
+    job.run(expect=5)
+    assert job.call("settle").returncode == 0
+    received = sandbox.received()
+    for options in ((), ("--rows", "2"), ("--only", "gateway")):
+        done = job.call("resume", *options)
+        assert done.returncode == 2, options
+        assert "1 row (row 2) may have been paid already" in done.stderr
+    assert sandbox.received() == received
+    assert job.call("resume", "--yes").returncode == 5
+    assert sandbox.received() == received + 1
+
+
 def test_settle_decides_without_sending(sandbox, make_job):
     """Ambiguous rows become failed and stay maybe paid; failed ones are given up."""
     job = mixed_job(sandbox, make_job)
@@ -167,7 +187,7 @@ def test_settle_decides_without_sending(sandbox, make_job):
     assert job.call("settle", "--only", "request_blocked").returncode == 0
     assert sandbox.received() == before
     sent = received(sandbox)
-    job.call("resume")
+    job.call("resume", "--yes")
     assert "#fault:blocked" not in received(sandbox) - sent
     assert "#fault:html-504-billed" in received(sandbox) - sent
     job.call("resume", "--rows", "3")
@@ -371,7 +391,8 @@ def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path)
         _one(job, story)
         codes[code] = job.call("run", "--output", str(tmp_path / str(code))).returncode
     codes[2] = job.call("run", "--limit", "-1").returncode
-    codes[4] = job.call("run", "--output", str(tmp_path / "4"), env={"AITUTOR_API_KEY": "no"})
+    stopped = ("--output", str(tmp_path / "4"), "--yes")
+    codes[4] = job.call("run", *stopped, env={"AITUTOR_API_KEY": "no"})
     codes[4] = codes[4].returncode
     (tmp_path / "0" / "ledger.sqlite").write_bytes(b"not a database" * 1000)
     damaged = job.call("run", "--output", str(tmp_path / "0"), "--json")
@@ -604,16 +625,6 @@ def test_another_column_for_a_variable_is_refused_and_a_renamed_one_is_free(sand
     assert sum(sandbox.billed().values()) == 3
 
 
-def test_changes_that_are_accepted_for_a_sample_say_what_the_next_run_will_cost(sandbox, make_job):
-    """They stand for the whole sheet."""
-    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(6)])
-    job.run()
-    job.write_spec(constants={"tone": "cold"})
-    done = job.call("run", "--accept-changes", "--limit", "2")
-    assert "pays for 4 more rows" in done.stderr
-    assert job.run()["requests"] == 4
-
-
 def test_rows_that_a_kill_left_ambiguous_are_news_of_the_night_that_finds_them(
     start_sandbox, make_job
 ):
@@ -639,8 +650,12 @@ def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make
         assert "waits for 3 answers; those rows count as pending" in job.call("status").stdout
     report = json.loads(job.call("report", "--json").stdout)
     [group] = report["groups"]
-    assert (group["state"], group["count"]) == ("sending", 3)
-    assert job.paste(group["command"]).returncode == 5
+    assert [group[n] for n in ("state", "code", "count", "maybe_paid")] == [
+        *("ambiguous", "interrupted", 3, 3),
+    ]
+    asked = job.paste(group["command"])
+    assert (asked.returncode, "at worst paid twice for 3 requests" in asked.stderr) == (2, True)
+    assert sandbox.received() == 3
 
 
 def to_go_on(said: str) -> str:
@@ -803,6 +818,19 @@ def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_jo
     assert job.run("--base-url", first.url)["ok"] == 1
 
 
+def test_a_folder_belongs_to_a_path_of_its_host(sandbox, make_job):
+    """A gateway has several APIs behind one host. A slash at the end is no path."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    assert job.run("--limit", "1")["ok"] == 1
+    done = job.call("run", "--base-url", f"{sandbox.url}/gateway")
+    assert done.returncode == 2
+    assert f"belongs to 127.0.0.1:{sandbox.port}, not to 127.0.0.1:{sandbox.port}/gateway" in (
+        done.stderr
+    )
+    assert sandbox.received() == 1
+    assert job.run("--base-url", f"{sandbox.url}/")["ok"] == 2
+
+
 def test_a_refused_first_run_is_no_run(sandbox, make_job):
     """`status` says how to start one, and nothing half-read is left behind."""
     job = make_job(sandbox.url, rows=[["a"], [""], ["c"]])
@@ -816,7 +844,8 @@ def test_a_refused_first_run_is_no_run(sandbox, make_job):
     ("options", "words"),
     [
         (["run", "--output", ""], "must not be empty"),
-        (["run", "--only", "gateway"], "--only is an option of: resume, settle"),
+        (["run", "--only", "gateway"], "--only is an option of: resume, check, settle"),
+        (["settle", "--reread", "--rows", "1"], "leave out --only and --rows"),
         (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "leave out --base-url"),
         (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
     ],
@@ -836,7 +865,11 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
     assert (done.returncode, "a sheet, not a job spec" in done.stderr) == (2, True)
 
 
-def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(sandbox, make_job):
+@pytest.mark.parametrize("command", ["run", "refused run", "settle"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["as it is", "gzip"])
+def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(
+    sandbox, make_job, command, pack
+):
     """What came whole is kept as it came and read later; half an answer stays ambiguous."""
     job = make_job(sandbox.url, rows=[["#fault:not-json"], ["#fault:cut-body"], ["fine"]])
     job.run(expect=5)
@@ -844,14 +877,36 @@ def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(s
     whole = "SELECT attempt_id FROM fragments WHERE whole"
     [(attempt,)] = db.execute(whole).fetchall()
     readable = b'{"success":true,"result":"as a later release reads it"}'
-    db.execute("UPDATE fragments SET body = ? WHERE attempt_id = ?", (readable, attempt))
+    db.execute("UPDATE fragments SET body = ? WHERE attempt_id = ?", (pack(readable), attempt))
     db.close()
     billed = sandbox.billed()
-    summary = job.run(expect=5)
-    assert (summary["requests"], summary["ok"], summary["ambiguous"]) == (0, 2, 1)
+    if command == "run":
+        summary = job.run(expect=5)
+        assert summary["requests"] == 0
+    elif command == "refused run":
+        job.write_spec(constants={"tone": "warm"})
+        summary = job.run(expect=2)
+        job.write_spec()
+    else:
+        done = job.call("settle", "--reread", "--json")
+        assert (done.returncode, "1 kept answer can be read now" in done.stderr) == (0, True)
+        summary = json.loads(done.stdout)
+        assert "as a later" not in (job.output / "failures.csv").read_text()
+    assert (summary["ok"], summary["ambiguous"]) == (2, 1)
     assert (summary["paid_min"], summary["paid_max"]) == (2, 3)
     assert sandbox.billed() == billed
     table = job.export()
     assert list(table["_status"]) == ["ok", "ambiguous", "ok"]
     assert table["result"][0] == "as a later release reads it"
     assert job.call("verify").returncode == 0
+
+
+def test_reading_kept_answers_again_says_so_where_there_are_none(sandbox, make_job):
+    """What cannot be read still is kept, for another release."""
+    job = make_job(sandbox.url, rows=[["#fault:not-json"], ["fine"]])
+    assert job.call("settle", "--reread").returncode == 2  # no run yet
+    job.run(expect=5)
+    done = job.call("settle", "--reread")
+    assert (done.returncode, "No kept answer can be read now" in done.stderr) == (0, True)
+    assert (job.status()["ok"], job.status()["ambiguous"]) == (1, 1)
+    assert sandbox.received() == 2

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import Job, SandboxProcess, ended
+from tests.servers import Answer, Server
 
 KILLS = 20
 
@@ -48,19 +49,19 @@ def test_killed_at_twenty_random_instants_nothing_is_lost_and_nothing_is_paid_tw
     """`kill -9` again and again on one run folder; at most what was in flight is ambiguous."""
     sandbox = start_sandbox(latency="80ms")
     in_flight = 16
-    rows = [[f"story number {n}"] for n in range(4000)]
+    rows = [[f"story number {n}"] for n in range(2500)]
     job = make_job(sandbox.url, rows=rows, concurrency=in_flight)
     chance = random.Random(20261124)
     killed = 0
     for _ in range(KILLS):
         process = job.start(rate="400")
         with ended(process):
-            time.sleep(chance.uniform(0.6, 1.6))
+            time.sleep(chance.uniform(0.05, 0.6))
             killed += process.poll() is None
             process.send_signal(signal.SIGKILL)
     assert killed == KILLS
     assert sum(sandbox.billed().values()) > 0
-    summary = job.run(expect=5)
+    summary = job.run("--concurrency", "200", expect=5)
     assert summary["pending"] == 0
     assert_nothing_lost_or_paid_twice(job, sandbox, summary, in_flight * killed)
     requests = sandbox.received()
@@ -89,7 +90,7 @@ def test_results_can_be_read_before_the_first_row_during_a_run_and_after_a_kill(
     assert seen == sorted(seen)
     after_kill = pd.read_parquet(job.results)
     assert len(after_kill) >= 2000
-    summary = json.loads(job.call("run", "--json").stdout.splitlines()[-1])
+    summary = json.loads(job.call("run", "--json", "--rate", "5000").stdout.splitlines()[-1])
     # A process that was held up may have had none on its way when it was killed.
     assert summary["exit_code"] == (5 if summary["ambiguous"] else 0)
     assert summary["ok"] + summary["ambiguous"] == 3000
@@ -139,3 +140,37 @@ def test_a_second_signal_leaves_at_once_and_names_what_was_in_flight(start_sandb
     done = job.call("status", "--json")
     assert '"ambiguous": 8' in done.stdout
     assert '"interrupted": 8' in done.stdout
+
+
+def open_marker(body: bytes) -> Answer:
+    """A paid answer whose marker of a template has no end: 0.1.0 looked at it for days."""
+    result = "{{" + " " * 1_000_000 + json.loads(body)["story"]
+    return 200, {}, json.dumps({"success": True, "result": result}).encode()
+
+
+def test_a_run_seals_the_paid_answers_of_a_killed_run_whatever_they_hold(make_job):
+    """The first run is killed before it seals the answer, as 0.1.0 had to be."""
+    with Server(open_marker) as server:
+        job = make_job(server.url, rows=[[letter] for letter in "abcdef"])
+        process = job.start(rate="0.3")
+        with ended(process):
+            while server.received.total() == 0 or job.status()["ok"] == 0:
+                assert process.poll() is None
+        assert pd.read_parquet(job.results).empty
+        assert job.run()["ok"] == 6
+        assert pd.read_parquet(job.results)["result"].str.len().tolist() == [1_000_003] * 6
+        assert list(server.received.values()) == [1] * 6
+
+
+def test_a_signal_while_answers_are_sealed_ends_the_run_with_all_of_them(make_job):
+    """The first of thirty answers of 1 MB are sealed when SIGTERM comes."""
+    with Server(open_marker) as server:
+        job = make_job(server.url, rows=[[str(n)] for n in range(30)])
+        process = job.start(rate="4")
+        with ended(process):
+            while server.received.total() < 8:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 143
+        assert 8 <= len(pd.read_parquet(job.results)) == server.received.total() < 30

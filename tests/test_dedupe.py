@@ -76,7 +76,7 @@ def test_an_ambiguous_answer_is_ambiguous_for_each_of_the_equal_rows(sandbox, ma
     job = make_job(sandbox.url, rows=rows(lost, "a", lost), dedupe=True)
     summary = job.run(expect=5)
     assert (summary["ambiguous"], summary["paid_max"]) == (2, 2)
-    assert "1 ambiguous row (row 1)" in job.call("resume", "--ambiguous").stderr
+    assert "1 row (row 1) may have been paid already" in job.call("resume", "--ambiguous").stderr
     job.call("resume", "--ambiguous", "--yes", "--rows", "3")
     assert sandbox.billed()[body(lost)] == 2
     assert verified(job)

@@ -124,7 +124,7 @@ def export_copy(job: Job, target: Path) -> Copied:
             source.snapshot,
             sheet_table(source),
             target,
-            summary_rows(found, source.read),
+            summary_rows(found, source.read, source.in_use),
         )
 
 
@@ -200,7 +200,7 @@ def test_a_copy_of_a_copy_has_the_columns_once(job):
     found = pipeline.find_job(job.spec)
     spec = replace(found.to_run(), input=first, sheet="Ideas")
     with opened(found, job.folder) as source:
-        summary = summary_rows(found, source.read)
+        summary = summary_rows(found, source.read, source.in_use)
         write_copy(spec, table, source.snapshot, sheet_table(source), second, summary)
     was, now = load_workbook(first), load_workbook(second)
     assert now.sheetnames == was.sheetnames

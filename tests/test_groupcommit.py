@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StorageFailed
+from pipeline.errors import DiskRefused
 from pipeline.groupcommit import GroupCommit
 
 INSERT = "INSERT INTO words VALUES (?)"
@@ -101,7 +101,7 @@ def test_on_a_full_disk_what_saves_nothing_is_refused_with_all_of_its_commit(db,
             return_exceptions=True,
         )
 
-    assert [type(result) for result in asyncio.run(go())] == [StorageFailed, StorageFailed]
+    assert [type(result) for result in asyncio.run(go())] == [DiskRefused, DiskRefused]
 
     async def save() -> None:
         await commits.durably(lambda db: db.execute(INSERT, ("saved",)), saves=True)

@@ -28,6 +28,8 @@ from pipeline.model import (
     Verdict,
 )
 from pipeline.records import Unread
+from pipeline.standing import stand
+from pipeline.traces import Trace
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
@@ -127,7 +129,7 @@ def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
         [cut] = unfinished(ledger)
         verdicts = asked(ledger, "SELECT verdict FROM attempts ORDER BY attempt_id")
     assert counts.states == {State.OK: 1, State.AMBIGUOUS: 1}
-    assert counts.by_code == {"interrupted": 1}
+    assert stand(counts, in_use=False).by_code == {"interrupted": 1}
     assert (counts.paid_min, counts.paid_max) == (1, 2)
     assert (cut.message, cut.sent_at) == ("The runner ended before the answer came.", 1234.5)
     assert verdicts == [("ok",), ("ambiguous",)]
@@ -299,6 +301,16 @@ def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
     assert ledger.read(records.counts).paid_max == 2
     attempt(ledger, sheet[1], BLOCKED)
     assert not unfinished(ledger)[1].given_up  # who sends it again has not given it up
+
+
+def test_a_row_that_was_given_up_still_is_after_an_attempt_that_was_taken_back(ledger):
+    """A stop between the intent and the request changes nothing."""
+    begin(ledger, [row(1)])
+    attempt(ledger, row(1), BLOCKED)
+    ledger.settle(unfinished(ledger))
+    made = attempt(ledger, row(1), None)
+    asyncio.run(ledger.withdraw(made))
+    assert [one.given_up for one in unfinished(ledger)] == [True]
 
 
 def test_an_answered_row_becomes_another_version(ledger):
@@ -502,19 +514,7 @@ def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
             read(placing.begin)
             [alike] = read(placing.look_up([(7, same[0].identity, 0)]))
             assert (alike.held.state, list(alike.numbers)) == (State.OK, [7])
-            assert read(placing.leaving) == 0
         assert [one.sheet_row for one in unfinished(ledger)] == [1]
-
-
-def test_paid_rows_that_a_sheet_no_longer_has_are_counted(ledger):
-    """Ok and ambiguous ones, not those that were refused or failed unpaid."""
-    sheet = [row(n) for n in range(1, 4)]
-    begin(ledger, sheet)
-    for one, outcome in zip(sheet, (PAID, LOST, BLOCKED), strict=True):
-        attempt(ledger, one, outcome)
-    ledger.read(placing.begin)
-    ledger.read(placing.look_up([(1, row(9).identity, 0)]))
-    assert ledger.read(placing.leaving) == 2
 
 
 def test_after_a_failed_write_nothing_is_written_any_more(path):
@@ -564,16 +564,38 @@ def test_on_a_full_disk_what_was_paid_is_saved_once_there_is_room_and_no_more_is
         assert read(records.counts).states == {State.OK: 2}
 
 
-def test_a_ledger_that_is_gone_from_beside_its_results_is_no_new_one(path):
-    """Every row would be paid again."""
-    says = "every row would be paid again. Bring it back from a copy .* Nothing was sent"
-    with pytest.raises(StorageFailed, match=says):
-        with open_ledger(path, SystemClock(), expected=True):
+@pytest.mark.parametrize("made", ["nothing", "an empty file", "tables"])
+def test_a_ledger_that_does_not_know_of_a_run_that_was_here_is_no_new_one(path, made):
+    """Every row would be paid again. Nothing is made in its place."""
+    if made == "an empty file":
+        path.touch()
+    elif made == "tables":
+        with open_ledger(path, SystemClock()):
             pass
+    before = path.read_bytes() if path.exists() else None
+    trace = Trace("summary.json", None)
+    says = "gone or empty, .* every row would be paid again. Bring it back .* Nothing was sent"
+    with pytest.raises(StorageFailed, match=says):
+        with open_ledger(path, SystemClock(), trace=trace):
+            pass
+    assert (path.read_bytes() if path.exists() else None) == before
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1)])
-    with open_ledger(path, SystemClock(), expected=True) as ledger:
+    with open_ledger(path, SystemClock(), trace=trace) as ledger:
         assert ledger.recover() == frozenset()
+
+
+def test_a_ledger_that_is_older_than_run_json_is_refused(path):
+    """As after a copy of it was put back: rows sent since would be paid again."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1)])
+    with records.reading(path) as read:
+        run_id = read(records.last_run).run_id
+    with open_ledger(path, SystemClock(), trace=Trace("run.json", run_id)):
+        pass
+    with pytest.raises(StorageFailed, match=r"not know of run later, but run\.json shows"):
+        with open_ledger(path, SystemClock(), trace=Trace("run.json", "later")):
+            pass
 
 
 def test_commits_that_only_the_log_has_are_not_passed_over(path, tmp_path):

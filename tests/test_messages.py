@@ -24,7 +24,12 @@ MISTAKES = [
     (["run", "JOB", "--limit", "-1"], {}, SHEET, ["'--limit': -1 is not 0 or more."]),
     (["run", "JOB", "--rate", "0"], {}, SHEET, ["'--rate': 0.0 is not above 0."]),
     (["run", "my", "job.yaml"], {}, SHEET, ["(job.yaml). A path with spaces in it needs quotes."]),
-    (["run", "JOB", "--only", "x"], {}, SHEET, ["'--only'.", "an option of: resume, settle."]),
+    (
+        ["run", "JOB", "--only", "x"],
+        {},
+        SHEET,
+        ["'--only'.", "an option of: resume, check, settle."],
+    ),
     (["run", "JOB", "--base-url", ""], {}, SHEET, ["--base-url: not an https:// address"]),
     (["run", "JOB", "--base-url", "https://[::1"], {}, SHEET, ["--base-url https://[::1: not an"]),
     (["run", "JOB"], {"max_paid": "many"}, SHEET, ["job.yaml line 4: `max_paid: many` is not"]),

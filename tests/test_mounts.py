@@ -31,6 +31,21 @@ disk.img /mnt/ext fuse.ext4 rw 0 0
 10.0.0.3:/v /mnt/gluster fuse.glusterfs rw 0 0
 1@tcp:/lustre /scratch lustre rw 0 0
 mon1,mon2:/ /ceph ceph rw 0 0
+/run/host_mark/Users /docker fakeowner rw,nosuid,nodev,relatime,fakeowner 0 0
+grpcfuse /docker-before fuse.grpcfuse rw,user_id=0 0 0
+osxfs /docker-first fuse.osxfs rw,user_id=0 0 0
+mount0 /lima virtiofs rw,relatime 0 0
+:/parallels /media/psf prl_fs rw 0 0
+share /vbox vboxsf rw,nodev 0 0
+vmhgfs-fuse /hgfs fuse.vmhgfs-fuse rw 0 0
+mountpoint-s3 /s3 fuse rw,nosuid 0 0
+JuiceFS:jfs /juice fuse.juicefs rw 0 0
+drive /content/drive fuse.drive rw 0 0
+beegfs_nodev /beegfs beegfs rw 0 0
+fuse-overlayfs /podman fuse.fuse-overlayfs rw 0 0
+/dev/vdb1 /var/lib/docker/volumes/runs/_data ext4 rw 0 0
+1:2:3 /pool fuse.mergerfs rw 0 0
+/dev/sde1 /mnt/exfat exfat rw 0 0
 server:/old /data nfs rw 0 0
 /dev/sdd1 /data xfs rw 0 0
 """
@@ -63,6 +78,21 @@ server:/old /data nfs rw 0 0
         ("/mnt/gluster/x", "fuse.glusterfs"),
         ("/scratch/x", "lustre"),
         ("/ceph/x", "ceph"),
+        ("/docker/x", "fakeowner"),
+        ("/docker-before/x", "fuse.grpcfuse"),
+        ("/docker-first/x", "fuse.osxfs"),
+        ("/lima/x", "virtiofs"),
+        ("/media/psf/x", "prl_fs"),
+        ("/vbox/x", "vboxsf"),
+        ("/hgfs/x", "fuse.vmhgfs-fuse"),
+        ("/s3/x", "fuse"),
+        ("/juice/x", "fuse.juicefs"),
+        ("/content/drive/x", "fuse.drive"),
+        ("/beegfs/x", "beegfs"),
+        ("/podman/x", None),
+        ("/var/lib/docker/volumes/runs/_data/x", None),
+        ("/pool/x", None),
+        ("/mnt/exfat/x", None),
         ("/data/x", None),
     ],
 )
@@ -71,7 +101,9 @@ def test_the_mount_that_holds_a_path_decides(path, kind):
     assert find_network(path, TABLE) == kind
 
 
-@pytest.mark.parametrize("table", ["", "\n", "one", "one /", "none / 9p rw 0 0"])
+@pytest.mark.parametrize(
+    "table", ["", "\n", "one", "one /", "none / 9p rw 0 0", "kataShared / virtiofs rw 0 0"]
+)
 def test_a_table_that_says_nothing_refuses_nothing(table):
     """Half a line; and the root of a sandbox, which is a folder of the machine around it."""
     assert find_network("/srv/x", table) is None

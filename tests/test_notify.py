@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.clock import SystemClock
 from pipeline.endpoint import find_endpoint
 from pipeline.errors import Refused
 from pipeline.figures import markdown, prometheus
-from pipeline.folder import RunFolder
+from pipeline.folder import RunFolder, write_json
 from pipeline.job import find_job
+from pipeline.ledger import open_ledger
 from pipeline.summary import summarize_error
 from tests.conftest import KEY, ended, free_port
 
@@ -111,6 +113,73 @@ def test_a_monitor_that_fails_redirects_or_is_away_is_said_and_changes_nothing(
         assert done.returncode == 0
         assert "could not be told" in done.stderr
     assert elsewhere.calls == []
+
+
+def test_a_quiet_run_says_in_one_line_whom_it_could_not_tell_and_the_summary_names_them(
+    sandbox, make_job
+):
+    """The exit code stays 0, and `verify` finds the summary that the ledger knows."""
+    hook = f"http://127.0.0.1:{free_port()}/s3cret"
+    job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": hook})
+    done = job.call("run", "--quiet", "--json")
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("webhook http://127.0.0.1/… could not be told how the run ended: ")
+    said = json.loads(done.stdout)
+    assert said == json.loads((job.output / "summary.json").read_text(encoding="utf-8"))
+    assert said["failed_notifications"] == {"webhook http://127.0.0.1/…": "Connection refused"}
+    assert job.call("verify").returncode == 0
+    job.write_spec()
+    assert job.run()["failed_notifications"] == {}
+    assert sandbox.received() == 1
+
+
+def test_a_quiet_run_that_is_refused_says_whom_it_could_not_tell_too(sandbox, make_job):
+    """One line for the refusal, one for the webhook; exit 2 as without it."""
+    hook = f"http://127.0.0.1:{free_port()}"
+    job = make_job(sandbox.url, rows=[[""]], notify={"webhook": hook})
+    done = job.call("run", "--quiet")
+    assert done.returncode == 2
+    told, refused = done.stderr.splitlines()
+    assert "could not be told" in told
+    assert refused.endswith("Nothing was sent.")
+
+
+def test_a_summary_that_another_run_wrote_meanwhile_is_left_alone(sandbox, make_job, hanging):
+    """The first run still waits for its webhook when the second one ends."""
+    job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": hanging, "timeout_s": 8})
+    first = job.start()
+    with ended(first):
+        while not (job.output / "summary.json").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        job.write_spec()
+        second = job.run("--if-locked", "wait")["run_id"]
+        assert first.poll() is None
+        assert first.wait(30) == 0
+    said = json.loads((job.output / "summary.json").read_text())
+    assert (said["run_id"], said["failed_notifications"]) == (second, {})
+    assert job.call("verify").returncode == 0
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_kill_while_the_summary_is_written_again_is_no_damage(sandbox, make_job, written):
+    """The ledger has no checksum then. `verify` believes the file of before and that of after."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    run_id = job.run()["run_id"]
+    folder = RunFolder(job.output)
+
+    def killed() -> str:
+        if written:
+            write_json(folder.summary, json.loads(folder.summary.read_text()) | {"more": 1})
+        raise KeyboardInterrupt
+
+    with open_ledger(folder.ledger, SystemClock()) as ledger:
+        with pytest.raises(KeyboardInterrupt):
+            ledger.amend_summary(run_id, killed)
+    assert job.call("verify").returncode == 0
+    assert job.run()["ok"] == 1
+    assert job.call("verify").returncode == 0
 
 
 BAD = [

@@ -248,6 +248,10 @@ def test_rows_and_limit_narrow_a_selection_together():
     """`--rows 2,4-9 --limit 5` names the listed rows among the first five."""
     selection = Selection(rows=parse_rows("2,4-9"), limit=5)
     assert list(np.flatnonzero(selection.named(12)) + 1) == [2, 4, 5]
+    kept = np.array([3, 4, 7, 8, 9, 10, 12])  # the other rows are skipped
+    assert list(np.flatnonzero(selection.named(12, kept) & np.isin(range(1, 13), kept)) + 1) == [
+        *(4, 7, 8, 9),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "0", "3-", "-3", "9-7", "a", "1,,2", "1.5", "٣-"])

@@ -25,11 +25,12 @@ from pipeline.access import Access
 from tests.conftest import KEY, Job, SandboxProcess, ended, free_port
 from tests.test_faults import hold_against_the_matrix
 
-pytest.importorskip("ray", reason="the extra ray is not installed")
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from nacl.public import PublicKey, SealedBox
 
-from pipeline.engines.ray import Clock, Lost, Sender
+from pipeline.engines.base import Target
+from pipeline.engines.ray import LOST_AFTER_S, Clock, Lost, RayEngine, Sender
 from pipeline.engines.worker import Landed, Request, Worker
 
 pytestmark = pytest.mark.ray
@@ -164,6 +165,29 @@ def test_a_job_is_sent_by_a_cluster_of_its_own_and_each_row_is_billed_once(sandb
     assert not workers_alive()
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_workers_import_nothing_from_the_folder_in_which_the_driver_runs(
+    cluster, sandbox, make_job, tmp_path, own
+):
+    """It holds a pipeline.py, a json.py and others; each would say that it ran."""
+    job = make_job(sandbox.url, rows=stories(5), **on_ray(None if own else cluster))
+    here, ran = tmp_path / "here", tmp_path / "ran"
+    here.mkdir()
+    for module in ("pipeline", "json", "sqlite3", "nacl", "httpx", "aiohttp"):
+        (here / f"{module}.py").write_text(f"open({str(ran)!r}, 'a').write(__file__)\n")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("pipeline")), "run", str(job.spec)],
+        cwd=here,
+        env=job.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not ran.exists(), ran.read_text()
+    assert done.returncode == 0, done.stderr
+    assert set(sandbox.billed().values()) == {1}
+
+
 def test_what_one_engine_began_the_other_one_finishes(cluster, sandbox, make_job):
     """In both directions; each row is sent once."""
     job = make_job(sandbox.url, rows=stories(90))
@@ -219,6 +243,26 @@ def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_n
     assert sandbox.received() == reached + summary["requests"]
     status = check_promises(job, sandbox, 300)
     assert status["ok"] == 300 - status["ambiguous"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_driver_that_stands_still_finds_its_workers_where_it_left_them(
+    cluster, start_sandbox, make_job, own
+):
+    """Ctrl-Z for longer than a silent worker is waited for: no row is ambiguous after it."""
+    sandbox = start_sandbox(latency="2s")
+    job = make_job(
+        sandbox.url, rows=stories(200), concurrency=50, **on_ray(None if own else cluster)
+    )
+    run = job.start("--json", rate="20")
+    with ended(run):
+        wait_until(lambda: sandbox.received() > 30)
+        run.send_signal(signal.SIGSTOP)
+        time.sleep(LOST_AFTER_S + 5)
+        run.send_signal(signal.SIGCONT)
+        assert run.wait(timeout=60) == 0
+    assert check_promises(job, sandbox, 200)["ok"] == 200 == sandbox.received()
+    assert "was lost" not in said_by(job)
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -381,6 +425,63 @@ def test_a_worker_is_lost_when_it_lacks_what_it_was_given_long_before_it_was_ask
     assert asyncio.run(ask([], 10.0)).unreceived.keys() == {1}
     with pytest.raises(Lost, match="did not receive"):
         asyncio.run(ask([], 100.0))
+
+
+def test_ray_repeats_no_call_and_restarts_no_worker():
+    """A repeat is a second bill."""
+    target = Target(Access("http://127.0.0.1:9", KEY, "127.0.0.1"), "wf_story", 30.0)
+    actor = RayEngine(target, 1, 1, lambda _: None)._actor
+    assert (actor._default_options["max_restarts"], actor._default_options["max_task_retries"]) == (
+        *(0, 0),
+    )
+
+
+def test_a_worker_that_counts_as_lost_is_ended(monkeypatch):
+    """It may only look dead, and go on sending rows that are told as ambiguous."""
+    ended: list[tuple[object, bool]] = []
+    monkeypatch.setattr(ray, "kill", lambda actor, no_restart: ended.append((actor, no_restart)))
+    sender = Sender()
+    sender.actor = Away([])
+    assert sender.lose("it hangs") == 0
+    assert ended == [(sender.actor, True)]
+
+
+def test_a_cluster_with_another_release_is_refused(sandbox, make_job, tmp_path):
+    """Its workers find the metadata of a release 9.9 first; exit 75, and nothing was sent."""
+    other = tmp_path / "pipeline-9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pipeline\nVersion: 9.9\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with ray_cluster(cpus=2) as address:
+            patch.delenv("PYTHONPATH")
+            job = make_job(sandbox.url, rows=stories(3), **on_ray(address))
+            done = job.call("run")
+    assert done.returncode == 75, done.stderr
+    assert "The Ray cluster has pipeline 9.9 installed" in done.stderr
+    assert sandbox.received() == 0
+
+
+@pytest.mark.long
+def test_a_worker_that_hangs_is_lost_and_sends_nothing_when_it_wakes_up(
+    cluster, start_sandbox, make_job
+):
+    """The run goes on meanwhile; the worker's process is gone before it ends."""
+    sandbox = start_sandbox(latency="1s")
+    job = make_job(sandbox.url, rows=stories(400), concurrency=50, **on_ray(cluster))
+    run = job.start(rate="7")
+    with ended(run):
+        wait_until(lambda: sandbox.received() > 20)
+        hanging = workers_alive()[0]
+        os.kill(hanging, signal.SIGSTOP)
+        wait_until(lambda: "was lost" in said_by(job))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hanging, signal.SIGCONT)
+        wait_until(lambda: hanging not in workers_alive(), timeout_s=10)
+        assert run.poll() is None
+        assert run.wait(timeout=90) == 5
+    status = check_promises(job, sandbox, 400)
+    assert status["ok"] + status["ambiguous"] == 400 >= sandbox.received()
 
 
 def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():

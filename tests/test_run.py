@@ -44,12 +44,12 @@ def stories(count: int) -> list[list[str]]:
 
 
 def test_a_messy_public_table_goes_through_and_is_never_sent_twice(sandbox, make_job):
-    """Six thousand airports that nobody here wrote, blank cells and all."""
+    """2,500 airports that nobody here wrote, blank cells and all: more than one part holds."""
     path = resources.files("airportsdata") / "airports.csv"
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         columns = next(reader)
-        rows = [row for _, row in zip(range(6000), reader, strict=False)]
+        rows = [row for _, row in zip(range(2500), reader, strict=False)]
     assert any("" in row for row in rows)
     mapping = {"name": "name", "features": "city", "tone": "tz"}
     job = make_job(
@@ -62,22 +62,22 @@ def test_a_messy_public_table_goes_through_and_is_never_sent_twice(sandbox, make
         empty="send",
     )
     summary = job.run()
-    assert summary["rows"] == 6000
-    assert summary["ok"] + summary["failed"] + summary["ambiguous"] + summary["pending"] == 6000
-    assert summary["ok"] == 6000
-    results = pd.read_parquet(job.results).set_index("row").sort_index()
+    assert summary["rows"] == 2500
+    assert summary["ok"] + summary["failed"] + summary["ambiguous"] + summary["pending"] == 2500
+    assert summary["ok"] == 2500
+    results = pd.read_parquet(job.results).set_index("row").to_dict("index")
     book = {entry["body"]: entry for entry in sandbox.bills()}
     for number, row in enumerate(rows, start=1):
         sent = dict(zip(columns, row, strict=True))
         body = {"features": sent["city"], "name": sent["name"], "tone": sent["tz"]}
-        kept = results.loc[number]
+        kept = results[number]
         assert json.loads(kept["variables"]) == body
         assert kept["id"] == sent["icao"]
         assert kept["result"] == book[kept["variables"]]["result"]
-    assert sum(entry["billed"] for entry in book.values()) == 6000 == summary["paid_max"]
+    assert sum(entry["billed"] for entry in book.values()) == 2500 == summary["paid_max"]
     again = job.run()
     assert again["requests"] == 0
-    assert sum(sandbox.billed().values()) == 6000
+    assert sum(sandbox.billed().values()) == 2500
 
 
 def test_text_arrives_byte_for_byte(sandbox, make_job):

@@ -90,6 +90,7 @@ REFUSALS = [
     ("fdatasync", "error=EIO:when={n}", 7),
     ("fsync", "error=EIO:when={n}+", 1),
     ("pwrite64", "error=ENOSPC:when={n}+", 61),
+    ("pwrite64", "error=EDQUOT:when={n}", 83),
     ("pwrite64", "error=EIO:when={n}", 97),
     ("pwrite64", "retval=3:when={n}", 83),
     ("write", "error=ENOSPC:when={n}+", 11),

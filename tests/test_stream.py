@@ -116,7 +116,7 @@ def test_the_recipe_for_schedulers_tells_figures_and_raises_where_a_person_is_ne
     with pipeline.find_job(job.spec).folder.locked():
         assert "skipped" in night(job.spec)
     job.write_sheet(["story"], [["a"], ["#fault:blocked"]])
-    with pytest.raises(names["NeedsPerson"], match="exit 3, 0 rows ambiguous: pipeline resume"):
+    with pytest.raises(names["NeedsPerson"], match="exit 3, 0 rows ambiguous: pipeline run"):
         night(job.spec)
     assert night(job.spec)["ok"] == 1
     job.write_sheet(["story"], [["a"], ["#fault:html-502"]])

@@ -12,7 +12,7 @@ import pytest
 from pipeline.folder import RunFolder
 from pipeline.job import Job
 from pipeline.model import State, StopCode, Stopped, Summary
-from pipeline.records import Counts, Unfinished
+from pipeline.records import Counts, Ending, Unfinished
 from pipeline.summary import Concern, FailOn, as_json, for_person, summarize
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
@@ -20,8 +20,10 @@ JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbo
 
 def counts(given_up: int = 0, skipped: int = 0, **states: int) -> Counts:
     rows = sum(states.values()) + skipped
-    by_state = Counter({State(name): n for name, n in states.items() if name != "pending"})
-    return Counts(by_state, {}, 3, 5, rows, skipped, given_up, "r", None)
+    endings = Counter({Ending(State(name)): n for name, n in states.items() if name != "pending"})
+    endings -= Counter({Ending(State.FAILED): given_up})
+    endings += Counter({Ending(State.FAILED, given_up=True): given_up})
+    return Counts(endings, 3, 5, rows, skipped, "r", None)
 
 
 def summary(stop: StopCode | None = None, signal: int | None = None, **states: int) -> Summary:
@@ -109,7 +111,7 @@ def test_the_object_has_exactly_the_fields_that_people_script_against():
     fields = (
         "schema_version run_id job rows ok failed ambiguous pending skipped paid_min paid_max "
         "by_code stopped requests rate_limited duration_s results report failures "
-        "resume_command exit_code"
+        "resume_command exit_code failed_notifications"
     )
     assert list(as_json(summary(ok=1))) == fields.split()
 

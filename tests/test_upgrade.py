@@ -23,6 +23,7 @@ import pipeline
 from tests.conftest import Job
 
 RELEASES = sorted(Path(__file__).with_name("releases").glob("*.tar.gz"))
+WORKBOOKS = sorted(Path(__file__).with_name("releases").glob("workbooks/*.tar.gz"))
 READING = ("status", "report", "history", "verify", "check", "export --to done.csv")
 FAILED, INTERRUPTED, NEVER_SENT = {"T3", "T7"}, "T8", {"T10", "T11"}
 
@@ -140,7 +141,7 @@ def test_a_run_folder_whose_spec_is_elsewhere_now_is_shown_and_told_how_to_go_on
 def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_left_as_it_is(kept, command):
     """With what to do about it, before anything is sent or written."""
     with sqlite3.connect(kept.output / "ledger.sqlite") as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
     shutil.rmtree(kept.folder / "cache", ignore_errors=True)
     before = {path: path.read_bytes() for path in kept.output.rglob("*.parquet")}
@@ -148,9 +149,49 @@ def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_left_as_it_
     book = kept.book()
     done = kept.call(*command.replace("done.csv", str(kept.folder / "done.csv")).split())
     assert done.returncode == 2, done.stderr
-    assert "written by a newer release (schema 2; this one knows 1)" in done.stderr
+    assert "written by a newer release (schema 3; this one knows 2)" in done.stderr
     assert "Upgrade the runner. Nothing was sent." in done.stderr
     assert kept.book() == book
     assert (kept.output / "ledger.sqlite").read_bytes() == ledger
     assert {path: path.read_bytes() for path in kept.output.rglob("*.parquet")} == before
     assert not (kept.folder / "done.csv").exists()
+
+
+@pytest.fixture(params=WORKBOOKS, ids=lambda path: path.name.removesuffix(".tar.gz"))
+def workbook(request, tmp_path) -> Kept:
+    """A kept job whose sheet is a workbook: 4 of 5 rows ok, 2 of them to be asked again."""
+    with tarfile.open(request.param) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Kept(tmp_path, tmp_path / "tales.yaml", tmp_path / "tales.xlsx", "")
+
+
+def test_a_workbook_is_read_by_the_text_rules_of_its_folder_and_only_what_was_asked_is_sent(
+    workbook,
+):
+    """The sheet did not change, so nothing but the two rows marked by --again is paid for."""
+    before = workbook.book()
+    ended = json.loads(workbook.call("run", "--json", "--max-paid", "99").stdout)
+    assert (ended["requests"], ended["ok"], ended["ambiguous"]) == (2, 4, 1)
+    after = workbook.book()
+    assert set(after) == set(before)
+    assert sum(billed for _, billed in after.values()) == 7
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    assert workbook.call("verify").returncode == 0
+
+
+def test_newer_text_rules_are_taken_only_with_accept_changes_and_the_number_of_bills(workbook):
+    """Two of the prices have another text under rules 2."""
+    workbook.call("run", "--max-paid", "99")
+    checked = workbook.call("check")
+    assert "2 finished rows would be new" in checked.stdout, checked.stdout
+    found = json.loads(workbook.call("check", "--json").stdout)
+    assert (found["to_send"], found["text_rules"]) == (0, 1)
+    assert found["new_under_newest_rules"] == 2
+    accepting = json.loads(workbook.call("check", "--accept-changes", "--json").stdout)
+    assert (accepting["to_send"], accepting["repaid"]) == (2, 2)
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    ended = json.loads(workbook.call("run", "--accept-changes", "--json").stdout)
+    assert ended["requests"] == 2
+    assert '{"note":"plain","price":"0.3"}' in workbook.book()
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 2

@@ -88,7 +88,7 @@ def original(book: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> 
     job.write_sheet(["sku", "story"], SHEET)
     job.write_spec(**SPEC)
     job.run("--limit", "4", expect=5)
-    job.run("--limit", "7", expect=5)
+    job.run("--limit", "6", expect=5)
     return job
 
 

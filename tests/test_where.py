@@ -154,11 +154,47 @@ def test_changing_what_is_wanted_never_pays_for_a_row_again(sandbox, make_job):
     assert job.run()["requests"] == 1
     job.write_spec(where=not_b | {"not": False})
     summary = job.run()
-    assert (summary["requests"], summary["ok"], summary["skipped"]) == (0, 1, 2)
+    # a and c are skipped now, and keep their answers.
+    assert (summary["requests"], summary["ok"], summary["skipped"]) == (0, 3, 0)
     job.write_spec()
     assert job.run()["ok"] == 3
     assert set(sandbox.billed().values()) == {1}
     assert job.call("verify").returncode == 0
+
+
+def test_a_limit_counts_the_rows_that_are_not_skipped_whether_they_are_done_or_not(
+    sandbox, make_job
+):
+    """`--limit 3` sends 3 of 8 rows, 3 of which are skipped; given again it sends nothing more."""
+    stories = ["no 1", "no 2", "a", "no 3", "b", "c #fault:blocked", "d", "e"]
+    job = make_job(
+        sandbox.url,
+        rows=[[story] for story in stories],
+        where={"column": "story", "matches": "^no", "not": True},
+    )
+    assert json.loads(job.call("check", "--limit", "3", "--json").stdout)["to_send"] == 3
+    first = job.run("--limit", "3", expect=3)
+    assert (first["requests"], first["ok"], first["failed"], first["pending"]) == (3, 2, 1, 2)
+    assert json.loads(job.call("check", "--limit", "3", "--json").stdout)["to_send"] == 0
+    assert job.run("--limit", "3", expect=3)["requests"] == 0
+    assert job.run("--limit", "4", expect=3)["requests"] == 1
+    assert json.loads(job.call("resume", "--limit", "2", "--json").stdout)["requests"] == 0
+    assert json.loads(job.call("resume", "--limit", "3", "--json").stdout)["requests"] == 1
+    assert job.run("--limit", "0")["requests"] == 0
+    assert {json.loads(body)["story"]: n for body, n in sandbox.billed().items()} == {
+        **{"a": 1, "b": 1, "d": 1},
+        "c #fault:blocked": 0,
+    }
+
+
+def test_under_dedupe_a_limit_counts_rows_and_not_requests(sandbox, make_job):
+    """Three rows of one text, the first row skipped: one request is the sample of three rows."""
+    where = {"column": "story", "equals": "no", "not": True}
+    rows = [["no"], ["a"], ["a"], ["a"], ["b"]]
+    job = make_job(sandbox.url, rows=rows, where=where, dedupe=True)
+    summary = job.run("--limit", "3")
+    assert (summary["requests"], summary["ok"], summary["pending"]) == (1, 3, 1)
+    assert job.run("--limit", "3")["requests"] == 0
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".xlsx", ".jsonl"])
@@ -184,3 +220,46 @@ def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
         assert result == answers[json.dumps({"story": story}, separators=(",", ":"))]
         assert [set(one) for one in citations] == [{"title", "url"}] * len(citations)
         assert all(one["url"].startswith("https://") for one in citations)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".xlsx", ".jsonl"])
+@pytest.mark.parametrize("dedupe", [False, True])
+def test_a_row_that_is_skipped_now_keeps_its_paid_answer(sandbox, make_job, ending, dedupe):
+    """In every kind of export, and in every count; why it is not sent stands beside it."""
+    rows = [["de", "a"], ["en", "a"], ["de", "b"], ["en", "c #fault:blocked"], ["en", ""]]
+    fields = {"variables": {"story": "story"}, "empty": "skip", "dedupe": dedupe}
+    job = make_job(sandbox.url, ["lang", "story"], rows, **fields)
+    before = job.run(expect=3)
+    assert (before["ok"], before["failed"], before["skipped"]) == (3, 1, 1)
+    answers = list(job.export()["result"])
+    job.write_spec(**fields, where={"column": "lang", "equals": "de"})
+    after = job.run()
+    assert (after["requests"], after["ok"], after["skipped"]) == (0, 3, 2)
+    checked = json.loads(job.call("check", "--json").stdout)
+    assert (checked["ok"], checked["skipped_by"]) == (3, {"where": 2})
+    exported = job.export()
+    assert list(exported["result"]) == answers
+    assert list(exported["_status"]) == ["ok", "ok", "ok", "skipped", "skipped"]
+    assert "where" in exported["_error_message"][1]
+    target = job.folder / f"done{ending}"
+    assert job.call("export", "--to", str(target)).returncode == 0
+    status = job.status()
+    assert (status["ok"], status["skipped"]) == (3, 2)
+    assert job.call("verify").returncode == 0
+    job.write_spec(**fields)
+    assert job.run(expect=3)["requests"] == 0
+
+
+def test_equal_rows_of_which_one_is_skipped_keep_an_answer_each(sandbox, make_job):
+    """The one that is sent takes its answer first, and no answer is given away twice."""
+    rows = [["en", "same"], ["de", "same"], ["en", "same"]]
+    job = make_job(sandbox.url, ["lang", "story"], rows[:2], variables={"story": "story"})
+    job.run()
+    job.write_sheet(["lang", "story"], rows)
+    job.write_spec(variables={"story": "story"}, where={"column": "lang", "equals": "de"})
+    summary = job.run()
+    assert (summary["requests"], summary["ok"], summary["skipped"]) == (0, 2, 1)
+    assert list(job.export()["_status"]) == ["ok", "ok", "skipped"]
+    job.write_spec(variables={"story": "story"})
+    assert job.run()["requests"] == 1
+    assert sum(sandbox.billed().values()) == 3

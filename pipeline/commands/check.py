@@ -7,12 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import answer, finish, print_json, words_said
-from pipeline.commands.options import PATH, RATE, job_options, sheet_options
+from pipeline.commands.console import (
+    answer,
+    finish,
+    print_json,
+    resume_selection,
+    run_selection,
+    words_said,
+)
+from pipeline.commands.options import (
+    AGAIN,
+    AMBIGUOUS,
+    EXCEPT,
+    ONLY,
+    PATH,
+    RATE,
+    ROWS,
+    job_options,
+    sheet_options,
+)
 from pipeline.errors import Refused
 
 if TYPE_CHECKING:
     from pipeline.job import Job
+    from pipeline.plan import Selection
+
+
+_OF_RESUME = ("only", "except_", "rows", "ambiguous")
+_OF_PLAN = ("again", "limit", *_OF_RESUME)
 
 
 @click.command()
@@ -20,33 +42,53 @@ if TYPE_CHECKING:
 @sheet_options
 @RATE
 @click.option("--key-file", type=PATH, help="File that holds the key whose pace was learned.")
+@AGAIN
+@click.option("--resume", is_flag=True, help="What `resume` would send, instead of `run`.")
+@ONLY
+@EXCEPT
+@ROWS
+@AMBIGUOUS
 def check(**said: Any) -> None:
     """Shows what `run` would send for JOB: texts, equal rows, cost and time. Sends nothing and
-    changes nothing.
+    changes nothing. With the options of `resume` it shows what `resume` would send.
 
     \b
-    Example:
+    Examples:
       pipeline check jobs/stories.yaml
+      pipeline check jobs/stories.yaml --again 3 --json
     """
 
     def work(job: Job) -> int:
         from pipeline.check import check_job
-        from pipeline.plan import Selection
         from pipeline.report.checked import check_lines
 
+        verb, selection = _asked(said)
         checked = check_job(
             job,
             base_url=said["base_url"],
             key_file=said["key_file"],
-            selection=Selection(limit=said["limit"]),
+            selection=selection,
             accept_changes=said["accept_changes"],
         )
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said["quiet"] or code:
-            more = words_said(said, ("accept_changes", "rate", "key_file"))
-            answer(said, *check_lines(checked, job.command("run", *more)))
+            more = words_said(said, ("accept_changes", "rate", "key_file", *_OF_PLAN))
+            answer(said, *check_lines(checked, job.command(verb, *more)))
         if said["as_json"]:
             print_json(asdict(checked) | {"exit_code": code})
         return code
 
     finish(said, work)
+
+
+def _asked(said: dict[str, Any]) -> tuple[str, Selection]:
+    """The command that is looked at beforehand, and the rows that it chooses."""
+    resumed = [name for name in _OF_RESUME if said[name]]
+    if not (said["resume"] or resumed):
+        return "run", run_selection(said)
+    if said["again"]:
+        raise Refused(
+            "--again is an option of `run`, and the others here are of `resume`: check them one "
+            "after the other. Nothing was sent."
+        )
+    return "resume", resume_selection(said)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pipeline.errors import Locked, PipelineError, Refused
+from pipeline.errors import DiskRefused, Interrupted, Locked, PipelineError, Refused
 from pipeline.wording import json_line, printable
 
 if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.model import Summary
-    from pipeline.plan import RowNumbers
+    from pipeline.plan import RowNumbers, Selection
 
 Said = dict[str, Any]
 
@@ -49,12 +49,19 @@ def job_said(said: Said) -> Job:
         output=said["output"],
         sandbox=said["sandbox"],
         words=(str(said["job"]), *words_said(said, _OF_THE_JOB)),
-        sending=words_said(said, _OF_SENDING) if "drain" in said else None,
+        sending=words_said(said, _OF_SENDING) if _sends(said) else None,
     )
+    if _sends(said):
+        job = replace(job, limit=said["limit"])
     changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
     if "input" in changed:
         changed["input"] = changed["input"].absolute()
     return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
+
+
+def _sends(said: Said) -> bool:
+    """Whether the command is `run` or `resume`."""
+    return "drain" in said
 
 
 def words_said(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +70,10 @@ def words_said(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         value = said.get(name)
         if value is not None and value is not False:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            words += [
+                f"--{name.strip('_').replace('_', '-')}",
+                *([] if value is True else [str(value)]),
+            ]
     return tuple(words)
 
 
@@ -77,6 +87,29 @@ def rows_said(text: str | None) -> RowNumbers | None:
     from pipeline.plan import parse_rows
 
     return None if text is None else parse_rows(text)
+
+
+def run_selection(said: Said) -> Selection:
+    """The rows that the options of `run` choose."""
+    from pipeline.plan import Selection, parse_rows, select_again
+
+    again, limit = said["again"], said["limit"]
+    if again is None:
+        return Selection(limit=limit)
+    return select_again(None if again == "all" else parse_rows(again), limit)
+
+
+def resume_selection(said: Said) -> Selection:
+    """The rows that the options of `resume` choose."""
+    from pipeline.plan import select_resume
+
+    return select_resume(
+        only=codes_said(said["only"]),
+        excluded=codes_said(said["except_"]),
+        rows=rows_said(said["rows"]),
+        ambiguous=said["ambiguous"],
+        limit=said["limit"],
+    )
 
 
 def finish(said: Said, work: Callable[[Job], int]) -> None:
@@ -102,10 +135,25 @@ def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> Non
         tell(f"pipeline: {error}")
         if not isinstance(error, Refused) and summary.paid_max:
             tell(paid_line(summary))
+        if job is not None and _sends(said):
+            tell(*_next_lines(error, job, summary))
     if said["as_json"]:
         # What was asked for, as by `--if-locked skip`, is no error.
         word = "error" if code else "notice"
         print_json(as_json(summary) | {"exit_code": code, word: str(error)})
+
+
+def _next_lines(error: PipelineError, job: Job, summary: Summary) -> list[str]:
+    """What to do after `run` or `resume` that did not come to its end. Where it was refused, or
+    something is damaged, the error itself says it."""
+    from pipeline.report.terminal import going_on_lines
+    from pipeline.summary import for_person
+
+    if isinstance(error, Locked):
+        return [f"To see where it stands: {job.command('status')}"]
+    if isinstance(error, Interrupted | DiskRefused):
+        return going_on_lines(for_person(job, summary))
+    return []
 
 
 def show_usage(error: click.ClickException, hints: list[str]) -> None:

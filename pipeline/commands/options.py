@@ -42,7 +42,14 @@ job_options = options(
     click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
 )
 ONLY = click.option("--only", metavar="CODES", help="Only rows with these error codes.")
+EXCEPT = click.option(
+    "--except", "except_", metavar="CODES", help="No rows with these error codes."
+)
 ROWS = click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.")
+AMBIGUOUS = click.option(
+    "--ambiguous", is_flag=True, help="Also rows that may have been paid already."
+)
+AGAIN = click.option("--again", metavar="ROWS", help="Ask anew for ok rows: all, or like 3,7-9.")
 
 _OF_SPEC = "the spec's"
 RATE = click.option(
@@ -55,7 +62,10 @@ RATE = click.option(
 sheet_options = options(
     click.option("--input", type=PATH, show_default=_OF_SPEC, help="Sheet to read."),
     click.option(
-        "--limit", metavar="N", type=click.IntRange(0), help="Only the first N rows of the sheet."
+        "--limit",
+        metavar="N",
+        type=click.IntRange(0),
+        help="Only the first N rows of the sheet that are not skipped.",
     ),
     click.option(
         "--max-paid",
@@ -107,6 +117,9 @@ send_options = options(
         help="Processes of the Ray cluster to use.",
     ),
     click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
+    click.option(
+        "--plan", metavar="TOKEN", help="Carry out the plan that `check --json` showed, or nothing."
+    ),
     click.option(
         "--if-locked",
         type=click.Choice(["fail", "skip", "wait"]),

@@ -15,14 +15,22 @@ import click
 
 from pipeline.commands.console import (
     Said,
-    codes_said,
     finish,
     person_there,
-    rows_said,
+    resume_selection,
+    run_selection,
     show_run,
     tell,
 )
-from pipeline.commands.options import ONLY, ROWS, job_options, send_options
+from pipeline.commands.options import (
+    AGAIN,
+    AMBIGUOUS,
+    EXCEPT,
+    ONLY,
+    ROWS,
+    job_options,
+    send_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.events import Event, Listener
@@ -37,41 +45,26 @@ _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGH
 @click.command()
 @job_options
 @send_options
-@click.option("--again", metavar="ROWS", help="Ask anew for ok rows: all, or like 3,7-9.")
-def run(again: str | None, limit: int | None, **said: Any) -> None:
-    """Sends every row of JOB that is not done yet; the same command again continues.
+@AGAIN
+def run(**said: Any) -> None:
+    """Sends every row of JOB that is not done yet; after any ending, `run` goes on.
 
     \b
     Examples:
       pipeline run jobs/stories.yaml --limit 5
       pipeline run jobs/stories.yaml --again 3,7-9
     """
-
-    def selection() -> Selection:
-        from pipeline.plan import Selection, parse_rows, select_again
-
-        if again is None:
-            return Selection(limit=limit)
-        return select_again(None if again == "all" else parse_rows(again), limit)
-
-    _send(selection, said)
+    _send(run_selection, said)
 
 
 @click.command()
 @job_options
 @send_options
 @ONLY
-@click.option("--except", "except_", metavar="CODES", help="No rows with these error codes.")
+@EXCEPT
 @ROWS
-@click.option("--ambiguous", is_flag=True, help="Also rows that may have been paid already.")
-def resume(
-    only: str | None,
-    except_: str | None,
-    rows: str | None,
-    ambiguous: bool,
-    limit: int | None,
-    **said: Any,
-) -> None:
+@AMBIGUOUS
+def resume(**said: Any) -> None:
     """Sends the failed rows of JOB again, and those that are not done yet.
 
     Ambiguous rows may have been paid: they are sent only with --ambiguous.
@@ -81,27 +74,15 @@ def resume(
       pipeline resume jobs/stories.yaml
       pipeline resume jobs/stories.yaml --only gateway --ambiguous
     """
-
-    def selection() -> Selection:
-        from pipeline.plan import select_resume
-
-        return select_resume(
-            only=codes_said(only),
-            excluded=codes_said(except_),
-            rows=rows_said(rows),
-            ambiguous=ambiguous,
-            limit=limit,
-        )
-
-    _send(selection, said)
+    _send(resume_selection, said)
 
 
-def _send(selection: Callable[[], Selection], said: Said) -> None:
-    """`run` and `resume`: one after the other they differ only in the rows that they send."""
+def _send(selection: Callable[[Said], Selection], said: Said) -> None:
+    """`run` and `resume`: they differ only in the rows that they send."""
 
     def work(job: Job) -> int:
         from pipeline.commands.cluster import own_words_only
-        from pipeline.events import Stopping
+        from pipeline.events import Notice, Stopping
         from pipeline.progress import Progress, why
         from pipeline.summary import needs_person
 
@@ -109,11 +90,13 @@ def _send(selection: Callable[[], Selection], said: Said) -> None:
         progress = Progress()
         stops: list[Stopped] = []
 
-        def note_stop(event: Event) -> None:
+        def quietly(event: Event) -> None:
             if isinstance(event, Stopping):
                 stops.append(event.stopped)
+            elif isinstance(event, Notice) and event.also_quiet:
+                tell(event.message)
 
-        options = _run_options(said, selection(), note_stop if said["quiet"] else progress)
+        options = _run_options(said, selection(said), quietly if said["quiet"] else progress)
         try:
             with own_words_only(job.spec):
                 summary = asyncio.run(_until_signalled(job, options))
@@ -151,7 +134,12 @@ def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOpt
         if_locked=IfLocked.WAIT if said["if_locked"] == "wait" else IfLocked.FAIL,
         until=_until_said(said),
         fail_on=FailOn(said["fail_on"]),
-        consent=Consent(said["accept_changes"], said["yes"], _confirm if person_there() else None),
+        consent=Consent(
+            said["accept_changes"],
+            said["yes"],
+            _confirm if person_there() else None,
+            said["plan"],
+        ),
         listeners=(listener,),
     )
 

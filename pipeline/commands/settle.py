@@ -17,20 +17,32 @@ if TYPE_CHECKING:
 @job_options
 @ONLY
 @ROWS
-def settle(only: str | None, rows: str | None, **said: Any) -> None:
+@click.option(
+    "--reread", is_flag=True, help="Read kept answers again, after an upgrade; nothing is decided."
+)
+def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> None:
     """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, and
     failed ones that --only or --rows names are given up.
 
     \b
     Example:
       pipeline settle jobs/stories.yaml --only timeout
+      pipeline settle jobs/stories.yaml --reread
     """
+    if reread and (only is not None or rows is not None):
+        raise click.UsageError("--reread is about every kept answer: leave out --only and --rows.")
 
     def work(job: Job) -> int:
-        from pipeline.report.terminal import settled_lines
-        from pipeline.settle import settle_job
+        from pipeline.report.terminal import reread_line, settled_lines
+        from pipeline.settle import reread_job, settle_job
         from pipeline.summary import read_status
 
+        if reread:
+            number = reread_job(job)
+            if not said["quiet"]:
+                tell(reread_line(number))
+            show_run(job, read_status(job).summary, said)
+            return 0
         decided = settle_job(job, only=codes_said(only), rows=rows_said(rows))
         summary = read_status(job).summary
         if not said["quiet"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.access import Access
@@ -19,9 +20,9 @@ class Target:
     workflow: str
     deadline_s: float
 
-    def client(self) -> Client:
-        """A client for it, to be closed."""
-        return Client(self.access, self.workflow, self.deadline_s)
+    def client(self, tell: Callable[[str], None]) -> Client:
+        """A client for it, to be closed. `tell` hears what a person should know."""
+        return Client(self.access, self.workflow, self.deadline_s, tell=tell)
 
 
 async def send_at(client: Client, body: bytes, at: float) -> Reply:

@@ -30,4 +30,4 @@ def open_engine(
             workers=spec.workers,
             tell=tell,
         )
-    return local_engine(target, spec.concurrency)
+    return local_engine(target, spec.concurrency, tell)

@@ -12,12 +12,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
 from pipeline.errors import EngineAway
 
 _KNOCK_S = 10.0
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 _COLORS = re.compile("\x1b\\[[0-9;]*m")
+
+
+class _InstalledOnly(JobConfig):  # type: ignore[misc]
+    """A job whose workers import what is installed, and nothing else.
+
+    Ray puts the driver's current folder first on their import path, so a json.py or pipeline.py of
+    the user's own would run there, with the key. It leaves that out for a job with a folder of its
+    own; this job has none, and says that it has.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 @contextlib.contextmanager
@@ -58,6 +71,7 @@ def connect(address: str | None, cpus: int) -> None:
             address or "local",
             configure_logging=False,
             log_to_driver=False,
+            job_config=_InstalledOnly(),
             **({} if address else own),
         )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from pipeline.client import Client
 from pipeline.engines.base import Target, send_at
+from pipeline.events import Event, Notice
 from pipeline.limits import fit_concurrency
 from pipeline.model import Engine, Reply
 
@@ -25,7 +26,9 @@ class LocalEngine:
 
 
 @asynccontextmanager
-async def local_engine(target: Target, concurrency: int) -> AsyncIterator[Engine]:
+async def local_engine(
+    target: Target, concurrency: int, tell: Callable[[Event], None]
+) -> AsyncIterator[Engine]:
     """An engine for at most `concurrency` requests in flight, or as many as fit."""
-    async with target.client() as client:
+    async with target.client(lambda message: tell(Notice(message))) as client:
         yield LocalEngine(client, fit_concurrency(concurrency))

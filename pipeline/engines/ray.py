@@ -17,9 +17,9 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 from nacl.public import PublicKey, SealedBox
@@ -32,6 +32,8 @@ from pipeline.errors import EngineAway
 from pipeline.events import Event, Notice
 from pipeline.model import Engine, Failure, Reply
 from pipeline.wording import counted
+
+T = TypeVar("T")
 
 # A call costs the driver as much as the rows of a hundred: so both ways gather for a moment, which
 # the lead makes good for requests and nobody notices in answers that take seconds.
@@ -74,6 +76,26 @@ class Clock:
 
 class Lost(Exception):
     """A worker is taken for dead."""
+
+
+async def _heard(asking: Coroutine[Any, Any, T]) -> T:
+    """What a worker answers.
+
+    Seconds are counted one by one and not read from a clock: a driver that stood still (Ctrl-Z, a
+    suspended machine) wakes up with an answer that it could not read yet. That is no silence.
+
+    Raises:
+        Lost: when nothing came for so long that the worker counts as dead.
+    """
+    answer = asyncio.ensure_future(asking)
+    try:
+        for _ in range(int(LOST_AFTER_S)):
+            done, _ = await asyncio.wait({answer}, timeout=1.0)
+            if done:
+                return answer.result()
+    finally:
+        answer.cancel()
+    raise Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s")
 
 
 class Sender:
@@ -130,15 +152,7 @@ class Sender:
             Lost: when the worker is dead, or looks like it.
         """
         asked_at = time.monotonic()
-        try:
-            async with asyncio.timeout(LOST_AFTER_S):
-                if time.monotonic() - self.clock.looked_at > _CLOCK_EVERY_S:
-                    await self.look_at_clock()
-                received, landed = await self.actor.take.remote(
-                    TAKE_MOST, TAKE_BYTES, TAKE_S, GATHER_S
-                )
-        except TimeoutError:
-            raise Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s") from None
+        received, landed = await _heard(self._ask())
         for batch in received:
             self.unreceived.pop(batch, None)
         # By when it was asked: a driver that had no room for replies did not ask for a while.
@@ -146,6 +160,14 @@ class Sender:
         if asked_at - oldest > LOST_AFTER_S:
             raise Lost(f"it did not receive what it was given for {LOST_AFTER_S:.0f} s")
         return list(landed)
+
+    async def _ask(self) -> tuple[list[int], list[Landed]]:
+        if time.monotonic() - self.clock.looked_at > _CLOCK_EVERY_S:
+            await self.look_at_clock()
+        taken: tuple[list[int], list[Landed]] = await self.actor.take.remote(
+            TAKE_MOST, TAKE_BYTES, TAKE_S, GATHER_S
+        )
+        return taken
 
     def landed(self, landed: Landed) -> tuple[asyncio.Future[Reply], Reply] | None:
         """Who waits for this reply, and the reply by our clock; None if nobody does any more."""

@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from nacl.public import PrivateKey, SealedBox
@@ -71,6 +72,7 @@ class Worker:
         self._seen: set[int] = set()
         self._received: list[int] = []
         self._landed: deque[tuple[int, Reply]] = deque()
+        self._notes: list[str] = []
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -95,7 +97,8 @@ class Worker:
         The key comes sealed: arguments of actors lie in the cluster's stores as they are.
         """
         key = SealedBox(self._private_key).decrypt(sealed_key).decode()
-        self._client = Target(Access(base_url, key, host), workflow, deadline_s).client()
+        target = Target(Access(base_url, key, host), workflow, deadline_s)
+        self._client = target.client(self._notes.append)
         return fit_concurrency(in_flight)
 
     async def close(self) -> None:
@@ -152,5 +155,8 @@ class Worker:
     async def _attempt(self, number: int, at: float, body: bytes) -> None:
         assert self._client is not None
         reply = await send_at(self._client, body, at)
+        if reply.failure and self._notes:  # a row that is not ok has its detail in the log
+            reply = replace(reply, detail=". ".join([reply.detail, *self._notes]))
+            self._notes.clear()
         self._landed.append((number, reply))
         self._news.set()

@@ -110,7 +110,7 @@ def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -
     from pipeline.export.copying import write_copy
     from pipeline.export.workbook import summary_rows, write_workbook
 
-    summary = summary_rows(job, source.read)
+    summary = summary_rows(job, source.read, source.in_use)
     lost: tuple[str, ...] = ()
     try:
         if job.spec is not None and job.spec.input.suffix.lower() in _WORKBOOKS:

@@ -38,6 +38,7 @@ from pipeline.paid import check_ledger
 from pipeline.records import Read, Unfinished
 from pipeline.results import Answers, Stretch, find_answers
 from pipeline.schema import altered
+from pipeline.standing import shown_row
 from pipeline.summary import refuse_before_first_run
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
@@ -116,7 +117,8 @@ def sheet_table(source: Source) -> Exported:
     columns, mapped = stored_columns(source.snapshot), stored_mapped(source.snapshot)
     with_flags = source.answers.repeated is not None
     kept, names = _names(columns, mapped, (*ADDED, FLAGS) if with_flags else ADDED)
-    places = [columns.index(name) for name in kept]
+    place_of = {name: place for place, name in enumerate(columns)}
+    places = [place_of[name] for name in kept]
     schema = pa.schema(
         [
             *(pa.field(name, pa.large_string(), nullable=False) for name in kept),
@@ -217,9 +219,8 @@ def _states(
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """(status, error code, error message) of each row."""
     skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
-    status = np.where(skipped, _SKIPPED, np.where(piece.answered, State.OK, State.PENDING)).astype(
-        object
-    )
+    unanswered = np.where(skipped, _SKIPPED, State.PENDING)
+    status = np.where(piece.answered, State.OK, unanswered).astype(object)
     codes = np.full(len(status), None, dtype=object)
     messages = codes.copy()
     for place in np.flatnonzero(skipped).tolist():
@@ -227,10 +228,12 @@ def _states(
         messages[place] = why.words(piece.skipped[place].as_py(), cells)
     for row in unfinished:
         place = row.sheet_row - piece.first
-        codes[place], messages[place] = row.code, row.message or None
+        shown = shown_row(row, in_use)
+        if shown is None:
+            continue
+        codes[place], messages[place] = shown.code, shown.message or None
         if not row.answered:
-            sending = State.PENDING if in_use else State.AMBIGUOUS
-            status[place] = sending if row.state is State.SENDING else row.state
+            status[place] = shown.state
     texts = [
         pa.array([None if v is None else str(v) for v in values], pa.string())
         for values in (status, codes, messages)
@@ -256,19 +259,20 @@ class _Skipped:
 @dataclass(frozen=True, slots=True)
 class _Earlier:
     """The answers that the sheet itself brought, where it is an earlier export: a row that is
-    skipped because it has its answer keeps it."""
+    skipped because it has its answer keeps it, if the run folder has none for it."""
 
     columns: tuple[str, ...]
     mapped: tuple[str, ...]
 
     def beside(self, piece: _Piece) -> tuple[pa.Array, pa.Array]:
-        """(results, citations): of skipped rows the sheet's own, of the others what was found."""
+        """(results, citations): what was found, else of skipped rows the sheet's own."""
         found = piece.answers["result"], piece.answers["citations"]
         own = set(self.columns) - set(kept_columns(self.columns, self.mapped))
         if not {"result", "citations"} <= own or piece.skipped.null_count == len(piece.skipped):
             return found
         texts = piece.columns[self.columns.index("result")].cast(pa.string())
         brought = pc.and_(pc.is_valid(piece.skipped), pc.not_equal(texts, ""))
+        brought = pc.and_not(brought, pa.array(piece.answered))
         cited = piece.columns[self.columns.index("citations")].to_pylist()
         citations = [
             _read_citations(text) if own else held
@@ -324,6 +328,5 @@ def _names(
 
 def kept_columns(columns: tuple[str, ...], mapped: tuple[str, ...]) -> list[str]:
     """The columns of a sheet that are the user's own."""
-    own = (*ADDED, FLAGS)
-    earlier = _STATUS in columns
-    return [name for name in columns if name not in own or name in mapped or not earlier]
+    given_up = {*ADDED, FLAGS}.difference(mapped) if _STATUS in columns else set()
+    return [name for name in columns if name not in given_up]

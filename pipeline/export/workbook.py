@@ -27,7 +27,7 @@ from pipeline.export.table import Exported
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job import Job
 from pipeline.records import Read
-from pipeline.summary import standing
+from pipeline.summary import summarize
 
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
 _OWN_WIDTH = (10, 40)
@@ -132,9 +132,10 @@ def add_summary(page: Worksheet, summary: SummaryRows) -> None:
         page.append([first, second if value != "" else None])
 
 
-def summary_rows(job: Job, read: Read) -> SummaryRows:
+def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
     """What the summary sheet says."""
-    summary, last = standing(job, read(records.counts), job.folder.in_use), read(records.last_run)
+    summary = summarize(job, read(records.counts), in_use=in_use)
+    last = read(records.last_run)
     assert last is not None
     began = datetime.fromtimestamp(last.started_at, UTC)
     states = ("ok", "failed", "ambiguous", "pending", "skipped")

@@ -18,6 +18,7 @@ from pipeline.inputs.table import address
 from pipeline.inputs.texts import SharedTexts, unescaped
 from pipeline.inputs.values import Shown, boolean_text, literal_text, serial_text
 from pipeline.inputs.workbook import Style, Workbook
+from pipeline.model import TEXT_RULES
 
 MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384
@@ -25,6 +26,8 @@ MAX_COLUMNS = 16_384
 _ADDRESS = re.compile(r"([A-Za-z]{1,3})([1-9][0-9]{0,6})")
 _LETTERS = re.compile("[A-Za-z]{1,3}")
 _NO_DATE = "########"
+# How many digits Excel shows of a number, whatever its cell holds.
+_SIGNIFICANT = 15
 
 
 class Flaw(Enum):
@@ -61,14 +64,18 @@ class Merged:
 
 
 def sheet_rows(
-    source: IO[bytes], workbook: Workbook, texts: SharedTexts, on_merged: Callable[[Merged], None]
+    source: IO[bytes],
+    workbook: Workbook,
+    texts: SharedTexts,
+    on_merged: Callable[[Merged], None],
+    text_rules: int = TEXT_RULES,
 ) -> Iterator[SheetRow]:
     """The rows that hold anything, from the top; then each merged range goes to `on_merged`.
 
     Raises:
         Malformed: when the part is not a worksheet.
     """
-    target = _SheetTarget(workbook, texts, on_merged)
+    target = _SheetTarget(_Values(workbook, texts, text_rules), on_merged)
     for _ in stream(source, target):
         rows, target.rows = target.rows, []
         yield from rows
@@ -79,12 +86,10 @@ def sheet_rows(
 class _SheetTarget:
     """Called five times for each cell: what is common comes first, and nothing is looked up."""
 
-    def __init__(
-        self, workbook: Workbook, texts: SharedTexts, on_merged: Callable[[Merged], None]
-    ) -> None:
+    def __init__(self, values: _Values, on_merged: Callable[[Merged], None]) -> None:
         self.rows: list[SheetRow] = []
         self.ended = False
-        self._values = _Values(workbook, texts)
+        self._values = values
         self._on_merged = on_merged
         self._foreign = Foreign()
         self._known = 0
@@ -202,7 +207,8 @@ class _SheetTarget:
 class _Values:
     """A cell's text by its kind (`t`) and style (`s`): ECMA-376 part 1, 18.3.1.4 and 18.18.11."""
 
-    def __init__(self, workbook: Workbook, texts: SharedTexts) -> None:
+    def __init__(self, workbook: Workbook, texts: SharedTexts, text_rules: int) -> None:
+        self._significant = _SIGNIFICANT if text_rules >= 2 else None
         self._plain = Style()
         self._styles = {"0": self._plain}
         self._styles |= {str(i): style for i, style in enumerate(workbook.styles)}
@@ -237,7 +243,7 @@ class _Values:
     def _number(self, style: str | None, raw: str) -> tuple[str | None, Flaw | None]:
         if not raw:
             return "", None
-        text = literal_text(raw)
+        text = literal_text(raw, self._significant)
         format_ = self._plain if style is None else self._styles.get(style)
         if format_ is None:
             return None, None

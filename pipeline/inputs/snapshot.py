@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import numbers, texts
 from pipeline.drift import SheetKeys, digests
-from pipeline.errors import Refused, StorageFailed
+from pipeline.errors import DiskRefused, Refused, StorageFailed
 from pipeline.folder import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
@@ -46,6 +46,15 @@ _METADATA = b"pipeline"
 _OWN_COLUMNS = ("row", "row_key", "skipped")
 
 
+class SkippedRow(NamedTuple):
+    """A row of the sheet that is not sent now, and what the ledger would call it: its identity, or
+    its row key where equal rows are sent once."""
+
+    number: int
+    name: bytes
+    reason: Skip
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A written snapshot. `numbers`, `identities` and `occurrences` leave out skipped rows.
@@ -53,7 +62,7 @@ class Snapshot:
     `snapshot_id` tells it from every other one, `sha256` is that of its file. `equal_rows` have the
     same variables as an earlier one (and id, unless equal rows are sent once); `duplicates` are
     those of them that another row is sent for. `empty_cells` counts them by mapped column, `skips`
-    the skipped rows by reason.
+    the skipped rows by reason; `skipped_rows` are those rows, in the sheet's order.
     """
 
     path: Path
@@ -70,6 +79,7 @@ class Snapshot:
     duplicates: Duplicates
     empty_cells: Counter[str] = field(default_factory=Counter)
     skips: Counter[Skip] = field(default_factory=Counter)
+    skipped_rows: list[SkippedRow] = field(default_factory=list)
 
     def identity_at(self, position: int) -> bytes:
         return bytes(self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES])
@@ -144,7 +154,7 @@ def take_snapshot(
         path.unlink(missing_ok=True)
         raise
     except OSError as error:
-        raise StorageFailed(
+        raise DiskRefused(
             f"{path}: the sheet's copy cannot be written ({error.strerror or error}). "
             "Nothing was sent."
         ) from None
@@ -168,6 +178,7 @@ def take_snapshot(
         find_duplicates(bytes(names.row_keys), kept) if spec.dedupe else no_duplicates(),
         check.empty_cells,
         check.skips,
+        names.skipped,
     )
 
 
@@ -201,6 +212,7 @@ class _Names:
     def __init__(self, spec: JobSpec, table: Table, variables: Variables) -> None:
         self.identities = bytearray()
         self.row_keys = bytearray()
+        self.skipped: list[SkippedRow] = []
         self._spec = spec
         self._variables = variables
         self._id = _id_position(spec, table.columns)
@@ -226,9 +238,18 @@ class _Names:
         self._numbers.append(offsets + first)
         if len(kept) == len(row_keys):
             return [key.hex() for key in row_keys]
+        self._add_skipped(batch, row_keys, reasons, first)
         return [
             None if reason else key.hex() for key, reason in zip(row_keys, reasons, strict=True)
         ]
+
+    def _add_skipped(
+        self, batch: Batch, row_keys: list[bytes], reasons: Reasons, first: int
+    ) -> None:
+        ids = None if self._id is None or self._spec.dedupe else batch.columns[self._id]
+        for offset in np.flatnonzero(reasons != Skip.NOT).tolist():
+            name = identity(row_keys[offset], None if ids is None else ids[offset])
+            self.skipped.append(SkippedRow(first + offset, name, Skip(reasons[offset])))
 
 
 def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
@@ -329,6 +350,15 @@ def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     for first, columns, *_ in stored_batches(path):
         rows = zip(*(c.to_pylist() for c in columns), strict=True)
         yield from enumerate(rows, start=first)
+
+
+def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(row number, cells) of some rows of a snapshot on disk."""
+    wanted = np.array(sorted(numbers), dtype=np.int64)
+    for first, columns, *_ in stored_batches(path):
+        low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
+        for number in wanted[low:high].tolist():
+            yield number, tuple(column[number - first].as_py() for column in columns)
 
 
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:

@@ -12,9 +12,12 @@ from enum import Enum
 
 _DAY_MS = 86_400_000
 _LAST_DAY = date(9999, 12, 31)
-_LITERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_LITERAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 # What a number format shows as it stands, or as nothing: quoted and escaped text, padding, colours.
-_SHOWN_AS_IT_STANDS = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]*\]', re.IGNORECASE)
+# Excel takes no format of over 255 characters, so no bracket is further from its end.
+_SHOWN_AS_IT_STANDS = re.compile(
+    r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]{0,255}\]', re.IGNORECASE
+)
 _ELAPSED = re.compile(r"\[(h+|m+|s+)\]", re.IGNORECASE)
 _ZEROS = re.compile("0{2,}")
 # ECMA-376 part 1, 18.8.30: 14 to 22 and 45 to 47 everywhere; 27 to 36 and 50 to 58 are dates
@@ -50,10 +53,11 @@ def number_text(value: float) -> str:
     return digits.removesuffix(".0")
 
 
-def literal_text(literal: str) -> str | None:
+def literal_text(literal: str, significant: int | None = None) -> str | None:
     """The same for a number as a file writes it; None where it is none.
 
-    Whole numbers keep every digit, also those that a float has no room for.
+    Whole numbers keep every digit, also those that a float has no room for. Others keep the
+    `significant` first ones: Excel shows 15 and calculates with 17, so 0.1 + 0.2 is 0.3 for it.
     """
     if literal.isascii() and literal.isdigit():
         return literal.lstrip("0") or "0"
@@ -64,6 +68,8 @@ def literal_text(literal: str) -> str | None:
         digits = literal[1:].lstrip("0")
         return f"-{digits}" if digits else "0"
     value = float(literal)
+    if significant is not None:
+        value = float(f"{value:.{significant}g}")
     return number_text(value) if math.isfinite(value) else None
 
 

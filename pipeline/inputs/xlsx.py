@@ -9,6 +9,7 @@ cell empty that is sent, as only the first of them holds the value.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ def _reading(spec: JobSpec) -> Iterator[_Sheet]:
         source = stack.enter_context(workbook.open_sheet(entry))
         texts = stack.enter_context(workbook.shared_texts())
         merged: list[Merged] = []
-        rows = sheet_rows(source, workbook, texts, merged.append)
+        rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules)
         yield _Sheet(spec, entry.name, rows, merged)
 
 
@@ -156,7 +157,7 @@ class _Body:
     def __init__(self, spec: JobSpec, header: _Header) -> None:
         self._spec = spec
         self._header = header
-        self._sent: set[int] | None = None
+        self._sent: list[int] | None = None
         self._places = self._filled = 0
 
     def texts(self, sheet: _Sheet) -> Iterator[tuple[int, list[str]]]:
@@ -209,23 +210,27 @@ class _Body:
 
     def _check_merged(self, merged: Merged, last_row: int) -> None:
         top, bottom = max(merged.top, self._header.row + 1), min(merged.bottom, last_row)
-        for column in range(merged.left, merged.right + 1):
-            first = merged.top + (column == merged.left)
-            if max(top, first) <= bottom and self._is_sent(column):
-                raise _refusal(
-                    self._spec,
-                    f"{self._header.sheet}!{merged.ref}",
-                    "merged cells: only the first of them holds the value. Unmerge them and fill "
-                    "the others",
-                )
+        below = max(top, merged.top + 1) <= bottom and self._is_sent(merged.left)
+        if below or (top <= bottom and self._are_sent(merged.left + 1, merged.right)):
+            raise _refusal(
+                self._spec,
+                f"{self._header.sheet}!{merged.ref}",
+                "merged cells: only the first of them holds the value. Unmerge them and fill "
+                "the others",
+            )
 
     def _is_sent(self, column: int) -> bool:
+        return self._are_sent(column, column)
+
+    def _are_sent(self, first: int, last: int) -> bool:
+        """Whether any of these columns is sent. A sheet may merge cells 300,000 times."""
         if self._sent is None:
             columns, left = self._header.columns, self._header.left
-            self._sent = {left + position for position in bind(self._spec, columns).mapped}
+            sent = {left + position for position in bind(self._spec, columns).mapped}
             if self._spec.id is not None:
-                self._sent.add(left + columns.index(self._spec.id))
-        return column in self._sent
+                sent.add(left + columns.index(self._spec.id))
+            self._sent = sorted(sent)
+        return bisect_left(self._sent, first) < bisect_right(self._sent, last)
 
     def _nameless(self, column: int, row: int) -> Refused:
         header = self._header

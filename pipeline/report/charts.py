@@ -34,7 +34,6 @@ _COLOURS = {
     State.FAILED: "#d55e00",
     State.AMBIGUOUS: "#e69f00",
     State.PENDING: "#999999",
-    State.SENDING: "#e69f00",
 }
 _LINES = {State.OK: "-", State.FAILED: "--", State.AMBIGUOUS: ":"}
 _PACE, _LIMITED, _LIMIT = "#56b4e9", "#d55e00", INK

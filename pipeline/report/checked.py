@@ -35,14 +35,23 @@ def check_lines(checked: Checked, run_command: str) -> list[str]:
         lines.append(f'Empty cells in "{shortened(column)}": {number}.')
     lines += [_variable(facts) for facts in checked.variables if facts.longest is not None]
     lines += [_marked(facts) for facts in checked.variables if facts.marked]
+    if checked.new_under_newest_rules:
+        lines.append(
+            f"This folder reads cells by the text rules {checked.text_rules}, as it always did. "
+            f"Under the newest rules {counted(checked.new_under_newest_rules, 'finished row')} "
+            "would be new: --accept-changes takes those rules, and pays for them again."
+        )
     if checked.first_bodies:
         lines.append("The first requests, exactly as they are sent:")
         lines += [f"  row {body.row}: {_body(body.body)}" for body in checked.first_bodies]
     lines.append(_cost(checked))
     if checked.to_send:
         lines.append(_time(checked))
+    lines += [f"A run would ask first: {question}" for question in checked.questions]
     if checked.refusal is not None:
         lines.append(f"But a run would be refused. {checked.refusal}")
+    elif checked.in_use:
+        lines.append("Nothing was sent by `check`. A run is at work in this folder now.")
     elif checked.to_send:
         lines.append(f"Nothing was sent. To send them: {run_command}")
     return lines

@@ -23,6 +23,7 @@ from pipeline.columns import numbers
 from pipeline.folder import RunFolder, copy_durably, storing
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.records import Read, Unfinished
+from pipeline.standing import shown_row
 
 ADDED_COLUMNS = (
     "_row",
@@ -56,17 +57,18 @@ class Draft:
         seen: Seen = lambda row: None,
         *,
         believing: bool = False,
+        in_use: bool = False,
     ) -> None:
         """The rows as the ledger is now, beside the cells of `snapshot`; without one there will be
         no file. `seen` is told of each row, in the order of the sheet. For `believing` see
-        `records.unfinished`.
+        `records.unfinished`, for `in_use` see `standing.shown_row`.
 
         Raises:
             StorageFailed: when the ledger or the snapshot is damaged, or the disk refuses.
         """
         read(
             lambda db: self._write(
-                snapshot, _told(records.unfinished(db, believing=believing), seen)
+                snapshot, _told(records.unfinished(db, believing=believing), seen, in_use)
             )
         )
 
@@ -162,10 +164,12 @@ def _lines(rows: Iterable[Iterable[object]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _told(rows: Iterable[Unfinished], seen: Seen) -> Iterator[Unfinished]:
+def _told(rows: Iterable[Unfinished], seen: Seen, in_use: bool) -> Iterator[Unfinished]:
     for row in rows:
-        seen(row)
-        yield row
+        shown = shown_row(row, in_use)
+        if shown is not None:
+            seen(shown)
+            yield shown
 
 
 def _added(row: Unfinished) -> tuple[object, ...]:

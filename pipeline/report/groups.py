@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from pipeline.advice import advise, edit_first
 from pipeline.job import Job
 from pipeline.model import JsonObject, State
 from pipeline.records import Unfinished
-from pipeline.report.advice import advise
 
 FIRST_ROWS = 5
-_ON_THEIR_WAY = (
-    "sent and not answered yet; where no run is at work any more, the next one takes them as "
-    "ambiguous"
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows with one state and one code. `maybe_paid` of them may have been billed.
 
-    `command` sends exactly them again; None where the user gave them up.
+    `command` sends them again: exactly them, or where only an edit helps or they are pending, with
+    whatever else is pending. None where the user gave them up, and while a run is at work.
     """
 
     state: State
@@ -47,8 +44,9 @@ class Groups:
             tally = self._found[key] = _Tally(row.message)
         tally.add(row)
 
-    def largest_first(self, job: Job) -> list[Group]:
-        """The groups, each with the command of `job` that sends its rows again."""
+    def largest_first(self, job: Job, in_use: bool = False) -> list[Group]:
+        """The groups, each with the command of `job` that sends its rows again. `in_use`: a run is
+        at work, and another would be refused."""
         groups = [
             Group(
                 state,
@@ -58,7 +56,7 @@ class Groups:
                 tuple(tally.first_rows),
                 tally.message,
                 _advice(state, code, given_up),
-                None if given_up else _command(job, state, code),
+                None if given_up or in_use else _command(job, state, code),
             )
             for (state, code, given_up), tally in self._found.items()
         ]
@@ -89,11 +87,11 @@ def as_json(groups: list[Group]) -> list[JsonObject]:
 def _advice(state: State, code: str, given_up: bool) -> str:
     if given_up:
         return "given up: not sent again unless named by --rows"
-    return _ON_THEIR_WAY if state is State.SENDING else advise(code)
+    return advise(state, code)
 
 
 def _command(job: Job, state: State, code: str) -> str:
-    if state in (State.PENDING, State.SENDING):
+    if state is State.PENDING or (state is State.FAILED and edit_first(code)):
         return job.command("run")
     only = ("--only", code)
     return job.command("resume", *only, *(("--ambiguous",) if state is State.AMBIGUOUS else ()))

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.model import State
+from pipeline.standing import shown_state
 
 Numbers = npt.NDArray[np.float64]
 
@@ -129,16 +130,17 @@ class LearnedLimit:
         return self.limit / self.window_s
 
 
-def count_history(db: sqlite3.Connection) -> History:
-    """Counts what the ledger holds. About two microseconds for each attempt. Believes the ledger:
-    see `paid.check_ledger`."""
+def count_history(db: sqlite3.Connection, in_use: bool = False) -> History:
+    """Counts what the ledger holds. About two microseconds for each attempt. `in_use`: a run is at
+    work, and what it has on the way is not counted yet. Believes the ledger: see
+    `paid.check_ledger`."""
     runs = _runs(db)
     spans = _spans(runs)
     _mark_spans(db, spans)
     history = History(
         runs,
         spans,
-        _progress(db, spans),
+        _progress(db, spans, in_use),
         _pace(db, spans),
         _latencies(db),
         sum(run.requests for run in runs),
@@ -228,7 +230,19 @@ def _mark_spans(db: sqlite3.Connection, spans: tuple[Span, ...]) -> None:
         )
 
 
-def _progress(db: sqlite3.Connection, spans: tuple[Span, ...]) -> tuple[Progress, ...]:
+# Each row of the ledger with how many of the sheet's rows stand where it does; then the rows that
+# are skipped now and keep their answer.
+_REACHED = (
+    "SELECT last_attempt attempt, state, 1 + coalesce(equal.rows, 0) rows FROM rows NOT INDEXED"
+    " LEFT JOIN (SELECT first_row, count(*) rows FROM duplicates GROUP BY 1) equal"
+    " ON equal.first_row = sheet_row WHERE sheet_row IS NOT NULL AND state <> 'pending'"
+    " UNION ALL SELECT ok_attempt, 'ok', 1 FROM skipped_answers JOIN rows USING (row_id)"
+)
+
+
+def _progress(
+    db: sqlite3.Connection, spans: tuple[Span, ...], in_use: bool
+) -> tuple[Progress, ...]:
     bins = _bins(db, "progress")
     ended = {
         state: [np.zeros(number) for number in bins]
@@ -236,13 +250,13 @@ def _progress(db: sqlite3.Connection, spans: tuple[Span, ...]) -> tuple[Progress
     }
     for span, place, state, count in db.execute(
         "SELECT span, max(0, min(progress_bins - 1, CAST((coalesce(finished_at, sent_at) - begun)"
-        " / progress_s AS INTEGER))) place, r.state, count(*)"
-        " FROM rows r NOT INDEXED JOIN attempts a ON a.attempt_id = r.last_attempt"
-        " CROSS JOIN spans USING (run)"
-        " WHERE r.sheet_row IS NOT NULL AND r.state <> 'pending' GROUP BY 1, 2, 3"
+        " / progress_s AS INTEGER))) place, r.state, sum(r.rows)"
+        f" FROM ({_REACHED}) r JOIN attempts a ON a.attempt_id = r.attempt"
+        " CROSS JOIN spans USING (run) GROUP BY 1, 2, 3"
     ):
-        known = State.AMBIGUOUS if state == State.SENDING else State(state)
-        ended[known][span][place] += count
+        shown = shown_state(State(state), in_use)
+        if shown in ended:
+            ended[shown][span][place] += count
     progress = []
     before = dict.fromkeys(ended, 0.0)
     for number, span in enumerate(spans):

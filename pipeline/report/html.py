@@ -41,7 +41,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
     with records.reading(folder.ledger) as read:
-        history = read(count_history)
+        history = read(lambda db: count_history(db, report.in_use))
         samples = read_samples(folder, read)
         facts = Facts(
             summary=for_person(job, report.summary),

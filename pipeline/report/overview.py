@@ -14,7 +14,8 @@ from pipeline.records import Read
 from pipeline.report.failures import current_snapshot, drafted
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results import find_answers
-from pipeline.summary import in_flight, refuse_before_first_run, standing
+from pipeline.standing import stand
+from pipeline.summary import refuse_before_first_run, summarize
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +58,18 @@ def report_job(job: Job) -> Report:
     ):
         refuse_before_first_run(job, read)
         counts = read(records.counts)
-        summary = standing(job, counts, in_use)
+        summary = summarize(job, counts, in_use=in_use)
         groups = Groups()
         snapshot = current_snapshot(job.folder, read)
-        draft.write(snapshot, read, groups.add, believing=True)
+        draft.write(snapshot, read, groups.add, believing=True, in_use=in_use)
         try:
             marked, unread = _marked(job.folder, read, summary.rows), None
         except StorageFailed as error:
             marked, unread = [], str(error)
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
-    return Report(
-        summary, groups.largest_first(job), marked, unread, in_use, in_flight(counts, in_use)
-    )
+    in_flight = stand(counts, in_use).in_flight
+    shown = groups.largest_first(job, in_use)
+    return Report(summary, shown, marked, unread, in_use, in_flight)
 
 
 def _marked(folder: RunFolder, read: Read, rows: int) -> list[Marked]:

@@ -30,7 +30,13 @@ from pipeline.report.markup import (
 )
 from pipeline.report.samples import Answer, Samples
 from pipeline.report.style import STYLE
-from pipeline.report.terminal import group_line, last_run_line, outcome_line, paid_line
+from pipeline.report.terminal import (
+    going_on,
+    group_line,
+    last_run_line,
+    outcome_line,
+    paid_line,
+)
 from pipeline.wording import counted
 
 # Together they keep a page of the most hostile texts, where each character takes eight, small.
@@ -126,7 +132,7 @@ def _outcome(facts: Facts) -> Iterable[Child]:
     yield element("p", paid_line(summary), " ", _paid(summary))
     yield element("p", last_run_line(facts.last_run, facts.in_use, facts.in_flight))
     if summary.resume_command:
-        yield element("p", "To go on:")
+        yield element("p", f"{going_on(summary)}:")
         yield _command(summary.resume_command)
 
 

@@ -27,8 +27,8 @@ a { color: var(--link); }
   border-left: .3rem solid #999999; }
 .counts b { display: block; font-size: 1.35rem; line-height: 1.2; }
 .counts .ok { border-color: #0072b2; }
+.counts .ambiguous, article.ambiguous { border-color: #e69f00; }
 .counts .failed, article.failed { border-color: #d55e00; }
-.counts .ambiguous, article.ambiguous, article.sending { border-color: #e69f00; }
 article { background: var(--panel); border-radius: .4rem; border-left: .3rem solid #999999;
   padding: .75rem 1rem; margin: 0 0 1rem; }
 article.answer { border-color: #0072b2; }

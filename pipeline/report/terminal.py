@@ -37,15 +37,28 @@ def summary_lines(summary: Summary, report_command: str | None = None) -> list[s
         lines.append(f"Failures: {shown_path(summary.failures)}")
     if summary.by_code and report_command:
         lines.append(f"What failed and why: {report_command}")
-    if summary.resume_command:
-        lines.append(f"To go on{_up_to(summary.resume_command)}: {summary.resume_command}")
-    return lines
+    return lines + going_on_lines(summary)
 
 
-def _up_to(command: str) -> str:
-    """What a limit in a command means, which may be higher than the one that was reached."""
-    limit = _LIMIT.search(command)
-    return f", until at most {counted(int(limit[1]), 'request')} are paid in all" if limit else ""
+def going_on_lines(summary: Summary) -> list[str]:
+    """The one command that goes on from here, if there is one."""
+    if summary.resume_command is None:
+        return []
+    return [f"{going_on(summary)}: {summary.resume_command}"]
+
+
+def going_on(summary: Summary) -> str:
+    """What stands before that command: an edit that it needs, and how much it sends. A limit in it
+    may be higher than the one that was reached."""
+    step, limit = summary.next_step, _LIMIT.search(summary.resume_command or "")
+    words = "To go on"
+    if step is not None and step.edit is not None:
+        words += f", {step.edit}, then"
+    if limit:
+        return f"{words}, until at most {counted(int(limit[1]), 'request')} are paid in all"
+    if step is None or step.edit is not None or not step.rows:
+        return words
+    return f"{words} with {counted(step.rows, 'row')}"
 
 
 def outcome_line(summary: Summary) -> str:
@@ -70,7 +83,7 @@ def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str
         return "No run yet."
     began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if last.finished_at is None:
-        how = "it was ended from outside; `run` goes on from there"
+        how = "it was ended from outside"
         if in_use:
             how = "it goes on now"
             if in_flight:
@@ -171,6 +184,13 @@ def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
         return lines
     here = f"The error codes here are: {', '.join(codes)}." if codes else "Every row sent is ok."
     return [f"No row to decide about, and nothing was sent. {here}"]
+
+
+def reread_line(number: int) -> str:
+    """How many kept answers could be read now."""
+    if not number:
+        return "No kept answer can be read now that could not be read before. Nothing was sent."
+    return f"{counted(number, 'kept answer')} can be read now: ok. Nothing was sent."
 
 
 def shown_path(path: str) -> str:

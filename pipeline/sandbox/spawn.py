@@ -35,7 +35,8 @@ def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator
     """
     options = json.dumps({"publish": [workflow, variables], "book": str(book), "with_parent": True})
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.sandbox.server", "-"],
+        # -P: else `-m` would import a pipeline.py or json.py of the current folder.
+        [sys.executable, "-P", "-m", "pipeline.sandbox.server", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if name not in _SECRET},

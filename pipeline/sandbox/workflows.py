@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_VARIABLE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
+_VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,9 @@ class Workflow:
     def __post_init__(self) -> None:
         mentions, end = {}, 0
         for found in _VARIABLE.finditer(self.template):
-            if found[1] not in mentions:
-                mentions[found[1]] = self.template[end : found.start()]
+            name = found[1].strip()
+            if name not in mentions:
+                mentions[name] = self.template[end : found.start()]
                 end = found.end()
         by_place = tuple((text, name) for name, text in mentions.items())
         object.__setattr__(self, "_mentions", by_place)

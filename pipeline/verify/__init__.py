@@ -16,8 +16,8 @@ from pipeline import records, wal
 from pipeline.errors import StorageFailed
 from pipeline.job import Job
 from pipeline.model import Summary
-from pipeline.records import Read, reading
-from pipeline.summary import no_run_yet, standing
+from pipeline.records import Read, knows, reading
+from pipeline.summary import no_run_yet, summarize
 from pipeline.verify.files import check_failures, check_snapshot, check_summary
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
 from pipeline.verify.ledger import check_sense, check_structure, check_sums
@@ -52,25 +52,27 @@ def verify_job(job: Job) -> Verified:
 
 
 def _look(job: Job) -> Verified:
-    folder, findings = job.folder, Findings()
-    names = listed(folder)
+    folder, findings, in_use = job.folder, Findings(), job.folder.in_use
+    names, trace = listed(folder), folder.trace
     if wal.is_damaged(folder.ledger):
         findings.add(f"{LEDGER}-wal", "what a run last wrote is not what was written", KEEP_LEDGER)
     elif not _begun(folder.ledger):
-        if not folder.summary.exists() and len(names) < 2:
+        if trace is None:
             raise no_run_yet(job)
         findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
         return Verified(None, 0, 0, 0, findings.all())
     summary: Summary | None = None
     entries, parts, answers = 0, 0, 0
     try:
+        if not knows(folder.ledger, trace):
+            findings.add(LEDGER, "it does not know of the last run", KEEP_LEDGER)
         with reading(folder.ledger) as read:
             look = _Look(read, findings)
             look(check_structure)
             entries = look(check_sums) or 0
             look(check_sense)
             parts, answers = look(lambda db, f: check_results(folder, names, db, f)) or (0, 0)
-            summary = look(lambda db, _: standing(job, records.counts(db), job.folder.in_use))
+            summary = look(lambda db, _: summarize(job, records.counts(db), in_use=in_use))
             snapshot = look(lambda db, f: check_snapshot(folder, db, f))
             look(lambda db, f: check_summary(folder, db, summary, f))
             look(lambda db, f: check_failures(folder, snapshot, db, f))

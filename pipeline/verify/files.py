@@ -18,7 +18,7 @@ from pipeline import records
 from pipeline.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
-from pipeline.model import Summary
+from pipeline.model import JsonObject, Summary
 from pipeline.report.failures import failures_csv
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
@@ -65,14 +65,27 @@ def check_summary(
     over = last is not None and last.finished_at is not None
     if hashlib.sha256(content).hexdigest() != ended[1]:
         # A run that was killed between its summary and the ledger's last word on it.
-        if over or last is None or _object(content).get("run_id") != last.run_id:
+        if (
+            (over and ended[1] is not None)
+            or last is None
+            or _object(content).get("run_id") != last.run_id
+        ):
             findings.add(name, "it is not what the last run wrote", _NEXT_RUN)
         return
     said = _object(content)
     counted = sum(said[n] for n in ("ok", "failed", "ambiguous", "pending", "skipped"))
-    differs = [n for n in _COUNTED if over and now is not None and said[n] != asdict(now)[n]]
-    if counted != said["rows"] or differs:
+    if counted != said["rows"] or (over and now is not None and _differs(said, asdict(now), db)):
         findings.add(LEDGER, "its counts are not those of summary.json", KEEP_LEDGER)
+
+
+def _differs(said: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
+    """Whether the counts `now` are others than a run `said`. Kept answers that were read since are
+    ok and paid for."""
+    (most,) = db.execute("SELECT count(*) FROM decisions WHERE decision = 'reread'").fetchone()
+    read = now["ok"] - said["ok"]
+    if 0 < read <= most:
+        said = said | {"ok": now["ok"], "paid_min": said["paid_min"] + read}
+    return any(said[name] != now[name] for name in _COUNTED)
 
 
 def check_failures(
@@ -117,12 +130,13 @@ def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
                 findings.add(LEDGER, problem, KEEP_LEDGER, row)
             row, key = known.fetchone() or (None, None)
     counts = records.counts(db)
-    if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped):
+    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped + kept):
         findings.add(LEDGER, "it is of another sheet than the sheet's copy", KEEP_LEDGER)
 
 
-def _last_ended(db: sqlite3.Connection) -> tuple[int, str] | None:
-    found: tuple[int, str] | None = db.execute(
+def _last_ended(db: sqlite3.Connection) -> tuple[int, str | None] | None:
+    found: tuple[int, str | None] | None = db.execute(
         "SELECT run, summary_sha256 FROM runs WHERE finished_at IS NOT NULL"
         " ORDER BY run DESC LIMIT 1"
     ).fetchone()

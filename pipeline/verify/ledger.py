@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pipeline.checksums import row_sum
 from pipeline.plan import identity
-from pipeline.schema import COLUMNS, SCHEMA_VERSION, empty
+from pipeline.schema import COLUMNS, empty
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 
@@ -20,9 +20,9 @@ def check_structure(db: sqlite3.Connection, findings: Findings) -> None:
     problems = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
     for _ in problems:
         findings.add(LEDGER, f"its structure is damaged ({problems[0]})", KEEP_LEDGER)
-    fresh = empty()
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if list(_schema(db)) != list(_schema(fresh)) or version != SCHEMA_VERSION:
+    fresh = empty(version)
+    if list(_schema(db)) != list(_schema(fresh)):
         findings.add(LEDGER, "its tables are not those that a ledger has", KEEP_LEDGER)
     fresh.close()
 
@@ -134,6 +134,13 @@ _DISAGREEMENTS = {
     ),
     "one place of the sheet was sent for two rows in one run": (
         "SELECT sheet_row FROM attempts GROUP BY run, sheet_row HAVING min(row_id) <> max(row_id)"
+    ),
+    "a row that the sheet skips keeps an answer that is not there": (
+        "SELECT s.sheet_row FROM skipped_answers s LEFT JOIN rows r USING (row_id)"
+        " WHERE r.ok_attempt IS NULL"
+    ),
+    "a run has pins that nobody knows": (
+        "SELECT NULL FROM run_pins LEFT JOIN pins USING (pins) WHERE pins.settings IS NULL"
     ),
     "a decision is about no row": (
         "SELECT NULL FROM decisions LEFT JOIN rows USING (row_id) WHERE rows.row_id IS NULL"

@@ -1,4 +1,5 @@
-"""A job as this release leaves it, for the tests of later ones: tests/releases/VERSION.tar.gz.
+"""Jobs as this release leaves them, for the tests of later ones: tests/releases/VERSION.tar.gz was
+killed, tests/releases/workbooks/VERSION.tar.gz has a workbook and rows to be asked again.
 
     python tests/releases/keep.py FOLDER
 
@@ -16,7 +17,10 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
+
+import openpyxl
 
 import pipeline
 
@@ -45,6 +49,15 @@ IDEAS = (
     "The last tram",
     "The first snow",
 )
+WORKBOOK_SPEC = """\
+name: tales
+workflow: wf_prices
+input: tales.xlsx
+variables: {price: Price, note: Note}
+output: kept
+"""
+PRICES = (0.1 + 0.2, 1.5, 3.3000000000000003, 7, 1234567.1)
+NOTES = ("plain", "plain", "plain", "lost #fault:html-504-billed", "plain")
 ENDS = {4: 3, 7: 5}
 """The rows of the sheet that a run is given, and how it ends."""
 
@@ -67,6 +80,34 @@ def make(folder: Path) -> None:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     time.sleep(2)  # its sandbox ends with it
+
+
+def make_workbook(folder: Path) -> None:
+    """All rows ok but one ambiguous one, two of them marked to be asked again and not sent yet."""
+    folder.mkdir(parents=True)
+    (folder / "tales.yaml").write_text(WORKBOOK_SPEC, encoding="utf-8")
+    workbook = openpyxl.Workbook()
+    for cells in [("Price", "Note"), *zip(PRICES, NOTES, strict=True)]:
+        workbook.active.append(cells)
+    workbook.save(folder / "tales.xlsx")
+    _write_as_excel_does(folder / "tales.xlsx")
+    for options, code in (([], 5), (["--again", "1,3", "--yes", "--max-paid", "0"], 4)):
+        command = [sys.executable, "-m", "pipeline", "run", "tales.yaml", "--sandbox", *options]
+        done = subprocess.run(command, cwd=folder, env=_environment(folder), check=False)
+        assert done.returncode == code, done.returncode
+
+
+def _write_as_excel_does(path: Path) -> None:
+    """With 17 digits: openpyxl writes 16."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    for price in PRICES:
+        cell = f"<v>{price:.16g}</v>".encode()
+        parts[sheet] = parts[sheet].replace(cell, f"<v>{price!r}</v>".encode())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -94,6 +135,10 @@ def _environment(folder: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
-    make(where)
-    pack(where, Path(__file__).with_name(f"{pipeline.__version__}.tar.gz"))
-    shutil.rmtree(where)
+    for kind, into in ((make, ""), (make_workbook, "workbooks")):
+        kind(where)
+        archive = Path(__file__).parent / into / f"{pipeline.__version__}.tar.gz"
+        if not archive.exists():
+            archive.parent.mkdir(exist_ok=True)
+            pack(where, archive)
+        shutil.rmtree(where)

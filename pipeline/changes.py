@@ -1,0 +1,140 @@
+"""Changes of a sheet that its user may not have meant.
+
+A row is known by its text, so a changed text is a new row and is paid for. Two changes are worth a
+question: a row number that means another row than at the last run, and another text in most of the
+finished rows, such as by a formula or an editor that rewrote a whole column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import placing
+from pipeline.inputs.snapshot import (
+    Snapshot,
+    stored_batches,
+    stored_cells_at,
+    stored_columns,
+    stored_keys,
+    stored_mapped,
+)
+from pipeline.plan import Plan, RowNumbers
+from pipeline.records import Read
+from pipeline.spec import JobSpec
+
+# Fewer rows are edited by hand on one evening.
+MASS_ROWS = 20
+# How many pairs of rows are compared, and how much of their words two versions of one row share.
+_COMPARED = 200
+_ALIKE = 0.5
+_TEXT_CHARACTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class MovedRow:
+    """A row number that is another row than at the last run: what each is called, by its id or by
+    the beginning of its text."""
+
+    number: int
+    before: str
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
+class MassChange:
+    """`changed` of `finished` rows have another text under the same id, or at the same place."""
+
+    changed: int
+    finished: int
+    by_id: bool
+
+
+def find_moved(
+    spec: JobSpec, last: Path | None, snapshot: Snapshot, rows: RowNumbers | None
+) -> tuple[MovedRow, ...]:
+    """Which of the numbers in `rows` mean another row than in the sheet `last`."""
+    if rows is None or last is None:
+        return ()
+    before, now = (_digests(path, spec.id) for path in (last, snapshot.path))
+    numbers = [n for n in _numbers(rows, snapshot.rows) if before.get(n) != now.get(n)]
+    was, are = (_names(path, spec.id, numbers) for path in (last, snapshot.path))
+    return tuple(MovedRow(n, was.get(n, "no row"), are.get(n, "no row")) for n in numbers)
+
+
+def find_mass_change(
+    spec: JobSpec, last: Path | None, snapshot: Snapshot, plan: Plan, read: Read
+) -> MassChange | None:
+    """Whether most of the finished rows of the sheet `last` have another text now.
+
+    The sheet must have been looked up by `placing`. A sheet of other rows is no changed sheet: rows
+    without ids have to share half of their words, at the same place.
+    """
+    if last is None or int(plan.sent_unpaid.sum()) < MASS_ROWS:
+        return None
+    finished, gone = read(placing.finished_before)
+    if len(gone) < MASS_ROWS:
+        return None
+    if spec.id is not None:
+        new = set(_column(snapshot.path, spec.id, plan.sent_unpaid))
+        changed = sum(row_id in new for _, row_id in gone)
+    else:
+        numbers = [n for n, _ in gone if n <= snapshot.rows and plan.sent_unpaid[n - 1]]
+        changed = len(numbers) if _alike(last, snapshot.path, numbers) else 0
+    if changed < MASS_ROWS or 2 * changed <= finished:
+        return None
+    return MassChange(changed, finished, spec.id is not None)
+
+
+def _digests(path: Path, id_column: str | None) -> Mapping[int, int]:
+    keys = stored_keys(path, id_column)
+    return dict(zip(keys.numbers.tolist(), keys.rows.tolist(), strict=True))
+
+
+def _numbers(rows: RowNumbers, last: int) -> Iterator[int]:
+    for first, end in rows.spans:
+        yield from range(first, min(end, last) + 1)
+
+
+def _names(path: Path, id_column: str | None, numbers: list[int]) -> dict[int, str]:
+    """What rows of a snapshot are called: their id, else the first text that is sent."""
+    columns = stored_columns(path)
+    named = id_column if id_column in columns else stored_mapped(path)[0]
+    place = columns.index(named)
+    return {
+        number: f'"{_shortened(cells[place])}"'
+        for number, cells in stored_cells_at(path, frozenset(numbers))
+    }
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text[: 4 * _TEXT_CHARACTERS].split())
+    return line if len(line) <= _TEXT_CHARACTERS else f"{line[: _TEXT_CHARACTERS - 1]}…"
+
+
+def _column(path: Path, name: str, wanted: npt.NDArray[np.bool_]) -> Iterator[str]:
+    place = stored_columns(path).index(name)
+    for first, columns, *_ in stored_batches(path):
+        flags = wanted[first - 1 : first - 1 + len(columns[place])]
+        for offset in np.flatnonzero(flags).tolist():
+            yield columns[place][offset].as_py()
+
+
+def _alike(last: Path, now: Path, numbers: list[int]) -> bool:
+    """Whether the rows at `numbers` are other versions of what stood there, and not other rows."""
+    step = max(len(numbers) // _COMPARED, 1)
+    sample = frozenset(numbers[::step])
+    words = [
+        {number: set(" ".join(cells).split()) for number, cells in stored_cells_at(path, sample)}
+        for path in (last, now)
+    ]
+    alike = 0
+    for number in sample:
+        before, after = words[0].get(number, set()), words[1].get(number, set())
+        shared, either = len(before & after), len(before | after)
+        alike += either > 0 and shared >= _ALIKE * either
+    return 2 * alike > len(sample)

@@ -1,0 +1,76 @@
+"""Rows that another run folder has paid for.
+
+At most once holds per run folder: a job with another `name:` begins a new one, and would pay for
+every row again. So before the first request of an empty folder its rows are looked up in the
+folders beside it, and in those of the other jobs that run the same workflow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import records
+from pipeline.errors import PipelineError
+from pipeline.folder import RunFolder
+from pipeline.inputs.snapshot import Snapshot, stored_row_keys
+from pipeline.placing import count_paid
+from pipeline.plan import Plan
+from pipeline.records import reading
+from pipeline.spec import JobSpec, load_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another run folder in which `rows` of the rows to send were or may have been paid."""
+
+    path: Path
+    rows: int
+
+
+def find_neighbours(
+    spec: JobSpec, folder: RunFolder, host: str, snapshot: Snapshot, plan: Plan
+) -> tuple[Neighbour, ...]:
+    """The run folders that have paid for rows which `plan` sends, the one with most rows first.
+
+    A folder that cannot be read, or that is of another host, counts for nothing.
+    """
+    found = []
+    for path in sorted(_candidates(spec, folder)):
+        keys = (key for number, key in stored_row_keys(snapshot.path) if plan.send[number - 1])
+        rows = _paid_in(RunFolder(path), host, (bytes.fromhex(key) for key in keys if key))
+        if rows:
+            found.append(Neighbour(path, rows))
+    return tuple(sorted(found, key=lambda neighbour: -neighbour.rows))
+
+
+def _candidates(spec: JobSpec, folder: RunFolder) -> set[Path]:
+    beside = {path.parent.resolve() for path in folder.path.parent.glob("*/ledger.sqlite")}
+    others = {path.resolve() for path in _other_outputs(spec)}
+    return (beside | others) - {folder.path.resolve()}
+
+
+def _other_outputs(spec: JobSpec) -> Iterator[Path]:
+    """The run folders of the jobs beside this one that run the same workflow."""
+    for path in sorted([*spec.source.parent.glob("*.yaml"), *spec.source.parent.glob("*.yml")]):
+        try:
+            other = load_spec(path)
+        except (PipelineError, OSError):
+            continue
+        if other.workflow == spec.workflow:
+            yield other.output
+
+
+def _paid_in(folder: RunFolder, host: str, keys: Iterable[bytes]) -> int:
+    if not folder.ledger.exists():
+        return 0
+    try:
+        with reading(folder.ledger) as read:
+            pinned = read(records.meta(records.PINNED))
+            if pinned is None or json.loads(pinned)["host"] != host:
+                return 0
+            return read(count_paid(keys))
+    except (PipelineError, OSError, ValueError, KeyError):
+        return 0

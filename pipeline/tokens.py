@@ -1,0 +1,67 @@
+"""Plan tokens: what `check` showed is what `run` carries out, or nothing is.
+
+A token is a digest of all that decides what a run would send and pay: the run folder, the last
+attempt and the last decision in its ledger, the pins, the selection, the questions that a person
+would be asked, and each row to be sent. Whoever gives it to a run agrees to exactly that.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from hashlib import blake2b
+
+import numpy as np
+
+from pipeline import records
+from pipeline.inputs.snapshot import Snapshot
+from pipeline.job import Job
+from pipeline.plan import KEY_BYTES, Plan, Selection
+from pipeline.prepare import Prepared
+from pipeline.records import Read
+
+_PREFIX = "plan1-"
+
+
+def plan_token(
+    job: Job, prepared: Prepared, selection: Selection, questions: list[str], read: Read
+) -> str:
+    """The token of a plan, as text without spaces.
+
+    It is another one as soon as anything was sent or decided in the folder, or the sheet, the spec
+    or the selection changed.
+    """
+    attempt, decision = read(records.last_change)
+    folder = read(records.meta(records.FOLDER_ID))
+    if not (attempt or decision):  # the first run makes the id of an empty folder
+        folder = str(job.folder.path.resolve())
+    facts = {
+        "folder": folder,
+        "attempt": attempt,
+        "decision": decision,
+        "pins": prepared.pins.text,
+        "selection": _selection(selection),
+        "questions": questions,
+        "repaid": prepared.repaid.row_ids,
+        "rows": _rows(prepared.snapshot, prepared.plan),
+    }
+    text = json.dumps(facts, sort_keys=True).encode()
+    return _PREFIX + blake2b(text, digest_size=16).hexdigest()
+
+
+def _selection(selection: Selection) -> dict[str, str]:
+    """The same text for the same selection: sets have no order."""
+    values = {field.name: getattr(selection, field.name) for field in fields(selection)}
+    return {
+        name: repr(sorted(value) if isinstance(value, frozenset) else value)
+        for name, value in values.items()
+    }
+
+
+def _rows(snapshot: Snapshot, plan: Plan) -> str:
+    """A digest of what is sent: the identity and occurrence of each row, in the sheet's order."""
+    sent = plan.send[snapshot.numbers - 1]
+    identities = np.frombuffer(snapshot.identities, dtype=f"V{KEY_BYTES}")[sent]
+    digest = blake2b(identities.tobytes(), digest_size=16)
+    digest.update(snapshot.occurrences[sent].tobytes())
+    return digest.hexdigest()

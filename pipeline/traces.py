@@ -1,0 +1,99 @@
+"""Traces of a run in a folder, read without its ledger.
+
+The ledger records a run durably before the run makes any of the files below. So a folder that has
+one of them had a ledger that knew of a run, whatever killed that run and whenever.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+LEDGER = "ledger.sqlite"
+# In the order in which a message should name them. Not the lock, the empty part, the sheet's new
+# copy or a log without a run: a run that is refused leaves those.
+_OF_A_RUN = (
+    "run.json",
+    "summary.json",
+    "failures.csv",
+    "input.parquet",
+    "report.html",
+    "sandbox-book.sqlite",
+)
+_PARTS = "results/part-*[1-9]*.parquet"  # part 0 is empty and always there
+_LOG = "log.jsonl"
+_RUN_IN_LOG = b'"event": "run_started"'
+
+_OURS = re.compile(
+    r"\.?(lock|reserve|log\.jsonl|input\.parquet|run\.json|summary\.json|failures\.csv|report\.html"
+    r"|(ledger|sandbox-book)\.sqlite)(\.new|\.draft|-wal|-shm|-journal)?"
+)
+_A_PART = re.compile(r"\.?part-\d+\.parquet")
+# Git and desktops put these into folders that are empty to their user.
+_OF_NOBODY = frozenset((".gitkeep", ".gitignore", ".keep", ".DS_Store"))
+
+
+class Trace(NamedTuple):
+    """A file that only a run can have left, and the id of the run if the file names it."""
+
+    file: str
+    run_id: str | None
+
+
+def find_trace(folder: Path) -> Trace | None:
+    """A trace of a run, by preference one that names the last run; None where there is none."""
+    file = next(_files_of_a_run(folder), None)
+    return None if file is None else Trace(file, _run_id(folder / "run.json"))
+
+
+def _files_of_a_run(folder: Path) -> Iterator[str]:
+    yield from (name for name in _OF_A_RUN if (folder / name).is_file())
+    yield from (f"results/{path.name}" for path in folder.glob(_PARTS))
+    log = f"{LEDGER}-wal"
+    # SQLite begins a log only once the ledger has its first page.
+    if _size(folder / log) and not _size(folder / LEDGER):
+        yield log
+    if _logged_a_run(folder / _LOG):
+        yield _LOG
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _run_id(path: Path) -> str | None:
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    run_id = about.get("run_id") if isinstance(about, dict) else None
+    return run_id if isinstance(run_id, str) else None
+
+
+def _logged_a_run(path: Path) -> bool:
+    try:
+        with path.open("rb") as lines:
+            return any(_RUN_IN_LOG in line for line in lines)
+    except OSError:
+        return False
+
+
+def foreign(folder: Path) -> list[str]:
+    """The names in a folder that is no run folder, nor empty; none for any other folder.
+
+    Raises:
+        OSError: when the folder cannot be read.
+    """
+    names = {path.name for path in folder.iterdir()} - _OF_NOBODY
+    if any(map(_OURS.fullmatch, names)):
+        return []
+    if "results" in names and _holds_parts_only(folder / "results"):
+        names.remove("results")
+    return sorted(names)
+
+
+def _holds_parts_only(results: Path) -> bool:
+    return results.is_dir() and all(_A_PART.fullmatch(path.name) for path in results.iterdir())

@@ -1,0 +1,27 @@
+"""What is said of an error code."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.advice import advise, edit_first
+from pipeline.model import API_CODES, ErrorCode, State
+
+CODES = sorted({*ErrorCode, *API_CODES, "http_403", "http_404", "http_413", "http_451", "new_code"})
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_advice_and_no_row_with_retries_left_is_said_to_have_used_them(code):
+    """Of a pending row the server said no for now; the next run sends it."""
+    assert advise(State.FAILED, code)
+    waiting = advise(State.PENDING, code)
+    assert "retries included" not in waiting
+    assert "may have been paid" not in waiting
+
+
+def test_a_code_that_only_an_edit_helps_says_so():
+    """And no other does."""
+    edited = {code for code in CODES if edit_first(code)}
+    assert edited == {"request_blocked", "missing_input", "http_413"}
+    for code in edited:
+        assert advise(State.FAILED, code).endswith("then run")

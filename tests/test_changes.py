@@ -1,0 +1,135 @@
+"""Sheets that changed in a way that their user may not have meant: a question comes first."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from tests.conftest import Job
+
+
+def asked(job: Job, words: str, *command: str) -> None:
+    """The command is refused where nobody can be asked, with these words, and sends nothing."""
+    verb, *options = command
+    done = job.call(verb, *options)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert done.stderr.endswith("Nothing was sent.\n")
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_row_number_that_is_another_row_now_is_named_and_asked_for(sandbox, make_job, ids):
+    """After a sort, row 1 is not the one that the report called row 1."""
+    rows = [["A1", "beta"], ["A2", "alpha"], ["A3", "gamma"]]
+    spec = {"variables": {"story": "story"}} | ({"id": "sku"} if ids else {})
+    job = make_job(sandbox.url, ["sku", "story"], rows, **spec)
+    job.run()
+    job.write_sheet(["sku", "story"], sorted(rows, key=lambda row: row[1]))
+    names = ('"A1"', '"A2"') if ids else ('"beta"', '"alpha"')
+    asked(job, f"row 1 was {names[0]} and is {names[1]}", "run", "--again", "1")
+    asked(job, "row 2 was", "resume", "--rows", "2-3")
+    assert sandbox.received() == 3
+    assert job.run("--again", "1", "--yes")["requests"] == 1
+    assert sandbox.billed()['{"story":"alpha"}'] == 2
+    # That run has seen the new order, and its report speaks of it.
+    assert job.run("--again", "3", "--yes")["requests"] == 1
+
+
+def test_numbers_are_believed_while_the_rows_stand_where_they_stood(sandbox, make_job):
+    """Another column, a new row at the end and equal rows that change places change nothing."""
+    job = make_job(sandbox.url, rows=[["a #fault:blocked"], ["same"], ["same"]])
+    job.run(expect=3)
+    job.write_sheet(["story", "note"], [["a #fault:blocked", "x"], ["same", "2"], ["same", "1"]])
+    job.write_spec(variables={"story": "story"})
+    assert job.call("resume", "--rows", "1").returncode == 3
+    assert sandbox.received() == 4
+
+
+def test_a_new_folder_beside_a_paid_one_says_what_is_paid_there(sandbox, make_job):
+    """A changed `name:` would pay for every row again."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(6)])
+    job.run("--limit", "4")
+    job.write_spec(name="renamed")
+    words = f"4 of these 6 rows are already paid in {job.output}"
+    asked(job, words, "run")
+    checked = json.loads(job.call("check", "--json").stdout)
+    assert words in checked["questions"][0]
+    assert sandbox.received() == 4
+    done = job.call("run", "--plan", checked["plan"])
+    assert done.returncode == 0, done.stderr
+    assert sandbox.received() == 10
+    job.write_spec(name="third")
+    asked(job, "6 of these 6 rows are already paid in", "run")
+
+
+def test_the_folder_of_another_job_of_the_workflow_counts_wherever_it_is(sandbox, make_job):
+    """Its spec stands beside this one. Rehearsals and other hosts do not count."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]], output="far/away/kept")
+    job.run()
+    job.call("run", "--sandbox")
+    other = Job(job.folder, job.folder / "other.yaml", job.sheet, job.base_url)
+    other.write_spec(name="other")
+    asked(other, "2 of these 2 rows are already paid in", "run")
+    assert other.call("run", "--sandbox").returncode == 0
+    other.write_spec(name="other", constants={"tone": "cold"})
+    assert other.run()["requests"] == 2
+
+
+def test_equal_rows_are_paid_elsewhere_as_often_as_they_were(sandbox, make_job):
+    """One of three."""
+    job = make_job(sandbox.url, rows=[["same"]])
+    job.run()
+    job.write_sheet(["story"], [["same"]] * 3)
+    job.write_spec(name="renamed")
+    asked(job, "1 of these 3 rows are already paid", "run")
+
+
+ROWS = [[f"A{n}", f"a lamp number {n}, of brass and glass", "en"] for n in range(40)]
+COLUMNS = ["sku", "story", "lang"]
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_another_text_in_most_finished_rows_is_asked_for(sandbox, make_job, ids):
+    """A program rewrote a column: 30 of 40 finished rows would be paid for again."""
+    spec = {"variables": {"story": "story"}} | ({"id": "sku"} if ids else {})
+    job = make_job(sandbox.url, COLUMNS, ROWS, **spec)
+    job.run()
+    job.write_sheet(COLUMNS, [[a, f"{b} ", c] for a, b, c in ROWS[:30]] + ROWS[30:])
+    words = "30 of 40 finished rows have another text at the same " + ("id" if ids else "place")
+    asked(job, words, "run")
+    assert words in job.call("check").stdout
+    asked(job, words, "run", "--yes")
+    assert sandbox.received() == 40
+    assert job.run("--accept-changes")["requests"] == 30
+    assert job.run()["requests"] == 0
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_new_sheet_a_few_edits_and_a_sorted_sheet_are_not_asked_for(sandbox, make_job, ids):
+    """Only new and edited rows are sent, as on every night."""
+    spec = {"variables": {"story": "story"}} | ({"id": "sku"} if ids else {})
+    job = make_job(sandbox.url, COLUMNS, ROWS, **spec)
+    job.run()
+    edited = [[a, f"{b}!", c] for a, b, c in ROWS[:19]] + ROWS[19:]
+    job.write_sheet(COLUMNS, edited)
+    assert job.run()["requests"] == 19
+    random.Random(1).shuffle(edited)
+    job.write_sheet(COLUMNS, edited)
+    assert job.run()["requests"] == 0
+    words = [
+        "river",
+        "stone",
+        "cloud",
+        "paper",
+        "engine",
+        "winter",
+        "salt",
+        "garden",
+        "copper",
+        "music",
+    ]
+    fresh = [[f"B{n}", f"{words[n % 10]} {words[n // 10]} tale {n}", "en"] for n in range(40)]
+    job.write_sheet(COLUMNS, fresh)
+    assert job.run()["requests"] == 40

@@ -1,0 +1,203 @@
+"""Texts of servers and sheets at their worst, 1 MB of each: what reads them takes linear time.
+
+Each case runs in a process of its own that the kernel ends after 5 s of CPU time. A linear
+function needs 0.01 to 1.6 s. A quadratic one would need an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import init, wording
+from pipeline.answer import classify
+from pipeline.client import _plain
+from pipeline.export import cells, table
+from pipeline.inputs import jsonl, texts, values, xlsx
+from pipeline.inputs.sheet import Merged
+from pipeline.marks import marks_of
+from pipeline.model import Reply
+from pipeline.report import markup
+from pipeline.sandbox.workflows import Workflow
+from pipeline.spec import JobSpec
+
+MB = 1_000_000
+LIMIT_S = 5
+
+_IN_FORKS = multiprocessing.get_context("forkserver")
+_IN_FORKS.set_forkserver_preload([__name__])
+
+
+def filled(piece: str) -> str:
+    """1 MB of `piece`."""
+    return piece * (MB // len(piece))
+
+
+def numbered(piece: str) -> str:
+    """1 MB of `piece`, each with another number where it has {}."""
+    return "".join(piece.replace("{}", str(n)) for n in range(MB // (len(piece) + 4)))
+
+
+def _marks(result: str, **variables: str) -> None:
+    marks_of(result, json.dumps(variables))
+
+
+def _many_variables(result: str) -> None:
+    _marks(result, **{f"{'v' * n}{n}": result[:2000] for n in range(1, 501)})
+
+
+def _answer(**fields: object) -> None:
+    _body(json.dumps({"success": True, **fields}).encode())
+
+
+def _body(body: bytes, status: int = 200) -> None:
+    classify(Reply(0.0, 0.0, status, {}, body))
+
+
+def _said(message: str) -> None:
+    for status in (200, 429, 500):
+        _body(json.dumps({"success": False, "error": message}).encode(), status)
+
+
+class _Headers:
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        self.raw = raw
+
+
+def _twice() -> None:
+    names = [str(n) for n in range(MB // 8)]
+    with pytest.raises(jsonl._Unusable):
+        jsonl._object([(name, 1) for name in (*names, names[-1])])
+
+
+def _merged() -> None:
+    """40,000 merged ranges (1 MB of XML) of 16,384 columns, of which only the last is sent."""
+    columns = tuple(f"c{n}" for n in range(16_384))
+    spec = JobSpec(Path(), "job", "wf", Path("a.xlsx"), Path(), variables=(("c", "c16383"),))
+    body = xlsx._Body(spec, xlsx._Header("S", 1, 1, columns))
+    for _ in range(40_000):
+        body._check_merged(Merged("B1:XFC9", 1, 1, 9, 16_383), 9)
+
+
+MARKED = {
+    "a marker that does not end": "{{" + filled(" "),
+    "a marker with a sign that does not end": "{{#" + filled(" "),
+    "markers that do not end": filled("{{ "),
+    "markers in markers": filled("{"),
+    "markers with long gaps": filled("{{" + " " * 400),
+    "markers with names that do not end": filled("{{a b "),
+    "markers": numbered("{{ n{} }}"),
+    "places that do not end": filled("{a"),
+    "places with dollars": filled("$$a"),
+    "places with percents": filled("%a"),
+    "places with brackets": filled("[[a"),
+    "places": numbered("{v{}} $$v{}$$ %v{}% [[v{}]]"),
+    "dollars": filled("$"),
+    "percents": filled("%"),
+    "brackets": filled("["),
+    "nothings": filled("undefined ") + "x",
+    "nothings with long gaps": filled("null" + " ;" * 200) + "x",
+    "only nothings": filled("undefined "),
+    "quotes": filled("\"'`") + "x",
+    "spaces": filled(" ") + "x",
+    "an object, and more": filled("[object Object"),
+    "a refusal with long gaps": "I'm" + " " * 390 + filled("x"),
+    "a refusal of many words": "I'm " + filled("a "),
+    "a refusal for something": "sorry for " + filled(" "),
+    "a refusal of a request": "I cannot create " + filled("a "),
+    "signs before a refusal": filled("-"),
+    "emphasis before a refusal": filled("*"),
+}
+
+CASES: dict[str, Callable[[], object]] = {
+    **{f"answer: {name}": lambda text=text: _marks(text, a="x") for name, text in MARKED.items()},
+    **{
+        f"answer and row: {name}": lambda text=text: _marks(text, a=text)
+        for name, text in MARKED.items()
+    },
+    **{
+        f"answer for 500 variables: {name}": lambda text=text: _many_variables(text)
+        for name, text in MARKED.items()
+    },
+    "answer: 64 MB": lambda: _marks(MARKED["markers"] * 64, a="x"),
+    "answer: lists in lists": lambda: _body(b'{"result":' + b"[" * MB),
+    "answer: lists in lists that end": lambda: _body(
+        b'{"result":' + b"[" * 900 + b"]" * 900 + b"}"
+    ),
+    "answer: many small lists": lambda: _answer(result=[[]] * (MB // 3)),
+    "answer: long chains beside each other": lambda: _answer(
+        result=[json.loads("[" * 190 + "]" * 190)] * 2000
+    ),
+    "answer: many citations": lambda: _answer(result="x", citations=["a"] * (MB // 4)),
+    "answer: many odd citations": lambda: _answer(result="x", citations=[1] * (MB // 2)),
+    "answer: many fields": lambda: _answer(result="x", **{f"f{n}": n for n in range(MB // 10)}),
+    "answer: half characters": lambda: _answer(result=filled("\ud800")),
+    "answer: digits": lambda: _body(b'{"result":' + b"1" * MB + b"}"),
+    "answer: digits of a fraction": lambda: _body(b'{"result":0.' + b"1" * MB + b"}"),
+    "answer: an exponent": lambda: _body(b'{"result":1e' + b"1" * MB + b"}"),
+    "answer: backslashes": lambda: _body(b'{"result":"' + b"\\" * MB),
+    "answer: no JSON": lambda: _body(b" " * MB + b"x"),
+    "error: spaces": lambda: _said(filled(" ") + "x"),
+    "error: words": lambda: _said(filled("a ")),
+    "error: control characters": lambda: _said(filled("\x01")),
+    "error: a page": lambda: _body(b"<" * MB, 502),
+    "headers: one again and again": lambda: _plain(_Headers([(b"a", b"b")] * (MB // 6))),
+    "printed: line feeds": lambda: wording.printable(filled("\n")),
+    "printed: blank lines": lambda: wording.printable(filled(" \n")),
+    "printed: colons": lambda: wording.printable(filled("\n:")),
+    "printed: numbers signs": lambda: wording.printable(filled("#")),
+    "printed: signs and words": lambda: wording.printable(filled("##a")),
+    "printed: a sign and a word": lambda: wording.printable("##" + filled("a")),
+    "printed: control characters": lambda: wording.json_line(filled("\x01")),
+    "shown in a report: controls": lambda: markup.visible(filled("\x01\r")),
+    "shown in a report: an address": lambda: markup.http_url("http://" + filled("a.")),
+    "cell: digits and a letter": lambda: values.literal_text(filled("1") + "x"),
+    "cell: digits": lambda: values.literal_text("-" + filled("1") + "e0", 15),
+    "cell: a fraction": lambda: values.literal_text("0." + filled("1"), 15),
+    "cell: an exponent": lambda: values.literal_text("1e" + filled("1")),
+    "number format: brackets": lambda: values.shown_by(filled("[")),
+    "number format: brackets and hours": lambda: values.shown_by(filled("[h")),
+    "number format: hours": lambda: values.shown_by("[" + filled("h")),
+    "number format: quotes": lambda: values.shown_by('"' + filled('""')),
+    "number format: backslashes": lambda: values.shown_by(filled("\\") + "x"),
+    "number format: zeros": lambda: values.padded_width(filled("0") + "x"),
+    "cell: escapes": lambda: texts.unescaped(filled("_x")),
+    "cell: half escapes": lambda: texts.unescaped(filled("_x000")),
+    "exported: escapes": lambda: cells.escaped(filled("_x0000_")),
+    "exported: citations": lambda: table._read_citations(filled("\n")),
+    "exported: 16,000 columns": lambda: table._names(
+        (*(f"c{n}" for n in range(16_000)), "_status"),
+        tuple(f"c{n}" for n in range(16_000)),
+        ("result",),
+    ),
+    "JSON Lines: a name twice among many": _twice,
+    "header: a long name": lambda: init.variable_names([filled("a ")]),
+    "header: a long name as YAML": lambda: init.quoted("a" + filled(" ")),
+    "header: 16,000 names": lambda: init.variable_names([f"c {n}" for n in range(16_000)]),
+    "header: 16,000 names that become one": lambda: init.variable_names(
+        ["a" + "-" * n for n in range(16_000)]
+    ),
+    "header: a name that is not there": lambda: wording.nearest("a" * 1000, [filled("a")]),
+    "header: a long name that is not there": lambda: wording.nearest(filled("ab"), [filled("ba")]),
+    "workbook: merged cells again and again": _merged,
+    "template of the sandbox": lambda: Workflow("wf", "{{" + filled(" ")),
+}
+
+
+def _limited(case: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
+    CASES[case]()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_megabyte_of_the_worst_text_takes_a_moment(case):
+    """None of them stops a run: the kernel would end this process."""
+    process = _IN_FORKS.Process(target=_limited, args=(case,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, f"{case}: {process.exitcode}; -24 is over {LIMIT_S} s"

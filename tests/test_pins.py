@@ -1,0 +1,36 @@
+"""What a run folder is tied to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pipeline import placing, records
+from pipeline.clock import SystemClock
+from pipeline.errors import Refused
+from pipeline.ledger import open_ledger
+from pipeline.model import Row
+from pipeline.pins import pins_text, read_pins
+from pipeline.plan import Variables
+from pipeline.spec import JobSpec
+
+
+def test_a_folder_of_the_first_release_belongs_to_its_host_whatever_the_path(tmp_path):
+    """That release kept no path."""
+    spec = JobSpec(tmp_path / "a.yaml", "a", "wf", tmp_path / "a.csv", tmp_path / "runs")
+    variables = Variables("wf", ())
+    with open_ledger(tmp_path / "ledger.sqlite", SystemClock()) as ledger:
+        for host in ("api.example", "api.example/one"):
+            ledger.read(placing.begin)
+            ledger.begin_run("run", "s", 1, 0, pins=pins_text({"host": host}))
+            row = Row(1, b"k" * 16, b"k" * 16, 0, b"{}")
+            asyncio.run(ledger.intend(row))
+            ledger.recover()
+            if host == "api.example":
+                ledger.set_meta(records.BEGAN_WITH_SCHEMA_1, "yes")
+                read_pins(ledger.read, spec, variables, "api.example/one")
+                with pytest.raises(Refused, match=r"belongs to api\.example"):
+                    read_pins(ledger.read, spec, variables, "other.example/one")
+        with pytest.raises(Refused, match=r"belongs to api\.example/one"):
+            read_pins(ledger.read, spec, variables, "api.example/two")

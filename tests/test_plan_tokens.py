@@ -1,0 +1,113 @@
+"""`check --json` gives a plan's token, and `run --plan` carries out exactly that plan, once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from tests.conftest import Job
+
+
+def planned(job: Job, *options: str) -> dict:
+    """What `check --json` says."""
+    return json.loads(job.call("check", "--json", *options).stdout)
+
+
+def carried_out(job: Job, verb: str, token: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return job.call(verb, "--plan", token, "--rate", "5000", *options)
+
+
+def test_a_plan_is_carried_out_once_and_without_a_question(sandbox, make_job):
+    """--again, which without it needs --yes, and which --yes pays for as often as it is given."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
+    job.run()
+    plan = planned(job, "--again", "1")
+    assert plan["to_send"] == 1
+    assert "paid again: at most 1 request" in plan["questions"][0]
+    assert carried_out(job, "run", plan["plan"], "--again", "1").returncode == 0
+    assert sum(sandbox.billed().values()) == 4
+    for options in (("--again", "1"), ("--again", "1", "--yes"), ()):
+        done = carried_out(job, "run", plan["plan"], *options)
+        assert done.returncode == 2
+        assert "carried out already" in done.stderr
+    assert sum(sandbox.billed().values()) == 4
+
+
+def test_a_plan_for_a_first_run_holds_until_anything_changes(sandbox, make_job):
+    """An empty folder has no id yet; the same plan may be finished by its own command."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    plan = planned(job, "--limit", "1")["plan"]
+    assert carried_out(job, "run", plan).returncode == 2
+    assert carried_out(job, "run", plan, "--limit", "1").returncode == 0
+    done = carried_out(job, "run", plan, "--limit", "1")
+    assert done.returncode == 2
+    assert "no longer the one that `check` showed" in done.stderr
+    assert sandbox.received() == 1
+
+
+@pytest.mark.parametrize("change", ["sheet", "order", "constant", "settled", "sent", "folder"])
+def test_a_plan_that_no_longer_holds_sends_nothing(sandbox, make_job, change):
+    """Whatever decides what is sent is part of it."""
+    rows = [["a"], ["b #fault:html-504-billed"], ["c"]]
+    job = make_job(sandbox.url, rows=rows)
+    job.run("--limit", "2", expect=5)
+    plan = planned(job, "--ambiguous")
+    assert plan["to_send"] == 2
+    received = sandbox.received()
+    options: tuple[str, ...] = ("--ambiguous",)
+    if change == "sheet":
+        job.write_sheet(["story"], [*rows, ["d"]])
+    elif change == "order":
+        job.write_sheet(["story"], [rows[1], rows[0], rows[2]])
+    elif change == "constant":
+        job.write_spec(constants={"tone": "cold"})
+    elif change == "settled":
+        job.call("settle")
+    elif change == "sent":
+        job.run(expect=5)
+        received += 1
+    else:
+        options += ("--output", str(job.folder / "other"))
+    done = carried_out(job, "resume", plan["plan"], *options)
+    assert done.returncode == 2, done.stderr
+    assert sandbox.received() == received
+
+
+def test_a_plan_accepts_the_bills_of_a_changed_spec_that_it_names(sandbox, make_job):
+    """Without --accept-changes, and for nothing more."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
+    job.run()
+    job.write_spec(constants={"tone": "cold"})
+    plan = planned(job, "--limit", "2")
+    assert (plan["repaid"], plan["exit_code"]) == (2, 2)
+    assert carried_out(job, "run", plan["plan"], "--limit", "2").returncode == 0
+    assert job.call("run").returncode == 2
+    assert sum(sandbox.billed().values()) == 5
+
+
+def test_a_spent_plan_is_known_after_a_kill_that_came_before_the_first_request(sandbox, make_job):
+    """It is spent in the commit that marks its rows: nothing can be billed without it."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]], max_paid=2)
+    job.run()
+    plan = planned(job, "--again", "all")["plan"]
+    assert carried_out(job, "run", plan, "--again", "all").returncode == 4  # max_paid
+    done = carried_out(job, "run", plan, "--again", "all", "--max-paid", "9")
+    assert "carried out already" in done.stderr
+    assert job.run("--max-paid", "9")["requests"] == 2  # a plain run finishes what is marked
+    assert sum(sandbox.billed().values()) == 4
+
+
+def test_checks_of_a_resume_show_what_it_would_send(sandbox, make_job):
+    """With the command for it, and with its refusals."""
+    job = make_job(sandbox.url, rows=[["a"], ["b #fault:blocked"], ["c"]])
+    job.run("--limit", "2", expect=3)
+    assert planned(job)["to_send"] == 1
+    assert planned(job, "--resume")["to_send"] == 2
+    assert planned(job, "--only", "request_blocked")["to_send"] == 1
+    shown = job.call("check", "--except", "gateway").stdout
+    assert f"To send them: pipeline resume {job.spec}" in shown
+    assert shown.endswith(" --except gateway\n")
+    assert job.call("check", "--only", "gatewy").returncode == 2
+    assert job.call("check", "--only", "gateway", "--again", "1").returncode == 2
