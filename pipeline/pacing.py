@@ -9,6 +9,9 @@ second one at once is: then nothing is sent for a fifth of the time since the fi
 one probe at a time, until one is let through. 429s come within milliseconds even where answers
 take minutes, so a probe that was not denied for twice that long is trusted.
 
+A server that asks to wait (Retry-After) is obeyed, but not for longer than makes sense: five
+minutes before the window is known, a window and a quarter from then on.
+
 Times are seconds of a monotonic clock.
 """
 
@@ -38,6 +41,9 @@ _LOSS_EVERY_WINDOWS = 0.1
 _LONE_S, _LONE_SLOTS = 0.25, 4
 # 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
 _HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
+# How far a server's Retry-After is obeyed. No window lets a request wait for longer than itself,
+# and a quarter more covers clocks. Before it is known, five minutes are as long as an outage takes.
+_ASKED_WINDOWS, _ASKED_MAX_S = 1.25, 300.0
 _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
@@ -87,6 +93,7 @@ class Pace:
     _forgiven: bool = False
     _reacted: float = -math.inf
     _hold_until: float = -math.inf
+    _asked_s: float = 0.0
     _probe: float | None = None
     _trip_s: float = 0.0
     _used: int = 0
@@ -151,6 +158,11 @@ class Pace:
         """Since when every probe has been denied; None while requests are let through."""
         return self._denied_since
 
+    @property
+    def asked_s(self) -> float:
+        """How many seconds the last denial asked to wait (Retry-After); `next_at` may be sooner."""
+        return self._asked_s if self._denied_since is not None else 0.0
+
     def learned(self) -> Learned | None:
         """What is worth keeping for the next run; None before the window is known."""
         if self.limit is None or self.window_s is None:
@@ -205,7 +217,10 @@ class Pace:
             self._refunds = min(self._refunds + 1, _REFUNDS_KEPT)
 
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
-        """The request that left at `sent_at` was answered with a 429."""
+        """The request that left at `sent_at` was answered with a 429.
+
+        `retry_after_s` is how long the server asks to wait, None if it does not ask.
+        """
         self.rate_limited += 1
         if self._sends.forget(sent_at) and self._used:
             self._used -= 1
@@ -333,13 +348,15 @@ class Pace:
         self._strike_at = now
         return lone
 
-    def _hold(self, sent_at: float, now: float, at_least_s: float) -> None:
+    def _hold(self, sent_at: float, now: float, asked_s: float) -> None:
         if self._denied_since is None:
             self._denied_since = sent_at
         self._probe = None
+        self._asked_s = asked_s
         slot_s = 1 / self.rate(now)
-        pause = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s, at_least_s)
-        self._hold_until = now + min(pause, _HOLD_MAX_S)
+        own_s = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s)
+        most_s = _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
+        self._hold_until = now + max(min(own_s, _HOLD_MAX_S), min(asked_s, most_s))
 
     def _end_denial(self, probe: float, now: float) -> None:
         assert self._denied_since is not None

@@ -10,19 +10,23 @@ waits, so no crowd of waiters is woken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from aiolimiter import AsyncLimiter
 
 from pipeline.events import Event, Waiting
 from pipeline.model import Clock, Outcome, Reply, Verdict
 from pipeline.pacing import Pace
+from pipeline.wording import lasting
 
 _HELD_S, _BITE_S = 0.05, 0.025
 _LOOK_AGAIN_S = 0.25
 _LATE_S = 0.01  # less than that is the machine's jitter
 _NOTHING_S = 1e-9  # what is left of a price after paying it in bites
 _TOLD_DENIED_S, _TOLD_SLOW_S = 2.0, 30.0
+_LONGEST_DATE = 64
 _LIMIT_HEADER = "x-ratelimit-limit"
 _REMAINING_HEADER = "x-ratelimit-remaining"
 
@@ -40,7 +44,7 @@ class PacedThrottle:
         self.due_at: float | None = None
         self._clock = clock
         self._tell = tell
-        self._told_of: float | None = None
+        self._told_of: tuple[float, bool] | None = None
         self._seconds = AsyncLimiter(_HELD_S, _HELD_S)
 
     async def slot(self) -> None:
@@ -79,7 +83,8 @@ class PacedThrottle:
             if outcome.verdict is Verdict.REFUSED:
                 self.pace.not_counted(ticket)
         elif reply.status == 429:
-            self.pace.denied(ticket, now, _seconds(reply.headers.get("retry-after")))
+            asked_s = _retry_after_s(reply.headers, self._clock.wall())
+            self.pace.denied(ticket, now, asked_s)
         else:
             self._let_through(ticket, reply, now)
 
@@ -94,20 +99,46 @@ class PacedThrottle:
     def _note(self, asked_at: float, now: float, wait_s: float) -> None:
         """Says once per wait what is waited for: a denial that lasts, or a slow limit."""
         self.due_at = now + wait_s
-        since = self.pace.denied_since
-        if since is not None and now - since >= _TOLD_DENIED_S:
-            reason = f"the API has answered 429 (rate limit) for {now - since:.0f} s"
-            self._say(since, reason)
-        elif since is None and wait_s >= _TOLD_SLOW_S:
-            self._say(asked_at, "the rate limit allows the next request only then")
+        since, asked_s = self.pace.denied_since, self.pace.asked_s
+        if since is None:
+            if wait_s >= _TOLD_SLOW_S:
+                self._say(asked_at, "the rate limit allows the next request only then")
+        elif asked_s >= _TOLD_DENIED_S:
+            asked = f"the API answered 429 (rate limit) and asks to wait {lasting(asked_s)}"
+            self._say(since, f"{asked} (Retry-After)", asked=True)
+        elif now - since >= _TOLD_DENIED_S:
+            self._say(since, f"the API has answered 429 (rate limit) for {now - since:.0f} s")
 
-    def _say(self, wait: float, reason: str) -> None:
-        if self._tell is not None and self._told_of != wait and self.due_at is not None:
-            self._told_of = wait
-            self._tell(Waiting(reason, self.due_at))
+    def _say(self, wait: float, reason: str, *, asked: bool = False) -> None:
+        """Tells a wait once, and once more when the server asks for it."""
+        if self._tell is None or self._told_of in ((wait, asked), (wait, True)):
+            return
+        self._told_of = (wait, asked)
+        assert self.due_at is not None
+        self._tell(Waiting(reason, self.due_at))
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After in seconds; None if it is absent, a date or nonsense. Pacing clamps it."""
-    text = (retry_after or "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+def _retry_after_s(headers: Mapping[str, str], wall_s: float) -> float | None:
+    """Retry-After in seconds from now; None if it is absent or nonsense. Pacing clamps it.
+
+    A date is compared with the answer's own Date, as the clocks of two machines differ. Without
+    one it is compared with `wall_s`, this machine's time in seconds since 1970.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) <= 9 else None
+    at_s, answered_s = _date_s(text), _date_s(headers.get("date", ""))
+    if at_s is None:
+        return None
+    return max(at_s - (wall_s if answered_s is None else answered_s), 0.0)
+
+
+def _date_s(text: str) -> float | None:
+    """An HTTP date in seconds since 1970; None for anything else. One without a zone is in UTC."""
+    if len(text) > _LONGEST_DATE:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -369,12 +369,26 @@ def test_requests_that_left_before_the_pause_are_not_held_against_the_pace_again
     assert pace.rate_limited == 10
 
 
-def test_a_server_that_says_how_long_is_believed_up_to_a_minute():
-    """Also at the first denial, which else is no pause; 55 s and the probe's way."""
-    for said_s, pause_s in ((7.0, 7.0), (3600.0, 55.0)):
+def test_a_server_that_asks_to_wait_is_obeyed_up_to_a_quarter_more_than_the_window():
+    """Also at the first denial, which else is no pause. No window asks for more than itself."""
+    for asked_s, windows in ((0.7, None), (7.0, 1.25), (3600.0, 1.25)):
         pace, now = settled()
-        pace.denied(send(pace, now + 0.1), now + 0.13, said_s)
+        pace.denied(send(pace, now + 0.1), now + 0.13, asked_s)
+        assert pace.window_s is not None
+        pause_s = asked_s if windows is None else windows * pace.window_s
         assert pace.next_at(now + 0.13) - (now + 0.13) == exactly(pause_s)
+        assert pace.asked_s == asked_s
+
+
+def test_before_the_window_is_known_it_is_obeyed_up_to_five_minutes():
+    """And what it asked is forgotten with the denial, or with the next one that does not ask."""
+    for asked_s, pause_s in ((7.0, 7.0), (200.0, 200.0), (3600.0, 300.0)):
+        pace = Pace()
+        pace.denied(send(pace, 1000.0), 1000.1, asked_s)
+        assert pace.next_at(1000.1) - 1000.1 == exactly(pause_s)
+        pace.denied(send(pace, 1500.0), 1500.1)
+        assert pace.asked_s == 0.0
+        assert pace.next_at(1500.1) - 1500.1 <= 55.0
 
 
 def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_in_time():

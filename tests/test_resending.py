@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 
 import pytest
 
@@ -111,3 +112,24 @@ def test_rows_that_the_limit_refuses_now_and_then_are_all_ok(start_sandbox, make
     summary = job.run()
     assert summary["ok"] == 30
     assert max(entry["received"] for entry in sandbox.bills()) <= MOST_PER_MINUTE
+
+
+@pytest.mark.parametrize("hours_off", [0, 5])
+def test_a_retry_after_that_is_a_date_is_waited_for_and_told(make_job, hours_off):
+    """By the server's own clock, which may be hours off."""
+    asked_at: list[float] = []
+
+    def refuses_once(body: bytes) -> Answer:
+        asked_at.append(time.monotonic())
+        if len(asked_at) > 1:
+            return ok(body)
+        now = time.time() + 3600 * hours_off
+        dates = {"date": formatdate(now, usegmt=True), "retry_after": formatdate(now + 4)}
+        return refusal(429, **dates)
+
+    with Server(refuses_once) as server:
+        job = make_job(server.url, rows=[["the row"]])
+        done = job.call("run", "--rate", "5000")
+    assert done.returncode == 0, done.stderr
+    assert "asks to wait 4 s (Retry-After)" in done.stderr
+    assert asked_at[1] - asked_at[0] >= 3.9

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
+from datetime import UTC
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.clock import SystemClock
 from pipeline.events import Event, Waiting
 from pipeline.model import Outcome, Reply, Verdict
 from pipeline.pacing import Learned, Pace
-from pipeline.throttle import PacedThrottle
+from pipeline.throttle import PacedThrottle, _retry_after_s
 
 OK = Outcome(Verdict.OK)
 
@@ -112,19 +117,92 @@ def test_a_pause_that_begins_while_a_slot_is_paid_for_counts(on_virtual_time):
     on_virtual_time(work)
 
 
-def test_retry_after_is_clamped_and_nonsense_in_it_ignored(on_virtual_time):
-    """A server cannot stop the run for an hour, nor with a date or a negative number."""
+THE_DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+AT = 1_445_412_480.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause_s"),
+    [
+        ({"retry_after": "7"}, 7.0),
+        ({"retry_after": " 7 "}, 7.0),
+        ({"retry_after": "3600"}, 300.0),
+        ({"retry_after": "-5"}, 0.2),
+        ({"retry_after": "0"}, 0.2),
+        ({"retry_after": "nan"}, 0.2),
+        ({"retry_after": "9" * 5000}, 0.2),
+        # dates: by the answer's own Date, else by this machine's clock, which says 07:27:00
+        ({"retry_after": THE_DATE}, 60.0),
+        ({"retry_after": THE_DATE, "date": "Wed, 21 Oct 2015 07:27:40 GMT"}, 20.0),
+        ({"retry_after": THE_DATE, "date": "Wed, 21 Oct 2015 08:27:40 +0100"}, 20.0),
+        ({"retry_after": THE_DATE, "date": "just now"}, 60.0),
+        ({"retry_after": "Wednesday, 21-Oct-15 07:28:00 GMT"}, 60.0),
+        ({"retry_after": "Wed Oct 21 07:28:00 2015"}, 60.0),
+        ({"retry_after": "Wed, 21 Oct 2015 07:28:00 -0000"}, 60.0),
+        ({"retry_after": "Tue, 20 Oct 2015 07:28:00 GMT"}, 0.2),
+        ({"retry_after": "Wed, 21 Oct 2065 07:28:00 GMT"}, 300.0),
+        ({"retry_after": "Wed, 99 Foo 2015 07:28:00 GMT"}, 0.2),
+        ({"retry_after": "Fri, 31 Dec 9999 23:59:59 -2359"}, 300.0),
+        ({"retry_after": f"{THE_DATE}, {THE_DATE} " + "x" * 60_000}, 0.2),
+    ],
+)
+def test_retry_after_is_read_as_seconds_and_as_a_date_and_clamped(
+    on_virtual_time, headers, pause_s
+):
+    """A server cannot stop the run for an hour, nor end it with nonsense."""
 
     async def work(loop: TestLoop) -> None:
-        for text, most in (("3600", 60.0), ("-5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 1.5)):
-            throttle = PacedThrottle(Pace(), loop)
-            await throttle.slot()
-            throttle.landed(throttle.sent(), answer(429, retry_after=text), OK)
-            begun = loop.now
-            await throttle.slot()
-            assert loop.now - begun <= most
+        loop.wall = lambda: AT - 60.0  # type: ignore[method-assign]
+        throttle = PacedThrottle(Pace(), loop)
+        await throttle.slot()
+        throttle.landed(throttle.sent(), answer(429, **headers), OK)
+        begun = loop.now
+        await throttle.slot()
+        assert loop.now - begun == pytest.approx(pause_s, abs=0.1)
 
     on_virtual_time(work)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=80),
+        st.text(alphabet="0123456789:, -+WedOctGMTJan.", max_size=63),
+        st.datetimes().map(lambda at: format_datetime(at.replace(tzinfo=UTC))),
+    ),
+    st.text(max_size=40),
+)
+def test_no_retry_after_ends_the_run(retry_after, date):
+    """Whatever a header holds, it is read as seconds or as nothing."""
+    seconds = _retry_after_s({"retry-after": retry_after, "date": date}, AT)
+    assert seconds is None or 0.0 <= seconds < math.inf
+
+
+def test_the_user_is_told_what_the_server_asks_for_once(on_virtual_time):
+    """Five minutes without a request need a reason, also after a denial that asked for nothing."""
+    told: list[Event] = []
+
+    async def work(loop: TestLoop) -> None:
+        throttle = PacedThrottle(Pace(), loop, told.append)
+        for retry_after in [None] * 25 + ["600"] * 3:
+            await throttle.slot()
+            ticket = throttle.sent()
+            await asyncio.sleep(0.02)
+            headers = {} if retry_after is None else {"retry_after": retry_after}
+            throttle.landed(ticket, answer(429, **headers), OK)
+        waiting = asyncio.create_task(throttle.slot())
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+
+    on_virtual_time(work)
+    plain, asked = told
+    assert isinstance(plain, Waiting)
+    assert isinstance(asked, Waiting)
+    assert "has answered 429" in plain.reason
+    assert asked.reason == (
+        "the API answered 429 (rate limit) and asks to wait 10 min (Retry-After)"
+    )
+    assert asked.until_s - plain.until_s > 250
 
 
 def test_a_long_denial_is_told_once(on_virtual_time):
