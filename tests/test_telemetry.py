@@ -195,7 +195,7 @@ def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_w
     for n, (url, why) in enumerate(addresses.items()):
         notify = ASKED | {"timeout_s": 1}
         job = make_job(sandbox.url, rows=[["a"]], notify=notify, output=f"runs/{n}")
-        done = job.call("run", "--json", env=environment(f"{url}/s3cret"))
+        done = job.call("run", "--json", "--yes", env=environment(f"{url}/s3cret"))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["ok"] == 1
         for signal in ("traces", "metrics"):
