@@ -115,8 +115,9 @@ class BackOff:
         return None
 
     def handed_out(self, now: float) -> None:
-        """A request goes out. While the API is away it is the probe."""
-        if self.away:
+        """A request goes out. While the API is away it is the probe, unless it was let through just
+        before that was known: its failure says nothing of a probe, so nothing may wait for it."""
+        if self.away and now >= self._next_at:
             self._probe_since = now
 
     def not_sent(self, now: float, sent_at: float) -> None:

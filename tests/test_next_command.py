@@ -235,11 +235,11 @@ ENDINGS: dict[str, tuple[Ending, set[int]]] = {
     "no credits": (without_credits, {4}),
     "401": (with_a_wrong_key, {4}),
     "unknown workflow": (of_an_unknown_workflow, {4}),
-    "max_paid": (at_max_paid, {4, 5}),  # some send no more rows than the limit leaves
-    "until": (in_time, {75, 5}),  # one row may be sent in time
-    "SIGINT": (by_ctrl_c, {130, 5}),  # one row may be all that is sent
-    "SIGINT twice": (by_ctrl_c_twice, {130, 5}),
-    "kill -9": (by_kill_9, {-9, 5}),
+    "max_paid": (at_max_paid, {0, 4, 5}),  # some send no more rows than the limit leaves
+    "until": (in_time, {0, 5, 75}),  # one row may be sent in time
+    "SIGINT": (by_ctrl_c, {0, 5, 130}),  # one row may be all that is sent
+    "SIGINT twice": (by_ctrl_c_twice, {0, 5, 130}),
+    "kill -9": (by_kill_9, {-9, 0, 5}),
     "locked": (locked, {75}),
 }
 OFTEN = ("run", "run --limit", "run --output", "run --input", "resume --only", "resume --ambiguous")

@@ -113,6 +113,18 @@ def test_a_request_that_left_before_the_probe_does_not_end_the_wait_for_it():
     assert back_off.shut_until(101.3) == 103.3
 
 
+def test_a_request_that_was_let_through_just_before_is_not_waited_for_as_the_probe():
+    """It waited for its slot of the pace when the API went away. Taken for a probe that did not
+    fail, it made the run believe after 31 s that the API had answered."""
+    back_off = BackOff()
+    back_off.not_sent(100.0, sent_at=100.0)
+    back_off.handed_out(100.2)
+    back_off.not_sent(100.3, sent_at=100.2)
+    assert back_off.shut_until(100.3) == 101.0
+    assert back_off.shut_until(101.0) is None
+    assert not back_off.ever_answered
+
+
 def test_requests_that_left_before_the_pause_do_not_lengthen_it():
     """Two thousand in flight fail together: that is one piece of news."""
     back_off = BackOff()
