@@ -12,7 +12,8 @@ _ADVICE: dict[str, str] = {
     "spend_limit_reached": "the account's spending limit; nothing was paid. Raise it",
     ErrorCode.WORKFLOW_NOT_FOUND: "no such workflow, or it is not published; nothing was paid",
     ErrorCode.INTERNAL_SERVER_ERROR: "the run failed on the server, retries included; often passes",
-    ErrorCode.RUN_FAILED: "the server says that the run failed; it may have been paid",
+    ErrorCode.RUN_FAILED: "the server says that the run failed; it may have been paid. The answer "
+    "is kept: `report --bodies DIR` writes it",
     "workflow_run_failed": "the run failed on the server",
     "missing_input": "a variable of the workflow's template is missing; nothing was paid. "
     "Correct `variables:` in the spec, then run",

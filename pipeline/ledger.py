@@ -371,7 +371,7 @@ class SqliteLedger:
             db.execute(
                 "INSERT INTO payloads VALUES (?, ?, ?)", (seq, attempt.attempt_id, reply.body)
             )
-        elif outcome.verdict is Verdict.AMBIGUOUS and reply.body:
+        elif outcome.maybe_paid and reply.body:
             db.execute(
                 "INSERT INTO fragments VALUES (?, ?, ?)",
                 (attempt.attempt_id, reply.body, reply.failure is None),

@@ -447,6 +447,25 @@ def unread(db: sqlite3.Connection) -> Iterator[Unread]:
         yield Unread(*found)
 
 
+def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
+    """(row of the sheet, bytes as they came) of answers that may have been paid and are not
+    results, in the order of the sheet and of the requests.
+
+    Raises:
+        StorageFailed: when one of them is not what was received.
+    """
+    sources = (("fragments", "f"), ("attempts", "a"), ("rows", "r"))
+    checks = " AND ".join(intact(table, alias) for table, alias in sources)
+    for sheet_row, body, whole in db.execute(
+        f"SELECT r.sheet_row, f.body, {checks} FROM fragments f"
+        " JOIN attempts a USING (attempt_id) JOIN rows r USING (row_id)"
+        " WHERE r.sheet_row IS NOT NULL ORDER BY r.sheet_row, f.attempt_id"
+    ):
+        if not whole:
+            raise altered("an answer that is not a result", sheet_row)
+        yield sheet_row, body
+
+
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
     """Where the answers of the sheet's rows are. Believes the ledger: see `paid.check_ledger`.
 

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @job_options
 @click.option("--open", "open_", is_flag=True, help="Open report.html in a browser.")
-def report(open_: bool, **said: Any) -> None:
+@click.option(
+    "--bodies",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write answers that may have been paid and are not results into this new folder.",
+)
+def report(open_: bool, bodies: Path | None, **said: Any) -> None:
     """Shows what failed in JOB by error code, with advice and the command that sends it again, and
     which answers look wrong.
 
@@ -29,9 +35,11 @@ def report(open_: bool, **said: Any) -> None:
     Examples:
       pipeline report jobs/stories.yaml
       pipeline report jobs/stories.yaml --open
+      pipeline report jobs/stories.yaml --bodies answers
     """
 
     def work(job: Job) -> int:
+        from pipeline.report.bodies import write_bodies
         from pipeline.report.groups import as_json as groups_json
         from pipeline.report.html import write_report
         from pipeline.report.overview import report_job
@@ -44,6 +52,7 @@ def report(open_: bool, **said: Any) -> None:
         from pipeline.summary import as_json
 
         found = report_job(job)
+        kept = None if bodies is None else write_bodies(job, bodies)
         # Before the page is drawn: that takes a while, and parts of the results may be damaged.
         show(job, found.summary, said)
         if not said["quiet"]:
@@ -52,6 +61,8 @@ def report(open_: bool, **said: Any) -> None:
         path = write_report(job, found)
         if not said["quiet"]:
             answer(said, "", f"To read and forward: {shown_path(str(path))}")
+            if kept is not None:
+                answer(said, f"Kept answers that are not results: {kept}, in {bodies}")
         if said["as_json"]:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]

@@ -1,0 +1,44 @@
+"""What servers sent that is not a result and may have been paid, as files to look at."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+from pipeline import records
+from pipeline.errors import Refused, StorageFailed
+from pipeline.folder import open_private
+from pipeline.job import Job
+
+
+def write_bodies(job: Job, target: Path) -> int:
+    """Writes each kept answer that is not a result into the new folder `target`. How many.
+
+    Each file is named after its row of the sheet, `row-7.txt`, and holds the bytes as they came. A
+    row that was sent again has `row-7-2.txt` for its second such answer. Nothing is sent.
+
+    Raises:
+        Refused: when `target` exists or cannot be made.
+        StorageFailed: when the ledger cannot be read or a file cannot be written.
+    """
+    with records.reading(job.folder.ledger) as read:
+        try:
+            target.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise Refused(f"{target}: {reason}. Name a new folder for --bodies.") from None
+        try:
+            return read(lambda db: _write(db, target))
+        except OSError as error:
+            raise StorageFailed(f"{target}: cannot be written ({error.strerror}).") from error
+
+
+def _write(db: sqlite3.Connection, target: Path) -> int:
+    seen: Counter[int] = Counter()
+    for row, body in records.bodies(db):
+        seen[row] += 1
+        again = f"-{seen[row]}" if seen[row] > 1 else ""
+        with open_private(target / f"row-{row}{again}.txt") as file:
+            file.write(body)
+    return seen.total()
