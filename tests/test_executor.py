@@ -24,6 +24,7 @@ from pipeline.model import (
     Verdict,
 )
 from pipeline.retry import Breakers
+from pipeline.until import Until
 
 OK = json.dumps({"success": True, "result": "text"}).encode()
 Send = Callable[[bytes], Awaitable[Reply]]
@@ -42,6 +43,10 @@ def error(status: int, code: str) -> Reply:
     return replied(status, json.dumps(fields).encode())
 
 
+async def aside() -> None:
+    await asyncio.sleep(0)
+
+
 class World:
     """An engine, a ledger and a throttle that write down what is asked of them."""
 
@@ -55,6 +60,8 @@ class World:
         self._in_flight = 0
         self.broken = False
         self.saving: asyncio.Event | None = None
+        self.intending: dict[int, asyncio.Event] = {}
+        self.cancellations_while_saving: list[int] = []
         self.lead_s = 0.0
         self.fits = 1_000
 
@@ -68,7 +75,8 @@ class World:
             self._in_flight -= 1
 
     async def intend(self, row: Row) -> Attempt:
-        await asyncio.sleep(0)
+        self.seen.append(("ask", row.number))
+        await (self.intending[row.number].wait() if row.number in self.intending else aside())
         self._write("intend", row)
         self.states[row.number] = State.SENDING
         return Attempt(len(self.seen), row.number, row, State.PENDING, None)
@@ -76,7 +84,11 @@ class World:
     async def conclude(
         self, attempt: Attempt, outcome: Outcome, reply: Reply, state: State
     ) -> None:
-        await (asyncio.sleep(0) if self.saving is None else self.saving.wait())
+        self.seen.append(("save", attempt.row.number))
+        task = asyncio.current_task()
+        assert task is not None
+        self.cancellations_while_saving.append(task.cancelling())
+        await (aside() if self.saving is None else self.saving.wait())
         self._write("conclude", attempt.row)
         self.states[attempt.row.number] = state
         self.outcomes.append(outcome)
@@ -137,7 +149,7 @@ def test_an_attempt_is_durable_before_it_is_sent_and_its_outcome_before_it_is_to
     assert run(world, 20) is None
     for number in range(1, 21):
         steps = [what for what, row in world.seen if row == number]
-        assert steps == ["intend", "send", "conclude", "tell"]
+        assert steps == ["ask", "intend", "send", "save", "conclude", "tell"]
     assert set(world.states.values()) == {State.OK}
 
 
@@ -181,37 +193,202 @@ def test_a_refused_row_goes_next_once_then_waits_and_uses_up_no_retries():
     assert set(world.states.values()) == {State.OK}
 
 
+async def happened(world: World, what: str, times: int) -> None:
+    """Returns once the world was asked so often for something."""
+    async with asyncio.timeout(20):
+        while sum(one == what for one, _ in world.seen) < times:
+            await asyncio.sleep(0.001)
+
+
+async def never(body: bytes) -> Reply:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 def test_a_stop_withdraws_what_was_not_sent_and_waits_for_what_was():
-    """A row whose intent became durable after the stop never reaches the engine."""
+    """Rows whose intent became durable after the stop never reach the engine, and cost nothing."""
     release = asyncio.Event()
 
     async def wait(body: bytes) -> Reply:
         await release.wait()
         return replied()
 
-    async def go() -> World:
+    async def go() -> tuple[World, Executor]:
         world = World(wait)
-        executor = world.executor(concurrency=3)
+        executor = world.executor(concurrency=4, budget=7)
         running = asyncio.create_task(executor.run(iter(rows(9)), drain_s=5))
-        while sum(what == "send" for what, _ in world.seen) < 2:
-            await asyncio.sleep(0)
+        world.intending = {3: asyncio.Event(), 4: asyncio.Event()}
+        await happened(world, "send", 2)
+        await happened(world, "ask", 4)
         executor.stop(Stopped(StopCode.INTERRUPTED, "enough"))
         executor.stop(Stopped(StopCode.MAX_PAID, "the second reason does not stand"))
-        await asyncio.sleep(0.01)
+        for intent in world.intending.values():
+            intent.set()
+        await happened(world, "withdraw", 2)
+        assert not running.done()
         release.set()
         stopped = await running
         assert stopped is not None
         assert stopped.code is StopCode.INTERRUPTED
+        return world, executor
+
+    world, executor = asyncio.run(go())
+    assert sorted(row for what, row in world.seen if what == "send") == [1, 2]
+    assert sorted(row for what, row in world.seen if what == "withdraw") == [3, 4]
+    assert world.states == {
+        1: State.OK,
+        2: State.OK,
+        3: State.PENDING,
+        4: State.PENDING,
+    }
+    assert executor.budget == 5  # of seven: two were billed
+    [stopping] = [e for e in world.events if isinstance(e, Stopping)]
+    assert (stopping.in_flight, stopping.wait_s) == (2, 5)
+
+
+def test_a_run_that_is_abandoned_sends_nothing_whose_intent_was_on_its_way():
+    """A second Ctrl-C comes while the disk is busy: nobody would wait for the answer."""
+
+    async def go() -> World:
+        world = World(at_once)
+        world.intending = {1: asyncio.Event(), 2: asyncio.Event()}
+        running = asyncio.create_task(world.executor(concurrency=2).run(iter(rows(9)), drain_s=60))
+        await happened(world, "ask", 2)
+        running.cancel()
+        await asyncio.sleep(0.01)
+        for intent in world.intending.values():
+            intent.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
         return world
 
     world = asyncio.run(go())
-    sent = {row for what, row in world.seen if what == "send"}
-    assert {n for n, state in world.states.items() if state is State.OK} == sent
-    assert State.SENDING not in world.states.values()
-    assert len(sent) <= 3
-    [stopping] = [e for e in world.events if isinstance(e, Stopping)]
-    assert stopping.in_flight >= 2
-    assert stopping.wait_s == 5
+    assert [row for what, row in world.seen if what == "send"] == []
+    assert world.states == {1: State.PENDING, 2: State.PENDING}
+
+
+def test_the_time_is_looked_at_again_once_the_intent_is_durable():
+    """The disk took a minute, or the clock was set: nothing is sent after --until."""
+
+    class OwnClock:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def wall(self) -> float:
+            return self.now
+
+    async def go() -> World:
+        clock = OwnClock()
+        world = World(at_once)
+        world.intending = {1: asyncio.Event()}
+        until = Until(1100.0, wall=1000.0, monotonic=1000.0, deadline_s=10.0)
+        executor = world.executor(clock=clock, until=until, concurrency=1, budget=3)
+        running = asyncio.create_task(executor.run(iter(rows(1)), drain_s=60))
+        await happened(world, "ask", 1)
+        clock.now = 1095.0
+        world.intending[1].set()
+        stopped = await running
+        assert stopped is not None
+        assert stopped.code is StopCode.UNTIL
+        assert executor.budget == 3
+        return world
+
+    world = asyncio.run(go())
+    assert [row for what, row in world.seen if what in ("send", "withdraw")] == [1]
+    assert world.states == {1: State.PENDING}
+
+
+def test_a_place_in_the_budget_is_given_back_when_the_outcome_is_durable():
+    """Not before: after a crash in between, one request more than allowed may be billed."""
+
+    async def blocked(body: bytes) -> Reply:
+        await asyncio.sleep(0)
+        return error(400, "request_blocked") if body == b"1" else replied()
+
+    async def go() -> World:
+        world = World(blocked)
+        world.saving = asyncio.Event()
+        executor = world.executor(budget=1)
+        running = asyncio.create_task(executor.run(iter(rows(2)), drain_s=5))
+        await happened(world, "save", 1)
+        await asyncio.sleep(0.05)
+        assert executor.budget == 0
+        assert sum(what == "ask" for what, _ in world.seen) == 1
+        world.saving.set()
+        assert await running is None
+        return world
+
+    assert asyncio.run(go()).states == {1: State.FAILED, 2: State.OK}
+
+
+def test_an_intent_that_cannot_be_written_costs_nothing():
+    """Nothing was sent for it."""
+    world = World(at_once)
+    world.broken = True
+    executor = world.executor(budget=4, concurrency=1)
+    with pytest.raises(StorageFailed):
+        asyncio.run(executor.run(iter(rows(2)), drain_s=5))
+    assert executor.budget == 4
+
+
+def test_an_outcome_that_cannot_be_saved_ends_the_waiting_for_the_others():
+    """Nor could theirs be saved; each may take minutes."""
+
+    async def first_alone(body: bytes) -> Reply:
+        return replied() if body == b"1" else await never(body)
+
+    async def go() -> None:
+        world = World(first_alone)
+        world.saving = asyncio.Event()
+        running = asyncio.create_task(world.executor(concurrency=3).run(iter(rows(9)), drain_s=600))
+        await happened(world, "send", 3)
+        world.broken = True
+        world.saving.set()
+        async with asyncio.timeout(20):
+            with pytest.raises(StorageFailed, match="full"):
+                await running
+
+    asyncio.run(go())
+
+
+def test_a_cancellation_that_comes_while_the_last_outcomes_are_saved_is_not_lost():
+    """Whoever cancelled has to hear of it, once all is saved."""
+
+    async def go() -> World:
+        world = World(never)
+        world.saving = asyncio.Event()
+        executor = world.executor(concurrency=2)
+        running = asyncio.create_task(executor.run(iter(rows(2)), drain_s=0.01))
+        await happened(world, "send", 2)
+        executor.stop(Stopped(StopCode.INTERRUPTED, "enough"))
+        await happened(world, "save", 2)  # after the drain
+        running.cancel()
+        await asyncio.sleep(0.01)
+        assert not running.done()
+        world.saving.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return world
+
+    assert set(asyncio.run(go()).states.values()) == {State.AMBIGUOUS}
+
+
+def test_an_abandoned_request_is_saved_by_a_task_that_is_no_longer_cancelled():
+    """Else each `asyncio.timeout` on the way to the disk would take the abandoning for its own."""
+    world = World(never)
+
+    async def go() -> None:
+        executor = world.executor(concurrency=2)
+        running = asyncio.create_task(executor.run(iter(rows(2)), drain_s=60))
+        await happened(world, "send", 2)
+        executor.stop(Stopped(StopCode.INTERRUPTED, "enough"))
+        executor.abandon()
+        await running
+
+    asyncio.run(go())
+    assert world.cancellations_while_saving == [0, 0]
 
 
 def test_after_the_drain_what_is_still_in_flight_is_ambiguous_and_kept():

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import subprocess
+import time
 from importlib import resources
 
 import pandas as pd
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import KEY, ended
+from tests.servers import Server
+from tests.test_signals import until
 
 ODD = [
     "00123",
@@ -442,6 +445,25 @@ def test_a_full_open_file_limit_is_raised_or_the_concurrency_fitted(start_sandbo
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["ok"], summary["by_code"]) == (500, {})
     assert os.path.exists(summary["results"])
+
+
+def test_no_more_requests_are_in_flight_than_files_may_be_open(make_job):
+    """The server counts them while it answers none."""
+    with Server() as server:
+        server.holding = True
+        job = make_job(server.url, rows=stories(400), concurrency=400)
+        command = " ".join(job.command("run", "--rate", "2000"))
+        words = ["bash", "-c", f"ulimit -n 160; exec {command}"]
+        with subprocess.Popen(words, env=job.environment(), stderr=subprocess.PIPE) as process:
+            with ended(process):
+                until(lambda: server.in_flight >= 60, 30)
+                time.sleep(1.0)  # more would come now
+                assert server.most_in_flight == 60
+                server.holding = False
+                assert process.stderr is not None
+                assert b"At most 60 in flight" in process.stderr.read()
+                assert process.wait(timeout=60) == 0
+        assert server.most_in_flight == 60
 
 
 def test_an_answer_that_takes_most_of_the_deadline_is_ok_and_paid_once(start_sandbox, make_job):

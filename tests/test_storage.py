@@ -21,6 +21,8 @@ import pytest
 from pipeline.clock import SystemClock
 from pipeline.ledger import open_ledger
 from tests.conftest import Job, SandboxProcess, ended
+from tests.servers import Server
+from tests.test_signals import until
 
 Mount = Callable[[int], Path]
 
@@ -288,3 +290,19 @@ def test_a_kill_before_the_ledgers_first_table_is_no_damage(sandbox, make_job, m
     done = job.call("status")
     assert (done.returncode, "no run yet" in done.stderr) == (2, True)
     assert job.run()["ok"] == 1
+
+
+def test_a_part_that_cannot_be_written_in_the_middle_ends_the_run(make_job):
+    """Answers that can be sealed by nobody are no reason to pay for more."""
+    with Server() as server:
+        job = make_job(server.url, rows=[[f"story {n}"] for n in range(12_000)])
+        process = job.start("--quiet", rate="1500")
+        with ended(process):
+            until(lambda: server.received.total() > 0, 30)
+            in_its_place = job.results / ".part-00001.parquet"
+            in_its_place.mkdir()
+            assert process.wait(timeout=60) == 6
+        assert server.received.total() < 9_000  # the first part is due after 2,000 answers
+        in_its_place.rmdir()
+        assert job.run()["ok"] == 12_000
+        assert set(server.received.values()) == {1}
