@@ -3,8 +3,8 @@
 A row is known by its workflow and texts, so a changed constant makes every row new. The folder
 keeps every set of pins under which something was paid. What a row would have been called under each
 of them is worked out from the sheet, and looked up: where and when the row was last seen does not
-matter. Rows of pins whose texts cannot be worked out any more, as the sheet has lost the column,
-say, are counted as if they were in the sheet.
+matter. If the sheet has lost a column of such a set, the texts cannot be worked out. The rows of
+that set are then counted as if they were in the sheet.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _LookUp:
             if bound is None:
                 return None
             return self._found(self._names(texts, *bound))
-        except Refused:  # the sheet cannot be read in that way any more
+        except Refused:  # the sheet can no longer be read in that way
             return None
 
     def _as_before(self, before: JsonObject) -> JobSpec | None:

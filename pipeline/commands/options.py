@@ -49,7 +49,7 @@ ROWS = click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.
 AMBIGUOUS = click.option(
     "--ambiguous", is_flag=True, help="Also rows that may have been paid already."
 )
-AGAIN = click.option("--again", metavar="ROWS", help="Ask anew for ok rows: all, or like 3,7-9.")
+AGAIN = click.option("--again", metavar="ROWS", help="Ask again for ok rows: all, or like 3,7-9.")
 
 _OF_SPEC = "the spec's"
 RATE = click.option(
