@@ -69,8 +69,8 @@ CREATE TABLE decisions (
 CREATE TABLE requests (row_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 -- The bytes that came, of answers not sealed yet, numbered in the order in which they came.
 CREATE TABLE payloads (seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, body BLOB NOT NULL);
--- What was received of answers that could not be read. whole: all of it came, so that a later
--- release may yet read it.
+-- What was received of answers that may have been paid and are no results. whole: all of it came,
+-- so a later release may read one that could not be read.
 CREATE TABLE fragments (
     attempt_id INTEGER PRIMARY KEY, body BLOB NOT NULL, whole INTEGER NOT NULL
 );
