@@ -64,7 +64,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # The tests of Ray one after the other, as each has a cluster.
-soak: $(RAY)  ## the long tests, in half an hour on two cores; before an issue is closed
+soak: $(RAY)  ## the long tests; before an issue is closed
 	$(BIN)/python -m pytest -m 'long and not ray' -n auto --dist worksteal --durations=20
 	$(BIN)/python -m pytest -m 'long and ray' --durations=5
 
