@@ -155,7 +155,7 @@ def test_a_wait_for_a_slot_ends_at_the_time_and_what_was_intended_is_taken_back(
         return [what for what, _ in world.seen]
 
     assert asyncio.run(run(60.0)) == []
-    assert asyncio.run(run(0.0)) == ["intend", "withdraw"]
+    assert asyncio.run(run(0.0)) == ["ask", "intend", "withdraw"]
 
 
 def test_a_run_that_is_done_before_its_time_knows_nothing_of_it():
