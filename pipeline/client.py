@@ -8,12 +8,10 @@ request gets, and what an exception proves.
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -28,11 +26,11 @@ from pipeline.decoding import (
     in_utf8,
     is_encoded,
 )
+from pipeline.masking import Mask
 from pipeline.model import Failure, Reply
 from pipeline.network import find_proxy
 
 CONNECT_S = 30.0
-SHORTEST_SECRET = 8
 
 
 class Client:
@@ -62,7 +60,7 @@ class Client:
             }
         )
         self._deadline_s = deadline_s
-        self._secrets = _secrets(access)
+        self._mask = Mask(_secrets(access))
         self._bodies = bodies or BodyBudget()
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
         self._transport = open_transport(access.base_url, tell)
@@ -108,26 +106,18 @@ class Client:
             sent_at=sent_at,
             answered_at=time.monotonic(),
             status=partial.status,
-            headers=self._without_key_in_headers(partial.headers),
-            body=self._without_key(bytes(partial.body)),
+            headers=self._kept_headers(partial.headers),
+            body=self._mask.body(bytes(partial.body)),
             failure=failure,
-            detail=self._without_key(detail.encode("utf-8", "replace")).decode(),
+            detail=self._mask.text(detail),
         )
         partial.share.until_gone(reply)
         return reply
 
-    def _without_key(self, text: bytes) -> bytes:
-        """Some servers repeat a request's headers in their error pages, which are kept."""
-        for secret in self._secrets:
-            if secret in text:
-                text = text.replace(secret, b"[key]")
-        return text
-
-    def _without_key_in_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def _kept_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The one header that is stored and shown is masked; all others are only read."""
         place = headers.get("location")
-        if place is None:
-            return headers
-        return {"location": self._without_key(place.encode()).decode()}
+        return headers if place is None else {"location": self._mask.text(place)}
 
     async def _exchange(self, body: bytes, partial: _Partial) -> None:
         request = _Post(self._url, self._headers, body, self._extensions)
@@ -214,19 +204,12 @@ async def _read(response: httpx.Response, partial: _Partial) -> None:
     partial.body = in_utf8(bytes(partial.body), partial.headers)
 
 
-def _secrets(access: Access) -> tuple[bytes, ...]:
-    """What must stand in no message and no answer: the key, and the password for a proxy."""
+def _secrets(access: Access) -> Iterator[str]:
+    """The texts that no message and no answer may contain: the key, and a proxy's password."""
+    if access.host != SANDBOX_HOST:  # that of the sandbox is no secret
+        yield access.key
     proxy = find_proxy(access.base_url)
-    password = proxy.credentials.partition(":")[2] if proxy and proxy.credentials else ""
-    key = "" if access.host == SANDBOX_HOST else access.key  # that of the sandbox is no secret
-    whole = proxy.credentials if proxy and password else ""
-    return tuple(form for secret in (key, password, whole or "") for form in _forms(secret))
-
-
-def _forms(secret: str) -> tuple[bytes, ...]:
-    """How a secret may stand in an answer. A short one would be found in every text."""
-    if len(secret) < SHORTEST_SECRET:
-        return ()
-    raw = secret.encode()
-    encoded = base64.b64encode(raw), base64.b64encode(raw + b"\n"), base64.urlsafe_b64encode(raw)
-    return (raw, quote(raw, safe="").encode(), *(form.rstrip(b"=") for form in encoded))
+    credentials = proxy.credentials if proxy else None
+    if credentials and (password := credentials.partition(":")[2]):
+        yield password
+        yield credentials

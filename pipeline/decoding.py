@@ -10,6 +10,7 @@ Every decoder stops at the cap: 200 KB of gzip can hold 200 MB.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -73,7 +74,11 @@ def readings(raw: bytes, layers: int = _MOST_LAYERS) -> Iterator[bytes]:
 
 
 def in_utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """`body` in UTF-8, where its headers name another charset that it is in."""
+    """`body` in UTF-8 where it is in another charset: one that its headers name, or one of JSON's
+    own."""
+    wide = json.detect_encoding(body)
+    if wide.startswith(("utf-16", "utf-32")) and _is_json(body):
+        return body.decode(wide, "surrogatepass").encode("utf-8", "surrogatepass")
     named = _CHARSET.search(headers.get("content-type", ""))
     if named is None or is_utf8(body):
         return body

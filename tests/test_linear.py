@@ -21,6 +21,7 @@ from pipeline.export import cells, table
 from pipeline.inputs import jsonl, texts, values, xlsx
 from pipeline.inputs.sheet import Merged
 from pipeline.marks import marks_of
+from pipeline.masking import Mask
 from pipeline.model import Reply
 from pipeline.report import markup
 from pipeline.sandbox.workflows import Workflow
@@ -62,6 +63,13 @@ def _body(body: bytes, status: int = 200) -> None:
 def _said(message: str) -> None:
     for status in (200, 429, 500):
         _body(json.dumps({"success": False, "error": message}).encode(), status)
+
+
+def _masked(text: str) -> None:
+    mask = Mask(["sk_secret/key"])
+    mask.text(text)
+    mask.body(json.dumps([text]).encode())
+    mask.body(f'["{text}sk_secret\\/key{text}"]'.encode())
 
 
 class _Headers:
@@ -114,6 +122,18 @@ MARKED = {
     "emphasis before a refusal": filled("*"),
 }
 
+HIDING = {
+    "backslashes": filled("\\"),
+    "numbers": filled("\\\\u0073"),
+    "numbers that do not end": filled("\\\\u007"),
+    "percent signs": filled("%2"),
+    "percent signs in percent signs": "%" + filled("25"),
+    "entities": filled("&#00000"),
+    "names": filled("&am"),
+    "NULs": filled("\x00"),
+    "the key": filled("sk_secre\\/"),
+}
+
 CASES: dict[str, Callable[[], object]] = {
     **{f"answer: {name}": lambda text=text: _marks(text, a="x") for name, text in MARKED.items()},
     **{
@@ -123,6 +143,10 @@ CASES: dict[str, Callable[[], object]] = {
     **{
         f"answer for 500 variables: {name}": lambda text=text: _many_variables(text)
         for name, text in MARKED.items()
+    },
+    **{
+        f"answer that may hide the key: {name}": lambda text=text: _masked(text)
+        for name, text in HIDING.items()
     },
     "answer: 64 MB": lambda: _marks(MARKED["markers"] * 64, a="x"),
     "answer: lists in lists": lambda: _body(b'{"result":' + b"[" * MB),

@@ -21,13 +21,26 @@ from tests.servers import Answer, Server, ok
 from tests.test_signals import until
 
 KEY = "sk_live_Zm9v+/=%&'x7Q"
+PLAIN_KEY = "sk_live_0123456789"
 FORMS = [
     KEY.encode(),
     quote(KEY, safe="").encode(),
     base64.b64encode(KEY.encode()).rstrip(b"="),
     base64.b64encode(KEY.encode() + b"\n").rstrip(b"="),
     base64.urlsafe_b64encode(KEY.encode()).rstrip(b"="),
+    base64.b64encode(b"x:" + KEY.encode()).rstrip(b"="),
+    KEY.encode().hex().encode(),
 ]
+
+
+def as_php(**fields: object) -> bytes:
+    """JSON as PHP writes it: each slash has a backslash in front."""
+    return json.dumps(fields).replace("/", "\\/").encode()
+
+
+def by_number(text: str) -> bytes:
+    """`text` as JSON that names each letter by its number."""
+    return "".join(f"\\u{ord(letter):04X}" for letter in text).encode()
 
 
 def tells_all(body: bytes) -> Answer:
@@ -42,6 +55,19 @@ def tells_all(body: bytes) -> Answer:
         return 400, {}, json.dumps(message).encode()
     if b"cut" in body:
         return 200, {}, page
+    if b"escaped" in body:
+        return 400, {}, as_php(success=False, error=f"no {KEY}", code="request_blocked")
+    if b"letters" in body:
+        return 400, {}, b'{"success":false,"error":"-","code":"%s"}' % by_number(PLAIN_KEY)
+    if b"wide" in body:
+        return 400, {}, as_php(success=False, error=f"no {KEY}").decode().encode("utf-16")
+    if b"paid" in body:
+        source = {"title": KEY, "url": f"https://a.example/{KEY}"}
+        return (
+            200,
+            {},
+            as_php(success=True, result=f"is {KEY}", citations=[source], more={KEY: KEY}),
+        )
     return ok(body)
 
 
@@ -57,7 +83,7 @@ def assert_nowhere(job: Job, *said: str) -> None:
 @pytest.mark.parametrize("end", ["\n", pytest.param("\r\n\n", marks=pytest.mark.long)])
 def test_the_key_stands_in_no_file_and_no_output(make_job, end):
     """Also where the server repeats it; plain, encoded for addresses, and in base64."""
-    rows = [["fine"], ["gateway"], ["json"], ["cut"], ["redirect"]]
+    rows = [["fine"], ["gateway"], ["json"], ["cut"], ["escaped"], ["wide"], ["paid"], ["redirect"]]
     with Server(tells_all) as server:
         job = make_job(server.url, rows=rows)
         key = {"AITUTOR_API_KEY": KEY + end}
@@ -66,10 +92,20 @@ def test_the_key_stands_in_no_file_and_no_output(make_job, end):
         report = job.call("report", "--json", env=key)
         target = str(job.folder / "out.csv")
         exported = job.call("export", "--to", target, env=key)
-        assert server.received.total() == 5
+        assert server.received.total() == 8
     assert_nowhere(
         job, *(text for one in (ran, report, exported) for text in (one.stdout, one.stderr))
     )
+
+
+def test_a_code_that_is_the_key_names_no_row_and_no_metric(make_job):
+    """The code of an error stands in summary.json, in --json and in the labels for Prometheus."""
+    with Server(tells_all) as server:
+        job = make_job(server.url, rows=[["letters"]])
+        ran = job.call("run", "--json", env={"AITUTOR_API_KEY": PLAIN_KEY})
+        assert json.loads(ran.stdout)["by_code"] == {"http_400": 1}, ran.stdout
+    kept = [path.read_bytes() for path in job.folder.rglob("*") if path.is_file()]
+    assert not any(PLAIN_KEY.encode() in text for text in (*kept, ran.stderr.encode()))
 
 
 def test_a_bad_key_is_not_shown_in_its_refusal(sandbox, make_job):

@@ -1,0 +1,108 @@
+"""The key is recognised however a server has encoded it, and nothing else changes."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.masking import Mask
+
+KEY = "sk_live/0123+456=&x"
+Encode = Callable[[str], str]
+
+
+def each(form: str) -> Encode:
+    return lambda text: "".join(form.format(ord(letter)) for letter in text)
+
+
+ENCODINGS: dict[str, Encode] = {
+    "plain": str,
+    "PHP": lambda text: text.replace("/", r"\/"),
+    "JSON numbers": each(r"\u{:04x}"),
+    "JSON numbers in capitals": each(r"\u{:04X}"),
+    "one letter by number": lambda text: text.replace("s", r"\u0073"),
+    "JSON in JSON": each(r"\\u{:04x}"),
+    "an address": lambda text: quote(text, safe=""),
+    "an address in small letters": each("%{:02x}"),
+    "an address in an address": lambda text: quote(quote(text, safe=""), safe=""),
+    "HTML names": html.escape,
+    "HTML numbers": each("&#{};"),
+    "HTML hexadecimal": each("&#x{:X};"),
+    "HTML in HTML": lambda text: html.escape(html.escape(text)),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "hexadecimal capitals": lambda text: text.encode().hex().upper(),
+}
+for size in range(4):
+    for end in ("", "\n", "ab"):
+        ENCODINGS[f"base64 behind {size} bytes, before {len(end)}"] = lambda text, s=size, e=end: (
+            base64.b64encode(b"Basic"[:s] + (text + e).encode()).decode()
+        )
+        ENCODINGS[f"base64 for addresses behind {size}, before {len(end)}"] = (
+            lambda text, s=size, e=end: base64.urlsafe_b64encode(
+                b"Basic"[:s] + (text + e).encode()
+            ).decode()
+        )
+ENCODINGS["base64 by PHP"] = lambda text: (
+    base64.b64encode(f"{text}?>>>???".encode()).decode().replace("/", r"\/")
+)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_the_key_is_masked_in_each_encoding(name):
+    """In text, and in each place of a JSON object, which stays one."""
+    form = ENCODINGS[name](KEY)
+    mask = Mask([KEY])
+    assert "[key]" in mask.text(f"a {form} b")
+    body = f'{{"error":"a {form} b","code":"{form}","more":[{{"{form}":1}}],"n":2.5}}'
+    masked = json.loads(mask.body(body.encode()))
+    assert "[key]" in masked["error"]
+    assert "[key]" in masked["code"]
+    assert any("[key]" in key for key in masked["more"][0])
+    assert masked["n"] == 2.5
+    cut = mask.body(f"<p>{form}</p>".encode())  # not JSON
+    assert b"[key]" in cut
+
+
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_the_key_is_masked_in_wide_characters(charset):
+    """Of a body that is cut in the middle of one, so that no decoder reads it."""
+    assert b"[key]" in Mask([KEY]).body(f"no {KEY} here".encode(charset)[:-1])
+
+
+@given(
+    st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner), max_leaves=9)
+)
+def test_an_answer_without_the_key_stays_as_it_came(value):
+    """Byte for byte, whatever escapes it has."""
+    mask = Mask([KEY, "password"])
+    for body in (
+        json.dumps(value).encode(),
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+    ):
+        assert mask.body(body) == body
+    escaped = b'{"a":"\\/ \\u0073 %41 &amp; \\\\u0041 \\" \\n &#115; \\ud83d"}'
+    assert mask.body(escaped) == escaped
+
+
+def test_only_the_key_changes_in_an_answer_that_hides_it():
+    """The other texts of the answer were paid for."""
+    body = (
+        b'{"success":true,"result":"%20 &amp; \\u00e9 \\ud83d\\ude00","x":"sk_live\\/0123+456=&x"}'
+    )
+    assert json.loads(Mask([KEY]).body(body)) == {
+        "success": True,
+        "result": "%20 &amp; é 😀",
+        "x": "[key]",
+    }
+
+
+def test_a_short_secret_is_not_searched_for():
+    """A password of four letters would be found in ordinary words."""
+    assert Mask(["word"]).body(b"a word") == b"a word"
