@@ -61,6 +61,16 @@ def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ)
     return host
 
 
+def key_in_use(
+    key_file: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> str | None:
+    """The key that a run would send; None where it would find none that it can use."""
+    try:
+        return _find_key(key_file, environment)
+    except Refused:
+        return None
+
+
 def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
     """The address, and what named it."""
     if base_url is not None:  # an empty one is a script's unset variable, and not the platform

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import records
-from pipeline.access import SANDBOX_HOST, find_access, find_host
+from pipeline.access import SANDBOX_HOST, find_access, find_host, key_in_use
 from pipeline.consent import plan_of, questions, refuse_impossible
 from pipeline.drift import Drift, SheetKeys, digests, drift
-from pipeline.endpoint import told_endpoints
+from pipeline.endpoint import own_textfile, told_endpoints
 from pipeline.engines.needed import check_engine
 from pipeline.errors import Refused
 from pipeline.inputs.checks import SKIP_NAMES, Skip
@@ -158,7 +158,7 @@ def check_job(
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
             questions=[question.text for question in questions(prepared)],
             plan=plan_of(job, prepared, selection, read),
-            refusal=_refusal(job, prepared, accept_changes),
+            refusal=_refusal(job, prepared, accept_changes, key_file),
         )
 
 
@@ -182,13 +182,16 @@ def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
     return states
 
 
-def _refusal(job: Job, prepared: Prepared, accept_changes: bool) -> str | None:
+def _refusal(
+    job: Job, prepared: Prepared, accept_changes: bool, key_file: Path | None
+) -> str | None:
     """Why a run would be refused although its sheet can be sent as it is."""
     spec = job.to_run()
     try:
         refuse_repaying(spec, Repaid() if accept_changes else prepared.repaid)
         if not job.sandbox:  # a rehearsal tells nobody
-            told_endpoints(spec)
+            told_endpoints(spec, key_in_use(key_file))
+            own_textfile(spec)
     except Refused as error:
         return str(error)
     return None

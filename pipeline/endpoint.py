@@ -1,5 +1,9 @@
 """An address of the user's that is told how a run went: never the API's, and never with its key.
 
+A spec may come from somebody else. It must not read variables of this environment, nor reach the
+services of this machine, which often trust every local caller. So the environment, and not the
+spec, allows both: `ALLOWED` lists variables, `LOCAL` admits local addresses.
+
 The HTTP here is one POST of a few kilobytes whose answer nobody reads, so the standard library does
 it. It runs in a daemon thread: a name server or a server that drips cannot hold the run's end.
 """
@@ -11,18 +15,30 @@ import contextlib
 import http.client
 import os
 import re
+import socket
+import stat
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
-from pipeline.access import KEY_VARIABLE
 from pipeline.errors import Refused
-from pipeline.network import is_loopback
+from pipeline.figures import PROMETHEUS_START
+from pipeline.masking import Mask
+from pipeline.network import is_local, is_loopback
 from pipeline.spec import JobSpec
+
+PREFIX = "PIPELINE_NOTIFY_"
+"""A variable of such a name may stand in an address."""
+ALLOWED = f"{PREFIX}VARIABLES"
+"""Lists further variables that may, with commas between them."""
+LOCAL = f"{PREFIX}LOCAL"
+"""1 where an address may be this machine's."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -33,16 +49,43 @@ class Endpoint:
 
     shown: str
     _url: str = field(repr=False)
+    _may_be_local: bool = False
 
     def below(self, *steps: str) -> Endpoint:
         """An address further down its path; its query stays where it is."""
         parts = urlsplit(self._url)
         path = "/".join((parts.path.rstrip("/"), *steps))
-        return Endpoint(self.shown, urlunsplit(parts._replace(path=path)))
+        return replace(self, _url=urlunsplit(parts._replace(path=path)))
 
     async def post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
         """Sends `body` once. None, or why it was not taken; never raises, never takes longer."""
-        return await in_time(lambda: _post(self._url, body, kind, timeout_s), timeout_s)
+        return await in_time(lambda: self._post(body, kind, timeout_s), timeout_s)
+
+    def _post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
+        headers = {"Content-Type": kind, "User-Agent": "pipeline"}
+        request = urllib.request.Request(self._url, body, headers, method="POST")
+        try:
+            opener = urllib.request.build_opener(_NoRedirect, *self._ways())
+            with opener.open(request, timeout=timeout_s):
+                return None
+        except urllib.error.HTTPError as error:
+            error.close()
+            return f"HTTP {error.code}"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                return late(timeout_s)
+            return getattr(reason, "strerror", None) or type(reason).__name__
+
+    def _ways(self) -> list[urllib.request.BaseHandler]:
+        """How urllib is to connect. A name may lead to a local address, so the connection itself
+        is checked; behind a proxy the proxy decides where it leads."""
+        parts = urlsplit(self._url)
+        host = parts.hostname or ""
+        if is_loopback(host):
+            return [urllib.request.ProxyHandler({})]
+        proxied = parts.scheme in getproxies() and not proxy_bypass(parts.netloc)
+        return [] if self._may_be_local or proxied else [_NotLocal()]
 
 
 async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | None:
@@ -71,11 +114,16 @@ def late(timeout_s: float) -> str:
     return f"no answer within {timeout_s:g} s"
 
 
-def find_endpoint(text: str, where: str, environment: Mapping[str, str] = os.environ) -> Endpoint:
-    """The address in `text`, with each ``${NAME}`` from the environment. `where` is for messages.
+def find_endpoint(
+    text: str, where: str, environment: Mapping[str, str] = os.environ, key: str | None = None
+) -> Endpoint:
+    """The address in `text`, with each ``${NAME}`` from the environment. `where` is for messages;
+    `key` is the API's.
 
     Raises:
-        Refused: for a variable that is not set, and for what is neither https nor this machine.
+        Refused: for a variable that is not set or not allowed, for an address with the key in it,
+            for one that is neither https nor this machine, and for a local one that the environment
+            does not allow.
     """
     url = _VARIABLE.sub(lambda found: _value(found[1], where, environment), text).strip()
     try:
@@ -92,11 +140,20 @@ def find_endpoint(text: str, where: str, environment: Mapping[str, str] = os.env
             f"{where}: use https://; http:// is for this machine only (127.0.0.1). Nothing was "
             "sent."
         )
-    return Endpoint(f"{parts.scheme}://{host}/…", url)
+    if key is not None and Mask([key]).text(url) != url:
+        raise Refused(f"{where}: the API's key goes to the API alone. Nothing was sent.")
+    may_be_local = environment.get(LOCAL, "").strip() == "1"
+    if is_local(host) and not may_be_local:
+        raise Refused(
+            f"{where}: an address of this machine ({host}), whose services may trust every local "
+            f"caller. A spec alone cannot allow it: set {LOCAL}=1 in the environment. Nothing was "
+            "sent."
+        )
+    return Endpoint(f"{parts.scheme}://{host}/…", url, may_be_local)
 
 
 def told_endpoints(
-    spec: JobSpec, environment: Mapping[str, str] = os.environ
+    spec: JobSpec, key: str | None = None, environment: Mapping[str, str] = os.environ
 ) -> tuple[Endpoint | None, Endpoint | None]:
     """(healthcheck, webhook) of the spec's `notify:`, each None where it has none.
 
@@ -107,15 +164,46 @@ def told_endpoints(
         return None, None
     told = {"healthcheck": spec.notify.healthcheck, "webhook": spec.notify.webhook}
     healthcheck, webhook = (
-        text and find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment)
+        text and find_endpoint(text, f"{spec.at(f'notify.{name}')}: `{name}`", environment, key)
         for name, text in told.items()
     )
     return healthcheck or None, webhook or None
 
 
+def own_textfile(spec: JobSpec) -> Path | None:
+    """The spec's `textfile`, which replaces nothing but an earlier one: a spec may come from
+    somebody else, and may name any file of this user's.
+
+    Raises:
+        Refused: for a file of another kind.
+    """
+    path = spec.notify.textfile if spec.notify else None
+    if path is None or not os.path.lexists(path):
+        return path
+    start = PROMETHEUS_START.encode()
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            ours = stat.S_ISREG(os.fstat(fd).st_mode) and file.read(len(start)) in (b"", start)
+    except OSError:
+        ours = False
+    if not ours:
+        raise Refused(
+            f"{spec.at('notify.textfile')}: {path} is not a file of metrics that a run has "
+            "written, and would be replaced. Name another file, or remove that one. Nothing was "
+            "sent."
+        )
+    return path
+
+
 def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
-    if name == KEY_VARIABLE:
-        raise Refused(f"{where}: the API's key goes to the API alone. Nothing was sent.")
+    allowed = [one.strip() for one in environment.get(ALLOWED, "").split(",")]
+    if not name.startswith(PREFIX) and name not in allowed:
+        raise Refused(
+            f"{where}: the environment does not allow {name} in an address. Rename the variable to "
+            f"{PREFIX}{name}, or set {ALLOWED}={','.join(filter(None, (*allowed, name)))}. Nothing "
+            "was sent."
+        )
     value = environment.get(name, "")
     if not value.strip():
         raise Refused(
@@ -125,28 +213,31 @@ def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
     return value.strip()
 
 
+class _NotLocal(urllib.request.HTTPSHandler):
+    """HTTPS that never reaches this machine or its link. The address has no other scheme."""
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_connection, request)
+
+
+def _connection(host: str, **options: Any) -> http.client.HTTPSConnection:
+    connection = http.client.HTTPSConnection(host, **options)
+    # http.client has no public way to check the address before TLS begins.
+    connection._create_connection = _connected  # type: ignore[attr-defined]
+    return connection
+
+
+def _connected(*where: Any) -> socket.socket:
+    connected = socket.create_connection(*where)
+    if is_local(connected.getpeername()[0].partition("%")[0]):
+        connected.close()
+        raise OSError(None, f"its name leads to an address of this machine; {LOCAL}=1 allows that")
+    return connected
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """Nowhere else: the address was checked, the one that an answer names was not."""
-
-
-def _post(url: str, body: bytes, kind: str, timeout_s: float) -> str | None:
-    headers = {"Content-Type": kind, "User-Agent": "pipeline"}
-    request = urllib.request.Request(url, body, headers, method="POST")
-    here = is_loopback(urlsplit(url).hostname or "")
-    proxies = [urllib.request.ProxyHandler({})] if here else []
-    try:
-        opener = urllib.request.build_opener(_NoRedirect, *proxies)
-        with opener.open(request, timeout=timeout_s):
-            return None
-    except urllib.error.HTTPError as error:
-        error.close()
-        return f"HTTP {error.code}"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, TimeoutError):
-            return late(timeout_s)
-        return getattr(reason, "strerror", None) or type(reason).__name__
 
 
 def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from pipeline.model import Summary
 
+PROMETHEUS_START = "# HELP pipeline_"
+"""How each text of `prometheus` begins."""
+
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _CODES_SHOWN = 20
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>&<$@:])")

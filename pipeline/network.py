@@ -132,6 +132,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_local(host: str) -> bool:
+    """Whether `host`, a name or an address, is surely this machine or its own link: loopback,
+    link-local and unspecified addresses, also as IPv6 writes those of IPv4."""
+    if host.rstrip(".").lower().endswith("localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
 @contextlib.contextmanager
 def without_key_log() -> Iterator[None]:
     """For the import of a library that makes TLS contexts of its own: nobody uses them, and a

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.access import key_in_use
 from pipeline.clock import SystemClock
-from pipeline.endpoint import Endpoint, told_endpoints
+from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
@@ -38,15 +39,18 @@ _HURRIED_S = 1.0
 
 
 @contextlib.asynccontextmanager
-async def notifying(job: Job, listeners: tuple[Listener, ...]) -> AsyncIterator[Notifier]:
-    """Tells how what runs inside ended: by `Notifier.summary`, or by what it raises.
+async def notifying(
+    job: Job, listeners: tuple[Listener, ...], key_file: Path | None = None
+) -> AsyncIterator[Notifier]:
+    """Tells how what runs inside ended: by `Notifier.summary`, or by what it raises. `key_file` is
+    the run's: no address may have the key in it.
 
     A run that found its folder in use tells nothing: the one that has it will.
 
     Raises:
         Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
     """
-    notifier = find_notifier(job, listeners)
+    notifier = find_notifier(job, listeners, key_in_use(key_file))
     try:
         yield notifier
     except Locked:
@@ -190,19 +194,23 @@ class Notifier:
 
 
 def find_notifier(
-    job: Job, listeners: tuple[Listener, ...] = (), environment: Mapping[str, str] = os.environ
+    job: Job,
+    listeners: tuple[Listener, ...] = (),
+    key: str | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Notifier:
     """Whom `job` tells. A rehearsal tells nobody but hosted CI: a monitor would take it for the
     night that it waits for.
 
     Raises:
-        Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
+        Refused: when an address or the textfile in the spec cannot be used, or OpenTelemetry is not
+            installed.
     """
     step_summary = Path(environment[STEP_SUMMARY]) if environment.get(STEP_SUMMARY) else None
     spec = job.spec
     if spec is None or spec.notify is None or job.sandbox:
         return Notifier(job, listeners, step_summary)
-    healthcheck, webhook = told_endpoints(spec, environment)
+    healthcheck, webhook = told_endpoints(spec, key, environment)
     return Notifier(
         job,
         listeners,
@@ -210,7 +218,7 @@ def find_notifier(
         spec.notify.timeout_s,
         healthcheck=healthcheck,
         webhook=webhook,
-        textfile=spec.notify.textfile,
+        textfile=own_textfile(spec),
         telemetry=find_telemetry(spec, environment),
     )
 

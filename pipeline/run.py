@@ -132,7 +132,7 @@ async def run_job_async(
     """
     options = replace(options or RunOptions(), **fields)
     job = replace(_as_job(job), limit=options.selection.limit)
-    async with notifying(job, options.listeners) as notifier:
+    async with notifying(job, options.listeners, options.key_file) as notifier:
         options = replace(options, listeners=notifier.heard_by)
         notifier.summary = await _run_job(job, options, control or Control(), notifier)
     return notifier.summary

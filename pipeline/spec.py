@@ -39,6 +39,9 @@ class Condition:
     negated: bool = False
 
 
+TEXTFILE_ENDING = ".prom"
+
+
 @dataclass(frozen=True, slots=True)
 class Notify:
     """Whom a run tells how it went. Addresses are as they stand in the file, with their ``${NAME}``
@@ -194,6 +197,11 @@ def _notify(fields: Fields, path: Path) -> Notify | None:
         "opentelemetry": inner.flag("opentelemetry"),
         "timeout_s": inner.number("timeout_s", float, above=0),
     }
+    if textfile is not None and not textfile.endswith(TEXTFILE_ENDING):
+        inner.note(
+            "textfile",
+            f"`textfile` must end in {TEXTFILE_ENDING}: the collector reads no other file",
+        )
     said: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
     return Notify(**said)
 

@@ -192,7 +192,7 @@ class Job:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AITUTOR_")}
-        own = {"XDG_CACHE_HOME": str(self.folder / "cache")}
+        own = {"XDG_CACHE_HOME": str(self.folder / "cache"), "PIPELINE_NOTIFY_LOCAL": "1"}
         return kept | own | {"AITUTOR_API_KEY": KEY, "AITUTOR_BASE_URL": self.base_url} | more
 
     def call(

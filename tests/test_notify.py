@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import socket
 import stat
 import time
 from dataclasses import replace
@@ -25,9 +28,12 @@ from tests.conftest import KEY, ended, free_port
 def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
     """`/start` and `/3`; the webhook has what summary.json has; the key goes to neither."""
     health, hook = monitor(), monitor()
-    notify = {"healthcheck": f"{health.url}/uuid?rid=1", "webhook": f"{hook.url}/${{HOOK}}"}
+    notify = {
+        "healthcheck": f"{health.url}/uuid?rid=1",
+        "webhook": f"{hook.url}/${{PIPELINE_NOTIFY_HOOK}}",
+    }
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]], notify=notify)
-    assert job.run(expect=3, env={"HOOK": "s3cret"})["failed"] == 1
+    assert job.run(expect=3, env={"PIPELINE_NOTIFY_HOOK": "s3cret"})["failed"] == 1
     assert health.paths == ["/uuid/start?rid=1", "/uuid/3?rid=1"]
     assert b"1 failed" in health.calls[1][3]
     [(method, path, headers, body)] = hook.calls
@@ -187,8 +193,11 @@ BAD = [
     ({"webhook": "ftp://127.0.0.1/x"}, "use https://"),
     ({"webhook": "hc-ping.com/x"}, "not an https:// address"),
     ({"webhook": "https://me:pw@example.com/"}, "without user"),
-    ({"webhook": "https://example.com/${NOT_SET_ANYWHERE}"}, "no NOT_SET_ANYWHERE"),
-    ({"webhook": "https://example.com/${AITUTOR_API_KEY}"}, "goes to the API alone"),
+    ({"webhook": "https://example.com/${PIPELINE_NOTIFY_X}"}, "has no PIPELINE_NOTIFY_X"),
+    ({"webhook": "https://example.com/${HOME}"}, "does not allow HOME"),
+    ({"webhook": "https://example.com/${AITUTOR_API_KEY}"}, "does not allow AITUTOR_API_KEY"),
+    ({"webhook": f"https://example.com/{KEY}"}, "goes to the API alone"),
+    ({"webhook": f"https://example.com/{KEY.replace('_', '%5f')}"}, "goes to the API alone"),
     ({"webhok": "https://example.com/"}, 'mean "webhook"'),
     ({"timeout_s": 0}, "above 0"),
     ("https://example.com", "takes lines of"),
@@ -224,13 +233,105 @@ def test_check_finds_an_address_that_cannot_be_told_as_a_run_would(
 
 def test_an_address_shows_only_its_host():
     """The rest of it may be a secret."""
-    endpoint = find_endpoint("https://hc-ping.com/${ID}", "x", {"ID": "1-2"})
+    endpoint = find_endpoint("https://hc-ping.com/${PIPELINE_NOTIFY_ID}", "x", {ID: "1-2"})
     assert "1-2" not in repr(endpoint)
     assert endpoint.shown == "https://hc-ping.com/…"
     with pytest.raises(Refused):
-        find_endpoint("https://hc-ping.com/${ID}", "x", {"ID": "1\r\nX: y"})
+        find_endpoint("https://hc-ping.com/${PIPELINE_NOTIFY_ID}", "x", {ID: "1\r\nX: y"})
 
 
+def test_only_the_environment_allows_a_variable_of_another_name():
+    """A spec of somebody else could send any variable away. The refusal says what allows it."""
+    address, environment = "https://hc-ping.com/${HOOK}/${HC}", {"HOOK": "a", "HC": "b"}
+    with pytest.raises(Refused, match="PIPELINE_NOTIFY_VARIABLES=HOOK"):
+        find_endpoint(address, "x", environment)
+    environment["PIPELINE_NOTIFY_VARIABLES"] = " HOOK"
+    with pytest.raises(Refused, match="PIPELINE_NOTIFY_VARIABLES=HOOK,HC"):
+        find_endpoint(address, "x", environment)
+    environment["PIPELINE_NOTIFY_VARIABLES"] = "HOOK,HC"
+    assert find_endpoint(address, "x", environment).shown == "https://hc-ping.com/…"
+
+
+def test_no_variable_carries_the_key_to_a_monitor(sandbox, make_job, tmp_path):
+    """Whatever the variable is called, and wherever the run has the key from."""
+    file = tmp_path / "key"
+    file.write_text("sk_from_a_file_0\n")
+    file.chmod(0o600)
+    job = make_job(
+        sandbox.url,
+        rows=[["a"]],
+        notify={"webhook": "https://example.com/${PIPELINE_NOTIFY_HOOK}"},
+    )
+    for command in ("run", "check"):
+        for key, options in ((KEY, ()), ("sk_from_a_file_0", ("--key-file", str(file)))):
+            done = job.call(command, *options, env={"PIPELINE_NOTIFY_HOOK": f"x={key}"})
+            assert done.returncode == 2, done.stderr
+            assert "goes to the API alone" in done.stderr + done.stdout
+    assert sandbox.received() == 0
+
+
+LOCAL_ADDRESSES = [
+    "http://127.0.0.1:9/x",
+    "http://localhost:9/x",
+    "https://127.8.9.1/x",
+    "https://[::1]/x",
+    "https://[::ffff:127.0.0.1]/x",
+    "https://0.0.0.0/x",
+    "https://169.254.169.254/latest/meta-data",
+    "https://[fe80::1]/x",
+    "https://x.localhost./x",
+]
+
+
+@pytest.mark.parametrize("address", LOCAL_ADDRESSES)
+def test_only_the_environment_allows_an_address_of_this_machine(address):
+    """Services there trust local callers, and a spec may come from somebody else."""
+    with pytest.raises(Refused, match="PIPELINE_NOTIFY_LOCAL=1"):
+        find_endpoint(address, "x", {})
+    find_endpoint(address, "x", {"PIPELINE_NOTIFY_LOCAL": "1"})
+
+
+def test_a_name_that_leads_to_this_machine_reaches_no_service(monkeypatch):
+    """A name server decides that after the spec was read. TLS does not begin."""
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        there = service.getsockname()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", there)])
+        endpoint = find_endpoint(f"https://rebound.example:{there[1]}/x", "x", {})
+        why = asyncio.run(endpoint.post(b"secret", "text/plain", 5))
+        assert "leads to an address of this machine" in (why or "")
+        connection, _ = service.accept()
+        with connection:
+            assert connection.recv(100) == b""
+
+
+def test_a_textfile_replaces_only_metrics(sandbox, make_job):
+    """A spec of somebody else may name any file of this user's."""
+    job = make_job(sandbox.url, rows=[["a"]], notify={"textfile": "authorized_keys"})
+    keys = job.folder / "authorized_keys"
+    keys.write_text("ssh-ed25519 AAAA")
+    keys.chmod(0o600)
+    assert "must end in .prom" in job.call("run").stderr
+    for name, make in {
+        "mine.prom": lambda path: path.write_text("# HELP other_rows x\n"),
+        "link.prom": lambda path: path.symlink_to(keys),
+        "pipe.prom": lambda path: os.mkfifo(path),
+        "folder.prom": lambda path: path.mkdir(),
+    }.items():
+        make(job.folder / name)
+        job.write_spec(notify={"textfile": name})
+        for command in ("run", "check"):
+            done = job.call(command)
+            assert done.returncode == 2, done.stderr
+            assert f"{name} is not a file of metrics" in done.stderr + done.stdout
+    assert (keys.read_text(), stat.S_IMODE(keys.stat().st_mode)) == ("ssh-ed25519 AAAA", 0o600)
+    assert sandbox.received() == 0
+    job.write_spec(notify={"textfile": "own.prom"})
+    job.run()
+    job.run()  # over its own
+    assert (job.folder / "own.prom").read_text().startswith("# HELP pipeline_rows ")
+
+
+ID = "PIPELINE_NOTIFY_ID"
 SAMPLE = re.compile(r'pipeline_[a-z_]+\{(?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)+\} -?[0-9.e+]+')
 
 
