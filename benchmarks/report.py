@@ -26,7 +26,7 @@ from pathlib import Path
 
 from pipeline.checkpoint import Sealer
 from pipeline.events import PaceEnded, RunStarted
-from pipeline.folder import write_json
+from pipeline.files import write_json
 from pipeline.job import Job, find_job
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog

@@ -10,18 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import io
-import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO
 
 from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
+from pipeline.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.mounts import network_file_system
 from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
@@ -277,125 +274,3 @@ def _take(fd: int) -> bool:
         except BlockingIOError:
             time.sleep(0.05)
     return False
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a whole file (0600) and returns when the disk has it. `path` holds it whole or not.
-
-    Raises:
-        StorageFailed: when the disk refuses.
-    """
-    copy_durably(path, io.BytesIO(content))
-
-
-def copy_durably(path: Path, source: IO[bytes]) -> None:
-    """The same with what is left to read of `source`, which may be larger than memory.
-
-    Raises:
-        StorageFailed: when the disk refuses.
-    """
-    with storing(path), replacing(path) as file:
-        shutil.copyfileobj(source, file)
-
-
-@contextlib.contextmanager
-def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file that is at `path` whole and durably once the block was left; else `path` is as it was.
-
-    Whoever reads `path` sees the old file or the new one. `mode` is subject to the umask.
-    """
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with open_private(draft, mode) as file:
-            yield file
-            file.flush()
-            sync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turns an error of the disk into StorageFailed, with the place.
-
-    Raises:
-        StorageFailed: instead of OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DiskRefused(
-            f"{path}: cannot be written ({error.strerror or error}). Sending has stopped; what "
-            "came back is safe in the ledger. Make room on that disk."
-        ) from error
-
-
-def open_private(path: Path, mode: int = 0o600) -> BinaryIO:
-    """A new file to write to, by default the user's alone. A symlink of that name is refused, not
-    followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, mode), "wb")
-
-
-def write_json(path: Path, value: Any) -> str:
-    """Writes `value` as indented JSON, durably. The SHA-256 of the file."""
-    content = (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
-    write_durably(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Returns when the disk has what was written to `path`."""
-    with path.open("rb") as file:
-        sync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Makes a rename or a removal in the folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_chain(path: Path) -> None:
-    """Makes the names durable that lead to `path`, up to the root of its file system.
-
-    All of them, also those that were there before: a run that was killed may have made them and not
-    have come to its own sync. A power cut would take the folder with everything in it.
-    """
-    path = path.resolve()
-    device = path.stat().st_dev
-    for parent in path.parents:
-        # A folder that this user cannot write to holds no name that a run has made.
-        if parent.stat().st_dev != device:
-            return
-        if os.access(parent, os.W_OK):
-            sync_folder(parent)
-
-
-def sync(fd: int) -> None:
-    """Returns when the disk, not only its cache, has what was written to `fd`.
-
-    On macOS `fsync` ends with the cache of the disk; SQLite's manual tells of corrupted files.
-    """
-    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS alone has it
-    if full_sync is not None:
-        try:
-            fcntl.fcntl(fd, full_sync)
-            return
-        except OSError as error:
-            # Some of its file systems do not know it. Any other error must not be tried again.
-            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
-                raise
-    os.fsync(fd)

@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 
 from pipeline import wal
 from pipeline.errors import StorageFailed
-from pipeline.folder import open_private, storing
+from pipeline.files import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
@@ -546,7 +546,7 @@ def open_ledger(
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # On macOS only; see `folder.sync`.
+        # On macOS only; see `files.sync`.
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA checkpoint_fullfsync = ON")
         _create(path, connection)

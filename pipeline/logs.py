@@ -21,7 +21,7 @@ from pipeline.events import (
     Stopping,
     Waiting,
 )
-from pipeline.folder import storing
+from pipeline.files import storing
 from pipeline.model import Clock, JsonObject, Verdict
 from pipeline.wording import json_line
 

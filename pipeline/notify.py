@@ -21,7 +21,7 @@ from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.errors import Locked, PipelineError
 from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
-from pipeline.folder import replacing, write_json
+from pipeline.files import replacing, write_json
 from pipeline.job import Job
 from pipeline.ledger import open_ledger
 from pipeline.logs import EventLog

@@ -29,7 +29,8 @@ from pipeline.control import Control
 from pipeline.engines.needed import check_engine
 from pipeline.errors import Locked, Refused, StorageFailed
 from pipeline.events import Event, Listener, Notice, RunStarted, Waiting
-from pipeline.folder import RunFolder, storing, sync_folder, write_json
+from pipeline.files import storing, sync_folder, write_json
+from pipeline.folder import RunFolder
 from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
 from pipeline.ledger import SqliteLedger, open_ledger

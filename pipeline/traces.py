@@ -29,7 +29,8 @@ _RUN_IN_LOG = b'"event": "run_started"'
 
 _OURS = re.compile(
     r"\.?(lock|reserve|log\.jsonl|input\.parquet|run\.json|summary\.json|failures\.csv|report\.html"
-    r"|(ledger|sandbox-book)\.sqlite)(\.new|\.draft|-wal|-shm|-journal)?"
+    r"|(ledger|sandbox-book)\.sqlite)"
+    r"(\.new|(\.[0-9a-f]{8})?\.draft|-wal|-shm|-journal)?"
 )
 _A_PART = re.compile(r"\.?part-\d+\.parquet")
 # Git and desktops put these into folders that are empty to their user.

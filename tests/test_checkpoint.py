@@ -16,7 +16,7 @@ from pipeline import placing, records
 from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.clock import SystemClock
 from pipeline.errors import StorageFailed
-from pipeline.folder import sha256_of
+from pipeline.files import sha256_of
 from pipeline.ledger import Part, SqliteLedger, open_ledger
 from pipeline.model import Outcome, Reply, Row, State, Verdict
 

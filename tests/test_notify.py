@@ -18,7 +18,8 @@ from pipeline.clock import SystemClock
 from pipeline.endpoint import find_endpoint
 from pipeline.errors import Refused
 from pipeline.figures import markdown, prometheus
-from pipeline.folder import RunFolder, write_json
+from pipeline.files import write_json
+from pipeline.folder import RunFolder
 from pipeline.job import find_job
 from pipeline.ledger import open_ledger
 from pipeline.summary import summarize_error

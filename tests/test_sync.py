@@ -12,7 +12,7 @@ import pytest
 
 import pipeline
 from pipeline.clock import SystemClock
-from pipeline.folder import sync, sync_chain
+from pipeline.files import sync, sync_chain
 from pipeline.ledger import open_ledger
 
 
@@ -65,7 +65,7 @@ def test_there_is_one_place_that_syncs():
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"os\.f(data)?sync\(", line)
     ]
-    assert found == ["folder.py"]
+    assert found == ["files.py"]
 
 
 def test_sqlite_syncs_fully_too(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-import shutil
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.folder import sync_file
+from pipeline.errors import Refused
+from pipeline.files import draft_folder, opened_folder, sync
 
 _OURS = re.compile(r"row-\d+-[\w-]+\.txt")
 
@@ -17,15 +20,24 @@ class TextsAside:
     `publish`: just before the workbook does, so that a crash leaves the earlier export as it was.
 
     `book.xlsx` has them in `book.files`. Files there that an export did not make stay.
+
+    Raises:
+        Refused: where the folder's name is a link: files would be written and removed elsewhere.
     """
 
     def __init__(self, workbook: Path) -> None:
         self.folder = workbook.with_name(f"{workbook.stem}.files")
         self.count = 0
-        self._draft = workbook.with_name(f".{workbook.stem}.files.draft")
+        self._parent = self._draft = -1
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> TextsAside:
-        shutil.rmtree(self._draft, ignore_errors=True)
+        if self.folder.is_symlink():
+            raise Refused(
+                f"{self.folder}: is a link, and texts that are too long for a cell would be "
+                "written where it leads. Remove it, or name another file. Nothing was written."
+            )
+        self._parent = self._open.enter_context(opened_folder(self.folder.parent))
         return self
 
     def __exit__(
@@ -34,28 +46,42 @@ class TextsAside:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self._draft, ignore_errors=True)
+        self._open.close()
 
     def put(self, row: int, column: str, text: str) -> str:
         """Keeps `text`, byte for byte as UTF-8. What the cell says instead."""
-        self._draft.mkdir(exist_ok=True)
+        if self._draft < 0:
+            self._draft = self._open.enter_context(draft_folder(self.folder.name, self._parent))
         slug = re.sub(r"[^\w-]+", "-", column)[:50] or "column"
-        path = self._draft / f"row-{row}-{slug}.txt"
-        path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        sync_file(path)
+        for again in count(1):  # names of columns may differ in signs only
+            name = f"row-{row}-{slug}{f'-{again}' if again > 1 else ''}.txt"
+            with contextlib.suppress(FileExistsError):
+                self._write(name, text.encode("utf-8", "surrogatepass"))
+                break
         self.count += 1
-        return f"({len(text):,} characters, too long for a cell: {self.folder.name}/{path.name})"
+        return f"({len(text):,} characters, too long for a cell: {self.folder.name}/{name})"
 
     def publish(self) -> None:
         """Puts the files in place, and removes those that an earlier export put there."""
-        new = {path.name: path for path in sorted(self._draft.glob("*.txt"))}
+        new = set(os.listdir(self._draft)) if self.count else set()
         if new:
-            self.folder.mkdir(exist_ok=True)
-        for name, path in new.items():
-            path.replace(self.folder / name)
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if _OURS.fullmatch(path.name) and path.name not in new:
-                    path.unlink()
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder.name, dir_fd=self._parent)
+        elif not os.path.lexists(self.folder):
+            return
+        with opened_folder(self.folder.name, self._parent) as place:
+            for name in sorted(new):
+                os.replace(name, name, src_dir_fd=self._draft, dst_dir_fd=place)
+            for name in os.listdir(place):
+                if _OURS.fullmatch(name) and name not in new:
+                    os.unlink(name, dir_fd=place)
+            sync(place)
+            if not os.listdir(place):
+                os.rmdir(self.folder.name, dir_fd=self._parent)
+
+    def _write(self, name: str, content: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o666, dir_fd=self._draft), "wb") as file:
+            file.write(content)
+            file.flush()
+            sync(file.fileno())

@@ -36,7 +36,7 @@ from pipeline.export.workbook import (
     shown_height,
     width_of,
 )
-from pipeline.folder import sha256_of
+from pipeline.files import sha256_of
 from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE

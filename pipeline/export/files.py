@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import folder
+from pipeline import files
 from pipeline.export.table import Exported
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -100,4 +100,4 @@ def cell_text(value: Any) -> str:
 
 def replacing(target: Path) -> AbstractContextManager[BinaryIO]:
     """The file of an export, whole or not at all; who may read it is as with any other file."""
-    return folder.replacing(target, 0o666)
+    return files.replacing(target, 0o666)

@@ -44,6 +44,8 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
         )
     if where.is_dir():
         raise Refused(f"{target}: is a folder. Name a file in it. Nothing was written.")
+    if where.exists() and not where.is_file():
+        raise Refused(f"{target}: is not a file. Name another place. Nothing was written.")
     if not force and where.exists() and where.stat().st_size and not _is_export(where):
         raise Refused(
             f"{target}: is there already and is not an earlier export. Choose another file, or "

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pipeline.columns import numbers, texts
 from pipeline.drift import SheetKeys, digests
 from pipeline.errors import DiskRefused, Refused, StorageFailed
-from pipeline.folder import open_private, sha256_of, storing, sync_file
+from pipeline.files import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
 from pipeline.model import JsonObject, Row

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline import records
 from pipeline.errors import Refused, StorageFailed
-from pipeline.folder import open_private
+from pipeline.files import open_private
 from pipeline.job import Job
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import records, wal
 from pipeline.clock import SystemClock
-from pipeline.folder import write_durably
+from pipeline.files import write_durably
 from pipeline.job import Job
 from pipeline.model import Clock
 from pipeline.pins import pinned_workflow
