@@ -20,6 +20,7 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRETS = (KEY_VARIABLE, _CREDENTIALS)
 """The variables that lead to the key. A child process that sends nothing must not get them."""
 SANDBOX_HOST = "sandbox"
+_MAX_KEY_BYTES = 100_000  # of a file that may be a device without an end
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
@@ -79,30 +80,34 @@ def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str
 
 
 def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
+    folder = environment.get(_CREDENTIALS)
     if key_file is not None:
-        return _usable(_read(key_file), f"the key in {key_file}")
+        of_systemd = bool(folder) and key_file.parent.resolve() == Path(str(folder)).resolve()
+        return _usable(_read(key_file, shared=of_systemd), f"the key in {key_file}")
     if environment.get(KEY_VARIABLE):
         return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")
-    folder = environment.get(_CREDENTIALS)
     if folder and (Path(folder) / CREDENTIAL).is_file():
-        return _usable(_read(Path(folder) / CREDENTIAL), f"the systemd credential {CREDENTIAL}")
+        file = Path(folder) / CREDENTIAL
+        return _usable(_read(file, shared=True), f"the systemd credential {CREDENTIAL}")
     raise Refused(
         f"No API key. Set {KEY_VARIABLE}, or name a file with --key-file, or rehearse without a "
         "key and without paying: --sandbox. Nothing was sent."
     )
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, *, shared: bool) -> str:
+    """The text of a key file. `shared`: whoever may read it, as systemd decides on its own."""
     try:
-        mode = path.stat().st_mode
-        text = path.read_text()
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_MAX_KEY_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise Refused(
             f"{path}: the key cannot be read ({reason}). Name a text file that holds the key and "
             "nothing else by --key-file. Nothing was sent."
         ) from None
-    if mode & 0o077 and path.name != CREDENTIAL:
+    if mode & 0o077 and not shared:
         raise Refused(
             f"{path}: others on this machine can read the key. Nothing was sent. Make it yours "
             f"alone with: {shlex.join(('chmod', '600', str(path)))}"

@@ -224,6 +224,27 @@ def test_a_key_file_that_others_can_open_is_refused(tmp_path, mode):
         find_access(None, key_file(tmp_path, mode), {})
 
 
+def test_only_systemd_may_let_others_read_a_key_file(tmp_path):
+    """It sets the rights of its credentials itself. A file of the same name elsewhere is a file."""
+    file = tmp_path / "aitutor-api-key"
+    file.write_text("sk_sandbox")
+    file.chmod(0o440)
+    with pytest.raises(Refused, match="others on this machine"):
+        find_access(None, file, {})
+    with pytest.raises(Refused, match="others on this machine"):
+        find_access(None, file, {"CREDENTIALS_DIRECTORY": str(tmp_path.parent)})
+    systemd = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert find_access(None, file, systemd).key == find_access(None, None, systemd).key
+
+
+def test_a_key_file_without_an_end_is_refused(tmp_path):
+    """Read to its end, it would take all memory."""
+    endless = tmp_path / "key"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(Refused, match="no key has"):
+        find_access(None, endless, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
 def test_a_key_file_that_is_none_is_refused(tmp_path):
     """A folder, nothing, a link to nothing, no text: a message each."""
     dangling = tmp_path / "dangling"
