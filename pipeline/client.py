@@ -31,6 +31,7 @@ from pipeline.model import Failure, Reply
 from pipeline.network import find_proxy
 
 CONNECT_S = 30.0
+_TICK_S = 1.0
 
 
 class Client:
@@ -64,6 +65,8 @@ class Client:
         self._bodies = bodies or BodyBudget()
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
         self._transport = open_transport(access.base_url, tell)
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._tick: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Client:
         return self
@@ -72,6 +75,8 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
         await self._transport.aclose()
 
     async def send(self, body: bytes) -> Reply:
@@ -85,6 +90,7 @@ class Client:
         partial = _Partial(self._bodies.share())
         try:
             async with asyncio.timeout(self._deadline_s) as partial.deadline:
+                self._watch(partial.deadline)
                 await self._exchange(body, partial)
             failure, detail = None, ""
         except TimeoutError:
@@ -101,6 +107,7 @@ class Client:
             if failure is Failure.DISCONNECTED:
                 request.lost()
         finally:
+            self._deadlines.discard(partial.deadline)
             progress.reset(token)
         reply = Reply(
             sent_at=sent_at,
@@ -113,6 +120,28 @@ class Client:
         )
         partial.share.until_gone(reply)
         return reply
+
+    def _watch(self, deadline: asyncio.Timeout) -> None:
+        self._deadlines.add(deadline)
+        if self._tick is None:
+            loop = asyncio.get_running_loop()
+            self._tick = loop.call_later(_TICK_S, self._ticked, loop.time() + _TICK_S)
+
+    def _ticked(self, due: float) -> None:
+        """Moves the deadlines by the time for which this process stood still (SIGSTOP, a paused
+        machine): the answers that came meanwhile are there and not yet read.
+
+        Runs before the deadlines that passed meanwhile, as the loop takes timers in their order.
+        """
+        loop = asyncio.get_running_loop()
+        late_s = loop.time() - due
+        if late_s > _TICK_S:
+            for deadline in self._deadlines:
+                if (when := deadline.when()) is not None and when >= due:
+                    deadline.reschedule(when + late_s)
+        self._tick = None
+        if self._deadlines:
+            self._tick = loop.call_later(_TICK_S, self._ticked, loop.time() + _TICK_S)
 
     def _kept_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The one header that is stored and shown is masked; all others are only read."""

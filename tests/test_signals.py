@@ -251,6 +251,25 @@ def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job, s
     assert (summary["ok"], summary["ambiguous"]) == (34, 6)
 
 
+def test_a_process_that_stood_still_past_the_deadline_takes_the_answers_that_came(make_job):
+    """SIGSTOP, or a machine that is paused: the server answered in time, and nobody read it."""
+    with Server() as server:
+        server.holding = True
+        job = make_job(
+            server.url, rows=[[f"story {n}"] for n in range(6)], concurrency=6, deadline_s=3
+        )
+        process = start(job, "--rate", "500")
+        with process, ended(process):
+            until(lambda: server.in_flight == 6)
+            process.send_signal(signal.SIGSTOP)
+            server.holding = False
+            time.sleep(4.5)
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(timeout=30) == 0
+        assert sorted(server.received.values()) == [1] * 6
+    assert job.status()["ok"] == 6
+
+
 def _faketime() -> Path | None:
     found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     return found[0] if found and sys.platform == "linux" else None
