@@ -65,19 +65,19 @@ def drive(engine: str, spec: Path, answers: Any) -> None:
     """Runs the job in this process and tells what that took."""
     import gc
 
-    from pipeline import run
+    from pipeline import run, sending
     from pipeline.events import AttemptEnded
 
     gc.freeze()
     gc.set_threshold(100_000)
     if engine == "in the driver":
-        run.open_engine = instant_engine  # type: ignore[assignment]
+        sending.open_engine = instant_engine  # type: ignore[assignment,attr-defined]
     elif engine == "Ray workers that answer at once":
         from at_once import InstantWorker
 
         from pipeline.engines import ray
 
-        ray.Worker = InstantWorker  # type: ignore[misc]
+        ray.Worker = InstantWorker  # type: ignore[attr-defined]
     looks: list[tuple[float, float, float]] = []
     others: list[Any] = []
 

@@ -111,7 +111,7 @@ async def run_runner(scenario: Scenario, url: str, key: str) -> Seen:
         control = Control()
         ends = asyncio.get_running_loop().call_later(scenario.seconds, control.stop, "time is up")
         options = RunOptions(base_url=url, key_file=key_file, listeners=(see,))
-        await run_job_async(load_spec(job), options, control)
+        await run_job_async(load_spec(job), options, control=control)
         ends.cancel()
     return seen
 

@@ -17,13 +17,16 @@ from pathlib import Path
 def curator(url: str, rows: int, in_flight: int) -> None:
     """bespokelabs-curator's online processor; it speaks to an OpenAI-compatible endpoint."""
     # litellm, which it installs, brings the token tables that would be fetched otherwise.
-    tables = Path(find_spec("litellm").origin).parent / "litellm_core_utils" / "tokenizers"
+    litellm = find_spec("litellm")
+    assert litellm is not None
+    assert litellm.origin is not None
+    tables = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"
     os.environ |= {
         "TELEMETRY_ENABLED": "0",
         "CURATOR_DISABLE_CACHE": "1",
         "TIKTOKEN_CACHE_DIR": str(tables),
     }
-    from bespokelabs import curator as library
+    from bespokelabs import curator as library  # type: ignore[import-not-found]
 
     llm = library.LLM(
         model_name="gpt-4o-mini",

@@ -31,7 +31,6 @@ from pipeline.job import Job, find_job
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
 from pipeline.model import ErrorCode, Outcome, Reply, Row, State, Verdict
-from pipeline.pins import write_pins
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import counts
@@ -112,9 +111,13 @@ async def one_night(
     """One run, from its beginning to its summary."""
     folder, snapshot = job.folder, prepared.snapshot
     run_id = f"night-{clock.now:.0f}"
-    write_pins(ledger, prepared.pins)
     ledger.begin_run(
-        run_id, snapshot.snapshot_id, snapshot.rows, 0, snapshot_sha256=snapshot.sha256
+        run_id,
+        snapshot.snapshot_id,
+        snapshot.rows,
+        0,
+        snapshot_sha256=snapshot.sha256,
+        pins=prepared.pins.text,
     )
     folder.adopt_snapshot()
     write_json(folder.run, {"job": job.name, "spec": str(job.to_run().source), "host": "example"})

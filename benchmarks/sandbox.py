@@ -123,7 +123,8 @@ def measure(server: Server, load: Any, seconds: float, requests: int) -> None:
     """Bursts until the book holds `requests`, or for five minutes."""
     load(server.url, 1, "warm")
     first = last = server.read()
-    rates, started = [], time.monotonic()
+    rates: list[float] = []
+    started = time.monotonic()
     while last.received < requests and time.monotonic() - started < MOST_SECONDS:
         began = time.monotonic()
         load(server.url, seconds, str(len(rates)))

@@ -99,7 +99,9 @@ CLIENTS = {
 }
 
 
-def commands(url: str, rows: int, in_flight: int, peers: dict[str, str | None]) -> dict[str, list]:
+def commands(
+    url: str, rows: int, in_flight: int, peers: dict[str, str | None]
+) -> dict[str, list[str]]:
     """By name, the command that sends so many rows, in a fresh process."""
     own = [sys.executable, __file__, "--url", url, "--in-flight", str(in_flight)]
     found = {
