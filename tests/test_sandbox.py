@@ -521,10 +521,10 @@ def test_the_sandbox_stands_alone():
 
 @pytest.mark.long
 def test_memory_stays_flat_over_200000_requests():
-    """The benchmark's own run, held against what the sandbox is built for."""
+    """As the benchmark prints it, and every request is billed once."""
     command = [sys.executable, "benchmarks/sandbox.py", "--requests", "200000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=True)
     memory_mb = [float(mb) for mb in re.findall(r"([0-9.]+) MB after", done.stdout)]
-    per_cpu_s = re.findall(r"^ +([0-9,]+) per CPU second", done.stdout, re.MULTILINE)
     assert memory_mb[1] - memory_mb[0] < 10, done.stdout
-    assert int(per_cpu_s[-1].replace(",", "")) > 5000, done.stdout
+    billed, received = re.findall(r"billed ([0-9,]+) of ([0-9,]+) received", done.stdout)[0]
+    assert billed == received, done.stdout

@@ -211,7 +211,7 @@ def test_ctrl_c_at_a_question_is_a_no(sandbox, make_job):
     assert sandbox.received() == 1
 
 
-@pytest.mark.parametrize("denied_s", [1, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("denied_s", [1, pytest.param(120, marks=pytest.mark.long)])
 def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job, denied_s):
     """429s for ever with headers that mean nothing: no row fails, one log line for each wait."""
     with Server(rate_limited) as server:
@@ -229,7 +229,7 @@ def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job, denied_s):
     assert sum(line["event"] == "attempt_ended" for line in log) <= received < 60 + denied_s
 
 
-@pytest.mark.parametrize("stopped_s", [1, pytest.param(120, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stopped_s", [1, pytest.param(60, marks=pytest.mark.long)])
 def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job, stopped_s):
     """SIGSTOP, as of a laptop's lid: ambiguous at most what was in flight, the rest is sent."""
     with Server() as server:

@@ -361,6 +361,7 @@ OURS = settings(deadline=None, suppress_health_check=list(HealthCheck), database
 @example(**made(["a", "b", "skip"], [["ok"] * FEW, ["left"] * FEW], again={1}, in_use=True))
 @example(**made(["a", "b"], [["ok"] * FEW, ["left"] * FEW], hidden={1}, again={1}))
 @example(**made(["a", "b"], [["lost"] * FEW, ["to retry", "left"]], settled={0: {1}}, in_use=True))
+@example(**made(["a"], [["ok", "refused"], ["blocked", "ok"], ["left", "ok"]]))
 def test_every_number_of_every_command_adds_up_to_the_sheet(**state):
     """From runs that end at random, with equal rows sent once or not, rows that are skipped, marks
     of --again, rows that were settled or given up, killed or not, with and without a run at work.
@@ -369,7 +370,7 @@ def test_every_number_of_every_command_adds_up_to_the_sheet(**state):
 
 
 @pytest.mark.long
-@settings(OURS, max_examples=200)
+@settings(OURS, max_examples=100)
 @given(**ANY)
 def test_every_number_of_every_command_adds_up_to_the_sheet_at_length(**state):
     """Other examples every time."""
@@ -399,7 +400,8 @@ def check_the_command(job: Job, summary: Summary) -> None:
     }
     assert step.rows == sum(sent.values())
     assert not any(ending.maybe_paid for ending in sent if ending.state is FAILED)
-    assert BLOCKED not in {ending.code for ending in sent}
+    # A row on its way still has the code of its last end.
+    assert BLOCKED not in {ending.code for ending in sent if ending.state is not State.SENDING}
 
 
 @pytest.mark.parametrize("in_use", [False, True])
