@@ -8,7 +8,12 @@
 Everything that the commands do is a call here. The names are loaded when they are first used.
 """
 
-from __future__ import annotations
+import sys
+
+# `python -m pipeline` looks for modules in the current folder first, and a file there may be a
+# stranger's `json.py`. Here, and before any other import, Python still calls the program "-m".
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    del sys.path[0]
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -7,16 +7,15 @@ through by a process of its own, while this one reads the sheet.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.access import SECRETS
+from pipeline.children import start_python
 from pipeline.errors import StorageFailed
 from pipeline.records import check_structure, reading
 from pipeline.schema import altered, intact
@@ -46,20 +45,12 @@ def check_ledger(path: Path) -> None:
     """
     # An interpreter within another program may have no executable of its own.
     if sys.executable and path.exists() and path.stat().st_size >= _LARGE_BYTES:
-        found = subprocess.run(
-            # -P: else `-m` would import a pipeline.py or sqlite3.py of the current folder.
-            [sys.executable, "-P", "-m", __name__, str(path)],
-            env={name: value for name, value in os.environ.items() if name not in SECRETS},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            start_new_session=True,  # Ctrl-C is for the run, which ends it when it likes
-        )
-        if found.returncode == StorageFailed.exit_code:
-            raise StorageFailed(found.stdout.strip())
-        if found.returncode == 0:
-            return
+        with contextlib.suppress(OSError), start_python(__name__, str(path.absolute())) as child:
+            said, _ = child.communicate()
+            if child.returncode == StorageFailed.exit_code:
+                raise StorageFailed(said.decode().strip())
+            if child.returncode == 0:
+                return
     with reading(path) as read:
         read(check)
 

@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 from pipeline import __version__, records
 from pipeline.access import SANDBOX_HOST, Access, find_access
 from pipeline.checkpoint import Sealer
+from pipeline.children import start_python
 from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
 from pipeline.engines.needed import check_engine
-from pipeline.errors import Locked, Refused, StorageFailed
+from pipeline.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.files import storing, sync_folder, write_json
 from pipeline.folder import RunFolder
@@ -42,7 +43,7 @@ from pipeline.plan import Selection
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
 from pipeline.recovery import recover
 from pipeline.report.failures import drafted
-from pipeline.sandbox.spawn import spawned_sandbox
+from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending import Sending
 from pipeline.spec import JobSpec
 from pipeline.summary import Concern, FailOn, Sent, as_json, summarize
@@ -367,10 +368,20 @@ def _resolved(spec: JobSpec) -> JsonObject:
 
 @contextlib.contextmanager
 def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterator[Access]:
-    """A sandbox of this run's own that publishes the job's workflow."""
+    """A sandbox of this run's own that publishes the job's workflow.
+
+    Raises:
+        EngineAway: when it does not start.
+    """
     book = folder.path / "sandbox-book.sqlite"
-    with spawned_sandbox(spec.workflow, variables, book) as spawned:
-        yield Access(spawned.url, spawned.key, SANDBOX_HOST)
+    try:
+        with spawned_sandbox(spec.workflow, variables, book, start_python) as spawned:
+            yield Access(spawned.url, spawned.key, SANDBOX_HOST)
+    except DidNotStart as error:
+        raise EngineAway(
+            f"The sandbox did not start: {error}. Nothing was sent, and nothing was paid. Run "
+            "`pipeline sandbox` to see whether it starts there, then run the same command again."
+        ) from None
 
 
 def _reserve_bytes(concurrency: int) -> int:

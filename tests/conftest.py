@@ -38,6 +38,8 @@ class SandboxProcess:
     process: subprocess.Popen[bytes]
     url: str
     book: Path
+    key: str = KEY
+    token: str | None = None
 
     @property
     def port(self) -> int:
@@ -73,7 +75,9 @@ class SandboxProcess:
             self.process.stdout.close()
 
     def _call(self, method: str, what: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(f"{self.url}/_sandbox/{what}", body, method=method)
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        url = f"{self.url}/_sandbox/{what}"
+        request = urllib.request.Request(url, body, headers, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read()
 
@@ -88,7 +92,7 @@ def started_sandbox(*, book: str, **options: Any) -> SandboxProcess:
     )
     assert process.stdout is not None
     ready = json.loads(process.stdout.readline())
-    return SandboxProcess(process, ready["url"], Path(book))
+    return SandboxProcess(process, ready["url"], Path(book), ready["key"], ready["token"])
 
 
 StartSandbox = Callable[..., SandboxProcess]

@@ -295,11 +295,12 @@ def test_the_book_says_of_each_body_how_often_when_and_what(sandbox):
     for _ in range(2):
         got = run(sandbox.port, {"question": "why?"}, "wf_research")
     run(sandbox.port, {"question": "#fault:reset-billed"}, "wf_story")
-    run(sandbox.port, {"question": "why?"}, "wf_research", "sk_wrong")
+    change(sandbox.port, "limit", 0)
+    run(sandbox.port, {"question": "why?"}, "wf_research")
     entry, spoilt = sandbox.bills()
     assert json.loads(entry["body"]) == {"question": "why?"}
     assert (entry["workflow"], entry["received"], entry["billed"]) == ("wf_research", 3, 2)
-    assert entry["answers"] == {"200": 2, "401": 1}
+    assert entry["answers"] == {"200": 2, "429": 1}
     assert (entry["result"], entry["citations"]) == (got.json()["result"], got.json()["citations"])
     assert before < entry["first_received_at"] < entry["billed_at"] < entry["last_received_at"]
     assert spoilt["citations"] is None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.sandbox.faults import FAULTS
-from pipeline.sandbox.spawn import spawned_sandbox
+from tests.conftest import started_sandbox
 from tests.plain_http import Wire, call, change, exchange, run, wait_until_back
 
 RATE_HEADERS = (b"x-ratelimit-limit", b"x-ratelimit-remaining")
@@ -22,10 +22,9 @@ RATE_HEADERS = (b"x-ratelimit-limit", b"x-ratelimit-remaining")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A sandbox for the whole module: each fault comes with a body of its own."""
     book = tmp_path_factory.mktemp("sandbox") / "book.sqlite"
-    with spawned_sandbox("wf_job", ["story"], book) as spawned:
-        number = int(spawned.url.rsplit(":", 1)[1])
-        change(number, "limit", 1_000_000)
-        yield number
+    sandbox = started_sandbox(book=str(book), publish=["wf_job", ["story"]], limit=1_000_000)
+    yield sandbox.port
+    sandbox.stop()
 
 
 def api_error(status: int, code: str | None = None) -> Callable[[Wire], bool]:

@@ -123,7 +123,8 @@ def test_the_model_is_asked_for_one_answer_that_is_not_streamed(start_sandbox, m
 def test_the_models_key_comes_from_the_environment(start_sandbox, model, monkeypatch):
     """And is never that of the API's own callers."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
-    run(serving(start_sandbox, model).port, {"story": "a dog"})
+    sandbox = serving(start_sandbox, model)
+    run(sandbox.port, {"story": "a dog"}, key=sandbox.key)
     assert model.keys == ["Bearer mk-1"]
 
 

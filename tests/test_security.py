@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -148,63 +147,6 @@ def key_file(folder: Path, mode: int = 0o600) -> Path:
     path.write_text("sk_sandbox\n")
     path.chmod(mode)
     return path
-
-
-PROBE = """
-import json, os, sys
-known = {"words": sys.orig_argv, "key": os.environ.get("AITUTOR_API_KEY")}
-with open(os.environ["PROBED"], "a") as file:
-    file.write(json.dumps(known) + chr(10))
-"""
-
-
-def long_answer(body: bytes) -> Answer:
-    """1 MB: twenty of them make a ledger that a process of its own looks through."""
-    return 200, {}, json.dumps({"success": True, "result": "x" * 1_000_000}).encode()
-
-
-def test_no_module_of_the_current_folder_is_imported_and_no_child_gets_the_key(make_job, tmp_path):
-    """Each command is given in a folder that holds a pipeline.py, a json.py and a sqlite3.py.
-
-    `sitecustomize` tells which processes of Python started, and whether they had the key.
-    """
-    job = make_job("", rows=[[f"story {n}"] for n in range(20)])
-    here, probe, ran, probed = (tmp_path / name for name in ("here", "probe", "ran", "probed"))
-    here.mkdir()
-    probe.mkdir()
-    for module in ("pipeline", "json", "sqlite3", "httpx", "asyncio"):
-        (here / f"{module}.py").write_text(f"open({str(ran)!r}, 'a').write(__file__)\n")
-    (probe / "sitecustomize.py").write_text(PROBE)
-
-    def given(verb: str, *options: str) -> None:
-        command = [str(Path(sys.executable).with_name("pipeline")), verb, str(job.spec), *options]
-        env = job.environment(PYTHONPATH=str(probe), PROBED=str(probed), AITUTOR_API_KEY=KEY)
-        done = subprocess.run(command, cwd=here, env=env, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr.decode()
-
-    with Server(long_answer) as server:
-        job.base_url = server.url
-        given("run")
-        assert (job.output / "ledger.sqlite").stat().st_size > 16 << 20
-        for verb, *options in (
-            ("run",),
-            ("run", "--sandbox"),
-            ("check",),
-            ("status",),
-            ("report",),
-            ("export", "--to", str(tmp_path / "all.csv")),
-            ("verify",),
-        ):
-            given(verb, *options)
-        assert not ran.exists(), ran.read_text()
-        assert server.received.total() == 20
-    children = [json.loads(line) for line in probed.read_text().splitlines()]
-    children = [child for child in children if "-m" in child["words"]]
-    assert {child["words"][3] for child in children} == {
-        "pipeline.paid",
-        "pipeline.sandbox.server",
-    }
-    assert {child["key"] for child in children} == {None}
 
 
 def test_a_key_file_may_be_a_link_and_the_file_behind_it_decides(tmp_path):

@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).with_name("workflows.yaml")
 
 _WORKFLOW_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ACCOUNT_FIELDS = ("keys", "credits", "workflows")
-_DEFAULT_KEYS = ("sk_sandbox",)
+KNOWN_KEY = "sk_sandbox"
 _DEFAULT_CREDITS = 10_000_000
 _KINDS = {
     "template": (str, "text"),
@@ -99,7 +99,7 @@ def _account(fields: object) -> Account:
     }
     if not workflows:
         raise ValueError("publishes no workflow; write one below `workflows:`")
-    keys = fields.get("keys", list(_DEFAULT_KEYS))
+    keys = fields.get("keys", [KNOWN_KEY])
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
         raise ValueError(f"keys is {keys!r}; write a list of texts such as [sk_sandbox]")
     credits = fields.get("credits", _DEFAULT_CREDITS)

@@ -12,17 +12,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from pipeline.sandbox.account import read_workflow
 from pipeline.sandbox.app import Sandbox
 from pipeline.sandbox.durations import parse_seconds
+from pipeline.sandbox.guard import Guard
 
 # Entries of the book that are turned into JSON before other requests get their turn.
 _ENTRIES_AT_ONCE = 200
 
 
-def application(sandbox: Sandbox) -> Starlette:
-    """The whole server: the page's endpoint, and what belongs to the sandbox alone."""
+def application(sandbox: Sandbox, token: str | None = None) -> ASGIApp:
+    """The whole server: the page's endpoint, and what belongs to the sandbox alone, which `token`
+    opens."""
     admin = Admin(sandbox)
     calls = [
         ("bills", "GET", admin.bills),
@@ -36,7 +39,7 @@ def application(sandbox: Sandbox) -> Starlette:
     routes = [Route("/api/v1/run/{workflow_id}", sandbox, methods=["POST"])]
     for what, method, call in calls:
         routes.append(Route(f"/_sandbox/{what}", _refusing(call), methods=[method]))
-    return Starlette(routes=routes)
+    return Guard(Starlette(routes=routes), token)
 
 
 class Admin:

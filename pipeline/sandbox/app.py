@@ -99,13 +99,19 @@ class Sandbox:
         # The limiter counts arrivals, so it is asked before the body is read.
         known = key in self.keys
         quota = self.limits.take(key, time.time_ns() // 1_000_000) if known else None
+        if not known:
+            # Nothing of the request is kept: whoever sent it may not fill the book, nor memory.
+            await _discard(receive)
+            self.statuses[UNAUTHORIZED.noted] += 1
+            await UNAUTHORIZED(scope, receive, send)
+            return
         body = await _read(receive)
         if body is None:
             return
         workflow_id = scope["path_params"]["workflow_id"]
         arrived = Arrived(workflow_id, body, self.book.receive(workflow_id, body), quota)
         try:
-            outcome = await self._outcome(arrived) if known else Outcome(UNAUTHORIZED)
+            outcome = await self._outcome(arrived)
             await self._settle(arrived.digest, outcome)
         except BookFailed:
             # A full disk, say. What is not in the book is not billed, so the run has failed.
@@ -213,6 +219,12 @@ async def _read(receive: Receive) -> bytes | None:
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(pieces)
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads the body to its end, as a client may send all of it before it reads the answer."""
+    while (await receive()).get("more_body", False):
+        pass
 
 
 async def _wait(seconds: float) -> None:

@@ -148,9 +148,20 @@ def _show(ready: Ready) -> None:
         f"Try it:\n  {curl_line(ready)}\n\n"
         f"Send a job there:\n"
         f"  AITUTOR_BASE_URL={ready.url} AITUTOR_API_KEY={ready.key} pipeline run JOB\n\n"
-        f"What it billed:  {ready.url}/_sandbox/bills\n"
+        f"What it billed:  {_bills(ready)}\n"
         f"           kept in {ready.book}"
     )
+    if ready.token:
+        click.echo(
+            "\nEverybody on this machine knows the key sk_sandbox and could spend the key of your "
+            "model, so key and token are new at each start."
+        )
+
+
+def _bills(ready: Ready) -> str:
+    """Where the bills are, as a command where that needs the token."""
+    url = f"{ready.url}/_sandbox/bills"
+    return f"curl --header 'Authorization: Bearer {ready.token}' {url}" if ready.token else url
 
 
 def _listed() -> str:

@@ -7,16 +7,17 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import uvicorn
 
-from pipeline.sandbox.account import SHIPPED, Account, load_account
+from pipeline.sandbox.account import KNOWN_KEY, SHIPPED, Account, load_account
 from pipeline.sandbox.admin import application
 from pipeline.sandbox.app import Behaviour, Sandbox
 from pipeline.sandbox.backends import Backend, TemplateBackend
@@ -53,6 +54,9 @@ class Options:
     model: str | None = None
     # Shares of bodies, 0 to 1, by the fault that they meet.
     spoil: Mapping[str, float] = field(default_factory=dict)
+    # The only key, and what `/_sandbox` asks for; None for the account's keys, and for no token.
+    key: str | None = None
+    token: str | None = None
     # Id and variables of a job's workflow, which is published besides.
     publish: tuple[str, list[str]] | None = None
     # Ends the process when its standard input closes, as it does when the parent dies, however
@@ -62,10 +66,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A server that listens: where, with which key, and where it writes its bills."""
+    """A server that listens: where, with which key, and where it writes its bills. `token` is what
+    `/_sandbox` asks for, None for nothing."""
 
     url: str
     key: str
+    token: str | None
     book: str
     workflow: Workflow
 
@@ -75,6 +81,7 @@ def announce(ready: Ready) -> None:
     line = {
         "url": ready.url,
         "key": ready.key,
+        "token": ready.token,
         "book": ready.book,
         "workflow": ready.workflow.workflow_id,
     }
@@ -91,15 +98,33 @@ def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> Non
     account = load_account(Path(options.workflows) if options.workflows else SHIPPED)
     if options.publish is not None:
         account.workflows[options.publish[0]] = rehearsal(*options.publish)
+    options, account = _closed(options, account)
     path = options.book or f"{tempfile.mkdtemp(prefix='pipeline-sandbox-')}/book.sqlite"
     with contextlib.closing(Book(Path(path))) as book:
         sandbox = _sandbox(options, account, book)
         idle_s = _read("--idle", parse_seconds, options.idle)
-        server = Server(_config(sandbox, idle_s), options.port)
-        on_ready(Ready(server.url, account.keys[0], path, _first(account, options.publish)))
+        server = Server(_config(sandbox, options.token, idle_s), options.port)
+        first = _first(account, options.publish)
+        on_ready(Ready(server.url, account.keys[0], options.token, path, first))
         # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_serve(server, sandbox, options.with_parent))
+
+
+def _closed(options: Options, account: Account) -> tuple[Options, Account]:
+    """Both with the keys that count here.
+
+    With a key for a model behind it, the server spends somebody's money. Every user of the machine
+    knows the default key, so a random one takes its place then, and `/_sandbox` needs a token.
+    """
+    if options.key is not None:
+        return options, replace(account, keys=(options.key,))
+    if options.model_url is None or not os.environ.get(MODEL_KEY_VARIABLE):
+        return options, account
+    own = f"{KNOWN_KEY}_{secrets.token_hex(16)}"
+    keys = tuple(own if key == KNOWN_KEY else key for key in account.keys)
+    token = options.token or secrets.token_hex(16)
+    return replace(options, token=token), replace(account, keys=keys)
 
 
 def _sandbox(options: Options, account: Account, book: Book) -> Sandbox:
@@ -148,9 +173,9 @@ async def _end_with(parent: asyncio.StreamReader, server: Server) -> None:
     server.force_exit = True
 
 
-def _config(sandbox: Sandbox, idle_s: float) -> uvicorn.Config:
+def _config(sandbox: Sandbox, token: str | None, idle_s: float) -> uvicorn.Config:
     return uvicorn.Config(
-        application(sandbox),
+        application(sandbox, token),
         http=WireProtocol,
         lifespan="off",
         proxy_headers=False,
@@ -216,7 +241,11 @@ def main() -> None:
     line of stdin where that is ``-``: the names of a wide sheet's columns are too long for one."""
     parser = argparse.ArgumentParser()
     parser.add_argument("options", type=_options, help="the fields of `Options`, as JSON, or -")
-    serve(Options(**parser.parse_args().options))
+    options = Options(**parser.parse_args().options)
+    try:
+        serve(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

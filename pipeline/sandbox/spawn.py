@@ -1,64 +1,94 @@
-"""A sandbox of one's own for one run."""
+"""A sandbox for one run, which nobody else on this machine can use."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
+import secrets
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Protocol
 
-# The key that is for the real API only.
-_SECRET = ("AITUTOR_API_KEY", "CREDENTIALS_DIRECTORY")
+
+class Start(Protocol):
+    """Starts a module of Python as a process with pipes for stdin and stdout."""
+
+    def __call__(self, module: str, *arguments: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Raises OSError when there is no room for a process."""
+        ...
+
+
+class DidNotStart(Exception):
+    """A sandbox did not start; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A running sandbox: where it is, and the key that it takes."""
+    """A running sandbox: its address, the key that it takes, and the token of `/_sandbox`."""
 
     url: str
     key: str
+    token: str
 
 
 @contextmanager
-def spawned_sandbox(workflow: str, variables: list[str], book: Path) -> Iterator[Spawned]:
+def spawned_sandbox(
+    workflow: str, variables: list[str], book: Path, start: Start
+) -> Iterator[Spawned]:
     """Starts a sandbox that publishes `workflow`; it ends with this block or this process.
 
-    It is a process of its own and inherits no open file: a lock that it held would outlive us.
+    Key and token are random and go to the process through a pipe, so no other user of this machine
+    can read the rows that it gets.
 
     Raises:
-        RuntimeError: when it does not come up.
+        DidNotStart: when it does not come up.
     """
-    options = json.dumps({"publish": [workflow, variables], "book": str(book), "with_parent": True})
-    process = subprocess.Popen(
-        # -P: else `-m` would import a pipeline.py or json.py of the current folder.
-        [sys.executable, "-P", "-m", "pipeline.sandbox.server", "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name not in _SECRET},
-        start_new_session=True,  # a Ctrl-C in the terminal is for the runner alone
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):  # it ended at once, as is seen below
-            process.stdin.write(f"{options}\n".encode())
+    key, token = f"sk_sandbox_{secrets.token_hex(16)}", secrets.token_hex(16)
+    options = {
+        "publish": [workflow, variables],
+        "book": str(book.absolute()),
+        "key": key,
+        "token": token,
+        "with_parent": True,
+    }
+    with contextlib.ExitStack() as stack:
+        try:
+            stderr = stack.enter_context(tempfile.TemporaryFile())
+            process = start("pipeline.sandbox.server", "-", stderr=stderr)
+        except OSError as error:
+            raise DidNotStart(error.strerror or str(error)) from None
+        stack.callback(_end, process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # the process ended: see below
+            process.stdin.write(f"{json.dumps(options)}\n".encode())
             process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError("the sandbox did not start")
-        ready = json.loads(line)
-        yield Spawned(ready["url"], ready["key"])
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
             process.wait()
+            raise DidNotStart(_last_line(stderr) or f"it ended with code {process.returncode}")
+        yield Spawned(json.loads(line)["url"], key, token)
+
+
+def _last_line(stderr: IO[bytes]) -> str:
+    """The line of a traceback that says what happened."""
+    stderr.seek(0)
+    lines = stderr.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,84 @@
+"""Processes of Python that this one starts: what they may import, and what they are told.
+
+A folder that somebody sent may hold a `sqlite3.py` or a `uvicorn.py`. So a child imports nothing
+from the current folder, whatever `PYTHONPATH` says, and does not work there. Of the environment it
+gets only what a child needs: the key is never part of that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+# An allow list: a variable that holds a secret cannot be known by its name.
+_ENVIRONMENT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "LANGUAGE"),
+    *("TMPDIR", "TEMP", "TMP", "SQLITE_TMPDIR", "ARROW_DEFAULT_MEMORY_POOL"),
+    # Without these, some builds of Python find neither their libraries nor themselves.
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
+)
+# -I: neither the current folder, nor PYTHON* variables, nor the user's own site-packages. What this
+# process found by those is on the import path that the child is given; this package is the same.
+_BEGIN = (
+    "import json, runpy, sys, typing; root, path, module = sys.argv[1:4]; del sys.argv[1:4]; "
+    "sys.path.insert(0, root); import pipeline; sys.path[:] = json.loads(path); "
+    "runpy.run_module(module, run_name='__main__', alter_sys=True)"
+)
+ROOT = str(Path(__file__).parents[1])
+"""The folder that holds this package."""
+
+
+def import_path() -> list[str]:
+    """Where this process imports from, without the current folder and relative entries.
+
+    `python -m` puts the current folder there, and so does an empty entry of `PYTHONPATH`. It stays
+    where it belongs to Python's own installation.
+    """
+    here = Path.cwd()
+    owned = any(
+        here.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix)
+    )
+    return [
+        entry
+        for entry in sys.path
+        if os.path.isabs(entry) and (owned or Path(entry).resolve() != here.resolve())
+    ]
+
+
+def start_python(
+    module: str,
+    *arguments: str,
+    more: Mapping[str, str] | None = None,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Starts `module` as a process, with pipes for stdin and stdout.
+
+    `more` is added to its environment. The process works in `/`, so each path among `arguments` is
+    an absolute one. It inherits no open file, and a Ctrl-C in the terminal does not reach it.
+
+    Raises:
+        OSError: when the machine has no room for a process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _BEGIN, ROOT, json.dumps(import_path()), module, *arguments],
+        cwd="/",
+        env=_environment() | dict(more or {}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        start_new_session=True,
+        umask=0o077,
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or name.startswith("LC_")
+    }

@@ -1,0 +1,46 @@
+"""Who may talk to the sandbox: programs of this machine, and for `/_sandbox` those with the token.
+
+A web page can send requests to 127.0.0.1, under its own name (`Origin`) or under a host name that
+it made point there (`Host`). Neither reaches the endpoint, nor the calls below `/_sandbox`.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_HOSTS = (b"127.0.0.1", b"localhost")
+
+
+class Guard:
+    """`app` for those who may talk to it. `token` is for `/_sandbox`; None where it needs none."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = self._problem(scope)
+        if problem is None:
+            return await self._app(scope, receive, send)
+        status, words = problem
+        return await PlainTextResponse(f"{words}\n", status)(scope, receive, send)
+
+    def _problem(self, scope: Scope) -> tuple[int, str] | None:
+        host = shown = b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                return 403, "The sandbox takes no requests of web pages (Origin)."
+            elif name == b"authorization":
+                shown = value.removeprefix(b"Bearer ")
+        if host.partition(b":")[0].lower() not in _HOSTS:
+            return 403, "The sandbox answers to 127.0.0.1 and localhost only (Host)."
+        if self._token is None or not scope["path"].startswith("/_sandbox"):
+            return None
+        if hmac.compare_digest(shown, self._token):
+            return None
+        return 401, "Send the token of this sandbox: `Authorization: Bearer TOKEN`."
