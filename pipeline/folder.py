@@ -19,10 +19,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TextIO
 
 from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.mounts import network_file_system
+from pipeline.opening import check_file, is_file, open_file
 from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
 _BLOCK = 64 * 1024
@@ -114,12 +115,27 @@ class RunFolder:
                 "`output:` or --output to a new folder, for example "
                 f"{self.path / 'run'}. Nothing was sent."
             )
-        links = [path.name for path in self.path.iterdir() if path.is_symlink()]
-        if links:
-            raise Refused(
-                f"{self.path}: {links[0]} is a link, and links in a run folder are not followed. "
-                "Put the file itself there, or remove the link. Nothing was sent."
-            )
+        self.refuse_odd()
+
+    def refuse_odd(self) -> None:
+        """Refuses what is neither a file nor a folder in the folder: what is written through a link
+        lands elsewhere, and a FIFO blocks who opens it. Changes nothing.
+
+        Raises:
+            Refused: with its name.
+            OSError: when the folder cannot be read.
+        """
+        for path in sorted(self.path.iterdir()):
+            if path.is_symlink():
+                raise Refused(
+                    f"{self.path}: {path.name} is a link, and links in a run folder are not "
+                    "followed. Put the file itself there, or remove the link. Nothing was sent."
+                )
+            if not (path.is_dir() or is_file(path)):
+                raise Refused(
+                    f"{self.path}: {path.name} is no regular file, and no run has made it. Remove "
+                    "it. Nothing was sent."
+                )
 
     def create(self) -> None:
         """Makes the folder (0700), durably, and sees that it can be written to.
@@ -154,15 +170,12 @@ class RunFolder:
     def in_use(self) -> bool:
         """Whether a process holds the folder now."""
         try:
-            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with open_file(self.lock) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        finally:
-            os.close(fd)
+        except OSError:
+            return False
         return False
 
     @contextlib.contextmanager
@@ -171,9 +184,8 @@ class RunFolder:
         to keep it out by, and where commits are in the ledger's log only."""
         with contextlib.ExitStack() as stack:
             try:
-                fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                stack.callback(os.close, fd)
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                file = stack.enter_context(open_file(self.lock))
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 log = self.ledger.with_name(f"{LEDGER}-wal")
                 resting = not (log.exists() and log.stat().st_size)
             except OSError:
@@ -233,7 +245,7 @@ class RunFolder:
             Locked: when another process holds it.
             StorageFailed: when there can be no lock.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             fd = os.open(self.lock, flags, 0o600)
         except OSError as error:
@@ -335,9 +347,20 @@ def storing(path: Path) -> Iterator[None]:
 
 def open_private(path: Path, mode: int = 0o600) -> BinaryIO:
     """A new file to write to, by default the user's alone. A symlink of that name is refused, not
-    followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, mode), "wb")
+    followed, and so is what blocks who writes to it, such as a FIFO."""
+    return os.fdopen(_made(path, os.O_TRUNC, mode), "wb")
+
+
+def open_appending(path: Path) -> TextIO:
+    """The same for text that is added to a file."""
+    return os.fdopen(_made(path, os.O_APPEND, 0o600), "w", encoding="utf-8")
+
+
+def _made(path: Path, flag: int, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(FileNotFoundError):
+        check_file(path)
+    return os.open(path, flags | flag, mode)
 
 
 def write_json(path: Path, value: Any) -> str:
@@ -349,7 +372,7 @@ def write_json(path: Path, value: Any) -> str:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file of any size."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

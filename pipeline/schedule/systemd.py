@@ -26,6 +26,8 @@ Type=oneshot
 User={user}
 UMask=0077
 WorkingDirectory={directory}
+# A core dump would hold the key.
+LimitCORE=0
 ExecStart={command}
 {credential}
 # SIGTERM: no more rows are sent, and the answers on their way, which are paid for, are waited for:
