@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.access import KEY_VARIABLE
 from pipeline.errors import Refused
-from pipeline.network import is_loopback
+from pipeline.network import is_loopback, split_address
 from pipeline.spec import JobSpec
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -79,7 +79,7 @@ def find_endpoint(text: str, where: str, environment: Mapping[str, str] = os.env
     """
     url = _VARIABLE.sub(lambda found: _value(found[1], where, environment), text).strip()
     try:
-        parts = urlsplit(url)
+        parts = split_address(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise Refused(f"{where}: not an address. Nothing was sent.") from None

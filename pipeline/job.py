@@ -68,7 +68,7 @@ class Job:
         words = list(self.sending)
         given = words.index(_MAX_PAID) + 1 if _MAX_PAID in words[:-1] else None
         limit = self.spec.max_paid if self.spec else None
-        if given is not None:
+        if given is not None and words[given].isdecimal():  # a caller's own words may be anything
             limit = int(words[given])
         if limit is None or paid < limit or not rows:
             return self

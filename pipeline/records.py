@@ -243,7 +243,7 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
             bound(db, path)
         return version > 0
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
             return False
         raise
 
