@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.errors import Refused
-from pipeline.network import check_way, is_host, is_loopback
+from pipeline.network import check_way, is_host, is_loopback, split_address
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"
@@ -132,7 +131,7 @@ def _host(url: str, where: str) -> str:
     # What stands before an @ is a password.
     shown = f"{where} {url.rpartition('@')[2]}" if url else where
     try:
-        parts = urlsplit(url)
+        parts = split_address(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise Refused(f"{shown}: not an address. {_FORM} Nothing was sent.") from None

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.answer import read_answer
 from pipeline.columns import lists, numbers, texts
 from pipeline.errors import StorageFailed
-from pipeline.files import open_private, storing, sync, sync_file, sync_folder
+from pipeline.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 from pipeline.ledger import Part, SqliteLedger
 from pipeline.marks import marks_of
 from pipeline.records import Finished, finished
@@ -28,6 +28,8 @@ from pipeline.records import Finished, finished
 PART_ROWS = 2000
 PART_BYTES = 16 * 1024 * 1024
 EMPTY_PART = "part-00000.parquet"
+PART_FILE_BYTES = 1 << 30
+"""The most that a part's file may have: its answers are some 16 MB, its requests may be longer."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 RESULTS_SCHEMA = pa.schema(
@@ -109,7 +111,7 @@ class Sealer:
     def _finish(self, part: Part) -> None:
         """The crash came between naming and sealing: the file is there whole, or not at all."""
         path = self._folder / part.name
-        if path.exists() and _sha256(path.read_bytes()) == part.sha256:
+        if _is_part(path, part.sha256):
             with storing(path):  # the kill may have come before the sync of its rename
                 sync_file(path)
                 sync_folder(self._folder)
@@ -142,6 +144,14 @@ class Sealer:
                 raise OSError("what was read back is not what was written")
             draft.rename(self._folder / name)
             sync_folder(self._folder)
+
+
+def _is_part(path: Path, sha256: str) -> bool:
+    """Whether the file at `path` is the part with this checksum."""
+    try:
+        return sha256_of(path) == sha256
+    except OSError:
+        return False
 
 
 def _parquet(rows: list[Finished], workflow: str) -> bytes:

@@ -14,6 +14,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from typing import Any
 
@@ -45,7 +46,9 @@ def row_sum(*values: Any) -> bytes:
 def register(db: sqlite3.Connection) -> None:
     """Lets a connection write summed tables and check them."""
     db.create_function(FUNCTION, -1, row_sum, deterministic=True)
-    # Some builds of SQLite let no schema call a function of the application's own.
+    # Without it no schema may call a function of the application's own, and Python cannot mark
+    # one as harmless. What a schema can call is bounded otherwise: `schema.check_version` refuses
+    # every ledger with anything but the runner's own tables before a statement runs on them.
     db.execute("PRAGMA trusted_schema = ON")
 
 
@@ -60,6 +63,35 @@ def columns_of(schema: str) -> dict[str, tuple[str, ...]]:
     }
     db.close()
     return found
+
+
+def kinds_of(schema: str) -> dict[str, str]:
+    """For each table that a schema makes, an SQL expression with ``{0}`` for its alias: whether the
+    values of a row are of their columns' types, and its numbers ones that a run can write.
+
+    SQLite keeps a text in a column of numbers, and the sums of whoever put it there are right.
+    """
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(schema)
+        return {
+            table: " AND ".join(
+                _kind(column, kind, required or key)
+                for _, column, kind, required, _, key in db.execute(f"PRAGMA table_info({table})")
+            )
+            for table, *_ in _TABLE.findall(schema)
+        }
+
+
+def _kind(column: str, kind: str, required: bool) -> str:
+    value = f"{{0}}.{column}"
+    test = f"typeof({value}) = '{kind.lower()}'"
+    if kind in _RANGES:
+        test += " AND {} BETWEEN {} AND {}".format(value, *_RANGES[kind])
+    return f"({test})" if required else f"({value} IS NULL OR {test})"
+
+
+# Times in seconds that a calendar has, years 68 to 8307, and numbers that a float holds.
+_RANGES = {"REAL": ("-6e10", "2e11"), "INTEGER": (-(1 << 53), 1 << 53)}
 
 
 def with_sums(schema: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.prepare import Prepared
 from pipeline.records import Read
 from pipeline.repaid import refuse_repaying
 from pipeline.tokens import plan_token
-from pipeline.wording import counted, listed, nearest
+from pipeline.wording import counted, few_words, listed, nearest
 
 Ask = Callable[[str], bool]
 
@@ -134,7 +134,7 @@ def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) 
     known = {*here, *ErrorCode, *API_CODES, *read(records.codes_seen)}
     for code in sorted(codes):
         if code not in known and not _HTTP_CODE.fullmatch(code):
-            shown = f"The codes here are: {', '.join(here)}." if here else "No row has one here."
+            shown = f"The codes here are: {few_words(here)}." if here else "No row has one here."
             raise Refused(
                 f'There is no error code "{code}".{nearest(code, known)} {shown} Nothing was sent.'
             )

@@ -30,7 +30,7 @@ from urllib.request import getproxies, proxy_bypass
 from pipeline.errors import Refused
 from pipeline.figures import PROMETHEUS_START
 from pipeline.masking import Mask
-from pipeline.network import is_local, is_loopback
+from pipeline.network import is_local, is_loopback, split_address
 from pipeline.spec import JobSpec
 
 PREFIX = "PIPELINE_NOTIFY_"
@@ -127,7 +127,7 @@ def find_endpoint(
     """
     url = _VARIABLE.sub(lambda found: _value(found[1], where, environment), text).strip()
     try:
-        parts = urlsplit(url)
+        parts = split_address(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise Refused(f"{where}: not an address. Nothing was sent.") from None

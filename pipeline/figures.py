@@ -12,8 +12,23 @@ PROMETHEUS_START = "# HELP pipeline_"
 """How each text of `prometheus` begins."""
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
-_CODES_SHOWN = 20
+CODES_SHOWN = 20
+"""How many codes are named one by one where people and monitors look."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>&<$@:])")
+
+
+def few_codes(by_code: Mapping[str, int], rest: str = "other") -> dict[str, int]:
+    """The most frequent codes with their rows, and all others as one, called `rest`.
+
+    A code is what a server says, or a ledger of somebody else: each may be another one. The rows
+    add up to the same number.
+    """
+    found = sorted(by_code.items(), key=lambda one: -one[1])
+    few = dict(found[:CODES_SHOWN])
+    more = sum(rows for _, rows in found[CODES_SHOWN:])
+    if more:
+        few[rest] = few.get(rest, 0) + more
+    return few
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +44,7 @@ class Gauge:
 def gauges(summary: Summary, ended_at: float) -> tuple[Gauge, ...]:
     """What a summary says of a job, `ended_at` in seconds since 1970."""
     rows = tuple(({"state": state}, getattr(summary, state)) for state in _STATES)
-    codes = tuple(({"code": code}, rows) for code, rows in summary.by_code.items())
+    codes = tuple(({"code": code}, rows) for code, rows in few_codes(summary.by_code).items())
     paid = tuple(({"bound": bound}, getattr(summary, f"paid_{bound}")) for bound in _BOUNDS)
     stopped = (({"code": summary.stopped}, 1),) if summary.stopped else ()
     return (
@@ -74,8 +89,8 @@ def markdown(summary: Summary, error: str | None = None) -> str:
     ]
     if summary.by_code:
         lines += ["", "| error code | rows |", "| --- | --- |"]
-        codes = list(summary.by_code.items())
-        lines += [f"| {_plain(code)} | {rows} |" for code, rows in codes[:_CODES_SHOWN]]
+        codes = few_codes(summary.by_code).items()
+        lines += [f"| {_plain(code)} | {rows} |" for code, rows in codes]
     if error:
         lines += ["", _plain(error, 500)]
     return "\n".join([*lines, "", ""])

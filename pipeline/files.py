@@ -19,9 +19,10 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TextIO
 
 from pipeline.errors import DiskRefused
+from pipeline.opening import check_file, open_file
 
 _SHOWN_CHARACTERS = 40  # of a draft's name; a name has 255 bytes at most
 _DRAFT = re.compile(r"\.(.*)\.[0-9a-f]{8}\.draft", re.DOTALL)
@@ -158,9 +159,20 @@ def storing(path: Path) -> Iterator[None]:
 
 def open_private(path: Path, mode: int = 0o600) -> BinaryIO:
     """A new file to write to, by default the user's alone. A symlink of that name is refused, not
-    followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, mode), "wb")
+    followed, and so is what blocks who writes to it, such as a FIFO."""
+    return os.fdopen(_made(path, os.O_TRUNC, mode), "wb")
+
+
+def open_appending(path: Path) -> TextIO:
+    """The same for text that is added to a file."""
+    return os.fdopen(_made(path, os.O_APPEND, 0o600), "w", encoding="utf-8")
+
+
+def _made(path: Path, flag: int, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(FileNotFoundError):
+        check_file(path)
+    return os.open(path, flags | flag, mode)
 
 
 def write_json(path: Path, value: Any) -> str:
@@ -170,9 +182,9 @@ def write_json(path: Path, value: Any) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file of any size."""
-    with path.open("rb") as file:
+def sha256_of(path: Path, *, follow: bool = False) -> str:
+    """The SHA-256 of a file of any size. `follow`: it may be a link, as a file of the user's."""
+    with open_file(path, follow=follow) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.mounts import network_file_system
+from pipeline.opening import is_file, open_file
 from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
 _BLOCK = 64 * 1024
@@ -111,12 +112,27 @@ class RunFolder:
                 "`output:` or --output to a new folder, for example "
                 f"{self.path / 'run'}. Nothing was sent."
             )
-        links = [path.name for path in self.path.iterdir() if path.is_symlink()]
-        if links:
-            raise Refused(
-                f"{self.path}: {links[0]} is a link, and links in a run folder are not followed. "
-                "Put the file itself there, or remove the link. Nothing was sent."
-            )
+        self.refuse_odd()
+
+    def refuse_odd(self) -> None:
+        """Refuses what is neither a file nor a folder in the folder: what is written through a link
+        lands elsewhere, and a FIFO blocks who opens it. Changes nothing.
+
+        Raises:
+            Refused: with its name.
+            OSError: when the folder cannot be read.
+        """
+        for path in sorted(self.path.iterdir()):
+            if path.is_symlink():
+                raise Refused(
+                    f"{self.path}: {path.name} is a link, and links in a run folder are not "
+                    "followed. Put the file itself there, or remove the link. Nothing was sent."
+                )
+            if not (path.is_dir() or is_file(path)):
+                raise Refused(
+                    f"{self.path}: {path.name} is no regular file, and no run has made it. Remove "
+                    "it. Nothing was sent."
+                )
 
     def create(self) -> None:
         """Makes the folder (0700), durably, and sees that it can be written to.
@@ -151,15 +167,12 @@ class RunFolder:
     def in_use(self) -> bool:
         """Whether a process holds the folder now."""
         try:
-            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with open_file(self.lock) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        finally:
-            os.close(fd)
+        except OSError:
+            return False
         return False
 
     @contextlib.contextmanager
@@ -168,9 +181,8 @@ class RunFolder:
         to keep it out by, and where commits are in the ledger's log only."""
         with contextlib.ExitStack() as stack:
             try:
-                fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                stack.callback(os.close, fd)
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                file = stack.enter_context(open_file(self.lock))
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 log = self.ledger.with_name(f"{LEDGER}-wal")
                 resting = not (log.exists() and log.stat().st_size)
             except OSError:
@@ -230,7 +242,7 @@ class RunFolder:
             Locked: when another process holds it.
             StorageFailed: when there can be no lock.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             fd = os.open(self.lock, flags, 0o600)
         except OSError as error:

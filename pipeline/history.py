@@ -6,7 +6,7 @@ a run that was killed has its figures too.
 
 from __future__ import annotations
 
-import json
+import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,13 @@ from typing import Any
 
 from pipeline.job import Job
 from pipeline.model import ErrorCode
+from pipeline.opening import as_object, last_lines
 from pipeline.records import reading
 from pipeline.schema import altered, intact
 from pipeline.summary import refuse_before_first_run
+
+# Of a longer log only the end is read: a line a minute and one for each failed row is far less.
+_LOG_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +138,17 @@ def _past_run(
 def _limits_used(log: Path) -> dict[str, float]:
     """By run, from the log: it is no record of what was paid, so nothing is lost without it."""
     used: dict[str, float] = {}
-    try:
-        with log.open("rb") as file:
-            for line in file:
-                if b'"pace_ended"' in line:
-                    _note(line, used)
-    except OSError:
-        pass
+    for line in last_lines(log, _LOG_BYTES):
+        if b'"pace_ended"' in line:
+            _note(line, used)
     return used
 
 
 def _note(line: bytes, used: dict[str, float]) -> None:
     try:
-        said = json.loads(line)
-    except ValueError:  # the end of a line that a power cut left
-        return
-    if said.get("event") == "pace_ended" and isinstance(said.get("used"), int | float):
-        used[str(said.get("run_id"))] = float(said["used"])
+        said = as_object(line)
+        share = float(said["used"])
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return  # the end of a line that a power cut left
+    if said.get("event") == "pace_ended" and math.isfinite(share):
+        used[str(said.get("run_id"))] = share

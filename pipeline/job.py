@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.access import SANDBOX_HOST
+from pipeline.access import DEFAULT_BASE_URL, SANDBOX_HOST, URL_VARIABLE
 from pipeline.errors import PipelineError, Refused
 from pipeline.folder import RunFolder
-from pipeline.model import JsonObject
+from pipeline.noted import BASE_URL, KEY_FILE, Noted, read_note
+from pipeline.opening import is_file
 from pipeline.spec import JobSpec, load_spec
 
 SANDBOX_SUFFIX = ".sandbox"
@@ -25,6 +26,8 @@ class Job:
     `spec` is None for a run folder whose spec is gone: it can be looked at, not run. `words` are
     what the user calls it on a command line; `sending` are the options besides that make `run` and
     `resume` do the same again, such as an address. `limit` is the `--limit` of the last run.
+    `withheld` are options of the last run, by name, that stand in no command because only its
+    folder says so: they decide where the key goes, and a folder may come from somebody else.
     """
 
     name: str
@@ -34,6 +37,22 @@ class Job:
     words: tuple[str, ...]
     sending: tuple[str, ...] = ()
     limit: int | None = None
+    withheld: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def to_add(self) -> str | None:
+        """What a person has to add to this job's commands for what is withheld; None for
+        nothing."""
+        if not self.withheld:
+            return None
+        told = [
+            name if name == KEY_FILE else f"{name} (the folder says that it was {value})"
+            for name, value in self.withheld.items()
+        ]
+        return (
+            "The last run had options that decide where your key goes, and no command repeats them "
+            f"from a run folder. Add them yourself, if you know them: {', '.join(told)}."
+        )
 
     def command(self, verb: str, *options: str) -> str:
         """A command line about this job, to be pasted."""
@@ -49,7 +68,7 @@ class Job:
         words = list(self.sending)
         given = words.index(_MAX_PAID) + 1 if _MAX_PAID in words[:-1] else None
         limit = self.spec.max_paid if self.spec else None
-        if given is not None and words[given].isdecimal():  # a note on disk may hold anything
+        if given is not None and words[given].isdecimal():  # a caller's own words may be anything
             limit = int(words[given])
         if limit is None or paid < limit or not rows:
             return self
@@ -62,7 +81,7 @@ class Job:
     def rehearsed(self) -> bool:
         """Whether there is a rehearsal of it, in the folder beside its own."""
         beside = self.folder.path.with_name(self.folder.path.name + SANDBOX_SUFFIX)
-        return not self.sandbox and RunFolder(beside).run.exists()
+        return not self.sandbox and read_note(beside) is not None
 
     def to_run(self) -> JobSpec:
         """The spec, for commands that cannot do without.
@@ -128,9 +147,14 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
 
     A spec that was moved or renamed goes on in its folder: the old one is gone then.
     """
-    other = Path(str(_about(job.folder).get("spec", "")))
-    if not other.is_file() or other.resolve() == spec.source.resolve():
+    noted = read_note(job.folder.path)
+    if (
+        noted is None
+        or not is_file(noted.spec, follow=True)
+        or noted.spec.resolve() == spec.source.resolve()
+    ):
         return
+    other = noted.spec
     try:
         known = load_spec(other)
     except PipelineError:
@@ -145,36 +169,33 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
 
 
 def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
-    about, folder = _about(RunFolder(path.absolute())), RunFolder(path.absolute())
-    try:
-        name, source, host = about["job"], Path(about["spec"]), about["host"]
-    except KeyError:
+    folder = RunFolder(path.absolute())
+    noted = read_note(folder.path)
+    if noted is None:
         raise Refused(
-            f"{path}: neither a job spec nor a run folder (it has no run.json that can be read). "
-            "Name the spec, a .yaml file. Nothing was sent."
-        ) from None
+            f"{path}: neither a job spec nor a run folder: it has no run.json, or one that no run "
+            "wrote. Name the spec, a .yaml file. Nothing was sent."
+        )
     try:
-        spec = replace(load_spec(source), output=folder.path)
+        spec = replace(load_spec(noted.spec), output=folder.path)
     except PipelineError:
-        return Job(name, folder, None, False, words)
-    return Job(name, folder, spec, host == SANDBOX_HOST, words)
+        return Job(noted.job, folder, None, False, words)
+    return Job(noted.job, folder, spec, noted.host == SANDBOX_HOST, words)
 
 
 def _as_last_run(job: Job) -> Job:
-    """The job with what its last run was told besides. A note on disk may hold anything."""
-    about = _about(job.folder)
-    said, limit = about.get("sending"), about.get("limit")
-    return replace(
-        job,
-        sending=tuple(map(str, said)) if isinstance(said, list) else (),
-        limit=limit if isinstance(limit, int) else None,
-    )
+    """The job with what its last run was told besides."""
+    noted = read_note(job.folder.path)
+    if noted is None:
+        return job
+    return replace(job, sending=noted.sending, limit=noted.limit, withheld=_withheld(noted))
 
 
-def _about(folder: RunFolder) -> JsonObject:
-    """What the last run noted of itself; nothing where there is none."""
-    try:
-        about = json.loads(folder.run.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
+def _withheld(noted: Noted) -> dict[str, str]:
+    """What the commands lack: an address that the environment names needs no option."""
+    address = os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
+    return {
+        name: value
+        for name, value in noted.withheld.items()
+        if (name, value) != (BASE_URL, address)
+    }

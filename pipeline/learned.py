@@ -16,11 +16,11 @@ import json
 import math
 import os
 import secrets
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.opening import as_object, open_file
 from pipeline.pacing import MOST_LIMIT, Learned, Pace
 from pipeline.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
 
@@ -133,15 +133,12 @@ def _folder(environment: Mapping[str, str]) -> Path | None:
 def _read(path: Path) -> dict[str, Any]:
     """The object in a file of our own; an empty one for whatever else is there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            facts = os.fstat(fd)
-            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
+        with open_file(path, _MOST_BYTES) as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
                 return {}
-            held = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+            return as_object(file.read(_MOST_BYTES))
+    except (OSError, ValueError):
         return {}
-    return held if isinstance(held, dict) else {}
 
 
 def _write(path: Path, held: dict[str, Any]) -> None:

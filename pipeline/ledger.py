@@ -40,6 +40,7 @@ from pipeline.schema import (
     check_version,
     connect,
     intact,
+    part_name,
     tables_since,
     undamaged,
     unusable,
@@ -389,6 +390,8 @@ class SqliteLedger:
             ).fetchone()
             if found and not found[5]:
                 raise altered("what it says of a part")
+            if found:
+                part_name(found[1])
             return Part(*found[:5]) if found else None
 
         return self.read(operation)
@@ -544,12 +547,13 @@ def open_ledger(
             open_private(path).close()
     connection = connect(path, read_only=False)
     try:
+        version = check_version(path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         # On macOS only; see `files.sync`.
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA checkpoint_fullfsync = ON")
-        _create(path, connection)
+        _create(connection, version)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -562,8 +566,7 @@ def open_ledger(
         ledger.close()
 
 
-def _create(path: Path, db: sqlite3.Connection) -> None:
-    version = check_version(path, db)
+def _create(db: sqlite3.Connection, version: int) -> None:
     if version < SCHEMA_VERSION:
         facts = _FIRST_FACTS + (_FACTS_OF_SCHEMA_1 if version == 1 else "")
         made = f"{tables_since(version)}{facts}PRAGMA user_version = {SCHEMA_VERSION};"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipeline.events import (
     Stopping,
     Waiting,
 )
-from pipeline.files import storing
+from pipeline.files import open_appending, storing
 from pipeline.model import Clock, JsonObject, Verdict
 from pipeline.wording import json_line
 
@@ -36,9 +35,8 @@ class EventLog:
     """
 
     def __init__(self, path: Path, clock: Clock, run_id: str = "") -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         with storing(path):
-            self._file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+            self._file = open_appending(path)
         self._path = path
         self._clock = clock
         self._run_id = run_id

@@ -237,12 +237,14 @@ class Stopped:
 class NextStep:
     """What goes on from where a job stands: a command of `words` that sends at most `rows` rows.
 
-    `edit` is what a person has to edit before the command can help.
+    `edit` is what a person has to edit before the command can help, `to_add` what a person has to
+    add to it.
     """
 
     words: tuple[str, ...]
     rows: int
     edit: str | None = None
+    to_add: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +277,9 @@ class Summary:
     exit_code: int
     failed_notifications: dict[str, str] = field(default_factory=dict)
     """Whom of `notify:` and hosted CI the run could not tell how it ended, each with the reason."""
+    resume_needs: list[str] = field(default_factory=list)
+    """Options that `resume_command` lacks: the last run had them, they decide where the key goes,
+    and a command never takes them from a run folder."""
     next_step: NextStep | None = None
 
 

@@ -7,7 +7,6 @@ folders beside it, and in those of the other jobs that run the same workflow.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline import records
 from pipeline.errors import PipelineError
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, stored_row_keys
+from pipeline.opening import as_object
 from pipeline.placing import count_paid
 from pipeline.plan import Plan
 from pipeline.records import reading
@@ -69,7 +69,7 @@ def _paid_in(folder: RunFolder, host: str, keys: Iterable[bytes]) -> int:
     try:
         with reading(folder.ledger) as read:
             pinned = read(records.meta(records.PINNED))
-            if pinned is None or json.loads(pinned)["host"] != host:
+            if pinned is None or as_object(pinned)["host"] != host:
                 return 0
             return read(count_paid(keys))
     except (PipelineError, OSError, ValueError, KeyError):

@@ -13,11 +13,12 @@ import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pipeline.errors import Refused
 
+_IN_BRACKETS = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _HOST = re.compile(r"[\w.:-]+")
 _KEY_LOG = "SSLKEYLOGFILE"
 
@@ -58,7 +59,7 @@ def find_proxy(url: str) -> Proxy | None:
 
 def _proxy(text: str, where: str) -> Proxy:
     try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
+        parts = split_address(text if "://" in text else f"http://{text}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise _unusable(where) from None
@@ -110,6 +111,20 @@ def _refusing(name: str, path: str, advice: str) -> Iterator[None]:
             f"{name}: {path} cannot be used ({reason}). {advice}, or unset the variable. Nothing "
             "was sent."
         ) from None
+
+
+def split_address(url: str) -> SplitResult:
+    """The parts of an address, as every library reads them that may open it.
+
+    Raises:
+        ValueError: for what is no address, and for an IPv6 address with a zone or with anything
+            around its brackets: `urlsplit` takes ``http://example.org[::1]`` for this machine.
+    """
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    if ("[" in place or "]" in place) and not _IN_BRACKETS.fullmatch(place):
+        raise ValueError("not an IPv6 address")
+    return parts
 
 
 def is_host(text: str) -> bool:

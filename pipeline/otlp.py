@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from pipeline.endpoint import in_time, late
 from pipeline.events import AttemptEnded, Event
-from pipeline.figures import gauges
+from pipeline.figures import few_codes, gauges
 from pipeline.model import Summary, Verdict
 from pipeline.telemetry import Collector
 
@@ -46,7 +45,6 @@ _LABELS = {"state": "pipeline.row.state", "code": "error.type", "bound": "pipeli
 _INTERVAL_MS = 60_000.0
 
 # A server may make up a code for every row, and a backend keeps a series for each.
-_CODES_TOLD = 20
 _OTHER = "_OTHER"
 
 # The HTTP conventions' buckets end at 10 s, where the answers of a workflow begin.
@@ -289,7 +287,4 @@ def _attributes(summary: Summary) -> Attributes:
 
 def _few_codes(summary: Summary) -> Summary:
     """The same with a bounded number of codes."""
-    by_code: Counter[str] = Counter()
-    for code, rows in summary.by_code.items():
-        by_code[code if len(by_code) < _CODES_TOLD else _OTHER] += rows
-    return replace(summary, by_code=dict(by_code))
+    return replace(summary, by_code=few_codes(summary.by_code, _OTHER))

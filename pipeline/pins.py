@@ -14,8 +14,10 @@ from pipeline import records
 from pipeline.access import SANDBOX_HOST, URL_VARIABLE
 from pipeline.errors import Refused
 from pipeline.model import TEXT_RULES, JsonObject
+from pipeline.opening import as_object
 from pipeline.plan import Variables
 from pipeline.records import Read, reached
+from pipeline.schema import altered
 from pipeline.spec import JobSpec
 
 _NAMED = 5
@@ -138,7 +140,7 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
             f"{belongs} Name that address by --base-url or {URL_VARIABLE}, or use another "
             "`output:` for another host. Nothing was sent."
         )
-    known = {number: json.loads(text) for number, text in read(records.pin_sets).items()}
+    known = {number: _settings(text) for number, text in read(records.pin_sets).items()}
     return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})
 
 
@@ -151,8 +153,17 @@ def _same_host(before: str, now: str, read: Read) -> bool:
 
 def _pinned(read: Read) -> JsonObject | None:
     stored = read(records.meta(records.PINNED))
-    pins: JsonObject | None = json.loads(stored) if stored else None
-    return pins
+    return _settings(stored) if stored else None
+
+
+def _settings(text: str) -> JsonObject:
+    try:
+        pins = as_object(text)
+        if all(isinstance(pins[name], str) for name in ("host", "workflow")):
+            return pins
+    except (ValueError, KeyError):
+        pass
+    raise altered("what the folder is tied to")
 
 
 def pinned_workflow(read: Read) -> str | None:

@@ -6,11 +6,13 @@ writer's thread; `reading` gives other processes one unchanging view.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,11 +21,14 @@ from pipeline.model import ErrorCode, State, StopCode, Verdict
 from pipeline.schema import (
     add_missing,
     altered,
+    bound,
     check_version,
     connect,
     empty,
     intact,
     lost,
+    part_name,
+    typed,
     undamaged,
     unusable,
 )
@@ -235,9 +240,10 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
         version = check_version(path, db)
         if version:
             add_missing(db, version)
+            bound(db, path)
         return version > 0
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
             return False
         raise
 
@@ -277,15 +283,18 @@ def counts(db: sqlite3.Connection) -> Counts:
     """Where the rows of the sheet stand, and what was or may have been paid."""
     endings: Counter[Ending] = Counter()
     for state, code, *flags, rows in db.execute(_ENDINGS):
-        endings[Ending(_state(state), code, *(flag == 1 for flag in flags))] += rows
+        endings[Ending(_state(state), _code(code), *(flag == 1 for flag in flags))] += rows
     paid_min, paid_max = db.execute(
         "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
     ).fetchone()
     last = db.execute(
-        "SELECT rows, skipped, run_id, finished_at IS NULL OR stopped IS NOT NULL FROM runs"
-        " ORDER BY run DESC LIMIT 1"
+        "SELECT rows, skipped, run_id, finished_at IS NULL OR stopped IS NOT NULL,"
+        f" {typed('runs', 'r')} AND rows BETWEEN 0 AND ? FROM runs r ORDER BY run DESC LIMIT 1",
+        (_MOST_ROWS,),
     ).fetchone()
-    rows, skipped, run_id, cut_short = last or (0, 0, "", 0)
+    rows, skipped, run_id, cut_short, of_a_run = last or (0, 0, "", 0, 1)
+    if not of_a_run:
+        raise altered("what it says of a run")
     # A row that is skipped now keeps the answer that it has.
     kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
     endings[Ending(State.OK)] += kept
@@ -416,7 +425,7 @@ def unfinished(db: sqlite3.Connection, *, believing: bool = False) -> Iterator[U
             row_id,
             sheet_row,
             _state(state),
-            code,
+            _code(code),
             message,
             status,
             attempts,
@@ -492,10 +501,12 @@ def check_structure(db: sqlite3.Connection) -> None:
 def last_run(db: sqlite3.Connection) -> LastRun | None:
     """The run that began last; None before the first."""
     found = db.execute(
-        "SELECT run_id, started_at, finished_at, exit_code, stopped FROM runs"
-        " ORDER BY run DESC LIMIT 1"
+        f"SELECT {typed('runs', 'r')}, run_id, started_at, finished_at, exit_code, stopped"
+        " FROM runs r ORDER BY run DESC LIMIT 1"
     ).fetchone()
-    return LastRun(*found) if found else None
+    if found and not found[0]:
+        raise altered("what it says of a run")
+    return LastRun(*found[1:]) if found else None
 
 
 def open_marks(db: sqlite3.Connection) -> int:
@@ -559,7 +570,7 @@ def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
     ).fetchall()
     if not all(whole for *_, whole in found):
         raise altered("what it says of a part")
-    return [Sealed(name, sha256, rows) for name, sha256, rows, _ in found]
+    return [Sealed(part_name(name), sha256, rows) for name, sha256, rows, _ in found]
 
 
 # A duplicate stands where the row stands that is sent for it. CROSS: without duplicates nothing of
@@ -626,6 +637,18 @@ _ANSWERED = (
 )
 
 _STATES = {str(state): state for state in State}
+
+
+# Tables of that many rows take a gigabyte. The runner is for a million.
+_MOST_ROWS = 50_000_000
+_A_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@lru_cache(1000)
+def _code(code: object) -> str | None:
+    if code is None or (isinstance(code, str) and _A_CODE.fullmatch(code)):
+        return code
+    raise altered("the code of a row")
 
 
 def _state(text: str) -> State:

@@ -27,10 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import records
-from pipeline.checkpoint import RESULTS_SCHEMA, results_table
+from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.opening import read_file
 from pipeline.records import Read, Sealed
 
 STRETCH_BYTES = 12 * 1024 * 1024
@@ -168,7 +169,7 @@ def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Tab
     """
     path = folder.results / part.name
     try:
-        content = path.read_bytes()
+        content = read_file(path, PART_FILE_BYTES)
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise OSError("it is not what was written")
         return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns))

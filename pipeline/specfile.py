@@ -17,6 +17,7 @@ from typing import TypeVar
 import yaml
 
 from pipeline.errors import Refused
+from pipeline.opening import open_file
 from pipeline.wording import nearest
 
 MAX_SPEC_BYTES = 1_000_000
@@ -56,7 +57,8 @@ def compose(path: Path) -> yaml.MappingNode:
         Refused: when there are none.
     """
     try:
-        raw = path.read_bytes()
+        with open_file(path, follow=True) as file:
+            raw = file.read(MAX_SPEC_BYTES + 1)
     except OSError as error:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = "" if path.exists() else nearest(path.name, beside) or f" {_INIT}"

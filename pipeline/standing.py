@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.advice import edit_first
+from pipeline.figures import CODES_SHOWN
 from pipeline.model import ErrorCode, NextStep, State
 from pipeline.records import Counts, Ending, Unfinished
 from pipeline.wording import counted
@@ -152,14 +153,20 @@ def _resume(
 ) -> NextStep | None:
     """The command that sends the `wanted` rows, of the rows that are `there`.
 
-    It names codes unless it sends all that is there anyway. It names no code of failed rows that
-    may have been billed: about those `report` tells what they may cost.
+    It names codes unless it sends all that is there anyway, and of many the most frequent ones: a
+    server can make up a code for each row. It names no code of failed rows that may have been
+    billed: about those `report` tells what they may cost.
     """
     costly = {e.code for e in there if e.state is State.FAILED and e.maybe_paid}
     codes = {ending.code for ending in wanted} - costly
     if not codes:
         return None
     every = not pending and codes == {ending.code for ending in there}
+    if not every:
+        found: Counter[str | None] = Counter()
+        for ending, rows in wanted.items():
+            found[ending.code] += rows if ending.code in codes else 0
+        codes = {code for code, _ in found.most_common(CODES_SHOWN) if code in codes}
     words = [] if every else ["--only", ",".join(sorted(code or "" for code in codes))]
     words += ["--ambiguous"] if ambiguous else []
     rows = sum(number for ending, number in there.items() if ending.code in codes)

@@ -106,7 +106,8 @@ def summarize(
         failures=str(job.folder.failures),
         resume_command=job.command(*step.words) if step else None,
         exit_code=_exit_code(stopped, states if concern is None else concern, signal_exit),
-        next_step=step,
+        next_step=replace(step, to_add=job.to_add) if step else None,
+        resume_needs=list(job.withheld),
     )
 
 

@@ -6,17 +6,19 @@ one of them had a ledger that knew of a run, whatever killed that run and whenev
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.noted import RUN_NOTE, read_note
+from pipeline.opening import last_lines
+
 LEDGER = "ledger.sqlite"
 # In the order in which a message should name them. Not the lock, the empty part, the sheet's new
 # copy or a log without a run: a run that is refused leaves those.
 _OF_A_RUN = (
-    "run.json",
+    RUN_NOTE,
     "summary.json",
     "failures.csv",
     "input.parquet",
@@ -25,6 +27,8 @@ _OF_A_RUN = (
 )
 _PARTS = "results/part-*[1-9]*.parquet"  # part 0 is empty and always there
 _LOG = "log.jsonl"
+# A run that is refused writes a line or two: no log of this size is without a run.
+_LOG_BYTES = 256 << 20
 _RUN_IN_LOG = b'"event": "run_started"'
 
 _OURS = re.compile(
@@ -32,7 +36,8 @@ _OURS = re.compile(
     r"|(ledger|sandbox-book)\.sqlite)"
     r"(\.new|(\.[0-9a-f]{8})?\.draft|-wal|-shm|-journal)?"
 )
-_A_PART = re.compile(r"\.?part-\d+\.parquet")
+PART = re.compile(r"part-[0-9]+\.parquet")
+"""The name of a part of the results."""
 # Git and desktops put these into folders that are empty to their user.
 _OF_NOBODY = frozenset((".gitkeep", ".gitignore", ".keep", ".DS_Store"))
 
@@ -47,7 +52,8 @@ class Trace(NamedTuple):
 def find_trace(folder: Path) -> Trace | None:
     """A trace of a run, by preference one that names the last run; None where there is none."""
     file = next(_files_of_a_run(folder), None)
-    return None if file is None else Trace(file, _run_id(folder / "run.json"))
+    noted = read_note(folder)
+    return None if file is None else Trace(file, noted.run_id if noted else None)
 
 
 def _files_of_a_run(folder: Path) -> Iterator[str]:
@@ -65,21 +71,10 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _run_id(path: Path) -> str | None:
-    try:
-        about = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    run_id = about.get("run_id") if isinstance(about, dict) else None
-    return run_id if isinstance(run_id, str) else None
-
-
 def _logged_a_run(path: Path) -> bool:
-    try:
-        with path.open("rb") as lines:
-            return any(_RUN_IN_LOG in line for line in lines)
-    except OSError:
-        return False
+    if _size(path) > _LOG_BYTES:
+        return True
+    return any(_RUN_IN_LOG in line for line in last_lines(path, _LOG_BYTES))
 
 
 def foreign(folder: Path) -> list[str]:
@@ -97,4 +92,6 @@ def foreign(folder: Path) -> list[str]:
 
 
 def _holds_parts_only(results: Path) -> bool:
-    return results.is_dir() and all(_A_PART.fullmatch(path.name) for path in results.iterdir())
+    if not results.is_dir():
+        return False
+    return all(PART.fullmatch(path.name.removeprefix(".")) for path in results.iterdir())

@@ -13,50 +13,65 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.opening import NotAFile, open_file
 
 _HEADER, _FRAME_HEADER = 32, 24
 _MAGIC = (0x377F0682, 0x377F0683)
 _USUAL_PAGE = 4096
+_PAGES = frozenset(1 << bits for bits in range(9, 17))
+# SQLite begins the log anew after some megabytes, unless a reader keeps its view for hours.
+_MOST_BYTES = 16 << 30
 _OF_A_CRASH = 1
 
 
 def is_damaged(ledger: Path) -> bool:
     """Whether commits would be lost that no crash can have cut off."""
     log = ledger.with_name(f"{ledger.name}-wal")
-    # Twice: a frame that a run is writing just now is whole a moment later.
-    return all(lost_commits(log) > _OF_A_CRASH for _ in range(2))
+    try:
+        # Twice: a frame that a run is writing just now is whole a moment later.
+        return all(lost_commits(log) > _OF_A_CRASH for _ in range(2))
+    except NotAFile:
+        return True
 
 
 def lost_commits(wal: Path) -> int:
     """How many commits are behind the first frame that SQLite would not read.
 
     0 where there is no log, and where another process began it anew in the meantime.
+
+    Raises:
+        NotAFile: where something else has its place, or it is larger than any run makes it.
     """
     try:
-        with wal.open("rb") as file:
-            content = file.read()
+        with open_file(wal, _MOST_BYTES) as file:
+            header = file.read(_HEADER)
+            lost = _lost(header, file) if len(header) == _HEADER else 0
             file.seek(0)
-            renewed = file.read(_HEADER) != content[:_HEADER]
+            return 0 if file.read(_HEADER) != header else lost
+    except NotAFile:
+        raise
     except OSError:
         return 0
-    return 0 if renewed or len(content) <= _HEADER + _FRAME_HEADER else _lost(content)
 
 
-def _lost(content: bytes) -> int:
-    magic, _, page, _, *said = struct.unpack(">8I", content[:_HEADER])
+def _lost(header: bytes, frames: BinaryIO) -> int:
+    magic, _, page, _, *said = struct.unpack(">8I", header)
     order = "<" if magic == _MAGIC[0] else ">"
-    salts = content[16:24]
-    sums = _checksum(content[:24], order, (0, 0))
-    whole = magic in _MAGIC and sums == tuple(said[2:])
+    salts: bytes | None = header[16:24]
+    sums = _checksum(header[:24], order, (0, 0))
+    whole = magic in _MAGIC and sums == tuple(said[2:]) and page in _PAGES
     if not whole:
-        page, salts = _USUAL_PAGE, content[_HEADER + 8 : _HEADER + 16]
+        page, salts = _USUAL_PAGE, None
     lost = 0
-    for start in range(_HEADER, len(content) - _FRAME_HEADER - page + 1, _FRAME_HEADER + page):
-        _, commit, *_, sum_1, sum_2 = struct.unpack(">6I", content[start : start + _FRAME_HEADER])
-        same_salts = content[start + 8 : start + 16] == salts
+    while len(frame := frames.read(_FRAME_HEADER + page)) == _FRAME_HEADER + page:
+        _, commit, *_, sum_1, sum_2 = struct.unpack(">6I", frame[:_FRAME_HEADER])
+        if salts is None:  # of a damaged header: those of the first frame
+            salts = frame[8:16]
+        same_salts = frame[8:16] == salts
         if whole:
-            data = content[start + _FRAME_HEADER : start + _FRAME_HEADER + page]
-            sums = _checksum(content[start : start + 8] + data, order, sums)
+            sums = _checksum(frame[:8] + frame[_FRAME_HEADER:], order, sums)
             whole = same_salts and sums == (sum_1, sum_2)
         if not whole and same_salts and commit:
             lost += 1

@@ -60,6 +60,13 @@ def listed(rows: Sequence[int], total: int | None = None) -> str:
     return f"{word} {numbers}" + (f" and {more} more" if more > 0 else "")
 
 
+def few_words(words: Iterable[str], most: int = 20) -> str:
+    """The first of some words, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint like ` Did you mean "story"?`, or nothing."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -89,12 +90,19 @@ class Forks:
         return self.wait(self.start(*words))
 
     def run(
-        self, command: list[str], environment: dict[str, str], timeout: float
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        timeout: float,
+        limits: dict[int, int] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` runs `command`, whose first three words are Python, -m, pipeline."""
+        """As `subprocess.run` runs `command`, whose first three words are Python, -m, pipeline.
+
+        `limits` are resource limits of the child; that of RLIMIT_AS is beyond what it has already.
+        """
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             asked = {"words": command[3:], "folder": folder, "environment": environment}
-            pid = self._ask(asked | {"here": os.getcwd()})
+            pid = self._ask(asked | {"here": os.getcwd(), "limits": list((limits or {}).items())})
             ended = os.pidfd_open(pid)
             try:
                 if not select.select([ended], [], [], timeout)[0]:
@@ -185,6 +193,12 @@ def _become(asked: dict) -> int:
             os.environ.update(asked["environment"])
             os.chdir(asked["here"])
             time.tzset()
+        for number, most in asked.get("limits", ()):
+            if number == resource.RLIMIT_AS:
+                most += (
+                    int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                )
+            resource.setrlimit(number, (most, most))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "stdout"), (2, "stderr")):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -111,7 +111,7 @@ def test_the_object_has_exactly_the_fields_that_people_script_against():
     fields = (
         "schema_version run_id job rows ok failed ambiguous pending skipped paid_min paid_max "
         "by_code stopped requests rate_limited duration_s results report failures "
-        "resume_command exit_code failed_notifications"
+        "resume_command exit_code failed_notifications resume_needs"
     )
     assert list(as_json(summary(ok=1))) == fields.split()
 

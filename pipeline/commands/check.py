@@ -72,8 +72,10 @@ def check(**said: Any) -> None:
         )
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said["quiet"] or code:
-            more = words_said(said, ("accept_changes", "rate", "key_file", *_OF_PLAN))
+            more = words_said(said, ("accept_changes", "rate", "base_url", "key_file", *_OF_PLAN))
             answer(said, *check_lines(checked, job.command(verb, *more)))
+            if job.to_add and checked.to_send:
+                answer(said, job.to_add)
         if said["as_json"]:
             print_json(asdict(checked) | {"exit_code": code})
         return code

@@ -53,6 +53,8 @@ def job_said(said: Said) -> Job:
     )
     if _sends(said):
         job = replace(job, limit=said["limit"])
+    own = words_said(said, _OF_SENDING)
+    job = replace(job, withheld={n: value for n, value in job.withheld.items() if n not in own})
     changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
     if "input" in changed:
         changed["input"] = changed["input"].absolute()

@@ -57,6 +57,8 @@ def report(open_: bool, bodies: Path | None, **said: Any) -> None:
         show(job, found.summary, said)
         if not said["quiet"]:
             answer(said, *(group_lines(found.groups) or [all_well_line(found.summary)]))
+            if job.to_add and not found.summary.resume_command:
+                answer(said, "", job.to_add)
             answer(said, *marked_lines(found.marked, found.unread))
         path = write_report(job, found)
         if not said["quiet"]:

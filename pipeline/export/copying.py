@@ -94,7 +94,7 @@ def write_copy(
 
 def _sha256(spec: JobSpec) -> str:
     try:
-        return sha256_of(spec.input)
+        return sha256_of(spec.input, follow=True)
     except OSError as error:
         raise _changed(spec, f"it cannot be read ({error.strerror})") from None
 

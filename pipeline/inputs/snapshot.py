@@ -31,6 +31,7 @@ from pipeline.files import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
 from pipeline.model import JsonObject, Row
+from pipeline.opening import as_object, open_file
 from pipeline.plan import (
     KEY_BYTES,
     Duplicates,
@@ -336,7 +337,10 @@ def stored_batches(path: Path) -> Iterator[Stored]:
     """
     width, first = len(stored_columns(path)), 1
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with (
+            open_file(path) as content,
+            pq.ParquetFile(content, page_checksum_verification=True) as file,
+        ):
             for batch in file.iter_batches(batch_size=2000):
                 keys, skipped = batch.columns[width + 1 :]
                 yield Stored(first, batch.columns[:width], keys, skipped)
@@ -392,8 +396,8 @@ def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
 
 
 def _stored(path: Path) -> JsonObject:
-    found: JsonObject = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
-    return found
+    with open_file(path) as file:
+        return as_object((pq.read_schema(file).metadata or {})[_METADATA])
 
 
 def _damaged(path: Path, what: str) -> StorageFailed:

@@ -7,9 +7,8 @@ cannot be held against checksums afterwards: whoever shows it has the ledger loo
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.model import State
+from pipeline.opening import as_object, last_lines
 from pipeline.standing import shown_state
 
 Numbers = npt.NDArray[np.float64]
@@ -155,26 +155,17 @@ def learned_limits(log: Path) -> dict[str, LearnedLimit]:
     Of a long log only the end is read. The log has no checksums: this is drawn, never counted.
     """
     limits = {}
-    for line in _tail(log):
+    for line in last_lines(log, _LOG_TAIL_BYTES):
         if _PACE_ENDED not in line:
             continue
         try:
-            said = json.loads(line)
+            said = as_object(line)
             limit = LearnedLimit(int(said["limit"]), float(said["window_s"]))
             if limit.limit > 0 and 0 < limit.window_s < float("inf"):
                 limits[str(said["run_id"])] = limit
         except (ValueError, TypeError, KeyError, OverflowError):
             continue  # not known, or cut off by a crash
     return limits
-
-
-def _tail(log: Path) -> Iterator[bytes]:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(log.stat().st_size - _LOG_TAIL_BYTES, 0))
-            yield from file
-    except OSError:
-        return
 
 
 def _runs(db: sqlite3.Connection) -> tuple[RunFacts, ...]:

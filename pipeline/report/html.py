@@ -49,6 +49,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             last_run=read(records.last_run),
             in_use=report.in_use,
             in_flight=report.in_flight,
+            to_add=job.to_add,
             rehearsal=job.sandbox,
             workflow=pinned_workflow(read) or "unknown",
             history=history,

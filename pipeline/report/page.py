@@ -34,6 +34,7 @@ from pipeline.report.terminal import (
     going_on,
     group_line,
     last_run_line,
+    left_out_line,
     outcome_line,
     paid_line,
 )
@@ -53,7 +54,7 @@ _WHY = {
 @dataclass(frozen=True, slots=True)
 class Facts:
     """All that a page tells. `sent` are the variables (JSON text) of the rows that `groups` name,
-    by row of the sheet. `written_at` in seconds since 1970."""
+    by row of the sheet. `written_at` in seconds since 1970. `to_add` is what its commands lack."""
 
     summary: Summary
     groups: Sequence[Group]
@@ -68,6 +69,7 @@ class Facts:
     pictures: Sequence[Picture]
     written_at: float
     version: str
+    to_add: str | None = None
 
 
 def page(facts: Facts) -> str:
@@ -134,6 +136,8 @@ def _outcome(facts: Facts) -> Iterable[Child]:
     if summary.resume_command:
         yield element("p", f"{going_on(summary)}:")
         yield _command(summary.resume_command)
+    if facts.to_add:
+        yield element("p", foreign(facts.to_add, 1000))
 
 
 def _paid(summary: Summary) -> str:
@@ -149,14 +153,12 @@ def _paid(summary: Summary) -> str:
 def _failures(facts: Facts) -> Markup | None:
     if not facts.groups:
         return None
-    left = facts.groups[_MOST_GROUPS:]
-    rows = sum(group.count for group in left)
-    more = f"And {counted(rows, 'row')} of {len(left)} more codes: see failures.csv."
+    more = left_out_line(facts.groups, _MOST_GROUPS)
     return element(
         "section",
         element("h2", "What is not ok, and what to do"),
         *(_group(group, facts.sent) for group in facts.groups[:_MOST_GROUPS]),
-        element("p", more) if left else None,
+        element("p", more) if more else None,
     )
 
 

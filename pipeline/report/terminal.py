@@ -6,15 +6,16 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.figures import few_codes
 from pipeline.model import State, Summary
 from pipeline.records import LastRun
 from pipeline.report.groups import Group
 from pipeline.report.overview import Marked
-from pipeline.wording import counted, listed
+from pipeline.wording import counted, few_words, listed
 
 _MARKS = {
     "empty": "the text is blank",
@@ -26,12 +27,14 @@ _MARKS = {
 _LIMIT = re.compile(r" --max-paid (\d+)\b")
 _STATES = ("failed", "ambiguous", "pending", "skipped")
 _MESSAGE_CHARACTERS = 100
+MOST_GROUPS = 20
+"""How many groups of rows a terminal shows, the largest first."""
 
 
 def summary_lines(summary: Summary, report_command: str | None = None) -> list[str]:
     """How a job stands, in three to ten lines. `report_command` tells more of what failed."""
     lines = [outcome_line(summary), paid_line(summary)]
-    lines += [f"  {number:>6}  {code}" for code, number in summary.by_code.items()]
+    lines += [f"  {number:>6}  {code}" for code, number in few_codes(summary.by_code).items()]
     lines.append(f"Results:  {shown_path(summary.results)}")
     if summary.by_code:
         lines.append(f"Failures: {shown_path(summary.failures)}")
@@ -44,7 +47,9 @@ def going_on_lines(summary: Summary) -> list[str]:
     """The one command that goes on from here, if there is one."""
     if summary.resume_command is None:
         return []
-    return [f"{going_on(summary)}: {summary.resume_command}"]
+    step = summary.next_step
+    lines = [f"{going_on(summary)}: {summary.resume_command}"]
+    return [*lines, step.to_add] if step and step.to_add else lines
 
 
 def going_on(summary: Summary) -> str:
@@ -105,13 +110,22 @@ def all_well_line(summary: Summary) -> str:
 def group_lines(groups: list[Group]) -> list[str]:
     """Failed rows by code: how many, which, what it means, and the command to paste."""
     lines = []
-    for group in groups:
+    for group in groups[:MOST_GROUPS]:
         lines += ["", group_line(group), f"    {group.advice}."]
         if group.message and group.state is not State.PENDING:
             lines.append(f"    first message: {shortened(group.message)}")
         if group.command:
             lines.append(f"    {group.command}")
-    return lines
+    more = left_out_line(groups)
+    return [*lines, "", more] if more else lines
+
+
+def left_out_line(groups: Sequence[Group], shown: int = MOST_GROUPS) -> str | None:
+    """What is not shown one by one of groups of which the first are; None where all are."""
+    left = groups[shown:]
+    rows = sum(group.count for group in left)
+    more = counted(len(left), "more code")
+    return f"And {counted(rows, 'row')} of {more}: see failures.csv." if left else None
 
 
 def marked_lines(marked: list[Marked], unread: str | None) -> list[str]:
@@ -182,7 +196,7 @@ def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
         lines.append(f"{counted(failed, 'failed row')} given up; nothing was sent.")
     if lines:
         return lines
-    here = f"The error codes here are: {', '.join(codes)}." if codes else "Every row sent is ok."
+    here = f"The error codes here are: {few_words(codes)}." if codes else "Every row sent is ok."
     return [f"No row to decide about, and nothing was sent. {here}"]
 
 

@@ -90,7 +90,7 @@ def plan_night(
         drain_s=spec.deadline_s,
         sandbox=job.sandbox,
     )
-    for word in (*night.command(), str(night.folder), str(night.key_file)):
+    for word in (night.name, *night.command(), str(night.folder), str(night.key_file)):
         if not word.isprintable():
             raise Refused(f"{word!r}: a line break or control character. Nothing was written.")
     return night

@@ -36,6 +36,11 @@ def cron_line(night: Night) -> str:
         )
     key = () if night.key_file is None else ("--key-file", str(night.key_file))
     directory, words = shlex.quote(str(night.spec.parent)), shlex.join(night.command(*key))
+    if "\\%" in f"{directory}{words}" or "\\\\" in f"{directory}{words}":
+        raise Refused(
+            f"{night.spec}: cron takes a `\\` before `%` or another `\\` for its own, in the paths "
+            "and options here. Use other names, or --as systemd. Nothing was written."
+        )
     # A `%` would end the command and begin its stdin. Within quotes, too, cron takes the `\` away.
     command = f"umask 077 && cd {directory} && exec {words} </dev/null".replace("%", r"\%")
     if len(command) > _MOST_CHARACTERS:

@@ -66,8 +66,9 @@ jobs:
       STATE: {branch}
       FIRST_RUN: ${{{{ inputs.first_run || false }}}}
     steps:
-      - uses: actions/checkout@v4
-      - uses: actions/setup-python@v5
+      # By the hashes of their commits: a tag can be moved to other code.
+      - uses: {checkout}
+      - uses: {setup_python}
         with:
           python-version: "3.12"
 
@@ -98,7 +99,7 @@ jobs:
       # Only a second copy, for the night whose push fails.
       - name: A copy of the ledger
         if: always() && steps.begin.outcome == 'success' && steps.keep.outcome != 'success'
-        uses: actions/upload-artifact@v4
+        uses: {upload_artifact}
         with:
           name: {unit}-ledger
           path: state/run
@@ -112,6 +113,12 @@ jobs:
         run: |
 {end}
 """
+
+_ACTIONS = {
+    "checkout": "actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683 # v4.2.2",
+    "setup_python": "actions/setup-python@a26af69be951a213d495a4c3e4e4022e16d87065 # v5.6.0",
+    "upload_artifact": "actions/upload-artifact@ea165f8d65b6e75b540449e92b4886f43607fa02 # v4.6.2",
+}
 
 _FETCH = """\
 set -eu
@@ -197,6 +204,7 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     spec = str(night.spec.relative_to(top))
     key = "          AITUTOR_API_KEY: ${{ secrets.AITUTOR_API_KEY }}\n"
     text = _WORKFLOW.format(
+        **_ACTIONS,
         unit=unit,
         branch=branch,
         spec=spec.replace("\n", " "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from pathlib import Path
 
 from pipeline.errors import Refused
 from pipeline.schedule import Night, clock_time
@@ -26,6 +27,8 @@ Type=oneshot
 User={user}
 UMask=0077
 WorkingDirectory={directory}
+# A core dump would hold the key.
+LimitCORE=0
 ExecStart={command}
 {credential}
 # SIGTERM: no more rows are sent, and the answers on their way, which are paid for, are waited for:
@@ -77,6 +80,10 @@ def systemd_units(night: Night) -> dict[str, str]:
         Refused: for a path that a unit cannot name.
     """
     unit = f"pipeline-{night.name}"
+    if str(night.key_file or "").endswith(("\\", " ")):
+        raise Refused(
+            f"{night.key_file}: a unit takes no `\\` and no space at its end. Nothing was written."
+        )
     if ":" in str(night.key_file or ""):
         raise Refused(f"{night.key_file}: a unit takes no `:` in it. Nothing was written.")
     success = "143 is `systemctl stop`"
@@ -87,7 +94,7 @@ def systemd_units(night: Night) -> dict[str, str]:
         "at": clock_time(night.at),
         "folder": _quoted(str(night.folder)),
         "user": getpass.getuser(),
-        "directory": _literal(str(night.spec.parent)),
+        "directory": _directory(night.spec.parent),
         "command": " ".join(map(_argument, night.command())),
         "credential": _credential(night),
         "key_note": _key_note(night),
@@ -121,6 +128,13 @@ def _key_note(night: Night) -> str:
         f"#   sudo install -D -m 600 /dev/stdin {DEFAULT_KEY}   # then paste the key, Enter, "
         "Ctrl-D\n"
     )
+
+
+def _directory(path: Path) -> str:
+    """A folder where a unit takes no quotes. A `\\` at the end would take the next line in, and
+    a space there would be lost."""
+    text = _literal(str(path))
+    return f"{text}/" if text.endswith(("\\", " ")) else text
 
 
 def _literal(text: str) -> str:

@@ -7,7 +7,6 @@ they may be of the run before, and are compared with that.
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from pipeline.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
 from pipeline.model import JsonObject, Summary
+from pipeline.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.report.failures import failures_csv
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
@@ -57,7 +57,7 @@ def check_summary(
         return
     name = folder.summary.name
     try:
-        content = folder.summary.read_bytes()
+        content = read_file(folder.summary, NOTE_BYTES)
     except OSError as error:
         findings.add(name, f"it cannot be read ({error.strerror or error})", _NEXT_RUN)
         return
@@ -109,7 +109,7 @@ def check_failures(
 
 def _holds(path: Path, pieces: Iterator[bytes]) -> bool:
     """Whether a file is these pieces, and nothing more."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
@@ -145,7 +145,6 @@ def _last_ended(db: sqlite3.Connection) -> tuple[int, str | None] | None:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        return as_object(content)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -11,9 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA
+from pipeline.checkpoint import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
 from pipeline.folder import RunFolder
+from pipeline.opening import NOTE_BYTES, read_file
 from pipeline.plan import key_of
+from pipeline.schema import part_name
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
 
 _BATCH_ROWS = 2000
@@ -48,8 +50,8 @@ def check_results(
         " version INTEGER, name TEXT)"
     )
     parts = [
-        _Named(*found)
-        for found in db.execute(
+        _Named(part_name(name), *found)
+        for name, *found in db.execute(
             "SELECT name, last_seq - first_seq + 1, sha256, sealed FROM parts ORDER BY part"
         )
     ]
@@ -92,7 +94,7 @@ def _check_part(path: Path, part: _Named, db: sqlite3.Connection, findings: Find
 def _read(path: Path, sha256: str) -> bytes | None:
     """The file's bytes, None where they are not the ones that were written."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, PART_FILE_BYTES)
     except OSError:
         return None
     return content if hashlib.sha256(content).hexdigest() == sha256 else None
@@ -131,7 +133,8 @@ def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) 
             findings.add(name, "it is not there", _MAKE_EMPTY)
         return
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        content = read_file(path, NOTE_BYTES)
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         whole = len(table) == 0 and _same_schema(table.schema)
     except (OSError, pa.ArrowException, ValueError):
         whole = False

@@ -1,0 +1,119 @@
+"""run.json: what the last run noted of itself, believed only as far as it is what a run writes.
+
+The file has no checksum, and a folder may come from somebody else. What is in it ends up in
+systemd units, workflows and commands to paste. So nothing of it is used unless all of it has the
+type, the length and the characters of what the runner itself writes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.model import ENGINES
+from pipeline.opening import read_object
+from pipeline.spec import NAME
+from pipeline.wording import printable
+
+RUN_NOTE = "run.json"
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MOST_CHARACTERS = 4096  # of a path on Linux
+BASE_URL, KEY_FILE, RAY_ADDRESS = "--base-url", "--key-file", "--ray-address"
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the last run in a folder was. `spec` is the file of its spec, `host` what it sent to.
+
+    `sending` are the options that it was told besides, without those that say where the key goes
+    or lies: they are in `withheld`, by their names. `limit` is its `--limit`.
+    """
+
+    run_id: str
+    job: str
+    spec: Path
+    host: str
+    sending: tuple[str, ...] = ()
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+
+
+def read_note(folder: Path) -> Noted | None:
+    """What the last run in `folder` noted.
+
+    None where there is nothing, and where it is not what a run writes: the note only serves to find
+    the spec and to repeat options, and the next run writes it again.
+    """
+    try:
+        about = read_object(folder / RUN_NOTE)
+        sending, withheld = _options(about.get("sending", []))
+        return Noted(
+            run_id=_text(about["run_id"], _RUN_ID),
+            job=_text(about["job"], NAME),
+            spec=Path(_text(about["spec"])),
+            host=_text(about["host"]),
+            sending=sending,
+            withheld=withheld,
+            limit=_limit(about.get("limit")),
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _text(value: Any, pattern: re.Pattern[str] | None = None) -> str:
+    """One line of text.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= _MOST_CHARACTERS:
+        raise ValueError("not a text of that length")
+    if printable(value) != value or "\n" in value or "\t" in value:
+        raise ValueError("a control character")
+    if pattern is not None and not pattern.fullmatch(value):
+        raise ValueError("not of its form")
+    return value
+
+
+def _limit(value: Any) -> int | None:
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise ValueError("not a number of rows")
+
+
+def _options(said: Any) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(the options to repeat, those to withhold)."""
+    if not isinstance(said, list) or len(said) % 2:
+        raise ValueError("not pairs of options and values")
+    repeated: list[str] = []
+    withheld: dict[str, str] = {}
+    for name, value in zip(map(_text, said[::2]), map(_text, said[1::2]), strict=True):
+        if name in (BASE_URL, KEY_FILE, RAY_ADDRESS):
+            withheld[name] = value
+        elif _REPEATED[name](value):
+            repeated += [name, value]
+        else:
+            raise ValueError("not a value of the option")
+    return tuple(repeated), withheld
+
+
+def _is_rate(text: str) -> bool:
+    return 0 < float(text) < math.inf
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20
+
+
+_REPEATED: dict[str, Callable[[str], bool]] = {
+    "--input": lambda text: True,
+    "--max-paid": _is_count,
+    "--concurrency": _is_count,
+    "--rate": _is_rate,
+    "--engine": ENGINES.__contains__,
+    "--workers": _is_count,
+}

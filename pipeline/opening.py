@@ -1,0 +1,151 @@
+"""Opens files that somebody else may have put there: a regular file of a size that it may have.
+
+A run folder can come from a colleague, or be writable for another user. Where a file should be may
+then be a FIFO, which blocks whoever opens it; a link to a device, which has no end; or a file of a
+terabyte that takes no room on the disk. Each of them is an OSError here, with a reason for people.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NOTE_BYTES = 1 << 20
+"""The most of a file of JSON that the runner itself wrote: run.json has its spec's variables."""
+_LINE_BYTES = 1 << 16
+# A file of this size has blocks on the disk. What has hardly any is a hole, which takes no room
+# and hours to read; compression saves less. Where a file system counts no blocks, nothing is known.
+_HOLED_BYTES, _HOLED_TIMES, _BLOCK_BYTES = 1 << 30, 256, 512
+
+_KINDS = {
+    stat.S_IFLNK: "a link, which is not followed",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NotAFile(OSError):
+    """Something else has the place of a file, or it is larger than such a file can be."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.EINVAL, what, str(path))
+
+
+def open_file(
+    path: Path, most_bytes: int | None = None, *, follow: bool = False
+) -> io.BufferedReader:
+    """The regular file at `path`, to read. Never blocks, and opens nothing else.
+
+    `follow`: it may be a link to one, as of files that the user names.
+
+    Raises:
+        NotAFile: for anything else, and for more than `most_bytes`.
+        OSError: where nothing is there, or it cannot be opened.
+    """
+    check_file(path, most_bytes, follow=follow)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    fd = os.open(path, flags)
+    try:
+        _check(path, os.fstat(fd), most_bytes)  # another may have taken its place
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def check_file(path: Path, most_bytes: int | None = None, *, follow: bool = False) -> None:
+    """The same for a library that opens files by their name.
+
+    Raises:
+        NotAFile: as `open_file`.
+        OSError: where nothing is there.
+    """
+    _check(path, path.stat() if follow else path.lstat(), most_bytes)
+
+
+def is_file(path: Path, *, follow: bool = False) -> bool:
+    """Whether `path` is a regular file; with `follow` also whether it is a link to one."""
+    try:
+        check_file(path, follow=follow)
+    except OSError:
+        return False
+    return True
+
+
+def read_file(path: Path, most_bytes: int, *, follow: bool = False) -> bytes:
+    """All of the regular file at `path`.
+
+    Raises:
+        OSError: as `open_file`, also for a file that grew beyond `most_bytes` meanwhile.
+    """
+    with open_file(path, most_bytes, follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(most_bytes, size) + 1)
+    if len(content) > most_bytes:
+        raise _too_large(path, most_bytes)
+    return content
+
+
+def read_object(path: Path, most_bytes: int = NOTE_BYTES) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError: as `read_file`.
+        ValueError: when it holds anything else.
+    """
+    return as_object(read_file(path, most_bytes))
+
+
+def as_object(text: str | bytes) -> dict[str, Any]:
+    """The object in `text`, which is JSON.
+
+    Raises:
+        ValueError: when it is anything else, or nested too deeply.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def last_lines(path: Path, most_bytes: int) -> Iterator[bytes]:
+    """The lines in the last `most_bytes` of a file; nothing where it cannot be read.
+
+    A line that is longer than the runner writes comes in pieces.
+    """
+    try:
+        with open_file(path) as file:
+            left = min(file.seek(0, os.SEEK_END), most_bytes)
+            file.seek(-left, os.SEEK_END)
+            while left > 0 and (line := file.readline(min(left, _LINE_BYTES))):
+                left -= len(line)
+                yield line
+    except OSError:
+        return
+
+
+def _check(path: Path, facts: os.stat_result, most_bytes: int | None) -> None:
+    kind = stat.S_IFMT(facts.st_mode)
+    if kind != stat.S_IFREG:
+        raise NotAFile(path, f"not a file but {_KINDS.get(kind, 'something else')}")
+    if most_bytes is not None and facts.st_size > most_bytes:
+        raise _too_large(path, most_bytes)
+    on_disk = facts.st_blocks * _BLOCK_BYTES
+    if facts.st_size > _HOLED_BYTES and 0 < on_disk * _HOLED_TIMES < facts.st_size:
+        raise NotAFile(path, "almost nothing but a hole")
+
+
+def _too_large(path: Path, most_bytes: int) -> NotAFile:
+    return NotAFile(path, f"larger than such a file can be, {most_bytes} bytes")
