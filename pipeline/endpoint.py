@@ -16,7 +16,6 @@ import http.client
 import os
 import re
 import socket
-import stat
 import threading
 import urllib.error
 import urllib.request
@@ -31,6 +30,7 @@ from pipeline.errors import Refused
 from pipeline.figures import PROMETHEUS_START
 from pipeline.masking import Mask
 from pipeline.network import is_local, is_loopback, split_address
+from pipeline.opening import open_file
 from pipeline.spec import JobSpec
 
 PREFIX = "PIPELINE_NOTIFY_"
@@ -182,9 +182,8 @@ def own_textfile(spec: JobSpec) -> Path | None:
         return path
     start = PROMETHEUS_START.encode()
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            ours = stat.S_ISREG(os.fstat(fd).st_mode) and file.read(len(start)) in (b"", start)
+        with open_file(path) as file:
+            ours = file.read(len(start)) in (b"", start)
     except OSError:
         ours = False
     if not ours:

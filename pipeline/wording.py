@@ -14,24 +14,36 @@ from typing import Any
 
 _NAMED = 10
 _COMPARED_CHARACTERS = 100
-# Control characters but tab and line feed, other line ends, what turns the direction of writing,
-# and halves of surrogate pairs, which no stream takes.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_COMMAND_LINE = re.compile(r"^([^\S\n]*:):", re.MULTILINE)
-_COMMAND_ANYWHERE = re.compile(r"#(?=#[\w.-]*\[)")
+# Control characters but tab and line feed, other line ends, what turns the direction of writing or
+# marks it, what cannot be seen and only hides text (tags, zero-width spaces), and halves of
+# surrogate pairs, which no stream takes.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+UNSEEN = (
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+"""The class, for a pattern, of characters without a picture. Letters of some languages and emoji
+need several of them, so they stay in what is printed; but programs that compare texts by the rules
+of a language skip them, so `:`, one of them and `:` are `::`."""
+_COMMAND_LINE = re.compile(rf"^((?:[^\S\n]|{UNSEEN})*+:)(?={UNSEEN}*+:)", re.MULTILINE)
+_COMMAND_ANYWHERE = re.compile(rf"#(?={UNSEEN}*+#(?:[\w.-]|{UNSEEN})*+\[)")
+_TWO_SIGNS = re.compile(rf"#(?={UNSEEN}*+#)")
 
 
 def printable(text: str) -> str:
     """`text` without what a terminal or hosted CI would take as a command. Its line feeds stay."""
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-    return _COMMAND_ANYWHERE.sub("# ", _COMMAND_LINE.sub(r"\1 :", text))
+    return _COMMAND_ANYWHERE.sub("# ", _COMMAND_LINE.sub(r"\1 ", text))
 
 
 def json_line(value: Any) -> str:
     """`value` as one line of JSON that is printable in the same sense, and reads back the same."""
     text = json.dumps(value, ensure_ascii=False)
-    text = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text.replace("##", r"\u0023#")
+    text = _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return _TWO_SIGNS.sub(r"\\u0023", text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import init, wording
+from pipeline import formulas, init, wording
 from pipeline.answer import classify
 from pipeline.client import _plain
 from pipeline.export import cells, table
@@ -178,6 +178,19 @@ CASES: dict[str, Callable[[], object]] = {
     "printed: signs and words": lambda: wording.printable(filled("##a")),
     "printed: a sign and a word": lambda: wording.printable("##" + filled("a")),
     "printed: control characters": lambda: wording.json_line(filled("\x01")),
+    "printed: unseen marks": lambda: wording.printable(filled("\u200d:\n")),
+    "printed: a colon and unseen marks": lambda: wording.printable(filled("\u200d") + ":"),
+    "printed: signs and unseen marks": lambda: wording.json_line(filled("#\u200d")),
+    "printed: a sign and unseen marks": lambda: wording.printable("#" + filled("\u200d") + "#"),
+    "guarded: tabs": lambda: formulas.unformulaic("x" + filled("\t")),
+    "guarded: spaces": lambda: formulas.unformulaic("x;" + filled(" ")),
+    "guarded: separators and spaces": lambda: formulas.unformulaic(filled('; \t"')),
+    "guarded: signs": lambda: formulas.unformulaic(filled(";-")),
+    "guarded: signs and digits": lambda: formulas.unformulaic(filled(";-1 1 1 1 1 1 1 1")),
+    "guarded: a sign and spaces": lambda: formulas.unformulaic(";-" + filled(" ") + "1"),
+    "guarded: equals": lambda: formulas.unformulaic(filled("\n=")),
+    "guarded: controls": lambda: formulas.unformulaic(filled("\0")),
+    "guarded: a rare separator": lambda: formulas.unformulaic(filled("~ "), "~"),
     "shown in a report: controls": lambda: markup.visible(filled("\x01\r")),
     "shown in a report: an address": lambda: markup.http_url("http://" + filled("a.")),
     "cell: digits and a letter": lambda: values.literal_text(filled("1") + "x"),

@@ -31,6 +31,7 @@ from pipeline.commands.options import (
     job_options,
     send_options,
 )
+from pipeline.wording import printable
 
 if TYPE_CHECKING:
     from pipeline.events import Event, Listener
@@ -186,6 +187,6 @@ def _confirm(question: str) -> bool:
     """Asks on the terminal. The event loop, whose handler Ctrl-C has, stands still meanwhile."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return click.confirm(f"{question}\nSend them?", err=True)
+        return click.confirm(printable(f"{question}\nSend them?"), err=True)
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from pipeline import files
 from pipeline.export.table import Exported
+from pipeline.formulas import unformulaic
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _ROW_GROUP_BYTES = 6 * 1024 * 1024
 _ROW_GROUP_ROWS = 25_000
 # JSON may hold these as they are, but readers that split lines by Unicode's rules would cut there.
@@ -38,9 +38,9 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
                 cells = [cell_text(value) for value in row]
                 if excel_guard:
                     for place in range(own, len(cells)):
-                        if cells[place].startswith(_FORMULA):
-                            cells[place] = "'" + cells[place]
-                            guarded += 1
+                        cell = unformulaic(cells[place], exported.delimiter)
+                        guarded += cell != cells[place]
+                        cells[place] = cell
                 writer.writerow(cells)
         file.flush()
         file.detach()

@@ -22,6 +22,7 @@ from pipeline import records
 from pipeline.columns import numbers
 from pipeline.files import copy_durably, storing
 from pipeline.folder import RunFolder
+from pipeline.formulas import unformulaic
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.records import Read, Unfinished
 from pipeline.standing import shown_row
@@ -178,8 +179,8 @@ def _added(row: Unfinished) -> tuple[object, ...]:
     return (
         row.sheet_row,
         row.state,
-        row.code,
-        _unformulaic(row.message),
+        row.code and unformulaic(row.code),
+        unformulaic(row.message),
         row.http_status,
         row.attempts,
         "yes" if row.maybe_paid else "no",
@@ -193,8 +194,3 @@ def _times(seconds: list[float]) -> list[str]:
     microseconds = wholes.astype(np.int64) * 1_000_000 + np.rint(parts * 1e6).astype(np.int64)
     times = np.datetime_as_string((microseconds // 1000).astype("datetime64[ms]"))
     return [f"{time}+00:00" for time in times.tolist()]
-
-
-def _unformulaic(message: str) -> str:
-    """A server's text that a spreadsheet would run as a formula is kept from it."""
-    return f"'{message}" if message.startswith(("=", "+", "-", "@", "\t", "\r")) else message
