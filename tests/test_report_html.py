@@ -612,4 +612,4 @@ def test_a_report_of_300_000_rows_is_small_and_quick(tmp_path, not_ok):
     cpu_s, mib, kib = map(float, measured.groups())
     assert 0 < kib < 2000
     assert mib < 400
-    assert cpu_s < 10
+    assert cpu_s < 30  # 6 to 12 on a busy machine; work that grows with the square would take hours
