@@ -203,9 +203,9 @@ def test_after_a_power_cut_what_was_told_is_there_and_nothing_is_sent_twice(sand
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_after_a_power_cut_at_any_moment_nothing_is_lost_or_sent_twice(sandbox, make_job):
-    """Half of all survivors, of four mixtures for each moment."""
+    """A fifth of all survivors, of four mixtures for each moment."""
     job = make_job(sandbox.url, rows=ROWS, concurrency=3, rate=200)
-    tried = attack(job, sandbox, odd=4, every=2)
+    tried = attack(job, sandbox, odd=4, every=5)
     print(f"resumed from {tried} survivors")
 
 
@@ -239,7 +239,7 @@ def test_a_run_goes_on_from_a_kill_only_once_it_has_synced_what_the_killed_one_d
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_after_a_kill_at_any_call_and_a_power_cut_nothing_is_lost_or_sent_twice(sandbox, make_job):
-    """Each call that makes, renames, removes or syncs a name, and every 17th moment after."""
+    """Each call that makes, renames, removes or syncs a name, and every 37th moment after."""
     job = make_job(sandbox.url, rows=ROWS, concurrency=3, rate=200)
     chosen = ("mkdir", "rename", "unlink", "fsync", "openat")
 
@@ -248,5 +248,5 @@ def test_after_a_kill_at_any_call_and_a_power_cut_nothing_is_lost_or_sent_twice(
         made = call.name != "openat" or any("O_CREAT" in word for word in call.words)
         return call.name in chosen and made and (ours or call.name == "fsync")
 
-    tried = attack_after_kills(job, sandbox, killed_at, every=17)
+    tried = attack_after_kills(job, sandbox, killed_at, every=37)
     print(f"resumed from {tried} survivors")

@@ -596,12 +596,11 @@ def test_surrogates_and_what_is_no_character_do_not_break_the_page():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("not_ok", [50, 2])
-def test_a_report_of_300_000_rows_is_small_and_quick(tmp_path, not_ok):
-    """Seconds of CPU, memory and size as the benchmark measures them, however many rows failed."""
+def test_a_report_of_300_000_rows_is_small_and_quick(tmp_path):
+    """Seconds of CPU, memory and size as the benchmark measures them; every second row failed."""
     script = Path(__file__).parent.parent / "benchmarks" / "report.py"
     done = subprocess.run(
-        [sys.executable, script, "--rows", "300000", "--not-ok", str(not_ok), "--folder", tmp_path],
+        [sys.executable, script, "--rows", "300000", "--not-ok", "2", "--folder", tmp_path],
         capture_output=True,
         text=True,
         check=True,

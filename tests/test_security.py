@@ -272,8 +272,12 @@ def test_a_link_in_the_run_folder_is_refused_not_followed(sandbox, make_job, tmp
         other.write_text("precious")
     (job.output / name).symlink_to(other)
     done = job.call("run")
-    assert done.returncode == 2, done.stderr
-    assert f"{name} is a link" in done.stderr
+    if name == "ledger.sqlite":  # the record of what was paid is missing, as after damage
+        assert done.returncode == 6, done.stderr
+        assert "not a file but a link" in done.stderr
+    else:
+        assert done.returncode == 2, done.stderr
+        assert f"{name} is a link" in done.stderr
     assert list(other.iterdir()) == [] if name == "results" else other.read_text() == "precious"
     assert sandbox.received() == 0
 
