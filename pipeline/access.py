@@ -17,6 +17,8 @@ KEY_VARIABLE = "AITUTOR_API_KEY"
 URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
+SECRETS = (KEY_VARIABLE, _CREDENTIALS)
+"""The variables that lead to the key."""
 SANDBOX_HOST = "sandbox"
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
