@@ -30,6 +30,8 @@ test: $(READY)  ## the tests, on all cores
 test-ray: $(RAY)  ## the tests of the engine ray, which it installs; one after the other, as each has a cluster
 	$(BIN)/python -m pytest -m 'ray and not long'
 
+# Airflow, Prefect and the peers below come without hashes: each pins hundreds of packages of its own.
+# Their environments get no key, and nothing in them is part of a release.
 RECIPES = .recipes
 test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect and a notebook, which it installs
 	@test -x $(RECIPES)/airflow/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/airflow && $(RECIPES)/airflow/bin/pip install -q apache-airflow --editable .; }
@@ -41,7 +43,7 @@ test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect an
 # takes a minute each and needs the package index.
 WHEEL = .wheel
 test-wheel: $(READY)  ## the wheel and the source archive, installed for each Python from 3.11 to 3.14 that is there
-	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q build; }
+	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q --require-hashes -r requirements-tools.lock; }
 	rm -rf $(WHEEL)/dist
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
@@ -49,7 +51,7 @@ test-wheel: $(READY)  ## the wheel and the source archive, installed for each Py
 # Not part of check: it takes hours, and what it says has to be read.
 MUTANTS = .mutants
 mutants: $(READY)  ## changes of the modules that decide and keep which no test notices, by mutmut, which it installs
-	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q mutmut pynacl && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
+	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements-tools.lock && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
 	nice $(MUTANTS)/bin/mutmut run --max-children 2
 	$(MUTANTS)/bin/python tests/survivors.py
 
@@ -84,10 +86,8 @@ bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
 docs: $(READY)  ## docs/cli.md from what --help says, docs/python.md from the docstrings
 	$(BIN)/python docs/reference.py
 
-PICTURE = .picture
-picture: $(READY)  ## docs/session.svg from a session in a terminal (installs rich for it)
-	@test -x $(PICTURE)/bin/python || { $(PYTHON) -m venv $(PICTURE) && $(PICTURE)/bin/pip install -q rich; }
-	$(PICTURE)/bin/python docs/record.py --write
+picture: $(READY)  ## docs/session.svg from a session in a terminal
+	$(BIN)/python docs/record.py --write
 
 figures: $(READY)  ## the README's tables from what the benchmarks kept
 	$(BIN)/python benchmarks/figures.py --write
@@ -113,6 +113,9 @@ lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	uv pip compile pyproject.toml --extra ray --constraint requirements.lock --universal \
 	  --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet \
 	  -o requirements-ray.lock
+	printf 'build\nmutmut\npynacl\n' | uv pip compile - --constraint requirements.lock \
+	  --constraint requirements-ray.lock --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-header --quiet -o requirements-tools.lock
 
 clean:  ## remove what make built; runs and their results stay
 	rm -rf .venv .mutants mutants build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

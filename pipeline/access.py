@@ -16,6 +16,8 @@ KEY_VARIABLE = "AITUTOR_API_KEY"
 URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
+SECRETS = (KEY_VARIABLE, _CREDENTIALS)
+"""The variables that lead to the key."""
 SANDBOX_HOST = "sandbox"
 _MAX_KEY_BYTES = 100_000  # of a file that may be a device without an end
 _FORM = f"Write it like {DEFAULT_BASE_URL}."

@@ -231,9 +231,9 @@ class Fields:
                 raise wrong
             try:
                 value = kind(node.value)
-            except ValueError:
+                size = float(value)  # type: ignore[arg-type]
+            except (ValueError, OverflowError):  # a whole number of 400 digits
                 raise wrong from None
-            size = float(value)  # type: ignore[arg-type]
             too_low = (at_least is not None and size < at_least) or (
                 above is not None and size <= above
             )

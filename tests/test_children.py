@@ -169,3 +169,19 @@ def test_a_sandbox_that_does_not_start_ends_in_a_message(make_job):
     assert json.loads(done.stdout)["exit_code"] == 75
     os.rmdir(folder / "sandbox-book.sqlite")
     assert job.run("--sandbox")["ok"] == 1
+
+
+def test_the_browser_of_report_open_does_not_get_the_key(sandbox, make_job, tmp_path):
+    """Nor the folder of systemd's credentials."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.run()
+    browser, told = tmp_path / "browser", tmp_path / "told"
+    browser.write_text(f"#!/bin/sh\nenv > {told}\n")
+    browser.chmod(0o755)
+    secrets = {"AITUTOR_API_KEY": KEY, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    words = [PIPELINE, "report", str(job.spec), "--open"]
+    done = given(job, tmp_path, words, BROWSER=f"{browser} %s", WITH="it", **secrets)
+    assert done.returncode == 0, done.stderr
+    names = dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
+    assert names["WITH"] == "it"
+    assert not {*secrets} & {*names}

@@ -44,3 +44,28 @@ def test_an_engine_that_there_is_not_is_refused_with_those_that_there_are(make_j
     assert done.returncode == 2
     assert "line 4" in done.stderr
     assert "is not one of local, ray" in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1001", "1000000000", "9" * 400])
+def test_more_workers_than_one_driver_feeds_are_refused(sandbox, make_job, workers):
+    """By a message, and not by a machine without memory nor by a traceback."""
+    job = make_job(sandbox.url, rows=[["a"]], engine="ray")
+    job.spec.write_text(f"{job.spec.read_text()}workers: {workers}\n")
+    for command in (("check",), ("run",)):
+        done = job.call(*command)
+        assert done.returncode == 2, done.stderr
+        assert f"{job.spec} line 5: " in done.stderr
+        assert "Nothing was sent." in done.stderr
+        assert "Traceback" not in done.stderr
+    assert sandbox.received() == 0
+
+
+@pytest.mark.parametrize("key", ["concurrency", "retries", "max_paid", "header_row", "rate"])
+def test_a_number_of_400_digits_is_refused_with_its_line(make_job, key):
+    """Python has no float for it."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    job.spec.write_text(f"{job.spec.read_text()}{key}: {'9' * 400}\n")
+    done = job.call("check")
+    assert done.returncode == 2, done.stderr
+    assert f"{job.spec} line 4: `{key}: 999" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.children import start_python
+from pipeline.sandbox import peer
 from pipeline.sandbox.spawn import Spawned, spawned_sandbox
 from tests.conftest import ended, free_port
 from tests.plain_http import call, run
@@ -172,3 +175,43 @@ def test_the_command_says_how_to_use_a_sandbox_with_a_model(monkeypatch):
         with urllib.request.urlopen(asked, timeout=20) as answer:
             assert json.loads(answer.read())["bills"] == []
         process.stdout.close()
+
+
+ANOTHER = """
+import encodings.idna, http.client, os, sys
+os.setuid(int(sys.argv[2]))
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=20)
+try:
+    connection.request("GET", "/_sandbox/bills")
+    print(connection.getresponse().status)
+except ConnectionError:
+    print("hung up")
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0, reason="takes another user's place, as root can"
+)
+@pytest.mark.parametrize(("user", "met"), [(65534, "hung up"), (0, "200")])
+def test_another_user_of_the_machine_is_not_served(sandbox, user, met):
+    """Although the key of `pipeline sandbox` is documented. Root and the same user are."""
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER, str(sandbox.port), str(user)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{met}\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_the_owner_of_a_connection_is_known():
+    """As of both ends, also where the client speaks IPv6 with a mapped address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = server.getsockname()
+        with socket.socket(socket.AF_INET6) as mapped, socket.create_connection(ours) as plain:
+            mapped.connect(("::ffff:127.0.0.1", ours[1]))
+            for client in (mapped, plain):
+                theirs = ("127.0.0.1", client.getsockname()[1])
+                assert peer._owner(theirs, ours) == os.getuid()
+        assert peer._owner(("127.0.0.1", free_port()), ours) is None

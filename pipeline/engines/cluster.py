@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.job_config import JobConfig
 
+from pipeline.engines.head import Head, first_of
 from pipeline.errors import EngineAway
 
 _KNOCK_S = 10.0
-_OBJECT_STORE_BYTES = 200 * 1024 * 1024
 _COLORS = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -50,38 +51,78 @@ def signals_kept() -> Iterator[None]:
             signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
 
 
-def connect(address: str | None, cpus: int) -> None:
-    """Joins the cluster at `address`, or makes one of `cpus` CPUs on this machine.
+def connect(address: str | None, head: Head | None) -> None:
+    """Joins the cluster at `address`, or that of `head`.
 
     To be called in a thread, so that a signal works meanwhile; there Ray leaves SIGTERM alone, too.
 
     Raises:
         EngineAway: when there is none.
     """
-    own: dict[str, Any] = {
-        "num_cpus": cpus,
-        "include_dashboard": False,
-        "object_store_memory": _OBJECT_STORE_BYTES,
-    }
     hook = sys.excepthook
     try:
-        if address:
-            _knock(address)  # Ray itself goes on trying for minutes
-        ray.init(
-            address or "local",
-            configure_logging=False,
-            log_to_driver=False,
-            job_config=_InstalledOnly(),
-            **({} if address else own),
-        )
+        with contextlib.ExitStack() as stack:
+            if head is not None:
+                address, token = head.ready()
+                stack.enter_context(_on_loopback())
+                stack.enter_context(_showing(token))
+            elif address:
+                _knock(address)  # Ray itself goes on trying for minutes
+            ray.init(
+                address,
+                configure_logging=False,
+                log_to_driver=False,
+                job_config=_InstalledOnly(),
+            )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = f"at {address}" if address else "on this machine"
+        where = "on this machine" if head else f"at {address}"
         raise EngineAway(
-            f"No Ray cluster {where}: {reason_of(_first(error))}. Nothing was sent. Start one with "
-            "`ray start --head`, or leave the address out for one of this machine's own."
+            f"No Ray cluster {where}: {reason_of(first_of(error))}. Nothing was sent. Start one "
+            "with `ray start --head`, or leave the address out for one of this machine's own."
         ) from None
     finally:
         sys.excepthook = hook
+
+
+def leave(head: Head | None) -> None:
+    """Leaves the cluster, and ends that of `head`."""
+    ray.shutdown()
+    if head is not None:
+        head.end()
+        _read_again()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray else looks at this machine's outer address for what is at 127.0.0.1. It reads
+    `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` into this when it is imported, perhaps long ago."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _showing(token: str) -> Iterator[None]:
+    """Ray reads a token from the environment only, and keeps the first one that it finds."""
+    kept = dict(os.environ)
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
+    _read_again()
+    try:
+        yield
+    finally:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            del os.environ[name]
+            if name in kept:
+                os.environ[name] = kept[name]
+
+
+def _read_again() -> None:
+    """Ray's cluster of before has nothing to do with the one that comes next in this process."""
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _knock(address: str) -> None:
@@ -89,13 +130,6 @@ def _knock(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
-
-
-def _first(error: BaseException) -> BaseException:
-    """What an error came from: Ray's last one says only that it failed."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def machines(least: int) -> int:

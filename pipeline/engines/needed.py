@@ -9,15 +9,23 @@ from pipeline.spec import JobSpec
 
 _OF_RAY = ("ray_address", "workers")
 _NEEDED = ("ray", "nacl")
+# Each is a process with 100 MB, and a machine of its own runs some hundred at most.
+MAX_WORKERS = 1_000
 
 
 def check_engine(spec: JobSpec) -> None:
-    """Raises where the engine that `spec` names cannot be had here.
+    """Raises where the engine that `spec` names cannot be had here, or not in that size.
 
     Raises:
         Refused: with what to install, or which line to write.
     """
     if spec.engine == "ray":
+        if spec.workers is not None and spec.workers > MAX_WORKERS:
+            raise Refused(
+                f"{spec.at('workers')}: {spec.workers} workers are more than {MAX_WORKERS:,}, and "
+                "one driver feeds no more than that. Nothing was sent. Write a smaller number, or "
+                "leave `workers` out."
+            )
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise Refused(

@@ -26,7 +26,8 @@ from nacl.public import PublicKey, SealedBox
 
 from pipeline.bodies import BodyBudget
 from pipeline.engines.base import Target
-from pipeline.engines.cluster import connect, machines, reason_of, signals_kept
+from pipeline.engines.cluster import connect, leave, machines, reason_of, signals_kept
+from pipeline.engines.head import Head
 from pipeline.engines.worker import Landed, Request, Worker, installed
 from pipeline.errors import EngineAway
 from pipeline.events import Event, Notice
@@ -392,17 +393,25 @@ async def ray_engine(
     Raises:
         EngineAway: when there is no cluster, or no room on it.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        with signals_kept():
-            await asyncio.to_thread(connect, address, workers or WORKERS)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        if not ray.is_initialized():
+            head = None if address else _head(workers or WORKERS)
+            stack.push_async_callback(asyncio.to_thread, leave, head)
+            with signals_kept():
+                await asyncio.to_thread(connect, address, head)
         engine = RayEngine(target, concurrency, workers or machines(WORKERS), tell)
         try:
             await engine.start()
             yield engine
         finally:
             await engine.aclose()
-    finally:
-        if ours:
-            await asyncio.to_thread(ray.shutdown)
+
+
+def _head(cpus: int) -> Head:
+    try:
+        return Head(cpus)
+    except OSError as error:
+        raise EngineAway(
+            f"No Ray cluster could be started on this machine ({error.strerror}). Nothing was "
+            "sent; try again later, or leave `engine: ray` out."
+        ) from None

@@ -17,6 +17,8 @@ import uvicorn
 from starlette.types import Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from pipeline.sandbox.peer import is_of_another_user
+
 _EXTENSION = "pipeline.sandbox.transport"
 
 # How long a spoilt connection is kept for a client that does not hang up: the page's maximum.
@@ -30,7 +32,15 @@ _BACKLOG = 4096
 
 
 class WireProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 on httptools, with the transport in the scope's extensions."""
+    """uvicorn's HTTP/1.1 on httptools, with the transport in the scope's extensions. It hangs up on
+    other users of this machine, as everybody knows the key `sk_sandbox`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if is_of_another_user(
+            transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        ):
+            transport.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
