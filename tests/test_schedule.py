@@ -17,6 +17,7 @@ import yaml
 
 from tests.conftest import KEY, Job, SandboxProcess
 
+PIPELINE = [sys.executable, "-m", "pipeline"]
 SYSTEMD = shutil.which("systemd-analyze")
 ODD = 'it\'s 100% $HOME "odd"'
 
