@@ -173,7 +173,10 @@ def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Tab
         content = read_file(path, PART_FILE_BYTES)
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise OSError("it is not what was written")
-        return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns))
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if not file.schema_arrow.equals(RESULTS_SCHEMA) or file.metadata.num_rows != part.rows:
+            raise OSError("it is not of the columns and rows that the ledger counts in it")
+        return file.read(columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise StorageFailed(
             f"{path}: this part of the results cannot be used "

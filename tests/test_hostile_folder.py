@@ -8,6 +8,7 @@ or that is larger than any memory. A child with limits of its own then gives eac
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -19,8 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.checkpoint import RESULTS_SCHEMA
 from pipeline.schema import connect
 from tests.conftest import Job, shared_forks
 from tests.servers import Answer, Server, ok
@@ -546,3 +550,52 @@ def test_thousands_of_made_up_codes_are_few_lines_and_few_series_that_add_up(
     [left] = re.findall(r"^And (\d+) rows of \d+ more codes", report, re.MULTILINE)
     assert sum(groups) + int(left) == len(rows)
     assert found["resume_command"].count(",") < 20
+
+
+# -- Parquet of somebody else ---------------------------------------------------------------
+
+TABLES = {
+    "other columns": pa.table({"x": [1, 2]}),
+    "no columns": pa.table({}),
+    "other types": pa.table({name: ["x"] for name in RESULTS_SCHEMA.names}),
+    "more rows": None,
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_part_of_other_columns_is_damage_though_the_ledger_has_its_checksum(
+    hostile: Folder, kind: str
+) -> None:
+    """The checksum is what somebody else wrote, too."""
+    [part] = (hostile.output / "results").glob("part-*1.parquet")
+    table = TABLES[kind]
+    pq.write_table(pa.concat_tables([pq.read_table(part)] * 3) if table is None else table, part)
+    sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
+    with contextlib.closing(connect(hostile.output / "ledger.sqlite", read_only=False)) as db:
+        db.execute("UPDATE parts SET sha256 = ?", (sha256,))
+    for words in READING:
+        hostile.assert_ends(words)
+    assert hostile.give("export --to OUT.csv").returncode == 6
+
+
+@pytest.mark.parametrize("kind", ["other columns", "columns that are no names", "nested deeply"])
+def test_a_sheet_copy_of_other_columns_is_damage_though_the_ledger_has_its_checksum(
+    hostile: Folder, kind: str
+) -> None:
+    """Its metadata say which columns it has."""
+    copy = hostile.output / "input.parquet"
+    table = pq.read_table(copy)
+    [(name, about)] = [(k, v) for k, v in table.schema.metadata.items() if b"snapshot_id" in v]
+    told = json.loads(about)
+    if kind == "columns that are no names":
+        told["columns"] = [7, None]
+    text = DEEP if kind == "nested deeply" else json.dumps(told)
+    if kind == "other columns":
+        table = table.select(["row"])
+    pq.write_table(table.replace_schema_metadata({name: text.encode()}), copy)
+    sha256 = hashlib.sha256(copy.read_bytes()).hexdigest()
+    with contextlib.closing(connect(hostile.output / "ledger.sqlite", read_only=False)) as db:
+        db.execute("UPDATE meta SET value = ? WHERE name = 'snapshot_sha256'", (sha256,))
+    for words in [*READING, SETTLING]:
+        hostile.assert_ends(words)
+    assert hostile.give("verify").returncode == 6
