@@ -91,7 +91,7 @@ def _kind(column: str, kind: str, required: bool) -> str:
 
 
 # Times in seconds that a calendar has, years 68 to 8307, and numbers that a float holds.
-_RANGES = {"REAL": ("-6e10", "2e11"), "INTEGER": (-(1 << 53), 1 << 53)}
+_RANGES = {"REAL": ("-6e10", "2e11"), "INTEGER": (0, 1 << 53)}
 
 
 def with_sums(schema: str) -> str:

@@ -80,7 +80,7 @@ def _text(value: Any, pattern: re.Pattern[str] | None = None) -> str:
 
 
 def _limit(value: Any) -> int | None:
-    if value is None or (type(value) is int and value >= 0):
+    if value is None or (type(value) is int and 0 <= value < 1 << 53):
         return value
     raise ValueError("not a number of rows")
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.model import Held, State
 from pipeline.plan import Alike
-from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256
+from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256, known_code, known_state
 from pipeline.schema import altered, intact
 
 # For equal rows: an answered row first, then by state. A row that waits for a second version has
@@ -27,8 +27,6 @@ _BEST_FIRST = (
     + " END, occurrence"
 )
 
-
-_STATES = {str(state): state for state in State}
 
 _PAID = (
     "(r.ok_attempt IS NOT NULL OR"
@@ -80,11 +78,15 @@ def look_up(
         db.execute(f"INSERT INTO met {_LOOK_UP_BEST if deduped else _LOOK_UP}")
         db.execute("INSERT INTO placed SELECT row_id, sheet_row FROM met")
         return [
-            Alike(Held(_STATES[state], code, *map(bool, flags)), _listed(numbers), _listed(row_ids))
+            Alike(_held(state, code, flags), _listed(numbers), _listed(row_ids))
             for state, code, *flags, numbers, row_ids in db.execute(_MET)
         ]
 
     return operation
+
+
+def _held(state: str, code: object, flags: Iterable[object]) -> Held:
+    return Held(known_state(state), known_code(code), *map(bool, flags))
 
 
 def names(db: sqlite3.Connection) -> list[tuple[int, bytes, int]]:

@@ -283,7 +283,9 @@ def counts(db: sqlite3.Connection) -> Counts:
     """Where the rows of the sheet stand, and what was or may have been paid."""
     endings: Counter[Ending] = Counter()
     for state, code, *flags, rows in db.execute(_ENDINGS):
-        endings[Ending(_state(state), _code(code), *(flag == 1 for flag in flags))] += rows
+        endings[Ending(known_state(state), known_code(code), *(flag == 1 for flag in flags))] += (
+            rows
+        )
     paid_min, paid_max = db.execute(
         "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
     ).fetchone()
@@ -296,7 +298,7 @@ def counts(db: sqlite3.Connection) -> Counts:
     if not of_a_run:
         raise altered("what it says of a run")
     # A row that is skipped now keeps the answer that it has.
-    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    kept = db.execute("SELECT coalesce(sum(1), 0) FROM skipped_answers").fetchone()[0]
     endings[Ending(State.OK)] += kept
     skipped -= kept
     ended = "SELECT stopped FROM runs WHERE finished_at IS NOT NULL ORDER BY run DESC LIMIT 1"
@@ -424,8 +426,8 @@ def unfinished(db: sqlite3.Connection, *, believing: bool = False) -> Iterator[U
         yield Unfinished(
             row_id,
             sheet_row,
-            _state(state),
-            _code(code),
+            known_state(state),
+            known_code(code),
             message,
             status,
             attempts,
@@ -582,7 +584,8 @@ _DUPLICATES = "duplicates d CROSS JOIN rows r ON r.sheet_row = d.first_row"
 _OPEN = "SELECT r.row_id, r.state, r.code, r.given_up, r.last_attempt FROM "
 _ENDINGS = (
     "WITH repeated AS (SELECT row_id, code FROM attempts WHERE verdict IN ('failed', 'ambiguous')"
-    " AND (SELECT count(*) FROM runs) > 1 GROUP BY row_id, code HAVING min(run) < max(run)),"
+    " AND EXISTS (SELECT 1 FROM runs LIMIT 1 OFFSET 1)"
+    " GROUP BY row_id, code HAVING min(run) < max(run)),"
     f" open AS ({_OPEN} rows r WHERE r.state <> 'ok' AND r.sheet_row IS NOT NULL"
     f" UNION ALL {_OPEN} {_DUPLICATES} WHERE r.state <> 'ok')"
     " SELECT o.state, o.code, o.given_up, coalesce(a.maybe_paid, 0), p.row_id IS NOT NULL, count(*)"
@@ -645,13 +648,23 @@ _A_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @lru_cache(1000)
-def _code(code: object) -> str | None:
+def known_code(code: object) -> str | None:
+    """The code that a row ended with.
+
+    Raises:
+        StorageFailed: for what no run writes.
+    """
     if code is None or (isinstance(code, str) and _A_CODE.fullmatch(code)):
         return code
     raise altered("the code of a row")
 
 
-def _state(text: str) -> State:
+def known_state(text: str) -> State:
+    """The state that a row is at.
+
+    Raises:
+        StorageFailed: for what no run writes.
+    """
     state = _STATES.get(text)
     if state is None:
         raise altered("the state of a row")

@@ -33,6 +33,7 @@ from pipeline.folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.opening import read_file
 from pipeline.records import Read, Sealed
+from pipeline.schema import altered
 
 STRETCH_BYTES = 12 * 1024 * 1024
 # So that a shuffled sheet does not cut every part into thousands of pieces.
@@ -172,7 +173,10 @@ def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Tab
         content = read_file(path, PART_FILE_BYTES)
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise OSError("it is not what was written")
-        return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns))
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if not file.schema_arrow.equals(RESULTS_SCHEMA) or file.metadata.num_rows != part.rows:
+            raise OSError("it is not of the columns and rows that the ledger counts in it")
+        return file.read(columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise StorageFailed(
             f"{path}: this part of the results cannot be used "
@@ -251,6 +255,8 @@ class _Held:
                 f"(row {int(of_row[lost].min())} first). Was a part removed? `pipeline verify` "
                 "names what is missing."
             )
+        if len(of_row) and not 1 <= of_row.min() <= of_row.max() <= sheet_rows:
+            raise altered("where an answer is")
         sizes = np.zeros(sheet_rows, np.int64)
         sizes[of_row - 1] = np.concatenate([np.empty(0, np.int32), *self._sizes])[at]
         by_position = np.argsort(at, kind="stable")

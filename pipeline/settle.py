@@ -35,6 +35,8 @@ def reread_job(job: Job, clock: Clock | None = None) -> int:
     """
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
+        read(records.check_structure)
+    job.folder.refuse_odd()
     with (
         job.folder.locked(),
         open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
@@ -65,6 +67,8 @@ def settle_job(
     """
     with records.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
+        # The writer's connection has no bound, as a run goes on for hours.
+        read(records.check_structure)
         counts = read(records.counts)
         refuse_unknown_codes(only or (), stand(counts, False).by_code, read)
     if rows is not None and rows.last > counts.sheet_rows:
@@ -82,6 +86,7 @@ def settle_job(
             and (rows is None or row.sheet_row in rows)
         )
 
+    job.folder.refuse_odd()
     with (
         job.folder.locked(),
         open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,

@@ -17,6 +17,7 @@ import yaml
 
 from tests.conftest import KEY, Job, SandboxProcess
 
+PIPELINE = [sys.executable, "-m", "pipeline"]
 SYSTEMD = shutil.which("systemd-analyze")
 ODD = 'it\'s 100% $HOME "odd"'
 
@@ -326,3 +327,60 @@ def test_a_night_whose_ledger_never_came_back_stops_the_next_before_it_sends(hos
     assert hosted.night() == ["Bring the ledger of the last night 1"]
     assert hosted.night(first=True) == ["Bring the ledger of the last night 1"]
     assert sandbox.received() == sent
+
+
+# -- paths that schedulers read their own way ---------------------------------------------
+
+
+def joined(unit: str) -> list[str]:
+    """The lines of a unit as systemd reads them: one that ends in a `\\` goes on in the next."""
+    return re.sub(r"(?m)(?<!\\)((?:\\\\)*)\\\n", r"\1 ", unit).splitlines()
+
+
+@pytest.mark.parametrize("name", ["odd\\", "odd\\\\", "odd ", "o\\dd", "o%dd\\"])
+def test_a_folder_whose_name_ends_in_a_backslash_takes_no_line_of_the_unit_in(make_job, name):
+    """The directive after it would be part of its path, and be lost."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    odd = job.folder / name
+    odd.mkdir()
+    spec = Path(shutil.copy(job.spec, odd / "job.yaml"))
+    shutil.copy(job.sheet, odd / "sheet.csv")
+    done = job.shell([*PIPELINE, "schedule", str(spec), "--at", "02:00"])
+    assert done.returncode == 0, done.stderr
+    lines = joined(done.stdout)
+    [directory] = [line for line in lines if line.startswith("WorkingDirectory=")]
+    assert Path(directory.removeprefix("WorkingDirectory=").strip().replace("%%", "%")) == odd
+    assert "LimitCORE=0" in lines
+    assert len([line for line in lines if line.startswith("ExecStart=")]) == 1
+
+
+def test_a_key_file_that_a_unit_cannot_name_is_refused(make_job):
+    """LoadCredential= has no quotes."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    for name in ("key\\", "key "):
+        done = job.call("schedule", "--at", "02:00", "--key-file", str(job.folder / name))
+        assert done.returncode == 2
+        assert "at its end" in done.stderr
+
+
+@pytest.mark.parametrize("name", [r"a\%b", r"a\\b"])
+def test_a_path_that_crons_read_differently_is_refused(make_job, name):
+    """Debian's cron takes one of two backslashes away, cronie none, and a `%` ends the command."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    odd = job.folder / name
+    odd.mkdir()
+    spec = Path(shutil.copy(job.spec, odd / "job.yaml"))
+    shutil.copy(job.sheet, odd / "sheet.csv")
+    words = ["schedule", str(spec), "--at", "02:00", "--as", "cron", "--key-file", "/k"]
+    done = job.shell([*PIPELINE, *words])
+    assert done.returncode == 2
+    assert "cron takes" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_actions_of_the_workflow_are_pinned_by_the_hashes_of_their_commits(hosted):
+    """A tag can be moved to other code, which would have the key."""
+    [job] = hosted.flow["jobs"].values()
+    used = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert len(used) == 3
+    assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", one) for one in used)

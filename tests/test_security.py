@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import pipeline
 from pipeline.access import Access, find_access
 from pipeline.commands import send
+from pipeline.endpoint import find_endpoint
 from pipeline.errors import Refused
 from pipeline.wording import json_line, printable
 from tests.conftest import Job, ended
@@ -415,3 +416,30 @@ def test_nothing_else_speaks_to_a_terminal():
                 ):
                     found.add(f"{module}.{function.name}")
     assert found == SPEAKERS | {"commands.schedule.schedule"}  # `work` stands within it
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[::1%lo]:8000",
+        "https://[fe80::1%25eth0]",
+        "http://[::1]%lo:80",
+        "http://[::1]x:80",
+        "http://evil.example[::1]:80",
+        "http://[::1",
+        "http://[127.0.0.1]:80",
+    ],
+)
+def test_an_address_with_a_zone_or_with_more_than_its_brackets_is_refused(address):
+    """Some readers of addresses take `http://evil.example[::1]` for this machine."""
+    environment = {"AITUTOR_API_KEY": "sk_sandbox", "PIPELINE_NOTIFY_AT": address}
+    with pytest.raises(Refused):
+        find_access(address, None, environment)
+    with pytest.raises(Refused):
+        find_endpoint("${PIPELINE_NOTIFY_AT}", "spec: `webhook`", environment)
+
+
+@pytest.mark.parametrize("address", ["http://[::1]:8000", "https://[2001:db8::1]"])
+def test_an_ipv6_address_in_brackets_is_one(address):
+    """With and without a port."""
+    assert find_access(address, None, {"AITUTOR_API_KEY": "sk_sandbox"}).base_url == address

@@ -397,7 +397,14 @@ def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
 
 def _stored(path: Path) -> JsonObject:
     with open_file(path) as file:
-        return as_object((pq.read_schema(file).metadata or {})[_METADATA])
+        schema = pq.read_schema(file)
+    about = as_object((schema.metadata or {})[_METADATA])
+    columns = about["columns"]
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise ValueError("its columns are no names")
+    if not schema.equals(_schema(tuple(columns), about)):
+        raise ValueError("it has other columns than it says")
+    return about
 
 
 def _damaged(path: Path, what: str) -> StorageFailed:

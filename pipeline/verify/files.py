@@ -130,7 +130,7 @@ def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
                 findings.add(LEDGER, problem, KEEP_LEDGER, row)
             row, key = known.fetchone() or (None, None)
     counts = records.counts(db)
-    kept = db.execute("SELECT count(*) FROM skipped_answers").fetchone()[0]
+    kept = db.execute("SELECT coalesce(sum(1), 0) FROM skipped_answers").fetchone()[0]
     if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped + kept):
         findings.add(LEDGER, "it is of another sheet than the sheet's copy", KEEP_LEDGER)
 

@@ -161,7 +161,7 @@ def _check_answers(db: sqlite3.Connection, findings: Findings) -> int:
         problem = f"an answer in {RESULTS}/{name} is unknown to it"
         findings.add(LEDGER, problem, KEEP_LEDGER, row)
     found = db.execute(
-        "SELECT (SELECT count(*) FROM temp.sealed) + (SELECT count(*) FROM payloads)"
+        "SELECT (SELECT count(*) FROM temp.sealed) + (SELECT coalesce(sum(1), 0) FROM payloads)"
     )
     return int(found.fetchone()[0])
 
