@@ -27,6 +27,7 @@ from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.losses import losses
 from pipeline.export.table import ADDED, FLAGS, Exported, kept_columns
+from pipeline.export.weight import refuse_heavy
 from pipeline.export.workbook import (
     SummaryRows,
     add_summary,
@@ -74,6 +75,7 @@ def write_copy(
     before = _sha256(spec)
     places = _places(spec, table, snapshot)
     refuse_too_large(target, int(places.max(initial=0)), 1)
+    refuse_heavy(spec.input)
     book = _loaded(spec)
     lost = losses(spec.input)
     values = stored_values(spec.input)
