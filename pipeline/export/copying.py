@@ -19,6 +19,7 @@ import numpy.typing as npt
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell.cell import Cell
 from openpyxl.utils import get_column_letter
+from openpyxl.workbook.properties import CalcProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.errors import Refused
@@ -243,6 +244,8 @@ def _fill(
 def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:
     formulas = sum(c.data_type == "f" for page in book.worksheets for c in page._cells.values())
     known = sum(map(len, values.of_sheet.values()))
+    if book.calculation is None:  # the workbook says nothing of it
+        book.calculation = CalcProperties()
     book.calculation.fullCalcOnLoad = values.outdated or known < formulas
     # Of an old release: Excel calculates anew, as a formula may be about the added columns.
     book.calculation.calcId = _OLD_EXCEL
