@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Job
+from tests.servers import Answer, Server
 from tests.workbooks import cell, rows, styles, table, worksheet, write_workbook
 
 CPU_S = 10
@@ -63,6 +64,13 @@ def bounded(job: Job, verb: str, *options: str) -> tuple[int, str]:
 
 def workbook(content: str, **more: object) -> Callable[[Path], None]:
     return lambda path: write_workbook(path, content, **more) and None
+
+
+def workbook_of(
+    sheets: Callable[[], str | dict[str, str]],
+    parts: Callable[[], dict[str, str]] = dict,
+) -> Callable[[Path], object]:
+    return lambda path: write_workbook(path, sheets(), parts=parts())
 
 
 PLAIN = table([["story"], ["x"]])
@@ -235,7 +243,10 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "54 KB of blank rows behind the last one": (
         "parquet",
         lambda path: parquet(
-            path, {"story": pa.array(["x"] + [None] * MB)}, data_page_size=1000, write_batch_size=50
+            path,
+            {"story": pa.array(["x"] + [None] * 499_000)},
+            data_page_size=1000,
+            write_batch_size=300,
         ),
         "1 row",
     ),
@@ -271,3 +282,186 @@ def test_a_sheet_that_would_cost_hours_or_all_memory_ends_soon(make_job, name):
     assert words in said, said[:2000]
     if code == 2:
         assert said.rstrip().endswith("Nothing was sent.")
+
+
+# -- workbooks at export ------------------------------------------------------------------
+
+
+def blank_cells(number: int, width: int = 40) -> str:
+    letters = columns(width)
+    return "".join(
+        f'<row r="{row}">' + "".join(f'<c r="{one}{row}" s="0"/>' for one in letters) + "</row>"
+        for row in range(3, 3 + number // width)
+    )
+
+
+def sharing(number: int, length: int) -> str:
+    """A column of formulas that share one long one."""
+    formula = "+".join(["A2"] * (length // 3))
+    first = cell("B2", "1", "n", raw=f'<f t="shared" ref="B2:B9" si="0">{formula}</f><v>1</v>')
+    more = (
+        f'<row r="{row}"><c r="B{row}"><f t="shared" si="0"/><v>1</v></c></row>'
+        for row in range(3, number + 3)
+    )
+    return rows([cell("A1", "story"), cell("B1", "b")], [cell("A2", "x"), first]) + "".join(more)
+
+
+COPIES: dict[str, Callable[[Path], object]] = {
+    "two million blank cells": workbook_of(lambda: worksheet(PLAIN + blank_cells(2 * MB))),
+    "a merge of the whole sheet": workbook_of(
+        lambda: worksheet(PLAIN, '<mergeCells><mergeCell ref="B5:XFD1048576"/></mergeCells>')
+    ),
+    "a link of the whole sheet": workbook_of(
+        lambda: worksheet(PLAIN, '<hyperlinks><hyperlink ref="B5:XFD1048576"/></hyperlinks>')
+    ),
+    "1,000 merges of whole rows": workbook_of(
+        lambda: worksheet(
+            PLAIN,
+            "<mergeCells>"
+            + "".join(f'<mergeCell ref="A{n}:XFD{n}"/>' for n in range(5, 1005))
+            + "</mergeCells>",
+        )
+    ),
+    "formulas that share a long one": workbook_of(lambda: worksheet(sharing(20_000, 8000))),
+    "a number format of 80,000 brackets": workbook_of(
+        lambda: worksheet(PLAIN), lambda: {"xl/styles.xml": styles("[" * 80_000)}
+    ),
+    "a validation of a million places": workbook_of(
+        lambda: worksheet(
+            PLAIN,
+            '<dataValidations><dataValidation sqref="'
+            + " ".join(f"C{n}" for n in range(1, 900_000))
+            + '"/></dataValidations>',
+        )
+    ),
+    "another sheet of two million blank cells": workbook_of(
+        lambda: {"Sheet1": worksheet(PLAIN), "Other": worksheet(PLAIN + blank_cells(2 * MB))}
+    ),
+}
+
+
+_KIND = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+TYPES = (
+    '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+    '<Default Extension="rels" '
+    'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+    '<Default Extension="xml" ContentType="application/xml"/>'
+    f'<Override PartName="/xl/workbook.xml" ContentType="{_KIND}.sheet.main+xml"/>'
+    f'<Override PartName="/xl/{{}}" ContentType="{_KIND}.worksheet+xml"/></Types>'
+)
+
+
+@pytest.fixture(scope="module")
+def answering() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_workbook_that_is_cheap_to_read_and_dear_to_copy_is_refused_at_export(
+    make_job, answering, name
+):
+    """Its answers go into a .csv all the same."""
+    job = make_job(answering.url, input="sheet.xlsx", sheet="Sheet1", variables={"story": "story"})
+    COPIES[name](job.folder / "sheet.xlsx")
+    if name.startswith("formulas"):
+        job.write_spec(input="sheet.xlsx", sheet="Sheet1", variables={"story": "b"}, empty="skip")
+    code, said = bounded(job, "run", "--rate", "5000", "--limit", "1")
+    assert code == 0, said
+    code, said = bounded(job, "export", "--to", str(job.folder / "out.xlsx"))
+    assert code == 2, said
+    assert "too much for a copy" in said
+    assert said.rstrip().endswith("Nothing was written.")
+    code, said = bounded(job, "export", "--to", str(job.folder / "out.csv"))
+    assert code == 0, said
+
+
+def test_a_large_workbook_is_copied(make_job, answering):
+    """20,000 rows of ten columns, formats and formulas among them."""
+    job = make_job(answering.url, input="sheet.xlsx", variables={"story": "c0"})
+    head = rows([cell(f"{one}1", f"c{n}") for n, one in enumerate(columns(10))])
+    body = "".join(
+        f'<row r="{row}">'
+        + "".join(cell(f"{one}{row}", f"{one} {row}") for one in columns(10))
+        + "</row>"
+        for row in range(2, 20_002)
+    )
+    write_workbook(
+        job.folder / "sheet.xlsx",
+        worksheet(head + body),
+        parts={"[Content_Types].xml": TYPES.format("worksheets/sheet1.xml")},
+    )
+    job.run("--limit", "1")
+    done = job.call("export", "--to", str(job.folder / "out.xlsx"))
+    assert done.returncode == 0, done.stderr
+
+
+# -- answers ------------------------------------------------------------------------------
+
+
+def dense(name: str, value: str, times: int) -> Callable[[], str]:
+    """A field with a list of so many values."""
+    return lambda: f'"{name}":[' + f"{value}," * times + "0]"
+
+
+DENSE: dict[str, Callable[[], str]] = {
+    "citations": dense("citations", '"https://x.example"', 3 * MB),
+    "short citations": dense("citations", '"a"', 15 * MB),
+    "citations with titles": dense("citations", '{"title":"a","url":"https://x.example"}', 1500000),
+    "fields that nobody reads": dense("more", '{"a":[1,"b"]}', 4 * MB),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_paid_answer_of_60_mb_is_kept_whole_and_costs_little_at_the_run_and_each_export(
+    make_job, name
+):
+    """The row is ok; what is more than 10,000 citations is text beside them."""
+    field = DENSE[name]()
+    body = f'{{"success":true,"result":"paid",{field}}}'.encode()
+    assert 55e6 < len(body) < 64 * 2**20
+
+    def answer(_: bytes) -> Answer:
+        return 200, {}, body
+
+    with Server(answer) as server:
+        job = make_job(server.url, rows=[["a"]])
+        code, said = bounded(job, "run")
+        assert code == 0, said
+        assert server.received.total() == 1
+    for target in ("out.csv", "out.xlsx", "out.parquet", "out.jsonl"):
+        code, said = bounded(job, "export", "--to", str(job.folder / target))
+        assert code == 0, said
+    code, said = bounded(job, "export", "--citations", str(job.folder / "sources.csv"))
+    assert code == 0, said
+    for verb in ("report", "verify", "status"):
+        code, said = bounded(job, verb)
+        assert code == 0, said
+    found = pq.read_table(job.results, columns=["result", "citations_raw", "extra", "flags"])
+    [row] = found.to_pylist()
+    assert row["result"] == "paid"
+    kept = row["citations_raw"] if "citations" in name else row["extra"]
+    assert field.partition(":")[2] in kept
+    assert ("citations_cut" in row["flags"]) == ("citations" in field)
+    count = len(pq.read_table(job.folder / "out.parquet")["citations"][0].as_py())
+    assert count == (10_000 if "citations" in field else 0)
+
+
+def test_an_error_of_60_mb_costs_little_too(make_job):
+    """Of words, and of lists."""
+    errors = [
+        b'{"success":false,"error":"' + b"a " * 30_000_000 + b'"}',
+        b'{"success":false,"error":"no","more":[' + b"0," * 29_000_000 + b"0]}",
+        b"[" + b"0," * 29_000_000 + b"0]",
+    ]
+
+    def answer(body: bytes) -> Answer:
+        return 400, {}, errors[int(json.loads(body)["story"])]
+
+    with Server(answer) as server:
+        job = make_job(server.url, rows=[[str(n)] for n in range(len(errors))], concurrency=1)
+        code, said = bounded(job, "run")
+    assert code == 3, said
+    for verb in ("report", "verify"):
+        code, said = bounded(job, verb)
+        assert code == 0, said

@@ -134,7 +134,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise _refusal(path, place, "over 128 MB. Each object needs a line of its own")
             if not raw.strip():
                 continue
-            if _values(raw) > _MAX_VALUES:
+            if len(raw) > _MAX_VALUES and _values(raw) > _MAX_VALUES:
                 raise _refusal(
                     path, place, f"over {_MAX_VALUES:,} values. Write what is nested as a string"
                 )
