@@ -11,12 +11,11 @@ they say, as they may come from a proxy that gave up on work that goes on.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.jsontext import JsonText, is_guessed, parsed
+from pipeline.jsontext import JsonText, is_guessed, parsed, text_of
 from pipeline.marks import EMPTY
 from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
@@ -286,15 +285,7 @@ def _citation(entry: Any) -> Citation | None:
 
 def _json_text(value: Any) -> str:
     """JSON text; lone surrogates, which no text column holds, stay escaped."""
-    if isinstance(value, JsonText):
-        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", value.text)
-    if isinstance(value, dict) and any(isinstance(one, JsonText) for one in value.values()):
-        pairs = (f"{_json_text(name)}:{_json_text(one)}" for name, one in value.items())
-        return f"{{{','.join(pairs)}}}"
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if _SURROGATE.search(text):
-        text = json.dumps(value, separators=(",", ":"))
-    return text
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text_of(value))
 
 
 def _clean(text: str) -> str:

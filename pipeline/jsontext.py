@@ -63,6 +63,15 @@ def parsed(body: bytes) -> Any:
     return _outermost(text)
 
 
+def text_of(value: Any) -> str:
+    """The JSON text of what `parsed` returned, or of a part of it."""
+    if isinstance(value, JsonText):
+        return value.text
+    if isinstance(value, dict) and any(isinstance(one, JsonText) for one in value.values()):
+        return f"{{{','.join(f'{text_of(name)}:{text_of(one)}' for name, one in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def _outermost(text: str) -> Any:
     at = _after_space(text, 0)
     value: Any = []

@@ -8,12 +8,11 @@ encodings cannot be recognised; docs/security.md lists the ones that are.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.jsontext import parsed
+from pipeline.jsontext import JsonText, parsed, text_of
 
 MASK = b"[key]"
 SHORTEST_SECRET = 8
@@ -54,15 +53,18 @@ class Mask:
         self._signs = (b"\\u00", b"\\x", b"%", b"&", b"\x00", *(b"\\%c" % m for m in marks))
 
     def body(self, raw: bytes) -> bytes:
-        """`raw` without a secret: the same bytes where it has none, and JSON where it was JSON."""
+        """`raw` without a secret: the same bytes where it has none, and an object where it was a
+        JSON object. A list or an object of very many values becomes a text."""
         masked = self._replaced(raw)
         if not self._hides(masked):
             return masked
         try:
             value = parsed(masked)
         except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
             return self._replaced(self._unescaped(masked))
-        return json.dumps(self._value(value), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return text_of(self._value(value)).encode("utf-8", "surrogatepass")
 
     def text(self, text: str) -> str:
         """The same for text that is not an answer's body."""
@@ -75,6 +77,9 @@ class Mask:
     def _value(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
+        if isinstance(value, JsonText):
+            masked = self.text(value.text)
+            return value if masked == value.text else masked
         if isinstance(value, list):
             return [self._value(entry) for entry in value]
         if isinstance(value, dict):

@@ -103,6 +103,15 @@ def test_only_the_key_changes_in_an_answer_that_hides_it():
     }
 
 
+def test_the_key_is_masked_in_an_answer_of_very_many_values():
+    """Its lists are not made into values of Python. Those without the key stay lists."""
+    many = ",".join(["1"] * 150_000)
+    body = f'{{"a":[{many}],"b":[{many},"sk_live\\u002f0123+456=&x"],"c":"sk_live\\/0123+456=&x"}}'
+    masked = json.loads(Mask([KEY]).body(body.encode()))
+    assert (len(masked["a"]), masked["c"]) == (150_000, "[key]")
+    assert masked["b"].endswith('1,"[key]"]')
+
+
 def test_a_short_secret_is_not_searched_for():
     """A password of four letters would be found in ordinary words."""
     assert Mask(["word"]).body(b"a word") == b"a word"
