@@ -16,11 +16,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.jsontext import is_guessed, parsed
+from pipeline.jsontext import JsonText, is_guessed, parsed
 from pipeline.marks import EMPTY
 from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
 MESSAGE_CHARACTERS = 500
+_LOOKED_AT_CHARACTERS = 100 * MESSAGE_CHARACTERS
+MAX_CITATIONS = 10_000
+"""As many as an answer's `citations` hold. `citations_raw` has all of them."""
 MAX_DEPTH = 200
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -140,9 +143,11 @@ def _answer_of(fields: dict[str, Any] | None) -> Answer:
         flags.append("result_repaired")
         extra["result"] = result
         result = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", result)
-    citations, odd = _citations(fields.get("citations"))
+    citations, odd, cut = _citations(fields.get("citations"))
     if odd:
         flags.append("citations_odd")
+    if cut:
+        flags.append("citations_cut")
     raw = _json_text(fields["citations"]) if "citations" in fields else None
     return Answer(result, citations, raw, _json_text(extra) if extra else "", tuple(flags))
 
@@ -253,14 +258,19 @@ def _server_message(fields: dict[str, Any]) -> str:
     return _shown(error if isinstance(error, str) else _json_text(error))
 
 
-def _citations(value: Any) -> tuple[tuple[Citation, ...], bool]:
-    """The citations that can be read, and whether anything else was among them."""
+def _citations(value: Any) -> tuple[tuple[Citation, ...], bool, bool]:
+    """The citations that can be read, whether anything else was among them, and whether there are
+    more."""
     if value is None:
-        return (), False
-    if not isinstance(value, list):
-        return (), True
-    found = [_citation(entry) for entry in value]
-    return tuple(c for c in found if c), None in found
+        return (), False, False
+    if isinstance(value, JsonText) and value.text.startswith("["):
+        entries, whole = value.first(MAX_CITATIONS)
+    elif isinstance(value, list):
+        entries, whole = value[:MAX_CITATIONS], len(value) <= MAX_CITATIONS
+    else:
+        return (), True, False
+    found = [_citation(entry) for entry in entries]
+    return tuple(c for c in found if c), None in found, not whole
 
 
 def _citation(entry: Any) -> Citation | None:
@@ -276,6 +286,11 @@ def _citation(entry: Any) -> Citation | None:
 
 def _json_text(value: Any) -> str:
     """JSON text; lone surrogates, which no text column holds, stay escaped."""
+    if isinstance(value, JsonText):
+        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", value.text)
+    if isinstance(value, dict) and any(isinstance(one, JsonText) for one in value.values()):
+        pairs = (f"{_json_text(name)}:{_json_text(one)}" for name, one in value.items())
+        return f"{{{','.join(pairs)}}}"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if _SURROGATE.search(text):
         text = json.dumps(value, separators=(",", ":"))
@@ -292,7 +307,7 @@ def _shown_body(body: bytes) -> str:
 
 def _shown(text: str) -> str:
     """One line of at most 500 characters, without control characters."""
-    line = " ".join(_clean(text).split())
+    line = " ".join(_clean(text[:_LOOKED_AT_CHARACTERS]).split())
     if len(line) > MESSAGE_CHARACTERS:
         line = line[: MESSAGE_CHARACTERS - 1] + "…"
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -28,6 +28,7 @@ from pipeline.records import Finished, finished
 PART_ROWS = 2000
 PART_BYTES = 16 * 1024 * 1024
 EMPTY_PART = "part-00000.parquet"
+_LONG_COLUMNS = ("variables", "result", "citations", "citations_raw", "extra")
 
 _TIME = pa.timestamp("us", tz="UTC")
 RESULTS_SCHEMA = pa.schema(
@@ -145,9 +146,17 @@ class Sealer:
 
 
 def _parquet(rows: list[Finished], workflow: str) -> bytes:
+    table = results_table(rows, workflow)
+    short = [name for name in table.column_names if name not in _LONG_COLUMNS]
     sink = io.BytesIO()
     pq.write_table(
-        results_table(rows, workflow), sink, compression="zstd", write_page_checksum=True
+        table,
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        # Of long texts both take copies, three and more of an answer of 60 MB.
+        write_statistics=short,
+        use_dictionary=short if table.nbytes > PART_BYTES else True,
     )
     return sink.getvalue()
 

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import records
+from pipeline.answer import MAX_CITATIONS
 from pipeline.checkpoint import RESULTS_SCHEMA, results_table
 from pipeline.errors import StorageFailed
 from pipeline.folder import RunFolder
@@ -313,7 +314,9 @@ class _Spill:
         table = answers.take(pa.array(placed.positions[by_row])).add_column(
             0, "sheet_row", pa.array(rows)
         )
-        table = table.cast(_SPILLED)
+        place = table.column_names.index("citations")
+        cut = pc.list_slice(table["citations"], 0, MAX_CITATIONS, return_fixed_size_list=False)
+        table = table.set_column(place, "citations", cut).cast(_SPILLED)
         numbers = np.searchsorted(first_rows, rows, side="right") - 1
         begins = np.flatnonzero(np.diff(numbers, prepend=-1))
         for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):

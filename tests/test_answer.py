@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import jsontext
 from pipeline.answer import Unreadable, classify, read_answer
 from pipeline.model import Citation, Failure, Reply, StopCode, Verdict
 
@@ -441,3 +442,67 @@ def test_texts_that_are_no_surrogates_stay_readable_in_json_text():
     answer = read_answer('{"result":{"é":[1, 2]},"citations":[ "ü" ],"more":"ß"}'.encode())
     assert (answer.result, answer.citations_raw) == ('{"é":[1,2]}', '["ü"]')
     assert answer.extra == '{"more":"ß"}'
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text('a,:[]{}"\\\\\u1234\n'),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text('a"]', max_size=2), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None)  # the first one makes the expressions
+@given(
+    st.dictionaries(st.text("abc", max_size=2), JSON, max_size=4),
+    st.sampled_from((None, 1)),
+    st.none() | st.tuples(st.integers(0), st.sampled_from(["", *',:[]{}"\\ 0'])),
+)
+def test_a_body_of_many_values_is_json_exactly_where_pythons_reader_says_so(value, indent, spoil):
+    """Whatever one character more or less makes of it; and it means the same."""
+    text = json.dumps(value, indent=indent)
+    if spoil is not None:
+        at = spoil[0] % len(text)
+        text = text[:at] + spoil[1] + text[at + 1 :]
+    try:
+        wanted = json.loads(text, strict=False)
+    except ValueError:
+        with pytest.raises(json.JSONDecodeError):
+            jsontext._outermost(text)
+        return
+    found = jsontext._outermost(text)
+    if isinstance(wanted, dict):
+        for name, one in found.items():
+            if isinstance(one, jsontext.JsonText):
+                found[name] = json.loads(one.text, strict=False)
+        assert json.dumps(found) == json.dumps(wanted)
+
+
+@pytest.mark.parametrize("depth", [3, 6, 40, 190])
+def test_what_is_nested_is_found_to_its_end_however_deep(depth):
+    """Lists in objects in lists, with something beside each."""
+    text = "[1," * depth + '{"a":[]}' + ",2]" * depth
+    whole = jsontext._outermost('{"success":true,"more":' + text + ',"result":"x"}')
+    assert whole == {"success": True, "more": jsontext.JsonText(text), "result": "x"}
+    with pytest.raises(RecursionError):
+        jsontext._outermost('{"a":' + "[" * 300 + "]" * 300 + "}")
+
+
+def test_citations_beyond_ten_thousand_are_text_and_the_answer_says_so():
+    """Of small and of large answers alike: none is lost."""
+    for number in (10_000, 10_001, 250_000):
+        cited = [f"https://x.example/{n}" for n in range(number)]
+        cited[5] = {"title": "t" * 5, "url": "u"}  # type: ignore[call-overload]
+        answer = read_answer(json.dumps({"result": "x", "citations": cited}).encode())
+        assert len(answer.citations) == 10_000
+        assert answer.citations[5] == Citation("ttttt", "u")
+        assert json.loads(answer.citations_raw or "") == cited
+        assert answer.flags == (("citations_cut",) if number > 10_000 else ())
+
+
+def test_a_long_message_is_cut_before_it_is_looked_at():
+    """30 million words would be as many objects."""
+    message = classify(reply(400, error("a " * 1_000_000))).message
+    assert len(message) == 500
+    assert message.endswith("…")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell.cell import Cell
 from openpyxl.utils import get_column_letter
+from openpyxl.workbook.properties import CalcProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.errors import Refused
@@ -27,6 +28,7 @@ from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.losses import losses
 from pipeline.export.table import ADDED, FLAGS, Exported, kept_columns
+from pipeline.export.weight import refuse_heavy
 from pipeline.export.workbook import (
     SummaryRows,
     add_summary,
@@ -74,6 +76,7 @@ def write_copy(
     before = _sha256(spec)
     places = _places(spec, table, snapshot)
     refuse_too_large(target, int(places.max(initial=0)), 1)
+    refuse_heavy(spec.input)
     book = _loaded(spec)
     lost = losses(spec.input)
     values = stored_values(spec.input)
@@ -241,6 +244,8 @@ def _fill(
 def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:
     formulas = sum(c.data_type == "f" for page in book.worksheets for c in page._cells.values())
     known = sum(map(len, values.of_sheet.values()))
+    if book.calculation is None:  # the workbook says nothing of it
+        book.calculation = CalcProperties()
     book.calculation.fullCalcOnLoad = values.outdated or known < formulas
     # Of an old release: Excel calculates anew, as a formula may be about the added columns.
     book.calculation.calcId = _OLD_EXCEL

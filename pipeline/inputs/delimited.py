@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import Table, batched
+from pipeline.inputs.table import MAX_CELL_CHARACTERS, BlankRows, Table, batched
 from pipeline.spec import JobSpec
 from pipeline.wording import counted
 
 # A quote that is never closed would else take the rest of the file for one cell.
-MAX_CELL_CHARACTERS = 32 << 20
-
+_MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS
 _DELIMITERS = ",;\t"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BLANK_LINES = frozenset(("\n", "\r\n", "\r"))
 _ROWS_TRIED = 100
 _MISSING = "Is a separator or a quote missing?"
 _TITLE = "Where the first line is a title, remove it; else, is a separator or a quote missing?"
@@ -37,6 +37,8 @@ _BOMS = (
 )
 
 _Line = tuple[int, list[str]]
+# Some blank lines are one record without cells.
+_Record = tuple[int, int, list[str]]
 
 
 def open_delimited(spec: JobSpec) -> Table:
@@ -45,7 +47,7 @@ def open_delimited(spec: JobSpec) -> Table:
     encoding = _encoding(spec)
     dialect = _dialect(path, encoding)
     lines = _lines(path, encoding, dialect)
-    _, header = next(lines, (1, None))
+    *_, header = next(lines, (0, 0, None))
     if header is None:
         raise Refused(f"{path}: the file is empty. Nothing was sent.")
     if not header:
@@ -56,9 +58,13 @@ def open_delimited(spec: JobSpec) -> Table:
     width = len(header)
 
     def rows() -> Iterator[_Line]:
-        for line, row in lines:
-            if not any(row):
-                row = [""] * width  # a blank line, or one of separators alone
+        blank = BlankRows(path, "line")
+        for line, stop, row in lines:
+            if not any(row):  # blank lines, or one of separators alone
+                blank.hold(line, stop)
+                continue
+            for before in blank.before(1, line):
+                yield before, [""] * width
             if len(row) != width:
                 raise Refused(
                     f"{path} line {line}: {counted(len(row), 'cell')} where the header has "
@@ -109,7 +115,7 @@ def _widths(path: Path, encoding: str, delimiter: str) -> set[int]:
     """How many cells the first rows have; none where they are not readable in this way."""
     widths = set()
     try:
-        for _, row in itertools.islice(_lines(path, encoding, _Dialect(delimiter)), _ROWS_TRIED):
+        for *_, row in itertools.islice(_lines(path, encoding, _Dialect(delimiter)), _ROWS_TRIED):
             if any(row):
                 widths.add(len(row))
     except Refused:
@@ -117,36 +123,74 @@ def _widths(path: Path, encoding: str, delimiter: str) -> set[int]:
     return widths
 
 
-def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
-    """(line on which it begins, cells) of every record, the header first."""
+def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
+    """(line on which it begins, one more than that, cells) of every record, the header first."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     with _open(path, encoding) as file, _refusing_undecodable(path, encoding):
         for _ in range(dialect.before_header):
             file.readline()
-        begins = start = 1 + dialect.before_header
+        start = 1 + dialect.before_header
+        source = _Bounded(file, start)
         try:
-            reader = csv.reader(_bounded(file), delimiter=dialect.delimiter, strict=True)
+            reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
             for row in reader:
-                if any("\0" in cell for cell in row):
+                if source.has_nul and any("\0" in cell for cell in row):
                     raise Refused(
-                        f"{path} line {start}: a NUL byte. Remove it; or, if the file is "
-                        "UTF-16, say `encoding: utf-16-le` in the spec. Nothing was sent."
+                        f"{path} line {start + source.blank}: a NUL byte. Remove it; or, if the "
+                        "file is UTF-16, say `encoding: utf-16-le` in the spec. Nothing was sent."
                     )
-                yield start, row
-                start = begins + reader.line_num
+                if source.blank:
+                    yield start, start + source.blank, []
+                    start += source.blank
+                yield start, start + 1, row
+                start = source.begin_record()
+            if source.blank:
+                yield start, start + source.blank, []
         except csv.Error as error:
             raise Refused(
-                f"{path} line {start}: not readable as CSV ({error}). "
+                f"{path} line {start + source.blank}: not readable as CSV ({error}). "
                 "The quotes of the row that begins there do not match. Nothing was sent."
             ) from None
 
 
-def _bounded(file: TextIO) -> Iterator[str]:
-    """The lines of `file`; one that never ends is no line."""
-    while line := file.readline(2 * MAX_CELL_CHARACTERS):
-        if len(line) == 2 * MAX_CELL_CHARACTERS:
-            raise csv.Error("a line of over 64 million characters")
-        yield line
+class _Bounded:
+    """The lines of `file` from number `line` on, for a reader of records. A record that never ends
+    is none, and blank lines before one are only counted."""
+
+    def __init__(self, file: TextIO, line: int) -> None:
+        self._readline = file.readline
+        self._line = line
+        self._characters = 0
+        self.blank = 0
+        self.has_nul = False
+
+    def __iter__(self) -> _Bounded:
+        return self
+
+    def __next__(self) -> str:
+        line = self._readline(_MAX_RECORD_CHARACTERS)
+        if not self._characters:
+            blank = 0
+            while line in _BLANK_LINES:
+                blank += 1
+                line = self._readline(_MAX_RECORD_CHARACTERS)
+            self.blank = blank
+            self._line += blank
+        if not line:
+            raise StopIteration
+        self._line += 1
+        self._characters += len(line)
+        if self._characters >= _MAX_RECORD_CHARACTERS:
+            raise csv.Error("a row of over 64 million characters")
+        if "\0" in line:
+            self.has_nul = True
+        return line
+
+    def begin_record(self) -> int:
+        """The line on which the next one begins."""
+        self._characters = self.blank = 0
+        self.has_nul = False
+        return self._line
 
 
 @contextlib.contextmanager

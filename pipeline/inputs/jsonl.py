@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import Batch, Table, batched
+from pipeline.inputs.table import MAX_COLUMNS, Batch, Table, batched
 from pipeline.inputs.values import boolean_text
 from pipeline.plan import bind
 from pipeline.spec import JobSpec
 
 MAX_LINE_BYTES = 128 << 20
-MAX_COLUMNS = 16_384
+# Each takes some 100 bytes of memory as a value of Python, and 2 in the file.
+_MAX_VALUES = 500_000
+# A sheet of this many cells, hardly any of them filled, is an accident or an attack.
+_MANY_CELLS = 500_000
+_EMPTY_BESIDE_FILLED = 100
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 _TOO_DEEP = "nested too deeply. Remove what is nested, or write it as a string"
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -47,11 +52,21 @@ def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         known = set(columns)
+        cells = filled = 0
         for place, line in _objects(spec.input):
             if not line.keys() <= known:
                 raise Refused(
                     f"{spec.input}: it was saved while it was read. Run the command again. "
                     "Nothing was sent."
+                )
+            cells += len(columns)
+            filled += len(line)
+            if cells > max(_MANY_CELLS, _EMPTY_BESIDE_FILLED * filled):
+                raise _refusal(
+                    spec.input,
+                    place,
+                    f"nearly all cells up to here are empty: {len(columns)} names, and a line has "
+                    "few of them. Are they values?",
                 )
             for name, value in line.items():
                 if isinstance(value, dict | list) and name in sent:
@@ -119,6 +134,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise _refusal(path, place, "over 128 MB. Each object needs a line of its own")
             if not raw.strip():
                 continue
+            if len(raw) > _MAX_VALUES and _values(raw) > _MAX_VALUES:
+                raise _refusal(
+                    path, place, f"over {_MAX_VALUES:,} values. Write what is nested as a string"
+                )
             try:
                 halves = _SURROGATE_ESCAPED.search(raw) is not None
                 text = raw.decode()
@@ -139,6 +158,16 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(value, dict):
                 raise _refusal(path, place, "no object. Each line is to be one {…} of its own")
             yield place, value
+
+
+def _values(raw: bytes) -> int:
+    """How many values a line may have, before it is read: what stands in its strings is none."""
+    marks = (b",", b"[", b"{")
+    values = sum(map(raw.count, marks))
+    if values > _MAX_VALUES:
+        bare = _STRING.sub(b"", raw)
+        values = sum(map(bare.count, marks))
+    return values
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

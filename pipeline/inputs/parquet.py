@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from pipeline.errors import Refused
-from pipeline.inputs.table import BATCH_ROWS, Batch, Table
+from pipeline.inputs.pages import BATCH_BYTES, look_through, refuse_too_much
+from pipeline.inputs.table import Batch, Table, refuse_too_wide
 from pipeline.inputs.values import boolean_text, number_text
 from pipeline.plan import bind
 from pipeline.spec import JobSpec
@@ -33,6 +35,10 @@ def open_parquet(spec: JobSpec) -> Table:
     path = spec.input
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
+        refuse_too_wide(path, file.schema_arrow.names)
+        batch_rows, long_texts = look_through(path, file.metadata, file.schema_arrow)
+        if long_texts:
+            file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=long_texts)
         schema = file.schema_arrow
     except _UNREADABLE as error:
         raise Refused(
@@ -44,30 +50,47 @@ def open_parquet(spec: JobSpec) -> Table:
     texts = [_text_of(spec, field, field.name in sent) for field in schema]
 
     def batches() -> Iterator[Batch]:
-        first = 1
-        stream = file.iter_batches(batch_size=BATCH_ROWS)
+        first, unpacked = 1, 0
+        stream = file.iter_batches(batch_size=batch_rows)
         while True:
-            where = f"{path} rows {first} to {min(first + BATCH_ROWS - 1, file.metadata.num_rows)}"
+            where = f"{path} rows {first} to {min(first + batch_rows - 1, file.metadata.num_rows)}"
             try:
                 batch = next(stream, None)
                 if batch is None:
                     return
-                columns = []
-                for name, text, column in zip(names, texts, batch.columns, strict=True):
-                    where = f'{path} rows {first} to {first + len(batch) - 1}, column "{name}"'
-                    column.validate(full=True)
-                    if column.type == _NANOSECONDS:
-                        column = column.cast(pa.string())
-                    columns.append(["" if v is None else text(v) for v in column.to_pylist()])
+                step = _step(batch)
+                for start in range(0, len(batch), step):
+                    columns = []
+                    piece = batch.slice(start, step)
+                    for name, text, column in zip(names, texts, piece.columns, strict=True):
+                        where = f'{path} rows {first} to {first + len(piece) - 1}, column "{name}"'
+                        column.validate(full=True)
+                        if isinstance(column, pa.DictionaryArray):
+                            column = column.dictionary_decode()
+                            if kinds.is_string(column.type):
+                                unpacked += column.nbytes
+                                refuse_too_much(path, unpacked)
+                        if column.type == _NANOSECONDS:
+                            column = column.cast(pa.string())
+                        columns.append(["" if v is None else text(v) for v in column.to_pylist()])
+                    yield Batch(columns, list(range(first, first + len(piece))))
+                    first += len(piece)
             except _UNREADABLE as error:
                 raise Refused(
                     f"{where}: damaged, or no text that can be sent ({_first_line(error)}). "
                     "Nothing was sent."
                 ) from None
-            yield Batch(columns, list(range(first, first + len(batch))))
-            first += len(batch)
 
     return Table(path, names, "row", batches)
+
+
+def _step(batch: pa.RecordBatch) -> int:
+    """How many rows of a batch may be texts at once: a long value may be in all of them."""
+    longest = 1
+    for column in batch.columns:
+        if isinstance(column, pa.DictionaryArray) and kinds.is_string(column.dictionary.type):
+            longest = max(longest, pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
+    return max(1, min(len(batch), BATCH_BYTES // longest))
 
 
 def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]:

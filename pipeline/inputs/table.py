@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import Refused
@@ -16,6 +17,12 @@ _TEXTS = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xlsm")
 NO_ROWS = "there are no rows below the names of the columns. Write some there."
 _JSON = (".json", ".ndjson")
+MAX_COLUMNS = 16_384
+"""As many as a sheet of Excel has."""
+MAX_CELL_CHARACTERS = 32 << 20
+# Of hardly anything but blank rows a small file can hold a billion.
+_MANY_BLANK_ROWS = 500_000
+_BLANK_BESIDE_FILLED = 100
 _BATCH_CELLS = 4_000_000
 _BATCH_CHARACTERS = 8_000_000
 
@@ -77,7 +84,7 @@ def address(column: int, row: int) -> str:
 
 def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch]:
     """`rows`, as (place, one text a column), in batches that fit into memory whatever they hold."""
-    most_rows = max(1, min(BATCH_ROWS, _BATCH_CELLS // max(width, 1)))
+    most = most_rows(width)
     texts: list[list[str]] = []
     places: list[int] = []
     characters = 0
@@ -85,11 +92,16 @@ def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch
         texts.append(row)
         places.append(place)
         characters += sum(map(len, row))
-        if len(texts) == most_rows or characters > _BATCH_CHARACTERS:
+        if len(texts) == most or characters > _BATCH_CHARACTERS:
             yield _transposed(texts, places)
             texts, places, characters = [], [], 0
     if texts:
         yield _transposed(texts, places)
+
+
+def most_rows(width: int) -> int:
+    """Of a batch of `width` columns."""
+    return max(1, min(BATCH_ROWS, _BATCH_CELLS // max(width, 1)))
 
 
 def _transposed(texts: list[list[str]], places: list[int]) -> Batch:
@@ -134,7 +146,7 @@ def open_table(spec: JobSpec) -> Table:
     _refuse_settings_of_others(spec)
     try:
         table = opener(spec)
-        table = replace(table, batches=partial(_without_blank_end, table.batches))
+        table = replace(table, batches=partial(_without_blank_end, table))
     except OSError as error:
         raise Refused(
             f"{path}: cannot be read ({error.strerror or error}). Nothing was sent."
@@ -169,20 +181,63 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
             )
 
 
-def _without_blank_end(batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+class BlankRows:
+    """Blank rows that are rows of the sheet only if a filled one follows. Their places are kept,
+    not the rows."""
+
+    def __init__(self, path: Path, place_word: str) -> None:
+        self._path = path
+        self._place_word = place_word
+        self._first = self._stop = 0
+        self._held: list[tuple[int, int]] = []
+        self._blank = self._filled = 0
+
+    def hold(self, first: int, stop: int) -> None:
+        """Those at the places from `first` to before `stop`, which follow the ones before."""
+        if first != self._stop:
+            self._held.append((self._first, self._stop))
+            self._first = first
+        self._stop = stop
+
+    def before(self, filled: int, place: int) -> Iterator[int]:
+        """The places of those that were held, as `filled` rows follow from `place` on.
+
+        Raises:
+            Refused: when nearly all rows so far are blank.
+        """
+        self._filled += filled
+        if self._first == self._stop:
+            return
+        held = [*self._held, (self._first, self._stop)]
+        self._held, self._first, self._stop = [], 0, 0
+        self._blank += sum(stop - first for first, stop in held)
+        if self._blank > max(_MANY_BLANK_ROWS, _BLANK_BESIDE_FILLED * self._filled):
+            raise Refused(
+                f"{self._path} {self._place_word} {place}: nearly all rows before this one are "
+                "blank. Remove them. Nothing was sent."
+            )
+        for first, stop in held:
+            yield from range(first, stop)
+
+
+def _without_blank_end(table: Table) -> Iterator[Batch]:
     """Rows up to the last one that holds anything: what follows it is no row of the sheet."""
-    held: list[Batch] = []
-    for batch in batches():
+    blank, width = BlankRows(table.path, table.place_word), len(table.columns)
+    for batch in table.batches():
         filled_rows = _filled_rows(batch)
-        if not filled_rows:
-            held.append(batch)
-            continue
-        yield from held
-        held = []
-        filled, rest = batch.split(filled_rows)
-        yield filled
-        if len(rest):
-            held.append(rest)
+        if filled_rows:
+            filled, rest = batch.split(filled_rows)
+            before = blank.before(filled_rows, batch.places[0])
+            while places := list(islice(before, most_rows(width))):
+                yield Batch([[""] * len(places)] * width, places)
+            yield filled
+            batch = rest
+        places = batch.places
+        if places and len(places) == places[-1] - places[0] + 1:
+            blank.hold(places[0], places[-1] + 1)
+        else:
+            for place in places:
+                blank.hold(place, place + 1)
 
 
 def _filled_rows(batch: Batch) -> int:
@@ -193,7 +248,21 @@ def _filled_rows(batch: Batch) -> int:
     return 0
 
 
+def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
+    """Raises for more columns than a sheet has.
+
+    Raises:
+        Refused: with how many there are.
+    """
+    if len(columns) > MAX_COLUMNS:
+        raise Refused(
+            f"{path}: {len(columns):,} columns. A sheet has {MAX_COLUMNS:,} at most: remove those "
+            "that are not sent. Nothing was sent."
+        )
+
+
 def _check_header(table: Table) -> None:
+    refuse_too_wide(table.path, table.columns)
     seen: dict[str, int] = {}
     for position, name in enumerate(table.columns):
         if not name.strip():

@@ -90,6 +90,7 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
         if _directory_bytes(path) > _MAX_DIRECTORY_BYTES:
             raise Malformed("it lists more parts than any workbook has")
         with zipfile.ZipFile(path) as archive:
+            _refuse_bomb(archive)
             yield _read_workbook(archive)
     except Malformed as error:
         raise _damaged(path, str(error)) from None
@@ -105,6 +106,17 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
         RuntimeError,  # of zipfile, about passwords
     ) as error:
         raise _damaged(path, str(error) or type(error).__name__) from None
+
+
+def _refuse_bomb(archive: zipfile.ZipFile) -> None:
+    """Each part may be below its bound, and all of them together beyond every measure."""
+    entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    packed = sum(entry.compress_size for entry in entries)
+    if unpacked > max(2 * _BOMB_BYTES, _BOMB_RATIO * packed):
+        raise Malformed(
+            f"it would unpack to {unpacked >> 20} MB, over {_BOMB_RATIO} times its size"
+        )
 
 
 def _refuse_other_kinds(path: Path) -> None:

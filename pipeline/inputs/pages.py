@@ -1,0 +1,200 @@
+"""What a Parquet file would be in memory, from the headers of its pages, before a page is unpacked.
+
+A page says how large it becomes, and pyarrow makes room for that. A few hundred bytes can be a page
+of a gigabyte, a million rows that all hold one long text, or a row with a list of a billion zeros.
+The footer may lie about all of that; the headers of the pages are what pyarrow goes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as kinds
+
+from pipeline.errors import Refused
+from pipeline.inputs.table import BATCH_ROWS
+
+BATCH_BYTES = 16 << 20
+"""About this much of each column is in memory at once."""
+# Some programs write one page for all rows: those are large because they hold much.
+_PAGE_BYTES = 64 << 20
+_PAGE_RATIO = 20
+# Rows that are all the same take no room, and each costs 6 microseconds.
+_MANY_ROWS = 500_000
+_ROWS_PER_BYTE = 20
+_MANY_CELLS = 5_000_000
+_CELLS_PER_BYTE = 100
+_MANY_VALUES = 2_000_000
+_MANY_BYTES = 128 << 20
+_UNPACKED_RATIO = 200
+_HEADER_BYTES = (1 << 12, 1 << 18, 1 << 24)
+
+
+class _Page(NamedTuple):
+    """One page: its kind, its bytes in the file and in memory, and how many values it has."""
+
+    is_dictionary: bool
+    stored: int
+    unpacked: int
+    values: int
+
+
+def look_through(path: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> tuple[int, list[str]]:
+    """How many rows of the file are to be read at once, and which columns are to be read as
+    dictionaries, as one of their texts may be long and in many rows.
+
+    Raises:
+        Refused: when the file would become much larger than it is.
+        ValueError: when it is damaged.
+    """
+    size = path.stat().st_size
+    cells = metadata.num_rows * len(schema)
+    if metadata.num_rows > max(_MANY_ROWS, _ROWS_PER_BYTE * size):
+        raise _refusal(path, f"{metadata.num_rows:,} rows")
+    if cells > max(_MANY_CELLS, _CELLS_PER_BYTE * size):
+        raise _refusal(path, f"{cells:,} cells")
+    flat = {field.name for field in schema if not kinds.is_nested(field.type)}
+    texts = {f.name for f in schema if kinds.is_string(f.type)}
+    batch_rows, total = BATCH_ROWS, 0
+    long_texts: set[str] = set()
+    with path.open("rb") as file:
+        for group in range(metadata.num_row_groups):
+            for place in range(metadata.num_columns):
+                column = metadata.row_group(group).column(place)
+                name = column.path_in_schema
+                values = 0
+                for page in _pages(file, column):
+                    values += 0 if page.is_dictionary else page.values
+                    total += page.unpacked
+                    if page.unpacked > max(_PAGE_BYTES, _PAGE_RATIO * page.stored):
+                        raise _refusal(path, f'{page.unpacked >> 20} MB in column "{name}"')
+                    if page.is_dictionary:
+                        if page.unpacked > BATCH_BYTES // BATCH_ROWS and name in texts:
+                            long_texts.add(name)
+                    else:
+                        average = max(1, page.unpacked // max(page.values, 1))
+                        batch_rows = min(batch_rows, max(1, BATCH_BYTES // average))
+                if name not in flat and values > _MANY_VALUES + _ROWS_PER_BYTE * size:
+                    raise _refusal(path, f'{values:,} values in column "{name}"')
+    refuse_too_much(path, total)
+    return batch_rows, sorted(long_texts)
+
+
+def refuse_too_much(path: Path, unpacked: int) -> None:
+    """Raises where the values of the file are that many bytes, out of proportion to its own.
+
+    Raises:
+        Refused: with how many there are.
+    """
+    if unpacked > max(_MANY_BYTES, _UNPACKED_RATIO * path.stat().st_size):
+        raise _refusal(path, f"over {unpacked >> 20} MB")
+
+
+def _refusal(path: Path, what: str) -> Refused:
+    return Refused(
+        f"{path}: its {path.stat().st_size:,} bytes would become {what}. Write the sheet again "
+        "with the rows that are meant. Nothing was sent."
+    )
+
+
+def _pages(file: IO[bytes], column: pq.ColumnChunkMetaData) -> Iterator[_Page]:
+    starts = [column.data_page_offset]
+    if column.has_dictionary_page and column.dictionary_page_offset:
+        starts.append(column.dictionary_page_offset)
+    at = min(starts)
+    end, left = at + column.total_compressed_size, column.num_values
+    while at < end and left > 0:
+        page, header = _page_at(file, at)
+        yield page
+        at += header + page.stored
+        left -= 0 if page.is_dictionary else page.values
+
+
+def _page_at(file: IO[bytes], at: int) -> tuple[_Page, int]:
+    """The page whose header begins there, and how long its header is."""
+    for size in _HEADER_BYTES:
+        file.seek(at)
+        reader = _Compact(file.read(size))
+        try:
+            fields = reader.struct()
+        except IndexError:
+            continue
+        kind, unpacked, stored = (fields.get(number, 0) for number in (1, 2, 3))
+        about: Any = next((fields[n] for n in (5, 7, 8) if isinstance(fields.get(n), dict)), {})
+        values = about.get(1, 0)
+        if not all(type(number) is int and number >= 0 for number in (unpacked, stored, values)):
+            break
+        return _Page(kind == _DICTIONARY, stored, unpacked, values), reader.at
+    raise ValueError("a page of it is damaged")
+
+
+_DICTIONARY = 2
+_MAX_DEPTH = 8
+
+
+class _Compact:
+    """Thrift's compact protocol, as far as the header of a page needs it."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self.at = 0
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        """The numbers and structs among the fields, by their ids."""
+        if depth > _MAX_DEPTH:
+            raise ValueError("a page of it is damaged")
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._number()
+            fields[number] = self._value(head & 15, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (1, 2):
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._number()
+        if kind == 7:
+            return self._skip(8)
+        if kind == 8:
+            return self._skip(self._varint())
+        if kind in (9, 10):
+            head = self._byte()
+            for _ in range(head >> 4 if head >> 4 != 15 else self._varint()):
+                self._value(head & 15, depth + 1)
+            return None
+        if kind == 12:
+            return self.struct(depth + 1)
+        raise ValueError("a page of it is damaged")
+
+    def _byte(self) -> int:
+        byte = self._raw[self.at]
+        self.at += 1
+        return byte
+
+    def _skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self._raw):
+            raise IndexError(size)
+
+    def _varint(self) -> int:
+        number = shift = 0
+        while True:
+            byte = self._byte()
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+            if shift > 63:
+                raise ValueError("a page of it is damaged")
+
+    def _number(self) -> int:
+        number = self._varint()
+        return (number >> 1) ^ -(number & 1)
