@@ -10,8 +10,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,6 +72,23 @@ def workbook_of(
     parts: Callable[[], dict[str, str]] = dict,
 ) -> Callable[[Path], object]:
     return lambda path: write_workbook(path, sheets(), parts=parts())
+
+
+# Each has a quicker one of its kind beside it.
+LONG = {
+    "a page that unpacks to a gigabyte",
+    "a quote that never ends",
+    "10 MB of blank rows of two columns",
+    "two million blank cells",
+    "another sheet of two million blank cells",
+    "short citations",
+    "citations with titles",
+    "fields that nobody reads",
+}
+
+
+def each(cases: Iterable[str]) -> list[Any]:
+    return [pytest.param(c, marks=pytest.mark.long if c in LONG else ()) for c in cases]
 
 
 PLAIN = table([["story"], ["x"]])
@@ -271,7 +289,7 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SHEETS)
+@pytest.mark.parametrize("name", each(SHEETS))
 def test_a_sheet_that_would_cost_hours_or_all_memory_ends_soon(make_job, name):
     """With a refusal that says where, or the right number of rows."""
     kind, write, words = SHEETS[name]
@@ -357,7 +375,7 @@ def answering() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("name", each(COPIES))
 def test_a_workbook_that_is_cheap_to_read_and_dear_to_copy_is_refused_at_export(
     make_job, answering, name
 ):
@@ -376,6 +394,7 @@ def test_a_workbook_that_is_cheap_to_read_and_dear_to_copy_is_refused_at_export(
     assert code == 0, said
 
 
+@pytest.mark.long
 def test_a_large_workbook_is_copied(make_job, answering):
     """20,000 rows of ten columns, formats and formulas among them."""
     job = make_job(answering.url, input="sheet.xlsx", variables={"story": "c0"})
@@ -412,7 +431,7 @@ DENSE: dict[str, Callable[[], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", each(DENSE))
 def test_a_paid_answer_of_40_to_60_mb_is_kept_whole_and_costs_little_at_the_run_and_each_export(
     make_job, name
 ):
@@ -447,6 +466,7 @@ def test_a_paid_answer_of_40_to_60_mb_is_kept_whole_and_costs_little_at_the_run_
     assert count == (10_000 if "citations" in field else 0)
 
 
+@pytest.mark.long
 def test_an_error_of_60_mb_costs_little_too(make_job):
     """Of words, and of lists."""
     errors = [
