@@ -380,7 +380,7 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
     except DidNotStart as error:
         raise EngineAway(
             f"The sandbox did not start: {error}. Nothing was sent, and nothing was paid. Run "
-            "`pipeline sandbox` to see whether it starts there, then run the same command again."
+            "`pipeline sandbox` to see whether it starts there."
         ) from None
 
 

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -163,6 +163,29 @@ def shared_forks() -> Forks:
     return ending.enter_context(forking(folder, environment))
 
 
+# A process of its own: a child begins with the peak of the process that it was forked from.
+_MEASURING = """
+import json, resource, subprocess, sys
+most = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+done = subprocess.run(sys.argv[2:], capture_output=True, text=True, errors="replace")
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+peak_bytes = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+cpu_s = used.ru_utime + used.ru_stime
+print(json.dumps([done.returncode, done.stdout, done.stderr, cpu_s, peak_bytes]))
+"""
+
+
+class Measured(NamedTuple):
+    """How a command ended, what it said, and what it took."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    cpu_s: float
+    peak_bytes: int
+
+
 @dataclass
 class Job:
     """A job on disk, and the runner as a user calls it."""
@@ -246,6 +269,13 @@ class Job:
             timeout=timeout,
             check=False,
         )
+
+    def measured(self, verb: str, *options: str, most_cpu_s: int = 600) -> Measured:
+        """Runs a command to its end, or until it has used that much CPU time."""
+        command = [sys.executable, "-c", _MEASURING, str(most_cpu_s), *self.command(verb, *options)]
+        done = self.shell(command, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return Measured(*json.loads(done.stdout))
 
     def run(self, *options: str, expect: int = 0, env: dict[str, str] | None = None) -> dict:
         """`pipeline run … --json`; the summary. Fails the test on another exit code."""

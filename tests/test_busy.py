@@ -163,6 +163,7 @@ def test_a_run_that_is_cancelled_does_not_wait_for_ever(job, monkeypatch):
     assert set(sandbox.billed().values()) == {1}
 
 
+@pytest.mark.long
 def test_a_ledger_that_is_locked_before_anything_was_sent_is_said_after_30_s(job):
     """Nothing is at stake: 75, and the next night tries again."""
     job, sandbox = job

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,37 +26,17 @@ PEAK_BYTES = 500e6
 MB = 1_000_000
 
 
-# A process of its own: a child begins with the peak of the process that it was forked from.
-MEASURED = f"""
-import json, resource, subprocess, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({CPU_S}, {CPU_S}))
-code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss]))
-"""
-
-
 def bounded(job: Job, verb: str, *options: str) -> tuple[int, str]:
     """(exit code, what was said) of a command that stays within the bounds."""
-    said = job.folder / "said.txt"
-    with said.open("wb") as file:
-        measured = subprocess.run(
-            [sys.executable, "-c", MEASURED, *job.command(verb, *options)],
-            env=job.environment(),
-            stdout=subprocess.PIPE,
-            stderr=file,
-            check=True,
-        )
-    returncode, cpu_s, peak = json.loads(measured.stdout)
-    text = said.read_text("utf-8", "replace")
-    peak *= 1 if sys.platform == "darwin" else 1024
-    spent = f"{cpu_s:.1f} s, {peak / 1e6:.0f} MB"
+    done = job.measured(verb, *options, most_cpu_s=CPU_S)
+    spent = f"{done.cpu_s:.1f} s, {done.peak_bytes / 1e6:.0f} MB"
+    said = done.stdout + done.stderr
     if "COSTS" in os.environ:
-        print(f"\n{verb}: {returncode}, {spent}: {text[:160]!r}", file=sys.stderr)
-    assert returncode >= 0, f"{returncode}: {spent}"
-    assert peak < PEAK_BYTES, spent
-    assert "Traceback" not in text, text[-2000:]
-    return returncode, text
+        print(f"\n{verb}: {done.returncode}, {spent}: {said[:160]!r}", file=sys.stderr)
+    assert done.returncode >= 0, f"{done.returncode}: {spent}"
+    assert done.peak_bytes < PEAK_BYTES, spent
+    assert "Traceback" not in said, said[-2000:]
+    return done.returncode, said
 
 
 # -- sheets -------------------------------------------------------------------------------

@@ -447,7 +447,16 @@ def endless_pages(ledger: Path, table: str) -> None:
     ledger.write_bytes(content)
 
 
-@pytest.mark.parametrize("table", ["runs", "rows", "attempts", "skipped_answers", "pins"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "runs",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("rows", "attempts", "skipped_answers", "pins")
+        ),
+    ],
+)
 def test_pages_that_lead_to_each_other_without_end_are_damage(
     hostile: Folder, ran: tuple[Job, Server], table: str
 ) -> None:

@@ -23,7 +23,7 @@ def test_a_folder_of_the_first_release_belongs_to_its_host_whatever_the_path(tmp
     with open_ledger(tmp_path / "ledger.sqlite", SystemClock()) as ledger:
         for host in ("api.example", "api.example/one"):
             ledger.read(placing.begin)
-            ledger.begin_run("run", "s", 1, 0, pins=pins_text({"host": host}))
+            ledger.begin_run("run", "s", 1, 0, pins=pins_text({"host": host, "workflow": "wf"}))
             row = Row(1, b"k" * 16, b"k" * 16, 0, b"{}")
             asyncio.run(ledger.intend(row))
             ledger.recover()

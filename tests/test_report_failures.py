@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import random
 import re
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 import pipeline
 from pipeline.errors import StorageFailed
+from pipeline.inputs.snapshot import _schema
 from pipeline.model import State
 from pipeline.records import Unfinished
 from pipeline.report.failures import ADDED_COLUMNS, failures_csv
@@ -168,12 +168,11 @@ def test_failures_csv_is_the_sheet_of_another_folder(job):
 
 def write_sheet(path: Path, columns: list[str], cells: list[list[str]]) -> None:
     """A sheet's copy as a run keeps it."""
-    names = [*(f"sheet.{n}" if n == "row" else n for n in columns), "row", "row_key", "skipped"]
     size = len(cells[0])
-    arrays = [pa.array(column, pa.large_string()) for column in cells]
-    arrays += [pa.array(range(1, size + 1)), pa.array(["0"] * size), pa.nulls(size, pa.string())]
-    about = {b"pipeline": json.dumps({"columns": columns}).encode()}
-    pq.write_table(pa.table(arrays, names=names).replace_schema_metadata(about), path)
+    schema = _schema(tuple(columns), {"columns": columns})
+    own = [range(1, size + 1), ["0"] * size, [None] * size]
+    arrays = [pa.array(c, field.type) for c, field in zip([*cells, *own], schema, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
 
 
 def unfinished(number: int) -> Unfinished:
