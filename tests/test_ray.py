@@ -245,7 +245,7 @@ def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_n
     assert status["ok"] == 300 - status["ambiguous"]
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", [pytest.param(True, marks=pytest.mark.long), False])
 def test_a_driver_that_stands_still_finds_its_workers_where_it_left_them(
     cluster, start_sandbox, make_job, own
 ):
