@@ -20,7 +20,7 @@ from typing import BinaryIO
 from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.mounts import network_file_system
-from pipeline.opening import is_file, open_file
+from pipeline.opening import NotAFile, check_file, open_file
 from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
 _BLOCK = 64 * 1024
@@ -85,8 +85,9 @@ class RunFolder:
             StorageFailed: when the folder cannot be read.
         """
         with self._writing():
-            there = self.path.is_dir()
-            if not there and self.path.exists():
+            # In this order: another run may make the folder in between.
+            there = self.path.exists()
+            if there and not self.path.is_dir():
                 raise Refused(
                     f"{self.path}: a file has the place of the run folder. Choose another "
                     "`output:`. Nothing was sent."
@@ -128,11 +129,16 @@ class RunFolder:
                     f"{self.path}: {path.name} is a link, and links in a run folder are not "
                     "followed. Put the file itself there, or remove the link. Nothing was sent."
                 )
-            if not (path.is_dir() or is_file(path)):
+            try:
+                if not path.is_dir():
+                    check_file(path)
+            except FileNotFoundError:  # a draft or a journal of another run, which is done
+                continue
+            except NotAFile:
                 raise Refused(
                     f"{self.path}: {path.name} is no regular file, and no run has made it. Remove "
                     "it. Nothing was sent."
-                )
+                ) from None
 
     def create(self) -> None:
         """Makes the folder (0700), durably, and sees that it can be written to.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.folder import RunFolder
 from tests.conftest import Job, SandboxProcess
 from tests.forks import Forks, forking
 
@@ -25,7 +27,7 @@ def start_two(job: Job, sandbox: SandboxProcess, one: Forks, other: Forks) -> No
         waiting = {pid: forks for pid, forks in waiting.items() if not has_ended(pid)}
         time.sleep(0.01)
     codes = {forks.wait(pid): forks.complained for pid, forks in running.items()}
-    assert sorted(codes) == [0, 75]
+    assert sorted(codes) == [0, 75], codes
     assert "another run (process" in codes[75]
     assert "Nothing was sent" in codes[75]
     assert sandbox.received() == received + ROWS
@@ -71,3 +73,26 @@ def test_of_two_that_start_together_fifty_times_one_works(sandbox, make_job, tmp
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(ROWS)])
     starts(job, sandbox, tmp_path, 50)
     each_once(sandbox, 50)
+
+
+def test_files_of_another_run_that_come_and_go_are_not_taken_for_odd_ones(tmp_path):
+    """SQLite's journal and drafts are gone between the look at the folder and at the file."""
+    folder = RunFolder(tmp_path)
+    (tmp_path / "ledger.sqlite").touch()
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                (tmp_path / f".run.json.{number:08x}.draft").touch()
+            for number in range(20):
+                (tmp_path / f".run.json.{number:08x}.draft").unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            folder.refuse_unusable()
+    finally:
+        ended.set()
+        thread.join()
