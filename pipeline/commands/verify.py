@@ -21,7 +21,7 @@ def verify(**said: Any) -> None:
     """Reads every file of JOB's run folder and checks that all is there and as it was written.
 
     Works while a run goes on. Ends with 6 and names files and rows where something is not. It finds
-    accidents, not intent: who writes an answer and its checksum anew is not noticed.
+    accidents, not intent: a person who rewrites an answer and its checksum is not noticed.
 
     \b
     Example:
