@@ -20,7 +20,7 @@ _MAX_DEPTH = 199
 @dataclass(frozen=True, slots=True)
 class JsonText:
     """An object or a list that was not made into values of Python: its text, as it came, which is
-    valid JSON but for control characters in its strings."""
+    valid JSON except for control characters in its strings."""
 
     text: str
 

@@ -73,7 +73,7 @@ def listed(rows: Sequence[int], total: int | None = None) -> str:
 
 
 def few_words(words: Iterable[str], most: int = 20) -> str:
-    """The first of some words, and how many more there are."""
+    """The first `most` words, and the number of the others."""
     words = list(words)
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more

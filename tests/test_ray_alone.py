@@ -72,7 +72,7 @@ def slow_job(start_sandbox: StartSandbox, make_job) -> Job:
     """Its rows take long enough to look around meanwhile."""
     sandbox = start_sandbox(latency="120s")
     job = make_job(sandbox.url, rows=stories(4), **on_ray(None))
-    # The sandbox takes any key that it is told of.
+    # The sandbox accepts each key that is added here.
     sandbox._call("PUT", "keys", f'["{KEY}"]'.encode())
     return job
 

@@ -126,7 +126,7 @@ class _Weight:
 
 
 def _area(ref: str) -> int:
-    """How many cells a range has; a range that is none has one."""
+    """The number of cells in a range; 1 for a text that is not a range."""
     corners = [_CORNER.fullmatch(corner) for corner in ref.split(":")]
     ends = [(_number(corner[1]), int(corner[2])) for corner in corners if corner]
     if len(ends) != 2:
