@@ -21,7 +21,8 @@ _HEADER, _FRAME_HEADER = 32, 24
 _MAGIC = (0x377F0682, 0x377F0683)
 _USUAL_PAGE = 4096
 _PAGES = frozenset(1 << bits for bits in range(9, 17))
-# SQLite starts the log again after 1,000 pages (its default), unless a reader keeps its view for hours.
+# SQLite starts the log again after 1,000 pages, its default, unless a reader keeps its view open
+# for hours.
 _MOST_BYTES = 16 << 30
 _OF_A_CRASH = 1
 
