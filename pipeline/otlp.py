@@ -97,14 +97,16 @@ class Telemetry:
         """Tells how the run ended; (whom, why) of each signal that was not taken."""
         self.close()
         summary, ended_ns = _few_codes(summary), time.time_ns()
-        work: list[tuple[Collector, Callable[[], str | None]]] = []
+        work: list[tuple[_Span | _Metrics, Callable[[], str | None]]] = []
         if (span := self._span) is not None:
-            work.append((span.collector, lambda: span.end(summary, needs_person, ended_ns)))
+            work.append((span, lambda: span.end(summary, needs_person, ended_ns)))
         if (metrics := self._metrics) is not None:
-            work.append((metrics.collector, lambda: metrics.end(summary, ended_ns / 1e9)))
+            work.append((metrics, lambda: metrics.end(summary, ended_ns / 1e9)))
         said = await asyncio.gather(*(in_time(tell, timeout_s) for _, tell in work))
         return [
-            (collector.shown, why) for (collector, _), why in zip(work, said, strict=True) if why
+            (part.collector.shown, part.session.why or why)
+            for (part, _), why in zip(work, said, strict=True)
+            if why
         ]
 
     async def _export_at_intervals(self, metrics: _Metrics) -> None:
@@ -126,8 +128,8 @@ class _Span:
         self.collector = collector
         self._began_ns = time.time_ns()
         self._parent = _parent(environment)
-        self._session = _Session(timeout_s)
-        exporter = OTLPSpanExporter(collector.url, timeout=timeout_s, session=self._session)
+        self.session = _Session(timeout_s)
+        exporter = OTLPSpanExporter(collector.url, timeout=timeout_s, session=self.session)
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(SimpleSpanProcessor(exporter))
 
@@ -146,7 +148,7 @@ class _Span:
             self._provider.shutdown()
         except Exception as error:  # of the SDK: the run itself is saved and done
             return type(error).__name__
-        return self._session.why
+        return self.session.why
 
 
 class _Metrics:
@@ -160,8 +162,8 @@ class _Metrics:
         self.server: Attributes = {}
         self._job = job
         self._one_at_a_time = threading.Lock()
-        self._session = _Session(timeout_s)
-        self._exporter = OTLPMetricExporter(collector.url, timeout=timeout_s, session=self._session)
+        self.session = _Session(timeout_s)
+        self._exporter = OTLPMetricExporter(collector.url, timeout=timeout_s, session=self.session)
         self._reader = InMemoryMetricReader(
             preferred_temporality=self._exporter._preferred_temporality,  # as the SDK's readers do
             preferred_aggregation=self._exporter._preferred_aggregation,
@@ -183,10 +185,11 @@ class _Metrics:
         """Exports what there is; None, or why it was not taken."""
         try:
             with self._one_at_a_time:
+                self.session.why = None
                 found = self._reader.get_metrics_data()
                 if found is not None:
                     self._exporter.export(found)
-                return self._session.why
+                return self.session.why
         except Exception as error:  # of the SDK: the run goes on
             return type(error).__name__
 
@@ -211,7 +214,8 @@ class _Metrics:
 
 class _Session(requests.Session):
     """Notes why its last request was not taken, which the exporters only log, with the whole
-    address. A redirect is not followed, and no success."""
+    address. They may still wait for the next try when the time is over, so that reason comes
+    before "no answer". A redirect is not followed, and no success."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__()

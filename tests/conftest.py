@@ -147,9 +147,18 @@ def pytest_runtest_teardown() -> None:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A port on which somebody may listen in a moment; any process may take it before."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def closed_port() -> int:
+    """A port that refuses connections, and that no other process gets before these tests end."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+    holder.detach()  # open until the process ends
+    return int(port)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from pipeline.bodies import BodyBudget
 from pipeline.client import Client
 from pipeline.decoding import KEPT_OF_TOO_LARGE_BYTES, MAX_BODY_BYTES
 from pipeline.model import Failure, Reply, StopCode, Verdict
-from tests.conftest import free_port
+from tests.conftest import closed_port
 
 BODY = b'{"story":"a dog"}'
 OK = b'{"success":true,"result":"Once"}'
@@ -146,7 +146,7 @@ def test_a_whole_answer_comes_with_status_headers_and_body():
 
 def test_a_refused_connection_was_not_sent():
     """Nobody listens."""
-    reply = asyncio.run(send_once(f"http://127.0.0.1:{free_port()}"))
+    reply = asyncio.run(send_once(f"http://127.0.0.1:{closed_port()}"))
     assert reply.failure is Failure.NOT_SENT
     assert classify(reply).verdict is Verdict.REFUSED
 

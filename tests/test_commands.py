@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.folder import RunFolder
 from pipeline.schema import connect
-from tests.conftest import Job, SandboxProcess, ended, free_port
+from tests.conftest import Job, SandboxProcess, closed_port, ended
 
 MIXED = [
     "a plain story",
@@ -805,7 +805,7 @@ def test_what_a_reading_command_was_asked_for_is_on_stdout_and_nothing_else_is(s
 def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_job):
     """Not to a mistyped address; but to one that refused the key, though nothing was paid."""
     first, second = start_sandbox(), start_sandbox()
-    job = make_job(f"http://127.0.0.1:{free_port()}", rows=[["a"]])
+    job = make_job(f"http://127.0.0.1:{closed_port()}", rows=[["a"]])
     log = job.output / "log.jsonl"
     process = job.start()
     with ended(process):

@@ -23,7 +23,7 @@ from pipeline.folder import RunFolder
 from pipeline.job import find_job
 from pipeline.ledger import open_ledger
 from pipeline.summary import summarize_error
-from tests.conftest import KEY, ended, free_port
+from tests.conftest import KEY, closed_port, ended
 
 
 def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
@@ -114,7 +114,7 @@ def test_a_monitor_that_fails_redirects_or_is_away_is_said_and_changes_nothing(
     """The one that a redirect names is never asked."""
     elsewhere = monitor()
     for broken in (monitor(status=500), monitor(302, f"{elsewhere.url}/x"), None):
-        url = broken.url if broken else f"http://127.0.0.1:{free_port()}"
+        url = broken.url if broken else f"http://127.0.0.1:{closed_port()}"
         job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": url})
         done = job.call("run")
         assert done.returncode == 0
@@ -126,7 +126,7 @@ def test_a_quiet_run_says_in_one_line_whom_it_could_not_tell_and_the_summary_nam
     sandbox, make_job
 ):
     """The exit code stays 0, and `verify` finds the summary that the ledger knows."""
-    hook = f"http://127.0.0.1:{free_port()}/s3cret"
+    hook = f"http://127.0.0.1:{closed_port()}/s3cret"
     job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": hook})
     done = job.call("run", "--quiet", "--json")
     assert done.returncode == 0
@@ -143,7 +143,7 @@ def test_a_quiet_run_says_in_one_line_whom_it_could_not_tell_and_the_summary_nam
 
 def test_a_quiet_run_that_is_refused_says_whom_it_could_not_tell_too(sandbox, make_job):
     """One line for the refusal, one for the webhook; exit 2 as without it."""
-    hook = f"http://127.0.0.1:{free_port()}"
+    hook = f"http://127.0.0.1:{closed_port()}"
     job = make_job(sandbox.url, rows=[[""]], notify={"webhook": hook})
     done = job.call("run", "--quiet")
     assert done.returncode == 2

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 from pipeline.access import Access
-from tests.conftest import KEY, Job, SandboxProcess, ended, free_port
+from tests.conftest import KEY, Job, SandboxProcess, closed_port, ended, free_port
 from tests.test_faults import hold_against_the_matrix
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -294,7 +294,7 @@ def test_max_paid_is_never_passed_by_any_number_of_workers(cluster, sandbox, mak
 
 def test_no_cluster_at_the_address_is_a_reason_to_try_again_later(sandbox, make_job):
     """Exit 75, in words, and nothing was sent."""
-    job = make_job(sandbox.url, rows=stories(3), **on_ray(f"127.0.0.1:{free_port()}"))
+    job = make_job(sandbox.url, rows=stories(3), **on_ray(f"127.0.0.1:{closed_port()}"))
     done = job.call("run", "--json")
     assert done.returncode == 75, done.stderr
     assert "No Ray cluster at 127.0.0.1" in done.stderr

@@ -16,7 +16,7 @@ import pytest
 from pipeline.children import start_python
 from pipeline.sandbox import peer
 from pipeline.sandbox.spawn import Spawned, spawned_sandbox
-from tests.conftest import ended, free_port
+from tests.conftest import closed_port, ended
 from tests.plain_http import call, run
 
 RUN = "/api/v1/run/wf_story"
@@ -131,7 +131,7 @@ def test_what_comes_without_a_key_is_not_kept(sandbox):
 def test_the_key_of_a_model_is_spent_by_nobody_else(start_sandbox, monkeypatch):
     """With one in its environment the server's own key and its token are random."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
-    model = {"model_url": f"http://127.0.0.1:{free_port()}/v1", "model": "small"}
+    model = {"model_url": f"http://127.0.0.1:{closed_port()}/v1", "model": "small"}
     sandbox = start_sandbox(**model)
     assert run(sandbox.port, {"story": "a dog"}).status == 401
     assert run(sandbox.port, {"story": "a dog"}, key=sandbox.key).status == 500, "it is away"
@@ -145,7 +145,7 @@ def test_keys_of_the_users_own_file_are_taken_for_a_model_too(start_sandbox, mon
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
     file = tmp_path / "own.yaml"
     file.write_text('keys: [a-key-of-mine, sk_sandbox]\nworkflows: {wf_story: {template: "x"}}\n')
-    model = {"model_url": f"http://127.0.0.1:{free_port()}/v1", "model": "small"}
+    model = {"model_url": f"http://127.0.0.1:{closed_port()}/v1", "model": "small"}
     sandbox = start_sandbox(workflows=str(file), **model)
     assert run(sandbox.port, {}, key="a-key-of-mine").status == 500
     assert run(sandbox.port, {}).status == 401
@@ -155,7 +155,7 @@ def test_the_command_says_how_to_use_a_sandbox_with_a_model(monkeypatch):
     """Key and token are in the lines that it prints, and those work."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
     pipeline = str(Path(sys.executable).with_name("pipeline"))
-    words = ["--model-url", f"http://127.0.0.1:{free_port()}/v1", "--model", "small"]
+    words = ["--model-url", f"http://127.0.0.1:{closed_port()}/v1", "--model", "small"]
     process = subprocess.Popen(
         [pipeline, "sandbox", "--port", "0", *words], stdout=subprocess.PIPE, text=True
     )
@@ -214,4 +214,4 @@ def test_the_owner_of_a_connection_is_known():
             for client in (mapped, plain):
                 theirs = ("127.0.0.1", client.getsockname()[1])
                 assert peer._owner(theirs, ours) == os.getuid()
-        assert peer._owner(("127.0.0.1", free_port()), ours) is None
+        assert peer._owner(("127.0.0.1", closed_port()), ours) is None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import closed_port
 from tests.plain_http import call, run
 
 MESSAGE = {
@@ -172,7 +172,7 @@ def test_a_model_that_answers_nonsense_is_the_pages_500(start_sandbox, model):
 
 def test_a_model_that_is_away_is_the_pages_500(start_sandbox):
     """At once."""
-    sandbox = start_sandbox(model_url=f"http://127.0.0.1:{free_port()}/v1", model="small")
+    sandbox = start_sandbox(model_url=f"http://127.0.0.1:{closed_port()}/v1", model="small")
     got = run(sandbox.port, {"story": "a dog"})
     assert (got.status, got.json()["error"]) == (500, "Failed to run workflow")
     assert sum(sandbox.billed().values()) == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Job, ended, free_port
+from tests.conftest import Job, closed_port, ended
 from tests.servers import Server, rate_limited
 from tests.test_crash import assert_nothing_lost_or_paid_twice
 
@@ -306,7 +306,7 @@ def test_clock_steps_of_hours_change_nothing(start_sandbox, make_job):
 
 def test_nobody_listens_and_ctrl_c_works_at_once(make_job):
     """While the API is away there is nothing to wait for."""
-    job = make_job(f"http://127.0.0.1:{free_port()}", rows=[["a"]])
+    job = make_job(f"http://127.0.0.1:{closed_port()}", rows=[["a"]])
     process = start(job)
     with process, ended(process):
         until(lambda: (job.output / "log.jsonl").exists() and "waiting" in log_of(job))

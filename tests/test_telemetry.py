@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -16,8 +17,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from tests.conftest import KEY, ended, free_port
+from pipeline.otlp import Telemetry
+from pipeline.telemetry import Collector
+from tests.conftest import KEY, closed_port, ended
 from tests.servers import Answer, Monitor, Server
+from tests.test_summary import summary
 
 DOCS = Path(__file__).parent.parent / "docs" / "opentelemetry.md"
 ASKED = {"opentelemetry": True}
@@ -190,7 +194,7 @@ def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_w
         hanging: "no answer within 1 s",
         monitor(status=500).url: "HTTP 500",
         monitor(307, f"{elsewhere.url}/x").url: "HTTP 307",
-        f"http://127.0.0.1:{free_port()}": "ConnectionError",
+        f"http://127.0.0.1:{closed_port()}": "ConnectionError",
     }
     for n, (url, why) in enumerate(addresses.items()):
         notify = ASKED | {"timeout_s": 1}
@@ -209,6 +213,17 @@ def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_w
         assert "export" not in done.stderr
     assert elsewhere.calls == []
     assert set(sandbox.billed().values()) == {len(addresses)}
+
+
+def test_the_reason_of_the_last_try_is_said_where_the_next_one_was_still_to_come():
+    """The exporters wait about a second before they try again, and the time ends before that."""
+    url = f"http://127.0.0.1:{closed_port()}"
+
+    async def end() -> list[tuple[str, str]]:
+        telemetry = Telemetry("a", Collector("x", url), Collector("y", url), 30, {})
+        return await telemetry.end(summary(ok=1), False, 0.5)
+
+    assert asyncio.run(end()) == [("x", "ConnectionError"), ("y", "ConnectionError")]
 
 
 def test_a_collector_that_hangs_takes_its_timeout_once(sandbox, make_job, hanging):
