@@ -66,7 +66,7 @@ def drive(engine: str, spec: Path, answers: Any) -> None:
     import gc
 
     from pipeline import run, sending
-    from pipeline.events import AttemptEnded
+    from pipeline.core.events import AttemptEnded
 
     gc.freeze()
     gc.set_threshold(100_000)

@@ -37,9 +37,9 @@ from aiolimiter import AsyncLimiter
 from pipeline.access import Access
 from pipeline.client import Client
 from pipeline.control import Control
-from pipeline.events import AttemptEnded, Event
+from pipeline.core.events import AttemptEnded, Event
+from pipeline.core.model import ErrorCode, State
 from pipeline.limits import fit_concurrency
-from pipeline.model import ErrorCode, State
 from pipeline.run import RunOptions, run_job_async
 from pipeline.spec import load_spec
 

@@ -25,12 +25,12 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.checkpoint import Sealer
-from pipeline.events import PaceEnded, RunStarted
+from pipeline.core.events import PaceEnded, RunStarted
+from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.files import write_json
 from pipeline.job import Job, find_job
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
-from pipeline.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import counts

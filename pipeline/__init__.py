@@ -57,35 +57,35 @@ _HOME = {
     "RowNumbers": "pipeline.plan",
     "select_resume": "pipeline.plan",
     "select_again": "pipeline.plan",
-    "NextStep": "pipeline.model",
-    "Summary": "pipeline.model",
-    "State": "pipeline.model",
-    "StopCode": "pipeline.model",
-    "Stopped": "pipeline.model",
-    "ErrorCode": "pipeline.model",
-    "Event": "pipeline.events",
-    "RunStarted": "pipeline.events",
-    "RunEnded": "pipeline.events",
-    "AttemptEnded": "pipeline.events",
-    "Paced": "pipeline.events",
-    "ConcurrencyBinds": "pipeline.events",
-    "PaceEnded": "pipeline.events",
-    "Waiting": "pipeline.events",
-    "Stopping": "pipeline.events",
-    "Notice": "pipeline.events",
-    "PipelineError": "pipeline.errors",
-    "Refused": "pipeline.errors",
-    "StorageFailed": "pipeline.errors",
-    "Interrupted": "pipeline.errors",
-    "Locked": "pipeline.errors",
+    "NextStep": "pipeline.core.model",
+    "Summary": "pipeline.core.model",
+    "State": "pipeline.core.model",
+    "StopCode": "pipeline.core.model",
+    "Stopped": "pipeline.core.model",
+    "ErrorCode": "pipeline.core.model",
+    "Event": "pipeline.core.events",
+    "RunStarted": "pipeline.core.events",
+    "RunEnded": "pipeline.core.events",
+    "AttemptEnded": "pipeline.core.events",
+    "Paced": "pipeline.core.events",
+    "ConcurrencyBinds": "pipeline.core.events",
+    "PaceEnded": "pipeline.core.events",
+    "Waiting": "pipeline.core.events",
+    "Stopping": "pipeline.core.events",
+    "Notice": "pipeline.core.events",
+    "PipelineError": "pipeline.core.errors",
+    "Refused": "pipeline.core.errors",
+    "StorageFailed": "pipeline.core.errors",
+    "Interrupted": "pipeline.core.errors",
+    "Locked": "pipeline.core.errors",
 }
 
 if TYPE_CHECKING:
     from pipeline.check import Checked, check_job
     from pipeline.consent import Consent
     from pipeline.control import Control
-    from pipeline.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
-    from pipeline.events import (
+    from pipeline.core.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
+    from pipeline.core.events import (
         AttemptEnded,
         ConcurrencyBinds,
         Event,
@@ -97,11 +97,11 @@ if TYPE_CHECKING:
         Stopping,
         Waiting,
     )
+    from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.export import Export, export_citations, export_job
     from pipeline.history import PastRun, read_history
     from pipeline.init import Written, init_job
     from pipeline.job import Job, find_job
-    from pipeline.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.network import check_way, is_host, is_loopback, split_address
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"

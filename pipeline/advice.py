@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.model import ErrorCode, State
+from pipeline.core.model import ErrorCode, State
 
 _ADVICE: dict[str, str] = {
     ErrorCode.NOT_SENT: "the API could not be reached; nothing was sent. Check the network",

@@ -15,9 +15,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 from pipeline.jsontext import JsonText, is_guessed, parsed, text_of
 from pipeline.marks import EMPTY
-from pipeline.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 
 MESSAGE_CHARACTERS = 500
 _LOOKED_AT_CHARACTERS = 100 * MESSAGE_CHARACTERS

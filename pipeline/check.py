@@ -15,16 +15,16 @@ import numpy as np
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, find_access, find_host, key_in_use
 from pipeline.consent import plan_of, questions, refuse_impossible
+from pipeline.core.errors import Refused
+from pipeline.core.model import TEXT_RULES, Row, State
 from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.endpoint import own_textfile, told_endpoints
 from pipeline.engines.needed import check_engine
-from pipeline.errors import Refused
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job import Job
 from pipeline.learned import kept_pace
-from pipeline.model import TEXT_RULES, Row, State
 from pipeline.paid import checked_beside
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.answer import read_answer
 from pipeline.columns import lists, numbers, texts
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
 from pipeline.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 from pipeline.ledger import Part, SqliteLedger
 from pipeline.marks import marks_of

@@ -24,7 +24,7 @@ from pipeline.commands.send import resume, run
 from pipeline.commands.settle import settle
 from pipeline.commands.status import status
 from pipeline.commands.verify import verify
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.sandbox.command import sandbox
 
 _COMMANDS = [

@@ -18,6 +18,7 @@ import httpx
 from pipeline.access import SANDBOX_HOST, Access
 from pipeline.bodies import BodyBudget, Share
 from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
+from pipeline.core.model import Failure, Reply
 from pipeline.decoding import (
     KEPT_OF_TOO_LARGE_BYTES,
     MAX_BODY_BYTES,
@@ -27,7 +28,6 @@ from pipeline.decoding import (
     is_encoded,
 )
 from pipeline.masking import Mask
-from pipeline.model import Failure, Reply
 from pipeline.network import find_proxy
 
 CONNECT_S = 30.0

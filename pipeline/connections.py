@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipeline.model import Failure
+from pipeline.core.model import Failure
 from pipeline.network import find_proxy, without_key_log
 
 with without_key_log():

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline import records
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.model import API_CODES, ErrorCode, State
+from pipeline.core.wording import counted, few_words, listed, nearest
 from pipeline.inputs.checks import Skip
 from pipeline.job import Job
-from pipeline.model import API_CODES, ErrorCode, State
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read
 from pipeline.repaid import refuse_repaying
 from pipeline.tokens import plan_token
-from pipeline.wording import counted, few_words, listed, nearest
 
 Ask = Callable[[str], bool]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline.errors import Interrupted
+from pipeline.core.errors import Interrupted
+from pipeline.core.model import StopCode, Stopped
 from pipeline.executor import Executor
-from pipeline.model import StopCode, Stopped
 
 T = TypeVar("T")
 

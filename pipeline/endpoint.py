@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.figures import PROMETHEUS_START
 from pipeline.masking import Mask
 from pipeline.network import is_local, is_loopback, split_address

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.answer import classify
-from pipeline.errors import StorageFailed
-from pipeline.events import AttemptEnded, ConcurrencyBinds, Event, Listener, Stopping, Waiting
-from pipeline.model import (
+from pipeline.core.errors import StorageFailed
+from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Event, Listener, Stopping, Waiting
+from pipeline.core.model import (
     Attempt,
     Clock,
     Engine,

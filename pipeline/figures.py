@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.model import Summary
+from pipeline.core.model import Summary
 
 PROMETHEUS_START = "# HELP pipeline_"
 """How each text of `prometheus` begins."""

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
-from pipeline.errors import DiskRefused
+from pipeline.core.errors import DiskRefused
 from pipeline.opening import check_file, open_file
 
 _SHOWN_CHARACTERS = 40  # of a draft's name; a name has 255 bytes at most

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import DiskRefused, Locked, Refused, StorageFailed
+from pipeline.core.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.mounts import network_file_system
 from pipeline.opening import NotAFile, check_file, open_file

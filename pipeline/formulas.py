@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.wording import UNSEEN
+from pipeline.core.wording import UNSEEN
 
 # Tab and line breaks are text. Spreadsheets drop the others, or stop at them.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.errors import DiskRefused, LedgerBusy, StorageFailed
+from pipeline.core.errors import DiskRefused, LedgerBusy, StorageFailed
 
 # How long a write waits for another program that holds the ledger's lock, where nothing is at
 # stake; and how often a waiting one says so.

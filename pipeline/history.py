@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.model import ErrorCode
 from pipeline.job import Job
-from pipeline.model import ErrorCode
 from pipeline.opening import as_object, last_lines
 from pipeline.records import reading
 from pipeline.schema import altered, intact

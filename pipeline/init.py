@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import counted, printable
 from pipeline.inputs.table import NO_ROWS, Table, open_table
 from pipeline.plan import ADDED_COLUMNS
 from pipeline.spec import NAME, WORKFLOW, JobSpec, load_spec
-from pipeline.wording import counted, printable
 
 _EXAMPLE_CHARACTERS = 40
 _NAME_CHARACTERS = 60

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.access import DEFAULT_BASE_URL, SANDBOX_HOST, URL_VARIABLE
-from pipeline.errors import PipelineError, Refused
+from pipeline.core.errors import PipelineError, Refused
 from pipeline.folder import RunFolder
 from pipeline.noted import BASE_URL, KEY_FILE, Noted, read_note
 from pipeline.opening import is_file

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from pipeline import wal
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.files import open_private, storing
 from pipeline.groupcommit import GroupCommit
-from pipeline.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.placing import adopt
 from pipeline.records import (
     BEGAN_WITH_SCHEMA_1,

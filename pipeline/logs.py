@@ -8,8 +8,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.errors import StorageFailed
-from pipeline.events import (
+from pipeline.core.errors import StorageFailed
+from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
     Event,
@@ -20,9 +20,9 @@ from pipeline.events import (
     Stopping,
     Waiting,
 )
+from pipeline.core.model import Clock, JsonObject, Verdict
+from pipeline.core.wording import json_line
 from pipeline.files import open_appending, storing
-from pipeline.model import Clock, JsonObject, Verdict
-from pipeline.wording import json_line
 
 _PACE_EVERY_S = 60.0
 

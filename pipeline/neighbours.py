@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import records
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, stored_row_keys
 from pipeline.opening import as_object

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.model import ENGINES
+from pipeline.core.model import ENGINES
+from pipeline.core.wording import printable
 from pipeline.opening import read_object
 from pipeline.spec import NAME
-from pipeline.wording import printable
 
 RUN_NOTE = "run.json"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

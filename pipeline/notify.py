@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.access import key_in_use
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import Locked, PipelineError
+from pipeline.core.events import Listener, Notice
+from pipeline.core.model import Summary
+from pipeline.core.wording import json_line
 from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
-from pipeline.errors import Locked, PipelineError
-from pipeline.events import Listener, Notice
 from pipeline.figures import markdown, prometheus
 from pipeline.files import replacing, write_json
 from pipeline.job import Job
 from pipeline.ledger import open_ledger
 from pipeline.logs import EventLog
-from pipeline.model import Summary
 from pipeline.summary import as_json, for_person, needs_person, summarize_error
 from pipeline.telemetry import find_telemetry
-from pipeline.wording import json_line
 
 if TYPE_CHECKING:
     from pipeline.otlp import Telemetry

@@ -28,10 +28,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Status, StatusCode, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from pipeline.core.events import AttemptEnded, Event
+from pipeline.core.model import Summary, Verdict
 from pipeline.endpoint import in_time, late
-from pipeline.events import AttemptEnded, Event
 from pipeline.figures import few_codes, gauges
-from pipeline.model import Summary, Verdict
 from pipeline.telemetry import Collector
 
 Attributes = dict[str, str | int]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.children import start_python
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
 from pipeline.records import check_structure, reading
 from pipeline.schema import altered, intact
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline import records
 from pipeline.access import SANDBOX_HOST, URL_VARIABLE
-from pipeline.errors import Refused
-from pipeline.model import TEXT_RULES, JsonObject
+from pipeline.core.errors import Refused
+from pipeline.core.model import TEXT_RULES, JsonObject
 from pipeline.opening import as_object
 from pipeline.plan import Variables
 from pipeline.records import Read, reached

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.model import Held, State
+from pipeline.core.model import Held, State
 from pipeline.plan import Alike
 from pipeline.records import SNAPSHOT, SNAPSHOT_SHA256, known_code, known_state
 from pipeline.schema import altered, intact

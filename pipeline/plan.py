@@ -18,10 +18,10 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import Refused
-from pipeline.model import Held, State
+from pipeline.core.errors import Refused
+from pipeline.core.model import Held, State
+from pipeline.core.wording import nearest
 from pipeline.spec import JobSpec
-from pipeline.wording import nearest
 
 KEY_BYTES = 16
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from pipeline.events import (
+from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
     Event,
@@ -22,8 +22,8 @@ from pipeline.events import (
     Stopping,
     Waiting,
 )
-from pipeline.model import State, StopCode, Stopped
-from pipeline.wording import counted, printable
+from pipeline.core.model import State, StopCode, Stopped
+from pipeline.core.wording import counted, printable
 
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0

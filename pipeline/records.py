@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from pipeline.core.model import ErrorCode, State, StopCode, Verdict
 from pipeline.folder import RunFolder
-from pipeline.model import ErrorCode, State, StopCode, Verdict
 from pipeline.schema import (
     add_missing,
     altered,

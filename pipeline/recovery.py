@@ -7,16 +7,16 @@ from dataclasses import replace
 from pipeline import records
 from pipeline.answer import classify
 from pipeline.checkpoint import Sealer
+from pipeline.core.events import Listener, Notice
+from pipeline.core.model import Reply, Verdict
+from pipeline.core.wording import counted
 from pipeline.decoding import readings
-from pipeline.events import Listener, Notice
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.ledger import SqliteLedger
-from pipeline.model import Reply, Verdict
 from pipeline.pins import pinned_workflow
 from pipeline.records import Unread
 from pipeline.report.failures import rewrite_failures
-from pipeline.wording import counted
 
 
 def recover(

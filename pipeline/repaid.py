@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline import placing
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.model import JsonObject
+from pipeline.core.wording import counted
 from pipeline.inputs.snapshot import Snapshot, stored_batches
 from pipeline.inputs.table import open_table
-from pipeline.model import JsonObject
 from pipeline.pins import Pins, differences, rules_of
 from pipeline.plan import Plan, Source, Variables, identity
 from pipeline.records import Read
 from pipeline.spec import JobSpec
-from pipeline.wording import counted
 
 _LOOK_UP_ROWS = 10_000
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from pipeline import records
 from pipeline.answer import MAX_CITATIONS
 from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.opening import read_file

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pipeline.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
+from pipeline.core.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
 
 # Each ambiguous answer may be a bill for nothing: ten are enough to look at, and few enough to pay.
 AMBIGUOUS_IN_A_ROW = 10

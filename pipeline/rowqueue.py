@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import count
 
-from pipeline.model import Row
+from pipeline.core.model import Row
 
 
 class RowQueue:

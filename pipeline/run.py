@@ -24,19 +24,19 @@ from pipeline import __version__, records
 from pipeline.access import SANDBOX_HOST, Access, find_access
 from pipeline.checkpoint import Sealer
 from pipeline.children import start_python
-from pipeline.clock import SystemClock
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
+from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
+from pipeline.core.model import JsonObject, Row, Stopped, Summary
 from pipeline.engines.needed import check_engine
-from pipeline.errors import EngineAway, Locked, Refused, StorageFailed
-from pipeline.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.files import storing, sync_folder, write_json
 from pipeline.folder import RunFolder
 from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
-from pipeline.model import JsonObject, Row, Stopped, Summary
 from pipeline.notify import Notifier, notifying
 from pipeline.paid import check_ledger
 from pipeline.plan import Selection

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import checksums
-from pipeline.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
+from pipeline.core.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
 from pipeline.groupcommit import PATIENCE_S, is_busy
 from pipeline.opening import NotAFile, check_file
 from pipeline.traces import PART, Trace

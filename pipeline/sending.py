@@ -13,10 +13,8 @@ from pipeline import records
 from pipeline.access import SANDBOX_HOST, Access
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.control import Control
-from pipeline.engines.base import Target
-from pipeline.engines.choice import open_engine
-from pipeline.errors import EngineAway, Interrupted, LedgerBusy
-from pipeline.events import (
+from pipeline.core.errors import EngineAway, Interrupted, LedgerBusy
+from pipeline.core.events import (
     AttemptEnded,
     Event,
     Listener,
@@ -25,11 +23,13 @@ from pipeline.events import (
     PaceEnded,
     Stopping,
 )
+from pipeline.core.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
+from pipeline.engines.base import Target
+from pipeline.engines.choice import open_engine
 from pipeline.executor import Executor
 from pipeline.groupcommit import PATIENCE_S
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger
-from pipeline.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
 from pipeline.pacing import Pace
 from pipeline.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.spec import JobSpec

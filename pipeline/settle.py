@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline import records
-from pipeline.clock import SystemClock
 from pipeline.consent import refuse_unknown_codes
-from pipeline.errors import Refused
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import Refused
+from pipeline.core.model import Clock, State
+from pipeline.core.wording import counted
 from pipeline.job import Job
 from pipeline.ledger import open_ledger
-from pipeline.model import Clock, State
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished
 from pipeline.recovery import read_again, recover
 from pipeline.report.failures import rewrite_failures
 from pipeline.standing import stand
 from pipeline.summary import refuse_before_first_run
-from pipeline.wording import counted
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.model import ENGINES, TEXT_RULES
+from pipeline.core.model import ENGINES, TEXT_RULES
 from pipeline.specfile import Fields, compose
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import yaml
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import nearest
 from pipeline.opening import open_file
-from pipeline.wording import nearest
 
 MAX_SPEC_BYTES = 1_000_000
 SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")

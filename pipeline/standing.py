@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.advice import edit_first
+from pipeline.core.model import ErrorCode, NextStep, State
+from pipeline.core.wording import counted
 from pipeline.figures import CODES_SHOWN
-from pipeline.model import ErrorCode, NextStep, State
 from pipeline.records import Counts, Ending, Unfinished
-from pipeline.wording import counted
 
 _CUT_OFF = "The runner ended before the answer came."
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.control import Control
-from pipeline.events import Event, RunEnded
+from pipeline.core.events import Event, RunEnded
 from pipeline.job import Job
 from pipeline.run import RunOptions, run_job_async
 from pipeline.spec import JobSpec

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import records
-from pipeline.errors import (
+from pipeline.core.errors import (
     DiskRefused,
     Interrupted,
     Locked,
@@ -18,8 +18,8 @@ from pipeline.errors import (
     Refused,
     StorageFailed,
 )
+from pipeline.core.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.job import Job
-from pipeline.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Unfinished, reading
 from pipeline.standing import next_step, send_pending, stand
 

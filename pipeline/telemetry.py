@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.spec import JobSpec
 
 if TYPE_CHECKING:

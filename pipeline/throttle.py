@@ -16,10 +16,10 @@ from email.utils import parsedate_to_datetime
 
 from aiolimiter import AsyncLimiter
 
-from pipeline.events import Event, Waiting
-from pipeline.model import Clock, Outcome, Reply, Verdict
+from pipeline.core.events import Event, Waiting
+from pipeline.core.model import Clock, Outcome, Reply, Verdict
+from pipeline.core.wording import lasting
 from pipeline.pacing import Pace
-from pipeline.wording import lasting
 
 _HELD_S, _BITE_S = 0.05, 0.025
 _LOOK_AGAIN_S = 0.25

@@ -12,9 +12,9 @@ from bisect import bisect_left, insort
 from collections import deque
 from datetime import datetime, time, timedelta
 
-from pipeline.errors import Refused
-from pipeline.model import StopCode, Stopped
-from pipeline.wording import lasting
+from pipeline.core.errors import Refused
+from pipeline.core.model import StopCode, Stopped
+from pipeline.core.wording import lasting
 
 SEEN = 200
 """Answers that the time of the next one is taken from: enough for a quantile, few enough to follow

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import jsontext
 from pipeline.answer import Unreadable, classify, read_answer
-from pipeline.model import Citation, Failure, Reply, StopCode, Verdict
+from pipeline.core.model import Citation, Failure, Reply, StopCode, Verdict
 
 OK, FAILED, REFUSED, AMBIGUOUS = Verdict.OK, Verdict.FAILED, Verdict.REFUSED, Verdict.AMBIGUOUS
 

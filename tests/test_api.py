@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import pipeline
-from pipeline.events import AttemptEnded
+from pipeline.core.events import AttemptEnded
 
 
 @pytest.fixture(autouse=True)

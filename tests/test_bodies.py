@@ -8,7 +8,7 @@ import random
 import threading
 
 from pipeline.bodies import COUNTED_FROM_BYTES, BodyBudget
-from pipeline.model import Reply
+from pipeline.core.model import Reply
 
 MIB = 1024 * 1024
 

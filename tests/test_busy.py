@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 import pipeline
-from pipeline.errors import LedgerBusy, StorageFailed
+from pipeline.core.errors import LedgerBusy, StorageFailed
 from pipeline.groupcommit import GroupCommit
 from tests.conftest import Job, SandboxProcess, ended
 

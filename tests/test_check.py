@@ -8,8 +8,8 @@ import time
 import pandas as pd
 import pytest
 
+from pipeline.core.wording import lasting
 from pipeline.learned import fingerprint
-from pipeline.wording import lasting
 from tests.conftest import KEY
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from pipeline import placing, records
 from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
-from pipeline.clock import SystemClock
-from pipeline.errors import StorageFailed
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.files import sha256_of
 from pipeline.ledger import Part, SqliteLedger, open_ledger
-from pipeline.model import Outcome, Reply, Row, State, Verdict
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 

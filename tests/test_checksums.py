@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import checksums, placing, records, schema
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
+from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import Part, open_ledger
-from pipeline.model import Outcome, Reply, Row, State, Verdict
 from pipeline.plan import Source, Variables, key_of
 
 SCHEMA = """

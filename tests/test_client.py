@@ -20,8 +20,8 @@ from pipeline.access import Access
 from pipeline.answer import classify
 from pipeline.bodies import BodyBudget
 from pipeline.client import Client
+from pipeline.core.model import Failure, Reply, StopCode, Verdict
 from pipeline.decoding import KEPT_OF_TOO_LARGE_BYTES, MAX_BODY_BYTES
-from pipeline.model import Failure, Reply, StopCode, Verdict
 from tests.conftest import closed_port
 
 BODY = b'{"story":"a dog"}'

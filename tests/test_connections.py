@@ -18,7 +18,7 @@ from pipeline.access import Access
 from pipeline.answer import classify
 from pipeline.client import Client
 from pipeline.connections import Line
-from pipeline.model import Failure, Reply, Verdict
+from pipeline.core.model import Failure, Reply, Verdict
 from tests.test_client import answer, read_request, serving
 
 Write = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.answer import classify, read_answer
+from pipeline.core.model import Reply, Verdict
 from pipeline.decoding import MAX_BODY_BYTES, TooLarge, decoded, in_utf8, is_encoded, readings
-from pipeline.model import Reply, Verdict
 from tests.test_client import OK, answer, exchange, replying
 
 TEXT = "Once upon a time, in a café"

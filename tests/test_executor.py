@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pipeline.clock import SystemClock
-from pipeline.errors import StorageFailed
-from pipeline.events import AttemptEnded, Event, Stopping, Waiting
-from pipeline.executor import Executor
-from pipeline.model import (
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import StorageFailed
+from pipeline.core.events import AttemptEnded, Event, Stopping, Waiting
+from pipeline.core.model import (
     Attempt,
     Failure,
     Outcome,
@@ -23,6 +22,7 @@ from pipeline.model import (
     Stopped,
     Verdict,
 )
+from pipeline.executor import Executor
 from pipeline.retry import Breakers
 from pipeline.until import Until
 

@@ -20,7 +20,7 @@ from openpyxl.styles import Font, PatternFill
 from openpyxl.worksheet.worksheet import Worksheet
 
 import pipeline
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.export.copying import Copied, write_copy
 from pipeline.export.table import opened, sheet_table
 from pipeline.export.workbook import summary_rows, write_workbook

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskRefused
+from pipeline.core.errors import DiskRefused
 from pipeline.groupcommit import GroupCommit
 
 INSERT = "INSERT INTO words VALUES (?)"

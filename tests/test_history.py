@@ -8,7 +8,7 @@ import time
 import pytest
 
 import pipeline
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
 from tests.conftest import ended
 from tests.test_verify import altered
 

@@ -18,7 +18,7 @@ import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.folder import RunFolder
 from pipeline.init import init_job, quoted, variable_names
 from pipeline.inputs.table import open_table

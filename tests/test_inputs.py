@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.snapshot import Snapshot, stored_cells, stored_columns, take_snapshot
 from pipeline.inputs.table import open_table
 from pipeline.plan import Variables, bind

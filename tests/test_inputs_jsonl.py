@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.snapshot import stored_cells
 from pipeline.inputs.table import open_table
 from tests.test_inputs import read, sheet, snap, spec_for

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from tests.test_inputs import read, sheet
 from tests.workbooks import (
     HEAD,
@@ -216,7 +216,7 @@ def columns(number: int) -> Iterator[str]:
 CHILD = """
 import gc, json, sys, time
 from pathlib import Path
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from tests.test_inputs import snap
 
 for line in sys.stdin:

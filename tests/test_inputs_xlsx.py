@@ -9,7 +9,7 @@ import openpyxl
 import pytest
 from python_calamine import CalamineWorkbook
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.snapshot import Snapshot, stored_cells
 from pipeline.inputs.table import open_table
 from tests.test_inputs import read, snap, spec_for

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import placing, records
-from pipeline.clock import SystemClock
-from pipeline.errors import Refused, StorageFailed
-from pipeline.ledger import Part, SqliteLedger, open_ledger
-from pipeline.model import (
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import Refused, StorageFailed
+from pipeline.core.model import (
     MOVES,
     Attempt,
     Failure,
@@ -27,6 +26,7 @@ from pipeline.model import (
     StopCode,
     Verdict,
 )
+from pipeline.ledger import Part, SqliteLedger, open_ledger
 from pipeline.records import Unread
 from pipeline.standing import stand
 from pipeline.traces import Trace

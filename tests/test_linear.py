@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import formulas, init, wording
+from pipeline import formulas, init
 from pipeline.answer import classify
 from pipeline.client import _plain
+from pipeline.core import wording
+from pipeline.core.model import Reply
 from pipeline.export import cells, table
 from pipeline.inputs import jsonl, texts, values, xlsx
 from pipeline.inputs.sheet import Merged
 from pipeline.marks import marks_of
 from pipeline.masking import Mask
-from pipeline.model import Reply
 from pipeline.report import markup
 from pipeline.sandbox.workflows import Workflow
 from pipeline.spec import JobSpec

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.access import Access
 from pipeline.client import Client
-from pipeline.errors import Refused
-from pipeline.model import Failure, Reply
+from pipeline.core.errors import Refused
+from pipeline.core.model import Failure, Reply
 from pipeline.network import check_way, find_proxy
 from tests.test_client import BODY, answer, read_request, serving
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import Refused
 from pipeline.endpoint import find_endpoint
-from pipeline.errors import Refused
 from pipeline.figures import markdown, prometheus
 from pipeline.files import write_json
 from pipeline.folder import RunFolder

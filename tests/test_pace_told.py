@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pipeline.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
+from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
+from pipeline.core.model import Outcome, Row, State, Verdict
 from pipeline.logs import EventLog
-from pipeline.model import Outcome, Row, State, Verdict
 from pipeline.progress import Progress
 from tests.conftest import KEY
 

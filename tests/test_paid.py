@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import placing, records
-from pipeline.clock import SystemClock
-from pipeline.errors import StorageFailed
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import open_ledger
-from pipeline.model import Outcome, Reply, Row, State, Verdict
 from pipeline.paid import check_ledger, checked_beside
 from pipeline.schema import connect
 

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from pipeline import placing, records
-from pipeline.clock import SystemClock
-from pipeline.errors import Refused
+from pipeline.core.clock import SystemClock
+from pipeline.core.errors import Refused
+from pipeline.core.model import Row
 from pipeline.ledger import open_ledger
-from pipeline.model import Row
 from pipeline.pins import pins_text, read_pins
 from pipeline.plan import Variables
 from pipeline.spec import JobSpec

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Refused
-from pipeline.model import Held, State
+from pipeline.core.errors import Refused
+from pipeline.core.model import Held, State
 from pipeline.plan import (
     Alike,
     Duplicates,

@@ -38,7 +38,7 @@ TRACED = """
 import os, sys
 from pathlib import Path
 import pipeline
-from pipeline.events import AttemptEnded
+from pipeline.core.events import AttemptEnded
 from pipeline.plan import Selection
 
 told = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import EngineAway
+from pipeline.core.errors import EngineAway
 from tests.conftest import Job, StartSandbox, ended
 
 pytest.importorskip("ray", reason="the extra ray is not installed")

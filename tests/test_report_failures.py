@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import State
 from pipeline.inputs.snapshot import _schema
-from pipeline.model import State
 from pipeline.records import Unfinished
 from pipeline.report.failures import ADDED_COLUMNS, failures_csv
 from tests.conftest import Job

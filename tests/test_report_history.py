@@ -14,8 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline import placing, records
+from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.model import Outcome, Reply, Row, State, Verdict
 from pipeline.report.charts import duration, latency, pictures
 from pipeline.report.history import (
     History,

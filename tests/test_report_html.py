@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.model import State
+from pipeline.core.model import State
 from pipeline.report import samples
 from pipeline.report.groups import Group
 from pipeline.report.history import History, Latencies, RunFacts

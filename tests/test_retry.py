@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model import Outcome, State, StopCode, Verdict
+from pipeline.core.model import Outcome, State, StopCode, Verdict
 from pipeline.retry import (
     MOST_PER_MINUTE,
     PROBE_TRUSTED_AFTER_S,

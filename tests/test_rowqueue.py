@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.model import Row
+from pipeline.core.model import Row
 from pipeline.rowqueue import RowQueue
 
 

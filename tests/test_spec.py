@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.spec import JobSpec, load_spec
 
 LEAST = "name: stories\nworkflow: wf_abc123\ninput: stories.csv\n"

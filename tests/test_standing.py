@@ -26,11 +26,11 @@ import pipeline
 from pipeline import records
 from pipeline.check import check_job
 from pipeline.checkpoint import Sealer
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
+from pipeline.core.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.export import export_job
 from pipeline.job import Job, job_of
 from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.plan import Selection
 from pipeline.prepare import open_sheet, prepare
 from pipeline.records import Counts, Ending

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
 from pipeline.ledger import open_ledger
 from tests.conftest import Job, SandboxProcess, ended
 from tests.servers import Server

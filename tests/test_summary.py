@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.core.model import State, StopCode, Stopped, Summary
 from pipeline.folder import RunFolder
 from pipeline.job import Job
-from pipeline.model import State, StopCode, Stopped, Summary
 from pipeline.records import Counts, Ending, Unfinished
 from pipeline.summary import Concern, FailOn, as_json, for_person, summarize
 

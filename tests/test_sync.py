@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
 from pipeline.files import sync, sync_chain
 from pipeline.ledger import open_ledger
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.clock import SystemClock
-from pipeline.events import Event, Waiting
-from pipeline.model import Outcome, Reply, Verdict
+from pipeline.core.clock import SystemClock
+from pipeline.core.events import Event, Waiting
+from pipeline.core.model import Outcome, Reply, Verdict
 from pipeline.pacing import Learned, Pace
 from pipeline.throttle import PacedThrottle, _retry_after_s
 

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pipeline.errors import Refused
-from pipeline.model import Reply, StopCode
+from pipeline.core.errors import Refused
+from pipeline.core.model import Reply, StopCode
 from pipeline.until import SEEN, Until, find_until
 from tests.test_executor import OK, World, rows
 

@@ -21,7 +21,7 @@ import pytest
 import pipeline
 from pipeline import Consent, Refused, Selection, StorageFailed, Verified, verify_job
 from pipeline.checkpoint import Sealer
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
 from pipeline.folder import RunFolder
 from pipeline.ledger import open_ledger
 from pipeline.schema import connect

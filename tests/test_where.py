@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.where import wanted
 from pipeline.spec import Condition, load_spec
 

@@ -26,7 +26,7 @@ from pipeline.commands.options import (
     job_options,
     sheet_options,
 )
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 
 if TYPE_CHECKING:
     from pipeline.job import Job

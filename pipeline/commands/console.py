@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pipeline.errors import DiskRefused, Interrupted, Locked, PipelineError, Refused
-from pipeline.wording import json_line, printable
+from pipeline.core.errors import DiskRefused, Interrupted, Locked, PipelineError, Refused
+from pipeline.core.wording import json_line, printable
 
 if TYPE_CHECKING:
+    from pipeline.core.model import Summary
     from pipeline.job import Job
-    from pipeline.model import Summary
     from pipeline.plan import RowNumbers, Selection
 
 Said = dict[str, Any]

@@ -10,7 +10,7 @@ import click
 
 from pipeline.commands.console import finish, print_json, tell
 from pipeline.commands.options import PATH, job_options
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 
 if TYPE_CHECKING:
     from pipeline.export import Export

@@ -69,7 +69,7 @@ def history_lines(runs: list[PastRun]) -> list[str]:
 
 
 def _cells(run: PastRun) -> tuple[str, ...]:
-    from pipeline.wording import lasting
+    from pipeline.core.wording import lasting
 
     began = datetime.fromtimestamp(run.started_at).strftime("%Y-%m-%d %H:%M:%S")
     paid = str(run.paid_max)

@@ -10,7 +10,7 @@ import click
 
 from pipeline.commands.console import explain, person_there, print_json, tell
 from pipeline.commands.options import PATH
-from pipeline.errors import PipelineError, Refused
+from pipeline.core.errors import PipelineError, Refused
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.model import ENGINES
+from pipeline.core.model import ENGINES
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -31,12 +31,12 @@ from pipeline.commands.options import (
     job_options,
     send_options,
 )
-from pipeline.wording import printable
+from pipeline.core.wording import printable
 
 if TYPE_CHECKING:
-    from pipeline.events import Event, Listener
+    from pipeline.core.events import Event, Listener
+    from pipeline.core.model import Stopped, Summary
     from pipeline.job import Job
-    from pipeline.model import Stopped, Summary
     from pipeline.plan import Selection
     from pipeline.run import RunOptions
 
@@ -83,7 +83,7 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
 
     def work(job: Job) -> int:
         from pipeline.commands.cluster import own_words_only
-        from pipeline.events import Notice, Stopping
+        from pipeline.core.events import Notice, Stopping
         from pipeline.progress import Progress, why
         from pipeline.summary import needs_person
 

@@ -9,7 +9,7 @@ import click
 
 from pipeline.commands.console import answer, finish, print_json
 from pipeline.commands.options import job_options
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
 
 if TYPE_CHECKING:
     from pipeline.job import Job

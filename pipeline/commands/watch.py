@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.commands.console import tell
-from pipeline.wording import counted, printable
+from pipeline.core.wording import counted, printable
 
 if TYPE_CHECKING:
     from pipeline.job import Job

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.access import Access
 from pipeline.client import Client
-from pipeline.model import Reply
+from pipeline.core.model import Reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from pipeline.core.events import Event
+from pipeline.core.model import Engine
 from pipeline.engines.base import Target
 from pipeline.engines.local import local_engine
-from pipeline.events import Event
-from pipeline.model import Engine
 from pipeline.spec import JobSpec
 
 

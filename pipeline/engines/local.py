@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from pipeline.client import Client
+from pipeline.core.events import Event, Notice
+from pipeline.core.model import Engine, Reply
 from pipeline.engines.base import Target, send_at
-from pipeline.events import Event, Notice
 from pipeline.limits import fit_concurrency
-from pipeline.model import Engine, Reply
 
 
 class LocalEngine:

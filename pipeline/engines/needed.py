@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.spec import JobSpec
 
 _OF_RAY = ("ray_address", "workers")

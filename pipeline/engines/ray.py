@@ -25,14 +25,14 @@ import ray
 from nacl.public import PublicKey, SealedBox
 
 from pipeline.bodies import BodyBudget
+from pipeline.core.errors import EngineAway
+from pipeline.core.events import Event, Notice
+from pipeline.core.model import Engine, Failure, Reply
+from pipeline.core.wording import counted
 from pipeline.engines.base import Target
 from pipeline.engines.cluster import connect, leave, machines, reason_of, signals_kept
 from pipeline.engines.head import Head
 from pipeline.engines.worker import Landed, Request, Worker, installed
-from pipeline.errors import EngineAway
-from pipeline.events import Event, Notice
-from pipeline.model import Engine, Failure, Reply
-from pipeline.wording import counted
 
 T = TypeVar("T")
 

@@ -21,9 +21,9 @@ from nacl.public import PrivateKey, SealedBox
 
 from pipeline.access import Access
 from pipeline.client import Client
+from pipeline.core.model import Failure, Reply
 from pipeline.engines.base import Target, send_at
 from pipeline.limits import collect_rarely, fit_concurrency
-from pipeline.model import Failure, Reply
 
 
 class Request(NamedTuple):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import Refused, StorageFailed
+from pipeline.core.errors import Refused, StorageFailed
+from pipeline.core.wording import nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_table
 from pipeline.export.target import check_target
 from pipeline.inputs.table import named_ending, open_table
 from pipeline.job import Job
-from pipeline.wording import nearest
 
 _WORKBOOKS = (".xlsx", ".xlsm")
 KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")

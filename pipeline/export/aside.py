@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.files import draft_folder, opened_folder, sync
 
 _OURS = re.compile(r"row-\d+-[\w-]+\.txt")

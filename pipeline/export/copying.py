@@ -22,7 +22,8 @@ from openpyxl.utils import get_column_letter
 from openpyxl.workbook.properties import CalcProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import counted
 from pipeline.export.aside import TextsAside
 from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
@@ -43,7 +44,6 @@ from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapp
 from pipeline.inputs.table import Table
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.spec import JobSpec
-from pipeline.wording import counted
 
 _OLD_EXCEL = 124519
 

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from pipeline import records, wal
 from pipeline.checkpoint import RESULTS_SCHEMA
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.model import State
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.snapshot import (
     stored_batches,
@@ -33,7 +34,6 @@ from pipeline.inputs.snapshot import (
 )
 from pipeline.job import Job
 from pipeline.marks import REPEATED
-from pipeline.model import State
 from pipeline.paid import check_ledger
 from pipeline.records import Read, Unfinished
 from pipeline.results import Answers, Stretch, find_answers

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.export.table import ADDED
 from pipeline.job import Job
 

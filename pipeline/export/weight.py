@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from zipfile import ZipFile
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.markup import Malformed, stream
 
 # So many are always copied: 200 MB.

@@ -19,7 +19,7 @@ from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline import records
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.export.aside import TextsAside
 from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.files import cell_text, replacing, rows_of

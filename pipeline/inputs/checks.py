@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.model import State
 from pipeline.inputs.table import NO_ROWS, Batch, Table, open_table
 from pipeline.inputs.where import wanted
-from pipeline.model import State
 from pipeline.plan import KEY_BYTES, Variables, identity, occurrences
 from pipeline.spec import JobSpec
 

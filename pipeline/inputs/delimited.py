@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import counted
 from pipeline.inputs.table import MAX_CELL_CHARACTERS, BlankRows, Table, batched
 from pipeline.spec import JobSpec
-from pipeline.wording import counted
 
 # A quote that is never closed would else take the rest of the file for one cell.
 _MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS

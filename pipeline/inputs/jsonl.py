@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.table import MAX_COLUMNS, Batch, Table, batched
 from pipeline.inputs.values import boolean_text
 from pipeline.plan import bind

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.table import BATCH_ROWS
 
 BATCH_BYTES = 16 << 20

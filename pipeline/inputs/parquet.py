@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.pages import BATCH_BYTES, look_through, refuse_too_much
 from pipeline.inputs.table import Batch, Table, refuse_too_wide
 from pipeline.inputs.values import boolean_text, number_text

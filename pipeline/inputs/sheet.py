@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO
 
+from pipeline.core.model import TEXT_RULES
 from pipeline.inputs.markup import Foreign, Malformed, prefix_of, stream
 from pipeline.inputs.table import address
 from pipeline.inputs.texts import SharedTexts, unescaped
 from pipeline.inputs.values import Shown, boolean_text, literal_text, serial_text
 from pipeline.inputs.workbook import Style, Workbook
-from pipeline.model import TEXT_RULES
 
 MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384

@@ -25,12 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.columns import numbers, texts
+from pipeline.core.errors import DiskRefused, Refused, StorageFailed
+from pipeline.core.model import JsonObject, Row
 from pipeline.drift import SheetKeys, digests
-from pipeline.errors import DiskRefused, Refused, StorageFailed
 from pipeline.files import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
-from pipeline.model import JsonObject, Row
 from pipeline.opening import as_object, open_file
 from pipeline.plan import (
     KEY_BYTES,

@@ -8,9 +8,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import nearest
 from pipeline.spec import JobSpec
-from pipeline.wording import nearest
 
 BATCH_ROWS = 2000
 _TEXTS = (".csv", ".tsv")

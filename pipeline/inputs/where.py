@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import nearest
 from pipeline.spec import Condition, JobSpec
-from pipeline.wording import nearest
 
 
 def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.inputs.markup import Foreign, Malformed, stream
 from pipeline.inputs.texts import SharedTexts
 from pipeline.inputs.values import Shown, padded_width, shown_by

@@ -13,7 +13,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
+from pipeline.core.wording import nearest
 from pipeline.inputs.sheet import Flaw, Merged, SheetRow, sheet_rows
 from pipeline.inputs.table import Batch, Table, address, batched
 from pipeline.inputs.workbook import (
@@ -25,7 +26,6 @@ from pipeline.inputs.workbook import (
 )
 from pipeline.plan import bind
 from pipeline.spec import JobSpec
-from pipeline.wording import nearest
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
 _MANY_CELLS = 500_000

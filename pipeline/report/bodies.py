@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline import records
-from pipeline.errors import Refused, StorageFailed
+from pipeline.core.errors import Refused, StorageFailed
 from pipeline.files import open_private
 from pipeline.job import Job
 

@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pipeline.model import State
+from pipeline.core.model import State
+from pipeline.core.wording import counted
 from pipeline.report.groups import Group
 from pipeline.report.history import History, Latencies, LearnedLimit, Numbers
 from pipeline.report.markup import Markup, visible
 from pipeline.report.samples import Samples
 from pipeline.report.svg import INK, as_markup, drawing
 from pipeline.report.timeline import Timeline
-from pipeline.wording import counted
 
 # Drawn at about the width of a phone's page, so that their text is as large as the page's.
 _WIDTH, _HEIGHT = 4.2, 2.6

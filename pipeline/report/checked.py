@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pipeline.check import Checked
+from pipeline.core.wording import counted, lasting
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.report.terminal import shortened
-from pipeline.wording import counted, lasting
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _BODY_CHARACTERS = 2000

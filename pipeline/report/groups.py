@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from pipeline.advice import advise, edit_first
+from pipeline.core.model import JsonObject, State
 from pipeline.job import Job
-from pipeline.model import JsonObject, State
 from pipeline.records import Unfinished
 
 FIRST_ROWS = 5

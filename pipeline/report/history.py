@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.model import State
+from pipeline.core.model import State
 from pipeline.opening import as_object, last_lines
 from pipeline.standing import shown_state
 

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline import records, wal
-from pipeline.clock import SystemClock
+from pipeline.core.clock import SystemClock
+from pipeline.core.model import Clock
 from pipeline.files import write_durably
 from pipeline.job import Job
-from pipeline.model import Clock
 from pipeline.pins import pinned_workflow
 from pipeline.report.charts import pictures
 from pipeline.report.groups import Group

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline import records
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import Summary
 from pipeline.folder import RunFolder
 from pipeline.job import Job
-from pipeline.model import Summary
 from pipeline.paid import checked_beside
 from pipeline.records import Read
 from pipeline.report.failures import current_snapshot, drafted

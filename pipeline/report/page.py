@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.model import State, Summary
+from pipeline.core.model import State, Summary
+from pipeline.core.wording import counted
 from pipeline.records import LastRun
 from pipeline.report.charts import Picture, duration
 from pipeline.report.groups import Group
@@ -38,7 +39,6 @@ from pipeline.report.terminal import (
     outcome_line,
     paid_line,
 )
-from pipeline.wording import counted
 
 # Together they keep a page of the most hostile texts, where each character takes eight, small.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.core.model import State, Summary
+from pipeline.core.wording import counted, few_words, listed
 from pipeline.figures import few_codes
-from pipeline.model import State, Summary
 from pipeline.records import LastRun
 from pipeline.report.groups import Group
 from pipeline.report.overview import Marked
-from pipeline.wording import counted, few_words, listed
 
 _MARKS = {
     "empty": "the text is blank",

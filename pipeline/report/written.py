@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from pipeline.core.wording import counted
 from pipeline.init import Written
-from pipeline.wording import counted
 
 
 def written_lines(written: Written) -> list[str]:

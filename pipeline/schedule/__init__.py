@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.job import Job
 from pipeline.until import parse_time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import shlex
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.schedule import Night
 
 # Debian's cron, cronie and the original all stop here.

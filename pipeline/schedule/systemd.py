@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from pathlib import Path
 
-from pipeline.errors import Refused
+from pipeline.core.errors import Refused
 from pipeline.schedule import Night, clock_time
 
 DEFAULT_KEY = "/etc/pipeline/aitutor-api-key"

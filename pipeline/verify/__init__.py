@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import records, wal
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import Summary
 from pipeline.job import Job
-from pipeline.model import Summary
 from pipeline.records import Read, knows, reading
 from pipeline.summary import no_run_yet, summarize
 from pipeline.verify.files import check_failures, check_snapshot, check_summary

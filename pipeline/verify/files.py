@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import records
-from pipeline.errors import StorageFailed
+from pipeline.core.errors import StorageFailed
+from pipeline.core.model import JsonObject, Summary
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
-from pipeline.model import JsonObject, Summary
 from pipeline.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.report.failures import failures_csv
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings

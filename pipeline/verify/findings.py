@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.model import Summary
+from pipeline.core.model import Summary
 
 _ROWS_NAMED = 10
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.core.wording import counted, listed
 from pipeline.verify.findings import Verified
-from pipeline.wording import counted, listed
 
 
 def verified_lines(verified: Verified, name: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.model import Outcome, Row, State, Stopped, Summary
+from pipeline.core.model import Outcome, Row, State, Stopped, Summary
 
 
 @dataclass(frozen=True, slots=True)
