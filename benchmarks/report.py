@@ -27,7 +27,6 @@ from pathlib import Path
 from pipeline.checkpoint import Sealer
 from pipeline.core.events import PaceEnded, RunStarted
 from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
-from pipeline.files import write_json
 from pipeline.job import Job, find_job
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
@@ -36,6 +35,7 @@ from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.records import counts
 from pipeline.report.failures import rewrite_failures
 from pipeline.summary import as_json, summarize
+from pipeline.system.files import write_json
 
 NIGHT_ROWS = 400_000
 AT_ONCE = 2000

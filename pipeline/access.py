@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import Refused
-from pipeline.network import check_way, is_host, is_loopback, split_address
+from pipeline.system.network import check_way, is_host, is_loopback, split_address
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"

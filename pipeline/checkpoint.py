@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from pipeline.answer import read_answer
 from pipeline.columns import lists, numbers, texts
 from pipeline.core.errors import StorageFailed
-from pipeline.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 from pipeline.ledger import Part, SqliteLedger
 from pipeline.marks import marks_of
 from pipeline.records import Finished, finished
+from pipeline.system.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 
 PART_ROWS = 2000
 PART_BYTES = 16 * 1024 * 1024

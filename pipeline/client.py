@@ -28,7 +28,7 @@ from pipeline.decoding import (
     is_encoded,
 )
 from pipeline.masking import Mask
-from pipeline.network import find_proxy
+from pipeline.system.network import find_proxy
 
 CONNECT_S = 30.0
 _TICK_S = 1.0

@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pipeline.core.model import Failure
-from pipeline.network import find_proxy, without_key_log
+from pipeline.system.network import find_proxy, without_key_log
 
 with without_key_log():
     import aiohttp

@@ -29,9 +29,9 @@ from urllib.request import getproxies, proxy_bypass
 from pipeline.core.errors import Refused
 from pipeline.figures import PROMETHEUS_START
 from pipeline.masking import Mask
-from pipeline.network import is_local, is_loopback, split_address
-from pipeline.opening import open_file
 from pipeline.spec import JobSpec
+from pipeline.system.network import is_local, is_loopback, split_address
+from pipeline.system.opening import open_file
 
 PREFIX = "PIPELINE_NOTIFY_"
 """A variable of such a name may stand in an address."""

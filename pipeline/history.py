@@ -15,10 +15,10 @@ from typing import Any
 
 from pipeline.core.model import ErrorCode
 from pipeline.job import Job
-from pipeline.opening import as_object, last_lines
 from pipeline.records import reading
 from pipeline.schema import altered, intact
 from pipeline.summary import refuse_before_first_run
+from pipeline.system.opening import as_object, last_lines
 
 # Of a longer log only the end is read: a line a minute and one for each failed row is far less.
 _LOG_BYTES = 1 << 30

@@ -12,8 +12,8 @@ from pipeline.access import DEFAULT_BASE_URL, SANDBOX_HOST, URL_VARIABLE
 from pipeline.core.errors import PipelineError, Refused
 from pipeline.folder import RunFolder
 from pipeline.noted import BASE_URL, KEY_FILE, Noted, read_note
-from pipeline.opening import is_file
 from pipeline.spec import JobSpec, load_spec
+from pipeline.system.opening import is_file
 
 SANDBOX_SUFFIX = ".sandbox"
 _MAX_PAID = "--max-paid"

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.opening import as_object, open_file
 from pipeline.pacing import MOST_LIMIT, Learned, Pace
+from pipeline.system.opening import as_object, open_file
 from pipeline.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
 
 _PURPOSE = b"pipeline pace 1"

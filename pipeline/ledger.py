@@ -23,7 +23,6 @@ from typing import TypeVar, cast
 from pipeline import wal
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
-from pipeline.files import open_private, storing
 from pipeline.groupcommit import GroupCommit
 from pipeline.placing import adopt
 from pipeline.records import (
@@ -45,6 +44,7 @@ from pipeline.schema import (
     undamaged,
     unusable,
 )
+from pipeline.system.files import open_private, storing
 from pipeline.traces import Trace
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from pipeline.core.events import (
 )
 from pipeline.core.model import Clock, JsonObject, Verdict
 from pipeline.core.wording import json_line
-from pipeline.files import open_appending, storing
+from pipeline.system.files import open_appending, storing
 
 _PACE_EVERY_S = 60.0
 

@@ -15,11 +15,11 @@ from pipeline import records
 from pipeline.core.errors import PipelineError
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, stored_row_keys
-from pipeline.opening import as_object
 from pipeline.placing import count_paid
 from pipeline.plan import Plan
 from pipeline.records import reading
 from pipeline.spec import JobSpec, load_spec
+from pipeline.system.opening import as_object
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import Any
 
 from pipeline.core.model import ENGINES
 from pipeline.core.wording import printable
-from pipeline.opening import read_object
 from pipeline.spec import NAME
+from pipeline.system.opening import read_object
 
 RUN_NOTE = "run.json"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -23,11 +23,11 @@ from pipeline.core.model import Summary
 from pipeline.core.wording import json_line
 from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.figures import markdown, prometheus
-from pipeline.files import replacing, write_json
 from pipeline.job import Job
 from pipeline.ledger import open_ledger
 from pipeline.logs import EventLog
 from pipeline.summary import as_json, for_person, needs_person, summarize_error
+from pipeline.system.files import replacing, write_json
 from pipeline.telemetry import find_telemetry
 
 if TYPE_CHECKING:

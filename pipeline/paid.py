@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.children import start_python
 from pipeline.core.errors import StorageFailed
 from pipeline.records import check_structure, reading
 from pipeline.schema import altered, intact
+from pipeline.system.children import start_python
 
 # A ledger of some 100,000 rows; a smaller one is checked before a process would have begun.
 _LARGE_BYTES = 16 * 1024 * 1024

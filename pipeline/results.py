@@ -32,9 +32,9 @@ from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.core.errors import StorageFailed
 from pipeline.folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
-from pipeline.opening import read_file
 from pipeline.records import Read, Sealed
 from pipeline.schema import altered
+from pipeline.system.opening import read_file
 
 STRETCH_BYTES = 12 * 1024 * 1024
 # So that a shuffled sheet does not cut every part into thousands of pieces.

@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 from pipeline import __version__, records
 from pipeline.access import SANDBOX_HOST, Access, find_access
 from pipeline.checkpoint import Sealer
-from pipeline.children import start_python
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
 from pipeline.core.clock import SystemClock
@@ -31,7 +30,6 @@ from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import JsonObject, Row, Stopped, Summary
 from pipeline.engines.needed import check_engine
-from pipeline.files import storing, sync_folder, write_json
 from pipeline.folder import RunFolder
 from pipeline.inputs.table import Batch
 from pipeline.job import Job, find_job, job_of
@@ -47,6 +45,8 @@ from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending import Sending
 from pipeline.spec import JobSpec
 from pipeline.summary import Concern, FailOn, Sent, as_json, summarize
+from pipeline.system.children import start_python
+from pipeline.system.files import storing, sync_folder, write_json
 from pipeline.until import Until
 
 T = TypeVar("T")

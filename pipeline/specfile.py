@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
-from pipeline.opening import open_file
+from pipeline.system.opening import open_file
 
 MAX_SPEC_BYTES = 1_000_000
 SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.noted import RUN_NOTE, read_note
-from pipeline.opening import last_lines
+from pipeline.system.opening import last_lines
 
 LEDGER = "ledger.sqlite"
 # In the order in which a message should name them. Not the lock, the empty part, the sheet's new

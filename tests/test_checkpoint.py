@@ -17,8 +17,8 @@ from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.files import sha256_of
 from pipeline.ledger import Part, SqliteLedger, open_ledger
+from pipeline.system.files import sha256_of
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 

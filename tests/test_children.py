@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.children import import_path, start_python
+from pipeline.system.children import import_path, start_python
 from tests.conftest import Job
 from tests.servers import Answer, Server
 

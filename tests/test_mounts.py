@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.mounts import find_network, network_file_system
+from pipeline.system.mounts import find_network, network_file_system
 
 TABLE = r"""sysfs /sys sysfs rw,relatime 0 0
 /dev/vda1 / ext4 rw,relatime 0 0

@@ -13,7 +13,7 @@ from pipeline.access import Access
 from pipeline.client import Client
 from pipeline.core.errors import Refused
 from pipeline.core.model import Failure, Reply
-from pipeline.network import check_way, find_proxy
+from pipeline.system.network import check_way, find_proxy
 from tests.test_client import BODY, answer, read_request, serving
 
 API = "https://api.example"

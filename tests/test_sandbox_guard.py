@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.children import start_python
 from pipeline.sandbox import peer
 from pipeline.sandbox.spawn import Spawned, spawned_sandbox
+from pipeline.system.children import start_python
 from tests.conftest import closed_port, ended
 from tests.plain_http import call, run
 

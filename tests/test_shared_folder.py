@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files
 from pipeline.export.aside import TextsAside
-from pipeline.files import replacing
+from pipeline.system import files
+from pipeline.system.files import replacing
 
 LONG = "x" * 40_000
 

@@ -12,8 +12,8 @@ import pytest
 
 import pipeline
 from pipeline.core.clock import SystemClock
-from pipeline.files import sync, sync_chain
 from pipeline.ledger import open_ledger
+from pipeline.system.files import sync, sync_chain
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.children import ROOT, import_path, start_python
+from pipeline.system.children import ROOT, import_path, start_python
 
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 _END_S = 20.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline.core.errors import Refused
-from pipeline.files import draft_folder, opened_folder, sync
+from pipeline.system.files import draft_folder, opened_folder, sync
 
 _OURS = re.compile(r"row-\d+-[\w-]+\.txt")
 

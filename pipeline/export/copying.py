@@ -39,11 +39,11 @@ from pipeline.export.workbook import (
     shown_height,
     width_of,
 )
-from pipeline.files import sha256_of
 from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.spec import JobSpec
+from pipeline.system.files import sha256_of
 
 _OLD_EXCEL = 124519
 

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import files
 from pipeline.export.table import Exported
 from pipeline.formulas import unformulaic
+from pipeline.system import files
 
 _ROW_GROUP_BYTES = 6 * 1024 * 1024
 _ROW_GROUP_ROWS = 25_000

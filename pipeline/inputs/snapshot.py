@@ -28,10 +28,8 @@ from pipeline.columns import numbers, texts
 from pipeline.core.errors import DiskRefused, Refused, StorageFailed
 from pipeline.core.model import JsonObject, Row
 from pipeline.drift import SheetKeys, digests
-from pipeline.files import open_private, sha256_of, storing, sync_file
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
-from pipeline.opening import as_object, open_file
 from pipeline.plan import (
     KEY_BYTES,
     Duplicates,
@@ -42,6 +40,8 @@ from pipeline.plan import (
     occurrences,
 )
 from pipeline.spec import JobSpec
+from pipeline.system.files import open_private, sha256_of, storing, sync_file
+from pipeline.system.opening import as_object, open_file
 
 _METADATA = b"pipeline"
 _OWN_COLUMNS = ("row", "row_key", "skipped")

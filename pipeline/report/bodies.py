@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline import records
 from pipeline.core.errors import Refused, StorageFailed
-from pipeline.files import open_private
 from pipeline.job import Job
+from pipeline.system.files import open_private
 
 
 def write_bodies(job: Job, target: Path) -> int:

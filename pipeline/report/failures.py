@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from pipeline import records
 from pipeline.columns import numbers
-from pipeline.files import copy_durably, storing
 from pipeline.folder import RunFolder
 from pipeline.formulas import unformulaic
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.records import Read, Unfinished
 from pipeline.standing import shown_row
+from pipeline.system.files import copy_durably, storing
 
 ADDED_COLUMNS = (
     "_row",

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.model import State
-from pipeline.opening import as_object, last_lines
 from pipeline.standing import shown_state
+from pipeline.system.opening import as_object, last_lines
 
 Numbers = npt.NDArray[np.float64]
 

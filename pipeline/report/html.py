@@ -11,7 +11,6 @@ from pathlib import Path
 from pipeline import records, wal
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
-from pipeline.files import write_durably
 from pipeline.job import Job
 from pipeline.pins import pinned_workflow
 from pipeline.report.charts import pictures
@@ -22,6 +21,7 @@ from pipeline.report.page import Facts, page
 from pipeline.report.samples import read_samples
 from pipeline.schema import altered, intact
 from pipeline.summary import for_person
+from pipeline.system.files import write_durably
 
 
 def write_report(job: Job, report: Report | None = None, clock: Clock | None = None) -> Path:

@@ -18,8 +18,8 @@ from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject, Summary
 from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
-from pipeline.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.report.failures import failures_csv
+from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 _RUN_AGAIN = "`pipeline run` copies the sheet anew; with nothing new in it, it sends nothing"

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from pipeline.checkpoint import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
 from pipeline.folder import RunFolder
-from pipeline.opening import NOTE_BYTES, read_file
 from pipeline.plan import key_of
 from pipeline.schema import part_name
+from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
 
 _BATCH_ROWS = 2000

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
 from pipeline.core.errors import DiskRefused
-from pipeline.opening import check_file, open_file
+from pipeline.system.opening import check_file, open_file
 
 _SHOWN_CHARACTERS = 40  # of a draft's name; a name has 255 bytes at most
 _DRAFT = re.compile(r"\.(.*)\.[0-9a-f]{8}\.draft", re.DOTALL)
