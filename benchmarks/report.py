@@ -27,7 +27,7 @@ from pathlib import Path
 from pipeline.checkpoint import Sealer
 from pipeline.core.events import PaceEnded, RunStarted
 from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
-from pipeline.job import Job, find_job
+from pipeline.job.job import Job, find_job
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
 from pipeline.plan import Selection

@@ -28,10 +28,10 @@ _HOME = {
     "IfLocked": "pipeline.run",
     "Control": "pipeline.control",
     "Consent": "pipeline.consent",
-    "find_job": "pipeline.job",
-    "Job": "pipeline.job",
-    "load_spec": "pipeline.spec",
-    "JobSpec": "pipeline.spec",
+    "find_job": "pipeline.job.job",
+    "Job": "pipeline.job.job",
+    "load_spec": "pipeline.job.spec",
+    "JobSpec": "pipeline.job.spec",
     "check_job": "pipeline.check",
     "Checked": "pipeline.check",
     "init_job": "pipeline.init",
@@ -101,13 +101,13 @@ if TYPE_CHECKING:
     from pipeline.export import Export, export_citations, export_job
     from pipeline.history import PastRun, read_history
     from pipeline.init import Written, init_job
-    from pipeline.job import Job, find_job
+    from pipeline.job.job import Job, find_job
+    from pipeline.job.spec import JobSpec, load_spec
     from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.settle import reread_job, settle_job
-    from pipeline.spec import JobSpec, load_spec
     from pipeline.stream import events_of
     from pipeline.summary import FailOn, Status, read_status
     from pipeline.verify import Finding, Verified, verify_job

@@ -23,9 +23,9 @@ from pipeline.inputs.snapshot import (
     stored_keys,
     stored_mapped,
 )
+from pipeline.job.spec import JobSpec
 from pipeline.plan import Plan, RowNumbers
 from pipeline.records import Read
-from pipeline.spec import JobSpec
 
 # Fewer rows are edited by hand on one evening.
 MASS_ROWS = 20

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import records
-from pipeline.access import SANDBOX_HOST, find_access, find_host, key_in_use
 from pipeline.consent import plan_of, questions, refuse_impossible
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, Row, State
@@ -23,14 +22,15 @@ from pipeline.engines.needed import check_engine
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
-from pipeline.job import Job
+from pipeline.job.access import SANDBOX_HOST, find_access, find_host, key_in_use
+from pipeline.job.job import Job
+from pipeline.job.spec import JobSpec
 from pipeline.learned import kept_pace
 from pipeline.paid import checked_beside
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.records import Read
 from pipeline.repaid import Repaid, refuse_repaying
-from pipeline.spec import JobSpec
 from pipeline.standing import shown_state
 from pipeline.telemetry import find_telemetry
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 
-from pipeline.access import SANDBOX_HOST, Access
 from pipeline.bodies import BodyBudget, Share
 from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
 from pipeline.core.model import Failure, Reply
@@ -27,6 +26,7 @@ from pipeline.decoding import (
     in_utf8,
     is_encoded,
 )
+from pipeline.job.access import SANDBOX_HOST, Access
 from pipeline.masking import Mask
 from pipeline.system.network import find_proxy
 

@@ -11,7 +11,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.model import API_CODES, ErrorCode, State
 from pipeline.core.wording import counted, few_words, listed, nearest
 from pipeline.inputs.checks import Skip
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.model import ErrorCode
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.records import reading
 from pipeline.schema import altered, intact
 from pipeline.summary import refuse_before_first_run

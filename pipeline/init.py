@@ -20,8 +20,8 @@ import yaml
 from pipeline.core.errors import Refused
 from pipeline.core.wording import counted, printable
 from pipeline.inputs.table import NO_ROWS, Table, open_table
+from pipeline.job.spec import NAME, WORKFLOW, JobSpec, load_spec
 from pipeline.plan import ADDED_COLUMNS
-from pipeline.spec import NAME, WORKFLOW, JobSpec, load_spec
 
 _EXAMPLE_CHARACTERS = 40
 _NAME_CHARACTERS = 60

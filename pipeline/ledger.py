@@ -24,6 +24,7 @@ from pipeline import wal
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.groupcommit import GroupCommit
+from pipeline.job.traces import Trace
 from pipeline.placing import adopt
 from pipeline.records import (
     BEGAN_WITH_SCHEMA_1,
@@ -45,7 +46,6 @@ from pipeline.schema import (
     unusable,
 )
 from pipeline.system.files import open_private, storing
-from pipeline.traces import Trace
 
 T = TypeVar("T")
 

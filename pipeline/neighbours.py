@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pipeline import records
 from pipeline.core.errors import PipelineError
-from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import Snapshot, stored_row_keys
+from pipeline.job.run_folder import RunFolder
+from pipeline.job.spec import JobSpec, load_spec
 from pipeline.placing import count_paid
 from pipeline.plan import Plan
 from pipeline.records import reading
-from pipeline.spec import JobSpec, load_spec
 from pipeline.system.opening import as_object
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.access import key_in_use
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Locked, PipelineError
 from pipeline.core.events import Listener, Notice
@@ -23,7 +22,8 @@ from pipeline.core.model import Summary
 from pipeline.core.wording import json_line
 from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.figures import markdown, prometheus
-from pipeline.job import Job
+from pipeline.job.access import key_in_use
+from pipeline.job.job import Job
 from pipeline.ledger import open_ledger
 from pipeline.logs import EventLog
 from pipeline.summary import as_json, for_person, needs_person, summarize_error

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import records
-from pipeline.access import SANDBOX_HOST, URL_VARIABLE
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, JsonObject
+from pipeline.job.access import SANDBOX_HOST, URL_VARIABLE
+from pipeline.job.spec import JobSpec
 from pipeline.plan import Variables
 from pipeline.records import Read, reached
 from pipeline.schema import altered
-from pipeline.spec import JobSpec
 from pipeline.system.opening import as_object
 
 _NAMED = 5

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pipeline.core.errors import Refused
 from pipeline.core.model import Held, State
 from pipeline.core.wording import nearest
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 KEY_BYTES = 16
 

@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import placing, records
-from pipeline.access import SANDBOX_HOST
 from pipeline.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, State
-from pipeline.folder import RunFolder
 from pipeline.inputs.checks import Skip
 from pipeline.inputs.snapshot import Snapshot, find_snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
 from pipeline.inputs.where import refuse_unknown_columns
-from pipeline.job import Job
+from pipeline.job.access import SANDBOX_HOST
+from pipeline.job.job import Job
+from pipeline.job.run_folder import RunFolder
+from pipeline.job.spec import JobSpec
 from pipeline.neighbours import Neighbour, find_neighbours
 from pipeline.pins import Pins, folder_rules, read_pins
 from pipeline.plan import (
@@ -37,7 +38,6 @@ from pipeline.plan import (
 )
 from pipeline.records import Read, reading
 from pipeline.repaid import Repaid, find_repaid
-from pipeline.spec import JobSpec
 
 _LOOK_UP_ROWS = 10_000
 

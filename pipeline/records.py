@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pipeline.core.model import ErrorCode, State, StopCode, Verdict
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
+from pipeline.job.traces import Trace
 from pipeline.schema import (
     add_missing,
     altered,
@@ -32,7 +33,6 @@ from pipeline.schema import (
     undamaged,
     unusable,
 )
-from pipeline.traces import Trace
 
 SNAPSHOT = "snapshot"
 """The name in `meta` of the snapshot that sheet rows are numbers of."""

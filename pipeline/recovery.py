@@ -11,8 +11,8 @@ from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Reply, Verdict
 from pipeline.core.wording import counted
 from pipeline.decoding import readings
-from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import find_snapshot
+from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import SqliteLedger
 from pipeline.pins import pinned_workflow
 from pipeline.records import Unread

@@ -21,10 +21,10 @@ from pipeline.core.model import JsonObject
 from pipeline.core.wording import counted
 from pipeline.inputs.snapshot import Snapshot, stored_batches
 from pipeline.inputs.table import open_table
+from pipeline.job.spec import JobSpec
 from pipeline.pins import Pins, differences, rules_of
 from pipeline.plan import Plan, Source, Variables, identity
 from pipeline.records import Read
-from pipeline.spec import JobSpec
 
 _LOOK_UP_ROWS = 10_000
 

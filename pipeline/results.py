@@ -30,7 +30,7 @@ from pipeline import records
 from pipeline.answer import MAX_CITATIONS
 from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.core.errors import StorageFailed
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.records import Read, Sealed
 from pipeline.schema import altered

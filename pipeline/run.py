@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import __version__, records
-from pipeline.access import SANDBOX_HOST, Access, find_access
 from pipeline.checkpoint import Sealer
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
@@ -30,9 +29,11 @@ from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import JsonObject, Row, Stopped, Summary
 from pipeline.engines.needed import check_engine
-from pipeline.folder import RunFolder
 from pipeline.inputs.table import Batch
-from pipeline.job import Job, find_job, job_of
+from pipeline.job.access import SANDBOX_HOST, Access, find_access
+from pipeline.job.job import Job, find_job, job_of
+from pipeline.job.run_folder import RunFolder
+from pipeline.job.spec import JobSpec
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
 from pipeline.notify import Notifier, notifying
@@ -43,7 +44,6 @@ from pipeline.recovery import recover
 from pipeline.report.failures import drafted
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending import Sending
-from pipeline.spec import JobSpec
 from pipeline.summary import Concern, FailOn, Sent, as_json, summarize
 from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json

@@ -18,8 +18,8 @@ from typing import TypeVar
 from pipeline import checksums
 from pipeline.core.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
 from pipeline.groupcommit import PATIENCE_S, is_busy
+from pipeline.job.traces import PART, Trace
 from pipeline.system.opening import NotAFile, check_file
-from pipeline.traces import PART, Trace
 
 T = TypeVar("T")
 

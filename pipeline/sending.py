@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from pipeline import records
-from pipeline.access import SANDBOX_HOST, Access
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.control import Control
 from pipeline.core.errors import EngineAway, Interrupted, LedgerBusy
@@ -28,11 +27,12 @@ from pipeline.engines.base import Target
 from pipeline.engines.choice import open_engine
 from pipeline.executor import Executor
 from pipeline.groupcommit import PATIENCE_S
+from pipeline.job.access import SANDBOX_HOST, Access
+from pipeline.job.spec import JobSpec
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger
 from pipeline.pacing import Pace
 from pipeline.retry import AMBIGUOUS_IN_A_ROW, Breakers
-from pipeline.spec import JobSpec
 from pipeline.summary import Sent
 from pipeline.throttle import PacedThrottle
 from pipeline.until import SEEN, Until

@@ -10,7 +10,7 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Clock, State
 from pipeline.core.wording import counted
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.ledger import open_ledger
 from pipeline.plan import RowNumbers
 from pipeline.records import Unfinished

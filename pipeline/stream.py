@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.control import Control
 from pipeline.core.events import Event, RunEnded
-from pipeline.job import Job
+from pipeline.job.job import Job
+from pipeline.job.spec import JobSpec
 from pipeline.run import RunOptions, run_job_async
-from pipeline.spec import JobSpec
 
 
 async def events_of(

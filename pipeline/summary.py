@@ -19,7 +19,7 @@ from pipeline.core.errors import (
     StorageFailed,
 )
 from pipeline.core.model import JsonObject, State, StopCode, Stopped, Summary
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.records import Counts, Unfinished, reading
 from pipeline.standing import next_step, send_pending, stand
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import Refused
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 if TYPE_CHECKING:
     from pipeline.otlp import Telemetry

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline import records
 from pipeline.inputs.snapshot import Snapshot
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.plan import KEY_BYTES, Plan, Selection
 from pipeline.prepare import Prepared
 from pipeline.records import Read

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from pipeline.schema import connect
 from tests.conftest import Job, SandboxProcess, closed_port, ended
 

@@ -20,9 +20,9 @@ import pytest
 
 import pipeline
 from pipeline.cli import cli
+from pipeline.job.spec import JobSpec, load_spec
 from pipeline.marks import MARKS
 from pipeline.sandbox.account import load_account
-from pipeline.spec import JobSpec, load_spec
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ import pytest
 from pipeline.core.errors import Refused
 from pipeline.inputs.snapshot import Snapshot, stored_cells, stored_columns, take_snapshot
 from pipeline.inputs.table import open_table
+from pipeline.job.spec import JobSpec
 from pipeline.plan import Variables, bind
-from pipeline.spec import JobSpec
 
 
 def spec_for(path: Path, **fields: object) -> JobSpec:

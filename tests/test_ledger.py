@@ -26,10 +26,10 @@ from pipeline.core.model import (
     StopCode,
     Verdict,
 )
+from pipeline.job.traces import Trace
 from pipeline.ledger import Part, SqliteLedger, open_ledger
 from pipeline.records import Unread
 from pipeline.standing import stand
-from pipeline.traces import Trace
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)

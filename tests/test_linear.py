@@ -22,11 +22,11 @@ from pipeline.core.model import Reply
 from pipeline.export import cells, table
 from pipeline.inputs import jsonl, texts, values, xlsx
 from pipeline.inputs.sheet import Merged
+from pipeline.job.spec import JobSpec
 from pipeline.marks import marks_of
 from pipeline.masking import Mask
 from pipeline.report import markup
 from pipeline.sandbox.workflows import Workflow
-from pipeline.spec import JobSpec
 
 MB = 1_000_000
 LIMIT_S = 5

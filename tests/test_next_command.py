@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from tests.conftest import KEY, Job, SandboxProcess, ended, started_sandbox
 from tests.servers import Server
 

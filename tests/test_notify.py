@@ -18,8 +18,8 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.endpoint import find_endpoint
 from pipeline.figures import markdown, prometheus
-from pipeline.folder import RunFolder
-from pipeline.job import find_job
+from pipeline.job.job import find_job
+from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import open_ledger
 from pipeline.summary import summarize_error
 from pipeline.system.files import write_json

@@ -10,10 +10,10 @@ from pipeline import placing, records
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Row
+from pipeline.job.spec import JobSpec
 from pipeline.ledger import open_ledger
 from pipeline.pins import pins_text, read_pins
 from pipeline.plan import Variables
-from pipeline.spec import JobSpec
 
 
 def test_a_folder_of_the_first_release_belongs_to_its_host_whatever_the_path(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import Held, State
+from pipeline.job.spec import JobSpec
 from pipeline.plan import (
     Alike,
     Duplicates,
@@ -34,7 +35,6 @@ from pipeline.plan import (
     select_again,
     select_resume,
 )
-from pipeline.spec import JobSpec
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PAIRS = st.dictionaries(TEXT, TEXT, min_size=1, max_size=4)

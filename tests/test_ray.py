@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.access import Access
+from pipeline.job.access import Access
 from tests.conftest import KEY, Job, SandboxProcess, closed_port, ended, free_port
 from tests.test_faults import hold_against_the_matrix
 

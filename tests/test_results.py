@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import records
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from pipeline.results import find_answers
 from tests.conftest import Job
 from tests.servers import Server

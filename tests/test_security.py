@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 import pipeline
-from pipeline.access import Access, find_access
 from pipeline.commands import send
 from pipeline.core.errors import Refused
 from pipeline.core.wording import json_line, printable
 from pipeline.endpoint import find_endpoint
+from pipeline.job.access import Access, find_access
 from tests.conftest import Job, ended
 from tests.servers import Answer, Server, ok
 from tests.test_signals import until

@@ -83,7 +83,7 @@ def test_a_signal_while_the_sheet_is_read_ends_the_run_before_anything_is_sent(
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_while_another_run_is_waited_for_ends_the_waiting(sandbox, make_job, number, code):
     """`--if-locked wait` waits for hours if it has to."""
-    from pipeline.folder import RunFolder
+    from pipeline.job.run_folder import RunFolder
 
     job = make_job(sandbox.url, rows=[["a"]])
     folder = RunFolder(job.output)

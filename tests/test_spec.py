@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import Refused
-from pipeline.spec import JobSpec, load_spec
+from pipeline.job.spec import JobSpec, load_spec
 
 LEAST = "name: stories\nworkflow: wf_abc123\ninput: stories.csv\n"
 

@@ -29,7 +29,7 @@ from pipeline.checkpoint import Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.export import export_job
-from pipeline.job import Job, job_of
+from pipeline.job.job import Job, job_of
 from pipeline.ledger import SqliteLedger, open_ledger
 from pipeline.plan import Selection
 from pipeline.prepare import open_sheet, prepare

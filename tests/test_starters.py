@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from tests.conftest import Job, SandboxProcess
 from tests.forks import Forks, forking
 

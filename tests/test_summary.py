@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.model import State, StopCode, Stopped, Summary
-from pipeline.folder import RunFolder
-from pipeline.job import Job
+from pipeline.job.job import Job
+from pipeline.job.run_folder import RunFolder
 from pipeline.records import Counts, Ending, Unfinished
 from pipeline.summary import Concern, FailOn, as_json, for_person, summarize
 

@@ -22,7 +22,7 @@ import pipeline
 from pipeline import Consent, Refused, Selection, StorageFailed, Verified, verify_job
 from pipeline.checkpoint import Sealer
 from pipeline.core.clock import SystemClock
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import open_ledger
 from pipeline.schema import connect
 from tests.conftest import KEY, Job, SandboxProcess, StartSandbox, ended, started_sandbox

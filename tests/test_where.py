@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.where import wanted
-from pipeline.spec import Condition, load_spec
+from pipeline.job.spec import Condition, load_spec
 
 LEAST = "name: stories\nworkflow: wf_abc123\ninput: sheet.csv\n"
 

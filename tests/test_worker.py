@@ -13,9 +13,9 @@ pytest.importorskip("nacl", reason="the extra ray is not installed")
 
 from nacl.public import PublicKey, SealedBox
 
-from pipeline.access import Access
 from pipeline.core.model import Failure
 from pipeline.engines.worker import Landed, Request, Worker, installed
+from pipeline.job.access import Access
 from tests.servers import Server, ok
 
 WAIT_S = 10.0

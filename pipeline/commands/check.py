@@ -29,7 +29,7 @@ from pipeline.commands.options import (
 from pipeline.core.errors import Refused
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
     from pipeline.plan import Selection
 
 

@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Iterator
 
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pipeline.core.wording import json_line, printable
 
 if TYPE_CHECKING:
     from pipeline.core.model import Summary
-    from pipeline.job import Job
+    from pipeline.job.job import Job
     from pipeline.plan import RowNumbers, Selection
 
 Said = dict[str, Any]
@@ -40,7 +40,7 @@ _OF_SENDING = (*_OVERRIDES, "base_url", "key_file")
 
 def job_said(said: Said) -> Job:
     """The job that the options name, and the words that name it in a command to paste."""
-    from pipeline.job import find_job
+    from pipeline.job.job import find_job
 
     if said["sandbox"] and said.get("base_url"):
         raise Refused("--sandbox is a server of its own: leave out --base-url. Nothing was sent.")

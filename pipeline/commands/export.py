@@ -14,7 +14,7 @@ from pipeline.core.errors import Refused
 
 if TYPE_CHECKING:
     from pipeline.export import Export
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 
 @click.command()

@@ -13,7 +13,7 @@ from pipeline.commands.options import job_options
 
 if TYPE_CHECKING:
     from pipeline.history import PastRun
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 _COLUMNS = {
     "began": str.ljust,

@@ -12,7 +12,7 @@ from pipeline.commands.console import answer, finish, print_json, show, tell
 from pipeline.commands.options import job_options
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 
 @click.command()
@@ -82,7 +82,7 @@ def _open(path: Path) -> None:
     import os
     import webbrowser
 
-    from pipeline.access import SECRETS
+    from pipeline.job.access import SECRETS
 
     for name in SECRETS:  # a browser outlives the command, and needs too much for an allow list
         os.environ.pop(name, None)

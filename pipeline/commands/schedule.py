@@ -12,7 +12,7 @@ from pipeline.commands.console import finish, print_json, tell
 from pipeline.commands.options import PATH, job_options
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
     from pipeline.schedule import Night
 
 

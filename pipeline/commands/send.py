@@ -36,7 +36,7 @@ from pipeline.core.wording import printable
 if TYPE_CHECKING:
     from pipeline.core.events import Event, Listener
     from pipeline.core.model import Stopped, Summary
-    from pipeline.job import Job
+    from pipeline.job.job import Job
     from pipeline.plan import Selection
     from pipeline.run import RunOptions
 

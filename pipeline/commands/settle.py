@@ -10,7 +10,7 @@ from pipeline.commands.console import codes_said, finish, rows_said, show_run, t
 from pipeline.commands.options import ONLY, ROWS, job_options
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 
 @click.command()

@@ -11,7 +11,7 @@ from pipeline.commands.console import answer, finish, print_json, show
 from pipeline.commands.options import job_options
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 
 @click.command()

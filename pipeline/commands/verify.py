@@ -12,7 +12,7 @@ from pipeline.commands.options import job_options
 from pipeline.core.errors import StorageFailed
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 
 @click.command()

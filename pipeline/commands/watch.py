@@ -12,7 +12,7 @@ from pipeline.commands.console import tell
 from pipeline.core.wording import counted, printable
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
     from pipeline.summary import Status
 
 _LINE_EVERY_S = 30.0

@@ -9,7 +9,7 @@ from pipeline.core.events import Event
 from pipeline.core.model import Engine
 from pipeline.engines.base import Target
 from pipeline.engines.local import local_engine
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 
 def open_engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from pipeline.core.errors import Refused
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 _OF_RAY = ("ray_address", "workers")
 _NEEDED = ("ray", "nacl")

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from nacl.public import PrivateKey, SealedBox
 
-from pipeline.access import Access
 from pipeline.client import Client
 from pipeline.core.model import Failure, Reply
 from pipeline.engines.base import Target, send_at
+from pipeline.job.access import Access
 from pipeline.limits import collect_rarely, fit_concurrency
 
 

@@ -12,7 +12,7 @@ from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_table
 from pipeline.export.target import check_target
 from pipeline.inputs.table import named_ending, open_table
-from pipeline.job import Job
+from pipeline.job.job import Job
 
 _WORKBOOKS = (".xlsx", ".xlsm")
 KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")

@@ -32,7 +32,7 @@ from pipeline.inputs.snapshot import (
     stored_mapped,
     whole_snapshot,
 )
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.marks import REPEATED
 from pipeline.paid import check_ledger
 from pipeline.records import Read, Unfinished

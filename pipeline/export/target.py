@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import Refused
 from pipeline.export.table import ADDED
-from pipeline.job import Job
+from pipeline.job.job import Job
 
 _HEADER_WITHIN_ROWS = 50
 CITATION_COLUMNS = ("row", "position", "url", "title", "domain")

@@ -25,7 +25,7 @@ from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.table import Exported
 from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.records import Read
 from pipeline.summary import summarize
 

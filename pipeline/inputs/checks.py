@@ -17,8 +17,8 @@ from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.table import NO_ROWS, Batch, Table, open_table
 from pipeline.inputs.where import wanted
+from pipeline.job.spec import JobSpec
 from pipeline.plan import KEY_BYTES, Variables, identity, occurrences
-from pipeline.spec import JobSpec
 
 _STATUS = "_status"
 _CELLS_NAMED = 5

@@ -18,7 +18,7 @@ from typing import TextIO
 from pipeline.core.errors import Refused
 from pipeline.core.wording import counted
 from pipeline.inputs.table import MAX_CELL_CHARACTERS, BlankRows, Table, batched
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 # A quote that is never closed would else take the rest of the file for one cell.
 _MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS

@@ -30,6 +30,7 @@ from pipeline.core.model import JsonObject, Row
 from pipeline.drift import SheetKeys, digests
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
+from pipeline.job.spec import JobSpec
 from pipeline.plan import (
     KEY_BYTES,
     Duplicates,
@@ -39,7 +40,6 @@ from pipeline.plan import (
     no_duplicates,
     occurrences,
 )
-from pipeline.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
 from pipeline.system.opening import as_object, open_file
 

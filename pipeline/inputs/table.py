@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
-from pipeline.spec import JobSpec
+from pipeline.job.spec import JobSpec
 
 BATCH_ROWS = 2000
 _TEXTS = (".csv", ".tsv")

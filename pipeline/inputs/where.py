@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
-from pipeline.spec import Condition, JobSpec
+from pipeline.job.spec import Condition, JobSpec
 
 
 def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:

@@ -24,8 +24,8 @@ from pipeline.inputs.workbook import (
     Workbook,
     open_workbook,
 )
+from pipeline.job.spec import JobSpec
 from pipeline.plan import bind
-from pipeline.spec import JobSpec
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
 _MANY_CELLS = 500_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline import records
 from pipeline.core.errors import Refused, StorageFailed
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.system.files import open_private
 
 

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from pipeline import records
 from pipeline.columns import numbers
-from pipeline.folder import RunFolder
 from pipeline.formulas import unformulaic
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
+from pipeline.job.run_folder import RunFolder
 from pipeline.records import Read, Unfinished
 from pipeline.standing import shown_row
 from pipeline.system.files import copy_durably, storing

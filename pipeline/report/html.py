@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import records, wal
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.pins import pinned_workflow
 from pipeline.report.charts import pictures
 from pipeline.report.groups import Group

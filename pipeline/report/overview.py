@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pipeline import records
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
-from pipeline.folder import RunFolder
-from pipeline.job import Job
+from pipeline.job.job import Job
+from pipeline.job.run_folder import RunFolder
 from pipeline.paid import checked_beside
 from pipeline.records import Read
 from pipeline.report.failures import current_snapshot, drafted

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline import records
 from pipeline.checkpoint import results_table
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from pipeline.records import Read, Sealed
 from pipeline.results import read_part
 from pipeline.schema import altered, intact

@@ -14,7 +14,7 @@ from datetime import time
 from pathlib import Path
 
 from pipeline.core.errors import Refused
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.until import parse_time
 
 SAVING_S = 60
@@ -138,8 +138,8 @@ def clock_time(moment: time) -> str:
 
 def _own_folder(job: Job) -> Path:
     """The run folder that the spec has without being told."""
-    from pipeline.job import job_of
-    from pipeline.spec import load_spec
+    from pipeline.job.job import job_of
+    from pipeline.job.spec import load_spec
 
     spec = job.to_run()
     return job_of(load_spec(spec.source), job.sandbox).folder.path

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline import records, wal
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.records import Read, knows, reading
 from pipeline.summary import no_run_yet, summarize
 from pipeline.verify.files import check_failures, check_snapshot, check_summary

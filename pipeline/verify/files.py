@@ -16,8 +16,8 @@ from typing import Any
 from pipeline import records
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject, Summary
-from pipeline.folder import RunFolder
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
+from pipeline.job.run_folder import RunFolder
 from pipeline.report.failures import failures_csv
 from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.checkpoint import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
-from pipeline.folder import RunFolder
+from pipeline.job.run_folder import RunFolder
 from pipeline.plan import key_of
 from pipeline.schema import part_name
 from pipeline.system.opening import NOTE_BYTES, read_file

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.core.errors import DiskRefused, Locked, Refused, StorageFailed
+from pipeline.job.traces import LEDGER, Trace, find_trace, foreign
 from pipeline.system.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.system.mounts import network_file_system
 from pipeline.system.opening import NotAFile, check_file, open_file
-from pipeline.traces import LEDGER, Trace, find_trace, foreign
 
 _BLOCK = 64 * 1024
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.access import DEFAULT_BASE_URL, SANDBOX_HOST, URL_VARIABLE
 from pipeline.core.errors import PipelineError, Refused
-from pipeline.folder import RunFolder
-from pipeline.noted import BASE_URL, KEY_FILE, Noted, read_note
-from pipeline.spec import JobSpec, load_spec
+from pipeline.job.access import DEFAULT_BASE_URL, SANDBOX_HOST, URL_VARIABLE
+from pipeline.job.run_folder import RunFolder
+from pipeline.job.run_note import BASE_URL, KEY_FILE, Noted, read_note
+from pipeline.job.spec import JobSpec, load_spec
 from pipeline.system.opening import is_file
 
 SANDBOX_SUFFIX = ".sandbox"

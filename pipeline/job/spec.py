@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.model import ENGINES, TEXT_RULES
-from pipeline.specfile import Fields, compose
+from pipeline.job.yaml_fields import Fields, compose
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.noted import RUN_NOTE, read_note
+from pipeline.job.run_note import RUN_NOTE, read_note
 from pipeline.system.opening import last_lines
 
 LEDGER = "ledger.sqlite"
