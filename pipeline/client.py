@@ -18,7 +18,8 @@ import httpx
 from pipeline.bodies import BodyBudget, Share
 from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
 from pipeline.core.model import Failure, Reply
-from pipeline.decoding import (
+from pipeline.job.access import SANDBOX_HOST, Access
+from pipeline.policy.decoding import (
     KEPT_OF_TOO_LARGE_BYTES,
     MAX_BODY_BYTES,
     TooLarge,
@@ -26,8 +27,7 @@ from pipeline.decoding import (
     in_utf8,
     is_encoded,
 )
-from pipeline.job.access import SANDBOX_HOST, Access
-from pipeline.masking import Mask
+from pipeline.policy.masking import Mask
 from pipeline.system.network import find_proxy
 
 CONNECT_S = 30.0

@@ -15,7 +15,6 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.answer import classify
 from pipeline.core.errors import StorageFailed
 from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Event, Listener, Stopping, Waiting
 from pipeline.core.model import (
@@ -33,9 +32,10 @@ from pipeline.core.model import (
     Throttle,
     Verdict,
 )
-from pipeline.retry import BackOff, Breakers, Decision, decide
-from pipeline.rowqueue import RowQueue
-from pipeline.until import Until
+from pipeline.policy.answer import classify
+from pipeline.policy.cutoff import Until
+from pipeline.policy.retry import BackOff, Breakers, Decision, decide
+from pipeline.policy.row_queue import RowQueue
 
 # A clock that is set while the run waits is noticed within this time.
 _LOOK_AT_CLOCK_S = 1.0

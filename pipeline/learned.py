@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.pacing import MOST_LIMIT, Learned, Pace
+from pipeline.policy.pace import MOST_LIMIT, Learned, Pace
+from pipeline.policy.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
 from pipeline.system.opening import as_object, open_file
-from pipeline.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
 
 _PURPOSE = b"pipeline pace 1"
 _MOST_BYTES = 4096

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline import records
-from pipeline.answer import classify
 from pipeline.checkpoint import Sealer
 from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Reply, Verdict
 from pipeline.core.wording import counted
-from pipeline.decoding import readings
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import SqliteLedger
 from pipeline.pins import pinned_workflow
+from pipeline.policy.answer import classify
+from pipeline.policy.decoding import readings
 from pipeline.records import Unread
 from pipeline.report.failures import rewrite_failures
 

@@ -27,11 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import records
-from pipeline.answer import MAX_CITATIONS
 from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.core.errors import StorageFailed
 from pipeline.job.run_folder import RunFolder
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.policy.answer import MAX_CITATIONS
 from pipeline.records import Read, Sealed
 from pipeline.schema import altered
 from pipeline.system.opening import read_file

@@ -39,6 +39,7 @@ from pipeline.logs import EventLog
 from pipeline.notify import Notifier, notifying
 from pipeline.paid import check_ledger
 from pipeline.plan import Selection
+from pipeline.policy.cutoff import Until
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
 from pipeline.recovery import recover
 from pipeline.report.failures import drafted
@@ -47,7 +48,6 @@ from pipeline.sending import Sending
 from pipeline.summary import Concern, FailOn, Sent, as_json, summarize
 from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json
-from pipeline.until import Until
 
 T = TypeVar("T")
 

@@ -31,11 +31,11 @@ from pipeline.job.access import SANDBOX_HOST, Access
 from pipeline.job.spec import JobSpec
 from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import SqliteLedger
-from pipeline.pacing import Pace
-from pipeline.retry import AMBIGUOUS_IN_A_ROW, Breakers
+from pipeline.policy.cutoff import SEEN, Until
+from pipeline.policy.pace import Pace
+from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.summary import Sent
 from pipeline.throttle import PacedThrottle
-from pipeline.until import SEEN, Until
 
 _SEAL_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.5

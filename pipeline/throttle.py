@@ -19,7 +19,7 @@ from aiolimiter import AsyncLimiter
 from pipeline.core.events import Event, Waiting
 from pipeline.core.model import Clock, Outcome, Reply, Verdict
 from pipeline.core.wording import lasting
-from pipeline.pacing import Pace
+from pipeline.policy.pace import Pace
 
 _HELD_S, _BITE_S = 0.05, 0.025
 _LOOK_AGAIN_S = 0.25

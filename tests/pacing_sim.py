@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from pipeline.pacing import Pace
+from pipeline.policy.pace import Pace
 from tests.pacing_limiters import Limiter
 
 HELD_S, BITE_S = 0.05, 0.025

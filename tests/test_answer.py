@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import jsontext
-from pipeline.answer import Unreadable, classify, read_answer
 from pipeline.core.model import Citation, Failure, Reply, StopCode, Verdict
+from pipeline.policy import json_text
+from pipeline.policy.answer import Unreadable, classify, read_answer
 
 OK, FAILED, REFUSED, AMBIGUOUS = Verdict.OK, Verdict.FAILED, Verdict.REFUSED, Verdict.AMBIGUOUS
 
@@ -469,12 +469,12 @@ def test_a_body_of_many_values_is_json_exactly_where_pythons_reader_says_so(valu
         wanted = json.loads(text, strict=False)
     except ValueError:
         with pytest.raises(json.JSONDecodeError):
-            jsontext._outermost(text)
+            json_text._outermost(text)
         return
-    found = jsontext._outermost(text)
+    found = json_text._outermost(text)
     if isinstance(wanted, dict):
         for name, one in found.items():
-            if isinstance(one, jsontext.JsonText):
+            if isinstance(one, json_text.JsonText):
                 found[name] = json.loads(one.text, strict=False)
         assert json.dumps(found) == json.dumps(wanted)
 
@@ -483,10 +483,10 @@ def test_a_body_of_many_values_is_json_exactly_where_pythons_reader_says_so(valu
 def test_what_is_nested_is_found_to_its_end_however_deep(depth):
     """Lists in objects in lists, with something beside each."""
     text = "[1," * depth + '{"a":[]}' + ",2]" * depth
-    whole = jsontext._outermost('{"success":true,"more":' + text + ',"result":"x"}')
-    assert whole == {"success": True, "more": jsontext.JsonText(text), "result": "x"}
+    whole = json_text._outermost('{"success":true,"more":' + text + ',"result":"x"}')
+    assert whole == {"success": True, "more": json_text.JsonText(text), "result": "x"}
     with pytest.raises(RecursionError):
-        jsontext._outermost('{"a":' + "[" * 300 + "]" * 300 + "}")
+        json_text._outermost('{"a":' + "[" * 300 + "]" * 300 + "}")
 
 
 def test_citations_beyond_ten_thousand_are_text_and_the_answer_says_so():

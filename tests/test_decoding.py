@@ -12,9 +12,16 @@ import zlib
 import pyarrow as pa
 import pytest
 
-from pipeline.answer import classify, read_answer
 from pipeline.core.model import Reply, Verdict
-from pipeline.decoding import MAX_BODY_BYTES, TooLarge, decoded, in_utf8, is_encoded, readings
+from pipeline.policy.answer import classify, read_answer
+from pipeline.policy.decoding import (
+    MAX_BODY_BYTES,
+    TooLarge,
+    decoded,
+    in_utf8,
+    is_encoded,
+    readings,
+)
 from tests.test_client import OK, answer, exchange, replying
 
 TEXT = "Once upon a time, in a café"

@@ -23,8 +23,8 @@ from pipeline.core.model import (
     Verdict,
 )
 from pipeline.executor import Executor
-from pipeline.retry import Breakers
-from pipeline.until import Until
+from pipeline.policy.cutoff import Until
+from pipeline.policy.retry import Breakers
 
 OK = json.dumps({"success": True, "result": "text"}).encode()
 Send = Callable[[bytes], Awaitable[Reply]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.learned import KeptPace, fingerprint, kept_pace
-from pipeline.pacing import Learned, Pace
+from pipeline.policy.pace import Learned, Pace
 
 KEY = "sk_a_key_that_must_stand_nowhere"
 WALL = 1_800_000_000.0

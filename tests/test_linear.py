@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import formulas, init
-from pipeline.answer import classify
 from pipeline.client import _plain
 from pipeline.core import wording
 from pipeline.core.model import Reply
@@ -24,7 +23,8 @@ from pipeline.inputs import jsonl, texts, values, xlsx
 from pipeline.inputs.sheet import Merged
 from pipeline.job.spec import JobSpec
 from pipeline.marks import marks_of
-from pipeline.masking import Mask
+from pipeline.policy.answer import classify
+from pipeline.policy.masking import Mask
 from pipeline.report import markup
 from pipeline.sandbox.workflows import Workflow
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.masking import Mask
+from pipeline.policy.masking import Mask
 
 KEY = "sk_live/0123+456=&x"
 Encode = Callable[[str], str]

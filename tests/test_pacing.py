@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pacing import FLOOR_PER_S, MOST_PER_S, Learned, Pace
+from pipeline.policy.pace import FLOOR_PER_S, MOST_PER_S, Learned, Pace
 from tests.pacing_limiters import KINDS, Limiter
 from tests.pacing_sim import Measured, Runner, World, between, greedy, measure
 

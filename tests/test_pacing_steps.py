@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from pipeline.pacing import FLOOR_PER_S, Learned, Pace
+from pipeline.policy.pace import FLOOR_PER_S, Learned, Pace
 
 
 def exactly(value: float):

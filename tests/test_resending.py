@@ -9,7 +9,7 @@ from email.utils import formatdate
 
 import pytest
 
-from pipeline.retry import MOST_PER_MINUTE
+from pipeline.policy.retry import MOST_PER_MINUTE
 from tests.conftest import Job, ended
 from tests.servers import Answer, Server, ok
 from tests.test_signals import until

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.model import Outcome, State, StopCode, Verdict
-from pipeline.retry import (
+from pipeline.policy.retry import (
     MOST_PER_MINUTE,
     PROBE_TRUSTED_AFTER_S,
     BackOff,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.core.model import Row
-from pipeline.rowqueue import RowQueue
+from pipeline.policy.row_queue import RowQueue
 
 
 def row(number: int) -> Row:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.core.clock import SystemClock
 from pipeline.core.events import Event, Waiting
 from pipeline.core.model import Outcome, Reply, Verdict
-from pipeline.pacing import Learned, Pace
+from pipeline.policy.pace import Learned, Pace
 from pipeline.throttle import PacedThrottle, _retry_after_s
 
 OK = Outcome(Verdict.OK)

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import Reply, StopCode
-from pipeline.until import SEEN, Until, find_until
+from pipeline.policy.cutoff import SEEN, Until, find_until
 from tests.test_executor import OK, World, rows
 
 BERLIN = ZoneInfo("Europe/Berlin")

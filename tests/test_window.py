@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pipeline.window import LONGEST_WINDOW_S, Sends, WindowEstimate, above, snapped
+from pipeline.policy.window import LONGEST_WINDOW_S, Sends, WindowEstimate, above, snapped
 
 
 def sent(*times: float, limit: int = 50) -> Sends:

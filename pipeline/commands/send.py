@@ -147,7 +147,7 @@ def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOpt
 
 def _until_said(said: Said) -> float | None:
     """The time of `--until`, told with its day: one that has passed is tomorrow's."""
-    from pipeline.until import find_until
+    from pipeline.policy.cutoff import find_until
 
     if said["until"] is None:
         return None

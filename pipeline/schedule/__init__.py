@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.core.errors import Refused
 from pipeline.job.job import Job
-from pipeline.until import parse_time
+from pipeline.policy.cutoff import parse_time
 
 SAVING_S = 60
 """What a run needs beyond its drain to save, to seal and to tell: seconds on a slow disk."""

@@ -21,8 +21,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.ceiling import Ceiling
-from pipeline.window import Sends, WindowEstimate
+from pipeline.policy.ceiling import Ceiling
+from pipeline.policy.window import Sends, WindowEstimate
 
 SLOW_START_PER_S = 5.0
 SLOW_START_GROWTH = 3.0

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 
-from pipeline.jsontext import LATIN, is_utf8, parsed
+from pipeline.policy.json_text import LATIN, is_utf8, parsed
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 KEPT_OF_TOO_LARGE_BYTES = 1024 * 1024

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.jsontext import JsonText, parsed, text_of
+from pipeline.policy.json_text import JsonText, parsed, text_of
 
 MASK = b"[key]"
 SHORTEST_SECRET = 8
