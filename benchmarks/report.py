@@ -28,11 +28,11 @@ from pipeline.checkpoint import Sealer
 from pipeline.core.events import PaceEnded, RunStarted
 from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.job.job import Job, find_job
-from pipeline.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.queries import counts
 from pipeline.logs import EventLog
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
-from pipeline.records import counts
 from pipeline.report.failures import rewrite_failures
 from pipeline.summary import as_json, summarize
 from pipeline.system.files import write_json

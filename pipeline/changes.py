@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import placing
 from pipeline.inputs.snapshot import (
     Snapshot,
     stored_batches,
@@ -24,8 +23,9 @@ from pipeline.inputs.snapshot import (
     stored_mapped,
 )
 from pipeline.job.spec import JobSpec
+from pipeline.ledger import matching
+from pipeline.ledger.queries import Read
 from pipeline.plan import Plan, RowNumbers
-from pipeline.records import Read
 
 # Fewer rows are edited by hand on one evening.
 MASS_ROWS = 20
@@ -76,7 +76,7 @@ def find_mass_change(
     """
     if last is None or int(plan.sent_unpaid.sum()) < MASS_ROWS:
         return None
-    finished, gone = read(placing.finished_before)
+    finished, gone = read(matching.finished_before)
     if len(gone) < MASS_ROWS:
         return None
     if spec.id is not None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import records
 from pipeline.consent import plan_of, questions, refuse_impossible
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, Row, State
@@ -26,10 +25,11 @@ from pipeline.job.access import SANDBOX_HOST, find_access, find_host, key_in_use
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.learned import kept_pace
-from pipeline.paid import checked_beside
+from pipeline.ledger import queries
+from pipeline.ledger.integrity import checked_beside
+from pipeline.ledger.queries import Read
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
-from pipeline.records import Read
 from pipeline.repaid import Repaid, refuse_repaying
 from pipeline.standing import shown_state
 from pipeline.telemetry import find_telemetry
@@ -114,19 +114,19 @@ def check_job(
         find_telemetry(spec)
     check_engine(spec)
     job.folder.refuse_unusable()
-    records.refuse_lost(job.folder.ledger, job.folder.trace)
+    queries.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (
         tempfile.TemporaryDirectory(prefix="pipeline-check-") as temporary,
-        records.reading(job.folder.ledger) as read,
+        queries.reading(job.folder.ledger) as read,
     ):
         path = Path(temporary) / "input.parquet"
         with checked_beside(job.folder.ledger):
             prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
         refuse_impossible(job, plan, selection, read)
-        budget = spec.budget(read(records.counts).paid_max)
+        budget = spec.budget(read(queries.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key_file)
         states = _shown(plan.counts, in_use)
@@ -170,7 +170,7 @@ def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -
         return 0
     newest = path.with_name("newest.parquet")
     sheet = open_sheet(spec, job.folder)
-    with records.reading(job.folder.ledger) as read:
+    with queries.reading(job.folder.ledger) as read:
         moved = replace(job, spec=spec)
         return prepare(moved, sheet, host, selection, read, newest).repaid.requests
 
@@ -222,7 +222,7 @@ def _skipped_by(skips: Counter[Skip]) -> dict[str, int]:
 
 
 def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | None:
-    last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
+    last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
     if last is None:
         return None
     snapshot = prepared.snapshot

@@ -17,12 +17,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import lists, numbers, texts
 from pipeline.core.errors import StorageFailed
-from pipeline.ledger import Part, SqliteLedger
+from pipeline.inputs.arrow import lists, numbers, texts
+from pipeline.ledger.ledger import Part, SqliteLedger
+from pipeline.ledger.queries import Finished, finished
 from pipeline.marks import marks_of
 from pipeline.policy.answer import read_answer
-from pipeline.records import Finished, finished
 from pipeline.system.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 
 PART_ROWS = 2000

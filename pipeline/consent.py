@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline import records
 from pipeline.core.errors import Refused
 from pipeline.core.model import API_CODES, ErrorCode, State
 from pipeline.core.wording import counted, few_words, listed, nearest
 from pipeline.inputs.checks import Skip
 from pipeline.job.job import Job
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read
 from pipeline.plan import Plan, Selection
 from pipeline.prepare import Prepared
-from pipeline.records import Read
 from pipeline.repaid import refuse_repaying
 from pipeline.tokens import plan_token
 
@@ -105,7 +105,7 @@ def refuse_impossible(job: Job, plan: Plan, selection: Selection, read: Read) ->
 
 
 def _refuse_spent(job: Job, read: Read, token: str) -> None:
-    run_id = read(records.carried_out(token))
+    run_id = read(queries.carried_out(token))
     if run_id is not None:
         raise Refused(
             f"This plan was carried out already, by the run {run_id}. Nothing was sent. To make a "
@@ -131,7 +131,7 @@ def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) 
         Refused: with the codes that there are.
     """
     here = sorted(here)
-    known = {*here, *ErrorCode, *API_CODES, *read(records.codes_seen)}
+    known = {*here, *ErrorCode, *API_CODES, *read(queries.codes_seen)}
     for code in sorted(codes):
         if code not in known and not _HTTP_CODE.fullmatch(code):
             shown = f"The codes here are: {few_words(here)}." if here else "No row has one here."
@@ -144,7 +144,7 @@ def _refuse_wrong_codes(job: Job, plan: Plan, selection: Selection, read: Read) 
     if selection.only is None and selection.excluded is None:
         return
     refuse_unknown_codes(_named(selection), plan.codes, read)
-    if read(records.last_run) is None:
+    if read(queries.last_run) is None:
         raise Refused(
             f"{job.folder.path}: no run yet, so no row has an error code. Nothing was sent. Start "
             f"it with: {job.command('run')}"
@@ -201,7 +201,7 @@ def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
 
 
 def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
-    marked = read(records.open_marks)
+    marked = read(queries.open_marks)
     if marked:
         raise Refused(
             f"{counted(marked, 'row')} marked by the last --again and not answered yet. Nothing "

@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.core.model import ErrorCode
 from pipeline.job.job import Job
-from pipeline.records import reading
-from pipeline.schema import altered, intact
+from pipeline.ledger.queries import reading
+from pipeline.ledger.schema import altered, intact
 from pipeline.summary import refuse_before_first_run
 from pipeline.system.opening import as_object, last_lines
 

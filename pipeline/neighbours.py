@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import records
 from pipeline.core.errors import PipelineError
 from pipeline.inputs.snapshot import Snapshot, stored_row_keys
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.placing import count_paid
+from pipeline.ledger import queries
+from pipeline.ledger.matching import count_paid
+from pipeline.ledger.queries import reading
 from pipeline.plan import Plan
-from pipeline.records import reading
 from pipeline.system.opening import as_object
 
 
@@ -68,7 +68,7 @@ def _paid_in(folder: RunFolder, host: str, keys: Iterable[bytes]) -> int:
         return 0
     try:
         with reading(folder.ledger) as read:
-            pinned = read(records.meta(records.PINNED))
+            pinned = read(queries.meta(queries.PINNED))
             if pinned is None or as_object(pinned)["host"] != host:
                 return 0
             return read(count_paid(keys))

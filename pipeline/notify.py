@@ -24,7 +24,7 @@ from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.figures import markdown, prometheus
 from pipeline.job.access import key_in_use
 from pipeline.job.job import Job
-from pipeline.ledger import open_ledger
+from pipeline.ledger.ledger import open_ledger
 from pipeline.logs import EventLog
 from pipeline.summary import as_json, for_person, needs_person, summarize_error
 from pipeline.system.files import replacing, write_json

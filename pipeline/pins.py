@@ -10,14 +10,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import records
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, JsonObject
 from pipeline.job.access import SANDBOX_HOST, URL_VARIABLE
 from pipeline.job.spec import JobSpec
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read, reached
+from pipeline.ledger.schema import altered
 from pipeline.plan import Variables
-from pipeline.records import Read, reached
-from pipeline.schema import altered
 from pipeline.system.opening import as_object
 
 _NAMED = 5
@@ -140,19 +140,19 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
             f"{belongs} Name that address by --base-url or {URL_VARIABLE}, or use another "
             "`output:` for another host. Nothing was sent."
         )
-    known = {number: _settings(text) for number, text in read(records.pin_sets).items()}
+    known = {number: _settings(text) for number, text in read(queries.pin_sets).items()}
     return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})
 
 
 def _same_host(before: str, now: str, read: Read) -> bool:
     """Schema 1 pinned no path, so a folder that it began is tied to the host alone."""
-    if read(records.meta(records.BEGAN_WITH_SCHEMA_1)) and "/" not in before:
+    if read(queries.meta(queries.BEGAN_WITH_SCHEMA_1)) and "/" not in before:
         now = now.partition("/")[0]
     return before == now
 
 
 def _pinned(read: Read) -> JsonObject | None:
-    stored = read(records.meta(records.PINNED))
+    stored = read(queries.meta(queries.PINNED))
     return _settings(stored) if stored else None
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import placing, records
 from pipeline.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, State
@@ -24,6 +23,8 @@ from pipeline.job.access import SANDBOX_HOST
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
+from pipeline.ledger import matching, queries
+from pipeline.ledger.queries import Read, reading
 from pipeline.neighbours import Neighbour, find_neighbours
 from pipeline.pins import Pins, folder_rules, read_pins
 from pipeline.plan import (
@@ -36,7 +37,6 @@ from pipeline.plan import (
     empty_plan,
     finish_plan,
 )
-from pipeline.records import Read, reading
 from pipeline.repaid import Repaid, find_repaid
 
 _LOOK_UP_ROWS = 10_000
@@ -116,7 +116,7 @@ def prepare(
     """
     spec = job.to_run()
     pins = read_pins(read, spec, sheet.variables, host)
-    last = find_snapshot(job.folder.snapshots, read(records.meta(records.SNAPSHOT)))
+    last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
     if last == path:  # it is about to be written over
         last = None
     skip_ambiguous = State.AMBIGUOUS not in selection.states
@@ -129,13 +129,13 @@ def prepare(
             "rows. Nothing was sent."
         )
     plan = _lay_over(spec, snapshot, selection, read)
-    read(placing.check_absent)
+    read(matching.check_absent)
     skips, kept = _keep_answers(spec, snapshot, plan, read)
     repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
     moved = find_moved(spec, last, snapshot, selection.rows)
     mass_change = None if pins.changed else find_mass_change(spec, last, snapshot, plan, read)
     neighbours: tuple[Neighbour, ...] = ()
-    if plan.to_send and host != SANDBOX_HOST and read(records.last_change) == (0, 0):
+    if plan.to_send and host != SANDBOX_HOST and read(queries.last_change) == (0, 0):
         neighbours = find_neighbours(spec, job.folder, host, snapshot, plan)
     return Prepared(
         snapshot,
@@ -159,7 +159,7 @@ def _keep_answers(
     if not snapshot.skipped_rows:
         return Counter(), 0
     wanted = [(row.number, row.name) for row in snapshot.skipped_rows]
-    kept = set(read(placing.keep_answers(wanted, deduped=spec.dedupe)))
+    kept = set(read(matching.keep_answers(wanted, deduped=spec.dedupe)))
     plan.counts[State.OK] += len(kept)
     plan.kept[State.OK] += len(kept)
     without = (row.reason for row in snapshot.skipped_rows if row.number not in kept)
@@ -171,7 +171,7 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
     duplicates = snapshot.duplicates
     plan = empty_plan(snapshot.rows, selection, duplicates, snapshot.numbers)
     firsts = np.flatnonzero(~np.isin(snapshot.numbers, duplicates.numbers, assume_unique=True))
-    if read(placing.begin_deduped if spec.dedupe else placing.begin):
+    if read(matching.begin_deduped if spec.dedupe else matching.begin):
         for start in range(0, len(firsts), _LOOK_UP_ROWS):
             positions = firsts[start : start + _LOOK_UP_ROWS]
             held = _held(spec, snapshot, positions, read)
@@ -183,7 +183,7 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
         pairs = zip(
             duplicates.numbers[span].tolist(), duplicates.firsts[span].tolist(), strict=True
         )
-        read(placing.share(list(pairs)))
+        read(matching.share(list(pairs)))
     finish_plan(plan, duplicates)
     return plan
 
@@ -197,11 +197,11 @@ def _held(
     if not spec.dedupe:
         ranks = snapshot.occurrences[positions].tolist()
         identities = map(snapshot.identity_at, positions.tolist())
-        return read(placing.look_up(list(zip(numbers, identities, ranks, strict=True))))
+        return read(matching.look_up(list(zip(numbers, identities, ranks, strict=True))))
     keys = map(snapshot.row_key_at, positions.tolist())
     wanted = [(number, key, 0) for number, key in zip(numbers, keys, strict=True)]
-    held = read(placing.look_up(wanted, deduped=True))
+    held = read(matching.look_up(wanted, deduped=True))
     position_of = dict(zip(numbers, positions.tolist(), strict=True))
-    for number, name, rank in read(placing.names):
+    for number, name, rank in read(matching.names):
         snapshot.rename(position_of[number], name, rank)
     return held

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline import records
 from pipeline.checkpoint import Sealer
 from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Reply, Verdict
 from pipeline.core.wording import counted
 from pipeline.inputs.snapshot import find_snapshot
 from pipeline.job.run_folder import RunFolder
-from pipeline.ledger import SqliteLedger
+from pipeline.ledger import queries
+from pipeline.ledger.ledger import SqliteLedger
+from pipeline.ledger.queries import Unread
 from pipeline.pins import pinned_workflow
 from pipeline.policy.answer import classify
 from pipeline.policy.decoding import readings
-from pipeline.records import Unread
 from pipeline.report.failures import rewrite_failures
 
 
@@ -41,7 +41,7 @@ def recover(
     sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or workflow)
     sealer.recover()
     sealer.seal_all()
-    current = ledger.read(records.meta(records.SNAPSHOT))
+    current = ledger.read(queries.meta(queries.SNAPSHOT))
     if current and find_snapshot((folder.new_snapshot,), current):
         folder.adopt_snapshot()
     if read:  # the run that follows may be refused, and write none
@@ -61,7 +61,7 @@ def read_again(ledger: SqliteLedger) -> int:
 
     Their rows are ok from here on. Sends nothing; may be called twice.
     """
-    unread = ledger.read(lambda db: list(records.unread(db)))
+    unread = ledger.read(lambda db: list(queries.unread(db)))
     read = [one for kept in unread if (one := _read(kept))]
     if read:
         ledger.read_again(read)

@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline import placing
 from pipeline.core.errors import Refused
 from pipeline.core.model import JsonObject
 from pipeline.core.wording import counted
 from pipeline.inputs.snapshot import Snapshot, stored_batches
 from pipeline.inputs.table import open_table
 from pipeline.job.spec import JobSpec
+from pipeline.ledger import matching
+from pipeline.ledger.queries import Read
 from pipeline.pins import Pins, differences, rules_of
 from pipeline.plan import Plan, Source, Variables, identity
-from pipeline.records import Read
 
 _LOOK_UP_ROWS = 10_000
 
@@ -64,7 +64,7 @@ def find_repaid(
     found = {number: rows for number, rows in by_pins.items() if rows}
     numbers = {number for rows in found.values() for number in rows}
     row_ids = {row_id for rows in found.values() for row_id in rows.values()}
-    unplaced = read(placing.paid_and_absent(lost, pins.text, unknown=1 in pins.others))
+    unplaced = read(matching.paid_and_absent(lost, pins.text, unknown=1 in pins.others))
     more = min(len(set(unplaced) - row_ids), rows - len(numbers))
     if more:
         row_ids |= set(unplaced)
@@ -196,7 +196,7 @@ class _LookUp:
         found: dict[int, int] = {}
         for start in range(0, len(known), _LOOK_UP_ROWS):
             wanted = known[start : start + _LOOK_UP_ROWS]
-            operation = placing.paid_before(wanted, self.now, deduped=self.spec.dedupe)
+            operation = matching.paid_before(wanted, self.now, deduped=self.spec.dedupe)
             for name, row_ids in self.read(operation).items():
                 found |= dict(zip(numbers[name], row_ids, strict=False))
         return found

@@ -26,14 +26,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import records
 from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.core.errors import StorageFailed
 from pipeline.job.run_folder import RunFolder
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read, Sealed
+from pipeline.ledger.schema import altered
 from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.policy.answer import MAX_CITATIONS
-from pipeline.records import Read, Sealed
-from pipeline.schema import altered
 from pipeline.system.opening import read_file
 
 STRETCH_BYTES = 12 * 1024 * 1024
@@ -156,8 +156,8 @@ def find_answers(
 
 def _loads(folder: RunFolder, read: Read) -> list[_Load]:
     """What loads columns of each part, and of the answers that the ledger itself still holds."""
-    parts: list[_Load] = [partial(read_part, folder, p) for p in read(records.sealed_parts)]
-    first, last = read(records.unsealed_range)
+    parts: list[_Load] = [partial(read_part, folder, p) for p in read(queries.sealed_parts)]
+    first, last = read(queries.unsealed_range)
     ranges = range(first, last + 1, _UNSEALED_ROWS)
     return parts + [partial(_unsealed, read, n, min(n + _UNSEALED_ROWS - 1, last)) for n in ranges]
 
@@ -188,12 +188,12 @@ def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Tab
 
 
 def _unsealed(read: Read, first_seq: int, last_seq: int, columns: tuple[str, ...]) -> pa.Table:
-    return results_table(read(records.finished(first_seq, last_seq)), "").select(list(columns))
+    return results_table(read(queries.finished(first_seq, last_seq)), "").select(list(columns))
 
 
 def _wanted(read: Read, run_numbers: dict[str, int]) -> tuple[Rows, Rows]:
     """(row of the sheet, key of its answer) of every row that the ledger says is answered."""
-    found = read(records.answered)
+    found = read(queries.answered)
     rows, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     while chunk := read(lambda _: list(islice(found, _CHUNK_ROWS))):
         rows.append(np.array([a.sheet_row for a in chunk], np.int64))

@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import __version__, records
+from pipeline import __version__
 from pipeline.checkpoint import Sealer
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
@@ -34,10 +34,11 @@ from pipeline.job.access import SANDBOX_HOST, Access, find_access
 from pipeline.job.job import Job, find_job, job_of
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
-from pipeline.ledger import SqliteLedger, open_ledger
+from pipeline.ledger import queries
+from pipeline.ledger.integrity import check_ledger
+from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
 from pipeline.notify import Notifier, notifying
-from pipeline.paid import check_ledger
 from pipeline.plan import Selection
 from pipeline.policy.cutoff import Until
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
@@ -328,7 +329,7 @@ class _Run:
             failures.write(folder.snapshot, self.ledger.read, concern.add)
         summary = summarize(
             self.job,
-            self.ledger.read(records.counts),
+            self.ledger.read(queries.counts),
             run_id=self.run_id,
             stopped=stopped,
             sent=sent,

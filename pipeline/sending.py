@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from pipeline import records
 from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.control import Control
 from pipeline.core.errors import EngineAway, Interrupted, LedgerBusy
@@ -26,11 +25,12 @@ from pipeline.core.model import Clock, Engine, ErrorCode, Row, State, StopCode, 
 from pipeline.engines.base import Target
 from pipeline.engines.choice import open_engine
 from pipeline.executor import Executor
-from pipeline.groupcommit import PATIENCE_S
 from pipeline.job.access import SANDBOX_HOST, Access
 from pipeline.job.spec import JobSpec
 from pipeline.learned import KeptPace, kept_pace
-from pipeline.ledger import SqliteLedger
+from pipeline.ledger import queries
+from pipeline.ledger.group_commit import PATIENCE_S
+from pipeline.ledger.ledger import SqliteLedger
 from pipeline.policy.cutoff import SEEN, Until
 from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
@@ -88,7 +88,7 @@ class Sending:
         throttle = PacedThrottle(pace, self.clock, self.tell)
         begun = self.clock.monotonic()
         if self.until is not None:
-            for latency_s in self.ledger.read(records.answered_in(SEEN)):
+            for latency_s in self.ledger.read(queries.answered_in(SEEN)):
                 self.until.answered(latency_s)
         target = Target(access, self.spec.workflow, self.spec.deadline_s)
         opening = open_engine(self.spec, target, self.tell)
@@ -108,7 +108,7 @@ class Sending:
         return stopped
 
     def _executor(self, engine: Engine, throttle: PacedThrottle) -> Executor:
-        counts = self.ledger.read(records.counts)
+        counts = self.ledger.read(queries.counts)
         return Executor(
             engine=engine,
             ledger=self.ledger,
@@ -116,7 +116,7 @@ class Sending:
             clock=self.clock,
             breakers=Breakers(
                 any_ok=counts.paid_min > 0,
-                probing=self.ledger.read(records.lost_lately(AMBIGUOUS_IN_A_ROW)),
+                probing=self.ledger.read(queries.lost_lately(AMBIGUOUS_IN_A_ROW)),
             ),
             concurrency=self._concurrency(engine.fits),
             retries=self.spec.retries,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pipeline import records
 from pipeline.consent import refuse_unknown_codes
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Clock, State
 from pipeline.core.wording import counted
 from pipeline.job.job import Job
-from pipeline.ledger import open_ledger
+from pipeline.ledger import queries
+from pipeline.ledger.ledger import open_ledger
+from pipeline.ledger.queries import Unfinished
 from pipeline.plan import RowNumbers
-from pipeline.records import Unfinished
 from pipeline.recovery import read_again, recover
 from pipeline.report.failures import rewrite_failures
 from pipeline.standing import stand
@@ -33,9 +33,9 @@ def reread_job(job: Job, clock: Clock | None = None) -> int:
         Locked: when a run works in the folder.
         StorageFailed: when the ledger is gone, or cannot be read or written.
     """
-    with records.reading(job.folder.ledger) as read:
+    with queries.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
-        read(records.check_structure)
+        read(queries.check_structure)
     job.folder.refuse_odd()
     with (
         job.folder.locked(),
@@ -65,11 +65,11 @@ def settle_job(
         Locked: when a run works in the folder.
         StorageFailed: when the ledger is gone, or cannot be read or written.
     """
-    with records.reading(job.folder.ledger) as read:
+    with queries.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         # The writer's connection has no bound, as a run goes on for hours.
-        read(records.check_structure)
-        counts = read(records.counts)
+        read(queries.check_structure)
+        counts = read(queries.counts)
         refuse_unknown_codes(only or (), stand(counts, False).by_code, read)
     if rows is not None and rows.last > counts.sheet_rows:
         raise Refused(
@@ -92,7 +92,7 @@ def settle_job(
         open_ledger(job.folder.ledger, clock or SystemClock(), trace=job.folder.trace) as ledger,
     ):
         ledger.recover()
-        found = ledger.read(lambda db: [row for row in records.unfinished(db) if chosen(row)])
+        found = ledger.read(lambda db: [row for row in queries.unfinished(db) if chosen(row)])
         ledger.settle(found)
         rewrite_failures(job.folder, ledger.read)
     return Counter(row.state for row in found)

@@ -20,7 +20,7 @@ from pipeline.advice import edit_first
 from pipeline.core.model import ErrorCode, NextStep, State
 from pipeline.core.wording import counted
 from pipeline.figures import CODES_SHOWN
-from pipeline.records import Counts, Ending, Unfinished
+from pipeline.ledger.queries import Counts, Ending, Unfinished
 
 _CUT_OFF = "The runner ended before the answer came."
 

@@ -9,7 +9,6 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import records
 from pipeline.core.errors import (
     DiskRefused,
     Interrupted,
@@ -20,7 +19,8 @@ from pipeline.core.errors import (
 )
 from pipeline.core.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
-from pipeline.records import Counts, Unfinished, reading
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Counts, Unfinished, reading
 from pipeline.standing import next_step, send_pending, stand
 
 SCHEMA_VERSION = 1
@@ -117,7 +117,7 @@ class Status:
     `in_flight` of the pending rows are on the way to their answer."""
 
     summary: Summary
-    last_run: records.LastRun | None
+    last_run: queries.LastRun | None
     in_use: bool
     in_flight: int
 
@@ -132,10 +132,10 @@ def read_status(job: Job) -> Status:
     in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
     with reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
-        counts = read(records.counts)
+        counts = read(queries.counts)
         summary = summarize(job, counts, in_use=in_use)
         in_flight = stand(counts, in_use).in_flight
-        return Status(summary, read(records.last_run), in_use, in_flight)
+        return Status(summary, read(queries.last_run), in_use, in_flight)
 
 
 def for_person(job: Job, summary: Summary) -> Summary:
@@ -150,15 +150,15 @@ def for_person(job: Job, summary: Summary) -> Summary:
     return replace(summary, resume_command=raised.command(*step.words))
 
 
-def refuse_before_first_run(job: Job, read: records.Read) -> None:
+def refuse_before_first_run(job: Job, read: queries.Read) -> None:
     """Raises where there is nothing to look at yet.
 
     Raises:
         Refused: with the command that changes that.
         StorageFailed: where there was a run, and the ledger does not know of it.
     """
-    records.refuse_lost(job.folder.ledger, job.folder.trace)
-    if read(records.last_run) is None:
+    queries.refuse_lost(job.folder.ledger, job.folder.trace)
+    if read(queries.last_run) is None:
         raise no_run_yet(job)
 
 
@@ -230,7 +230,7 @@ def _summarize_known(job: Job, error: PipelineError, stopped: Stopped | None) ->
 def _known_counts(job: Job) -> Counts:
     try:
         with reading(job.folder.ledger) as read:
-            return read(records.counts)
+            return read(queries.counts)
     except (PipelineError, OSError):
         return _NO_COUNTS
 

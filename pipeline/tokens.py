@@ -13,12 +13,12 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pipeline import records
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.job.job import Job
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read
 from pipeline.plan import KEY_BYTES, Plan, Selection
 from pipeline.prepare import Prepared
-from pipeline.records import Read
 
 _PREFIX = "plan1-"
 
@@ -31,8 +31,8 @@ def plan_token(
     It is another one as soon as anything was sent or decided in the folder, or the sheet, the spec
     or the selection changed.
     """
-    attempt, decision = read(records.last_change)
-    folder = read(records.meta(records.FOLDER_ID))
+    attempt, decision = read(queries.last_change)
+    folder = read(queries.meta(queries.FOLDER_ID))
     if not (attempt or decision):  # the first run makes the id of an empty folder
         folder = str(job.folder.path.resolve())
     facts = {

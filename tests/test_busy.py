@@ -21,7 +21,7 @@ import pytest
 
 import pipeline
 from pipeline.core.errors import LedgerBusy, StorageFailed
-from pipeline.groupcommit import GroupCommit
+from pipeline.ledger.group_commit import GroupCommit
 from tests.conftest import Job, SandboxProcess, ended
 
 HOLDING = """

@@ -12,12 +12,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import placing, records
 from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.ledger import Part, SqliteLedger, open_ledger
+from pipeline.ledger.ledger import Part, SqliteLedger, matching, open_ledger, queries
 from pipeline.system.files import sha256_of
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
@@ -34,7 +33,7 @@ def answered(ledger: SqliteLedger, answers: list[object], first: int = 1) -> Non
             attempt = await ledger.intend(row)
             await ledger.conclude(attempt, PAID, Reply(1, 2.5, 200, {}, body), State.OK)
 
-    ledger.read(placing.begin)
+    ledger.read(matching.begin)
     ledger.begin_run(f"run-{first}", "s", len(answers), 0)
     asyncio.run(go())
 
@@ -94,7 +93,7 @@ def test_a_crash_after_each_step_of_sealing_leaves_every_row_once(ledger, folder
         assert sorted(p.name for p in folder.iterdir()) == [EMPTY_PART, name]
         assert sorted(pd.read_parquet(folder)["row"]) == [1, 2]
         # Another release of the Parquet library may have made other bytes than were named.
-        [sealed] = ledger.read(records.sealed_parts)
+        [sealed] = ledger.read(queries.sealed_parts)
         assert sealed.sha256 == sha256_of(folder / name)
         ledger.read(lambda db: db.execute("UPDATE parts SET sealed = 0 WHERE part = 1"))
         _unseal(ledger, first, last)
@@ -115,7 +114,7 @@ def test_a_part_whose_seal_failed_is_finished_before_the_next_one(ledger, folder
     (folder / name).write_bytes(content)
     sealer.seal_all()
     assert sorted(pd.read_parquet(folder)["row"]) == [1, 2, 3, 4, 5]
-    assert [part.rows for part in ledger.read(records.sealed_parts)] == [3, 2]
+    assert [part.rows for part in ledger.read(queries.sealed_parts)] == [3, 2]
 
 
 def _unseal(ledger: SqliteLedger, first: int, last: int) -> None:
@@ -172,7 +171,7 @@ def test_answers_are_spread_over_parts_by_number_and_by_size(ledger, folder):
     answered(ledger, [*texts(2), big, *texts(2)])
     assert Sealer(ledger, folder, "wf_x").seal_all() == 3
     assert sorted(pd.read_parquet(folder, columns=["row"])["row"]) == [1, 2, 3, 4, 5]
-    parts = ledger.read(records.sealed_parts)
+    parts = ledger.read(queries.sealed_parts)
     assert [part.name for part in parts] == [f"part-{n:05d}.parquet" for n in (1, 2, 3)]
     assert [part.rows for part in parts] == [2, 1, 2]
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import checksums, placing, records, schema
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.ledger import Part, open_ledger
+from pipeline.ledger.ledger import Part, checksums, matching, open_ledger, queries, schema
 from pipeline.plan import Source, Variables, key_of
 
 SCHEMA = """
@@ -104,11 +103,11 @@ def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
         await ledger.intend(rows[4])
 
     def lay(count: int) -> None:
-        ledger.read(placing.begin)
-        ledger.read(placing.look_up([(r.number, r.identity, r.occurrence) for r in rows[:count]]))
-        ledger.read(placing.share([(6, 1), (7, 1)]))
-        ledger.read(placing.check_absent)
-        ledger.read(placing.keep_answers([(8, rows[2].identity)]))
+        ledger.read(matching.begin)
+        ledger.read(matching.look_up([(r.number, r.identity, r.occurrence) for r in rows[:count]]))
+        ledger.read(matching.share([(6, 1), (7, 1)]))
+        ledger.read(matching.check_absent)
+        ledger.read(matching.keep_answers([(8, rows[2].identity)]))
         said = {"snapshot_sha256": "0", "pins": "{}", "accepted": [1], "token": f"token {count}"}
         ledger.begin_run("run", "s", count, 0, **said)
 
@@ -122,11 +121,11 @@ def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
         ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "1"))
         ledger.end_run(3, None, "0")
         assert len(ledger.recover()) == 1
-        ledger.settle(ledger.read(lambda db: list(records.unfinished(db))))
+        ledger.settle(ledger.read(lambda db: list(queries.unfinished(db))))
         lay(0)
         answered = "SELECT row_id FROM rows WHERE state = 'ok'"
         ledger.mark_again(n for (n,) in ledger.read(lambda db: db.execute(answered).fetchall()))
-    with records.reading(path) as read:
+    with queries.reading(path) as read:
         filled = 0
         for table, columns in schema.COLUMNS.items():
             assert read(lambda db, t=table, c=columns: all_intact(db, t, c)), table

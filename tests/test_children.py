@@ -98,7 +98,7 @@ def test_no_module_of_the_current_folder_is_imported_and_no_child_gets_the_key(
     assert what_ran(hostile) == ""
     told = [json.loads(line) for line in probed.read_text().splitlines()]
     children = [child for child in told if "-I" in child["words"]]
-    modules = ("pipeline.paid", "pipeline.sandbox.server")
+    modules = ("pipeline.ledger.integrity", "pipeline.sandbox.server")
     assert {word for child in children for word in child["words"] if word in modules} == {*modules}
     for child in children:
         assert KEY not in child["env"].values()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.columns import lists, numbers, texts
+from pipeline.inputs.arrow import lists, numbers, texts
 
 # Lone surrogates have no UTF-8; neither pyarrow nor we write them.
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from pipeline.job.run_folder import RunFolder
-from pipeline.schema import connect
+from pipeline.ledger.schema import connect
 from tests.conftest import Job, SandboxProcess, closed_port, ended
 
 MIXED = [

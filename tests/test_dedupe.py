@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from pipeline import checksums
+from pipeline.ledger import checksums
 
 STORIES = ["a", "b", "a", "a", "blocked #fault:blocked", "b", "blocked #fault:blocked"]
 

@@ -32,7 +32,7 @@ ADDED = ["result", "citations", "_status", "_error_code", "_error_message"]
 HEADER_ROW, FIRST, LAST = 4, 5, 9
 # By Excel row; row 7 is blank, and skipped.
 STORIES = {5: "a plain story; " * 100, 6: "=a formula", 7: "", 8: "blocked", 9: "x" * 20_000}
-READS_WORKBOOKS = importlib.util.find_spec("pipeline.inputs.xlsx") is not None
+READS_WORKBOOKS = importlib.util.find_spec("pipeline.inputs.xlsx.reader") is not None
 
 
 def answer(body: bytes) -> Answer:

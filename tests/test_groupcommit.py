@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import DiskRefused
-from pipeline.groupcommit import GroupCommit
+from pipeline.ledger.group_commit import GroupCommit
 
 INSERT = "INSERT INTO words VALUES (?)"
 # A statement that SQLite undoes by itself when the disk is full, and leaves the transaction open.

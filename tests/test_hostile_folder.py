@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.checkpoint import RESULTS_SCHEMA
-from pipeline.schema import connect
+from pipeline.ledger.schema import connect
 from tests.conftest import Job, shared_forks
 from tests.servers import Answer, Server, ok
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import placing, records
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused, StorageFailed
 from pipeline.core.model import (
@@ -27,8 +26,8 @@ from pipeline.core.model import (
     Verdict,
 )
 from pipeline.job.traces import Trace
-from pipeline.ledger import Part, SqliteLedger, open_ledger
-from pipeline.records import Unread
+from pipeline.ledger.ledger import Part, SqliteLedger, matching, open_ledger, queries
+from pipeline.ledger.queries import Unread
 from pipeline.standing import stand
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
@@ -78,9 +77,9 @@ def ledger(path: Path) -> Iterator[SqliteLedger]:
 
 def begin(ledger: SqliteLedger, sheet: list[Row], snapshot: str = "s") -> list:
     """Lays a sheet over the ledger and makes it the one of a new run; what was held."""
-    ledger.read(placing.begin)
+    ledger.read(matching.begin)
     wanted = [(r.number, r.identity, r.occurrence) for r in sheet]
-    held = ledger.read(placing.look_up(wanted))
+    held = ledger.read(matching.look_up(wanted))
     ledger.begin_run("run", snapshot, len(sheet), 0)
     by_number = {int(number): alike.held for alike in held for number in alike.numbers}
     return [by_number[number] for number in sorted(by_number)]
@@ -112,8 +111,8 @@ def alter(path: Path, statement: str) -> None:
     db.close()
 
 
-def unfinished(ledger: SqliteLedger) -> list[records.Unfinished]:
-    return ledger.read(lambda db: list(records.unfinished(db)))
+def unfinished(ledger: SqliteLedger) -> list[queries.Unfinished]:
+    return ledger.read(lambda db: list(queries.unfinished(db)))
 
 
 def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
@@ -125,7 +124,7 @@ def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
     with open_ledger(path, SystemClock()) as ledger:
         assert len(ledger.recover()) == 1
         assert ledger.recover() == frozenset()
-        counts = ledger.read(records.counts)
+        counts = ledger.read(queries.counts)
         [cut] = unfinished(ledger)
         verdicts = asked(ledger, "SELECT verdict FROM attempts ORDER BY attempt_id")
     assert counts.states == {State.OK: 1, State.AMBIGUOUS: 1}
@@ -240,7 +239,7 @@ def test_only_the_moves_of_the_table_are_written(path, move, state):
             else:
                 with pytest.raises(AssertionError, match="pay twice"):
                     moved(ledger, move, to, made)
-        with records.reading(path) as read:
+        with queries.reading(path) as read:
             assert read(states) == (moved_to if state in before else [state])
 
 
@@ -251,7 +250,7 @@ def test_settling_and_recovering_leave_rows_in_other_states_alone(path):
         with open_ledger(path, SystemClock()) as ledger:
             put(ledger, state)
             assert ledger.recover() == frozenset()
-            ledger.settle(ledger.read(lambda db: list(records.unfinished(db))))
+            ledger.settle(ledger.read(lambda db: list(queries.unfinished(db))))
             after = State.FAILED if state is State.AMBIGUOUS else state
             assert ledger.read(states) == [after]
 
@@ -298,7 +297,7 @@ def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
         (1, "settled"),
         (2, "given_up"),
     ]
-    assert ledger.read(records.counts).paid_max == 2
+    assert ledger.read(queries.counts).paid_max == 2
     attempt(ledger, sheet[1], BLOCKED)
     assert not unfinished(ledger)[1].given_up  # who sends it again has not given it up
 
@@ -324,7 +323,7 @@ def test_an_answered_row_becomes_another_version(ledger):
     ]
     assert asked(ledger, "SELECT decision FROM decisions") == [("again",)]
     attempt(ledger, row(1), LOST)
-    [place] = ledger.read(lambda db: list(records.answered(db)))
+    [place] = ledger.read(lambda db: list(queries.answered(db)))
     assert (place.sheet_row, place.sent_row) == (1, 1)  # the first answer is not hidden
 
 
@@ -335,7 +334,7 @@ def test_each_of_equal_rows_has_attempts_of_its_own(ledger):
     second = attempt(ledger, two[1], PAID)
     first = attempt(ledger, two[0], PAID)
     assert first.row_id != second.row_id
-    assert ledger.read(records.counts).states == {State.OK: 2}
+    assert ledger.read(queries.counts).states == {State.OK: 2}
 
 
 def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(ledger):
@@ -345,24 +344,24 @@ def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(l
     attempt(ledger, row(1), PAID)
     attempt(ledger, row(2), UNREAD, whole)
     attempt(ledger, row(3), UNREAD, cut)
-    found = ledger.read(lambda db: list(records.unread(db)))
+    found = ledger.read(lambda db: list(queries.unread(db)))
     assert [one.body for one in found] == [b"whole"]
     ledger.read_again(found)
     attempt(ledger, row(4), PAID)
-    assert ledger.read(records.counts).states == {State.OK: 3, State.AMBIGUOUS: 1}
+    assert ledger.read(queries.counts).states == {State.OK: 3, State.AMBIGUOUS: 1}
     assert asked(ledger, "SELECT count(*) FROM attempts WHERE verdict = 'ok'") == [(3,)]
     assert asked(ledger, "SELECT code, message FROM attempts WHERE attempt_id = 2") == [
         (None, None)
     ]
     assert asked(ledger, "SELECT attempt_id FROM fragments") == [(3,)]
     assert asked(ledger, "SELECT code FROM rows WHERE state = 'ok'") == [(None,)] * 3
-    answers = ledger.read(records.finished(1, 9))
+    answers = ledger.read(queries.finished(1, 9))
     assert [(one.sheet_row, one.answer) for one in answers] == [
         (1, reply().body),
         (2, b"whole"),
         (4, reply().body),
     ]
-    places = ledger.read(lambda db: list(records.answered(db)))
+    places = ledger.read(lambda db: list(queries.answered(db)))
     assert [one.sent_row for one in places] == [1, 2, 4]
 
 
@@ -375,10 +374,10 @@ def test_facts_of_the_folder_and_the_end_of_a_run_are_kept(path):
         ledger.set_meta("host", "one")
         ledger.set_meta("host", "other")
     with open_ledger(path, SystemClock()) as ledger:
-        assert ledger.read(records.meta("host")) == "other"
-        last = ledger.read(records.last_run)
+        assert ledger.read(queries.meta("host")) == "other"
+        last = ledger.read(queries.last_run)
         assert (last.finished_at, last.exit_code) == (None, None)
-        assert ledger.read(records.counts).last_stopped == "max_paid"
+        assert ledger.read(queries.counts).last_stopped == "max_paid"
         ended = asked(ledger, "SELECT exit_code, stopped, summary_sha256 FROM runs")
         assert ended == [(4, "max_paid", "a" * 64), (None, None, None)]
         [(begun, over)] = asked(ledger, "SELECT started_at, finished_at FROM runs WHERE run = 1")
@@ -386,7 +385,7 @@ def test_facts_of_the_folder_and_the_end_of_a_run_are_kept(path):
 
 
 def lost(ledger: SqliteLedger) -> bool:
-    return ledger.read(records.lost_lately(3))
+    return ledger.read(queries.lost_lately(3))
 
 
 def test_a_run_that_lost_answers_is_remembered_until_one_can_be_read(ledger):
@@ -475,7 +474,7 @@ def test_a_part_of_another_name_than_was_written_stops_the_reading_and_not_the_w
             ledger.unsealed_part()
         begin(ledger, [row(1)])
         attempt(ledger, row(1), PAID)
-        assert ledger.read(records.counts).states == {State.OK: 1}
+        assert ledger.read(queries.counts).states == {State.OK: 1}
 
 
 def test_equal_rows_take_the_best_outcomes_in_the_order_of_the_sheet(ledger):
@@ -486,7 +485,7 @@ def test_equal_rows_take_the_best_outcomes_in_the_order_of_the_sheet(ledger):
         attempt(ledger, one, outcome)
     held = begin(ledger, three[:2])
     assert [h.state for h in held] == [State.OK, State.AMBIGUOUS]
-    assert ledger.read(records.counts).states == {State.OK: 1, State.AMBIGUOUS: 1}
+    assert ledger.read(queries.counts).states == {State.OK: 1, State.AMBIGUOUS: 1}
     held = begin(ledger, three)
     assert [h.state for h in held] == [State.OK, State.AMBIGUOUS, State.FAILED]
 
@@ -500,7 +499,7 @@ def test_an_answered_row_that_waits_for_a_second_version_does_not_leave_first(le
     ledger.mark_again([made.row_id])
     [held] = begin(ledger, two[:1])
     assert (held.state, held.answered) == (State.PENDING, True)
-    assert ledger.read(records.open_marks) == 1
+    assert ledger.read(queries.open_marks) == 1
 
 
 def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
@@ -510,9 +509,9 @@ def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
         begin(ledger, same)
         attempt(ledger, same[0], BLOCKED)
         attempt(ledger, same[1], PAID)
-        with records.reading(path) as read:
-            read(placing.begin)
-            [alike] = read(placing.look_up([(7, same[0].identity, 0)]))
+        with queries.reading(path) as read:
+            read(matching.begin)
+            [alike] = read(matching.look_up([(7, same[0].identity, 0)]))
             assert (alike.held.state, list(alike.numbers)) == (State.OK, [7])
         assert [one.sheet_row for one in unfinished(ledger)] == [1]
 
@@ -560,8 +559,8 @@ def test_on_a_full_disk_what_was_paid_is_saved_once_there_is_room_and_no_more_is
         with pytest.raises(StorageFailed, match="full"):
             ledger.set_meta("a", "b")
     assert asked_for == [True]
-    with records.reading(path) as read:
-        assert read(records.counts).states == {State.OK: 2}
+    with queries.reading(path) as read:
+        assert read(queries.counts).states == {State.OK: 2}
 
 
 @pytest.mark.parametrize("made", ["nothing", "an empty file", "tables"])
@@ -589,8 +588,8 @@ def test_a_ledger_that_is_older_than_run_json_is_refused(path):
     """As after a copy of it was put back: rows sent since would be paid again."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1)])
-    with records.reading(path) as read:
-        run_id = read(records.last_run).run_id
+    with queries.reading(path) as read:
+        run_id = read(queries.last_run).run_id
     with open_ledger(path, SystemClock(), trace=Trace("run.json", run_id)):
         pass
     with pytest.raises(StorageFailed, match=r"not know of run later, but run\.json shows"):
@@ -636,7 +635,7 @@ def test_a_ledger_of_a_newer_release_is_refused(path):
     db.close()
     with pytest.raises(Refused, match="newer release"), open_ledger(path, SystemClock()):
         pass
-    with pytest.raises(Refused, match="newer release"), records.reading(path):
+    with pytest.raises(Refused, match="newer release"), queries.reading(path):
         pass
 
 

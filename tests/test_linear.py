@@ -19,8 +19,9 @@ from pipeline.client import _plain
 from pipeline.core import wording
 from pipeline.core.model import Reply
 from pipeline.export import cells, table
-from pipeline.inputs import jsonl, texts, values, xlsx
-from pipeline.inputs.sheet import Merged
+from pipeline.inputs import jsonl, values
+from pipeline.inputs.xlsx import reader, shared_strings
+from pipeline.inputs.xlsx.cells import Merged
 from pipeline.job.spec import JobSpec
 from pipeline.marks import marks_of
 from pipeline.policy.answer import classify
@@ -88,7 +89,7 @@ def _merged() -> None:
     """40,000 merged ranges (1 MB of XML) of 16,384 columns, of which only the last is sent."""
     columns = tuple(f"c{n}" for n in range(16_384))
     spec = JobSpec(Path(), "job", "wf", Path("a.xlsx"), Path(), variables=(("c", "c16383"),))
-    body = xlsx._Body(spec, xlsx._Header("S", 1, 1, columns))
+    body = reader._Body(spec, reader._Header("S", 1, 1, columns))
     for _ in range(40_000):
         body._check_merged(Merged("B1:XFC9", 1, 1, 9, 16_383), 9)
 
@@ -204,8 +205,8 @@ CASES: dict[str, Callable[[], object]] = {
     "number format: quotes": lambda: values.shown_by('"' + filled('""')),
     "number format: backslashes": lambda: values.shown_by(filled("\\") + "x"),
     "number format: zeros": lambda: values.padded_width(filled("0") + "x"),
-    "cell: escapes": lambda: texts.unescaped(filled("_x")),
-    "cell: half escapes": lambda: texts.unescaped(filled("_x000")),
+    "cell: escapes": lambda: shared_strings.unescaped(filled("_x")),
+    "cell: half escapes": lambda: shared_strings.unescaped(filled("_x000")),
     "exported: escapes": lambda: cells.escaped(filled("_x0000_")),
     "exported: citations": lambda: table._read_citations(filled("\n")),
     "exported: 16,000 columns": lambda: table._names(

@@ -20,7 +20,7 @@ from pipeline.endpoint import find_endpoint
 from pipeline.figures import markdown, prometheus
 from pipeline.job.job import find_job
 from pipeline.job.run_folder import RunFolder
-from pipeline.ledger import open_ledger
+from pipeline.ledger.ledger import open_ledger
 from pipeline.summary import summarize_error
 from pipeline.system.files import write_json
 from tests.conftest import KEY, closed_port, ended

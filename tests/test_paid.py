@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import placing, records
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.ledger import open_ledger
-from pipeline.paid import check_ledger, checked_beside
-from pipeline.schema import connect
+from pipeline.ledger.integrity import check_ledger, checked_beside
+from pipeline.ledger.ledger import matching, open_ledger, queries
+from pipeline.ledger.schema import connect
 
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
 
@@ -28,7 +27,7 @@ def write_ledger(path: Path, answer_bytes: int) -> None:
         )
 
     with open_ledger(path, SystemClock()) as ledger:
-        ledger.read(placing.begin)
+        ledger.read(matching.begin)
         ledger.begin_run("run", "s", 1, 0)
         asyncio.run(send())
 
@@ -81,5 +80,5 @@ def forge(path: Path, change: str, sums: dict[str, bytes]) -> None:
 def test_a_ledger_that_is_not_there_yet_is_sound(tmp_path):
     """There is nothing to pay twice."""
     check_ledger(tmp_path / "ledger.sqlite")
-    with records.reading(tmp_path / "ledger.sqlite") as read:
-        assert read(records.counts).paid_max == 0
+    with queries.reading(tmp_path / "ledger.sqlite") as read:
+        assert read(queries.counts).paid_max == 0

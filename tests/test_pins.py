@@ -6,12 +6,11 @@ import asyncio
 
 import pytest
 
-from pipeline import placing, records
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Row
 from pipeline.job.spec import JobSpec
-from pipeline.ledger import open_ledger
+from pipeline.ledger.ledger import matching, open_ledger, queries
 from pipeline.pins import pins_text, read_pins
 from pipeline.plan import Variables
 
@@ -22,13 +21,13 @@ def test_a_folder_of_the_first_release_belongs_to_its_host_whatever_the_path(tmp
     variables = Variables("wf", ())
     with open_ledger(tmp_path / "ledger.sqlite", SystemClock()) as ledger:
         for host in ("api.example", "api.example/one"):
-            ledger.read(placing.begin)
+            ledger.read(matching.begin)
             ledger.begin_run("run", "s", 1, 0, pins=pins_text({"host": host, "workflow": "wf"}))
             row = Row(1, b"k" * 16, b"k" * 16, 0, b"{}")
             asyncio.run(ledger.intend(row))
             ledger.recover()
             if host == "api.example":
-                ledger.set_meta(records.BEGAN_WITH_SCHEMA_1, "yes")
+                ledger.set_meta(queries.BEGAN_WITH_SCHEMA_1, "yes")
                 read_pins(ledger.read, spec, variables, "api.example/one")
                 with pytest.raises(Refused, match=r"belongs to api\.example"):
                     read_pins(ledger.read, spec, variables, "other.example/one")

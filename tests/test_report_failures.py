@@ -18,7 +18,7 @@ import pipeline
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import State
 from pipeline.inputs.snapshot import _schema
-from pipeline.records import Unfinished
+from pipeline.ledger.queries import Unfinished
 from pipeline.report.failures import ADDED_COLUMNS, failures_csv
 from tests.conftest import Job
 

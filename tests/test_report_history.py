@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline import placing, records
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.ledger import SqliteLedger, open_ledger
-from pipeline.report.charts import duration, latency, pictures
-from pipeline.report.history import (
+from pipeline.ledger.ledger import SqliteLedger, matching, open_ledger, queries
+from pipeline.ledger.trends import (
     History,
     Latencies,
     LearnedLimit,
@@ -25,6 +23,7 @@ from pipeline.report.history import (
     count_history,
     learned_limits,
 )
+from pipeline.report.charts import duration, latency, pictures
 from pipeline.report.samples import Samples, domain
 from pipeline.report.timeline import Timeline
 
@@ -59,9 +58,9 @@ class Nights:
 
     def begin(self, at: float, rows: int = 1000) -> None:
         self.clock.now = MIDNIGHT + at
-        self.ledger.read(placing.begin)
+        self.ledger.read(matching.begin)
         known = range(1, self.number + 1)
-        self.ledger.read(placing.look_up([(n, n.to_bytes(16, "big"), 0) for n in known]))
+        self.ledger.read(matching.look_up([(n, n.to_bytes(16, "big"), 0) for n in known]))
         self.ledger.begin_run(f"run at {at:g}", "snapshot", rows, 0)
 
     def send(self, at: float, latency_s: float = 1.0, outcome: Outcome = OK) -> None:
@@ -80,7 +79,7 @@ class Nights:
         await self.ledger.conclude(attempt, outcome, reply, state)
 
     def history(self) -> History:
-        with records.reading(self.path) as read:
+        with queries.reading(self.path) as read:
             return read(count_history)
 
 
@@ -111,7 +110,7 @@ def test_what_is_drawn_adds_up_to_what_the_ledger_counts(nights):
             outcome = {0: BLOCKED, 1: LIMITED}.get(step % 10, OK)
             nights.send(begun + 7.3 * (step + 1), 1 + step / 10, outcome)
     history = nights.history()
-    counts = nights.ledger.read(records.counts)
+    counts = nights.ledger.read(queries.counts)
     widths = [np.diff(part.edges) for part in history.pace]
     requests = sum(float(p.per_s @ w) for p, w in zip(history.pace, widths, strict=True))
     limited = sum(

@@ -27,9 +27,9 @@ import pytest
 
 import pipeline
 from pipeline.core.model import State
+from pipeline.ledger.trends import History, Latencies, RunFacts
 from pipeline.report import samples
 from pipeline.report.groups import Group
-from pipeline.report.history import History, Latencies, RunFacts
 from pipeline.report.markup import element, http_url, link, visible
 from pipeline.report.page import Facts, page
 from pipeline.summary import summarize_error

@@ -394,7 +394,7 @@ def test_a_question_about_rows_commands_no_terminal():
 # What speaks to a terminal: each makes its text printable, or has only the runner's own in it.
 SPEAKERS = {
     "cli.main", "commands.console._echo", "commands.schedule.work", "commands.send._confirm",
-    "commands.init.init", "commands.watch._draw", "engines.head._main", "paid._main",
+    "commands.init.init", "commands.watch._draw", "engines.head._main", "ledger.integrity._main",
     "progress._say",
 }  # fmt: skip
 

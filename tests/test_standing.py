@@ -23,18 +23,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline import records
 from pipeline.check import check_job
 from pipeline.checkpoint import Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.export import export_job
 from pipeline.job.job import Job, job_of
-from pipeline.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.ledger import SqliteLedger, open_ledger, queries
+from pipeline.ledger.queries import Counts, Ending
+from pipeline.ledger.trends import count_history
 from pipeline.plan import Selection
 from pipeline.prepare import open_sheet, prepare
-from pipeline.records import Counts, Ending
-from pipeline.report.history import count_history
 from pipeline.report.html import write_report
 from pipeline.report.overview import report_job
 from pipeline.standing import next_step, stand
@@ -238,7 +237,7 @@ class Random:
             ledger.recover()
             ledger.settle(
                 ledger.read(
-                    lambda db: [r for r in records.unfinished(db) if r.sheet_row in numbers]
+                    lambda db: [r for r in queries.unfinished(db) if r.sheet_row in numbers]
                 )
             )
 
@@ -282,7 +281,7 @@ def checked(job: Job, in_use: bool) -> Summary:
     assert sum(shown[s] - states[s] for s in ("failed", "ambiguous", "pending")) == -earlier
     assert Counter(exported["_error_code"].dropna()) == of_code
 
-    with records.reading(job.folder.ledger) as read:
+    with queries.reading(job.folder.ledger) as read:
         drawn = read(lambda db: count_history(db, in_use)).progress[-1:]
     for state in (OK, FAILED, AMBIGUOUS) if drawn else ():
         assert drawn[0].rows[state][-1] == states[state]
@@ -381,8 +380,8 @@ def check_the_command(job: Job, summary: Summary) -> None:
     """What it sends, by the ledger: rows of the kind that it is for, as many as it says."""
     step = summary.next_step
     assert (summary.resume_command is None) == (step is None)
-    with records.reading(job.folder.ledger) as read:
-        endings = read(records.counts).endings
+    with queries.reading(job.folder.ledger) as read:
+        endings = read(queries.counts).endings
     if step is None:
         assert not summary.pending
         return

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from pipeline.core.clock import SystemClock
-from pipeline.ledger import open_ledger
+from pipeline.ledger.ledger import open_ledger
 from tests.conftest import Job, SandboxProcess, ended
 from tests.servers import Server
 from tests.test_signals import until

@@ -12,7 +12,7 @@ import pytest
 
 import pipeline
 from pipeline.core.clock import SystemClock
-from pipeline.ledger import open_ledger
+from pipeline.ledger.ledger import open_ledger
 from pipeline.system.files import sync, sync_chain
 
 

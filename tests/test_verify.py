@@ -23,8 +23,8 @@ from pipeline import Consent, Refused, Selection, StorageFailed, Verified, verif
 from pipeline.checkpoint import Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.job.run_folder import RunFolder
-from pipeline.ledger import open_ledger
-from pipeline.schema import connect
+from pipeline.ledger.ledger import open_ledger
+from pipeline.ledger.schema import connect
 from tests.conftest import KEY, Job, SandboxProcess, StartSandbox, ended, started_sandbox
 
 SHEET = [

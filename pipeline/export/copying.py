@@ -41,7 +41,7 @@ from pipeline.export.workbook import (
 )
 from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table
-from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
+from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import sha256_of
 

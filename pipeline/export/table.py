@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records, wal
 from pipeline.checkpoint import RESULTS_SCHEMA
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
@@ -33,11 +32,12 @@ from pipeline.inputs.snapshot import (
     whole_snapshot,
 )
 from pipeline.job.job import Job
+from pipeline.ledger import queries, wal
+from pipeline.ledger.integrity import check_ledger
+from pipeline.ledger.queries import Read, Unfinished
+from pipeline.ledger.schema import altered
 from pipeline.marks import REPEATED
-from pipeline.paid import check_ledger
-from pipeline.records import Read, Unfinished
 from pipeline.results import Answers, Stretch, find_answers
-from pipeline.schema import altered
 from pipeline.standing import shown_row
 from pipeline.summary import refuse_before_first_run
 
@@ -93,9 +93,9 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
         raise altered("what was last written to it")
     in_use = folder.in_use  # before the view of the ledger, or a run that ends now looked cut off
     check_ledger(folder.ledger)
-    with records.reading(folder.ledger) as read:
+    with queries.reading(folder.ledger) as read:
         refuse_before_first_run(job, read)
-        snapshot = whole_snapshot(folder.snapshots, *read(records.snapshot))
+        snapshot = whole_snapshot(folder.snapshots, *read(queries.snapshot))
         if snapshot is None:
             raise Refused(
                 f"{folder.snapshot}: the copy of the sheet is missing, or not the one that the "
@@ -199,7 +199,7 @@ class _Unfinished:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._rows = read(partial(records.unfinished, believing=True))
+        self._rows = read(partial(queries.unfinished, believing=True))
         self._held: list[Unfinished] = []
 
     def before(self, number: int) -> list[Unfinished]:

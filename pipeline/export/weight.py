@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.markup import Malformed, stream
+from pipeline.inputs.xlsx.xml_stream import Malformed, stream
 
 # So many are always copied: 200 MB.
 _MANY_OBJECTS = 300_000

@@ -18,15 +18,15 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 from openpyxl.worksheet.worksheet import Worksheet
 
-from pipeline import records
 from pipeline.core.errors import Refused
 from pipeline.export.aside import TextsAside
 from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.table import Exported
-from pipeline.inputs.workbook import SUMMARY_SHEET, SUMMARY_TITLE
+from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.job import Job
-from pipeline.records import Read
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read
 from pipeline.summary import summarize
 
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
@@ -134,8 +134,8 @@ def add_summary(page: Worksheet, summary: SummaryRows) -> None:
 
 def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
     """What the summary sheet says."""
-    summary = summarize(job, read(records.counts), in_use=in_use)
-    last = read(records.last_run)
+    summary = summarize(job, read(queries.counts), in_use=in_use)
+    last = read(queries.last_run)
     assert last is not None
     began = datetime.fromtimestamp(last.started_at, UTC)
     states = ("ok", "failed", "ambiguous", "pending", "skipped")

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import numbers, texts
 from pipeline.core.errors import DiskRefused, Refused, StorageFailed
 from pipeline.core.model import JsonObject, Row
 from pipeline.drift import SheetKeys, digests
+from pipeline.inputs.arrow import numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
 from pipeline.job.spec import JobSpec

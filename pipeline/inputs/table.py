@@ -118,7 +118,7 @@ def open_table(spec: JobSpec) -> Table:
     from pipeline.inputs.delimited import open_delimited
     from pipeline.inputs.jsonl import open_jsonl
     from pipeline.inputs.parquet import open_parquet
-    from pipeline.inputs.xlsx import open_xlsx
+    from pipeline.inputs.xlsx.reader import open_xlsx
 
     kinds: dict[str, Callable[[JobSpec], Table]] = {
         ".csv": open_delimited,

@@ -6,9 +6,9 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-from pipeline import records
 from pipeline.core.errors import Refused, StorageFailed
 from pipeline.job.job import Job
+from pipeline.ledger import queries
 from pipeline.system.files import open_private
 
 
@@ -22,7 +22,7 @@ def write_bodies(job: Job, target: Path) -> int:
         Refused: when `target` exists or cannot be made.
         StorageFailed: when the ledger cannot be read or a file cannot be written.
     """
-    with records.reading(job.folder.ledger) as read:
+    with queries.reading(job.folder.ledger) as read:
         try:
             target.mkdir(mode=0o700, parents=True)
         except OSError as error:
@@ -36,7 +36,7 @@ def write_bodies(job: Job, target: Path) -> int:
 
 def _write(db: sqlite3.Connection, target: Path) -> int:
     seen: Counter[int] = Counter()
-    for row, body in records.bodies(db):
+    for row, body in queries.bodies(db):
         seen[row] += 1
         again = f"-{seen[row]}" if seen[row] > 1 else ""
         with open_private(target / f"row-{row}{again}.txt") as file:

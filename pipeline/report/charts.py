@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.core.model import State
 from pipeline.core.wording import counted
+from pipeline.ledger.trends import History, Latencies, LearnedLimit, Numbers
 from pipeline.report.groups import Group
-from pipeline.report.history import History, Latencies, LearnedLimit, Numbers
 from pipeline.report.markup import Markup, visible
 from pipeline.report.samples import Samples
 from pipeline.report.svg import INK, as_markup, drawing

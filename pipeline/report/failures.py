@@ -18,12 +18,12 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from pipeline import records
-from pipeline.columns import numbers
 from pipeline.formulas import unformulaic
+from pipeline.inputs.arrow import numbers
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.job.run_folder import RunFolder
-from pipeline.records import Read, Unfinished
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read, Unfinished
 from pipeline.standing import shown_row
 from pipeline.system.files import copy_durably, storing
 
@@ -70,7 +70,7 @@ class Draft:
         """
         read(
             lambda db: self._write(
-                snapshot, _told(records.unfinished(db, believing=believing), seen, in_use)
+                snapshot, _told(queries.unfinished(db, believing=believing), seen, in_use)
             )
         )
 
@@ -126,7 +126,7 @@ def current_snapshot(folder: RunFolder, read: Read) -> Path | None:
     Raises:
         StorageFailed: when it was altered.
     """
-    return whole_snapshot(folder.snapshots, *read(records.snapshot))
+    return whole_snapshot(folder.snapshots, *read(queries.snapshot))
 
 
 def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pipeline.advice import advise, edit_first
 from pipeline.core.model import JsonObject, State
 from pipeline.job.job import Job
-from pipeline.records import Unfinished
+from pipeline.ledger.queries import Unfinished
 
 FIRST_ROWS = 5
 

@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import records, wal
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
 from pipeline.job.job import Job
+from pipeline.ledger import queries, wal
+from pipeline.ledger.schema import altered, intact
+from pipeline.ledger.trends import count_history, learned_limits
 from pipeline.pins import pinned_workflow
 from pipeline.report.charts import pictures
 from pipeline.report.groups import Group
-from pipeline.report.history import count_history, learned_limits
 from pipeline.report.overview import Report, report_job
 from pipeline.report.page import Facts, page
 from pipeline.report.samples import read_samples
-from pipeline.schema import altered, intact
 from pipeline.summary import for_person
 from pipeline.system.files import write_durably
 
@@ -40,13 +40,13 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     folder = job.folder
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
-    with records.reading(folder.ledger) as read:
+    with queries.reading(folder.ledger) as read:
         history = read(lambda db: count_history(db, report.in_use))
         samples = read_samples(folder, read)
         facts = Facts(
             summary=for_person(job, report.summary),
             groups=report.groups,
-            last_run=read(records.last_run),
+            last_run=read(queries.last_run),
             in_use=report.in_use,
             in_flight=report.in_flight,
             to_add=job.to_add,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline import records
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
-from pipeline.paid import checked_beside
-from pipeline.records import Read
+from pipeline.ledger import queries
+from pipeline.ledger.integrity import checked_beside
+from pipeline.ledger.queries import Read
 from pipeline.report.failures import current_snapshot, drafted
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results import find_answers
@@ -54,10 +54,10 @@ def report_job(job: Job) -> Report:
     with (
         drafted(job.folder.failures) as draft,
         checked_beside(ledger),
-        records.reading(ledger) as read,
+        queries.reading(ledger) as read,
     ):
         refuse_before_first_run(job, read)
-        counts = read(records.counts)
+        counts = read(queries.counts)
         summary = summarize(job, counts, in_use=in_use)
         groups = Groups()
         snapshot = current_snapshot(job.folder, read)

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 
 from pipeline.core.model import State, Summary
 from pipeline.core.wording import counted
-from pipeline.records import LastRun
+from pipeline.ledger.queries import LastRun
+from pipeline.ledger.trends import History, RunFacts
 from pipeline.report.charts import Picture, duration
 from pipeline.report.groups import Group
-from pipeline.report.history import History, RunFacts
 from pipeline.report.markup import (
     Child,
     Markup,

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records
 from pipeline.checkpoint import results_table
 from pipeline.job.run_folder import RunFolder
-from pipeline.records import Read, Sealed
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Read, Sealed
+from pipeline.ledger.schema import altered, intact
 from pipeline.results import read_part
-from pipeline.schema import altered, intact
 
 _MOST_PARTS = 20
 _MOST_UNSEALED = 2000
@@ -66,7 +66,7 @@ def read_samples(folder: RunFolder, read: Read) -> Samples:
     Raises:
         StorageFailed: when a part, or an answer in the ledger, is not what was written.
     """
-    parts = [part for part in read(records.sealed_parts) if part.rows]
+    parts = [part for part in read(queries.sealed_parts) if part.rows]
     chosen = _chosen(parts)
     chance = random.Random(_SEED)
     tally = _Tally()
@@ -129,7 +129,7 @@ def _chosen(parts: Sequence[Sealed]) -> list[Sealed]:
 def _unsealed(read: Read) -> Iterator[pa.Table]:
     first = read(lambda db: db.execute("SELECT min(seq) FROM payloads").fetchone()[0])
     if first is not None:
-        found = read(records.finished(first, first + _MOST_UNSEALED - 1))
+        found = read(queries.finished(first, first + _MOST_UNSEALED - 1))
         yield results_table(found, "").select(_COLUMNS)
 
 

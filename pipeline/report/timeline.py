@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.history import Numbers, Span
+from pipeline.ledger.trends import Numbers, Span
 
 _STEPS_S = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)))
 _STEPS_S += tuple(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 96, 168))

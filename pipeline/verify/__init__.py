@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline import records, wal
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.job.job import Job
-from pipeline.records import Read, knows, reading
+from pipeline.ledger import queries, wal
+from pipeline.ledger.queries import Read, knows, reading
 from pipeline.summary import no_run_yet, summarize
 from pipeline.verify.files import check_failures, check_snapshot, check_summary
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
@@ -72,7 +72,7 @@ def _look(job: Job) -> Verified:
             entries = look(check_sums) or 0
             look(check_sense)
             parts, answers = look(lambda db, f: check_results(folder, names, db, f)) or (0, 0)
-            summary = look(lambda db, _: summarize(job, records.counts(db), in_use=in_use))
+            summary = look(lambda db, _: summarize(job, queries.counts(db), in_use=in_use))
             snapshot = look(lambda db, f: check_snapshot(folder, db, f))
             look(lambda db, f: check_summary(folder, db, summary, f))
             look(lambda db, f: check_failures(folder, snapshot, db, f))

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import records
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject, Summary
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
 from pipeline.job.run_folder import RunFolder
+from pipeline.ledger import queries
 from pipeline.report.failures import failures_csv
 from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
@@ -32,7 +32,7 @@ _COUNTED = ("rows", "ok", "pending", "skipped", "paid_min", "paid_max")
 def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings) -> Path | None:
     """The sheet's copy against its checksum, and the ledger's rows against it. Where it is, if it
     is whole."""
-    snapshot_id, sha256 = records.snapshot(db)
+    snapshot_id, sha256 = queries.snapshot(db)
     if snapshot_id is None:
         return None
     name = folder.snapshot.name
@@ -61,7 +61,7 @@ def check_summary(
     except OSError as error:
         findings.add(name, f"it cannot be read ({error.strerror or error})", _NEXT_RUN)
         return
-    last = records.last_run(db)
+    last = queries.last_run(db)
     over = last is not None and last.finished_at is not None
     if hashlib.sha256(content).hexdigest() != ended[1]:
         # A run that was killed between its summary and the ledger's last word on it.
@@ -92,10 +92,10 @@ def check_failures(
     folder: RunFolder, snapshot: Path | None, db: sqlite3.Connection, findings: Findings
 ) -> None:
     """failures.csv against what the ledger and the sheet's copy make of it."""
-    last = records.last_run(db)
+    last = queries.last_run(db)
     if snapshot is None or last is None or last.finished_at is None:
         return
-    expected = failures_csv(snapshot, records.unfinished(db))
+    expected = failures_csv(snapshot, queries.unfinished(db))
     try:
         as_written = _holds(folder.failures, expected)
     except OSError as error:
@@ -129,7 +129,7 @@ def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
                 problem = "a row is not the one at its place in the sheet's copy"
                 findings.add(LEDGER, problem, KEEP_LEDGER, row)
             row, key = known.fetchone() or (None, None)
-    counts = records.counts(db)
+    counts = queries.counts(db)
     kept = db.execute("SELECT coalesce(sum(1), 0) FROM skipped_answers").fetchone()[0]
     if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped + kept):
         findings.add(LEDGER, "it is of another sheet than the sheet's copy", KEEP_LEDGER)

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline.checkpoint import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
 from pipeline.job.run_folder import RunFolder
+from pipeline.ledger.schema import part_name
 from pipeline.plan import key_of
-from pipeline.schema import part_name
 from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
-from pipeline.inputs.sheet import Flaw, Merged, SheetRow, sheet_rows
 from pipeline.inputs.table import Batch, Table, address, batched
-from pipeline.inputs.workbook import (
+from pipeline.inputs.xlsx.cells import Flaw, Merged, SheetRow, sheet_rows
+from pipeline.inputs.xlsx.workbook import (
     SUMMARY_SHEET,
     SUMMARY_TITLE,
     SheetEntry,

@@ -14,11 +14,11 @@ from enum import Enum
 from typing import IO
 
 from pipeline.core.model import TEXT_RULES
-from pipeline.inputs.markup import Foreign, Malformed, prefix_of, stream
 from pipeline.inputs.table import address
-from pipeline.inputs.texts import SharedTexts, unescaped
 from pipeline.inputs.values import Shown, boolean_text, literal_text, serial_text
-from pipeline.inputs.workbook import Style, Workbook
+from pipeline.inputs.xlsx.shared_strings import SharedTexts, unescaped
+from pipeline.inputs.xlsx.workbook import Style, Workbook
+from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, prefix_of, stream
 
 MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384

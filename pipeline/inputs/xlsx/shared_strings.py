@@ -10,7 +10,7 @@ import re
 from array import array
 from typing import IO
 
-from pipeline.inputs.markup import Foreign, Malformed, prefix_of, stream
+from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, prefix_of, stream
 
 _CACHED_CHARACTERS = 8 << 20
 _ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from pipeline.core.model import ErrorCode, State, StopCode, Verdict
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.traces import Trace
-from pipeline.schema import (
+from pipeline.ledger.schema import (
     add_missing,
     altered,
     bound,

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from pipeline import wal
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
-from pipeline.groupcommit import GroupCommit
 from pipeline.job.traces import Trace
-from pipeline.placing import adopt
-from pipeline.records import (
+from pipeline.ledger import wal
+from pipeline.ledger.group_commit import GroupCommit
+from pipeline.ledger.matching import adopt
+from pipeline.ledger.queries import (
     BEGAN_WITH_SCHEMA_1,
     FOLDER_ID,
     PINNED,
@@ -34,7 +34,7 @@ from pipeline.records import (
     Unread,
     refuse_lost,
 )
-from pipeline.schema import (
+from pipeline.ledger.schema import (
     SCHEMA_VERSION,
     altered,
     check_version,

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.markup import Foreign, Malformed, stream
-from pipeline.inputs.texts import SharedTexts
 from pipeline.inputs.values import Shown, padded_width, shown_by
+from pipeline.inputs.xlsx.shared_strings import SharedTexts
+from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, stream
 
 # Sheets unpack to 5 to 20 times their size, to 80 times where one long text fills a column.
 _BOMB_RATIO = 200

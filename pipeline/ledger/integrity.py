@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import StorageFailed
-from pipeline.records import check_structure, reading
-from pipeline.schema import altered, intact
+from pipeline.ledger.queries import check_structure, reading
+from pipeline.ledger.schema import altered, intact
 from pipeline.system.children import start_python
 
 # A ledger of some 100,000 rows; a smaller one is checked before a process would have begun.

@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline import checksums
 from pipeline.core.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
-from pipeline.groupcommit import PATIENCE_S, is_busy
 from pipeline.job.traces import PART, Trace
+from pipeline.ledger import checksums
+from pipeline.ledger.group_commit import PATIENCE_S, is_busy
 from pipeline.system.opening import NotAFile, check_file
 
 T = TypeVar("T")
