@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from pipeline.checkpoint import Sealer
 from pipeline.core.events import PaceEnded, RunStarted
 from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.job.job import Job, find_job
@@ -33,7 +32,8 @@ from pipeline.ledger.queries import counts
 from pipeline.logs import EventLog
 from pipeline.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
-from pipeline.report.failures import rewrite_failures
+from pipeline.results.failures_csv import rewrite_failures
+from pipeline.results.sealing import Sealer
 from pipeline.summary import as_json, summarize
 from pipeline.system.files import write_json
 

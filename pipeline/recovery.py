@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.checkpoint import Sealer
 from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Reply, Verdict
 from pipeline.core.wording import counted
@@ -16,7 +15,8 @@ from pipeline.ledger.queries import Unread
 from pipeline.pins import pinned_workflow
 from pipeline.policy.answer import classify
 from pipeline.policy.decoding import readings
-from pipeline.report.failures import rewrite_failures
+from pipeline.results.failures_csv import rewrite_failures
+from pipeline.results.sealing import Sealer
 
 
 def recover(

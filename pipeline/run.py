@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import __version__
-from pipeline.checkpoint import Sealer
 from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
 from pipeline.core.clock import SystemClock
@@ -43,7 +42,8 @@ from pipeline.plan import Selection
 from pipeline.policy.cutoff import Until
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
 from pipeline.recovery import recover
-from pipeline.report.failures import drafted
+from pipeline.results.failures_csv import drafted
+from pipeline.results.sealing import Sealer
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending import Sending
 from pipeline.summary import Concern, FailOn, Sent, as_json, summarize

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.checkpoint import PART_ROWS, Sealer
 from pipeline.control import Control
 from pipeline.core.errors import EngineAway, Interrupted, LedgerBusy
 from pipeline.core.events import (
@@ -34,6 +33,7 @@ from pipeline.ledger.ledger import SqliteLedger
 from pipeline.policy.cutoff import SEEN, Until
 from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
+from pipeline.results.sealing import PART_ROWS, Sealer
 from pipeline.summary import Sent
 from pipeline.throttle import PacedThrottle
 

@@ -15,7 +15,7 @@ from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.queries import Unfinished
 from pipeline.plan import RowNumbers
 from pipeline.recovery import read_again, recover
-from pipeline.report.failures import rewrite_failures
+from pipeline.results.failures_csv import rewrite_failures
 from pipeline.standing import stand
 from pipeline.summary import refuse_before_first_run
 

@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.checkpoint import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger.ledger import Part, SqliteLedger, matching, open_ledger, queries
+from pipeline.results.sealing import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.system.files import sha256_of
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)

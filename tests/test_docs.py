@@ -21,7 +21,7 @@ import pytest
 import pipeline
 from pipeline.cli import cli
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.marks import MARKS
+from pipeline.results.flags import MARKS
 from pipeline.sandbox.account import load_account
 
 TOP = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from openpyxl.utils.escape import unescape
 
 import pipeline
 from pipeline.export.files import write_csv
-from pipeline.export.table import Exported
+from pipeline.results.answered_sheet import Exported
 from tests.conftest import Job
 from tests.servers import Answer, Server
 

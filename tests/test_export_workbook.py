@@ -22,9 +22,9 @@ from openpyxl.worksheet.worksheet import Worksheet
 import pipeline
 from pipeline.core.errors import Refused
 from pipeline.export.copying import Copied, write_copy
-from pipeline.export.table import opened, sheet_table
 from pipeline.export.workbook import summary_rows, write_workbook
 from pipeline.inputs.table import Batch, Table
+from pipeline.results.answered_sheet import opened, sheet_table
 from tests.conftest import Job
 from tests.servers import Answer, Server
 

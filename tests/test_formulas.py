@@ -14,8 +14,8 @@ import pytest
 from openpyxl import load_workbook
 
 from pipeline.export.files import write_csv
-from pipeline.export.table import Exported
-from pipeline.formulas import unformulaic
+from pipeline.results.answered_sheet import Exported
+from pipeline.results.formulas import unformulaic
 from tests.servers import Answer, Server
 
 HIDDEN = ("", "\0", "\x01", "\x1f", "\x7f", "\x85", "\u200b", "\u200e", "\ufeff", "\u00a0", " ",

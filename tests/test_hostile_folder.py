@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.checkpoint import RESULTS_SCHEMA
 from pipeline.ledger.schema import connect
+from pipeline.results.sealing import RESULTS_SCHEMA
 from tests.conftest import Job, shared_forks
 from tests.servers import Answer, Server, ok
 

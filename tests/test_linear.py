@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import formulas, init
+from pipeline import init
 from pipeline.client import _plain
 from pipeline.core import wording
 from pipeline.core.model import Reply
-from pipeline.export import cells, table
+from pipeline.export import cells
 from pipeline.inputs import jsonl, values
 from pipeline.inputs.xlsx import reader, shared_strings
 from pipeline.inputs.xlsx.cells import Merged
 from pipeline.job.spec import JobSpec
-from pipeline.marks import marks_of
 from pipeline.policy.answer import classify
 from pipeline.policy.masking import Mask
 from pipeline.report import markup
+from pipeline.results import answered_sheet, formulas
+from pipeline.results.flags import marks_of
 from pipeline.sandbox.workflows import Workflow
 
 MB = 1_000_000
@@ -208,8 +209,8 @@ CASES: dict[str, Callable[[], object]] = {
     "cell: escapes": lambda: shared_strings.unescaped(filled("_x")),
     "cell: half escapes": lambda: shared_strings.unescaped(filled("_x000")),
     "exported: escapes": lambda: cells.escaped(filled("_x0000_")),
-    "exported: citations": lambda: table._read_citations(filled("\n")),
-    "exported: 16,000 columns": lambda: table._names(
+    "exported: citations": lambda: answered_sheet._read_citations(filled("\n")),
+    "exported: 16,000 columns": lambda: answered_sheet._names(
         (*(f"c{n}" for n in range(16_000)), "_status"),
         tuple(f"c{n}" for n in range(16_000)),
         ("result",),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.marks import marks_of
+from pipeline.results.flags import marks_of
 
 
 def marks(result: str, **variables: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pipeline.core.errors import StorageFailed
 from pipeline.core.model import State
 from pipeline.inputs.snapshot import _schema
 from pipeline.ledger.queries import Unfinished
-from pipeline.report.failures import ADDED_COLUMNS, failures_csv
+from pipeline.results.failures_csv import ADDED_COLUMNS, failures_csv
 from tests.conftest import Job
 
 NAUGHTY = [

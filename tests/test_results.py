@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.results import find_answers
+from pipeline.results.lookup import find_answers
 from tests.conftest import Job
 from tests.servers import Server
 

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.check import check_job
-from pipeline.checkpoint import Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.export import export_job
@@ -36,6 +35,7 @@ from pipeline.plan import Selection
 from pipeline.prepare import open_sheet, prepare
 from pipeline.report.html import write_report
 from pipeline.report.overview import report_job
+from pipeline.results.sealing import Sealer
 from pipeline.standing import next_step, stand
 from pipeline.summary import read_status
 from pipeline.verify import verify_job

@@ -20,11 +20,11 @@ import pytest
 
 import pipeline
 from pipeline import Consent, Refused, Selection, StorageFailed, Verified, verify_job
-from pipeline.checkpoint import Sealer
 from pipeline.core.clock import SystemClock
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.schema import connect
+from pipeline.results.sealing import Sealer
 from tests.conftest import KEY, Job, SandboxProcess, StartSandbox, ended, started_sandbox
 
 SHEET = [

@@ -9,10 +9,10 @@ from pipeline.core.errors import Refused, StorageFailed
 from pipeline.core.wording import nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
-from pipeline.export.table import ADDED, FLAGS, Exported, Source, opened, sheet_table
 from pipeline.export.target import check_target
 from pipeline.inputs.table import named_ending, open_table
 from pipeline.job.job import Job
+from pipeline.results.answered_sheet import ADDED, FLAGS, Exported, Source, opened, sheet_table
 
 _WORKBOOKS = (".xlsx", ".xlsm")
 KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from pipeline.export.table import Exported, Source
+from pipeline.results.answered_sheet import Exported, Source
 
 _ADDED = ("url", "title", "domain")
 

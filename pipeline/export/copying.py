@@ -28,7 +28,6 @@ from pipeline.export.aside import TextsAside
 from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.losses import losses
-from pipeline.export.table import ADDED, FLAGS, Exported, kept_columns
 from pipeline.export.weight import refuse_heavy
 from pipeline.export.workbook import (
     SummaryRows,
@@ -43,6 +42,7 @@ from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapp
 from pipeline.inputs.table import Table
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.spec import JobSpec
+from pipeline.results.answered_sheet import ADDED, FLAGS, Exported, kept_columns
 from pipeline.system.files import sha256_of
 
 _OLD_EXCEL = 124519

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.table import Exported
-from pipeline.formulas import unformulaic
+from pipeline.results.answered_sheet import Exported
+from pipeline.results.formulas import unformulaic
 from pipeline.system import files
 
 _ROW_GROUP_BYTES = 6 * 1024 * 1024

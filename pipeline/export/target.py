@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import Refused
-from pipeline.export.table import ADDED
 from pipeline.job.job import Job
+from pipeline.results.answered_sheet import ADDED
 
 _HEADER_WITHIN_ROWS = 50
 CITATION_COLUMNS = ("row", "position", "url", "title", "domain")

@@ -22,11 +22,11 @@ from pipeline.core.errors import Refused
 from pipeline.export.aside import TextsAside
 from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.files import cell_text, replacing, rows_of
-from pipeline.export.table import Exported
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
+from pipeline.results.answered_sheet import Exported
 from pipeline.summary import summarize
 
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
-from pipeline.marks import EMPTY
 from pipeline.policy.json_text import JsonText, is_guessed, parsed, text_of
+from pipeline.results.flags import EMPTY
 
 MESSAGE_CHARACTERS = 500
 _LOOKED_AT_CHARACTERS = 100 * MESSAGE_CHARACTERS

@@ -11,9 +11,9 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.queries import Read
-from pipeline.report.failures import current_snapshot, drafted
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
-from pipeline.results import find_answers
+from pipeline.results.failures_csv import current_snapshot, drafted
+from pipeline.results.lookup import find_answers
 from pipeline.standing import stand
 from pipeline.summary import refuse_before_first_run, summarize
 

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.checkpoint import results_table
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read, Sealed
 from pipeline.ledger.schema import altered, intact
-from pipeline.results import read_part
+from pipeline.results.lookup import read_part
+from pipeline.results.sealing import results_table
 
 _MOST_PARTS = 20
 _MOST_UNSEALED = 2000

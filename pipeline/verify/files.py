@@ -18,7 +18,7 @@ from pipeline.core.model import JsonObject, Summary
 from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.report.failures import failures_csv
+from pipeline.results.failures_csv import failures_csv
 from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 

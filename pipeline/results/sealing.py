@@ -21,8 +21,8 @@ from pipeline.core.errors import StorageFailed
 from pipeline.inputs.arrow import lists, numbers, texts
 from pipeline.ledger.ledger import Part, SqliteLedger
 from pipeline.ledger.queries import Finished, finished
-from pipeline.marks import marks_of
 from pipeline.policy.answer import read_answer
+from pipeline.results.flags import marks_of
 from pipeline.system.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 
 PART_ROWS = 2000

@@ -26,14 +26,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.checkpoint import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.core.errors import StorageFailed
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read, Sealed
 from pipeline.ledger.schema import altered
-from pipeline.marks import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.policy.answer import MAX_CITATIONS
+from pipeline.results.flags import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.results.sealing import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.system.opening import read_file
 
 STRETCH_BYTES = 12 * 1024 * 1024

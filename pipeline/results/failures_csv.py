@@ -18,12 +18,12 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from pipeline.formulas import unformulaic
 from pipeline.inputs.arrow import numbers
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read, Unfinished
+from pipeline.results.formulas import unformulaic
 from pipeline.standing import shown_row
 from pipeline.system.files import copy_durably, storing
 

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.checkpoint import RESULTS_SCHEMA
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
@@ -36,8 +35,9 @@ from pipeline.ledger import queries, wal
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.queries import Read, Unfinished
 from pipeline.ledger.schema import altered
-from pipeline.marks import REPEATED
-from pipeline.results import Answers, Stretch, find_answers
+from pipeline.results.flags import REPEATED
+from pipeline.results.lookup import Answers, Stretch, find_answers
+from pipeline.results.sealing import RESULTS_SCHEMA
 from pipeline.standing import shown_row
 from pipeline.summary import refuse_before_first_run
 
