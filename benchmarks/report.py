@@ -30,7 +30,7 @@ from pipeline.job.job import Job, find_job
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.queries import counts
 from pipeline.logs import EventLog
-from pipeline.plan import Selection
+from pipeline.planning.plan import Selection
 from pipeline.prepare import Prepared, open_sheet, prepare
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.results.sealing import Sealer

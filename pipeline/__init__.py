@@ -27,7 +27,7 @@ _HOME = {
     "RunOptions": "pipeline.run",
     "IfLocked": "pipeline.run",
     "Control": "pipeline.control",
-    "Consent": "pipeline.consent",
+    "Consent": "pipeline.planning.consent",
     "find_job": "pipeline.job.job",
     "Job": "pipeline.job.job",
     "load_spec": "pipeline.job.spec",
@@ -52,11 +52,11 @@ _HOME = {
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
     "Finding": "pipeline.verify",
-    "Selection": "pipeline.plan",
-    "parse_rows": "pipeline.plan",
-    "RowNumbers": "pipeline.plan",
-    "select_resume": "pipeline.plan",
-    "select_again": "pipeline.plan",
+    "Selection": "pipeline.planning.plan",
+    "parse_rows": "pipeline.planning.plan",
+    "RowNumbers": "pipeline.planning.plan",
+    "select_resume": "pipeline.planning.plan",
+    "select_again": "pipeline.planning.plan",
     "NextStep": "pipeline.core.model",
     "Summary": "pipeline.core.model",
     "State": "pipeline.core.model",
@@ -82,7 +82,6 @@ _HOME = {
 
 if TYPE_CHECKING:
     from pipeline.check import Checked, check_job
-    from pipeline.consent import Consent
     from pipeline.control import Control
     from pipeline.core.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.core.events import (
@@ -103,7 +102,14 @@ if TYPE_CHECKING:
     from pipeline.init import Written, init_job
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
-    from pipeline.plan import RowNumbers, Selection, parse_rows, select_again, select_resume
+    from pipeline.planning.consent import Consent
+    from pipeline.planning.plan import (
+        RowNumbers,
+        Selection,
+        parse_rows,
+        select_again,
+        select_resume,
+    )
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.run import IfLocked, RunOptions, run_job, run_job_async

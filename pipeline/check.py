@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.consent import plan_of, questions, refuse_impossible
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, Row, State
-from pipeline.drift import Drift, SheetKeys, digests, drift
 from pipeline.endpoint import own_textfile, told_endpoints
 from pipeline.engines.needed import check_engine
 from pipeline.inputs.checks import SKIP_NAMES, Skip
@@ -28,9 +26,11 @@ from pipeline.learned import kept_pace
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.queries import Read
-from pipeline.plan import Selection
+from pipeline.planning.consent import plan_of, questions, refuse_impossible
+from pipeline.planning.drift import Drift, SheetKeys, digests, drift
+from pipeline.planning.plan import Selection
+from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
-from pipeline.repaid import Repaid, refuse_repaying
 from pipeline.standing import shown_state
 from pipeline.telemetry import find_telemetry
 

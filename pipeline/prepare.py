@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, State
 from pipeline.inputs.checks import Skip
@@ -26,8 +25,9 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
 from pipeline.ledger.queries import Read, reading
 from pipeline.neighbours import Neighbour, find_neighbours
-from pipeline.pins import Pins, folder_rules, read_pins
-from pipeline.plan import (
+from pipeline.planning.changes import MassChange, MovedRow, find_mass_change, find_moved
+from pipeline.planning.pinned_settings import Pins, folder_rules, read_pins
+from pipeline.planning.plan import (
     Alike,
     Plan,
     Selection,
@@ -37,7 +37,7 @@ from pipeline.plan import (
     empty_plan,
     finish_plan,
 )
-from pipeline.repaid import Repaid, find_repaid
+from pipeline.planning.repaid import Repaid, find_repaid
 
 _LOOK_UP_ROWS = 10_000
 

@@ -12,7 +12,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.ledger import SqliteLedger
 from pipeline.ledger.queries import Unread
-from pipeline.pins import pinned_workflow
+from pipeline.planning.pinned_settings import pinned_workflow
 from pipeline.policy.answer import classify
 from pipeline.policy.decoding import readings
 from pipeline.results.failures_csv import rewrite_failures

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import __version__
-from pipeline.consent import Consent, notices, permit
 from pipeline.control import Control
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
@@ -38,7 +37,8 @@ from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.logs import EventLog
 from pipeline.notify import Notifier, notifying
-from pipeline.plan import Selection
+from pipeline.planning.consent import Consent, notices, permit
+from pipeline.planning.plan import Selection
 from pipeline.policy.cutoff import Until
 from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
 from pipeline.recovery import recover

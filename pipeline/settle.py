@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pipeline.consent import refuse_unknown_codes
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Clock, State
@@ -13,7 +12,8 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.queries import Unfinished
-from pipeline.plan import RowNumbers
+from pipeline.planning.consent import refuse_unknown_codes
+from pipeline.planning.plan import RowNumbers
 from pipeline.recovery import read_again, recover
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.standing import stand

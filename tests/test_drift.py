@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.drift import Drift, SheetKeys, digests, drift
+from pipeline.planning.drift import Drift, SheetKeys, digests, drift
 
 
 def keys(texts: list[str], ids: list[str] | None = None) -> SheetKeys:

@@ -17,7 +17,7 @@ from pipeline.core.errors import Refused
 from pipeline.inputs.snapshot import Snapshot, stored_cells, stored_columns, take_snapshot
 from pipeline.inputs.table import open_table
 from pipeline.job.spec import JobSpec
-from pipeline.plan import Variables, bind
+from pipeline.planning.plan import Variables, bind
 
 
 def spec_for(path: Path, **fields: object) -> JobSpec:

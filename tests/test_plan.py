@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import Refused
 from pipeline.core.model import Held, State
 from pipeline.job.spec import JobSpec
-from pipeline.plan import (
+from pipeline.planning.plan import (
     Alike,
     Duplicates,
     Plan,

@@ -39,7 +39,7 @@ import os, sys
 from pathlib import Path
 import pipeline
 from pipeline.core.events import AttemptEnded
-from pipeline.plan import Selection
+from pipeline.planning.plan import Selection
 
 told = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

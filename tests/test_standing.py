@@ -31,7 +31,7 @@ from pipeline.job.job import Job, job_of
 from pipeline.ledger.ledger import SqliteLedger, open_ledger, queries
 from pipeline.ledger.queries import Counts, Ending
 from pipeline.ledger.trends import count_history
-from pipeline.plan import Selection
+from pipeline.planning.plan import Selection
 from pipeline.prepare import open_sheet, prepare
 from pipeline.report.html import write_report
 from pipeline.report.overview import report_job

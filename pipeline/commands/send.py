@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.core.events import Event, Listener
     from pipeline.core.model import Stopped, Summary
     from pipeline.job.job import Job
-    from pipeline.plan import Selection
+    from pipeline.planning.plan import Selection
     from pipeline.run import RunOptions
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
@@ -122,7 +122,7 @@ def _tune_process() -> None:
 
 
 def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOptions:
-    from pipeline.consent import Consent
+    from pipeline.planning.consent import Consent
     from pipeline.run import IfLocked, RunOptions
     from pipeline.summary import FailOn
 

@@ -18,7 +18,7 @@ from pipeline.core.model import State
 from pipeline.inputs.table import NO_ROWS, Batch, Table, open_table
 from pipeline.inputs.where import wanted
 from pipeline.job.spec import JobSpec
-from pipeline.plan import KEY_BYTES, Variables, identity, occurrences
+from pipeline.planning.plan import KEY_BYTES, Variables, identity, occurrences
 
 _STATUS = "_status"
 _CELLS_NAMED = 5

@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import DiskRefused, Refused, StorageFailed
 from pipeline.core.model import JsonObject, Row
-from pipeline.drift import SheetKeys, digests
 from pipeline.inputs.arrow import numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.table import Batch, Table
 from pipeline.job.spec import JobSpec
-from pipeline.plan import (
+from pipeline.planning.drift import SheetKeys, digests
+from pipeline.planning.plan import (
     KEY_BYTES,
     Duplicates,
     Variables,

@@ -14,7 +14,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries, wal
 from pipeline.ledger.schema import altered, intact
 from pipeline.ledger.trends import count_history, learned_limits
-from pipeline.pins import pinned_workflow
+from pipeline.planning.pinned_settings import pinned_workflow
 from pipeline.report.charts import pictures
 from pipeline.report.groups import Group
 from pipeline.report.overview import Report, report_job

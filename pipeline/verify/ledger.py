@@ -10,7 +10,7 @@ import sqlite3
 
 from pipeline.ledger.checksums import row_sum
 from pipeline.ledger.schema import COLUMNS, typed
-from pipeline.plan import identity
+from pipeline.planning.plan import identity
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 

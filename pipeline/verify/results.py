@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.schema import part_name
-from pipeline.plan import key_of
+from pipeline.planning.plan import key_of
 from pipeline.results.sealing import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
 from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings

@@ -25,7 +25,7 @@ from pipeline.inputs.xlsx.workbook import (
     open_workbook,
 )
 from pipeline.job.spec import JobSpec
-from pipeline.plan import bind
+from pipeline.planning.plan import bind
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
 _MANY_CELLS = 500_000

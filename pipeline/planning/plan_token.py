@@ -17,7 +17,7 @@ from pipeline.inputs.snapshot import Snapshot
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
-from pipeline.plan import KEY_BYTES, Plan, Selection
+from pipeline.planning.plan import KEY_BYTES, Plan, Selection
 from pipeline.prepare import Prepared
 
 _PREFIX = "plan1-"

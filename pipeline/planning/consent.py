@@ -13,10 +13,10 @@ from pipeline.inputs.checks import Skip
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
-from pipeline.plan import Plan, Selection
+from pipeline.planning.plan import Plan, Selection
+from pipeline.planning.plan_token import plan_token
+from pipeline.planning.repaid import refuse_repaying
 from pipeline.prepare import Prepared
-from pipeline.repaid import refuse_repaying
-from pipeline.tokens import plan_token
 
 Ask = Callable[[str], bool]
 

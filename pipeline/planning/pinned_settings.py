@@ -17,7 +17,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read, reached
 from pipeline.ledger.schema import altered
-from pipeline.plan import Variables
+from pipeline.planning.plan import Variables
 from pipeline.system.opening import as_object
 
 _NAMED = 5

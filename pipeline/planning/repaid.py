@@ -23,8 +23,8 @@ from pipeline.inputs.table import open_table
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
 from pipeline.ledger.queries import Read
-from pipeline.pins import Pins, differences, rules_of
-from pipeline.plan import Plan, Source, Variables, identity
+from pipeline.planning.pinned_settings import Pins, differences, rules_of
+from pipeline.planning.plan import Plan, Source, Variables, identity
 
 _LOOK_UP_ROWS = 10_000
 

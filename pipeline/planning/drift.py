@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.plan import occurrences
+from pipeline.planning.plan import occurrences
 
 
 @dataclass(frozen=True, slots=True)
