@@ -36,14 +36,14 @@ _HOME = {
     "Checked": "pipeline.check",
     "init_job": "pipeline.init",
     "Written": "pipeline.init",
-    "read_status": "pipeline.summary",
-    "Status": "pipeline.summary",
-    "FailOn": "pipeline.summary",
+    "read_status": "pipeline.status.summary",
+    "Status": "pipeline.status.summary",
+    "FailOn": "pipeline.status.summary",
     "report_job": "pipeline.report.overview",
     "Report": "pipeline.report.overview",
     "write_report": "pipeline.report.html",
-    "read_history": "pipeline.history",
-    "PastRun": "pipeline.history",
+    "read_history": "pipeline.status.history",
+    "PastRun": "pipeline.status.history",
     "export_job": "pipeline.export",
     "Export": "pipeline.export",
     "export_citations": "pipeline.export",
@@ -98,7 +98,6 @@ if TYPE_CHECKING:
     )
     from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.export import Export, export_citations, export_job
-    from pipeline.history import PastRun, read_history
     from pipeline.init import Written, init_job
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
@@ -114,8 +113,9 @@ if TYPE_CHECKING:
     from pipeline.report.overview import Report, report_job
     from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.settle import reread_job, settle_job
+    from pipeline.status.history import PastRun, read_history
+    from pipeline.status.summary import FailOn, Status, read_status
     from pipeline.stream import events_of
-    from pipeline.summary import FailOn, Status, read_status
     from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [

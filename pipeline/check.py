@@ -31,7 +31,7 @@ from pipeline.planning.drift import Drift, SheetKeys, digests, drift
 from pipeline.planning.plan import Selection
 from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
-from pipeline.standing import shown_state
+from pipeline.status.next_step import shown_state
 from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3

@@ -83,7 +83,7 @@ def main() -> None:
     except click.ClickException as error:
         show_usage(error, _elsewhere(error))
         if "--json" in sys.argv:
-            from pipeline.summary import as_json, summarize_error
+            from pipeline.status.summary import as_json, summarize_error
 
             refused = Refused(in_plain_words(error))
             print_json(as_json(summarize_error(None, refused)) | {"error": str(refused)})

@@ -25,8 +25,8 @@ from pipeline.figures import markdown, prometheus
 from pipeline.job.access import key_in_use
 from pipeline.job.job import Job
 from pipeline.ledger.ledger import open_ledger
-from pipeline.logs import EventLog
-from pipeline.summary import as_json, for_person, needs_person, summarize_error
+from pipeline.status.event_log import EventLog
+from pipeline.status.summary import as_json, for_person, needs_person, summarize_error
 from pipeline.system.files import replacing, write_json
 from pipeline.telemetry import find_telemetry
 

@@ -35,7 +35,6 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
-from pipeline.logs import EventLog
 from pipeline.notify import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
 from pipeline.planning.plan import Selection
@@ -46,7 +45,8 @@ from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending import Sending
-from pipeline.summary import Concern, FailOn, Sent, as_json, summarize
+from pipeline.status.event_log import EventLog
+from pipeline.status.summary import Concern, FailOn, Sent, as_json, summarize
 from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json
 

@@ -34,7 +34,7 @@ from pipeline.policy.cutoff import SEEN, Until
 from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.results.sealing import PART_ROWS, Sealer
-from pipeline.summary import Sent
+from pipeline.status.summary import Sent
 from pipeline.throttle import PacedThrottle
 
 _SEAL_EVERY_S = 30.0

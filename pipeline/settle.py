@@ -16,8 +16,8 @@ from pipeline.planning.consent import refuse_unknown_codes
 from pipeline.planning.plan import RowNumbers
 from pipeline.recovery import read_again, recover
 from pipeline.results.failures_csv import rewrite_failures
-from pipeline.standing import stand
-from pipeline.summary import refuse_before_first_run
+from pipeline.status.next_step import stand
+from pipeline.status.summary import refuse_before_first_run
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.advice import advise, edit_first
 from pipeline.core.model import API_CODES, ErrorCode, State
+from pipeline.status.advice import advise, edit_first
 
 CODES = sorted({*ErrorCode, *API_CODES, "http_403", "http_404", "http_413", "http_451", "new_code"})
 

@@ -28,7 +28,7 @@ from pipeline.core.model import (
 from pipeline.job.traces import Trace
 from pipeline.ledger.ledger import Part, SqliteLedger, matching, open_ledger, queries
 from pipeline.ledger.queries import Unread
-from pipeline.standing import stand
+from pipeline.status.next_step import stand
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)

@@ -21,7 +21,7 @@ from pipeline.figures import markdown, prometheus
 from pipeline.job.job import find_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.ledger import open_ledger
-from pipeline.summary import summarize_error
+from pipeline.status.summary import summarize_error
 from pipeline.system.files import write_json
 from tests.conftest import KEY, closed_port, ended
 

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
 from pipeline.core.model import Outcome, Row, State, Verdict
-from pipeline.logs import EventLog
 from pipeline.progress import Progress
+from pipeline.status.event_log import EventLog
 from tests.conftest import KEY
 
 

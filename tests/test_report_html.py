@@ -32,7 +32,7 @@ from pipeline.report import samples
 from pipeline.report.groups import Group
 from pipeline.report.markup import element, http_url, link, visible
 from pipeline.report.page import Facts, page
-from pipeline.summary import summarize_error
+from pipeline.status.summary import summarize_error
 from tests.conftest import Job, started_sandbox
 from tests.servers import Answer, Server
 

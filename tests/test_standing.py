@@ -36,8 +36,8 @@ from pipeline.prepare import open_sheet, prepare
 from pipeline.report.html import write_report
 from pipeline.report.overview import report_job
 from pipeline.results.sealing import Sealer
-from pipeline.standing import next_step, stand
-from pipeline.summary import read_status
+from pipeline.status.next_step import next_step, stand
+from pipeline.status.summary import read_status
 from pipeline.verify import verify_job
 
 OK, FAILED, AMBIGUOUS, PENDING = State.OK, State.FAILED, State.AMBIGUOUS, State.PENDING

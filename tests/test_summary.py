@@ -13,7 +13,7 @@ from pipeline.core.model import State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.queries import Counts, Ending, Unfinished
-from pipeline.summary import Concern, FailOn, as_json, for_person, summarize
+from pipeline.status.summary import Concern, FailOn, as_json, for_person, summarize
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
 

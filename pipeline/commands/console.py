@@ -130,7 +130,7 @@ def finish(said: Said, work: Callable[[Job], int]) -> None:
 
 def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
     from pipeline.report.terminal import paid_line
-    from pipeline.summary import as_json, summarize_error
+    from pipeline.status.summary import as_json, summarize_error
 
     summary = summarize_error(job, error)
     if code or not said["quiet"]:
@@ -149,7 +149,7 @@ def _next_lines(error: PipelineError, job: Job, summary: Summary) -> list[str]:
     """What to do after `run` or `resume` that did not come to its end. Where it was refused, or
     something is damaged, the error itself says it."""
     from pipeline.report.terminal import going_on_lines
-    from pipeline.summary import for_person
+    from pipeline.status.summary import for_person
 
     if isinstance(error, Locked):
         return [f"To see where it stands: {job.command('status')}"]
@@ -209,7 +209,7 @@ def answer(said: Said, *lines: str) -> None:
 def show_run(job: Job, summary: Summary, said: Said) -> None:
     """How a command that changes something left the job."""
     from pipeline.report.terminal import summary_lines
-    from pipeline.summary import as_json, for_person, needs_person
+    from pipeline.status.summary import as_json, for_person, needs_person
 
     if not said["quiet"] or needs_person(summary):
         tell(*summary_lines(for_person(job, summary), job.command("report")))
@@ -220,7 +220,7 @@ def show_run(job: Job, summary: Summary, said: Said) -> None:
 def show(job: Job, summary: Summary, said: Said) -> None:
     """How a job stands, for who asked for it."""
     from pipeline.report.terminal import summary_lines
-    from pipeline.summary import for_person, needs_person
+    from pipeline.status.summary import for_person, needs_person
 
     if not said["quiet"] or needs_person(summary):
         answer(said, *summary_lines(for_person(job, summary)))

@@ -44,7 +44,7 @@ def export(
     def work(job: Job) -> int:
         from pipeline.export import export_citations, export_job
         from pipeline.report.terminal import export_lines
-        from pipeline.summary import as_json, read_status
+        from pipeline.status.summary import as_json, read_status
 
         if target is not None and citations is not None and _same(target, citations):
             raise Refused(f"{target}: named by --to and --citations. Nothing was written.")

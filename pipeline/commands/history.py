@@ -12,8 +12,8 @@ from pipeline.commands.console import answer, finish, print_json
 from pipeline.commands.options import job_options
 
 if TYPE_CHECKING:
-    from pipeline.history import PastRun
     from pipeline.job.job import Job
+    from pipeline.status.history import PastRun
 
 _COLUMNS = {
     "began": str.ljust,
@@ -44,7 +44,7 @@ def history(last: int | None, **said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.history import read_history
+        from pipeline.status.history import read_history
 
         runs = read_history(job)[-(last or 0) :]
         if not said["quiet"]:

@@ -49,7 +49,7 @@ def report(open_: bool, bodies: Path | None, **said: Any) -> None:
             marked_lines,
             shown_path,
         )
-        from pipeline.summary import as_json
+        from pipeline.status.summary import as_json
 
         found = report_job(job)
         kept = None if bodies is None else write_bodies(job, bodies)

@@ -29,7 +29,7 @@ def verify(**said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.summary import as_json, summarize_error
+        from pipeline.status.summary import as_json, summarize_error
         from pipeline.verify import verify_job
         from pipeline.verify.lines import verified_lines
 

@@ -13,7 +13,7 @@ from pipeline.core.wording import counted, printable
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
-    from pipeline.summary import Status
+    from pipeline.status.summary import Status
 
 _LINE_EVERY_S = 30.0
 
@@ -28,7 +28,7 @@ def watch(job: Job, every_s: float) -> Status:
         Refused: before the first run.
         StorageFailed: when the ledger cannot be read.
     """
-    from pipeline.summary import read_status
+    from pipeline.status.summary import read_status
 
     screen = _Screen()
     status = read_status(job)

@@ -27,7 +27,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
 from pipeline.results.answered_sheet import Exported
-from pipeline.summary import summarize
+from pipeline.status.summary import summarize
 
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
 _OWN_WIDTH = (10, 40)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from pipeline.advice import advise, edit_first
 from pipeline.core.model import JsonObject, State
 from pipeline.job.job import Job
 from pipeline.ledger.queries import Unfinished
+from pipeline.status.advice import advise, edit_first
 
 FIRST_ROWS = 5
 

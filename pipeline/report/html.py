@@ -20,7 +20,7 @@ from pipeline.report.groups import Group
 from pipeline.report.overview import Report, report_job
 from pipeline.report.page import Facts, page
 from pipeline.report.samples import read_samples
-from pipeline.summary import for_person
+from pipeline.status.summary import for_person
 from pipeline.system.files import write_durably
 
 

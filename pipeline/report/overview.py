@@ -14,8 +14,8 @@ from pipeline.ledger.queries import Read
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
 from pipeline.results.lookup import find_answers
-from pipeline.standing import stand
-from pipeline.summary import refuse_before_first_run, summarize
+from pipeline.status.next_step import stand
+from pipeline.status.summary import refuse_before_first_run, summarize
 
 
 @dataclass(frozen=True, slots=True)

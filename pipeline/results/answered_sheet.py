@@ -38,8 +38,8 @@ from pipeline.ledger.schema import altered
 from pipeline.results.flags import REPEATED
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.sealing import RESULTS_SCHEMA
-from pipeline.standing import shown_row
-from pipeline.summary import refuse_before_first_run
+from pipeline.status.next_step import shown_row
+from pipeline.status.summary import refuse_before_first_run
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
 FLAGS = "_flags"

@@ -24,7 +24,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read, Unfinished
 from pipeline.results.formulas import unformulaic
-from pipeline.standing import shown_row
+from pipeline.status.next_step import shown_row
 from pipeline.system.files import copy_durably, storing
 
 ADDED_COLUMNS = (

@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.advice import edit_first
 from pipeline.core.model import ErrorCode, NextStep, State
 from pipeline.core.wording import counted
 from pipeline.figures import CODES_SHOWN
 from pipeline.ledger.queries import Counts, Ending, Unfinished
+from pipeline.status.advice import edit_first
 
 _CUT_OFF = "The runner ended before the answer came."
 

@@ -21,7 +21,7 @@ from pipeline.core.model import JsonObject, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Counts, Unfinished, reading
-from pipeline.standing import next_step, send_pending, stand
+from pipeline.status.next_step import next_step, send_pending, stand
 
 SCHEMA_VERSION = 1
 
