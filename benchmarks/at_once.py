@@ -8,7 +8,7 @@ import time
 from measure import ANSWER
 
 from pipeline.core.model import Reply
-from pipeline.engines.worker import Request, Worker
+from pipeline.sending.engines.worker import Request, Worker
 
 HEADERS = {"content-type": "application/json", "x-ratelimit-limit": "1000000"}
 

@@ -65,17 +65,18 @@ def drive(engine: str, spec: Path, answers: Any) -> None:
     """Runs the job in this process and tells what that took."""
     import gc
 
-    from pipeline import run, sending
+    from pipeline import run
     from pipeline.core.events import AttemptEnded
+    from pipeline.sending import session
 
     gc.freeze()
     gc.set_threshold(100_000)
     if engine == "in the driver":
-        sending.open_engine = instant_engine  # type: ignore[assignment,attr-defined]
+        session.open_engine = instant_engine  # type: ignore[assignment,attr-defined]
     elif engine == "Ray workers that answer at once":
         from at_once import InstantWorker
 
-        from pipeline.engines import ray
+        from pipeline.sending.engines import ray
 
         ray.Worker = InstantWorker  # type: ignore[attr-defined]
     looks: list[tuple[float, float, float]] = []

@@ -34,14 +34,14 @@ from typing import Any
 
 from aiolimiter import AsyncLimiter
 
-from pipeline.client import Client
-from pipeline.control import Control
 from pipeline.core.events import AttemptEnded, Event
 from pipeline.core.model import ErrorCode, State
 from pipeline.job.access import Access
 from pipeline.job.spec import load_spec
-from pipeline.limits import fit_concurrency
 from pipeline.run import RunOptions, run_job_async
+from pipeline.sending.control import Control
+from pipeline.sending.engines.client import Client
+from pipeline.sending.engines.process_limits import fit_concurrency
 
 WORKFLOW = "wf_story"
 BACKOFF_S, BACKOFF_MOST_S = 1.0, 60.0

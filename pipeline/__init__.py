@@ -26,7 +26,7 @@ _HOME = {
     "events_of": "pipeline.stream",
     "RunOptions": "pipeline.run",
     "IfLocked": "pipeline.run",
-    "Control": "pipeline.control",
+    "Control": "pipeline.sending.control",
     "Consent": "pipeline.planning.consent",
     "find_job": "pipeline.job.job",
     "Job": "pipeline.job.job",
@@ -82,7 +82,6 @@ _HOME = {
 
 if TYPE_CHECKING:
     from pipeline.check import Checked, check_job
-    from pipeline.control import Control
     from pipeline.core.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.core.events import (
         AttemptEnded,
@@ -112,6 +111,7 @@ if TYPE_CHECKING:
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
+    from pipeline.sending.control import Control
     from pipeline.settle import reread_job, settle_job
     from pipeline.status.history import PastRun, read_history
     from pipeline.status.summary import FailOn, Status, read_status

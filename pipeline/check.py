@@ -15,14 +15,12 @@ import numpy as np
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, Row, State
 from pipeline.endpoint import own_textfile, told_endpoints
-from pipeline.engines.needed import check_engine
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job.access import SANDBOX_HOST, find_access, find_host, key_in_use
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
-from pipeline.learned import kept_pace
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.queries import Read
@@ -31,6 +29,8 @@ from pipeline.planning.drift import Drift, SheetKeys, digests, drift
 from pipeline.planning.plan import Selection
 from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
+from pipeline.sending.engines.needed import check_engine
+from pipeline.sending.kept_pace import kept_pace
 from pipeline.status.next_step import shown_state
 from pipeline.telemetry import find_telemetry
 

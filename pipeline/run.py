@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import __version__
-from pipeline.control import Control
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import JsonObject, Row, Stopped, Summary
-from pipeline.engines.needed import check_engine
 from pipeline.inputs.table import Batch
 from pipeline.job.access import SANDBOX_HOST, Access, find_access
 from pipeline.job.job import Job, find_job, job_of
@@ -44,7 +42,9 @@ from pipeline.recovery import recover
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
-from pipeline.sending import Sending
+from pipeline.sending.control import Control
+from pipeline.sending.engines.needed import check_engine
+from pipeline.sending.session import Sending
 from pipeline.status.event_log import EventLog
 from pipeline.status.summary import Concern, FailOn, Sent, as_json, summarize
 from pipeline.system.children import start_python

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.control import Control
 from pipeline.core.events import Event, RunEnded
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.run import RunOptions, run_job_async
+from pipeline.sending.control import Control
 
 
 async def events_of(

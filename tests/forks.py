@@ -163,11 +163,11 @@ def forking(folder: Path, environment: dict[str, str]) -> Iterator[Forks]:
 def _serve() -> None:
     import pipeline.check
     import pipeline.cli
-    import pipeline.engines.local
     import pipeline.export
     import pipeline.init
     import pipeline.report.html
     import pipeline.run
+    import pipeline.sending.engines.local
     import pipeline.settle
     import pipeline.verify  # noqa: F401
 

@@ -7,8 +7,8 @@ import gc
 import random
 import threading
 
-from pipeline.bodies import COUNTED_FROM_BYTES, BodyBudget
 from pipeline.core.model import Reply
+from pipeline.sending.engines.body_budget import COUNTED_FROM_BYTES, BodyBudget
 
 MIB = 1024 * 1024
 

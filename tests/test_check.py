@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.core.wording import lasting
-from pipeline.learned import fingerprint
+from pipeline.sending.kept_pace import fingerprint
 from tests.conftest import KEY
 
 

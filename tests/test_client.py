@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bodies import BodyBudget
-from pipeline.client import Client
 from pipeline.core.model import Failure, Reply, StopCode, Verdict
 from pipeline.job.access import Access
 from pipeline.policy.answer import classify
 from pipeline.policy.decoding import KEPT_OF_TOO_LARGE_BYTES, MAX_BODY_BYTES
+from pipeline.sending.engines.body_budget import BodyBudget
+from pipeline.sending.engines.client import Client
 from tests.conftest import closed_port
 
 BODY = b'{"story":"a dog"}'

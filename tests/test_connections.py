@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client import Client
-from pipeline.connections import Line
 from pipeline.core.model import Failure, Reply, Verdict
 from pipeline.job.access import Access
 from pipeline.policy.answer import classify
+from pipeline.sending.engines.client import Client
+from pipeline.sending.engines.connections import Line
 from tests.test_client import answer, read_request, serving
 
 Write = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]

@@ -22,9 +22,9 @@ from pipeline.core.model import (
     Stopped,
     Verdict,
 )
-from pipeline.executor import Executor
 from pipeline.policy.cutoff import Until
 from pipeline.policy.retry import Breakers
+from pipeline.sending.executor import Executor
 
 OK = json.dumps({"success": True, "result": "text"}).encode()
 Send = Callable[[bytes], Awaitable[Reply]]

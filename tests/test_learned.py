@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.learned import KeptPace, fingerprint, kept_pace
 from pipeline.policy.pace import Learned, Pace
+from pipeline.sending.kept_pace import KeptPace, fingerprint, kept_pace
 
 KEY = "sk_a_key_that_must_stand_nowhere"
 WALL = 1_800_000_000.0

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import init
-from pipeline.client import _plain
 from pipeline.core import wording
 from pipeline.core.model import Reply
 from pipeline.export import cells
@@ -29,6 +28,7 @@ from pipeline.report import markup
 from pipeline.results import answered_sheet, formulas
 from pipeline.results.flags import marks_of
 from pipeline.sandbox.workflows import Workflow
+from pipeline.sending.engines.client import _plain
 
 MB = 1_000_000
 LIMIT_S = 5

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client import Client
 from pipeline.core.errors import Refused
 from pipeline.core.model import Failure, Reply
 from pipeline.job.access import Access
+from pipeline.sending.engines.client import Client
 from pipeline.system.network import check_way, find_proxy
 from tests.test_client import BODY, answer, read_request, serving
 

@@ -29,9 +29,9 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from nacl.public import PublicKey, SealedBox
 
-from pipeline.engines.base import Target
-from pipeline.engines.ray import LOST_AFTER_S, Clock, Lost, RayEngine, Sender
-from pipeline.engines.worker import Landed, Request, Worker
+from pipeline.sending.engines.base import Target
+from pipeline.sending.engines.ray import LOST_AFTER_S, Clock, Lost, RayEngine, Sender
+from pipeline.sending.engines.worker import Landed, Request, Worker
 
 pytestmark = pytest.mark.ray
 
@@ -338,7 +338,10 @@ def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_j
         )
         assert (found.returncode, found.stdout) == (1, "")
         for store in ("gcs_server", "raylet"):
-            assert holds(processes(f"/{store} "), b"pipeline.engines.worker") or store == "raylet"
+            assert (
+                holds(processes(f"/{store} "), b"pipeline.sending.engines.worker")
+                or store == "raylet"
+            )
             assert not holds(processes(f"/{store} "), key.encode()), store
 
 

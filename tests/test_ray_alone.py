@@ -18,8 +18,8 @@ from tests.conftest import Job, StartSandbox, ended
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
-from pipeline.engines.cluster import connect
-from pipeline.engines.head import Head
+from pipeline.sending.engines.ray_cluster import connect
+from pipeline.sending.engines.ray_head import Head
 from tests.test_ray import on_ray, stories, wait_until, workers_alive
 
 pytestmark = pytest.mark.ray

@@ -17,7 +17,7 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.events import Event, Waiting
 from pipeline.core.model import Outcome, Reply, Verdict
 from pipeline.policy.pace import Learned, Pace
-from pipeline.throttle import PacedThrottle, _retry_after_s
+from pipeline.sending.throttle import PacedThrottle, _retry_after_s
 
 OK = Outcome(Verdict.OK)
 

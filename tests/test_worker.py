@@ -14,8 +14,8 @@ pytest.importorskip("nacl", reason="the extra ray is not installed")
 from nacl.public import PublicKey, SealedBox
 
 from pipeline.core.model import Failure
-from pipeline.engines.worker import Landed, Request, Worker, installed
 from pipeline.job.access import Access
+from pipeline.sending.engines.worker import Landed, Request, Worker, installed
 from tests.servers import Server, ok
 
 WAIT_S = 10.0

@@ -113,7 +113,7 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
 
 
 def _tune_process() -> None:
-    from pipeline.limits import collect_rarely
+    from pipeline.sending.engines.process_limits import collect_rarely
 
     collect_rarely()
     # Nobody set up logging: Python would print what the exporters log into the progress bar,
@@ -159,8 +159,8 @@ def _until_said(said: Said) -> float | None:
 
 async def _until_signalled(job: Job, options: RunOptions) -> Summary:
     """Runs the job; the first signal stops it gently, the second at once."""
-    from pipeline.control import Control
     from pipeline.run import run_job_async
+    from pipeline.sending.control import Control
 
     control = Control()
     loop = asyncio.get_running_loop()

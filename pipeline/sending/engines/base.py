@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.client import Client
 from pipeline.core.model import Reply
 from pipeline.job.access import Access
+from pipeline.sending.engines.client import Client
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 
 from pipeline.core.errors import EngineAway
-from pipeline.engines.head import Head, first_of
+from pipeline.sending.engines.ray_head import Head, first_of
 
 _KNOCK_S = 10.0
 _COLORS = re.compile("\x1b\\[[0-9;]*m")

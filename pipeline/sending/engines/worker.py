@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 from nacl.public import PrivateKey, SealedBox
 
-from pipeline.client import Client
 from pipeline.core.model import Failure, Reply
-from pipeline.engines.base import Target, send_at
 from pipeline.job.access import Access
-from pipeline.limits import collect_rarely, fit_concurrency
+from pipeline.sending.engines.base import Target, send_at
+from pipeline.sending.engines.client import Client
+from pipeline.sending.engines.process_limits import collect_rarely, fit_concurrency
 
 
 class Request(NamedTuple):

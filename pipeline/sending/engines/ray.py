@@ -24,15 +24,15 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 from nacl.public import PublicKey, SealedBox
 
-from pipeline.bodies import BodyBudget
 from pipeline.core.errors import EngineAway
 from pipeline.core.events import Event, Notice
 from pipeline.core.model import Engine, Failure, Reply
 from pipeline.core.wording import counted
-from pipeline.engines.base import Target
-from pipeline.engines.cluster import connect, leave, machines, reason_of, signals_kept
-from pipeline.engines.head import Head
-from pipeline.engines.worker import Landed, Request, Worker, installed
+from pipeline.sending.engines.base import Target
+from pipeline.sending.engines.body_budget import BodyBudget
+from pipeline.sending.engines.ray_cluster import connect, leave, machines, reason_of, signals_kept
+from pipeline.sending.engines.ray_head import Head
+from pipeline.sending.engines.worker import Landed, Request, Worker, installed
 
 T = TypeVar("T")
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import httpx
 
-from pipeline.bodies import BodyBudget, Share
-from pipeline.connections import Progress, Stage, describe, failure_of, open_transport, progress
 from pipeline.core.model import Failure, Reply
 from pipeline.job.access import SANDBOX_HOST, Access
 from pipeline.policy.decoding import (
@@ -28,6 +26,15 @@ from pipeline.policy.decoding import (
     is_encoded,
 )
 from pipeline.policy.masking import Mask
+from pipeline.sending.engines.body_budget import BodyBudget, Share
+from pipeline.sending.engines.connections import (
+    Progress,
+    Stage,
+    describe,
+    failure_of,
+    open_transport,
+    progress,
+)
 from pipeline.system.network import find_proxy
 
 CONNECT_S = 30.0

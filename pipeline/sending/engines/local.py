@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from pipeline.client import Client
 from pipeline.core.events import Event, Notice
 from pipeline.core.model import Engine, Reply
-from pipeline.engines.base import Target, send_at
-from pipeline.limits import fit_concurrency
+from pipeline.sending.engines.base import Target, send_at
+from pipeline.sending.engines.client import Client
+from pipeline.sending.engines.process_limits import fit_concurrency
 
 
 class LocalEngine:

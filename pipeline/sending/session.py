@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.control import Control
 from pipeline.core.errors import EngineAway, Interrupted, LedgerBusy
 from pipeline.core.events import (
     AttemptEnded,
@@ -21,12 +20,8 @@ from pipeline.core.events import (
     Stopping,
 )
 from pipeline.core.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
-from pipeline.engines.base import Target
-from pipeline.engines.choice import open_engine
-from pipeline.executor import Executor
 from pipeline.job.access import SANDBOX_HOST, Access
 from pipeline.job.spec import JobSpec
-from pipeline.learned import KeptPace, kept_pace
 from pipeline.ledger import queries
 from pipeline.ledger.group_commit import PATIENCE_S
 from pipeline.ledger.ledger import SqliteLedger
@@ -34,8 +29,13 @@ from pipeline.policy.cutoff import SEEN, Until
 from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.results.sealing import PART_ROWS, Sealer
+from pipeline.sending.control import Control
+from pipeline.sending.engines.base import Target
+from pipeline.sending.engines.choice import open_engine
+from pipeline.sending.executor import Executor
+from pipeline.sending.kept_pace import KeptPace, kept_pace
+from pipeline.sending.throttle import PacedThrottle
 from pipeline.status.summary import Sent
-from pipeline.throttle import PacedThrottle
 
 _SEAL_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.5

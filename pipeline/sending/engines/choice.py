@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 from pipeline.core.events import Event
 from pipeline.core.model import Engine
-from pipeline.engines.base import Target
-from pipeline.engines.local import local_engine
 from pipeline.job.spec import JobSpec
+from pipeline.sending.engines.base import Target
+from pipeline.sending.engines.local import local_engine
 
 
 def open_engine(
@@ -21,7 +21,7 @@ def open_engine(
         EngineAway: on entering, when there is no machine to send from.
     """
     if spec.engine == "ray":
-        from pipeline.engines.ray import ray_engine  # its import takes a third of a second
+        from pipeline.sending.engines.ray import ray_engine  # its import takes a third of a second
 
         return ray_engine(
             target,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pipeline.core.errors import Interrupted
 from pipeline.core.model import StopCode, Stopped
-from pipeline.executor import Executor
+from pipeline.sending.executor import Executor
 
 T = TypeVar("T")
 
