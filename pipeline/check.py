@@ -14,7 +14,6 @@ import numpy as np
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES, Row, State
-from pipeline.endpoint import own_textfile, told_endpoints
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
@@ -24,6 +23,8 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.queries import Read
+from pipeline.notify.endpoint import own_textfile, told_endpoints
+from pipeline.notify.telemetry import find_telemetry
 from pipeline.planning.consent import plan_of, questions, refuse_impossible
 from pipeline.planning.drift import Drift, SheetKeys, digests, drift
 from pipeline.planning.plan import Selection
@@ -32,7 +33,6 @@ from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
 from pipeline.status.next_step import shown_state
-from pipeline.telemetry import find_telemetry
 
 FIRST_BODIES = 3
 

@@ -33,7 +33,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
-from pipeline.notify import Notifier, notifying
+from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
 from pipeline.planning.plan import Selection
 from pipeline.policy.cutoff import Until

@@ -16,11 +16,11 @@ import pytest
 
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
-from pipeline.endpoint import find_endpoint
-from pipeline.figures import markdown, prometheus
 from pipeline.job.job import find_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.ledger import open_ledger
+from pipeline.notify.endpoint import find_endpoint
+from pipeline.notify.metrics import markdown, prometheus
 from pipeline.status.summary import summarize_error
 from pipeline.system.files import write_json
 from tests.conftest import KEY, closed_port, ended

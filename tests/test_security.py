@@ -19,8 +19,8 @@ import pipeline
 from pipeline.commands import send
 from pipeline.core.errors import Refused
 from pipeline.core.wording import json_line, printable
-from pipeline.endpoint import find_endpoint
 from pipeline.job.access import Access, find_access
+from pipeline.notify.endpoint import find_endpoint
 from tests.conftest import Job, ended
 from tests.servers import Answer, Server, ok
 from tests.test_signals import until

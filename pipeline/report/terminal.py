@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pipeline.core.model import State, Summary
 from pipeline.core.wording import counted, few_words, listed
-from pipeline.figures import few_codes
 from pipeline.ledger.queries import LastRun
+from pipeline.notify.metrics import few_codes
 from pipeline.report.groups import Group
 from pipeline.report.overview import Marked
 

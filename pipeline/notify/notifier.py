@@ -20,18 +20,18 @@ from pipeline.core.errors import Locked, PipelineError
 from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Summary
 from pipeline.core.wording import json_line
-from pipeline.endpoint import Endpoint, own_textfile, told_endpoints
-from pipeline.figures import markdown, prometheus
 from pipeline.job.access import key_in_use
 from pipeline.job.job import Job
 from pipeline.ledger.ledger import open_ledger
+from pipeline.notify.endpoint import Endpoint, own_textfile, told_endpoints
+from pipeline.notify.metrics import markdown, prometheus
+from pipeline.notify.telemetry import find_telemetry
 from pipeline.status.event_log import EventLog
 from pipeline.status.summary import as_json, for_person, needs_person, summarize_error
 from pipeline.system.files import replacing, write_json
-from pipeline.telemetry import find_telemetry
 
 if TYPE_CHECKING:
-    from pipeline.otlp import Telemetry
+    from pipeline.notify.otlp import Telemetry
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 # A person who said twice that the run is to end is not kept waiting for a monitor.

@@ -15,7 +15,7 @@ from pipeline.core.errors import Refused
 from pipeline.job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from pipeline.otlp import Telemetry
+    from pipeline.notify.otlp import Telemetry
 
 _PROTOCOL = "http/protobuf"
 _DEFAULT_ENDPOINT = "http://localhost:4318"
@@ -45,7 +45,7 @@ def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -
     traces = _collector("traces", where, environment)
     metrics = _collector("metrics", where, environment)
     try:
-        from pipeline.otlp import Telemetry
+        from pipeline.notify.otlp import Telemetry
     except ImportError as error:
         raise Refused(
             f"{where} needs packages that are not installed ({error.name}). Install them with "

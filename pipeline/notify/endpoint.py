@@ -27,8 +27,8 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pipeline.core.errors import Refused
-from pipeline.figures import PROMETHEUS_START
 from pipeline.job.spec import JobSpec
+from pipeline.notify.metrics import PROMETHEUS_START
 from pipeline.policy.masking import Mask
 from pipeline.system.network import is_local, is_loopback, split_address
 from pipeline.system.opening import open_file
