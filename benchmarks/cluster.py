@@ -65,8 +65,8 @@ def drive(engine: str, spec: Path, answers: Any) -> None:
     """Runs the job in this process and tells what that took."""
     import gc
 
-    from pipeline import run
     from pipeline.core.events import AttemptEnded
+    from pipeline.run import run
     from pipeline.sending import session
 
     gc.freeze()

@@ -38,7 +38,7 @@ from pipeline.core.events import AttemptEnded, Event
 from pipeline.core.model import ErrorCode, State
 from pipeline.job.access import Access
 from pipeline.job.spec import load_spec
-from pipeline.run import RunOptions, run_job_async
+from pipeline.run.run import RunOptions, run_job_async
 from pipeline.sending.control import Control
 from pipeline.sending.engines.client import Client
 from pipeline.sending.engines.process_limits import fit_concurrency

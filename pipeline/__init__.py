@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _HOME = {
-    "run_job": "pipeline.run",
-    "run_job_async": "pipeline.run",
-    "events_of": "pipeline.stream",
-    "RunOptions": "pipeline.run",
-    "IfLocked": "pipeline.run",
+    "run_job": "pipeline.run.run",
+    "run_job_async": "pipeline.run.run",
+    "events_of": "pipeline.run.stream",
+    "RunOptions": "pipeline.run.run",
+    "IfLocked": "pipeline.run.run",
     "Control": "pipeline.sending.control",
     "Consent": "pipeline.planning.consent",
     "find_job": "pipeline.job.job",
     "Job": "pipeline.job.job",
     "load_spec": "pipeline.job.spec",
     "JobSpec": "pipeline.job.spec",
-    "check_job": "pipeline.check",
-    "Checked": "pipeline.check",
+    "check_job": "pipeline.run.check",
+    "Checked": "pipeline.run.check",
     "init_job": "pipeline.init",
     "Written": "pipeline.init",
     "read_status": "pipeline.status.summary",
@@ -47,8 +47,8 @@ _HOME = {
     "export_job": "pipeline.export",
     "Export": "pipeline.export",
     "export_citations": "pipeline.export",
-    "reread_job": "pipeline.settle",
-    "settle_job": "pipeline.settle",
+    "reread_job": "pipeline.run.settle",
+    "settle_job": "pipeline.run.settle",
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
     "Finding": "pipeline.verify",
@@ -81,7 +81,6 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from pipeline.check import Checked, check_job
     from pipeline.core.errors import Interrupted, Locked, PipelineError, Refused, StorageFailed
     from pipeline.core.events import (
         AttemptEnded,
@@ -110,12 +109,13 @@ if TYPE_CHECKING:
     )
     from pipeline.report.html import write_report
     from pipeline.report.overview import Report, report_job
-    from pipeline.run import IfLocked, RunOptions, run_job, run_job_async
+    from pipeline.run.check import Checked, check_job
+    from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
+    from pipeline.run.settle import reread_job, settle_job
+    from pipeline.run.stream import events_of
     from pipeline.sending.control import Control
-    from pipeline.settle import reread_job, settle_job
     from pipeline.status.history import PastRun, read_history
     from pipeline.status.summary import FailOn, Status, read_status
-    from pipeline.stream import events_of
     from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [

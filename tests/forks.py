@@ -161,14 +161,14 @@ def forking(folder: Path, environment: dict[str, str]) -> Iterator[Forks]:
 
 
 def _serve() -> None:
-    import pipeline.check
     import pipeline.cli
     import pipeline.export
     import pipeline.init
     import pipeline.report.html
-    import pipeline.run
+    import pipeline.run.check
+    import pipeline.run.run
+    import pipeline.run.settle
     import pipeline.sending.engines.local
-    import pipeline.settle
     import pipeline.verify  # noqa: F401
 
     # A signal that comes while the child is being made waits until the child is itself.

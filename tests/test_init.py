@@ -23,7 +23,7 @@ from pipeline.init import init_job, quoted, variable_names
 from pipeline.inputs.table import open_table
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.prepare import open_sheet
+from pipeline.run.prepare import open_sheet
 
 ODD = [
     "Größe (cm)", "it's", 'say "hi"', "a: b", "#1", "two\nlines", "😀", "yes", "0123", "null",

@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.check import check_job
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.export import export_job
@@ -32,10 +31,11 @@ from pipeline.ledger.ledger import SqliteLedger, open_ledger, queries
 from pipeline.ledger.queries import Counts, Ending
 from pipeline.ledger.trends import count_history
 from pipeline.planning.plan import Selection
-from pipeline.prepare import open_sheet, prepare
 from pipeline.report.html import write_report
 from pipeline.report.overview import report_job
 from pipeline.results.sealing import Sealer
+from pipeline.run.check import check_job
+from pipeline.run.prepare import open_sheet, prepare
 from pipeline.status.next_step import next_step, stand
 from pipeline.status.summary import read_status
 from pipeline.verify import verify_job

@@ -59,8 +59,8 @@ def check(**said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.check import check_job
         from pipeline.report.checked import check_lines
+        from pipeline.run.check import check_job
 
         verb, selection = _asked(said)
         checked = check_job(

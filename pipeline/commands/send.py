@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.core.model import Stopped, Summary
     from pipeline.job.job import Job
     from pipeline.planning.plan import Selection
-    from pipeline.run import RunOptions
+    from pipeline.run.run import RunOptions
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
@@ -123,7 +123,7 @@ def _tune_process() -> None:
 
 def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOptions:
     from pipeline.planning.consent import Consent
-    from pipeline.run import IfLocked, RunOptions
+    from pipeline.run.run import IfLocked, RunOptions
     from pipeline.status.summary import FailOn
 
     return RunOptions(
@@ -159,7 +159,7 @@ def _until_said(said: Said) -> float | None:
 
 async def _until_signalled(job: Job, options: RunOptions) -> Summary:
     """Runs the job; the first signal stops it gently, the second at once."""
-    from pipeline.run import run_job_async
+    from pipeline.run.run import run_job_async
     from pipeline.sending.control import Control
 
     control = Control()

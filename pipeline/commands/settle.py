@@ -34,7 +34,7 @@ def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> Non
 
     def work(job: Job) -> int:
         from pipeline.report.terminal import reread_line, settled_lines
-        from pipeline.settle import reread_job, settle_job
+        from pipeline.run.settle import reread_job, settle_job
         from pipeline.status.summary import read_status
 
         if reread:

@@ -16,7 +16,7 @@ from pipeline.ledger.queries import Read
 from pipeline.planning.plan import Plan, Selection
 from pipeline.planning.plan_token import plan_token
 from pipeline.planning.repaid import refuse_repaying
-from pipeline.prepare import Prepared
+from pipeline.run.prepare import Prepared
 
 Ask = Callable[[str], bool]
 

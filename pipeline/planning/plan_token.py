@@ -18,7 +18,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
 from pipeline.planning.plan import KEY_BYTES, Plan, Selection
-from pipeline.prepare import Prepared
+from pipeline.run.prepare import Prepared
 
 _PREFIX = "plan1-"
 

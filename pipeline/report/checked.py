@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.check import Checked
 from pipeline.core.wording import counted, lasting
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.report.terminal import shortened
+from pipeline.run.check import Checked
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _BODY_CHARACTERS = 2000

@@ -29,7 +29,7 @@ from pipeline.planning.consent import plan_of, questions, refuse_impossible
 from pipeline.planning.drift import Drift, SheetKeys, digests, drift
 from pipeline.planning.plan import Selection
 from pipeline.planning.repaid import Repaid, refuse_repaying
-from pipeline.prepare import Prepared, open_sheet, prepare, with_text_rules
+from pipeline.run.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
 from pipeline.status.next_step import shown_state

@@ -37,10 +37,10 @@ from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
 from pipeline.planning.plan import Selection
 from pipeline.policy.cutoff import Until
-from pipeline.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
-from pipeline.recovery import recover
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
+from pipeline.run.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
+from pipeline.run.recovery import recover
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending.control import Control
 from pipeline.sending.engines.needed import check_engine

@@ -24,7 +24,6 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
 from pipeline.ledger.queries import Read, reading
-from pipeline.neighbours import Neighbour, find_neighbours
 from pipeline.planning.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.planning.pinned_settings import Pins, folder_rules, read_pins
 from pipeline.planning.plan import (
@@ -38,6 +37,7 @@ from pipeline.planning.plan import (
     finish_plan,
 )
 from pipeline.planning.repaid import Repaid, find_repaid
+from pipeline.run.neighbours import Neighbour, find_neighbours
 
 _LOOK_UP_ROWS = 10_000
 

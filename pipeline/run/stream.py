@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core.events import Event, RunEnded
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
-from pipeline.run import RunOptions, run_job_async
+from pipeline.run.run import RunOptions, run_job_async
 from pipeline.sending.control import Control
 
 
