@@ -41,7 +41,7 @@ _HOME = {
     "FailOn": "pipeline.status.summary",
     "report_job": "pipeline.report.overview",
     "Report": "pipeline.report.overview",
-    "write_report": "pipeline.report.html",
+    "write_report": "pipeline.report.html.write",
     "read_history": "pipeline.status.history",
     "PastRun": "pipeline.status.history",
     "export_job": "pipeline.export",
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
         select_again,
         select_resume,
     )
-    from pipeline.report.html import write_report
+    from pipeline.report.html.write import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.run.check import Checked, check_job
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async

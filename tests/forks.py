@@ -164,7 +164,7 @@ def _serve() -> None:
     import pipeline.cli
     import pipeline.export
     import pipeline.init
-    import pipeline.report.html
+    import pipeline.report.html.write
     import pipeline.run.check
     import pipeline.run.run
     import pipeline.run.settle

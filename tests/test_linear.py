@@ -24,7 +24,7 @@ from pipeline.inputs.xlsx.cells import Merged
 from pipeline.job.spec import JobSpec
 from pipeline.policy.answer import classify
 from pipeline.policy.masking import Mask
-from pipeline.report import markup
+from pipeline.report.html import markup
 from pipeline.results import answered_sheet, formulas
 from pipeline.results.flags import marks_of
 from pipeline.sandbox.workflows import Workflow

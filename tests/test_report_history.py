@@ -23,9 +23,9 @@ from pipeline.ledger.trends import (
     count_history,
     learned_limits,
 )
-from pipeline.report.charts import duration, latency, pictures
-from pipeline.report.samples import Samples, domain
-from pipeline.report.timeline import Timeline
+from pipeline.report.html.charts import duration, latency, pictures
+from pipeline.report.html.samples import Samples, domain
+from pipeline.report.html.time_axis import Timeline
 
 MIDNIGHT = 1_800_000_000.0
 NOTHING_READ = Samples((), Counter(), 0, 0, 0, 0, 0)

@@ -28,10 +28,10 @@ import pytest
 import pipeline
 from pipeline.core.model import State
 from pipeline.ledger.trends import History, Latencies, RunFacts
-from pipeline.report import samples
 from pipeline.report.groups import Group
-from pipeline.report.markup import element, http_url, link, visible
-from pipeline.report.page import Facts, page
+from pipeline.report.html import samples
+from pipeline.report.html.markup import element, http_url, link, visible
+from pipeline.report.html.page import Facts, page
 from pipeline.status.summary import summarize_error
 from tests.conftest import Job, started_sandbox
 from tests.servers import Answer, Server

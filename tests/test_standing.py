@@ -31,7 +31,7 @@ from pipeline.ledger.ledger import SqliteLedger, open_ledger, queries
 from pipeline.ledger.queries import Counts, Ending
 from pipeline.ledger.trends import count_history
 from pipeline.planning.plan import Selection
-from pipeline.report.html import write_report
+from pipeline.report.html.write import write_report
 from pipeline.report.overview import report_job
 from pipeline.results.sealing import Sealer
 from pipeline.run.check import check_job

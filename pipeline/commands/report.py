@@ -41,7 +41,7 @@ def report(open_: bool, bodies: Path | None, **said: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.report.bodies import write_bodies
         from pipeline.report.groups import as_json as groups_json
-        from pipeline.report.html import write_report
+        from pipeline.report.html.write import write_report
         from pipeline.report.overview import report_job
         from pipeline.report.terminal import (
             all_well_line,

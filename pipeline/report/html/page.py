@@ -17,9 +17,9 @@ from pipeline.core.model import State, Summary
 from pipeline.core.wording import counted
 from pipeline.ledger.queries import LastRun
 from pipeline.ledger.trends import History, RunFacts
-from pipeline.report.charts import Picture, duration
 from pipeline.report.groups import Group
-from pipeline.report.markup import (
+from pipeline.report.html.charts import Picture, duration
+from pipeline.report.html.markup import (
     Child,
     Markup,
     cut,
@@ -29,8 +29,8 @@ from pipeline.report.markup import (
     joined,
     link,
 )
-from pipeline.report.samples import Answer, Samples
-from pipeline.report.style import STYLE
+from pipeline.report.html.samples import Answer, Samples
+from pipeline.report.html.style import STYLE
 from pipeline.report.terminal import (
     going_on,
     group_line,

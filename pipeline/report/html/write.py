@@ -15,11 +15,11 @@ from pipeline.ledger import queries, wal
 from pipeline.ledger.schema import altered, intact
 from pipeline.ledger.trends import count_history, learned_limits
 from pipeline.planning.pinned_settings import pinned_workflow
-from pipeline.report.charts import pictures
 from pipeline.report.groups import Group
+from pipeline.report.html.charts import pictures
+from pipeline.report.html.page import Facts, page
+from pipeline.report.html.samples import read_samples
 from pipeline.report.overview import Report, report_job
-from pipeline.report.page import Facts, page
-from pipeline.report.samples import read_samples
 from pipeline.status.summary import for_person
 from pipeline.system.files import write_durably
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline.report.markup import Markup, element, joined
+from pipeline.report.html.markup import Markup, element, joined
 
 INK = "#010203"
 """Drawn in the colour of the page's text."""

@@ -19,10 +19,10 @@ from pipeline.core.model import State
 from pipeline.core.wording import counted
 from pipeline.ledger.trends import History, Latencies, LearnedLimit, Numbers
 from pipeline.report.groups import Group
-from pipeline.report.markup import Markup, visible
-from pipeline.report.samples import Samples
-from pipeline.report.svg import INK, as_markup, drawing
-from pipeline.report.timeline import Timeline
+from pipeline.report.html.markup import Markup, visible
+from pipeline.report.html.samples import Samples
+from pipeline.report.html.svg import INK, as_markup, drawing
+from pipeline.report.html.time_axis import Timeline
 
 # Drawn at about the width of a phone's page, so that their text is as large as the page's.
 _WIDTH, _HEIGHT = 4.2, 2.6
