@@ -22,7 +22,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 import pipeline
 from pipeline.core.errors import Refused
 from pipeline.export.copying import Copied, write_copy
-from pipeline.export.workbook import summary_rows, write_workbook
+from pipeline.export.xlsx.workbook import summary_rows, write_workbook
 from pipeline.inputs.table import Batch, Table
 from pipeline.results.answered_sheet import opened, sheet_table
 from tests.conftest import Job

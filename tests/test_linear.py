@@ -17,7 +17,7 @@ import pytest
 from pipeline import init
 from pipeline.core import wording
 from pipeline.core.model import Reply
-from pipeline.export import cells
+from pipeline.export.xlsx import cells
 from pipeline.inputs import jsonl, values
 from pipeline.inputs.xlsx import reader, shared_strings
 from pipeline.inputs.xlsx.cells import Merged

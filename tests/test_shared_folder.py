@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.export.aside import TextsAside
+from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.system import files
 from pipeline.system.files import replacing
 

@@ -97,7 +97,7 @@ def _written(exported: Exported, target: Path, guard: bool, usual: tuple[str, ..
         elif kind == ".parquet":
             write_parquet(exported, target)
         else:
-            from pipeline.export.workbook import write_workbook
+            from pipeline.export.xlsx.workbook import write_workbook
 
             aside = write_workbook(exported, target, "citations", [])
     except OSError as error:
@@ -108,7 +108,7 @@ def _written(exported: Exported, target: Path, guard: bool, usual: tuple[str, ..
 
 def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -> Export:
     from pipeline.export.copying import write_copy
-    from pipeline.export.workbook import summary_rows, write_workbook
+    from pipeline.export.xlsx.workbook import summary_rows, write_workbook
 
     summary = summary_rows(job, source.read, source.in_use)
     lost: tuple[str, ...] = ()

@@ -24,12 +24,12 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import counted
-from pipeline.export.aside import TextsAside
 from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.losses import losses
-from pipeline.export.weight import refuse_heavy
-from pipeline.export.workbook import (
+from pipeline.export.xlsx.long_texts import TextsAside
+from pipeline.export.xlsx.weight import refuse_heavy
+from pipeline.export.xlsx.workbook import (
     SummaryRows,
     add_summary,
     as_added,

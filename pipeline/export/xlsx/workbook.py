@@ -19,9 +19,9 @@ from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.core.errors import Refused
-from pipeline.export.aside import TextsAside
-from pipeline.export.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.files import cell_text, replacing, rows_of
+from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
+from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.job import Job
 from pipeline.ledger import queries
