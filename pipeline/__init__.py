@@ -34,8 +34,8 @@ _HOME = {
     "JobSpec": "pipeline.job.spec",
     "check_job": "pipeline.run.check",
     "Checked": "pipeline.run.check",
-    "init_job": "pipeline.init",
-    "Written": "pipeline.init",
+    "init_job": "pipeline.scaffold.job_spec",
+    "Written": "pipeline.scaffold.job_spec",
     "read_status": "pipeline.status.summary",
     "Status": "pipeline.status.summary",
     "FailOn": "pipeline.status.summary",
@@ -96,7 +96,6 @@ if TYPE_CHECKING:
     )
     from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.export import Export, export_citations, export_job
-    from pipeline.init import Written, init_job
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
     from pipeline.planning.consent import Consent
@@ -113,6 +112,7 @@ if TYPE_CHECKING:
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.run.settle import reread_job, settle_job
     from pipeline.run.stream import events_of
+    from pipeline.scaffold.job_spec import Written, init_job
     from pipeline.sending.control import Control
     from pipeline.status.history import PastRun, read_history
     from pipeline.status.summary import FailOn, Status, read_status

@@ -163,11 +163,11 @@ def forking(folder: Path, environment: dict[str, str]) -> Iterator[Forks]:
 def _serve() -> None:
     import pipeline.cli
     import pipeline.export
-    import pipeline.init
     import pipeline.report.html.write
     import pipeline.run.check
     import pipeline.run.run
     import pipeline.run.settle
+    import pipeline.scaffold.job_spec
     import pipeline.sending.engines.local
     import pipeline.verify  # noqa: F401
 

@@ -19,11 +19,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import Refused
-from pipeline.init import init_job, quoted, variable_names
 from pipeline.inputs.table import open_table
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.run.prepare import open_sheet
+from pipeline.scaffold.job_spec import init_job, quoted, variable_names
 
 ODD = [
     "Größe (cm)", "it's", 'say "hi"', "a: b", "#1", "two\nlines", "😀", "yes", "0123", "null",

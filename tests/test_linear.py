@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import init
 from pipeline.core import wording
 from pipeline.core.model import Reply
 from pipeline.export.xlsx import cells
@@ -28,6 +27,7 @@ from pipeline.report.html import markup
 from pipeline.results import answered_sheet, formulas
 from pipeline.results.flags import marks_of
 from pipeline.sandbox.workflows import Workflow
+from pipeline.scaffold import job_spec
 from pipeline.sending.engines.client import _plain
 
 MB = 1_000_000
@@ -216,10 +216,10 @@ CASES: dict[str, Callable[[], object]] = {
         ("result",),
     ),
     "JSON Lines: a name twice among many": _twice,
-    "header: a long name": lambda: init.variable_names([filled("a ")]),
-    "header: a long name as YAML": lambda: init.quoted("a" + filled(" ")),
-    "header: 16,000 names": lambda: init.variable_names([f"c {n}" for n in range(16_000)]),
-    "header: 16,000 names that become one": lambda: init.variable_names(
+    "header: a long name": lambda: job_spec.variable_names([filled("a ")]),
+    "header: a long name as YAML": lambda: job_spec.quoted("a" + filled(" ")),
+    "header: 16,000 names": lambda: job_spec.variable_names([f"c {n}" for n in range(16_000)]),
+    "header: 16,000 names that become one": lambda: job_spec.variable_names(
         ["a" + "-" * n for n in range(16_000)]
     ),
     "header: a name that is not there": lambda: wording.nearest("a" * 1000, [filled("a")]),

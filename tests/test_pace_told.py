@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from pipeline.commands.progress import Progress
 from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
 from pipeline.core.model import Outcome, Row, State, Verdict
-from pipeline.progress import Progress
 from pipeline.status.event_log import EventLog
 from tests.conftest import KEY
 

@@ -394,8 +394,8 @@ def test_a_question_about_rows_commands_no_terminal():
 # What speaks to a terminal: each makes its text printable, or has only the runner's own in it.
 SPEAKERS = {
     "cli.main", "commands.console._echo", "commands.schedule.work", "commands.send._confirm",
-    "commands.init.init", "commands.watch._draw", "ledger.integrity._main", "progress._say",
-    "sending.engines.ray_head._main",
+    "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
+    "commands.progress._say", "sending.engines.ray_head._main",
 }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def check(**said: Any) -> None:
     """
 
     def work(job: Job) -> int:
-        from pipeline.report.checked import check_lines
+        from pipeline.commands.check_lines import check_lines
         from pipeline.run.check import check_job
 
         verb, selection = _asked(said)

@@ -41,8 +41,8 @@ def init(
     Example:
       pipeline init data/products.csv --workflow wf_abc123
     """
-    from pipeline.init import init_job
     from pipeline.report.written import written_lines
+    from pipeline.scaffold.job_spec import init_job
 
     try:
         if workflow is None:

@@ -13,7 +13,7 @@ from pipeline.commands.options import PATH, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
-    from pipeline.schedule import Night
+    from pipeline.scaffold.night import Night
 
 
 @click.command()
@@ -46,7 +46,7 @@ def schedule(
     """
 
     def work(job: Job) -> int:
-        from pipeline.schedule import plan_night, warnings
+        from pipeline.scaffold.night import plan_night, warnings
 
         address = base_url or (None if job.sandbox else os.environ.get("AITUTOR_BASE_URL"))
         night = plan_night(job, at, until, base_url=address or None, key_file=key_file)
@@ -63,9 +63,9 @@ def schedule(
 
 
 def _files(kind: str, night: Night) -> dict[str, str]:
-    from pipeline.schedule.cron import cron_line
-    from pipeline.schedule.github import github_workflow
-    from pipeline.schedule.systemd import systemd_units
+    from pipeline.scaffold.cron import cron_line
+    from pipeline.scaffold.github import github_workflow
+    from pipeline.scaffold.systemd import systemd_units
 
     if kind == "systemd":
         return systemd_units(night)

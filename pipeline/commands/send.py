@@ -82,9 +82,9 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
     """`run` and `resume`: they differ only in the rows that they send."""
 
     def work(job: Job) -> int:
-        from pipeline.commands.cluster import own_words_only
+        from pipeline.commands.progress import Progress, why
+        from pipeline.commands.quiet_ray import own_words_only
         from pipeline.core.events import Notice, Stopping
-        from pipeline.progress import Progress, why
         from pipeline.status.summary import needs_person
 
         _tune_process()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from pipeline.core.wording import counted
-from pipeline.init import Written
+from pipeline.scaffold.job_spec import Written
 
 
 def written_lines(written: Written) -> list[str]:

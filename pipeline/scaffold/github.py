@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from pipeline.core.errors import Refused
-from pipeline.schedule import Night, clock_time
+from pipeline.scaffold.night import Night, clock_time
 
 # A hosted job is ended by force after 360 minutes. What is left of them is for the install, the
 # drain and for keeping the ledger.

@@ -6,7 +6,7 @@ import getpass
 import shlex
 
 from pipeline.core.errors import Refused
-from pipeline.schedule import Night
+from pipeline.scaffold.night import Night
 
 # Debian's cron, cronie and the original all stop here.
 _MOST_CHARACTERS = 990

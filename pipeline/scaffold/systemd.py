@@ -6,7 +6,7 @@ import getpass
 from pathlib import Path
 
 from pipeline.core.errors import Refused
-from pipeline.schedule import Night, clock_time
+from pipeline.scaffold.night import Night, clock_time
 
 DEFAULT_KEY = "/etc/pipeline/aitutor-api-key"
 
