@@ -82,9 +82,8 @@ def job(start_sandbox, make_job) -> tuple[Job, SandboxProcess]:
     return make_job(sandbox.url, rows=[[f"story {n}"] for n in range(20)], concurrency=8), sandbox
 
 
-@pytest.mark.parametrize(
-    "begin", ["BEGIN IMMEDIATE", pytest.param("BEGIN EXCLUSIVE", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
 def test_answers_wait_for_the_lock_as_long_as_it_takes(job, begin):
     """Longer than the 30 s after which all of them were ambiguous. It is said, and said again."""
     job, sandbox = job
@@ -176,6 +175,7 @@ def test_a_ledger_that_is_locked_before_anything_was_sent_is_said_after_30_s(job
     assert sandbox.received() == 0
 
 
+@pytest.mark.long
 def test_what_saves_nothing_gives_up_and_what_comes_after_it_does_not(tmp_path):
     """The sealer's write is refused after its patience; the ledger goes on as if nothing was."""
     path = tmp_path / "words.sqlite"

@@ -222,8 +222,16 @@ def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
         assert all(one["url"].startswith("https://") for one in citations)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".parquet", ".xlsx", ".jsonl"])
-@pytest.mark.parametrize("dedupe", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "dedupe"),
+    [
+        (ending, dedupe)
+        if (ending, dedupe) in ((".csv", False), (".xlsx", True))
+        else pytest.param(ending, dedupe, marks=pytest.mark.long)
+        for ending in (".csv", ".parquet", ".xlsx", ".jsonl")
+        for dedupe in (False, True)
+    ],
+)
 def test_a_row_that_is_skipped_now_keeps_its_paid_answer(sandbox, make_job, ending, dedupe):
     """In every kind of export, and in every count; why it is not sent stands beside it."""
     rows = [["de", "a"], ["en", "a"], ["de", "b"], ["en", "c #fault:blocked"], ["en", ""]]
