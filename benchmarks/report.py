@@ -29,7 +29,7 @@ from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.job.job import Job, find_job
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.queries import counts
-from pipeline.planning.plan import Selection
+from pipeline.planning.selection import Selection
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.results.sealing import Sealer
 from pipeline.run.prepare import Prepared, open_sheet, prepare

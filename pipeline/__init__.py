@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
     from pipeline.planning.consent import Consent
-    from pipeline.planning.plan import (
+    from pipeline.planning.selection import (
         RowNumbers,
         Selection,
         parse_rows,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
+from pipeline.inputs.identity import key_of
+from pipeline.inputs.mapping import Source, Variables
 from pipeline.ledger.ledger import Part, checksums, matching, open_ledger, queries, schema
-from pipeline.planning.plan import Source, Variables, key_of
 
 SCHEMA = """
 CREATE TABLE odd (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.planning.drift import Drift, SheetKeys, digests, drift
+from pipeline.inputs.identity import SheetKeys, digests
+from pipeline.planning.drift import Drift, drift
 
 
 def keys(texts: list[str], ids: list[str] | None = None) -> SheetKeys:

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.snapshot import Snapshot, stored_cells, stored_columns, take_snapshot
 from pipeline.inputs.table import open_table
 from pipeline.job.spec import JobSpec
-from pipeline.planning.plan import Variables, bind
 
 
 def spec_for(path: Path, **fields: object) -> JobSpec:

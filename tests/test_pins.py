@@ -9,10 +9,10 @@ import pytest
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Row
+from pipeline.inputs.mapping import Variables
 from pipeline.job.spec import JobSpec
 from pipeline.ledger.ledger import matching, open_ledger, queries
 from pipeline.planning.pinned_settings import pins_text, read_pins
-from pipeline.planning.plan import Variables
 
 
 def test_a_folder_of_the_first_release_belongs_to_its_host_whatever_the_path(tmp_path):

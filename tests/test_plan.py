@@ -13,28 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import Refused
-from pipeline.core.model import Held, State
-from pipeline.job.spec import JobSpec
-from pipeline.planning.plan import (
-    Alike,
+from pipeline.core.model import Alike, Held, State
+from pipeline.inputs.identity import (
     Duplicates,
-    Plan,
-    Selection,
-    Source,
-    Variables,
-    add_batch,
-    bind,
-    empty_plan,
     find_duplicates,
-    finish_plan,
     identity,
     key_of,
     no_duplicates,
     occurrences,
-    parse_rows,
-    select_again,
-    select_resume,
 )
+from pipeline.inputs.mapping import Source, Variables, bind
+from pipeline.job.spec import JobSpec
+from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
+from pipeline.planning.selection import Selection, parse_rows, select_again, select_resume
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PAIRS = st.dictionaries(TEXT, TEXT, min_size=1, max_size=4)

@@ -30,7 +30,7 @@ from pipeline.job.job import Job, job_of
 from pipeline.ledger.ledger import SqliteLedger, open_ledger, queries
 from pipeline.ledger.queries import Counts, Ending
 from pipeline.ledger.trends import count_history
-from pipeline.planning.plan import Selection
+from pipeline.planning.selection import Selection
 from pipeline.report.html.write import write_report
 from pipeline.report.overview import report_job
 from pipeline.results.sealing import Sealer

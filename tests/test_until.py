@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import Reply, StopCode
-from pipeline.policy.cutoff import SEEN, Until, find_until
+from pipeline.core.time_of_day import find_until
+from pipeline.policy.cutoff import SEEN, Until
 from tests.test_executor import OK, World, rows
 
 BERLIN = ZoneInfo("Europe/Berlin")

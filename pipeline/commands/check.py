@@ -30,7 +30,7 @@ from pipeline.core.errors import Refused
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
-    from pipeline.planning.plan import Selection
+    from pipeline.planning.selection import Selection
 
 
 _OF_RESUME = ("only", "except_", "rows", "ambiguous")

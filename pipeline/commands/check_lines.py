@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.core.wording import counted, lasting
+from pipeline.core.wording import counted, lasting, shortened
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
-from pipeline.report.terminal import shortened
 from pipeline.run.check import Checked
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")

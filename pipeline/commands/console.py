@@ -17,7 +17,7 @@ from pipeline.core.wording import json_line, printable
 if TYPE_CHECKING:
     from pipeline.core.model import Summary
     from pipeline.job.job import Job
-    from pipeline.planning.plan import RowNumbers, Selection
+    from pipeline.planning.selection import RowNumbers, Selection
 
 Said = dict[str, Any]
 
@@ -86,14 +86,14 @@ def codes_said(text: str | None) -> frozenset[str] | None:
 
 def rows_said(text: str | None) -> RowNumbers | None:
     """The rows of an option like ``3,7-9``."""
-    from pipeline.planning.plan import parse_rows
+    from pipeline.planning.selection import parse_rows
 
     return None if text is None else parse_rows(text)
 
 
 def run_selection(said: Said) -> Selection:
     """The rows that the options of `run` choose."""
-    from pipeline.planning.plan import Selection, parse_rows, select_again
+    from pipeline.planning.selection import Selection, parse_rows, select_again
 
     again, limit = said["again"], said["limit"]
     if again is None:
@@ -103,7 +103,7 @@ def run_selection(said: Said) -> Selection:
 
 def resume_selection(said: Said) -> Selection:
     """The rows that the options of `resume` choose."""
-    from pipeline.planning.plan import select_resume
+    from pipeline.planning.selection import select_resume
 
     return select_resume(
         only=codes_said(said["only"]),

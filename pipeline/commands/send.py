@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.core.events import Event, Listener
     from pipeline.core.model import Stopped, Summary
     from pipeline.job.job import Job
-    from pipeline.planning.plan import Selection
+    from pipeline.planning.selection import Selection
     from pipeline.run.run import RunOptions
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
@@ -147,7 +147,7 @@ def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOpt
 
 def _until_said(said: Said) -> float | None:
     """The time of `--until`, told with its day: one that has passed is tomorrow's."""
-    from pipeline.policy.cutoff import find_until
+    from pipeline.core.time_of_day import find_until
 
     if said["until"] is None:
         return None

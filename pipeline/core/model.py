@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # --help needs none of it
+    import numpy as np
+    import numpy.typing as npt
+
+SANDBOX_HOST = "sandbox"
+"""The host of every rehearsal, whatever port it has."""
 
 ENGINES = ("local", "ray")
 """Where requests can be sent from."""
@@ -218,6 +225,16 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Alike:
+    """Rows of the sheet of which the ledger holds the same: their numbers, and its own row of
+    each."""
+
+    held: Held
+    numbers: npt.NDArray[np.int64]
+    row_ids: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class Citation:
     """A source that an answer names. Either part may be empty, never both."""
 
@@ -231,6 +248,15 @@ class Stopped:
 
     code: StopCode
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What this run sent."""
+
+    requests: int = 0
+    rate_limited: int = 0
+    duration_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

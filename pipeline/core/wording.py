@@ -9,11 +9,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _NAMED = 10
 _COMPARED_CHARACTERS = 100
+_MESSAGE_CHARACTERS = 100
+CODES_SHOWN = 20
+"""How many codes are named one by one where people and monitors look."""
 # Control characters but tab and line feed, other line ends, what turns the direction of writing or
 # marks it, what cannot be seen and only hides text (tags, zero-width spaces), and halves of
 # surrogate pairs, which no stream takes.
@@ -88,3 +92,26 @@ def nearest(word: str, known: Iterable[str]) -> str:
     by_plain = {plain(name): name for name in known}
     close = difflib.get_close_matches(plain(word), list(by_plain), n=1)
     return f' Did you mean "{by_plain[close[0]]}"?' if close else ""
+
+
+def shortened(text: str) -> str:
+    """One line without control characters, for texts that a server wrote."""
+    line = "".join(
+        " " if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") else character
+        for character in text
+    )
+    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
+
+
+def few_codes(by_code: Mapping[str, int], rest: str = "other") -> dict[str, int]:
+    """The most frequent codes with their rows, and all others as one, called `rest`.
+
+    A code is what a server says, or a ledger of somebody else: each may be another one. The rows
+    add up to the same number.
+    """
+    found = sorted(by_code.items(), key=lambda one: -one[1])
+    few = dict(found[:CODES_SHOWN])
+    more = sum(rows for _, rows in found[CODES_SHOWN:])
+    if more:
+        few[rest] = few.get(rest, 0) + more
+    return few

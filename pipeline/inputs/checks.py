@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.inputs.identity import KEY_BYTES, identity, occurrences
+from pipeline.inputs.mapping import Variables
 from pipeline.inputs.table import NO_ROWS, Batch, Table, open_table
 from pipeline.inputs.where import wanted
 from pipeline.job.spec import JobSpec
-from pipeline.planning.plan import KEY_BYTES, Variables, identity, occurrences
 
 _STATUS = "_status"
 _CELLS_NAMED = 5

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.mapping import bind
 from pipeline.inputs.table import MAX_COLUMNS, Batch, Table, batched
 from pipeline.inputs.values import boolean_text
 from pipeline.job.spec import JobSpec
-from pipeline.planning.plan import bind
 
 MAX_LINE_BYTES = 128 << 20
 # Each takes some 100 bytes of memory as a value of Python, and 2 in the file.

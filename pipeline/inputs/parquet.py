@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.mapping import bind
 from pipeline.inputs.pages import BATCH_BYTES, look_through, refuse_too_much
 from pipeline.inputs.table import Batch, Table, refuse_too_wide
 from pipeline.inputs.values import boolean_text, number_text
 from pipeline.job.spec import JobSpec
-from pipeline.planning.plan import bind
 
 # What pyarrow raises for files that are no Parquet, are damaged, or hold values that Python has
 # no object for: years beyond 9999, unknown time zones.

@@ -28,18 +28,19 @@ from pipeline.core.errors import DiskRefused, Refused, StorageFailed
 from pipeline.core.model import JsonObject, Row
 from pipeline.inputs.arrow import numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
-from pipeline.inputs.table import Batch, Table
-from pipeline.job.spec import JobSpec
-from pipeline.planning.drift import SheetKeys, digests
-from pipeline.planning.plan import (
+from pipeline.inputs.identity import (
     KEY_BYTES,
     Duplicates,
-    Variables,
+    SheetKeys,
+    digests,
     find_duplicates,
     identity,
     no_duplicates,
     occurrences,
 )
+from pipeline.inputs.mapping import Variables
+from pipeline.inputs.table import Batch, Table
+from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
 from pipeline.system.opening import as_object, open_file
 

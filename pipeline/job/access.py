@@ -18,7 +18,6 @@ CREDENTIAL = "aitutor-api-key"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRETS = (KEY_VARIABLE, _CREDENTIALS)
 """The variables that lead to the key."""
-SANDBOX_HOST = "sandbox"
 _MAX_KEY_BYTES = 100_000  # of a file that may be a device without an end
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 

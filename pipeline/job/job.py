@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError, Refused
-from pipeline.job.access import DEFAULT_BASE_URL, SANDBOX_HOST, URL_VARIABLE
+from pipeline.core.model import SANDBOX_HOST
+from pipeline.job.access import DEFAULT_BASE_URL, URL_VARIABLE
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.run_note import BASE_URL, KEY_FILE, Noted, read_note
 from pipeline.job.spec import JobSpec, load_spec

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.model import Held, State
+from pipeline.core.model import Alike, Held, State
 from pipeline.ledger.queries import SNAPSHOT, SNAPSHOT_SHA256, known_code, known_state
 from pipeline.ledger.schema import altered, intact
-from pipeline.planning.plan import Alike
 
 # For equal rows: an answered row first, then by state. A row that waits for a second version has
 # an answer already, and must not leave the sheet before one that has none.

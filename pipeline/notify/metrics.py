@@ -7,28 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.model import Summary
+from pipeline.core.wording import few_codes
 
 PROMETHEUS_START = "# HELP pipeline_"
 """How each text of `prometheus` begins."""
 
 _STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
-CODES_SHOWN = 20
-"""How many codes are named one by one where people and monitors look."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>&<$@:])")
-
-
-def few_codes(by_code: Mapping[str, int], rest: str = "other") -> dict[str, int]:
-    """The most frequent codes with their rows, and all others as one, called `rest`.
-
-    A code is what a server says, or a ledger of somebody else: each may be another one. The rows
-    add up to the same number.
-    """
-    found = sorted(by_code.items(), key=lambda one: -one[1])
-    few = dict(found[:CODES_SHOWN])
-    more = sum(rows for _, rows in found[CODES_SHOWN:])
-    if more:
-        few[rest] = few.get(rest, 0) + more
-    return few
 
 
 @dataclass(frozen=True, slots=True)

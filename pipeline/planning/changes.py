@@ -25,7 +25,8 @@ from pipeline.inputs.snapshot import (
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
 from pipeline.ledger.queries import Read
-from pipeline.planning.plan import Plan, RowNumbers
+from pipeline.planning.plan import Plan
+from pipeline.planning.selection import RowNumbers
 
 # Fewer rows are edited by hand on one evening.
 MASS_ROWS = 20

@@ -13,9 +13,10 @@ from pipeline.inputs.checks import Skip
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
-from pipeline.planning.plan import Plan, Selection
+from pipeline.planning.plan import Plan
 from pipeline.planning.plan_token import plan_token
 from pipeline.planning.repaid import refuse_repaying
+from pipeline.planning.selection import Selection
 from pipeline.run.prepare import Prepared
 
 Ask = Callable[[str], bool]

@@ -8,17 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.planning.plan import occurrences
-
-
-@dataclass(frozen=True, slots=True)
-class SheetKeys:
-    """The rows of one sheet, without the skipped ones: where each stands, a 64-bit digest of what
-    it is, and one of its id where rows have ids."""
-
-    numbers: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.uint64]
-    ids: npt.NDArray[np.uint64] | None
+from pipeline.inputs.identity import SheetKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +35,6 @@ def drift(before: SheetKeys, now: SheetKeys) -> Drift:
         changed = int(_among(now.numbers[fresh], before.numbers[left]).sum())
     new, gone = int(fresh.sum()) - changed, int(left.sum()) - changed
     return Drift(len(now.rows) - changed - new, changed, new, gone)
-
-
-def digests(identities: bytes) -> npt.NDArray[np.uint64]:
-    """64 bits for each 16-byte identity in turn, equal ones told apart by their occurrence."""
-    halves = np.frombuffer(identities, dtype=">u8").reshape(-1, 2).astype(np.uint64)
-    spread = occurrences(identities).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    found: npt.NDArray[np.uint64] = halves[:, 0] ^ (halves[:, 1] << np.uint64(1)) ^ spread
-    return found
 
 
 def _among(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

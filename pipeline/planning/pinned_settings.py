@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.errors import Refused
-from pipeline.core.model import TEXT_RULES, JsonObject
-from pipeline.job.access import SANDBOX_HOST, URL_VARIABLE
+from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, JsonObject
+from pipeline.inputs.mapping import Variables
+from pipeline.job.access import URL_VARIABLE
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read, reached
 from pipeline.ledger.schema import altered
-from pipeline.planning.plan import Variables
 from pipeline.system.opening import as_object
 
 _NAMED = 5

@@ -13,11 +13,13 @@ from hashlib import blake2b
 
 import numpy as np
 
+from pipeline.inputs.identity import KEY_BYTES
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Read
-from pipeline.planning.plan import KEY_BYTES, Plan, Selection
+from pipeline.planning.plan import Plan
+from pipeline.planning.selection import Selection
 from pipeline.run.prepare import Prepared
 
 _PREFIX = "plan1-"

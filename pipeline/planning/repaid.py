@@ -18,13 +18,15 @@ import numpy as np
 from pipeline.core.errors import Refused
 from pipeline.core.model import JsonObject
 from pipeline.core.wording import counted
+from pipeline.inputs.identity import identity
+from pipeline.inputs.mapping import Source, Variables
 from pipeline.inputs.snapshot import Snapshot, stored_batches
 from pipeline.inputs.table import open_table
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
 from pipeline.ledger.queries import Read
 from pipeline.planning.pinned_settings import Pins, differences, rules_of
-from pipeline.planning.plan import Plan, Source, Variables, identity
+from pipeline.planning.plan import Plan
 
 _LOOK_UP_ROWS = 10_000
 

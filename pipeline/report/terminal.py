@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.model import State, Summary
-from pipeline.core.wording import counted, few_words, listed
+from pipeline.core.wording import counted, few_codes, few_words, listed, shortened
 from pipeline.ledger.queries import LastRun
-from pipeline.notify.metrics import few_codes
 from pipeline.report.groups import Group
 from pipeline.report.overview import Marked
 
@@ -26,7 +24,6 @@ _MARKS = {
 }
 _LIMIT = re.compile(r" --max-paid (\d+)\b")
 _STATES = ("failed", "ambiguous", "pending", "skipped")
-_MESSAGE_CHARACTERS = 100
 MOST_GROUPS = 20
 """How many groups of rows a terminal shows, the largest first."""
 
@@ -211,12 +208,3 @@ def shown_path(path: str) -> str:
     """Relative where that is shorter to read."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
-
-
-def shortened(text: str) -> str:
-    """One line without control characters, for texts that a server wrote."""
-    line = "".join(
-        " " if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") else character
-        for character in text
-    )
-    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"

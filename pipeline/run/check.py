@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import Refused
-from pipeline.core.model import TEXT_RULES, Row, State
+from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Row, State
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
+from pipeline.inputs.identity import SheetKeys, digests
 from pipeline.inputs.snapshot import find_snapshot, stored_keys
-from pipeline.job.access import SANDBOX_HOST, find_access, find_host, key_in_use
+from pipeline.job.access import find_access, find_host, key_in_use
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
@@ -26,9 +27,9 @@ from pipeline.ledger.queries import Read
 from pipeline.notify.endpoint import own_textfile, told_endpoints
 from pipeline.notify.telemetry import find_telemetry
 from pipeline.planning.consent import plan_of, questions, refuse_impossible
-from pipeline.planning.drift import Drift, SheetKeys, digests, drift
-from pipeline.planning.plan import Selection
+from pipeline.planning.drift import Drift, drift
 from pipeline.planning.repaid import Repaid, refuse_repaying
+from pipeline.planning.selection import Selection
 from pipeline.run.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import Refused
-from pipeline.core.model import TEXT_RULES, State
+from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Alike, State
 from pipeline.inputs.checks import Skip
+from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.snapshot import Snapshot, find_snapshot, take_snapshot
 from pipeline.inputs.table import Table, open_table
 from pipeline.inputs.where import refuse_unknown_columns
-from pipeline.job.access import SANDBOX_HOST
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
@@ -26,17 +26,9 @@ from pipeline.ledger import matching, queries
 from pipeline.ledger.queries import Read, reading
 from pipeline.planning.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.planning.pinned_settings import Pins, folder_rules, read_pins
-from pipeline.planning.plan import (
-    Alike,
-    Plan,
-    Selection,
-    Variables,
-    add_batch,
-    bind,
-    empty_plan,
-    finish_plan,
-)
+from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.repaid import Repaid, find_repaid
+from pipeline.planning.selection import Selection
 from pipeline.run.neighbours import Neighbour, find_neighbours
 
 _LOOK_UP_ROWS = 10_000

@@ -24,9 +24,9 @@ from pipeline import __version__
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
-from pipeline.core.model import JsonObject, Row, Stopped, Summary
+from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Summary
 from pipeline.inputs.table import Batch
-from pipeline.job.access import SANDBOX_HOST, Access, find_access
+from pipeline.job.access import Access, find_access
 from pipeline.job.job import Job, find_job, job_of
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
@@ -35,7 +35,7 @@ from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
-from pipeline.planning.plan import Selection
+from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Until
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
@@ -46,7 +46,7 @@ from pipeline.sending.control import Control
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.session import Sending
 from pipeline.status.event_log import EventLog
-from pipeline.status.summary import Concern, FailOn, Sent, as_json, summarize
+from pipeline.status.summary import Concern, FailOn, as_json, summarize
 from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json
 

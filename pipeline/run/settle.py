@@ -13,7 +13,7 @@ from pipeline.ledger import queries
 from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.queries import Unfinished
 from pipeline.planning.consent import refuse_unknown_codes
-from pipeline.planning.plan import RowNumbers
+from pipeline.planning.selection import RowNumbers
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.run.recovery import read_again, recover
 from pipeline.status.next_step import stand

@@ -14,8 +14,8 @@ from datetime import time
 from pathlib import Path
 
 from pipeline.core.errors import Refused
+from pipeline.core.time_of_day import parse_time
 from pipeline.job.job import Job
-from pipeline.policy.cutoff import parse_time
 
 SAVING_S = 60
 """What a run needs beyond its drain to save, to seal and to tell: seconds on a slow disk."""

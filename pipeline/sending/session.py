@@ -19,8 +19,18 @@ from pipeline.core.events import (
     PaceEnded,
     Stopping,
 )
-from pipeline.core.model import Clock, Engine, ErrorCode, Row, State, StopCode, Stopped
-from pipeline.job.access import SANDBOX_HOST, Access
+from pipeline.core.model import (
+    SANDBOX_HOST,
+    Clock,
+    Engine,
+    ErrorCode,
+    Row,
+    Sent,
+    State,
+    StopCode,
+    Stopped,
+)
+from pipeline.job.access import Access
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.group_commit import PATIENCE_S
@@ -35,7 +45,6 @@ from pipeline.sending.engines.choice import open_engine
 from pipeline.sending.executor import Executor
 from pipeline.sending.kept_pace import KeptPace, kept_pace
 from pipeline.sending.throttle import PacedThrottle
-from pipeline.status.summary import Sent
 
 _SEAL_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.5

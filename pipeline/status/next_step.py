@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.model import ErrorCode, NextStep, State
-from pipeline.core.wording import counted
+from pipeline.core.wording import CODES_SHOWN, counted
 from pipeline.ledger.queries import Counts, Ending, Unfinished
-from pipeline.notify.metrics import CODES_SHOWN
 from pipeline.status.advice import edit_first
 
 _CUT_OFF = "The runner ended before the answer came."

@@ -17,7 +17,7 @@ from pipeline.core.errors import (
     Refused,
     StorageFailed,
 )
-from pipeline.core.model import JsonObject, State, StopCode, Stopped, Summary
+from pipeline.core.model import JsonObject, Sent, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Counts, Unfinished, reading
@@ -44,15 +44,6 @@ class FailOn(StrEnum):
     NEW = "new"
     """Those that the run itself sent: for nights."""
     NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What this run sent."""
-
-    requests: int = 0
-    rate_limited: int = 0
-    duration_s: float = 0.0
 
 
 def summarize(

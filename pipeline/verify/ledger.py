@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from pipeline.inputs.identity import identity
 from pipeline.ledger.checksums import row_sum
 from pipeline.ledger.schema import COLUMNS, typed
-from pipeline.planning.plan import identity
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 

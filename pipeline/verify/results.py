@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.inputs.identity import key_of
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.schema import part_name
-from pipeline.planning.plan import key_of
 from pipeline.results.sealing import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
 from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
+from pipeline.inputs.mapping import bind
 from pipeline.inputs.table import Batch, Table, address, batched
 from pipeline.inputs.xlsx.cells import Flaw, Merged, SheetRow, sheet_rows
 from pipeline.inputs.xlsx.workbook import (
@@ -25,7 +26,6 @@ from pipeline.inputs.xlsx.workbook import (
     open_workbook,
 )
 from pipeline.job.spec import JobSpec
-from pipeline.planning.plan import bind
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
 _MANY_CELLS = 500_000

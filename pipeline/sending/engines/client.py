@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from pipeline.core.model import Failure, Reply
-from pipeline.job.access import SANDBOX_HOST, Access
+from pipeline.core.model import SANDBOX_HOST, Failure, Reply
+from pipeline.job.access import Access
 from pipeline.policy.decoding import (
     KEPT_OF_TOO_LARGE_BYTES,
     MAX_BODY_BYTES,

@@ -1,0 +1,50 @@
+"""Times of day as a person writes them, and when the clock of this machine next shows them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, time, timedelta
+
+from pipeline.core.errors import Refused
+
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
+_STEP_S = 60
+
+
+def find_until(text: str, now: float) -> float:
+    """When the clock of this machine next shows the time of day in `text`, in seconds since 1970.
+
+    Where it leaps over that time (summer time begins) it is the leap; where it shows it twice, the
+    next of both.
+
+    Raises:
+        Refused: for anything but HH:MM or HH:MM:SS.
+    """
+    wanted = parse_time(text, "--until")
+    # Zones are whole minutes apart, so that each step shows the wanted second.
+    instant = now - (now - wanted.second) % _STEP_S
+    before = datetime.fromtimestamp(instant)
+    for _ in range(3 * 24 * 60):
+        instant += _STEP_S
+        shown = datetime.fromtimestamp(instant)
+        if _passes(before, shown, wanted):
+            return instant
+        before = shown
+    raise AssertionError(f"the clock of this machine never shows {text}")
+
+
+def parse_time(text: str, option: str) -> time:
+    """A time of day as `option` takes it.
+
+    Raises:
+        Refused: for anything but HH:MM or HH:MM:SS.
+    """
+    found = _TIME.fullmatch(text.strip())
+    if not found or not text.isascii():
+        raise Refused(f"{option} {text}: write a time of day such as 06:00. Nothing was sent.")
+    return time(int(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def _passes(before: datetime, shown: datetime, wanted: time) -> bool:
+    days = (before.date(), before.date() + timedelta(days=1))
+    return any(before < datetime.combine(day, wanted) <= shown for day in days)
