@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.job.run_folder import RunFolder
-from pipeline.ledger import queries
+from pipeline.ledger import reader
 from pipeline.results.lookup import find_answers
 from tests.conftest import Job
 from tests.servers import Server
@@ -46,7 +46,7 @@ def test_every_row_has_its_own_answer_in_the_order_of_the_sheet(folder, tmp_path
     wanted = stories(folder)
     seen: list[int] = []
     covered = 0
-    with queries.reading(folder.ledger) as read:
+    with reader.reading(folder.ledger) as read:
         answers = find_answers(folder, read, len(wanted), stretch_bytes=stretch_bytes)
         for stretch in answers.stretches(tmp_path):
             assert stretch.first == covered + 1
@@ -63,6 +63,6 @@ def test_every_row_has_its_own_answer_in_the_order_of_the_sheet(folder, tmp_path
 
 def test_no_file_is_left_behind(folder, tmp_path):
     """The temporary file has no name, also while it is used."""
-    with queries.reading(folder.ledger) as read:
+    with reader.reading(folder.ledger) as read:
         for _ in find_answers(folder, read, ROWS - 19).stretches(tmp_path):
             assert not list(Path(tmp_path).iterdir())

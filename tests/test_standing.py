@@ -412,7 +412,7 @@ def test_the_page_has_the_same_numbers(in_use, tmp_path):
     with maybe_locked(job, in_use):
         text = re.sub("<[^>]+>", " ", write_report(job).read_text(encoding="utf-8"))
         summary = checked(job, in_use)
-    assert pipeline.report.terminal.outcome_line(summary) in text
+    assert pipeline.status.summary_lines.outcome_line(summary) in text
     assert ("To go on" in text) == (not in_use)
     assert "sending" not in text
     number = summary.ambiguous

@@ -129,8 +129,8 @@ def finish(said: Said, work: Callable[[Job], int]) -> None:
 
 
 def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
-    from pipeline.report.terminal import paid_line
     from pipeline.status.summary import as_json, summarize_error
+    from pipeline.status.summary_lines import paid_line
 
     summary = summarize_error(job, error)
     if code or not said["quiet"]:
@@ -148,8 +148,8 @@ def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> Non
 def _next_lines(error: PipelineError, job: Job, summary: Summary) -> list[str]:
     """What to do after `run` or `resume` that did not come to its end. Where it was refused, or
     something is damaged, the error itself says it."""
-    from pipeline.report.terminal import going_on_lines
     from pipeline.status.summary import for_person
+    from pipeline.status.summary_lines import going_on_lines
 
     if isinstance(error, Locked):
         return [f"To see where it stands: {job.command('status')}"]
@@ -208,8 +208,8 @@ def answer(said: Said, *lines: str) -> None:
 
 def show_run(job: Job, summary: Summary, said: Said) -> None:
     """How a command that changes something left the job."""
-    from pipeline.report.terminal import summary_lines
     from pipeline.status.summary import as_json, for_person, needs_person
+    from pipeline.status.summary_lines import summary_lines
 
     if not said["quiet"] or needs_person(summary):
         tell(*summary_lines(for_person(job, summary), job.command("report")))
@@ -219,8 +219,8 @@ def show_run(job: Job, summary: Summary, said: Said) -> None:
 
 def show(job: Job, summary: Summary, said: Said) -> None:
     """How a job stands, for who asked for it."""
-    from pipeline.report.terminal import summary_lines
     from pipeline.status.summary import for_person, needs_person
+    from pipeline.status.summary_lines import summary_lines
 
     if not said["quiet"] or needs_person(summary):
         answer(said, *summary_lines(for_person(job, summary)))

@@ -11,6 +11,7 @@ import click
 from pipeline.commands.console import finish, print_json, tell
 from pipeline.commands.options import PATH, job_options
 from pipeline.core.errors import Refused
+from pipeline.core.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.export import Export
@@ -43,7 +44,6 @@ def export(
 
     def work(job: Job) -> int:
         from pipeline.export import export_citations, export_job
-        from pipeline.report.terminal import export_lines
         from pipeline.status.summary import as_json, read_status
 
         if target is not None and citations is not None and _same(target, citations):
@@ -72,3 +72,41 @@ def export(
 
 def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
+
+
+def export_lines(
+    what: str,
+    path: Path,
+    rows: int,
+    guarded: int,
+    renamed: tuple[str, ...],
+    aside: int,
+    lost: tuple[str, ...],
+) -> list[str]:
+    """What an export wrote, and what is not as one would expect. `what` is exported or
+    citations."""
+    from pipeline.status.summary_lines import shown_path
+
+    of = "the citations of " if what == "citations" else ""
+    lines = [f"{of}{counted(rows, 'row')}: {shown_path(str(path))}"]
+    if guarded:
+        lines.append(
+            f"{counted(guarded, 'cell')} like a formula got a ' in front; --no-excel-guard leaves "
+            "such cells as they are."
+        )
+    if renamed:
+        lines.append(
+            "The sheet has columns of its own of these names, so the runner's are called "
+            f"{', '.join(renamed)}."
+        )
+    if aside:
+        lines.append(
+            f"{counted(aside, 'text')} too long for a cell: in {path.stem}.files beside the "
+            "workbook, where the cell says."
+        )
+    if lost:
+        lines.append(
+            f"The copy of the workbook does not have everything. Lost: {'; '.join(lost)}. The "
+            "workbook itself is as it was."
+        )
+    return lines

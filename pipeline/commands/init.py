@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.console import explain, person_there, print_json, tell
 from pipeline.commands.options import PATH
 from pipeline.core.errors import PipelineError, Refused
+from pipeline.core.wording import counted
+
+if TYPE_CHECKING:
+    from pipeline.scaffold.job_spec import Written
 
 
 @click.command()
@@ -41,7 +47,6 @@ def init(
     Example:
       pipeline init data/products.csv --workflow wf_abc123
     """
-    from pipeline.report.written import written_lines
     from pipeline.scaffold.job_spec import init_job
 
     try:
@@ -69,3 +74,22 @@ def init(
     tell(*written_lines(written))
     if as_json:
         print_json(asdict(written) | {"path": str(written.path), "exit_code": 0})
+
+
+def written_lines(written: Written) -> list[str]:
+    """What is in the spec, which columns are not, and the next commands."""
+    spec = shlex.quote(str(written.path))
+    lines = [
+        f"{written.path}: {counted(written.variables, 'variable')}, "
+        f"{counted(written.rows, 'row')}. Compare the names with your workflow's template."
+    ]
+    if written.left_out:
+        lines.append(
+            "Left out, as comments (the runner's own columns, and empty ones): "
+            f"{', '.join(written.left_out)}."
+        )
+    return [
+        *lines,
+        f"What would be sent, free:     pipeline check {spec}",
+        f"Rehearse on this machine:     pipeline run {spec} --sandbox --limit 5",
+    ]

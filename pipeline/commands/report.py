@@ -43,13 +43,9 @@ def report(open_: bool, bodies: Path | None, **said: Any) -> None:
         from pipeline.report.groups import as_json as groups_json
         from pipeline.report.html.write import write_report
         from pipeline.report.overview import report_job
-        from pipeline.report.terminal import (
-            all_well_line,
-            group_lines,
-            marked_lines,
-            shown_path,
-        )
+        from pipeline.report.terminal import group_lines, marked_lines
         from pipeline.status.summary import as_json
+        from pipeline.status.summary_lines import all_well_line, shown_path
 
         found = report_job(job)
         kept = None if bodies is None else write_bodies(job, bodies)

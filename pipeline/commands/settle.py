@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.commands.console import codes_said, finish, rows_said, show_run, tell
 from pipeline.commands.options import ONLY, ROWS, job_options
+from pipeline.core.model import State
+from pipeline.core.wording import counted, few_words
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -33,7 +37,6 @@ def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> Non
         raise click.UsageError("--reread is about every kept answer: leave out --only and --rows.")
 
     def work(job: Job) -> int:
-        from pipeline.report.terminal import reread_line, settled_lines
         from pipeline.run.settle import reread_job, settle_job
         from pipeline.status.summary import read_status
 
@@ -51,3 +54,24 @@ def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> Non
         return 0
 
     finish(said, work)
+
+
+def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
+    """What was decided about how many rows; `codes` are those that rows have."""
+    ambiguous, failed = decided[State.AMBIGUOUS], decided[State.FAILED]
+    lines = []
+    if ambiguous:
+        lines.append(f"{counted(ambiguous, 'ambiguous row')} taken as failed; nothing was sent.")
+    if failed:
+        lines.append(f"{counted(failed, 'failed row')} given up; nothing was sent.")
+    if lines:
+        return lines
+    here = f"The error codes here are: {few_words(codes)}." if codes else "Every row sent is ok."
+    return [f"No row to decide about, and nothing was sent. {here}"]
+
+
+def reread_line(number: int) -> str:
+    """How many kept answers could be read now."""
+    if not number:
+        return "No kept answer can be read now that could not be read before. Nothing was sent."
+    return f"{counted(number, 'kept answer')} can be read now: ok. Nothing was sent."

@@ -36,8 +36,8 @@ def status(every_s: float | None, **said: Any) -> None:
 
     def work(job: Job) -> int:
         from pipeline.commands.watch import watch
-        from pipeline.report.terminal import last_run_line
         from pipeline.status.summary import as_json, read_status
+        from pipeline.status.summary_lines import last_run_line
 
         found = read_status(job) if every_s is None else watch(job, every_s)
         show(job, found.summary, said)

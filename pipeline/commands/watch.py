@@ -52,7 +52,7 @@ class _Screen:
 
     def show(self, status: Status) -> None:
         if self._terminal:
-            from pipeline.report.terminal import last_run_line, summary_lines
+            from pipeline.status.summary_lines import last_run_line, summary_lines
 
             now = last_run_line(status.last_run, status.in_use, status.in_flight)
             self._draw(

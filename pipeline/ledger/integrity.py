@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import StorageFailed
-from pipeline.ledger.queries import check_structure, reading
+from pipeline.ledger.queries import check_structure
+from pipeline.ledger.reader import reading
 from pipeline.ledger.schema import altered, intact
 from pipeline.system.children import start_python
 

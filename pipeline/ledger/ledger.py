@@ -26,14 +26,8 @@ from pipeline.job.traces import Trace
 from pipeline.ledger import wal
 from pipeline.ledger.group_commit import GroupCommit
 from pipeline.ledger.matching import adopt
-from pipeline.ledger.queries import (
-    BEGAN_WITH_SCHEMA_1,
-    FOLDER_ID,
-    PINNED,
-    Unfinished,
-    Unread,
-    refuse_lost,
-)
+from pipeline.ledger.queries import BEGAN_WITH_SCHEMA_1, FOLDER_ID, PINNED, Unfinished, Unread
+from pipeline.ledger.reader import refuse_lost
 from pipeline.ledger.schema import (
     SCHEMA_VERSION,
     altered,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.model import State
-from pipeline.status.next_step import shown_state
+from pipeline.ledger.shown import shown_state
 from pipeline.system.opening import as_object, last_lines
 
 Numbers = npt.NDArray[np.float64]

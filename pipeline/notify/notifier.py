@@ -132,7 +132,7 @@ class Notifier:
     async def _ping(self, summary: Summary, error: str | None) -> None:
         if self.healthcheck is None:
             return
-        from pipeline.report.terminal import summary_lines  # by way of pandas
+        from pipeline.status.summary_lines import summary_lines
 
         if self._start is not None:  # its end must not overtake it
             await asyncio.wait({self._start}, timeout=self.timeout_s / 2)

@@ -24,7 +24,7 @@ from pipeline.inputs.snapshot import (
 )
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
 from pipeline.planning.selection import RowNumbers
 

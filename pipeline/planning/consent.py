@@ -12,7 +12,7 @@ from pipeline.core.wording import counted, few_words, listed, nearest
 from pipeline.inputs.checks import Skip
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
 from pipeline.planning.plan_token import plan_token
 from pipeline.planning.repaid import refuse_repaying

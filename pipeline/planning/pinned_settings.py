@@ -16,7 +16,8 @@ from pipeline.inputs.mapping import Variables
 from pipeline.job.access import URL_VARIABLE
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read, reached
+from pipeline.ledger.queries import reached
+from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.system.opening import as_object
 

@@ -17,7 +17,7 @@ from pipeline.inputs.identity import KEY_BYTES
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
 from pipeline.planning.selection import Selection
 from pipeline.run.prepare import Prepared

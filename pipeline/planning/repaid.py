@@ -24,7 +24,7 @@ from pipeline.inputs.snapshot import Snapshot, stored_batches
 from pipeline.inputs.table import open_table
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read
 from pipeline.planning.pinned_settings import Pins, differences, rules_of
 from pipeline.planning.plan import Plan
 

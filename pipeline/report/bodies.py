@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.errors import Refused, StorageFailed
 from pipeline.job.job import Job
-from pipeline.ledger import queries
+from pipeline.ledger import queries, reader
 from pipeline.system.files import open_private
 
 
@@ -22,7 +22,7 @@ def write_bodies(job: Job, target: Path) -> int:
         Refused: when `target` exists or cannot be made.
         StorageFailed: when the ledger cannot be read or a file cannot be written.
     """
-    with queries.reading(job.folder.ledger) as read:
+    with reader.reading(job.folder.ledger) as read:
         try:
             target.mkdir(mode=0o700, parents=True)
         except OSError as error:

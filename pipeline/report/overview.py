@@ -8,14 +8,14 @@ from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
-from pipeline.ledger import queries
+from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
 from pipeline.results.lookup import find_answers
 from pipeline.status.next_step import stand
-from pipeline.status.summary import refuse_before_first_run, summarize
+from pipeline.status.summary import summarize
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def report_job(job: Job) -> Report:
     with (
         drafted(job.folder.failures) as draft,
         checked_beside(ledger),
-        queries.reading(ledger) as read,
+        reader.reading(ledger) as read,
     ):
         refuse_before_first_run(job, read)
         counts = read(queries.counts)

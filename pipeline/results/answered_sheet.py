@@ -31,15 +31,15 @@ from pipeline.inputs.snapshot import (
     whole_snapshot,
 )
 from pipeline.job.job import Job
-from pipeline.ledger import queries, wal
+from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.integrity import check_ledger
-from pipeline.ledger.queries import Read, Unfinished
+from pipeline.ledger.queries import Unfinished
+from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.ledger.schema import altered
+from pipeline.ledger.shown import shown_row
 from pipeline.results.flags import REPEATED
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.sealing import RESULTS_SCHEMA
-from pipeline.status.next_step import shown_row
-from pipeline.status.summary import refuse_before_first_run
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
 FLAGS = "_flags"
@@ -93,7 +93,7 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
         raise altered("what was last written to it")
     in_use = folder.in_use  # before the view of the ledger, or a run that ends now looked cut off
     check_ledger(folder.ledger)
-    with queries.reading(folder.ledger) as read:
+    with reader.reading(folder.ledger) as read:
         refuse_before_first_run(job, read)
         snapshot = whole_snapshot(folder.snapshots, *read(queries.snapshot))
         if snapshot is None:

@@ -22,9 +22,10 @@ from pipeline.inputs.arrow import numbers
 from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read, Unfinished
+from pipeline.ledger.queries import Unfinished
+from pipeline.ledger.reader import Read
+from pipeline.ledger.shown import shown_row
 from pipeline.results.formulas import unformulaic
-from pipeline.status.next_step import shown_row
 from pipeline.system.files import copy_durably, storing
 
 ADDED_COLUMNS = (

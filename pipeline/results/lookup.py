@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import StorageFailed
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read, Sealed
+from pipeline.ledger.queries import Sealed
+from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
 from pipeline.results.flags import MARKS, REPEATED, REPEATED_FROM_CHARACTERS

@@ -21,9 +21,10 @@ from pipeline.inputs.snapshot import find_snapshot, stored_keys
 from pipeline.job.access import find_access, find_host, key_in_use
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
-from pipeline.ledger import queries
+from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read
+from pipeline.ledger.shown import shown_state
 from pipeline.notify.endpoint import own_textfile, told_endpoints
 from pipeline.notify.telemetry import find_telemetry
 from pipeline.planning.consent import plan_of, questions, refuse_impossible
@@ -33,7 +34,6 @@ from pipeline.planning.selection import Selection
 from pipeline.run.prepare import Prepared, open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
-from pipeline.status.next_step import shown_state
 
 FIRST_BODIES = 3
 
@@ -115,12 +115,12 @@ def check_job(
         find_telemetry(spec)
     check_engine(spec)
     job.folder.refuse_unusable()
-    queries.refuse_lost(job.folder.ledger, job.folder.trace)
+    reader.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
     with (
         tempfile.TemporaryDirectory(prefix="pipeline-check-") as temporary,
-        queries.reading(job.folder.ledger) as read,
+        reader.reading(job.folder.ledger) as read,
     ):
         path = Path(temporary) / "input.parquet"
         with checked_beside(job.folder.ledger):
@@ -171,7 +171,7 @@ def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -
         return 0
     newest = path.with_name("newest.parquet")
     sheet = open_sheet(spec, job.folder)
-    with queries.reading(job.folder.ledger) as read:
+    with reader.reading(job.folder.ledger) as read:
         moved = replace(job, spec=spec)
         return prepare(moved, sheet, host, selection, read, newest).repaid.requests
 

@@ -17,7 +17,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.ledger import queries
 from pipeline.ledger.matching import count_paid
-from pipeline.ledger.queries import reading
+from pipeline.ledger.reader import reading
 from pipeline.planning.plan import Plan
 from pipeline.system.opening import as_object
 

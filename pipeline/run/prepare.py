@@ -23,7 +23,7 @@ from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
-from pipeline.ledger.queries import Read, reading
+from pipeline.ledger.reader import Read, reading
 from pipeline.planning.changes import MassChange, MovedRow, find_mass_change, find_moved
 from pipeline.planning.pinned_settings import Pins, folder_rules, read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan

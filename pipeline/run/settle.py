@@ -9,15 +9,15 @@ from pipeline.core.errors import Refused
 from pipeline.core.model import Clock, State
 from pipeline.core.wording import counted
 from pipeline.job.job import Job
-from pipeline.ledger import queries
+from pipeline.ledger import queries, reader
 from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.queries import Unfinished
+from pipeline.ledger.reader import refuse_before_first_run
 from pipeline.planning.consent import refuse_unknown_codes
 from pipeline.planning.selection import RowNumbers
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.run.recovery import read_again, recover
 from pipeline.status.next_step import stand
-from pipeline.status.summary import refuse_before_first_run
 
 _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 
@@ -33,7 +33,7 @@ def reread_job(job: Job, clock: Clock | None = None) -> int:
         Locked: when a run works in the folder.
         StorageFailed: when the ledger is gone, or cannot be read or written.
     """
-    with queries.reading(job.folder.ledger) as read:
+    with reader.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         read(queries.check_structure)
     job.folder.refuse_odd()
@@ -65,7 +65,7 @@ def settle_job(
         Locked: when a run works in the folder.
         StorageFailed: when the ledger is gone, or cannot be read or written.
     """
-    with queries.reading(job.folder.ledger) as read:
+    with reader.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         # The writer's connection has no bound, as a run goes on for hours.
         read(queries.check_structure)

@@ -15,9 +15,8 @@ from typing import Any
 
 from pipeline.core.model import ErrorCode
 from pipeline.job.job import Job
-from pipeline.ledger.queries import reading
+from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.ledger.schema import altered, intact
-from pipeline.status.summary import refuse_before_first_run
 from pipeline.system.opening import as_object, last_lines
 
 # Of a longer log only the end is read: a line a minute and one for each failed row is far less.

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 from pipeline.core.model import ErrorCode, NextStep, State
 from pipeline.core.wording import CODES_SHOWN, counted
-from pipeline.ledger.queries import Counts, Ending, Unfinished
+from pipeline.ledger.queries import Counts, Ending
+from pipeline.ledger.shown import shown_ending
 from pipeline.status.advice import edit_first
-
-_CUT_OFF = "The runner ended before the answer came."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +61,9 @@ def stand(counts: Counts, in_use: bool) -> Standing:
     """How the rows of a ledger stand. `in_use`: a run is at work in its folder."""
     endings: Counter[Ending] = Counter()
     for ending, rows in counts.endings.items():
-        endings[_shown_ending(ending, in_use)] += rows
+        endings[shown_ending(ending, in_use)] += rows
     in_flight = counts.states[State.SENDING] if in_use else 0
     return Standing(counts.sheet_rows, counts.skipped, in_flight, in_use, endings)
-
-
-def shown_state(state: State, in_use: bool) -> State:
-    """The state that is shown of a row which the ledger holds at `state`."""
-    if state is not State.SENDING:
-        return state
-    return State.PENDING if in_use else State.AMBIGUOUS
-
-
-def shown_row(row: Unfinished, in_use: bool) -> Unfinished | None:
-    """A row as it is shown, with how it ended; None while its answer is waited for."""
-    if row.state is not State.SENDING:
-        return row
-    if in_use:
-        return None
-    return row._replace(state=State.AMBIGUOUS, code=ErrorCode.INTERRUPTED, message=_CUT_OFF)
-
-
-def _shown_ending(ending: Ending, in_use: bool) -> Ending:
-    if ending.state is not State.SENDING:
-        return ending
-    if in_use:
-        return Ending(State.PENDING)
-    return Ending(State.AMBIGUOUS, ErrorCode.INTERRUPTED, maybe_paid=True)
 
 
 def next_step(

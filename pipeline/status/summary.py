@@ -14,13 +14,13 @@ from pipeline.core.errors import (
     Interrupted,
     Locked,
     PipelineError,
-    Refused,
     StorageFailed,
 )
 from pipeline.core.model import JsonObject, Sent, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Counts, Unfinished, reading
+from pipeline.ledger.queries import Counts, Unfinished
+from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.status.next_step import next_step, send_pending, stand
 
 SCHEMA_VERSION = 1
@@ -139,27 +139,6 @@ def for_person(job: Job, summary: Summary) -> Summary:
         return summary
     raised = job.affording(summary.paid_max, step.rows)
     return replace(summary, resume_command=raised.command(*step.words))
-
-
-def refuse_before_first_run(job: Job, read: queries.Read) -> None:
-    """Raises where there is nothing to look at yet.
-
-    Raises:
-        Refused: with the command that changes that.
-        StorageFailed: where there was a run, and the ledger does not know of it.
-    """
-    queries.refuse_lost(job.folder.ledger, job.folder.trace)
-    if read(queries.last_run) is None:
-        raise no_run_yet(job)
-
-
-def no_run_yet(job: Job) -> Refused:
-    """What to raise where there is nothing to look at yet. The command ends it, to be pasted."""
-    rehearsed = "There is a rehearsal: --sandbox shows it. " if job.rehearsed else ""
-    return Refused(
-        f"{job.folder.path}: no run yet. Nothing was sent. {rehearsed}"
-        f"Start it with: {job.command('run')}"
-    )
 
 
 @dataclass(frozen=True, slots=True)

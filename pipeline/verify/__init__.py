@@ -16,8 +16,8 @@ from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries, wal
-from pipeline.ledger.queries import Read, knows, reading
-from pipeline.status.summary import no_run_yet, summarize
+from pipeline.ledger.reader import Read, knows, no_run_yet, reading
+from pipeline.status.summary import summarize
 from pipeline.verify.files import check_failures, check_snapshot, check_summary
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
 from pipeline.verify.ledger import check_sense, check_structure, check_sums

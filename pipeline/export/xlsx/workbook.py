@@ -25,7 +25,7 @@ from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read
+from pipeline.ledger.reader import Read
 from pipeline.results.answered_sheet import Exported
 from pipeline.status.summary import summarize
 

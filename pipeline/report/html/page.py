@@ -31,14 +31,8 @@ from pipeline.report.html.markup import (
 )
 from pipeline.report.html.samples import Answer, Samples
 from pipeline.report.html.style import STYLE
-from pipeline.report.terminal import (
-    going_on,
-    group_line,
-    last_run_line,
-    left_out_line,
-    outcome_line,
-    paid_line,
-)
+from pipeline.report.terminal import group_line, left_out_line
+from pipeline.status.summary_lines import going_on, last_run_line, outcome_line, paid_line
 
 # Together they keep a page of the most hostile texts, where each character takes eight, small.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8

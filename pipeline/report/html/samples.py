@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Read, Sealed
+from pipeline.ledger.queries import Sealed
+from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered, intact
 from pipeline.results.lookup import read_part
 from pipeline.results.sealing import results_table

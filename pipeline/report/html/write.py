@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
 from pipeline.job.job import Job
-from pipeline.ledger import queries, wal
+from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.schema import altered, intact
 from pipeline.ledger.trends import count_history, learned_limits
 from pipeline.planning.pinned_settings import pinned_workflow
@@ -40,7 +40,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     folder = job.folder
     if wal.is_damaged(folder.ledger):
         raise altered("what was last written to it")
-    with queries.reading(folder.ledger) as read:
+    with reader.reading(folder.ledger) as read:
         history = read(lambda db: count_history(db, report.in_use))
         samples = read_samples(folder, read)
         facts = Facts(
