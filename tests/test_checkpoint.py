@@ -15,7 +15,8 @@ import pytest
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.ledger.ledger import Part, SqliteLedger, matching, open_ledger, queries
+from pipeline.ledger import matching, queries
+from pipeline.ledger.ledger import Part, SqliteLedger, open_ledger
 from pipeline.results.sealing import EMPTY_PART, RESULTS_SCHEMA, Sealer
 from pipeline.system.files import sha256_of
 

@@ -14,7 +14,8 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.inputs.identity import key_of
 from pipeline.inputs.mapping import Source, Variables
-from pipeline.ledger.ledger import Part, checksums, matching, open_ledger, queries, schema
+from pipeline.ledger import checksums, matching, queries, schema
+from pipeline.ledger.ledger import Part, open_ledger
 
 SCHEMA = """
 CREATE TABLE odd (

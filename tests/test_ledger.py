@@ -26,7 +26,8 @@ from pipeline.core.model import (
     Verdict,
 )
 from pipeline.job.traces import Trace
-from pipeline.ledger.ledger import Part, SqliteLedger, matching, open_ledger, queries
+from pipeline.ledger import matching, queries
+from pipeline.ledger.ledger import Part, SqliteLedger, open_ledger
 from pipeline.ledger.queries import Unread
 from pipeline.status.next_step import stand
 

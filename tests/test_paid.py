@@ -10,8 +10,9 @@ import pytest
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
+from pipeline.ledger import matching, queries
 from pipeline.ledger.integrity import check_ledger, checked_beside
-from pipeline.ledger.ledger import matching, open_ledger, queries
+from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.schema import connect
 
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)

@@ -11,7 +11,8 @@ from pipeline.core.errors import Refused
 from pipeline.core.model import Row
 from pipeline.inputs.mapping import Variables
 from pipeline.job.spec import JobSpec
-from pipeline.ledger.ledger import matching, open_ledger, queries
+from pipeline.ledger import matching, queries
+from pipeline.ledger.ledger import open_ledger
 from pipeline.planning.pinned_settings import pins_text, read_pins
 
 

@@ -14,18 +14,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
-from pipeline.ledger.ledger import SqliteLedger, matching, open_ledger, queries
-from pipeline.ledger.trends import (
-    History,
-    Latencies,
-    LearnedLimit,
-    Span,
-    count_history,
-    learned_limits,
-)
+from pipeline.ledger import matching, queries
+from pipeline.ledger.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.trends import History, Latencies, Span, count_history
 from pipeline.report.html.charts import duration, latency, pictures
 from pipeline.report.html.samples import Samples, domain
 from pipeline.report.html.time_axis import Timeline
+from pipeline.status.event_log import LearnedLimit, ended_paces
 
 MIDNIGHT = 1_800_000_000.0
 NOTHING_READ = Samples((), Counter(), 0, 0, 0, 0, 0)
@@ -212,9 +207,14 @@ def test_the_limit_comes_from_the_log_and_from_nothing_that_a_server_said(tmp_pa
         f'[{event}\n{{"run_id": "d", {event}, "lim',
         encoding="utf-8",
     )
-    assert learned_limits(log) == {"a": LearnedLimit(50, 1.25)}
+    paces = ended_paces(log, 1000)
+    assert {run: pace.limit for run, pace in paces.items()} == {
+        "a": LearnedLimit(50, 1.25),
+        "b": None,
+        "c": None,
+    }
     assert LearnedLimit(50, 1.25).per_s == 40
-    assert learned_limits(tmp_path / "none.jsonl") == {}
+    assert ended_paces(tmp_path / "none.jsonl", 1000) == {}
 
 
 def test_a_picture_with_nothing_to_show_is_left_out(nights):

@@ -27,7 +27,8 @@ import pytest
 
 import pipeline
 from pipeline.core.model import State
-from pipeline.ledger.trends import History, Latencies, RunFacts
+from pipeline.ledger.past_runs import RunFacts
+from pipeline.ledger.trends import History, Latencies
 from pipeline.report.groups import Group
 from pipeline.report.html import samples
 from pipeline.report.html.markup import element, http_url, link, visible
@@ -510,7 +511,8 @@ def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
         Group(State.FAILED, f"code_{n}", 9, 9, (1, 2, 3, 4, 5), worst, "advice", "pipeline x")
         for n in range(300)
     ]
-    runs = tuple(RunFacts(n, worst, 1e9, 1, 1, 0, None, None, 2e9, 3, worst) for n in range(5000))
+    run = RunFacts(0, worst, 1e9, 2e9, 1, 0, 3, worst, 1, 1, 1, 0, None, None)
+    runs = tuple(replace(run, run=n) for n in range(5000))
     nothing = Latencies(np.array([], np.int64), np.array([], np.int64))
     answer = samples.Answer("first", 1, "run", variables, worst, ((worst, url),) * 10_000)
     facts = Facts(

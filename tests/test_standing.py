@@ -27,7 +27,8 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Summary, Verdict
 from pipeline.export import export_job
 from pipeline.job.job import Job, job_of
-from pipeline.ledger.ledger import SqliteLedger, open_ledger, queries
+from pipeline.ledger import queries
+from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.queries import Counts, Ending
 from pipeline.ledger.trends import count_history
 from pipeline.planning.selection import Selection

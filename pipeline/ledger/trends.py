@@ -11,14 +11,13 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.model import State
+from pipeline.ledger.past_runs import RunFacts, run_facts
 from pipeline.ledger.shown import shown_state
-from pipeline.system.opening import as_object, last_lines
 
 Numbers = npt.NDArray[np.float64]
 
@@ -31,26 +30,6 @@ _SHORTEST_SPAN_S = 0.001
 _MERGED_GAP = 0.05
 # More of them would be slivers, and a page of megabytes; those with the least between them are one.
 _MOST_SPANS = 200
-_LOG_TAIL_BYTES = 64 * 1024 * 1024
-_PACE_ENDED = b'"event": "pace_ended"'
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """One run. Times in seconds since 1970; the last three are None while it goes on, and after
-    it was killed. `first_sent` and `last_seen` are None where it sent nothing."""
-
-    run: int
-    run_id: str
-    started_at: float
-    requests: int
-    ok: int
-    rate_limited: int
-    first_sent: float | None
-    last_seen: float | None
-    finished_at: float | None
-    exit_code: int | None
-    stopped: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +97,11 @@ class History:
     checked: int
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedLimit:
-    """`limit` requests per `window_s` seconds, as a run learned it."""
-
-    limit: int
-    window_s: float
-
-    @property
-    def per_s(self) -> float:
-        return self.limit / self.window_s
-
-
 def count_history(db: sqlite3.Connection, in_use: bool = False) -> History:
     """Counts what the ledger holds. About two microseconds for each attempt. `in_use`: a run is at
     work, and what it has on the way is not counted yet. Believes the ledger: see
     `paid.check_ledger`."""
-    runs = _runs(db)
+    runs = run_facts(db)
     spans = _spans(runs)
     _mark_spans(db, spans)
     history = History(
@@ -147,39 +114,6 @@ def count_history(db: sqlite3.Connection, in_use: bool = False) -> History:
     )
     db.execute("DROP TABLE temp.spans")
     return history
-
-
-def learned_limits(log: Path) -> dict[str, LearnedLimit]:
-    """The limit that each run had learned when it ended, by run id, as log.jsonl tells.
-
-    Of a long log only the end is read. The log has no checksums: this is drawn, never counted.
-    """
-    limits = {}
-    for line in last_lines(log, _LOG_TAIL_BYTES):
-        if _PACE_ENDED not in line:
-            continue
-        try:
-            said = as_object(line)
-            limit = LearnedLimit(int(said["limit"]), float(said["window_s"]))
-            if limit.limit > 0 and 0 < limit.window_s < float("inf"):
-                limits[str(said["run_id"])] = limit
-        except (ValueError, TypeError, KeyError, OverflowError):
-            continue  # not known, or cut off by a crash
-    return limits
-
-
-def _runs(db: sqlite3.Connection) -> tuple[RunFacts, ...]:
-    return tuple(
-        RunFacts(*found)
-        for found in db.execute(
-            "SELECT run, run_id, started_at, coalesce(requests, 0), coalesce(ok, 0),"
-            " coalesce(rate_limited, 0), first_sent, last_seen, finished_at, exit_code, stopped"
-            " FROM runs LEFT JOIN (SELECT run, count(*) requests, sum(verdict = 'ok') ok,"
-            " sum(code IS 'rate_limited') rate_limited, min(sent_at) first_sent,"
-            " max(coalesce(finished_at, sent_at)) last_seen FROM attempts GROUP BY run)"
-            " USING (run) ORDER BY run"
-        )
-    )
 
 
 def _spans(runs: Iterable[RunFacts]) -> tuple[Span, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.core.errors import StorageFailed
 from pipeline.core.events import (
@@ -23,6 +24,7 @@ from pipeline.core.events import (
 from pipeline.core.model import Clock, JsonObject, Verdict
 from pipeline.core.wording import json_line
 from pipeline.system.files import open_appending, storing
+from pipeline.system.opening import as_object, last_lines
 
 _PACE_EVERY_S = 60.0
 
@@ -102,3 +104,54 @@ class EventLog:
         except StorageFailed:
             self._broken = True
             raise
+
+
+# Looked for before a line is parsed: most lines are failed attempts.
+_PACE_ENDED = b'"event": "pace_ended"'
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedLimit:
+    """`limit` requests per `window_s` seconds, as a run learned it."""
+
+    limit: int
+    window_s: float
+
+    @property
+    def per_s(self) -> float:
+        return self.limit / self.window_s
+
+
+class EndedPace(NamedTuple):
+    """What a run had learned of the limit when it ended, and the part of it that was used."""
+
+    limit: LearnedLimit | None = None
+    used: float | None = None
+
+
+def ended_paces(log: Path, most_bytes: int) -> dict[str, EndedPace]:
+    """By run id, from the last `most_bytes` of log.jsonl. The log has no checksums: what is drawn
+    or shown from it is lost with it, and nothing is counted."""
+    paces = {}
+    for line in last_lines(log, most_bytes):
+        if _PACE_ENDED in line:
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a power cut
+                said = as_object(line)
+                if said["event"] == "pace_ended":
+                    paces[str(said["run_id"])] = EndedPace(_limit(said), _used(said))
+    return paces
+
+
+def _limit(said: JsonObject) -> LearnedLimit | None:
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
+        limit = LearnedLimit(int(said["limit"]), float(said["window_s"]))
+        if limit.limit > 0 and 0 < limit.window_s < math.inf:
+            return limit
+    return None
+
+
+def _used(said: JsonObject) -> float | None:
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
+        if math.isfinite(share := float(said["used"])):
+            return share
+    return None

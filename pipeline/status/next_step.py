@@ -1,9 +1,5 @@
 """Where the rows of a job stand and what goes on from there: every command shows this. Pure.
 
-The ledger has a state more than anybody is shown: a row is *sending* until its attempt has an
-outcome. While a run is at work it waits for that answer, and the row is pending. Without a run
-nobody waits, and the row is ambiguous, as the next run will write down.
-
 The closing line names one command, or none: first for rows that are pending, then for those that
 failed and were not billed, then for ambiguous ones (it asks), and last for those that only an edit
 can help. A row that ended with one code in two runs is not proposed again: the same request will

@@ -17,12 +17,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.core.model import State
 from pipeline.core.wording import counted
-from pipeline.ledger.trends import History, Latencies, LearnedLimit, Numbers
+from pipeline.ledger.trends import History, Latencies, Numbers
 from pipeline.report.groups import Group
 from pipeline.report.html.markup import Markup, visible
 from pipeline.report.html.samples import Samples
 from pipeline.report.html.svg import INK, as_markup, drawing
 from pipeline.report.html.time_axis import Timeline
+from pipeline.status.event_log import LearnedLimit
 
 # Drawn at about the width of a phone's page, so that their text is as large as the page's.
 _WIDTH, _HEIGHT = 4.2, 2.6

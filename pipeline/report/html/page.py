@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 
 from pipeline.core.model import State, Summary
 from pipeline.core.wording import counted
+from pipeline.ledger.past_runs import RunFacts
 from pipeline.ledger.queries import LastRun
-from pipeline.ledger.trends import History, RunFacts
+from pipeline.ledger.trends import History
 from pipeline.report.groups import Group
 from pipeline.report.html.charts import Picture, duration
 from pipeline.report.html.markup import (

@@ -13,15 +13,19 @@ from pipeline.core.model import Clock
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.schema import altered, intact
-from pipeline.ledger.trends import count_history, learned_limits
+from pipeline.ledger.trends import count_history
 from pipeline.planning.pinned_settings import pinned_workflow
 from pipeline.report.groups import Group
 from pipeline.report.html.charts import pictures
 from pipeline.report.html.page import Facts, page
 from pipeline.report.html.samples import read_samples
 from pipeline.report.overview import Report, report_job
+from pipeline.status.event_log import ended_paces
 from pipeline.status.summary import for_person
 from pipeline.system.files import write_durably
+
+# A page is wanted soon, and a limit that is too far back is only not drawn.
+_LOG_BYTES = 64 * 1024 * 1024
 
 
 def write_report(job: Job, report: Report | None = None, clock: Clock | None = None) -> Path:
@@ -43,6 +47,8 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     with reader.reading(folder.ledger) as read:
         history = read(lambda db: count_history(db, report.in_use))
         samples = read_samples(folder, read)
+        paces = ended_paces(folder.log, _LOG_BYTES)
+        limits = {run_id: pace.limit for run_id, pace in paces.items() if pace.limit}
         facts = Facts(
             summary=for_person(job, report.summary),
             groups=report.groups,
@@ -55,7 +61,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             history=history,
             samples=samples,
             sent=read(_sent(report.groups)),
-            pictures=pictures(history, learned_limits(folder.log), report.groups, samples),
+            pictures=pictures(history, limits, report.groups, samples),
             written_at=(clock or SystemClock()).wall(),
             version=version("pipeline"),
         )
