@@ -16,6 +16,7 @@ from pipeline.inputs.identity import key_of
 from pipeline.inputs.mapping import Source, Variables
 from pipeline.ledger import checksums, matching, queries, schema
 from pipeline.ledger.ledger import Part, open_ledger
+from pipeline.ledger.reader import reading
 
 SCHEMA = """
 CREATE TABLE odd (
@@ -127,7 +128,7 @@ def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
         lay(0)
         answered = "SELECT row_id FROM rows WHERE state = 'ok'"
         ledger.mark_again(n for (n,) in ledger.read(lambda db: db.execute(answered).fetchall()))
-    with queries.reading(path) as read:
+    with reading(path) as read:
         filled = 0
         for table, columns in schema.COLUMNS.items():
             assert read(lambda db, t=table, c=columns: all_intact(db, t, c)), table

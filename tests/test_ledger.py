@@ -29,6 +29,7 @@ from pipeline.job.traces import Trace
 from pipeline.ledger import matching, queries
 from pipeline.ledger.ledger import Part, SqliteLedger, open_ledger
 from pipeline.ledger.queries import Unread
+from pipeline.ledger.reader import reading
 from pipeline.status.next_step import stand
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
@@ -240,7 +241,7 @@ def test_only_the_moves_of_the_table_are_written(path, move, state):
             else:
                 with pytest.raises(AssertionError, match="pay twice"):
                     moved(ledger, move, to, made)
-        with queries.reading(path) as read:
+        with reading(path) as read:
             assert read(states) == (moved_to if state in before else [state])
 
 
@@ -510,7 +511,7 @@ def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
         begin(ledger, same)
         attempt(ledger, same[0], BLOCKED)
         attempt(ledger, same[1], PAID)
-        with queries.reading(path) as read:
+        with reading(path) as read:
             read(matching.begin)
             [alike] = read(matching.look_up([(7, same[0].identity, 0)]))
             assert (alike.held.state, list(alike.numbers)) == (State.OK, [7])
@@ -560,7 +561,7 @@ def test_on_a_full_disk_what_was_paid_is_saved_once_there_is_room_and_no_more_is
         with pytest.raises(StorageFailed, match="full"):
             ledger.set_meta("a", "b")
     assert asked_for == [True]
-    with queries.reading(path) as read:
+    with reading(path) as read:
         assert read(queries.counts).states == {State.OK: 2}
 
 
@@ -589,7 +590,7 @@ def test_a_ledger_that_is_older_than_run_json_is_refused(path):
     """As after a copy of it was put back: rows sent since would be paid again."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1)])
-    with queries.reading(path) as read:
+    with reading(path) as read:
         run_id = read(queries.last_run).run_id
     with open_ledger(path, SystemClock(), trace=Trace("run.json", run_id)):
         pass
@@ -636,7 +637,7 @@ def test_a_ledger_of_a_newer_release_is_refused(path):
     db.close()
     with pytest.raises(Refused, match="newer release"), open_ledger(path, SystemClock()):
         pass
-    with pytest.raises(Refused, match="newer release"), queries.reading(path):
+    with pytest.raises(Refused, match="newer release"), reading(path):
         pass
 
 

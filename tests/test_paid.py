@@ -13,6 +13,7 @@ from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import matching, queries
 from pipeline.ledger.integrity import check_ledger, checked_beside
 from pipeline.ledger.ledger import open_ledger
+from pipeline.ledger.reader import reading
 from pipeline.ledger.schema import connect
 
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
@@ -81,5 +82,5 @@ def forge(path: Path, change: str, sums: dict[str, bytes]) -> None:
 def test_a_ledger_that_is_not_there_yet_is_sound(tmp_path):
     """There is nothing to pay twice."""
     check_ledger(tmp_path / "ledger.sqlite")
-    with queries.reading(tmp_path / "ledger.sqlite") as read:
+    with reading(tmp_path / "ledger.sqlite") as read:
         assert read(queries.counts).paid_max == 0

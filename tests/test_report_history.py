@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import matching, queries
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.reader import reading
 from pipeline.ledger.trends import History, Latencies, Span, count_history
 from pipeline.report.html.charts import duration, latency, pictures
 from pipeline.report.html.samples import Samples, domain
@@ -74,7 +75,7 @@ class Nights:
         await self.ledger.conclude(attempt, outcome, reply, state)
 
     def history(self) -> History:
-        with queries.reading(self.path) as read:
+        with reading(self.path) as read:
             return read(count_history)
 
 

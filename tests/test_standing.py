@@ -30,6 +30,7 @@ from pipeline.job.job import Job, job_of
 from pipeline.ledger import queries
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.queries import Counts, Ending
+from pipeline.ledger.reader import reading
 from pipeline.ledger.trends import count_history
 from pipeline.planning.selection import Selection
 from pipeline.report.html.write import write_report
@@ -282,7 +283,7 @@ def checked(job: Job, in_use: bool) -> Summary:
     assert sum(shown[s] - states[s] for s in ("failed", "ambiguous", "pending")) == -earlier
     assert Counter(exported["_error_code"].dropna()) == of_code
 
-    with queries.reading(job.folder.ledger) as read:
+    with reading(job.folder.ledger) as read:
         drawn = read(lambda db: count_history(db, in_use)).progress[-1:]
     for state in (OK, FAILED, AMBIGUOUS) if drawn else ():
         assert drawn[0].rows[state][-1] == states[state]
@@ -381,7 +382,7 @@ def check_the_command(job: Job, summary: Summary) -> None:
     """What it sends, by the ledger: rows of the kind that it is for, as many as it says."""
     step = summary.next_step
     assert (summary.resume_command is None) == (step is None)
-    with queries.reading(job.folder.ledger) as read:
+    with reading(job.folder.ledger) as read:
         endings = read(queries.counts).endings
     if step is None:
         assert not summary.pending
