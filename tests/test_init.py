@@ -19,7 +19,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.table import open_table
+from pipeline.inputs.formats import open_table
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.run.prepare import open_sheet

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import Variables, bind
-from pipeline.inputs.snapshot import Snapshot, stored_cells, stored_columns, take_snapshot
-from pipeline.inputs.table import open_table
+from pipeline.inputs.snapshot import Snapshot, take_snapshot
+from pipeline.inputs.stored import stored_cells, stored_columns
 from pipeline.job.spec import JobSpec
 
 

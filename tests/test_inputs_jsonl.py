@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.snapshot import stored_cells
-from pipeline.inputs.table import open_table
+from pipeline.inputs.formats import open_table
+from pipeline.inputs.stored import stored_cells
 from tests.test_inputs import read, sheet, snap, spec_for
 
 

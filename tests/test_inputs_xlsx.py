@@ -10,8 +10,9 @@ import pytest
 from python_calamine import CalamineWorkbook
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.snapshot import Snapshot, stored_cells
-from pipeline.inputs.table import open_table
+from pipeline.inputs.formats import open_table
+from pipeline.inputs.snapshot import Snapshot
+from pipeline.inputs.stored import stored_cells
 from tests.test_inputs import read, snap, spec_for
 from tests.workbooks import (
     cell,

@@ -10,7 +10,7 @@ from pipeline.core.wording import nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.target import check_target
-from pipeline.inputs.table import named_ending, open_table
+from pipeline.inputs.formats import named_ending, open_table
 from pipeline.job.job import Job
 from pipeline.results.answered_sheet import ADDED, FLAGS, Exported, Source, opened, sheet_table
 

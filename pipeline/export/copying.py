@@ -38,7 +38,7 @@ from pipeline.export.xlsx.workbook import (
     shown_height,
     width_of,
 )
-from pipeline.inputs.snapshot import stored_batches, stored_columns, stored_mapped
+from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.spec import JobSpec

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import KEY_BYTES, identity, occurrences
 from pipeline.inputs.mapping import Variables
-from pipeline.inputs.table import NO_ROWS, Batch, Table, open_table
+from pipeline.inputs.table import NO_ROWS, Batch, Table
 from pipeline.inputs.where import wanted
 from pipeline.job.spec import JobSpec
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.inputs.mapping import Source
-from pipeline.inputs.snapshot import stored_batches, stored_columns
+from pipeline.inputs.stored import stored_batches, stored_columns
 
 # A server that fills a template by replacing text may find these in a value: another variable's
 # mention, and what `$` means to some replacement functions ("$$" becomes "$", "$&" the mention).

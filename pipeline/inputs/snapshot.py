@@ -24,27 +24,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import DiskRefused, Refused, StorageFailed
+from pipeline.core.errors import DiskRefused, Refused
 from pipeline.core.model import JsonObject, Row
 from pipeline.inputs.arrow import numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.identity import (
     KEY_BYTES,
     Duplicates,
-    SheetKeys,
-    digests,
     find_duplicates,
     identity,
     no_duplicates,
     occurrences,
 )
 from pipeline.inputs.mapping import Variables
+from pipeline.inputs.stored import METADATA, stored_batches
 from pipeline.inputs.table import Batch, Table
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
-from pipeline.system.opening import as_object, open_file
 
-_METADATA = b"pipeline"
 _OWN_COLUMNS = ("row", "row_key", "skipped")
 
 
@@ -254,124 +251,6 @@ class _Names:
             self.skipped.append(SkippedRow(first + offset, name, Skip(reasons[offset])))
 
 
-def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
-    """The one of `candidates` that has this id; a crash may have left another beside it."""
-    for path in candidates:
-        try:
-            if _stored(path)["snapshot_id"] == snapshot_id:
-                return path
-        except (OSError, pa.ArrowException, KeyError, ValueError):
-            continue
-    return None
-
-
-def whole_snapshot(
-    candidates: tuple[Path, ...], snapshot_id: str | None, sha256: str | None
-) -> Path | None:
-    """The same, once every byte of it was found to be what was written. None where no file is.
-
-    Raises:
-        StorageFailed: when it was altered.
-    """
-    found = find_snapshot(candidates, snapshot_id)
-    if found is None and snapshot_id is not None and candidates[0].exists():
-        raise _damaged(candidates[0], "it cannot be read, or is not the ledger's")
-    if found is not None and sha256_of(found) != sha256:
-        raise _damaged(found, "it is not what was written")
-    return found
-
-
-def stored_columns(path: Path) -> tuple[str, ...]:
-    """The sheet's own column names, in order, of a snapshot on disk."""
-    return tuple(_stored(path)["columns"])
-
-
-def stored_mapped(path: Path) -> tuple[str, ...]:
-    """The columns that were sent, of a snapshot on disk."""
-    return tuple(_stored(path)["mapped"])
-
-
-def stored_delimiter(path: Path) -> str:
-    """What the sheet of a snapshot on disk separates its cells by, if it is text."""
-    return str(_stored(path)["delimiter"])
-
-
-def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
-    """What the rows of a snapshot on disk are; without ids where it has no such column."""
-    columns = stored_columns(path)
-    place = columns.index(id_column) if id_column in columns else None
-    identities, ids = bytearray(), bytearray()
-    rows: list[npt.NDArray[np.int64]] = []
-    for first, cells, hexes, _ in stored_batches(path):
-        kept = np.flatnonzero(pc.is_valid(hexes).to_numpy(zero_copy_only=False))
-        rows.append(kept + first)
-        keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
-        if place is None:
-            identities += keys
-            continue
-        for position, row_id in enumerate(cells[place].take(numbers(kept, pa.int64())).to_pylist()):
-            key = keys[position * KEY_BYTES : (position + 1) * KEY_BYTES]
-            identities += identity(key, row_id)
-            ids += identity(b"", row_id)
-    return SheetKeys(
-        np.concatenate([*rows, np.zeros(0, dtype=np.int64)]),
-        digests(bytes(identities)),
-        digests(bytes(ids)) if place is not None else None,
-    )
-
-
-class Stored(NamedTuple):
-    """Consecutive rows of a snapshot on disk: the number of the first, the sheet's columns, the
-    row keys in hex (null for a row that is skipped), and why it is (`SKIP_NAMES`; else null)."""
-
-    first: int
-    columns: list[pa.Array]
-    keys: pa.Array
-    skipped: pa.Array
-
-
-def stored_batches(path: Path) -> Iterator[Stored]:
-    """The rows of a snapshot on disk, in order.
-
-    Raises:
-        StorageFailed: when it cannot be read.
-    """
-    width, first = len(stored_columns(path)), 1
-    try:
-        with (
-            open_file(path) as content,
-            pq.ParquetFile(content, page_checksum_verification=True) as file,
-        ):
-            for batch in file.iter_batches(batch_size=2000):
-                keys, skipped = batch.columns[width + 1 :]
-                yield Stored(first, batch.columns[:width], keys, skipped)
-                first += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(row number, cells) of every row of a snapshot on disk."""
-    for first, columns, *_ in stored_batches(path):
-        rows = zip(*(c.to_pylist() for c in columns), strict=True)
-        yield from enumerate(rows, start=first)
-
-
-def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(row number, cells) of some rows of a snapshot on disk."""
-    wanted = np.array(sorted(numbers), dtype=np.int64)
-    for first, columns, *_ in stored_batches(path):
-        low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
-        for number in wanted[low:high].tolist():
-            yield number, tuple(column[number - first].as_py() for column in columns)
-
-
-def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
-    for first, _, keys, _ in stored_batches(path):
-        yield from enumerate(keys.to_pylist(), start=first)
-
-
 def _id_position(spec: JobSpec, columns: tuple[str, ...]) -> int | None:
     return None if spec.id is None else columns.index(spec.id)
 
@@ -393,23 +272,4 @@ def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
         fields.append(pa.field(stored, pa.large_string(), nullable=False))
     fields += [pa.field("row", pa.int64(), nullable=False)]
     fields += [pa.field(name, pa.string()) for name in ("row_key", "skipped")]
-    return pa.schema(fields, metadata={_METADATA: json.dumps(about).encode()})
-
-
-def _stored(path: Path) -> JsonObject:
-    with open_file(path) as file:
-        schema = pq.read_schema(file)
-    about = as_object((schema.metadata or {})[_METADATA])
-    columns = about["columns"]
-    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        raise ValueError("its columns are no names")
-    if not schema.equals(_schema(tuple(columns), about)):
-        raise ValueError("it has other columns than it says")
-    return about
-
-
-def _damaged(path: Path, what: str) -> StorageFailed:
-    return StorageFailed(
-        f"{path}: the sheet's copy is damaged ({what}). Nothing more was sent, and nothing "
-        "altered is used. `pipeline run` copies the sheet anew."
-    )
+    return pa.schema(fields, metadata={METADATA: json.dumps(about).encode()})

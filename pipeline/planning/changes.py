@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inputs.snapshot import (
-    Snapshot,
+from pipeline.inputs.snapshot import Snapshot
+from pipeline.inputs.stored import (
     stored_batches,
     stored_cells_at,
     stored_columns,

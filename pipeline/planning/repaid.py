@@ -18,10 +18,11 @@ import numpy as np
 from pipeline.core.errors import Refused
 from pipeline.core.model import JsonObject
 from pipeline.core.wording import counted
+from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import identity
 from pipeline.inputs.mapping import Source, Variables
-from pipeline.inputs.snapshot import Snapshot, stored_batches
-from pipeline.inputs.table import open_table
+from pipeline.inputs.snapshot import Snapshot
+from pipeline.inputs.stored import stored_batches
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
 from pipeline.ledger.reader import Read

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
-from pipeline.inputs.snapshot import (
+from pipeline.inputs.stored import (
     stored_batches,
     stored_columns,
     stored_delimiter,

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.inputs.arrow import numbers
-from pipeline.inputs.snapshot import stored_batches, stored_columns, whole_snapshot
+from pipeline.inputs.stored import stored_batches, stored_columns, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Unfinished

@@ -17,7 +17,7 @@ from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Row, State
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.identity import SheetKeys, digests
-from pipeline.inputs.snapshot import find_snapshot, stored_keys
+from pipeline.inputs.stored import find_snapshot, stored_keys
 from pipeline.job.access import find_access, find_host, key_in_use
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
-from pipeline.inputs.snapshot import Snapshot, stored_row_keys
+from pipeline.inputs.snapshot import Snapshot
+from pipeline.inputs.stored import stored_row_keys
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.ledger import queries

@@ -15,9 +15,11 @@ import numpy.typing as npt
 from pipeline.core.errors import Refused
 from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Alike, State
 from pipeline.inputs.checks import Skip
+from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import Variables, bind
-from pipeline.inputs.snapshot import Snapshot, find_snapshot, take_snapshot
-from pipeline.inputs.table import Table, open_table
+from pipeline.inputs.snapshot import Snapshot, take_snapshot
+from pipeline.inputs.stored import find_snapshot
+from pipeline.inputs.table import Table
 from pipeline.inputs.where import refuse_unknown_columns
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder

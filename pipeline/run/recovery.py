@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Reply, Verdict
 from pipeline.core.wording import counted
-from pipeline.inputs.snapshot import find_snapshot
+from pipeline.inputs.stored import find_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.ledger import SqliteLedger

@@ -19,8 +19,9 @@ import yaml
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import counted, printable
+from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import ADDED_COLUMNS
-from pipeline.inputs.table import NO_ROWS, Table, open_table
+from pipeline.inputs.table import NO_ROWS, Table
 from pipeline.job.spec import NAME, WORKFLOW, JobSpec, load_spec
 
 _EXAMPLE_CHARACTERS = 40

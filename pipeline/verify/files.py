@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject, Summary
-from pipeline.inputs.snapshot import stored_row_keys, whole_snapshot
+from pipeline.inputs.stored import stored_row_keys, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.results.failures_csv import failures_csv

@@ -1,0 +1,141 @@
+"""Opens a sheet of any kind, and refuses what is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from pipeline.core.errors import Refused
+from pipeline.core.wording import nearest
+from pipeline.inputs.table import Batch, BlankRows, Table, most_rows, refuse_too_wide
+from pipeline.job.spec import JobSpec
+
+_TEXTS = (".csv", ".tsv")
+_WORKBOOKS = (".xlsx", ".xlsm")
+_JSON = (".json", ".ndjson")
+
+
+def open_table(spec: JobSpec) -> Table:
+    """The sheet that `spec` names.
+
+    Raises:
+        Refused: when it is not there, of no known kind, or its header cannot be used. Rows are
+            read lazily and refused in the same way while `batches` goes through them.
+    """
+    from pipeline.inputs.delimited import open_delimited
+    from pipeline.inputs.jsonl import open_jsonl
+    from pipeline.inputs.parquet import open_parquet
+    from pipeline.inputs.xlsx.reader import open_xlsx
+
+    kinds: dict[str, Callable[[JobSpec], Table]] = {
+        ".csv": open_delimited,
+        ".tsv": open_delimited,
+        ".xlsx": open_xlsx,
+        ".xlsm": open_xlsx,
+        ".parquet": open_parquet,
+        ".jsonl": open_jsonl,
+    }
+    path = spec.input
+    if path.is_dir():
+        raise Refused(f"{path}: is a folder, not a sheet. Nothing was sent.")
+    if not path.is_file():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
+        raise Refused(
+            f"{path}: there is no such file.{nearest(path.name, beside) or named} Nothing was sent."
+        )
+    opener = kinds.get(path.suffix.lower())
+    if opener is None:
+        raise Refused(
+            f"{path}: cannot read a file with {named_ending(path)}; "
+            f"use {', '.join(kinds)}.{_saved_as(path.suffix.lower())} Nothing was sent."
+        )
+    _refuse_settings_of_others(spec)
+    try:
+        table = opener(spec)
+        table = replace(table, batches=partial(_without_blank_end, table))
+    except OSError as error:
+        raise Refused(
+            f"{path}: cannot be read ({error.strerror or error}). Nothing was sent."
+        ) from None
+    _check_header(table)
+    return table
+
+
+def named_ending(path: Path) -> str:
+    """``the ending .txt``, for messages."""
+    return f"the ending {path.suffix}" if path.suffix else "no ending"
+
+
+def _saved_as(ending: str) -> str:
+    if ending in (".xls", ".xlsb", ".ods", ".numbers"):
+        return " Save the workbook as .xlsx."
+    return " A file with one JSON object a line is a .jsonl." if ending in _JSON else ""
+
+
+def _refuse_settings_of_others(spec: JobSpec) -> None:
+    """A setting that does nothing would be taken for one that does."""
+    kind = spec.input.suffix.lower()
+    for name, value, kinds in (
+        ("sheet", spec.sheet, _WORKBOOKS),
+        ("header_row", spec.header_row, _WORKBOOKS),
+        ("encoding", spec.encoding, _TEXTS),
+    ):
+        if value is not None and kind not in kinds:
+            raise Refused(
+                f"{spec.at(name)}: `{name}:` is for {' and '.join(kinds)}, and {spec.input.name} "
+                "is none. Leave it out. Nothing was sent."
+            )
+
+
+def _without_blank_end(table: Table) -> Iterator[Batch]:
+    """Rows up to the last one that holds anything: what follows it is no row of the sheet."""
+    blank, width = BlankRows(table.path, table.place_word), len(table.columns)
+    for batch in table.batches():
+        filled_rows = _filled_rows(batch)
+        if filled_rows:
+            filled, rest = batch.split(filled_rows)
+            before = blank.before(filled_rows, batch.places[0])
+            while places := list(islice(before, most_rows(width))):
+                yield Batch([[""] * len(places)] * width, places)
+            yield filled
+            batch = rest
+        places = batch.places
+        if places and len(places) == places[-1] - places[0] + 1:
+            blank.hold(places[0], places[-1] + 1)
+        else:
+            for place in places:
+                blank.hold(place, place + 1)
+
+
+def _filled_rows(batch: Batch) -> int:
+    """How many rows are left without the blank ones at the end."""
+    for row in range(len(batch) - 1, -1, -1):
+        if any(column[row] for column in batch.columns):
+            return row + 1
+    return 0
+
+
+def _check_header(table: Table) -> None:
+    refuse_too_wide(table.path, table.columns)
+    seen: dict[str, int] = {}
+    for position, name in enumerate(table.columns):
+        if not name.strip():
+            where, title = f"column {position + 1} has", " If the first line is a title, remove it."
+            if table.sheet:
+                title = ""
+                where = f"{table.cell_at(position, table.header_row)} has"
+            raise Refused(
+                f"{table.path}: {where} no name in the header. Name it or remove it."
+                f"{title} Nothing was sent."
+            )
+        if name in seen:
+            where = f'the header names "{name}" twice'
+            if table.sheet:
+                cells = [table.cell_at(p, table.header_row) for p in (seen[name], position)]
+                where += f", in {' and '.join(cells)}"
+            raise Refused(f"{table.path}: {where}. Rename one of them. Nothing was sent.")
+        seen[name] = position
