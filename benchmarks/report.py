@@ -29,10 +29,11 @@ from pipeline.core.model import ErrorCode, Outcome, Reply, Row, State, Verdict
 from pipeline.job.job import Job, find_job
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.queries import counts
+from pipeline.planning.prepared import Prepared
 from pipeline.planning.selection import Selection
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.results.sealing import Sealer
-from pipeline.run.prepare import Prepared, open_sheet, prepare
+from pipeline.run.prepare import open_sheet, prepare
 from pipeline.status.event_log import EventLog
 from pipeline.status.summary import as_json, summarize
 from pipeline.system.files import write_json

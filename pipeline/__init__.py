@@ -38,7 +38,7 @@ _HOME = {
     "Written": "pipeline.scaffold.job_spec",
     "read_status": "pipeline.status.summary",
     "Status": "pipeline.status.summary",
-    "FailOn": "pipeline.status.summary",
+    "FailOn": "pipeline.status.exit_codes",
     "report_job": "pipeline.report.overview",
     "Report": "pipeline.report.overview",
     "write_report": "pipeline.report.html.write",
@@ -114,8 +114,9 @@ if TYPE_CHECKING:
     from pipeline.run.stream import events_of
     from pipeline.scaffold.job_spec import Written, init_job
     from pipeline.sending.control import Control
+    from pipeline.status.exit_codes import FailOn
     from pipeline.status.history import PastRun, read_history
-    from pipeline.status.summary import FailOn, Status, read_status
+    from pipeline.status.summary import Status, read_status
     from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [

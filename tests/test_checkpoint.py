@@ -17,7 +17,8 @@ from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import matching, queries
 from pipeline.ledger.ledger import Part, SqliteLedger, open_ledger
-from pipeline.results.sealing import EMPTY_PART, RESULTS_SCHEMA, Sealer
+from pipeline.results.schema import RESULTS_SCHEMA
+from pipeline.results.sealing import EMPTY_PART, Sealer
 from pipeline.system.files import sha256_of
 
 PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)

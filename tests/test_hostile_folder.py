@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ledger.schema import connect
-from pipeline.results.sealing import RESULTS_SCHEMA
+from pipeline.results.schema import RESULTS_SCHEMA
 from tests.conftest import Job, shared_forks
 from tests.servers import Answer, Server, ok
 

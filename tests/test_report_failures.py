@@ -17,7 +17,7 @@ import pytest
 import pipeline
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import State
-from pipeline.inputs.snapshot import _schema
+from pipeline.inputs.stored import _schema
 from pipeline.ledger.queries import Unfinished
 from pipeline.results.failures_csv import ADDED_COLUMNS, failures_csv
 from tests.conftest import Job

@@ -13,7 +13,8 @@ from pipeline.core.model import State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.queries import Counts, Ending, Unfinished
-from pipeline.status.summary import Concern, FailOn, as_json, for_person, summarize
+from pipeline.status.exit_codes import Concern, FailOn
+from pipeline.status.summary import as_json, for_person, summarize
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
 

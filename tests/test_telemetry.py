@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
+from pipeline.notify.endpoint import Collector
 from pipeline.notify.otlp import Telemetry
-from pipeline.notify.telemetry import Collector
 from tests.conftest import KEY, closed_port, ended
 from tests.servers import Answer, Monitor, Server
 from tests.test_summary import summary

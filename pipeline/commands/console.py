@@ -208,7 +208,8 @@ def answer(said: Said, *lines: str) -> None:
 
 def show_run(job: Job, summary: Summary, said: Said) -> None:
     """How a command that changes something left the job."""
-    from pipeline.status.summary import as_json, for_person, needs_person
+    from pipeline.status.exit_codes import needs_person
+    from pipeline.status.summary import as_json, for_person
     from pipeline.status.summary_lines import summary_lines
 
     if not said["quiet"] or needs_person(summary):
@@ -219,7 +220,8 @@ def show_run(job: Job, summary: Summary, said: Said) -> None:
 
 def show(job: Job, summary: Summary, said: Said) -> None:
     """How a job stands, for who asked for it."""
-    from pipeline.status.summary import for_person, needs_person
+    from pipeline.status.exit_codes import needs_person
+    from pipeline.status.summary import for_person
     from pipeline.status.summary_lines import summary_lines
 
     if not said["quiet"] or needs_person(summary):

@@ -85,7 +85,7 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
         from pipeline.commands.progress import Progress, why
         from pipeline.commands.quiet_ray import own_words_only
         from pipeline.core.events import Notice, Stopping
-        from pipeline.status.summary import needs_person
+        from pipeline.status.exit_codes import needs_person
 
         _tune_process()
         progress = Progress()
@@ -124,7 +124,7 @@ def _tune_process() -> None:
 def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOptions:
     from pipeline.planning.consent import Consent
     from pipeline.run.run import IfLocked, RunOptions
-    from pipeline.status.summary import FailOn
+    from pipeline.status.exit_codes import FailOn
 
     return RunOptions(
         base_url=said["base_url"],

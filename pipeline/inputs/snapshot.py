@@ -10,7 +10,6 @@ failures.csv or export that calls the row ambiguous: there, too, it may have bee
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -37,12 +36,10 @@ from pipeline.inputs.identity import (
     occurrences,
 )
 from pipeline.inputs.mapping import Variables
-from pipeline.inputs.stored import METADATA, stored_batches
+from pipeline.inputs.stored import snapshot_schema, stored_batches
 from pipeline.inputs.table import Batch, Table
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
-
-_OWN_COLUMNS = ("row", "row_key", "skipped")
 
 
 class SkippedRow(NamedTuple):
@@ -148,7 +145,7 @@ def take_snapshot(
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)
     try:
-        rows = _write(path, table, _schema(table.columns, about), check, names)
+        rows = _write(path, table, snapshot_schema(table.columns, about), check, names)
     except Refused:
         path.unlink(missing_ok=True)
         raise
@@ -259,17 +256,3 @@ def _skipped(reasons: Reasons) -> pa.Array:
     if not reasons.any():
         return pa.nulls(len(reasons), pa.string())
     return texts([SKIP_NAMES.get(Skip(reason)) for reason in reasons])
-
-
-def _schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
-    taken = set(_OWN_COLUMNS)
-    fields = []
-    for name in columns:
-        stored = name
-        while stored in taken:
-            stored = f"sheet.{stored}"
-        taken.add(stored)
-        fields.append(pa.field(stored, pa.large_string(), nullable=False))
-    fields += [pa.field("row", pa.int64(), nullable=False)]
-    fields += [pa.field(name, pa.string()) for name in ("row_key", "skipped")]
-    return pa.schema(fields, metadata={METADATA: json.dumps(about).encode()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +22,11 @@ from pipeline.inputs.identity import (
     digests,
     identity,
 )
-from pipeline.inputs.snapshot import _schema
 from pipeline.system.files import sha256_of
 from pipeline.system.opening import as_object, open_file
 
 METADATA = b"pipeline"
+OWN_COLUMNS = ("row", "row_key", "skipped")
 
 
 def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
@@ -153,7 +154,7 @@ def _stored(path: Path) -> JsonObject:
     columns = about["columns"]
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         raise ValueError("its columns are no names")
-    if not schema.equals(_schema(tuple(columns), about)):
+    if not schema.equals(snapshot_schema(tuple(columns), about)):
         raise ValueError("it has other columns than it says")
     return about
 
@@ -163,3 +164,17 @@ def _damaged(path: Path, what: str) -> StorageFailed:
         f"{path}: the sheet's copy is damaged ({what}). Nothing more was sent, and nothing "
         "altered is used. `pipeline run` copies the sheet anew."
     )
+
+
+def snapshot_schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
+    taken = set(OWN_COLUMNS)
+    fields = []
+    for name in columns:
+        stored = name
+        while stored in taken:
+            stored = f"sheet.{stored}"
+        taken.add(stored)
+        fields.append(pa.field(stored, pa.large_string(), nullable=False))
+    fields += [pa.field("row", pa.int64(), nullable=False)]
+    fields += [pa.field(name, pa.string()) for name in ("row_key", "skipped")]
+    return pa.schema(fields, metadata={METADATA: json.dumps(about).encode()})

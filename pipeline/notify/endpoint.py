@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,6 +32,9 @@ from pipeline.notify.metrics import PROMETHEUS_START
 from pipeline.policy.masking import Mask
 from pipeline.system.network import is_local, is_loopback, split_address
 from pipeline.system.opening import open_file
+
+if TYPE_CHECKING:
+    pass
 
 PREFIX = "PIPELINE_NOTIFY_"
 """A variable of such a name may stand in an address."""
@@ -242,3 +245,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:
     if not answer.done():
         answer.set_result(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Who takes one signal. The address may hold a secret: messages have `shown`."""
+
+    shown: str
+    url: str = field(repr=False)

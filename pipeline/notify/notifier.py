@@ -27,7 +27,8 @@ from pipeline.notify.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.notify.metrics import markdown, prometheus
 from pipeline.notify.telemetry import find_telemetry
 from pipeline.status.event_log import EventLog
-from pipeline.status.summary import as_json, for_person, needs_person, summarize_error
+from pipeline.status.exit_codes import needs_person
+from pipeline.status.summary import as_json, for_person, summarize_error
 from pipeline.system.files import replacing, write_json
 
 if TYPE_CHECKING:

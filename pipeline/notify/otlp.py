@@ -31,9 +31,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pipeline.core.events import AttemptEnded, Event
 from pipeline.core.model import Summary, Verdict
 from pipeline.core.wording import few_codes
-from pipeline.notify.endpoint import in_time, late
+from pipeline.notify.endpoint import Collector, in_time, late
 from pipeline.notify.metrics import gauges
-from pipeline.notify.telemetry import Collector
 
 Attributes = dict[str, str | int]
 

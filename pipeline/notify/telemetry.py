@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import Refused
 from pipeline.job.spec import JobSpec
+from pipeline.notify.endpoint import Collector
 
 if TYPE_CHECKING:
     from pipeline.notify.otlp import Telemetry
 
 _PROTOCOL = "http/protobuf"
 _DEFAULT_ENDPOINT = "http://localhost:4318"
-
-
-@dataclass(frozen=True, slots=True)
-class Collector:
-    """Who takes one signal. The address may hold a secret: messages have `shown`."""
-
-    shown: str
-    url: str = field(repr=False)
 
 
 def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> Telemetry | None:

@@ -15,9 +15,9 @@ from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
 from pipeline.planning.plan_token import plan_token
+from pipeline.planning.prepared import Prepared
 from pipeline.planning.repaid import refuse_repaying
 from pipeline.planning.selection import Selection
-from pipeline.run.prepare import Prepared
 
 Ask = Callable[[str], bool]
 

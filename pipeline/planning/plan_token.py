@@ -19,8 +19,8 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
+from pipeline.planning.prepared import Prepared
 from pipeline.planning.selection import Selection
-from pipeline.run.prepare import Prepared
 
 _PREFIX = "plan1-"
 

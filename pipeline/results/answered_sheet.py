@@ -39,7 +39,7 @@ from pipeline.ledger.schema import altered
 from pipeline.ledger.shown import shown_row
 from pipeline.results.flags import REPEATED
 from pipeline.results.lookup import Answers, Stretch, find_answers
-from pipeline.results.sealing import RESULTS_SCHEMA
+from pipeline.results.schema import RESULTS_SCHEMA
 
 ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
 FLAGS = "_flags"

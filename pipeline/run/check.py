@@ -29,9 +29,10 @@ from pipeline.notify.endpoint import own_textfile, told_endpoints
 from pipeline.notify.telemetry import find_telemetry
 from pipeline.planning.consent import plan_of, questions, refuse_impossible
 from pipeline.planning.drift import Drift, drift
+from pipeline.planning.prepared import Prepared
 from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.planning.selection import Selection
-from pipeline.run.prepare import Prepared, open_sheet, prepare, with_text_rules
+from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
 

@@ -8,7 +8,6 @@ folders beside it, and in those of the other jobs that run the same workflow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
@@ -20,15 +19,8 @@ from pipeline.ledger import queries
 from pipeline.ledger.matching import count_paid
 from pipeline.ledger.reader import reading
 from pipeline.planning.plan import Plan
+from pipeline.planning.prepared import Neighbour
 from pipeline.system.opening import as_object
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """Another run folder in which `rows` of the rows to send were or may have been paid."""
-
-    path: Path
-    rows: int
 
 
 def find_neighbours(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,54 +16,24 @@ from pipeline.core.errors import Refused
 from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Alike, State
 from pipeline.inputs.checks import Skip
 from pipeline.inputs.formats import open_table
-from pipeline.inputs.mapping import Variables, bind
+from pipeline.inputs.mapping import bind
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.stored import find_snapshot
-from pipeline.inputs.table import Table
 from pipeline.inputs.where import refuse_unknown_columns
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
 from pipeline.ledger.reader import Read, reading
-from pipeline.planning.changes import MassChange, MovedRow, find_mass_change, find_moved
-from pipeline.planning.pinned_settings import Pins, folder_rules, read_pins
+from pipeline.planning.changes import find_mass_change, find_moved
+from pipeline.planning.pinned_settings import folder_rules, read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
-from pipeline.planning.repaid import Repaid, find_repaid
+from pipeline.planning.prepared import Neighbour, Prepared, Sheet
+from pipeline.planning.repaid import find_repaid
 from pipeline.planning.selection import Selection
-from pipeline.run.neighbours import Neighbour, find_neighbours
+from pipeline.run.neighbours import find_neighbours
 
 _LOOK_UP_ROWS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """The spec's sheet, opened: its header is known to fit, its rows are not read yet."""
-
-    table: Table
-    variables: Variables
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A sheet that was read and laid over the ledger.
-
-    `moved`, `mass_change` and `neighbours` are what its user may not know of the rows to send.
-
-    `skips` counts the skipped rows that have no answer, by reason; the others, `kept_answers`, have
-    one from before they were skipped. `repaid` is what a changed spec would pay for again.
-    """
-
-    snapshot: Snapshot
-    variables: Variables
-    plan: Plan
-    pins: Pins
-    skips: Counter[Skip]
-    kept_answers: int
-    repaid: Repaid
-    moved: tuple[MovedRow, ...]
-    mass_change: MassChange | None
-    neighbours: tuple[Neighbour, ...]
 
 
 def with_text_rules(job: Job, *, accept_changes: bool) -> Job:

@@ -35,18 +35,20 @@ from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
+from pipeline.planning.prepared import Prepared, Sheet
 from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Until
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
-from pipeline.run.prepare import Prepared, Sheet, open_sheet, prepare, with_text_rules
+from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending.control import Control
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.session import Sending
 from pipeline.status.event_log import EventLog
-from pipeline.status.summary import Concern, FailOn, as_json, summarize
+from pipeline.status.exit_codes import Concern, FailOn
+from pipeline.status.summary import as_json, summarize
 from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json
 

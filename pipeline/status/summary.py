@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import asdict, dataclass, replace
 
 from pipeline.core.errors import (
     DiskRefused,
@@ -19,31 +15,14 @@ from pipeline.core.errors import (
 from pipeline.core.model import JsonObject, Sent, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Counts, Unfinished
+from pipeline.ledger.queries import Counts
 from pipeline.ledger.reader import reading, refuse_before_first_run
+from pipeline.status.exit_codes import exit_code_of
 from pipeline.status.next_step import next_step, send_pending, stand
 
 SCHEMA_VERSION = 1
 
-_EXIT_STORAGE, _EXIT_INTERRUPTED, _EXIT_STOPPED = 6, 130, 4
-_EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED = 75, 5, 3
-_EXIT_OF_STOP = {
-    StopCode.STORAGE: _EXIT_STORAGE,
-    StopCode.INTERRUPTED: _EXIT_INTERRUPTED,
-    StopCode.NOT_SENT: _EXIT_AWAY,
-    StopCode.UNTIL: _EXIT_AWAY,
-    StopCode.AMBIGUOUS: _EXIT_AMBIGUOUS,
-}
 _STOP_OF_ERROR = {StorageFailed: StopCode.STORAGE, Interrupted: StopCode.INTERRUPTED}
-
-
-class FailOn(StrEnum):
-    """Which rows raise the exit code to 3 or 5."""
-
-    ANY = "any"
-    NEW = "new"
-    """Those that the run itself sent: for nights."""
-    NONE = "none"
 
 
 def summarize(
@@ -96,7 +75,7 @@ def summarize(
         report=str(job.folder.report) if job.folder.report.exists() else None,
         failures=str(job.folder.failures),
         resume_command=job.command(*step.words) if step else None,
-        exit_code=_exit_code(stopped, states if concern is None else concern, signal_exit),
+        exit_code=exit_code_of(stopped, states if concern is None else concern, signal_exit),
         next_step=replace(step, to_add=job.to_add) if step else None,
         resume_needs=list(job.withheld),
     )
@@ -141,36 +120,6 @@ def for_person(job: Job, summary: Summary) -> Summary:
     return replace(summary, resume_command=raised.command(*step.words))
 
 
-@dataclass(frozen=True, slots=True)
-class Concern:
-    """Counts by state the unfinished rows that the exit code speaks of; none of them is kept.
-
-    `covered` holds one flag a row of the sheet; rows that the command left out do not count.
-    `found_cut` are ledger rows that this run found cut off by a crash: they are news of this run,
-    as the one that sent them could tell nobody.
-    """
-
-    covered: npt.NDArray[np.bool_]
-    fail_on: FailOn
-    found_cut: frozenset[int] = frozenset()
-    states: Counter[State] = field(default_factory=Counter)
-
-    def add(self, row: Unfinished) -> None:
-        """Counts one row, if it is of concern."""
-        if self.fail_on is FailOn.NONE or not self.covered[row.sheet_row - 1]:
-            return
-        if self.fail_on is FailOn.ANY or row.in_last_run or row.row_id in self.found_cut:
-            self.states[row.state] += 1
-
-
-def needs_person(summary: Summary) -> bool:
-    """Whether somebody should look: not at a night that its `--until` ended, with all rows well."""
-    in_time = summary.stopped == StopCode.UNTIL and summary.exit_code == _EXIT_AWAY
-    if in_time and not summary.failed and not summary.ambiguous:
-        return False
-    return summary.exit_code != 0
-
-
 def as_json(summary: Summary) -> JsonObject:
     """The object of summary.json and of `--json`."""
     told = asdict(summary)
@@ -203,21 +152,6 @@ def _known_counts(job: Job) -> Counts:
             return read(queries.counts)
     except (PipelineError, OSError):
         return _NO_COUNTS
-
-
-def _exit_code(stopped: Stopped | None, states: Counter[State], signal_exit: int | None) -> int:
-    """The first that applies of 6, 130 or 143, 4, 75, 5, 3."""
-    interrupted = _EXIT_INTERRUPTED if signal_exit is None else signal_exit
-    found = {
-        _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] > 0,
-        _EXIT_FAILED: states[State.FAILED] > 0,
-    }
-    if signal_exit is not None:
-        found[interrupted] = True
-    if stopped is not None:
-        found[_EXIT_OF_STOP.get(stopped.code, _EXIT_STOPPED)] = True
-    order = (_EXIT_STORAGE, interrupted, _EXIT_STOPPED, _EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED)
-    return next((code for code in order if found.get(code)), 0)
 
 
 _NO_COUNTS = Counts(Counter(), 0, 0, 0, 0, "", None)

@@ -22,7 +22,7 @@ from pipeline.ledger.queries import Sealed
 from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered, intact
 from pipeline.results.lookup import read_part
-from pipeline.results.sealing import results_table
+from pipeline.results.schema import results_table
 
 _MOST_PARTS = 20
 _MOST_UNSEALED = 2000
