@@ -18,7 +18,9 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from pipeline.core.version import VERSION
+
+__version__ = VERSION
 
 _HOME = {
     "run_job": "pipeline.run.run",

@@ -19,9 +19,9 @@ import pytest
 from pipeline.core.model import Failure, Reply, StopCode, Verdict
 from pipeline.job.access import Access
 from pipeline.policy.answer import classify
-from pipeline.policy.decoding import KEPT_OF_TOO_LARGE_BYTES, MAX_BODY_BYTES
 from pipeline.sending.engines.body_budget import BodyBudget
 from pipeline.sending.engines.client import Client
+from pipeline.sending.engines.decoding import KEPT_OF_TOO_LARGE_BYTES, MAX_BODY_BYTES
 from tests.conftest import closed_port
 
 BODY = b'{"story":"a dog"}'

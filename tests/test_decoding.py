@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.core.model import Reply, Verdict
 from pipeline.policy.answer import classify, read_answer
-from pipeline.policy.decoding import (
+from pipeline.sending.engines.decoding import (
     MAX_BODY_BYTES,
     TooLarge,
     decoded,

@@ -14,8 +14,9 @@ pytest.importorskip("nacl", reason="the extra ray is not installed")
 from nacl.public import PublicKey, SealedBox
 
 from pipeline.core.model import Failure
+from pipeline.core.version import VERSION
 from pipeline.job.access import Access
-from pipeline.sending.engines.worker import Landed, Request, Worker, installed
+from pipeline.sending.engines.worker import Landed, Request, Worker
 from tests.servers import Server, ok
 
 WAIT_S = 10.0
@@ -64,7 +65,7 @@ def test_a_worker_says_who_it_is():
     async def go() -> None:
         worker = Worker()
         hello = await worker.hello()
-        assert hello.version == installed()
+        assert hello.version == VERSION
         assert hello.pid == os.getpid()
         assert len(hello.public_key) == 32
         before = time.monotonic()

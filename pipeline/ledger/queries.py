@@ -6,10 +6,11 @@ writer's thread; `reading` gives other processes one unchanging view.
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -383,6 +384,50 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
         yield Answered(sheet_row, run_id, sent_row)
 
 
+def rows_of_answers(
+    answers: Sequence[tuple[str, int]],
+) -> Callable[[sqlite3.Connection], list[tuple[int, int]]]:
+    """(place in `answers`, row of the sheet now) of those that are the last answer of a row.
+
+    Each answer is named by the run and the row under which it was sent.
+    """
+
+    def operation(db: sqlite3.Connection) -> list[tuple[int, int]]:
+        db.execute("CREATE TEMP TABLE candidates (run_id TEXT, sent_row INTEGER, place INTEGER)")
+        db.executemany(
+            "INSERT INTO candidates VALUES (?, ?, ?)",
+            [(*answer, place) for place, answer in enumerate(answers)],
+        )
+        found = db.execute(_ROWS_OF_ANSWERS).fetchall()
+        db.execute("DROP TABLE temp.candidates")
+        for *_, sheet_row, whole in found:
+            if not whole:
+                raise altered("where an answer is", sheet_row)
+        return [(place, sheet_row) for place, sheet_row, _ in found]
+
+    return operation
+
+
+def bodies_sent(rows: Iterable[int]) -> Callable[[sqlite3.Connection], dict[int, str]]:
+    """The bodies that were sent for some rows of the sheet, by row."""
+    wanted = json.dumps(list(rows))
+
+    def operation(db: sqlite3.Connection) -> dict[int, str]:
+        sent = {}
+        for row, body, whole in db.execute(
+            f"SELECT r.sheet_row, q.body, {intact('requests', 'q')}"
+            " FROM rows r JOIN requests q USING (row_id)"
+            " WHERE r.sheet_row IN (SELECT value FROM json_each(?))",
+            (wanted,),
+        ):
+            if not whole:
+                raise altered("what was sent", row)
+            sent[row] = bytes(body).decode(errors="replace")
+        return sent
+
+    return operation
+
+
 def check_structure(db: sqlite3.Connection) -> None:
     """Has SQLite look for tables and indexes that lost something.
 
@@ -531,6 +576,15 @@ _ANSWERED = (
     + _ANSWERED_OF.format(
         place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
     ).replace("r.sheet_row IS NOT NULL AND ", "")
+)
+
+_ROWS_OF_ANSWERS = (
+    "SELECT c.place, r.sheet_row,"
+    f" {intact('rows', 'r')} AND {intact('attempts', 'a')} AND {intact('runs', 'runs')}"
+    " FROM attempts a CROSS JOIN runs USING (run) JOIN candidates c"
+    " ON c.run_id = runs.run_id AND c.sent_row = a.sheet_row"
+    " JOIN rows r ON r.row_id = a.row_id AND r.ok_attempt = a.attempt_id"
+    " WHERE r.sheet_row IS NOT NULL ORDER BY r.sheet_row"
 )
 
 _STATES = {str(state): state for state in State}

@@ -28,12 +28,14 @@ from pipeline.ledger.schema import (
 )
 
 T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+"""What is done with a ledger in one step. Outside of this room nobody has a connection."""
 
 
 class Read(Protocol):
     """Runs one reading operation on a ledger."""
 
-    def __call__(self, operation: Callable[[sqlite3.Connection], T], /) -> T: ...
+    def __call__(self, operation: Operation[T], /) -> T: ...
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def reading(path: Path) -> Iterator[Read]:
         StorageFailed: when it cannot be read.
     """
 
-    def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
+    def read(operation: Operation[T], /) -> T:
         return undamaged(operation, connection)
 
     with ExitStack() as stack:

@@ -17,7 +17,9 @@ from typing import Any
 
 from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 from pipeline.policy.json_text import JsonText, is_guessed, parsed, text_of
-from pipeline.results.flags import EMPTY
+
+EMPTY = "empty"
+"""The flag of an answer without text. The other flags need the variables: see `results.flags`."""
 
 MESSAGE_CHARACTERS = 500
 _LOOKED_AT_CHARACTERS = 100 * MESSAGE_CHARACTERS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.errors import Refused, StorageFailed
@@ -29,14 +29,14 @@ def write_bodies(job: Job, target: Path) -> int:
             reason = error.strerror or error
             raise Refused(f"{target}: {reason}. Name a new folder for --bodies.") from None
         try:
-            return read(lambda db: _write(db, target))
+            return read(lambda db: _write(queries.bodies(db), target))
         except OSError as error:
             raise StorageFailed(f"{target}: cannot be written ({error.strerror}).") from error
 
 
-def _write(db: sqlite3.Connection, target: Path) -> int:
+def _write(bodies: Iterable[tuple[int, bytes]], target: Path) -> int:
     seen: Counter[int] = Counter()
-    for row, body in queries.bodies(db):
+    for row, body in bodies:
         seen[row] += 1
         again = f"-{seen[row]}" if seen[row] > 1 else ""
         with open_private(target / f"row-{row}{again}.txt") as file:

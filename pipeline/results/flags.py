@@ -15,7 +15,8 @@ import json
 import re
 from collections.abc import Collection
 
-EMPTY = "empty"
+from pipeline.policy.answer import EMPTY
+
 REFUSAL = "refusal"
 UNDEFINED = "undefined"
 TEMPLATE = "template"

@@ -14,9 +14,9 @@ from pipeline.ledger.ledger import SqliteLedger
 from pipeline.ledger.queries import Unread
 from pipeline.planning.pinned_settings import pinned_workflow
 from pipeline.policy.answer import classify
-from pipeline.policy.decoding import readings
 from pipeline.results.failures_csv import rewrite_failures
 from pipeline.results.sealing import Sealer
+from pipeline.sending.engines.decoding import readings
 
 
 def recover(

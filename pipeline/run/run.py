@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,11 +19,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import __version__
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Summary
+from pipeline.core.version import VERSION
 from pipeline.inputs.table import Batch
 from pipeline.job.access import Access, find_access
 from pipeline.job.job import Job, find_job, job_of
@@ -33,6 +32,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.reader import Operation
 from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
 from pipeline.planning.prepared import Prepared, Sheet
@@ -252,7 +252,7 @@ async def _prepare(
             control.check()
             yield batch
 
-    def read(operation: Callable[[sqlite3.Connection], T], /) -> T:
+    def read(operation: Operation[T], /) -> T:
         control.check()
         return ledger.read(operation)
 
@@ -353,7 +353,7 @@ class _Run:
             "workflow": spec.workflow,
             "host": host,
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
-            "version": __version__,
+            "version": VERSION,
             "sending": list(self.job.sending),
             "limit": self.job.limit,
             "options": _resolved(spec),

@@ -7,9 +7,8 @@ against its checksum and read from the same bytes, so nothing altered is shown.
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -20,7 +19,6 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Sealed
 from pipeline.ledger.reader import Read
-from pipeline.ledger.schema import altered, intact
 from pipeline.results.lookup import read_part
 from pipeline.results.schema import results_table
 
@@ -76,7 +74,9 @@ def read_samples(folder: RunFolder, read: Read) -> Samples:
     for table in tables:
         tally.add(table)
         candidates += _candidates(table, chance)
-    shown = _shown(read(_standing(candidates)), chance)
+    places = read(queries.rows_of_answers([(c.run_id, c.sheet_row) for c in candidates]))
+    standing = [replace(candidates[place], sheet_row=row) for place, row in places]
+    shown = _shown(standing, chance)
     return Samples(
         tuple(shown),
         tally.domains,
@@ -152,35 +152,6 @@ def _candidates(table: pa.Table, chance: random.Random) -> list[Answer]:
         )
         for found in table.take(list(places)).to_pylist()
     ]
-
-
-def _standing(candidates: list[Answer]) -> Callable[[sqlite3.Connection], list[Answer]]:
-    """Those candidates that are the last answer of a row of the sheet, with its number now."""
-
-    def operation(db: sqlite3.Connection) -> list[Answer]:
-        db.execute("CREATE TEMP TABLE candidates (run_id TEXT, sent_row INTEGER, place INTEGER)")
-        db.executemany(
-            "INSERT INTO candidates VALUES (?, ?, ?)",
-            [(c.run_id, c.sheet_row, place) for place, c in enumerate(candidates)],
-        )
-        found = db.execute(_STANDING).fetchall()
-        db.execute("DROP TABLE temp.candidates")
-        for *_, sheet_row, whole in found:
-            if not whole:
-                raise altered("where an answer is", sheet_row)
-        return [replace(candidates[place], sheet_row=sheet_row) for place, sheet_row, _ in found]
-
-    return operation
-
-
-_STANDING = (
-    "SELECT c.place, r.sheet_row,"
-    f" {intact('rows', 'r')} AND {intact('attempts', 'a')} AND {intact('runs', 'runs')}"
-    " FROM attempts a CROSS JOIN runs USING (run) JOIN candidates c"
-    " ON c.run_id = runs.run_id AND c.sent_row = a.sheet_row"
-    " JOIN rows r ON r.row_id = a.row_id AND r.ok_attempt = a.attempt_id"
-    " WHERE r.sheet_row IS NOT NULL ORDER BY r.sheet_row"
-)
 
 
 def _shown(standing: list[Answer], chance: random.Random) -> Iterator[Answer]:

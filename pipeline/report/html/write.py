@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
+from pipeline.core.version import VERSION
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader, wal
-from pipeline.ledger.schema import altered, intact
+from pipeline.ledger.schema import altered
 from pipeline.ledger.trends import count_history
 from pipeline.planning.pinned_settings import pinned_workflow
-from pipeline.report.groups import Group
 from pipeline.report.html.charts import pictures
 from pipeline.report.html.page import Facts, page
 from pipeline.report.html.samples import read_samples
@@ -60,30 +56,10 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             workflow=pinned_workflow(read) or "unknown",
             history=history,
             samples=samples,
-            sent=read(_sent(report.groups)),
+            sent=read(queries.bodies_sent(row for g in report.groups for row in g.first_rows)),
             pictures=pictures(history, limits, report.groups, samples),
             written_at=(clock or SystemClock()).wall(),
-            version=version("pipeline"),
+            version=VERSION,
         )
     write_durably(folder.report, page(facts).encode())
     return folder.report
-
-
-def _sent(groups: Sequence[Group]) -> Callable[[sqlite3.Connection], dict[int, str]]:
-    """The bodies that were sent for the first rows of each group, by row of the sheet."""
-    rows = json.dumps([row for group in groups for row in group.first_rows])
-
-    def operation(db: sqlite3.Connection) -> dict[int, str]:
-        sent = {}
-        for row, body, whole in db.execute(
-            f"SELECT r.sheet_row, q.body, {intact('requests', 'q')}"
-            " FROM rows r JOIN requests q USING (row_id)"
-            " WHERE r.sheet_row IN (SELECT value FROM json_each(?))",
-            (rows,),
-        ):
-            if not whole:
-                raise altered("what was sent", row)
-            sent[row] = bytes(body).decode(errors="replace")
-        return sent
-
-    return operation

@@ -17,14 +17,6 @@ import httpx
 
 from pipeline.core.model import SANDBOX_HOST, Failure, Reply
 from pipeline.job.access import Access
-from pipeline.policy.decoding import (
-    KEPT_OF_TOO_LARGE_BYTES,
-    MAX_BODY_BYTES,
-    TooLarge,
-    decoded,
-    in_utf8,
-    is_encoded,
-)
 from pipeline.policy.masking import Mask
 from pipeline.sending.engines.body_budget import BodyBudget, Share
 from pipeline.sending.engines.connections import (
@@ -34,6 +26,14 @@ from pipeline.sending.engines.connections import (
     failure_of,
     open_transport,
     progress,
+)
+from pipeline.sending.engines.decoding import (
+    KEPT_OF_TOO_LARGE_BYTES,
+    MAX_BODY_BYTES,
+    TooLarge,
+    decoded,
+    in_utf8,
+    is_encoded,
 )
 from pipeline.system.network import find_proxy
 

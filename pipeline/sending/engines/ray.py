@@ -27,12 +27,13 @@ from nacl.public import PublicKey, SealedBox
 from pipeline.core.errors import EngineAway
 from pipeline.core.events import Event, Notice
 from pipeline.core.model import Engine, Failure, Reply
+from pipeline.core.version import VERSION
 from pipeline.core.wording import counted
 from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.body_budget import BodyBudget
 from pipeline.sending.engines.ray_cluster import connect, leave, machines, reason_of, signals_kept
 from pipeline.sending.engines.ray_head import Head
-from pipeline.sending.engines.worker import Landed, Request, Worker, installed
+from pipeline.sending.engines.worker import Landed, Request, Worker
 
 T = TypeVar("T")
 
@@ -116,10 +117,10 @@ class Sender:
         """Tells the actor all that it needs for sending."""
         hello = await self.actor.hello.remote()
         self.name = f"worker {hello.pid}"
-        if hello.version != installed():
+        if hello.version != VERSION:
             raise EngineAway(
                 f"The Ray cluster has pipeline {hello.version} installed, and this is "
-                f"{installed()}: install the same on all machines. Nothing was sent."
+                f"{VERSION}: install the same on all machines. Nothing was sent."
             )
         for _ in range(_CLOCKS_AT_FIRST):
             await self.look_at_clock()

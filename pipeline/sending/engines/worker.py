@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import os
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from nacl.public import PrivateKey, SealedBox
 
 from pipeline.core.model import Failure, Reply
+from pipeline.core.version import VERSION
 from pipeline.job.access import Access
 from pipeline.sending.engines.base import Target, send_at
 from pipeline.sending.engines.client import Client
@@ -57,11 +57,6 @@ class Hello(NamedTuple):
     public_key: bytes
 
 
-def installed() -> str:
-    """The release of this package that is installed here."""
-    return importlib.metadata.version("pipeline")
-
-
 class Worker:
     """Sends what it is given, each batch once, and keeps the replies until they are taken."""
 
@@ -77,7 +72,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def hello(self) -> Hello:
-        return Hello(installed(), os.getpid(), bytes(self._private_key.public_key))
+        return Hello(VERSION, os.getpid(), bytes(self._private_key.public_key))
 
     async def clock(self) -> float:
         """This machine's monotonic clock, in seconds."""
