@@ -9,6 +9,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import pipeline
 from pipeline.job.access import Access
 from tests.conftest import KEY, Job, SandboxProcess, closed_port, ended, free_port
 from tests.test_faults import hold_against_the_matrix
@@ -450,10 +452,10 @@ def test_a_worker_that_counts_as_lost_is_ended(monkeypatch):
 
 
 def test_a_cluster_with_another_release_is_refused(sandbox, make_job, tmp_path):
-    """Its workers find the metadata of a release 9.9 first; exit 75, and nothing was sent."""
-    other = tmp_path / "pipeline-9.9.dist-info"
-    other.mkdir()
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pipeline\nVersion: 9.9\n")
+    """Its workers find a release 9.9 first; exit 75, and nothing was sent."""
+    other = Path(shutil.copytree(Path(pipeline.__file__).parent, tmp_path / "pipeline"))
+    version = other / "core" / "version.py"
+    version.write_text(version.read_text().replace(pipeline.__version__, "9.9"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
         with ray_cluster(cpus=2) as address:
