@@ -1,1 +1,4 @@
-"""Sheets of every kind, read as text: what stands in the cell is what is sent."""
+"""Any sheet becomes rows of text with a key each, and a durable copy of them.
+
+`open_table`, `bind` and `take_snapshot` are what other rooms ask for.
+"""

@@ -1,0 +1,1 @@
+"""Who hears of a run besides its terminal. `notifying` tells them."""

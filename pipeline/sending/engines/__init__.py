@@ -1,1 +1,1 @@
-"""Where requests are sent from."""
+"""Where requests are sent from: this process, or workers on a cluster."""
