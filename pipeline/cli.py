@@ -85,7 +85,7 @@ def main() -> None:
         if "--json" in sys.argv:
             from pipeline.status.summary import as_json, summarize_error
 
-            refused = Refused(in_plain_words(error))
+            refused = Refused(in_plain_words(error), closing="")
             print_json(as_json(summarize_error(None, refused)) | {"error": str(refused)})
         sys.exit(error.exit_code)
     except click.Abort:

@@ -91,6 +91,6 @@ def _asked(said: dict[str, Any]) -> tuple[str, Selection]:
     if said["again"]:
         raise Refused(
             "--again is an option of `run`, and the others here are of `resume`: check them one "
-            "after the other. Nothing was sent."
+            "after the other."
         )
     return "resume", resume_selection(said)

@@ -43,7 +43,7 @@ def job_said(said: Said) -> Job:
     from pipeline.job.job import find_job
 
     if said["sandbox"] and said.get("base_url"):
-        raise Refused("--sandbox is a server of its own: leave out --base-url. Nothing was sent.")
+        raise Refused("--sandbox is a server of its own: leave out --base-url.")
     job = find_job(
         said["job"],
         output=said["output"],

@@ -10,7 +10,7 @@ import click
 
 from pipeline.commands.console import finish, print_json, tell
 from pipeline.commands.options import PATH, job_options
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def export(
         from pipeline.status.summary import as_json, read_status
 
         if target is not None and citations is not None and _same(target, citations):
-            raise Refused(f"{target}: named by --to and --citations. Nothing was written.")
+            raise NothingWritten(f"{target}: named by --to and --citations.")
         written: dict[str, Export] = {}
         guard = not no_excel_guard
         if target is not None:
@@ -57,7 +57,7 @@ def export(
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
         if not written:
-            raise Refused("Say with --to or --citations which file to write. Nothing was written.")
+            raise NothingWritten("Say with --to or --citations which file to write.")
         summary = read_status(job).summary
         if not said["quiet"]:
             for what, done in written.items():

@@ -12,7 +12,7 @@ import click
 
 from pipeline.commands.console import explain, person_there, print_json, tell
 from pipeline.commands.options import PATH
-from pipeline.core.errors import PipelineError, Refused
+from pipeline.core.errors import NothingWritten, PipelineError
 from pipeline.core.wording import counted
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def init(
     try:
         if workflow is None:
             if not person_there():
-                raise Refused(
+                raise NothingWritten(
                     "Name the workflow by --workflow ID, its id on your platform; to rehearse, any "
-                    "will do. Nothing was written."
+                    "will do."
                 )
             workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
         written = init_job(

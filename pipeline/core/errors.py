@@ -11,9 +11,21 @@ class PipelineError(Exception):
 
 
 class Refused(PipelineError):
-    """The spec, the input or the call cannot be used. Nothing was sent."""
+    """The spec, the input or the call cannot be used. Nothing was sent, and the message says so."""
 
     exit_code = 2
+    closing = "Nothing was sent."
+
+    def __init__(self, message: str, *, closing: str | None = None) -> None:
+        """`closing` replaces the last sentence, and "" leaves it out."""
+        closing = self.closing if closing is None else closing
+        super().__init__(message if closing in message else f"{message} {closing}")
+
+
+class NothingWritten(Refused):
+    """The same of a command that only writes a file for the user."""
+
+    closing = "Nothing was written."
 
 
 class StorageFailed(PipelineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import Refused, StorageFailed
+from pipeline.core.errors import NothingWritten, StorageFailed
 from pipeline.core.wording import nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
@@ -79,9 +79,9 @@ def export_citations(
 
 def _check(job: Job, target: Path, force: bool) -> None:
     if target.suffix.lower() not in KINDS:
-        raise Refused(
+        raise NothingWritten(
             f"{target}: cannot write a file with {named_ending(target)}."
-            f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}. Nothing was written."
+            f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}."
         )
     check_target(job, target, force=force)
 

@@ -22,7 +22,7 @@ from openpyxl.utils import get_column_letter
 from openpyxl.workbook.properties import CalcProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten, Refused
 from pipeline.core.wording import counted
 from pipeline.export.calculated import Values, put_values, stored_values
 from pipeline.export.files import cell_text, replacing, rows_of
@@ -103,10 +103,10 @@ def _sha256(spec: JobSpec) -> str:
 
 
 def _changed(spec: JobSpec, how: str) -> Refused:
-    return Refused(
+    return NothingWritten(
         f"{spec.input}: an export to .xlsx is a copy of this workbook, and {how} since the last "
         "run. Give `pipeline run` once more, which sends only rows that are new or changed, or "
-        "export to .csv: that shows the sheet as it was sent. Nothing was written."
+        "export to .csv: that shows the sheet as it was sent."
     )
 
 
@@ -157,9 +157,8 @@ def _loaded(spec: JobSpec) -> Workbook:
         try:
             return load_workbook(spec.input, rich_text=True)
         except Exception as error:  # openpyxl raises whatever its parsers do
-            raise Refused(
-                f"{spec.input}: cannot be copied ({error}). Export to .csv instead. Nothing was "
-                "written."
+            raise NothingWritten(
+                f"{spec.input}: cannot be copied ({error}). Export to .csv instead."
             ) from None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.job.job import Job
 from pipeline.results.answered_sheet import ADDED
 
@@ -30,26 +30,19 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
     """
     where = target.resolve()
     if job.spec is not None and where == job.spec.input.resolve():
-        raise Refused(
-            f"{target}: that is the job's input. Choose another file. Nothing was written."
-        )
+        raise NothingWritten(f"{target}: that is the job's input. Choose another file.")
     if where.is_relative_to(job.folder.path.resolve()):
-        raise Refused(
-            f"{target}: the run folder is the runner's own. Choose another place. Nothing was "
-            "written."
-        )
+        raise NothingWritten(f"{target}: the run folder is the runner's own. Choose another place.")
     if not where.parent.is_dir():
-        raise Refused(
-            f"{target}: there is no folder {where.parent}. Make it first. Nothing was written."
-        )
+        raise NothingWritten(f"{target}: there is no folder {where.parent}. Make it first.")
     if where.is_dir():
-        raise Refused(f"{target}: is a folder. Name a file in it. Nothing was written.")
+        raise NothingWritten(f"{target}: is a folder. Name a file in it.")
     if where.exists() and not where.is_file():
-        raise Refused(f"{target}: is not a file. Name another place. Nothing was written.")
+        raise NothingWritten(f"{target}: is not a file. Name another place.")
     if not force and where.exists() and where.stat().st_size and not _is_export(where):
-        raise Refused(
+        raise NothingWritten(
             f"{target}: is there already and is not an earlier export. Choose another file, or "
-            "say --force to replace it. Nothing was written."
+            "say --force to replace it."
         )
 
 

@@ -107,7 +107,7 @@ class RowChecks:
             Refused: for empty cells under `empty: refuse`, a repeated id, or no rows.
         """
         if rows == 0:
-            raise Refused(f"{self._table.path}: {NO_ROWS} Nothing was sent.")
+            raise Refused(f"{self._table.path}: {NO_ROWS}")
         count = self.empty_cells.total()
         if count and self._spec.empty == "refuse":
             more = count - len(self._empty)
@@ -116,7 +116,7 @@ class RowChecks:
             them = "it" if count == 1 else "them"
             raise Refused(
                 f"{self._table.path}: {count} mapped {cells} empty: {named}. "
-                f"Fill {them}, or say `empty: skip` or `empty: send` in the spec. Nothing was sent."
+                f"Fill {them}, or say `empty: skip` or `empty: send` in the spec."
             )
         self._refuse_repeated_ids()
 
@@ -135,7 +135,7 @@ class RowChecks:
                 cell = self._table.cell_at(self._id, batch.places[offset])
                 raise Refused(
                     f"{self._table.path} {cell}: the id is blank. Give the row an id, or remove "
-                    "`id:`. Nothing was sent."
+                    "`id:`."
                 )
         self._ids += b"".join([identity(b"", ids[offset]) for offset in offsets])
         self._id_places.append(np.array(batch.places, dtype=np.int64)[offsets])
@@ -158,7 +158,7 @@ class RowChecks:
         raise Refused(
             f'{self._table.path}: column "{self._spec.id}" is to name each row, but an id stands '
             f"there more than once: {'; '.join(named)}. Give each row an id of its own, or remove "
-            "`id:`. Nothing was sent."
+            "`id:`."
         )
 
     def _texts_at(self, places: set[int]) -> dict[int, str]:

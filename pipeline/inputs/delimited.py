@@ -49,11 +49,11 @@ def open_delimited(spec: JobSpec) -> Table:
     lines = _lines(path, encoding, dialect)
     *_, header = next(lines, (0, 0, None))
     if header is None:
-        raise Refused(f"{path}: the file is empty. Nothing was sent.")
+        raise Refused(f"{path}: the file is empty.")
     if not header:
         raise Refused(
             f"{path} line {1 + dialect.before_header}: blank, where the header belongs. Remove "
-            "the line. Nothing was sent."
+            "the line."
         )
     width = len(header)
 
@@ -68,7 +68,7 @@ def open_delimited(spec: JobSpec) -> Table:
             if len(row) != width:
                 raise Refused(
                     f"{path} line {line}: {counted(len(row), 'cell')} where the header has "
-                    f"{width}. {_MISSING if width > 1 else _TITLE} Nothing was sent."
+                    f"{width}. {_MISSING if width > 1 else _TITLE}"
                 )
             yield line, row
 
@@ -107,7 +107,7 @@ def _delimiter_of(path: Path, encoding: str, present: list[str]) -> str:
     raise Refused(
         f"{path} line 1: {names} both cut the first rows into columns. Say which one it is with a "
         "line of its own above the header, like sep=; or put names that hold the other one in "
-        "quotes. Nothing was sent."
+        "quotes."
     )
 
 
@@ -137,7 +137,7 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
                 if source.has_nul and any("\0" in cell for cell in row):
                     raise Refused(
                         f"{path} line {start + source.blank}: a NUL byte. Remove it; or, if the "
-                        "file is UTF-16, say `encoding: utf-16-le` in the spec. Nothing was sent."
+                        "file is UTF-16, say `encoding: utf-16-le` in the spec."
                     )
                 if source.blank:
                     yield start, start + source.blank, []
@@ -149,7 +149,7 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
         except csv.Error as error:
             raise Refused(
                 f"{path} line {start + source.blank}: not readable as CSV ({error}). "
-                "The quotes of the row that begins there do not match. Nothing was sent."
+                "The quotes of the row that begins there do not match."
             ) from None
 
 
@@ -201,7 +201,7 @@ def _refusing_undecodable(path: Path, encoding: str) -> Iterator[None]:
         raise Refused(
             f"{path} line {_undecodable_line(path, encoding)}: not {encoding} text. "
             "Save the file as UTF-8, or name its `encoding:` in the spec (cp1252 for "
-            "western Excel, gbk, …). Nothing was sent."
+            "western Excel, gbk, …)."
         ) from None
 
 
@@ -226,7 +226,7 @@ def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
     if beyond_ascii:
         raise Refused(
             f"{spec.at('encoding')}: `encoding: {spec.encoding}`, but {spec.input.name} is UTF-8 "
-            "text. Remove the line. Nothing was sent."
+            "text. Remove the line."
         )
 
 
@@ -236,7 +236,7 @@ def _open(path: Path, encoding: str) -> TextIO:
     except (LookupError, ValueError):
         raise Refused(
             f"{path}: there is no encoding `{encoding}`. Say one that there is by `encoding:` in "
-            "the spec: utf-8, utf-16, cp1252 or gbk. Nothing was sent."
+            "the spec: utf-8, utf-16, cp1252 or gbk."
         ) from None
 
 
@@ -254,7 +254,7 @@ def _encoding(spec: JobSpec) -> str:
     if marked:
         raise Refused(
             f"{spec.at('encoding')}: `encoding: {spec.encoding}`, but {spec.input.name} begins "
-            f"with the mark of {marked.upper()}. Remove the line. Nothing was sent."
+            f"with the mark of {marked.upper()}. Remove the line."
         )
     _refuse_utf8_called_otherwise(spec)
     return spec.encoding

@@ -40,27 +40,23 @@ def open_table(spec: JobSpec) -> Table:
     }
     path = spec.input
     if path.is_dir():
-        raise Refused(f"{path}: is a folder, not a sheet. Nothing was sent.")
+        raise Refused(f"{path}: is a folder, not a sheet.")
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
-        raise Refused(
-            f"{path}: there is no such file.{nearest(path.name, beside) or named} Nothing was sent."
-        )
+        raise Refused(f"{path}: there is no such file.{nearest(path.name, beside) or named}")
     opener = kinds.get(path.suffix.lower())
     if opener is None:
         raise Refused(
             f"{path}: cannot read a file with {named_ending(path)}; "
-            f"use {', '.join(kinds)}.{_saved_as(path.suffix.lower())} Nothing was sent."
+            f"use {', '.join(kinds)}.{_saved_as(path.suffix.lower())}"
         )
     _refuse_settings_of_others(spec)
     try:
         table = opener(spec)
         table = replace(table, batches=partial(_without_blank_end, table))
     except OSError as error:
-        raise Refused(
-            f"{path}: cannot be read ({error.strerror or error}). Nothing was sent."
-        ) from None
+        raise Refused(f"{path}: cannot be read ({error.strerror or error}).") from None
     _check_header(table)
     return table
 
@@ -87,7 +83,7 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
         if value is not None and kind not in kinds:
             raise Refused(
                 f"{spec.at(name)}: `{name}:` is for {' and '.join(kinds)}, and {spec.input.name} "
-                "is none. Leave it out. Nothing was sent."
+                "is none. Leave it out."
             )
 
 
@@ -129,13 +125,12 @@ def _check_header(table: Table) -> None:
                 title = ""
                 where = f"{table.cell_at(position, table.header_row)} has"
             raise Refused(
-                f"{table.path}: {where} no name in the header. Name it or remove it."
-                f"{title} Nothing was sent."
+                f"{table.path}: {where} no name in the header. Name it or remove it.{title}"
             )
         if name in seen:
             where = f'the header names "{name}" twice'
             if table.sheet:
                 cells = [table.cell_at(p, table.header_row) for p in (seen[name], position)]
                 where += f", in {' and '.join(cells)}"
-            raise Refused(f"{table.path}: {where}. Rename one of them. Nothing was sent.")
+            raise Refused(f"{table.path}: {where}. Rename one of them.")
         seen[name] = position

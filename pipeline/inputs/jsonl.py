@@ -42,7 +42,7 @@ def open_jsonl(spec: JobSpec) -> Table:
         if len(names) > MAX_COLUMNS:
             raise _refusal(path, place, f"over {MAX_COLUMNS} names: are they values?")
     if not names:
-        raise Refused(f"{path}: the file holds no objects with names. Nothing was sent.")
+        raise Refused(f"{path}: the file holds no objects with names.")
     columns = tuple(names)
     return Table(path, columns, "line", lambda: _batches(spec, columns))
 
@@ -56,8 +56,7 @@ def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
         for place, line in _objects(spec.input):
             if not line.keys() <= known:
                 raise Refused(
-                    f"{spec.input}: it was saved while it was read. Run the command again. "
-                    "Nothing was sent."
+                    f"{spec.input}: it was saved while it was read. Run the command again."
                 )
             cells += len(columns)
             filled += len(line)
@@ -200,4 +199,4 @@ def _malformed(error: json.JSONDecodeError, text: str) -> str:
 
 def _refusal(path: Path, place: int, what: str) -> Refused:
     end = "" if what.endswith("?") else "."
-    return Refused(f"{path} line {place}: {what}{end} Nothing was sent.")
+    return Refused(f"{path} line {place}: {what}{end}")

@@ -86,7 +86,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
         if "result" in place and "_status" not in place:
             raise Refused(
                 f'{spec.input}: the column "result" would be mistaken for an answer. '
-                "Map it under `variables:` or rename it. Nothing was sent."
+                "Map it under `variables:` or rename it."
             )
         taken = {name for name, _ in spec.constants}
         pairs = tuple(
@@ -99,19 +99,19 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
             raise Refused(
                 f'{spec.at(f"variables.{variable}")}: {spec.input.name} has no column "{column}" '
                 f'for the variable "{variable}".{nearest(column, place)} It has: '
-                f"{', '.join(columns)}.{_one_column(spec, columns)} Nothing was sent."
+                f"{', '.join(columns)}.{_one_column(spec, columns)}"
             )
     if spec.id is not None and spec.id not in place:
         raise Refused(
             f'{spec.at("id")}: {spec.input.name} has no column "{spec.id}".'
-            f"{nearest(spec.id, place)} It has: {', '.join(columns)}. Nothing was sent."
+            f"{nearest(spec.id, place)} It has: {', '.join(columns)}."
         )
     sources = [Source(name, place[column], column_name=column) for name, column in pairs]
     sources += [Source(name, None, text) for name, text in spec.constants]
     if not any(source.column is not None for source in sources):
         raise Refused(
             f"{spec.input}: no column is mapped to a variable. Name some under "
-            "`variables:`; those that begin with _ are sent only then. Nothing was sent."
+            "`variables:`; those that begin with _ are sent only then."
         )
     return Variables(spec.workflow, tuple(sorted(sources, key=lambda s: s.name)))
 

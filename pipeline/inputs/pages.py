@@ -97,7 +97,7 @@ def refuse_too_much(path: Path, unpacked: int) -> None:
 def _refusal(path: Path, what: str) -> Refused:
     return Refused(
         f"{path}: its {path.stat().st_size:,} bytes would become {what}. Write the sheet again "
-        "with the rows that are meant. Nothing was sent."
+        "with the rows that are meant."
     )
 
 

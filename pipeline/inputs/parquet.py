@@ -43,7 +43,7 @@ def open_parquet(spec: JobSpec) -> Table:
     except _UNREADABLE as error:
         raise Refused(
             f"{path}: not readable as Parquet ({_first_line(error)}). Copy it again from where it "
-            "came from. Nothing was sent."
+            "came from."
         ) from None
     names = tuple(schema.names)
     sent = {names[position] for position in bind(spec, names).mapped} | {spec.id}
@@ -77,8 +77,7 @@ def open_parquet(spec: JobSpec) -> Table:
                     first += len(piece)
             except _UNREADABLE as error:
                 raise Refused(
-                    f"{where}: damaged, or no text that can be sent ({_first_line(error)}). "
-                    "Nothing was sent."
+                    f"{where}: damaged, or no text that can be sent ({_first_line(error)})."
                 ) from None
 
     return Table(path, names, "row", batches)
@@ -120,7 +119,7 @@ def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]
         return partial(json.dumps, ensure_ascii=False, default=str)
     raise Refused(
         f'{spec.input}: column "{field.name}" holds {field.type}, not text, numbers or dates. '
-        "Remove it or turn it into text. Nothing was sent."
+        "Remove it or turn it into text."
     )
 
 

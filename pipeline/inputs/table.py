@@ -134,7 +134,7 @@ class BlankRows:
         if self._blank > max(_MANY_BLANK_ROWS, _BLANK_BESIDE_FILLED * self._filled):
             raise Refused(
                 f"{self._path} {self._place_word} {place}: nearly all rows before this one are "
-                "blank. Remove them. Nothing was sent."
+                "blank. Remove them."
             )
         for first, stop in held:
             yield from range(first, stop)
@@ -149,5 +149,5 @@ def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
     if len(columns) > MAX_COLUMNS:
         raise Refused(
             f"{path}: {len(columns):,} columns. A sheet has {MAX_COLUMNS:,} at most: remove those "
-            "that are not sent. Nothing was sent."
+            "that are not sent."
         )

@@ -89,7 +89,7 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
         return _usable(_read(file, shared=True), f"the systemd credential {CREDENTIAL}")
     raise Refused(
         f"No API key. Set {KEY_VARIABLE}, or name a file with --key-file, or rehearse without a "
-        "key and without paying: --sandbox. Nothing was sent."
+        "key and without paying: --sandbox."
     )
 
 
@@ -103,7 +103,7 @@ def _read(path: Path, *, shared: bool) -> str:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise Refused(
             f"{path}: the key cannot be read ({reason}). Name a text file that holds the key and "
-            "nothing else by --key-file. Nothing was sent."
+            "nothing else by --key-file."
         ) from None
     if mode & 0o077 and not shared:
         raise Refused(
@@ -117,11 +117,11 @@ def _usable(text: str, where: str) -> str:
     """Stripped, and nothing that could end the header: a bad key would show up in a traceback."""
     key = text.strip()
     if not key:
-        raise Refused(f"{where} is empty. Copy the key into it. Nothing was sent.")
+        raise Refused(f"{where} is empty. Copy the key into it.")
     if not all("!" <= character <= "~" for character in key):
         raise Refused(
             f"{where} has a space, a line break or another character that no key has "
-            "in it. Copy it again. Nothing was sent."
+            "in it. Copy it again."
         )
     return key
 
@@ -135,23 +135,20 @@ def _host(url: str, where: str) -> str:
         parts = split_address(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise Refused(f"{shown}: not an address. {_FORM} Nothing was sent.") from None
+        raise Refused(f"{shown}: not an address. {_FORM}") from None
     if parts.scheme not in ("http", "https") or not host or not is_host(host):
-        raise Refused(
-            f"{shown}: not an https:// address (http:// only for this machine). {_FORM} Nothing "
-            "was sent."
-        )
+        raise Refused(f"{shown}: not an https:// address (http:// only for this machine). {_FORM}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise Refused(
             f"{where} with the host {host}: give the address without user, query (?) or fragment "
-            "(#). Nothing was sent."
+            "(#)."
         )
     path = parts.path.rstrip("/")
     if path.endswith("/api/v1") or "/api/v1/" in parts.path:
-        raise Refused(f"{shown}: give the address without /api/v1. Nothing was sent.")
+        raise Refused(f"{shown}: give the address without /api/v1.")
     if parts.scheme == "http" and not is_loopback(host):
         raise Refused(
             f"{shown}: the key would travel unencrypted. Use https://; http:// is for this machine "
-            "only (127.0.0.1). Nothing was sent."
+            "only (127.0.0.1)."
         )
     return f"{host}:{port}{path}" if port else f"{host}{path}"

@@ -94,7 +94,7 @@ class Job:
             raise Refused(
                 f"{self.folder.path}: the job spec that this folder was made from is gone or has a "
                 "fault. Give the command with the spec in the place of the folder: it tells which. "
-                "Nothing was sent."
+                ""
             )
         return self.spec
 
@@ -165,7 +165,7 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
         raise Refused(
             f"{spec.source}: its run folder, {job.folder.path}, is that of {other}, which has "
             f"another sheet ({known.input.name} in {known.input.resolve().parent}). Give one of "
-            "the two another `name:` or `output:`. Nothing was sent."
+            "the two another `name:` or `output:`."
         )
 
 
@@ -175,7 +175,7 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
     if noted is None:
         raise Refused(
             f"{path}: neither a job spec nor a run folder: it has no run.json, or one that no run "
-            "wrote. Name the spec, a .yaml file. Nothing was sent."
+            "wrote. Name the spec, a .yaml file."
         )
     try:
         spec = replace(load_spec(noted.spec), output=folder.path)

@@ -90,7 +90,7 @@ class RunFolder:
             if there and not self.path.is_dir():
                 raise Refused(
                     f"{self.path}: a file has the place of the run folder. Choose another "
-                    "`output:`. Nothing was sent."
+                    "`output:`."
                 )
         kind = network_file_system(self.path)
         if kind is not None:
@@ -98,7 +98,7 @@ class RunFolder:
                 f"{self.path}: on a shared or network file system ({kind}), where neither locks "
                 "nor saved answers can be relied on. Set `output:` or --output to a folder on a "
                 "disk of this machine (in a container: a volume), and copy the results when they "
-                "are done. Nothing was sent."
+                "are done."
             )
         if there:
             with self._writing():
@@ -111,7 +111,7 @@ class RunFolder:
                 f"{self.path}: this folder holds other files ({names[0]}) and no run. A run folder "
                 "is the runner's alone: it takes the folder's rights from all other users. Set "
                 "`output:` or --output to a new folder, for example "
-                f"{self.path / 'run'}. Nothing was sent."
+                f"{self.path / 'run'}."
             )
         self.refuse_odd()
 
@@ -127,7 +127,7 @@ class RunFolder:
             if path.is_symlink():
                 raise Refused(
                     f"{self.path}: {path.name} is a link, and links in a run folder are not "
-                    "followed. Put the file itself there, or remove the link. Nothing was sent."
+                    "followed. Put the file itself there, or remove the link."
                 )
             try:
                 if not path.is_dir():
@@ -137,7 +137,7 @@ class RunFolder:
             except NotAFile:
                 raise Refused(
                     f"{self.path}: {path.name} is no regular file, and no run has made it. Remove "
-                    "it. Nothing was sent."
+                    "it."
                 ) from None
 
     def create(self) -> None:

@@ -62,9 +62,7 @@ def compose(path: Path) -> yaml.MappingNode:
     except OSError as error:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = "" if path.exists() else nearest(path.name, beside) or f" {_INIT}"
-        raise Refused(
-            f"{path}: the job spec cannot be read ({error.strerror}).{hint} Nothing was sent."
-        ) from None
+        raise Refused(f"{path}: the job spec cannot be read ({error.strerror}).{hint}") from None
     if path.suffix.lower() in SHEETS:
         written = shlex.join(("pipeline", "init", str(path), "--workflow", "ID"))
         raise Refused(
@@ -72,22 +70,18 @@ def compose(path: Path) -> yaml.MappingNode:
             f"was sent. To write one: {written}"
         )
     if len(raw) > MAX_SPEC_BYTES:
-        raise Refused(f"{path}: a job spec of over 1 MB is not one. Nothing was sent.")
+        raise Refused(f"{path}: a job spec of over 1 MB is not one.")
     try:
         node = yaml.compose(raw.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except UnicodeDecodeError:
-        raise Refused(
-            f"{path}: the job spec is not UTF-8 text. Save it as UTF-8. Nothing was sent."
-        ) from None
+        raise Refused(f"{path}: the job spec is not UTF-8 text. Save it as UTF-8.") from None
     except RecursionError:
-        raise Refused(f"{path}: the job spec is nested too deeply. Nothing was sent.") from None
+        raise Refused(f"{path}: the job spec is nested too deeply.") from None
     except yaml.YAMLError as error:
-        raise Refused(f"{path}{_yaml_problem(error)}. Nothing was sent.") from None
+        raise Refused(f"{path}{_yaml_problem(error)}.") from None
     if not isinstance(node, yaml.MappingNode):
         what = "the job spec is empty" if node is None else "not a job spec"
-        raise Refused(
-            f"{path}: {what}; one is a list of `key: value` lines. {_INIT} Nothing was sent."
-        )
+        raise Refused(f"{path}: {what}; one is a list of `key: value` lines. {_INIT}")
     return node
 
 
@@ -303,7 +297,7 @@ class Fields:
         faults = sorted(self._noting.faults, key=lambda fault: fault.line or 0)
         if len(faults) == 1:
             line = f" line {faults[0].line}" if faults[0].line else ""
-            raise Refused(f"{self._path}{line}: {faults[0]} Nothing was sent.")
+            raise Refused(f"{self._path}{line}: {faults[0]}")
         if faults:
             told = [f"{f'line {fault.line}: ' if fault.line else ''}{fault}" for fault in faults]
             raise Refused(

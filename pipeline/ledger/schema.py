@@ -256,7 +256,7 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
     if version > SCHEMA_VERSION:
         raise Refused(
             f"{path}: written by a newer release (schema {version}; this one knows "
-            f"{SCHEMA_VERSION}). Upgrade the runner. Nothing was sent."
+            f"{SCHEMA_VERSION}). Upgrade the runner."
         )
     # Reading these compares texts and runs none of them.
     found = undamaged(lambda db: tuple(islice(db.execute(_OBJECTS), _MOST_OBJECTS)), db)

@@ -133,24 +133,20 @@ def find_endpoint(
         parts = split_address(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise Refused(f"{where}: not an address. Nothing was sent.") from None
+        raise Refused(f"{where}: not an address.") from None
     if not host or not url.isascii() or not url.isprintable() or " " in url:
-        raise Refused(f"{where}: not an https:// address. Nothing was sent.")
+        raise Refused(f"{where}: not an https:// address.")
     if parts.username or parts.password or parts.fragment:
-        raise Refused(f"{where}: give the address without user or fragment. Nothing was sent.")
+        raise Refused(f"{where}: give the address without user or fragment.")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        raise Refused(
-            f"{where}: use https://; http:// is for this machine only (127.0.0.1). Nothing was "
-            "sent."
-        )
+        raise Refused(f"{where}: use https://; http:// is for this machine only (127.0.0.1).")
     if key is not None and Mask([key]).text(url) != url:
-        raise Refused(f"{where}: the API's key goes to the API alone. Nothing was sent.")
+        raise Refused(f"{where}: the API's key goes to the API alone.")
     may_be_local = environment.get(LOCAL, "").strip() == "1"
     if is_local(host) and not may_be_local:
         raise Refused(
             f"{where}: an address of this machine ({host}), whose services may trust every local "
-            f"caller. A spec alone cannot allow it: set {LOCAL}=1 in the environment. Nothing was "
-            "sent."
+            f"caller. A spec alone cannot allow it: set {LOCAL}=1 in the environment."
         )
     return Endpoint(f"{parts.scheme}://{host}/…", url, may_be_local)
 
@@ -192,8 +188,7 @@ def own_textfile(spec: JobSpec) -> Path | None:
     if not ours:
         raise Refused(
             f"{spec.at('notify.textfile')}: {path} is not a file of metrics that a run has "
-            "written, and would be replaced. Name another file, or remove that one. Nothing was "
-            "sent."
+            "written, and would be replaced. Name another file, or remove that one."
         )
     return path
 
@@ -203,14 +198,12 @@ def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
     if not name.startswith(PREFIX) and name not in allowed:
         raise Refused(
             f"{where}: the environment does not allow {name} in an address. Rename the variable to "
-            f"{PREFIX}{name}, or set {ALLOWED}={','.join(filter(None, (*allowed, name)))}. Nothing "
-            "was sent."
+            f"{PREFIX}{name}, or set {ALLOWED}={','.join(filter(None, (*allowed, name)))}."
         )
     value = environment.get(name, "")
     if not value.strip():
         raise Refused(
-            f"{where}: the environment has no {name}. Set it, or take the line out of the spec. "
-            "Nothing was sent."
+            f"{where}: the environment has no {name}. Set it, or take the line out of the spec."
         )
     return value.strip()
 

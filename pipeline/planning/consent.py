@@ -75,9 +75,9 @@ def permit(
         if consent.accept_changes if question.option == _ACCEPT else consent.yes:
             continue
         if consent.ask is None:
-            raise Refused(f"{question.text} To allow it, add {question.option}. Nothing was sent.")
+            raise Refused(f"{question.text} To allow it, add {question.option}.")
         if not consent.ask(question.text):
-            raise Refused("Not confirmed. Nothing was sent.")
+            raise Refused("Not confirmed.")
     return None
 
 
@@ -136,9 +136,7 @@ def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) 
     for code in sorted(codes):
         if code not in known and not _HTTP_CODE.fullmatch(code):
             shown = f"The codes here are: {few_words(here)}." if here else "No row has one here."
-            raise Refused(
-                f'There is no error code "{code}".{nearest(code, known)} {shown} Nothing was sent.'
-            )
+            raise Refused(f'There is no error code "{code}".{nearest(code, known)} {shown}')
 
 
 def _refuse_wrong_codes(job: Job, plan: Plan, selection: Selection, read: Read) -> None:

@@ -69,7 +69,7 @@ def rules_of(pins: JsonObject) -> int:
     if rules > TEXT_RULES:
         raise Refused(
             f"This run folder reads cells by the text rules {rules}, and this release knows rules "
-            f"1 to {TEXT_RULES}. Upgrade the runner. Nothing was sent."
+            f"1 to {TEXT_RULES}. Upgrade the runner."
         )
     return rules
 
@@ -135,11 +135,11 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
         if before["host"] == SANDBOX_HOST:
             raise Refused(
                 f"{belongs} It holds a rehearsal: go on with --sandbox, or use another `output:` "
-                "for the paid run. Nothing was sent."
+                "for the paid run."
             )
         raise Refused(
             f"{belongs} Name that address by --base-url or {URL_VARIABLE}, or use another "
-            "`output:` for another host. Nothing was sent."
+            "`output:` for another host."
         )
     known = {number: _settings(text) for number, text in read(queries.pin_sets).items()}
     return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})

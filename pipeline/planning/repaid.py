@@ -94,7 +94,7 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid) -> None:
     raise Refused(
         f"{spec.source}: {changed} changed, so {most}{rows} would be sent and paid again. To keep "
         f"the answers, undo the change. To pay again for {most}{rows}, add --accept-changes. To "
-        "keep these answers apart from the new ones, use another `output:`. Nothing was sent."
+        "keep these answers apart from the new ones, use another `output:`."
     )
 
 

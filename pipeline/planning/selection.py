@@ -41,7 +41,7 @@ def parse_rows(text: str) -> RowNumbers:
         if not 1 <= first <= last:
             raise Refused(
                 f'"{text}" is not a list of rows. Write it like 3,7-9: data rows from 1, the '
-                "header not counted. Nothing was sent."
+                "header not counted."
             )
         spans.append((first, last))
     return RowNumbers(tuple(spans))

@@ -27,7 +27,9 @@ def write_bodies(job: Job, target: Path) -> int:
             target.mkdir(mode=0o700, parents=True)
         except OSError as error:
             reason = error.strerror or error
-            raise Refused(f"{target}: {reason}. Name a new folder for --bodies.") from None
+            raise Refused(
+                f"{target}: {reason}. Name a new folder for --bodies.", closing=""
+            ) from None
         try:
             return read(lambda db: _write(queries.bodies(db), target))
         except OSError as error:

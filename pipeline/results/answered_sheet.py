@@ -100,7 +100,8 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
             raise Refused(
                 f"{folder.snapshot}: the copy of the sheet is missing, or not the one that the "
                 "ledger speaks of. Give `pipeline run` once more: with nothing new in the sheet "
-                "it sends nothing and makes it anew."
+                "it sends nothing and makes it anew.",
+                closing="",
             )
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         answers = find_answers(folder, read, rows, marks=flags)

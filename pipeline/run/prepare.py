@@ -59,7 +59,7 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
         raise Refused(
             f"{spec.input}: a file of this job's own run folder is not a sheet for it. To send "
             "failed rows again use `pipeline resume`; as the sheet of another job, give it "
-            "another `output:`. Nothing was sent."
+            "another `output:`."
         )
     table = open_table(spec)
     refuse_unknown_columns(spec, table.columns)
@@ -90,7 +90,7 @@ def prepare(
     if selection.rows is not None and selection.rows.last > snapshot.rows:
         raise Refused(
             f"There is no row {selection.rows.last}: {spec.input.name} has {snapshot.rows} data "
-            "rows. Nothing was sent."
+            "rows."
         )
     plan = _lay_over(spec, snapshot, selection, read)
     read(matching.check_absent)

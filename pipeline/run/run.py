@@ -89,10 +89,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name, choices in (("if_locked", IfLocked), ("fail_on", FailOn)):
             if getattr(self, name) not in list(choices):
-                raise Refused(
-                    f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}. "
-                    "Nothing was sent."
-                )
+                raise Refused(f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}.")
 
 
 def run_job(
@@ -111,7 +108,7 @@ def run_job(
         asyncio.get_running_loop()
         raise Refused(
             "An event loop is running here, as in a notebook: use `await pipeline.run_job_async(…)`"
-            ". Nothing was sent."
+            "."
         )
     return asyncio.run(run_job_async(job, options, control=control, **fields))
 

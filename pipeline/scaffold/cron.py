@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import shlex
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import Night
 
 # Debian's cron, cronie and the original all stop here.
@@ -30,23 +30,22 @@ def cron_line(night: Night) -> str:
             would cut off.
     """
     if night.key_file is None and not night.sandbox:
-        raise Refused(
-            "cron has none of your environment: name the file that holds the key with --key-file. "
-            "Nothing was written."
+        raise NothingWritten(
+            "cron has none of your environment: name the file that holds the key with --key-file."
         )
     key = () if night.key_file is None else ("--key-file", str(night.key_file))
     directory, words = shlex.quote(str(night.spec.parent)), shlex.join(night.command(*key))
     if "\\%" in f"{directory}{words}" or "\\\\" in f"{directory}{words}":
-        raise Refused(
+        raise NothingWritten(
             f"{night.spec}: cron takes a `\\` before `%` or another `\\` for its own, in the paths "
-            "and options here. Use other names, or --as systemd. Nothing was written."
+            "and options here. Use other names, or --as systemd."
         )
     # A `%` would end the command and begin its stdin. Within quotes, too, cron takes the `\` away.
     command = f"umask 077 && cd {directory} && exec {words} </dev/null".replace("%", r"\%")
     if len(command) > _MOST_CHARACTERS:
-        raise Refused(
+        raise NothingWritten(
             f"cron takes no command of {len(command)} characters. Use shorter paths, or --as "
-            "systemd. Nothing was written."
+            "systemd."
         )
     return _TABLE.format(
         minute=night.at.minute,

@@ -6,7 +6,7 @@ import shlex
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import Night, clock_time
 
 # A hosted job is ended by force after 360 minutes. What is left of them is for the install, the
@@ -193,9 +193,9 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     """
     top = _repository(night.spec)
     if not night.sheet.resolve().is_relative_to(top.resolve()):
-        raise Refused(
+        raise NothingWritten(
             f"{night.sheet.resolve()}: the sheet is outside of the repository {top}, and GitHub "
-            "has only what is in it. Nothing was written."
+            "has only what is in it."
         )
     today = (today or datetime.now()).astimezone()
     at, until = _utc(night.at, today), None if night.until is None else _utc(night.until, today)
@@ -228,7 +228,7 @@ def _command(night: Night, spec: str, until: time | None) -> str:
     words += night.words[2:] if night.words[:1] == ("--output",) else night.words
     words += [] if until is None else ["--until", clock_time(until)]
     if any("${{" in word for word in words):
-        raise Refused(f"{spec}: GitHub would fill in `${{{{`. Nothing was written.")
+        raise NothingWritten(f"{spec}: GitHub would fill in `${{{{`.")
     return shlex.join(words)
 
 
@@ -251,9 +251,7 @@ def _repository(spec: Path) -> Path:
     for folder in spec.parents:
         if (folder / ".git").exists():
             return folder
-    raise Refused(
-        f"{spec}: in no git repository, and GitHub runs only what is in one. Nothing was written."
-    )
+    raise NothingWritten(f"{spec}: in no git repository, and GitHub runs only what is in one.")
 
 
 def _indented(script: str) -> str:

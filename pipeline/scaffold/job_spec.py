@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import ADDED_COLUMNS
@@ -87,14 +87,13 @@ def init_job(
             a run would refuse, whatever its variables. Nothing is written then.
     """
     if not WORKFLOW.fullmatch(workflow):
-        raise Refused(
-            f"`{workflow}` is no workflow id: use 1 to 64 letters, digits, - and _. Nothing was "
-            "written."
+        raise NothingWritten(
+            f"`{workflow}` is no workflow id: use 1 to 64 letters, digits, - and _."
         )
     name = _job_name(to or sheet)
     path = to or Path("jobs") / f"{name}.yaml"
     if os.path.lexists(path):
-        raise Refused(f"{path}: is there already. Name another by --to. Nothing was written.")
+        raise NothingWritten(f"{path}: is there already. Name another by --to.")
     draft = JobSpec(
         path.absolute(),
         name,
@@ -180,7 +179,7 @@ def _read(table: Table) -> tuple[list[Column], int, int]:
         gaps.append(np.packbits(found, axis=0))
     rows = sum(gap.shape[1] for gap in gaps)
     if not rows:
-        raise Refused(f"{table.path}: {NO_ROWS} Nothing was written.")
+        raise NothingWritten(f"{table.path}: {NO_ROWS}")
     columns = [
         Column(
             name,
@@ -283,7 +282,6 @@ def _write(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise Refused(
-            f"{path}: cannot be written ({error.strerror or error}). Name another place by --to. "
-            "Nothing was written."
+        raise NothingWritten(
+            f"{path}: cannot be written ({error.strerror or error}). Name another place by --to."
         ) from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.core.time_of_day import parse_time
 from pipeline.job.job import Job
 
@@ -72,9 +72,9 @@ def plan_night(
     spec = job.to_run()
     begins, ends = parse_time(at, "--at"), None if until is None else parse_time(until, "--until")
     if begins.second:
-        raise Refused(f"--at {at}: leave out the seconds. Nothing was written.")
+        raise NothingWritten(f"--at {at}: leave out the seconds.")
     if begins == ends:
-        raise Refused(f"--at {at} --until {until}: that is no time at all. Nothing was written.")
+        raise NothingWritten(f"--at {at} --until {until}: that is no time at all.")
     words = ["--output", str(spec.output)] if job.folder.path != _own_folder(job) else []
     words += ["--sandbox"] if job.sandbox else []
     words += ["--base-url", base_url] if base_url else []
@@ -92,7 +92,7 @@ def plan_night(
     )
     for word in (night.name, *night.command(), str(night.folder), str(night.key_file)):
         if not word.isprintable():
-            raise Refused(f"{word!r}: a line break or control character. Nothing was written.")
+            raise NothingWritten(f"{word!r}: a line break or control character.")
     return night
 
 

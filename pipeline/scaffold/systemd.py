@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from pathlib import Path
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import Night, clock_time
 
 DEFAULT_KEY = "/etc/pipeline/aitutor-api-key"
@@ -81,11 +81,9 @@ def systemd_units(night: Night) -> dict[str, str]:
     """
     unit = f"pipeline-{night.name}"
     if str(night.key_file or "").endswith(("\\", " ")):
-        raise Refused(
-            f"{night.key_file}: a unit takes no `\\` and no space at its end. Nothing was written."
-        )
+        raise NothingWritten(f"{night.key_file}: a unit takes no `\\` and no space at its end.")
     if ":" in str(night.key_file or ""):
-        raise Refused(f"{night.key_file}: a unit takes no `:` in it. Nothing was written.")
+        raise NothingWritten(f"{night.key_file}: a unit takes no `:` in it.")
     success = "143 is `systemctl stop`"
     success += "; 75 is --until, or an API that is away." if night.until else "."
     facts = {

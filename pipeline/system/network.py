@@ -73,7 +73,7 @@ def _proxy(text: str, where: str) -> Proxy:
 def _unusable(where: str) -> Refused:
     return Refused(
         f"{where}: not a proxy that the runner can use. Write it like http://127.0.0.1:3128 or "
-        "127.0.0.1:3128 (http or https, never socks), or unset it. Nothing was sent."
+        "127.0.0.1:3128 (http or https, never socks), or unset it."
     )
 
 
@@ -108,8 +108,7 @@ def _refusing(name: str, path: str, advice: str) -> Iterator[None]:
     except OSError as error:
         reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
         raise Refused(
-            f"{name}: {path} cannot be used ({reason}). {advice}, or unset the variable. Nothing "
-            "was sent."
+            f"{name}: {path} cannot be used ({reason}). {advice}, or unset the variable."
         ) from None
 
 

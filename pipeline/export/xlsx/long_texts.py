@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.system.files import draft_folder, opened_folder, sync
 
 _OURS = re.compile(r"row-\d+-[\w-]+\.txt")
@@ -33,9 +33,9 @@ class TextsAside:
 
     def __enter__(self) -> TextsAside:
         if self.folder.is_symlink():
-            raise Refused(
+            raise NothingWritten(
                 f"{self.folder}: is a link, and texts that are too long for a cell would be "
-                "written where it leads. Remove it, or name another file. Nothing was written."
+                "written where it leads. Remove it, or name another file."
             )
         self._parent = self._open.enter_context(opened_folder(self.folder.parent))
         return self

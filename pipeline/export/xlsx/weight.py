@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from zipfile import ZipFile
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.inputs.xlsx.xml_stream import Malformed, stream
 
 # So many are always copied: 200 MB.
@@ -54,9 +54,9 @@ def refuse_heavy(path: Path) -> None:
                     if "not well-formed" not in str(error):  # a picture is no XML
                         raise
     except Malformed as error:
-        raise Refused(
+        raise NothingWritten(
             f"{path}: too much for a copy with the answers in it ({error}). Clear what is empty "
-            "but formatted or merged, or export to .csv. Nothing was written."
+            "but formatted or merged, or export to .csv."
         ) from None
 
 

@@ -18,7 +18,7 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 from openpyxl.worksheet.worksheet import Worksheet
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import NothingWritten
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.xlsx.long_texts import TextsAside
@@ -77,9 +77,9 @@ def refuse_too_large(target: Path, rows: int, columns: int) -> None:
     """
     if rows > MAX_ROWS or columns > MAX_COLUMNS:
         what = f"{rows:,} rows" if rows > MAX_ROWS else f"{columns:,} columns"
-        raise Refused(
+        raise NothingWritten(
             f"{target}: {what}; a sheet of Excel has {MAX_ROWS:,} rows and {MAX_COLUMNS:,} "
-            "columns. Export to .csv or .parquet instead. Nothing was written."
+            "columns. Export to .csv or .parquet instead."
         )
 
 

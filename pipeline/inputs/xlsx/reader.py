@@ -55,10 +55,7 @@ def open_xlsx(spec: JobSpec) -> Table:
 def _batches(spec: JobSpec, header: _Header) -> Iterator[Batch]:
     with _reading(spec) as sheet:
         if sheet.header() != header:
-            raise Refused(
-                f"{spec.input}: it was saved while it was read. Run the command again. "
-                "Nothing was sent."
-            )
+            raise Refused(f"{spec.input}: it was saved while it was read. Run the command again.")
         yield from batched(_Body(spec, header).texts(sheet), len(header.columns))
 
 
@@ -122,7 +119,7 @@ def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
                 return sheet
         raise Refused(
             f'{spec.at("sheet")}: {spec.input.name} has no sheet "{spec.sheet}".'
-            f"{nearest(spec.sheet, names)} It has: {_listed(names)}. Nothing was sent."
+            f"{nearest(spec.sheet, names)} It has: {_listed(names)}."
         )
     shown = [sheet for sheet in workbook.sheets if sheet.visible]
     if len(shown) > 1:
@@ -130,10 +127,10 @@ def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
     if len(shown) == 1:
         return shown[0]
     if not names:
-        raise Refused(f"{spec.input}: the workbook has no sheet with cells. Nothing was sent.")
+        raise Refused(f"{spec.input}: the workbook has no sheet with cells.")
     raise Refused(
         f"{spec.input}: which sheet is meant? It has: {_listed(names)}. Say `sheet:` with the "
-        "name of one in the spec. Nothing was sent."
+        "name of one in the spec."
     )
 
 
@@ -255,4 +252,4 @@ class _Body:
 
 def _refusal(spec: JobSpec, where: str, what: str) -> Refused:
     end = "" if what.endswith("?") else "."
-    return Refused(f"{spec.input} {where}: {what}{end} Nothing was sent.")
+    return Refused(f"{spec.input} {where}: {what}{end}")

@@ -135,7 +135,7 @@ def _refuse_other_kinds(path: Path) -> None:
         what = "it is a web page or XML under another name. Open it and save it as .xlsx."
     else:
         what = "it is not an Excel workbook. If it is text, call it .csv; else save it as .xlsx."
-    raise Refused(f"{path}: {what} Nothing was sent.")
+    raise Refused(f"{path}: {what}")
 
 
 def _holds(file: IO[bytes], wanted: bytes) -> bool:
@@ -152,7 +152,7 @@ def _damaged(path: Path, what: str) -> Refused:
     return Refused(
         f"{path}: not readable as a workbook ({what.splitlines()[0].rstrip('.')}). Open it in "
         "Excel or LibreOffice, save it anew, or copy it again from where it came from. "
-        "Nothing was sent."
+        ""
     )
 
 

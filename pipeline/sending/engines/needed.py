@@ -31,13 +31,12 @@ def check_engine(spec: JobSpec) -> None:
             raise Refused(
                 f"{spec.at('engine')}: the engine ray needs packages that are not installed "
                 f"({', '.join(missing)}). Install them with `pip install '.[ray]'` in the "
-                "checkout; or leave the engine out, which sends from this machine. Nothing was "
-                "sent."
+                "checkout; or leave the engine out, which sends from this machine."
             )
         return
     for name in _OF_RAY:
         if getattr(spec, name) is not None:
             raise Refused(
                 f"{spec.at(name)}: `{name}` is for the engine ray. Say `engine: ray` (or "
-                f"--engine ray) too, or leave `{name}` out. Nothing was sent."
+                f"--engine ray) too, or leave `{name}` out."
             )
