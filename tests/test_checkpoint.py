@@ -16,7 +16,8 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import matching, queries
-from pipeline.ledger.ledger import Part, SqliteLedger, open_ledger
+from pipeline.ledger.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.queries import Part
 from pipeline.results.schema import RESULTS_SCHEMA
 from pipeline.results.sealing import EMPTY_PART, Sealer
 from pipeline.system.files import sha256_of

@@ -15,7 +15,8 @@ from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.inputs.identity import key_of
 from pipeline.inputs.mapping import Source, Variables
 from pipeline.ledger import checksums, matching, queries, schema
-from pipeline.ledger.ledger import Part, open_ledger
+from pipeline.ledger.ledger import open_ledger
+from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import reading
 
 SCHEMA = """

@@ -27,8 +27,8 @@ from pipeline.core.model import (
 )
 from pipeline.job.traces import Trace
 from pipeline.ledger import matching, queries
-from pipeline.ledger.ledger import Part, SqliteLedger, open_ledger
-from pipeline.ledger.queries import Unread
+from pipeline.ledger.ledger import SqliteLedger, open_ledger
+from pipeline.ledger.queries import Part, Unread
 from pipeline.ledger.reader import reading
 from pipeline.status.next_step import stand
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from pipeline.core.model import ROW_COUNTS
 from pipeline.core.wording import counted, lasting, shortened
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.run.check import Checked
 
-_STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _BODY_CHARACTERS = 2000
 
 
 def check_lines(checked: Checked, run_command: str) -> list[str]:
     """Rows, drift, empty cells, the first bodies, and what a run would cost at most."""
-    counts = [f"{getattr(checked, name)} {name}" for name in _STATES if getattr(checked, name)]
+    counts = [f"{getattr(checked, name)} {name}" for name in ROW_COUNTS if getattr(checked, name)]
     lines = [f"{checked.job}: {counted(checked.rows, 'row')}: {', '.join(counts)}."]
     if checked.new_folder:
         lines.append("Its run folder is new: no answers are held yet.")

@@ -273,6 +273,10 @@ class NextStep:
     to_add: str | None = None
 
 
+ROW_COUNTS = ("ok", "failed", "ambiguous", "pending", "skipped")
+"""The counts of a `Summary` that add up to its `rows`, in the order in which they are shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a run did and where the job stands; summary.json has the same fields but `next_step`.

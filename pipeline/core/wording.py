@@ -76,6 +76,12 @@ def listed(rows: Sequence[int], total: int | None = None) -> str:
     return f"{word} {numbers}" + (f" and {more} more" if more > 0 else "")
 
 
+def one_line(text: str, most: int) -> str:
+    """`text` in one line of at most `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def few_words(words: Iterable[str], most: int = 20) -> str:
     """The first `most` words, and the number of the others."""
     words = list(words)

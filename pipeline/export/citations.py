@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from pipeline.results.answered_sheet import Exported, Source
+from pipeline.system.network import domain_of
 
 _ADDED = ("url", "title", "domain")
 
@@ -39,12 +39,3 @@ def citations_table(source: Source) -> Exported:
             yield pa.record_batch([found[name] for name in schema.names], schema=schema)
 
     return Exported(schema, source.rows, _ADDED, batches)
-
-
-def domain_of(url: str) -> str:
-    """The host of an address, in small letters and without `www.`."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-    return host.removeprefix("www.")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -26,7 +25,7 @@ from pipeline.job.traces import Trace
 from pipeline.ledger import wal
 from pipeline.ledger.group_commit import GroupCommit
 from pipeline.ledger.matching import adopt
-from pipeline.ledger.queries import BEGAN_WITH_SCHEMA_1, FOLDER_ID, PINNED, Unfinished, Unread
+from pipeline.ledger.queries import BEGAN_WITH_SCHEMA_1, FOLDER_ID, PINNED, Part, Unfinished, Unread
 from pipeline.ledger.reader import refuse_lost
 from pipeline.ledger.schema import (
     SCHEMA_VERSION,
@@ -42,17 +41,6 @@ from pipeline.ledger.schema import (
 from pipeline.system.files import open_private, storing
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A fixed range of answers and the file that they go to."""
-
-    part: int
-    name: str
-    first_seq: int
-    last_seq: int
-    sha256: str
 
 
 class SqliteLedger:
@@ -415,7 +403,7 @@ class SqliteLedger:
             lambda db: db.execute(
                 "REPLACE INTO parts (part, name, first_seq, last_seq, sha256)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (part.part, part.name, part.first_seq, part.last_seq, part.sha256),
+                (part.number, part.name, part.first_seq, part.last_seq, part.sha256),
             )
         )
 
@@ -424,7 +412,7 @@ class SqliteLedger:
 
         def operation(db: sqlite3.Connection) -> None:
             span = (part.first_seq, part.last_seq)
-            db.execute("UPDATE parts SET sealed = 1 WHERE part = ?", (part.part,))
+            db.execute("UPDATE parts SET sealed = 1 WHERE part = ?", (part.number,))
             db.execute(
                 "DELETE FROM requests WHERE row_id IN (SELECT row_id FROM payloads"
                 " JOIN attempts USING (attempt_id) WHERE seq BETWEEN ? AND ?)",

@@ -495,23 +495,33 @@ def unsealed_range(db: sqlite3.Connection) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """A part that is whole: its file's name and checksum, and how many answers it holds."""
+class Part:
+    """A fixed range of answers, and the file that they go to: its name and its SHA-256."""
 
+    number: int
     name: str
+    first_seq: int
+    last_seq: int
     sha256: str
-    rows: int
+
+    @property
+    def rows(self) -> int:
+        """How many answers it holds."""
+        return self.last_seq - self.first_seq + 1
 
 
-def sealed_parts(db: sqlite3.Connection) -> list[Sealed]:
-    """The parts that are whole, in their order."""
+def sealed_parts(db: sqlite3.Connection) -> list[Part]:
+    """The parts whose files are whole, in their order."""
     found = db.execute(
-        f"SELECT name, sha256, last_seq - first_seq + 1, {intact('parts', 'p')}"
+        f"SELECT {intact('parts', 'p')}, part, name, first_seq, last_seq, sha256"
         " FROM parts p WHERE sealed ORDER BY part"
     ).fetchall()
-    if not all(whole for *_, whole in found):
+    if not all(whole for whole, *_ in found):
         raise altered("what it says of a part")
-    return [Sealed(part_name(name), sha256, rows) for name, sha256, rows, _ in found]
+    parts = [Part(*facts) for _, *facts in found]
+    for part in parts:
+        part_name(part.name)
+    return parts
 
 
 # A duplicate stands where the row stands that is sent for it. CROSS: without duplicates nothing of

@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.core.model import Summary
-from pipeline.core.wording import few_codes
+from pipeline.core.model import ROW_COUNTS, Summary
+from pipeline.core.wording import few_codes, one_line
 
 PROMETHEUS_START = "# HELP pipeline_"
 """How each text of `prometheus` begins."""
 
-_STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>&<$@:])")
 
 
@@ -28,7 +27,7 @@ class Gauge:
 
 def gauges(summary: Summary, ended_at: float) -> tuple[Gauge, ...]:
     """What a summary says of a job, `ended_at` in seconds since 1970."""
-    rows = tuple(({"state": state}, getattr(summary, state)) for state in _STATES)
+    rows = tuple(({"state": state}, getattr(summary, state)) for state in ROW_COUNTS)
     codes = tuple(({"code": code}, rows) for code, rows in few_codes(summary.by_code).items())
     paid = tuple(({"bound": bound}, getattr(summary, f"paid_{bound}")) for bound in _BOUNDS)
     stopped = (({"code": summary.stopped}, 1),) if summary.stopped else ()
@@ -58,7 +57,7 @@ def prometheus(summary: Summary, ended_at: float) -> str:
 
 def markdown(summary: Summary, error: str | None = None) -> str:
     """A heading and a table of a few kilobytes; what a server said is text in it, not markup."""
-    cells = {state: getattr(summary, state) for state in ("rows", *_STATES)}
+    cells = {state: getattr(summary, state) for state in ("rows", *ROW_COUNTS)}
     paid = str(summary.paid_max)
     if summary.paid_min != summary.paid_max:
         paid = f"{summary.paid_min} to {summary.paid_max}"
@@ -104,6 +103,4 @@ def _label(text: str) -> str:
 
 def _plain(text: str, most: int = 80) -> str:
     """`text` in one line that Markdown shows as it is."""
-    line = " ".join(text.split())
-    line = line if len(line) <= most else line[: most - 1] + "…"
-    return _MARKDOWN.sub(r"\\\1", line)
+    return _MARKDOWN.sub(r"\\\1", one_line(text, most))

@@ -29,7 +29,7 @@ from opentelemetry.trace import Status, StatusCode, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from pipeline.core.events import AttemptEnded, Event
-from pipeline.core.model import Summary, Verdict
+from pipeline.core.model import ROW_COUNTS, Summary, Verdict
 from pipeline.core.wording import few_codes
 from pipeline.notify.endpoint import Collector, in_time, late
 from pipeline.notify.metrics import gauges
@@ -38,7 +38,7 @@ Attributes = dict[str, str | int]
 
 _SCOPE = "pipeline"
 _FIELDS = (
-    *("job", "run_id", "rows", "ok", "failed", "ambiguous", "pending", "skipped"),
+    *("job", "run_id", "rows", *ROW_COUNTS),
     *("paid_min", "paid_max", "requests", "rate_limited", "exit_code"),
 )
 _LABELS = {"state": "pipeline.row.state", "code": "error.type", "bound": "pipeline.bound"}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.wording import one_line
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import (
     stored_batches,
@@ -107,14 +108,9 @@ def _names(path: Path, id_column: str | None, numbers: list[int]) -> dict[int, s
     named = id_column if id_column in columns else stored_mapped(path)[0]
     place = columns.index(named)
     return {
-        number: f'"{_shortened(cells[place])}"'
+        number: f'"{one_line(cells[place][: 4 * _TEXT_CHARACTERS], _TEXT_CHARACTERS)}"'
         for number, cells in stored_cells_at(path, frozenset(numbers))
     }
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text[: 4 * _TEXT_CHARACTERS].split())
-    return line if len(line) <= _TEXT_CHARACTERS else f"{line[: _TEXT_CHARACTERS - 1]}…"
 
 
 def _column(path: Path, name: str, wanted: npt.NDArray[np.bool_]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
+from pipeline.core.wording import one_line
 from pipeline.policy.json_text import JsonText, is_guessed, parsed, text_of
 
 EMPTY = "empty"
@@ -300,7 +301,5 @@ def _shown_body(body: bytes) -> str:
 
 def _shown(text: str) -> str:
     """One line of at most 500 characters, without control characters."""
-    line = " ".join(_clean(text[:_LOOKED_AT_CHARACTERS]).split())
-    if len(line) > MESSAGE_CHARACTERS:
-        line = line[: MESSAGE_CHARACTERS - 1] + "…"
+    line = one_line(_clean(text[:_LOOKED_AT_CHARACTERS]), MESSAGE_CHARACTERS)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

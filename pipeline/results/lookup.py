@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import StorageFailed
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Sealed
+from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
@@ -164,7 +164,7 @@ def _loads(folder: RunFolder, read: Read) -> list[_Load]:
     return parts + [partial(_unsealed, read, n, min(n + _UNSEALED_ROWS - 1, last)) for n in ranges]
 
 
-def read_part(folder: RunFolder, part: Sealed, columns: Sequence[str]) -> pa.Table:
+def read_part(folder: RunFolder, part: Part, columns: Sequence[str]) -> pa.Table:
     """Columns of the answers in one part. Checked and read from the same bytes: a disk may give
     others.
 

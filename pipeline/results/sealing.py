@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
-from pipeline.ledger.ledger import Part, SqliteLedger
-from pipeline.ledger.queries import Finished, finished
+from pipeline.ledger.ledger import SqliteLedger
+from pipeline.ledger.queries import Finished, Part, finished
 from pipeline.results.schema import results_table
 from pipeline.system.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 
@@ -89,7 +90,7 @@ class Sealer:
         else:
             content = self._content(part.first_seq, part.last_seq)
             # Another release of the Parquet library may make other bytes of the same rows.
-            part = Part(part.part, part.name, part.first_seq, part.last_seq, _sha256(content))
+            part = replace(part, sha256=_sha256(content))
             self._ledger.name_part(part)
             self._write(part.name, content)
         self._ledger.seal(part)

@@ -6,12 +6,11 @@ import os
 import re
 from datetime import UTC, datetime
 
-from pipeline.core.model import Summary
+from pipeline.core.model import ROW_COUNTS, Summary
 from pipeline.core.wording import counted, few_codes
 from pipeline.ledger.queries import LastRun
 
 _LIMIT = re.compile(r" --max-paid (\d+)\b")
-_STATES = ("failed", "ambiguous", "pending", "skipped")
 
 
 def summary_lines(summary: Summary, report_command: str | None = None) -> list[str]:
@@ -51,9 +50,9 @@ def going_on(summary: Summary) -> str:
 
 def outcome_line(summary: Summary) -> str:
     """How the rows of a job stand, in one sentence."""
-    counts = [f"{summary.ok} ok"]
-    counts += [f"{getattr(summary, name)} {name}" for name in _STATES if getattr(summary, name)]
-    return f"{summary.job}: {counted(summary.rows, 'row')}: {', '.join(counts)}."
+    counts = ((name, getattr(summary, name)) for name in ROW_COUNTS)
+    shown = [f"{rows} {name}" for name, rows in counts if rows or name == "ok"]
+    return f"{summary.job}: {counted(summary.rows, 'row')}: {', '.join(shown)}."
 
 
 def paid_line(summary: Summary) -> str:

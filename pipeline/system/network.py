@@ -159,6 +159,15 @@ def is_local(host: str) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
+def domain_of(url: str) -> str:
+    """The host of an address, in small letters and without `www.`; empty where there is none."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+    return host.removeprefix("www.")
+
+
 @contextlib.contextmanager
 def without_key_log() -> Iterator[None]:
     """For the import of a library that makes TLS contexts of its own: nobody uses them, and a

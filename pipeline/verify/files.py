@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import StorageFailed
-from pipeline.core.model import JsonObject, Summary
+from pipeline.core.model import ROW_COUNTS, JsonObject, Summary
 from pipeline.inputs.stored import stored_row_keys, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
@@ -73,7 +73,7 @@ def check_summary(
             findings.add(name, "it is not what the last run wrote", _NEXT_RUN)
         return
     said = _object(content)
-    counted = sum(said[n] for n in ("ok", "failed", "ambiguous", "pending", "skipped"))
+    counted = sum(said[n] for n in ROW_COUNTS)
     if counted != said["rows"] or (over and now is not None and _differs(said, asdict(now), db)):
         findings.add(LEDGER, "its counts are not those of summary.json", KEEP_LEDGER)
 

@@ -19,6 +19,7 @@ from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.core.errors import NothingWritten
+from pipeline.core.model import ROW_COUNTS
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.xlsx.long_texts import TextsAside
@@ -138,13 +139,12 @@ def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
     last = read(queries.last_run)
     assert last is not None
     began = datetime.fromtimestamp(last.started_at, UTC)
-    states = ("ok", "failed", "ambiguous", "pending", "skipped")
     rows: SummaryRows = [
         ("job", job.name),
         ("last run", summary.run_id),
         ("began", f"{began:%Y-%m-%d %H:%M:%S} UTC"),
         ("rows", summary.rows),
-        *((state, getattr(summary, state)) for state in states),
+        *((state, getattr(summary, state)) for state in ROW_COUNTS),
         ("requests paid, at least", summary.paid_min),
         ("requests paid, at most", summary.paid_max),
     ]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.core.model import State, Summary
+from pipeline.core.model import ROW_COUNTS, State, Summary
 from pipeline.core.wording import counted
 from pipeline.ledger.past_runs import RunFacts
 from pipeline.ledger.queries import LastRun
@@ -38,7 +38,6 @@ from pipeline.status.summary_lines import going_on, last_run_line, outcome_line,
 # Together they keep a page of the most hostile texts, where each character takes eight, small.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
 _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
-_STATES = ("ok", "failed", "ambiguous", "pending", "skipped")
 _WHY = {
     "first": "one of the first",
     "random": "picked at random",
@@ -122,7 +121,7 @@ def _outcome(facts: Facts) -> Iterable[Child]:
         "ul",
         *(
             element("li", element("b", f"{getattr(summary, state):,}"), f" {state}", class_=state)
-            for state in _STATES
+            for state in ROW_COUNTS
         ),
         class_="counts",
     )

@@ -10,17 +10,17 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Sealed
+from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read
 from pipeline.results.lookup import read_part
 from pipeline.results.schema import results_table
+from pipeline.system.network import domain_of
 
 _MOST_PARTS = 20
 _MOST_UNSEALED = 2000
@@ -90,14 +90,8 @@ def read_samples(folder: RunFolder, read: Read) -> Samples:
 
 def domain(url: str) -> str | None:
     """The host of an http or https address, without `www.`; None for anything else."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not host:
-        return None
-    return host.removeprefix("www.")
+    http = url.lstrip().lower().startswith(("http:", "https:"))
+    return (domain_of(url) or None) if http else None
 
 
 class _Tally:
@@ -119,7 +113,7 @@ class _Tally:
                 self.domains[host] += found["counts"].as_py()
 
 
-def _chosen(parts: Sequence[Sealed]) -> list[Sealed]:
+def _chosen(parts: Sequence[Part]) -> list[Part]:
     """The first, the last, and some at random between them, in their order."""
     if len(parts) <= _MOST_PARTS:
         return list(parts)
