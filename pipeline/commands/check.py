@@ -23,6 +23,7 @@ from pipeline.commands.options import (
     PATH,
     RATE,
     ROWS,
+    CheckCommand,
     job_options,
     sheet_options,
 )
@@ -48,7 +49,7 @@ _OF_PLAN = ("again", "limit", *_OF_RESUME)
 @EXCEPT
 @ROWS
 @AMBIGUOUS
-def check(**said: Any) -> None:
+def check(**given: Any) -> None:
     """Shows what `run` would send for JOB: texts, equal rows, cost and time. Sends nothing and
     changes nothing. With the options of `resume` it shows what `resume` would send.
 
@@ -57,6 +58,7 @@ def check(**said: Any) -> None:
       pipeline check jobs/stories.yaml
       pipeline check jobs/stories.yaml --again 3 --json
     """
+    said = CheckCommand(**given)
 
     def work(job: Job) -> int:
         from pipeline.commands.check_lines import check_lines
@@ -65,30 +67,30 @@ def check(**said: Any) -> None:
         verb, selection = _asked(said)
         checked = check_job(
             job,
-            base_url=said["base_url"],
-            key_file=said["key_file"],
+            base_url=said.base_url,
+            key_file=said.key_file,
             selection=selection,
-            accept_changes=said["accept_changes"],
+            accept_changes=said.accept_changes,
         )
         code = 0 if checked.refusal is None else Refused.exit_code
-        if not said["quiet"] or code:
+        if not said.quiet or code:
             more = words_said(said, ("accept_changes", "rate", "base_url", "key_file", *_OF_PLAN))
             answer(said, *check_lines(checked, job.command(verb, *more)))
             if job.to_add and checked.to_send:
                 answer(said, job.to_add)
-        if said["as_json"]:
+        if said.as_json:
             print_json(asdict(checked) | {"exit_code": code})
         return code
 
     finish(said, work)
 
 
-def _asked(said: dict[str, Any]) -> tuple[str, Selection]:
+def _asked(said: CheckCommand) -> tuple[str, Selection]:
     """The command that is looked at beforehand, and the rows that it chooses."""
-    resumed = [name for name in _OF_RESUME if said[name]]
-    if not (said["resume"] or resumed):
+    resumed = [name for name in _OF_RESUME if getattr(said, name)]
+    if not (said.resume or resumed):
         return "run", run_selection(said)
-    if said["again"]:
+    if said.again:
         raise Refused(
             "--again is an option of `run`, and the others here are of `resume`: check them one "
             "after the other."

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from pipeline.commands.options import (
+    CheckCommand,
+    JobOptions,
+    OutputOptions,
+    ResumeCommand,
+    RunCommand,
+    SendOptions,
+)
 from pipeline.core.errors import DiskRefused, Interrupted, Locked, PipelineError, Refused
 from pipeline.core.wording import json_line, printable
 
@@ -18,8 +26,6 @@ if TYPE_CHECKING:
     from pipeline.core.model import Summary
     from pipeline.job.job import Job
     from pipeline.planning.selection import RowNumbers, Selection
-
-Said = dict[str, Any]
 
 _USAGE_WORDS = (
     (r"not a valid integer( range)?\.", "not a whole number."),
@@ -38,39 +44,35 @@ _OVERRIDES = ("input", "max_paid", "concurrency", "rate", *_OF_THE_ENGINE)
 _OF_SENDING = (*_OVERRIDES, "base_url", "key_file")
 
 
-def job_said(said: Said) -> Job:
+def job_said(said: JobOptions) -> Job:
     """The job that the options name, and the words that name it in a command to paste."""
     from pipeline.job.job import find_job
 
-    if said["sandbox"] and said.get("base_url"):
+    if said.sandbox and getattr(said, "base_url", None):
         raise Refused("--sandbox is a server of its own: leave out --base-url.")
     job = find_job(
-        said["job"],
-        output=said["output"],
-        sandbox=said["sandbox"],
-        words=(str(said["job"]), *words_said(said, _OF_THE_JOB)),
-        sending=words_said(said, _OF_SENDING) if _sends(said) else None,
+        said.job,
+        output=said.output,
+        sandbox=said.sandbox,
+        words=(str(said.job), *words_said(said, _OF_THE_JOB)),
+        sending=words_said(said, _OF_SENDING) if isinstance(said, SendOptions) else None,
     )
-    if _sends(said):
-        job = replace(job, limit=said["limit"])
+    if isinstance(said, SendOptions):
+        job = replace(job, limit=said.limit)
     own = words_said(said, _OF_SENDING)
     job = replace(job, withheld={n: value for n, value in job.withheld.items() if n not in own})
-    changed = {name: said[name] for name in _OVERRIDES if said.get(name) is not None}
+    given = {name: getattr(said, name, None) for name in _OVERRIDES}
+    changed = {name: value for name, value in given.items() if value is not None}
     if "input" in changed:
         changed["input"] = changed["input"].absolute()
     return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
 
 
-def _sends(said: Said) -> bool:
-    """Whether the command is `run` or `resume`."""
-    return "drain" in said
-
-
-def words_said(said: Said, names: tuple[str, ...]) -> tuple[str, ...]:
+def words_said(said: JobOptions, names: tuple[str, ...]) -> tuple[str, ...]:
     """The options among `names` that were given, as they are typed."""
     words: list[str] = []
     for name in names:
-        value = said.get(name)
+        value = getattr(said, name, None)
         if value is not None and value is not False:
             words += [
                 f"--{name.strip('_').replace('_', '-')}",
@@ -91,30 +93,30 @@ def rows_said(text: str | None) -> RowNumbers | None:
     return None if text is None else parse_rows(text)
 
 
-def run_selection(said: Said) -> Selection:
+def run_selection(said: RunCommand | CheckCommand) -> Selection:
     """The rows that the options of `run` choose."""
     from pipeline.planning.selection import Selection, parse_rows, select_again
 
-    again, limit = said["again"], said["limit"]
+    again, limit = said.again, said.limit
     if again is None:
         return Selection(limit=limit)
     return select_again(None if again == "all" else parse_rows(again), limit)
 
 
-def resume_selection(said: Said) -> Selection:
+def resume_selection(said: ResumeCommand | CheckCommand) -> Selection:
     """The rows that the options of `resume` choose."""
     from pipeline.planning.selection import select_resume
 
     return select_resume(
-        only=codes_said(said["only"]),
-        excluded=codes_said(said["except_"]),
-        rows=rows_said(said["rows"]),
-        ambiguous=said["ambiguous"],
-        limit=said["limit"],
+        only=codes_said(said.only),
+        excluded=codes_said(said.except_),
+        rows=rows_said(said.rows),
+        ambiguous=said.ambiguous,
+        limit=said.limit,
     )
 
 
-def finish(said: Said, work: Callable[[Job], int]) -> None:
+def finish(said: JobOptions, work: Callable[[Job], int]) -> None:
     """Runs `work` and exits with its code; what the package raises becomes one message."""
     job = None
     try:
@@ -122,24 +124,24 @@ def finish(said: Said, work: Callable[[Job], int]) -> None:
         code = work(job)
     except PipelineError as error:
         code = error.exit_code
-        if isinstance(error, Locked) and said.get("if_locked") == "skip":
+        if isinstance(error, Locked) and getattr(said, "if_locked", None) == "skip":
             code = 0
         explain(error, job, said, code)
     sys.exit(code)
 
 
-def explain(error: PipelineError, job: Job | None, said: Said, code: int) -> None:
+def explain(error: PipelineError, job: Job | None, said: OutputOptions, code: int) -> None:
     from pipeline.status.summary import as_json, summarize_error
     from pipeline.status.summary_lines import paid_line
 
     summary = summarize_error(job, error)
-    if code or not said["quiet"]:
+    if code or not said.quiet:
         tell(f"pipeline: {error}")
         if not isinstance(error, Refused) and summary.paid_max:
             tell(paid_line(summary))
-        if job is not None and _sends(said):
+        if job is not None and isinstance(said, SendOptions):
             tell(*_next_lines(error, job, summary))
-    if said["as_json"]:
+    if said.as_json:
         # What was asked for, as by `--if-locked skip`, is no error.
         word = "error" if code else "notice"
         print_json(as_json(summary) | {"exit_code": code, word: str(error)})
@@ -197,34 +199,34 @@ def tell(*lines: str) -> None:
         _echo(printable(line), sys.stderr)
 
 
-def answer(said: Said, *lines: str) -> None:
+def answer(said: JobOptions, *lines: str) -> None:
     """Prints what a reading command was asked for: on stdout, for a pager or grep.
 
     With `--json` stdout is for programs, and people read it on stderr.
     """
     for line in lines:
-        _echo(printable(line), sys.stderr if said["as_json"] else sys.stdout)
+        _echo(printable(line), sys.stderr if said.as_json else sys.stdout)
 
 
-def show_run(job: Job, summary: Summary, said: Said) -> None:
+def show_run(job: Job, summary: Summary, said: JobOptions) -> None:
     """How a command that changes something left the job."""
     from pipeline.status.exit_codes import needs_person
     from pipeline.status.summary import as_json, for_person
     from pipeline.status.summary_lines import summary_lines
 
-    if not said["quiet"] or needs_person(summary):
+    if not said.quiet or needs_person(summary):
         tell(*summary_lines(for_person(job, summary), job.command("report")))
-    if said["as_json"]:
+    if said.as_json:
         print_json(as_json(summary))
 
 
-def show(job: Job, summary: Summary, said: Said) -> None:
+def show(job: Job, summary: Summary, said: JobOptions) -> None:
     """How a job stands, for who asked for it."""
     from pipeline.status.exit_codes import needs_person
     from pipeline.status.summary import for_person
     from pipeline.status.summary_lines import summary_lines
 
-    if not said["quiet"] or needs_person(summary):
+    if not said.quiet or needs_person(summary):
         answer(said, *summary_lines(for_person(job, summary)))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import finish, print_json, tell
-from pipeline.commands.options import PATH, job_options
+from pipeline.commands.options import PATH, JobOptions, job_options
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted
 
@@ -31,7 +31,7 @@ def export(
     flags: bool,
     no_excel_guard: bool,
     force: bool,
-    **said: Any,
+    **given: Any,
 ) -> None:
     """Writes JOB's sheet with every answer beside its row. If the sheet is a workbook, an .xlsx is
     a copy of it.
@@ -41,6 +41,7 @@ def export(
       pipeline export jobs/stories.yaml --to stories-done.csv
       pipeline export jobs/stories.yaml --to stories-done.xlsx --citations sources.csv
     """
+    said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.export import export_citations, export_job
@@ -59,10 +60,10 @@ def export(
         if not written:
             raise NothingWritten("Say with --to or --citations which file to write.")
         summary = read_status(job).summary
-        if not said["quiet"]:
+        if not said.quiet:
             for what, done in written.items():
                 tell(*export_lines(what, **asdict(done)))
-        if said["as_json"]:
+        if said.as_json:
             paths = {what: str(done.path) for what, done in written.items()}
             print_json(as_json(summary) | paths)
         return 0

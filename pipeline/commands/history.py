@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json
-from pipeline.commands.options import job_options
+from pipeline.commands.options import JobOptions, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -32,7 +32,7 @@ _COLUMNS = {
 @click.command()
 @job_options
 @click.option("--last", metavar="N", type=click.IntRange(1), help="Only the last N runs.")
-def history(last: int | None, **said: Any) -> None:
+def history(last: int | None, **given: Any) -> None:
     """Shows the runs of JOB: when, what they sent, what it cost and how they ended.
 
     ok, failed and ambiguous count the rows that a run sent; share is how much of the rate limit it
@@ -42,14 +42,15 @@ def history(last: int | None, **said: Any) -> None:
     Example:
       pipeline history jobs/stories.yaml --last 30
     """
+    said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.status.history import read_history
 
         runs = read_history(job)[-(last or 0) :]
-        if not said["quiet"]:
+        if not said.quiet:
             answer(said, *history_lines(runs))
-        if said["as_json"]:
+        if said.as_json:
             runs_json = [asdict(run) for run in runs]
             print_json({"schema_version": 1, "job": job.name, "runs": runs_json, "exit_code": 0})
         return 0

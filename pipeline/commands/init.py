@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.console import explain, person_there, print_json, tell
-from pipeline.commands.options import PATH
+from pipeline.commands.options import PATH, OutputOptions
 from pipeline.core.errors import NothingWritten, PipelineError
 from pipeline.core.wording import counted
 
@@ -66,7 +66,7 @@ def init(
             header_row=header_row,
         )
     except PipelineError as error:
-        explain(error, None, {"as_json": as_json, "quiet": False}, error.exit_code)
+        explain(error, None, OutputOptions(as_json=as_json, quiet=False), error.exit_code)
         said = {"sheet": worksheet, "header_row": header_row, "encoding": encoding}
         if any(f"`{key}:`" in str(error) and value is None for key, value in said.items()):
             tell("There is no spec yet: say it by --sheet, --header-row or --encoding.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,3 +149,83 @@ send_options = options(
         "this run, or none.",
     ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a command speaks."""
+
+    as_json: bool
+    quiet: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(OutputOptions):
+    """What `job_options` were given."""
+
+    job: Path
+    output: Path | None
+    sandbox: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions(JobOptions):
+    """What `sheet_options` were given."""
+
+    input: Path | None
+    limit: int | None
+    max_paid: int | None
+    base_url: str | None
+    accept_changes: bool
+    rate: float | None
+    key_file: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendOptions(SheetOptions):
+    """What `send_options` were given."""
+
+    concurrency: int | None
+    engine: str | None
+    ray_address: str | None
+    workers: int | None
+    yes: bool
+    plan: str | None
+    if_locked: str
+    until: str | None
+    drain: float | None
+    fail_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgainOption:
+    """Which ok rows `run` asks for again."""
+
+    again: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Which rows `resume` chooses."""
+
+    only: str | None
+    except_: str | None
+    rows: str | None
+    ambiguous: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(AgainOption, SendOptions):
+    """What `run` was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeCommand(ResumeOptions, SendOptions):
+    """What `resume` was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCommand(AgainOption, ResumeOptions, SheetOptions):
+    """What `check` was given."""
+
+    resume: bool

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json, show, tell
-from pipeline.commands.options import job_options
+from pipeline.commands.options import JobOptions, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Write answers that may have been paid and are not results into this new folder.",
 )
-def report(open_: bool, bodies: Path | None, **said: Any) -> None:
+def report(open_: bool, bodies: Path | None, **given: Any) -> None:
     """Shows what failed in JOB by error code, with advice and the command that sends it again, and
     which answers look wrong.
 
@@ -37,6 +37,7 @@ def report(open_: bool, bodies: Path | None, **said: Any) -> None:
       pipeline report jobs/stories.yaml --open
       pipeline report jobs/stories.yaml --bodies answers
     """
+    said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.report.bodies import write_bodies
@@ -51,17 +52,17 @@ def report(open_: bool, bodies: Path | None, **said: Any) -> None:
         kept = None if bodies is None else write_bodies(job, bodies)
         # Before the page is drawn: that takes a while, and parts of the results may be damaged.
         show(job, found.summary, said)
-        if not said["quiet"]:
+        if not said.quiet:
             answer(said, *(group_lines(found.groups) or [all_well_line(found.summary)]))
             if job.to_add and not found.summary.resume_command:
                 answer(said, "", job.to_add)
             answer(said, *marked_lines(found.marked, found.unread))
         path = write_report(job, found)
-        if not said["quiet"]:
+        if not said.quiet:
             answer(said, "", f"To read and forward: {shown_path(str(path))}")
             if kept is not None:
                 answer(said, f"Kept answers that are not results: {kept}, in {bodies}")
-        if said["as_json"]:
+        if said.as_json:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]
             groups = groups_json(found.groups)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import finish, print_json, tell
-from pipeline.commands.options import PATH, job_options
+from pipeline.commands.options import PATH, JobOptions, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--key-file", type=PATH, help="File that holds the key.")
 def schedule(
-    at: str, until: str | None, kind: str, base_url: str | None, key_file: Path | None, **said: Any
+    at: str, until: str | None, kind: str, base_url: str | None, key_file: Path | None, **given: Any
 ) -> None:
     """Prints what starts JOB every night: systemd units, a cron line or a GitHub workflow.
 
@@ -44,6 +44,7 @@ def schedule(
       pipeline schedule jobs/stories.yaml --at 02:00 --until 06:00
       pipeline schedule jobs/stories.yaml --at 02:00 --as cron --key-file ~/.aitutor-key
     """
+    said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.scaffold.night import plan_night, warnings
@@ -53,7 +54,7 @@ def schedule(
         files = _files(kind, night)
         careful = warnings(night, kind)
         tell(*(f"Careful: {warning}" for warning in careful))
-        if said["as_json"]:
+        if said.as_json:
             print_json({"files": files, "warnings": careful, "exit_code": 0})
         else:
             click.echo("\n".join(files.values()), nl=False)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import (
-    Said,
     finish,
     person_there,
     resume_selection,
@@ -28,6 +27,9 @@ from pipeline.commands.options import (
     EXCEPT,
     ONLY,
     ROWS,
+    ResumeCommand,
+    RunCommand,
+    SendOptions,
     job_options,
     send_options,
 )
@@ -47,7 +49,7 @@ _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGH
 @job_options
 @send_options
 @AGAIN
-def run(**said: Any) -> None:
+def run(**given: Any) -> None:
     """Sends every row of JOB that is not done yet; after any ending, `run` goes on.
 
     \b
@@ -55,7 +57,8 @@ def run(**said: Any) -> None:
       pipeline run jobs/stories.yaml --limit 5
       pipeline run jobs/stories.yaml --again 3,7-9
     """
-    _send(run_selection, said)
+    said = RunCommand(**given)
+    _send(said, lambda: run_selection(said))
 
 
 @click.command()
@@ -65,7 +68,7 @@ def run(**said: Any) -> None:
 @EXCEPT
 @ROWS
 @AMBIGUOUS
-def resume(**said: Any) -> None:
+def resume(**given: Any) -> None:
     """Sends the failed rows of JOB again, and those that are not done yet.
 
     Ambiguous rows may have been paid: they are sent only with --ambiguous.
@@ -75,10 +78,11 @@ def resume(**said: Any) -> None:
       pipeline resume jobs/stories.yaml
       pipeline resume jobs/stories.yaml --only gateway --ambiguous
     """
-    _send(resume_selection, said)
+    said = ResumeCommand(**given)
+    _send(said, lambda: resume_selection(said))
 
 
-def _send(selection: Callable[[Said], Selection], said: Said) -> None:
+def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
     """`run` and `resume`: they differ only in the rows that they send."""
 
     def work(job: Job) -> int:
@@ -97,7 +101,7 @@ def _send(selection: Callable[[Said], Selection], said: Said) -> None:
             elif isinstance(event, Notice) and event.also_quiet:
                 tell(event.message)
 
-        options = _run_options(said, selection(said), quietly if said["quiet"] else progress)
+        options = _run_options(said, selection(), quietly if said.quiet else progress)
         try:
             with own_words_only(job.spec):
                 summary = asyncio.run(_until_signalled(job, options))
@@ -121,38 +125,38 @@ def _tune_process() -> None:
     logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
 
-def _run_options(said: Said, selection: Selection, listener: Listener) -> RunOptions:
+def _run_options(said: SendOptions, selection: Selection, listener: Listener) -> RunOptions:
     from pipeline.planning.consent import Consent
     from pipeline.run.run import IfLocked, RunOptions
     from pipeline.status.exit_codes import FailOn
 
     return RunOptions(
-        base_url=said["base_url"],
-        key_file=said["key_file"],
+        base_url=said.base_url,
+        key_file=said.key_file,
         selection=selection,
-        drain_s=said["drain"],
+        drain_s=said.drain,
         # `skip` fails too; whoever asked for it has another exit code.
-        if_locked=IfLocked.WAIT if said["if_locked"] == "wait" else IfLocked.FAIL,
+        if_locked=IfLocked.WAIT if said.if_locked == "wait" else IfLocked.FAIL,
         until=_until_said(said),
-        fail_on=FailOn(said["fail_on"]),
+        fail_on=FailOn(said.fail_on),
         consent=Consent(
-            said["accept_changes"],
-            said["yes"],
+            said.accept_changes,
+            said.yes,
             _confirm if person_there() else None,
-            said["plan"],
+            said.plan,
         ),
         listeners=(listener,),
     )
 
 
-def _until_said(said: Said) -> float | None:
+def _until_said(said: SendOptions) -> float | None:
     """The time of `--until`, told with its day: one that has passed is tomorrow's."""
     from pipeline.core.time_of_day import find_until
 
-    if said["until"] is None:
+    if said.until is None:
         return None
-    until = find_until(said["until"], time.time())
-    if not said["quiet"]:
+    until = find_until(said.until, time.time())
+    if not said.quiet:
         tell(f"Nothing is sent after {datetime.fromtimestamp(until):%Y-%m-%d %H:%M:%S}.")
     return until
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import codes_said, finish, rows_said, show_run, tell
-from pipeline.commands.options import ONLY, ROWS, job_options
+from pipeline.commands.options import ONLY, ROWS, JobOptions, job_options
 from pipeline.core.model import State
 from pipeline.core.wording import counted, few_words
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--reread", is_flag=True, help="Read kept answers again, after an upgrade; nothing is decided."
 )
-def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> None:
+def settle(only: str | None, rows: str | None, reread: bool, **given: Any) -> None:
     """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, and
     failed ones that --only or --rows names are given up.
 
@@ -33,6 +33,7 @@ def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> Non
       pipeline settle jobs/stories.yaml --only timeout
       pipeline settle jobs/stories.yaml --reread
     """
+    said = JobOptions(**given)
     if reread and (only is not None or rows is not None):
         raise click.UsageError("--reread is about every kept answer: leave out --only and --rows.")
 
@@ -42,13 +43,13 @@ def settle(only: str | None, rows: str | None, reread: bool, **said: Any) -> Non
 
         if reread:
             number = reread_job(job)
-            if not said["quiet"]:
+            if not said.quiet:
                 tell(reread_line(number))
             show_run(job, read_status(job).summary, said)
             return 0
         decided = settle_job(job, only=codes_said(only), rows=rows_said(rows))
         summary = read_status(job).summary
-        if not said["quiet"]:
+        if not said.quiet:
             tell(*settled_lines(decided, summary.by_code))
         show_run(job, summary, said)
         return 0

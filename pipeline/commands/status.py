@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json, show
-from pipeline.commands.options import job_options
+from pipeline.commands.options import JobOptions, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     metavar="[SECONDS]",
     help="Look again every 2 s, or as often as said, until no run goes on.",
 )
-def status(every_s: float | None, **said: Any) -> None:
+def status(every_s: float | None, **given: Any) -> None:
     """Shows where JOB stands, from its run folder; works while a run goes on.
 
     \b
@@ -33,6 +33,7 @@ def status(every_s: float | None, **said: Any) -> None:
       pipeline status jobs/stories.yaml
       pipeline status jobs/stories.yaml --watch
     """
+    said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.commands.watch import watch
@@ -41,9 +42,9 @@ def status(every_s: float | None, **said: Any) -> None:
 
         found = read_status(job) if every_s is None else watch(job, every_s)
         show(job, found.summary, said)
-        if not said["quiet"]:
+        if not said.quiet:
             answer(said, last_run_line(found.last_run, found.in_use, found.in_flight))
-        if said["as_json"]:
+        if said.as_json:
             more = asdict(found)
             del more["summary"]
             print_json(as_json(found.summary) | more)

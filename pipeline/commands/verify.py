@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json
-from pipeline.commands.options import job_options
+from pipeline.commands.options import JobOptions, job_options
 from pipeline.core.errors import StorageFailed
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @job_options
-def verify(**said: Any) -> None:
+def verify(**given: Any) -> None:
     """Reads every file of JOB's run folder and checks that all is there and as it was written.
 
     Works while a run goes on. Ends with 6 and names files and rows where something is not. It finds
@@ -27,6 +27,7 @@ def verify(**said: Any) -> None:
     Example:
       pipeline verify jobs/stories.yaml
     """
+    said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.status.summary import as_json, summarize_error
@@ -35,9 +36,9 @@ def verify(**said: Any) -> None:
 
         found = verify_job(job)
         code = StorageFailed.exit_code if found.findings else 0
-        if not said["quiet"] or code:
+        if not said.quiet or code:
             answer(said, *verified_lines(found, job.name))
-        if said["as_json"]:
+        if said.as_json:
             error = StorageFailed("the ledger cannot be read")
             summary = as_json(found.summary or summarize_error(job, error))
             more = asdict(found)
