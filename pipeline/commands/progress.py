@@ -43,26 +43,28 @@ class Progress:
         self._pace = ""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._start(event)
-        elif isinstance(event, AttemptEnded):
-            self._ended(event)
-        elif isinstance(event, Paced):
-            self._paced(event)
-        elif isinstance(event, Waiting):
-            wait_s = max(event.until_s - time.monotonic(), 0)
-            self._say(f"Waiting: {event.reason}; next try in {wait_s:.0f} s.")
-        elif isinstance(event, Notice):
-            self._say(event.message)
-        elif isinstance(event, ConcurrencyBinds):
-            self._say(
-                f"{counted(event.in_flight, 'request')} in flight, the most allowed; that, not the "
-                "rate limit, sets the pace now. More: --concurrency, as far as `ulimit -n` goes."
-            )
-        elif isinstance(event, PaceEnded):
-            self._pace_ended(event)
-        elif isinstance(event, Stopping):
-            self._say(f"Stopping: {why(event.stopped)} {_still(event)}")
+        match event:
+            case RunStarted():
+                self._start(event)
+            case AttemptEnded():
+                self._ended(event)
+            case Paced():
+                self._paced(event)
+            case Waiting():
+                wait_s = max(event.until_s - time.monotonic(), 0)
+                self._say(f"Waiting: {event.reason}; next try in {wait_s:.0f} s.")
+            case Notice():
+                self._say(event.message)
+            case ConcurrencyBinds():
+                self._say(
+                    f"{counted(event.in_flight, 'request')} in flight, the most allowed; that, not "
+                    "the rate limit, sets the pace now. More: --concurrency, as far as "
+                    "`ulimit -n` goes."
+                )
+            case PaceEnded():
+                self._pace_ended(event)
+            case Stopping():
+                self._say(f"Stopping: {why(event.stopped)} {_still(event)}")
 
     def close(self) -> None:
         """Leaves the bar as it is and ends its line."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pyarrow as pa
 
 from pipeline.inputs.arrow import lists, numbers, texts
@@ -39,39 +41,46 @@ RESULTS_SCHEMA = pa.schema(
 
 def results_table(rows: list[Finished], workflow: str) -> pa.Table:
     """Answers as they stand in a part."""
-    answers = [read_answer(row.answer) for row in rows]
-    citations = [citation for answer in answers for citation in answer.citations]
-    cited = pa.StructArray.from_arrays(
-        [texts([c.title for c in citations]), texts([c.url for c in citations])],
-        fields=list(RESULTS_SCHEMA.field("citations").type.value_type),
-    )
-    requests = [row.request.decode() for row in rows]
-    flags = [
-        [*answer.flags, *marks_of(answer.result, request)]
-        for answer, request in zip(answers, requests, strict=True)
-    ]
-    columns = {
+    columns = {"workflow": texts([workflow] * len(rows)), **_of_rows(rows), **_of_answers(rows)}
+    arrays = [columns[name] for name in RESULTS_SCHEMA.names]
+    return pa.Table.from_arrays(arrays, schema=RESULTS_SCHEMA)
+
+
+def _of_rows(rows: list[Finished]) -> dict[str, pa.Array]:
+    return {
         "row": numbers([row.sheet_row for row in rows], pa.int64()),
         "id": texts([row.id for row in rows]),
         "row_key": texts([row.row_key.hex() for row in rows]),
         "version": numbers([row.version for row in rows], pa.int32()),
         "run_id": texts([row.run_id for row in rows]),
-        "workflow": texts([workflow] * len(rows)),
-        "variables": texts(requests),
-        "result": texts([answer.result for answer in answers]),
-        "citations": lists([len(answer.citations) for answer in answers], cited),
-        "citations_raw": texts([answer.citations_raw for answer in answers]),
-        "extra": texts([answer.extra or None for answer in answers]),
-        "flags": lists(
-            [len(some) for some in flags], texts([flag for some in flags for flag in some])
-        ),
         "http_status": numbers([row.http_status for row in rows], pa.int32()),
         "attempts": numbers([row.attempts for row in rows], pa.int32()),
         "latency_s": numbers([row.latency_s for row in rows], pa.float64()),
         "sent_at": numbers([_microseconds(row.sent_at) for row in rows], _TIME),
         "finished_at": numbers([_microseconds(row.finished_at) for row in rows], _TIME),
     }
-    return pa.Table.from_arrays(list(columns.values()), schema=RESULTS_SCHEMA)
+
+
+def _of_answers(rows: list[Finished]) -> dict[str, pa.Array]:
+    answers = [read_answer(row.answer) for row in rows]
+    requests = [row.request.decode() for row in rows]
+    citations = [citation for answer in answers for citation in answer.citations]
+    cited = pa.StructArray.from_arrays(
+        [texts([c.title for c in citations]), texts([c.url for c in citations])],
+        fields=list(RESULTS_SCHEMA.field("citations").type.value_type),
+    )
+    flags = [
+        [*answer.flags, *marks_of(answer.result, request)]
+        for answer, request in zip(answers, requests, strict=True)
+    ]
+    return {
+        "variables": texts(requests),
+        "result": texts([answer.result for answer in answers]),
+        "citations": lists([len(answer.citations) for answer in answers], cited),
+        "citations_raw": texts([answer.citations_raw for answer in answers]),
+        "extra": texts([answer.extra or None for answer in answers]),
+        "flags": lists(list(map(len, flags)), texts(list(chain.from_iterable(flags)))),
+    }
 
 
 def _microseconds(since_1970_s: float) -> int:

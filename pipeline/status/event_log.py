@@ -54,34 +54,38 @@ class EventLog:
             self._file.close()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._run_id = event.run_id
-            self._write("run_started", rows=event.rows, to_send=event.to_send)
-        elif isinstance(event, Stopping):
-            self._write("stopping", in_flight=event.in_flight, **asdict(event.stopped))
-        elif isinstance(event, Waiting):
-            wait_s = max(event.until_s - self._clock.monotonic(), 0.0)
-            self._write("waiting", reason=event.reason, next_in_s=round(wait_s, 3))
-        elif isinstance(event, ConcurrencyBinds):
-            self._write("concurrency_binds", in_flight=event.in_flight)
-        elif isinstance(event, Paced):
-            self._note_pace(event)
-        elif isinstance(event, PaceEnded):
-            self._write("pace_ended", **asdict(event))
-        elif isinstance(event, Notice):
-            self._write("notice", message=event.message)
-        elif isinstance(event, AttemptEnded) and event.outcome.verdict is not Verdict.OK:
-            outcome = event.outcome
-            self._write(
-                "attempt_ended",
-                row=event.row.number,
-                state=event.state,
-                verdict=outcome.verdict,
-                code=outcome.code,
-                http_status=outcome.http_status,
-                message=outcome.message,
-                again_after_s=event.again_after_s,
-            )
+        match event:
+            case RunStarted():
+                self._run_id = event.run_id
+                self._write("run_started", rows=event.rows, to_send=event.to_send)
+            case Stopping():
+                self._write("stopping", in_flight=event.in_flight, **asdict(event.stopped))
+            case Waiting():
+                wait_s = max(event.until_s - self._clock.monotonic(), 0.0)
+                self._write("waiting", reason=event.reason, next_in_s=round(wait_s, 3))
+            case ConcurrencyBinds():
+                self._write("concurrency_binds", in_flight=event.in_flight)
+            case Paced():
+                self._note_pace(event)
+            case PaceEnded():
+                self._write("pace_ended", **asdict(event))
+            case Notice():
+                self._write("notice", message=event.message)
+            case AttemptEnded() if event.outcome.verdict is not Verdict.OK:
+                self._note_attempt(event)
+
+    def _note_attempt(self, event: AttemptEnded) -> None:
+        outcome = event.outcome
+        self._write(
+            "attempt_ended",
+            row=event.row.number,
+            state=event.state,
+            verdict=outcome.verdict,
+            code=outcome.code,
+            http_status=outcome.http_status,
+            message=outcome.message,
+            again_after_s=event.again_after_s,
+        )
 
     def _note_pace(self, event: Paced) -> None:
         """At most a line a minute, and only where something changed: it comes twice a second."""

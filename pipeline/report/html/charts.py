@@ -79,21 +79,14 @@ def progress(history: History) -> Picture | None:
     states = [state for state in _LINES if last[state]]
     if not states:
         return None
-    timeline = Timeline(history.spans)
     few = [state for state in states if last[state] * _FEW < last[State.OK]]
-    many = [state for state in states if state not in few]
-    panels = [many, few] if few else [many]
-    height = _HEIGHT + (_HEIGHT_OF_FEW if few else 0)
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    panels = [[state for state in states if state not in few], *([few] if few else [])]
     heights = [_HEIGHT, _HEIGHT_OF_FEW][: len(panels)]
+    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
+    timeline = Timeline(history.spans)
     for axes, shown in zip(drawn[:, 0], panels, strict=True):
-        for state in shown:
-            rows = [(part.at, part.rows[state]) for part in history.progress]
-            line = _line(timeline, rows)
-            axes.plot(*line, _LINES[state], color=_COLOURS[state], lw=1.8, label=str(state))
-        _counting(axes)
-        axes.set_ylabel("rows")
+        _lines(axes, timeline, history, shown)
         if len(states) > 1:
             _legend(axes)
         timeline.mark(axes)
@@ -103,6 +96,14 @@ def progress(history: History) -> Picture | None:
     spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} stretches"
     caption = f"{totals} at the end of {work} of work{spans}."
     return _picture(figure, "progress", "Rows over time", caption)
+
+
+def _lines(axes: Axes, timeline: Timeline, history: History, states: Sequence[State]) -> None:
+    for state in states:
+        line = _line(timeline, [(part.at, part.rows[state]) for part in history.progress])
+        axes.plot(*line, _LINES[state], color=_COLOURS[state], lw=1.8, label=str(state))
+    _counting(axes)
+    axes.set_ylabel("rows")
 
 
 def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
