@@ -8,7 +8,7 @@ import time
 from measure import ANSWER
 
 from pipeline.core.model import Reply
-from pipeline.sending.engines.worker import Request, Worker
+from pipeline.sending.engines.worker import BatchedRequest, Worker
 
 HEADERS = {"content-type": "application/json", "x-ratelimit-limit": "1000000"}
 
@@ -21,7 +21,7 @@ def reply_at_once() -> Reply:
 class InstantWorker(Worker):
     """Has the reply as soon as it has the request."""
 
-    async def send(self, batch: int, requests: list[Request]) -> None:
+    async def send(self, batch: int, requests: list[BatchedRequest]) -> None:
         self._received.append(batch)
         self._landed.extend((request.number, reply_at_once()) for request in requests)
         self._news.set()

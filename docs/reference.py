@@ -1,8 +1,9 @@
-"""docs/cli.md, made from what `--help` says of each command and from the README's exit codes, and
-docs/python.md, made from the signatures and docstrings of the public names.
+"""docs/cli.md, made from what `--help` says of each command and from the README's exit codes,
+docs/python.md, made from the signatures and docstrings of the public names, and the table of keys
+in docs/spec.md.
 
     python docs/reference.py NAME     prints one of them
-    python docs/reference.py          writes both
+    python docs/reference.py          writes all
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import click
 
 import pipeline
 from pipeline.cli import cli
+from pipeline.job.spec_keys import KEYS
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -29,6 +31,7 @@ _ARGUMENTS = {
     "SHEET": "A .csv, .tsv, .xlsx, .parquet or .jsonl file.",
 }
 _BEHIND = re.compile(r"(.*?)\s*(?:\[([^\[\]]*)\])?", re.DOTALL)
+_KEYS = re.compile(r"^\| key \| left out \| what it says \|\n(?:\|.*\n)+", re.MULTILINE)
 _EXIT_CODES = re.compile(r"^\| exit code \| meaning \|\n(?:\|.*\n)+", re.MULTILINE)
 
 
@@ -78,6 +81,13 @@ def python_page() -> str:
 
 
 _KINDS = {"Calls": "call", "Values": "value", "Codes": "code", "Exceptions": "exception"}
+
+
+def spec_page() -> str:
+    """The page as it is, with the table of keys as `spec_keys` has it."""
+    rows = [f"| `{key.name}` | {key.left_out} | {key.about} |" for key in KEYS]
+    table = "\n".join(["| key | left out | what it says |", "|---|---|---|", *rows, ""])
+    return _KEYS.sub(lambda _: table, (HERE / "spec.md").read_text(encoding="utf-8"))
 
 
 def _kind(what: Any) -> str:
@@ -206,7 +216,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-PAGES = {"cli.md": cli_page, "python.md": python_page}
+PAGES = {"cli.md": cli_page, "python.md": python_page, "spec.md": spec_page}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.inputs.identity import key_of
-from pipeline.inputs.mapping import Source, Variables
+from pipeline.inputs.mapping import Variables, VariableSource
 from pipeline.ledger import checksums, matching, queries, schema
 from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.queries import Part
@@ -153,7 +153,7 @@ def test_a_program_that_does_not_know_of_them_cannot_write_to_a_ledger(tmp_path:
 
 def test_a_row_key_is_known_again_from_the_variables_of_a_part():
     """`verify` recomputes it."""
-    sources = (Source("a", 0), Source("b", None, "é"))
+    sources = (VariableSource("a", 0), VariableSource("b", None, "é"))
     [request] = Variables("wf_x", sources).requests([["text"]])
     assert key_of("wf_x", {"a": "text", "b": "é"}) == request.row_key
     assert key_of("wf_y", {"a": "text", "b": "é"}) != request.row_key

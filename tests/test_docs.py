@@ -21,7 +21,7 @@ import pytest
 import pipeline
 from pipeline.cli import cli
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.results.flags import MARKS
+from pipeline.results.flags import FLAGS
 from pipeline.sandbox.account import load_account
 
 TOP = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def test_the_page_of_the_spec_has_every_key_and_its_default(tmp_path):
     """In the order of `JobSpec`, which is that of the file."""
     (tmp_path / "least.yaml").write_text("name: x\nworkflow: wf\ninput: x.csv\n", encoding="utf-8")
     least = load_spec(tmp_path / "least.yaml")
-    table = (TOP / "docs" / "spec.md").read_text(encoding="utf-8")
+    table = made_page("spec.md")
     shown = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
     keys = [
         key for key in JobSpec.__dataclass_fields__ if key not in ("source", "text_rules", "lines")
@@ -159,7 +159,7 @@ def test_the_page_of_the_spec_has_every_key_and_its_default(tmp_path):
 def test_the_page_of_failures_has_every_mark():
     """In the order in which they are reported."""
     page = (TOP / "docs" / "failures.md").read_text(encoding="utf-8")
-    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == MARKS
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == FLAGS
 
 
 @pytest.mark.parametrize("page", [*PAGES, *(f"docs/{name}" for name in MADE)])
@@ -226,7 +226,7 @@ def made_page(name: str) -> str:
         check=True,
     )
     assert made.stdout == (TOP / "docs" / name).read_text(encoding="utf-8"), "`make docs`"
-    assert f"](docs/{name})" in README
+    assert f"](docs/{name})" in README, name
     return made.stdout
 
 

@@ -22,7 +22,7 @@ from pipeline.core.model import (
     Stopped,
     Verdict,
 )
-from pipeline.policy.cutoff import Until
+from pipeline.policy.cutoff import Cutoff
 from pipeline.policy.retry import Breakers
 from pipeline.sending.executor import Executor
 
@@ -283,7 +283,7 @@ def test_the_time_is_looked_at_again_once_the_intent_is_durable():
         clock = OwnClock()
         world = World(at_once)
         world.intending = {1: asyncio.Event()}
-        until = Until(1100.0, wall=1000.0, monotonic=1000.0, deadline_s=10.0)
+        until = Cutoff(1100.0, wall=1000.0, monotonic=1000.0, deadline_s=10.0)
         executor = world.executor(clock=clock, until=until, concurrency=1, budget=3)
         running = asyncio.create_task(executor.run(iter(rows(1)), drain_s=60))
         await happened(world, "ask", 1)

@@ -501,7 +501,7 @@ def test_an_answered_row_that_waits_for_a_second_version_does_not_leave_first(le
     ledger.mark_again([made.row_id])
     [held] = begin(ledger, two[:1])
     assert (held.state, held.answered) == (State.PENDING, True)
-    assert ledger.read(queries.open_marks) == 1
+    assert ledger.read(queries.unsettled_reruns) == 1
 
 
 def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):

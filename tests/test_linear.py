@@ -25,7 +25,7 @@ from pipeline.policy.answer import classify
 from pipeline.policy.masking import Mask
 from pipeline.report.html import markup
 from pipeline.results import answered_sheet, formulas
-from pipeline.results.flags import marks_of
+from pipeline.results.flags import flags_of
 from pipeline.sandbox.workflows import Workflow
 from pipeline.scaffold import job_spec
 from pipeline.sending.engines.client import _plain
@@ -48,7 +48,7 @@ def numbered(piece: str) -> str:
 
 
 def _marks(result: str, **variables: str) -> None:
-    marks_of(result, json.dumps(variables))
+    flags_of(result, json.dumps(variables))
 
 
 def _many_variables(result: str) -> None:
@@ -90,7 +90,7 @@ def _merged() -> None:
     """40,000 merged ranges (1 MB of XML) of 16,384 columns, of which only the last is sent."""
     columns = tuple(f"c{n}" for n in range(16_384))
     spec = JobSpec(Path(), "job", "wf", Path("a.xlsx"), Path(), variables=(("c", "c16383"),))
-    body = reader._Body(spec, reader._Header("S", 1, 1, columns))
+    body = reader._SheetBody(spec, reader._Header("S", 1, 1, columns))
     for _ in range(40_000):
         body._check_merged(Merged("B1:XFC9", 1, 1, 9, 16_383), 9)
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from pipeline.results.flags import marks_of
+from pipeline.results.flags import flags_of
 
 
 def marks(result: str, **variables: str) -> tuple[str, ...]:
-    return marks_of(result, json.dumps(variables))
+    return flags_of(result, json.dumps(variables))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.commands.progress import Progress
+from pipeline.commands.progress import ProgressBar
 from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
 from pipeline.core.model import Outcome, Row, State, Verdict
 from pipeline.status.event_log import EventLog
@@ -29,7 +29,7 @@ from tests.conftest import KEY
 def test_a_person_sees_the_pace_the_limit_and_what_is_waited_for(event, words):
     """One line each where there is no terminal."""
     stream = io.StringIO()
-    Progress(stream)(event)
+    ProgressBar(stream)(event)
     for word in words:
         assert word in stream.getvalue()
 
@@ -37,7 +37,7 @@ def test_a_person_sees_the_pace_the_limit_and_what_is_waited_for(event, words):
 def test_a_run_that_saw_no_limit_and_no_429_says_nothing_of_them():
     """A given rate, or a server without a limiter."""
     stream = io.StringIO()
-    Progress(stream)(PaceEnded(None, None, None, 10, 0))
+    ProgressBar(stream)(PaceEnded(None, None, None, 10, 0))
     assert stream.getvalue() == ""
 
 

@@ -22,7 +22,7 @@ from pipeline.inputs.identity import (
     no_duplicates,
     occurrences,
 )
-from pipeline.inputs.mapping import Source, Variables, bind
+from pipeline.inputs.mapping import Variables, VariableSource, bind
 from pipeline.job.spec import JobSpec
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.selection import Selection, parse_rows, select_again, select_resume
@@ -32,7 +32,7 @@ PAIRS = st.dictionaries(TEXT, TEXT, min_size=1, max_size=4)
 
 
 def request(pairs: dict[str, str], workflow: str = "wf"):
-    sources = tuple(Source(name, n) for n, name in enumerate(sorted(pairs)))
+    sources = tuple(VariableSource(name, n) for n, name in enumerate(sorted(pairs)))
     [found] = Variables(workflow, sources).requests([[pairs[n]] for n in sorted(pairs)])
     return found
 

@@ -32,8 +32,8 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 from nacl.public import PublicKey, SealedBox
 
 from pipeline.sending.engines.base import Target
-from pipeline.sending.engines.ray import LOST_AFTER_S, Clock, Lost, RayEngine, Sender
-from pipeline.sending.engines.worker import Landed, Request, Worker
+from pipeline.sending.engines.ray import LOST_AFTER_S, Lost, RayEngine, Sender, WorkerClock
+from pipeline.sending.engines.worker import BatchedRequest, Landed, Worker
 
 pytestmark = pytest.mark.ray
 
@@ -380,10 +380,10 @@ def test_a_batch_that_comes_twice_is_sent_once(sandbox):
         sealed = SealedBox(PublicKey(hello.public_key)).encrypt(access.key.encode())
         fits = await worker.open(access.base_url, access.host, sealed, "wf_story", 30.0, 10)
         assert fits == 10
-        batch = [Request(n, 0.0, json.dumps({"story": f"s {n}"}).encode()) for n in (7, 8)]
+        batch = [BatchedRequest(n, 0.0, json.dumps({"story": f"s {n}"}).encode()) for n in (7, 8)]
         await worker.send(1, batch)
         await worker.send(1, batch)
-        await worker.send(2, [Request(9, 0.0, b'{"story": "s 9"}')])
+        await worker.send(2, [BatchedRequest(9, 0.0, b'{"story": "s 9"}')])
         landed: list[Landed] = []
         received: list[int] = []
         while len(landed) < 3:
@@ -491,7 +491,7 @@ def test_a_worker_that_hangs_is_lost_and_sends_nothing_when_it_wakes_up(
 
 def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
     """The look with the shortest way counts; requests and replies are moved by the difference."""
-    clock = Clock()
+    clock = WorkerClock()
     clock.look(10.0, 110.4, 11.0)
     assert clock.ahead_s == pytest.approx(99.9)
     clock.look(20.0, 120.01, 20.02)

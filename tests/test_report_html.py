@@ -32,10 +32,10 @@ from pipeline.ledger.trends import History, Latencies
 from pipeline.report.groups import Group
 from pipeline.report.html import samples
 from pipeline.report.html.markup import element, http_url, link, visible
-from pipeline.report.html.page import Facts, page
+from pipeline.report.html.page import PageFacts, page
 from pipeline.status.summary import summarize_error
 from tests.conftest import Job, started_sandbox
-from tests.servers import Answer, Server
+from tests.servers import SampleAnswer, Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ELEMENTS = frozenset(
@@ -71,7 +71,7 @@ def hostile_texts(canary: str) -> list[str]:
     ]
 
 
-def hostile_answer(body: bytes, canary: str) -> Answer:
+def hostile_answer(body: bytes, canary: str) -> SampleAnswer:
     """Repeats the question in each place of an answer; how it ends is the question's first word."""
     story = json.loads(body)["story"]
     kind = story.split(" ")[0]
@@ -514,8 +514,8 @@ def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
     run = RunFacts(0, worst, 1e9, 2e9, 1, 0, 3, worst, 1, 1, 1, 0, None, None)
     runs = tuple(replace(run, run=n) for n in range(5000))
     nothing = Latencies(np.array([], np.int64), np.array([], np.int64))
-    answer = samples.Answer("first", 1, "run", variables, worst, ((worst, url),) * 10_000)
-    facts = Facts(
+    answer = samples.SampleAnswer("first", 1, "run", variables, worst, ((worst, url),) * 10_000)
+    facts = PageFacts(
         summary=replace(summarize_error(None, pipeline.Refused("")), job=worst),
         groups=groups,
         last_run=None,

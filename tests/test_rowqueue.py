@@ -88,10 +88,10 @@ def test_failures_are_counted_until_the_row_is_settled():
     assert (queue.failures(row(1)), queue.failures(row(2))) == (2, 1)
     queue.refused(row(1), 3.0)
     assert queue.refusals(row(1)) == 1
-    queue.settled(row(1))
+    queue.finished(row(1))
     assert (queue.failures(row(1)), queue.failures(row(2))) == (0, 1)
     assert queue.refusals(row(1)) == 0
-    queue.settled(row(3))
+    queue.finished(row(3))
 
 
 def test_a_refused_row_waits_for_its_turn_while_others_go():

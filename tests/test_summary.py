@@ -13,7 +13,7 @@ from pipeline.core.model import State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.queries import Counts, Ending, Unfinished
-from pipeline.status.exit_codes import Concern, FailOn
+from pipeline.status.exit_codes import FailOn, RowsForExitCode
 from pipeline.status.summary import as_json, for_person, summarize
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
@@ -127,7 +127,7 @@ def test_the_exit_code_speaks_of_the_rows_that_the_command_was_about():
     covered = np.array([True, True, False])
 
     def concern(fail_on: FailOn) -> Counter[State]:
-        found = Concern(covered, fail_on)
+        found = RowsForExitCode(covered, fail_on)
         for one in rows:
             found.add(one)
         return found.states

@@ -15,7 +15,7 @@ import pytest
 from pipeline.core.errors import Refused
 from pipeline.core.model import Reply, StopCode
 from pipeline.core.time_of_day import find_until
-from pipeline.policy.cutoff import SEEN, Until
+from pipeline.policy.cutoff import SEEN, Cutoff
 from tests.test_executor import OK, World, rows
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -71,8 +71,8 @@ def test_what_is_no_time_of_day_is_refused(text):
 
 def test_the_time_of_the_next_answer_is_that_of_nineteen_in_twenty_of_the_last():
     """The deadline while nothing is known; one slow answer in twenty does not end the night."""
-    until = Until(1000.0, wall=0.0, monotonic=0.0, deadline_s=300.0)
-    assert until.closes_in_s(wall=0.0, monotonic=0.0) == 1000 - 300
+    until = Cutoff(1000.0, wall=0.0, monotonic=0.0, deadline_s=300.0)
+    assert until.seconds_left_to_send(wall=0.0, monotonic=0.0) == 1000 - 300
     for latency_s in [1.0] * 19 + [250.0]:
         until.answered(latency_s)
     assert until.answer_s == 1.0
@@ -111,7 +111,7 @@ def test_a_clock_that_is_set_sends_no_row_past_the_time(step_s):
 
     world = World(send)
     began = time.monotonic()
-    until = Until(clock.wall() + 0.6, wall=clock.wall(), monotonic=began, deadline_s=330.0)
+    until = Cutoff(clock.wall() + 0.6, wall=clock.wall(), monotonic=began, deadline_s=330.0)
     until.answered(0.01)
 
     async def run() -> None:
@@ -146,7 +146,7 @@ def test_a_wait_for_a_slot_ends_at_the_time_and_what_was_intended_is_taken_back(
     async def run(slot_s: float) -> list[str]:
         world = Slow(send)
         world.slot_s = slot_s
-        until = Until(
+        until = Cutoff(
             time.time() + 0.3, wall=time.time(), monotonic=time.monotonic(), deadline_s=330.0
         )
         until.answered(0.01)
@@ -169,7 +169,7 @@ def test_a_run_that_is_done_before_its_time_knows_nothing_of_it():
 
     async def run() -> object:
         world = World(send)
-        until = Until(
+        until = Cutoff(
             time.time() + 0.2, wall=time.time(), monotonic=time.monotonic(), deadline_s=330.0
         )
         until.answered(0.01)

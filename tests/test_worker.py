@@ -16,7 +16,7 @@ from nacl.public import PublicKey, SealedBox
 from pipeline.core.model import Failure
 from pipeline.core.version import VERSION
 from pipeline.job.access import Access
-from pipeline.sending.engines.worker import Landed, Request, Worker
+from pipeline.sending.engines.worker import BatchedRequest, Landed, Worker
 from tests.servers import Server, ok
 
 WAIT_S = 10.0
@@ -80,7 +80,7 @@ def test_a_worker_sends_with_the_key_that_was_sealed_for_it(sandbox, key, status
     """The server decides by that key alone."""
 
     async def steps(worker: Worker) -> None:
-        await worker.send(1, [Request(1, 0.0, b'{"story": "a"}')])
+        await worker.send(1, [BatchedRequest(1, 0.0, b'{"story": "a"}')])
         _, landed = await taken(worker, 1)
         assert [one.status for one in landed] == [status]
 
@@ -93,7 +93,7 @@ def test_a_worker_sends_each_request_of_a_batch_and_returns_each_reply():
 
         async def steps(worker: Worker) -> None:
             begun = time.monotonic()
-            requests = [Request(n, 0.0, b'{"story": "s %d"}' % n) for n in (5, 7)]
+            requests = [BatchedRequest(n, 0.0, b'{"story": "s %d"}' % n) for n in (5, 7)]
             await worker.send(1, requests)
             batches, landed = await taken(worker, 2)
             assert batches == [1]
@@ -115,10 +115,10 @@ def test_a_batch_that_comes_twice_is_sent_once():
     with Server(ok) as server:
 
         async def steps(worker: Worker) -> None:
-            batch = [Request(1, 0.0, b'{"story": "a"}')]
+            batch = [BatchedRequest(1, 0.0, b'{"story": "a"}')]
             await worker.send(1, batch)
             await worker.send(1, batch)
-            await worker.send(2, [Request(2, 0.0, b'{"story": "b"}')])
+            await worker.send(2, [BatchedRequest(2, 0.0, b'{"story": "b"}')])
             batches, landed = await taken(worker, 2)
             assert batches == [1, 2]
             assert sorted(one.number for one in landed) == [1, 2]
@@ -135,7 +135,7 @@ def test_a_request_waits_for_its_time():
 
         async def steps(worker: Worker) -> None:
             at = time.monotonic() + 0.3
-            await worker.send(1, [Request(1, at, b'{"story": "late"}')])
+            await worker.send(1, [BatchedRequest(1, at, b'{"story": "late"}')])
             assert await worker.take(100, 1_000_000, 0.05, 0.0) == ([1], [])
             assert not server.received
             _, landed = await taken(worker, 1)
@@ -150,7 +150,9 @@ def test_replies_are_taken_oldest_first_and_no_more_than_the_driver_has_room_for
 
         async def steps(worker: Worker) -> None:
             for number in range(4):
-                await worker.send(number, [Request(number, 0.0, b'{"story": "%d"}' % number)])
+                await worker.send(
+                    number, [BatchedRequest(number, 0.0, b'{"story": "%d"}' % number)]
+                )
                 while len(worker._landed) <= number:
                     await asyncio.sleep(0.01)
             size = len(worker._landed[0][1].body)
@@ -171,13 +173,13 @@ def test_a_call_returns_as_soon_as_a_reply_is_there_and_gathers_those_that_come_
     with Server(ok, latency_s=0.2) as server:
 
         async def steps(worker: Worker) -> None:
-            await worker.send(1, [Request(1, 0.0, b'{"story": "a"}')])
+            await worker.send(1, [BatchedRequest(1, 0.0, b'{"story": "a"}')])
             # Would be a minute, were the news not noticed.
             async with asyncio.timeout(WAIT_S):
                 _, landed = await worker.take(100, 1_000_000, 60.0, 0.0)
             assert [one.number for one in landed] == [1]
             later = time.monotonic() + 0.1
-            await worker.send(2, [Request(n, later, b'{"story": "%d"}' % n) for n in (2, 3)])
+            await worker.send(2, [BatchedRequest(n, later, b'{"story": "%d"}' % n) for n in (2, 3)])
             _, landed = await worker.take(100, 1_000_000, WAIT_S, 0.3)
             assert sorted(one.number for one in landed) == [2, 3]
 
@@ -193,7 +195,7 @@ def test_a_worker_says_how_a_request_ended_without_an_answer(deadline_s, failure
         server.holding = True
 
         async def steps(worker: Worker) -> None:
-            await worker.send(1, [Request(1, 0.0, b'{"story": "a"}')])
+            await worker.send(1, [BatchedRequest(1, 0.0, b'{"story": "a"}')])
             if failure is Failure.DISCONNECTED:
                 while not server.in_flight:
                     await asyncio.sleep(0.01)

@@ -30,7 +30,7 @@ _WAIT_SHOWN_S = 2.0
 _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
 
 
-class Progress:
+class ProgressBar:
     """Listens to one run and draws it on `stream`; `close` when the run is over."""
 
     def __init__(self, stream: TextIO | None = None) -> None:

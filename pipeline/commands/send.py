@@ -86,13 +86,13 @@ def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
     """`run` and `resume`: they differ only in the rows that they send."""
 
     def work(job: Job) -> int:
-        from pipeline.commands.progress import Progress, why
+        from pipeline.commands.progress import ProgressBar, why
         from pipeline.commands.quiet_ray import own_words_only
         from pipeline.core.events import Notice, Stopping
         from pipeline.status.exit_codes import needs_person
 
         _tune_process()
-        progress = Progress()
+        progress = ProgressBar()
         stops: list[Stopped] = []
 
         def quietly(event: Event) -> None:

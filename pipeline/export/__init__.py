@@ -12,7 +12,14 @@ from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.target import check_target
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.job.job import Job
-from pipeline.results.answered_sheet import ADDED, FLAGS, Exported, Source, opened, sheet_table
+from pipeline.results.answered_sheet import (
+    ADDED,
+    FLAGS,
+    AnsweredSheet,
+    Exported,
+    opened,
+    sheet_table,
+)
 
 _WORKBOOKS = (".xlsx", ".xlsm")
 KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")
@@ -106,7 +113,7 @@ def _written(exported: Exported, target: Path, guard: bool, usual: tuple[str, ..
     return Export(target, exported.rows, guarded, renamed, aside)
 
 
-def _with_workbook(job: Job, source: Source, exported: Exported, target: Path) -> Export:
+def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: Path) -> Export:
     from pipeline.export.copying import write_copy
     from pipeline.export.xlsx.workbook import summary_rows, write_workbook
 

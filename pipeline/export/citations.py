@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.results.answered_sheet import Exported, Source
+from pipeline.results.answered_sheet import AnsweredSheet, Exported
 from pipeline.system.network import domain_of
 
 _ADDED = ("url", "title", "domain")
 
 
-def citations_table(source: Source) -> Exported:
+def citations_table(source: AnsweredSheet) -> Exported:
     """`row` (of the sheet, from 1), `id` where the job names its rows, `position` within the answer
     (from 1), `url`, `title`, and `domain`: the host of the url without `www.`, empty where it has
     none."""

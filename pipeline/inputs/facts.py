@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.inputs.mapping import Source
+from pipeline.inputs.mapping import VariableSource
 from pipeline.inputs.stored import stored_batches, stored_columns
 
 # A server that fills a template by replacing text may find these in a value: another variable's
@@ -39,7 +39,7 @@ class VariableFacts:
     marked_row: int | None = None
 
 
-def describe(path: Path, sources: Sequence[Source]) -> list[VariableFacts]:
+def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFacts]:
     """The facts of each variable that has a column, from the snapshot at `path`.
 
     A million rows of 180 bytes take 1.5 s.

@@ -17,7 +17,7 @@ ADDED_COLUMNS = ("result", "citations")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class VariableSource:
     """Where one variable's text comes from: a column (by position), or the spec itself."""
 
     name: str
@@ -27,7 +27,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RowRequest:
     """What one row asks for: its key and the exact bytes of its body."""
 
     row_key: bytes
@@ -39,7 +39,7 @@ class Variables:
     """How a sheet's columns become the flat map of variables that the API takes."""
 
     workflow: str
-    sources: tuple[Source, ...]
+    sources: tuple[VariableSource, ...]
 
     @property
     def mapped(self) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ class Variables:
             for row in zip(*pieces, strict=False)
         ]
 
-    def requests(self, columns: Sequence[Sequence[str]]) -> Iterator[Request]:
+    def requests(self, columns: Sequence[Sequence[str]]) -> Iterator[RowRequest]:
         """One request per row of a batch, given as one list of texts per column."""
         names = [source.name for source in self.sources]
         values = [
@@ -69,7 +69,7 @@ class Variables:
             body = json.dumps(
                 dict(zip(names, texts, strict=True)), ensure_ascii=False, separators=(",", ":")
             )
-            yield Request(row_key, body.encode())
+            yield RowRequest(row_key, body.encode())
 
 
 def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
@@ -106,8 +106,8 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
             f'{spec.at("id")}: {spec.input.name} has no column "{spec.id}".'
             f"{nearest(spec.id, place)} It has: {', '.join(columns)}."
         )
-    sources = [Source(name, place[column], column_name=column) for name, column in pairs]
-    sources += [Source(name, None, text) for name, text in spec.constants]
+    sources = [VariableSource(name, place[column], column_name=column) for name, column in pairs]
+    sources += [VariableSource(name, None, text) for name, text in spec.constants]
     if not any(source.column is not None for source in sources):
         raise Refused(
             f"{spec.input}: no column is mapped to a variable. Name some under "
@@ -124,7 +124,7 @@ def _one_column(spec: JobSpec, columns: Sequence[str]) -> str:
     return " Only one column was found: is the separator none of comma, semicolon and tab?"
 
 
-def _pairs(source: Source, columns: Sequence[Sequence[str]]) -> Iterable[bytes]:
+def _pairs(source: VariableSource, columns: Sequence[Sequence[str]]) -> Iterable[bytes]:
     """One variable's name and text as they enter the key, row by row."""
     name = sized(source.name)
     if source.column is None:

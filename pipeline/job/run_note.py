@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.core.model import ENGINES
 from pipeline.core.wording import printable
-from pipeline.job.spec import NAME
+from pipeline.job.spec_keys import NAME
 from pipeline.system.opening import read_object
 
 RUN_NOTE = "run.json"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.model import ENGINES, TEXT_RULES
+from pipeline.core.model import TEXT_RULES
+from pipeline.job.spec_keys import KEYS
 from pipeline.job.yaml_fields import Fields, compose
 
-WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
-NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-EMPTY_CHOICES = ("refuse", "send", "skip")
 TESTS = ("empty", "equals", "matches")
 """What a condition of `where:` can ask of a cell."""
 
@@ -121,9 +118,7 @@ def load_spec(path: Path) -> JobSpec:
             each fault.
     """
     fields = Fields(path, compose(path))
-    ours = ("source", "text_rules", "lines")
-    known = [name for name in JobSpec.__dataclass_fields__ if name not in ours]
-    fields.note_unknown(known, "unknown key `{}`.", _NEVER)
+    fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
     said = _said(fields)
     _note_both(fields, said)
     notify = _notify(fields, path)
@@ -136,40 +131,8 @@ def load_spec(path: Path) -> JobSpec:
 
 def _said(fields: Fields) -> dict[str, Any]:
     """What the file says, by key; the rest has the defaults of `JobSpec`."""
-    read = {
-        "name": fields.text(
-            "name",
-            "Give the job one, such as `name: stories`.",
-            NAME,
-            "letters, digits, - and _",
-        ),
-        "workflow": fields.text(
-            "workflow",
-            "Give its id on your platform, such as `workflow: wf_abc123`.",
-            WORKFLOW,
-            "1 to 64 letters, digits, - and _",
-        ),
-        "input": fields.text("input", "Name the sheet, such as `input: ../data/stories.csv`."),
-        "output": fields.optional_text("output"),
-        "variables": fields.pairs("variables"),
-        "constants": fields.pairs("constants"),
-        "id": fields.optional_text("id"),
-        "empty": fields.choice("empty", EMPTY_CHOICES),
-        "where": _conditions(fields),
-        "dedupe": fields.flag("dedupe"),
-        "sheet": fields.optional_text("sheet"),
-        "header_row": fields.number("header_row", int, at_least=1),
-        "encoding": fields.optional_text("encoding"),
-        "max_paid": fields.number("max_paid", int, at_least=0),
-        "max_paid_per_run": fields.number("max_paid_per_run", int, at_least=0),
-        "concurrency": fields.number("concurrency", int, at_least=1),
-        "retries": fields.number("retries", int, at_least=0),
-        "rate": fields.number("rate", float, above=0),
-        "deadline_s": fields.number("deadline_s", float, above=0),
-        "engine": fields.choice("engine", ENGINES),
-        "ray_address": fields.optional_text("ray_address"),
-        "workers": fields.number("workers", int, at_least=1),
-    }
+    read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
+    read["where"] = _conditions(fields)
     return {key: value for key, value in read.items() if value is not None}
 
 

@@ -120,7 +120,7 @@ class GroupCommit:
             if len(refused) < len(batch):
                 self._queue.extend(one for one in batch if not self._refusal(one))
                 self._wake.notify()
-        _settle(refused)
+        _resolve(refused)
 
     def _refusal(self, submitted: _Submitted) -> BaseException | None:
         if self._closing:
@@ -144,7 +144,7 @@ class GroupCommit:
             results = [one.operation(self._connection) for one in batch]
             self._connection.execute("COMMIT")
         except LedgerBusy as error:
-            _settle([(one.future, error) for one in batch])
+            _resolve([(one.future, error) for one in batch])
             return
         except BaseException as error:
             if self._full is None and _is_full(error) and self._make_room():
@@ -152,7 +152,7 @@ class GroupCommit:
             else:
                 self._fail(batch, error)
             return
-        _settle([(one.future, result) for one, result in zip(batch, results, strict=True)])
+        _resolve([(one.future, result) for one, result in zip(batch, results, strict=True)])
 
     def _begin(self, batch: list[_Submitted]) -> None:
         """Takes SQLite's lock, however long another program holds it."""
@@ -197,7 +197,7 @@ class GroupCommit:
             self._queue.clear()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        _settle([(one.future, full) for one in batch if not one.saves])
+        _resolve([(one.future, full) for one in batch if not one.saves])
         saving = [one for one in batch if one.saves]
         if saving:
             self._commit(saving)
@@ -208,7 +208,7 @@ class GroupCommit:
             self._failed = failed
             batch = batch + list(self._queue)
             self._queue.clear()
-        _settle([(one.future, failed) for one in batch])
+        _resolve([(one.future, failed) for one in batch])
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -237,7 +237,7 @@ def _storage_failed(error: BaseException) -> StorageFailed:
     return failed
 
 
-def _settle(results: list[tuple[Future[Any] | asyncio.Future[Any], Any]]) -> None:
+def _resolve(results: list[tuple[Future[Any] | asyncio.Future[Any], Any]]) -> None:
     """One wake-up of the event loop for the whole batch: each costs a system call."""
     by_loop: defaultdict[Any, list[tuple[asyncio.Future[Any], Any]]] = defaultdict(list)
     for future, result in results:
@@ -245,13 +245,13 @@ def _settle(results: list[tuple[Future[Any] | asyncio.Future[Any], Any]]) -> Non
             _set(future, result)
         else:
             by_loop[future.get_loop()].append((future, result))
-    for loop, settled in by_loop.items():
+    for loop, resolved in by_loop.items():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_set_all, settled)
+            loop.call_soon_threadsafe(_set_all, resolved)
 
 
-def _set_all(settled: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in settled:
+def _set_all(resolved: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in resolved:
         if not future.done():
             _set(future, result)
 

@@ -291,12 +291,13 @@ def answered_in(most: int) -> Callable[[sqlite3.Connection], list[float]]:
     return operation
 
 
-def unfinished(db: sqlite3.Connection, *, believing: bool = False) -> Iterator[Unfinished]:
+def unfinished(db: sqlite3.Connection, *, verified_elsewhere: bool = False) -> Iterator[Unfinished]:
     """The sheet's rows that were attempted and are not ok, in the sheet's order.
 
     A row that waits for another version and has not been sent for it is not among them. A
-    duplicate is, with the attempt that was made for it. `believing` is for who has the whole ledger
-    looked through (see `paid.check_ledger`): the checksums take three times as long as the rows.
+    duplicate is, with the attempt that was made for it. `verified_elsewhere`: the
+    whole ledger is looked through anyway (see `integrity.check_ledger`), and the checksums would
+    take three times as long as the rows.
 
     Raises:
         StorageFailed: when one of them is not what was written.
@@ -315,7 +316,7 @@ def unfinished(db: sqlite3.Connection, *, believing: bool = False) -> Iterator[U
         given_up,
         answered,
         in_last_run,
-    ) in db.execute(_UNFINISHED_BELIEVED if believing else _UNFINISHED):
+    ) in db.execute(_UNFINISHED_UNCHECKED if verified_elsewhere else _UNFINISHED):
         if not whole:
             raise altered("how an attempt ended", sheet_row)
         yield Unfinished(
@@ -450,7 +451,7 @@ def last_run(db: sqlite3.Connection) -> LastRun | None:
     return LastRun(*found[1:]) if found else None
 
 
-def open_marks(db: sqlite3.Connection) -> int:
+def unsettled_reruns(db: sqlite3.Connection) -> int:
     """Rows of the sheet that were marked for another version and are not settled in it."""
     return int(
         db.execute(
@@ -570,7 +571,7 @@ def _unfinished(row_whole: str, duplicate_whole: str) -> str:
 
 _WHOLE = f"{intact('rows', 'r')} AND {intact('attempts', 'a')}"
 _UNFINISHED = _unfinished(_WHOLE, f"{_WHOLE} AND {intact('duplicates', 'd')}")
-_UNFINISHED_BELIEVED = _unfinished("1", "1")
+_UNFINISHED_UNCHECKED = _unfinished("1", "1")
 
 _ANSWERED_OF = (
     "SELECT {place}, runs.run_id, a.sheet_row"

@@ -50,7 +50,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RowsOverTime:
     """Rows that reached where they stand now, at the end of each bin of a span, over all spans."""
 
     at: Numbers
@@ -91,7 +91,7 @@ class History:
 
     runs: tuple[RunFacts, ...]
     spans: tuple[Span, ...]
-    progress: tuple[Progress, ...]
+    progress: tuple[RowsOverTime, ...]
     pace: tuple[SpanPace, ...]
     latencies: Latencies
     checked: int
@@ -167,7 +167,7 @@ _REACHED = (
 
 def _progress(
     db: sqlite3.Connection, spans: tuple[Span, ...], in_use: bool
-) -> tuple[Progress, ...]:
+) -> tuple[RowsOverTime, ...]:
     bins = _bins(db, "progress")
     ended = {
         state: [np.zeros(number) for number in bins]
@@ -190,7 +190,7 @@ def _progress(
         for state, counts in ended.items():
             rows[state] = before[state] + np.concatenate([[0.0], np.cumsum(counts[number])])
             before[state] = float(rows[state][-1])
-        progress.append(Progress(at, rows))
+        progress.append(RowsOverTime(at, rows))
     return tuple(progress)
 
 

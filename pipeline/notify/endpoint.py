@@ -102,7 +102,7 @@ async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | Non
     def run() -> None:
         said = work()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_settle, answer, said)
+            loop.call_soon_threadsafe(_resolve, answer, said)
 
     threading.Thread(target=run, daemon=True).start()
     try:
@@ -235,7 +235,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Nowhere else: the address was checked, the one that an answer names was not."""
 
 
-def _settle(answer: asyncio.Future[str | None], said: str | None) -> None:
+def _resolve(answer: asyncio.Future[str | None], said: str | None) -> None:
     if not answer.done():
         answer.set_result(said)
 

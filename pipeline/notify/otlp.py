@@ -70,8 +70,8 @@ class Telemetry:
         self._timeout_s = timeout_s
         self._interval_s = _interval_s(environment)
         resource = _resource()
-        self._span = _Span(traces, resource, timeout_s, environment) if traces else None
-        self._metrics = _Metrics(job, metrics, resource, timeout_s) if metrics else None
+        self._span = _RunSpan(traces, resource, timeout_s, environment) if traces else None
+        self._metrics = _RunMetrics(job, metrics, resource, timeout_s) if metrics else None
         self._live: asyncio.Task[None] | None = None
 
     def start(self, base_url: str) -> None:
@@ -97,7 +97,7 @@ class Telemetry:
         """Tells how the run ended; (whom, why) of each signal that was not taken."""
         self.close()
         summary, ended_ns = _few_codes(summary), time.time_ns()
-        work: list[tuple[_Span | _Metrics, Callable[[], str | None]]] = []
+        work: list[tuple[_RunSpan | _RunMetrics, Callable[[], str | None]]] = []
         if (span := self._span) is not None:
             work.append((span, lambda: span.end(summary, needs_person, ended_ns)))
         if (metrics := self._metrics) is not None:
@@ -109,13 +109,13 @@ class Telemetry:
             if why
         ]
 
-    async def _export_at_intervals(self, metrics: _Metrics) -> None:
+    async def _export_at_intervals(self, metrics: _RunMetrics) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
             await in_time(metrics.export, self._timeout_s)
 
 
-class _Span:
+class _RunSpan:
     """The span of a run, from where this is made."""
 
     def __init__(
@@ -151,7 +151,7 @@ class _Span:
         return self.session.why
 
 
-class _Metrics:
+class _RunMetrics:
     """The metrics of a run. Each export holds all of them (unless the environment prefers deltas),
     so that one that fails loses nothing."""
 

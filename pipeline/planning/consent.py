@@ -200,7 +200,7 @@ def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
 
 
 def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
-    marked = read(queries.open_marks)
+    marked = read(queries.unsettled_reruns)
     if marked:
         raise Refused(
             f"{counted(marked, 'row')} marked by the last --again and not answered yet. Nothing "

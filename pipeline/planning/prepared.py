@@ -25,7 +25,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class OpenSheet:
     """The spec's sheet, opened: its header is known to fit, its rows are not read yet."""
 
     table: Table

@@ -20,7 +20,7 @@ from pipeline.core.model import JsonObject
 from pipeline.core.wording import counted
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import identity
-from pipeline.inputs.mapping import Source, Variables
+from pipeline.inputs.mapping import Variables, VariableSource
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import stored_batches
 from pipeline.job.spec import JobSpec
@@ -153,12 +153,12 @@ class _LookUp:
         sources = []
         for name, column in before["variables"]:
             if column is None:
-                sources.append(Source(name, None, before["constants"][name]))
+                sources.append(VariableSource(name, None, before["constants"][name]))
                 continue
             column = column if column in place else renamed.get(name)
             if column is None or column not in place:
                 return None
-            sources.append(Source(name, place[column], column_name=column))
+            sources.append(VariableSource(name, place[column], column_name=column))
         row_id = before["id"]
         if row_id is not None and row_id not in place:
             row_id = self.spec.id

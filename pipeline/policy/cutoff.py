@@ -19,7 +19,7 @@ an API that becomes slower within the night."""
 SHARE = 0.95
 
 
-class Until:
+class Cutoff:
     """When the sending ends. `at` is in seconds since 1970.
 
     `deadline_s` is the most that one answer can take, and what is counted with while none is known.
@@ -59,7 +59,7 @@ class Until:
         """Seconds until the time itself; negative once it is over."""
         return min(self.at - wall, self._ends_at - monotonic)
 
-    def closes_in_s(self, *, wall: float, monotonic: float) -> float:
+    def seconds_left_to_send(self, *, wall: float, monotonic: float) -> float:
         """Seconds in which a request may still be sent; zero or less: none may."""
         return self.left_s(wall=wall, monotonic=monotonic) - self.answer_s
 

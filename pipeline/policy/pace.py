@@ -295,13 +295,13 @@ class Pace:
             if self.window_s is not None:
                 self._ceiling.lift()
         self._limit_at = max(self._limit_at, sent_at)
-        unsettled = self.window_s is None
+        unknown_window = self.window_s is None
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
         if self.window_s is None:
             return
-        if unsettled:
+        if unknown_window:
             self._ceiling.lift()
             self._mature_at = now + _MATURE_WINDOWS * self.window_s
         if self.window_s > _G_WINDOW * self._lost_window_s:

@@ -1,4 +1,4 @@
-"""What follows from an outcome: again after t seconds, settled, or the end of the run. Pure.
+"""What follows from an outcome: again after t seconds, finished, or the end of the run. Pure.
 
 Refusals and failures have separate counters: a storm of 429s must not use up a row's retries.
 Time is passed in.
@@ -39,7 +39,7 @@ MOST_PER_MINUTE = 9
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`state` is what the row is now; `again_after_s` is None where it is settled for this run."""
+    """`state` is what the row is now; `again_after_s` is None where it is finished for this run."""
 
     state: State
     again_after_s: float | None = None

@@ -70,7 +70,7 @@ class RowQueue:
         self._failures[row.number] += 1
         self._put_back(row, due_at)
 
-    def settled(self, row: Row) -> None:
+    def finished(self, row: Row) -> None:
         """The row does not come back in this run."""
         del self._failures[row.number]
         del self._refusals[row.number]

@@ -144,7 +144,7 @@ class WindowEstimate:
     _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
     _seen: int = 0
     _new: int = 0
-    _settled_at: float = -math.inf
+    _known_since: float = -math.inf
     _adopted_at: float = -math.inf
 
     def new_limit(self, at: float) -> None:
@@ -251,15 +251,15 @@ class WindowEstimate:
 
     def _young(self, now: float) -> bool:
         """Whether the samples are still those of the ramp, when sends did not flow evenly."""
-        return self.window_s is None or now - self._settled_at <= _FREE_WINDOWS * self.window_s
+        return self.window_s is None or now - self._known_since <= _FREE_WINDOWS * self.window_s
 
     def _adopt(self, window_s: float, bound_s: float, now: float) -> None:
-        """Up at once, down slowly once settled: a bucket that fills up looks like a shorter W."""
+        """Up at once, down slowly once known: a bucket that fills up looks like a shorter W."""
         if window_s >= bound_s:
             self._sampled_s = _clamped(window_s)
         window_s = _clamped(window_s if window_s >= bound_s else above(bound_s))
         if self.window_s is None:
-            self._settled_at = now
+            self._known_since = now
             self.prior_s = None
         elif window_s < self.window_s and not self._young(now):
             gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)

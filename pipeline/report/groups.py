@@ -34,14 +34,14 @@ class Groups:
     """Rows that are not ok, by how they ended. They are looked at one by one, and none is kept."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[State, str, bool], _Tally] = {}
+        self._found: dict[tuple[State, str, bool], _GroupTally] = {}
 
     def add(self, row: Unfinished) -> None:
         """Counts one row; those of a group come in the order of the sheet."""
         key = (row.state, row.code or "", row.given_up)
         tally = self._found.get(key)
         if tally is None:
-            tally = self._found[key] = _Tally(row.message)
+            tally = self._found[key] = _GroupTally(row.message)
         tally.add(row)
 
     def largest_first(self, job: Job, in_use: bool = False) -> list[Group]:
@@ -64,7 +64,7 @@ class Groups:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _GroupTally:
     """What is counted of the rows of one group; `message` is the first one's."""
 
     message: str

@@ -19,7 +19,7 @@ from pipeline.status.summary import summarize
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class FlaggedAnswers:
     """The answered rows that have one mark: how many, and the first ones."""
 
     mark: str
@@ -35,7 +35,7 @@ class Report:
 
     summary: Summary
     groups: list[Group]
-    marked: list[Marked] = field(default_factory=list)
+    marked: list[FlaggedAnswers] = field(default_factory=list)
     unread: str | None = None
     in_use: bool = False
     in_flight: int = 0
@@ -61,7 +61,7 @@ def report_job(job: Job) -> Report:
         summary = summarize(job, counts, in_use=in_use)
         groups = Groups()
         snapshot = current_snapshot(job.folder, read)
-        draft.write(snapshot, read, groups.add, believing=True, in_use=in_use)
+        draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
             marked, unread = _marked(job.folder, read, summary.rows), None
         except StorageFailed as error:
@@ -72,9 +72,9 @@ def report_job(job: Job) -> Report:
     return Report(summary, shown, marked, unread, in_use, in_flight)
 
 
-def _marked(folder: RunFolder, read: Read, rows: int) -> list[Marked]:
-    found = find_answers(folder, read, rows, marks=True).marked
+def _marked(folder: RunFolder, read: Read, rows: int) -> list[FlaggedAnswers]:
+    found = find_answers(folder, read, rows, flags=True).flagged
     return [
-        Marked(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
+        FlaggedAnswers(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
         for mark, numbers in found.items()
     ]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pipeline.core.model import State
 from pipeline.core.wording import counted, listed, shortened
 from pipeline.report.groups import Group
-from pipeline.report.overview import Marked
+from pipeline.report.overview import FlaggedAnswers
 
-_MARKS = {
+_FLAGS = {
     "empty": "the text is blank",
     "refusal": "it begins like a model that declines",
     "undefined": "it says undefined, null or NaN where text should be",
@@ -41,7 +41,7 @@ def left_out_line(groups: Sequence[Group], shown: int = MOST_GROUPS) -> str | No
     return f"And {counted(rows, 'row')} of {more}: see failures.csv." if left else None
 
 
-def marked_lines(marked: list[Marked], unread: str | None) -> list[str]:
+def marked_lines(marked: list[FlaggedAnswers], unread: str | None) -> list[str]:
     """The answers that look wrong, by mark. Their rows are ok: they were paid."""
     if unread:
         return ["", f"The answers could not be looked at: {unread}"]
@@ -49,7 +49,7 @@ def marked_lines(marked: list[Marked], unread: str | None) -> list[str]:
     for found in marked:
         lines.append(
             f"{found.count} {found.mark}: {listed(found.first_rows, found.count)}: "
-            f"{_MARKS[found.mark]}"
+            f"{_FLAGS[found.mark]}"
         )
     return lines
 

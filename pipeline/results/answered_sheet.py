@@ -64,7 +64,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AnsweredSheet:
     """All that an export is made from: one view of the ledger, the sheet's copy, the answers.
 
     `scratch` is a folder for temporary files without a name. `in_use`: a run goes on, and what it
@@ -80,7 +80,7 @@ class Source:
 
 
 @contextmanager
-def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
+def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[AnsweredSheet]:
     """What a job has to export, as it stands at this moment; also while a run goes on.
 
     Raises:
@@ -104,11 +104,11 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Source]:
                 closing="",
             )
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
-        answers = find_answers(folder, read, rows, marks=flags)
-        yield Source(read, snapshot, answers, rows, scratch, in_use)
+        answers = find_answers(folder, read, rows, flags=flags)
+        yield AnsweredSheet(read, snapshot, answers, rows, scratch, in_use)
 
 
-def sheet_table(source: Source) -> Exported:
+def sheet_table(source: AnsweredSheet) -> Exported:
     """The sheet's rows and columns in their order, then `ADDED`, and `FLAGS` if they were asked
     for.
 
@@ -129,7 +129,7 @@ def sheet_table(source: Source) -> Exported:
     why, earlier = _Skipped(columns, mapped), _Earlier(columns, mapped)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        unfinished = _Unfinished(source.read)
+        unfinished = _UnfinishedInOrder(source.read)
         for piece in _pieces(source):
             rest = unfinished.before(piece.first + len(piece.skipped))
             states = _states(piece, why, rest, source.in_use)
@@ -160,7 +160,7 @@ class _Piece:
     answers: pa.RecordBatch
 
 
-def _pieces(source: Source) -> Iterator[_Piece]:
+def _pieces(source: AnsweredSheet) -> Iterator[_Piece]:
     """The whole sheet, cut where its batches end and where the answers' stretches do."""
     stretches = source.answers.stretches(source.scratch)
     stretch = next(stretches, None)
@@ -195,12 +195,12 @@ def _none(column: pa.ChunkedArray) -> pa.Array:
     return pa.array([], column.type)
 
 
-class _Unfinished:
+class _UnfinishedInOrder:
     """The rows that are not ok, a few at a time: there may be a million of them."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._rows = read(partial(queries.unfinished, believing=True))
+        self._rows = read(partial(queries.unfinished, verified_elsewhere=True))
         self._held: list[Unfinished] = []
 
     def before(self, number: int) -> list[Unfinished]:

@@ -11,6 +11,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -59,21 +60,18 @@ class Draft:
         read: Read,
         seen: Seen = lambda row: None,
         *,
-        believing: bool = False,
+        verified_elsewhere: bool = False,
         in_use: bool = False,
     ) -> None:
         """The rows as the ledger is now, beside the cells of `snapshot`; without one there will be
-        no file. `seen` is told of each row, in the order of the sheet. For `believing` see
+        no file. `seen` is told of each row, in the order of the sheet. For `verified_elsewhere` see
         `records.unfinished`, for `in_use` see `standing.shown_row`.
 
         Raises:
             StorageFailed: when the ledger or the snapshot is damaged, or the disk refuses.
         """
-        read(
-            lambda db: self._write(
-                snapshot, _told(queries.unfinished(db, believing=believing), seen, in_use)
-            )
-        )
+        unfinished = partial(queries.unfinished, verified_elsewhere=verified_elsewhere)
+        read(lambda db: self._write(snapshot, _told(unfinished(db), seen, in_use)))
 
     def _write(self, snapshot: Path | None, rows: Iterator[Unfinished]) -> None:
         if snapshot is None:

@@ -1,9 +1,9 @@
-"""Marks: what makes a paid answer look wrong, decided from its text and the variables it is for.
+"""Flags: what makes a paid answer look wrong, decided from its text and the variables it is for.
 
-A marked row is ok all the same: it was paid, and only its reader knows whether it will do. So a
-mark prefers to miss one over crying wolf. `repeated` needs the other answers too: see `results`.
+A flagged row is ok all the same: it was paid, and only its reader knows whether it will do. So a
+flag prefers to miss one over crying wolf. `repeated` needs the other answers too: see `lookup`.
 
-An answer that is slow to mark would stop its run folder for good, because it is marked again at
+An answer that is slow to look at would stop its run folder for good, as it is looked at again at
 each start. So each pattern takes time in proportion to the text, whatever the text is, and the
 text has a bound. Patterns use `++` and `*+`, which never give a character back. A new pattern
 belongs into `tests/test_linear.py` with its worst text.
@@ -21,13 +21,13 @@ REFUSAL = "refusal"
 UNDEFINED = "undefined"
 TEMPLATE = "template"
 REPEATED = "repeated"
-MARKS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
+FLAGS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
 
 REPEATED_FROM_CHARACTERS = 40
 """Shorter answers, such as a label or a yes, are equal by right."""
 
 LOOKED_AT_CHARACTERS = 1_000_000
-"""Marks are looked for in this many first characters of an answer: 0.3 s of CPU time at most."""
+"""Flags are looked for in this many first characters of an answer: 0.3 s of CPU time at most."""
 
 # Quotes and the like before the first word. Markdown's own signs are taken out of the beginning.
 _LEAD = r"\W*"
@@ -68,8 +68,8 @@ _PLACE = re.compile(
 _BEGINNING = 400
 
 
-def marks_of(result: str, request: str) -> tuple[str, ...]:
-    """The marks of an answer's text besides `empty`, in the order of `MARKS`.
+def flags_of(result: str, request: str) -> tuple[str, ...]:
+    """The flags of an answer's text besides `empty`, in the order of `FLAGS`.
 
     `request` is the JSON object of the variables as they were sent. What stands in a variable may
     come back in an answer: that is no sign of anything. Only the first `LOOKED_AT_CHARACTERS` of
@@ -83,7 +83,7 @@ def marks_of(result: str, request: str) -> tuple[str, ...]:
         UNDEFINED: _is_undefined(result, sent),
         TEMPLATE: _is_template(result, variables, sent),
     }
-    return tuple(mark for mark, found in checks.items() if found)
+    return tuple(flag for flag, found in checks.items() if found)
 
 
 def _is_undefined(result: str, sent: str) -> bool:

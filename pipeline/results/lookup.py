@@ -33,7 +33,7 @@ from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
-from pipeline.results.flags import MARKS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.results.flags import FLAGS, REPEATED, REPEATED_FROM_CHARACTERS
 from pipeline.results.schema import RESULTS_SCHEMA, results_table
 from pipeline.results.sealing import PART_FILE_BYTES
 from pipeline.system.opening import read_file
@@ -86,13 +86,13 @@ class Answers:
     """Where the answer of every row of a sheet is.
 
     `repeated` flags the rows (row 1 at 0) whose answer is also another row's, with other variables;
-    it is None, and `marked` empty, unless marks were asked for. `marked` holds the rows of each
-    mark, ascending. `with_ids`: the job names its rows.
+    it is None, and `flagged` empty, unless flags were asked for. `flagged` holds the rows of each
+    flag, ascending. `with_ids`: the job names its rows.
     """
 
     with_ids: bool
     repeated: npt.NDArray[np.bool_] | None
-    marked: dict[str, Rows]
+    flagged: dict[str, Rows]
     _loads: list[_Load]
     _placed: list[_Placed]
     _first_rows: Rows
@@ -120,7 +120,7 @@ def find_answers(
     read: Read,
     sheet_rows: int,
     *,
-    marks: bool = False,
+    flags: bool = False,
     stretch_bytes: int = STRETCH_BYTES,
 ) -> Answers:
     """Looks every answer up that the ledger counts for a row of the sheet.
@@ -133,7 +133,7 @@ def find_answers(
         StorageFailed: when one of them is not in the results, or a part is not what was written.
     """
     loads = _loads(folder, read)
-    held = _Held(marks)
+    held = _HeldAnswers(flags)
     for load in loads:
         held.add(load(held.columns))
     of_row, keys = _wanted(read, held.run_numbers)
@@ -141,14 +141,14 @@ def find_answers(
     ends = np.cumsum(sizes)
     stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
     first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
-    repeated = _repeated(placed, held, sheet_rows) if marks else None
-    marked = held.marked(placed)
+    repeated = _repeated(placed, held, sheet_rows) if flags else None
+    flagged = held.flagged(placed)
     if repeated is not None:
-        marked[REPEATED] = np.flatnonzero(repeated) + 1
+        flagged[REPEATED] = np.flatnonzero(repeated) + 1
     return Answers(
         held.with_ids,
         repeated,
-        {mark: marked[mark] for mark in MARKS if len(marked.get(mark, ()))},
+        {flag: flagged[flag] for flag in FLAGS if len(flagged.get(flag, ()))},
         loads,
         placed.split(held.counts),
         first_rows.astype(np.int64),
@@ -208,12 +208,12 @@ def _keys(runs: Rows, rows: Rows) -> Rows:
     return (runs << _RUN_SHIFT) + rows
 
 
-class _Held:
+class _HeldAnswers:
     """What is known of each answer that is held, one number a column, in the order of the parts."""
 
-    def __init__(self, marks: bool) -> None:
+    def __init__(self, flags: bool) -> None:
         self.columns: tuple[str, ...] = ("run_id", "row", "id", "result", "citations_raw")
-        if marks:
+        if flags:
             self.columns += ("row_key", "flags")
         self.run_numbers: dict[str, int] = {}
         self.counts: list[int] = []
@@ -222,8 +222,8 @@ class _Held:
         self.variables: list[npt.NDArray[np.uint64]] = []
         self._keys: list[Rows] = []
         self._sizes: list[npt.NDArray[np.int32]] = []
-        self._marked: dict[str, list[Rows]] = defaultdict(list)
-        self._marks = marks
+        self._flagged: dict[str, list[Rows]] = defaultdict(list)
+        self._flagging = flags
 
     def add(self, table: pa.Table) -> None:
         """The next part, with `columns`."""
@@ -234,14 +234,14 @@ class _Held:
         self._keys.append(_keys(np.array(runs, np.int64), table["row"].to_numpy()))
         self._sizes.append(_bytes_of(table["result"]) + _bytes_of(table["citations_raw"]))
         self.with_ids |= table["id"].null_count < len(table)
-        if self._marks:
+        if self._flagging:
             self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
             keys = (int(key[:16], 16) for key in table["row_key"].to_pylist())
             self.variables.append(np.fromiter(keys, np.uint64))
             flagged = table["flags"].to_pylist()
-            for mark in MARKS:
-                has = [mark in flags for flags in flagged]
-                self._marked[mark].append(np.flatnonzero(has) + before)
+            for flag in FLAGS:
+                has = [flag in flags for flags in flagged]
+                self._flagged[flag].append(np.flatnonzero(has) + before)
 
     def place(
         self, of_row: Rows, keys: Rows, sheet_rows: int, folder: RunFolder
@@ -265,11 +265,11 @@ class _Held:
         by_position = np.argsort(at, kind="stable")
         return _Placed(at[by_position], of_row[by_position]), sizes
 
-    def marked(self, placed: _Placed) -> dict[str, Rows]:
-        """The rows of the sheet with each mark, ascending."""
+    def flagged(self, placed: _Placed) -> dict[str, Rows]:
+        """The rows of the sheet with each flag, ascending."""
         return {
-            mark: np.sort(placed.rows[np.isin(placed.positions, np.concatenate(found))])
-            for mark, found in self._marked.items()
+            flag: np.sort(placed.rows[np.isin(placed.positions, np.concatenate(found))])
+            for flag, found in self._flagged.items()
         }
 
 
@@ -285,7 +285,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
-def _repeated(placed: _Placed, held: _Held, sheet_rows: int) -> npt.NDArray[np.bool_]:
+def _repeated(placed: _Placed, held: _HeldAnswers, sheet_rows: int) -> npt.NDArray[np.bool_]:
     """For each row of the sheet, whether its answer is also that of other variables."""
     flags = np.zeros(sheet_rows, bool)
     texts = np.concatenate([np.empty(0, np.uint64), *held.texts])[placed.positions]

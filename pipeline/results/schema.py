@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.inputs.arrow import lists, numbers, texts
 from pipeline.ledger.queries import Finished
 from pipeline.policy.answer import read_answer
-from pipeline.results.flags import marks_of
+from pipeline.results.flags import flags_of
 
 _TIME = pa.timestamp("us", tz="UTC")
 RESULTS_SCHEMA = pa.schema(
@@ -70,7 +70,7 @@ def _of_answers(rows: list[Finished]) -> dict[str, pa.Array]:
         fields=list(RESULTS_SCHEMA.field("citations").type.value_type),
     )
     flags = [
-        [*answer.flags, *marks_of(answer.result, request)]
+        [*answer.flags, *flags_of(answer.result, request)]
         for answer, request in zip(answers, requests, strict=True)
     ]
     return {

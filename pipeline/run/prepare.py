@@ -28,7 +28,7 @@ from pipeline.ledger.reader import Read, reading
 from pipeline.planning.changes import find_mass_change, find_moved
 from pipeline.planning.pinned_settings import folder_rules, read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
-from pipeline.planning.prepared import Neighbour, Prepared, Sheet
+from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
 from pipeline.planning.selection import Selection
 from pipeline.run.neighbours import find_neighbours
@@ -49,7 +49,7 @@ def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
     return replace(job, spec=replace(job.to_run(), text_rules=rules))
 
 
-def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
+def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
     """Opens the sheet of `spec`.
 
     Raises:
@@ -63,11 +63,11 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> Sheet:
         )
     table = open_table(spec)
     refuse_unknown_columns(spec, table.columns)
-    return Sheet(table, bind(spec, table.columns))
+    return OpenSheet(table, bind(spec, table.columns))
 
 
 def prepare(
-    job: Job, sheet: Sheet, host: str, selection: Selection, read: Read, path: Path
+    job: Job, sheet: OpenSheet, host: str, selection: Selection, read: Read, path: Path
 ) -> Prepared:
     """Reads the sheet into a snapshot at `path` and compares it with what is held.
 

@@ -35,9 +35,9 @@ from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import Operation
 from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
-from pipeline.planning.prepared import Prepared, Sheet
+from pipeline.planning.prepared import OpenSheet, Prepared
 from pipeline.planning.selection import Selection
-from pipeline.policy.cutoff import Until
+from pipeline.policy.cutoff import Cutoff
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
@@ -47,7 +47,7 @@ from pipeline.sending.control import Control
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.session import Sending
 from pipeline.status.event_log import EventLog
-from pipeline.status.exit_codes import Concern, FailOn
+from pipeline.status.exit_codes import FailOn, RowsForExitCode
 from pipeline.status.summary import as_json, summarize
 from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json
@@ -120,7 +120,7 @@ async def run_job_async(
     control: Control | None = None,
     **fields: Any,
 ) -> Summary:
-    """Sends the rows that are chosen and not settled; returns when each is, or the run stopped.
+    """Sends the rows that are chosen and not finished; returns when each is, or the run stopped.
 
     `job` is a path, a spec, or what `find_job` found (for a rehearsal: `find_job(path,
     sandbox=True)`). Single options may be given by name: ``run_job(path, drain_s=5)``. Touches
@@ -158,10 +158,10 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
         ledger.when_blocked(_saying_blocked(tell, clock))
         control.when_abandoned(ledger.leave)
-        cut = recover(folder, ledger, spec.workflow, tell)
+        interrupted_row_ids = recover(folder, ledger, spec.workflow, tell)
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         token = permit(job, prepared, options.selection, ledger.read, options.consent)
-        run = _Run(job, options, ledger, clock, tell, prepared, cut, token)
+        run = _Run(job, options, ledger, clock, tell, prepared, interrupted_row_ids, token)
         run.begin(host)
         drain_s = spec.deadline_s if options.drain_s is None else options.drain_s
         sending = Sending(spec, ledger, run.sealer, clock, control, tell, drain_s, until)
@@ -200,11 +200,11 @@ def _saying_blocked(tell: Listener, clock: SystemClock) -> Callable[[bool], None
     return say
 
 
-def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Until | None:
+def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Cutoff | None:
     if options.until is None:
         return None
     now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
-    return Until(options.until, **now, deadline_s=deadline_s)
+    return Cutoff(options.until, **now, deadline_s=deadline_s)
 
 
 def _as_job(job: Job | JobSpec | str | Path) -> Job:
@@ -218,7 +218,7 @@ async def _lock(
     folder: RunFolder,
     if_locked: IfLocked,
     control: Control,
-    until: Until | None,
+    until: Cutoff | None,
 ) -> None:
     """Holds the folder until `stack` ends; with `wait`, once the other run has ended in time."""
     clock = SystemClock()
@@ -235,7 +235,12 @@ async def _lock(
 
 
 async def _prepare(
-    job: Job, sheet: Sheet, host: str, selection: Selection, ledger: SqliteLedger, control: Control
+    job: Job,
+    sheet: OpenSheet,
+    host: str,
+    selection: Selection,
+    ledger: SqliteLedger,
+    control: Control,
 ) -> Prepared:
     """Reads the sheet in a thread, as a long one takes seconds in which a signal must work, and
     looks through the ledger meanwhile.
@@ -272,8 +277,8 @@ async def _prepare(
 
 @dataclass(slots=True)
 class _Run:
-    """The books of one run, in a folder that this process holds. `cut` are the ids of rows that
-    the last one left on their way. `token` is the plan that it spends."""
+    """The books of one run, in a folder that this process holds. `interrupted_row_ids` are of rows
+    that the last one left on their way. `token` is the plan that it spends."""
 
     job: Job
     options: RunOptions
@@ -281,7 +286,7 @@ class _Run:
     clock: SystemClock
     tell: Listener
     prepared: Prepared
-    cut: frozenset[int]
+    interrupted_row_ids: frozenset[int]
     token: str | None
     sealer: Sealer = field(init=False)
     run_id: str = field(init=False)
@@ -323,16 +328,18 @@ class _Run:
         """Seals what came, and writes down how the run ended."""
         self.sealer.seal_all()
         folder = self.job.folder
-        concern = Concern(self.prepared.plan.covered, self.options.fail_on, self.cut)
+        for_exit_code = RowsForExitCode(
+            self.prepared.plan.covered, self.options.fail_on, self.interrupted_row_ids
+        )
         with drafted(folder.failures) as failures:
-            failures.write(folder.snapshot, self.ledger.read, concern.add)
+            failures.write(folder.snapshot, self.ledger.read, for_exit_code.add)
         summary = summarize(
             self.job,
             self.ledger.read(queries.counts),
             run_id=self.run_id,
             stopped=stopped,
             sent=sent,
-            concern=concern.states,
+            for_exit_code=for_exit_code.states,
             signal_exit=signal_exit,
         )
         # In this order a run that the ledger knows to be over has its files beside it.

@@ -22,7 +22,8 @@ from pipeline.core.wording import counted, printable
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import ADDED_COLUMNS
 from pipeline.inputs.table import NO_ROWS, Table
-from pipeline.job.spec import NAME, WORKFLOW, JobSpec, load_spec
+from pipeline.job.spec import JobSpec, load_spec
+from pipeline.job.spec_keys import NAME, WORKFLOW
 
 _EXAMPLE_CHARACTERS = 40
 _NAME_CHARACTERS = 60

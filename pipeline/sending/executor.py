@@ -33,7 +33,7 @@ from pipeline.core.model import (
     Verdict,
 )
 from pipeline.policy.answer import classify
-from pipeline.policy.cutoff import Until
+from pipeline.policy.cutoff import Cutoff
 from pipeline.policy.retry import BackOff, Breakers, Decision, decide
 from pipeline.policy.row_queue import RowQueue
 
@@ -59,7 +59,7 @@ class Executor:
     retries: int
     budget: int | None
     listeners: tuple[Listener, ...] = ()
-    until: Until | None = None
+    until: Cutoff | None = None
     stopped: Stopped | None = field(default=None, init=False)
     _back_off: BackOff = field(default_factory=BackOff, init=False)
     _queue: RowQueue = field(default_factory=RowQueue, init=False)
@@ -84,7 +84,7 @@ class Executor:
         return self._in_flight
 
     async def run(self, rows: Iterator[Row], drain_s: float) -> Stopped | None:
-        """Sends `rows` until they are settled or something stops the run.
+        """Sends `rows` until they are finished or something stops the run.
 
         Returns why it ended early, or None. After a stop, requests in flight are waited for up to
         `drain_s`, since they are paid for. Cancelling this coroutine abandons them instead.
@@ -153,21 +153,22 @@ class Executor:
         while self.until is not None and self.stopped is None:
             if self._queue.holds_any and self._out_of_time():
                 self._stop_in_time()
-            await asyncio.sleep(min(max(self._closes_in_s(), 0.05), _LOOK_AT_CLOCK_S))
+            await asyncio.sleep(min(max(self._seconds_left_to_send(), 0.05), _LOOK_AT_CLOCK_S))
 
     def _out_of_time(self) -> bool:
-        return self.until is not None and self._closes_in_s() <= 0
+        return self.until is not None and self._seconds_left_to_send() <= 0
 
-    def _closes_in_s(self) -> float:
+    def _seconds_left_to_send(self) -> float:
         assert self.until is not None
-        return self.until.closes_in_s(wall=self.clock.wall(), monotonic=self.clock.monotonic())
+        now = {"wall": self.clock.wall(), "monotonic": self.clock.monotonic()}
+        return self.until.seconds_left_to_send(**now)
 
     def _stop_in_time(self) -> None:
         assert self.until is not None
         self.stop(self.until.stopped())
 
     async def _row_ready(self) -> bool:
-        """Waits for a row that may be sent. False when every row is settled."""
+        """Waits for a row that may be sent. False when every row is finished."""
         while not self._queue.ready(self.clock.monotonic()):
             due_at = self._queue.due_at
             if due_at is None and self._in_flight == 0:
@@ -260,7 +261,7 @@ class Executor:
         outcome = _judge(reply)
         self._note_latency(reply, outcome)
         self.throttle.landed(leaves_at, reply, outcome)
-        await self._settle(attempt, reply, outcome, nth)
+        await self._finish_row(attempt, reply, outcome, nth)
 
     async def _send(self, row: Row, leaves_at: float) -> Reply:
         task = asyncio.current_task()
@@ -281,7 +282,7 @@ class Executor:
         finally:
             self._sending.discard(task)
 
-    async def _settle(self, attempt: Attempt, reply: Reply, outcome: Outcome, nth: int) -> None:
+    async def _finish_row(self, attempt: Attempt, reply: Reply, outcome: Outcome, nth: int) -> None:
         row = attempt.row
         decision = decide(
             outcome, self._queue.failures(row), self.retries, self._queue.refusals(row)
@@ -309,7 +310,7 @@ class Executor:
 
     def _queue_again(self, row: Row, outcome: Outcome, decision: Decision) -> None:
         if decision.again_after_s is None:
-            self._queue.settled(row)
+            self._queue.finished(row)
             return
         due_at = self.clock.monotonic() + decision.again_after_s
         if outcome.retryable:

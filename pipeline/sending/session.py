@@ -35,7 +35,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.group_commit import PATIENCE_S
 from pipeline.ledger.ledger import SqliteLedger
-from pipeline.policy.cutoff import SEEN, Until
+from pipeline.policy.cutoff import SEEN, Cutoff
 from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.results.sealing import PART_ROWS, Sealer
@@ -61,11 +61,11 @@ class Sending:
     control: Control
     tell: Listener
     drain_s: float
-    until: Until | None = None
-    _tally: _Tally = field(init=False)
+    until: Cutoff | None = None
+    _tally: _SentSoFar = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tally = _Tally(self.clock)
+        self._tally = _SentSoFar(self.clock)
 
     @property
     def sent(self) -> Sent:
@@ -74,7 +74,7 @@ class Sending:
         return Sent(tally.requests, tally.rate_limited, tally.duration_s)
 
     async def send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
-        """Sends `rows` until they are settled or the run stops; why it did, if it did.
+        """Sends `rows` until they are finished or the run stops; why it did, if it did.
 
         Raises:
             StorageFailed: when an intent or an outcome could not be made durable.
@@ -196,7 +196,7 @@ class Sending:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _SentSoFar:
     """Counts what is sent, and what is not sealed yet."""
 
     clock: Clock

@@ -33,24 +33,24 @@ class FailOn(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Concern:
+class RowsForExitCode:
     """Counts by state the unfinished rows that the exit code speaks of; none of them is kept.
 
     `covered` holds one flag a row of the sheet; rows that the command left out do not count.
-    `found_cut` are ledger rows that this run found cut off by a crash: they are news of this run,
-    as the one that sent them could tell nobody.
+    `interrupted_row_ids` are ledger rows that this run found cut off by a crash: they are news of
+    this run, as the one that sent them could tell nobody.
     """
 
     covered: npt.NDArray[np.bool_]
     fail_on: FailOn
-    found_cut: frozenset[int] = frozenset()
+    interrupted_row_ids: frozenset[int] = frozenset()
     states: Counter[State] = field(default_factory=Counter)
 
     def add(self, row: Unfinished) -> None:
         """Counts one row, if it is of concern."""
         if self.fail_on is FailOn.NONE or not self.covered[row.sheet_row - 1]:
             return
-        if self.fail_on is FailOn.ANY or row.in_last_run or row.row_id in self.found_cut:
+        if self.fail_on is FailOn.ANY or row.in_last_run or row.row_id in self.interrupted_row_ids:
             self.states[row.state] += 1
 
 

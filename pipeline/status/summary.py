@@ -32,13 +32,13 @@ def summarize(
     run_id: str | None = None,
     stopped: Stopped | None = None,
     sent: Sent | None = None,
-    concern: Counter[State] | None = None,
+    for_exit_code: Counter[State] | None = None,
     signal_exit: int | None = None,
     in_use: bool = False,
 ) -> Summary:
     """The summary of a job as the ledger holds it.
 
-    `concern` counts the rows that the exit code speaks of, every row of the sheet by default.
+    `for_exit_code` counts the rows that the exit code speaks of, every row of the sheet by default.
     `signal_exit` is the exit code of the signal that ended the run. `in_use`: a run is at work in
     the folder, so there is nothing to go on with. Without a `run_id` the summary is of the last
     run, and of why it stopped.
@@ -54,6 +54,7 @@ def summarize(
     step = next_step(
         standing, counts.last_failed if alike else None, job.limit if cut_short else None
     )
+    concerned = states if for_exit_code is None else for_exit_code
     return Summary(
         schema_version=SCHEMA_VERSION,
         run_id=counts.last_run_id if run_id is None else run_id,
@@ -75,7 +76,7 @@ def summarize(
         report=str(job.folder.report) if job.folder.report.exists() else None,
         failures=str(job.folder.failures),
         resume_command=job.command(*step.words) if step else None,
-        exit_code=exit_code_of(stopped, states if concern is None else concern, signal_exit),
+        exit_code=exit_code_of(stopped, concerned, signal_exit),
         next_step=replace(step, to_add=job.to_add) if step else None,
         resume_needs=list(job.withheld),
     )

@@ -75,7 +75,7 @@ def sheet_rows(
     Raises:
         Malformed: when the part is not a worksheet.
     """
-    target = _SheetTarget(_Values(workbook, texts, text_rules), on_merged)
+    target = _SheetTarget(_CellValues(workbook, texts, text_rules), on_merged)
     for _ in stream(source, target):
         rows, target.rows = target.rows, []
         yield from rows
@@ -86,7 +86,7 @@ def sheet_rows(
 class _SheetTarget:
     """Called five times for each cell: what is common comes first, and nothing is looked up."""
 
-    def __init__(self, values: _Values, on_merged: Callable[[Merged], None]) -> None:
+    def __init__(self, values: _CellValues, on_merged: Callable[[Merged], None]) -> None:
         self.rows: list[SheetRow] = []
         self.ended = False
         self._values = values
@@ -204,7 +204,7 @@ class _SheetTarget:
         return self._columns[letters]
 
 
-class _Values:
+class _CellValues:
     """A cell's text by its kind (`t`) and style (`s`): ECMA-376 part 1, 18.3.1.4 and 18.18.11."""
 
     def __init__(self, workbook: Workbook, texts: SharedTexts, text_rules: int) -> None:

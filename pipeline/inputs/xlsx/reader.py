@@ -56,7 +56,7 @@ def _batches(spec: JobSpec, header: _Header) -> Iterator[Batch]:
     with _reading(spec) as sheet:
         if sheet.header() != header:
             raise Refused(f"{spec.input}: it was saved while it was read. Run the command again.")
-        yield from batched(_Body(spec, header).texts(sheet), len(header.columns))
+        yield from batched(_SheetBody(spec, header).texts(sheet), len(header.columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class _Header:
         return f"{self.sheet}!{address(column, row)}"
 
 
-class _Sheet:
+class _Worksheet:
     """The open sheet of a spec: first its header, then the rows below. `merged` fills up with
     the last of them, as merged ranges stand behind the cells."""
 
@@ -100,7 +100,7 @@ class _Sheet:
 
 
 @contextlib.contextmanager
-def _reading(spec: JobSpec) -> Iterator[_Sheet]:
+def _reading(spec: JobSpec) -> Iterator[_Worksheet]:
     with contextlib.ExitStack() as stack:
         workbook = stack.enter_context(open_workbook(spec.input))
         entry = _chosen(spec, workbook)
@@ -108,7 +108,7 @@ def _reading(spec: JobSpec) -> Iterator[_Sheet]:
         texts = stack.enter_context(workbook.shared_texts())
         merged: list[Merged] = []
         rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules)
-        yield _Sheet(spec, entry.name, rows, merged)
+        yield _Worksheet(spec, entry.name, rows, merged)
 
 
 def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
@@ -148,7 +148,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-class _Body:
+class _SheetBody:
     """The rows below the header, as texts, each cell judged by whether it is sent."""
 
     def __init__(self, spec: JobSpec, header: _Header) -> None:
@@ -157,7 +157,7 @@ class _Body:
         self._sent: list[int] | None = None
         self._places = self._filled = 0
 
-    def texts(self, sheet: _Sheet) -> Iterator[tuple[int, list[str]]]:
+    def texts(self, sheet: _Worksheet) -> Iterator[tuple[int, list[str]]]:
         """(row number, one text a column) of each row; the blank ones between are rows too."""
         left, width = self._header.left, len(self._header.columns)
         last = self._header.row

@@ -20,7 +20,7 @@ class Malformed(Exception):
     """The part is not what its kind of document may hold; the message says why."""
 
 
-class Target(Protocol):
+class XmlTarget(Protocol):
     """What sees the tags and texts of one part, names as they are written."""
 
     def start(self, name: str, attributes: dict[str, str], /) -> None: ...
@@ -46,7 +46,7 @@ class Foreign:
             raise Malformed("it is full of elements that mean nothing in a sheet")
 
 
-def stream(source: IO[bytes], target: Target) -> Iterator[None]:
+def stream(source: IO[bytes], target: XmlTarget) -> Iterator[None]:
     """Feeds `source` to `target`, and comes back after each megabyte.
 
     Raises:

@@ -30,7 +30,7 @@ from pipeline.report.html.markup import (
     joined,
     link,
 )
-from pipeline.report.html.samples import Answer, Samples
+from pipeline.report.html.samples import SampleAnswer, Samples
 from pipeline.report.html.style import STYLE
 from pipeline.report.terminal import group_line, left_out_line
 from pipeline.status.summary_lines import going_on, last_run_line, outcome_line, paid_line
@@ -46,7 +46,7 @@ _WHY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class PageFacts:
     """All that a page tells. `sent` are the variables (JSON text) of the rows that `groups` name,
     by row of the sheet. `written_at` in seconds since 1970. `to_add` is what its commands lack."""
 
@@ -66,7 +66,7 @@ class Facts:
     to_add: str | None = None
 
 
-def page(facts: Facts) -> str:
+def page(facts: PageFacts) -> str:
     """The whole document."""
     title = f"{cut(facts.summary.job, _TITLE)}: report"
     document = element(
@@ -110,7 +110,7 @@ def _head(title: str, version: str) -> Iterable[Markup]:
     yield element("style", STYLE)
 
 
-def _outcome(facts: Facts) -> Iterable[Child]:
+def _outcome(facts: PageFacts) -> Iterable[Child]:
     summary = facts.summary
     yield element("h1", foreign(summary.job, _TITLE))
     yield element("p", foreign(outcome_line(summary), 1000), class_="outcome")
@@ -144,7 +144,7 @@ def _paid(summary: Summary) -> str:
     )
 
 
-def _failures(facts: Facts) -> Markup | None:
+def _failures(facts: PageFacts) -> Markup | None:
     if not facts.groups:
         return None
     more = left_out_line(facts.groups, _MOST_GROUPS)
@@ -231,7 +231,7 @@ def _samples(samples: Samples) -> Markup | None:
     )
 
 
-def _answer(answer: Answer) -> Markup:
+def _answer(answer: SampleAnswer) -> Markup:
     return element(
         "article",
         element("h3", f"Row {answer.sheet_row:,} ", element("small", _WHY[answer.why])),
@@ -294,7 +294,7 @@ def _run(run: RunFacts) -> Markup:
     return element("tr", *(element("td", cell) for cell in cells))
 
 
-def _footer(facts: Facts) -> Markup:
+def _footer(facts: PageFacts) -> Markup:
     return element(
         "footer",
         element(

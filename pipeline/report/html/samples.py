@@ -34,7 +34,7 @@ _COLUMNS = ["row", "run_id", "variables", "result", "citations"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SampleAnswer:
     """The answer of `sheet_row`, with the variables (JSON text) that were sent. `why` it is shown:
     first, random or longest. Citations are (title, url)."""
 
@@ -50,7 +50,7 @@ class Answer:
 class Samples:
     """Some answers, and citations by domain, of `answers` answers in `parts_read` of `parts`."""
 
-    shown: tuple[Answer, ...]
+    shown: tuple[SampleAnswer, ...]
     domains: Counter[str]
     citations: int
     answers: int
@@ -68,8 +68,8 @@ def read_samples(folder: RunFolder, read: Read) -> Samples:
     parts = [part for part in read(queries.sealed_parts) if part.rows]
     chosen = _chosen(parts)
     chance = random.Random(_SEED)
-    tally = _Tally()
-    candidates: list[Answer] = []
+    tally = _CitationTally()
+    candidates: list[SampleAnswer] = []
     tables = (read_part(folder, part, _COLUMNS) for part in chosen) if parts else _unsealed(read)
     for table in tables:
         tally.add(table)
@@ -94,7 +94,7 @@ def domain(url: str) -> str | None:
     return (domain_of(url) or None) if http else None
 
 
-class _Tally:
+class _CitationTally:
     """Counts citations by domain, part by part."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ def _unsealed(read: Read) -> Iterator[pa.Table]:
         yield results_table(found, "").select(_COLUMNS)
 
 
-def _candidates(table: pa.Table, chance: random.Random) -> list[Answer]:
+def _candidates(table: pa.Table, chance: random.Random) -> list[SampleAnswer]:
     """The first rows of a part, its longest ones and some others, in no order."""
     size = len(table)
     lengths = pc.utf8_length(table["result"])
@@ -136,7 +136,7 @@ def _candidates(table: pa.Table, chance: random.Random) -> list[Answer]:
     some = chance.sample(range(size), min(size, _OF_A_PART))
     places = dict.fromkeys((*range(min(size, _FIRST)), *longest, *some))
     return [
-        Answer(
+        SampleAnswer(
             "",
             found["row"],
             found["run_id"],
@@ -148,7 +148,7 @@ def _candidates(table: pa.Table, chance: random.Random) -> list[Answer]:
     ]
 
 
-def _shown(standing: list[Answer], chance: random.Random) -> Iterator[Answer]:
+def _shown(standing: list[SampleAnswer], chance: random.Random) -> Iterator[SampleAnswer]:
     """The first in the sheet, then some at random, then the longest of what is left."""
     first, left = standing[:_FIRST], standing[_FIRST:]
     longest = max(left, key=lambda answer: len(answer.result), default=None)

@@ -13,7 +13,7 @@ from pipeline.ledger.schema import altered
 from pipeline.ledger.trends import count_history
 from pipeline.planning.pinned_settings import pinned_workflow
 from pipeline.report.html.charts import pictures
-from pipeline.report.html.page import Facts, page
+from pipeline.report.html.page import PageFacts, page
 from pipeline.report.html.samples import read_samples
 from pipeline.report.overview import Report, report_job
 from pipeline.status.event_log import ended_paces
@@ -45,7 +45,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
         samples = read_samples(folder, read)
         paces = ended_paces(folder.log, _LOG_BYTES)
         limits = {run_id: pace.limit for run_id, pace in paces.items() if pace.limit}
-        facts = Facts(
+        facts = PageFacts(
             summary=for_person(job, report.summary),
             groups=report.groups,
             last_run=read(queries.last_run),

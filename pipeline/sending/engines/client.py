@@ -20,7 +20,7 @@ from pipeline.job.access import Access
 from pipeline.policy.masking import Mask
 from pipeline.sending.engines.body_budget import BodyBudget, Share
 from pipeline.sending.engines.connections import (
-    Progress,
+    RequestProgress,
     Stage,
     describe,
     failure_of,
@@ -91,7 +91,7 @@ class Client:
 
         Nothing is raised but cancellation; what went wrong stands in the reply.
         """
-        request = Progress()
+        request = RequestProgress()
         token = progress.set(request)
         sent_at = time.monotonic()
         partial = _Partial(self._bodies.share())

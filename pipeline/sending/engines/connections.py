@@ -66,7 +66,7 @@ class Stage(StrEnum):
 
 
 @dataclass(slots=True)
-class Progress:
+class RequestProgress:
     """How far the request in this task came, and on what."""
 
     stage: Stage = Stage.NEW
@@ -79,7 +79,7 @@ class Progress:
             self.connector.stop_reusing("The server closed a connection as it was used again.")
 
 
-progress: ContextVar[Progress] = ContextVar("progress")
+progress: ContextVar[RequestProgress] = ContextVar("progress")
 
 
 class Line(ResponseHandler):
@@ -255,7 +255,7 @@ def _proxy(url: str) -> httpx.Proxy | None:
     return httpx.Proxy(proxy.url, headers={"Proxy-Authorization": f"Basic {token}"})
 
 
-def failure_of(error: Exception, request: Progress, answered: bool) -> Failure:
+def failure_of(error: Exception, request: RequestProgress, answered: bool) -> Failure:
     """What an exception means. In doubt the request may have been sent.
 
     That it was not needs two proofs which agree: the connector was asked for a connection, and it

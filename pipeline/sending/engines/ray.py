@@ -33,7 +33,7 @@ from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.body_budget import BodyBudget
 from pipeline.sending.engines.ray_cluster import connect, leave, machines, reason_of, signals_kept
 from pipeline.sending.engines.ray_head import Head
-from pipeline.sending.engines.worker import Landed, Request, Worker
+from pipeline.sending.engines.worker import BatchedRequest, Landed, Worker
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ _AGAIN_MIN_S, _AGAIN_MAX_S, _LIVED_S = 1.0, 30.0, 60.0
 _CLOCK_EVERY_S, _CLOCKS_KEPT, _CLOCKS_AT_FIRST = 5.0, 12, 5
 
 
-class _Waiting(NamedTuple):
+class _WaitingRequest(NamedTuple):
     """A request that is waited for; `at` is when it leaves, on this machine's clock."""
 
     at: float
@@ -61,7 +61,7 @@ class _Waiting(NamedTuple):
     reply: asyncio.Future[Reply]
 
 
-class Clock:
+class WorkerClock:
     """How much a worker's monotonic clock is ahead of ours: the look with the shortest way."""
 
     def __init__(self) -> None:
@@ -107,8 +107,8 @@ class Sender:
         self.actor: Any = None
         self.name = ""
         self.fits = 0
-        self.clock = Clock()
-        self.waiting: dict[int, _Waiting] = {}
+        self.clock = WorkerClock()
+        self.waiting: dict[int, _WaitingRequest] = {}
         self.unreceived: dict[int, float] = {}
         self.shunned_until = -math.inf
         self.started_at = time.monotonic()
@@ -135,12 +135,12 @@ class Sender:
         theirs = await self.actor.clock.remote()
         self.clock.look(asked_at, theirs, time.monotonic())
 
-    def hand(self, batch: int, numbered: dict[int, _Waiting]) -> None:
+    def hand(self, batch: int, numbered: dict[int, _WaitingRequest]) -> None:
         """Gives the actor a batch, without waiting for anything."""
         self.waiting.update(numbered)
         self.unreceived[batch] = time.monotonic()
         ahead_s = self.clock.ahead_s
-        requests = [Request(n, one.at + ahead_s, one.body) for n, one in numbered.items()]
+        requests = [BatchedRequest(n, one.at + ahead_s, one.body) for n, one in numbered.items()]
         try:
             # The result is of no use: `take` tells which batches were received.
             self.actor.send.remote(batch, requests)
@@ -226,7 +226,7 @@ class RayEngine:
             num_cpus=1, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )(Worker)
         self._senders: list[Sender] = []
-        self._gathered: list[_Waiting] = []
+        self._gathered: list[_WaitingRequest] = []
         self._numbers = count()
         self._batches = count()
         self._bodies = BodyBudget()
@@ -241,7 +241,7 @@ class RayEngine:
     async def send(self, body: bytes, at: float) -> Reply:
         """Hands `body` to a worker, with all others of this moment."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(at, body, loop.create_future())
+        waiting = _WaitingRequest(at, body, loop.create_future())
         if not self._gathered:
             loop.call_later(GATHER_S, self._hand_over)
         self._gathered.append(waiting)

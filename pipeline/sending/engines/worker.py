@@ -26,7 +26,7 @@ from pipeline.sending.engines.client import Client
 from pipeline.sending.engines.process_limits import collect_rarely, fit_concurrency
 
 
-class Request(NamedTuple):
+class BatchedRequest(NamedTuple):
     """One request on its way to a worker; `at` is on the worker's monotonic clock."""
 
     number: int
@@ -101,7 +101,7 @@ class Worker:
         if self._client is not None:
             await self._client.aclose()
 
-    async def send(self, batch: int, requests: list[Request]) -> None:
+    async def send(self, batch: int, requests: list[BatchedRequest]) -> None:
         """Starts each request of a batch that was not seen before."""
         if batch in self._seen:
             return
