@@ -140,6 +140,16 @@ def hanging() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: else one worker is at the last of them when the others are done."""
+
+    def later(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("long")
+        return mark is None or not mark.kwargs.get("first", False)
+
+    items.sort(key=later)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown() -> None:
     """Before mutmut looks at its notes of this test."""

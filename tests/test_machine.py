@@ -59,7 +59,7 @@ def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right(bench):
     attack(bench, 12, 8, a_seed())
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right_at_length(bench, part):
     """In parts, so that they run at once."""

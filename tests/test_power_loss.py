@@ -200,7 +200,7 @@ def test_after_a_power_cut_what_was_told_is_there_and_nothing_is_sent_twice(sand
     assert attack(job, sandbox, odd=1, every=47) > 8
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_after_a_power_cut_at_any_moment_nothing_is_lost_or_sent_twice(sandbox, make_job):
     """A fifth of all survivors, of four mixtures for each moment."""
@@ -236,7 +236,7 @@ def test_a_run_goes_on_from_a_kill_only_once_it_has_synced_what_the_killed_one_d
     assert killed
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_after_a_kill_at_any_call_and_a_power_cut_nothing_is_lost_or_sent_twice(sandbox, make_job):
     """Each call that makes, renames, removes or syncs a name, and every 37th moment after."""

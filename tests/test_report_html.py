@@ -597,7 +597,7 @@ def test_surrogates_and_what_is_no_character_do_not_break_the_page():
     assert source.encode()
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 def test_a_report_of_300_000_rows_is_small_and_quick(tmp_path):
     """Seconds of CPU, memory and size as the benchmark measures them; every second row failed."""
     script = Path(__file__).parent.parent / "benchmarks" / "report.py"

@@ -520,7 +520,7 @@ def test_the_sandbox_stands_alone():
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 def test_memory_stays_flat_over_200000_requests():
     """As the benchmark prints it, and every request is billed once."""
     command = [sys.executable, "benchmarks/sandbox.py", "--requests", "200000"]

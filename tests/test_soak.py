@@ -132,6 +132,7 @@ def test_whatever_write_is_refused_nothing_is_lost_and_nothing_is_paid_twice(
     print(f"{call} {what}: refused {refused} times")
 
 
+@pytest.mark.long(first=True)
 def test_an_answer_after_290_seconds_is_ok_and_paid_once(start_sandbox, make_job):
     """The page allows 300 s; the runner waits for 330."""
     sandbox = start_sandbox(latency="290s")

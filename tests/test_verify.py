@@ -283,7 +283,7 @@ def test_any_byte_whose_change_alters_a_value_is_found(finished, tmp_path):
     assert _flipped_at_random(finished.output, tmp_path, range(150)) > 75
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 def test_thousands_of_bytes_whose_change_alters_a_value_are_found(finished, killed, tmp_path):
     """The same for longer."""
     for folder in (finished.output, checkpointed(killed)):
