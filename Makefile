@@ -27,6 +27,9 @@ demo: $(READY)  ## run the main job against the local sandbox; no key, nothing p
 test: $(READY)  ## the tests, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+test-fast: $(READY)  ## the tests of the rooms by themselves, in about a minute
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
+
 test-ray: $(RAY)  ## the tests of the engine ray, which it installs; one after the other, as each has a cluster
 	$(BIN)/python -m pytest -m 'ray and not long'
 
@@ -37,7 +40,7 @@ test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect an
 	@test -x $(RECIPES)/airflow/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/airflow && $(RECIPES)/airflow/bin/pip install -q apache-airflow --editable .; }
 	@test -x $(RECIPES)/prefect/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/prefect && $(RECIPES)/prefect/bin/pip install -q prefect --editable .; }
 	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
-	$(BIN)/python -m pytest tests/test_recipes.py
+	$(BIN)/python -m pytest tests/commands/test_recipes.py
 
 # Not part of check: for each Python of the machine it downloads and installs everything anew, which
 # takes a minute each and needs the package index.
@@ -46,14 +49,14 @@ test-wheel: $(READY)  ## the wheel and the source archive, installed for each Py
 	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q --require-hashes -r requirements-tools.lock; }
 	rm -rf $(WHEEL)/dist
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
-	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/test_wheel.py
+	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/commands/test_wheel.py
 
 # Not part of check: it takes hours, and what it says has to be read.
 MUTANTS = .mutants
 mutants: $(READY)  ## changes of the modules that decide and keep which no test notices, by mutmut, which it installs
 	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements-tools.lock && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
 	nice $(MUTANTS)/bin/mutmut run --max-children 2
-	$(MUTANTS)/bin/python tests/survivors.py
+	$(MUTANTS)/bin/python tests/support/survivors.py
 
 # Both at once: they wait more than they calculate. Ray is installed before, as one environment has both.
 check: lint $(RAY)  ## lint, types, import contracts, tests: what every commit keeps green

@@ -3,8 +3,8 @@
     python docs/record.py        prints it as it comes
     python docs/record.py --write    draws it (needs rich; see `make picture`)
 
-It lies beside its picture, as `reference.py` does beside its page. `tests/test_docs.py` records
-again and compares the words.
+It lies beside its picture, as `reference.py` does beside its page. `tests/commands/test_docs.py`
+records again and compares the words.
 """
 
 from __future__ import annotations

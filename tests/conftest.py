@@ -24,9 +24,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from tests import hits
-from tests.forks import Forked, Forks, forking
-from tests.servers import Monitor
+from tests.support import hits
+from tests.support.forks import Forked, Forks, forking
+from tests.support.servers import Monitor
+
+TOP = Path(__file__).parents[1]
+"""The checkout."""
 
 KEY = "sk_sandbox"
 

@@ -6,7 +6,7 @@ flag prefers to miss one over crying wolf. `repeated` needs the other answers to
 An answer that is slow to look at would stop its run folder for good, as it is looked at again at
 each start. So each pattern takes time in proportion to the text, whatever the text is, and the
 text has a bound. Patterns use `++` and `*+`, which never give a character back. A new pattern
-belongs into `tests/test_linear.py` with its worst text.
+belongs into `tests/promises/test_linear.py` with its worst text.
 """
 
 from __future__ import annotations

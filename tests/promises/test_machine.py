@@ -1,0 +1,66 @@
+"""Whatever a person does to the sheet, the spec and the process, the book is right."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from tests.conftest import Job
+from tests.support.forks import forking
+from tests.support.machine import Bench, Step, attack, measure, replay
+
+# A thousand examples take half an hour on one core; MACHINE_EXAMPLES asks for as many.
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES") or 400)
+PARTS = 4
+
+
+@pytest.fixture
+def bench(start_sandbox, tmp_path) -> Iterator[Bench]:
+    """Answers take 60 ms, so that a kill finds some on their way."""
+    sandbox = start_sandbox(latency="60ms")
+    environment = Job(tmp_path, tmp_path, tmp_path, sandbox.url).environment()
+    with forking(tmp_path, environment) as forks:
+        shared = Bench(sandbox, forks, count())
+        measure(shared)
+        yield shared
+
+
+# Examples that random attacks found, by the fault that they showed.
+FOUND: dict[str, list[Step]] = {
+    "ten rows that fail alike end a run with 4, as the first of a wrong job do": [
+        ("begin", {"rows": ["blocked #fault:blocked"] * 8}),
+        ("duplicate", {"place": 0}),
+        ("duplicate", {"place": 0}),
+        ("run", {"limit": None}),
+        ("resume", {"more": [], "ambiguous": False}),
+    ],
+}
+
+
+def a_seed() -> int:
+    """Another one each time. MACHINE_SEED does the examples of a run that failed again."""
+    return int(os.environ.get("MACHINE_SEED") or random.randrange(2**32))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once_is_right(bench, name):
+    """The steps as the attack printed them."""
+    replay(bench, FOUND[name])
+
+
+def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right(bench):
+    """Other examples every time, in bounded number and time: `make soak` does more."""
+    bench.until = time.monotonic() + 30
+    attack(bench, 12, 8, a_seed())
+
+
+@pytest.mark.long(first=True)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right_at_length(bench, part):
+    """In parts, so that they run at once."""
+    attack(bench, EXAMPLES // PARTS, 15, a_seed() + part)

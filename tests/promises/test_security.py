@@ -1,0 +1,446 @@
+"""The key stands nowhere, links are not followed, and no server or sheet commands a terminal."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from click.testing import CliRunner
+
+import pipeline
+from pipeline.commands import send
+from pipeline.core.errors import Refused
+from pipeline.core.wording import json_line, printable
+from pipeline.job.access import Access, find_access
+from pipeline.notify.endpoint import find_endpoint
+from tests.conftest import Job, ended
+from tests.promises.test_signals import until
+from tests.support.servers import Answer, Server, ok
+
+KEY = "sk_live_Zm9v+/=%&'x7Q"
+PLAIN_KEY = "sk_live_0123456789"
+FORMS = [
+    KEY.encode(),
+    quote(KEY, safe="").encode(),
+    base64.b64encode(KEY.encode()).rstrip(b"="),
+    base64.b64encode(KEY.encode() + b"\n").rstrip(b"="),
+    base64.urlsafe_b64encode(KEY.encode()).rstrip(b"="),
+    base64.b64encode(b"x:" + KEY.encode()).rstrip(b"="),
+    KEY.encode().hex().encode(),
+]
+
+
+def as_php(**fields: object) -> bytes:
+    """JSON as PHP writes it: each slash has a backslash in front."""
+    return json.dumps(fields).replace("/", "\\/").encode()
+
+
+def by_number(text: str) -> bytes:
+    """`text` as JSON that names each letter by its number."""
+    return "".join(f"\\u{ord(letter):04X}" for letter in text).encode()
+
+
+def tells_all(body: bytes) -> Answer:
+    """A proxy that repeats the request's headers in whatever it answers."""
+    page = b"<pre>authorization: Bearer " + b" ".join(FORMS) + b"</pre>"
+    if b"redirect" in body:
+        return 307, {"location": f"https://elsewhere.example/?key={quote(KEY, safe='')}"}, page
+    if b"gateway" in body:
+        return 502, {}, page
+    if b"json" in body:
+        message = {"success": False, "error": page.decode(), "code": "request_blocked"}
+        return 400, {}, json.dumps(message).encode()
+    if b"cut" in body:
+        return 200, {}, page
+    if b"escaped" in body:
+        return 400, {}, as_php(success=False, error=f"no {KEY}", code="request_blocked")
+    if b"letters" in body:
+        return 400, {}, b'{"success":false,"error":"-","code":"%s"}' % by_number(PLAIN_KEY)
+    if b"wide" in body:
+        return 400, {}, as_php(success=False, error=f"no {KEY}").decode().encode("utf-16")
+    if b"paid" in body:
+        source = {"title": KEY, "url": f"https://a.example/{KEY}"}
+        return (
+            200,
+            {},
+            as_php(success=True, result=f"is {KEY}", citations=[source], more={KEY: KEY}),
+        )
+    return ok(body)
+
+
+def assert_nowhere(job: Job, *said: str) -> None:
+    """Neither in a file of the job's folder, its names included, nor in what was printed."""
+    files = [path for path in job.folder.rglob("*") if path.is_file()]
+    texts = [path.read_bytes() for path in files] + [str(path).encode() for path in files]
+    for text in [*texts, *(one.encode() for one in said)]:
+        for form in FORMS:
+            assert form not in text
+
+
+@pytest.mark.parametrize("end", ["\n", pytest.param("\r\n\n", marks=pytest.mark.long)])
+def test_the_key_stands_in_no_file_and_no_output(make_job, end):
+    """Also where the server repeats it; plain, encoded for addresses, and in base64."""
+    rows = [["fine"], ["gateway"], ["json"], ["cut"], ["escaped"], ["wide"], ["paid"], ["redirect"]]
+    with Server(tells_all) as server:
+        job = make_job(server.url, rows=rows)
+        key = {"AITUTOR_API_KEY": KEY + end}
+        ran = job.call("run", "--json", env=key)
+        assert ran.returncode == 4, ran.stderr
+        report = job.call("report", "--json", env=key)
+        target = str(job.folder / "out.csv")
+        exported = job.call("export", "--to", target, env=key)
+        assert server.received.total() == 8
+    assert_nowhere(
+        job, *(text for one in (ran, report, exported) for text in (one.stdout, one.stderr))
+    )
+
+
+def test_a_code_that_is_the_key_names_no_row_and_no_metric(make_job):
+    """The code of an error stands in summary.json, in --json and in the labels for Prometheus."""
+    with Server(tells_all) as server:
+        job = make_job(server.url, rows=[["letters"]])
+        ran = job.call("run", "--json", env={"AITUTOR_API_KEY": PLAIN_KEY})
+        assert json.loads(ran.stdout)["by_code"] == {"http_400": 1}, ran.stdout
+    kept = [path.read_bytes() for path in job.folder.rglob("*") if path.is_file()]
+    assert not any(PLAIN_KEY.encode() in text for text in (*kept, ran.stderr.encode()))
+
+
+def test_a_bad_key_is_not_shown_in_its_refusal(sandbox, make_job):
+    """Nor is a traceback."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    done = job.call("run", env={"AITUTOR_API_KEY": f"{KEY} {KEY}"})
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert_nowhere(job, done.stdout, done.stderr)
+
+
+def test_the_key_is_not_in_the_repr_that_a_traceback_may_show():
+    """Of the only value that holds it."""
+    assert KEY not in repr(Access("https://x.example", KEY, "x.example"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_the_key_is_not_in_the_process_list_nor_given_to_the_sandbox(make_job):
+    """Command lines anybody on the machine can read."""
+    job = make_job("", rows=[[f"story {n}"] for n in range(40)])
+    process = subprocess.Popen(
+        job.command("run", "--sandbox", "--rate", "10", "--quiet"),
+        env=job.environment(AITUTOR_API_KEY=KEY),
+    )
+    with ended(process):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until(lambda: children.read_text())
+        time.sleep(0.3)
+        for pid in (process.pid, *children.read_text().split()):
+            assert KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in children.read_text().split():
+            assert KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+# -- the file of the key ------------------------------------------------------------------
+
+
+def key_file(folder: Path, mode: int = 0o600) -> Path:
+    path = folder / "key"
+    path.write_text("sk_sandbox\n")
+    path.chmod(mode)
+    return path
+
+
+def test_a_key_file_may_be_a_link_and_the_file_behind_it_decides(tmp_path):
+    """Secrets are often mounted as links; who may read it is a question of the file itself."""
+    link = tmp_path / "link"
+    link.symlink_to(key_file(tmp_path))
+    assert find_access(None, link, {}).key == "sk_sandbox"
+    key_file(tmp_path, 0o644)
+    with pytest.raises(Refused, match="chmod 600"):
+        find_access(None, link, {})
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
+def test_a_key_file_that_others_can_open_is_refused(tmp_path, mode):
+    """Group and everybody else."""
+    with pytest.raises(Refused, match="others on this machine"):
+        find_access(None, key_file(tmp_path, mode), {})
+
+
+def test_only_systemd_may_let_others_read_a_key_file(tmp_path):
+    """It sets the rights of its credentials itself. A file of the same name elsewhere is a file."""
+    file = tmp_path / "aitutor-api-key"
+    file.write_text("sk_sandbox")
+    file.chmod(0o440)
+    with pytest.raises(Refused, match="others on this machine"):
+        find_access(None, file, {})
+    with pytest.raises(Refused, match="others on this machine"):
+        find_access(None, file, {"CREDENTIALS_DIRECTORY": str(tmp_path.parent)})
+    systemd = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert find_access(None, file, systemd).key == find_access(None, None, systemd).key
+
+
+def test_a_key_file_without_an_end_is_refused(tmp_path):
+    """Read to its end, it would take all memory."""
+    endless = tmp_path / "key"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(Refused, match="no key has"):
+        find_access(None, endless, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_a_key_file_that_is_none_is_refused(tmp_path):
+    """A folder, nothing, a link to nothing, no text: a message each."""
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "nothing")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "nothing", dangling, binary):
+        with pytest.raises(Refused, match="the key cannot be read"):
+            find_access(None, path, {})
+
+
+def test_the_command_for_a_key_file_can_be_pasted(tmp_path):
+    """A path with a space in it, as the shell wants it."""
+    folder = tmp_path / "my keys"
+    folder.mkdir()
+    with pytest.raises(Refused) as caught:
+        find_access(None, key_file(folder, 0o644), {})
+    command = str(caught.value).partition("with: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert find_access(None, folder / "key", {}).key == "sk_sandbox"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "example.com",
+        "https://[::1",
+        "https://exa mple.com",
+        "https://h:99999",
+        "ftp://h",
+        "https://999.1.1.1",
+    ],
+)
+@pytest.mark.parametrize("named_by", ["--base-url", "AITUTOR_BASE_URL"])
+def test_an_address_that_is_none_is_refused_by_what_named_it(address, named_by):
+    """Not by a traceback, nor after a minute of trying; the empty option is no default."""
+    if named_by == "AITUTOR_BASE_URL" and not address:
+        return
+    given = address if named_by == "--base-url" else None
+    with pytest.raises(Refused) as caught:
+        find_access(given, None, {"AITUTOR_API_KEY": "sk_sandbox", "AITUTOR_BASE_URL": address})
+    message = str(caught.value)
+    assert message.startswith(f"{named_by} {address}".rstrip() + ": not an ")
+    assert message.endswith("Write it like https://aitutor-api.vercel.app. Nothing was sent.")
+
+
+@pytest.mark.parametrize("address", ["https://u:secret@h", "https://u:secret@[::1", "u:secret@h"])
+def test_a_password_in_an_address_is_not_repeated(address):
+    """Messages end up in the logs of schedulers."""
+    with pytest.raises(Refused) as caught:
+        find_access(address, None, {"AITUTOR_API_KEY": "sk_sandbox"})
+    assert "secret" not in str(caught.value)
+
+
+# -- links in the folder ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lock",
+        "results",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("log.jsonl", "ledger.sqlite", "summary.json", ".input.parquet.new")
+        ),
+    ],
+)
+def test_a_link_in_the_run_folder_is_refused_not_followed(sandbox, make_job, tmp_path, name):
+    """What is written through it would land in another's file."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.output.mkdir(parents=True)
+    other = tmp_path / "other"
+    if name == "results":
+        other.mkdir()
+    else:
+        other.write_text("precious")
+    (job.output / name).symlink_to(other)
+    done = job.call("run")
+    if name == "ledger.sqlite":  # the record of what was paid is missing, as after damage
+        assert done.returncode == 6, done.stderr
+        assert "not a file but a link" in done.stderr
+    else:
+        assert done.returncode == 2, done.stderr
+        assert f"{name} is a link" in done.stderr
+    assert list(other.iterdir()) == [] if name == "results" else other.read_text() == "precious"
+    assert sandbox.received() == 0
+
+
+def test_the_run_folder_itself_may_be_a_link_to_a_folder(sandbox, make_job, tmp_path):
+    """People keep results on another disk. A link to nothing is said before anything is sent."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.output.parent.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    job.output.symlink_to(elsewhere)
+    done = job.call("run")
+    assert done.returncode == 6
+    assert "Nothing was sent" in done.stderr
+    elsewhere.mkdir()
+    assert job.run()["ok"] == 1
+    assert (elsewhere / "ledger.sqlite").exists()
+    assert os.stat(elsewhere).st_mode & 0o077 == 0
+
+
+# -- what is printed ----------------------------------------------------------------------
+
+NASTY = (
+    "\x1b]0;title\x07\x1b[2J\r\x9b31m\n::error file=x::bad\n ##[error]b ##vso[task.x]c \u202etxt"
+)
+
+
+def commands_in(text: str) -> list[str]:
+    """What a terminal or hosted CI would obey in a text."""
+    found = [
+        mark for mark in ("\x1b", "\x07", "\r", "\x9b", "\u202e", "##[", "##vso[") if mark in text
+    ]
+    # .NET, in which GitHub's runner is written, compares texts without what cannot be seen.
+    seen = "".join(c for c in text if c in "\n\t" or c.isprintable() or c.isspace())
+    found += [mark for mark in ("##[", "##vso[") if mark in seen]
+    return found + [line for line in seen.split("\n") if line.strip().startswith("::")]
+
+
+UNSEEN = "\u200e\u200f\u061c\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e\U000e0001\U000e003a"
+
+
+@pytest.mark.parametrize("mark", UNSEEN)
+def test_a_command_behind_a_mark_that_cannot_be_seen_is_none(mark):
+    """Marks of direction, of no width and tags, before, within and behind the colons."""
+    for text in ("{}::error::x", " {} :{}:error::x", "a\n{}{}::set-output::x", ":{}{}:x",
+                 "#{}#[error]x", "#{}#vso{}[task.x]y", "a ##{}[error]"):  # fmt: skip
+        assert commands_in(printable(text.replace("{}", mark))) == []
+        line = json_line({"a": text.replace("{}", mark)})
+        assert commands_in(line) == []
+        assert json.loads(line) == {"a": text.replace("{}", mark)}
+
+
+def test_text_that_only_hides_is_shown_as_a_mark_in_what_is_printed():
+    """Tags are letters that nobody sees; marks of direction put words elsewhere."""
+    hidden = "".join(chr(0xE0000 + ord(c)) for c in "send the key")
+    for text in (f"a{hidden}b", "a\u200e\u200f\u061cb", "a\u200bb"):
+        shown = printable(text)
+        assert set(shown) == {"a", "\N{REPLACEMENT CHARACTER}", "b"}
+
+
+def nasty(body: bytes) -> Answer:
+    """Errors in the API's JSON, and a page that is none."""
+    if b"page" in body:
+        return 502, {}, NASTY.encode()
+    code = "invalid_billing" if b"stop" in body else "request_blocked"
+    error = {"success": False, "error": NASTY, "code": code}
+    return 402 if b"stop" in body else 400, {}, json.dumps(error).encode()
+
+
+def test_what_a_server_says_commands_neither_terminal_nor_hosted_ci(make_job):
+    """Through every command and in the log, which people print in CI."""
+    with Server(nasty) as server:
+        job = make_job(server.url, rows=[["blocked"], ["page"], ["stop"]], concurrency=1)
+        ran = job.call("run", "--json")
+        assert ran.returncode == 4
+        said = [ran, job.call("report", "--json"), job.call("status", "--json")]
+    for text in [*(t for one in said for t in (one.stdout, one.stderr))]:
+        assert commands_in(text) == []
+    log = (job.output / "log.jsonl").read_text()
+    assert commands_in(log) == []
+    assert "error" in log
+
+
+def test_what_a_sheet_says_commands_neither_terminal_nor_hosted_ci(sandbox, make_job):
+    """Column names and cells, in refusals and in `check`."""
+    job = make_job(sandbox.url, columns=["story", NASTY], rows=[["a", NASTY], ["", "x"]])
+    for verb in ("check", "run"):
+        done = job.call(verb, "--json")
+        assert done.returncode == 2
+        assert commands_in(done.stdout) + commands_in(done.stderr) == []
+        assert "Traceback" not in done.stderr
+
+
+def test_printable_text_stays_readable_and_json_reads_back_the_same():
+    """Nothing that is no command is touched."""
+    plain = "Ärger: a::b, 1 ## 2, [x], \N{WOMAN}\N{ZERO WIDTH JOINER}\N{SCHOOL}\n\tnext line: ok"
+    assert printable(plain) == plain
+    assert commands_in(printable(NASTY)) == []
+    assert commands_in(json_line({NASTY: [NASTY, "\ud800", plain]})) == []
+    assert json.loads(json_line({NASTY: [NASTY, "\ud800", plain]})) == {
+        NASTY: [NASTY, "\ud800", plain]
+    }
+
+
+def test_a_question_about_rows_commands_no_terminal():
+    """It names cells and ids of the sheet."""
+    with CliRunner().isolation(input="n\n") as (out, err, *_):
+        assert send._confirm(NASTY) is False
+        said = out.getvalue().decode() + err.getvalue().decode()
+    assert "Send them?" in said
+    assert commands_in(said) == []
+
+
+# What speaks to a terminal: each makes its text printable, or has only the runner's own in it.
+SPEAKERS = {
+    "cli.main", "commands.console._echo", "commands.schedule.work", "commands.send._confirm",
+    "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
+    "commands.progress._say", "sending.engines.ray_head._main",
+}  # fmt: skip
+
+
+def test_nothing_else_speaks_to_a_terminal():
+    """So that a message that is new goes through one of these."""
+    package = Path(pipeline.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        if module.startswith("sandbox."):
+            continue
+        for function in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for call in ast.walk(function):
+                said = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+                if re.fullmatch(
+                    r"print|click\.(echo|secho|confirm|prompt)|sys\.std(out|err)\.write", said
+                ):
+                    found.add(f"{module}.{function.name}")
+    assert found == SPEAKERS | {"commands.schedule.schedule"}  # `work` stands within it
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[::1%lo]:8000",
+        "https://[fe80::1%25eth0]",
+        "http://[::1]%lo:80",
+        "http://[::1]x:80",
+        "http://evil.example[::1]:80",
+        "http://[::1",
+        "http://[127.0.0.1]:80",
+    ],
+)
+def test_an_address_with_a_zone_or_with_more_than_its_brackets_is_refused(address):
+    """Some readers of addresses take `http://evil.example[::1]` for this machine."""
+    environment = {"AITUTOR_API_KEY": "sk_sandbox", "PIPELINE_NOTIFY_AT": address}
+    with pytest.raises(Refused):
+        find_access(address, None, environment)
+    with pytest.raises(Refused):
+        find_endpoint("${PIPELINE_NOTIFY_AT}", "spec: `webhook`", environment)
+
+
+@pytest.mark.parametrize("address", ["http://[::1]:8000", "https://[2001:db8::1]"])
+def test_an_ipv6_address_in_brackets_is_one(address):
+    """With and without a port."""
+    assert find_access(address, None, {"AITUTOR_API_KEY": "sk_sandbox"}).base_url == address

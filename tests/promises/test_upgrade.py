@@ -1,0 +1,198 @@
+"""Run folders that earlier releases left, in the hands of this one.
+
+Each was killed in its third run: two parts are sealed, an answer is in no part yet, a request has
+none, and of the rest rows are failed, ambiguous or were never sent. `releases/keep.py` made them.
+The book of bills of their sandbox is kept with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import pipeline
+from tests.conftest import TOP, Job
+
+RELEASES = sorted((TOP / "tests/releases").glob("*.tar.gz"))
+WORKBOOKS = sorted((TOP / "tests/releases").glob("workbooks/*.tar.gz"))
+READING = ("status", "report", "history", "verify", "check", "export --to done.csv")
+FAILED, INTERRUPTED, NEVER_SENT = {"T3", "T7"}, "T8", {"T10", "T11"}
+
+
+class Kept(Job):
+    """A kept job; every command is a rehearsal on its own sandbox."""
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "kept.sandbox"
+
+    def command(self, verb: str, *options: str) -> list[str]:
+        return super().command(verb, *options, "--sandbox")
+
+    def book(self) -> dict[str, tuple[int, int]]:
+        """How often each body was received and billed."""
+        with sqlite3.connect(self.output / "sandbox-book.sqlite") as db:
+            rows = db.execute("SELECT body, received, billed FROM book").fetchall()
+        db.close()
+        return {body: (received, billed) for body, received, billed in rows}
+
+    def statuses(self) -> dict[str, str]:
+        """How each row stands, by its id."""
+        table = self.export()
+        return dict(zip(table["Tale"], table["_status"], strict=True))
+
+    def sums(self) -> dict[str, str]:
+        """What the sealed parts hold, by their names."""
+        parts = self.results.glob("part-*.parquet")
+        return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}
+
+
+@pytest.fixture(params=RELEASES, ids=lambda path: path.name.removesuffix(".tar.gz"))
+def kept(request, tmp_path) -> Kept:
+    """One of them as it was left, at another place."""
+    with tarfile.open(request.param) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Kept(tmp_path, tmp_path / "tales.yaml", tmp_path / "tales.csv", "")
+
+
+def test_the_release_that_is_being_made_is_kept_and_says_nothing_of_a_machine(kept):
+    """Small, too: it is in every checkout."""
+    assert pipeline.__version__ in {path.name.removesuffix(".tar.gz") for path in RELEASES}
+    assert all(path.stat().st_size < 100_000 for path in RELEASES)
+    for path in kept.folder.rglob("*"):
+        if path.is_file():
+            assert not re.search(rb"/(tmp|home|root|work|Users|private)/", path.read_bytes()), path
+
+
+@pytest.mark.parametrize("command", READING)
+def test_it_is_read_as_it_is_before_anything_is_sent(kept, command):
+    """Also what the killed run left."""
+    before = kept.book()
+    done = kept.call(*command.replace("done.csv", str(kept.folder / "done.csv")).split())
+    assert done.returncode == 0, done.stderr
+    assert kept.book() == before
+
+
+def test_its_answers_come_home_beside_their_rows(kept):
+    """The one in no part too, byte for byte as they were billed."""
+    counts = Counter(kept.statuses().values())
+    assert counts == {"ok": 5, "failed": 2, "ambiguous": 2, "pending": 2}
+    answers = kept.export().set_index("Tale")["result"].dropna()
+    with sqlite3.connect(kept.output / "sandbox-book.sqlite") as db:
+        billed = {body for (body,) in db.execute("SELECT result FROM book WHERE billed = 1")}
+    db.close()
+    assert len(answers) == 5
+    assert set(answers) <= billed
+
+
+def test_a_plain_run_sends_what_was_never_sent_and_nothing_twice(kept):
+    """The request that was on its way is ambiguous; sealed parts stay as they are."""
+    before, parts = kept.book(), kept.sums()
+    ended = json.loads(kept.call("run", "--json").stdout)
+    assert (ended["requests"], ended["ok"], ended["exit_code"]) == (2, 7, 5)
+    after = kept.book()
+    assert {body: after[body] for body in before} == before
+    assert len(after) == len(before) + 2
+    statuses = kept.statuses()
+    assert {tale for tale, status in statuses.items() if status == "failed"} == FAILED
+    assert statuses[INTERRUPTED] == "ambiguous"
+    assert all(statuses[tale] == "ok" for tale in NEVER_SENT)
+    assert parts.items() <= kept.sums().items()
+    assert len(pd.read_parquet(kept.results)) == 7
+    assert kept.call("verify").returncode == 0
+
+
+def test_a_resume_sends_its_failed_rows_again_and_no_row_that_may_have_been_paid(kept):
+    """And is the same folder afterwards as one of this release."""
+    before = kept.book()
+    ended = kept.call("resume", "--only", "request_blocked", "--json")
+    assert json.loads(ended.stdout)["requests"] == 1
+    sent = {body for body, counts in kept.book().items() if counts != before.get(body)}
+    assert len(sent) == 1
+    assert "#fault:blocked" in sent.pop()
+    assert kept.call("resume", "--json").returncode == 5
+    assert all(billed <= 1 for _, billed in kept.book().values())
+    assert kept.call("verify").returncode == 0
+    assert kept.call("report").returncode == 0
+    assert (kept.output / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_folder_whose_spec_is_elsewhere_now_is_shown_and_told_how_to_go_on(kept):
+    """It names the place where it was made."""
+    done = kept.shell([*kept.command("status")[:-2], str(kept.output)])
+    assert done.returncode == 0, done.stderr
+    assert "tales: 11 rows: 5 ok" in done.stdout
+    done = kept.shell([*kept.command("run")[:-2], str(kept.output)])
+    assert done.returncode == 2
+    assert "Give the command with the spec in the place of the folder" in done.stderr
+    assert "Nothing was sent." in done.stderr
+
+
+@pytest.mark.parametrize("command", [*READING, "run", "resume", "settle --only gateway"])
+def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_left_as_it_is(kept, command):
+    """With what to do about it, before anything is sent or written."""
+    with sqlite3.connect(kept.output / "ledger.sqlite") as db:
+        db.execute("PRAGMA user_version = 3")
+    db.close()
+    shutil.rmtree(kept.folder / "cache", ignore_errors=True)
+    before = {path: path.read_bytes() for path in kept.output.rglob("*.parquet")}
+    ledger = (kept.output / "ledger.sqlite").read_bytes()
+    book = kept.book()
+    done = kept.call(*command.replace("done.csv", str(kept.folder / "done.csv")).split())
+    assert done.returncode == 2, done.stderr
+    assert "written by a newer release (schema 3; this one knows 2)" in done.stderr
+    assert "Upgrade the runner. Nothing was sent." in done.stderr
+    assert kept.book() == book
+    assert (kept.output / "ledger.sqlite").read_bytes() == ledger
+    assert {path: path.read_bytes() for path in kept.output.rglob("*.parquet")} == before
+    assert not (kept.folder / "done.csv").exists()
+
+
+@pytest.fixture(params=WORKBOOKS, ids=lambda path: path.name.removesuffix(".tar.gz"))
+def workbook(request, tmp_path) -> Kept:
+    """A kept job whose sheet is a workbook: 4 of 5 rows ok, 2 of them to be asked again."""
+    with tarfile.open(request.param) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Kept(tmp_path, tmp_path / "tales.yaml", tmp_path / "tales.xlsx", "")
+
+
+def test_a_workbook_is_read_by_the_text_rules_of_its_folder_and_only_what_was_asked_is_sent(
+    workbook,
+):
+    """The sheet did not change, so nothing but the two rows marked by --again is paid for."""
+    before = workbook.book()
+    ended = json.loads(workbook.call("run", "--json", "--max-paid", "99").stdout)
+    assert (ended["requests"], ended["ok"], ended["ambiguous"]) == (2, 4, 1)
+    after = workbook.book()
+    assert set(after) == set(before)
+    assert sum(billed for _, billed in after.values()) == 7
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    assert workbook.call("verify").returncode == 0
+
+
+@pytest.mark.parametrize("workbook", WORKBOOKS[:1], indirect=True, ids=["0.1.0"])
+def test_newer_text_rules_are_taken_only_with_accept_changes_and_the_number_of_bills(workbook):
+    """Two of the prices have another text under rules 2."""
+    workbook.call("run", "--max-paid", "99")
+    checked = workbook.call("check")
+    assert "2 finished rows would be new" in checked.stdout, checked.stdout
+    found = json.loads(workbook.call("check", "--json").stdout)
+    assert (found["to_send"], found["text_rules"]) == (0, 1)
+    assert found["new_under_newest_rules"] == 2
+    accepting = json.loads(workbook.call("check", "--accept-changes", "--json").stdout)
+    assert (accepting["to_send"], accepting["repaid"]) == (2, 2)
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    ended = json.loads(workbook.call("run", "--accept-changes", "--json").stdout)
+    assert ended["requests"] == 2
+    assert '{"note":"plain","price":"0.3"}' in workbook.book()
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 2

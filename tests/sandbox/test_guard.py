@@ -1,0 +1,217 @@
+"""Who can use a sandbox: not a web page, and not another user of the machine at somebody's cost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipeline.sandbox import peer
+from pipeline.sandbox.spawn import Spawned, spawned_sandbox
+from pipeline.system.children import start_python
+from tests.conftest import closed_port, ended
+from tests.support.plain_http import call, run
+
+RUN = "/api/v1/run/wf_story"
+CALLS = [
+    ("GET", "bills"),
+    ("DELETE", "bills"),
+    *(("PUT", what) for what in ("credits", "keys", "limit", "workflows", "away")),
+]
+
+
+def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> int:
+    """The status of one request with just these headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in ({"content_length": str(len(body))} | headers).items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders(body)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def spawned(tmp_path):
+    """The sandbox of `run --sandbox`."""
+    with spawned_sandbox("wf_story", ["story"], tmp_path / "book.sqlite", start_python) as one:
+        yield one
+
+
+def port_of(spawned: Spawned) -> int:
+    return int(spawned.url.rpartition(":")[2])
+
+
+def test_a_spawned_sandbox_takes_its_own_random_key_only(spawned):
+    """The documented one is known to everybody on the machine."""
+    port = port_of(spawned)
+    body = {"story": "a secret of the sheet"}
+    assert [run(port, body, key=key).status for key in (None, "", "sk_sandbox", spawned.token)] == (
+        [401] * 4
+    )
+    assert run(port, body, key=spawned.key).status == 200
+    assert len(spawned.key) > 40
+
+
+@pytest.mark.parametrize(("method", "what"), CALLS)
+def test_a_spawned_sandbox_shows_and_changes_nothing_without_its_token(spawned, method, what):
+    """Its bills hold the rows that were sent."""
+    port = port_of(spawned)
+    run(port, {"story": "a secret of the sheet"}, key=spawned.key)
+    for key in (None, "", "sk_sandbox", spawned.key):
+        got = call(port, method, f"/_sandbox/{what}", b"1", key)
+        assert got.status == 401
+        assert b"secret" not in got.body
+    bills = call(port, "GET", "/_sandbox/bills", key=spawned.token).json()["bills"]
+    assert [entry["received"] for entry in bills] == [1]
+
+
+def test_no_two_spawned_sandboxes_have_the_same_key(spawned, tmp_path):
+    """Nor the same token; neither is in a command line."""
+    book = tmp_path / "other.sqlite"
+    with spawned_sandbox("wf_story", ["story"], book, start_python) as other:
+        assert len({spawned.key, other.key, spawned.token, other.token}) == 4
+        words = subprocess.run(
+            ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
+    assert "pipeline.sandbox.server" in words
+    assert not any(secret in words for secret in (other.key, other.token))
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example"])
+def test_a_name_that_a_page_made_point_here_is_refused(sandbox, host):
+    """DNS rebinding: the browser believes that the sandbox is that page's own server."""
+    named = host.format(port=sandbox.port)
+    key = f"Bearer {sandbox.key}"
+    for method, path in (("POST", RUN), *((m, f"/_sandbox/{what}") for m, what in CALLS)):
+        assert ask(sandbox.port, method, path, b"1", host=named, authorization=key) == 403
+    assert ask(sandbox.port, "POST", RUN, b"{}", authorization=key) == 403, "no name at all"
+    assert sandbox.bills() == []
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_request_of_a_web_page_is_refused(sandbox, origin):
+    """A page may send one without asking first; it cannot leave its `Origin` out."""
+    here = {"host": f"127.0.0.1:{sandbox.port}", "origin": origin}
+    key = f"Bearer {sandbox.key}"
+    for method, path in (("POST", RUN), *((m, f"/_sandbox/{what}") for m, what in CALLS)):
+        assert ask(sandbox.port, method, path, b"1", authorization=key, **here) == 403
+    assert sandbox.bills() == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8017", "LOCALHOST"])
+def test_programs_of_this_machine_are_served(sandbox, host):
+    """Also through a tunnel that has another port here."""
+    key = f"Bearer {sandbox.key}"
+    body = b'{"story": "a dog"}'
+    assert ask(sandbox.port, "POST", RUN, body, host=host, authorization=key) == 200
+
+
+def test_what_comes_without_a_key_is_not_kept(sandbox):
+    """A megabyte each, and the book has none of them; the client gets its 401 all the same."""
+    size = sandbox.book.stat().st_size
+    for number in range(20):
+        body = {"story": f"{number}" + "x" * 1_000_000}
+        assert run(sandbox.port, body, key="sk_wrong").status == 401
+    assert sandbox.bills() == []
+    assert sandbox.statuses() == {"401": 20}
+    log = sandbox.book.with_name(f"{sandbox.book.name}-wal")
+    assert sandbox.book.stat().st_size + log.stat().st_size < size + 1_000_000
+
+
+def test_the_key_of_a_model_is_spent_by_nobody_else(start_sandbox, monkeypatch):
+    """With one in its environment the server's own key and its token are random."""
+    monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
+    model = {"model_url": f"http://127.0.0.1:{closed_port()}/v1", "model": "small"}
+    sandbox = start_sandbox(**model)
+    assert run(sandbox.port, {"story": "a dog"}).status == 401
+    assert run(sandbox.port, {"story": "a dog"}, key=sandbox.key).status == 500, "it is away"
+    assert call(sandbox.port, "PUT", "/_sandbox/keys", ["sk_sandbox"]).status == 401
+    assert call(sandbox.port, "GET", "/_sandbox/bills").status == 401
+    assert sandbox.received() == 1
+
+
+def test_keys_of_the_users_own_file_are_taken_for_a_model_too(start_sandbox, monkeypatch, tmp_path):
+    """Except for the one that is documented."""
+    monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
+    file = tmp_path / "own.yaml"
+    file.write_text('keys: [a-key-of-mine, sk_sandbox]\nworkflows: {wf_story: {template: "x"}}\n')
+    model = {"model_url": f"http://127.0.0.1:{closed_port()}/v1", "model": "small"}
+    sandbox = start_sandbox(workflows=str(file), **model)
+    assert run(sandbox.port, {}, key="a-key-of-mine").status == 500
+    assert run(sandbox.port, {}).status == 401
+
+
+def test_the_command_says_how_to_use_a_sandbox_with_a_model(monkeypatch):
+    """Key and token are in the lines that it prints, and those work."""
+    monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
+    pipeline = str(Path(sys.executable).with_name("pipeline"))
+    words = ["--model-url", f"http://127.0.0.1:{closed_port()}/v1", "--model", "small"]
+    process = subprocess.Popen(
+        [pipeline, "sandbox", "--port", "0", *words], stdout=subprocess.PIPE, text=True
+    )
+    with ended(process):
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "new at each start" in line:
+                break
+        text = "".join(said)
+        url = text.partition("The API is at ")[2].split()[0]
+        [curl] = [line for line in said if "What it billed" in line]
+        header = curl.split("'")[1]
+        name, value = header.split(": ")
+        asked = urllib.request.Request(f"{url}/_sandbox/bills", headers={name: value})
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            assert json.loads(answer.read())["bills"] == []
+        process.stdout.close()
+
+
+ANOTHER = """
+import encodings.idna, http.client, os, sys
+os.setuid(int(sys.argv[2]))
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=20)
+try:
+    connection.request("GET", "/_sandbox/bills")
+    print(connection.getresponse().status)
+except ConnectionError:
+    print("hung up")
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0, reason="takes another user's place, as root can"
+)
+@pytest.mark.parametrize(("user", "met"), [(65534, "hung up"), (0, "200")])
+def test_another_user_of_the_machine_is_not_served(sandbox, user, met):
+    """Although the key of `pipeline sandbox` is documented. Root and the same user are."""
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER, str(sandbox.port), str(user)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{met}\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_the_owner_of_a_connection_is_known():
+    """As of both ends, also where the client speaks IPv6 with a mapped address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = server.getsockname()
+        with socket.socket(socket.AF_INET6) as mapped, socket.create_connection(ours) as plain:
+            mapped.connect(("::ffff:127.0.0.1", ours[1]))
+            for client in (mapped, plain):
+                theirs = ("127.0.0.1", client.getsockname()[1])
+                assert peer._owner(theirs, ours) == os.getuid()
+        assert peer._owner(("127.0.0.1", closed_port()), ours) is None

@@ -1,0 +1,442 @@
+"""A state machine: whatever a person does to sheet, spec and process, the book is right.
+
+The model maps each request body to the number of bills that the user allowed. The sandbox's book is
+the judge. Commands are real processes, forked, so one takes a tenth of a second.
+
+The machine notes its steps. A failing example is printed as the list of its steps when it fails,
+because shrinking takes hours where each try is a dozen processes. `replay` does such a list again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.conftest import Job, SandboxProcess
+from tests.support.forks import Forks
+
+FAULTS = ("json-500-once", "blocked", "not-json", "html-504-billed", "success-false")
+STORIES = [f"story {n}" for n in range(6)] + [f"{n} #fault:{n}" for n in FAULTS]
+IN_FLIGHT = 3
+# A run of one row and its checks, where nothing else goes on.
+USUAL_S = 0.3
+
+stories = st.sampled_from(STORIES)
+places = st.integers(0, 11)
+# A run takes a fifth of a second to its first request, and a tenth or two from there.
+instants_s = st.floats(0.0, 0.1) | st.floats(0.1, 0.4)
+
+
+Step = tuple[str, dict[str, Any]]
+
+
+@dataclass
+class Bench:
+    """What all examples share: one sandbox, one process that forks."""
+
+    sandbox: SandboxProcess
+    forks: Forks
+    numbers: Iterator[int]
+    # How many times slower than usual a run is here and now: kills come so much later.
+    slower: float = 1.0
+    # On the monotonic clock: no step begins later.
+    until: float = math.inf
+    # The steps of the first example that failed, and how.
+    failed: list[tuple[list[Step], BaseException]] = field(default_factory=list)
+
+
+def noted(function: Callable[..., None]) -> Callable[..., None]:
+    """A rule whose name and values the machine keeps, so that they can be printed and repeated."""
+
+    @functools.wraps(function)
+    def step(self: Machine, **values: Any) -> None:
+        if time.monotonic() > self.bench.until:
+            return
+        self.steps.append((function.__name__, values))
+        self.watched(lambda: function(self, **values))
+
+    return step
+
+
+class Machine(RuleBasedStateMachine):
+    """A person at a sheet, with a process that dies."""
+
+    bench: Bench
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self._home = TemporaryDirectory()
+        folder = Path(self._home.name)
+        self.workflow = f"wf_{next(self.bench.numbers)}"
+        self.bench.sandbox.publish(self.workflow, "{{story}}, told in a {{tone}} tone")
+        self.job = Job(folder, folder / "job.yaml", folder / "sheet.csv", self.bench.sandbox.url)
+        self.rows: list[str] = []
+        self.tone, self.note, self.dedupe = "warm", False, False
+        # By body: how often it may be billed, how many equal rows a run ever saw of it, whether
+        # a run that was ended by force may have left it ambiguous.
+        self.allowed: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
+        self.cut: set[str] = set()
+        # Bodies whose other tones may be paid, too.
+        self.accepted: set[str] = set()
+        self.tones = {"warm"}
+        self.done = False
+
+    def teardown(self) -> None:
+        self._home.cleanup()
+
+    # -- the sheet and the spec -----------------------------------------------------------
+
+    @initialize(rows=st.lists(stories, min_size=1, max_size=8))
+    @noted
+    def begin(self, rows: list[str]) -> None:
+        self.rows = list(rows)
+
+    @rule(place=places, story=stories)
+    @noted
+    def edit(self, place: int, story: str) -> None:
+        self.rows[place % len(self.rows)] = story
+
+    @rule(place=places, story=stories)
+    @noted
+    def insert(self, place: int, story: str) -> None:
+        self.rows.insert(place % (len(self.rows) + 1), story)
+
+    @rule(place=places)
+    @noted
+    def duplicate(self, place: int) -> None:
+        self.rows.append(self.rows[place % len(self.rows)])
+
+    @rule(place=places)
+    @noted
+    def delete(self, place: int) -> None:
+        if len(self.rows) > 1:
+            del self.rows[place % len(self.rows)]
+
+    @rule(backwards=st.booleans())
+    @noted
+    def sort(self, backwards: bool) -> None:
+        self.rows.sort(reverse=backwards)
+
+    @rule()
+    @noted
+    def add_a_column(self) -> None:
+        self.note = True
+
+    @rule()
+    @noted
+    def turn_dedupe(self) -> None:
+        """Off, the other equal rows are new; on, nothing is, whatever was sent meanwhile."""
+        self.dedupe = not self.dedupe
+
+    @rule(tone=st.sampled_from(["warm", "dry"]), accepted=st.booleans())
+    @noted
+    def change_the_constant(self, tone: str, accepted: bool) -> None:
+        """Where that would pay again, it is refused unless accepted; then it is undone."""
+        before, self.tone = self.tone, tone
+        received = self._received()
+        code = self._run("run", *(["--accept-changes"] if accepted else []))
+        if code == 2:
+            assert not accepted
+            assert self._received() == received
+            self.tone = before
+
+    # -- the commands ---------------------------------------------------------------------
+
+    @rule(limit=st.none() | st.integers(0, 4))
+    @noted
+    def run(self, limit: int | None) -> None:
+        self._run("run", *self._limited(limit))
+
+    @rule(after_s=instants_s)
+    @noted
+    def run_and_kill(self, after_s: float) -> None:
+        self._run("run", signals=[(after_s, signal.SIGKILL)])
+
+    @rule(after_s=instants_s)
+    @noted
+    def resume_and_kill(self, after_s: float) -> None:
+        self._run("resume", signals=[(after_s, signal.SIGKILL)])
+
+    @rule(after_s=instants_s)
+    @noted
+    def kill_and_run_again(self, after_s: float) -> None:
+        """What matters most of a kill is what comes next."""
+        self._run("run", signals=[(after_s, signal.SIGKILL)])
+        self._run("run")
+
+    @rule(after_s=instants_s, again_s=st.none() | st.floats(0.0, 0.1))
+    @noted
+    def run_and_interrupt(self, after_s: float, again_s: float | None) -> None:
+        second = [] if again_s is None else [(again_s, signal.SIGINT)]
+        self._run("run", signals=[(after_s, signal.SIGINT), *second])
+
+    @rule(
+        more=st.sampled_from(
+            [[], ["--only", "request_blocked"], ["--except", "run_failed"], ["--rows", "1"]]
+        ),
+        ambiguous=st.booleans(),
+    )
+    @noted
+    def resume(self, more: list[str], ambiguous: bool) -> None:
+        yes = ["--ambiguous", "--yes"] if ambiguous else []
+        self._run("resume", *more, *yes)
+
+    @rule(killed_after_s=st.none() | instants_s)
+    @noted
+    def again(self, killed_after_s: float | None) -> None:
+        signals = [] if killed_after_s is None else [(killed_after_s, signal.SIGKILL)]
+        self._run("run", "--again", "all", "--yes", signals=signals)
+
+    @rule()
+    @noted
+    def settle(self) -> None:
+        if self.done:
+            assert self.bench.forks.call("settle", str(self.job.spec), "--quiet") == 0
+
+    @rule()
+    @noted
+    def export(self) -> None:
+        if not self.done:
+            return
+        exported = self._export()
+        ok = exported[exported["_status"] == "ok"]
+        answers = self._answers()
+        for story, result in zip(ok["story"], ok["result"], strict=True):
+            assert result in {answers.get(self._body(story, tone)) for tone in self.tones}
+
+    # -- what must hold -------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_billed_more_often_than_it_was_allowed(self) -> None:
+        self.watched(self._compare_with_the_book)
+
+    def watched(self, doing: Callable[[], None]) -> None:
+        """Keeps the steps up to here if this fails."""
+        try:
+            doing()
+        except AssertionError as error:
+            self.bench.failed.append((list(self.steps), error))
+            raise
+
+    def _compare_with_the_book(self) -> None:
+        for body, billed in self._billed().items():
+            assert billed <= self.allowed[body], body
+
+    # -- how ------------------------------------------------------------------------------
+
+    def _run(self, verb: str, *options: str, signals: list[tuple[float, int]] | None = None) -> int:
+        self._write()
+        before = self.allowed.copy(), self.seen.copy()
+        paid = self._billed()
+        self._allow(verb, options)
+        words = [verb, str(self.job.spec), "--rate", "5000", "--quiet", *options]
+        later = [(after_s * self.bench.slower, number) for after_s, number in signals or []]
+        code = self.bench.forks.call_with_signals(words, later)
+        assert code in self._codes(signals), (code, self.bench.forks.complained)
+        if code == 2:
+            self.allowed, self.seen = before
+            return code
+        self.tones.add(self.tone)
+        self._check_other_tones(paid, options)
+        if any(number == signal.SIGKILL for _, number in signals or []) or len(signals or []) > 1:
+            self.cut |= {self._body(story) for story in self.rows}
+        if (self.job.output / "ledger.sqlite").exists():
+            self._check_counts()
+        if code == 4:
+            self._check_that_the_first_rows_failed_alike()
+        if code in (0, 3, 5):
+            self.done = True
+            self._check_files()
+        return code
+
+    @staticmethod
+    def _codes(signals: list[tuple[float, int]] | None) -> set[int]:
+        """How a run may end: nothing here makes it stop for another reason."""
+        by_signal = {-signal.SIGKILL} if signals and signals[0][1] == signal.SIGKILL else {130}
+        return {0, 2, 3, 4, 5} | (by_signal if signals else set())
+
+    def _allow(self, verb: str, options: tuple[str, ...]) -> None:
+        """Each equal row once, or one for all; what the user allows to pay twice once more."""
+        wanted = Counter(self._body(story) for story in self.rows)
+        if self.dedupe:
+            wanted = Counter(dict.fromkeys(wanted, 1))
+        for body, rows in wanted.items():
+            self.allowed[body] += max(0, rows - self.seen[body])
+            self.seen[body] = max(self.seen[body], rows)
+            if self._may_be_paid_again(body, verb, options):
+                self.allowed[body] += rows
+
+    def _may_be_paid_again(self, body: str, verb: str, options: tuple[str, ...]) -> bool:
+        if "--again" in options:
+            return True
+        if verb != "resume":
+            return False
+        billed_for_nothing = "#fault:not-json" in body or "#fault:html-504" in body
+        if "#fault:success-false" in body:
+            return True  # failed, and maybe paid: `resume` says so and sends it
+        # What was settled is failed, which `resume` sends too.
+        return billed_for_nothing or body in self.cut
+
+    def _check_other_tones(self, paid: dict[str, int], options: tuple[str, ...]) -> None:
+        """A row that was paid in one tone is paid in another only if the user accepted that. Rows
+        that may have been paid in this tone too are asked for in another way."""
+        if "--accept-changes" in options:
+            self.accepted |= {self._body(story) for story in self.rows}
+        now = self._billed()
+        for story in self.rows:
+            body = self._body(story)
+            others = any(paid.get(self._body(story, tone)) for tone in self.tones - {self.tone})
+            if others and not paid.get(body) and body not in self.accepted | self.cut:
+                assert not now.get(body), body
+
+    def _check_counts(self) -> None:
+        """By `status`, whatever ended the run: a kill leaves no summary of its own."""
+        code = self.bench.forks.call("status", str(self.job.spec), "--json")
+        summary = json.loads(self.bench.forks.said)
+        # A kill may come before the first run has begun: then nothing was sent, and that is said.
+        assert code == 0 or "no run yet" in summary["error"]
+        states = ("ok", "failed", "ambiguous", "pending", "skipped")
+        assert sum(summary[state] for state in states) == summary["rows"]
+        assert summary["paid_min"] <= sum(self._billed().values()) <= summary["paid_max"]
+
+    def _check_that_the_first_rows_failed_alike(self) -> None:
+        """The only stop that these sheets can bring about: ten equal failures before any answer.
+        What was in flight then may still be answered."""
+        summary = json.loads((self.job.output / "summary.json").read_text())
+        assert summary["stopped"] == "alike"
+        assert summary["failed"] >= 10
+        assert summary["ok"] < IN_FLIGHT
+
+    def _check_files(self) -> None:
+        """Summary, parts and failures of a run that came to its end: what a user reads."""
+        summary = json.loads((self.job.output / "summary.json").read_text())
+        assert summary["rows"] == len(self.rows)
+        results = pd.read_parquet(self.job.results)
+        assert not results.duplicated(["run_id", "row"]).any()
+        once = results.groupby(["variables", "version"]).size()
+        for (body, _), rows in once.items():
+            assert rows <= self.seen[body], body
+        self._check_that_paid_rows_are_known(self._billed(), results)
+
+    def _check_that_paid_rows_are_known(
+        self, billed: dict[str, int], results: pd.DataFrame
+    ) -> None:
+        """A body of the sheet that was billed is answered, ambiguous, or failed and maybe paid."""
+        answers, kept = self._answers(), Counter(results["variables"])
+        for body, text in zip(results["variables"], results["result"], strict=True):
+            assert answers[body] == text
+        failures = pd.read_csv(self.job.output / "failures.csv", dtype=str, keep_default_na=False)
+        known = {self._body(story) for story in failures["story"]}
+        for body in {self._body(story) for story in self.rows}:
+            assert not billed.get(body) or kept[body] or body in known, body
+            assert kept[body] <= billed.get(body, 0), body
+
+    def _export(self) -> pd.DataFrame:
+        target = self.job.folder / "exported.csv"
+        assert self.bench.forks.call("export", str(self.job.spec), "--to", str(target)) == 0
+        return pd.read_csv(target, dtype=str, keep_default_na=False)
+
+    def _write(self) -> None:
+        columns = ["story", "note"] if self.note else ["story"]
+        notes = ["a note"] if self.note else []
+        self.job.write_sheet(columns, [[story, *notes] for story in self.rows])
+        self.job.write_spec(
+            workflow=self.workflow,
+            variables={"story": "story"},
+            constants={"tone": self.tone},
+            dedupe=self.dedupe,
+            concurrency=IN_FLIGHT,
+        )
+
+    def _body(self, story: str, tone: str | None = None) -> str:
+        fields = {"story": story, "tone": tone or self.tone}
+        return json.dumps(fields, separators=(",", ":"))
+
+    @staticmethod
+    def _limited(limit: int | None) -> list[str]:
+        return [] if limit is None else ["--limit", str(limit)]
+
+    def _bills(self) -> list[dict]:
+        bills = self.bench.sandbox.bills()
+        return [entry for entry in bills if entry["workflow"] == self.workflow]
+
+    def _billed(self) -> dict[str, int]:
+        return {entry["body"]: entry["billed"] for entry in self._bills()}
+
+    def _answers(self) -> dict[str, str]:
+        return {entry["body"]: entry["result"] for entry in self._bills() if entry["billed"]}
+
+    def _received(self) -> int:
+        return sum(entry["received"] for entry in self._bills())
+
+
+def measure(bench: Bench) -> None:
+    """Finds out how slow runs of a single row are; the first one is slow for its imports."""
+    for _ in range(2):
+        machine = _on(bench)()
+        machine.begin(rows=["story 0"])
+        begun = time.monotonic()
+        machine.run(limit=None)
+        bench.slower = max(1.0, (time.monotonic() - begun) / USUAL_S)
+        machine.teardown()
+
+
+def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:
+    """Does random examples. The error has the steps of the first one that fails."""
+    machine = _on(bench)
+    try:
+        run_state_machine_as_test(
+            seed(seeded)(machine),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except BaseException:
+        # What hypothesis raises is about its second try, which a kill at an instant may survive.
+        for done, error in bench.failed[:1]:
+            lines = "".join(f"    {step!r},\n" for step in done)
+            raise AssertionError(f"seed {seeded}, steps:\n[\n{lines}]") from error
+        raise
+
+
+def replay(bench: Bench, steps: list[Step]) -> None:
+    """Does the steps of an example again."""
+    machine = _on(bench)()
+    try:
+        for name, values in steps:
+            getattr(machine, name)(**values)
+            machine.nothing_is_billed_more_often_than_it_was_allowed()
+    finally:
+        machine.teardown()
+
+
+def _on(bench: Bench) -> type[Machine]:
+    return type("Machine", (Machine,), {"bench": bench, "TestCase": None})

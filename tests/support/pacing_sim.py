@@ -1,0 +1,229 @@
+"""Drives the controller on a virtual clock as throttle and executor do on the real one.
+
+A request takes a slot, waits for its intent to be durable (1 to 8 ms), is stamped, arrives 10 to
+25 ms later, and is answered: a denial at once, anything else after the latency. So 429s come after
+20 to 50 ms. There are always more rows.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from pipeline.policy.pace import Pace
+from tests.support.pacing_limiters import Limiter
+
+HELD_S, BITE_S = 0.05, 0.025
+TELL_S = 0.5
+LOOK_AGAIN_S = 0.25
+PROPAGATION_S = (0.010, 0.025)
+INTENT_S = (0.001, 0.008)
+
+
+@dataclass
+class Runner:
+    """One run: its controller, and what the server made of its requests."""
+
+    pace: Pace
+    starts_at: float = 0.0
+    ends_at: float = math.inf
+    admitted: list[float] = field(default_factory=list)
+    denied: list[float] = field(default_factory=list)
+    in_flight: int = 0
+    longest_stop: float = 0.0
+    owed: float = 1.0
+    free: bool = False
+    level_s: float = 0.0
+    level_at: float = 0.0
+    last_sent: float | None = None
+
+
+@dataclass
+class World:
+    """A server with its limiter, the runs that share it, and the foreign requests.
+
+    `headers` may hide or spoil what the server tells; `cached` is the share of answers that come
+    from a cache, without headers; `outages` are times in which the limiter lets all through.
+    """
+
+    limiter: Limiter
+    runners: list[Runner]
+    latency_s: float
+    seed: int = 0
+    cached: float = 0.0
+    silent: bool = False
+    foreign_per_s: Callable[[float], float] | None = None
+    changes: tuple[tuple[float, int], ...] = ()
+    outages: tuple[tuple[float, float], ...] = ()
+    denying: tuple[tuple[float, float], ...] = ()
+    acquainted: bool = False
+    most_in_flight: int = 1_000_000
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = count()
+        self.steps = 0
+
+    def run(self, until: float) -> None:
+        for runner in self.runners:
+            self._at(runner.starts_at, self._turn, runner)
+        for at, limit in self.changes:
+            self._at(at, self._change, limit)
+        if self.foreign_per_s is not None:
+            self._at(0.0, self._foreign)
+        if self.acquainted:
+            self._at(0.0, self._tell_each_other)
+        while self._events and self._events[0][0] <= until:
+            self.now, _, act, arguments = heapq.heappop(self._events)
+            self.steps += 1
+            act(*arguments)
+        self.now = until
+
+    def _at(self, when: float, act: Callable[..., None], *arguments: Any) -> None:
+        heapq.heappush(self._events, (when, next(self._order), act, arguments))
+
+    def _change(self, limit: int) -> None:
+        self.limiter.limit = limit
+
+    def _foreign(self) -> None:
+        assert self.foreign_per_s is not None
+        rate = self.foreign_per_s(self.now)
+        if rate > 0:
+            self.limiter.take(self.now)
+        self._at(self.now + self._random.expovariate(max(rate, 1.0)), self._foreign)
+
+    # -- throttle and executor ------------------------------------------------------------
+
+    def _turn(self, runner: Runner) -> None:
+        """What `PacedThrottle.slot` does until it would wait."""
+        while self.now < runner.ends_at:
+            wait = runner.pace.next_at(self.now) - self.now
+            if wait > 0:
+                self._at(self.now + min(wait, LOOK_AGAIN_S), self._turn, runner)
+                return
+            if runner.in_flight >= self.most_in_flight:
+                self._at(self.now + 0.01, self._turn, runner)
+                return
+            price_s = 0.0 if runner.free else runner.pace.price_s(self.now)
+            if runner.owed * price_s <= 1e-9:
+                runner.owed = 1.0
+                runner.in_flight += 1
+                runner.pace.granted(self.now)
+                runner.free = runner.pace.take_refund(self.now)
+                self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
+                continue
+            if price_s > 1:  # an hour has many bites: it pays as it goes
+                paid_s = min(runner.owed * price_s, LOOK_AGAIN_S)
+                runner.owed -= paid_s / price_s
+                self._at(self.now + paid_s, self._turn, runner)
+                return
+            pay_s = min(runner.owed * price_s, BITE_S)
+            runner.level_s = max(runner.level_s - (self.now - runner.level_at), 0.0)
+            runner.level_at = self.now
+            over_s = runner.level_s + pay_s - HELD_S
+            if over_s > 1e-9:
+                self._at(self.now + over_s, self._turn, runner)
+                return
+            runner.level_s += pay_s
+            runner.owed -= pay_s / price_s
+
+    def _send(self, runner: Runner) -> None:
+        runner.pace.sent(self.now)
+        if runner.last_sent is not None:
+            runner.longest_stop = max(runner.longest_stop, self.now - runner.last_sent)
+        runner.last_sent = self.now
+        arrives = self.now + self._random.uniform(*PROPAGATION_S)
+        self._at(arrives, self._arrive, runner, self.now)
+
+    # -- the server -----------------------------------------------------------------------
+
+    def _arrive(self, runner: Runner, sent_at: float) -> None:
+        back_s = self._random.uniform(*PROPAGATION_S)
+        out = any(start <= self.now < end for start, end in self.outages)
+        deny = any(start <= self.now < end for start, end in self.denying)
+        remaining = 0 if out else None if deny else self.limiter.take(self.now)
+        if remaining is None:
+            runner.denied.append(self.now)
+            self._at(self.now + back_s, self._denied, runner, sent_at)
+            return
+        runner.admitted.append(self.now)
+        headers: tuple[object, object] = (str(self.limiter.limit), str(remaining))
+        if out:
+            headers = ("0", "0")
+        latency_s = self.latency_s * self._random.uniform(0.5, 1.5)
+        if self.silent or self._random.random() < self.cached:
+            headers = (None, None)
+            latency_s = latency_s if self.silent else 0.005
+        self._at(self.now + latency_s + back_s, self._answered, runner, sent_at, headers)
+
+    def _denied(self, runner: Runner, sent_at: float) -> None:
+        runner.in_flight -= 1
+        runner.pace.denied(sent_at, self.now)
+
+    def _answered(self, runner: Runner, sent_at: float, headers: tuple[object, object]) -> None:
+        runner.in_flight -= 1
+        if headers == (None, None):
+            runner.pace.cached(sent_at, self.now)
+        else:
+            runner.pace.answered(sent_at, headers[0], headers[1], self.now)
+
+    def _tell_each_other(self) -> None:
+        there = [runner for runner in self.runners if runner.starts_at <= self.now < runner.ends_at]
+        paces = {id(runner): runner.pace.own_pace(self.now) for runner in there}
+        for runner in there:
+            others = [pace for other, pace in paces.items() if other != id(runner)]
+            runner.pace.share_with([pace for pace in others if math.isfinite(pace)], self.now)
+        self._at(self.now + TELL_S, self._tell_each_other)
+
+
+def between(times: list[float], start: float, end: float) -> int:
+    """How many of sorted `times` lie in [start, end)."""
+    return bisect_left(times, end) - bisect_left(times, start)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`used` of what the oracle gets, and `denied` of what was sent, from `start` to `end`."""
+
+    used: float
+    denied: float
+    ramp_s: float
+    longest_stop_s: float
+
+
+def measure(runners: list[Runner], per_s: float, start: float, end: float) -> Measured:
+    """What `runners` together got of `per_s` requests per second."""
+    admitted = sum(between(runner.admitted, start, end) for runner in runners)
+    denied = sum(between(runner.denied, start, end) for runner in runners)
+    return Measured(
+        used=admitted / (per_s * (end - start)),
+        denied=denied / max(admitted + denied, 1),
+        ramp_s=ramp_s(sorted(at for runner in runners for at in runner.admitted), per_s),
+        longest_stop_s=max(runner.longest_stop for runner in runners),
+    )
+
+
+def ramp_s(admitted: list[float], per_s: float) -> float:
+    """When a second begins in which 90 % of `per_s` gets through, to half a second."""
+    for half in range(2 * 120):
+        if between(admitted, half / 2, half / 2 + 1) >= 0.9 * per_s:
+            return half / 2
+    return math.inf
+
+
+def greedy(limiter: Limiter, start: float, end: float, step_s: float = 0.002) -> int:
+    """The oracle: requests that one who asks every instant gets through in [start, end)."""
+    admitted = 0
+    for step in range(round(end / step_s)):
+        now = step * step_s
+        while limiter.take(now) is not None:
+            admitted += now >= start
+    return admitted

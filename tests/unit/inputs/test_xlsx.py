@@ -1,0 +1,444 @@
+"""Workbooks: what stands in a cell as text, or a refusal that names the cell."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import openpyxl
+import pytest
+from python_calamine import CalamineWorkbook
+
+from pipeline.core.errors import Refused
+from pipeline.inputs.formats import open_table
+from pipeline.inputs.snapshot import Snapshot
+from pipeline.inputs.stored import stored_cells
+from tests.support.workbooks import (
+    cell,
+    parts_of,
+    rows,
+    shared,
+    styles,
+    table,
+    worksheet,
+    write_workbook,
+)
+from tests.unit.inputs.test_inputs import read, snap, spec_for
+
+
+def one_column(tmp_path: Path, *cells: str, **more) -> Path:
+    """A workbook with the header `story` in A1 and `cells` from A2 on."""
+    data = rows([cell("A1", "story")], *([text] for text in cells))
+    return write_workbook(tmp_path / "sheet.xlsx", worksheet(data), **more)
+
+
+def inline(content: str) -> str:
+    return cell("A2", kind="inlineStr", raw=f"<is>{content}</is>")
+
+
+def texts(path: Path, **fields: object) -> list[str]:
+    return [row[0] for row in read(path, **fields)[1]]
+
+
+def refusal(path: Path, **fields: object) -> str:
+    """What the user is told, when the whole sheet is read as a run reads it."""
+    with pytest.raises(Refused) as caught:
+        snap(path, **fields)
+    message = str(caught.value)
+    assert message.startswith(str(path)) or message.startswith(str(path.with_name("job.yaml")))
+    assert message.endswith("Nothing was sent.")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("15", "15"),
+        ("15.0", "15"),
+        ("0.1", "0.1"),
+        ("1.1000000000000001", "1.1"),
+        ("-0", "0"),
+        ("-7", "-7"),
+        ("1E+16", "10000000000000000"),
+        ("1.23456789012345E+18", "1234567890123450000"),
+        ("1234567890123456789", "1234567890123456789"),
+        ("1.5E-7", "0.00000015"),
+        ("1E+300", "1e+300"),
+        ("007", "7"),
+    ],
+)
+def test_numbers_have_the_fewest_digits_that_mean_them(tmp_path, value, expected):
+    """No `.0`, no exponents of everyday sizes, no digit lost of a long number."""
+    assert texts(one_column(tmp_path, cell("A2", value, "n"))) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("number_format", "value", "expected"),
+    [
+        (0, "45293", "45293"),
+        (9, "0.15", "0.15"),
+        ('#,##0.00\\ "days"', "12.5", "12.5"),
+        ('[Red]0.0" m"', "3", "3"),
+        ("00000", "123", "00123"),
+        ("00000", "1234567", "1234567"),
+        ("00000", "-5", "-5"),
+        (14, "45293", "2024-01-02"),
+        (14, "45293.5", "2024-01-02T12:00:00"),
+        (22, "45293.520983796295", "2024-01-02T12:30:13"),
+        ("yyyy\\-mm\\-dd", "45293", "2024-01-02"),
+        ("[$-409]mmm yy;@", "45293", "2024-01-02"),
+        ('yyyy"年"m"月"d"日"', "45293", "2024-01-02"),
+        (31, "45293", "2024-01-02"),
+        (20, "0.35416666666666669", "08:30:00"),
+        ("h:mm:ss.000", "0.0000115856", "00:00:01.001"),
+        (46, "1.0625", "25:30:00"),
+        ("[mm]:ss", "0.000011574074074074073", "0:00:01"),
+        (14, "1", "1900-01-01"),
+        (14, "60", "1900-02-29"),
+        (14, "61", "1900-03-01"),
+        (14, "2958465", "9999-12-31"),
+    ],
+)
+def test_dates_are_iso_and_number_formats_change_nothing_but_leading_zeros(
+    tmp_path, number_format, value, expected
+):
+    """A date alone has no time, a time alone has no day; zip codes keep their zeros."""
+    parts = {"xl/styles.xml": styles(0, number_format)}
+    path = one_column(tmp_path, cell("A2", value, "n", style=1), parts=parts)
+    assert texts(path) == [expected]
+
+
+def test_dates_that_count_from_1904_are_the_same_days(tmp_path):
+    """Excel on old Macs."""
+    parts = {"xl/styles.xml": styles(14)}
+    path = one_column(
+        tmp_path,
+        cell("A2", "43831", "n", style=0),
+        cell("A3", "0", "n", style=0),
+        parts=parts,
+        settings='<workbookPr date1904="1"/>',
+    )
+    assert texts(path) == ["2024-01-02", "1904-01-01"]
+
+
+@pytest.mark.parametrize("value", ["-1", "2958466", "1E+12"])
+def test_a_date_that_excel_shows_as_hashes_is_refused_by_its_cell(tmp_path, value):
+    """There is no such day."""
+    parts = {"xl/styles.xml": styles(14)}
+    message = refusal(one_column(tmp_path, cell("A2", value, "n", style=0), parts=parts))
+    assert "Sheet1!A2" in message
+    assert "########" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (cell("A2", "00123"), "00123"),
+        (cell("A2", "  two spaces "), "  two spaces "),
+        (cell("A2", "a\nb"), "a\nb"),
+        (cell("A2", "a_x000D_\nb"), "a\r\nb"),
+        (cell("A2", "_x005F_x000D_"), "_x000D_"),
+        (cell("A2", "_xD83D__xDE00_"), "😀"),
+        (cell("A2", "_x41_ _xZZZZ_"), "_x41_ _xZZZZ_"),
+        (cell("A2", "=1+1"), "=1+1"),
+        (cell("A2", "x" * 40_000), "x" * 40_000),
+        (cell("A2", "1", "b"), "TRUE"),
+        (cell("A2", "0", "b"), "FALSE"),
+        (cell("A2", "2024-01-02T00:00:00", "d"), "2024-01-02"),
+        (cell("A2", "2024-01-02T03:04:05Z", "d"), "2024-01-02T03:04:05Z"),
+        (cell("A2", "5", "n", formula="2+3"), "5"),
+        (cell("A2", "text", "str", formula='"te"&"xt"'), "text"),
+        (
+            cell(
+                "A2",
+                kind="inlineStr",
+                raw="<is><r><rPr><b/></rPr><t>ri</t></r><r><t>ch</t></r></is>",
+            ),
+            "rich",
+        ),
+        (
+            cell(
+                "A2",
+                kind="inlineStr",
+                raw='<is><t>東京</t><rPh sb="0" eb="2"><t>トウキョウ</t></rPh></is>',
+            ),
+            "東京",
+        ),
+        (cell("A2", kind="inlineStr", raw="<is><t><![CDATA[<b>&]]></t></is>"), "<b>&"),
+    ],
+)
+def test_texts_booleans_and_calculated_formulas_are_read_as_they_stand(tmp_path, content, expected):
+    """Spaces, line ends, escapes, rich text without the readings beside it."""
+    assert texts(one_column(tmp_path, content)) == [expected]
+
+
+def test_shared_texts_are_the_same_wherever_they_stand(tmp_path):
+    """In any order, many times, rich or plain, and over what is kept in memory."""
+    long = [f"{n} " + "x" * 2000 for n in range(5000)]
+    order = [*range(4999, -1, -1), *range(0, 5000, 7)]
+    cells = [cell(f"A{r}", n + 1, "s") for r, n in enumerate(order, 2)]
+    data = rows([cell("A1", 0, "s")], *([text] for text in cells))
+    path = write_workbook(
+        tmp_path / "sheet.xlsx",
+        worksheet(data),
+        parts={"xl/sharedStrings.xml": shared(["story", *long])},
+    )
+    assert texts(path) == [long[n] for n in order]
+
+
+def test_a_table_may_begin_anywhere_and_places_are_excels_own(tmp_path):
+    """The header is the first row that holds anything."""
+    data = rows([cell("C5", "sku"), cell("D5", "story")], [cell("C6", "a")], first=5)
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, before='<dimension ref="A1"/>'))
+    assert read(path) == (("sku", "story"), [("a", "")])
+    assert "1 mapped cell is empty: Sheet1!D6." in refusal(path)
+
+
+def test_the_header_may_be_a_row_below_titles(tmp_path):
+    """`header_row:` names it; what stands above is not read."""
+    path = write_workbook(
+        tmp_path / "sheet.xlsx",
+        worksheet(table([["Products 2024"], [], ["sku", "story"], ["a", "b"]])),
+    )
+    assert "Sheet1!B3" in refusal(path)
+    assert "header_row:" in refusal(path)
+    assert read(path, header_row=3) == (("sku", "story"), [("a", "b")])
+    assert "row 2 is empty" in refusal(path, header_row=2)
+    assert "row 9 is empty" in refusal(path, header_row=9)
+
+
+def test_blank_rows_between_are_rows_and_those_at_the_end_are_none(tmp_path):
+    """As in every other kind of sheet, whatever size the sheet declares."""
+    data = (
+        table([["story"], ["a"], [], [None], ["b"]])
+        + '<row r="900000"/><row><c r="A900001"/></row>'
+    )
+    path = write_workbook(
+        tmp_path / "sheet.xlsx",
+        worksheet(data, before='<dimension ref="A1:XFD1048576"/>'),
+    )
+    assert texts(path) == ["a", "", "", "b"]
+
+
+def test_rows_and_cells_without_an_address_follow_the_one_before(tmp_path):
+    """Some programs leave the addresses out."""
+    inline = '<c t="inlineStr"><is><t>{}</t></is></c>'
+    data = "".join(f"<row>{inline.format(a)}{inline.format(b)}</row>" for a, b in ["ab", "cd"])
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data))
+    assert read(path) == (("a", "b"), [("c", "d")])
+
+
+def test_hidden_rows_and_columns_are_rows_and_columns(tmp_path):
+    """A filter in Excel changes nothing of what is sent."""
+    data = rows([cell("A1", "story")]) + f'<row r="2" hidden="1">{cell("A2", "unseen")}</row>'
+    hidden = '<cols><col min="1" max="1" hidden="1"/></cols>'
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, before=hidden))
+    assert texts(path) == ["unseen"]
+
+
+def test_prefixed_and_strict_workbooks_are_read(tmp_path):
+    """.NET writes `x:row`; Excel's Strict Open XML has other namespaces."""
+    parts = parts_of({"Sheet1": worksheet(table([["story"], ["a"]]))})
+    name = "xl/worksheets/sheet1.xml"
+    for tag in ("worksheet", "sheetData", "row", "c", "is", "t"):
+        parts[name] = parts[name].replace(f"<{tag}", f"<x:{tag}").replace(f"</{tag}", f"</x:{tag}")
+    parts[name] = parts[name].replace("xmlns=", "xmlns:x=")
+    assert texts(write_workbook(tmp_path / "net.xlsx", "", parts=parts)) == ["a"]
+    strict = {
+        key: text.replace("schemas.openxmlformats.org/spreadsheetml/2006", "purl.oclc.org/ooxml")
+        for key, text in parts.items()
+    }
+    assert texts(write_workbook(tmp_path / "strict.xlsm", "", parts=strict)) == ["a"]
+
+
+# -- which sheet --------------------------------------------------------------------------
+
+
+def test_the_sheet_is_named_or_the_only_one_that_is_shown(tmp_path):
+    """Among several none is picked; a hidden one may be named."""
+    sheets = {name: worksheet(table([["story"], [name]])) for name in ("Stories", "Notes", "Lists")}
+    path = write_workbook(tmp_path / "sheet.xlsx", sheets)
+    assert "It has: Stories, Notes, Lists" in refusal(path)
+    assert texts(path, sheet="Notes") == ["Notes"]
+    wrong = refusal(path, sheet="Storys")
+    assert 'no sheet "Storys"' in wrong
+    assert 'Did you mean "Stories"?' in wrong
+    states = {"Notes": "hidden", "Lists": "veryHidden"}
+    path = write_workbook(tmp_path / "hidden.xlsx", sheets, states=states)
+    assert texts(path) == ["Stories"]
+    assert texts(path, sheet="Lists") == ["Lists"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "fields", "words"),
+    [
+        (".csv", {"sheet": "Sheet1"}, ["`sheet:`", ".xlsx and .xlsm"]),
+        (".parquet", {"header_row": 2}, ["`header_row:`"]),
+        (".xlsx", {"encoding": "cp1252"}, ["`encoding:`", ".csv and .tsv"]),
+        (".xls", {}, ["Save the workbook as .xlsx"]),
+        (".ods", {}, ["Save the workbook as .xlsx"]),
+        (".json", {}, ["is a .jsonl"]),
+    ],
+)
+def test_a_setting_or_a_file_of_another_kind_is_refused(tmp_path, ending, fields, words):
+    """A line of the spec that does nothing would be taken for one that does."""
+    path = tmp_path / f"sheet{ending}"
+    path.write_text("story\nx\n")
+    for word in words:
+        assert word in refusal(path, **fields)
+
+
+# -- cells that hold no value -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (cell("B2", formula="1+1"), ""),
+        (cell("B2", raw="<f>1+1</f><v></v>"), ""),
+        (cell("B2", raw='<f t="shared" si="0"/><v/>'), ""),
+        (cell("B2", kind="str", formula="A2"), ""),
+        (cell("B2", "0", formula="1+1"), '<calcPr calcId="124519" fullCalcOnLoad="1"/>'),
+    ],
+)
+@pytest.mark.parametrize("column", ["sku", "story"])
+def test_a_formula_that_nobody_calculated_is_refused_in_every_column(
+    tmp_path, content, settings, column
+):
+    """Also where a program put 0 into every formula and asks Excel to calculate them."""
+    data = rows([cell("A1", "sku"), cell("B1", "story")], [cell("A2", "a"), content])
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data), settings=settings)
+    message = refusal(path, variables=((column, column),))
+    assert "Sheet1!B2: a formula" in message
+    assert "in Excel or LibreOffice and save it" in message
+    assert ("fullCalcOnLoad" in message) == ("fullCalcOnLoad" in settings)
+
+
+def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path):
+    """`=IF(A2="","",…)` in rows that are not filled yet: they are no rows."""
+    empty = '<f>IF(A2="","",1)</f><v></v>'
+    path = one_column(tmp_path, cell("A2", "x"), cell("A3", kind="str", raw=empty))
+    assert texts(path) == ["x"]
+
+
+@pytest.mark.parametrize("formula", [{}, {"formula": "1/0"}])
+def test_an_error_is_refused_where_it_would_be_sent_and_is_text_elsewhere(tmp_path, formula):
+    """A failed look-up beside the column that is sent harms nobody."""
+    data = rows(
+        [cell("A1", "sku"), cell("B1", "story")],
+        [cell("A2", "#N/A", "e", **formula), cell("B2", "x")],
+    )
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data))
+    assert "Sheet1!A2: #N/A would be sent as text" in refusal(path)
+    assert "Sheet1!A2" in refusal(path, variables=(("story", "story"),), id="sku")
+    snapshot: Snapshot = snap(path, variables=(("story", "story"),))[0]
+    assert list(stored_cells(snapshot.path)) == [(1, ("#N/A", "x"))]
+
+
+@pytest.mark.parametrize(
+    ("ref", "mapped", "refused"),
+    [
+        ("B2:B3", "story", True),
+        ("A2:B2", "story", True),
+        ("A2:B2", "sku", False),
+        ("A2:A3", "story", False),
+        ("A1:A3", "sku", True),
+        ("B4:B9", "story", False),
+        ("B1:B1", "story", False),
+    ],
+)
+def test_merged_cells_are_refused_where_a_cell_that_is_sent_lost_its_value(
+    tmp_path, ref, mapped, refused
+):
+    """Only the first cell of them holds it."""
+    data = table([["sku", "story"], ["a", "b"], ["c", "d"]])
+    merged = f'<mergeCells count="1"><mergeCell ref="{ref}"/></mergeCells>'
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, merged))
+    fields = {"variables": ((mapped, mapped),)}
+    if refused:
+        assert f"Sheet1!{ref}: merged cells" in refusal(path, **fields)
+    else:
+        assert snap(path, **fields)[0].rows == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (table([["sku", None, "story"], ["a", "b", "c"]]), ["Sheet1!B1 has no name"]),
+        (table([["sku", "a", "sku"], ["a", "b", "c"]]), ['"sku" twice', "Sheet1!A1 and Sheet1!C1"]),
+        (table([["sku"], ["a", "b"]]), ["Sheet1!B2", "no name in Sheet1!B1"]),
+        (rows([cell("B2", "sku")], [cell("A3", "x")], first=2), ["Sheet1!A3", "Sheet1!A2"]),
+        (rows([cell("A1", "#REF!", "e")], [cell("A2", "x")]), ["Sheet1!A1: the header"]),
+        (rows([cell("A1", formula="B1")], [cell("A2", "x")]), ["Sheet1!A1: the header"]),
+        (table([["story"]]), ["no rows"]),
+        ("", ["the sheet is empty"]),
+        (table([["story"], ["_xD800_"]]), ["Sheet1!A2: half a character"]),
+        (table([["sku", "story"], ["_xD800_", "x"]]), ["Sheet1!A2: half a character"]),
+    ],
+)
+def test_a_header_or_a_cell_that_cannot_be_used_is_refused_by_cell(tmp_path, data, words):
+    """Blank and repeated names, values beside the table, halves of characters."""
+    message = refusal(write_workbook(tmp_path / "sheet.xlsx", worksheet(data)))
+    for word in words:
+        assert word in message, message
+
+
+def test_repeated_and_blank_ids_are_named_by_their_rows_in_the_sheet(tmp_path):
+    """Rows as Excel counts them."""
+    path = write_workbook(
+        tmp_path / "sheet.xlsx", worksheet(table([[], ["sku", "x"], ["a", "b"], ["a", "c"]]))
+    )
+    assert "Sheet1!A4" in refusal(path, id="sku")
+
+
+# -- beside other readers -----------------------------------------------------------------
+
+
+def test_what_openpyxl_and_calamine_read_is_what_is_read(tmp_path):
+    """A workbook that a library wrote, seen by two others."""
+    book = openpyxl.Workbook()
+    page = book.active
+    assert page is not None
+    day, moment, clock = datetime.date, datetime.datetime, datetime.time
+    lines = [
+        ["text", "number", "day", "moment", "flag", "clock"],
+        ["é <&> \"'", 15, day(2024, 1, 2), moment(2024, 1, 2, 3, 4, 5), True, clock(8, 30)],
+        ["=not", 0.1, day(1999, 12, 31), moment(1970, 1, 1, 12), False, clock(23, 59, 59)],
+    ]
+    for line in lines:
+        page.append(line)
+    page["A3"].data_type = "s"
+    path = tmp_path / "sheet.xlsx"
+    book.save(path)
+    columns, found = read(path)
+    assert list(columns) == lines[0]
+
+    def text(value: object) -> str:
+        if isinstance(value, bool):
+            return str(value).upper()
+        if isinstance(value, datetime.date | datetime.time):
+            return value.isoformat()
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+    assert found == [tuple(map(text, line)) for line in lines[1:]]
+    other = CalamineWorkbook.from_path(path).get_sheet_by_index(0).to_python()
+    assert found == [tuple(map(text, line)) for line in other[1:]]
+
+
+def test_a_workbook_that_is_saved_between_its_header_and_its_rows_is_refused(tmp_path):
+    """What is sent would be another sheet than the one that was looked at."""
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table([["sku", "story"], ["a", "b"]])))
+    opened = open_table(spec_for(path))
+    write_workbook(path, worksheet(table([["story", "sku"], ["b", "a"]])))
+    with pytest.raises(Refused, match="saved while it was read"):
+        list(opened.batches())
+
+
+def test_a_workbook_as_wide_as_excel_allows_is_read(tmp_path):
+    """16,384 columns; an address has up to three letters."""
+    lines = [[f"c{n}" for n in range(16_384)], [str(n) for n in range(16_384)]]
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table(lines)))
+    found, [row] = read(path)
+    assert list(found) == lines[0]
+    assert list(row) == lines[1]

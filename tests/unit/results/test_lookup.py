@@ -1,0 +1,68 @@
+"""Answers in the order of the sheet, whatever order they came in and however few fit in memory."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pipeline.job.run_folder import RunFolder
+from pipeline.ledger import reader
+from pipeline.results.lookup import find_answers
+from tests.conftest import Job
+from tests.support.servers import Server
+
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> RunFolder:
+    """Two runs, and a sheet that was shuffled, cut and extended between them."""
+    place = tmp_path_factory.mktemp("results")
+    job = Job(place, place / "job.yaml", place / "sheet.csv", "")
+    rows = [[f"story {n}"] for n in range(ROWS)]
+    with Server() as server:
+        job.base_url = server.url
+        job.write_spec()
+        job.write_sheet(["story"], rows)
+        job.run("--limit", "150")
+        random.Random(7).shuffle(rows)
+        job.write_sheet(["story"], [*rows[: ROWS - 20], ["new"]])
+        job.run("--limit", str(ROWS - 20))
+        assert ROWS - 20 < server.received.total() < ROWS
+    return RunFolder(job.output)
+
+
+def stories(folder: RunFolder) -> dict[int, str]:
+    """What each row of the sheet says, read without our own code."""
+    with (folder.path.parent.parent / "sheet.csv").open() as file:
+        return dict(enumerate(file.read().splitlines()[1:], start=1))
+
+
+@pytest.mark.parametrize("stretch_bytes", [50, 200, 1000, 10_000_000])
+def test_every_row_has_its_own_answer_in_the_order_of_the_sheet(folder, tmp_path, stretch_bytes):
+    """With hardly an answer in memory at once as with all of them; none twice, none left out."""
+    wanted = stories(folder)
+    seen: list[int] = []
+    covered = 0
+    with reader.reading(folder.ledger) as read:
+        answers = find_answers(folder, read, len(wanted), stretch_bytes=stretch_bytes)
+        for stretch in answers.stretches(tmp_path):
+            assert stretch.first == covered + 1
+            covered = stretch.last
+            results = stretch.answers["result"].to_pylist()
+            assert sum(map(len, results)) <= stretch_bytes + max(map(len, results), default=0)
+            for row, result in zip(stretch.rows.tolist(), results, strict=True):
+                assert stretch.first <= row <= stretch.last
+                assert wanted[row] in result
+                seen.append(row)
+    assert covered == len(wanted) == ROWS - 19
+    assert seen == [row for row, story in wanted.items() if story != "new"]
+
+
+def test_no_file_is_left_behind(folder, tmp_path):
+    """The temporary file has no name, also while it is used."""
+    with reader.reading(folder.ledger) as read:
+        for _ in find_answers(folder, read, ROWS - 19).stretches(tmp_path):
+            assert not list(Path(tmp_path).iterdir())
