@@ -89,7 +89,7 @@ class JobSpec:
     workers: int | None = None
     notify: Notify | None = None
     text_rules: int = TEXT_RULES
-    """By which rules a cell becomes text. No key of the file: the run folder decides (`pins`)."""
+    """By which rules a cell becomes text. No key of the file: the run folder decides."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """Where in the file a key stands (`id`, `variables.story`), for messages."""
 

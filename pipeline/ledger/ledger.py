@@ -92,7 +92,7 @@ class SqliteLedger:
         return self._commits.call(operation)
 
     def read(self, operation: Callable[[sqlite3.Connection], T], /) -> T:
-        """Runs an operation of `records` or `placing` on the writer's thread.
+        """Runs an operation of `queries` or `matching` on the writer's thread.
 
         Raises:
             StorageFailed: when what it read is damaged. Writing goes on: what is in flight then
@@ -183,7 +183,7 @@ class SqliteLedger:
     ) -> None:
         """Every later attempt belongs to this run, and counts are about its sheet.
 
-        The sheet must have been looked up by `placing`; it has `rows` rows, `skipped` of which
+        The sheet must have been looked up by `matching`; it has `rows` rows, `skipped` of which
         are never sent and have no answer. `pins` is the JSON of the run's pins. `accepted` are rows
         paid under other pins that the user allows to be paid for again, `again` are ok rows that
         get another version (see `mark_again`), `token` is a plan that is not carried out twice.

@@ -374,7 +374,7 @@ def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
-    """Where the answers of the sheet's rows are. Believes the ledger: see `paid.check_ledger`.
+    """Where the answers of the sheet's rows are. Believes the ledger: see `integrity.check_ledger`.
 
     Raises:
         StorageFailed: when the attempt that was answered is not there.

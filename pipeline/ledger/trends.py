@@ -2,7 +2,7 @@
 
 Everything is counted in SQL, so that a million attempts take as much memory as a thousand. A count
 cannot be held against checksums afterwards: whoever shows it has the ledger looked through before
-(`paid.check_ledger`).
+(`integrity.check_ledger`).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class History:
 def count_history(db: sqlite3.Connection, in_use: bool = False) -> History:
     """Counts what the ledger holds. About two microseconds for each attempt. `in_use`: a run is at
     work, and what it has on the way is not counted yet. Believes the ledger: see
-    `paid.check_ledger`."""
+    `integrity.check_ledger`."""
     runs = run_facts(db)
     spans = _spans(runs)
     _mark_spans(db, spans)

@@ -73,8 +73,8 @@ def find_mass_change(
 ) -> MassChange | None:
     """Whether most of the finished rows of the sheet `last` have another text now.
 
-    The sheet must have been looked up by `placing`. A sheet of other rows is no changed sheet: rows
-    without ids have to share half of their words, at the same place.
+    The sheet must have been looked up by `matching`. A sheet of other rows is no changed sheet:
+    rows without ids have to share half of their words, at the same place.
     """
     if last is None or int(plan.sent_unpaid.sum()) < MASS_ROWS:
         return None

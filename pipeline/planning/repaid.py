@@ -55,7 +55,7 @@ def find_repaid(
     """Looks the rows that `plan` sends, and that were not paid under the present pins, up under all
     other pins of the folder.
 
-    The sheet must have been looked up by `placing`. What the user accepted under the present pins
+    The sheet must have been looked up by `matching`. What the user accepted under the present pins
     before is left out.
     """
     rows = int(plan.sent_unpaid.sum())

@@ -65,7 +65,7 @@ class Draft:
     ) -> None:
         """The rows as the ledger is now, beside the cells of `snapshot`; without one there will be
         no file. `seen` is told of each row, in the order of the sheet. For `verified_elsewhere` see
-        `records.unfinished`, for `in_use` see `standing.shown_row`.
+        `queries.unfinished`, for `in_use` see `shown.shown_row`.
 
         Raises:
             StorageFailed: when the ledger or the snapshot is damaged, or the disk refuses.

@@ -71,7 +71,7 @@ def prepare(
 ) -> Prepared:
     """Reads the sheet into a snapshot at `path` and compares it with what is held.
 
-    Believes the ledger: who uses the plan has it looked through by `paid.check_ledger`.
+    Believes the ledger: who uses the plan has it looked through by `integrity.check_ledger`.
 
     Raises:
         Refused: for a sheet that cannot be sent as it is, for rows that it does not have, and for

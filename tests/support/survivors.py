@@ -27,8 +27,8 @@ def change_of(mutant: str, source: Path) -> tuple[str, str]:
 
 
 def main() -> None:
-    for kept in sorted(Path("mutants/pipeline").glob("*.py.meta")):
-        source = Path("pipeline") / kept.name.removesuffix(".meta")
+    for kept in sorted(Path("mutants/pipeline").rglob("*.py.meta")):
+        source = kept.relative_to("mutants").with_suffix("")
         codes = json.loads(kept.read_text())["exit_code_by_key"]
         shown = cased = unchecked = 0
         for mutant, code in codes.items():
