@@ -18,11 +18,8 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.version import VERSION
-
-__version__ = VERSION
-
 _HOME = {
+    "__version__": "pipeline.core.version",
     "run_job": "pipeline.run.run",
     "run_job_async": "pipeline.run.run",
     "events_of": "pipeline.run.stream",
@@ -97,6 +94,7 @@ if TYPE_CHECKING:
         Waiting,
     )
     from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
+    from pipeline.core.version import __version__ as __version__
     from pipeline.export import Export, export_citations, export_job
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec

@@ -1,3 +1,3 @@
 """The release. setuptools reads it from here, too."""
 
-VERSION = "0.2.0"
+__version__ = "0.2.0"

@@ -23,7 +23,7 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Summary
-from pipeline.core.version import VERSION
+from pipeline.core.version import __version__
 from pipeline.inputs.table import Batch
 from pipeline.job.access import Access, find_access
 from pipeline.job.job import Job, find_job, job_of
@@ -357,7 +357,7 @@ class _Run:
             "workflow": spec.workflow,
             "host": host,
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
-            "version": VERSION,
+            "version": __version__,
             "sending": list(self.job.sending),
             "limit": self.job.limit,
             "options": _resolved(spec),

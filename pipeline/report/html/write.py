@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
-from pipeline.core.version import VERSION
+from pipeline.core.version import __version__
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.schema import altered
@@ -59,7 +59,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             sent=read(queries.bodies_sent(row for g in report.groups for row in g.first_rows)),
             pictures=pictures(history, limits, report.groups, samples),
             written_at=(clock or SystemClock()).wall(),
-            version=VERSION,
+            version=__version__,
         )
     write_durably(folder.report, page(facts).encode())
     return folder.report

@@ -27,7 +27,7 @@ from nacl.public import PublicKey, SealedBox
 from pipeline.core.errors import EngineAway
 from pipeline.core.events import Event, Notice
 from pipeline.core.model import Engine, Failure, Reply
-from pipeline.core.version import VERSION
+from pipeline.core.version import __version__
 from pipeline.core.wording import counted
 from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.body_budget import BodyBudget
@@ -117,10 +117,10 @@ class Sender:
         """Tells the actor all that it needs for sending."""
         hello = await self.actor.hello.remote()
         self.name = f"worker {hello.pid}"
-        if hello.version != VERSION:
+        if hello.version != __version__:
             raise EngineAway(
                 f"The Ray cluster has pipeline {hello.version} installed, and this is "
-                f"{VERSION}: install the same on all machines. Nothing was sent."
+                f"{__version__}: install the same on all machines. Nothing was sent."
             )
         for _ in range(_CLOCKS_AT_FIRST):
             await self.look_at_clock()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from nacl.public import PrivateKey, SealedBox
 
 from pipeline.core.model import Failure, Reply
-from pipeline.core.version import VERSION
+from pipeline.core.version import __version__
 from pipeline.job.access import Access
 from pipeline.sending.engines.base import Target, send_at
 from pipeline.sending.engines.client import Client
@@ -72,7 +72,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def hello(self) -> Hello:
-        return Hello(VERSION, os.getpid(), bytes(self._private_key.public_key))
+        return Hello(__version__, os.getpid(), bytes(self._private_key.public_key))
 
     async def clock(self) -> float:
         """This machine's monotonic clock, in seconds."""

@@ -14,7 +14,7 @@ pytest.importorskip("nacl", reason="the extra ray is not installed")
 from nacl.public import PublicKey, SealedBox
 
 from pipeline.core.model import Failure
-from pipeline.core.version import VERSION
+from pipeline.core.version import __version__
 from pipeline.job.access import Access
 from pipeline.sending.engines.worker import BatchedRequest, Landed, Worker
 from tests.support.servers import Server, ok
@@ -65,7 +65,7 @@ def test_a_worker_says_who_it_is():
     async def go() -> None:
         worker = Worker()
         hello = await worker.hello()
-        assert hello.version == VERSION
+        assert hello.version == __version__
         assert hello.pid == os.getpid()
         assert len(hello.public_key) == 32
         before = time.monotonic()
