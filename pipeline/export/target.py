@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
+import os
 import sys
-import warnings
-import zipfile
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import NothingWritten
+from pipeline.core.errors import NothingWritten, Refused
+from pipeline.inputs.xlsx.cells import sheet_rows
+from pipeline.inputs.xlsx.workbook import open_workbook
 from pipeline.job.job import Job
 from pipeline.results.answered_sheet import ADDED
+from pipeline.system.opening import as_object, open_file
 
 _HEADER_WITHIN_ROWS = 50
+# No header that the runner writes is longer. The first line of a .jsonl has an answer in it.
+_HEADER_BYTES = 4 << 20
+_LINE_BYTES = 16 << 20
 CITATION_COLUMNS = ("row", "position", "url", "title", "domain")
 
 
@@ -47,10 +53,11 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
 
 
 def _is_export(path: Path) -> bool:
-    """Whether a file has the columns that an export adds."""
+    """Whether a file has the columns that an export adds. Anything odd in it means that it is none:
+    somebody else may have put it there."""
     try:
         names = _COLUMNS_OF[path.suffix.lower()](path)
-    except (OSError, ValueError, KeyError, csv.Error, pa.ArrowException, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, RecursionError, csv.Error, pa.ArrowException, Refused):
         return False
     # Where the sheet had such a column itself, the added one has one more _ in front.
     plain = {name.lstrip("_") for name in names}
@@ -59,41 +66,36 @@ def _is_export(path: Path) -> bool:
 
 def _csv_columns(path: Path) -> list[str]:
     csv.field_size_limit(sys.maxsize)
-    headers = []
-    for delimiter in (",", ";", "\t"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            headers.append(next(csv.reader(file, delimiter=delimiter), []))
+    with open_file(path, follow=True) as file:
+        text = file.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
+    headers = (next(csv.reader(io.StringIO(text, newline=""), delimiter=one), []) for one in ",;\t")
     return max(headers, key=len)
 
 
 def _jsonl_columns(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as file:
-        return list(json.loads(file.readline()))
+    with open_file(path, follow=True) as file:
+        line = file.readline(_LINE_BYTES)
+    return list(as_object(line))
 
 
 def _parquet_columns(path: Path) -> list[str]:
+    with open_file(path, follow=True) as file:
+        file.seek(-8, os.SEEK_END)
+        if int.from_bytes(file.read(4), "little") > _HEADER_BYTES:
+            return []
     return list(pq.read_schema(path).names)
 
 
 def _xlsx_columns(path: Path) -> list[str]:
     """Of the first row of any sheet that looks like a header of an export."""
-    from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            book = load_workbook(path, read_only=True)
-        except (InvalidFileException, TypeError) as error:
-            raise ValueError(str(error)) from None
-        try:
-            for page in book.worksheets:
-                for row in page.iter_rows(max_row=_HEADER_WITHIN_ROWS, values_only=True):
-                    names = [str(value) for value in row]
+    with open_workbook(path) as workbook:
+        for entry in workbook.sheets:
+            with workbook.open_sheet(entry) as source, workbook.shared_texts() as texts:
+                rows = sheet_rows(source, workbook, texts, lambda _: None)
+                for row in takewhile(lambda row: row.number <= _HEADER_WITHIN_ROWS, rows):
+                    names = [text for _, text in row.cells]
                     if {"_error_code", "domain"}.intersection(names):
                         return names
-        finally:
-            book.close()
     return []
 
 

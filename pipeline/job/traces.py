@@ -6,13 +6,14 @@ one of them had a ledger that knew of a run, whatever killed that run and whenev
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.job.run_note import RUN_NOTE, read_note
-from pipeline.system.opening import last_lines
+from pipeline.system.opening import last_lines, open_file
 
 LEDGER = "ledger.sqlite"
 # In the order in which a message should name them. Not the lock, the empty part, the sheet's new
@@ -31,11 +32,18 @@ _LOG = "log.jsonl"
 _LOG_BYTES = 256 << 20
 _RUN_IN_LOG = b'"event": "run_started"'
 
+_WRITTEN = r"(input\.parquet|run\.json|summary\.json|failures\.csv|report\.html)"
 _OURS = re.compile(
-    r"\.?(lock|reserve|log\.jsonl|input\.parquet|run\.json|summary\.json|failures\.csv|report\.html"
-    r"|(ledger|sandbox-book)\.sqlite)"
-    r"(\.new|(\.[0-9a-f]{8})?\.draft|-wal|-shm|-journal)?"
+    rf"lock|\.reserve|log\.jsonl|{_WRITTEN}|\.{_WRITTEN}(\.new|(\.[0-9a-f]{{8}})?\.draft)"
+    r"|(ledger|sandbox-book)\.sqlite(-wal|-shm|-journal)?"
 )
+# How the files begin whose names others use too; a power cut may leave zeros.
+_BEGINNINGS = {
+    "lock": re.compile(rb"(\d{0,19}\n?|\0*)"),
+    ".reserve": re.compile(rb"\0*"),
+    _LOG: re.compile(rb"""(\{"at": ".*|\0*)""", re.DOTALL),
+}
+_BEGINNING_BYTES = 20
 PART = re.compile(r"part-[0-9]+\.parquet")
 """The name of a part of the results."""
 # Git and desktops put these into folders that are empty to their user.
@@ -83,15 +91,20 @@ def foreign(folder: Path) -> list[str]:
     Raises:
         OSError: when the folder cannot be read.
     """
+    if _size(folder / LEDGER) or read_note(folder) is not None:
+        return []  # whatever the user has put beside them
     names = {path.name for path in folder.iterdir()} - _OF_NOBODY
-    if any(map(_OURS.fullmatch, names)):
-        return []
-    if "results" in names and _holds_parts_only(folder / "results"):
-        names.remove("results")
-    return sorted(names)
+    return sorted(name for name in names if not _is_ours(folder / name))
 
 
-def _holds_parts_only(results: Path) -> bool:
-    if not results.is_dir():
-        return False
-    return all(PART.fullmatch(path.name.removeprefix(".")) for path in results.iterdir())
+def _is_ours(path: Path) -> bool:
+    """Whether a run makes such a file or folder, as far as can be told without its ledger."""
+    if path.name == "results":
+        parts = path.iterdir() if path.is_dir() else [path]
+        return all(PART.fullmatch(part.name.removeprefix(".")) for part in parts)
+    beginning = _BEGINNINGS.get(path.name)
+    if beginning is not None and path.is_file() and not path.is_symlink():
+        # It may be another run's, which is done with it.
+        with contextlib.suppress(FileNotFoundError), open_file(path) as file:
+            return beginning.fullmatch(file.read(_BEGINNING_BYTES)) is not None
+    return _OURS.fullmatch(path.name) is not None

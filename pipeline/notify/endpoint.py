@@ -224,7 +224,9 @@ def _connection(host: str, **options: Any) -> http.client.HTTPSConnection:
 
 def _connected(*where: Any) -> socket.socket:
     connected = socket.create_connection(*where)
-    if is_local(connected.getpeername()[0].partition("%")[0]):
+    theirs = connected.getpeername()[0].partition("%")[0]
+    # Whoever connects to an address of this machine has the same address at both ends.
+    if is_local(theirs) or theirs == connected.getsockname()[0].partition("%")[0]:
         connected.close()
         raise OSError(None, f"its name leads to an address of this machine; {LOCAL}=1 allows that")
     return connected

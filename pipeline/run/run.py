@@ -32,7 +32,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
-from pipeline.ledger.reader import Operation
+from pipeline.ledger.reader import Operation, refuse_lost
 from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
 from pipeline.planning.prepared import OpenSheet, Prepared
@@ -148,6 +148,8 @@ async def _run_job(job: Job, options: RunOptions, control: Control, notifier: No
     sheet = open_sheet(spec, folder)
     access = None if job.sandbox else find_access(options.base_url, options.key_file)
     host = access.host if access else SANDBOX_HOST
+    folder.refuse_unusable()
+    refuse_lost(folder.ledger, folder.trace)  # before anything in the folder is changed
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)

@@ -18,6 +18,7 @@ from pipeline.export.files import write_csv
 from pipeline.results.answered_sheet import Exported
 from tests.conftest import Job
 from tests.support.servers import Answer, Server
+from tests.support.workbooks import worksheet, write_workbook
 
 SHEET = [
     ["-5", "a plain story", "+49 170"],
@@ -343,6 +344,33 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(job):
     target.write_bytes(before)
     assert job.call("export", "--to", str(target)).returncode == 2
     assert job.call("export", "--to", str(target), "--force").returncode == 0
+
+
+ODD_TARGETS = {
+    "a number.jsonl": b"5",
+    "nothing.jsonl": b"null",
+    "lists.jsonl": b"[[1]]",
+    "deep.jsonl": b"[" * 200_000,
+    "no text.csv": b"\xff\xfe\x00\xd8,\x00",
+    "zeros.csv": bytes(100),
+    "cut.parquet": b"PAR1\xff\xff\xff\x7fPAR1",
+    "short.parquet": b"PAR1",
+    "cut.xlsx": b"PK\x03\x04",
+}
+
+
+@pytest.mark.parametrize("name", [*ODD_TARGETS, "no such text.xlsx", "broken.xlsx"])
+def test_an_odd_file_is_no_earlier_export(job, name):
+    """Also one that a reader fails on."""
+    target = job.folder / name
+    if name in ODD_TARGETS:
+        target.write_bytes(ODD_TARGETS[name])
+    else:
+        row = "<row" if name == "broken.xlsx" else '<row r="1"><c r="A1" t="s"><v>7</v></c></row>'
+        write_workbook(target, worksheet(row))
+    done = job.call("export", "--to", str(target))
+    assert done.returncode == 2, done.stderr
+    assert "is there already and is not an earlier export" in done.stderr
 
 
 def test_flags_are_added_when_asked_for(make_job):

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import Job
 from tests.support.servers import Answer, Server
-from tests.support.workbooks import cell, rows, styles, table, worksheet, write_workbook
+from tests.support.workbooks import cell, rows, shared, styles, table, worksheet, write_workbook
 
 CPU_S = 10
 PEAK_BYTES = 500e6
@@ -374,6 +374,32 @@ def test_a_workbook_that_is_cheap_to_read_and_dear_to_copy_is_refused_at_export(
     assert said.rstrip().endswith("Nothing was written.")
     code, said = bounded(job, "export", "--to", str(job.folder / "out.csv"))
     assert code == 0, said
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(40 << 30)
+
+
+def many_texts(path: Path) -> None:
+    """A cell that asks for the last of three million shared texts."""
+    texts = shared(["a"] * 3_000_000)
+    row = '<row r="1"><c r="A1" t="s"><v>2999999</v></c></row>'
+    write_workbook(path, worksheet(row), parts={"xl/sharedStrings.xml": texts})
+
+
+EXPORTS = {"o.csv": sparse, "o.jsonl": sparse, "o.parquet": sparse, "o.xlsx": many_texts}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_file_in_the_place_of_an_earlier_export_costs_little(make_job, answering, name):
+    """Somebody who can write to the same folder put it there."""
+    job = make_job(answering.url, rows=[["a"]])
+    assert bounded(job, "run")[0] == 0
+    EXPORTS[name](job.folder / name)
+    code, said = bounded(job, "export", "--to", str(job.folder / name))
+    assert code == 2, said
+    assert "is not an earlier export" in said
 
 
 @pytest.mark.long

@@ -132,6 +132,39 @@ def test_a_folder_of_the_users_own_is_refused_and_left_as_it_was(sandbox, make_j
     assert own.stat().st_mode & 0o777 == 0o755
 
 
+THEIRS = {
+    "lock": "held by backup.sh\n",
+    ".lock": "",
+    "log.jsonl": '{"level": "info", "msg": "x"}\n',
+    ".reserve": "seats 1 to 4\n",
+    "summary.json": '{"total": 3}\n',
+    "report.html": "<h1>1998</h1>",
+    "run.json": '{"cmd": "make"}\n',
+    "failures.csv": "a,b\n",
+}
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_file_with_a_name_that_a_run_uses_makes_no_folder_a_run_folder(
+    sandbox, make_job, name, beside
+):
+    """Not beside other files, and not alone: 2, or 6 where a run may have lost its ledger."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    own = job.folder / "mine"
+    own.mkdir(mode=0o755)
+    (own / name).write_text(THEIRS[name])
+    if beside:
+        (own / "notes.txt").write_text("x")
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    done = job.call("run", "--output", str(own))
+    assert done.returncode in ((2,) if beside else (2, 6)), done.stderr
+    assert "Nothing was sent" in done.stderr
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+    assert own.stat().st_mode & 0o777 == 0o755
+    assert sandbox.received() == 0
+
+
 @pytest.mark.parametrize("name", ["", ".gitkeep", "results"])
 def test_a_folder_that_is_as_good_as_empty_becomes_the_run_folder(sandbox, make_job, name):
     """And is the user's alone from then on."""
