@@ -102,10 +102,10 @@ def _nested(value: object) -> str:
         return f"{{{','.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{','.join(map(_nested, value))}]"
-    return str(value) if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
+    return str(value) if isinstance(value, _AsWritten) else json.dumps(value, ensure_ascii=False)
 
 
-class _Number(str):
+class _AsWritten(str):
     """The digits of a number."""
 
     __slots__ = ()
@@ -119,8 +119,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, object) of each line that is not blank."""
     decode = json.JSONDecoder(
         object_pairs_hook=_object,
-        parse_int=_Number,
-        parse_float=_Number,
+        parse_int=_AsWritten,
+        parse_float=_AsWritten,
         parse_constant=_refuse_constant,
     ).decode
     with path.open("rb") as file:
