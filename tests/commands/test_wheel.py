@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
 from tests.conftest import TOP
 
 WHEEL = TOP / ".wheel"
@@ -70,7 +71,7 @@ def test_the_wheel_holds_the_package_with_its_types_workflows_and_licence_and_no
     """No tests, no jobs, nobody's runs."""
     wheel = built("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    about = f"pipeline-{PROJECT['version']}.dist-info/"
+    about = f"pipeline-{pipeline.__version__}.dist-info/"
     assert {name for name in names if not name.startswith(about)} == package_files()
     assert {"pipeline/py.typed", "pipeline/sandbox/workflows.yaml"} <= names
     assert f"{about}licenses/LICENSE" in names
@@ -90,7 +91,7 @@ def test_the_source_archive_holds_what_the_wheel_is_built_from_and_no_tests():
 def test_the_wheel_says_which_pythons_it_is_for():
     """From pyproject.toml."""
     wheel = built("*.whl")
-    text = zipfile.ZipFile(wheel).read(f"pipeline-{PROJECT['version']}.dist-info/METADATA")
+    text = zipfile.ZipFile(wheel).read(f"pipeline-{pipeline.__version__}.dist-info/METADATA")
     about = email.message_from_bytes(text)
     assert about["Requires-Python"] == PROJECT["requires-python"]
     assert about.get_all("Classifier") == PROJECT["classifiers"]
@@ -124,7 +125,7 @@ def test_an_installed_wheel_does_a_whole_job_far_from_the_checkout(minor, tmp_pa
     assert not re.search(r"^(pytest|mypy|ruff|setuptools)=", installed, re.MULTILINE)
 
     runner = bin_ / "pipeline"
-    assert called(tmp_path, runner, "--version").split()[-1] == PROJECT["version"]
+    assert called(tmp_path, runner, "--version").split()[-1] == pipeline.__version__
     rows = "".join(f"{n},a tale of {n} cats\n" for n in range(1, 21))
     (tmp_path / "tales.csv").write_text(f"no,story\n{rows}", encoding="utf-8")
     called(tmp_path, runner, "init", "tales.csv", "--workflow", "wf_tales", "--to", "tales.yaml")
