@@ -13,6 +13,10 @@ from pipeline.job.yaml_fields import Fields, compose
 
 TESTS = ("empty", "equals", "matches")
 """What a condition of `where:` can ask of a cell."""
+MAX_CONDITIONS = 100
+MAX_PATTERN_CHARACTERS = 2000
+"""Of all patterns of a spec together. RE2 takes up to 65 MB and 0.4 s for so many, and for ten
+times as many 300 MB before its own bound stops it."""
 
 _NO_KEY = " A spec holds no key: set AITUTOR_API_KEY or use --key-file."
 _NO_HOST = " A spec holds no host: set AITUTOR_BASE_URL or use --base-url."
@@ -129,6 +133,22 @@ def load_spec(path: Path) -> JobSpec:
     return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **said)
 
 
+def load_output(path: Path, workflow: str) -> Path | None:
+    """The run folder of the spec at `path`, None where it runs another workflow. Whatever else
+    stands in the file is not read.
+
+    Raises:
+        Refused: for a fault in the keys that are read.
+    """
+    fields = Fields(path, compose(path))
+    names = ("name", "workflow", "output")
+    said = {k.name: k.type.read(fields, k.name) for k in KEYS if k.type and k.name in names}
+    fields.refuse_faults()
+    if said["workflow"] != workflow:
+        return None
+    return path.absolute().parent / (said["output"] or f"runs/{said['name']}")
+
+
 def _said(fields: Fields) -> dict[str, Any]:
     """What the file says, by key; the rest has the defaults of `JobSpec`."""
     read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
@@ -172,7 +192,22 @@ def _notify(fields: Fields, path: Path) -> Notify | None:
 def _conditions(fields: Fields) -> tuple[Condition, ...]:
     wanted = "`where` takes conditions such as `{column: status, empty: true}`"
     sections = fields.sections("where", "a condition of `where`", wanted)
-    return tuple(condition for one in sections if (condition := _condition(one)))
+    if len(sections) > MAX_CONDITIONS:
+        fields.note("where", f"`where` has {len(sections):,} conditions, over {MAX_CONDITIONS}")
+        return ()
+    found = [(one, condition) for one in sections if (condition := _condition(one))]
+    patterns = [(one, condition.text) for one, condition in found if condition.test == "matches"]
+    characters = sum(len(pattern) for _, pattern in patterns)
+    if characters > MAX_PATTERN_CHARACTERS:
+        fields.note(
+            "where",
+            f"the patterns of `where` have {characters:,} characters together, over "
+            f"{MAX_PATTERN_CHARACTERS:,}. Shorten them",
+        )
+        return ()
+    for one, pattern in patterns:
+        _check_pattern(one, pattern)
+    return tuple(condition for _, condition in found)
 
 
 def _condition(fields: Fields) -> Condition | None:
@@ -192,8 +227,6 @@ def _condition(fields: Fields) -> Condition | None:
     text = fields.optional_text(test)
     if column is None or text is None:
         return None
-    if test == "matches":
-        _check_pattern(fields, text)
     return Condition(column, test, text, bool(negated))
 
 

@@ -144,7 +144,8 @@ KEYS = (
         None,
         "every row",
         "conditions on columns, all of which must hold: `equals:`, `matches:` (RE2, anywhere in "
-        "the cell) or `empty: true`; `not: true` turns one round",
+        "the cell) or `empty: true`; `not: true` turns one round. At most 100 conditions, with "
+        "patterns of 2,000 characters together",
     ),
     Key("dedupe", Flag(), "`false`", "`true`: equal rows are one request, and each has its answer"),
     Key("sheet", Text(), "the only one", "the sheet of a workbook"),

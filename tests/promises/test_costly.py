@@ -284,6 +284,54 @@ def test_a_sheet_that_would_cost_hours_or_all_memory_ends_soon(make_job, name):
         assert said.rstrip().endswith("Nothing was sent.")
 
 
+# -- specs --------------------------------------------------------------------------------
+
+PATTERNS = (
+    r"(?i)\pL",
+    r"\pL{1000}",
+    r"(\pL)",
+    r"[^\pL]",
+    r"\pM",
+    r"((\pL{9}){9}){9}",
+    "(a{30}){30}",
+    r"(?i)\pL|",
+)
+
+
+def test_no_pattern_that_is_allowed_takes_much_memory(make_job):
+    """100 MB more than none, in any of the forms that cost most."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    none = job.measured("check").peak_bytes
+    for piece in PATTERNS:
+        start = "(?i)" * piece.startswith("(?i)")
+        piece = piece.removeprefix(start)
+        pattern = start + piece * ((2000 - len(start)) // len(piece))
+        job.write_spec(where={"column": "story", "matches": pattern})
+        done = job.measured("check", most_cpu_s=CPU_S)
+        assert done.returncode in (0, 2), done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.peak_bytes - none < 100e6, (piece, done.peak_bytes - none)
+
+
+def test_specs_beside_a_clean_one_cost_it_little_and_never_end_it(make_job):
+    """Patterns, paths that no system takes, and megabytes of brackets, as the workflow's own."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    least = "name: n\nworkflow: wf_story\ninput: s.csv\n"
+    for name, more in {
+        "pattern": 'where: {column: a, matches: "(?i)' + r"\\pL" * 60_000 + '"}\n',
+        "nul": 'output: "a\\0b"\n',
+        "half": 'output: "\\ud800"\n',
+        "long": f"output: {'x' * 300}\n",
+        "loop": "output: loop/x\n",
+        **{f"many{n}": f"where: [{'a,' * 140_000}a]\n" for n in range(9)},
+    }.items():
+        (job.folder / f"{name}.yaml").write_text(least + more, encoding="utf-8")
+    (job.folder / "loop").symlink_to("loop")
+    (job.folder / "self.yaml").symlink_to("self.yaml")
+    code, said = bounded(job, "check")
+    assert code == 0, said
+
+
 # -- workbooks at export ------------------------------------------------------------------
 
 

@@ -94,6 +94,33 @@ def test_no_pattern_takes_longer_than_its_text_is_long():
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('where: {column: a, matches: "' + "a" * 2001 + '"}', ["line 4", "2,001 characters"]),
+        (
+            'where:\n- {column: a, matches: "' + "a" * 1000 + '"}\n'
+            '- {column: a, matches: "' + "(" * 1001 + '"}',
+            ["2,001 characters together, over 2,000", "Shorten them"],
+        ),
+        ("where: [" + "{column: a, empty: true}," * 101 + "]", ["line 4", "101 conditions"]),
+    ],
+)
+def test_what_is_too_much_for_the_library_of_patterns_never_reaches_it(tmp_path, text, words):
+    """45 KB of `\\pL` would take 577 MB there, and 240 KB the process."""
+    with pytest.raises(Refused) as caught:
+        parsed(tmp_path, text)
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert "no pattern" not in str(caught.value)
+
+
+def test_as_much_as_is_allowed_is_read(tmp_path):
+    """100 conditions, or a pattern of 2,000 characters."""
+    assert len(parsed(tmp_path, "where: [" + "{column: a, empty: true}," * 100 + "]")) == 100
+    assert parsed(tmp_path, 'where: {column: a, matches: "' + "a" * 2000 + '"}')
+
+
 def test_rows_that_are_not_wanted_are_skipped_and_say_why(sandbox, make_job):
     """Apart from those with an empty cell and those that another run left ambiguous."""
     sheet = [
