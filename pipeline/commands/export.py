@@ -12,6 +12,7 @@ from pipeline.commands.console import finish, print_json, tell
 from pipeline.commands.options import PATH, JobOptions, job_options
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted
+from pipeline.system.paths import resolved
 
 if TYPE_CHECKING:
     from pipeline.export import Export
@@ -72,7 +73,7 @@ def export(
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+    return resolved(one) == resolved(other)
 
 
 def export_lines(

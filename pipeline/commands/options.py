@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.core.model import ENGINES
+from pipeline.system.paths import path_fault
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,11 +27,15 @@ def options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 class GivenPath(click.Path):
-    """A path that is not empty: an unset variable in a script must not mean "here"."""
+    """A path that a file can have. It is not empty: an unset variable in a script must not mean
+    "here"."""
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if not str(value):
             self.fail("a path must not be empty", parameter, context)
+        fault = path_fault(value)
+        if fault is not None:
+            self.fail(f"the path {fault}.", parameter, context)
         return super().convert(value, parameter, context)
 
 

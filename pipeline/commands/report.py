@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json, show, tell
-from pipeline.commands.options import JobOptions, job_options
+from pipeline.commands.options import PATH, JobOptions, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bodies",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write answers that may have been paid and are not results into this new folder.",
 )
 def report(open_: bool, bodies: Path | None, **given: Any) -> None:

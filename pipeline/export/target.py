@@ -19,6 +19,7 @@ from pipeline.inputs.xlsx.workbook import open_workbook
 from pipeline.job.job import Job
 from pipeline.results.answered_sheet import ADDED
 from pipeline.system.opening import as_object, open_file
+from pipeline.system.paths import resolved
 
 _HEADER_WITHIN_ROWS = 50
 # No header that the runner writes is longer. The first line of a .jsonl has an answer in it.
@@ -34,10 +35,10 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
     Raises:
         Refused: over the input, into the run folder, without a folder, over a file of another kind.
     """
-    where = target.resolve()
-    if job.spec is not None and where == job.spec.input.resolve():
+    where = resolved(target)
+    if job.spec is not None and where == resolved(job.spec.input):
         raise NothingWritten(f"{target}: that is the job's input. Choose another file.")
-    if where.is_relative_to(job.folder.path.resolve()):
+    if where.is_relative_to(resolved(job.folder.path)):
         raise NothingWritten(f"{target}: the run folder is the runner's own. Choose another place.")
     if not where.parent.is_dir():
         raise NothingWritten(f"{target}: there is no folder {where.parent}. Make it first.")

@@ -12,6 +12,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
 from pipeline.inputs.table import Batch, BlankRows, Table, most_rows, refuse_too_wide
 from pipeline.job.spec import JobSpec
+from pipeline.system.paths import leads_to_itself
 
 _TEXTS = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xlsm")
@@ -44,6 +45,8 @@ def open_table(spec: JobSpec) -> Table:
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
+        if leads_to_itself(path):
+            raise Refused(f"{path}: a link on the way to it leads to itself.{named}")
         raise Refused(f"{path}: there is no such file.{nearest(path.name, beside) or named}")
     opener = kinds.get(path.suffix.lower())
     if opener is None:

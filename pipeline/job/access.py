@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.core.errors import Refused
 from pipeline.system.network import check_way, is_host, is_loopback, split_address
+from pipeline.system.paths import resolved
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
 KEY_VARIABLE = "AITUTOR_API_KEY"
@@ -80,7 +81,7 @@ def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str
 def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
     folder = environment.get(_CREDENTIALS)
     if key_file is not None:
-        of_systemd = bool(folder) and key_file.parent.resolve() == Path(str(folder)).resolve()
+        of_systemd = bool(folder) and resolved(key_file.parent) == resolved(Path(str(folder)))
         return _usable(_read(key_file, shared=of_systemd), f"the key in {key_file}")
     if environment.get(KEY_VARIABLE):
         return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")

@@ -15,6 +15,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.run_note import BASE_URL, KEY_FILE, Noted, read_note
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.system.opening import is_file
+from pipeline.system.paths import path_fault, resolved
 
 SANDBOX_SUFFIX = ".sandbox"
 _MAX_PAID = "--max-paid"
@@ -129,10 +130,17 @@ def find_job(
 
 
 def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None = None) -> Job:
-    """The job that a spec describes."""
+    """The job that a spec describes.
+
+    Raises:
+        Refused: when its run folder has a path that no system takes.
+    """
     output = spec.output
     if sandbox and output.suffix != SANDBOX_SUFFIX:
         output = output.with_name(output.name + SANDBOX_SUFFIX)
+    fault = path_fault(output)
+    if fault is not None:
+        raise Refused(f"{output}: the path of the run folder {fault}. Choose another `output:`.")
     words = words or _words(spec.source, None, sandbox)
     return Job(spec.name, RunFolder(output), spec, sandbox, words)
 
@@ -152,19 +160,20 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
     if (
         noted is None
         or not is_file(noted.spec, follow=True)
-        or noted.spec.resolve() == spec.source.resolve()
+        or resolved(noted.spec) == resolved(spec.source)
     ):
         return
     other = noted.spec
     try:
         known = load_spec(other)
+        folder = job_of(known, job.sandbox).folder
     except PipelineError:
         return
-    same_folder = job_of(known, job.sandbox).folder.path.resolve() == job.folder.path.resolve()
-    if same_folder and known.input.resolve() != spec.input.resolve():
+    same_folder = resolved(folder.path) == resolved(job.folder.path)
+    if same_folder and resolved(known.input) != resolved(spec.input):
         raise Refused(
             f"{spec.source}: its run folder, {job.folder.path}, is that of {other}, which has "
-            f"another sheet ({known.input.name} in {known.input.resolve().parent}). Give one of "
+            f"another sheet ({known.input.name} in {resolved(known.input).parent}). Give one of "
             "the two another `name:` or `output:`."
         )
 

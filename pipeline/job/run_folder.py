@@ -22,6 +22,7 @@ from pipeline.job.traces import LEDGER, Trace, find_trace, foreign
 from pipeline.system.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.system.mounts import network_file_system
 from pipeline.system.opening import NotAFile, check_file, open_file
+from pipeline.system.paths import leads_to_itself
 
 _BLOCK = 64 * 1024
 
@@ -80,13 +81,19 @@ class RunFolder:
         """Refuses a place that cannot be a run folder. Changes nothing.
 
         Raises:
-            Refused: for a file, a folder with other files in it, a network file system, and a link
-                in the folder: what is written through it would land elsewhere.
+            Refused: for a file, a folder with other files in it, a network file system, a link
+                that leads to itself, and a link in the folder: what is written through it would
+                land elsewhere.
             StorageFailed: when the folder cannot be read.
         """
         with self._writing():
             # In this order: another run may make the folder in between.
             there = self.path.exists()
+            if leads_to_itself(self.path):
+                raise Refused(
+                    f"{self.path}: a link on the way to the run folder leads to itself. Choose "
+                    "another `output:`."
+                )
             if there and not self.path.is_dir():
                 raise Refused(
                     f"{self.path}: a file has the place of the run folder. Choose another "

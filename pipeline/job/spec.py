@@ -125,11 +125,10 @@ def load_spec(path: Path) -> JobSpec:
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
     said = _said(fields)
     _note_both(fields, said)
-    notify = _notify(fields, path)
+    notify = _notify(fields)
     fields.refuse_faults()
     here = path.absolute().parent
-    said["input"] = here / said["input"]
-    said["output"] = here / said.get("output", f"runs/{said['name']}")
+    said.setdefault("output", here / "runs" / said["name"])
     return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **said)
 
 
@@ -142,11 +141,16 @@ def load_output(path: Path, workflow: str) -> Path | None:
     """
     fields = Fields(path, compose(path))
     names = ("name", "workflow", "output")
-    said = {k.name: k.type.read(fields, k.name) for k in KEYS if k.type and k.name in names}
+    said: dict[str, Any] = {
+        key.name: key.type.read(fields, key.name)
+        for key in KEYS
+        if key.type is not None and key.name in names
+    }
     fields.refuse_faults()
     if said["workflow"] != workflow:
         return None
-    return path.absolute().parent / (said["output"] or f"runs/{said['name']}")
+    output: Path | None = said["output"]
+    return output or path.absolute().parent / "runs" / said["name"]
 
 
 def _said(fields: Fields) -> dict[str, Any]:
@@ -166,21 +170,21 @@ def _note_both(fields: Fields, said: dict[str, Any]) -> None:
             )
 
 
-def _notify(fields: Fields, path: Path) -> Notify | None:
+def _notify(fields: Fields) -> Notify | None:
     known = tuple(Notify.__dataclass_fields__)
     inner = fields.section("notify", known)
     if inner is None:
         return None
     inner.note_unknown(known, "`notify` knows no `{}`.", {})
-    textfile = inner.optional_text("textfile")
+    textfile = inner.path("textfile", None)
     read = {
         "healthcheck": inner.optional_text("healthcheck"),
         "webhook": inner.optional_text("webhook"),
-        "textfile": None if textfile is None else path.absolute().parent / textfile,
+        "textfile": textfile,
         "opentelemetry": inner.flag("opentelemetry"),
         "timeout_s": inner.number("timeout_s", float, above=0),
     }
-    if textfile is not None and not textfile.endswith(TEXTFILE_ENDING):
+    if textfile is not None and not textfile.name.endswith(TEXTFILE_ENDING):
         inner.note(
             "textfile",
             f"`textfile` must end in {TEXTFILE_ENDING}: the collector reads no other file",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.model import ENGINES
@@ -43,6 +44,17 @@ class Text:
 
     def read(self, fields: Fields, key: str) -> str | None:
         return fields.optional_text(key)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath:
+    """A path that a file can have, relative to the spec's folder. `missing` says what to write
+    where it must be there."""
+
+    missing: str | None = None
+
+    def read(self, fields: Fields, key: str) -> Path | None:
+        return fields.path(key, self.missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +126,13 @@ KEYS = (
     ),
     Key(
         "input",
-        RequiredText("Name the sheet, such as `input: ../data/stories.csv`."),
+        FilePath("Name the sheet, such as `input: ../data/stories.csv`."),
         "refused",
         "the sheet, relative to this file: .csv .tsv .xlsx .xlsm .parquet .jsonl",
     ),
     Key(
         "output",
-        Text(),
+        FilePath(),
         "`runs/NAME`",
         "the run folder, relative to this file; a folder that holds other files is refused",
     ),

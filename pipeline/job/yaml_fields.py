@@ -19,6 +19,7 @@ import yaml
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
 from pipeline.system.opening import open_file
+from pipeline.system.paths import path_fault
 
 MAX_SPEC_BYTES = 1_000_000
 SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")
@@ -46,6 +47,7 @@ _YAML_WORDS = (
 )
 _INIT = "`pipeline init SHEET --workflow ID` writes one."
 _YES = ("true", "yes", "on")
+_HALVES = re.compile("[\ud800-\udfff]")
 
 T = TypeVar("T")
 
@@ -189,6 +191,19 @@ class Fields:
             node = self._take(key)
             return None if node is None else self._text(node, f"`{key}`")
         return None
+
+    def path(self, key: str, missing: str | None) -> Path | None:
+        """A path, absolute: it is relative to the spec's folder. Where it must be there, `missing`
+        says what to do."""
+        text = self.optional_text(key) if missing is None else self.text(key, missing)
+        if text is None:
+            return None
+        path = self._path.absolute().parent / text
+        fault = path_fault(path) if text else "is empty"
+        if fault is not None:
+            self.note(key, f"`{key}` {fault}")
+            return None
+        return path
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str | None:
         node = self._take(key)
@@ -335,7 +350,10 @@ class Fields:
                 node,
                 f'{what}: YAML reads `{node.value}` as {read_as}; write it as "{node.value}"',
             )
-        return str(node.value)
+        text = str(node.value)
+        if _HALVES.search(text):
+            raise self._fault(node, f"{what} has half a character in it, which is no text")
+        return text
 
     def _fault(self, node: yaml.Node, problem: str) -> _Fault:
         return _Fault(problem, _line(node))

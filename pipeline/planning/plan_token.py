@@ -21,6 +21,7 @@ from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
 from pipeline.planning.prepared import Prepared
 from pipeline.planning.selection import Selection
+from pipeline.system.paths import resolved
 
 _PREFIX = "plan1-"
 
@@ -36,7 +37,7 @@ def plan_token(
     attempt, decision = read(queries.last_change)
     folder = read(queries.meta(queries.FOLDER_ID))
     if not (attempt or decision):  # the first run makes the id of an empty folder
-        folder = str(job.folder.path.resolve())
+        folder = str(resolved(job.folder.path))
     facts = {
         "folder": folder,
         "attempt": attempt,

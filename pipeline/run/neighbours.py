@@ -21,6 +21,7 @@ from pipeline.ledger.reader import reading
 from pipeline.planning.plan import Plan
 from pipeline.planning.prepared import Neighbour
 from pipeline.system.opening import as_object, read_file
+from pipeline.system.paths import resolved
 
 # A folder may hold any number of specs, of anybody. PyYAML takes up to 17 s for a megabyte.
 _MOST_SPECS = 1000
@@ -46,8 +47,8 @@ def find_neighbours(
 
 
 def _candidates(spec: JobSpec, folder: RunFolder) -> set[Path]:
-    beside = {path.parent.resolve() for path in folder.path.parent.glob("*/ledger.sqlite")}
-    return (beside | set(_other_outputs(spec))) - {folder.path.resolve()}
+    beside = {resolved(path.parent) for path in folder.path.parent.glob("*/ledger.sqlite")}
+    return (beside | set(_other_outputs(spec))) - {resolved(folder.path)}
 
 
 def _other_outputs(spec: JobSpec) -> Iterator[Path]:
@@ -63,7 +64,7 @@ def _other_outputs(spec: JobSpec) -> Iterator[Path]:
             left -= len(raw)
             output = load_output(path, spec.workflow)
             if output is not None:
-                yield output.resolve()
+                yield resolved(output)
         except _ANY_FAULT:
             continue
 

@@ -32,6 +32,7 @@ from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
 from pipeline.planning.selection import Selection
 from pipeline.run.neighbours import find_neighbours
+from pipeline.system.paths import resolved
 
 _LOOK_UP_ROWS = 10_000
 
@@ -55,7 +56,7 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
     Raises:
         Refused: when it cannot be read, does not have the mapped columns, or is of this folder.
     """
-    if spec.input.resolve().parent == folder.path.resolve():
+    if resolved(spec.input).parent == resolved(folder.path):
         raise Refused(
             f"{spec.input}: a file of this job's own run folder is not a sheet for it. To send "
             "failed rows again use `pipeline resume`; as the sheet of another job, give it "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import Night, clock_time
+from pipeline.system.paths import resolved
 
 # A hosted job is ended by force after 360 minutes. What is left of them is for the install, the
 # drain and for keeping the ledger.
@@ -192,9 +193,9 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
         Refused: for a job that is in no git repository, or whose sheet is outside of it.
     """
     top = _repository(night.spec)
-    if not night.sheet.resolve().is_relative_to(top.resolve()):
+    if not resolved(night.sheet).is_relative_to(resolved(top)):
         raise NothingWritten(
-            f"{night.sheet.resolve()}: the sheet is outside of the repository {top}, and GitHub "
+            f"{resolved(night.sheet)}: the sheet is outside of the repository {top}, and GitHub "
             "has only what is in it."
         )
     today = (today or datetime.now()).astimezone()

@@ -24,6 +24,7 @@ from pipeline.inputs.mapping import ADDED_COLUMNS
 from pipeline.inputs.table import NO_ROWS, Table
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_keys import NAME, WORKFLOW
+from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
 _NAME_CHARACTERS = 60
@@ -214,8 +215,8 @@ def _of_the_runner(name: str, earlier: bool) -> bool:
 
 
 def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: int) -> Iterator[str]:
-    here = spec.source.parent.resolve()
-    sheet = os.path.relpath(spec.input.parent.resolve() / spec.input.name, here)
+    here = resolved(spec.source.parent)
+    sheet = os.path.relpath(resolved(spec.input.parent) / spec.input.name, here)
     yield f"name: {quoted(spec.name)}"
     yield f"workflow: {quoted(spec.workflow)}"
     yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}; relative to this file"

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from pipeline.system.paths import resolved
+
 # An allow list: a variable that holds a secret cannot be known by its name.
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "LANGUAGE"),
@@ -41,12 +43,12 @@ def import_path() -> list[str]:
     """
     here = Path.cwd()
     owned = any(
-        here.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix)
+        here.is_relative_to(resolved(Path(place))) for place in (sys.prefix, sys.base_prefix)
     )
     return [
         entry
         for entry in sys.path
-        if os.path.isabs(entry) and (owned or Path(entry).resolve() != here.resolve())
+        if os.path.isabs(entry) and (owned or resolved(Path(entry)) != resolved(here))
     ]
 
 

@@ -23,6 +23,7 @@ from typing import IO, Any, BinaryIO, TextIO
 
 from pipeline.core.errors import DiskRefused
 from pipeline.system.opening import check_file, open_file
+from pipeline.system.paths import resolved
 
 _SHOWN_CHARACTERS = 40  # of a draft's name; a name has 255 bytes at most
 _DRAFT = re.compile(r"\.(.*)\.[0-9a-f]{8}\.draft", re.DOTALL)
@@ -209,7 +210,7 @@ def sync_chain(path: Path) -> None:
     All of them, also those that were there before: a run that was killed may have made them and not
     have come to its own sync. A power cut would take the folder with everything in it.
     """
-    path = path.resolve()
+    path = resolved(path)
     device = path.stat().st_dev
     for parent in path.parents:
         # A folder that this user cannot write to holds no name that a run has made.

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipeline.system.paths import resolved
+
 _TABLE = Path("/proc/self/mounts")
 
 _NETWORK = (
@@ -40,7 +42,7 @@ def network_file_system(path: Path) -> str | None:
         table = _TABLE.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
-    return find_network(str(path.resolve()), table)
+    return find_network(str(resolved(path)), table)
 
 
 def find_network(path: str, table: str) -> str | None:

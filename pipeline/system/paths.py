@@ -1,0 +1,50 @@
+"""Paths that a user or a spec gives: what no system takes, found before anything is paid."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from pathlib import Path
+
+MAX_NAME_BYTES = 255
+# A run folder's own files need the rest of what the system takes.
+MAX_PATH_BYTES = (1024 if sys.platform == "darwin" else 4096) - 96
+# Each folder that is made takes a call within a call of the one below it.
+MAX_FOLDERS = 255
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def path_fault(path: str | Path) -> str | None:
+    """Why no file can have this path, as the end of a sentence; None where one can."""
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "has half a character in it"
+    if _CONTROL.search(str(path)):
+        return "has a control character in it"
+    names = raw.split(b"/")
+    longest = max(map(len, names))
+    if longest > MAX_NAME_BYTES:
+        return f"has a name of {longest:,} bytes in it; {MAX_NAME_BYTES} is the most"
+    if len(raw) > MAX_PATH_BYTES:
+        return f"has {len(raw):,} bytes; {MAX_PATH_BYTES:,} is the most"
+    if len(names) > MAX_FOLDERS:
+        return f"leads through {len(names):,} folders; {MAX_FOLDERS} is the most"
+    return None
+
+
+def leads_to_itself(path: Path) -> bool:
+    """Whether a link on the way to `path` leads back to itself."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def resolved(path: Path) -> Path:
+    """The same absolute and without links. A link that leads to itself stays as it is:
+    `Path.resolve` raises RuntimeError for one."""
+    return Path(os.path.realpath(path))
