@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import socket
 import struct
+from asyncio.trsock import TransportSocket
 
 # linux/sock_diag.h, linux/inet_diag.h: which socket has these two ends, and whose is it?
 _SOCK_DIAG, _BY_FAMILY, _REQUEST = 4, 20, 1
@@ -13,35 +16,76 @@ _QUESTION = struct.Struct("=BBBBI")
 _ENDS = struct.Struct("!HH4s12x4s12x")
 _NO_INTERFACE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _LENGTH = _HEADER.size + _QUESTION.size + _ENDS.size + len(_NO_INTERFACE)
+_STATE_AT = _HEADER.size + 1
 _UID_AT = _HEADER.size + 4 + _ENDS.size + len(_NO_INTERFACE) + 3 * 4
+_UID_AND_INODE = struct.Struct("=II")
 _REPLY_BYTES = 512
 
+# include/net/tcp_states.h. A client that has sent all it wants is in one of the two FIN_WAITs.
+_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 1, 4, 5, 8
 
-def is_of_another_user(theirs: tuple[str, int], ours: tuple[str, int]) -> bool:
-    """Whether the socket at `theirs` that is connected to `ours` is another user's, root excepted.
+_NO_NETLINK = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 
-    False where nobody can tell: not on Linux, or where the kernel does not answer.
+
+def may_be_another_users(connection: TransportSocket | socket.socket) -> bool:
+    """Whether the other end of `connection` is another user's, root excepted, or nobody's.
+
+    A client that has closed its end, or that the kernel does not find, is nobody's: it may have
+    been anybody's. False on systems that never tell.
     """
-    uid = _owner(theirs, ours)
-    return uid is not None and uid not in (0, os.getuid())
+    if not kernel_tells():
+        return False
+    try:
+        owner = _owner(connection.getpeername(), connection.getsockname())
+        # After a reset the same two ends may be another connection's, of a client that came later.
+        alive = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return True
+    return owner not in (0, os.getuid()) or alive not in (_ESTABLISHED, _CLOSE_WAIT)
+
+
+@functools.cache
+def kernel_tells() -> bool:
+    """Whether this system says whose a connection is, tried on one: Linux does, except under a
+    sandboxed kernel that has no such interface.
+
+    Raises:
+        OSError: when there are no sockets left to try it.
+    """
+    if not hasattr(socket, "AF_NETLINK"):
+        return False
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        try:
+            return _owner(client.getsockname(), server.getsockname()) is not None
+        except OSError as error:
+            if error.errno in _NO_NETLINK:
+                return False
+            raise
 
 
 def _owner(theirs: tuple[str, int], ours: tuple[str, int]) -> int | None:
-    if not hasattr(socket, "AF_NETLINK"):
-        return None
+    """The user whose process holds the socket at `theirs` that is connected to `ours`.
+
+    Raises:
+        OSError: when the kernel does not answer.
+    """
     question = (
         _HEADER.pack(_LENGTH, _BY_FAMILY, _REQUEST, 0, 0)
         + _QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
         + _ENDS.pack(theirs[1], ours[1], socket.inet_aton(theirs[0]), socket.inet_aton(ours[0]))
         + _NO_INTERFACE
     )
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
-            kernel.setblocking(False)
-            kernel.send(question)
-            answer = kernel.recv(_REPLY_BYTES)
-    except OSError:
-        return None
-    if _HEADER.unpack_from(answer)[1] != _BY_FAMILY or len(answer) < _UID_AT + 4:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
+        kernel.setblocking(False)
+        kernel.send(question)
+        answer = kernel.recv(_REPLY_BYTES)
+    if len(answer) < _UID_AT + _UID_AND_INODE.size or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
         return None  # an error: the connection has ended, say
-    return int(struct.unpack_from("=I", answer, _UID_AT)[0])
+    if answer[_STATE_AT] not in (_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2):
+        return None  # another socket that listens there, or that only now connects
+    uid, inode = _UID_AND_INODE.unpack_from(answer, _UID_AT)
+    # A socket that no process holds has no inode, and the kernel says root.
+    return int(uid) if uid or inode else None

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pipeline.sandbox.peer import is_of_another_user
+from pipeline.sandbox.peer import kernel_tells, may_be_another_users
 
 _EXTENSION = "pipeline.sandbox.transport"
 
@@ -33,13 +33,13 @@ _BACKLOG = 4096
 
 class WireProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 on httptools, with the transport in the scope's extensions. It hangs up on
-    other users of this machine, as everybody knows the key `sk_sandbox`."""
+    other users of this machine, as everybody knows the key `sk_sandbox`, and on clients that have
+    left before anybody could see whose they were."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if is_of_another_user(
-            transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        ):
+        # Once is enough: nothing was read yet, and a connection does not change hands.
+        if may_be_another_users(transport.get_extra_info("socket")):
             transport.abort()
 
     def on_message_begin(self) -> None:
@@ -61,6 +61,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, port: int) -> None:
         super().__init__(config)
+        kernel_tells()  # now: a stranger who takes all sockets later changes nothing
         self._listener = _listen(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -5,10 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
+import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -204,6 +210,72 @@ def test_another_user_of_the_machine_is_not_served(sandbox, user, met):
     assert done.stdout == f"{met}\n", done.stderr
 
 
+LEAVING = """
+import encodings.idna, os, socket, struct, sys
+port, user, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+os.setuid(user)
+PUT = b"PUT /_sandbox/credits HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nContent-Length: 3\\r\\n\\r\\n777"
+RUN = (
+    b"POST /api/v1/run/wf_story HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n"
+    b"Authorization: Bearer sk_sandbox\\r\\nContent-Length: 17\\r\\n\\r\\n" + b'{"story":"spent"}'
+)
+for request in (PUT, RUN) * 100:
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(request)
+    if end == "shut down":
+        connection.shutdown(socket.SHUT_WR)
+    elif end == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0, reason="takes another user's place, as root can"
+)
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("end", ["close", "shut down", "reset"])
+def test_another_user_who_leaves_at_once_changes_and_spends_nothing(sandbox, end, stopped):
+    """Linux names root as the owner of a connection whose client has gone, or nobody. A server
+    that stands still takes all of them late, one at work some of them."""
+    sandbox.set_credits(1)
+    if stopped:
+        sandbox.process.send_signal(signal.SIGSTOP)
+    words = [sys.executable, "-c", LEAVING, str(sandbox.port), "65534", end]
+    subprocess.run(words, check=True)
+    sandbox.process.send_signal(signal.SIGCONT)
+    assert run(sandbox.port, {"story": "mine"}).status == 200  # behind all the others
+    assert sandbox.received() == 1
+    assert run(sandbox.port, {"story": "no credits are left"}).status == 402
+
+
+def test_a_client_that_leaves_once_it_was_let_in_is_billed(sandbox):
+    """Its connection is its own until it ends: a run that is under way costs credits."""
+    body = b'{"story":"mine"}'
+    head = f"POST {RUN} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {sandbox.key}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", sandbox.port)) as client:
+            client.sendall(request)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+            client.sendall(request)
+    deadline = time.monotonic() + 10
+    while sandbox.bills()[0]["billed"] < 40 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sandbox.bills()[0]["billed"] == 40
+
+
+def test_no_connection_of_the_same_user_is_turned_away_under_load(sandbox):
+    """500 connections, up to 100 at once."""
+
+    def one(number: int) -> int:
+        return run(sandbox.port, {"story": f"number {number}"}).status
+
+    with ThreadPoolExecutor(100) as pool:
+        assert Counter(pool.map(one, range(500))) == {200: 500}
+    assert sandbox.received() == 500
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_the_owner_of_a_connection_is_known():
     """As of both ends, also where the client speaks IPv6 with a mapped address."""
@@ -215,3 +287,39 @@ def test_the_owner_of_a_connection_is_known():
                 theirs = ("127.0.0.1", client.getsockname()[1])
                 assert peer._owner(theirs, ours) == os.getuid()
         assert peer._owner(("127.0.0.1", closed_port()), ours) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_a_connection_that_nobody_holds_is_nobodys():
+    """Also one that was reset, although another program listens at its end since."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for linger in (0, 1):
+            client = socket.create_connection(server.getsockname())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", linger, 0))
+            taken, theirs = server.accept()
+            with taken:
+                assert not peer.may_be_another_users(taken)
+                client.shutdown(socket.SHUT_WR)
+                assert not peer.may_be_another_users(taken)
+                client.close()
+                assert peer.may_be_another_users(taken)
+                assert peer._owner(theirs, server.getsockname()) is None
+        with socket.create_server(theirs):
+            assert peer._owner(theirs, server.getsockname()) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_a_client_is_turned_away_where_the_kernel_cannot_be_asked():
+    """No descriptor is left, say: a stranger might have taken them."""
+    assert peer.kernel_tells()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        taken, _ = server.accept()
+        with client, taken:
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken.fileno() + 1, most[1]))
+            try:
+                assert peer.may_be_another_users(taken)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, most)
+            assert not peer.may_be_another_users(taken)
