@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.core.model import ENGINES
+from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
 from pipeline.system.paths import path_fault
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +40,16 @@ class GivenPath(click.Path):
         return super().convert(value, parameter, context)
 
 
+class Measure(click.FloatRange):
+    """A number within bounds. Not nan, which click takes for one of any range."""
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        number = super().convert(value, parameter, context)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", parameter, context)
+        return number
+
+
 PATH = GivenPath(path_type=Path)
 job_options = options(
     click.argument("job", type=PATH),
@@ -61,7 +72,7 @@ _OF_SPEC = "the spec's"
 RATE = click.option(
     "--rate",
     metavar="N",
-    type=click.FloatRange(0, min_open=True),
+    type=Measure(MIN_RATE, MAX_RATE),
     show_default=f"{_OF_SPEC}, else what is learned",
     help="Requests per second.",
 )
@@ -142,7 +153,7 @@ send_options = options(
         "--drain",
         show_default="the spec's deadline_s",
         metavar="SECONDS",
-        type=click.FloatRange(0),
+        type=Measure(0, MAX_WAIT_S),
         help="How long to wait for answers at a stop.",
     ),
     click.option(

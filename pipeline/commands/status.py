@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json, show
-from pipeline.commands.options import JobOptions, job_options
+from pipeline.commands.options import JobOptions, Measure, job_options
+from pipeline.core.model import MAX_WAIT_S
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     "every_s",
     is_flag=False,
     flag_value=2.0,
-    type=click.FloatRange(0.1),
+    type=Measure(0.1, MAX_WAIT_S),
     metavar="[SECONDS]",
     help="Look again every 2 s, or as often as said, until no run goes on.",
 )

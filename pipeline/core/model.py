@@ -23,6 +23,12 @@ SANDBOX_HOST = "sandbox"
 ENGINES = ("local", "ray")
 """Where requests can be sent from."""
 
+MIN_RATE, MAX_RATE = 0.001, 1_000_000
+"""Requests per second that can be asked for: from one in 17 minutes on."""
+
+MAX_WAIT_S = 86_400
+"""The most that a setting can let anybody wait for one answer or one look: a day."""
+
 TEXT_RULES = 2
 """The newest rules by which a cell becomes text. A run folder keeps the rules that it began with,
 as another text is another row, which would be paid for.

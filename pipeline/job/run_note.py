@@ -7,14 +7,13 @@ type, the length and the characters of what the runner itself writes.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.model import ENGINES
+from pipeline.core.model import ENGINES, MAX_RATE, MIN_RATE
 from pipeline.core.wording import printable
 from pipeline.job.spec_keys import NAME
 from pipeline.system.opening import read_object
@@ -102,7 +101,7 @@ def _options(said: Any) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _is_rate(text: str) -> bool:
-    return 0 < float(text) < math.inf
+    return MIN_RATE <= float(text) <= MAX_RATE
 
 
 def _is_count(text: str) -> bool:

@@ -41,6 +41,7 @@ class Condition:
 
 
 TEXTFILE_ENDING = ".prom"
+MAX_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def _notify(fields: Fields) -> Notify | None:
         "webhook": inner.optional_text("webhook"),
         "textfile": textfile,
         "opentelemetry": inner.flag("opentelemetry"),
-        "timeout_s": inner.number("timeout_s", float, above=0),
+        "timeout_s": inner.number("timeout_s", float, above=0, at_most=MAX_TIMEOUT_S),
     }
     if textfile is not None and not textfile.name.endswith(TEXTFILE_ENDING):
         inner.note(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.core.model import ENGINES
+from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
 from pipeline.job.yaml_fields import Fields
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -77,14 +77,17 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A whole number of `at_least` or more, or any number above `above`."""
+    """A whole number or any, of `at_least` or more or above `above`, and of `at_most`."""
 
     kind: Callable[[str], Any]
-    at_least: int | None = None
-    above: int | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
 
     def read(self, fields: Fields, key: str) -> Any:
-        return fields.number(key, self.kind, at_least=self.at_least, above=self.above)
+        return fields.number(
+            key, self.kind, at_least=self.at_least, above=self.above, at_most=self.at_most
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +190,18 @@ KEYS = (
         "2",
         "how often a row is sent again for which the API itself said that the run failed",
     ),
-    Key("rate", Number(float, above=0), "learned", "requests per second"),
-    Key("deadline_s", Number(float, above=0), "330", "seconds that one answer may take"),
+    Key(
+        "rate",
+        Number(float, at_least=MIN_RATE, at_most=MAX_RATE),
+        "learned",
+        "requests per second, 0.001 to 1,000,000",
+    ),
+    Key(
+        "deadline_s",
+        Number(float, above=0, at_most=MAX_WAIT_S),
+        "330",
+        "seconds that one answer may take, 86,400 (a day) at most",
+    ),
     Key(
         "engine",
         Choice(ENGINES),

@@ -227,6 +227,7 @@ class Fields:
         *,
         at_least: float | None = None,
         above: float | None = None,
+        at_most: float | None = None,
     ) -> T | None:
         node = self._take(key)
         if node is None:
@@ -234,6 +235,8 @@ class Fields:
         rule = "a whole number" if kind is int else "a number"
         unit = " of seconds" if key.endswith("_s") else ""
         bound = f" of {at_least} or more" if at_least is not None else f"{unit} above {above}"
+        if at_most is not None:
+            bound += f", {at_most:,} at most"
         with self._noting:
             wrong = self._fault(node, f"`{key}: {_shown(node)}` is not {rule}{bound}")
             if not isinstance(node, yaml.ScalarNode):
@@ -246,7 +249,8 @@ class Fields:
             too_low = (at_least is not None and size < at_least) or (
                 above is not None and size <= above
             )
-            if too_low or not math.isfinite(size):
+            too_high = at_most is not None and size > at_most
+            if too_low or too_high or not math.isfinite(size):
                 raise wrong
             return value
         return None

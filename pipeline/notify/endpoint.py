@@ -92,7 +92,8 @@ class Endpoint:
 
 
 async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | None:
-    """What `work` returns: None, or why nothing came of it; at most `timeout_s` later, it or not.
+    """What `work` returns: None, or why nothing came of it, also where it raises. Takes
+    `timeout_s` at most, whether `work` has ended or not.
 
     `work` has a daemon thread of its own, which is left to itself once it is late.
     """
@@ -100,11 +101,17 @@ async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | Non
     answer: asyncio.Future[str | None] = loop.create_future()
 
     def run() -> None:
-        said = work()
+        try:
+            said = work()
+        except BaseException as error:  # whatever it is: somebody waits for the answer
+            said = type(error).__name__
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_resolve, answer, said)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:  # the system has no thread left
+        return str(error)
     try:
         async with asyncio.timeout(timeout_s):
             return await answer

@@ -22,7 +22,11 @@ MISTAKES = [
     (["run"], {}, SHEET, ["Missing argument 'JOB'"]),
     (["run", "JOB", "--limit", "five"], {}, SHEET, ["'--limit': 'five' is not a whole number."]),
     (["run", "JOB", "--limit", "-1"], {}, SHEET, ["'--limit': -1 is not 0 or more."]),
-    (["run", "JOB", "--rate", "0"], {}, SHEET, ["'--rate': 0.0 is not above 0."]),
+    (["run", "JOB", "--rate", "0"], {}, SHEET, ["'--rate': 0.0 is not within 0.001 to 1000000."]),
+    (["run", "JOB", "--rate", "nan"], {}, SHEET, ["'--rate': nan is not a number."]),
+    (["run", "JOB", "--drain", "nan"], {}, SHEET, ["'--drain': nan is not a number."]),
+    (["run", "JOB", "--drain", "1e300"], {}, SHEET, ["'--drain': 1e+300 is not within 0 to 86400"]),
+    (["status", "JOB", "--watch", "inf"], {}, SHEET, ["'--watch': inf is not within 0.1 to"]),
     (["run", "my", "job.yaml"], {}, SHEET, ["(job.yaml). A path with spaces in it needs quotes."]),
     (
         ["run", "JOB", "--only", "x"],

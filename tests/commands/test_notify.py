@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.core.errors import Refused
 from pipeline.job.job import find_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.ledger import open_ledger
-from pipeline.notify.endpoint import find_endpoint
+from pipeline.notify.endpoint import find_endpoint, in_time
 from pipeline.notify.metrics import markdown, prometheus
 from pipeline.status.summary import summarize_error
 from pipeline.system.files import write_json
@@ -202,6 +203,8 @@ BAD = [
     ({"webhook": f"https://example.com/{KEY.replace('_', '%5f')}"}, "goes to the API alone"),
     ({"webhok": "https://example.com/"}, 'mean "webhook"'),
     ({"timeout_s": 0}, "above 0"),
+    ({"timeout_s": 61}, "60 at most"),
+    ({"timeout_s": 1e300}, "60 at most"),
     ("https://example.com", "takes lines of"),
 ]
 
@@ -231,6 +234,28 @@ def test_check_finds_an_address_that_cannot_be_told_as_a_run_would(
     if isinstance(notify, dict) and {"healthcheck", "webhook"} & set(notify):
         assert "A run would pay for 1 request at most" in done.stdout
         assert job.call("check", "--sandbox").returncode == 0
+
+
+@pytest.mark.parametrize("error", [OverflowError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_whatever_a_notification_raises_somebody_hears_of_it_at_once(error):
+    """Its thread ends, and nobody waits for it."""
+
+    def work() -> None:
+        raise error
+
+    begun = time.monotonic()
+    assert asyncio.run(in_time(work, 30)) == error.__name__
+    assert time.monotonic() - begun < 10
+
+
+def test_where_no_thread_can_start_nobody_waits_for_one(monkeypatch):
+    """As under a limit of processes."""
+
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    assert asyncio.run(in_time(lambda: None, 30)) == "can't start new thread"
 
 
 def test_an_address_shows_only_its_host():
