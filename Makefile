@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -68,10 +68,15 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Three at a time on two cores, as they wait a lot, and those of Ray one after the other, as each has
-# a cluster.
+# Both at once, as they wait a lot: three tests at a time, and those of Ray one after the other, as each
+# has a cluster.
 soak: $(RAY)  ## the long tests; before an issue is closed
+	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target soak-rows soak-ray
+
+soak-rows: $(RAY)
 	$(BIN)/python -m pytest -m 'long and not ray' -n 3 --maxschedchunk=1 --durations=20
+
+soak-ray: $(RAY)
 	$(BIN)/python -m pytest -m 'long and ray' --durations=5
 
 bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
