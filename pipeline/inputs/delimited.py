@@ -17,7 +17,7 @@ from typing import TextIO
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import counted
-from pipeline.inputs.table import MAX_CELL_CHARACTERS, BlankRows, Table, batched
+from pipeline.inputs.table import MAX_CELL_CHARACTERS, BlankRows, Table, batched, refuse_too_wide
 from pipeline.job.spec import JobSpec
 
 # A quote that is never closed would else take the rest of the file for one cell.
@@ -55,6 +55,7 @@ def open_delimited(spec: JobSpec) -> Table:
             f"{path} line {1 + dialect.before_header}: blank, where the header belongs. Remove "
             "the line."
         )
+    refuse_too_wide(path, header)
     width = len(header)
 
     def rows() -> Iterator[_Line]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.mapping import bind
-from pipeline.inputs.table import MAX_COLUMNS, Batch, Table, batched
+from pipeline.inputs.table import MAX_COLUMNS, MAX_NAMES_CHARACTERS, Batch, Table, batched
 from pipeline.inputs.values import boolean_text
 from pipeline.job.spec import JobSpec
 
@@ -37,7 +37,18 @@ def open_jsonl(spec: JobSpec) -> Table:
     """A file of JSON objects; nested values are refused where they would be sent."""
     path = spec.input
     names: dict[str, None] = {}
+    characters = 0
     for place, line in _objects(path):
+        if line.keys() <= names.keys():
+            continue
+        characters += sum(len(name) for name in line if name not in names)
+        if characters > MAX_NAMES_CHARACTERS:
+            raise _refusal(
+                path,
+                place,
+                f"its names and those above have {characters:,} characters together, over "
+                f"{MAX_NAMES_CHARACTERS:,}: are they values?",
+            )
         names |= dict.fromkeys(line)
         if len(names) > MAX_COLUMNS:
             raise _refusal(path, place, f"over {MAX_COLUMNS} names: are they values?")

@@ -12,6 +12,10 @@ BATCH_ROWS = 2000
 NO_ROWS = "there are no rows below the names of the columns. Write some there."
 MAX_COLUMNS = 16_384
 """As many as a sheet of Excel has."""
+MAX_NAME_CHARACTERS = 32_767
+"""Of one column: as many as a cell of Excel has."""
+MAX_NAMES_CHARACTERS = 1_000_000
+"""Of all columns. A name is in memory, in the spec and in messages many times."""
 MAX_CELL_CHARACTERS = 32 << 20
 # Of hardly anything but blank rows a small file can hold a billion.
 _MANY_BLANK_ROWS = 500_000
@@ -141,7 +145,8 @@ class BlankRows:
 
 
 def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
-    """Raises for more columns than a sheet has.
+    """Raises for more columns, or longer names of them, than a sheet has. To be called before
+    anything is done with the names.
 
     Raises:
         Refused: with how many there are.
@@ -150,4 +155,17 @@ def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
         raise Refused(
             f"{path}: {len(columns):,} columns. A sheet has {MAX_COLUMNS:,} at most: remove those "
             "that are not sent."
+        )
+    for position, name in enumerate(columns, start=1):
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise Refused(
+                f"{path}: the name of column {position} has {len(name):,} characters, over "
+                f"{MAX_NAME_CHARACTERS:,}. Shorten it in the header. Is a separator or a quote "
+                "missing?"
+            )
+    characters = sum(map(len, columns))
+    if characters > MAX_NAMES_CHARACTERS:
+        raise Refused(
+            f"{path}: the names of the columns have {characters:,} characters together, over "
+            f"{MAX_NAMES_CHARACTERS:,}. Shorten them in the header."
         )

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.inputs.table import address
 from tests.conftest import Job
 from tests.support.servers import Answer, Server
 from tests.support.workbooks import cell, rows, shared, styles, table, worksheet, write_workbook
@@ -100,6 +101,25 @@ def repeated(value: str, times: int) -> pa.Array:
 def million_columns(path: Path) -> None:
     names = ",".join(f"c{n}" for n in range(999_999))
     path.write_text(f"story,{names}\n{',' * 999_999}\n", encoding="utf-8")
+
+
+LONG_NAMES = [f"{n:05d}" + "x" * 1995 for n in range(16_000)]
+
+
+def long_header(path: Path) -> None:
+    """32 MB of names."""
+    path.write_text(f"{','.join(LONG_NAMES)},story\n{',' * 16_000}x\n", encoding="utf-8")
+
+
+def growing_jsonl(path: Path) -> None:
+    """Another long name in each line."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f'{{"{name}":"x","story":"x"}}\n' for name in LONG_NAMES)
+
+
+def long_header_parquet(path: Path) -> None:
+    names = [*LONG_NAMES[:4000], "story"]
+    parquet(path, {name: pa.array(["x"]) for name in names})
 
 
 def sparse_jsonl(path: Path) -> None:
@@ -218,6 +238,28 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "1 row",
     ),
     "a quote that never ends": ("csv", text('story\n"', 1, "a\n", 30 * MB), "line 2"),
+    "16,000 names of 2,000 characters": ("csv", long_header, "characters together"),
+    "names of 2,000 characters in cells": (
+        "xlsx",
+        lambda path: write_workbook(
+            path,
+            worksheet(
+                rows([cell(address(n, 1), name) for n, name in enumerate(LONG_NAMES[:4000], 1)])
+            ),
+        ),
+        "characters together",
+    ),
+    "4,000 names of 2,000 characters in a schema": (
+        "parquet",
+        long_header_parquet,
+        "characters together",
+    ),
+    "16,000 lines with a long name each": ("jsonl", growing_jsonl, "characters together"),
+    "one name of 20 million characters": (
+        "csv",
+        text("x", 20 * MB, ",story\nx,y\n", 1),
+        "column 1",
+    ),
     "387 bytes of 100 million rows": (
         "parquet",
         lambda path: parquet(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
 from pipeline.inputs.mapping import bind
-from pipeline.inputs.table import Batch, Table, address, batched
+from pipeline.inputs.table import Batch, Table, address, batched, refuse_too_wide
 from pipeline.inputs.xlsx.cells import Flaw, Merged, SheetRow, sheet_rows
 from pipeline.inputs.xlsx.workbook import (
     SUMMARY_SHEET,
@@ -96,6 +96,7 @@ class _Worksheet:
         named = dict(row.cells)
         left, right = min(named), max(named)
         columns = tuple(named.get(column, "") for column in range(left, right + 1))
+        refuse_too_wide(self._spec.input, columns)
         return _Header(self._name, row.number, left, columns)
 
 
