@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
+from html.entities import html5
 from typing import Any
 
 from pipeline.policy.json_text import JsonText, parsed, text_of
@@ -18,25 +19,29 @@ MASK = b"[key]"
 SHORTEST_SECRET = 8
 """Characters. A shorter secret would be found in ordinary text."""
 
+# `&lowbar;` of HTML; `fjlig` is the only name of two signs.
+_NAMES = {
+    name.rstrip(";").encode(): sign.encode() for name, sign in html5.items() if sign.isascii()
+}
 # One character of a key, as JSON at any depth (`\/`, `\u0073`), an address (`%73`) or HTML
-# (`&#115;`) writes it, and the NULs that UTF-16 and UTF-32 put between letters. Bounded runs keep
-# the search linear; each branch begins with a literal, so that the search skips all other bytes.
+# (`&#115;`) writes it, a line break within base64, and the NULs that UTF-16 and UTF-32 put between
+# letters. Bounded and possessive runs keep the search linear; each branch begins with a literal, so
+# that the search skips all other bytes.
+_HEX = rb"([2-7][0-9a-fA-F]|0[aAdD])"
 _ESCAPED = (
-    rb"\\\\{0,7}(?:u00([2-7][0-9a-fA-F])|x([2-7][0-9a-fA-F])|([%s]))"
-    rb"|%%([2-7][0-9a-fA-F])"
-    rb"|&(?:#0{0,6}([0-9]{2,3})|#[xX]0{0,6}([2-7][0-9a-fA-F])|(amp|lt|gt|quot|apos|sol|plus));?"
+    rb"\\\\{0,7}(?:u00%(hex)s|x%(hex)s|([%(marks)s]))"
+    rb"|%%%(hex)s"
+    rb"|&(?:#0*+([0-9]{2,3})|#[xX]0*+([2-7][0-9a-fA-F]|[aAdD]\b)"
+    rb"|(amp|lt|gt|quot|apos|sol|plus|AMP|LT|GT|QUOT));?"
+    rb"|&([A-Za-z]{3,16});"
     rb"|\x00\x00*"
 )
-_HEX_GROUPS, _PLAIN_GROUP, _DECIMAL_GROUP, _NAME_GROUP = (1, 2, 4, 6), 3, 5, 7
-_ENTITIES = {
-    b"amp": b"&",
-    b"lt": b"<",
-    b"gt": b">",
-    b"quot": b'"',
-    b"apos": b"'",
-    b"sol": b"/",
-    b"plus": b"+",
-}
+_HEX_GROUPS, _PLAIN_GROUP, _DECIMAL_GROUP = (1, 2, 4, 6), 3, 5
+# What may stand between two characters of base64 or hexadecimal in columns: white space, also as
+# JSON at any depth writes it.
+_GAP = rb"(?:[ \t\r\n]|\\(?:[rnt]|(?=\\)))*+"
+_WRITTEN_GAPS, _GAPS = (b"\\r", b"\\n", b"\\t"), b"\\\r\n\t "
+_BREAKS = (b"\n", b"\r", b"\\n", b"\\r")
 # `%2573` and `&amp;#115;` are two layers.
 _MOST_LAYERS = 3
 
@@ -45,11 +50,18 @@ class Mask:
     """Replaces each of `secrets` by `[key]`."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._forms = tuple({form: None for secret in secrets for form in _forms(secret)})
+        usable = [secret.encode() for secret in secrets if len(secret) >= SHORTEST_SECRET]
+        self._base64 = tuple({form: None for raw in usable for form in _base64_forms(raw)})
+        self._hex = tuple(raw.hex().encode() for raw in usable)
+        self._forms = (*usable, *self._base64)
+        self._gapped = (
+            *(re.compile(_GAP.join(map(re.escape, _signs(form)))) for form in self._base64),
+            *(re.compile(_GAP.join(_signs(form)), re.IGNORECASE) for form in self._hex),
+        )
         # Programs put a backslash before these three. `\\"` stands in many answers, so it counts
         # only for a key with quotes.
-        marks = b"/" + bytes(mark for mark in b"\"'" if any(mark in form for form in self._forms))
-        self._escaped = re.compile(_ESCAPED % marks)
+        marks = b"/" + bytes(mark for mark in b"\"'" if any(mark in raw for raw in usable))
+        self._escaped = re.compile(_ESCAPED % {b"hex": _HEX, b"marks": marks})
         self._signs = (b"\\u00", b"\\x", b"%", b"&", b"\x00", *(b"\\%c" % m for m in marks))
 
     def body(self, raw: bytes) -> bytes:
@@ -90,19 +102,34 @@ class Mask:
         for form in self._forms:
             if form in raw:
                 raw = raw.replace(form, MASK)
+        if self._may_have_gaps(raw):
+            for gapped in self._gapped:
+                raw = gapped.sub(MASK, raw)
         return raw
+
+    def _may_have_gaps(self, raw: bytes) -> bool:
+        """Whether hexadecimal of any case, or base64 in columns, may stand in `raw`. Cheaper than
+        the patterns that find the place."""
+        if any(mark in raw for mark in _BREAKS):
+            for written in _WRITTEN_GAPS:
+                raw = raw.replace(written, b"")
+            raw = raw.translate(None, _GAPS)
+            if any(form in raw for form in self._base64):
+                return True
+        lowered = raw.lower()
+        return any(form in lowered for form in self._hex)
 
     def _hides(self, raw: bytes) -> bool:
         if not any(sign in raw for sign in self._signs):
             return False
         plain = self._unescaped(raw)
-        return any(form in plain for form in self._forms)
+        return self._replaced(plain) != plain
 
     def _unescaped(self, raw: bytes) -> bytes:
         """`raw` with its escapes undone."""
         for _ in range(_MOST_LAYERS):
-            plain, count = self._escaped.subn(_character, raw)
-            if not count:
+            plain = self._escaped.sub(_character, raw)
+            if plain == raw:
                 break
             raw = plain
         return raw
@@ -113,22 +140,20 @@ def _character(found: re.Match[bytes]) -> bytes:
     if group is None:
         return b""
     if group in _HEX_GROUPS:
-        return bytes.fromhex(found[group].decode())
+        return bytes((int(found[group], 16),))
     if group == _DECIMAL_GROUP:
         code = int(found[group])
         return bytes((code,)) if code < 0x80 else found[0]
-    return found[_PLAIN_GROUP] if group == _PLAIN_GROUP else _ENTITIES[found[_NAME_GROUP]]
+    return found[group] if group == _PLAIN_GROUP else _NAMES.get(found[group], found[0])
 
 
-def _forms(secret: str) -> Iterable[bytes]:
-    """The ways to write a secret that no escape explains: itself, hexadecimal, and base64 behind
-    zero, one or two other bytes, as `Bearer KEY` or `user:KEY` put it."""
-    if len(secret) < SHORTEST_SECRET:
-        return
-    raw = secret.encode()
-    yield raw
-    yield raw.hex().encode()
-    yield raw.hex().upper().encode()
+def _signs(form: bytes) -> list[bytes]:
+    return [bytes((sign,)) for sign in form]
+
+
+def _base64_forms(raw: bytes) -> Iterable[bytes]:
+    """base64 of a secret behind zero, one or two other bytes, as `Bearer KEY` or `user:KEY` put
+    it."""
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + raw)
         # The first and the last characters also hold bits of the neighbours.

@@ -6,6 +6,7 @@ function needs 0.01 to 1.6 s. A quadratic one would need an hour.
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import resource
@@ -125,6 +126,9 @@ MARKED = {
     "emphasis before a refusal": filled("*"),
 }
 
+BASE64 = base64.b64encode(b"sk_secret/key").decode().rstrip("=")
+HEX = b"sk_secret/key".hex()
+
 HIDING = {
     "backslashes": filled("\\"),
     "numbers": filled("\\\\u0073"),
@@ -133,8 +137,19 @@ HIDING = {
     "percent signs in percent signs": "%" + filled("25"),
     "entities": filled("&#00000"),
     "names": filled("&am"),
+    "names of signs": filled("&lowba"),
+    "zeros of a number": "&#" + filled("0"),
+    "zeros of numbers": filled("&#" + "0" * 1000),
+    "zeros of a hexadecimal number": "&#x" + filled("0"),
     "NULs": filled("\x00"),
     "the key": filled("sk_secre\\/"),
+    "base64 in columns that do not end": BASE64 + filled(BASE64[:9] + "\n" * 9),
+    "base64 with long gaps": f"{BASE64[:9]}\n{BASE64[9:]}" + filled(BASE64[0] + "\n" * 999),
+    "base64 with gaps of backslashes": f"{BASE64[:9]}\n{BASE64[9:]}"
+    + filled(BASE64[0] + "\\" * 999),
+    "base64 with one gap": f"{BASE64[:9]}\n{BASE64[9:]}{BASE64[0]}" + filled("\\n\n \\"),
+    "base64 letters": f"{BASE64[:9]}\n{BASE64[9:]}" + filled(BASE64[0]),
+    "hexadecimal of mixed case": HEX.upper() + filled(HEX[:-1]),
 }
 
 CASES: dict[str, Callable[[], object]] = {

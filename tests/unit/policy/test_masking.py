@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from collections.abc import Callable
+from html.entities import html5
 from urllib.parse import quote
 
 import pytest
@@ -49,6 +50,53 @@ for size in range(4):
                 b"Basic"[:s] + (text + e).encode()
             ).decode()
         )
+NAMES = {sign: name for name, sign in sorted(html5.items()) if sign.isascii() and len(sign) == 1}
+
+
+def named(text: str) -> str:
+    """With each sign that has a name in HTML by its name."""
+    return "".join(f"&{NAMES[sign]}" if sign in NAMES else sign for sign in text)
+
+
+def in_columns(text: str, width: int, end: str) -> str:
+    return end.join(text[at : at + width] for at in range(0, len(text), width))
+
+
+def mime(before: int, width: int, end: str) -> Encode:
+    """base64 in lines, as `base64` and mail programs write it."""
+    return lambda text: in_columns(
+        base64.b64encode(b"x" * before + text.encode()).decode(), width, end
+    )
+
+
+ENCODINGS["HTML names of all signs"] = named
+ENCODINGS["HTML names in HTML"] = lambda text: html.escape(named(text))
+ENCODINGS["HTML numbers behind zeros"] = each("&#0000000000{};")
+ENCODINGS["HTML hexadecimal behind zeros"] = each("&#x0000000000{:x};")
+ENCODINGS["HTML numbers behind 1,000 zeros"] = each("&#" + "0" * 1000 + "{};")
+ENCODINGS["hexadecimal of mixed case"] = lambda text: "".join(
+    digit.upper() if at % 3 else digit for at, digit in enumerate(text.encode().hex())
+)
+for size in (0, 1, 50, 56):
+    for end in (
+        r"\n",
+        r"\r\n",
+        r"\r\n\t",
+        r"\r\n ",
+        r"\\r\\n",
+        "%0D%0A",
+        "&#10;",
+        "&NewLine;",
+        r"\u000a",
+    ):
+        ENCODINGS[f"base64 in columns behind {size} bytes, {end}"] = mime(size, 76, end)
+        ENCODINGS[f"base64 in short columns behind {size} bytes, {end}"] = mime(size, 5, end)
+        ENCODINGS[f"hexadecimal in columns behind {size} bytes, {end}"] = (
+            lambda text, s=size, e=end: in_columns((b"x" * s + text.encode()).hex(), 60, e)
+        )
+ENCODINGS["base64 in columns by PHP"] = lambda text: mime(50, 76, r"\r\n")(
+    f"{text}?>>>???"
+).replace("/", r"\/")
 ENCODINGS["base64 by PHP"] = lambda text: (
     base64.b64encode(f"{text}?>>>???".encode()).decode().replace("/", r"\/")
 )
@@ -68,6 +116,28 @@ def test_the_key_is_masked_in_each_encoding(name):
     assert masked["n"] == 2.5
     cut = mask.body(f"<p>{form}</p>".encode())  # not JSON
     assert b"[key]" in cut
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\t", "\n  "])
+def test_the_key_is_masked_in_base64_of_several_lines(end):
+    """Of a text that is not JSON, and nothing else of it changes."""
+    for before in range(50, 60):
+        form = mime(before, 76, end)(KEY)
+        masked = Mask([KEY]).body(f"a\n\n{form}\nb".encode())
+        assert masked.count(b"[key]") == 1
+        assert masked.startswith(b"a\n\neHh4")
+        assert masked.endswith(b"\nb")
+        assert Mask([KEY]).text(form) != form
+
+
+@pytest.mark.parametrize("sign", sorted(NAMES))
+def test_each_name_of_an_ascii_sign_is_recognised(sign):
+    """Every one that HTML has, also those with two names."""
+    key = f"sk_live{sign}123"
+    for name, of in html5.items():
+        if of == sign:
+            masked = Mask([key]).text(f"a sk_live&{name}123 b")
+            assert masked == "a [key] b"
 
 
 @pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
