@@ -92,10 +92,12 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Lines of `name: text`."""
+    """`most` lines of `name: text`, or fewer."""
+
+    most: int
 
     def read(self, fields: Fields, key: str) -> tuple[tuple[str, str], ...] | None:
-        return fields.pairs(key)
+        return fields.pairs(key, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,18 @@ KEYS = (
         "`runs/NAME`",
         "the run folder, relative to this file; a folder that holds other files is refused",
     ),
-    Key("variables", Pairs(), "every column, under its own name", "workflow variable: column"),
-    Key("constants", Pairs(), "none", "workflow variable: text, the same for every row"),
+    Key(
+        "variables",
+        Pairs(16_384),  # as many as a sheet has columns
+        "every column, under its own name",
+        "workflow variable: column",
+    ),
+    Key(
+        "constants",
+        Pairs(1000),
+        "none",
+        "workflow variable: text, the same for every row; 1,000 at most",
+    ),
     Key(
         "id",
         Text(),

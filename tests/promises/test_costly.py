@@ -355,10 +355,34 @@ def test_no_pattern_that_is_allowed_takes_much_memory(make_job):
         assert done.peak_bytes - none < 100e6, (piece, done.peak_bytes - none)
 
 
+LEAST = "name: n\nworkflow: wf_story\ninput: sheet.csv\n"
+SPECS = {
+    "70,000 unknown keys": "".join(f"k{n}: x\n" for n in range(70_000)),
+    "19,000 unknown keys": "".join(f"k{n}: x\n" for n in range(19_000)),
+    "50,000 constants": "constants:\n" + "".join(f"  k{n}: x\n" for n in range(50_000)),
+    "490,000 conditions in a list": f"where: [{'a,' * 490_000}a]\n",
+    "300,000 lists": f"where: [{'[],' * 300_000}a]\n",
+    "490,000 aliases": f"id: &a x\nwhere: [{'*a,' * 320_000}a]\n",
+    "a megabyte of blank lines": "\n" * 990_000,
+    "a megabyte of comments": "#\n" * 490_000,
+    "a key of a megabyte": f'? "{"x" * 990_000}"\n: x\n',
+    "nested keys": "".join(f"{' ' * n}k:\n" for n in range(1390)),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_spec_of_a_megabyte_costs_little(make_job, name):
+    """With a refusal of some lines, or as it is meant."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    job.spec.write_text(LEAST + SPECS[name], encoding="utf-8")
+    code, said = bounded(job, "check")
+    assert code in (0, 2), said[:2000]
+    assert len(said.splitlines()) < 40
+
+
 def test_specs_beside_a_clean_one_cost_it_little_and_never_end_it(make_job):
     """Patterns, paths that no system takes, and megabytes of brackets, as the workflow's own."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
-    least = "name: n\nworkflow: wf_story\ninput: s.csv\n"
     for name, more in {
         "pattern": 'where: {column: a, matches: "(?i)' + r"\\pL" * 60_000 + '"}\n',
         "nul": 'output: "a\\0b"\n',
@@ -367,7 +391,7 @@ def test_specs_beside_a_clean_one_cost_it_little_and_never_end_it(make_job):
         "loop": "output: loop/x\n",
         **{f"many{n}": f"where: [{'a,' * 140_000}a]\n" for n in range(9)},
     }.items():
-        (job.folder / f"{name}.yaml").write_text(least + more, encoding="utf-8")
+        (job.folder / f"{name}.yaml").write_text(LEAST + more, encoding="utf-8")
     (job.folder / "loop").symlink_to("loop")
     (job.folder / "self.yaml").symlink_to("self.yaml")
     code, said = bounded(job, "check")

@@ -158,6 +158,28 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path):
     assert lines[-1] == "Nothing was sent."
 
 
+def test_of_many_faults_the_first_20_are_told_and_the_others_counted(tmp_path):
+    """One line each would be megabytes."""
+    unknown = "".join(f"k{n}: x\n" for n in range(5000))
+    lines = refusal(tmp_path, LEAST + unknown).splitlines()
+    assert "5,000 faults" in lines[0]
+    assert lines[1].startswith("  line 4: unknown key `k0`. There are: name")
+    assert lines[20].startswith("  line 23: unknown key `k19`. There are: name")
+    assert lines[21:] == ["  and 4,980 more.", "Nothing was sent."]
+    wrong = "".join(f"  k{n}: 1\n" for n in range(900))
+    assert "and 880 more." in refusal(tmp_path, f"{LEAST}constants:\n{wrong}")
+
+
+@pytest.mark.parametrize(("key", "most"), [("constants", 1000), ("variables", 16_384)])
+def test_as_many_lines_as_a_sheet_can_use_are_read(tmp_path, key, most):
+    """One more is refused with the number."""
+    lines = "".join(f"  k{n}: x\n" for n in range(most))
+    spec = load(tmp_path, f"{LEAST}{key}:\n{lines}")
+    assert len(getattr(spec, key)) == most
+    message = refusal(tmp_path, f"{LEAST}{key}:\n{lines}  k{most}: x\n")
+    assert f"`{key}` has {most + 1:,} lines, over {most:,}" in message
+
+
 def test_a_sheet_in_the_place_of_a_spec_is_known_whatever_is_in_it(tmp_path):
     """The same words for text, for YAML by accident and for a workbook, and a command to paste."""
     for name, content in [("a b.csv", b"x\n"), ("c.tsv", b"x: y\n"), ("d.xlsx", b"PK\xff")]:
