@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRETS = (KEY_VARIABLE, _CREDENTIALS)
 """The variables that lead to the key."""
 _MAX_KEY_BYTES = 100_000  # of a file that may be a device without an end
+_MAX_WAIT_S = 10.0  # for a pipe; signals wait for it too
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
@@ -33,17 +37,53 @@ class Access:
     host: str
 
 
+class RunKey:
+    """The key of one run, from `file`, else the environment, else systemd's credentials. It is read
+    once, when it is first asked for: a pipe has it only once."""
+
+    def __init__(self, file: Path | None, environment: Mapping[str, str] = os.environ) -> None:
+        self._file = file
+        self._environment = environment
+        self._found: str | Refused | None = None
+
+    def needed(self) -> str:
+        """The key.
+
+        Raises:
+            Refused: without a usable one.
+        """
+        if self._found is None:
+            try:
+                self._found = _find_key(self._file, self._environment)
+            except Refused as error:
+                self._found = error
+        if isinstance(self._found, Refused):
+            raise self._found
+        return self._found
+
+    def in_use(self) -> str | None:
+        """The key that a run would send; None where it would find none that it can use."""
+        try:
+            return self.needed()
+        except Refused:
+            return None
+
+
 def find_access(
-    base_url: str | None, key_file: Path | None, environment: Mapping[str, str] = os.environ
+    base_url: str | None,
+    key: RunKey | Path | None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Access:
-    """The key from `key_file`, else the environment, else systemd's credentials.
+    """Where requests go, and `key`: a run's, or that of a file, as `RunKey` finds it.
 
     Raises:
         Refused: without a usable key, for a host that a key must not be sent to in the clear, and
             for a proxy or TLS files of the environment that cannot be used.
     """
     url, where = _find_url(base_url, environment)
-    access = Access(url.rstrip("/"), _find_key(key_file, environment), _host(url, where))
+    if not isinstance(key, RunKey):
+        key = RunKey(key, environment)
+    access = Access(url.rstrip("/"), key.needed(), _host(url, where))
     check_way(url)
     return access
 
@@ -59,16 +99,6 @@ def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ)
     host = _host(url, where)
     check_way(url)
     return host
-
-
-def key_in_use(
-    key_file: Path | None = None, environment: Mapping[str, str] = os.environ
-) -> str | None:
-    """The key that a run would send; None where it would find none that it can use."""
-    try:
-        return _find_key(key_file, environment)
-    except Refused:
-        return None
 
 
 def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
@@ -97,9 +127,15 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
 def _read(path: Path, *, shared: bool) -> str:
     """The text of a key file. `shared`: whoever may read it, as systemd decides on its own."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_MAX_KEY_BYTES).decode()
+            text = _read_soon(file).decode("utf-8-sig")
+    except TimeoutError:
+        raise Refused(
+            f"{path}: no whole key came through this pipe within {_MAX_WAIT_S:.0f} s. Nothing was "
+            "sent. Start the program that writes the key first, or write the key to a file that "
+            "only you can read."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise Refused(
@@ -112,6 +148,31 @@ def _read(path: Path, *, shared: bool) -> str:
             f"alone with: {shlex.join(('chmod', '600', str(path)))}"
         )
     return text
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe also before a program writes to it; a plain `open` waits, deaf to signals."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read_soon(file: io.FileIO) -> bytes:
+    """All of `file`, or as much of it as a key may have.
+
+    Raises:
+        TimeoutError: when a pipe does not end in time.
+    """
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    until = time.monotonic() + _MAX_WAIT_S
+    content = b""
+    while len(content) < _MAX_KEY_BYTES:
+        if not poll.poll(max(until - time.monotonic(), 0) * 1000):
+            raise TimeoutError
+        piece = file.read(_MAX_KEY_BYTES - len(content))
+        if piece == b"":
+            break
+        content += piece or b""  # None: another reader was first
+    return content
 
 
 def _usable(text: str, where: str) -> str:

@@ -20,7 +20,7 @@ from pipeline.core.errors import Locked, PipelineError
 from pipeline.core.events import Listener, Notice
 from pipeline.core.model import Summary
 from pipeline.core.wording import json_line
-from pipeline.job.access import key_in_use
+from pipeline.job.access import RunKey
 from pipeline.job.job import Job
 from pipeline.ledger.ledger import open_ledger
 from pipeline.notify.endpoint import Endpoint, own_textfile, told_endpoints
@@ -41,17 +41,17 @@ _HURRIED_S = 1.0
 
 @contextlib.asynccontextmanager
 async def notifying(
-    job: Job, listeners: tuple[Listener, ...], key_file: Path | None = None
+    job: Job, listeners: tuple[Listener, ...], key: RunKey
 ) -> AsyncIterator[Notifier]:
-    """Tells how what runs inside ended: by `Notifier.summary`, or by what it raises. `key_file` is
-    the run's: no address may have the key in it.
+    """Tells how what runs inside ended: by `Notifier.summary`, or by what it raises. `key` is the
+    run's: no address may have it in it.
 
     A run that found its folder in use tells nothing: the one that has it will.
 
     Raises:
         Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
     """
-    notifier = find_notifier(job, listeners, key_in_use(key_file))
+    notifier = find_notifier(job, listeners, None if job.sandbox else key.in_use())
     try:
         yield notifier
     except Locked:

@@ -18,7 +18,7 @@ from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.identity import SheetKeys, digests
 from pipeline.inputs.stored import find_snapshot, stored_keys
-from pipeline.job.access import find_access, find_host, key_in_use
+from pipeline.job.access import RunKey, find_access, find_host
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries, reader
@@ -119,6 +119,7 @@ def check_job(
     reader.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)
+    key = RunKey(key_file)
     with (
         tempfile.TemporaryDirectory(prefix="pipeline-check-") as temporary,
         reader.reading(job.folder.ledger) as read,
@@ -130,7 +131,7 @@ def check_job(
         refuse_impossible(job, plan, selection, read)
         budget = spec.budget(read(queries.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
-        pace, learned = _pace(job, spec, base_url, key_file)
+        pace, learned = _pace(job, spec, base_url, key)
         states = _shown(plan.counts, in_use)
         return Checked(
             job=job.name,
@@ -160,7 +161,7 @@ def check_job(
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
             questions=[question.text for question in questions(prepared)],
             plan=plan_of(job, prepared, selection, read),
-            refusal=_refusal(job, prepared, accept_changes, key_file),
+            refusal=_refusal(job, prepared, accept_changes, key),
         )
 
 
@@ -184,24 +185,20 @@ def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
     return states
 
 
-def _refusal(
-    job: Job, prepared: Prepared, accept_changes: bool, key_file: Path | None
-) -> str | None:
+def _refusal(job: Job, prepared: Prepared, accept_changes: bool, key: RunKey) -> str | None:
     """Why a run would be refused although its sheet can be sent as it is."""
     spec = job.to_run()
     try:
         refuse_repaying(spec, Repaid() if accept_changes else prepared.repaid)
         if not job.sandbox:  # a rehearsal tells nobody
-            told_endpoints(spec, key_in_use(key_file))
+            told_endpoints(spec, key.in_use())
             own_textfile(spec)
     except Refused as error:
         return str(error)
     return None
 
 
-def _pace(
-    job: Job, spec: JobSpec, base_url: str | None, key_file: Path | None
-) -> tuple[float | None, bool]:
+def _pace(job: Job, spec: JobSpec, base_url: str | None, key: RunKey) -> tuple[float | None, bool]:
     """(requests per second, whether earlier runs learned it). A rehearsal learns nothing, and
     without a key nobody knows whose limit it is."""
     if spec.rate is not None:
@@ -209,7 +206,7 @@ def _pace(
     if job.sandbox:
         return None, False
     try:
-        access = find_access(base_url, key_file)
+        access = find_access(base_url, key)
     except Refused:
         return None, False
     kept = kept_pace(access.host, access.key)

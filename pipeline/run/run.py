@@ -25,7 +25,7 @@ from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Summary
 from pipeline.core.version import __version__
 from pipeline.inputs.table import Batch
-from pipeline.job.access import Access, find_access
+from pipeline.job.access import Access, RunKey, find_access
 from pipeline.job.job import Job, find_job, job_of
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
@@ -134,19 +134,22 @@ async def run_job_async(
     """
     options = replace(options or RunOptions(), **fields)
     job = replace(_as_job(job), limit=options.selection.limit)
-    async with notifying(job, options.listeners, options.key_file) as notifier:
+    key = RunKey(options.key_file)
+    async with notifying(job, options.listeners, key) as notifier:
         options = replace(options, listeners=notifier.heard_by)
-        notifier.summary = await _run_job(job, options, control or Control(), notifier)
+        notifier.summary = await _run_job(job, options, key, control or Control(), notifier)
     return notifier.summary
 
 
-async def _run_job(job: Job, options: RunOptions, control: Control, notifier: Notifier) -> Summary:
+async def _run_job(
+    job: Job, options: RunOptions, key: RunKey, control: Control, notifier: Notifier
+) -> Summary:
     job = with_text_rules(job, accept_changes=options.consent.accept_changes)
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
     check_engine(spec)
     until = _until(options, clock, spec.deadline_s)
     sheet = open_sheet(spec, folder)
-    access = None if job.sandbox else find_access(options.base_url, options.key_file)
+    access = None if job.sandbox else find_access(options.base_url, key)
     host = access.host if access else SANDBOX_HOST
     folder.refuse_unusable()
     refuse_lost(folder.ledger, folder.trace)  # before anything in the folder is changed

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -202,6 +203,61 @@ def test_a_key_file_that_is_none_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nothing", dangling, binary):
         with pytest.raises(Refused, match="the key cannot be read"):
             find_access(None, path, {})
+
+
+def test_a_key_file_may_begin_with_a_byte_order_mark(tmp_path):
+    """As some editors write it."""
+    file = key_file(tmp_path)
+    file.write_text("sk_sandbox\r\n", encoding="utf-8-sig")
+    assert find_access(None, file, {}).key == "sk_sandbox"
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    "words", ["--key-file <(printf sk_sandbox)", "--key-file /dev/stdin < <(echo sk_sandbox)"]
+)
+@pytest.mark.parametrize("sent_to", [None, "https://example.com/${PIPELINE_NOTIFY_HOOK}"])
+def test_the_key_may_come_through_a_pipe(sandbox, make_job, command, words, sent_to):
+    """A pipe has it once, and a run needs it twice: no address under `notify:` may have it in it,
+    and requests carry it."""
+    notify = {"notify": {"webhook": sent_to}} if sent_to else {}
+    job = make_job(sandbox.url, rows=[["a"]], **notify)
+    line = f"{shlex.join(job.command(command))} {words}"
+    done = job.shell(
+        ["bash", "-c", line], env={"AITUTOR_API_KEY": "", "PIPELINE_NOTIFY_HOOK": "x=sk_sandbox"}
+    )
+    if sent_to:
+        assert done.returncode == 2
+        assert "goes to the API alone" in done.stderr + done.stdout
+    else:
+        assert done.returncode == 0, done.stderr
+    assert sandbox.received() == (1 if command == "run" and not sent_to else 0)
+
+
+def test_a_pipe_may_have_the_key_later_and_in_pieces(tmp_path):
+    """The program that writes it starts when the runner does."""
+    pipe = tmp_path / "key"
+    os.mkfifo(pipe, 0o600)
+    line = 'exec > "$0"; sleep 0.2; printf sk_; sleep 0.2; echo sandbox'
+    with subprocess.Popen(["sh", "-c", f"sleep 0.2; {line}", str(pipe)]):
+        assert find_access(None, pipe, {}).key == "sk_sandbox"
+
+
+def test_a_run_whose_key_nobody_writes_ends(sandbox, make_job):
+    """It refuses the pipe; until then a signal waits too. A rehearsal needs no key."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    pipe = job.folder / "key"
+    os.mkfifo(pipe, 0o600)
+    words = job.command("run", "--key-file", str(pipe))
+    process = subprocess.Popen(words, env=job.environment(), stderr=subprocess.PIPE, text=True)
+    with ended(process):
+        time.sleep(2)
+        process.terminate()
+        _, said = process.communicate(timeout=15)
+    assert process.returncode == 2
+    assert f"{pipe}: no whole key came through this pipe within 10 s. Nothing was sent." in said
+    assert job.call("run", "--sandbox", "--key-file", str(pipe)).returncode == 0
+    assert sandbox.received() == 0
 
 
 def test_the_command_for_a_key_file_can_be_pasted(tmp_path):
