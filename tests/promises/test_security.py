@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline.core.wording import json_line, printable
 from pipeline.job.access import Access, find_access
 from pipeline.notify.endpoint import find_endpoint
 from tests.conftest import Job, ended
-from tests.promises.test_signals import until
+from tests.promises.test_signals import catches, until
 from tests.support.servers import Answer, Server, ok
 
 KEY = "sk_live_Zm9v+/=%&'x7Q"
@@ -251,7 +252,7 @@ def test_a_run_whose_key_nobody_writes_ends(sandbox, make_job):
     words = job.command("run", "--key-file", str(pipe))
     process = subprocess.Popen(words, env=job.environment(), stderr=subprocess.PIPE, text=True)
     with ended(process):
-        time.sleep(2)
+        until(lambda: catches(process, signal.SIGTERM))
         process.terminate()
         _, said = process.communicate(timeout=15)
     assert process.returncode == 2
