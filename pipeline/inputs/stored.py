@@ -162,7 +162,7 @@ def _stored(path: Path) -> JsonObject:
 def _damaged(path: Path, what: str) -> StorageFailed:
     return StorageFailed(
         f"{path}: the sheet's copy is damaged ({what}). Nothing more was sent, and nothing "
-        "altered is used. `pipeline run` copies the sheet anew."
+        "altered is used. `pipeline run` makes a new copy of the sheet."
     )
 
 

@@ -1,7 +1,7 @@
 """The file of a job spec: YAML that is composed to nodes, never constructed to objects.
 
 A node knows its line, and shows when YAML turned a text (`no`, `0123`, `2024-01-02`) into something
-else. All that is wrong is told at once, up to 20 faults.
+else. All faults are told at once; of many, the first 20.
 """
 
 from __future__ import annotations

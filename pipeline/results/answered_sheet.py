@@ -99,8 +99,8 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Answered
         if snapshot is None:
             raise Refused(
                 f"{folder.snapshot}: the copy of the sheet is missing, or not the one that the "
-                "ledger speaks of. Give `pipeline run` once more: with nothing new in the sheet "
-                "it sends nothing and makes it anew.",
+                "ledger speaks of. Give `pipeline run` once more: it makes a new copy, and sends "
+                "nothing if the sheet has no new rows.",
                 closing="",
             )
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))

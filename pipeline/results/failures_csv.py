@@ -63,9 +63,9 @@ class Draft:
         verified_elsewhere: bool = False,
         in_use: bool = False,
     ) -> None:
-        """The rows as the ledger is now, beside the cells of `snapshot`; without one there will be
-        no file. `seen` is told of each row, in the order of the sheet. For `verified_elsewhere` see
-        `queries.unfinished`, for `in_use` see `shown.shown_row`.
+        """Writes the unfinished rows, each beside its cells in `snapshot`. Without a snapshot it
+        writes no file. Calls `seen` with each row, in the order of the sheet. `queries.unfinished`
+        explains `verified_elsewhere`, and `shown.shown_row` explains `in_use`.
 
         Raises:
             StorageFailed: when the ledger or the snapshot is damaged, or the disk refuses.

@@ -22,9 +22,11 @@ from pipeline.results.failures_csv import failures_csv
 from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
-_RUN_AGAIN = "`pipeline run` copies the sheet anew; with nothing new in it, it sends nothing"
-_REPORT = "`pipeline report` writes it anew"
-_NEXT_RUN = "The next run writes it anew; `pipeline status` tells the same from the ledger"
+_RUN_AGAIN = (
+    "`pipeline run` makes a new copy of the sheet, and sends nothing if the sheet has no new rows"
+)
+_REPORT = "`pipeline report` writes it again"
+_NEXT_RUN = "The next run writes it again; `pipeline status` tells the same from the ledger"
 # `settle` moves rows from ambiguous to failed after the summary was written.
 _COUNTED = ("rows", "ok", "pending", "skipped", "paid_min", "paid_max")
 

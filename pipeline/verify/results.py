@@ -20,7 +20,9 @@ from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
 
 _BATCH_ROWS = 2000
-_MAKE_EMPTY = "Move it away; `pipeline run` makes it anew, and with nothing new it sends nothing"
+_MAKE_EMPTY = (
+    "Move it away; `pipeline run` makes it again, and sends nothing if the sheet has no new rows"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,8 @@ def workbook_of(
     return lambda path: write_workbook(path, sheets(), parts=parts())
 
 
-# Each has a quicker one of its kind beside it, but for the dense answers: all of them are long.
+# These run in `make soak` only. For each, `make test` has a quicker case of the same kind, except
+# for the dense answers, which all take long.
 LONG = {
     "a page that unpacks to a gigabyte",
     "a quote that never ends",

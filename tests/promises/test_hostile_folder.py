@@ -492,7 +492,7 @@ VALUES = {
 }
 
 
-# Each has a quicker one of its table or type beside it.
+# These run in `make soak` only. For each, `make test` has a quicker one of the same table or type.
 _LONG_VALUES = {
     *("rows.sheet_row", "runs.started_at", "runs.rows", "runs.run_id", "rows.code"),
     *("attempts.sent_at", "attempts.http_status", "parts.name"),

@@ -198,7 +198,7 @@ class _SheetBody:
                 )
             if flaw is Flaw.NO_TEXT:
                 raise _refusal(
-                    self._spec, where, "half a character, which no text may hold. Type it anew"
+                    self._spec, where, "half a character, which no text may hold. Type it again"
                 )
             if self._is_sent(column):
                 shown = dict(row.cells).get(column, "")

@@ -102,7 +102,7 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
         LookupError,
         ValueError,
         OverflowError,
-        NotImplementedError,
+        NotImplementedError,  # of zipfile, about compression that it cannot undo
         RuntimeError,  # of zipfile, about passwords
     ) as error:
         raise _damaged(path, str(error) or type(error).__name__) from None
@@ -151,7 +151,7 @@ def _holds(file: IO[bytes], wanted: bytes) -> bool:
 def _damaged(path: Path, what: str) -> Refused:
     return Refused(
         f"{path}: not readable as a workbook ({what.splitlines()[0].rstrip('.')}). Open it in "
-        "Excel or LibreOffice, save it anew, or copy it again from where it came from. "
+        "Excel or LibreOffice, save it again, or copy it again from where it came from. "
         ""
     )
 

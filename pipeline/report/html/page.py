@@ -304,7 +304,7 @@ def _footer(facts: PageFacts) -> Markup:
             ". ",
             f"{counted(facts.history.checked, 'attempt')}, every row of the ledger and the parts "
             "that answers are shown from were held against their checksums first. "
-            "`pipeline report` writes this page anew.",
+            "`pipeline report` writes this page again.",
         ),
     )
 

@@ -122,6 +122,7 @@ def _collected(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
             body += piece
             if len(body) > MAX_BODY_BYTES:
                 raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
+    # pyarrow raises NotImplementedError where it was built without the codec.
     except (zlib.error, OSError, ValueError, NotImplementedError):
         return bytes(body), False
     return bytes(body), True
