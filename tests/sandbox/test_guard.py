@@ -295,7 +295,10 @@ def test_a_connection_that_nobody_holds_is_nobodys():
     """Also one that was reset, although another program listens at its end since."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for linger in (0, 1):
-            client = socket.create_connection(server.getsockname())
+            # From an address that no other program connects from: its port is not taken meanwhile.
+            client = socket.create_connection(
+                server.getsockname(), source_address=("127.0.0.77", 0)
+            )
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", linger, 0))
             taken, theirs = server.accept()
             with taken:
