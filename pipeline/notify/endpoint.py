@@ -121,7 +121,7 @@ async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | Non
 
 def late(timeout_s: float) -> str:
     """Why, in the same words whoever notices first."""
-    return f"no answer within {timeout_s:g} s"
+    return f"no response within {timeout_s:g} s"
 
 
 def find_endpoint(
@@ -140,20 +140,29 @@ def find_endpoint(
         parts = split_address(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise Refused(f"{where}: not an address.") from None
+        raise Refused(f"{where} is not a valid address. Write an https:// address.") from None
     if not host or not url.isascii() or not url.isprintable() or " " in url:
-        raise Refused(f"{where}: not an https:// address.")
+        raise Refused(f"{where} is not an https:// address.")
     if parts.username or parts.password or parts.fragment:
-        raise Refused(f"{where}: give the address without user or fragment.")
+        raise Refused(
+            f"{where} must not contain a user name, a password or a fragment (#…). Remove that."
+        )
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        raise Refused(f"{where}: use https://; http:// is for this machine only (127.0.0.1).")
+        raise Refused(
+            f"{where} must begin with https://. Only addresses of this machine (127.0.0.1) may "
+            "begin with http://."
+        )
     if key is not None and Mask([key]).text(url) != url:
-        raise Refused(f"{where}: the API's key goes to the API alone.")
+        raise Refused(
+            f"{where} contains the API key, which the runner sends to the API only. Remove the key "
+            "from the address."
+        )
     may_be_local = environment.get(LOCAL, "").strip() == "1"
     if is_local(host) and not may_be_local:
         raise Refused(
-            f"{where}: an address of this machine ({host}), whose services may trust every local "
-            f"caller. A spec alone cannot allow it: set {LOCAL}=1 in the environment."
+            f"{where} is an address of this machine ({host}), where services may trust every local "
+            f"caller. A job file alone cannot allow it. To allow it, set {LOCAL}=1 in the "
+            "environment."
         )
     return Endpoint(f"{parts.scheme}://{host}/…", url, may_be_local)
 
@@ -194,8 +203,8 @@ def own_textfile(spec: JobSpec) -> Path | None:
         ours = False
     if not ours:
         raise Refused(
-            f"{spec.at('notify.textfile')}: {path} is not a file of metrics that a run has "
-            "written, and would be replaced. Name another file, or remove that one."
+            f"{spec.at('notify.textfile')}: {path} does not hold the metrics of an earlier run, "
+            "and the run would replace it. Name another file, or delete that one."
         )
     return path
 
@@ -210,7 +219,8 @@ def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
     value = environment.get(name, "")
     if not value.strip():
         raise Refused(
-            f"{where}: the environment has no {name}. Set it, or take the line out of the spec."
+            f"{where}: the environment variable {name} is not set. Set it, or remove this line "
+            "from the job file."
         )
     return value.strip()
 
@@ -235,7 +245,9 @@ def _connected(*where: Any) -> socket.socket:
     # Whoever connects to an address of this machine has the same address at both ends.
     if is_local(theirs) or theirs == connected.getsockname()[0].partition("%")[0]:
         connected.close()
-        raise OSError(None, f"its name leads to an address of this machine; {LOCAL}=1 allows that")
+        raise OSError(
+            None, f"its name leads to an address of this machine, which only {LOCAL}=1 allows"
+        )
     return connected
 
 

@@ -32,17 +32,25 @@ def gauges(summary: Summary, ended_at: float) -> tuple[Gauge, ...]:
     paid = tuple(({"bound": bound}, getattr(summary, f"paid_{bound}")) for bound in _BOUNDS)
     stopped = (({"code": summary.stopped}, 1),) if summary.stopped else ()
     return (
-        Gauge("rows", "Rows of the sheet by where they stand.", "{row}", rows),
+        Gauge("rows", "Rows of the sheet, by status.", "{row}", rows),
         Gauge("unfinished_rows", "Rows that are not ok, by error code.", "{row}", codes),
         Gauge(
-            "paid_requests", "Requests that were (min) or may have been billed.", "{request}", paid
+            "paid_requests",
+            "Requests that were billed (min) or may have been (max).",
+            "{request}",
+            paid,
         ),
         _last("requests", "Requests that the last run sent.", "{request}", summary.requests),
-        _last("rate_limited_requests", "Of those, 429s.", "{request}", summary.rate_limited),
-        _last("duration", "How long it sent.", "s", summary.duration_s),
-        _last("end_timestamp", "When it ended.", "s", round(ended_at, 3)),
-        _last("exit_code", "Its exit code.", "", summary.exit_code),
-        Gauge("last_run.stopped", "Why it ended before its rows did.", "", stopped),
+        _last(
+            "rate_limited_requests",
+            "Requests of the last run that got a 429.",
+            "{request}",
+            summary.rate_limited,
+        ),
+        _last("duration", "How long the last run was sending.", "s", summary.duration_s),
+        _last("end_timestamp", "When the last run ended.", "s", round(ended_at, 3)),
+        _last("exit_code", "Exit code of the last run.", "", summary.exit_code),
+        Gauge("last_run.stopped", "Why the last run stopped early.", "", stopped),
     )
 
 

@@ -60,7 +60,7 @@ async def notifying(
         await notifier.end(summarize_error(job, error), str(error))
         raise
     except Exception as error:
-        bug = PipelineError(f"a bug in the runner ({type(error).__name__})")
+        bug = PipelineError(f"The runner stopped because of a bug ({type(error).__name__}).")
         await notifier.end(summarize_error(job, bug), str(bug))
         raise
     finally:
@@ -112,7 +112,7 @@ class Notifier:
             self._ping(summary, error), self._call(summary, error), self._export(summary)
         )
         for whom, why in self._failures.items():
-            self._say(f"{whom} could not be told how the run ended: {why}. The run itself is done.")
+            self._say(f"The runner could not notify {whom}: {why}. The run itself is not affected.")
 
     def keep_failures(self) -> None:
         """Adds whom nobody could tell to the summary and to summary.json, unless another run has

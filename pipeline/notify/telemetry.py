@@ -41,7 +41,7 @@ def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -
     except ImportError as error:
         raise Refused(
             f"{where} needs packages that are not installed ({error.name}). Install them with "
-            "`pip install '.[otel]'` in the checkout, or take the line out of the spec."
+            "`pip install '.[otel]'` in the checkout, or remove this line from the job file."
         ) from None
     return Telemetry(spec.name, traces, metrics, told.timeout_s, environment)
 
@@ -54,8 +54,8 @@ def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Colle
     variable, protocol = _setting(name, "PROTOCOL", environment)
     if protocol not in ("", _PROTOCOL):
         raise Refused(
-            f"{where} speaks {_PROTOCOL} only (a collector takes it at port 4318), and {variable} "
-            f"is {protocol}. Set it to {_PROTOCOL}."
+            f"{where} supports only {_PROTOCOL} (port 4318 of a collector), but {variable} is "
+            f"{protocol}. Set it to {_PROTOCOL}."
         )
     variable, url = _setting(name, "ENDPOINT", environment)
     if not variable.endswith(f"{name}_ENDPOINT"):  # that one is taken as it stands
@@ -66,7 +66,9 @@ def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Colle
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https"):
-        raise Refused(f"{where}: {variable} is not an http:// or https:// address.")
+        raise Refused(
+            f"{where}: the environment variable {variable} is not an http:// or https:// address."
+        )
     return Collector(f"opentelemetry ({signal}) {parts.scheme}://{host}/…", url)
 
 

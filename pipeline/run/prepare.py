@@ -58,9 +58,9 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
     """
     if resolved(spec.input).parent == resolved(folder.path):
         raise Refused(
-            f"{spec.input}: a file of this job's own run folder is not a sheet for it. To send "
-            "failed rows again use `pipeline resume`; as the sheet of another job, give it "
-            "another `output:`."
+            f"{spec.input}: this file is in the job's own run folder, so it cannot be the job's "
+            "sheet. To send failed rows again, use `pipeline resume`. To use the file as the sheet "
+            "of another job, give that job another `output:`."
         )
     table = open_table(spec)
     refuse_unknown_columns(spec, table.columns)

@@ -35,7 +35,10 @@ def recover(
     if read:
         number = counted(read, "answer")
         tell(
-            Notice(f"{number} that could not be read before is read now; nothing was sent for it.")
+            Notice(
+                f"The runner can now read {number} that it could not read before. No row was sent "
+                "again for this."
+            )
         )
     # What was left unsealed was asked of the workflow that it was for.
     sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or workflow)
@@ -49,8 +52,8 @@ def recover(
     if cut:
         tell(
             Notice(
-                f"The last run ended with {counted(len(cut), 'request')} on the way. Each may have "
-                "been paid, so those rows are ambiguous (interrupted) and not sent again."
+                f"The last run ended with {counted(len(cut), 'request')} in flight. Each may have "
+                "been billed, so those rows are now ambiguous (interrupted) and are not retried."
             )
         )
     return cut

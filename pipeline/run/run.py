@@ -107,8 +107,8 @@ def run_job(
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise Refused(
-            "An event loop is running here, as in a notebook: use `await pipeline.run_job_async(…)`"
-            "."
+            "An event loop is already running here, as in a notebook. Use "
+            "`await pipeline.run_job_async(…)`."
         )
     return asyncio.run(run_job_async(job, options, control=control, **fields))
 
@@ -194,13 +194,13 @@ def _telling(*listeners: Listener) -> Listener:
 def _saying_blocked(tell: Listener, clock: SystemClock) -> Callable[[bool], None]:
     reason = (
         "another program, such as a database editor or a backup, holds the lock of ledger.sqlite. "
-        "Answers wait in memory. Close the ledger there"
+        "Answers wait in memory. Close the ledger in that program"
     )
 
     def say(blocked: bool) -> None:
         waiting = Waiting(reason, clock.monotonic() + _ASK_AGAIN_S)
         with contextlib.suppress(StorageFailed):  # of the log: the wait goes on
-            tell(waiting if blocked else Notice("The ledger can be written again."))
+            tell(waiting if blocked else Notice("The ledger is free again. The run continues."))
 
     return say
 
@@ -391,8 +391,8 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
             yield Access(spawned.url, spawned.key, SANDBOX_HOST)
     except DidNotStart as error:
         raise EngineAway(
-            f"The sandbox did not start: {error}. Nothing was sent, and nothing was paid. Run "
-            "`pipeline sandbox` to see whether it starts there."
+            f"The sandbox did not start: {error}. Nothing was sent. Run `pipeline sandbox` to see "
+            "whether it starts on its own."
         ) from None
 
 

@@ -74,7 +74,7 @@ def settle_job(
     if rows is not None and rows.last > counts.sheet_rows:
         raise Refused(
             f"There is no row {rows.last}: the sheet had {counted(counts.sheet_rows, 'data row')} "
-            "at the last run."
+            "in the last run."
         )
     decidable = {State.AMBIGUOUS} if only is None and rows is None else set(_DECIDABLE)
 

@@ -45,5 +45,5 @@ async def events_of(
         run.cancel()
         raise
     finally:
-        control.stop("whoever read its events left.")
+        control.stop("The program that reads the events has stopped reading.")
         await asyncio.gather(run, return_exceptions=True)

@@ -77,4 +77,4 @@ class Control:
             Interrupted: when `stop` was called.
         """
         if self.stopped is not None:
-            raise Interrupted("Interrupted before anything was sent.", self.signal_exit)
+            raise Interrupted("The run was interrupted before it sent anything.", self.signal_exit)

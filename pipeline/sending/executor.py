@@ -1,11 +1,58 @@
-"""The loop: one dispatcher, a fixed set of workers, one stream of rows.
+"""The executor: sends the rows of one run, and records each request before and after it is sent.
 
-The dispatcher waits, in this order, for a row, for a place in flight and in the budget, and for a
-slot of the pace; then it hands the row to an idle worker. The worker makes the intent durable,
-stamps the time, sends, and makes the outcome durable. Nothing queues between slot and send: send
-times are what the pace is learned from.
+Theory of operation
+-------------------
 
-No task is made per row, and no row is looked at before there is room for it.
+One task, the dispatcher, decides when the next row may leave. Worker tasks send the rows. The
+executor starts a worker only when none is idle, so it never creates a task per row.
+
+The dispatcher (`_dispatch`) waits for three permits, in this order:
+
+1. A row (`_row_ready`). Rows whose retry is due come first, then the next row of the sheet. The
+   executor reads at most one row ahead, so a long sheet needs no more memory than a short one.
+2. Room (`_room`): fewer than `concurrency` requests in flight and a request left in `budget`. There
+   is room for only one request at a time while the API cannot be reached (`BackOff`), and at first
+   if the job's last ten answers were lost (`Breakers.probing`).
+3. A slot of the pace (`throttle.slot`).
+
+Then it takes the row from the queue, counts it as in flight and against the budget, and hands it to
+an idle worker (`_hand_out`). Nothing queues between the slot and the request, because the pace is
+learned from the times at which requests leave.
+
+The worker (`_attempt`) finishes each of these steps before it begins the next one:
+
+1. It makes the intent durable (`ledger.intend`). From now until step 5, a crash leaves the row
+   ambiguous. If the run stopped meanwhile, the worker takes the intent back (`ledger.withdraw`),
+   since no byte has left.
+2. It stamps the request as sent (`throttle.sent`).
+3. It sends the body (`engine.send`). A timeout or a lost connection is a `Reply` too.
+4. It classifies the reply as an `Outcome` (`_judge`) and passes both to the pace
+   (`throttle.landed`). `decide` returns the row's new state, and the seconds until a retry if there
+   is one.
+5. It makes the outcome durable (`ledger.conclude`). Only then does the budget get a request back
+   that was not billed, does the row wait for its retry, and do the listeners hear `AttemptEnded`.
+
+An example: three rows with ``concurrency=1``, ``retries=2`` and ``budget=3``.
+
+    row   reply                   outcome                  decision             budget
+    1     200 with a `result`     OK, maybe paid           OK                   3 -> 2
+    2     500, the API's JSON     FAILED, retryable        PENDING, again 1 s   2 -> 1 -> 2
+    3     connection lost         AMBIGUOUS, maybe paid    AMBIGUOUS            2 -> 1
+    2     200 with a `result`     OK, maybe paid           OK                   1 -> 0
+
+Row 2 failed in the API's own words, which is not billed. The budget gets the request back, and
+`RowQueue.failed` keeps the row for 1 s and counts one of its two retries. (A 429 is REFUSED:
+`RowQueue.refused` makes the row due at once the first time, and no retry is used up.) Row 3 left
+while row 2 waited. It may have been billed, so its request stays spent, and no run sends the row
+again until the user says so. After the second row 2 takes every step again, with a permit, a slot
+and an intent of its own. Then no row is left and nothing is in flight: `run` returns None.
+
+A run can end earlier in three ways. In each of them, the executor first saves the outcomes of the
+requests in flight, as far as the disk accepts them:
+
+* `stop` sends no more rows and waits up to `drain_s` seconds for the requests in flight.
+* `abandon` cancels the requests in flight. Each of their rows is ambiguous (`interrupted`).
+* `fail` stops the run after an error, such as a full disk. `run` raises that error at the end.
 """
 
 from __future__ import annotations
@@ -37,17 +84,17 @@ from pipeline.policy.cutoff import Cutoff
 from pipeline.policy.retry import BackOff, Breakers, Decision, decide
 from pipeline.policy.row_queue import RowQueue
 
-# A clock that is set while the run waits is noticed within this time.
+# The run notices within this time that somebody has set the clock.
 _LOOK_AT_CLOCK_S = 1.0
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Executor:
-    """Sends a stream of rows, each at most once unless its answer proves that it may go again.
+    """Sends one stream of rows. Retries a row only if its last request was certainly not paid.
 
-    `concurrency` is the most requests in flight. `retries` is how often a row that failed for
-    certain goes again. `budget` is how many more requests may be billed, None for any number.
-    `until` is when the sending ends, if it does.
+    `concurrency` is the most requests in flight. `retries` is how often a row is retried that
+    failed in the API's own words. `budget` is how many more requests may be billed, None for no
+    limit. `until` is the time of day after which nothing is sent, None for no such time.
     """
 
     engine: Engine
@@ -80,17 +127,18 @@ class Executor:
 
     @property
     def in_flight(self) -> int:
-        """Requests handed out whose outcome is not durable yet."""
+        """The number of requests that were handed to a worker and have no durable outcome yet."""
         return self._in_flight
 
     async def run(self, rows: Iterator[Row], drain_s: float) -> Stopped | None:
         """Sends `rows` until they are finished or something stops the run.
 
-        Returns why it ended early, or None. After a stop, requests in flight are waited for up to
-        `drain_s`, since they are paid for. Cancelling this coroutine abandons them instead.
+        Returns why the run ended early, or None. After a stop, this waits up to `drain_s` seconds
+        for the requests in flight, because they are paid for. Cancelling this coroutine abandons
+        them instead.
 
         Raises:
-            StorageFailed: when an intent or outcome could not be made durable.
+            StorageFailed: when an intent or an outcome could not be made durable.
         """
         self._queue, self._drain_s = RowQueue(rows), drain_s
         self._dispatcher = asyncio.create_task(self._dispatch())
@@ -104,26 +152,26 @@ class Executor:
         finally:
             watch.cancel()
             self.abandon()
-            # The ledger is closed after this: a second cancellation must not leave rows behind.
+            # The caller closes the ledger next, so a second cancellation must not end this early.
             await _wholly(self._end(watch))
         if self._error is not None:
             raise self._error
         return self.stopped
 
     def stop(self, stopped: Stopped) -> None:
-        """Sends no more rows. The first reason stands. May be called twice."""
+        """Sends no more rows. May be called twice: the first reason counts."""
         if self.stopped is not None:
             return
         self.stopped = stopped
         if self._dispatcher is not None:
             self._dispatcher.cancel()
-        # Not those whose answer is here and being saved: that may be the one that ends the run.
+        # `_in_flight` also counts answers that are being saved, such as the one that stops the run.
         self._emit(Stopping(stopped, len(self._sending), self._drain_s))
 
     def abandon(self) -> None:
-        """Waits for no answer any more: what is in flight becomes ambiguous."""
+        """Stops waiting for answers: the rows in flight become ambiguous. May be called twice."""
         if self._abandoned.is_set():
-            return  # a second cancellation would hit the saving of what the first one ended
+            return  # a second cancellation would hit tasks that already save their outcome
         self._abandoned.set()
         if self._dispatcher is not None:
             self._dispatcher.cancel()
@@ -131,10 +179,10 @@ class Executor:
             task.cancel()
 
     def fail(self, error: Exception) -> None:
-        """Sends no more rows; `run` raises the first such error once what is in flight is saved."""
+        """Sends no more rows. `run` raises the first such error after the outcomes are saved."""
         if self._error is None:
             self._error = error
-        reason = str(error) if isinstance(error, StorageFailed) else "an error in the runner"
+        reason = str(error) if isinstance(error, StorageFailed) else "The runner itself failed."
         self.stop(Stopped(StopCode.STORAGE, reason))
 
     # -- the dispatcher -------------------------------------------------------------------
@@ -149,7 +197,7 @@ class Executor:
             self._hand_out(self._queue.take(self.clock.monotonic()))
 
     async def _watch_clock(self) -> None:
-        """Ends whatever the dispatcher waits for when the time to send is over."""
+        """Stops the run when the time to send is over, whatever the dispatcher waits for."""
         while self.until is not None and self.stopped is None:
             if self._queue.holds_any and self._out_of_time():
                 self._stop_in_time()
@@ -168,7 +216,7 @@ class Executor:
         self.stop(self.until.stopped())
 
     async def _row_ready(self) -> bool:
-        """Waits for a row that may be sent. False when every row is finished."""
+        """Waits for a row that may be sent. Returns False when every row is finished."""
         while not self._queue.ready(self.clock.monotonic()):
             due_at = self._queue.due_at
             if due_at is None and self._in_flight == 0:
@@ -177,14 +225,14 @@ class Executor:
         return True
 
     async def _room(self) -> None:
-        """Waits for a place in flight, in the budget, and while the API is away for a probe."""
+        """Waits until one more request may be in flight, may be billed, and may be tried."""
         while True:
             if self.budget == 0 and self._in_flight == 0:
                 self.stop(
                     Stopped(
                         StopCode.MAX_PAID,
-                        "As many requests may have been paid as `max_paid` or `max_paid_per_run` "
-                        "allows. The rows that are left stay pending.",
+                        "The run reached `max_paid` or `max_paid_per_run`: that many requests may "
+                        "have been billed. The remaining rows stay pending.",
                     )
                 )
             most = 1 if self.breakers.probing else self.concurrency
@@ -202,7 +250,7 @@ class Executor:
             self._emit(ConcurrencyBinds(self._in_flight))
 
     async def _change(self, until: float | None) -> None:
-        """Waits until something lands, or until `until`."""
+        """Waits until an attempt ends, or until `until` on the monotonic clock."""
         self._changed.clear()
         if until is None:
             await self._changed.wait()
@@ -234,7 +282,7 @@ class Executor:
                 await self._attempt(row)
             except Exception as error:
                 self.fail(error)
-                self.abandon()  # an outcome could not be saved: nor could those that come
+                self.abandon()  # this outcome could not be saved, so later ones cannot either
             finally:
                 self._in_flight -= 1
                 self._idle += 1
@@ -244,11 +292,11 @@ class Executor:
         try:
             attempt = await self.ledger.intend(row)
         except StorageFailed as error:
-            # Nothing was sent for this row; answers on their way may still find a place.
+            # Nothing was sent for this row. Other answers may still fit on the disk.
             self._not_billed()
             self.fail(error)
             return
-        # Once more: the disk may have taken its time, or the clock was set meanwhile.
+        # Checked again: the disk may have been slow, or somebody set the clock meanwhile.
         if self._out_of_time():
             self._stop_in_time()
         if self.stopped is not None or self._abandoned.is_set():
@@ -277,7 +325,7 @@ class Executor:
                 leaves_at,
                 self.clock.monotonic(),
                 failure=Failure.INTERRUPTED,
-                detail="the run ended before the answer came",
+                detail="the run ended before the server responded",
             )
         finally:
             self._sending.discard(task)
@@ -327,10 +375,14 @@ class Executor:
         was_away = self._back_off.away
         self._back_off.not_sent(now, reply.sent_at)
         if self._back_off.given_up(now):
-            self.stop(Stopped(StopCode.NOT_SENT, f"The API cannot be reached: {reply.detail}"))
+            self.stop(
+                Stopped(StopCode.NOT_SENT, f"The runner cannot reach the API: {reply.detail}")
+            )
         elif not was_away:
             self._emit(
-                Waiting(f"the API cannot be reached ({reply.detail})", self._back_off.next_at())
+                Waiting(
+                    f"the runner cannot reach the API ({reply.detail})", self._back_off.next_at()
+                )
             )
 
     def _note_latency(self, reply: Reply, outcome: Outcome) -> None:
@@ -345,7 +397,7 @@ class Executor:
     # -- the end --------------------------------------------------------------------------
 
     async def _drain(self, drain_s: float) -> None:
-        """Waits for what is in flight, until `drain_s` is over or nobody wants to wait."""
+        """Waits until nothing is in flight, `drain_s` is over, or the run is abandoned."""
         landed = asyncio.create_task(self._landed())
         abandoned = asyncio.create_task(self._abandoned.wait())
         try:
@@ -361,7 +413,7 @@ class Executor:
             await self._change(None)
 
     async def _end(self, watch: asyncio.Task[None]) -> None:
-        """Returns when every outcome is saved and no task is left."""
+        """Returns when every outcome is saved and every task has ended."""
         await self._landed()
         tasks = [watch, *self._workers, *([self._dispatcher] if self._dispatcher else [])]
         for task in tasks:
@@ -372,12 +424,12 @@ class Executor:
         for listener in self.listeners:
             try:
                 listener(event)
-            except Exception as error:  # of a log or a caller: what is in flight can be saved
+            except Exception as error:  # of a log or a caller: outcomes can still be saved
                 self.fail(error)
 
 
 async def _wholly(work: Coroutine[Any, Any, None]) -> None:
-    """Returns when `work` is done, however often this is cancelled; the cancellation comes then."""
+    """Returns when `work` is done, however often this is cancelled, and is then cancelled itself."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
@@ -391,11 +443,11 @@ async def _wholly(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _judge(reply: Reply) -> Outcome:
-    """What the reply says. A body that trips its reader was paid for: it is kept as it came."""
+    """Classifies the reply. A body that makes `classify` fail may be paid for: it is kept raw."""
     try:
         return classify(reply)
     except Exception as error:
-        message = f"the answer could not be read ({type(error).__name__}: {error})"
+        message = f"the runner could not read the response ({type(error).__name__}: {error})"
         return Outcome(
             Verdict.AMBIGUOUS, ErrorCode.BAD_RESPONSE, message, reply.status, maybe_paid=True
         )

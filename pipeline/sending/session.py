@@ -138,8 +138,9 @@ class Sending:
         if fits < self.spec.concurrency:
             self.tell(
                 Notice(
-                    f"At most {fits} in flight where requests are sent from, not "
-                    f"{self.spec.concurrency}: few files may be open there (`ulimit -n` tells)."
+                    f"At most {fits} requests will be in flight, not "
+                    f"{self.spec.concurrency}: the machine that sends them allows too few open "
+                    "files. To send more at once, raise that limit (`ulimit -n`)."
                 )
             )
         return min(fits, self.spec.concurrency)

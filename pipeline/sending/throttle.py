@@ -102,7 +102,7 @@ class PacedThrottle:
         since, asked_s = self.pace.denied_since, self.pace.asked_s
         if since is None:
             if wait_s >= _TOLD_SLOW_S:
-                self._say(asked_at, "the rate limit allows the next request only then")
+                self._say(asked_at, "the rate limit delays the next request")
         elif asked_s >= _TOLD_DENIED_S:
             asked = f"the API answered 429 (rate limit) and asks to wait {lasting(asked_s)}"
             self._say(since, f"{asked} (Retry-After)", asked=True)

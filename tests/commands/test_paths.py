@@ -93,5 +93,5 @@ def test_the_longest_names_that_a_system_takes_are_used(sandbox, make_job):
     done = job.call("run", "--json", "--rate", "5000")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"] == 1
-    assert "could not be told" not in done.stderr
+    assert "could not notify" not in done.stderr
     assert {sheet, output, metrics} <= set(os.listdir(job.folder))

@@ -461,7 +461,7 @@ def test_no_more_requests_are_in_flight_than_files_may_be_open(make_job):
                 assert server.most_in_flight == 60
                 server.holding = False
                 assert process.stderr is not None
-                assert b"At most 60 in flight" in process.stderr.read()
+                assert b"At most 60 requests will be in flight" in process.stderr.read()
                 assert process.wait(timeout=60) == 0
         assert server.most_in_flight == 60
 

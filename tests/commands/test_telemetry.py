@@ -190,7 +190,7 @@ def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_w
     """The same exit code, the same words as for other monitors, and no line of the exporters."""
     elsewhere = monitor()
     addresses = {
-        hanging: "no answer within 1 s",
+        hanging: "no response within 1 s",
         monitor(status=500).url: "HTTP 500",
         monitor(307, f"{elsewhere.url}/x").url: "HTTP 307",
         f"http://127.0.0.1:{closed_port()}": "ConnectionError",
@@ -203,8 +203,8 @@ def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_w
         assert json.loads(done.stdout)["ok"] == 1
         for signal in ("traces", "metrics"):
             line = (
-                f"opentelemetry ({signal}) http://127.0.0.1/… could not be told how the run ended: "
-                f"{why}. The run itself is done."
+                f"The runner could not notify opentelemetry ({signal}) http://127.0.0.1/…: "
+                f"{why}. The run itself is not affected."
             )
             assert line in done.stderr
             assert line in (job.folder / f"runs/{n}/log.jsonl").read_text(encoding="utf-8")

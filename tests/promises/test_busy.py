@@ -96,7 +96,7 @@ def test_answers_wait_for_the_lock_as_long_as_it_takes(job, begin):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "Waiting: another program, such as a database editor or a backup, holds" in said
-    assert "The ledger can be written again." in said
+    assert "The ledger is free again." in said
     assert set(sandbox.billed().values()) == {1}
     assert len(pd.read_parquet(job.results)) == 20
     assert job.status()["ok"] == 20

@@ -229,7 +229,7 @@ def test_the_key_may_come_through_a_pipe(sandbox, make_job, command, words, sent
     )
     if sent_to:
         assert done.returncode == 2
-        assert "goes to the API alone" in done.stderr + done.stdout
+        assert "contains the API key" in done.stderr + done.stdout
     else:
         assert done.returncode == 0, done.stderr
     assert sandbox.received() == (1 if command == "run" and not sent_to else 0)

@@ -101,11 +101,11 @@ class Client:
                 await self._exchange(body, partial)
             failure, detail = None, ""
         except TimeoutError:
-            failure, detail = Failure.TIMEOUT, f"no whole answer within {self._deadline_s:g} s"
+            failure, detail = Failure.TIMEOUT, f"no complete response within {self._deadline_s:g} s"
             if request.stage is Stage.CONNECTING:
                 failure, detail = Failure.NOT_SENT, f"no connection within {self._deadline_s:g} s"
         except TooLarge as error:
-            failure, detail = Failure.TOO_LARGE, f"an answer of over {MAX_BODY_BYTES} bytes"
+            failure, detail = Failure.TOO_LARGE, f"a response of more than {MAX_BODY_BYTES} bytes"
             partial.body = error.kept
             partial.share.shrink(len(error.kept))
         except Exception as error:

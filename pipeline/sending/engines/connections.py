@@ -76,7 +76,9 @@ class RequestProgress:
     def lost(self) -> None:
         """The request's connection was lost before an answer came."""
         if self.reused and self.connector is not None:
-            self.connector.stop_reusing("The server closed a connection as it was used again.")
+            self.connector.stop_reusing(
+                "The server closed a connection just as the runner reused it."
+            )
 
 
 progress: ContextVar[RequestProgress] = ContextVar("progress")
@@ -174,7 +176,7 @@ class Line(ResponseHandler):
         self._on_stray()
         if self.requests and self._answer is None:
             self.set_exception(
-                aiohttp.ClientConnectionError("the server sent bytes before it had the request")
+                aiohttp.ClientConnectionError("the server sent data before it had the request")
             )
 
 
@@ -187,7 +189,7 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, tls: ssl.SSLContext, tell: Callable[[str], None]) -> None:
         super().__init__(limit=0, ssl=tls, keepalive_timeout=IDLE_REUSE_S)
         on_stray = functools.partial(
-            self.stop_reusing, "The server sent bytes on a connection that no request asked for."
+            self.stop_reusing, "The server sent data that no request asked for."
         )
         line: Callable[..., ResponseHandler] = Line
         self._factory = functools.partial(line, self._loop, on_stray)
@@ -197,7 +199,7 @@ class Connector(aiohttp.TCPConnector):
         """Gives each request a connection of its own from here on."""
         if not self._force_close:
             self._force_close = True
-            self._tell(f"{why} From now on, each request has a connection of its own.")
+            self._tell(f"{why} From now on, each request gets a new connection.")
 
     async def connect(
         self,
@@ -216,7 +218,7 @@ class Connector(aiohttp.TCPConnector):
                 break
             connection.close()
             if not request.reused:
-                reason = OSError("the server sends before it has a request")
+                reason = OSError("the server sends data before it has a request")
                 raise aiohttp.ClientConnectorError(req.connection_key, reason)
         request.stage, request.connector = Stage.CONNECTED, self
         line.begin()
@@ -270,7 +272,7 @@ def describe(error: Exception) -> str:
     """What went wrong, for a message."""
     cause = _cause(error)
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
-        return f"{cause.host}: no address is known for this name ({cause.os_error.strerror})"
+        return f"{cause.host}: this name cannot be resolved ({cause.os_error.strerror})"
     if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, _TLS_ERRORS):
         number = cause.os_error.errno
         reason = os.strerror(number) if number else str(cause.os_error)

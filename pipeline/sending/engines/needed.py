@@ -22,21 +22,20 @@ def check_engine(spec: JobSpec) -> None:
     if spec.engine == "ray":
         if spec.workers is not None and spec.workers > MAX_WORKERS:
             raise Refused(
-                f"{spec.at('workers')}: {spec.workers} workers are more than {MAX_WORKERS:,}, and "
-                "one driver feeds no more than that. Nothing was sent. Write a smaller number, or "
-                "leave `workers` out."
+                f"{spec.at('workers')}: `workers` is {spec.workers}, but one run can use at most "
+                f"{MAX_WORKERS:,}. Nothing was sent. Write a smaller number, or remove `workers`."
             )
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise Refused(
                 f"{spec.at('engine')}: the engine ray needs packages that are not installed "
                 f"({', '.join(missing)}). Install them with `pip install '.[ray]'` in the "
-                "checkout; or leave the engine out, which sends from this machine."
+                "checkout, or remove `engine` to send from this machine."
             )
         return
     for name in _OF_RAY:
         if getattr(spec, name) is not None:
             raise Refused(
-                f"{spec.at(name)}: `{name}` is for the engine ray. Say `engine: ray` (or "
-                f"--engine ray) too, or leave `{name}` out."
+                f"{spec.at(name)}: `{name}` is for the engine ray only. Add `engine: ray` (or "
+                f"--engine ray), or remove `{name}`."
             )

@@ -97,7 +97,7 @@ async def _heard(asking: Coroutine[Any, Any, T]) -> T:
                 return answer.result()
     finally:
         answer.cancel()
-    raise Lost(f"nothing was heard of it for {LOST_AFTER_S:.0f} s")
+    raise Lost(f"it did not respond for {LOST_AFTER_S:.0f} s")
 
 
 class Sender:
@@ -119,8 +119,8 @@ class Sender:
         self.name = f"worker {hello.pid}"
         if hello.version != __version__:
             raise EngineAway(
-                f"The Ray cluster has pipeline {hello.version} installed, and this is "
-                f"{__version__}: install the same on all machines. Nothing was sent."
+                f"The Ray cluster has pipeline {hello.version} installed, but this machine has "
+                f"{__version__}. Nothing was sent. Install the same version on all machines."
             )
         for _ in range(_CLOCKS_AT_FIRST):
             await self.look_at_clock()
@@ -160,7 +160,7 @@ class Sender:
         # By when it was asked: a driver that had no room for replies did not ask for a while.
         oldest = next(iter(self.unreceived.values()), math.inf)
         if asked_at - oldest > LOST_AFTER_S:
-            raise Lost(f"it did not receive what it was given for {LOST_AFTER_S:.0f} s")
+            raise Lost(f"no request reached it for {LOST_AFTER_S:.0f} s")
         return list(landed)
 
     async def _ask(self) -> tuple[list[int], list[Landed]]:
@@ -204,7 +204,7 @@ class Sender:
         now = time.monotonic()
         lost = [one for one in self.waiting.values() if not one.reply.done()]
         for one in lost:
-            detail = f"the {self.name} that sent it was lost ({why})"
+            detail = f"the {self.name}, which sent this row, was lost ({why})"
             one.reply.set_result(Reply(one.at, now, failure=Failure.INTERRUPTED, detail=detail))
         self.waiting.clear()
         return len(lost)
@@ -261,8 +261,8 @@ class RayEngine:
                     await self._started.wait()
         except TimeoutError:
             self._trouble = (
-                f"The Ray cluster had no room for a worker within {START_S:.0f} s: each takes "
-                "one CPU of it. Nothing was sent; try again later."
+                f"The Ray cluster had no room for a worker within {START_S:.0f} s. Each worker "
+                "needs one CPU of the cluster. Nothing was sent. Try again later."
             )
         if not self._senders:
             raise EngineAway(self._trouble)
@@ -270,8 +270,8 @@ class RayEngine:
             there = counted(len(self._senders), "worker")
             self._tell(
                 Notice(
-                    f"Only {there} of {self._wanted} could be started on the Ray cluster; the run "
-                    "goes on with that and takes more when there is room."
+                    f"The Ray cluster started only {there} of {self._wanted}. The run continues "
+                    "and adds workers when the cluster has room."
                 )
             )
 
@@ -361,15 +361,15 @@ class RayEngine:
     def _note_end(self, sender: Sender, why: str) -> None:
         if not sender.fits:
             self._note_trouble(
-                f"A worker could not be started on the Ray cluster ({why}). Nothing was sent by it."
+                f"The Ray cluster could not start a worker ({why}). That worker sent nothing."
             )
             return
         number = counted(sender.lose(why), "request")
         self._tell(
             Notice(
-                f"The {sender.name} was lost ({why}) with {number} on the way. Each may have been "
-                "paid, so those rows are ambiguous (interrupted) and not sent again. The others "
-                "go on; another worker starts."
+                f"The {sender.name} was lost ({why}) with {number} in flight. Each may have been "
+                "billed, so the runner marks those rows ambiguous (interrupted) and does not retry "
+                "them. The other workers continue, and a new one starts."
             )
         )
 
@@ -413,6 +413,6 @@ def _head(cpus: int) -> Head:
         return Head(cpus)
     except OSError as error:
         raise EngineAway(
-            f"No Ray cluster could be started on this machine ({error.strerror}). Nothing was "
-            "sent; try again later, or leave `engine: ray` out."
+            f"The runner could not start a Ray cluster on this machine ({error.strerror}). Nothing "
+            "was sent. Try again later, or send without `engine: ray`."
         ) from None

@@ -78,7 +78,8 @@ def connect(address: str | None, head: Head | None) -> None:
         where = "on this machine" if head else f"at {address}"
         raise EngineAway(
             f"No Ray cluster {where}: {reason_of(first_of(error))}. Nothing was sent. Start one "
-            "with `ray start --head`, or leave the address out for one of this machine's own."
+            "with `ray start --head`, or leave out `ray_address`: the runner then starts its own "
+            "cluster on this machine."
         ) from None
     finally:
         sys.excepthook = hook

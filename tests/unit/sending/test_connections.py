@@ -356,7 +356,7 @@ def test_the_log_says_that_connections_are_no_longer_used_again(make_job):
             assert done.returncode == 5, done.stderr
             lines = list(map(json.loads, (job.output / "log.jsonl").read_text().splitlines()))
             said = [line["message"] for line in lines if line["event"] == "notice"]
-            assert sum("a connection of its own" in one for one in said) == 1
+            assert sum("gets a new connection" in one for one in said) == 1
             assert sum(line["event"] == "attempt_ended" for line in lines) == 1
 
     asyncio.run(go())
@@ -392,7 +392,7 @@ def test_after_one_lost_request_no_connection_is_used_again(closed):
     assert len(book) == 6
     assert [b"connection: close" in request.lower() for request in book] == [False] * 2 + [True] * 4
     assert len(said) == 1
-    assert "each request has a connection of its own" in said[0]
+    assert "each request gets a new connection" in said[0]
 
 
 def test_what_lies_idle_when_a_request_is_lost_is_not_used_again_either():
