@@ -1,4 +1,4 @@
-"""From a row to its durable outcome.
+"""Sends rows and makes each outcome durable. Read `executor` first: it has the theory of operation.
 
-`Sending` is one run of the executor, and `Control` ends it from outside.
+`Sending` is the sending part of one run. `Control` ends a run from outside.
 """

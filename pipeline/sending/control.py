@@ -1,4 +1,4 @@
-"""How a run that is under way is ended from outside of it."""
+"""The way to end a run from outside of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Control:
-    """How another coroutine, or a signal, ends a run that is under way."""
+    """The handle with which a signal or another coroutine ends a run.
+
+    Pass it to `run_job`. `stop` ends the run in good order, `abandon` ends it now.
+    """
 
     signal_exit: int | None = None
     stopped: Stopped | None = None
@@ -26,10 +29,10 @@ class Control:
     _leaving: Callable[[], None] | None = None
 
     async def start(self, starting: Coroutine[Any, Any, T]) -> T:
-        """What `starting` returns, unless the run is told to end first.
+        """Returns the result of `starting`, unless `stop` is called first.
 
         Raises:
-            Interrupted: when it was.
+            Interrupted: when `stop` was called.
         """
         self.check()
         task: asyncio.Task[T] = asyncio.ensure_future(starting)
@@ -48,7 +51,11 @@ class Control:
             executor.stop(self.stopped)
 
     def stop(self, message: str, exit_code: int | None = None) -> None:
-        """Sends no more, waits for what is in flight, saves, ends."""
+        """Sends no more rows, waits for the answers in flight, saves them, and ends the run.
+
+        May be called from the event loop at any time, also before the run has begun. The first
+        message and the first exit code count.
+        """
         self.signal_exit = self.signal_exit or exit_code
         self.stopped = self.stopped or Stopped(StopCode.INTERRUPTED, message)
         if self._starting is not None:
@@ -57,7 +64,7 @@ class Control:
             self._executor.stop(self.stopped)
 
     def abandon(self) -> None:
-        """Ends now: what is in flight becomes ambiguous."""
+        """Ends the run now: each row in flight becomes ambiguous."""
         self.abandoned = True
         if self._executor is not None:
             self._executor.abandon()
@@ -65,13 +72,13 @@ class Control:
             self._leaving()
 
     def when_abandoned(self, leave: Callable[[], None]) -> None:
-        """Calls `leave` at once or later, when the run is to end now."""
+        """Calls `leave` when the run is abandoned, at once if it already is."""
         self._leaving = leave
         if self.abandoned:
             leave()
 
     def check(self) -> None:
-        """Raises once the run is to end; for the time before anything is sent.
+        """Raises if the run has to end. For the time before the first request.
 
         Raises:
             Interrupted: when `stop` was called.

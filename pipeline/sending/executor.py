@@ -429,7 +429,7 @@ class Executor:
 
 
 async def _wholly(work: Coroutine[Any, Any, None]) -> None:
-    """Returns when `work` is done, however often this is cancelled, and is then cancelled itself."""
+    """Returns when `work` is done. A cancellation that comes earlier is raised only then."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():

@@ -1,11 +1,11 @@
-"""What was learned of a key's limit, kept in the user's cache folder, and who else uses the key.
+"""The pace in the user's cache folder: what runs learned of a key's limit, and who else uses it.
 
-One small file per host and key holds limit, window and g for the next run. One more for each run
-that is under way says its pace, twice a second, so that runs of the same user on this machine
-share the key in equal parts. The key itself stands in no file and no name: both go by a one-way
-hash of host and key.
+One small file per host and key stores limit, window and g for the next run. Each active run also
+writes its pace to a file twice a second, so that runs of the same user on this machine share the
+key in equal parts. No file and no file name contains the key: names are a one-way hash of host and
+key.
 
-It is a cache: it may be deleted at any time, and whatever is wrong with it never stops a run.
+The folder is a cache. You can delete it at any time, and no fault in it ever stops a run.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pipeline.system.opening import as_object, open_file
 
 _PURPOSE = b"pipeline pace 1"
 _MOST_BYTES = 4096
-# Limits change with a plan or a deployment, not by the hour.
+# Limits change with a plan or a deployment, not from hour to hour.
 _TRUST, _HALF_LIFE_S, _FORGOTTEN_S = 0.95, 7 * 86_400.0, 30 * 86_400.0
 _GONE_S, _SWEPT_S = 3.0, 60.0
 _KEPT_EVERY_S = 10.0
 
 
 def kept_pace(host: str, key: str, environment: Mapping[str, str] = os.environ) -> KeptPace | None:
-    """What is kept for this key; None where there is no place to keep it."""
+    """Returns the files of this key. None if there is no cache folder and none can be made."""
     folder = _folder(environment)
     if folder is None:
         return None
@@ -45,13 +45,13 @@ def kept_pace(host: str, key: str, environment: Mapping[str, str] = os.environ) 
 
 
 def fingerprint(host: str, key: str) -> str:
-    """A name for host and key from which neither can be had back."""
+    """Returns a name for host and key from which neither can be recovered."""
     text = f"{host}\n{key}".encode()
     return hashlib.blake2b(text, digest_size=16, person=_PURPOSE).hexdigest()
 
 
 class KeptPace:
-    """The files of one key. Close it when the run is over."""
+    """The files of one key, for one run. Close it when the run is over."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -61,7 +61,10 @@ class KeptPace:
         self._kept_at = -math.inf
 
     def recall(self, wall: float) -> Learned | None:
-        """What earlier runs learned, trusted the less the older it is; None if nothing usable."""
+        """Returns what earlier runs learned, with less trust the older it is. None if unusable.
+
+        `wall` is in seconds since 1970.
+        """
         held = _read(self._file)
         try:
             age_s = max(wall - float(held["at"]), 0.0)
@@ -79,7 +82,7 @@ class KeptPace:
         return Learned(learned.limit, learned.window_s, learned.g, trust)
 
     def exchange(self, pace: Pace, now: float, wall: float) -> None:
-        """Tells the other runs this one's pace and hears theirs. Call it about twice a second."""
+        """Writes this run's pace and reads that of the others. Call it about twice a second."""
         own = pace.own_pace(now)
         _write(self._own, {"pace": own if math.isfinite(own) else None})
         pace.share_with(self._others(), now)
@@ -88,19 +91,22 @@ class KeptPace:
             self.keep(pace, wall)
 
     def keep(self, pace: Pace, wall: float) -> None:
-        """Keeps what `pace` has learned, if it has."""
+        """Stores what `pace` has learned, if it has learned anything."""
         learned = pace.learned()
         if learned is not None:
             held = {"limit": learned.limit, "window_s": learned.window_s, "g": learned.g}
             _write(self._file, {**held, "at": wall})
 
     def close(self) -> None:
-        """Lets the other runs have this one's part."""
+        """Removes this run's pace, so that the other runs take its share of the key."""
         with contextlib.suppress(OSError):
             self._own.unlink()
 
     def _others(self) -> list[float]:
-        """Paces of the other runs. Their files' times are compared with our own file's time."""
+        """Returns the paces of the other runs, in requests per second.
+
+        The age of their files is measured against our own file, not against a clock.
+        """
         try:
             now = self._own.stat().st_mtime
         except OSError:
@@ -110,7 +116,10 @@ class KeptPace:
 
 
 def _pace_told(path: Path, now: float) -> float | None:
-    """The pace in another run's file; None if that run is over. What a kill left is removed."""
+    """Returns the pace in another run's file, None if that run is over.
+
+    Removes a file that a killed run left behind.
+    """
     try:
         silent_s = now - path.stat().st_mtime
         if silent_s > _SWEPT_S:
@@ -131,7 +140,7 @@ def _folder(environment: Mapping[str, str]) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a file of our own; an empty one for whatever else is there."""
+    """Returns the JSON object in a file of this user. An empty one for anything else."""
     try:
         with open_file(path, _MOST_BYTES) as file:
             if os.fstat(file.fileno()).st_uid != os.geteuid():
@@ -142,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, held: dict[str, Any]) -> None:
-    """Replaces a file whole: a reader sees the old one or the new one."""
+    """Replaces a whole file: a reader sees the old one or the new one. Ignores disk errors."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     with contextlib.suppress(OSError):

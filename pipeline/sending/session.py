@@ -1,5 +1,7 @@
-"""The part of a run in which requests are sent, and what goes on beside it: the pace is told and
-shared, and parts are sealed.
+"""The part of a run that sends requests, and the work next to it.
+
+While the executor sends, a second task reports the pace, shares it with other runs of the same key
+and seals finished answers into parts.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(slots=True)
 class Sending:
-    """Sends the rows of one run. `drain_s` is how long answers are waited for after a stop."""
+    """The sending of one run's rows. `drain_s` is how long a stop waits for answers, in seconds."""
 
     spec: JobSpec
     ledger: SqliteLedger
@@ -69,12 +71,14 @@ class Sending:
 
     @property
     def sent(self) -> Sent:
-        """What was sent so far."""
+        """The numbers of requests and of 429s so far. The duration is set when sending ends."""
         tally = self._tally
         return Sent(tally.requests, tally.rate_limited, tally.duration_s)
 
     async def send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
-        """Sends `rows` until they are finished or the run stops; why it did, if it did.
+        """Sends `rows` until they are finished or the run stops. Returns why it stopped, or None.
+
+        A missing engine or an interruption before the first request is such a stop, not an error.
 
         Raises:
             StorageFailed: when an intent or an outcome could not be made durable.
@@ -146,7 +150,7 @@ class Sending:
         return min(fits, self.spec.concurrency)
 
     def _kept_pace(self, access: Access) -> KeptPace | None:
-        """What earlier runs learned of this key; a rehearsal and a given rate learn nothing."""
+        """Returns what earlier runs learned of this key. None for a rehearsal or a fixed rate."""
         if access.host == SANDBOX_HOST or self.spec.rate is not None:
             return None
         return kept_pace(access.host, access.key)
@@ -155,7 +159,7 @@ class Sending:
     async def _beside(
         self, throttle: PacedThrottle, kept: KeptPace | None, executor: Executor
     ) -> AsyncIterator[None]:
-        """Looks at the pace and at what is to be sealed twice a second, while the block runs."""
+        """Calls `_look` twice a second while the block runs, and stores the pace at its end."""
         if kept is not None:
             kept.exchange(throttle.pace, self.clock.monotonic(), self.clock.wall())
 
@@ -165,7 +169,7 @@ class Sending:
             while True:
                 await asyncio.sleep(_LOOK_EVERY_S)
                 if sender is not None and sender.cancelling():
-                    self.ledger.leave(PATIENCE_S)  # nobody is there to close the other program
+                    self.ledger.leave(PATIENCE_S)  # nobody is there to close a blocking program
                 try:
                     await self._look(throttle, kept, executor)
                 except Exception as error:  # of the disk or of a caller's listener
@@ -191,14 +195,14 @@ class Sending:
         in_flight, due_at = executor.in_flight, throttle.due_at
         self.tell(Paced(pace.rate(now), pace.limit, pace.window_s, in_flight, due_at))
         if self._tally.seal_due():
-            # In a thread of its own: answers are taken in meanwhile.
-            with contextlib.suppress(LedgerBusy):  # the next time, or the end, seals them too
+            # In another thread, so that the event loop can receive answers meanwhile.
+            with contextlib.suppress(LedgerBusy):  # a later call, or the end of the run, seals them
                 await asyncio.to_thread(self.sealer.seal_all)
 
 
 @dataclass(slots=True)
 class _SentSoFar:
-    """Counts what is sent, and what is not sealed yet."""
+    """Counts of the requests that were sent and of the answers that are not sealed yet."""
 
     clock: Clock
     requests: int = 0
@@ -218,7 +222,7 @@ class _SentSoFar:
             self._unsealed += 1
 
     def seal_due(self) -> bool:
-        """Whether to seal now; if so, the count begins anew."""
+        """Returns whether to seal now. If so, resets the count of unsealed answers."""
         waited_s = self.clock.monotonic() - self._unsealed_since
         if self._unsealed >= PART_ROWS or (self._unsealed and waited_s >= _SEAL_EVERY_S):
             self._unsealed = 0

@@ -1,10 +1,10 @@
-"""The waiting: pacing's verdict, kept with aiolimiter.
+"""The wait between requests: `Pace` says how long, aiolimiter waits.
 
-aiolimiter's rate is fixed when it is made, and a limiter of n requests lets a burst of n through.
-So its unit of capacity here is one second, of which it holds 50 ms, and a request costs
-``1 / rate`` of them: another rate is another price. It is paid in bites of half that, or the time
-by which each wake-up is late would be lost: 2 % at 10 requests per second. Only one dispatcher
-waits, so no crowd of waiters is woken.
+aiolimiter's rate is fixed when the limiter is made, and a limiter of n requests lets a burst of n
+through. So the unit of its capacity here is one second. The limiter holds 50 ms of it, and a
+request costs ``1 / rate`` seconds: another rate is another price. The throttle pays the price in
+bites of 25 ms. Otherwise it would lose the time by which each wake-up is late, which is 2 % at 10
+requests per second. Only one dispatcher waits, so no crowd of waiters is woken.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pipeline.policy.pace import Pace
 
 _HELD_S, _BITE_S = 0.05, 0.025
 _LOOK_AGAIN_S = 0.25
-_LATE_S = 0.01  # less than that is the machine's jitter
-_NOTHING_S = 1e-9  # what is left of a price after paying it in bites
+_LATE_S = 0.01  # a shorter delay is the machine's jitter
+_NOTHING_S = 1e-9  # the rounding error that is left of a price after the last bite
 _TOLD_DENIED_S, _TOLD_SLOW_S = 2.0, 30.0
 _LONGEST_DATE = 64
 _LIMIT_HEADER = "x-ratelimit-limit"
@@ -32,9 +32,10 @@ _REMAINING_HEADER = "x-ratelimit-remaining"
 
 
 class PacedThrottle:
-    """Lets one request after another through at the rate that its `Pace` says.
+    """The gate that lets one request after another through, at the rate of its `Pace`.
 
-    `tell` gets one `Waiting` for each wait that a person would notice.
+    `tell` gets one `Waiting` for each wait that a person would notice. `due_at` is when the next
+    request may leave, on the monotonic clock, and None while no request waits.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class PacedThrottle:
         self._seconds = AsyncLimiter(_HELD_S, _HELD_S)
 
     async def slot(self) -> None:
-        """Returns when the next request may go; a pause that begins meanwhile counts too."""
+        """Returns when the next request may leave. A pause that begins meanwhile counts too."""
         owed = 0.0 if self.pace.take_refund(self._clock.monotonic()) else 1.0
         asked_at = self._clock.monotonic()
         while True:
@@ -68,13 +69,13 @@ class PacedThrottle:
         self.pace.granted(self._clock.monotonic())
 
     def sent(self, lead_s: float = 0.0) -> float:
-        """Stamps a request that leaves in `lead_s`; the stamp is its ticket for `landed`."""
+        """Stamps a request that leaves in `lead_s` seconds. Returns its ticket for `landed`."""
         leaves_at = self._clock.monotonic() + lead_s
         self.pace.sent(leaves_at)
         return leaves_at
 
     def landed(self, ticket: float, reply: Reply, outcome: Outcome) -> None:
-        """Takes in what came of the request with this ticket."""
+        """Learns from the reply to the request with this ticket."""
         now = self._clock.monotonic()
         if reply.sent_at - ticket > _LATE_S:
             self.pace.sent_late(ticket, reply.sent_at)
@@ -97,7 +98,7 @@ class PacedThrottle:
             self.pace.answered(ticket, limit, remaining, now)
 
     def _note(self, asked_at: float, now: float, wait_s: float) -> None:
-        """Says once per wait what is waited for: a denial that lasts, or a slow limit."""
+        """Reports once per wait the reason for it: a denial that lasts, or a slow limit."""
         self.due_at = now + wait_s
         since, asked_s = self.pace.denied_since, self.pace.asked_s
         if since is None:
@@ -110,7 +111,7 @@ class PacedThrottle:
             self._say(since, f"the API has answered 429 (rate limit) for {now - since:.0f} s")
 
     def _say(self, wait: float, reason: str, *, asked: bool = False) -> None:
-        """Tells a wait once, and once more when the server asks for it."""
+        """Reports a wait once, and a second time if the server then asks for it."""
         if self._tell is None or self._told_of in ((wait, asked), (wait, True)):
             return
         self._told_of = (wait, asked)
@@ -119,10 +120,10 @@ class PacedThrottle:
 
 
 def _retry_after_s(headers: Mapping[str, str], wall_s: float) -> float | None:
-    """Retry-After in seconds from now; None if it is absent or nonsense. Pacing clamps it.
+    """Returns Retry-After in seconds from now, None if it is absent or nonsense. `Pace` clamps it.
 
-    A date is compared with the answer's own Date, as the clocks of two machines differ. Without
-    one it is compared with `wall_s`, this machine's time in seconds since 1970.
+    A date is compared with the response's own Date, because the clocks of two machines differ.
+    Without a Date it is compared with `wall_s`, this machine's time in seconds since 1970.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
@@ -134,7 +135,7 @@ def _retry_after_s(headers: Mapping[str, str], wall_s: float) -> float | None:
 
 
 def _date_s(text: str) -> float | None:
-    """An HTTP date in seconds since 1970; None for anything else. One without a zone is in UTC."""
+    """Returns an HTTP date in seconds since 1970, None for any other text. No zone means UTC."""
     if len(text) > _LONGEST_DATE:
         return None
     try:

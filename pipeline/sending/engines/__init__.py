@@ -1,1 +1,1 @@
-"""Where requests are sent from: this process, or workers on a cluster."""
+"""The engines, which send the requests: from this process, or from workers on a cluster."""

@@ -1,4 +1,4 @@
-"""What every engine does with one request, and what it needs to know for that."""
+"""The target of all requests, and the sending of one request, as every engine does it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pipeline.sending.engines.client import Client
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go. `deadline_s` is the absolute time that one answer may take."""
+    """Where requests go. One response may take `deadline_s` seconds in all, however it arrives."""
 
     access: Access
     workflow: str
     deadline_s: float
 
     def client(self, tell: Callable[[str], None]) -> Client:
-        """A client for it, to be closed. `tell` hears what a person should know."""
+        """Returns a client for it, which the caller closes. `tell` gets notes for the user."""
         return Client(self.access, self.workflow, self.deadline_s, tell=tell)
 
 
 async def send_at(client: Client, body: bytes, at: float) -> Reply:
-    """One request, which leaves at `at` on this machine's monotonic clock, or now if that is past.
+    """Sends one request at `at` on this machine's monotonic clock, or now if that is past.
 
-    Raises nothing but cancellation.
+    Raises nothing except cancellation.
     """
     wait_s = at - time.monotonic()
     if wait_s > 0:

@@ -1,8 +1,8 @@
-"""One budget for all answers that are in memory at once.
+"""One memory budget for the bodies of all responses.
 
-Thousands of requests in flight may all be answered with megabytes. A body that would pass the
-budget is not read further until others are saved, so the server waits and not the memory. So that
-bodies which all wait for one another cannot stand still, one at a time may overdraw, and finishes.
+Thousands of requests in flight may all get megabytes. A body that would exceed the budget is not
+read further until others are saved: the server waits, and memory does not grow. One body at a time
+may overdraw the budget and finish, because bodies that all wait for one another would wait forever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import weakref
 
 MAX_BODIES_BYTES = 256 * 1024 * 1024
-# Smaller bodies are not counted: two thousand of them are half of the budget at most.
+# Smaller bodies are not counted: two thousand of them are at most half of the budget.
 COUNTED_FROM_BYTES = 64 * 1024
 
 
@@ -25,15 +25,15 @@ class BodyBudget:
 
     @property
     def free_bytes(self) -> int:
-        """What is left; below 0 while one body overdraws."""
+        """The bytes that are left. Negative while one body overdraws."""
         return self._free
 
     def share(self) -> Share:
-        """What one body will hold."""
+        """Returns the share of one body, which is empty at first."""
         return Share(self)
 
     def grant(self, share: Share, more: int) -> bool:
-        """Whether `share` may have `more` bytes now."""
+        """Gives `share` another `more` bytes if it may have them now. Returns whether it did."""
         if self._free < more:
             if self._overdrawn_by not in (None, share):
                 return False
@@ -42,7 +42,7 @@ class BodyBudget:
         return True
 
     def give_back(self, share: Share, size: int) -> None:
-        """`share` holds `size` bytes less."""
+        """Takes `size` bytes back from `share`, and wakes the bodies that wait."""
         self._free += size
         if self._overdrawn_by is share:
             self._overdrawn_by = None
@@ -52,21 +52,21 @@ class BodyBudget:
                 future.set_result(None)
 
     async def changed(self) -> None:
-        """Returns when something was given back."""
+        """Returns when a share has given bytes back."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         await future
 
 
 class Share:
-    """The bytes of one body."""
+    """The bytes of one body that count against the budget."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self.size = 0
 
     def may_grow(self, size: int) -> bool:
-        """Whether the body may be `size` bytes long now; if so, they are counted."""
+        """Returns whether the body may be `size` bytes long now. If so, counts them."""
         if size <= max(self.size, COUNTED_FROM_BYTES):
             return True
         if not self._budget.grant(self, size - self.size):
@@ -75,18 +75,18 @@ class Share:
         return True
 
     async def grow(self, size: int) -> None:
-        """Returns when the body may be `size` bytes long."""
+        """Waits until the body may be `size` bytes long, and counts them."""
         while not self.may_grow(size):
             await self._budget.changed()
 
     def shrink(self, size: int) -> None:
-        """The body was cut to `size` bytes."""
+        """Gives bytes back after the body was cut to `size` bytes."""
         less, self.size = self.size - size, size
         if less > 0:
             self._budget.give_back(self, less)
 
     def until_gone(self, holder: object) -> None:
-        """Gives the bytes back when `holder` is no longer in memory, on whatever thread that is."""
+        """Gives the bytes back when `holder` leaves memory, on whichever thread that happens."""
         if self.size:
             loop = asyncio.get_running_loop()
             weakref.finalize(holder, _later, loop, self)

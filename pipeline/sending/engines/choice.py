@@ -1,4 +1,4 @@
-"""Which engine a spec gets."""
+"""The choice of the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.sending.engines.local import local_engine
 def open_engine(
     spec: JobSpec, target: Target, tell: Callable[[Event], None]
 ) -> AbstractAsyncContextManager[Engine]:
-    """The engine that `spec` names; what it has to say while it works goes to `tell`.
+    """Returns the engine that `spec` names. `tell` gets its events while it works.
 
     Raises:
         EngineAway: on entering, when there is no machine to send from.

@@ -1,7 +1,7 @@
-"""One request, one answer.
+"""The HTTP client: sends one request and returns one reply.
 
 The transport is httpx's on aiohttp, because httpx's own pool looks through all its connections at
-every event and stops at a few hundred requests in flight. `connections` says which connection a
+every event and stops at a few hundred requests in flight. `connections` decides which connection a
 request gets, and what an exception proves.
 """
 
@@ -42,9 +42,9 @@ _TICK_S = 1.0
 
 
 class Client:
-    """Sends bodies to one workflow. Close it with `aclose`, or use it as a context.
+    """A client of one workflow. Close it with `aclose`, or use it in an `async with`.
 
-    `bodies` is the memory for answers, `tell` hears what a person should know of the connections.
+    `bodies` is the memory for responses. `tell` gets notes for the user about the connections.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Client:
         bodies: BodyBudget | None = None,
     ) -> None:
         self._url = httpx.URL(f"{access.base_url}/api/v1/run/{workflow}")
-        # Not the session's: aiohttp would send those to a proxy too, the key among them.
+        # Not headers of the session: aiohttp would send those, and so the key, to a proxy too.
         self._headers = httpx.Headers(
             {
                 "Authorization": f"Bearer {access.key}",
@@ -87,9 +87,10 @@ class Client:
         await self._transport.aclose()
 
     async def send(self, body: bytes) -> Reply:
-        """Sends `body` once and waits at most the deadline, however slowly the answer drips.
+        """Sends `body` once. Waits at most the deadline, however slowly the response arrives.
 
-        Nothing is raised but cancellation; what went wrong stands in the reply.
+        Raises nothing except cancellation: an error becomes `failure` and `detail` of the reply.
+        The key and a proxy's password are masked in every part of the reply.
         """
         request = RequestProgress()
         token = progress.set(request)
@@ -135,10 +136,11 @@ class Client:
             self._tick = loop.call_later(_TICK_S, self._ticked, loop.time() + _TICK_S)
 
     def _ticked(self, due: float) -> None:
-        """Moves the deadlines by the time for which this process stood still (SIGSTOP, a paused
-        machine): the answers that came meanwhile are there and not yet read.
+        """Extends the deadlines by the time for which this process stood still.
 
-        Runs before the deadlines that passed meanwhile, as the loop takes timers in their order.
+        After SIGSTOP or a pause of the machine, the answers that arrived meanwhile are there but
+        not yet read. This runs before the deadlines that passed meanwhile, because the event loop
+        runs timers in their order.
         """
         loop = asyncio.get_running_loop()
         late_s = loop.time() - due
@@ -151,7 +153,7 @@ class Client:
             self._tick = loop.call_later(_TICK_S, self._ticked, loop.time() + _TICK_S)
 
     def _kept_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """The one header that is stored and shown is masked; all others are only read."""
+        """Masks `location`, the only header that is stored and shown. The others are only read."""
         place = headers.get("location")
         return headers if place is None else {"location": self._mask.text(place)}
 
@@ -167,10 +169,10 @@ class Client:
 
 
 class _Post(httpx.Request):
-    """A request that shares its headers with all others.
+    """A request that shares its headers with all other requests.
 
-    httpx's own constructor copies and completes them, which costs more than all else that httpx
-    does for a request; aiohttp completes them anyway.
+    httpx's own constructor copies and completes the headers. That costs more than everything else
+    that httpx does for a request, and aiohttp completes them anyway.
     """
 
     def __init__(
@@ -190,7 +192,7 @@ class _Post(httpx.Request):
 
 @dataclass(slots=True)
 class _Partial:
-    """As much of an answer as has come so far, and its share of the memory for all of them."""
+    """The part of a response that has arrived so far, and its share of the memory for all."""
 
     share: Share
     deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
@@ -199,8 +201,8 @@ class _Partial:
     body: bytes | bytearray = b""
 
     async def grow(self, size: int) -> None:
-        """Returns when the body may be `size` bytes long. The deadline stands still meanwhile:
-        the server answers, and it is this process that is not ready."""
+        """Returns when the body may be `size` bytes long. Stops the deadline meanwhile, because
+        the server is answering and only this process is not ready."""
         if self.share.may_grow(size):
             return
         begun, due = time.monotonic(), self.deadline.when()
@@ -211,9 +213,9 @@ class _Partial:
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Lower-case names and their values, those of a repeated name joined by commas.
+    """Returns the headers by lower-case name. Values of a repeated name are joined by commas.
 
-    A look-up in httpx's own class goes through every header and guesses their encoding anew.
+    A look-up in httpx's own class goes through every header and guesses the encoding each time.
     """
     plain: dict[str, list[str]] = {}
     for name, value in headers.raw:
@@ -222,9 +224,12 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
 
 
 async def _read(response: httpx.Response, partial: _Partial) -> None:
-    """The body into `partial`, decoded, never more of it in memory than the cap.
+    """Reads the body into `partial` and decodes it. Holds at most `MAX_BODY_BYTES` of it.
 
-    Until all of it is there, and where it cannot be decoded, it is kept as it came.
+    The body stays as it arrived until all of it is there, and if it cannot be decoded.
+
+    Raises:
+        TooLarge: when the body, raw or decoded, is larger.
     """
     body = partial.body = bytearray()
     assert isinstance(response.stream, httpx.AsyncByteStream)
@@ -234,15 +239,15 @@ async def _read(response: httpx.Response, partial: _Partial) -> None:
             raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
         await partial.grow(len(body))
     if is_encoded(body, partial.headers):
-        await partial.grow(len(body) + MAX_BODY_BYTES)  # what it may unpack to
+        await partial.grow(len(body) + MAX_BODY_BYTES)  # the most that it may unpack to
         partial.body = decoded(bytes(body), partial.headers)
         partial.share.shrink(len(partial.body))
     partial.body = in_utf8(bytes(partial.body), partial.headers)
 
 
 def _secrets(access: Access) -> Iterator[str]:
-    """The texts that no message and no answer may contain: the key, and a proxy's password."""
-    if access.host != SANDBOX_HOST:  # that of the sandbox is no secret
+    """Yields the texts that no message and no answer may contain: key and proxy password."""
+    if access.host != SANDBOX_HOST:  # the sandbox's key is not a secret
         yield access.key
     proxy = find_proxy(access.base_url)
     credentials = proxy.credentials if proxy else None

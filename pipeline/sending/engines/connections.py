@@ -1,16 +1,17 @@
-"""The connections to the API: which of them is used again, and what a lost one proves.
+"""The connections to the API: which of them are reused, and what a lost connection proves.
 
-The only user of aiohttp, whose exceptions become kinds here. A connection is used again only under
-three conditions.
+This is the only module that uses aiohttp. It turns aiohttp's exceptions into a `Failure`. A
+connection is reused only under three conditions:
 
-* It has been idle for less than a quarter of a second. A server that closes idle connections could
-  otherwise hang up just as a request leaves, which cannot be told from a lost answer. Servers wait
-  for seconds, a busy run reuses within milliseconds, and a connection for each request would double
-  the CPU time of a row (0.50 against 0.26 ms).
-* It received no byte that no request asked for. aiohttp itself takes a response that a proxy pushed
-  onto an idle connection for the answer to the next request (aiohttp's issue 13656).
-* No reused connection was lost before in this run, and none received such a byte. The next one
-  could do so just as a request leaves.
+* It has been idle for less than a quarter of a second. Otherwise a server that closes idle
+  connections could hang up just as a request leaves, and that looks like a lost answer. Servers
+  wait for seconds, and a busy run reuses connections within milliseconds. A new connection for each
+  request would double the CPU time of a row (0.50 ms instead of 0.26 ms).
+* It received no stray bytes, that is, bytes that no request asked for. If a proxy pushes a response
+  onto an idle connection, aiohttp takes it for the answer to the next request (aiohttp's issue
+  13656).
+* In this run, no reused connection was lost and none received stray bytes. The next connection
+  could do the same just as a request leaves.
 """
 
 from __future__ import annotations
@@ -51,30 +52,31 @@ _TLS_ERRORS = (
     aiohttp.ClientConnectorSSLError,
     aiohttp.ClientSSLError,
 )
-# Where Linux has the bytes of ours that the other side confirmed, in its answer to TCP_INFO.
+# Where Linux's answer to TCP_INFO has the number of our bytes that the other side confirmed.
 _BYTES_ACKED = slice(120, 128)
 
 
 class Stage(StrEnum):
-    """How far a request came."""
+    """How far a request got."""
 
     NEW = "new"
     CONNECTING = "connecting"
-    """No connection was handed to the request yet: no byte of it was written."""
+    """The request has no connection yet, so no byte of it was written."""
     CONNECTED = "connected"
     """From here on bytes may have left."""
 
 
 @dataclass(slots=True)
 class RequestProgress:
-    """How far the request in this task came, and on what."""
+    """How far the request of this task got, and on which connector."""
 
     stage: Stage = Stage.NEW
     reused: bool = False
     connector: Connector | None = None
 
     def lost(self) -> None:
-        """The request's connection was lost before an answer came."""
+        """Call this when the connection was lost before a response arrived: stops all reuse if the
+        connection was a reused one."""
         if self.reused and self.connector is not None:
             self.connector.stop_reusing(
                 "The server closed a connection just as the runner reused it."
@@ -85,11 +87,11 @@ progress: ContextVar[RequestProgress] = ContextVar("progress")
 
 
 class Line(ResponseHandler):
-    """One connection, which knows whether the bytes that it receives can be an answer.
+    """One connection, which knows whether the bytes that it receives can be a response.
 
-    The parser does not tell where in a chunk an answer ends. So the last byte of each chunk is fed
-    alone: an answer that ends before it has bytes behind it that nobody asked for. Where a long
-    answer ends in what the parser held back, nobody can tell, and the connection is closed.
+    aiohttp's parser does not say where in a chunk a response ends. So the last byte of each chunk
+    is fed alone: if the response ends before it, that byte is stray. If the parser held back bytes
+    of a long response, its end cannot be seen, and the connection is closed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_stray: Callable[[], None]) -> None:
@@ -103,18 +105,18 @@ class Line(ResponseHandler):
         self._answer: StreamReader | None = None
 
     def begin(self) -> None:
-        """A request is about to be written."""
+        """Call this before a request is written."""
         self.requests += 1
         self._heard, self._answer = False, None
         self._acked = self._bytes_acked()
 
     @property
     def quiet(self) -> bool:
-        """Whether no byte came that no request asked for, read or still unread."""
+        """Whether there are no stray bytes, neither read nor unread."""
         if self._stray or self._tail or self.transport is None:
             return False
         if not self.requests:
-            return True  # what is unread of a new one may be a part of its TLS handshake
+            return True  # unread bytes of a new connection may belong to its TLS handshake
         unread = select.poll()
         unread.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not unread.poll(0)
@@ -126,7 +128,7 @@ class Line(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         if self._stray:
             return
-        if not self.requests or not data:  # a proxy's tunnel; what the parser held back
+        if not self.requests or not data:  # a proxy's tunnel; or bytes that the parser held back
             self._more_to_come = not data
             super().data_received(data)
         elif self._comes_too_early():
@@ -142,7 +144,7 @@ class Line(ResponseHandler):
             super().data_received(data[-1:])
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Takes the head of a response from the parser."""
+        """Receives the head of a response from the parser. A second one is stray."""
         message, payload = data
         if self._answer is not None:
             self._take_for_stray()
@@ -157,14 +159,14 @@ class Line(ResponseHandler):
 
     def _comes_too_early(self) -> bool:
         """Whether the first bytes since `begin` left the server before any byte of the request
-        reached it: each packet of its confirms what it received."""
+        reached it. TCP shows that: each packet of the server confirms the bytes it received."""
         if self._heard:
             return False
         self._heard = True
         return 0 < self._acked == self._bytes_acked()
 
     def _bytes_acked(self) -> int:
-        """How many bytes of ours the other side confirmed; 0 where the system does not tell."""
+        """The number of our bytes that the other side confirmed. 0 on systems other than Linux."""
         if sys.platform != "linux" or self.transport is None:
             return 0
         connection = self.transport.get_extra_info("socket")
@@ -181,9 +183,9 @@ class Line(ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """Hands out connections, and notes in whose task it did.
+    """The source of connections. It notes each one in the `progress` of the request's task.
 
-    aiohttp's own trace would tell the same, and five events more that nobody asked for.
+    aiohttp's own trace would report the same, with five more events that the client does not need.
     """
 
     def __init__(self, tls: ssl.SSLContext, tell: Callable[[str], None]) -> None:
@@ -196,7 +198,7 @@ class Connector(aiohttp.TCPConnector):
         self._tell = tell
 
     def stop_reusing(self, why: str) -> None:
-        """Gives each request a connection of its own from here on."""
+        """Gives each request a new connection from now on, and reports `why` once."""
         if not self._force_close:
             self._force_close = True
             self._tell(f"{why} From now on, each request gets a new connection.")
@@ -226,13 +228,13 @@ class Connector(aiohttp.TCPConnector):
 
 
 def open_transport(url: str, tell: Callable[[str], None]) -> AiohttpTransport:
-    """httpx's transport on aiohttp, without cookies, limits of its own and a second opinion.
+    """Returns httpx's transport on aiohttp, without cookies, connection limits or decompression.
 
-    `url` says whether there is TLS and a proxy. Where the transport gives up using connections
-    again it says so to `tell`.
+    `url` decides about TLS and the proxy. `tell` gets one note if the transport stops reusing
+    connections.
 
     Raises:
-        Refused: for a proxy of the environment that cannot be used.
+        Refused: for a proxy in the environment that cannot be used.
     """
     plain = urlsplit(url).scheme == "http"
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
@@ -258,10 +260,10 @@ def _proxy(url: str) -> httpx.Proxy | None:
 
 
 def failure_of(error: Exception, request: RequestProgress, answered: bool) -> Failure:
-    """What an exception means. In doubt the request may have been sent.
+    """Returns the `Failure` that an exception means. In doubt, the request may have been sent.
 
-    That it was not needs two proofs which agree: the connector was asked for a connection, and it
-    never handed one out. `answered`: a status line came.
+    "Not sent" needs two proofs that agree: the connector was asked for a connection, and it never
+    returned one. `answered` means that a status line arrived.
     """
     if request.stage is Stage.CONNECTING:
         return Failure.TLS if isinstance(_cause(error), _TLS_ERRORS) else Failure.NOT_SENT
@@ -269,7 +271,7 @@ def failure_of(error: Exception, request: RequestProgress, answered: bool) -> Fa
 
 
 def describe(error: Exception) -> str:
-    """What went wrong, for a message."""
+    """Describes an error for a message, without a final dot."""
     cause = _cause(error)
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"{cause.host}: this name cannot be resolved ({cause.os_error.strerror})"
@@ -281,6 +283,6 @@ def describe(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> BaseException:
-    """aiohttp's own exception: httpx-aiohttp raises `ConnectTimeout` both when nobody listens and
-    when a server takes the request and hangs up."""
+    """Returns aiohttp's own exception. httpx-aiohttp raises `ConnectTimeout` both when no server
+    listens and when a server takes the request and hangs up."""
     return error if isinstance(error, aiohttp.ClientError) else error.__cause__ or error

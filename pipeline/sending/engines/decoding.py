@@ -1,11 +1,11 @@
-"""What the bytes of an answer say once its content encodings are undone.
+"""Decodes the body of a response: undoes its content encodings and its charset.
 
-No encoding was asked for. Servers and proxies use one all the same, several at once, the wrong one,
-or one that no header names, and each of these answers was paid for. So the bytes decide where the
-header is wrong: a reading counts if it is JSON. Where there is none the bytes stay as they came, so
-that a later release can read them.
+The runner asks for no encoding. Servers and proxies still use one, or several, or the wrong one, or
+one that no header names, and each of these answers was paid for. So where the header is wrong, the
+bytes decide: a reading counts if it is JSON. If no reading is JSON, the bytes stay as they arrived,
+so that a later release can read them.
 
-Every decoder stops at the cap: 200 KB of gzip can hold 200 MB.
+Every decoder stops at the cap, because 200 KB of gzip can hold 200 MB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 KEPT_OF_TOO_LARGE_BYTES = 1024 * 1024
 
 _IN_STEP, _OUT_STEP = 64 * 1024, 1024 * 1024
-# Both bound the time that one hostile body takes.
+# Both limit the time that one hostile body can take.
 _MOST_LAYERS, _MOST_MEMBERS = 3, 10_000
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _JSON_OR_MARKUP = tuple(b'{[<" \t\r\n\xef')
@@ -31,7 +31,7 @@ _LATIN_NAMES = {"iso-8859-1", "latin-1", "latin1", "us-ascii", "ascii"}
 
 
 class TooLarge(Exception):
-    """The body passed the cap; `kept` is its beginning."""
+    """The body is larger than the cap. `kept` is its beginning."""
 
     def __init__(self, kept: bytes) -> None:
         super().__init__("body too large")
@@ -39,21 +39,24 @@ class TooLarge(Exception):
 
 
 class Cut(ValueError):
-    """The stream of a decoder ends too early."""
+    """The stream of a decoder cannot be read to its end."""
 
 
 def is_encoded(raw: bytes | bytearray, headers: Mapping[str, str]) -> bool:
-    """Whether `raw` has to go through `decoded`, by its headers (in lower case) or by its look."""
+    """Whether `raw` has to go through `decoded`, by its headers or by its first bytes.
+
+    The names of `headers` are in lower case.
+    """
     if _encodings(headers):
         return True
     return len(raw) > 0 and raw[0] not in _JSON_OR_MARKUP and not is_utf8(raw)
 
 
 def decoded(raw: bytes, headers: Mapping[str, str]) -> bytes:
-    """What the server meant by `raw`; `raw` itself where nothing can be made of it.
+    """Returns the body that the server encoded as `raw`, or `raw` itself if no decoder can read it.
 
     Raises:
-        TooLarge: when there is more in it than the cap.
+        TooLarge: when the decoded body is larger than the cap.
     """
     body, whole = _undone(raw, _encodings(headers))
     for start in (body,) if body == raw else (body, raw):
@@ -64,7 +67,7 @@ def decoded(raw: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 def readings(raw: bytes, layers: int = _MOST_LAYERS) -> Iterator[bytes]:
-    """All that `raw` may say: itself, and what each decoder makes of it that its bytes allow."""
+    """Yields every reading of `raw`: itself, and the result of each decoder that fits its bytes."""
     yield raw
     for decoder in _by_look(raw) if layers else ():
         with suppress(TooLarge):
@@ -74,8 +77,8 @@ def readings(raw: bytes, layers: int = _MOST_LAYERS) -> Iterator[bytes]:
 
 
 def in_utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """`body` in UTF-8 where it is in another charset: one that its headers name, or one of JSON's
-    own."""
+    """Returns `body` in UTF-8 if it is in a charset that its headers name, or in UTF-16 or UTF-32.
+    Otherwise returns it unchanged."""
     wide = json.detect_encoding(body)
     if wide.startswith(("utf-16", "utf-32")) and _is_json(body):
         return body.decode(wide, "surrogatepass").encode("utf-8", "surrogatepass")
@@ -89,13 +92,13 @@ def in_utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 def _encodings(headers: Mapping[str, str]) -> list[str]:
-    """The names in `content-encoding`, in the order in which the server applied them."""
+    """Returns the names in `content-encoding`, in the order in which the server applied them."""
     names = headers.get("content-encoding", "").lower().split(",")
     return [name for one in names if (name := one.strip().removeprefix("x-")) not in _NONE]
 
 
 def _undone(raw: bytes, encodings: list[str]) -> tuple[bytes, bool]:
-    """`raw` without `encodings`, and whether each of them could be undone to its end."""
+    """Returns `raw` without `encodings`, and whether each of them could be undone completely."""
     for name in reversed(encodings):
         if name not in _DECODERS:
             return raw, False
@@ -106,7 +109,7 @@ def _undone(raw: bytes, encodings: list[str]) -> tuple[bytes, bool]:
 
 
 def _by_look(raw: bytes) -> list[Callable[[bytes], Iterator[bytes]]]:
-    """The decoders that may have something to do on `raw`."""
+    """Returns the decoders that may fit `raw`, by its first bytes."""
     if raw.startswith(_GZIP):
         return [_gunzipped]
     if raw.startswith(_ZSTD):
@@ -115,7 +118,7 @@ def _by_look(raw: bytes) -> list[Callable[[bytes], Iterator[bytes]]]:
 
 
 def _collected(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
-    """All `pieces` before the first error, and whether there was none."""
+    """Returns the `pieces` before the first error, and whether there was no error."""
     body = bytearray()
     try:
         for piece in pieces:
@@ -139,7 +142,7 @@ def _is_json(body: bytes) -> bool:
 
 
 def _gunzipped(raw: bytes) -> Iterator[bytes]:
-    """One gzip member after the other; padding behind the last one is left alone."""
+    """Unpacks one gzip member after the other. Ignores padding behind the last one."""
     at = 0
     for _ in range(_MOST_MEMBERS):
         at = yield from _stream(raw, at, 16 + zlib.MAX_WBITS)
@@ -153,12 +156,12 @@ def _inflated(raw: bytes) -> Iterator[bytes]:
 
 
 def _inflated_without_header(raw: bytes) -> Iterator[bytes]:
-    """`deflate` as some servers understand it."""
+    """Unpacks `deflate` without a zlib header, as some servers send it."""
     yield from _stream(raw, 0, -zlib.MAX_WBITS)
 
 
 def _stream(raw: bytes, at: int, bits: int) -> Generator[bytes, None, int]:
-    """What zlib makes of `raw` from `at` on; returns where its stream ends."""
+    """Yields the output of zlib for `raw` from `at` on. Returns where the stream ends."""
     decoder = zlib.decompressobj(bits)
     while not decoder.eof:
         fed = raw[at : at + _IN_STEP]
@@ -179,8 +182,8 @@ def _unpacked_zstd(raw: bytes) -> Iterator[bytes]:
 
 
 def _unpacked_by_arrow(raw: bytes, codec: str) -> Iterator[bytes]:
-    """pyarrow reads these in steps, and is there anyway."""
-    import pyarrow as pa  # a worker of a cluster has no other use for it
+    """Uses pyarrow, which unpacks these in steps and is installed anyway."""
+    import pyarrow as pa  # here, because a worker of a cluster has no other use for it
 
     with pa.CompressedInputStream(pa.BufferReader(raw), codec) as stream:
         while piece := stream.read(_OUT_STEP):

@@ -1,4 +1,4 @@
-"""Requests sent from this process."""
+"""The engine that sends requests from this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.sending.engines.process_limits import fit_concurrency
 
 
 class LocalEngine:
-    """An engine on this process's own event loop; `fits` requests may be in flight."""
+    """An engine on this process's event loop. At most `fits` requests may be in flight."""
 
     lead_s = 0.0
 
@@ -29,6 +29,9 @@ class LocalEngine:
 async def local_engine(
     target: Target, concurrency: int, tell: Callable[[Event], None]
 ) -> AsyncIterator[Engine]:
-    """An engine for at most `concurrency` requests in flight, or as many as fit."""
+    """Yields an engine for `concurrency` requests in flight, or fewer if too few files may be open.
+
+    `tell` gets a `Notice` when the connections have something to report.
+    """
     async with target.client(lambda message: tell(Notice(message))) as client:
         yield LocalEngine(client, fit_concurrency(concurrency))

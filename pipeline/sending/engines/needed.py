@@ -1,4 +1,4 @@
-"""What an engine needs to be installed."""
+"""A check that the engine of a job can be used here."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pipeline.job.spec import JobSpec
 
 _OF_RAY = ("ray_address", "workers")
 _NEEDED = ("ray", "nacl")
-# Each is a process with 100 MB, and a machine of its own runs some hundred at most.
+# Each worker is a process of 100 MB, and a single machine runs about a hundred of them at most.
 MAX_WORKERS = 1_000
 
 
 def check_engine(spec: JobSpec) -> None:
-    """Raises where the engine that `spec` names cannot be had here, or not in that size.
+    """Checks that this machine has the packages of the spec's engine, and that its keys fit it.
 
     Raises:
-        Refused: with what to install, or which line to write.
+        Refused: with the packages to install, or the line to change.
     """
     if spec.engine == "ray":
         if spec.workers is not None and spec.workers > MAX_WORKERS:

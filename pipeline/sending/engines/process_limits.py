@@ -1,33 +1,33 @@
-"""What a process that sends needs of its machine and of Python."""
+"""Limits that a sending process sets for itself: open files, and Python's garbage collection."""
 
 from __future__ import annotations
 
 import gc
 import resource
 
-# Ledger, snapshot, parts, log, sandbox, the loop's own, and some for the caller.
+# Ledger, snapshot, parts, log, sandbox, the event loop's own files, and some for the caller.
 _OTHER_FILES = 100
 
 
-# Objects made and not yet freed before Python looks for cycles among the young ones.
+# New objects that are not yet freed, after which Python looks for cycles among the young ones.
 _COLLECT_AT = 100_000
 
 
 def collect_rarely() -> None:
-    """Takes all that lives now for what lives until the end.
+    """Exempts all objects that exist now from garbage collection, and collects less often.
 
-    Python would otherwise look through it, and through every request in flight, at each 700 new
-    objects: a sixth of a run's CPU time.
+    Python would otherwise look through them, and through every request in flight, at each 700 new
+    objects. That took a sixth of a run's CPU time.
     """
     gc.freeze()
     gc.set_threshold(_COLLECT_AT)
 
 
 def fit_concurrency(wanted: int) -> int:
-    """Raises the limit of open files, of which each request in flight needs one, as far as `wanted`
-    needs; the concurrency that fits.
+    """Raises the limit of open files as far as `wanted` requests in flight need it.
 
-    Too few descriptors would look like an API that cannot be reached.
+    Returns the concurrency that fits, at least 1: each request in flight needs one open file. With
+    too few of them, the API would seem to be unreachable.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_FILES

@@ -1,13 +1,14 @@
-"""Requests sent from many processes or machines: Ray actors hold the clients.
+"""The engine that sends requests from many processes or machines, through Ray actors.
 
-The plan, the pace and the ledger stay with this process, the driver, so that each promise holds as
-on one machine. Ray repeats what it thinks has failed unless it is told not to, and a repeat is a
-second bill: workers are actors, never tasks, with `max_restarts=0` and `max_task_retries=0`, and a
-worker sends a batch that comes twice only once.
+The plan, the pace and the ledger stay with this process, the driver, so every promise holds as on
+one machine. By default Ray repeats calls that it believes have failed, and a repeat is a second
+bill. So the workers are actors, never tasks, with `max_restarts=0` and `max_task_retries=0`, and a
+worker sends a batch only once, even if it arrives twice.
 
-A request is handed over a little before its time, with that time; the worker sends it then, so how
-long a batch travels does not show in the pace. Replies come home only as fast as they are asked
-for. What a dead worker had in flight may have been paid: it is interrupted, hence ambiguous.
+The driver hands a request over a little before the time at which it may leave. The worker sends it
+at that time, so the travel time of a batch does not show in the pace. Replies return only as fast
+as the driver asks for them. If a worker dies, its requests in flight may have been paid, so their
+rows are ambiguous (`interrupted`).
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from pipeline.sending.engines.worker import BatchedRequest, Landed, Worker
 
 T = TypeVar("T")
 
-# A call costs the driver as much as the rows of a hundred: so both ways gather for a moment, which
-# the lead makes good for requests and nobody notices in answers that take seconds.
+# One call costs the driver as much as a hundred rows. So requests and replies are gathered for a
+# moment in both directions. The lead makes up for it in requests, and answers take seconds anyway.
 LEAD_S, GATHER_S = 0.03, 0.01
 WORKERS = 2
 START_S = 60.0
 _CLOSE_S = 2.0
-# A worker with nothing to give says so within the first; it is taken for dead after the second.
+# A worker without replies says so within the first time. After the second it counts as dead.
 TAKE_S, LOST_AFTER_S = 5.0, 30.0
 TAKE_MOST, TAKE_BYTES = 2_000, 8 * 1024 * 1024
 
@@ -54,7 +55,8 @@ _CLOCK_EVERY_S, _CLOCKS_KEPT, _CLOCKS_AT_FIRST = 5.0, 12, 5
 
 
 class _WaitingRequest(NamedTuple):
-    """A request that is waited for; `at` is when it leaves, on this machine's clock."""
+    """A request whose reply the executor waits for. `at`, when it leaves, is on this machine's
+    monotonic clock."""
 
     at: float
     body: bytes
@@ -62,7 +64,10 @@ class _WaitingRequest(NamedTuple):
 
 
 class WorkerClock:
-    """How much a worker's monotonic clock is ahead of ours: the look with the shortest way."""
+    """How far a worker's monotonic clock is ahead of ours, in seconds.
+
+    The estimate comes from the recent look with the shortest round trip.
+    """
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, float]] = deque(maxlen=_CLOCKS_KEPT)
@@ -70,24 +75,24 @@ class WorkerClock:
         self.looked_at = -math.inf
 
     def look(self, asked_at: float, theirs: float, now: float) -> None:
-        """Their clock said `theirs` somewhen between `asked_at` and `now` on ours."""
+        """Takes a reading: their clock was `theirs` at some time between `asked_at` and `now`."""
         self._looks.append((now - asked_at, theirs - (asked_at + now) / 2))
         self.ahead_s = min(self._looks)[1]
         self.looked_at = now
 
 
 class Lost(Exception):
-    """A worker is taken for dead."""
+    """A worker counts as dead."""
 
 
 async def _heard(asking: Coroutine[Any, Any, T]) -> T:
-    """What a worker answers.
+    """Returns the result of a call to a worker.
 
-    Seconds are counted one by one and not read from a clock: a driver that stood still (Ctrl-Z, a
-    suspended machine) wakes up with an answer that it could not read yet. That is no silence.
+    Counts the seconds one by one instead of reading a clock: a driver that stood still (Ctrl-Z, a
+    suspended machine) wakes up with a result that it has not read yet. The worker was not silent.
 
     Raises:
-        Lost: when nothing came for so long that the worker counts as dead.
+        Lost: when there is no result for so long that the worker counts as dead.
     """
     answer = asyncio.ensure_future(asking)
     try:
@@ -101,7 +106,7 @@ async def _heard(asking: Coroutine[Any, Any, T]) -> T:
 
 
 class Sender:
-    """One actor as the driver sees it: what it was given, and what it has not answered."""
+    """One actor as the driver sees it: the batches it was given, and the replies still open."""
 
     def __init__(self) -> None:
         self.actor: Any = None
@@ -114,7 +119,11 @@ class Sender:
         self.started_at = time.monotonic()
 
     async def open(self, target: Target, in_flight: int) -> None:
-        """Tells the actor all that it needs for sending."""
+        """Gives the actor everything that it needs to send: target, sealed key and limits.
+
+        Raises:
+            EngineAway: when the cluster has another version of this package.
+        """
         hello = await self.actor.hello.remote()
         self.name = f"worker {hello.pid}"
         if hello.version != __version__:
@@ -142,22 +151,22 @@ class Sender:
         ahead_s = self.clock.ahead_s
         requests = [BatchedRequest(n, one.at + ahead_s, one.body) for n, one in numbered.items()]
         try:
-            # The result is of no use: `take` tells which batches were received.
+            # The result is not needed: `take` returns which batches were received.
             self.actor.send.remote(batch, requests)
-        except Exception:  # perhaps it is on its way all the same
-            self.kill()  # so `take` finds it dead
+        except Exception:  # the batch may be on its way, so its rows must become ambiguous
+            self.kill()  # `take` then finds the worker dead
 
     async def take(self) -> list[Landed]:
-        """The next replies, none if none came for a while.
+        """Returns the next replies, or none if none arrived for a while.
 
         Raises:
-            Lost: when the worker is dead, or looks like it.
+            Lost: when the worker is dead or seems to be.
         """
         asked_at = time.monotonic()
         received, landed = await _heard(self._ask())
         for batch in received:
             self.unreceived.pop(batch, None)
-        # By when it was asked: a driver that had no room for replies did not ask for a while.
+        # Measured up to the call: a driver that had no room for replies did not ask for a while.
         oldest = next(iter(self.unreceived.values()), math.inf)
         if asked_at - oldest > LOST_AFTER_S:
             raise Lost(f"no request reached it for {LOST_AFTER_S:.0f} s")
@@ -172,7 +181,10 @@ class Sender:
         return taken
 
     def landed(self, landed: Landed) -> tuple[asyncio.Future[Reply], Reply] | None:
-        """Who waits for this reply, and the reply by our clock; None if nobody does any more."""
+        """Returns the future that waits for this reply, and the reply by our clock.
+
+        Returns None if nothing waits for it any longer.
+        """
         waiting = self.waiting.pop(landed.number, None)
         if landed.failure is Failure.NOT_SENT:
             self.shunned_until = time.monotonic() + _SHUNNED_S
@@ -191,14 +203,14 @@ class Sender:
         return waiting.reply, reply
 
     def kill(self) -> None:
-        """Ends the actor, if there is still a cluster to tell."""
+        """Ends the actor, if the cluster still exists."""
         with contextlib.suppress(Exception):
             ray.kill(self.actor, no_restart=True)
 
     def lose(self, why: str) -> int:
-        """Ends the actor. Each of its requests in flight may have been paid; how many there were.
+        """Ends the actor and makes its requests in flight ambiguous. Returns how many there were.
 
-        An actor that only looked dead could otherwise go on sending.
+        An actor that only seemed dead could otherwise continue to send.
         """
         self.kill()
         now = time.monotonic()
@@ -211,7 +223,7 @@ class Sender:
 
 
 class RayEngine:
-    """An engine on Ray actors. `fits` requests may be in flight on all of them together."""
+    """An engine on Ray actors. At most `fits` requests may be in flight on all of them together."""
 
     lead_s = LEAD_S
 
@@ -239,7 +251,7 @@ class RayEngine:
         return min(sum(sender.fits for sender in self._senders), self._concurrency)
 
     async def send(self, body: bytes, at: float) -> Reply:
-        """Hands `body` to a worker, with all others of this moment."""
+        """Hands `body` to a worker, in a batch with the other requests of this moment."""
         loop = asyncio.get_running_loop()
         waiting = _WaitingRequest(at, body, loop.create_future())
         if not self._gathered:
@@ -248,10 +260,10 @@ class RayEngine:
         return await waiting.reply
 
     async def start(self) -> None:
-        """Returns once every worker is there, or as many as could be had in time.
+        """Returns once every worker has started, or those that could be started in time.
 
         Raises:
-            EngineAway: without a single one.
+            EngineAway: when no worker could be started.
         """
         self._places = [asyncio.create_task(self._keep_worker()) for _ in range(self._wanted)]
         try:
@@ -276,8 +288,8 @@ class RayEngine:
             )
 
     async def aclose(self) -> None:
-        """Ends the workers; those that are well close their connections first."""
-        with contextlib.suppress(Exception):  # of a cluster that is gone: what is home is saved
+        """Ends the workers. Those that still respond close their connections first."""
+        with contextlib.suppress(Exception):  # of a cluster that is gone: the replies here are safe
             closing = [sender.actor.close.remote() for sender in self._senders]
             if closing:
                 await asyncio.to_thread(
@@ -288,7 +300,7 @@ class RayEngine:
         await asyncio.gather(*self._places, return_exceptions=True)
 
     async def _keep_worker(self) -> None:
-        """Keeps one place filled: a worker that dies is replaced, until this is cancelled."""
+        """Keeps one worker alive: replaces it when it dies, until this is cancelled."""
         pause_s = _AGAIN_MIN_S
         while True:
             sender = Sender()
@@ -297,7 +309,7 @@ class RayEngine:
                 await self._serve(sender)
             except EngineAway as error:
                 self._note_trouble(str(error))
-            except Exception as error:  # whatever it is, nobody else would bring the rows home
+            except Exception as error:  # of any kind: this place still needs another worker
                 self._note_end(sender, reason_of(error))
             finally:
                 sender.lose("the run ended")
@@ -307,7 +319,7 @@ class RayEngine:
             pause_s = min(2 * pause_s, _AGAIN_MAX_S)
 
     async def _serve(self, sender: Sender) -> None:
-        """Brings a worker's replies home until it is lost."""
+        """Passes on a worker's replies until the worker is lost."""
         await sender.open(self._target, self._concurrency)
         self._senders.append(sender)
         self._started.set()
@@ -319,8 +331,10 @@ class RayEngine:
             self._senders.remove(sender)
 
     async def _bring_home(self, sender: Sender, landed: Landed) -> None:
-        """Gives a reply to whoever waits for it. While too many bytes of others are not saved yet
-        it waits, and the worker keeps what it has.
+        """Gives a reply to the `send` that waits for it.
+
+        Waits while too many bytes of other replies are not saved yet. The worker keeps its replies
+        meanwhile.
         """
         found = sender.landed(landed)
         if found is None:
@@ -347,7 +361,10 @@ class RayEngine:
             self._least_busy().hand(next(self._batches), numbered)
 
     def _least_busy(self) -> Sender:
-        """A worker that cannot connect answers fastest: it must not get all that there is."""
+        """Returns the worker for the next batch.
+
+        A worker that cannot connect replies fastest, so it must not get all the rows.
+        """
         now = time.monotonic()
         return min(
             self._senders,
@@ -387,9 +404,10 @@ async def ray_engine(
     workers: int | None,
     tell: Callable[[Event], None],
 ) -> AsyncIterator[Engine]:
-    """An engine of `workers` actors on the cluster at `address`, or on one of this machine's own.
+    """Yields an engine of `workers` actors on the cluster at `address`. Without an address, starts
+    a cluster of its own on this machine.
 
-    A program that is connected to a cluster already stays on that one, and connected.
+    A program that is already connected to a cluster uses that one, and stays connected.
 
     Raises:
         EngineAway: when there is no cluster, or no room on it.

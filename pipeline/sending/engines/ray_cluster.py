@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, and what it says when something is wrong with it."""
+"""Joins and leaves a Ray cluster, and turns its errors into short reasons."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _COLORS = re.compile("\x1b\\[[0-9;]*m")
 
 
 class _InstalledOnly(JobConfig):  # type: ignore[misc]
-    """A job whose workers import what is installed, and nothing else.
+    """A Ray job whose workers import only installed packages.
 
-    Ray puts the driver's current folder first on their import path, so a json.py or pipeline.py of
-    the user's own would run there, with the key. It leaves that out for a job with a folder of its
-    own; this job has none, and says that it has.
+    Ray puts the driver's current folder first on their import path, so a user's own json.py or
+    pipeline.py would run there, with the key. Ray does not do that for a job with a working folder.
+    This job has none, but claims to have one.
     """
 
     def _runtime_env_has_working_dir(self) -> bool:
@@ -36,10 +36,10 @@ class _InstalledOnly(JobConfig):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def signals_kept() -> Iterator[None]:
-    """Puts back who is told of SIGTERM.
+    """Restores the handler of SIGTERM after the block.
 
-    Connecting installs a handler of Ray's own below Python's. It calls the one before it, and three
-    seconds later an alarm ends the process, whatever it is waiting for.
+    Connecting installs a handler of Ray below Python's. It calls the earlier handler, and three
+    seconds later an alarm ends the process, whatever the process is waiting for.
     """
     here = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if here else None
@@ -48,16 +48,17 @@ def signals_kept() -> Iterator[None]:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-            signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
+            signal.siginterrupt(signal.SIGTERM, False)  # as asyncio sets it
 
 
 def connect(address: str | None, head: Head | None) -> None:
-    """Joins the cluster at `address`, or that of `head`.
+    """Joins the cluster at `address`, or the one of `head`.
 
-    To be called in a thread, so that a signal works meanwhile; there Ray leaves SIGTERM alone, too.
+    Call this in a thread, so that a signal works meanwhile. In a thread Ray also leaves SIGTERM
+    alone.
 
     Raises:
-        EngineAway: when there is none.
+        EngineAway: when there is no cluster.
     """
     hook = sys.excepthook
     try:
@@ -67,7 +68,7 @@ def connect(address: str | None, head: Head | None) -> None:
                 stack.enter_context(_on_loopback())
                 stack.enter_context(_showing(token))
             elif address:
-                _knock(address)  # Ray itself goes on trying for minutes
+                _knock(address)  # Ray itself tries for minutes
             ray.init(
                 address,
                 configure_logging=False,
@@ -86,7 +87,7 @@ def connect(address: str | None, head: Head | None) -> None:
 
 
 def leave(head: Head | None) -> None:
-    """Leaves the cluster, and ends that of `head`."""
+    """Leaves the cluster, and ends the one of `head`."""
     ray.shutdown()
     if head is not None:
         head.end()
@@ -95,8 +96,11 @@ def leave(head: Head | None) -> None:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray else looks at this machine's outer address for what is at 127.0.0.1. It reads
-    `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` into this when it is imported, perhaps long ago."""
+    """Makes Ray look for the cluster at 127.0.0.1 instead of this machine's outer address.
+
+    Sets a constant of Ray: the variable `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is read into it only
+    when Ray is imported, which may be long ago.
+    """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -107,7 +111,10 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _showing(token: str) -> Iterator[None]:
-    """Ray reads a token from the environment only, and keeps the first one that it finds."""
+    """Puts `token` into the environment for the block.
+
+    Ray reads a token only from there, and keeps the first one that it finds.
+    """
     kept = dict(os.environ)
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     _read_again()
@@ -121,26 +128,28 @@ def _showing(token: str) -> Iterator[None]:
 
 
 def _read_again() -> None:
-    """Ray's cluster of before has nothing to do with the one that comes next in this process."""
+    """Makes Ray read its settings and its token again: this process may join another cluster."""
     ray._raylet.Config.initialize("")
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _knock(address: str) -> None:
-    """Raises at once where nobody listens at ``host:port``; other forms of address are Ray's."""
+    """Raises OSError at once if no server listens at ``host:port``. Ray checks other addresses."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
 
 
 def machines(least: int) -> int:
-    """How many machines the cluster has, `least` if they are fewer."""
+    """Returns the number of machines in the cluster, at least `least`."""
     return max(sum(bool(node["Alive"]) for node in ray.nodes()), least)
 
 
 def reason_of(error: BaseException) -> str:
-    """The part of an error's message that says what happened. Ray's are long: of a worker's own
-    exception they have the whole traceback, whose last line counts.
+    """Returns the part of an error's message that says what happened, as one sentence.
+
+    Ray's messages are long. For an exception in a worker they contain the whole traceback, of which
+    the last line counts.
     """
     lines = _COLORS.sub("", str(error)).strip().splitlines()
     text = lines[-1] if "Traceback" in str(error) or "  File " in str(error) else " ".join(lines)

@@ -1,8 +1,8 @@
-"""A Ray cluster of this machine's own, as a process next to the runner.
+"""A Ray cluster on this machine alone, started by a process next to the runner.
 
-Ray starts a dozen processes with the environment of the one that asks for them. That one is not the
-runner, so the API key is in none of them. The cluster listens on 127.0.0.1 only, asks each client
-for a random token, and keeps its files in a folder that only this user can open.
+Ray starts a dozen processes with the environment of the process that asks for them. That process is
+not the runner, so none of them has the API key. The cluster listens only on 127.0.0.1, asks each
+client for a random token, and keeps its files in a folder that only this user can open.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pipeline.system.children import ROOT, import_path, start_python
 
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 _END_S = 20.0
-# The names of sockets have room for some 100 bytes, and Ray needs 70 of them below its folder.
+# The name of a socket has room for about 100 bytes, and Ray needs 70 of them below its folder.
 _FOLDER, _FOLDER_BYTES = "/tmp", 16
-# How workers reach the API: see `network`. They are told in lower case, too.
+# How workers reach the API: see `network`. These variables count in lower case, too.
 _WAY = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _RAY = {
     "RAY_AUTH_MODE": "token",
-    # Ray then takes 127.0.0.1 for this machine's address, as it does on macOS, and binds to it. Any
-    # other address makes it listen on all interfaces.
+    # Ray then uses 127.0.0.1 as this machine's address, as on macOS, and binds to it. With any
+    # other address it listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # The head is a driver that needs no worker.
     "RAY_prestart_worker_first_driver": "0",
@@ -38,30 +38,30 @@ _RAY = {
 
 
 class Cluster(NamedTuple):
-    """Where a cluster is, and the token that it asks for."""
+    """The address of a cluster, and the token that it asks for."""
 
     address: str
     token: str
 
 
 class Head:
-    """The process. It ends with this one, however this one ends."""
+    """The process that runs the cluster. It ends with this process, however this one ends."""
 
     def __init__(self, cpus: int) -> None:
-        """Starts it, without waiting.
+        """Starts the process and does not wait for it.
 
         Raises:
-            OSError: when the machine has no room for a process.
+            OSError: when the machine has no room for another process.
         """
         self._process: subprocess.Popen[bytes] = start_python(
             __name__, str(cpus), more=_environment(os.environ)
         )
 
     def ready(self) -> Cluster:
-        """Waits until the cluster is there.
+        """Waits until the cluster has started.
 
         Raises:
-            RuntimeError: with the reason when it does not start.
+            RuntimeError: with the reason, when it does not start.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -71,7 +71,7 @@ class Head:
         return Cluster(said["address"], said["token"])
 
     def end(self) -> None:
-        """Ends the cluster and waits for that. May be called while another thread waits in
+        """Ends the cluster and waits for its end. May be called while another thread waits in
         `ready`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -85,8 +85,11 @@ class Head:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a cluster gets more than every child: the way to the API, and the user's choices for
-    Ray, except for those that lead to another cluster."""
+    """Returns the variables that a cluster gets in addition to those of every child process.
+
+    These are the way to the API and the user's settings for Ray, except those that lead to another
+    cluster.
+    """
     given = {
         name: value
         for name, value in environment.items()
@@ -94,14 +97,14 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         given.pop(name, None)
-    # It works in another folder than the runner.
+    # The cluster works in another folder than the runner, so relative paths would break.
     given |= {name: os.path.abspath(environment[name]) for name in _FILES if environment.get(name)}
     places = [*import_path(), ROOT]
     return given | _RAY | {"PYTHONPATH": os.pathsep.join(places)}
 
 
 def _main(cpus: int) -> None:
-    # Ray opens its own folder for everybody; the one around it stays closed.
+    # Ray makes its own folder readable for every user. The folder around it stays closed.
     place = tempfile.gettempdir()
     within = place if len(place.encode()) <= _FOLDER_BYTES else _FOLDER
     with tempfile.TemporaryDirectory(
@@ -139,7 +142,7 @@ def _started(cpus: int, folder: str) -> dict[str, str]:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """What an error came from: Ray's last one says only that it failed."""
+    """Returns the first cause of an error: Ray's last error says only that something failed."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,8 +1,9 @@
-"""One process of a cluster that sends requests for a driver elsewhere. Knows nothing of Ray.
+"""The worker: one process of a cluster, which sends requests for a driver. Knows nothing of Ray.
 
-The driver hands over requests in batches, each with the time at which it may leave, and takes the
-replies home in batches, when it has room for them. A batch that comes twice, as a network library
-may repeat one, is sent once: a repeat is a second bill.
+The driver, which is the process of the run, hands over requests in batches, each request with the
+time at which it may leave. It takes the replies back in batches, when it has room for them. A
+network library may deliver a batch twice. The worker sends it once, because a repeat is a second
+bill.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.sending.engines.process_limits import collect_rarely, fit_concurre
 
 
 class BatchedRequest(NamedTuple):
-    """One request on its way to a worker; `at` is on the worker's monotonic clock."""
+    """One request for a worker. `at`, when it leaves, is on the worker's monotonic clock."""
 
     number: int
     at: float
@@ -35,9 +36,9 @@ class BatchedRequest(NamedTuple):
 
 
 class Landed(NamedTuple):
-    """One reply on its way home; times are on the worker's monotonic clock."""
+    """One reply for the driver. Its times are on the worker's monotonic clock."""
 
-    # Not a `Reply` and a number: that takes five times as long to pickle and read.
+    # Not a `Reply` and a number: those take five times as long to pickle and to read.
 
     number: int
     sent_at: float
@@ -50,7 +51,7 @@ class Landed(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """Who a worker is. What is sealed with `public_key` only that worker can read."""
+    """The identity of a worker. Only that worker can read text sealed with `public_key`."""
 
     version: str
     pid: int
@@ -58,7 +59,7 @@ class Hello(NamedTuple):
 
 
 class Worker:
-    """Sends what it is given, each batch once, and keeps the replies until they are taken."""
+    """The sender of a driver's requests. Sends each batch once, and keeps replies until `take`."""
 
     def __init__(self) -> None:
         collect_rarely()
@@ -75,7 +76,7 @@ class Worker:
         return Hello(__version__, os.getpid(), bytes(self._private_key.public_key))
 
     async def clock(self) -> float:
-        """This machine's monotonic clock, in seconds."""
+        """Returns this machine's monotonic clock, in seconds."""
         return time.monotonic()
 
     async def open(
@@ -87,9 +88,9 @@ class Worker:
         deadline_s: float,
         in_flight: int,
     ) -> int:
-        """Gets ready to send; how many of `in_flight` requests at once this process may hold.
+        """Gets ready to send. Returns how many of `in_flight` requests fit into this process.
 
-        The key comes sealed: arguments of actors lie in the cluster's stores as they are.
+        The key arrives sealed, because a cluster stores the arguments of actors in plain text.
         """
         key = SealedBox(self._private_key).decrypt(sealed_key).decode()
         target = Target(Access(base_url, key, host), workflow, deadline_s)
@@ -97,12 +98,12 @@ class Worker:
         return fit_concurrency(in_flight)
 
     async def close(self) -> None:
-        """Closes the connections as servers like it."""
+        """Closes the connections in good order."""
         if self._client is not None:
             await self._client.aclose()
 
     async def send(self, batch: int, requests: list[BatchedRequest]) -> None:
-        """Starts each request of a batch that was not seen before."""
+        """Starts each request of a batch, unless the batch came before."""
         if batch in self._seen:
             return
         self._seen.add(batch)
@@ -115,11 +116,11 @@ class Worker:
     async def take(
         self, most: int, most_bytes: int, wait_s: float, gather_s: float
     ) -> tuple[list[int], list[Landed]]:
-        """The batches received and the replies landed since the last call, oldest first.
+        """Returns the batches received and the replies landed since the last call, oldest first.
 
-        Returns `gather_s` after a reply is there, or after `wait_s` with none: the driver knows
-        from that that this process lives. At most `most` replies, and no further one after
-        `most_bytes`.
+        Returns `gather_s` seconds after a reply is there, or after `wait_s` without one, which
+        shows the driver that this process is alive. Returns at most `most` replies, and stops
+        after the one that reaches `most_bytes`.
         """
         if not self._landed:
             self._news.clear()
@@ -150,7 +151,7 @@ class Worker:
     async def _attempt(self, number: int, at: float, body: bytes) -> None:
         assert self._client is not None
         reply = await send_at(self._client, body, at)
-        if reply.failure and self._notes:  # a row that is not ok has its detail in the log
+        if reply.failure and self._notes:  # the log shows the detail of a row that is not ok
             reply = replace(reply, detail=". ".join([reply.detail, *self._notes]))
             self._notes.clear()
         self._landed.append((number, reply))
