@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: nothing is sent and nothing in the folder changes."""
+"""Shows what a run would do. Sends nothing and changes nothing in the run folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIRST_BODIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The exact text of one request, and the sheet row that it is for."""
+    """The exact text of one request, and the number of its row in the sheet."""
 
     row: int
     body: str
@@ -49,19 +49,25 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `run` would meet. Rows by state are those of the sheet as it is now.
+    """What a run would find and send. The counts of rows by state are those of the current sheet.
 
-    `to_send` is also the most requests that can be paid for; `requests_at_most` counts the
-    retries of failed ones too, and `paid_at_most` what `max_paid` leaves of them. `equal_rows`
-    have the same text as an earlier one; under `dedupe` that one is sent for them. `repaid` of the
-    rows to send were paid under other settings. `text_rules` is the number of the rules by which
-    cells become text here; under the newest ones `new_under_newest_rules` finished rows would have
-    another text, and be new. `skipped_by` counts skipped rows by reason. `pace_per_s` is given
-    (`rate:`), or what earlier runs learned of the key, None if neither; `duration_s` is what
-    `paid_at_most` requests take at it. `in_use`: a run is at work, and another would be refused.
-    `drift` is None before the first run. `questions` are what a person would be asked first, and
-    `plan` is the token with which `run --plan` carries out exactly this. `refusal` is why `run`
-    would refuse, where a changed spec or an address under `notify:` is the reason.
+    * `to_send`: rows to send, which is also the most requests that can be paid for.
+      `requests_at_most` also counts the retries of failed requests. `paid_at_most` is the part of
+      `to_send` that `max_paid` still allows.
+    * `equal_rows`: rows with the same text as an earlier row. Under `dedupe` only the earlier row
+      is sent.
+    * `repaid`: rows to send that were already paid under other settings.
+    * `text_rules`: the number of the rules by which cells become text here. Under the newest rules,
+      `new_under_newest_rules` finished rows would have another text and so be new.
+    * `skipped_by`: skipped rows by reason.
+    * `pace_per_s`: `rate:`, or what earlier runs learned of the key, None if neither is known.
+      `duration_s` is the time in seconds that `paid_at_most` requests take at that pace.
+    * `in_use`: another run is active, so a second one would be refused.
+    * `drift`: the changes of the sheet since the last run, None before the first run.
+    * `questions`: the questions that the user would be asked first.
+    * `plan`: the token with which `run --plan` carries out exactly this plan.
+    * `refusal`: why a run would be refused, if the reason is a changed job file or an address or
+      file under `notify:`.
     """
 
     job: str
@@ -102,16 +108,16 @@ def check_job(
     selection: Selection | None = None,
     accept_changes: bool = False,
 ) -> Checked:
-    """Reads spec and sheet as a run would, and says what the run would send.
+    """Reads job file and sheet as a run would, and returns what the run would send.
 
     Raises:
-        Refused: for whatever a run would refuse, but for a changed spec, which stands in the
-            result.
+        Refused: for everything that a run would refuse, except for the reasons that the result
+            has in `refusal`.
         StorageFailed: when the ledger cannot be read.
     """
     job = with_text_rules(job, accept_changes=accept_changes)
     spec, selection = job.to_run(), selection or Selection()
-    in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
+    in_use = job.folder.in_use  # read first: if a run ends meanwhile, it has nothing in flight
     if not job.sandbox:
         find_telemetry(spec)
     check_engine(spec)
@@ -166,8 +172,7 @@ def check_job(
 
 
 def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -> int:
-    """How many finished rows would have another text, were the folder moved to the newest text
-    rules."""
+    """Returns how many finished rows would have another text under the newest text rules."""
     spec = replace(job.to_run(), text_rules=TEXT_RULES)
     if spec == job.to_run():
         return 0
@@ -186,11 +191,11 @@ def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
 
 
 def _refusal(job: Job, prepared: Prepared, accept_changes: bool, key: RunKey) -> str | None:
-    """Why a run would be refused although its sheet can be sent as it is."""
+    """Returns why a run would be refused although its sheet can be sent, None if it would not."""
     spec = job.to_run()
     try:
         refuse_repaying(spec, Repaid() if accept_changes else prepared.repaid)
-        if not job.sandbox:  # a rehearsal tells nobody
+        if not job.sandbox:  # a rehearsal notifies no address
             told_endpoints(spec, key.in_use())
             own_textfile(spec)
     except Refused as error:
@@ -199,8 +204,10 @@ def _refusal(job: Job, prepared: Prepared, accept_changes: bool, key: RunKey) ->
 
 
 def _pace(job: Job, spec: JobSpec, base_url: str | None, key: RunKey) -> tuple[float | None, bool]:
-    """(requests per second, whether earlier runs learned it). A rehearsal learns nothing, and
-    without a key nobody knows whose limit it is."""
+    """Returns (requests per second, whether earlier runs learned it).
+
+    A rehearsal learns nothing. Without a key there is no limit to look up.
+    """
     if spec.rate is not None:
         return spec.rate, False
     if job.sandbox:
@@ -232,7 +239,7 @@ def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | N
 
 
 def _first(spec: JobSpec, prepared: Prepared) -> Iterator[Row]:
-    """The first rows that would be sent; where none would, the first of the sheet."""
+    """Yields the first rows that would be sent. If none would, the first rows of the sheet."""
     plan, snapshot = prepared.plan, prepared.snapshot
     wanted = plan.send if plan.to_send else np.ones_like(plan.send)
     return islice(snapshot.selected(spec, prepared.variables, wanted), FIRST_BODIES)

@@ -1,8 +1,8 @@
-"""Rows that another run folder has paid for.
+"""Finds rows that another run folder has already paid for.
 
-At most once holds per run folder: a job with another `name:` begins a new one, and would pay for
-every row again. So before the first request of an empty folder its rows are looked up in the
-folders beside it, and in those of the other jobs that run the same workflow.
+The promise "at most once" holds per run folder. A job with another `name:` begins a new folder, and
+would pay for every row again. So before the first request of an empty folder, the runner looks for
+its rows in the folders next to it, and in those of other jobs with the same workflow.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pipeline.planning.prepared import Neighbour
 from pipeline.system.opening import as_object, read_file
 from pipeline.system.paths import resolved
 
-# A folder may hold any number of specs, of anybody. PyYAML takes up to 17 s for a megabyte.
+# The folder may contain any number of job files, from anyone. PyYAML takes up to 17 s per megabyte.
 _MOST_SPECS = 1000
 _MOST_SPEC_BYTES = 300_000
-# What a file of somebody else can raise: it counts for nothing.
+# The errors that a foreign or damaged file can cause. Such a file is ignored.
 _ANY_FAULT = (PipelineError, OSError, ValueError, RuntimeError)
 
 
 def find_neighbours(
     spec: JobSpec, folder: RunFolder, host: str, snapshot: Snapshot, plan: Plan
 ) -> tuple[Neighbour, ...]:
-    """The run folders that have paid for rows which `plan` sends, the one with most rows first.
+    """Returns the run folders that have paid for rows of `plan`, the one with the most rows first.
 
-    A folder that cannot be read, or that is of another host, counts for nothing.
+    Ignores a folder that cannot be read, and one that belongs to another host.
     """
     found = []
     for path in sorted(_candidates(spec, folder)):
@@ -52,8 +52,8 @@ def _candidates(spec: JobSpec, folder: RunFolder) -> set[Path]:
 
 
 def _other_outputs(spec: JobSpec) -> Iterator[Path]:
-    """The run folders of the jobs beside this one that run the same workflow. Beyond the bounds
-    above no spec is looked at."""
+    """Yields the run folders of the jobs next to this one that have the same workflow. Reads no
+    more job files than the limits above allow."""
     beside = [*spec.source.parent.glob("*.yaml"), *spec.source.parent.glob("*.yml")]
     left = _MOST_SPEC_BYTES
     for path in sorted(beside)[:_MOST_SPECS]:

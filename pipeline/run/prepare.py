@@ -1,6 +1,6 @@
-"""From the sheet to the plan: what a run would send, before anything is changed or sent.
+"""Makes the plan from the sheet and the ledger, before anything is changed or sent.
 
-`run` goes on from here; `check` only looks.
+`run` carries the plan out. `check` only shows it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _LOOK_UP_ROWS = 10_000
 
 
 def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
-    """The job whose cells become text by the rules of its run folder. In a new folder, and where
-    the user accepts what a change costs, these are the newest rules.
+    """Returns the job with the text rules of its run folder, by which cells become text.
+
+    A new folder has the newest rules. So has any folder if the user accepts what a change costs.
 
     Raises:
         Refused: when a newer release wrote the folder.
@@ -54,7 +55,7 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
     """Opens the sheet of `spec`.
 
     Raises:
-        Refused: when it cannot be read, does not have the mapped columns, or is of this folder.
+        Refused: when it cannot be read, lacks a mapped column, or is a file of this run folder.
     """
     if resolved(spec.input).parent == resolved(folder.path):
         raise Refused(
@@ -70,19 +71,19 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
 def prepare(
     job: Job, sheet: OpenSheet, host: str, selection: Selection, read: Read, path: Path
 ) -> Prepared:
-    """Reads the sheet into a snapshot at `path` and compares it with what is held.
+    """Reads the sheet into a snapshot at `path` and compares it with the ledger.
 
-    Believes the ledger: who uses the plan has it looked through by `integrity.check_ledger`.
+    Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
 
     Raises:
-        Refused: for a sheet that cannot be sent as it is, for rows that it does not have, and for
-            another host.
+        Refused: for a sheet that cannot be sent, for chosen rows that it does not have, and for
+            another host than that of earlier runs.
         StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
     spec = job.to_run()
     pins = read_pins(read, spec, sheet.variables, host)
     last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
-    if last == path:  # it is about to be written over
+    if last == path:  # the new snapshot is about to replace it
         last = None
     skip_ambiguous = State.AMBIGUOUS not in selection.states
     snapshot = take_snapshot(
@@ -119,8 +120,10 @@ def prepare(
 def _keep_answers(
     spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read
 ) -> tuple[Counter[Skip], int]:
-    """Gives skipped rows the answers that they have. (Those without one by reason, how many have
-    one.)"""
+    """Counts skipped rows that already have a paid answer as ok.
+
+    Returns the skipped rows without an answer, by reason, and the number of those with one.
+    """
     if not snapshot.skipped_rows:
         return Counter(), 0
     wanted = [(row.number, row.name) for row in snapshot.skipped_rows]
@@ -132,7 +135,7 @@ def _keep_answers(
 
 
 def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Read) -> Plan:
-    """The plan, once every row was looked up in the ledger; duplicates are not looked up."""
+    """Returns the plan, after looking up every row in the ledger except duplicates."""
     duplicates = snapshot.duplicates
     plan = empty_plan(snapshot.rows, selection, duplicates, snapshot.numbers)
     firsts = np.flatnonzero(~np.isin(snapshot.numbers, duplicates.numbers, assume_unique=True))
@@ -141,7 +144,7 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
             positions = firsts[start : start + _LOOK_UP_ROWS]
             held = _held(spec, snapshot, positions, read)
             add_batch(plan, snapshot.numbers[positions], held, selection)
-    else:  # a look-up takes 3 microseconds, and a new folder holds nothing
+    else:  # a look-up takes 3 microseconds per row, and a new ledger is empty
         add_batch(plan, snapshot.numbers[firsts], (), selection)
     for start in range(0, len(duplicates.numbers), _LOOK_UP_ROWS):
         span = slice(start, start + _LOOK_UP_ROWS)
@@ -156,8 +159,11 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
 def _held(
     spec: JobSpec, snapshot: Snapshot, positions: npt.NDArray[np.int64], read: Read
 ) -> list[Alike]:
-    """What is held for the rows at some positions. Under `dedupe: true` they are
-    looked up by row key, and are from then on what the ledger calls them."""
+    """Looks up the rows at some positions of the snapshot in the ledger.
+
+    Under `dedupe: true` they are looked up by row key, and from then on have the identity and
+    occurrence that the ledger has for that key.
+    """
     numbers = snapshot.numbers[positions].tolist()
     if not spec.dedupe:
         ranks = snapshot.occurrences[positions].tolist()

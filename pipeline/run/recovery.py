@@ -1,4 +1,4 @@
-"""The folder is brought to rest, whatever ended the last run in it. Nothing is sent for that."""
+"""Repairs a run folder after any kind of ending. Sends nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from pipeline.sending.engines.decoding import readings
 def recover(
     folder: RunFolder, ledger: SqliteLedger, workflow: str, tell: Listener
 ) -> frozenset[int]:
-    """Settles what a run that was killed left, and reads answers that no release could before.
+    """Finishes what a killed run left half done, and reads answers that no earlier release could.
 
-    `workflow` is what the spec names now. Returns the ledger's ids of the rows that were on their
-    way: they are ambiguous from here on. May be called twice.
+    Marks the rows that were in flight ambiguous, seals answers into parts, and adopts a snapshot
+    that the ledger already names. `workflow` is the one in the current job file. Returns the
+    ledger's ids of the rows that were in flight. May be called twice.
 
     Raises:
-        StorageFailed: when the disk refuses, or what it holds is damaged.
+        StorageFailed: when the disk refuses a write, or the folder is damaged.
     """
     cut = ledger.recover()
     read = read_again(ledger)
@@ -40,14 +41,14 @@ def recover(
                 "again for this."
             )
         )
-    # What was left unsealed was asked of the workflow that it was for.
+    # Unsealed answers belong to the workflow of the run that got them, not to a newer one.
     sealer = Sealer(ledger, folder.results, pinned_workflow(ledger.read) or workflow)
     sealer.recover()
     sealer.seal_all()
     current = ledger.read(queries.meta(queries.SNAPSHOT))
     if current and find_snapshot((folder.new_snapshot,), current):
         folder.adopt_snapshot()
-    if read:  # the run that follows may be refused, and write none
+    if read:  # written now: the run that follows may be refused and then writes no file
         rewrite_failures(folder, ledger.read)
     if cut:
         tell(
@@ -60,9 +61,10 @@ def recover(
 
 
 def read_again(ledger: SqliteLedger) -> int:
-    """Reads the answers that were kept because no release could read them. How many are read now.
+    """Reads kept answers again that no release could read when they arrived.
 
-    Their rows are ok from here on. Sends nothing; may be called twice.
+    The rows of those that can be read now become ok. Returns their number. Sends nothing. May be
+    called twice.
     """
     unread = ledger.read(lambda db: list(queries.unread(db)))
     read = [one for kept in unread if (one := _read(kept))]
@@ -72,7 +74,7 @@ def read_again(ledger: SqliteLedger) -> int:
 
 
 def _read(kept: Unread) -> Unread | None:
-    """`kept` with the body that can be read; None where none can."""
+    """Returns `kept` with a readable body, None if no reading of its body is an answer."""
     for body in readings(kept.body):
         if classify(Reply(0.0, 0.0, kept.http_status, {}, body)).verdict is Verdict.OK:
             return replace(kept, body=body)

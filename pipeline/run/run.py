@@ -1,10 +1,32 @@
-"""One run, from the spec to the summary: read this first.
+"""One run, from the job file to the summary. If you are new to this code, begin here.
 
-    spec -> sheet -> snapshot -> plan -> sending (executor, throttle, engine) -> ledger -> parts
-         -> summary
+    job file -> sheet -> snapshot -> plan -> requests -> ledger -> parts -> summary
 
-Nothing is sent before the whole sheet was read and the plan is made; nothing is read from the
-sheet afterwards. The ledger alone decides what is sent.
+A command or a program calls `run_job`. The work is done by `_run_job`, in this order:
+
+1. Check. Open the sheet, find the host and the key, and look at the run folder. A refusal here
+   leaves the disk unchanged.
+2. Take the folder. `_lock` makes sure that only one run works in it. The ledger is opened:
+   `ledger.sqlite` is the record of every request, and it alone decides which rows are sent.
+3. Repair. `recover` finishes whatever an earlier run left half done, even one ended by `kill -9`.
+4. Plan. `_prepare` copies the whole sheet into a snapshot, checks each row of the ledger against
+   its checksum, and compares the two. The result says for each row whether it is sent.
+5. Ask. `permit` returns only if the user allows whatever the plan may pay for twice.
+6. Begin. `_Run.begin` records the run, its settings and its snapshot durably. From now on rows are
+   read from the snapshot, so a sheet that is saved again during the run changes nothing.
+7. Send. `Sending` opens an engine and lets the executor send the rows, at the pace that the
+   throttle allows. Answers that are in the ledger are sealed into parts meanwhile.
+8. Conclude. `_Run.conclude` seals the rest, and writes `failures.csv` and `summary.json`.
+
+Around all this, `notifying` reports the end of the run to the addresses under `notify:`, after the
+folder is free again.
+
+Nothing is sent before step 7. A run may be killed at any instant: the next one repairs and
+continues.
+
+To read on: `planning.plan` for the choice of rows, `sending.executor` for the life of one request,
+`ledger.ledger` for what is durable when, `policy.answer` for the meaning of each response, and
+`results.sealing` for the parts.
 """
 
 from __future__ import annotations
@@ -58,7 +80,7 @@ _ASK_AGAIN_S = 0.5
 
 
 class IfLocked(StrEnum):
-    """What a run does that finds another one at work in its folder: raise Locked, or wait."""
+    """What a run does when another run works in its folder: raise `Locked`, or wait for it."""
 
     FAIL = "fail"
     WAIT = "wait"
@@ -66,14 +88,17 @@ class IfLocked(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What one run is told beyond its spec.
+    """The options of one run, in addition to its job file.
 
-    `selection` is which rows are sent. `drain_s` is how long answers in flight are waited for at
-    a stop, the request deadline by default. `until`, in seconds since 1970, is when the last answer
-    should be there and after which nothing is sent.
+    `base_url` and `key_file` take the place of AITUTOR_BASE_URL and AITUTOR_API_KEY. `selection`
+    chooses the rows. `drain_s` is how many seconds a stop waits for answers in flight, by default
+    the request deadline. `until`, in seconds since 1970, is when the last answer should be there:
+    the run stops sending earlier, by the time that answers take. `fail_on` decides which failed
+    rows make the exit code non-zero. `consent` holds what the user allows beforehand. `listeners`
+    are called with each event.
 
     Raises:
-        Refused: for an `if_locked` or a `fail_on` that there is not.
+        Refused: for an unknown `if_locked` or `fail_on`.
     """
 
     base_url: str | None = None
@@ -99,10 +124,12 @@ def run_job(
     control: Control | None = None,
     **fields: Any,
 ) -> Summary:
-    """Sends what is not done yet of a job; see `run_job_async`.
+    """Sends the rows of a job that are not done yet, and returns the summary.
+
+    Takes and raises the same as `run_job_async`.
 
     Raises:
-        Refused: within a running event loop, such as a notebook's; besides what that raises.
+        Refused: also inside a running event loop, such as a notebook's.
     """
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
@@ -120,17 +147,20 @@ async def run_job_async(
     control: Control | None = None,
     **fields: Any,
 ) -> Summary:
-    """Sends the rows that are chosen and not finished; returns when each is, or the run stopped.
+    """Sends the chosen rows that are not finished. Returns when all are, or when the run stops.
 
-    `job` is a path, a spec, or what `find_job` found (for a rehearsal: `find_job(path,
-    sandbox=True)`). Single options may be given by name: ``run_job(path, drain_s=5)``. Touches
-    neither signals nor logging. May be called again after any ending, `kill -9` included.
+    `job` is a path, a spec, or a `Job` from `find_job` (for a rehearsal: `find_job(path,
+    sandbox=True)`). You can pass single options by name: ``run_job(path, drain_s=5)``. `control`
+    stops the run from outside. The function touches neither signals nor logging. Call it again
+    after any ending, also after `kill -9`: it continues where the last run ended.
 
     Raises:
-        Refused: nothing was sent; the message says what to mend.
+        Refused: nothing was sent. The message says what to fix.
         Locked: another run works in this folder.
-        Interrupted: `control` was told to stop before anything was sent.
-        StorageFailed: the disk refused a write; sending stopped and what could be saved is.
+        Interrupted: `control` stopped the run before it sent anything.
+        PipelineError: the sandbox of a rehearsal did not start. Nothing was sent.
+        StorageFailed: the disk refused a write. Sending stopped, and every outcome that the disk
+            still accepted is saved.
     """
     options = replace(options or RunOptions(), **fields)
     job = replace(_as_job(job), limit=options.selection.limit)
@@ -152,7 +182,7 @@ async def _run_job(
     access = None if job.sandbox else find_access(options.base_url, key)
     host = access.host if access else SANDBOX_HOST
     folder.refuse_unusable()
-    refuse_lost(folder.ledger, folder.trace)  # before anything in the folder is changed
+    refuse_lost(folder.ledger, folder.trace)  # before the run changes anything in the folder
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)
@@ -199,7 +229,7 @@ def _saying_blocked(tell: Listener, clock: SystemClock) -> Callable[[bool], None
 
     def say(blocked: bool) -> None:
         waiting = Waiting(reason, clock.monotonic() + _ASK_AGAIN_S)
-        with contextlib.suppress(StorageFailed):  # of the log: the wait goes on
+        with contextlib.suppress(StorageFailed):  # of the log: the wait continues
             tell(waiting if blocked else Notice("The ledger is free again. The run continues."))
 
     return say
@@ -225,7 +255,11 @@ async def _lock(
     control: Control,
     until: Cutoff | None,
 ) -> None:
-    """Holds the folder until `stack` ends; with `wait`, once the other run has ended in time."""
+    """Locks the folder until `stack` ends. With `wait`, first waits for the other run's end.
+
+    Raises:
+        Locked: when another run works in the folder, with `wait` only once `until` is over.
+    """
     clock = SystemClock()
     while True:
         try:
@@ -247,11 +281,14 @@ async def _prepare(
     ledger: SqliteLedger,
     control: Control,
 ) -> Prepared:
-    """Reads the sheet in a thread, as a long one takes seconds in which a signal must work, and
-    looks through the ledger meanwhile.
+    """Reads the sheet and makes the plan, and checks the whole ledger at the same time.
+
+    Both run in threads: a long sheet takes seconds, in which a signal must still work.
 
     Raises:
-        StorageFailed: when the ledger is not what was written.
+        Interrupted: when `control` stops the run meanwhile.
+        Refused: for whatever `prepare` refuses.
+        StorageFailed: when the ledger is damaged or was altered.
     """
 
     def batches() -> Iterator[Batch]:
@@ -274,7 +311,7 @@ async def _prepare(
         await asyncio.shield(both)
     except asyncio.CancelledError:
         control.stop("cancelled")
-        await asyncio.wait({both})  # the ledger must not be closed under them
+        await asyncio.wait({both})  # both threads still use the ledger, so it must stay open
         raise
     checking.result()
     return work.result()
@@ -282,8 +319,11 @@ async def _prepare(
 
 @dataclass(slots=True)
 class _Run:
-    """The books of one run, in a folder that this process holds. `interrupted_row_ids` are of rows
-    that the last one left on their way. `token` is the plan that it spends."""
+    """The records of one run, in a folder that this process has locked.
+
+    `interrupted_row_ids` are the ledger's ids of the rows that the last run left in flight. `token`
+    is that of the `--plan` that this run carries out, None if the plan may be carried out again.
+    """
 
     job: Job
     options: RunOptions
@@ -301,7 +341,7 @@ class _Run:
         self.run_id = _new_run_id(self.clock)
 
     def begin(self, host: str) -> None:
-        """Notes the run and its sheet durably and tells the listeners what is planned."""
+        """Records the run and its sheet durably, and reports the plan to the listeners."""
         folder, snapshot, plan = self.job.folder, self.prepared.snapshot, self.prepared.plan
         with storing(folder.new_snapshot):
             sync_folder(folder.path)
@@ -324,13 +364,13 @@ class _Run:
         self.tell(RunStarted(self.run_id, rows, plan.to_send, plan.kept))
 
     def rows(self) -> Iterator[Row]:
-        """The rows to send, each read when it is asked for."""
+        """Yields the rows to send. Each one is read only when the executor asks for it."""
         prepared = self.prepared
         snapshot = replace(prepared.snapshot, path=self.job.folder.snapshot)
         return snapshot.selected(self.job.to_run(), prepared.variables, prepared.plan.send)
 
     def conclude(self, stopped: Stopped | None, signal_exit: int | None, sent: Sent) -> Summary:
-        """Seals what came, and writes down how the run ended."""
+        """Seals the remaining answers, and writes failures.csv, summary.json and the run's end."""
         self.sealer.seal_all()
         folder = self.job.folder
         for_exit_code = RowsForExitCode(
@@ -347,7 +387,7 @@ class _Run:
             for_exit_code=for_exit_code.states,
             signal_exit=signal_exit,
         )
-        # In this order a run that the ledger knows to be over has its files beside it.
+        # In this order, a run that has ended in the ledger also has its files.
         sha256 = write_json(folder.summary, as_json(summary))
         self.ledger.end_run(summary.exit_code, summary.stopped, sha256)
         return summary
@@ -370,8 +410,11 @@ class _Run:
 
 
 def _resolved(spec: JobSpec) -> JsonObject:
-    """The spec as this run took it, defaults and command line included: the file may be another one
-    tomorrow. Addresses under `notify:` may be secrets."""
+    """Returns the settings of this run, with defaults and command line options.
+
+    run.json keeps them, because the job file may change tomorrow. The addresses under `notify:` are
+    left out: they may be secrets.
+    """
     said = asdict(replace(spec, lines={}, notify=None))
     for left_out in ("source", "lines", "notify"):
         del said[left_out]
@@ -380,10 +423,10 @@ def _resolved(spec: JobSpec) -> JsonObject:
 
 @contextlib.contextmanager
 def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterator[Access]:
-    """A sandbox of this run's own that publishes the job's workflow.
+    """Starts a sandbox for this run, which publishes the job's workflow.
 
     Raises:
-        EngineAway: when it does not start.
+        EngineAway: when the sandbox does not start.
     """
     book = folder.path / "sandbox-book.sqlite"
     try:
@@ -397,7 +440,11 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
 
 
 def _reserve_bytes(concurrency: int) -> int:
-    """Room for what may be in flight: an answer of some kilobytes, and SQLite's pages for it."""
+    """Returns the disk space to reserve for the requests in flight.
+
+    That is 16 KiB for each one (an answer of a few kilobytes, and SQLite's pages for it), at least
+    1 MiB and at most 64 MiB.
+    """
     return min(max(concurrency * 16 * 1024, 1024 * 1024), 64 * 1024 * 1024)
 
 

@@ -1,4 +1,4 @@
-"""Decisions about rows that nobody will send again."""
+"""Decides about rows without sending them again."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _DECIDABLE = (State.AMBIGUOUS, State.FAILED)
 
 
 def reread_job(job: Job, clock: Clock | None = None) -> int:
-    """Reads kept answers again that could not be read when they came, without sending anything.
+    """Reads kept answers again that could not be read when they arrived. Sends nothing.
 
-    A later release may read more of them; each run does the same before it sends. Their rows are
-    ok from here on. failures.csv is written again. Returns how many answers were read.
+    A newer release may read more of them. Each run does the same before it sends. The rows of the
+    answers that can be read now become ok, and failures.csv is written again. Returns the number of
+    these answers.
 
     Raises:
         Refused: when the job has no run yet.
@@ -54,20 +55,22 @@ def settle_job(
     only: frozenset[str] | None = None,
     rows: RowNumbers | None = None,
 ) -> Counter[State]:
-    """Takes ambiguous rows as failed and gives failed ones up, without sending anything.
+    """Marks ambiguous rows as failed, and failed rows as given up. Sends nothing.
 
-    They still count as maybe paid. `only` (error codes) and `rows` say which; without them it is
-    every ambiguous row, as failed ones are only given up when they are named. failures.csv is
-    written anew. Returns how many rows of each state were decided.
+    `only` (error codes) and `rows` choose the rows. Without them, every ambiguous row is chosen and
+    no failed one: a failed row is given up only if you name it. An ambiguous row still counts as
+    maybe paid. failures.csv is written again. Returns the number of rows decided, by their state
+    before.
 
     Raises:
-        Refused: when the job has no run yet; for a code or a row that it does not have.
+        Refused: when the job has no run yet, and for a code or a row that it does not have.
         Locked: when a run works in the folder.
         StorageFailed: when the ledger is gone, or cannot be read or written.
     """
     with reader.reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
-        # The writer's connection has no bound, as a run goes on for hours.
+        # Checked here: this connection may take only so many steps. The writer's has no such limit,
+        # because a run takes hours.
         read(queries.check_structure)
         counts = read(queries.counts)
         refuse_unknown_codes(only or (), stand(counts, False).by_code, read)

@@ -1,4 +1,4 @@
-"""A run as a stream of its events, for programs that have a loop of their own."""
+"""A run as a stream of its events, for programs with their own event loop."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def events_of(
     control: Control | None = None,
     **fields: Any,
 ) -> AsyncIterator[Event]:
-    """Sends what is not done yet of a job, and yields what happens; `RunEnded` is the last.
+    """Sends the rows of a job that are not done yet, and yields its events. `RunEnded` is the last.
 
-    Takes what `run_job_async` takes and raises what it raises, after the events before. Events wait
-    for a slow reader in memory; the run does not. A reader that leaves stops the run as one signal
-    does: no more rows are sent, and answers that are paid for are waited for and kept. Cancelling
-    the reader ends the run at once, as it does that of `run_job_async`.
+    Takes and raises the same as `run_job_async`. An error is raised after the events before it. A
+    slow reader does not slow the run: events wait in memory. A reader that leaves stops the run
+    like a first Ctrl-C: no more rows are sent, and the run waits for the answers in flight and
+    saves them. Cancelling the reader ends the run at once, like cancelling `run_job_async`.
     """
     control = control or Control()
     options = replace(options or RunOptions(), **fields)
