@@ -1,1 +1,1 @@
-"""Who hears of a run besides its terminal. `notifying` tells them."""
+"""Notifies addresses and files of the end of a run. Read `notifier` first: `notifying` does it."""

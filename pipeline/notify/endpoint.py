@@ -1,11 +1,11 @@
-"""An address of the user's that is told how a run went: never the API's, and never with its key.
+"""The addresses under `notify:`: the runner posts the end of a run to them, and never the API key.
 
-A spec may come from somebody else. It must not read variables of this environment, nor reach the
-services of this machine, which often trust every local caller. So the environment, and not the
-spec, allows both: `ALLOWED` lists variables, `LOCAL` admits local addresses.
+A job file may come from another person. It must not read variables of this environment, nor reach
+the services of this machine, which often trust every local caller. So only the environment can
+allow these two, not the job file: `ALLOWED` lists variables, and `LOCAL` allows local addresses.
 
-The HTTP here is one POST of a few kilobytes whose answer nobody reads, so the standard library does
-it. It runs in a daemon thread: a name server or a server that drips cannot hold the run's end.
+The HTTP here is one POST of a few kilobytes, and nothing reads its response. So the standard
+library does it, in a daemon thread: a slow name server or server cannot delay the run's end.
 """
 
 from __future__ import annotations
@@ -37,31 +37,34 @@ if TYPE_CHECKING:
     pass
 
 PREFIX = "PIPELINE_NOTIFY_"
-"""A variable of such a name may stand in an address."""
+"""A variable whose name begins like this may be used in an address."""
 ALLOWED = f"{PREFIX}VARIABLES"
-"""Lists further variables that may, with commas between them."""
+"""Lists further variables that may be used, separated by commas."""
 LOCAL = f"{PREFIX}LOCAL"
-"""1 where an address may be this machine's."""
+"""Is 1 if an address may be one of this machine."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to POST. The address itself may be a secret: messages have `shown`."""
+    """An address to POST to. The address may be a secret, so messages show `shown` instead."""
 
     shown: str
     _url: str = field(repr=False)
     _may_be_local: bool = False
 
     def below(self, *steps: str) -> Endpoint:
-        """An address further down its path; its query stays where it is."""
+        """Returns the address with `steps` added to its path. Its query stays."""
         parts = urlsplit(self._url)
         path = "/".join((parts.path.rstrip("/"), *steps))
         return replace(self, _url=urlunsplit(parts._replace(path=path)))
 
     async def post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
-        """Sends `body` once. None, or why it was not taken; never raises, never takes longer."""
+        """Sends `body` once. Returns None, or why it was not accepted.
+
+        Never raises, and never takes longer than `timeout_s`.
+        """
         return await in_time(lambda: self._post(body, kind, timeout_s), timeout_s)
 
     def _post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
@@ -81,8 +84,8 @@ class Endpoint:
             return getattr(reason, "strerror", None) or type(reason).__name__
 
     def _ways(self) -> list[urllib.request.BaseHandler]:
-        """How urllib is to connect. A name may lead to a local address, so the connection itself
-        is checked; behind a proxy the proxy decides where it leads."""
+        """Returns the handlers with which urllib connects. A name may lead to a local address, so
+        the connection itself is checked. With a proxy, the proxy decides where the name leads."""
         parts = urlsplit(self._url)
         host = parts.hostname or ""
         if is_loopback(host):
@@ -92,10 +95,10 @@ class Endpoint:
 
 
 async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | None:
-    """What `work` returns: None, or why nothing came of it, also where it raises. Takes
-    `timeout_s` at most, whether `work` has ended or not.
+    """Returns the result of `work`: None, or why it failed. Names the error if `work` raises.
 
-    `work` has a daemon thread of its own, which is left to itself once it is late.
+    Takes at most `timeout_s`, whether `work` has ended or not. `work` runs in its own daemon
+    thread, which is abandoned when it is late.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str | None] = loop.create_future()
@@ -103,9 +106,9 @@ async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | Non
     def run() -> None:
         try:
             said = work()
-        except BaseException as error:  # whatever it is: somebody waits for the answer
+        except BaseException as error:  # of any kind: the caller waits for the result
             said = type(error).__name__
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any longer
             loop.call_soon_threadsafe(_resolve, answer, said)
 
     try:
@@ -120,20 +123,21 @@ async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | Non
 
 
 def late(timeout_s: float) -> str:
-    """Why, in the same words whoever notices first."""
+    """Returns the reason for a timeout, in the same words wherever it is noticed."""
     return f"no response within {timeout_s:g} s"
 
 
 def find_endpoint(
     text: str, where: str, environment: Mapping[str, str] = os.environ, key: str | None = None
 ) -> Endpoint:
-    """The address in `text`, with each ``${NAME}`` from the environment. `where` is for messages;
-    `key` is the API's.
+    """Returns the address in `text`, with each ``${NAME}`` taken from the environment.
+
+    `where` begins each message. `key` is the API key.
 
     Raises:
-        Refused: for a variable that is not set or not allowed, for an address with the key in it,
-            for one that is neither https nor this machine, and for a local one that the environment
-            does not allow.
+        Refused: for a variable that is not set or not allowed, for an address that contains the
+            key, for one that is neither https nor this machine, and for a local one that the
+            environment does not allow.
     """
     url = _VARIABLE.sub(lambda found: _value(found[1], where, environment), text).strip()
     try:
@@ -170,7 +174,7 @@ def find_endpoint(
 def told_endpoints(
     spec: JobSpec, key: str | None = None, environment: Mapping[str, str] = os.environ
 ) -> tuple[Endpoint | None, Endpoint | None]:
-    """(healthcheck, webhook) of the spec's `notify:`, each None where it has none.
+    """Returns (healthcheck, webhook) of the spec's `notify:`, None for each that is missing.
 
     Raises:
         Refused: when an address cannot be used.
@@ -186,11 +190,12 @@ def told_endpoints(
 
 
 def own_textfile(spec: JobSpec) -> Path | None:
-    """The spec's `textfile`, which replaces nothing but an earlier one: a spec may come from
-    somebody else, and may name any file of this user's.
+    """Returns the spec's `textfile`, None if it has none. It may only replace an earlier one.
+
+    A job file may come from another person, and may name any file of this user.
 
     Raises:
-        Refused: for a file of another kind.
+        Refused: for a file with other content.
     """
     path = spec.notify.textfile if spec.notify else None
     if path is None or not os.path.lexists(path):
@@ -226,7 +231,7 @@ def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
 
 
 class _NotLocal(urllib.request.HTTPSHandler):
-    """HTTPS that never reaches this machine or its link. The address has no other scheme."""
+    """HTTPS that never reaches this machine or its link. Addresses here have no other scheme."""
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_connection, request)
@@ -242,7 +247,7 @@ def _connection(host: str, **options: Any) -> http.client.HTTPSConnection:
 def _connected(*where: Any) -> socket.socket:
     connected = socket.create_connection(*where)
     theirs = connected.getpeername()[0].partition("%")[0]
-    # Whoever connects to an address of this machine has the same address at both ends.
+    # A connection to an address of this machine has the same address at both ends.
     if is_local(theirs) or theirs == connected.getsockname()[0].partition("%")[0]:
         connected.close()
         raise OSError(
@@ -253,7 +258,7 @@ def _connected(*where: Any) -> socket.socket:
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Nowhere else: the address was checked, the one that an answer names was not."""
+        """Follows no redirect: only the user's address was checked, not the one in the response."""
 
 
 def _resolve(answer: asyncio.Future[str | None], said: str | None) -> None:
@@ -263,7 +268,7 @@ def _resolve(answer: asyncio.Future[str | None], said: str | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Who takes one signal. The address may hold a secret: messages have `shown`."""
+    """The address for one signal. It may contain a secret, so messages show `shown` instead."""
 
     shown: str
     url: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""A summary for whoever watches: gauges, Prometheus' text format, and Markdown for hosted CI."""
+"""A summary for monitors: as gauges, in Prometheus' text format, and as Markdown for hosted CI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>&<$@:])")
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One figure of a job by what its labels tell apart. `unit` is UCUM's: s, {row}, {request}."""
+    """One number of a job, with a sample for each set of labels. `unit` is a UCUM unit: s, {row},
+    {request}."""
 
     name: str
     about: str
@@ -26,7 +27,7 @@ class Gauge:
 
 
 def gauges(summary: Summary, ended_at: float) -> tuple[Gauge, ...]:
-    """What a summary says of a job, `ended_at` in seconds since 1970."""
+    """Returns the numbers of a summary as gauges. `ended_at` is in seconds since 1970."""
     rows = tuple(({"state": state}, getattr(summary, state)) for state in ROW_COUNTS)
     codes = tuple(({"code": code}, rows) for code, rows in few_codes(summary.by_code).items())
     paid = tuple(({"bound": bound}, getattr(summary, f"paid_{bound}")) for bound in _BOUNDS)
@@ -55,16 +56,16 @@ def gauges(summary: Summary, ended_at: float) -> tuple[Gauge, ...]:
 
 
 def prometheus(summary: Summary, ended_at: float) -> str:
-    """For node-exporter's textfile collector: gauges with a label `job`, times in seconds.
+    """Returns gauges for node-exporter's textfile collector, with a label `job`, times in seconds.
 
-    Names and units as in https://prometheus.io/docs/practices/naming/.
+    Names and units follow https://prometheus.io/docs/practices/naming/.
     """
     found = gauges(summary, ended_at)
     return "".join(_metric(gauge, {"job": summary.job}) for gauge in found)
 
 
 def markdown(summary: Summary, error: str | None = None) -> str:
-    """A heading and a table of a few kilobytes; what a server said is text in it, not markup."""
+    """Returns a heading and a table, a few kilobytes. Texts of a server are escaped, not markup."""
     cells = {state: getattr(summary, state) for state in ("rows", *ROW_COUNTS)}
     paid = str(summary.paid_max)
     if summary.paid_min != summary.paid_max:
@@ -110,5 +111,5 @@ def _label(text: str) -> str:
 
 
 def _plain(text: str, most: int = 80) -> str:
-    """`text` in one line that Markdown shows as it is."""
+    """Returns `text` in one line, escaped so that Markdown shows it unchanged."""
     return _MARKDOWN.sub(r"\\\1", one_line(text, most))

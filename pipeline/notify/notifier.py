@@ -1,7 +1,7 @@
-"""Who hears of a run besides the person at the terminal: `notify:` in the spec, and hosted CI.
+"""Reports the end of a run to the addresses and files under `notify:`, and to hosted CI.
 
-Everything is told after all is saved and the folder is free. What cannot be told changes neither
-the exit code nor, beyond `timeout_s`, how long the run takes.
+Reports of the end are sent after all outcomes are saved and the folder is free. A notification that
+fails does not change the exit code, and delays the end of the run by at most `timeout_s`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.notify.otlp import Telemetry
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
-# A person who said twice that the run is to end is not kept waiting for a monitor.
+# A user who interrupted the run twice does not want to wait for a monitor.
 _HURRIED_S = 1.0
 
 
@@ -43,10 +43,10 @@ _HURRIED_S = 1.0
 async def notifying(
     job: Job, listeners: tuple[Listener, ...], key: RunKey
 ) -> AsyncIterator[Notifier]:
-    """Tells how what runs inside ended: by `Notifier.summary`, or by what it raises. `key` is the
-    run's: no address may have it in it.
+    """Notifies how the run inside the block ended, from `Notifier.summary` or from its exception.
 
-    A run that found its folder in use tells nothing: the one that has it will.
+    `key` is the run's key, which no address may contain. A run that found its folder in use sends
+    nothing, because the run that has the folder will.
 
     Raises:
         Refused: when an address in the spec cannot be used, or OpenTelemetry is not installed.
@@ -73,7 +73,7 @@ async def notifying(
 
 @dataclass(slots=True)
 class Notifier:
-    """What one run has to tell and to whom."""
+    """The notifications of one run, and the addresses and files that get them."""
 
     job: Job
     listeners: tuple[Listener, ...]
@@ -89,12 +89,14 @@ class Notifier:
 
     @property
     def heard_by(self) -> tuple[Listener, ...]:
-        """Who hears the run's events."""
+        """The listeners of the run's events."""
         return self.listeners if self.telemetry is None else (*self.listeners, self.telemetry)
 
     def start(self, base_url: str | None) -> None:
-        """The run has its folder and sends to `base_url`, None for a rehearsal. Nobody waits for
-        this to arrive."""
+        """Reports that the run has its folder, and returns at once.
+
+        `base_url` is where the run sends its requests, None for a rehearsal.
+        """
         if self.telemetry is not None and base_url is not None:
             self.telemetry.start(base_url)
         if self.healthcheck is not None:
@@ -102,11 +104,11 @@ class Notifier:
             self._start = asyncio.create_task(ping)
 
     def hurry(self) -> None:
-        """Somebody waits for the end."""
+        """Shortens the time limits, because the user waits for the end."""
         self.timeout_s = min(self.timeout_s, _HURRIED_S)
 
     async def end(self, summary: Summary, error: str | None = None) -> None:
-        """Tells everybody at once how it ended; `error` where it did not come about."""
+        """Sends all notifications at the same time. `error` is set if the run raised."""
         self._write_files(summary, error)
         await asyncio.gather(
             self._ping(summary, error), self._call(summary, error), self._export(summary)
@@ -115,8 +117,10 @@ class Notifier:
             self._say(f"The runner could not notify {whom}: {why}. The run itself is not affected.")
 
     def keep_failures(self) -> None:
-        """Adds whom nobody could tell to the summary and to summary.json, unless another run has
-        begun in the folder since. A disk that refuses changes nothing."""
+        """Adds the failed notifications to the summary and to summary.json.
+
+        Changes nothing if another run has begun in the folder since, or if the disk fails.
+        """
         if not self._failures or self.summary is None:
             return
         summary = self.summary = replace(self.summary, failed_notifications=self._failures)
@@ -135,7 +139,7 @@ class Notifier:
             return
         from pipeline.status.summary_lines import summary_lines
 
-        if self._start is not None:  # its end must not overtake it
+        if self._start is not None:  # the ping of the end must not overtake that of the start
             await asyncio.wait({self._start}, timeout=self.timeout_s / 2)
             self._start.cancel()
         code = summary.exit_code if needs_person(summary) else 0
@@ -167,7 +171,7 @@ class Notifier:
         try:
             if self.textfile is not None:
                 with replacing(self.textfile) as file:
-                    os.fchmod(file.fileno(), 0o644)  # whatever the umask: the collector must read
+                    os.fchmod(file.fileno(), 0o644)  # despite the umask: the collector reads it
                     file.write(prometheus(summary, time.time()).encode())
         except OSError as problem:
             self._note(f"textfile {self.textfile}", problem.strerror or "not written")
@@ -184,10 +188,10 @@ class Notifier:
 
     def _say(self, message: str) -> None:
         for listener in self.listeners:
-            with contextlib.suppress(Exception):  # of a caller: the run itself is saved and done
+            with contextlib.suppress(Exception):  # of a caller: the run itself is already saved
                 listener(Notice(message, also_quiet=True))
         run_id = self.summary.run_id if self.summary else ""
-        # The run has closed its log: whoever looks for a ping that never came finds it there.
+        # The run has closed its log. A user who misses a ping finds the reason there.
         with contextlib.suppress(PipelineError):
             if self.job.folder.log.exists():
                 with EventLog(self.job.folder.log, SystemClock(), run_id) as log:
@@ -200,8 +204,8 @@ def find_notifier(
     key: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Notifier:
-    """Whom `job` tells. A rehearsal tells nobody but hosted CI: a monitor would take it for the
-    night that it waits for.
+    """Returns the notifier of `job`. A rehearsal notifies only hosted CI, because a monitor would
+    take it for the real run that it waits for.
 
     Raises:
         Refused: when an address or the textfile in the spec cannot be used, or OpenTelemetry is not

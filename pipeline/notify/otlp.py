@@ -1,9 +1,9 @@
-"""A run as OpenTelemetry sees it: one span, and metrics, sent by OTLP over HTTP.
+"""Exports a run to OpenTelemetry: one span, and metrics, by OTLP over HTTP.
 
-The providers are the run's own: the global ones, and so the telemetry of a host that calls
-`run_job`, stay as they are. No span for each request: a histogram says what 20,000 of them would,
+Each run has its own providers. The global ones, and so the telemetry of a program that calls
+`run_job`, stay unchanged. There is no span per request: a histogram shows the same as 20,000 spans,
 backends bill by the span, and the ledger has every attempt. No text of a row, of a server or of an
-error goes out, and no key.
+error leaves this machine, and no key.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ _FIELDS = (
 _LABELS = {"state": "pipeline.row.state", "code": "error.type", "bound": "pipeline.bound"}
 _INTERVAL_MS = 60_000.0
 
-# A server may make up a code for every row, and a backend keeps a series for each.
+# A server may invent a code for every row, and a backend stores a series for each code.
 _OTHER = "_OTHER"
 
-# The HTTP conventions' buckets end at 10 s, where the answers of a workflow begin.
+# The buckets of the HTTP conventions end at 10 s, and many answers of a workflow take longer.
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _LONG_BUCKETS_S = (15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 330)
 
 
 class Telemetry:
-    """Hears the events of one run and tells collectors of it, each signal within `timeout_s`.
+    """A listener that exports the events of one run to collectors, each signal within `timeout_s`.
 
-    A span that is current where this is made, else TRACEPARENT of the environment, is the parent
-    of the run's.
+    The parent of the run's span is the span that is current when this is made, else TRACEPARENT of
+    the environment.
     """
 
     def __init__(
@@ -75,14 +75,16 @@ class Telemetry:
         self._live: asyncio.Task[None] | None = None
 
     def start(self, base_url: str) -> None:
-        """Requests will go to `base_url`. From now on metrics are exported at an interval too, and
-        nobody is told where that fails: the next export has it all again."""
+        """Starts the export of metrics at an interval. `base_url` is where requests go.
+
+        A failed export is not reported, because the next one contains everything again.
+        """
         if self._metrics is not None:
             self._metrics.server = _server(base_url)
             self._live = asyncio.create_task(self._export_at_intervals(self._metrics))
 
     def close(self) -> None:
-        """Ends the exports at an interval. May be called twice."""
+        """Stops the exports at an interval. May be called twice."""
         if self._live is not None:
             self._live.cancel()
 
@@ -94,7 +96,7 @@ class Telemetry:
     async def end(
         self, summary: Summary, needs_person: bool, timeout_s: float
     ) -> list[tuple[str, str]]:
-        """Tells how the run ended; (whom, why) of each signal that was not taken."""
+        """Exports the end of the run. Returns (collector, reason) for each failed signal."""
         self.close()
         summary, ended_ns = _few_codes(summary), time.time_ns()
         work: list[tuple[_RunSpan | _RunMetrics, Callable[[], str | None]]] = []
@@ -116,7 +118,7 @@ class Telemetry:
 
 
 class _RunSpan:
-    """The span of a run, from where this is made."""
+    """The span of a run. It begins when this is made."""
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class _RunSpan:
         self._provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     def end(self, summary: Summary, needs_person: bool, ended_ns: int) -> str | None:
-        """Exports it; None, or why it was not taken."""
+        """Exports the span. Returns None, or why it was not accepted."""
         try:
             span = self._provider.get_tracer(_SCOPE).start_span(
                 f"run {summary.job}", context=self._parent, start_time=self._began_ns
@@ -146,14 +148,14 @@ class _RunSpan:
                 span.set_status(Status(StatusCode.ERROR, f"exit code {code}"))
             span.end(ended_ns)
             self._provider.shutdown()
-        except Exception as error:  # of the SDK: the run itself is saved and done
+        except Exception as error:  # of the SDK: the run itself is already saved
             return type(error).__name__
         return self.session.why
 
 
 class _RunMetrics:
-    """The metrics of a run. Each export holds all of them (unless the environment prefers deltas),
-    so that one that fails loses nothing."""
+    """The metrics of a run. Each export contains all of them (unless the environment prefers
+    deltas), so a failed export loses nothing."""
 
     def __init__(
         self, job: str, collector: Collector, resource: Resource, timeout_s: float
@@ -182,7 +184,7 @@ class _RunMetrics:
         self._durations.record(event.latency_s, told)
 
     def export(self) -> str | None:
-        """Exports what there is; None, or why it was not taken."""
+        """Exports all metrics so far. Returns None, or why they were not accepted."""
         try:
             with self._one_at_a_time:
                 self.session.why = None
@@ -190,17 +192,17 @@ class _RunMetrics:
                 if found is not None:
                     self._exporter.export(found)
                 return self.session.why
-        except Exception as error:  # of the SDK: the run goes on
+        except Exception as error:  # of the SDK: the run continues
             return type(error).__name__
 
     def end(self, summary: Summary, ended_at: float) -> str | None:
-        """Exports what there is and how the run ended."""
+        """Exports all metrics and the end of the run. Returns None, or why it was not accepted."""
         try:
             self._set_gauges(summary, ended_at)
             why = self.export()
             self._exporter.shutdown()
             self._provider.shutdown()
-        except Exception as error:  # of the SDK: the run itself is saved and done
+        except Exception as error:  # of the SDK: the run itself is already saved
             return type(error).__name__
         return why
 
@@ -213,9 +215,12 @@ class _RunMetrics:
 
 
 class _Session(requests.Session):
-    """Notes why its last request was not taken, which the exporters only log, with the whole
-    address. They may still wait for the next try when the time is over, so that reason comes
-    before "no answer". A redirect is not followed, and no success."""
+    """A session that notes in `why` the reason for which its last request was not accepted.
+
+    The exporters only log it, with the whole address. When the time is over they may still wait for
+    their next try, so this reason is shown instead of "no response". A redirect is not followed and
+    counts as a failure.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__()
@@ -237,7 +242,8 @@ class _Session(requests.Session):
 
 
 def _resource() -> Resource:
-    """Who sends: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, before what is known."""
+    """Returns the resource that sends. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES count
+    first; otherwise the service is named `pipeline`."""
     told = Resource.create()
     known: dict[str, str] = {}
     if str(told.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
@@ -268,7 +274,7 @@ def _server(base_url: str) -> Attributes:
 
 
 def _answer(event: AttemptEnded) -> Attributes:
-    """What one request came to, by the conventions for HTTP clients."""
+    """Returns the attributes of one request, by the conventions for HTTP clients."""
     outcome, status = event.outcome, event.outcome.http_status
     told: Attributes = {"http.request.method": "POST"}
     if status is not None:
@@ -281,7 +287,7 @@ def _answer(event: AttemptEnded) -> Attributes:
 
 
 def _attributes(summary: Summary) -> Attributes:
-    """The fields of summary.json under their names, but for paths and commands."""
+    """Returns the fields of summary.json under their names, except for paths and commands."""
     told: Attributes = {f"pipeline.{name}": getattr(summary, name) for name in _FIELDS}
     told |= {f"pipeline.by_code.{code}": rows for code, rows in summary.by_code.items()}
     if summary.stopped:
@@ -290,5 +296,5 @@ def _attributes(summary: Summary) -> Attributes:
 
 
 def _few_codes(summary: Summary) -> Summary:
-    """The same with a bounded number of codes."""
+    """Returns `summary` with a limited number of codes."""
     return replace(summary, by_code=few_codes(summary.by_code, _OTHER))

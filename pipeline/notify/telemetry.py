@@ -1,6 +1,8 @@
-"""Where `notify: {opentelemetry: true}` sends: what the standard environment says, or a refusal.
+"""Finds the collectors for `notify: {opentelemetry: true}` in OpenTelemetry's own environment
+variables.
 
-The packages are an extra; `otlp`, which uses them, is imported only where a spec asks for it.
+The packages are an optional extra. `otlp`, which uses them, is imported only if a job file asks
+for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _DEFAULT_ENDPOINT = "http://localhost:4318"
 
 
 def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> Telemetry | None:
-    """What tells a collector of a run of `spec`; None where the spec asks for none, and where
+    """Returns the exporter for a run of `spec`. None if the spec asks for none, or if
     OTEL_SDK_DISABLED is true.
 
     Raises:
@@ -47,7 +49,8 @@ def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -
 
 
 def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Collector | None:
-    """By the rules of the OTLP exporter's specification; None where the signal is turned off."""
+    """Returns the collector of `signal`, by the rules of the OTLP exporter's specification. None if
+    the signal is turned off."""
     name = signal.upper()
     if environment.get(f"OTEL_{name}_EXPORTER", "").strip().lower() == "none":
         return None
@@ -58,7 +61,7 @@ def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Colle
             f"{protocol}. Set it to {_PROTOCOL}."
         )
     variable, url = _setting(name, "ENDPOINT", environment)
-    if not variable.endswith(f"{name}_ENDPOINT"):  # that one is taken as it stands
+    if not variable.endswith(f"{name}_ENDPOINT"):  # the address of one signal is used unchanged
         url = f"{(url or _DEFAULT_ENDPOINT).removesuffix('/')}/v1/{signal}"
     try:
         parts = urlsplit(url)
@@ -73,7 +76,8 @@ def _collector(signal: str, where: str, environment: Mapping[str, str]) -> Colle
 
 
 def _setting(name: str, what: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The variable that counts for a signal, and its text: its own one before the general one."""
+    """Returns the variable that counts for a signal, and its text. The signal's own variable comes
+    before the general one."""
     own = f"OTEL_EXPORTER_OTLP_{name}_{what}"
     variable = own if environment.get(own) else f"OTEL_EXPORTER_OTLP_{what}"
     return variable, environment.get(variable, "").strip()
