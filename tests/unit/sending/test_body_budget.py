@@ -1,4 +1,4 @@
-"""The budget for answers in memory."""
+"""The memory budget for the bodies of responses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.sending.engines.body_budget import COUNTED_FROM_BYTES, BodyBudget
 MIB = 1024 * 1024
 
 
-def test_bodies_that_all_want_more_than_there_is_finish_one_after_the_other():
-    """Forty of 10 MiB on a budget of 32 MiB: never more than the budget and one body."""
+def test_bodies_that_all_want_more_than_the_budget_finish_one_after_the_other():
+    """40 bodies of 10 MiB with a budget of 32 MiB never take more than the budget and one body."""
 
     async def go() -> int:
         budget = BodyBudget(32 * MIB)
@@ -37,8 +37,8 @@ def test_bodies_that_all_want_more_than_there_is_finish_one_after_the_other():
     assert asyncio.run(go()) >= -10 * MIB
 
 
-def test_small_bodies_cost_nothing_and_wait_for_nobody():
-    """Even on a budget that is spent."""
+def test_small_bodies_cost_nothing_and_never_wait():
+    """Even when the budget is used up."""
 
     async def go() -> None:
         budget = BodyBudget(0)
@@ -48,8 +48,8 @@ def test_small_bodies_cost_nothing_and_wait_for_nobody():
     asyncio.run(go())
 
 
-def test_the_bytes_come_back_when_the_reply_is_gone_on_whatever_thread():
-    """The ledger's thread may be the last to hold it."""
+def test_the_bytes_come_back_when_the_reply_leaves_memory_on_any_thread():
+    """The ledger's thread may be the last one that refers to the reply."""
 
     async def go() -> None:
         budget = BodyBudget(10 * MIB)
@@ -69,8 +69,8 @@ def test_the_bytes_come_back_when_the_reply_is_gone_on_whatever_thread():
     asyncio.run(go())
 
 
-def test_a_body_that_is_cancelled_while_it_waits_leaves_the_others_alone():
-    """Its deadline came."""
+def test_a_body_that_is_cancelled_while_it_waits_does_not_disturb_the_others():
+    """Its deadline passed."""
 
     async def go() -> None:
         budget = BodyBudget(MIB)

@@ -1,4 +1,4 @@
-"""Every line of the table of outcomes, on a real socket: no exception's name is believed."""
+"""Every line of the table of outcomes, on a real socket: no test trusts an exception's name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Server:
-    """A server that does what it is told, and counts what reached it."""
+    """A server that answers as `serve` says, and counts the requests that reached it."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
@@ -102,7 +102,7 @@ def replying(raw: bytes, *, then: Callable[[asyncio.StreamWriter], None] | None 
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """The port of a listener that takes no further connection and does not say so."""
+    """The port of a listener that accepts no further connection and does not reject one either."""
     with socket.socket() as listener, ExitStack() as stack:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -120,8 +120,8 @@ def set_proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_whole_answer_comes_with_status_headers_and_body():
-    """The request is the page's: path, key, content type, and the body's exact bytes."""
+def test_a_complete_response_has_status_headers_and_body():
+    """The request follows the API's page: path, key, content type, and the body's exact bytes."""
     seen: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,27 +144,27 @@ def test_a_whole_answer_comes_with_status_headers_and_body():
 
 
 def test_a_refused_connection_was_not_sent():
-    """Nobody listens."""
+    """No server listens."""
     reply = asyncio.run(send_once(f"http://127.0.0.1:{closed_port()}"))
     assert reply.failure is Failure.NOT_SENT
     assert classify(reply).verdict is Verdict.REFUSED
 
 
 def test_a_name_that_does_not_resolve_was_not_sent():
-    """DNS says no."""
+    """DNS does not know the name."""
     reply = asyncio.run(send_once("https://nobody.invalid"))
     assert reply.failure is Failure.NOT_SENT
 
 
-def test_a_connection_that_never_stands_was_not_sent():
-    """A listener whose queue is full drops the SYN: the connect timeout ends it."""
+def test_a_connection_that_is_never_established_was_not_sent():
+    """A listener with a full queue drops the SYN, and the connect timeout ends the wait."""
     with full_backlog() as port:
         reply = asyncio.run(send_once(f"http://127.0.0.1:{port}", connect_s=0.5))
     assert reply.failure is Failure.NOT_SENT
 
 
-def test_a_deadline_that_is_shorter_than_the_wait_for_a_connection_proves_as_much():
-    """A listener whose queue is full, and a connect timeout that nobody lives to see."""
+def test_a_deadline_that_ends_the_wait_for_a_connection_means_not_sent_too():
+    """A listener with a full queue, and a connect timeout later than the deadline."""
     with full_backlog() as port:
         reply = asyncio.run(send_once(f"http://127.0.0.1:{port}", deadline_s=0.5, connect_s=30))
     assert reply.failure is Failure.NOT_SENT
@@ -173,10 +173,10 @@ def test_a_deadline_that_is_shorter_than_the_wait_for_a_connection_proves_as_muc
 
 @pytest.mark.parametrize("limits", [(0.5, 30.0), (30.0, 0.5)], ids=["deadline", "connect timeout"])
 @pytest.mark.parametrize("silent", ["server", "proxy"])
-def test_a_server_or_proxy_that_never_finishes_the_handshake_got_no_request(
+def test_a_server_or_proxy_that_never_finishes_the_handshake_receives_no_request(
     monkeypatch, silent, limits
 ):
-    """The connection stands, the TLS or the tunnel on it does not."""
+    """The TCP connection is open, but TLS or the tunnel on it is not."""
     deadline_s, connect_s = limits
     received: list[bytes] = []
 
@@ -199,8 +199,8 @@ def test_a_server_or_proxy_that_never_finishes_the_handshake_got_no_request(
     assert b"sk_x" not in b"".join(received)
 
 
-def test_too_few_file_descriptors_mean_not_sent():
-    """EMFILE comes before the connection."""
+def test_a_lack_of_file_descriptors_means_not_sent():
+    """EMFILE is raised before there is a connection."""
 
     async def starved() -> Reply:
         async with serving(replying(answer())) as (_, url):
@@ -221,7 +221,7 @@ def test_too_few_file_descriptors_mean_not_sent():
 
 
 def test_plain_text_where_tls_is_expected_stops_the_job():
-    """The handshake fails, so no request left."""
+    """The handshake fails, so no request leaves."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
@@ -237,7 +237,7 @@ def test_plain_text_where_tls_is_expected_stops_the_job():
     assert classify(reply).stop is StopCode.TLS
 
 
-def test_a_certificate_that_nobody_signed_stops_the_job():
+def test_a_self_signed_certificate_stops_the_job():
     """Verification is never turned off."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(TOP / "tests/support/unsigned.pem")
@@ -301,7 +301,7 @@ async def _reset_after_request(reader: asyncio.StreamReader, writer: asyncio.Str
     ],
 )
 def test_a_server_that_hangs_up_leaves_the_row_ambiguous(serve):
-    """httpx-aiohttp raises ConnectTimeout for several of these: it is not believed."""
+    """httpx-aiohttp raises ConnectTimeout for several of these, which proves nothing."""
     reply = asyncio.run(exchange(serve))
     assert reply.failure is Failure.DISCONNECTED
     outcome = classify(reply)
@@ -316,8 +316,8 @@ def test_a_server_that_hangs_up_leaves_the_row_ambiguous(serve):
     ],
     ids=["content-length", "chunked"],
 )
-def test_a_cut_body_is_ambiguous_and_what_came_is_kept(raw):
-    """Half an answer was paid for whole."""
+def test_a_cut_body_is_ambiguous_and_its_beginning_is_kept(raw):
+    """The user pays the full price for half an answer."""
     reply = asyncio.run(exchange(replying(raw)))
     assert reply.status == 200
     assert reply.failure is Failure.CUT
@@ -325,8 +325,8 @@ def test_a_cut_body_is_ambiguous_and_what_came_is_kept(raw):
     assert classify(reply).verdict is Verdict.AMBIGUOUS
 
 
-def test_silence_ends_at_the_deadline():
-    """No answer at all."""
+def test_a_silent_server_is_given_up_at_the_deadline():
+    """It takes the request and sends nothing."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -338,7 +338,7 @@ def test_silence_ends_at_the_deadline():
     assert time.monotonic() - begun < 5
 
 
-def test_a_drip_ends_at_the_same_deadline():
+def test_a_response_that_drips_ends_at_the_same_deadline():
     """The deadline is absolute: it does not start again with every byte."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -358,7 +358,7 @@ def test_a_drip_ends_at_the_same_deadline():
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_never_followed(status):
-    """The key goes nowhere else, and the job stops."""
+    """The key goes to no other address, and the job stops."""
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -375,7 +375,7 @@ def test_redirects_are_never_followed(status):
 
 
 def test_a_gzip_bomb_stops_at_the_cap():
-    """200 KB become 200 MB; never more than the cap is decoded, and 1 MiB is kept."""
+    """200 KB unpack to 200 MB. The client decodes no more than the cap and keeps 1 MiB."""
     bomb = gzip.compress(b"a" * (3 * MAX_BODY_BYTES))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reply = asyncio.run(exchange(replying(answer(bomb, "200 OK", "Content-Encoding: gzip"))))
@@ -399,14 +399,14 @@ def test_an_endless_body_stops_at_the_cap():
     assert reply.failure is Failure.TOO_LARGE
 
 
-def test_the_wait_for_memory_does_not_count_towards_the_deadline():
-    """Other answers fill the memory for longer than this one may take: it was paid, and stays."""
+def test_a_wait_for_memory_does_not_count_towards_the_deadline():
+    """Other responses fill the memory for longer than the deadline. The answer is still read."""
     budget = BodyBudget(1024 * 1024)
     long = b'{"success":true,"result":"' + b"x" * 500_000 + b'"}'
 
     async def go() -> Reply:
         others = [budget.share(), budget.share()]
-        for share in others:  # the second one overdraws, which one at a time may
+        for share in others:  # the second one overdraws, as one at a time may
             await share.grow(1024 * 1024)
         async with serving(replying(answer(long))) as (_, url):
             access = Access(url, "sk_x", "h")
@@ -423,7 +423,7 @@ def test_the_wait_for_memory_does_not_count_towards_the_deadline():
 
 
 def test_after_a_wait_for_memory_the_rest_of_the_deadline_runs():
-    """The server stands still behind its first half."""
+    """The server stops after the first half."""
     budget = BodyBudget(1024 * 1024)
 
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -447,7 +447,7 @@ def test_after_a_wait_for_memory_the_rest_of_the_deadline_runs():
     assert asyncio.run(go()).failure is Failure.TIMEOUT
 
 
-# -- the memory for answers, and the key in them -----------------------------------------
+# -- the memory for responses, and the key in them ---------------------------------------
 
 LONG = b'{"success":true,"result":"' + b"x" * 4_000_000 + b'"}'
 
@@ -463,8 +463,8 @@ LONG = b'{"success":true,"result":"' + b"x" * 4_000_000 + b'"}'
     ],
     ids=["long", "cut", "gzip", "too large", "short"],
 )
-def test_an_answer_counts_as_long_as_it_is_held(raw, counted):
-    """Else thousands of long ones, or their waiting for one another, would fill the memory."""
+def test_a_response_counts_against_the_budget_as_long_as_it_is_in_memory(raw, counted):
+    """Otherwise thousands of long ones would fill the memory, or would wait for one another."""
     budget = BodyBudget()
     whole = budget.free_bytes
 
@@ -483,8 +483,8 @@ def test_an_answer_counts_as_long_as_it_is_held(raw, counted):
     asyncio.run(go())
 
 
-def test_an_answer_waits_until_others_are_saved():
-    """It is not read further: the server waits, and not the memory."""
+def test_a_response_waits_until_others_are_saved():
+    """It is not read further, so the server waits and memory does not grow."""
     budget = BodyBudget(6_000_000)
     done: list[Reply] = []
 
@@ -517,8 +517,8 @@ def test_an_answer_waits_until_others_are_saved():
     ],
     ids=["a broken header", "a broken status line", "a body", "gzip", "a redirect", "a cut body"],
 )
-def test_a_server_that_repeats_the_key_gets_it_into_no_message(raw):
-    """Messages and kept bodies end up in files, logs and mails."""
+def test_a_key_that_a_server_repeats_appears_in_no_message(raw):
+    """Messages and stored bodies end up in files, logs and mails."""
 
     async def go() -> Reply:
         async with serving(replying(raw)) as (_, url):
@@ -537,7 +537,7 @@ def test_a_server_that_repeats_the_key_gets_it_into_no_message(raw):
 
 
 def test_a_server_that_closes_idle_connections_makes_no_row_ambiguous():
-    """It hangs up 0.5 s after each answer, in the moment in which the next request leaves."""
+    """The server hangs up 0.5 s after each answer, at the moment when the next request leaves."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -569,8 +569,8 @@ def test_a_server_that_closes_idle_connections_makes_no_row_ambiguous():
     assert [r.failure for r in replies] == [None] * 60
 
 
-def test_a_lost_request_is_never_repeated_by_a_library():
-    """A reused connection dies with the second request on it: it reached the server once."""
+def test_no_library_repeats_a_lost_request():
+    """A reused connection dies with its second request, which reaches the server once."""
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -591,8 +591,8 @@ def test_a_lost_request_is_never_repeated_by_a_library():
     assert len(requests) == 2
 
 
-def test_the_proxy_of_the_environment_is_used_for_other_hosts(monkeypatch):
-    """A transport of one's own ignores HTTPS_PROXY unless told."""
+def test_a_proxy_in_the_environment_is_used_for_other_hosts(monkeypatch):
+    """A custom transport of httpx ignores HTTPS_PROXY by default."""
     asked: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -614,7 +614,7 @@ CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 def saying(raw: bytes, then: Callable[[asyncio.StreamWriter], None] | None = None) -> Serve:
-    """A proxy that answers to CONNECT with `raw` and hangs up."""
+    """A proxy that answers CONNECT with `raw` and hangs up."""
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -653,8 +653,8 @@ def saying(raw: bytes, then: Callable[[asyncio.StreamWriter], None] | None = Non
         "resets in the TLS handshake",
     ],
 )
-def test_a_proxy_that_hangs_up_before_a_tunnel_stands_got_no_request(proxy, monkeypatch):
-    """The request leaves only after the TLS handshake with the API, within the tunnel."""
+def test_a_proxy_that_hangs_up_before_the_tunnel_is_open_receives_no_request(proxy, monkeypatch):
+    """The request leaves only after the TLS handshake with the API, inside the tunnel."""
 
     async def through() -> Reply:
         async with serving(proxy) as (_, url):
@@ -668,7 +668,7 @@ def test_a_proxy_that_hangs_up_before_a_tunnel_stands_got_no_request(proxy, monk
 
 @pytest.mark.parametrize("serve", [_close_after_request, _reset_after_request])
 def test_a_tunnel_that_breaks_after_the_request_leaves_the_row_ambiguous(serve, monkeypatch):
-    """Behind the proxy the API got the request."""
+    """The API behind the proxy received the request."""
     certificate = str(TOP / "tests/support/unsigned.pem")
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -689,8 +689,8 @@ def test_a_tunnel_that_breaks_after_the_request_leaves_the_row_ambiguous(serve, 
     assert asyncio.run(through()).failure is Failure.DISCONNECTED
 
 
-def test_hundreds_of_requests_at_once_all_come_back():
-    """The transport holds what a real key keeps in flight, and no pool queues silently."""
+def test_hundreds_of_requests_at_once_all_get_their_response():
+    """The transport handles as many requests as a real key allows, and no pool queues silently."""
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

@@ -1,4 +1,4 @@
-"""Which connections are used again: real sockets, and servers that send more than was asked."""
+"""Which connections are reused: real sockets, and servers that send more than they were asked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Write = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
 
 
 def own(body: bytes) -> bytes:
-    """The answer to `body`: it names its question."""
+    """The right answer to `body`: it repeats the text of the request."""
     return json.dumps({"success": True, "result": json.loads(body)["story"]}).encode()
 
 
@@ -60,7 +60,7 @@ async def _in_one_segment(writer: asyncio.StreamWriter, whole: bytes, pushed: by
 
 
 async def _behind_the_last_byte(writer: asyncio.StreamWriter, whole: bytes, pushed: bytes) -> None:
-    """The end of the body and what is pushed come together, after the head was read."""
+    """The end of the body and the pushed bytes arrive together, after the head was read."""
     writer.write(whole[:-6])
     await writer.drain()
     await pause()
@@ -104,7 +104,7 @@ async def _let_it_come() -> None:
 
 
 async def _do_not_look() -> None:
-    """The bytes lie in the kernel's buffer: the event loop had no turn to read them."""
+    """Blocks the event loop, so that the bytes stay unread in the kernel's buffer."""
     time.sleep(0.06)  # noqa: ASYNC251
 
 
@@ -114,7 +114,7 @@ def pushing(
     framed: Callable[[bytes], bytes],
     book: list[bytes],
 ):
-    """A server that answers each request with its own text, and sends `pushed` besides."""
+    """A server that answers each request with its own text, and also sends `pushed`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -129,8 +129,8 @@ def pushing(
 @pytest.mark.parametrize("pushed", PUSHED.values(), ids=PUSHED.keys())
 @pytest.mark.parametrize("framed", [answer, chunked], ids=["length", "chunked"])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__.strip("_"))
-def test_what_a_server_pushes_is_never_the_next_row_s_answer(moment, framed, pushed):
-    """A proxy once gave the next row a complete response that it had pushed onto an idle one."""
+def test_a_pushed_response_is_never_taken_for_the_next_row_s_answer(moment, framed, pushed):
+    """A proxy once pushed a complete response onto an idle connection, and the next row got it."""
     book: list[bytes] = []
     said: list[str] = []
 
@@ -148,8 +148,8 @@ def test_what_a_server_pushes_is_never_the_next_row_s_answer(moment, framed, pus
 
 
 @pytest.mark.parametrize("pushed", PUSHED.values(), ids=PUSHED.keys())
-def test_bytes_that_the_event_loop_has_not_read_yet_count_too(pushed):
-    """They are in the kernel when the next request leaves."""
+def test_pushed_bytes_that_the_event_loop_has_not_read_yet_count_too(pushed):
+    """They are in the kernel's buffer when the next request leaves."""
     book: list[bytes] = []
 
     def answer_in_turn(connection: socket.socket) -> None:
@@ -160,7 +160,7 @@ def test_bytes_that_the_event_loop_has_not_read_yet_count_too(pushed):
             connection.sendall(pushed)
 
     def serve(listener: socket.socket) -> None:
-        """In a thread of its own, as the client's loop stands still meanwhile."""
+        """Runs in another thread, because the client's event loop is blocked meanwhile."""
         while len(book) < 3:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(ConnectionError):
@@ -181,8 +181,8 @@ def test_bytes_that_the_event_loop_has_not_read_yet_count_too(pushed):
 
 
 def tls_server(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's TLS that this process trusts. In version 1.2 the server speaks last in the
-    handshake, so that bytes of its own may follow at once."""
+    """Returns the TLS context of a server that this process trusts. In TLS 1.2 the server speaks
+    last in the handshake, so it can push bytes right after it."""
     certificate = str(TOP / "tests/support/unsigned.pem")
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -192,8 +192,8 @@ def tls_server(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__.strip("_"))
-def test_a_push_over_tls_is_no_answer_either(moment, monkeypatch):
-    """Its bytes come decrypted, in chunks of another size."""
+def test_a_pushed_response_over_tls_is_not_taken_for_an_answer_either(moment, monkeypatch):
+    """Its bytes arrive decrypted, in chunks of another size."""
     book: list[bytes] = []
     tls = tls_server(monkeypatch)
 
@@ -207,7 +207,7 @@ def test_a_push_over_tls_is_no_answer_either(moment, monkeypatch):
 
 
 def test_nothing_is_sent_to_a_server_that_speaks_first(monkeypatch):
-    """A response that was there before the request is none to it; the row stays unsent."""
+    """A response that arrives before the request does not belong to it. The row stays unsent."""
     received: list[bytes] = []
 
     async def push(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -227,9 +227,9 @@ def test_nothing_is_sent_to_a_server_that_speaks_first(monkeypatch):
     assert received == [b""]
 
 
-def test_an_answer_that_left_before_the_request_arrived_is_none():
-    """Its packets do not confirm a byte of the request: here the server's buffer is full, with an
-    earlier request that it answered without reading it."""
+def test_a_response_that_left_before_the_request_arrived_is_not_its_answer():
+    """Its packets confirm no byte of the request. Here the server's buffer is full: the server
+    answered an earlier request without reading it."""
 
     def serve(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -258,8 +258,8 @@ def test_an_answer_that_left_before_the_request_arrived_is_none():
 @pytest.mark.parametrize("framed", [answer, chunked], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [10, 50_000])
 @pytest.mark.parametrize("cut", [0, 30, -1], ids=["whole", "in its head", "at its end"])
-def test_a_server_that_keeps_to_the_protocol_has_its_connection_used_again(framed, size, cut):
-    """However its answers are cut into packets."""
+def test_the_connection_of_a_server_that_keeps_to_the_protocol_is_reused(framed, size, cut):
+    """In whatever way its responses are cut into packets."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -284,8 +284,8 @@ def test_a_server_that_keeps_to_the_protocol_has_its_connection_used_again(frame
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_what_comes_before_the_final_answer_is_no_push(together):
-    """`100 Continue`, `103 Early Hints`: an answer may have several heads."""
+def test_an_interim_response_does_not_count_as_pushed(together):
+    """`100 Continue`, `103 Early Hints`: a response may have several heads."""
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -311,9 +311,9 @@ def test_what_comes_before_the_final_answer_is_no_push(together):
 @pytest.mark.parametrize("framed", [answer, chunked], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [0, 150_000, 250_000, 3_000_000])
 @pytest.mark.parametrize("cut", [0, -6], ids=["whole", "at its end"])
-def test_the_half_of_a_push_behind_an_answer_is_noticed(framed, size, cut):
-    """The other half would come with the next answer. The client reads a long answer in turns, and
-    holds some of it back meanwhile."""
+def test_half_of_a_pushed_response_behind_an_answer_is_noticed(framed, size, cut):
+    """The other half would arrive with the next answer. The client reads a long answer in several
+    turns, and its parser holds some of it back meanwhile."""
     pushed = PUSHED["200"]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -342,11 +342,11 @@ def test_the_half_of_a_push_behind_an_answer_is_noticed(framed, size, cut):
     assert connections == 3
 
 
-# -- a server that closes what is used again ----------------------------------------------
+# -- a server that closes reused connections ----------------------------------------------
 
 
-def test_the_log_says_that_connections_are_no_longer_used_again(make_job):
-    """And the book: each row was sent once, and one is ambiguous."""
+def test_the_log_says_that_connections_are_no_longer_reused(make_job):
+    """By the server's book, each row was sent once. One row is ambiguous."""
     book: list[bytes] = []
 
     async def go() -> None:
@@ -364,7 +364,7 @@ def test_the_log_says_that_connections_are_no_longer_used_again(make_job):
 
 
 def closing_at_second(book: list[bytes], closed: bytes = b""):
-    """A server that takes a second request on a connection and hangs up instead of an answer."""
+    """A server that takes a second request on a connection and then hangs up without an answer."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         book.append(await read_request(reader))
@@ -376,9 +376,9 @@ def closing_at_second(book: list[bytes], closed: bytes = b""):
 
 
 @pytest.mark.parametrize("closed", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"], ids=["silent", "cut"])
-def test_after_one_lost_request_no_connection_is_used_again(closed):
-    """One row is ambiguous, and none after it: 44 of 100 were, with a server that hangs up 20 ms
-    after each answer."""
+def test_after_one_lost_request_no_connection_is_reused(closed):
+    """One row is ambiguous, and no row after it. With reuse, 44 of 100 rows were ambiguous if the
+    server hung up 20 ms after each answer."""
     book: list[bytes] = []
     said: list[str] = []
 
@@ -395,8 +395,8 @@ def test_after_one_lost_request_no_connection_is_used_again(closed):
     assert "each request gets a new connection" in said[0]
 
 
-def test_what_lies_idle_when_a_request_is_lost_is_not_used_again_either():
-    """Two connections are idle as the loss of a third one shows what the server does."""
+def test_connections_that_are_idle_when_a_request_is_lost_are_not_reused_either():
+    """Two connections are idle when the loss of a third one shows how the server behaves."""
     book: list[bytes] = []
 
     async def go() -> list[Reply]:
@@ -410,8 +410,8 @@ def test_what_lies_idle_when_a_request_is_lost_is_not_used_again_either():
     assert failures == [Failure.DISCONNECTED, None, None]
 
 
-def test_a_new_connection_that_is_lost_says_nothing_of_those_that_are_used_again():
-    """The server hangs up on the first request and works after that."""
+def test_the_loss_of_a_new_connection_does_not_stop_the_reuse_of_others():
+    """The server hangs up on the first request and works from then on."""
     book: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -434,9 +434,9 @@ def test_a_new_connection_that_is_lost_says_nothing_of_those_that_are_used_again
 
 
 @pytest.mark.parametrize("behind", [b"", b"HTTP/1.1 200 OK"], ids=["nothing", "half a push"])
-def test_a_connection_is_closed_where_the_end_of_an_answer_is_not_seen(behind):
-    """A long answer fills the reader, the parser holds its end back, and nobody can tell whether
-    there is more behind it."""
+def test_a_connection_is_closed_if_the_end_of_an_answer_cannot_be_seen(behind):
+    """A long answer fills the reader, and the parser holds its end back. Then it is unknown whether
+    more bytes follow."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -1,4 +1,4 @@
-"""Answers in encodings that nobody asked for: each of them was paid for."""
+"""Answers in encodings that the runner did not ask for. Each of them was paid for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def zstd(data: bytes) -> bytes:
 
 
 GZIP = gzip.compress(WHOLE)
-# What the server says that it sends, and what it sends.
+# The encoding that the header names, and the bytes that the server sends.
 ANSWERS: dict[str, tuple[list[str], bytes]] = {
     "gzip": (["gzip"], GZIP),
     "x-gzip": (["x-gzip"], GZIP),
@@ -77,8 +77,8 @@ ANSWERS: dict[str, tuple[list[str], bytes]] = {
 
 
 @pytest.mark.parametrize(("named", "raw"), ANSWERS.values(), ids=ANSWERS.keys())
-def test_an_answer_is_read_in_whatever_encoding_it_came(named, raw):
-    """From a real server; the bytes count where the header is wrong."""
+def test_an_answer_is_read_in_any_encoding(named, raw):
+    """All are from real servers. If the header is wrong, the bytes decide."""
     headers = [f"Content-Encoding: {name}" for name in named]
     reply = asyncio.run(exchange(replying(answer(raw, "200 OK", *headers))))
     assert (reply.failure, reply.body) == (None, WHOLE)
@@ -100,8 +100,8 @@ def test_an_answer_is_read_in_whatever_encoding_it_came(named, raw):
         ("application/json", "cp1252"),
     ],
 )
-def test_an_answer_is_read_in_whatever_charset_it_came(kind, charset, body):
-    """The one that its header names, else JSON's own, else that of browsers."""
+def test_an_answer_is_read_in_any_charset(kind, charset, body):
+    """In the one that its header names, else in one of JSON's own, else in that of browsers."""
     text = {"windows-1251": "Жили-были", "shift_jis": "むかしむかし"}.get(charset, "café “€”")
     raw = body.decode().replace("%s", text).encode(charset)
     reply = asyncio.run(exchange(replying(answer(raw, "200 OK", f"Content-Type: {kind}"))))
@@ -112,8 +112,8 @@ def test_an_answer_is_read_in_whatever_charset_it_came(kind, charset, body):
     assert read.flags == (("charset_guessed",) if guessed else ())
 
 
-def test_bytes_that_mean_nothing_in_the_guessed_charset_are_kept_as_latin_1():
-    """Each of the 256 bytes has a letter there."""
+def test_bytes_that_the_guessed_charset_does_not_have_are_kept_as_latin_1():
+    """Latin-1 has a character for each of the 256 bytes."""
     assert read_answer(b'{"result":"\x81\x8d\xe9"}').result == "\x81\x8d\xe9"
 
 
@@ -128,8 +128,8 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize(("named", "raw"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_an_answer_that_cannot_be_read_is_kept_whole_as_it_came(named, raw):
-    """A later release may be able to; it was thrown away once."""
+def test_an_answer_that_cannot_be_read_is_kept_unchanged(named, raw):
+    """A later release may read it. Once such answers were thrown away."""
     reply = asyncio.run(exchange(replying(answer(raw, "200 OK", f"Content-Encoding: {named}"))))
     assert (reply.failure, reply.body) == (None, raw)
     outcome = classify(reply)
@@ -137,7 +137,7 @@ def test_an_answer_that_cannot_be_read_is_kept_whole_as_it_came(named, raw):
 
 
 def test_an_error_page_is_shown_decoded():
-    """It is no JSON, and a person has to read it."""
+    """It is not JSON, and a person has to read it."""
     page = "<h1>Zu viele Anfragen für heute</h1>".encode()
     for named, raw in (
         ("gzip", gzip.compress(page)),
@@ -153,7 +153,7 @@ def test_an_error_page_is_shown_decoded():
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate, brotli, zstd])
 def test_no_encoding_gets_past_the_cap(pack):
-    """And the memory that a bomb takes is bounded by it."""
+    """So a small body that unpacks to gigabytes cannot fill the memory."""
     packed = pack(b"a" * (3 * MAX_BODY_BYTES))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     name = {gzip.compress: "gzip", brotli: "br", zstd: "zstd"}.get(pack, "deflate")
@@ -177,22 +177,22 @@ def test_no_encoding_gets_past_the_cap(pack):
     ids=["empty members", "nested", "noise", "gzip's sign", "zstd's sign"],
 )
 def test_a_hostile_body_costs_little_time(hostile):
-    """The event loop stands still meanwhile. A second is a hundred times what it takes."""
+    """It blocks the event loop. The limit of one second is a hundred times as long as it takes."""
     begun = time.process_time()
     for named in ("", "gzip", "deflate", "br", "zstd", "gzip, br, zstd, deflate"):
         decoded(hostile, {"content-encoding": named})
     assert time.process_time() - begun < 6
 
 
-def test_what_a_kept_body_may_say_needs_no_header():
-    """The ledger keeps none."""
+def test_a_kept_body_can_be_read_without_its_headers():
+    """The ledger stores no headers."""
     for name, (_, raw) in ANSWERS.items():
         read = [classify(Reply(0, 0, 200, {}, body)).verdict for body in readings(raw)]
         assert Verdict.OK in read, name
 
 
-def test_plain_json_is_not_looked_into():
-    """The usual answer costs nothing."""
+def test_plain_json_skips_the_decoders():
+    """The usual answer costs no decoding time."""
     assert not is_encoded(OK, {"content-type": "application/json"})
     assert not is_encoded(b"", {})
     assert not is_encoded(b"upstream error", {})

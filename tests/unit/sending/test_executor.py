@@ -1,4 +1,4 @@
-"""The loop: what happens in which order, and how it stops. Ledger and engine are made up."""
+"""The executor: the order of its steps, and how it stops. Ledger and engine are fakes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def aside() -> None:
 
 
 class World:
-    """An engine, a ledger and a throttle that write down what is asked of them."""
+    """A fake engine, ledger and throttle in one, which record each call."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -143,8 +143,8 @@ def run(world: World, count: int, **options: object) -> Stopped | None:
     return asyncio.run(go())
 
 
-def test_an_attempt_is_durable_before_it_is_sent_and_its_outcome_before_it_is_told():
-    """The order that everything else rests on."""
+def test_an_attempt_is_durable_before_it_is_sent_and_its_outcome_before_it_is_reported():
+    """Every promise depends on this order."""
     world = World(at_once)
     assert run(world, 20) is None
     for number in range(1, 21):
@@ -153,8 +153,8 @@ def test_an_attempt_is_durable_before_it_is_sent_and_its_outcome_before_it_is_to
     assert set(world.states.values()) == {State.OK}
 
 
-def test_no_more_rows_are_in_flight_than_allowed_and_none_is_read_ahead_of_its_place():
-    """A million rows cost no more than those in flight."""
+def test_no_more_rows_are_in_flight_than_allowed_and_at_most_one_is_read_ahead():
+    """A million rows take no more memory than the rows in flight."""
     taken = 0
 
     def stream():
@@ -173,8 +173,8 @@ def test_no_more_rows_are_in_flight_than_allowed_and_none_is_read_ahead_of_its_p
     assert world.most_in_flight == 3
 
 
-def test_a_refused_row_goes_next_once_then_waits_and_uses_up_no_retries():
-    """With no retries at all, ten 429s in a row lose nothing, and hit every row."""
+def test_a_refused_row_is_sent_again_at_once_then_waits_and_uses_up_no_retries():
+    """With `retries=0`, ten 429s in a row lose no row, although they hit each of them."""
     denials = 10
 
     async def limited(body: bytes) -> Reply:
@@ -194,7 +194,7 @@ def test_a_refused_row_goes_next_once_then_waits_and_uses_up_no_retries():
 
 
 async def happened(world: World, what: str, times: int) -> None:
-    """Returns once the world was asked so often for something."""
+    """Waits until the world has recorded `what` as often as `times`."""
     async with asyncio.timeout(20):
         while sum(one == what for one, _ in world.seen) < times:
             await asyncio.sleep(0.001)
@@ -205,8 +205,8 @@ async def never(body: bytes) -> Reply:
     raise AssertionError
 
 
-def test_a_stop_withdraws_what_was_not_sent_and_waits_for_what_was():
-    """Rows whose intent became durable after the stop never reach the engine, and cost nothing."""
+def test_a_stop_withdraws_unsent_intents_and_waits_for_requests_in_flight():
+    """A row whose intent becomes durable after the stop is never sent and costs nothing."""
     release = asyncio.Event()
 
     async def wait(body: bytes) -> Reply:
@@ -246,8 +246,8 @@ def test_a_stop_withdraws_what_was_not_sent_and_waits_for_what_was():
     assert (stopping.in_flight, stopping.wait_s) == (2, 5)
 
 
-def test_a_run_that_is_abandoned_sends_nothing_whose_intent_was_on_its_way():
-    """A second Ctrl-C comes while the disk is busy: nobody would wait for the answer."""
+def test_an_abandoned_run_does_not_send_a_row_whose_intent_was_being_written():
+    """A second Ctrl-C comes while the disk is busy. The run would not wait for the answer."""
 
     async def go() -> World:
         world = World(at_once)
@@ -267,8 +267,8 @@ def test_a_run_that_is_abandoned_sends_nothing_whose_intent_was_on_its_way():
     assert world.states == {1: State.PENDING, 2: State.PENDING}
 
 
-def test_the_time_is_looked_at_again_once_the_intent_is_durable():
-    """The disk took a minute, or the clock was set: nothing is sent after --until."""
+def test_the_time_is_checked_again_once_the_intent_is_durable():
+    """The disk took a minute, or somebody set the clock. Nothing is sent after --until."""
 
     class OwnClock:
         now = 1000.0
@@ -301,7 +301,7 @@ def test_the_time_is_looked_at_again_once_the_intent_is_durable():
 
 
 def test_a_place_in_the_budget_is_given_back_when_the_outcome_is_durable():
-    """Not before: after a crash in between, one request more than allowed may be billed."""
+    """Not earlier: after a crash in between, one request too many could be billed."""
 
     async def blocked(body: bytes) -> Reply:
         await asyncio.sleep(0)
@@ -324,7 +324,7 @@ def test_a_place_in_the_budget_is_given_back_when_the_outcome_is_durable():
 
 
 def test_an_intent_that_cannot_be_written_costs_nothing():
-    """Nothing was sent for it."""
+    """Its row was not sent."""
     world = World(at_once)
     world.broken = True
     executor = world.executor(budget=4, concurrency=1)
@@ -333,8 +333,8 @@ def test_an_intent_that_cannot_be_written_costs_nothing():
     assert executor.budget == 4
 
 
-def test_an_outcome_that_cannot_be_saved_ends_the_waiting_for_the_others():
-    """Nor could theirs be saved; each may take minutes."""
+def test_an_outcome_that_cannot_be_saved_ends_the_wait_for_the_others():
+    """Their outcomes could not be saved either, and each answer may take minutes."""
 
     async def first_alone(body: bytes) -> Reply:
         return replied() if body == b"1" else await never(body)
@@ -354,7 +354,7 @@ def test_an_outcome_that_cannot_be_saved_ends_the_waiting_for_the_others():
 
 
 def test_a_cancellation_that_comes_while_the_last_outcomes_are_saved_is_not_lost():
-    """Whoever cancelled has to hear of it, once all is saved."""
+    """The caller still gets its CancelledError, after all outcomes are saved."""
 
     async def go() -> World:
         world = World(never)
@@ -376,7 +376,7 @@ def test_a_cancellation_that_comes_while_the_last_outcomes_are_saved_is_not_lost
 
 
 def test_an_abandoned_request_is_saved_by_a_task_that_is_no_longer_cancelled():
-    """Else each `asyncio.timeout` on the way to the disk would take the abandoning for its own."""
+    """Otherwise each `asyncio.timeout` before the disk would take that cancellation for its own."""
     world = World(never)
 
     async def go() -> None:
@@ -391,8 +391,8 @@ def test_an_abandoned_request_is_saved_by_a_task_that_is_no_longer_cancelled():
     assert world.cancellations_while_saving == [0, 0]
 
 
-def test_after_the_drain_what_is_still_in_flight_is_ambiguous_and_kept():
-    """Code `interrupted`, durable, told."""
+def test_a_row_that_is_in_flight_after_the_drain_is_ambiguous_and_recorded():
+    """With the code `interrupted`, durably, and with an event."""
 
     async def never(body: bytes) -> Reply:
         await asyncio.Event().wait()
@@ -423,8 +423,8 @@ def test_after_the_drain_what_is_still_in_flight_is_ambiguous_and_kept():
         (Reply(0, 1, failure=Failure.TLS), StopCode.TLS),
     ],
 )
-def test_what_concerns_every_row_stops_the_job_at_the_first(reply, code):
-    """At most what was in flight is sent."""
+def test_an_error_that_concerns_every_row_stops_the_job_at_the_first_one(reply, code):
+    """At most the requests that were in flight are sent."""
 
     async def refuse(body: bytes) -> Reply:
         await asyncio.sleep(0)
@@ -437,8 +437,8 @@ def test_what_concerns_every_row_stops_the_job_at_the_first(reply, code):
     assert sum(what == "send" for what, _ in world.seen) <= 3
 
 
-def test_the_budget_counts_what_is_in_flight_and_gives_back_what_was_not_billed():
-    """Six rows fail unpaid, so all four that may be paid are."""
+def test_the_budget_counts_requests_in_flight_and_gets_back_those_that_were_not_billed():
+    """Rows that fail without a bill do not use the budget up, so all four paid rows are sent."""
 
     async def every_second_fails(body: bytes) -> Reply:
         await asyncio.sleep(0)
@@ -451,8 +451,8 @@ def test_the_budget_counts_what_is_in_flight_and_gives_back_what_was_not_billed(
     assert list(world.states.values()).count(State.OK) == 4
 
 
-def test_a_ledger_that_cannot_be_written_ends_the_run_and_nothing_more_is_sent():
-    """The error reaches the caller."""
+def test_a_ledger_that_cannot_be_written_ends_the_run_before_anything_more_is_sent():
+    """The caller gets the error."""
 
     async def breaks(body: bytes) -> Reply:
         await asyncio.sleep(0)
@@ -465,8 +465,8 @@ def test_a_ledger_that_cannot_be_written_ends_the_run_and_nothing_more_is_sent()
     assert sum(what == "send" for what, _ in world.seen) <= 8
 
 
-def test_an_api_that_is_away_is_asked_by_one_request_at_a_time():
-    """Two hundred rows do not all knock at a closed door."""
+def test_an_api_that_cannot_be_reached_gets_one_request_at_a_time():
+    """Two hundred rows do not all try to connect."""
 
     async def away(body: bytes) -> Reply:
         await asyncio.sleep(0)
@@ -491,7 +491,7 @@ def test_an_api_that_is_away_is_asked_by_one_request_at_a_time():
 
 
 def test_a_run_that_is_cancelled_leaves_no_row_in_flight():
-    """Whoever cancels the coroutine gets the same as a second Ctrl-C."""
+    """Cancelling the coroutine has the same effect as a second Ctrl-C."""
 
     async def never(body: bytes) -> Reply:
         await asyncio.Event().wait()
@@ -512,8 +512,8 @@ def test_a_run_that_is_cancelled_leaves_no_row_in_flight():
     assert set(world.states.values()) == {State.AMBIGUOUS}
 
 
-def test_a_run_that_is_cancelled_again_and_again_still_saves_what_was_in_flight():
-    """A framework that ends a service cancels more than once, and the ledger is closed next."""
+def test_a_run_that_is_cancelled_several_times_still_saves_the_rows_in_flight():
+    """A framework that ends a service cancels more than once, and then the ledger is closed."""
 
     async def never(body: bytes) -> Reply:
         await asyncio.Event().wait()
@@ -541,8 +541,8 @@ def test_a_run_that_is_cancelled_again_and_again_still_saves_what_was_in_flight(
     assert (in_flight, tasks) == (0, 0)
 
 
-def test_an_error_of_our_own_ends_the_run_with_it():
-    """A listener with a bug is not swallowed."""
+def test_an_error_in_a_listener_ends_the_run_with_that_error():
+    """The executor does not hide a bug."""
 
     def broken(event: Event) -> None:
         raise RuntimeError("a bug")

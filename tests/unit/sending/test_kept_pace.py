@@ -1,4 +1,4 @@
-"""What is kept of a key between runs, and how runs of one key find each other."""
+"""The pace that is stored for a key between runs, and how runs of one key find each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WALL = 1_800_000_000.0
 
 @pytest.fixture
 def kept(tmp_path: Path) -> KeptPace:
-    """A cache folder of the test's own."""
+    """A cache folder for this test alone."""
     found = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
     assert found is not None
     return found
@@ -39,8 +39,8 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_what_was_learned_comes_back(kept):
-    """Limit, window and g, trusted the less the older they are."""
+def test_the_next_run_gets_what_the_last_one_learned(kept):
+    """Limit, window and g, with less trust the older they are."""
     kept.keep(taught(), WALL)
     fresh, old = kept.recall(WALL + 60), kept.recall(WALL + 7 * 86_400)
     assert fresh is not None
@@ -51,15 +51,15 @@ def test_what_was_learned_comes_back(kept):
     assert kept.recall(WALL + 31 * 86_400) is None
 
 
-def test_a_pace_that_learned_nothing_keeps_nothing(kept, tmp_path):
-    """And does not overwrite what an earlier run knew."""
+def test_a_pace_that_learned_nothing_stores_nothing(kept, tmp_path):
+    """And does not overwrite what an earlier run learned."""
     kept.keep(taught(), WALL)
     kept.keep(Pace(), WALL + 1)
     assert kept.recall(WALL + 2) is not None
 
 
-def test_the_key_stands_in_no_file_and_no_name(kept, tmp_path):
-    """Nor any part of it; and only the user can read the files."""
+def test_no_file_and_no_file_name_contains_the_key(kept, tmp_path):
+    """Nor any part of the key. Only the user can read the files."""
     kept.exchange(taught(), 5.0, WALL)
     assert len(files(tmp_path)) == 2
     for path in files(tmp_path):
@@ -68,8 +68,8 @@ def test_the_key_stands_in_no_file_and_no_name(kept, tmp_path):
     assert (tmp_path / "pipeline").stat().st_mode & 0o077 == 0
 
 
-def test_another_key_or_host_is_another_file():
-    """And the pair cannot be shifted: a\\nb with c is not a with b\\nc on any real host."""
+def test_another_key_or_host_has_another_file():
+    """Host and key cannot be confused, because no host contains the line end between them."""
     names = {fingerprint(host, key) for host in ("a", "b") for key in ("x", "y")}
     assert len(names) == 4
 
@@ -93,7 +93,7 @@ def test_another_key_or_host_is_another_file():
     ],
 )
 def test_a_damaged_or_foreign_file_is_ignored(kept, tmp_path, text):
-    """It is a cache: the run then starts as if there were none."""
+    """The file is a cache: the run starts as if it did not exist."""
     kept.keep(taught(), WALL)
     [path] = files(tmp_path)
     path.write_text(text)
@@ -101,7 +101,7 @@ def test_a_damaged_or_foreign_file_is_ignored(kept, tmp_path, text):
 
 
 def test_a_link_or_a_pipe_in_its_place_is_not_followed(kept, tmp_path):
-    """Nor waited for."""
+    """Nor does the run wait for a pipe."""
     path = tmp_path / "pipeline" / f"{fingerprint('api.test', KEY)}.json"
     target = tmp_path / "elsewhere"
     target.write_text('{"limit": 50, "window_s": 1, "g": 1, "at": 1800000000}')
@@ -113,12 +113,12 @@ def test_a_link_or_a_pipe_in_its_place_is_not_followed(kept, tmp_path):
 
 
 @pytest.mark.parametrize("environment", [{}, {"HOME": ""}, {"XDG_CACHE_HOME": "relative"}])
-def test_without_a_home_nothing_is_kept(environment):
-    """A service without HOME runs all the same."""
+def test_without_a_home_folder_nothing_is_stored(environment):
+    """A service without HOME runs nevertheless."""
     assert kept_pace("api.test", KEY, environment) is None
 
 
-def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
+def test_a_cache_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path):
     """A file where the folder should be, and a folder that has gone."""
     (tmp_path / "pipeline").write_text("in the way")
     assert kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)}) is None
@@ -128,8 +128,8 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     assert gone.recall(WALL) is None
 
 
-def test_two_runs_hear_of_each_other_and_halve_the_window(kept, tmp_path):
-    """Each is told the other's pace, and the one that ends leaves its part."""
+def test_two_runs_notice_each_other_and_halve_the_window(kept, tmp_path):
+    """Each reads the other's pace, and the one that ends gives its share back."""
     other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
     assert other is not None
     first, second = taught(), taught()
@@ -146,7 +146,7 @@ def test_two_runs_hear_of_each_other_and_halve_the_window(kept, tmp_path):
 
 
 def test_a_run_that_was_killed_is_forgotten(kept, tmp_path):
-    """Its file falls silent after 3 s, and is removed after a minute."""
+    """Its file no longer counts after 3 s, and is removed after a minute."""
     other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
     assert other is not None
     other.exchange(taught(), 5.0, WALL)
@@ -161,16 +161,16 @@ def test_a_run_that_was_killed_is_forgotten(kept, tmp_path):
     assert not left.exists()
 
 
-def test_a_file_is_replaced_whole(kept, tmp_path):
-    """What a reader sees is JSON at any time, and no new file is left over."""
+def test_a_reader_never_sees_a_half_written_file(kept, tmp_path):
+    """A reader finds JSON at any time, and no temporary file is left over."""
     for step in range(20):
         kept.keep(taught(), WALL + step)
         [path] = files(tmp_path)
         assert json.loads(path.read_text())["at"] == WALL + step
 
 
-def test_a_start_from_what_was_learned_is_no_faster_than_it_is_trusted():
-    """Half the pace where only half is believed."""
+def test_a_run_starts_no_faster_than_the_learned_pace_is_trusted():
+    """With half the trust it starts at half the pace."""
     pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
     pace.sent(0.0)
     assert pace.rate(5.0) < 26

@@ -1,4 +1,4 @@
-"""The waiting: bites of aiolimiter's time and pacing's verdict, on a clock that the test owns."""
+"""The wait between requests, on a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OK = Outcome(Verdict.OK)
 
 
 class TestLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when nobody could do anything else."""
+    """An event loop whose time passes only when no task is ready."""
 
     __test__ = False
 
@@ -34,7 +34,7 @@ class TestLoop(asyncio.SelectorEventLoop):
         self._selector.select = self._pass  # type: ignore[method-assign]
 
     def _pass(self, timeout: float | None) -> Any:
-        # Never quite still: aiolimiter waits again for what rounding left of a wait.
+        # Always a little: aiolimiter waits again for the rounding error of a wait.
         self.now += max(timeout or 0.0, 1e-6)
         return self._select(0)
 
@@ -50,7 +50,7 @@ class TestLoop(asyncio.SelectorEventLoop):
 
 @pytest.fixture
 def on_virtual_time():
-    """Runs a coroutine that is given the loop, which is the clock as well."""
+    """Runs a coroutine that gets the loop, which is also the clock."""
     loop = TestLoop()
 
     def run(work: Callable[[TestLoop], Coroutine[Any, Any, None]]) -> None:
@@ -67,12 +67,15 @@ def answer(status: int, **headers: str) -> Reply:
 
 @pytest.mark.parametrize("rate", [0.5, 50.0, 3000.0])
 def test_the_rate_is_kept_to_two_percent(on_virtual_time, rate):
-    """No late wake-up is lost and no burst is let through, at any rate."""
+    """At any rate, no time is lost by late wake-ups and no burst is let through."""
 
     async def work(loop: TestLoop) -> None:
         throttle = PacedThrottle(Pace(fixed=rate), loop)
         await throttle.slot()
-        begun, slots = loop.now, max(200, int(4 * rate))  # beyond the 50 ms that are held
+        begun, slots = (
+            loop.now,
+            max(200, int(4 * rate)),
+        )  # longer than the 50 ms that the limiter holds
         for _ in range(slots):
             await throttle.slot()
         assert slots / (loop.now - begun) == pytest.approx(rate, rel=0.02)
@@ -80,8 +83,8 @@ def test_the_rate_is_kept_to_two_percent(on_virtual_time, rate):
     on_virtual_time(work)
 
 
-def test_a_new_price_holds_within_a_bite(on_virtual_time):
-    """A rate that changes while a slot is waited for changes what is left of the price."""
+def test_a_new_price_counts_within_one_bite(on_virtual_time):
+    """A rate that changes during the wait for a slot changes the rest of the price."""
 
     async def work(loop: TestLoop) -> None:
         pace = Pace(fixed=0.01)
@@ -96,8 +99,8 @@ def test_a_new_price_holds_within_a_bite(on_virtual_time):
     on_virtual_time(work)
 
 
-def test_a_pause_that_begins_while_a_slot_is_paid_for_counts(on_virtual_time):
-    """Two 429s that come while the dispatcher waits hold back the request that it waits for."""
+def test_a_pause_that_begins_during_the_wait_for_a_slot_counts(on_virtual_time):
+    """Two 429s that arrive while the dispatcher waits also delay the request that it waits for."""
 
     async def work(loop: TestLoop) -> None:
         throttle = PacedThrottle(Pace(fixed=1.0), loop)
@@ -131,7 +134,7 @@ AT = 1_445_412_480.0
         ({"retry_after": "0"}, 0.2),
         ({"retry_after": "nan"}, 0.2),
         ({"retry_after": "9" * 5000}, 0.2),
-        # dates: by the answer's own Date, else by this machine's clock, which says 07:27:00
+        # dates: by the response's own Date, else by this machine's clock, which shows 07:27:00
         ({"retry_after": THE_DATE}, 60.0),
         ({"retry_after": THE_DATE, "date": "Wed, 21 Oct 2015 07:27:40 GMT"}, 20.0),
         ({"retry_after": THE_DATE, "date": "Wed, 21 Oct 2015 08:27:40 +0100"}, 20.0),
@@ -149,7 +152,7 @@ AT = 1_445_412_480.0
 def test_retry_after_is_read_as_seconds_and_as_a_date_and_clamped(
     on_virtual_time, headers, pause_s
 ):
-    """A server cannot stop the run for an hour, nor end it with nonsense."""
+    """A server can neither stop the run for an hour nor end it with nonsense."""
 
     async def work(loop: TestLoop) -> None:
         loop.wall = lambda: AT - 60.0  # type: ignore[method-assign]
@@ -173,13 +176,13 @@ def test_retry_after_is_read_as_seconds_and_as_a_date_and_clamped(
     st.text(max_size=40),
 )
 def test_no_retry_after_ends_the_run(retry_after, date):
-    """Whatever a header holds, it is read as seconds or as nothing."""
+    """Any header is read as seconds or ignored."""
     seconds = _retry_after_s({"retry-after": retry_after, "date": date}, AT)
     assert seconds is None or 0.0 <= seconds < math.inf
 
 
-def test_the_user_is_told_what_the_server_asks_for_once(on_virtual_time):
-    """Five minutes without a request need a reason, also after a denial that asked for nothing."""
+def test_the_user_sees_once_how_long_the_server_asks_to_wait(on_virtual_time):
+    """Five minutes without a request need a reason, also after a denial without Retry-After."""
     told: list[Event] = []
 
     async def work(loop: TestLoop) -> None:
@@ -205,8 +208,8 @@ def test_the_user_is_told_what_the_server_asks_for_once(on_virtual_time):
     assert asked.until_s - plain.until_s > 250
 
 
-def test_a_long_denial_is_told_once(on_virtual_time):
-    """One event, with what is waited for and until when; none for a pause nobody would notice."""
+def test_a_long_denial_is_reported_once(on_virtual_time):
+    """One event, with the reason and the end of the wait. A pause too short to notice has none."""
     told: list[Event] = []
 
     async def work(loop: TestLoop) -> None:
@@ -225,8 +228,8 @@ def test_a_long_denial_is_told_once(on_virtual_time):
     assert told[0].until_s > 1000
 
 
-def test_a_slow_limit_is_told_once_for_each_wait(on_virtual_time):
-    """With one request in minutes a person wants to know what the run waits for."""
+def test_a_slow_limit_is_reported_once_for_each_wait(on_virtual_time):
+    """With one request every few minutes, the user wants to know why the run waits."""
     told: list[Event] = []
 
     async def work(loop: TestLoop) -> None:
@@ -241,7 +244,7 @@ def test_a_slow_limit_is_told_once_for_each_wait(on_virtual_time):
 
 @pytest.mark.parametrize(("status", "given_back"), [(200, True), (500, False), (404, False)])
 def test_only_a_finished_run_without_headers_came_from_a_cache(status, given_back, on_virtual_time):
-    """Headers come with finished runs alone: a 500 or 404 has none and did use rate."""
+    """Only finished runs have the headers. A 500 or 404 has none and did use the rate limit."""
 
     async def work(loop: TestLoop) -> None:
         pace = Pace(start=Learned(50, 1.0, 1.0))
@@ -257,7 +260,7 @@ def test_only_a_finished_run_without_headers_came_from_a_cache(status, given_bac
 
 
 def test_a_server_that_never_showed_headers_gives_no_slot_back(on_virtual_time):
-    """Or a cap of 100 per second would become 260."""
+    """Otherwise a cap of 100 per second would become 260."""
 
     async def work(loop: TestLoop) -> None:
         pace = Pace()
@@ -268,8 +271,8 @@ def test_a_server_that_never_showed_headers_gives_no_slot_back(on_virtual_time):
     on_virtual_time(work)
 
 
-def test_what_never_reached_the_limiter_is_not_counted(on_virtual_time):
-    """A refused connection used no rate."""
+def test_a_request_that_never_reached_the_limiter_is_not_counted(on_virtual_time):
+    """A refused connection does not use the rate limit."""
 
     async def work(loop: TestLoop) -> None:
         pace = Pace()
@@ -281,7 +284,7 @@ def test_what_never_reached_the_limiter_is_not_counted(on_virtual_time):
 
 
 def test_a_request_that_left_later_than_its_stamp_counts_from_when_it_left():
-    """As a worker elsewhere tells; the pace is learned from true send times."""
+    """A worker on another machine reports that. The pace is learned from true send times."""
 
     async def landed(late_s: float) -> tuple[int, int]:
         pace = Pace()

@@ -1,4 +1,4 @@
-"""A worker of a cluster, called as the driver calls it, in this process and without a cluster."""
+"""A worker of a cluster, called as the driver calls it, but in this process without a cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def working(
     deadline_s: float = 30.0,
     key: bytes = b"sk_sealed",
 ) -> int:
-    """Opens a worker, lets `steps` use it and closes it. How many requests it could hold of 10."""
+    """Opens a worker, lets `steps` use it and closes it. Returns how many of 10 requests fit."""
 
     async def go() -> int:
         worker = Worker()
@@ -48,7 +48,7 @@ def working(
 
 
 async def taken(worker: Worker, replies: int) -> tuple[list[int], list[Landed]]:
-    """Batches and replies, taken until so many replies are there."""
+    """Takes batches and replies until `replies` replies are there, and returns both."""
     batches: list[int] = []
     landed: list[Landed] = []
     while len(landed) < replies:
@@ -59,8 +59,8 @@ async def taken(worker: Worker, replies: int) -> tuple[list[int], list[Landed]]:
     return batches, landed
 
 
-def test_a_worker_says_who_it_is():
-    """Its release, its process and the key for what only it may read."""
+def test_a_worker_identifies_itself():
+    """By its release, its process and the public key for texts that only it can read."""
 
     async def go() -> None:
         worker = Worker()
@@ -77,7 +77,7 @@ def test_a_worker_says_who_it_is():
 
 @pytest.mark.parametrize(("key", "status"), [(b"sk_sandbox", 200), (b"sk_other", 401)])
 def test_a_worker_sends_with_the_key_that_was_sealed_for_it(sandbox, key, status):
-    """The server decides by that key alone."""
+    """Only that key decides whether the server accepts the request."""
 
     async def steps(worker: Worker) -> None:
         await worker.send(1, [BatchedRequest(1, 0.0, b'{"story": "a"}')])
@@ -88,7 +88,7 @@ def test_a_worker_sends_with_the_key_that_was_sealed_for_it(sandbox, key, status
 
 
 def test_a_worker_sends_each_request_of_a_batch_and_returns_each_reply():
-    """Number, times, status, headers and body are those of the request."""
+    """Each reply has the number, times, status, headers and body of its request."""
     with Server(ok) as server:
 
         async def steps(worker: Worker) -> None:
@@ -111,7 +111,7 @@ def test_a_worker_sends_each_request_of_a_batch_and_returns_each_reply():
 
 
 def test_a_batch_that_comes_twice_is_sent_once():
-    """A network library may repeat a call; the repeat would be a second bill."""
+    """A network library may repeat a call, and a second request would be a second bill."""
     with Server(ok) as server:
 
         async def steps(worker: Worker) -> None:
@@ -130,7 +130,7 @@ def test_a_batch_that_comes_twice_is_sent_once():
 
 
 def test_a_request_waits_for_its_time():
-    """The driver sets the pace; `at` is on this machine's monotonic clock."""
+    """The driver sets the pace. `at` is on this machine's monotonic clock."""
     with Server(ok) as server:
 
         async def steps(worker: Worker) -> None:
@@ -145,7 +145,7 @@ def test_a_request_waits_for_its_time():
 
 
 def test_replies_are_taken_oldest_first_and_no_more_than_the_driver_has_room_for():
-    """By number and by bytes: a reply that passes the bytes is the last one."""
+    """By number and by bytes: the reply that exceeds the bytes is the last one."""
     with Server(ok) as server:
 
         async def steps(worker: Worker) -> None:
@@ -168,13 +168,13 @@ def test_replies_are_taken_oldest_first_and_no_more_than_the_driver_has_room_for
         working(server.url, steps)
 
 
-def test_a_call_returns_as_soon_as_a_reply_is_there_and_gathers_those_that_come_with_it():
-    """Not after the whole wait, which only a worker without replies takes."""
+def test_a_call_returns_as_soon_as_a_reply_is_there_and_gathers_those_that_come_at_once():
+    """Only a worker without replies waits for the whole time."""
     with Server(ok, latency_s=0.2) as server:
 
         async def steps(worker: Worker) -> None:
             await worker.send(1, [BatchedRequest(1, 0.0, b'{"story": "a"}')])
-            # Would be a minute, were the news not noticed.
+            # It would take a minute if the worker did not notice the reply.
             async with asyncio.timeout(WAIT_S):
                 _, landed = await worker.take(100, 1_000_000, 60.0, 0.0)
             assert [one.number for one in landed] == [1]
@@ -189,8 +189,8 @@ def test_a_call_returns_as_soon_as_a_reply_is_there_and_gathers_those_that_come_
 @pytest.mark.parametrize(
     ("deadline_s", "failure"), [(0.2, Failure.TIMEOUT), (30.0, Failure.DISCONNECTED)]
 )
-def test_a_worker_says_how_a_request_ended_without_an_answer(deadline_s, failure):
-    """After the deadline of the driver, or when the server hangs up."""
+def test_a_worker_reports_how_a_request_ended_without_an_answer(deadline_s, failure):
+    """At the driver's deadline, or when the server hangs up."""
     with Server(ok) as server:
         server.holding = True
 
@@ -208,7 +208,7 @@ def test_a_worker_says_how_a_request_ended_without_an_answer(deadline_s, failure
 
 
 def test_a_key_that_was_sealed_for_another_worker_opens_nothing():
-    """Nothing is sent with a key that cannot be read."""
+    """The worker sends nothing with a key that it cannot read."""
 
     async def go() -> None:
         other = await Worker().hello()
