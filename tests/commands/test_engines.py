@@ -1,4 +1,4 @@
-"""Where requests are sent from: what a spec may say of it, where no cluster is needed to know."""
+"""The settings of the engine in a job file, as far as a test of them needs no cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WITHOUT = (
 
 @pytest.mark.parametrize("package", ["ray", "nacl"])
 def test_without_the_extra_the_engine_ray_is_refused_in_one_message(sandbox, make_job, package):
-    """From the spec and from the command line, before anything is sent."""
+    """Whether it comes from the job file or the command line, and before anything is sent."""
     job = make_job(sandbox.url, rows=[["a"]], engine="ray")
     for verb in ("check", "run"):
         command = [sys.executable, "-c", WITHOUT.format(package), verb, str(job.spec)]
@@ -28,8 +28,8 @@ def test_without_the_extra_the_engine_ray_is_refused_in_one_message(sandbox, mak
 
 
 @pytest.mark.parametrize("option", [("--workers", "3"), ("--ray-address", "auto")])
-def test_options_of_a_cluster_need_the_engine(sandbox, make_job, option):
-    """A forgotten `--engine ray` must not send everything from here without a word."""
+def test_options_of_a_cluster_need_the_engine_ray(sandbox, make_job, option):
+    """Without `--engine ray`, everything would silently be sent from this machine."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("run", *option)
     assert done.returncode == 2
@@ -37,8 +37,8 @@ def test_options_of_a_cluster_need_the_engine(sandbox, make_job, option):
     assert sandbox.received() == 0
 
 
-def test_an_engine_that_there_is_not_is_refused_with_those_that_there_are(make_job):
-    """By the line in the spec."""
+def test_an_unknown_engine_is_refused_with_the_names_of_the_known_ones(make_job):
+    """The message has the line in the job file."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]], engine="rey")
     done = job.call("check")
     assert done.returncode == 2
@@ -47,8 +47,8 @@ def test_an_engine_that_there_is_not_is_refused_with_those_that_there_are(make_j
 
 
 @pytest.mark.parametrize("workers", ["1001", "1000000000", "9" * 400])
-def test_more_workers_than_one_driver_feeds_are_refused(sandbox, make_job, workers):
-    """By a message, and not by a machine without memory nor by a traceback."""
+def test_more_workers_than_one_run_can_use_are_refused(sandbox, make_job, workers):
+    """With a message, before the machine runs out of memory, and without a traceback."""
     job = make_job(sandbox.url, rows=[["a"]], engine="ray")
     job.spec.write_text(f"{job.spec.read_text()}workers: {workers}\n")
     for command in (("check",), ("run",)):
@@ -62,7 +62,7 @@ def test_more_workers_than_one_driver_feeds_are_refused(sandbox, make_job, worke
 
 @pytest.mark.parametrize("key", ["concurrency", "retries", "max_paid", "header_row", "rate"])
 def test_a_number_of_400_digits_is_refused_with_its_line(make_job, key):
-    """Python has no float for it."""
+    """Python cannot convert it to a float."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     job.spec.write_text(f"{job.spec.read_text()}{key}: {'9' * 400}\n")
     done = job.call("check")

@@ -1,4 +1,4 @@
-"""Who is told how a run went, and that telling never changes a run. Real servers on loopback."""
+"""Notifications: who gets them, and that they never change a run. Real servers on loopback."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from pipeline.system.files import write_json
 from tests.conftest import KEY, closed_port, ended
 
 
-def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
-    """`/start` and `/3`; the webhook has what summary.json has; the key goes to neither."""
+def test_a_run_notifies_at_its_start_and_with_its_exit_code_at_its_end(sandbox, make_job, monitor):
+    """`/start` and `/3`. The webhook gets the content of summary.json. The key goes to neither."""
     health, hook = monitor(), monitor()
     notify = {
         "healthcheck": f"{health.url}/uuid?rid=1",
@@ -48,10 +48,10 @@ def test_a_run_is_told_at_its_start_and_with_its_exit_code_at_its_end(sandbox, m
         assert path.is_dir() or b"s3cret" not in path.read_bytes()
 
 
-def test_a_run_that_is_refused_or_interrupted_is_told_too(
+def test_a_run_that_is_refused_or_interrupted_notifies_too(
     sandbox, start_sandbox, make_job, monitor
 ):
-    """Exit 2 never started; a stop from outside ends with 143; a healthy night with 0."""
+    """A refused run never started and reports 2, a stop from outside 143, a healthy night 0."""
     health = monitor()
     job = make_job(sandbox.url, rows=[[""], ["a"]], notify={"healthcheck": health.url})
     assert job.call("run").returncode == 2
@@ -70,8 +70,8 @@ def test_a_run_that_is_refused_or_interrupted_is_told_too(
     assert b"sheet.csv" in health.calls[1][3]
 
 
-def test_a_run_that_finds_the_folder_in_use_tells_nobody(sandbox, make_job, monitor):
-    """Its end would be taken for that of the run that works there."""
+def test_a_run_that_finds_the_folder_in_use_notifies_no_address(sandbox, make_job, monitor):
+    """Its end would be taken for the end of the run that works there."""
     health = monitor()
     job = make_job(sandbox.url, rows=[["a"]], notify={"healthcheck": health.url})
     job.run()
@@ -81,8 +81,8 @@ def test_a_run_that_finds_the_folder_in_use_tells_nobody(sandbox, make_job, moni
     assert health.paths == ["/start", "/0"]
 
 
-def test_a_rehearsal_tells_no_monitor(make_job, monitor):
-    """It would be taken for the night that the monitor waits for."""
+def test_a_rehearsal_notifies_no_monitor(make_job, monitor):
+    """The monitor would take it for the real run that it waits for."""
     health = monitor()
     job = make_job("", rows=[["a"]], notify={"healthcheck": health.url, "webhook": health.url})
     assert job.call("run", "--sandbox").returncode == 0
@@ -90,7 +90,7 @@ def test_a_rehearsal_tells_no_monitor(make_job, monitor):
 
 
 def test_monitors_that_hang_change_neither_the_exit_code_nor_the_run(sandbox, make_job, hanging):
-    """Both hang: it takes their timeout once; it is said and logged, without the address."""
+    """Both hang. The run waits for their timeout once, and reports it without the address."""
     rows = [["a"], ["b"]]
     job = make_job(sandbox.url, rows=rows)
     began = time.monotonic()
@@ -110,10 +110,10 @@ def test_monitors_that_hang_change_neither_the_exit_code_nor_the_run(sandbox, ma
     assert job.call("verify").returncode == 0
 
 
-def test_a_monitor_that_fails_redirects_or_is_away_is_said_and_changes_nothing(
+def test_a_monitor_that_fails_redirects_or_is_away_is_reported_and_changes_nothing(
     sandbox, make_job, monitor
 ):
-    """The one that a redirect names is never asked."""
+    """The address that a redirect names gets no request."""
     elsewhere = monitor()
     for broken in (monitor(status=500), monitor(302, f"{elsewhere.url}/x"), None):
         url = broken.url if broken else f"http://127.0.0.1:{closed_port()}"
@@ -124,10 +124,10 @@ def test_a_monitor_that_fails_redirects_or_is_away_is_said_and_changes_nothing(
     assert elsewhere.calls == []
 
 
-def test_a_quiet_run_says_in_one_line_whom_it_could_not_tell_and_the_summary_names_them(
+def test_a_quiet_run_prints_one_line_for_a_failed_notification_and_the_summary_names_it(
     sandbox, make_job
 ):
-    """The exit code stays 0, and `verify` finds the summary that the ledger knows."""
+    """The exit code stays 0, and `verify` finds the summary with the checksum in the ledger."""
     hook = f"http://127.0.0.1:{closed_port()}/s3cret"
     job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": hook})
     done = job.call("run", "--quiet", "--json")
@@ -143,8 +143,8 @@ def test_a_quiet_run_says_in_one_line_whom_it_could_not_tell_and_the_summary_nam
     assert sandbox.received() == 1
 
 
-def test_a_quiet_run_that_is_refused_says_whom_it_could_not_tell_too(sandbox, make_job):
-    """One line for the refusal, one for the webhook; exit 2 as without it."""
+def test_a_quiet_run_that_is_refused_prints_a_failed_notification_too(sandbox, make_job):
+    """One line for the refusal, one for the webhook, and exit code 2 as without a webhook."""
     hook = f"http://127.0.0.1:{closed_port()}"
     job = make_job(sandbox.url, rows=[[""]], notify={"webhook": hook})
     done = job.call("run", "--quiet")
@@ -155,7 +155,7 @@ def test_a_quiet_run_that_is_refused_says_whom_it_could_not_tell_too(sandbox, ma
 
 
 def test_a_summary_that_another_run_wrote_meanwhile_is_left_alone(sandbox, make_job, hanging):
-    """The first run still waits for its webhook when the second one ends."""
+    """The first run still waits for its webhook when the second run ends."""
     job = make_job(sandbox.url, rows=[["a"]], notify={"webhook": hanging, "timeout_s": 8})
     first = job.start()
     with ended(first):
@@ -172,8 +172,8 @@ def test_a_summary_that_another_run_wrote_meanwhile_is_left_alone(sandbox, make_
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_a_kill_while_the_summary_is_written_again_is_no_damage(sandbox, make_job, written):
-    """The ledger has no checksum then. `verify` believes the file of before and that of after."""
+def test_a_kill_while_the_summary_is_written_again_does_no_damage(sandbox, make_job, written):
+    """The ledger has no checksum then, and `verify` accepts the old file and the new one."""
     job = make_job(sandbox.url, rows=[["a"]])
     run_id = job.run()["run_id"]
     folder = RunFolder(job.output)
@@ -213,10 +213,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("notify", "words"), BAD)
-def test_addresses_that_cannot_be_told_are_refused_before_anything_is_sent(
-    sandbox, make_job, notify, words
-):
-    """A typo would be a monitor that never hears of a night."""
+def test_an_unusable_address_is_refused_before_anything_is_sent(sandbox, make_job, notify, words):
+    """With a typo, a monitor would never hear of a night."""
     job = make_job(sandbox.url, rows=[["a"]], notify=notify)
     done = job.call("run")
     assert done.returncode == 2, done.stderr
@@ -226,10 +224,8 @@ def test_addresses_that_cannot_be_told_are_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(("notify", "words"), BAD)
-def test_check_finds_an_address_that_cannot_be_told_as_a_run_would(
-    sandbox, make_job, notify, words
-):
-    """Exit 2, before money is spent; the rest is shown all the same. A rehearsal tells nobody."""
+def test_check_finds_an_unusable_address_as_a_run_would(sandbox, make_job, notify, words):
+    """Exit 2, before money is spent. `check` still shows the rest. A rehearsal uses no address."""
     job = make_job(sandbox.url, rows=[["a"]], notify=notify)
     done = job.call("check")
     assert done.returncode == 2
@@ -240,8 +236,8 @@ def test_check_finds_an_address_that_cannot_be_told_as_a_run_would(
 
 
 @pytest.mark.parametrize("error", [OverflowError, KeyboardInterrupt, SystemExit, MemoryError])
-def test_whatever_a_notification_raises_somebody_hears_of_it_at_once(error):
-    """Its thread ends, and nobody waits for it."""
+def test_any_exception_in_a_notification_is_reported_at_once(error):
+    """Its thread ends, and the run does not wait for the timeout."""
 
     def work() -> None:
         raise error
@@ -251,8 +247,8 @@ def test_whatever_a_notification_raises_somebody_hears_of_it_at_once(error):
     assert time.monotonic() - begun < 10
 
 
-def test_where_no_thread_can_start_nobody_waits_for_one(monkeypatch):
-    """As under a limit of processes."""
+def test_a_notification_whose_thread_cannot_start_is_reported_at_once(monkeypatch):
+    """As under a limit on processes."""
 
     def full(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -271,7 +267,7 @@ def test_an_address_shows_only_its_host():
 
 
 def test_only_the_environment_allows_a_variable_of_another_name():
-    """A spec of somebody else could send any variable away. The refusal says what allows it."""
+    """Another person's job file could send any variable away. The refusal says how to allow it."""
     address, environment = "https://hc-ping.com/${HOOK}/${HC}", {"HOOK": "a", "HC": "b"}
     with pytest.raises(Refused, match="PIPELINE_NOTIFY_VARIABLES=HOOK"):
         find_endpoint(address, "x", environment)
@@ -283,7 +279,7 @@ def test_only_the_environment_allows_a_variable_of_another_name():
 
 
 def test_no_variable_carries_the_key_to_a_monitor(sandbox, make_job, tmp_path):
-    """Whatever the variable is called, and wherever the run has the key from."""
+    """Whatever the variable's name is, and wherever the run gets the key from."""
     file = tmp_path / "key"
     file.write_text("sk_from_a_file_0\n")
     file.chmod(0o600)
@@ -315,14 +311,14 @@ LOCAL_ADDRESSES = [
 
 @pytest.mark.parametrize("address", LOCAL_ADDRESSES)
 def test_only_the_environment_allows_an_address_of_this_machine(address):
-    """Services there trust local callers, and a spec may come from somebody else."""
+    """Services there trust local callers, and a job file may come from another person."""
     with pytest.raises(Refused, match="PIPELINE_NOTIFY_LOCAL=1"):
         find_endpoint(address, "x", {})
     find_endpoint(address, "x", {"PIPELINE_NOTIFY_LOCAL": "1"})
 
 
 def own_address() -> str:
-    """The one from which this machine would reach others; nothing is sent to find it out."""
+    """Returns the address from which this machine would reach others. Sends nothing for that."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anywhere:
         with contextlib.suppress(OSError):
             anywhere.connect(("192.0.2.1", 9))
@@ -331,7 +327,7 @@ def own_address() -> str:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "the machine's own"])
 def test_a_name_that_leads_to_this_machine_reaches_no_service(monkeypatch, address):
-    """A name server decides that after the spec was read. TLS does not begin."""
+    """A name server can decide that after the job file was read. TLS does not begin."""
     host = address if address[0].isdigit() else own_address()
     if host == "0.0.0.0":
         pytest.skip("this machine has no address but its loopback")
@@ -347,7 +343,7 @@ def test_a_name_that_leads_to_this_machine_reaches_no_service(monkeypatch, addre
 
 
 def test_a_textfile_replaces_only_metrics(sandbox, make_job):
-    """A spec of somebody else may name any file of this user's."""
+    """Another person's job file may name any file of this user."""
     job = make_job(sandbox.url, rows=[["a"]], notify={"textfile": "authorized_keys"})
     keys = job.folder / "authorized_keys"
     keys.write_text("ssh-ed25519 AAAA")
@@ -371,7 +367,7 @@ def test_a_textfile_replaces_only_metrics(sandbox, make_job):
     assert sandbox.received() == 0
     job.write_spec(notify={"textfile": "own.prom"})
     job.run()
-    job.run()  # over its own
+    job.run()  # replaces its own file
     assert (job.folder / "own.prom").read_text().startswith("# HELP pipeline_rows ")
 
 
@@ -379,8 +375,8 @@ ID = "PIPELINE_NOTIFY_ID"
 SAMPLE = re.compile(r'pipeline_[a-z_]+\{(?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)+\} -?[0-9.e+]+')
 
 
-def test_a_textfile_has_metrics_that_prometheus_takes_and_others_can_read(sandbox, make_job):
-    """Each with HELP and TYPE; replaced whole; beside it nothing is left."""
+def test_a_textfile_has_metrics_that_prometheus_accepts_and_other_users_can_read(sandbox, make_job):
+    """Each has HELP and TYPE. The file is replaced whole, and no temporary file is left."""
     folder = make_job(sandbox.url).folder / "metrics"
     folder.mkdir()
     job = make_job(
@@ -402,10 +398,8 @@ def test_a_textfile_has_metrics_that_prometheus_takes_and_others_can_read(sandbo
     assert (done.returncode, "textfile" in done.stderr) == (3, True)
 
 
-def test_hosted_ci_gets_a_table_in_which_texts_of_a_server_are_only_texts(
-    sandbox, make_job, tmp_path
-):
-    """Appended to the step's summary, in rehearsals too; of some kilobytes at most."""
+def test_hosted_ci_gets_a_table_in_which_a_server_s_texts_are_escaped(sandbox, make_job, tmp_path):
+    """It is appended to the step's summary, in rehearsals too, and has at most a few kilobytes."""
     page = tmp_path / "summary.md"
     page.write_text("before\n")
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]])
@@ -427,7 +421,7 @@ def test_hosted_ci_gets_a_table_in_which_texts_of_a_server_are_only_texts(
 
 
 def test_a_step_summary_that_cannot_be_written_changes_nothing(sandbox, make_job, tmp_path):
-    """A folder stands where the file should be."""
+    """There is a folder in place of the file."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("run", env={"GITHUB_STEP_SUMMARY": str(Path(tmp_path))})
     assert (done.returncode, "could not notify GITHUB_STEP_SUMMARY" in done.stderr) == (0, True)

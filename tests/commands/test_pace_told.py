@@ -1,4 +1,4 @@
-"""What a run tells of its pace: on the terminal, in log.jsonl, and to the next run."""
+"""The pace as a run shows it: on the terminal, in log.jsonl, and to the next run."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from tests.conftest import KEY
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_person_sees_the_pace_the_limit_and_what_is_waited_for(event, words):
-    """One line each where there is no terminal."""
+def test_the_user_sees_the_pace_the_limit_and_the_reason_for_a_wait(event, words):
+    """Without a terminal, each is one line."""
     stream = io.StringIO()
     ProgressBar(stream)(event)
     for word in words:
         assert word in stream.getvalue()
 
 
-def test_a_run_that_saw_no_limit_and_no_429_says_nothing_of_them():
-    """A given rate, or a server without a limiter."""
+def test_a_run_that_saw_no_limit_and_no_429_prints_nothing_about_them():
+    """With a given rate, or a server without a limiter."""
     stream = io.StringIO()
     ProgressBar(stream)(PaceEnded(None, None, None, 10, 0))
     assert stream.getvalue() == ""
 
 
-def test_a_run_logs_its_pace_and_keeps_it_for_the_next(start_sandbox, make_job):
-    """Limit and window in log.jsonl and in the cache, whose files do not hold the key."""
+def test_a_run_logs_its_pace_and_stores_it_for_the_next_run(start_sandbox, make_job):
+    """Limit and window are in log.jsonl and in the cache, whose files do not contain the key."""
     sandbox = start_sandbox(limit=20, latency="300ms")
     rows = [[f"row {number}"] for number in range(80)]
     job = make_job(sandbox.url, rows=rows, concurrency=5)
@@ -59,7 +59,7 @@ def test_a_run_logs_its_pace_and_keeps_it_for_the_next(start_sandbox, make_job):
 
 
 class Clock:
-    """Stands where it is put."""
+    """A clock that shows the time it was set to."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -72,7 +72,7 @@ class Clock:
 
 
 def test_the_log_says_how_the_pace_changed_and_no_more(tmp_path):
-    """Two events a second would be a log of nothing else; a slow night can be explained later."""
+    """Two events a second would fill the log. A slow night can still be explained later."""
     clock = Clock()
     with EventLog(tmp_path / "log.jsonl", clock) as log:
         for second, per_s, limit in [(0, 5, None), (1, 8, 50), (60, 8.0, 50), (61, 8.01, 50)]:
@@ -88,8 +88,8 @@ def test_the_log_says_how_the_pace_changed_and_no_more(tmp_path):
     ]
 
 
-def test_the_log_says_when_a_row_goes_again(tmp_path):
-    """And that another one does not."""
+def test_the_log_says_when_a_row_is_retried(tmp_path):
+    """And it has no such time for a row that is not retried."""
     row = Row(7, bytes(16), bytes(16), 0, b"{}")
     failed = Outcome(Verdict.FAILED, "internal_server_error", "no", 500, retryable=True)
     with EventLog(tmp_path / "log.jsonl", Clock()) as log:

@@ -47,7 +47,7 @@ def stories(count: int) -> list[list[str]]:
 
 
 def test_a_messy_public_table_goes_through_and_is_never_sent_twice(sandbox, make_job):
-    """2,500 airports that nobody here wrote, blank cells and all: more than one part holds."""
+    """2,500 airports from a public table, with blank cells. They need more than one part."""
     path = resources.files("airportsdata") / "airports.csv"
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
@@ -84,7 +84,7 @@ def test_a_messy_public_table_goes_through_and_is_never_sent_twice(sandbox, make
 
 
 def test_text_arrives_byte_for_byte(sandbox, make_job):
-    """What stands in the cell is what is sent, and what comes back."""
+    """The text of a cell is sent unchanged, and the answer is stored unchanged."""
     job = make_job(sandbox.url, rows=[[text] for text in ODD])
     job.run()
     sent = {json.loads(body)["story"] for body in sandbox.billed()}
@@ -96,7 +96,7 @@ def test_text_arrives_byte_for_byte(sandbox, make_job):
 
 
 def test_parquet_and_tsv_are_sent_like_csv(sandbox, make_job):
-    """The same texts from three kinds of file are the same bodies."""
+    """The same texts from three kinds of file give the same bodies."""
     job = make_job(sandbox.url)
     table = pa.table({"story": ODD, "row": list(range(len(ODD)))})
     pq.write_table(table, job.folder / "sheet.parquet")
@@ -109,8 +109,8 @@ def test_parquet_and_tsv_are_sent_like_csv(sandbox, make_job):
     assert sum(sandbox.billed().values()) == len(ODD)
 
 
-def test_citations_come_home_as_a_table(sandbox, make_job):
-    """URLs from a workflow with web search; an empty list, never null, from one without."""
+def test_citations_are_exported_as_a_table(sandbox, make_job):
+    """With URLs from a workflow with web search. Without one, the list is empty and never null."""
     job = make_job(
         sandbox.url, ["question"], [["why is the sky blue?"], ["who?"]], workflow="wf_research"
     )
@@ -127,7 +127,7 @@ def test_citations_come_home_as_a_table(sandbox, make_job):
 
 
 def test_a_wrong_key_stops_the_job_and_leaves_its_rows_pending(sandbox, make_job):
-    """Exit 4, nothing billed, and the right key finishes with the same command."""
+    """Exit 4, and nothing is billed. With the right key the same command finishes the job."""
     job = make_job(sandbox.url, rows=stories(300), concurrency=5)
     summary = job.run(expect=4, env={"AITUTOR_API_KEY": "sk_wrong"})
     assert (summary["stopped"], summary["pending"]) == ("unauthorized", 300)
@@ -137,7 +137,7 @@ def test_a_wrong_key_stops_the_job_and_leaves_its_rows_pending(sandbox, make_job
 
 
 def test_an_empty_account_stops_the_job_and_a_top_up_finishes_it(start_sandbox, make_job):
-    """At most what was in flight is sent after the last credit."""
+    """After the last credit, at most the rows in flight are sent."""
     sandbox = start_sandbox(credits=100)
     job = make_job(sandbox.url, rows=stories(300), concurrency=5)
     summary = job.run(expect=4)
@@ -151,7 +151,7 @@ def test_an_empty_account_stops_the_job_and_a_top_up_finishes_it(start_sandbox, 
 
 
 def test_an_unknown_workflow_stops_the_job(sandbox, make_job):
-    """Exit 4; once it is published the same command finishes."""
+    """Exit 4. Once it is published, the same command finishes the job."""
     job = make_job(sandbox.url, rows=stories(40), workflow="wf_new", concurrency=4)
     summary = job.run(expect=4)
     assert (summary["stopped"], summary["pending"]) == ("workflow_not_found", 40)
@@ -161,7 +161,7 @@ def test_an_unknown_workflow_stops_the_job(sandbox, make_job):
 
 
 def test_each_kind_of_failure_has_its_class_and_its_code(sandbox, make_job):
-    """One row each; billed at most once; failures.csv names them all."""
+    """One row each, billed at most once. failures.csv names them all."""
     faults = {
         "json-500": ("failed", "internal_server_error", "no"),
         "blocked": ("failed", "request_blocked", "no"),
@@ -194,8 +194,8 @@ def test_each_kind_of_failure_has_its_class_and_its_code(sandbox, make_job):
     assert sandbox.received() == received
 
 
-def test_a_redirect_stops_the_job_and_its_row_is_kept_as_ambiguous(sandbox, make_job):
-    """A redirect proves no refusal: the request did arrive somewhere."""
+def test_a_redirect_stops_the_job_and_makes_its_row_ambiguous(sandbox, make_job):
+    """A redirect does not prove a refusal: the request did arrive at a server."""
     job = make_job(sandbox.url, rows=[["#fault:redirect"]])
     summary = job.run(expect=4)
     assert (summary["stopped"], summary["ambiguous"]) == ("redirect", 1)
@@ -211,7 +211,7 @@ def test_equal_rows_are_each_sent_once(sandbox, make_job):
 
 
 def test_a_sample_counts_for_the_whole(sandbox, make_job):
-    """`--limit 5`, then all: those five are paid once."""
+    """After `--limit 5` and then all rows, the first five are paid once."""
     job = make_job(sandbox.url, rows=stories(30))
     sample = job.run("--limit", "5")
     assert (sample["ok"], sample["pending"], sample["exit_code"]) == (5, 25, 0)
@@ -220,7 +220,7 @@ def test_a_sample_counts_for_the_whole(sandbox, make_job):
 
 
 def test_only_new_and_changed_rows_are_sent_when_the_sheet_changes(sandbox, make_job):
-    """Inserting, sorting and deleting attach no answer to another input."""
+    """Inserting, sorting and deleting rows gives no answer to another input."""
     job = make_job(sandbox.url, rows=stories(20))
     job.run()
     job.write_sheet(
@@ -236,7 +236,7 @@ def test_only_new_and_changed_rows_are_sent_when_the_sheet_changes(sandbox, make
 
 
 def test_a_change_that_would_pay_for_finished_rows_again_is_refused(sandbox, make_job):
-    """With the number of rows; --accept-changes is the way to mean it."""
+    """The message has the number of rows. `--accept-changes` allows the change."""
     job = make_job(sandbox.url, rows=stories(7))
     job.run()
     job.write_spec(constants={"tone": "warm"})
@@ -248,8 +248,8 @@ def test_a_change_that_would_pay_for_finished_rows_again_is_refused(sandbox, mak
     assert sum(sandbox.billed().values()) == 14
 
 
-def test_a_change_is_refused_with_what_it_was_and_what_it_is(sandbox, make_job):
-    """Each of several changes, and nothing that did not change."""
+def test_a_refused_change_is_shown_with_the_old_and_the_new_value(sandbox, make_job):
+    """Each of several changes is shown, and nothing that did not change."""
     job = make_job(sandbox.url, rows=stories(1))
     job.run()
     job.write_spec(workflow="wf_other", variables={"plot": "story"})
@@ -258,8 +258,8 @@ def test_a_change_is_refused_with_what_it_was_and_what_it_is(sandbox, make_job):
     assert "their columns (story, plot) changed, so 1 finished row would be" in said
 
 
-def test_a_rehearsal_in_the_place_of_a_paid_run_is_named_as_one(make_job):
-    """`--sandbox` is what goes on with it: no address does."""
+def test_a_rehearsal_in_the_folder_of_a_paid_run_is_named_as_a_rehearsal(make_job):
+    """Only `--sandbox` continues it, and no address does."""
     job = make_job("http://127.0.0.1:1", rows=stories(1))
     assert job.call("run", "--sandbox").returncode == 0
     job.output.with_name(f"{job.output.name}.sandbox").rename(job.output)
@@ -280,7 +280,7 @@ def test_another_host_is_always_refused(start_sandbox, make_job):
 
 
 def test_two_runs_never_work_in_one_folder(start_sandbox, make_job):
-    """The second says so at once, exit 75; after the first is killed the folder is free."""
+    """The second one says so at once with exit 75. When the first is killed, the folder is free."""
     sandbox = start_sandbox(latency="20s")
     job = make_job(sandbox.url, rows=stories(3))
     first = job.start()
@@ -297,7 +297,7 @@ def test_two_runs_never_work_in_one_folder(start_sandbox, make_job):
 
 
 def test_max_paid_is_never_passed(start_sandbox, make_job):
-    """Failures give their place back, ambiguous rows do not; over several runs."""
+    """Over several runs. A failed row frees its place in the budget, an ambiguous one does not."""
     sandbox = start_sandbox(latency="20ms")
     rows = stories(40)
     rows[2], rows[4], rows[6] = ["#fault:html-504-billed"], ["#fault:blocked"], ["#fault:not-json"]
@@ -312,8 +312,8 @@ def test_max_paid_is_never_passed(start_sandbox, make_job):
     assert sum(sandbox.billed().values()) == 15
 
 
-def test_the_run_folder_says_with_which_options_a_run_ran(sandbox, make_job):
-    """The spec may have changed since; addresses of monitors may be secrets, and stay out."""
+def test_the_run_folder_has_the_options_of_a_run(sandbox, make_job):
+    """The job file may change later. Addresses of monitors may be secrets and are left out."""
     notify = {"webhook": "http://127.0.0.1:9/s3cret"}
     job = make_job(sandbox.url, rows=[["a"]], notify=notify)
     assert job.call("run", "--concurrency", "3").returncode == 0
@@ -326,7 +326,7 @@ def test_the_run_folder_says_with_which_options_a_run_ran(sandbox, make_job):
 
 
 def test_empty_cells_are_refused_skipped_or_sent(sandbox, make_job):
-    """As the spec says, and by default nothing is sent."""
+    """As the job file says. By default nothing is sent."""
     job = make_job(sandbox.url, rows=[["a"], [""], ["c"]])
     done = job.call("run")
     assert done.returncode == 2
@@ -342,7 +342,7 @@ def test_empty_cells_are_refused_skipped_or_sent(sandbox, make_job):
 
 
 def test_429s_use_up_no_retries_and_lose_no_row(start_sandbox, make_job):
-    """Far faster than the limit, with no retries at all: every row is ok and billed once."""
+    """Far faster than the limit and with `retries=0`, every row is ok and billed once."""
     sandbox = start_sandbox(limit=20, window="1s")
     job = make_job(sandbox.url, rows=stories(100), retries=0)
     summary = job.run("--rate", "200")
@@ -352,7 +352,7 @@ def test_429s_use_up_no_retries_and_lose_no_row(start_sandbox, make_job):
 
 
 def test_the_pace_is_learned_from_the_headers(start_sandbox, make_job):
-    """Without a rate, 20 per 1 s: few 429s, and most of the limit used."""
+    """With a limit of 20 per 1 s and no given rate: few 429s, and most of the limit is used."""
     sandbox = start_sandbox(limit=20, window="1s")
     job = make_job(sandbox.url, rows=stories(200))
     done = job.call("run", "--json")
@@ -362,8 +362,8 @@ def test_the_pace_is_learned_from_the_headers(start_sandbox, make_job):
     assert summary["duration_s"] < 2 * 200 / 20
 
 
-def test_an_embedded_sandbox_rehearses_a_job_with_no_key(make_job):
-    """Any workflow id and any variables; its folder is apart from the paid one."""
+def test_an_embedded_sandbox_rehearses_a_job_without_a_key(make_job):
+    """With any workflow id and any variables. Its folder is not the one of the paid run."""
     job = make_job(
         "http://127.0.0.1:9", ["who", "what"], [["a", "b"], ["c", "d"]], workflow="wf_mine"
     )
@@ -381,8 +381,8 @@ def test_an_embedded_sandbox_rehearses_a_job_with_no_key(make_job):
     assert "who: a" in results.sort_values("row")["result"].iloc[0]
 
 
-def test_the_key_stands_in_no_file_of_the_run(sandbox, make_job):
-    """Nor do others read the folder."""
+def test_no_file_of_the_run_contains_the_key(sandbox, make_job):
+    """Nor can other users read the folder."""
     job = make_job(sandbox.url, rows=stories(5))
     job.run()
     for path in job.output.rglob("*"):
@@ -392,7 +392,7 @@ def test_the_key_stands_in_no_file_of_the_run(sandbox, make_job):
 
 
 def test_without_a_key_nothing_starts(make_job):
-    """The message names the variable and the way to do without."""
+    """The message names the variable, and `--sandbox`, which needs no key."""
     job = make_job("http://127.0.0.1:9", rows=stories(1))
     done = job.call("run", env={"AITUTOR_API_KEY": ""})
     assert done.returncode == 2
@@ -402,15 +402,15 @@ def test_without_a_key_nothing_starts(make_job):
 
 @pytest.mark.parametrize("key", ["sk with space", "sk\nX-Evil: 1", "clé"])
 def test_a_key_that_could_break_the_header_is_refused_and_not_shown(make_job, key):
-    """A trailing newline is stripped; anything inside is refused."""
+    """A key with a space, a line end or a non-ASCII letter. A trailing newline is only stripped."""
     job = make_job("http://127.0.0.1:9", rows=stories(1))
     done = job.call("run", env={"AITUTOR_API_KEY": key})
     assert done.returncode == 2
     assert key not in done.stderr
 
 
-def test_status_reads_the_folder_while_a_run_goes_on(start_sandbox, make_job):
-    """From another process, without disturbing the run."""
+def test_status_reads_the_folder_during_a_run(start_sandbox, make_job):
+    """It reads from another process and does not disturb the run."""
     sandbox = start_sandbox(latency="200ms")
     job = make_job(sandbox.url, rows=stories(60), concurrency=4)
     process = job.start()
@@ -430,8 +430,8 @@ def test_status_reads_the_folder_while_a_run_goes_on(start_sandbox, make_job):
     assert json.loads(job.call("status", "--json").stdout)["ok"] == 60
 
 
-def test_a_full_open_file_limit_is_raised_or_the_concurrency_fitted(start_sandbox, make_job):
-    """256 descriptors and 400 in flight: nothing is lost, nothing fails."""
+def test_a_low_limit_of_open_files_is_raised_or_the_concurrency_reduced(start_sandbox, make_job):
+    """With 256 descriptors and 400 requests in flight, no row is lost and none fails."""
     sandbox = start_sandbox(latency="300ms")
     job = make_job(sandbox.url, rows=stories(500), concurrency=400)
     command = " ".join(job.command("run", "--rate", "2000", "--json"))
@@ -448,7 +448,7 @@ def test_a_full_open_file_limit_is_raised_or_the_concurrency_fitted(start_sandbo
 
 
 def test_no_more_requests_are_in_flight_than_files_may_be_open(make_job):
-    """The server counts them while it answers none."""
+    """The server counts them and answers none."""
     with Server() as server:
         server.holding = True
         job = make_job(server.url, rows=stories(400), concurrency=400)
@@ -457,7 +457,7 @@ def test_no_more_requests_are_in_flight_than_files_may_be_open(make_job):
         with subprocess.Popen(words, env=job.environment(), stderr=subprocess.PIPE) as process:
             with ended(process):
                 until(lambda: server.in_flight >= 60, 30)
-                time.sleep(1.0)  # more would come now
+                time.sleep(1.0)  # further requests would arrive now
                 assert server.most_in_flight == 60
                 server.holding = False
                 assert process.stderr is not None
@@ -467,7 +467,7 @@ def test_no_more_requests_are_in_flight_than_files_may_be_open(make_job):
 
 
 def test_an_answer_that_takes_most_of_the_deadline_is_ok_and_paid_once(start_sandbox, make_job):
-    """290 of 330 s in the soak, scaled here, beside a drip that ends at the deadline."""
+    """290 of 330 s in the soak, scaled down here, next to a slow drip that ends at the deadline."""
     sandbox = start_sandbox(latency="3500ms")
     job = make_job(sandbox.url, rows=[["slow"], ["#fault:slow-drip"]], deadline_s=5)
     summary = job.run(expect=5)

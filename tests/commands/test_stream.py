@@ -21,7 +21,7 @@ RECIPES = TOP / "docs" / "recipes.md"
 
 @pytest.fixture
 def api(sandbox, monkeypatch):
-    """A sandbox that this process sends to."""
+    """Makes this process send to a sandbox."""
     monkeypatch.setenv("AITUTOR_API_KEY", "sk_sandbox")
     monkeypatch.setenv("AITUTOR_BASE_URL", sandbox.url)
     return sandbox
@@ -32,7 +32,7 @@ def snippets() -> list[str]:
 
 
 def test_a_run_is_a_stream_that_ends_with_its_summary(api, make_job):
-    """Each outcome once, in order; signals and logging as they were."""
+    """Each outcome once, in order. Signals and logging are unchanged."""
     job = make_job(api.url, rows=[["a"], ["#fault:blocked"], ["c"]], rate=500)
     before = (signal.getsignal(signal.SIGINT), logging.getLogger().handlers[:])
 
@@ -49,7 +49,7 @@ def test_a_run_is_a_stream_that_ends_with_its_summary(api, make_job):
 
 
 def test_a_reader_that_leaves_stops_the_run_and_loses_no_answer(start_sandbox, make_job, api):
-    """Those on their way are waited for: every bill is a row that is ok."""
+    """The run waits for the answers in flight: every billed row is ok."""
     slow = start_sandbox(latency="300ms")
     job = make_job(slow.url, rows=[[f"story {n}"] for n in range(30)], concurrency=3)
 
@@ -68,7 +68,7 @@ def test_a_reader_that_leaves_stops_the_run_and_loses_no_answer(start_sandbox, m
 
 
 def test_errors_of_a_stream_are_typed(api, make_job):
-    """As those of `run_job_async`."""
+    """They have the same types as those of `run_job_async`."""
     job = make_job(api.url, rows=[[""], ["b"]])
 
     async def read() -> None:
@@ -79,8 +79,8 @@ def test_errors_of_a_stream_are_typed(api, make_job):
         asyncio.run(read())
 
 
-def test_run_job_in_a_running_loop_says_what_to_await(api, make_job):
-    """Nothing is left un-awaited, nothing sent."""
+def test_run_job_in_a_running_loop_names_the_function_to_await(api, make_job):
+    """No coroutine is left un-awaited, and nothing is sent."""
     job = make_job(api.url, rows=[["a"]])
 
     async def notebook() -> None:
@@ -91,8 +91,8 @@ def test_run_job_in_a_running_loop_says_what_to_await(api, make_job):
     assert api.received() == 0
 
 
-def test_the_recipe_for_a_notebook_runs_as_it_stands(api, make_job, monkeypatch, capsys):
-    """Compiled as a notebook compiles a cell, with `await` at its top."""
+def test_the_recipe_for_a_notebook_runs_unchanged(api, make_job, monkeypatch, capsys):
+    """It is compiled like a cell of a notebook, with `await` at the top level."""
     job = make_job(api.url, rows=[[f"story {n}"] for n in range(5)], rate=500)
     (job.folder.parent / "jobs" / "products.yaml").write_text(job.spec.read_text())
     monkeypatch.chdir(job.folder.parent)
@@ -106,8 +106,8 @@ def test_the_recipe_for_a_notebook_runs_as_it_stands(api, make_job, monkeypatch,
     assert capsys.readouterr().out == "5 0 5\n"
 
 
-def test_the_recipe_for_schedulers_tells_figures_and_raises_where_a_person_is_needed(api, make_job):
-    """Once for a failed row; a folder in use is skipped."""
+def test_the_recipe_for_schedulers_returns_numbers_and_raises_if_a_person_is_needed(api, make_job):
+    """A failed row raises once. A folder in use is skipped."""
     names: dict[str, Any] = {}
     exec(snippets()[1], names)
     night = names["night"]
@@ -120,6 +120,6 @@ def test_the_recipe_for_schedulers_tells_figures_and_raises_where_a_person_is_ne
         night(job.spec)
     assert night(job.spec)["ok"] == 1
     job.write_sheet(["story"], [["a"], ["#fault:html-502"]])
-    for _ in range(2):  # ambiguous rows are not only news of the night that made them
+    for _ in range(2):  # ambiguous rows are reported every night, not only the first
         with pytest.raises(names["NeedsPerson"], match="1 rows ambiguous: pipeline resume"):
             night(job.spec)

@@ -1,4 +1,4 @@
-"""What a collector of OpenTelemetry's is told of a run. Real servers on loopback take the OTLP."""
+"""What a run exports to an OpenTelemetry collector. Real servers on loopback receive the OTLP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain(attributes: Any) -> dict[str, Any]:
 
 
 def spans(collector: Monitor) -> list[tuple[Any, dict[str, Any]]]:
-    """(span, the resource's attributes) in the order in which they came."""
+    """Returns (span, attributes of the resource) in the order in which the spans arrived."""
     requests = [
         ExportTraceServiceRequest.FromString(body)
         for _, path, _, body in collector.calls
@@ -53,7 +53,7 @@ def spans(collector: Monitor) -> list[tuple[Any, dict[str, Any]]]:
 
 
 def metrics(collector: Monitor) -> dict[str, list[tuple[Any, dict[str, Any]]]]:
-    """The data points of the last export: (point, its attributes) by metric."""
+    """Returns the data points of the last export, as (point, its attributes) by metric."""
     body = [body for _, path, _, body in collector.calls if path == "/v1/metrics"][-1]
     return {
         metric.name: [
@@ -66,8 +66,8 @@ def metrics(collector: Monitor) -> dict[str, list[tuple[Any, dict[str, Any]]]]:
     }
 
 
-def test_a_run_is_one_span_with_the_figures_of_its_summary(sandbox, make_job, monitor):
-    """Its status is an error, as a person is needed; the resource is what the environment says."""
+def test_a_run_is_one_span_with_the_numbers_of_its_summary(sandbox, make_job, monitor):
+    """Its status is an error, because a person is needed. The environment names the resource."""
     collector = monitor()
     job = make_job(sandbox.url, rows=ROWS, notify=ASKED)
     env = environment(
@@ -95,8 +95,10 @@ def test_a_run_is_one_span_with_the_figures_of_its_summary(sandbox, make_job, mo
     assert summary["paid_min"] == sum(sandbox.billed().values())
 
 
-def test_the_metrics_are_what_the_sandbox_answered_and_billed(start_sandbox, make_job, monitor):
-    """Requests by status as in its own count, 429s among them; rows by state and code."""
+def test_the_metrics_agree_with_what_the_sandbox_answered_and_billed(
+    start_sandbox, make_job, monitor
+):
+    """Requests by status as the sandbox counted them, with the 429s. Rows by state and code."""
     collector, sandbox = monitor(), start_sandbox(limit=5, window="1s")
     rows = [*ROWS, *([f"city {n}"] for n in range(20))]
     job = make_job(sandbox.url, rows=rows, notify=ASKED)
@@ -124,8 +126,8 @@ def test_the_metrics_are_what_the_sandbox_answered_and_billed(start_sandbox, mak
     assert [point.as_int for point, _ in found["pipeline.last_run.exit_code"]] == [5]
 
 
-def test_every_name_that_goes_out_is_documented(sandbox, make_job, monitor):
-    """Those of `pipeline.last_run` by their last part."""
+def test_every_exported_name_is_documented(sandbox, make_job, monitor):
+    """The names of `pipeline.last_run` by their last part."""
     collector = monitor()
     job = make_job(sandbox.url, rows=ROWS, notify=ASKED)
     job.run(expect=5, env=environment(collector))
@@ -141,7 +143,7 @@ def test_every_name_that_goes_out_is_documented(sandbox, make_job, monitor):
 
 
 def test_neither_the_key_nor_any_text_of_a_row_reaches_the_collector(sandbox, make_job, monitor):
-    """Nor do paths of this machine."""
+    """Nor does any path of this machine."""
     collector = monitor()
     job = make_job(sandbox.url, rows=ROWS, notify=ASKED)
     job.run(expect=5, env=environment(collector))
@@ -151,8 +153,10 @@ def test_neither_the_key_nor_any_text_of_a_row_reaches_the_collector(sandbox, ma
     assert "authorization" not in str([headers for _, _, headers, _ in collector.calls]).lower()
 
 
-def test_a_night_that_went_well_is_no_error_and_a_refused_one_is(sandbox, make_job, monitor):
-    """Exit 2 never began: nothing was measured, and the span says so."""
+def test_the_span_of_a_good_night_is_not_an_error_and_that_of_a_refused_one_is(
+    sandbox, make_job, monitor
+):
+    """A refused run never began. Nothing was measured, and the span says so."""
     collector = monitor()
     job = make_job(sandbox.url, rows=[["a"]], notify=ASKED)
     job.run(env=environment(collector))
@@ -167,8 +171,8 @@ def test_a_night_that_went_well_is_no_error_and_a_refused_one_is(sandbox, make_j
     assert "http.client.request.duration" not in metrics(collector)
 
 
-def test_metrics_come_while_the_run_goes_on(start_sandbox, make_job, monitor):
-    """As often as the standard variable says; the span waits for the end."""
+def test_metrics_are_exported_during_the_run(start_sandbox, make_job, monitor):
+    """At the interval of the standard variable. The span is exported at the end."""
     collector, slow = monitor(), start_sandbox(latency="100ms")
     job = make_job(slow.url, rows=[[f"{n}"] for n in range(400)], notify=ASKED, concurrency=1)
     env = job.environment() | environment(collector, OTEL_METRIC_EXPORT_INTERVAL="100")
@@ -184,10 +188,10 @@ def test_metrics_come_while_the_run_goes_on(start_sandbox, make_job, monitor):
     assert plain(span.attributes)["pipeline.stopped"] == "interrupted"
 
 
-def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_what_is_said(
+def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_only_the_messages(
     sandbox, make_job, monitor, hanging
 ):
-    """The same exit code, the same words as for other monitors, and no line of the exporters."""
+    """The same exit code, the same words as for other monitors, and no line from the exporters."""
     elsewhere = monitor()
     addresses = {
         hanging: "no response within 1 s",
@@ -214,8 +218,8 @@ def test_a_collector_that_hangs_fails_redirects_or_is_away_changes_nothing_but_w
     assert set(sandbox.billed().values()) == {len(addresses)}
 
 
-def test_the_reason_of_the_last_try_is_said_where_the_next_one_was_still_to_come():
-    """The exporters wait about a second before they try again, and the time ends before that."""
+def test_the_reason_of_the_last_try_is_shown_even_if_the_time_ends_before_the_next_try():
+    """The exporters wait about a second before they try again."""
     url = f"http://127.0.0.1:{closed_port()}"
 
     async def end() -> list[tuple[str, str]]:
@@ -226,7 +230,7 @@ def test_the_reason_of_the_last_try_is_said_where_the_next_one_was_still_to_come
 
 
 def test_a_collector_that_hangs_takes_its_timeout_once(sandbox, make_job, hanging):
-    """Both signals together, at the interval too, and nobody waits at the process's end."""
+    """Both signals together, also at the interval. The process does not wait at its end either."""
     job = make_job(sandbox.url, rows=[["a"]], notify=ASKED | {"timeout_s": 5})
     began = time.monotonic()
     job.run("--output", str(job.folder / "without"), env={"OTEL_SDK_DISABLED": "true"})
@@ -236,8 +240,8 @@ def test_a_collector_that_hangs_takes_its_timeout_once(sandbox, make_job, hangin
     assert time.monotonic() - began < plain_s + 5 + 4  # twice would be 10
 
 
-def test_a_rehearsal_and_a_signal_that_is_turned_off_tell_nothing(sandbox, make_job, monitor):
-    """By the standard variables."""
+def test_a_rehearsal_and_a_signal_that_is_turned_off_export_nothing(sandbox, make_job, monitor):
+    """The standard variables turn a signal off."""
     collector = monitor()
     job = make_job(sandbox.url, rows=[["a"]], notify=ASKED)
     assert job.call("run", "--sandbox", env=environment(collector)).returncode == 0
@@ -259,8 +263,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("env", "words"), BAD)
-def test_what_cannot_be_told_is_refused_before_anything_is_sent(sandbox, make_job, env, words):
-    """By `check` too; with the line."""
+def test_an_unusable_setting_of_opentelemetry_is_refused_before_anything_is_sent(
+    sandbox, make_job, env, words
+):
+    """By `check` too. The message has the line."""
     job = make_job(sandbox.url, rows=[["a"]], notify=ASKED)
     for verb in ("check", "run"):
         done = job.call(verb, env=env)
@@ -271,9 +277,9 @@ def test_what_cannot_be_told_is_refused_before_anything_is_sent(sandbox, make_jo
     assert sandbox.received() == 0
 
 
-def test_without_the_extra_a_spec_that_asks_for_it_is_refused_and_others_run(sandbox, make_job):
-    """One sentence, with what to install, from `check` and `run`. The packages are out of reach as
-    they are where the extra was not installed."""
+def test_without_the_extra_a_job_that_asks_for_it_is_refused_and_others_run(sandbox, make_job):
+    """`check` and `run` print one sentence with the command that installs it. The packages are
+    hidden, as if the extra were not installed."""
     job = make_job(sandbox.url, rows=[["a"]], notify=ASKED)
     without = (
         "import sys; sys.modules['opentelemetry'] = None;"
@@ -293,8 +299,8 @@ def test_without_the_extra_a_spec_that_asks_for_it_is_refused_and_others_run(san
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_that_is_not_asked_to_tell_imports_none_of_it(sandbox, make_job):
-    """Nor a client that only the exporters need."""
+def test_a_run_without_opentelemetry_imports_none_of_its_packages(sandbox, make_job):
+    """Nor the HTTP client that only the exporters need."""
     job = make_job(sandbox.url, rows=[["a"]])
     code = (
         "import sys, pipeline; pipeline.run_job(sys.argv[1]);"
@@ -331,8 +337,8 @@ print([one.name for one in kept.get_finished_spans()], f"{context.span_id:016x}"
 
 
 def test_a_host_keeps_its_own_providers_and_its_span_is_the_parent(sandbox, make_job, monitor):
-    """The run's span goes to the run's collector alone. Without a provider there is no parent, and
-    none is set."""
+    """The run's span goes only to the run's collector. Without a provider there is no parent, and
+    the run sets no provider."""
     collector = monitor()
     job = make_job(sandbox.url, rows=[["a"]], notify=ASKED)
     command = [sys.executable, "-c", HOST, str(job.spec)]
@@ -347,8 +353,8 @@ def test_a_host_keeps_its_own_providers_and_its_span_is_the_parent(sandbox, make
     assert spans(collector)[1][0].parent_span_id == b""
 
 
-def test_a_server_that_makes_up_codes_makes_neither_texts_nor_endless_series(make_job, monitor):
-    """What is no name is not told; of names twenty are, and all rows are counted."""
+def test_a_server_that_invents_codes_exports_no_texts_and_no_endless_series(make_job, monitor):
+    """A text that is not a name is not exported. Twenty names are, and all rows are counted."""
 
     def echo(body: bytes) -> Answer:
         number = int(json.loads(body)["story"].split()[-1])

@@ -1,4 +1,4 @@
-"""Answers that may have been paid and are not results are kept, and written out on demand."""
+"""Responses that may have been paid but are not results are stored, and written out on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGE = b"<html>" + b"busy " * 2000 + b"</html>"
 
 
 def failing(body: bytes) -> Answer:
-    """By what the row asks for; each of them may be billed."""
+    """Answers by the text of the row. Each of these responses may be billed."""
     story = json.loads(body)["story"]
     if story == "refused":
         fields = {"success": False, "error": TEXT, "result": TEXT, "code": "run_blocked"}
@@ -20,8 +20,8 @@ def failing(body: bytes) -> Answer:
     return (502, {}, PAGE) if story == "lost" else ok(body)
 
 
-def test_an_answer_that_says_it_failed_is_kept_whole_and_written_out(make_job, tmp_path):
-    """A 200 with `success: false` may have been billed: its text is not cut to one line."""
+def test_a_response_that_says_success_false_is_stored_whole_and_written_out(make_job, tmp_path):
+    """A 200 with `success: false` may have been billed, so its text is not cut to one line."""
     with Server(failing) as server:
         job = make_job(server.url, rows=[["fine"], ["refused"], ["lost"]])
         assert job.run(expect=5)["by_code"] == {"gateway": 1, "run_blocked": 1}
@@ -37,14 +37,14 @@ def test_an_answer_that_says_it_failed_is_kept_whole_and_written_out(make_job, t
         assert (fields["error"], fields["result"]) == (TEXT, TEXT)
         assert kept == {"row-2.txt": failing(b'{"story":"refused"}')[2], "row-3.txt": PAGE}
         assert {path.stat().st_mode & 0o777 for path in bodies.iterdir()} == {0o600}
-        # Nothing takes the failed row for one that a later release can read.
+        # The failed row does not count as one that a later release may read.
         assert job.call("settle", "--reread").returncode == 0
         assert (job.status()["failed"], job.status()["ambiguous"]) == (1, 1)
         assert job.call("verify").returncode == 0
 
 
-def test_it_is_still_there_when_the_row_has_another_answer(make_job, tmp_path):
-    """Two requests may have been paid for it, so both answers are the user's."""
+def test_a_stored_response_is_still_there_when_the_row_has_another_answer(make_job, tmp_path):
+    """Two requests may have been paid for the row, so the user gets both responses."""
     with Server(failing) as server:
         job = make_job(server.url, rows=[["refused"]])
         job.run(expect=3)
@@ -56,8 +56,8 @@ def test_it_is_still_there_when_the_row_has_another_answer(make_job, tmp_path):
         assert sorted(path.name for path in bodies.iterdir()) == ["row-1-2.txt", "row-1.txt"]
 
 
-def test_a_folder_that_is_there_is_not_written_into(make_job, tmp_path):
-    """Files of another job would be taken for those of this one."""
+def test_an_existing_folder_is_not_written_into(make_job, tmp_path):
+    """Files of another job could be mistaken for files of this one."""
     with Server(failing) as server:
         job = make_job(server.url, rows=[["refused"]])
         job.run(expect=3)

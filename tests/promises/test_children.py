@@ -1,7 +1,7 @@
-"""No process that the runner starts imports a stranger's file, and none gets what it does not need.
+"""No process that the runner starts imports a foreign file, or gets variables it does not need.
 
-Each command is given in a folder that holds modules with the names of those that the children
-import; each of these writes down that it ran.
+Each command is run in a folder with modules that have the names of those that the children import.
+Each of these modules records that it ran.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tests.support.servers import Answer, Server
 
 KEY = "sk_live_Zm9v+/=%&'x7Q"
 PIPELINE = str(Path(sys.executable).with_name("pipeline"))
-# Of the sandbox alone, of the beginning of each child, and of both and the runner.
+# Modules of the sandbox, of the start of each child, and of both and the runner.
 OF_CHILDREN = ("uvicorn", "starlette", "h11", "websockets", "uvloop", "runpy")
 OF_ALL = ("pipeline", "json", "sqlite3", "httpx", "asyncio", "subprocess", "typing", "click")
-# A sqlite3 that first notes who imports it, and with which words and environment.
+# A sqlite3 that first records its importer, with its command line and environment.
 PROBE = """
 import json, os, sys
 with open({probed!r}, "a") as file:
@@ -39,7 +39,7 @@ sys.path[:] = before
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder without modules yet; what runs in it is in `ran` next to it."""
+    """Makes a folder without modules yet. The file `ran` next to it names the modules that ran."""
     folder = tmp_path / "here"
     folder.mkdir()
     return folder
@@ -63,14 +63,14 @@ def given(job: Job, here: Path, words: list[str], **more: str) -> subprocess.Com
 
 
 def long_answer(body: bytes) -> Answer:
-    """1 MB: twenty of them make a ledger that a process of its own looks through."""
+    """Answers 1 MB. With twenty of these answers, a child process checks the ledger."""
     return 200, {}, json.dumps({"success": True, "result": "x" * 1_000_000}).encode()
 
 
 def test_no_module_of_the_current_folder_is_imported_and_no_child_gets_the_key(
     make_job, tmp_path, hostile
 ):
-    """By no command, neither where the ledger needs a process nor where the sandbox is one."""
+    """By any command, also if a child checks the ledger or serves the sandbox."""
     job = make_job("", rows=[[f"story {n}"] for n in range(20)])
     lay_out(hostile, OF_CHILDREN + OF_ALL)
     probe, probed = tmp_path / "probe", tmp_path / "probed"
@@ -110,7 +110,7 @@ def test_no_module_of_the_current_folder_is_imported_and_no_child_gets_the_key(
 def test_no_form_of_pythonpath_brings_the_current_folder_into_a_child(
     make_job, hostile, python_path
 ):
-    """An empty entry is the current folder to Python, as in `PYTHONPATH=$PYTHONPATH:/my/lib`."""
+    """An empty entry means the current folder, as in `PYTHONPATH=$PYTHONPATH:/my/lib`."""
     job = make_job("", rows=[["a"]])
     lay_out(hostile, OF_CHILDREN)
     words = [PIPELINE, "run", str(job.spec), "--sandbox"]
@@ -119,8 +119,8 @@ def test_no_form_of_pythonpath_brings_the_current_folder_into_a_child(
     assert what_ran(hostile) == ""
 
 
-def test_started_by_minus_m_the_current_folder_is_not_asked_for_modules(make_job, hostile):
-    """Except for a `pipeline` there, which Python finds before any code of ours runs."""
+def test_python_minus_m_imports_no_modules_from_the_current_folder(make_job, hostile):
+    """Except for a `pipeline` there, which Python finds before any code of this package runs."""
     job = make_job("", rows=[["a"]])
     lay_out(hostile, tuple({*OF_CHILDREN, *OF_ALL} - {"pipeline", "runpy"}))
     words = [sys.executable, "-m", "pipeline", "run", str(job.spec), "--sandbox"]
@@ -138,7 +138,7 @@ print(json.dumps({"env": dict(os.environ), "path": sys.path, "words": sys.argv[1
 
 
 def test_a_child_gets_variables_by_an_allow_list_and_the_same_modules(monkeypatch, tmp_path):
-    """A secret has any name. What this process can import, a child can, from the same place."""
+    """A secret may have any name. A child can import the same modules as this process."""
     (tmp_path / "telling.py").write_text(TELLING)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -156,7 +156,7 @@ def test_a_child_gets_variables_by_an_allow_list_and_the_same_modules(monkeypatc
 
 
 def test_a_sandbox_that_does_not_start_ends_in_a_message(make_job):
-    """Its book is a folder, say. Exit 75, as when the API is away, and no traceback."""
+    """For example if its book is a folder. Exit 75, as if the API were away, and no traceback."""
     job = make_job("", rows=[["a"]])
     folder = job.output.with_name("job.sandbox")
     (folder / "sandbox-book.sqlite").mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_a_sandbox_that_does_not_start_ends_in_a_message(make_job):
 
 
 def test_the_browser_of_report_open_does_not_get_the_key(sandbox, make_job, tmp_path):
-    """Nor the folder of systemd's credentials."""
+    """Nor the path of systemd's credentials."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     browser, told = tmp_path / "browser", tmp_path / "told"

@@ -1,4 +1,4 @@
-"""The proxy and the TLS files that the environment names: real processes and real sockets."""
+"""The proxy and the TLS files in the environment, with real processes and real sockets."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _no_proxy_of_ours(monkeypatch):
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("value", UNUSABLE)
-def test_a_proxy_that_cannot_be_used_is_refused_by_the_variable_s_name(monkeypatch, name, value):
-    """What it holds is not shown: there may be a password in it."""
+def test_an_unusable_proxy_is_refused_with_the_name_of_its_variable(monkeypatch, name, value):
+    """The value is not shown, because it may contain a password."""
     monkeypatch.setenv(name, value)
     with pytest.raises(Refused) as refused:
         check_way(API)
@@ -69,7 +69,7 @@ def test_a_proxy_that_cannot_be_used_is_refused_by_the_variable_s_name(monkeypat
     ],
 )
 def test_a_proxy_is_read_as_curl_reads_it(monkeypatch, value, url, credentials):
-    """Without a scheme it is http."""
+    """Without a scheme it counts as http."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     proxy = find_proxy(API)
     assert proxy is not None
@@ -91,9 +91,7 @@ def test_a_proxy_is_read_as_curl_reads_it(monkeypatch, value, url, credentials):
         ({"HTTPS_PROXY": "a:1", "NO_PROXY": "other.example"}, "http://a:1"),
     ],
 )
-def test_the_variable_that_counts_is_the_one_that_other_tools_take(
-    monkeypatch, environment, expected
-):
+def test_the_same_variable_counts_as_for_other_tools(monkeypatch, environment, expected):
     """A variable that does not count is not refused either."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -112,8 +110,8 @@ TLS_FILES = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in TLS_FILES.items() for value in values]
 )
-def test_a_tls_file_that_cannot_be_used_is_refused_by_the_variable_s_name(monkeypatch, name, value):
-    """With the reason, and what to do."""
+def test_an_unusable_tls_file_is_refused_with_the_name_of_its_variable(monkeypatch, name, value):
+    """The message has the reason and the fix."""
     monkeypatch.setenv(name, value)
     with pytest.raises(Refused, match=f"^{name}: {value} cannot be used .*Nothing was sent"):
         check_way(API)
@@ -121,8 +119,8 @@ def test_a_tls_file_that_cannot_be_used_is_refused_by_the_variable_s_name(monkey
 
 @pytest.mark.parametrize("verb", ["run", "check"])
 @pytest.mark.parametrize("name", TLS_FILES)
-def test_the_commands_refuse_such_a_file(make_job, name, verb):
-    """In a process of its own: a library reads one of them as it is imported."""
+def test_the_commands_refuse_an_unusable_tls_file(make_job, name, verb):
+    """In a new process, because a library reads one of the variables when it is imported."""
     job = make_job(API, rows=[["a"]])
     done = job.shell(job.command(verb), {name: TLS_FILES[name][0]})
     assert done.returncode == 2, done.stderr
@@ -131,7 +129,7 @@ def test_the_commands_refuse_such_a_file(make_job, name, verb):
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
-def test_the_commands_refuse_a_proxy_that_cannot_be_used(make_job, verb):
+def test_the_commands_refuse_an_unusable_proxy(make_job, verb):
     """Before anything is sent, and before the run folder changes."""
     job = make_job(API, rows=[["a"]])
     done = job.call(verb, env={"https_proxy": "socks://u:hunter22@127.0.0.1:7891"})
@@ -148,15 +146,15 @@ BROKEN = {name: values[0] for name, values in TLS_FILES.items()} | dict.fromkeys
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
-def test_none_of_them_matters_for_a_rehearsal(make_job, verb):
-    """Nor do they all together: a rehearsal never leaves this machine."""
+def test_none_of_these_variables_matters_for_a_rehearsal(make_job, verb):
+    """Not even all of them together, because a rehearsal never leaves this machine."""
     job = make_job(API, rows=[["a"], ["b"]])
     done = job.shell(job.command(verb, "--sandbox"), BROKEN)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_certificates_do_not_matter_where_there_is_no_tls(sandbox, make_job):
+def test_certificates_do_not_matter_without_tls(sandbox, make_job):
     """An address on this machine is reached without a proxy and without TLS."""
     job = make_job(sandbox.url, rows=[["a"]])
     environment = {name: value for name, value in BROKEN.items() if name != "SSLKEYLOGFILE"}
@@ -169,7 +167,8 @@ def test_certificates_do_not_matter_where_there_is_no_tls(sandbox, make_job):
 
 
 def through_proxy(monkeypatch: pytest.MonkeyPatch, form: str, raw: bytes) -> tuple[bytes, Reply]:
-    """What a proxy that answers with `raw` was asked, and what came of the request."""
+    """Sends one request through a proxy that answers with `raw`. Returns the bytes that the proxy
+    received, and the reply."""
     asked: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,15 +187,15 @@ def through_proxy(monkeypatch: pytest.MonkeyPatch, form: str, raw: bytes) -> tup
 
 @pytest.mark.parametrize("form", ["{}", "http://{}", "{}/"])
 def test_a_proxy_without_a_scheme_is_asked_for_a_tunnel(monkeypatch, form):
-    """As curl would."""
+    """Like curl."""
     asked, reply = through_proxy(monkeypatch, form, answer(b"", "502 Bad Gateway"))
     assert asked.startswith(b"CONNECT api.example:443 HTTP/1.1\r\n")
     assert b"proxy-authorization" not in asked.lower()
     assert reply.failure is Failure.NOT_SENT
 
 
-def test_the_password_of_a_proxy_goes_to_the_proxy_and_into_no_message(monkeypatch):
-    """Even where the proxy repeats it in its refusal."""
+def test_the_password_of_a_proxy_goes_to_the_proxy_and_appears_in_no_message(monkeypatch):
+    """Even if the proxy repeats it in its refusal."""
     token = base64.b64encode("jö:hunter22".encode())
     refusal = answer(b"", f"407 hunter22 {token.decode()} is not welcome")
     asked, reply = through_proxy(monkeypatch, "http://j%C3%B6:hunter22@{}", refusal)
@@ -209,7 +208,7 @@ def test_the_password_of_a_proxy_goes_to_the_proxy_and_into_no_message(monkeypat
 
 
 def test_a_netrc_file_does_not_replace_the_key(monkeypatch, tmp_path: Path):
-    """Some libraries prefer the password that it names for a host."""
+    """Some libraries prefer the password that this file has for a host."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login user password hunter22\n")
     netrc.chmod(0o600)

@@ -1,4 +1,4 @@
-"""Nights that nobody watches: a timer, a kill, empty credits, and at the end the book of bills."""
+"""Unattended nights: a timer, a kill, empty credits, and at the end the server's book of bills."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def await_received(sandbox: SandboxProcess, number: int) -> None:
 
 
 def test_five_nights_with_a_kill_and_empty_credits_pay_each_row_once(start_sandbox, make_job):
-    """One start overlaps, rows are appended, one night is killed, one runs out of credits: what is
-    ambiguous at the end was in flight at the kill, and the user's word settles it."""
+    """One start overlaps, rows are appended, one night is killed, and one runs out of credits. The
+    rows that are ambiguous at the end were in flight at the kill, and the user decides on them."""
     sandbox = start_sandbox(latency="700ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(1, 9)], concurrency=4)
-    first = begin(job, "--concurrency", "1")  # so long that the other start is well within it
+    first = begin(job, "--concurrency", "1")  # so slow that the other start falls within it
     with ended(first):
         await_received(sandbox, 2)
         second = job.call("run", *NIGHT)
@@ -65,7 +65,7 @@ def test_five_nights_with_a_kill_and_empty_credits_pay_each_row_once(start_sandb
     assert {story(bill) for bill in sandbox.bills()[8:]} <= on_the_way
 
     append(job, 17, 20)
-    time.sleep(1)  # the server may yet bill what the killed run had asked for
+    time.sleep(1)  # the server may still bill the requests of the killed run
     sandbox.set_credits(3)
     fourth = job.call("run", *NIGHT)
     assert fourth.returncode == 4
@@ -99,7 +99,7 @@ def test_five_nights_with_a_kill_and_empty_credits_pay_each_row_once(start_sandb
 
 
 def bare(job: Job, *options: str, closed: str = "</dev/null") -> subprocess.CompletedProcess[bytes]:
-    """A run as a scheduler starts it: `env -i`, a session of its own, streams as in `closed`."""
+    """Runs the job as a scheduler does: `env -i`, a new session, streams as in `closed`."""
     words = job.command("run", "--rate", "200", *options)
     said = {"AITUTOR_API_KEY": "sk_sandbox", "AITUTOR_BASE_URL": job.base_url, "LANG": "C"}
     assigned = [f"{name}={value}" for name, value in said.items()]
@@ -118,10 +118,10 @@ CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @pytest.mark.parametrize("closed", ["</dev/null", "<&-", "<&- >&-"])
-def test_without_terminal_home_locale_and_stdin_a_run_is_plain_lines_and_whole(
+def test_without_terminal_home_locale_and_stdin_a_run_prints_plain_lines_and_finishes(
     start_sandbox, make_job, closed
 ):
-    """No question, no control character, few lines; texts beyond ASCII arrive byte for byte."""
+    """No question, no control character, few lines. Non-ASCII texts arrive byte for byte."""
     sandbox = start_sandbox(latency="100ms")
     rows = [["plain"], ["größer 漢字 \u2028 \U0001f600"], ["#fault:blocked"]]
     job = make_job(sandbox.url, rows=rows, retries=0)
@@ -140,7 +140,7 @@ def test_without_terminal_home_locale_and_stdin_a_run_is_plain_lines_and_whole(
 def test_progress_without_a_terminal_is_a_line_at_most_every_thirty_seconds(
     start_sandbox, make_job
 ):
-    """In a run of two seconds: one, though the pace is told twice a second."""
+    """A run of two seconds prints one line, although it reports its pace twice a second."""
     sandbox = start_sandbox(latency="2s")
     job = make_job(sandbox.url, rows=[["a"]])
     done = bare(job)
@@ -148,8 +148,8 @@ def test_progress_without_a_terminal_is_a_line_at_most_every_thirty_seconds(
     assert len(re.findall(rb"rows done", done.stderr)) == 1
 
 
-def test_quiet_is_silent_in_every_stream_unless_somebody_is_needed(sandbox, make_job):
-    """0, a folder in use that is skipped, and the time of --until: nothing. 2 to 6: what is up."""
+def test_quiet_is_silent_in_every_stream_unless_a_person_is_needed(sandbox, make_job):
+    """Exit code 0, a skipped folder in use and the time of --until print nothing. 2 to 6 do."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     for options, code, says in (
         (("--until", time.strftime("%H:%M", time.localtime(time.time() + 90))), 75, b""),
@@ -167,7 +167,7 @@ def test_quiet_is_silent_in_every_stream_unless_somebody_is_needed(sandbox, make
 def test_every_line_of_the_log_is_an_object_with_its_run_and_of_a_row_its_number(
     start_sandbox, make_job
 ):
-    """What a person looks for in the morning, by run id and row."""
+    """In the morning a person searches the log by run id and row."""
     sandbox = start_sandbox()
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"], ["#fault:not-json"]])
     assert bare(job).returncode == 5
@@ -179,8 +179,8 @@ def test_every_line_of_the_log_is_an_object_with_its_run_and_of_a_row_its_number
     assert rows == {2: "request_blocked", 3: "bad_response"}
 
 
-def test_a_run_outlives_the_session_that_started_it(start_sandbox, make_job):
-    """Its terminal hangs up: what is on its way is waited for and kept, exit 143."""
+def test_a_run_outlives_the_session_in_which_it_started(start_sandbox, make_job):
+    """Its terminal hangs up. The run waits for the answers in flight, saves them and exits 143."""
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=[["a"], ["b"]], concurrency=1)
     process = job.start()

@@ -1,5 +1,5 @@
-"""Something between the runner and the API answers in its place: what a run loses by it, and what
-the next runs do. The server counts."""
+"""A filter or a proxy answers in place of the API: what a run loses by that, and what the next runs
+do. The server counts the requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUEST_IDS = count()
 
 
 def page(status: int) -> Answer:
-    """A filter's answer: the same each time, except for the request id."""
+    """Returns a filter's page, which is the same each time except for the request id."""
     return status, {}, f"<html>Blocked. Request id: {next(REQUEST_IDS):08x}</html>".encode()
 
 
@@ -35,7 +35,7 @@ def summary_of(job: Job) -> dict:
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_filter_that_takes_over_in_the_middle_of_a_run_stops_it(make_job, status):
-    """It marked 1,474 rows failed in 7 s. Answers from before it took over come all the time."""
+    """Once, 1,474 rows failed in 7 s. Answers to earlier requests arrive in between."""
     blocked = range(200, 600)
     with Server(lambda body: page(status) if number_of(body) in blocked else ok(body)) as server:
         server.at_once = lambda body: number_of(body) in blocked
@@ -46,14 +46,14 @@ def test_a_filter_that_takes_over_in_the_middle_of_a_run_stops_it(make_job, stat
         assert (done.returncode, summary["stopped"]) == (4, "alike"), done.stderr
         failed = summary["failed"]
         assert summary["by_code"] == {f"http_{status}": failed}
-        assert summary["ok"] == 200  # those on the way were waited for
-        assert 10 <= failed <= 60  # ten, and what was in flight
+        assert summary["ok"] == 200  # the run waited for those in flight
+        assert 10 <= failed <= 60  # ten, and the rows in flight
         assert summary["pending"] == 400 - failed
         assert (
             f"10 rows in a row failed with one error that does not come from the API (http_{status}"
             in done.stderr
         )
-        # The filter is gone: only these rows, then the rest, and none of them twice.
+        # The filter is gone: first only these rows, then the rest, and no row twice.
         blocked = range(0)
         before = server.received.total()
         assert job.call("resume", "--only", f"http_{status}").returncode == 0
@@ -64,7 +64,7 @@ def test_a_filter_that_takes_over_in_the_middle_of_a_run_stops_it(make_job, stat
 
 
 def test_rows_that_a_filter_blocks_among_others_fail_and_do_not_stop_the_run(make_job):
-    """One row in ten has a word that a filter dislikes."""
+    """One row in ten has a word that the filter blocks."""
 
     def blocks_some(body: bytes) -> Answer:
         return page(403) if number_of(body) % 10 == 0 else ok(body)
@@ -77,14 +77,14 @@ def test_rows_that_a_filter_blocks_among_others_fail_and_do_not_stop_the_run(mak
 
 
 def lose_ten(job: Job, server: Server) -> None:
-    """Ten answers in a row are lost in a proxy: the run stops."""
+    """Loses ten answers in a row in a proxy, which stops the run."""
     server.answer = lambda body: page(502)
     summary = job.run("--concurrency", "1", expect=5)
     assert (summary["stopped"], summary["ambiguous"]) == ("ambiguous", 10)
 
 
 def test_after_lost_answers_one_row_is_tried_also_if_runs_without_a_request_came_between(make_job):
-    """`--limit 0`, or a night whose sheet has nothing new; and after a try that was lost too."""
+    """After `--limit 0`, after a night without new rows, and after a try that was lost too."""
     with Server() as server:
         job = make_job(server.url, rows=numbers(60))
         lose_ten(job, server)
@@ -99,7 +99,7 @@ def test_after_lost_answers_one_row_is_tried_also_if_runs_without_a_request_came
 
 
 def test_after_lost_answers_one_row_is_tried_also_if_the_run_was_killed(make_job):
-    """While it waited for those in flight: why it stopped is not written down yet."""
+    """It was killed while it waited for the rows in flight, before it recorded why it stopped."""
     lost = range(20, 30)
     with Server(lambda body: page(502) if number_of(body) in lost else ok(body)) as server:
         server.at_once = lambda body: number_of(body) in lost

@@ -1,4 +1,4 @@
-"""The engine ray: the promises of one machine hold on a cluster, whoever dies."""
+"""The engine ray: the promises of one machine also hold on a cluster, whichever process dies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RAY = Path(sys.executable).with_name("ray")
 
 @pytest.fixture(scope="module", autouse=True)
 def _token() -> Iterator[None]:
-    """Clusters and drivers know one another by it; Ray would write one into the home folder."""
+    """Sets a token for clusters and drivers. Otherwise Ray writes one into the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -52,7 +52,7 @@ def _token() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_cluster(cpus: int) -> Iterator[str]:
-    """A cluster of the test's own, at this address."""
+    """Starts a cluster for one test and yields its address."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
@@ -83,7 +83,7 @@ def ray_cluster(cpus: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(_token: None) -> Iterator[str]:
-    """One for all tests that do it no harm."""
+    """Starts one cluster for all tests that do not damage it."""
     with ray_cluster(cpus=8) as address:
         yield address
 
@@ -93,19 +93,19 @@ def stories(number: int) -> list[list[str]]:
 
 
 def on_ray(address: str | None) -> dict[str, object]:
-    """What stands in the spec of a job that is sent by a cluster."""
+    """Returns the keys of a job file that send a job from a cluster."""
     return {"engine": "ray", "workers": WORKERS} | ({"ray_address": address} if address else {})
 
 
 def processes(mark: str) -> list[int]:
-    """Those with `mark` in their command line."""
+    """Returns the processes with `mark` in their command line."""
     words = ["ps", "-ww", "-eo", "pid,args"]
     found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     return [int(line.split()[0]) for line in found.splitlines() if mark in line]
 
 
 def workers_alive() -> list[int]:
-    """The processes in which workers live now."""
+    """Returns the processes of the workers that are alive now."""
     return processes("ray::Worker")
 
 
@@ -116,7 +116,7 @@ def holds(pids: list[int], text: bytes) -> bool:
 
 
 def memory_of(pid: int) -> Iterator[bytes]:
-    """All that a process may write to, region by region."""
+    """Yields the memory that a process may write to, region by region."""
     regions = Path(f"/proc/{pid}/maps").read_text().splitlines()
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for region in regions:
@@ -129,7 +129,7 @@ def memory_of(pid: int) -> Iterator[bytes]:
 
 
 def wait_until(what, timeout_s: float = 60.0) -> None:
-    """Returns once `what()` is true."""
+    """Waits until `what()` is true."""
     ends = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < ends, "it did not happen in time"
@@ -137,13 +137,13 @@ def wait_until(what, timeout_s: float = 60.0) -> None:
 
 
 def said_by(job: Job) -> str:
-    """The log of a job, as far as there is one."""
+    """Returns the log of a job, empty if there is none yet."""
     log = job.output / "log.jsonl"
     return log.read_text() if log.exists() else ""
 
 
 def check_promises(job: Job, sandbox: SandboxProcess, rows: int, *, killed: bool = False) -> dict:
-    """The counts add up, and the book agrees with them. What a `killed` run had is not sealed."""
+    """Checks the counts, also against the book. A `killed` run may have left unsealed answers."""
     status = job.status()
     states = ("ok", "failed", "ambiguous", "pending", "skipped")
     assert sum(status[state] for state in states) == status["rows"] == rows
@@ -156,8 +156,8 @@ def check_promises(job: Job, sandbox: SandboxProcess, rows: int, *, killed: bool
     return status
 
 
-def test_a_job_is_sent_by_a_cluster_of_its_own_and_each_row_is_billed_once(sandbox, make_job):
-    """Without an address one is started here, and nothing of it is left."""
+def test_a_job_is_sent_from_its_own_cluster_and_each_row_is_billed_once(sandbox, make_job):
+    """Without an address, the runner starts a cluster on this machine and leaves nothing of it."""
     job = make_job(sandbox.url, rows=stories(300), **on_ray(None))
     done = job.call("run", "--json", "--rate", "1000")
     assert done.returncode == 0, done.stderr
@@ -171,7 +171,7 @@ def test_a_job_is_sent_by_a_cluster_of_its_own_and_each_row_is_billed_once(sandb
 def test_workers_import_nothing_from_the_folder_in_which_the_driver_runs(
     cluster, sandbox, make_job, tmp_path, own
 ):
-    """It holds a pipeline.py, a json.py and others; each would say that it ran."""
+    """The folder contains a pipeline.py, a json.py and others. Each would record that it ran."""
     job = make_job(sandbox.url, rows=stories(5), **on_ray(None if own else cluster))
     here, ran = tmp_path / "here", tmp_path / "ran"
     here.mkdir()
@@ -190,8 +190,8 @@ def test_workers_import_nothing_from_the_folder_in_which_the_driver_runs(
     assert set(sandbox.billed().values()) == {1}
 
 
-def test_what_one_engine_began_the_other_one_finishes(cluster, sandbox, make_job):
-    """In both directions; each row is sent once."""
+def test_one_engine_finishes_the_job_that_the_other_one_began(cluster, sandbox, make_job):
+    """In both directions. Each row is sent once."""
     job = make_job(sandbox.url, rows=stories(90))
     over_there = ("--engine", "ray", "--ray-address", cluster, "--workers", "2")
     assert job.run("--limit", "30")["requests"] == 30
@@ -207,10 +207,10 @@ def test_the_fault_matrix_holds_on_a_cluster(cluster, start_sandbox, make_job):
     hold_against_the_matrix(start_sandbox, make_job, **on_ray(cluster))
 
 
-def test_a_worker_that_is_killed_costs_what_it_had_in_flight_and_the_others_go_on(
+def test_a_killed_worker_costs_only_its_rows_in_flight_and_the_others_continue(
     cluster, start_sandbox, make_job
 ):
-    """Its rows are ambiguous, none of them is sent again, and another worker takes its place."""
+    """These rows are ambiguous and are not sent again, and a new worker takes its place."""
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=stories(400), concurrency=100, **on_ray(cluster))
     run = job.start("--json", rate="100")
@@ -228,7 +228,7 @@ def test_a_worker_that_is_killed_costs_what_it_had_in_flight_and_the_others_go_o
     assert job.run(*("--fail-on", "new"))["requests"] == 0
 
 
-def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_no_more(
+def test_a_killed_driver_costs_only_the_rows_in_flight_and_its_workers_send_no_more(
     cluster, start_sandbox, make_job
 ):
     """The same command finishes the job."""
@@ -248,10 +248,10 @@ def test_a_driver_that_is_killed_costs_what_was_in_flight_and_its_workers_send_n
 
 
 @pytest.mark.parametrize("own", [pytest.param(True, marks=pytest.mark.long), False])
-def test_a_driver_that_stands_still_finds_its_workers_where_it_left_them(
+def test_a_driver_that_stands_still_does_not_lose_its_workers(
     cluster, start_sandbox, make_job, own
 ):
-    """Ctrl-Z for longer than a silent worker is waited for: no row is ambiguous after it."""
+    """Ctrl-Z for longer than a worker may be silent. No row is ambiguous afterwards."""
     sandbox = start_sandbox(latency="2s")
     job = make_job(
         sandbox.url, rows=stories(200), concurrency=50, **on_ray(None if own else cluster)
@@ -268,10 +268,10 @@ def test_a_driver_that_stands_still_finds_its_workers_where_it_left_them(
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_the_first_signal_waits_for_what_the_workers_have_in_flight(
+def test_after_the_first_signal_the_run_waits_for_the_workers_rows_in_flight(
     cluster, start_sandbox, make_job, own
 ):
-    """They are paid for: none is lost, none becomes ambiguous. Ray's own handler would end the
+    """They are paid for, so no row may be lost or become ambiguous. Ray's own handler would end the
     process three seconds after a SIGTERM."""
     sandbox = start_sandbox(latency="5s")
     job = make_job(
@@ -288,14 +288,14 @@ def test_the_first_signal_waits_for_what_the_workers_have_in_flight(
 
 
 def test_max_paid_is_never_passed_by_any_number_of_workers(cluster, sandbox, make_job):
-    """What is on its way to a worker counts before it is sent."""
+    """A request counts before it is handed to a worker."""
     job = make_job(sandbox.url, rows=stories(200), max_paid=70, **on_ray(cluster))
     assert job.run(expect=4)["stopped"] == "max_paid"
     assert sum(sandbox.billed().values()) == 70
 
 
-def test_no_cluster_at_the_address_is_a_reason_to_try_again_later(sandbox, make_job):
-    """Exit 75, in words, and nothing was sent."""
+def test_without_a_cluster_at_the_address_the_run_ends_with_75(sandbox, make_job):
+    """With a message, and before anything is sent."""
     job = make_job(sandbox.url, rows=stories(3), **on_ray(f"127.0.0.1:{closed_port()}"))
     done = job.call("run", "--json")
     assert done.returncode == 75, done.stderr
@@ -305,8 +305,8 @@ def test_no_cluster_at_the_address_is_a_reason_to_try_again_later(sandbox, make_
     assert sandbox.received() == 0
 
 
-def test_a_signal_ends_the_waiting_for_room_on_the_cluster(start_sandbox, make_job):
-    """Nothing was sent; the run is over and says so."""
+def test_a_signal_ends_the_wait_for_room_on_the_cluster(start_sandbox, make_job):
+    """Nothing was sent, and the run says that it ended."""
     sandbox = start_sandbox()
     with ray_cluster(cpus=0) as address:
         job = make_job(sandbox.url, rows=stories(3), **on_ray(address))
@@ -321,7 +321,7 @@ def test_a_signal_ends_the_waiting_for_room_on_the_cluster(start_sandbox, make_j
 
 
 def test_the_key_is_in_no_file_and_no_store_of_the_cluster(start_sandbox, make_job, tmp_path):
-    """It travels sealed: logs, sockets' folders and shared memory do not hold it in plain."""
+    """It is sealed. Logs, folders of sockets and shared memory never contain it in plain text."""
     key = "sk_live_0f6c1d0e9a7b4c3d8e5f"
     account = tmp_path / "account.yaml"
     account.write_text(f"keys: [{key}]\nworkflows: {{wf_story: {{template: '{{{{story}}}}'}}}}\n")
@@ -363,7 +363,7 @@ print(summary.ok)
 
 
 def test_a_program_that_uses_ray_stays_connected_and_keeps_its_signals(cluster, sandbox, make_job):
-    """`run_job` takes the connection that is there."""
+    """`run_job` uses the existing connection."""
     job = make_job(sandbox.url, rows=stories(20), rate=1000, **on_ray(None))
     done = job.shell([sys.executable, "-c", HOST, str(job.spec), cluster])
     assert done.stdout.split() == ["20"], done.stderr
@@ -371,7 +371,7 @@ def test_a_program_that_uses_ray_stays_connected_and_keeps_its_signals(cluster, 
 
 
 def test_a_batch_that_comes_twice_is_sent_once(sandbox):
-    """A network library that repeats a call must not repeat a bill."""
+    """If a network library repeats a call, the row must not be billed again."""
     access = Access(sandbox.url, KEY, "127.0.0.1")
 
     async def twice() -> list[Landed]:
@@ -404,7 +404,7 @@ def test_a_batch_that_comes_twice_is_sent_once(sandbox):
 
 
 class Away:
-    """An actor that says it has received `batches`, as Ray's handles are called."""
+    """A fake actor, called like Ray's handles, which reports that it received `batches`."""
 
     def __init__(self, batches: list[int]) -> None:
         self._batches = batches
@@ -416,8 +416,8 @@ class Away:
         return answer
 
 
-def test_a_worker_is_lost_when_it_lacks_what_it_was_given_long_before_it_was_asked():
-    """Not when the driver was slow to ask: what was received meanwhile is told at once."""
+def test_a_worker_is_lost_if_a_batch_did_not_reach_it_long_before_the_last_call():
+    """It is not lost if the driver was slow to ask: then the worker reports the batch at once."""
 
     async def ask(received: list[int], handed_s_ago: float) -> Sender:
         sender = Sender()
@@ -432,8 +432,8 @@ def test_a_worker_is_lost_when_it_lacks_what_it_was_given_long_before_it_was_ask
         asyncio.run(ask([], 100.0))
 
 
-def test_ray_repeats_no_call_and_restarts_no_worker():
-    """A repeat is a second bill."""
+def test_ray_neither_repeats_a_call_nor_restarts_a_worker():
+    """A repeated call is a second bill."""
     target = Target(Access("http://127.0.0.1:9", KEY, "127.0.0.1"), "wf_story", 30.0)
     actor = RayEngine(target, 1, 1, lambda _: None)._actor
     assert (actor._default_options["max_restarts"], actor._default_options["max_task_retries"]) == (
@@ -442,7 +442,7 @@ def test_ray_repeats_no_call_and_restarts_no_worker():
 
 
 def test_a_worker_that_counts_as_lost_is_ended(monkeypatch):
-    """It may only look dead, and go on sending rows that are told as ambiguous."""
+    """It may only seem dead, and could continue to send rows that are reported as ambiguous."""
     ended: list[tuple[object, bool]] = []
     monkeypatch.setattr(ray, "kill", lambda actor, no_restart: ended.append((actor, no_restart)))
     sender = Sender()
@@ -452,7 +452,7 @@ def test_a_worker_that_counts_as_lost_is_ended(monkeypatch):
 
 
 def test_a_cluster_with_another_release_is_refused(sandbox, make_job, tmp_path):
-    """Its workers find a release 9.9 first; exit 75, and nothing was sent."""
+    """Its workers import a release 9.9 first. The run ends with 75 and sends nothing."""
     other = Path(shutil.copytree(Path(pipeline.__file__).parent, tmp_path / "pipeline"))
     version = other / "core" / "version.py"
     version.write_text(version.read_text().replace(pipeline.__version__, "9.9"))
@@ -471,7 +471,7 @@ def test_a_cluster_with_another_release_is_refused(sandbox, make_job, tmp_path):
 def test_a_worker_that_hangs_is_lost_and_sends_nothing_when_it_wakes_up(
     cluster, start_sandbox, make_job
 ):
-    """The run goes on meanwhile; the worker's process is gone before it ends."""
+    """The run continues meanwhile, and the worker's process is gone before the run ends."""
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=stories(400), concurrency=50, **on_ray(cluster))
     run = job.start(rate="7")
@@ -489,8 +489,8 @@ def test_a_worker_that_hangs_is_lost_and_sends_nothing_when_it_wakes_up(
     assert status["ok"] + status["ambiguous"] == 400 >= sandbox.received()
 
 
-def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
-    """The look with the shortest way counts; requests and replies are moved by the difference."""
+def test_a_worker_with_another_clock_sends_at_the_right_time():
+    """The look with the shortest round trip counts. Times are moved by the difference."""
     clock = WorkerClock()
     clock.look(10.0, 110.4, 11.0)
     assert clock.ahead_s == pytest.approx(99.9)
@@ -502,8 +502,8 @@ def test_a_worker_whose_clock_is_elsewhere_sends_at_the_time_that_was_meant():
 
 
 @pytest.mark.long
-def test_the_limit_is_used_from_a_cluster_as_from_one_machine(cluster, start_sandbox, make_job):
-    """50 per second: at least 95 % of it, and at most 1 % of 429s, by the server's own count."""
+def test_a_cluster_uses_the_limit_as_well_as_one_machine(cluster, start_sandbox, make_job):
+    """Of 50 per second at least 95 %, with at most 1 % of 429s, by the server's own count."""
     sandbox = start_sandbox(latency="2s", limit=50)
     job = make_job(sandbox.url, rows=stories(2000), **on_ray(cluster))
     done = job.call("run")
@@ -516,7 +516,7 @@ def test_the_limit_is_used_from_a_cluster_as_from_one_machine(cluster, start_san
 
 @pytest.mark.long
 def test_forty_kills_of_workers_and_drivers_pay_nothing_twice(start_sandbox, make_job):
-    """At random instants, whoever it hits; the same command goes on each time."""
+    """At random instants, any worker or driver. The same command continues each time."""
     sandbox = start_sandbox(latency="300ms")
     chance = random.Random(11)
     with ray_cluster(cpus=8) as address:

@@ -1,4 +1,4 @@
-"""A cluster of this machine's own is nobody else's: its key, its ports, its files and its token."""
+"""The runner's own cluster is closed to all other users: its key, ports, files and token."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PIPELINE = str(Path(sys.executable).with_name("pipeline"))
 
 @dataclass
 class Running:
-    """A run that sends from a cluster of its own, which is up."""
+    """A run whose own cluster has started."""
 
     process: subprocess.Popen[bytes]
     folder: Path
 
     def processes(self) -> list[int]:
-        """Those of the cluster: its head begins a session, which all others stay in."""
+        """Returns the cluster's processes. Its head begins a session, and the others stay in it."""
         known = {int(path.name): stat_of(path) for path in Path("/proc").glob("[0-9]*")}
         heads = {pid for pid, (parent, _) in known.items() if parent == self.process.pid}
         return [pid for pid, (_, session) in known.items() if session in heads]
@@ -48,7 +48,7 @@ class Running:
 
 
 def stat_of(path: Path) -> tuple[int, int]:
-    """(parent, session) of a process; zeros once it has ended."""
+    """Returns (parent, session) of a process, zeros once it has ended."""
     try:
         _, parent, _, session, *_ = (path / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -57,7 +57,7 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 
 def environments() -> Iterator[tuple[int, list[bytes]]]:
-    """Each process with its variables, as it was started with them."""
+    """Yields each process with the variables that it was started with."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             yield int(path.parent.name), path.read_bytes().split(b"\0")
@@ -69,7 +69,7 @@ def folders() -> set[Path]:
 
 @pytest.fixture
 def slow_job(start_sandbox: StartSandbox, make_job) -> Job:
-    """Its rows take long enough to look around meanwhile."""
+    """Makes a job whose rows take so long that the test can look around meanwhile."""
     sandbox = start_sandbox(latency="120s")
     job = make_job(sandbox.url, rows=stories(4), **on_ray(None))
     # The sandbox accepts each key that is added here.
@@ -97,7 +97,8 @@ def running(job: Job, **more: str) -> Iterator[Running]:
 
 
 def listening(pids: list[int]) -> set[str]:
-    """The addresses at which these processes take TCP connections, in the kernel's words."""
+    """Returns the addresses at which these processes accept TCP connections, as the kernel writes
+    them."""
     sockets = set()
     for pid in pids:
         for handle in Path(f"/proc/{pid}/fd").iterdir():
@@ -123,10 +124,10 @@ print(ray.get(ray.remote(num_cpus=0)(lambda: "ran").remote()))
 def asked_by_another(
     address: str, *, within_s: float = 30, **more: str
 ) -> tuple[int | None, str, str]:
-    """A program that wants to run code on the cluster, as any user of the machine may try: its exit
-    code, None while it still asks at the end of its time, and what it printed."""
+    """Runs a program that tries to run code on the cluster, as any user of the machine may. Returns
+    its exit code, None if it is still trying at the end of its time, and its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # A home folder of its own: a token of Ray's may be in ours.
+    # With another home folder, because ours may contain a token of Ray.
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "HOME": "/nonexistent"} | more
     command = [sys.executable, "-c", CLIENT, address]
     pipe = subprocess.PIPE
@@ -139,12 +140,12 @@ def asked_by_another(
         return (client.returncode, *said)
 
 
-# Each gives itself its name some time after it has started.
+# Each process sets its name some time after it has started.
 PARTS = (b"gcs_server", b"raylet", b"ray::Worker", b"RuntimeEnvAgent", b"log_monitor")
 
 
 def names_of(processes: Iterable[int]) -> bytes:
-    """The command lines of processes that have not ended."""
+    """Returns the command lines of the processes that have not ended."""
     names = []
     for pid in processes:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -162,26 +163,26 @@ def assert_turned_away(run: Running, **more: str) -> None:
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000"}
 
 
-def test_the_cluster_is_this_runs_alone(slow_job):
-    """One run, as each takes a quarter of a minute to start."""
+def test_only_this_run_can_use_the_cluster(slow_job):
+    """One run for all checks, because each takes a quarter of a minute to start."""
     with running(slow_job) as run:
         wait_until(lambda: all(part in names_of(run.processes()) for part in PARTS))
         processes = run.processes()
         names = names_of(processes)
 
-        # The key is in the environment of the runner and of no other process.
+        # Only the runner has the key in its environment.
         having = {pid for pid, env in environments() if any(KEY.encode() in one for one in env)}
         assert having == {run.process.pid}
-        # Nor is it, or the token, in a command line.
+        # No command line contains the key or the token.
         token = (run.folder / "token").read_bytes()
         assert KEY.encode() not in names
         assert token not in names
 
-        # It listens on loopback only.
+        # The cluster listens only on loopback.
         assert listening(processes)
         assert listening(processes) <= LOOPBACK
 
-        # No other user can open what it writes.
+        # No other user can open the files that it writes.
         assert run.folder.stat().st_mode & 0o777 == 0o700
         assert (run.folder / "token").stat().st_mode & 0o777 == 0o600
 
@@ -195,13 +196,13 @@ def test_the_cluster_is_this_runs_alone(slow_job):
 @pytest.mark.long
 @pytest.mark.parametrize("more", [{}, {"RAY_AUTH_MODE": "disabled"}])
 def test_a_client_without_a_token_is_turned_away(slow_job, more):
-    """It takes a while to say so."""
+    """The client needs a while to give up."""
     with running(slow_job) as run:
         assert_turned_away(run, **more)
 
 
 def test_a_runner_that_is_killed_leaves_no_cluster(slow_job):
-    """Neither processes nor files."""
+    """It leaves neither processes nor files."""
     with running(slow_job) as run:
         run.process.kill()
         run.process.wait()
@@ -210,7 +211,7 @@ def test_a_runner_that_is_killed_leaves_no_cluster(slow_job):
 
 
 def test_a_cluster_that_does_not_start_ends_in_a_message(monkeypatch, tmp_path):
-    """Ray says that there is no room, say; nor is a process left that does not know what to do."""
+    """For example if Ray says that there is no room. No process is left over."""
     folder = tmp_path / "ray"
     folder.mkdir()
     (folder / "__init__.py").write_text(
@@ -229,7 +230,7 @@ def test_a_cluster_that_does_not_start_ends_in_a_message(monkeypatch, tmp_path):
 def test_an_empty_entry_of_pythonpath_brings_no_module_of_the_folder_into_the_cluster(
     sandbox, make_job
 ):
-    """To Python it is the current folder."""
+    """Python takes an empty entry for the current folder."""
     job = make_job(sandbox.url, rows=stories(3), **on_ray(None))
     ran = job.folder / "ran"
     for module in ("runpy", "psutil", "prometheus_client", "default_worker"):

@@ -19,19 +19,19 @@ PAGE = b"<html>Slow down</html>"
 
 
 def refusal(status: int, code: str | None = "rate_limited", **headers: str) -> Answer:
-    """The API's JSON; `_` in a header's name stands for a hyphen."""
+    """Returns an error in the API's JSON. `_` in a header's name stands for a hyphen."""
     fields = {"success": False, "error": "Rate limit exceeded"} | ({"code": code} if code else {})
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return status, named, json.dumps(fields).encode()
 
 
 def only_for_the_row(answer: Answer) -> Callable[[bytes], Answer]:
-    """Answers one row so; every other row is ok."""
+    """Gives `answer` to one row. Every other row is ok."""
     return lambda body: answer if body.decode() == ROW else ok(body)
 
 
 def run_for_a_while(job: Job, server: Server, seconds: float) -> None:
-    """Lets a run that may never end send for some time, then kills it."""
+    """Lets a run that may never end send for `seconds`, then kills it."""
     process = job.start("--quiet")
     with ended(process):
         until(lambda: server.received[ROW], 20)
@@ -44,7 +44,7 @@ def run_for_a_while(job: Job, server: Server, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("status", "times", "ended_with"),
     [
-        (500, 3, {"internal_server_error": 1}),  # the API's own failure: two retries
+        (500, 3, {"internal_server_error": 1}),  # a failure in the API's own words has two retries
         (503, 1, {"gateway": 1}),
         (504, 1, {"gateway": 1}),
         (408, 1, {"gateway": 1}),
@@ -57,7 +57,7 @@ def run_for_a_while(job: Job, server: Server, seconds: float) -> None:
 def test_a_rate_limit_under_another_status_follows_the_rule_of_that_status(
     make_job, status, code, times, ended_with
 ):
-    """A 500 that called itself rate limited was sent 992 times in 20 s."""
+    """Once, a row whose 500 called itself rate limited was sent 992 times in 20 s."""
     with Server(only_for_the_row(refusal(status, code))) as server:
         job = make_job(server.url, rows=[["the row"], ["another"]])
         run_for_a_while(job, server, 8)
@@ -81,17 +81,17 @@ def test_a_rate_limit_under_another_status_follows_the_rule_of_that_status(
     ids=["json", "page", "zero", "negative", "nan", "huge", "not-numbers", "negative-limit"],
 )
 def test_a_row_that_is_always_refused_is_sent_a_few_times_a_minute_at_any_rate(make_job, answer):
-    """A 429 at once, for ever, while every other row is let through and --rate is 5000."""
+    """It always gets a 429 at once, while every other row is let through and --rate is 5000."""
     others = [[f"story {n}"] for n in range(3000)]
     with Server(only_for_the_row(answer)) as server:
         job = make_job(server.url, rows=[["the row"], *others], concurrency=50)
         run_for_a_while(job, server, 4)
         assert 2 <= server.received[ROW] <= MOST_PER_MINUTE
-        assert server.received.total() > 100  # the other rows were not held back
+        assert server.received.total() > 100  # the other rows were not delayed
 
 
 def test_a_row_that_is_refused_and_fails_in_turn_is_sent_a_few_times_a_minute(make_job):
-    """Neither of the two counters starts again when the other one counts."""
+    """Neither of the two counters is reset when the other one counts."""
     asked = 0
 
     def in_turn(body: bytes) -> Answer:
@@ -105,8 +105,8 @@ def test_a_row_that_is_refused_and_fails_in_turn_is_sent_a_few_times_a_minute(ma
         assert server.received[ROW] <= MOST_PER_MINUTE
 
 
-def test_rows_that_the_limit_refuses_now_and_then_are_all_ok(start_sandbox, make_job):
-    """Thirty rows on a limit of ten a second, at a pace that the run has to learn."""
+def test_rows_that_the_limit_refuses_from_time_to_time_all_become_ok(start_sandbox, make_job):
+    """Thirty rows with a limit of ten a second, at a pace that the run has to learn."""
     sandbox = start_sandbox(limit=10, window="1s")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(30)])
     summary = job.run()
@@ -115,8 +115,8 @@ def test_rows_that_the_limit_refuses_now_and_then_are_all_ok(start_sandbox, make
 
 
 @pytest.mark.parametrize("hours_off", [0, 5])
-def test_a_retry_after_that_is_a_date_is_waited_for_and_told(make_job, hours_off):
-    """By the server's own clock, which may be hours off."""
+def test_a_retry_after_with_a_date_is_obeyed_and_shown(make_job, hours_off):
+    """By the server's own clock, which may be hours wrong."""
     asked_at: list[float] = []
 
     def refuses_once(body: bytes) -> Answer:

@@ -1,4 +1,4 @@
-"""Signals in every stage of a run, and the other things that a terminal or a machine does to it."""
+"""Signals in every stage of a run, and other things that a terminal or a machine does to a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIGNALS = [
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Waits for a condition of the test's own."""
+    """Waits until `condition()` is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -35,24 +35,24 @@ def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
 
 
 def left(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a process that must end now: what it waits for takes far longer."""
+    """Returns the exit code of a process that must end now and not after its far longer wait."""
     return process.wait(timeout=10)
 
 
 def catches(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Whether a process has a handler for a signal yet, by what Linux says of it."""
+    """Whether a process has a handler for a signal yet, according to Linux."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     [caught] = re.findall(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def log_of(job: Job) -> str:
-    """What the runner noted for later."""
+    """Returns the text of the run's log."""
     return (job.output / "log.jsonl").read_text()
 
 
 def start(job: Job, *options: str, verb: str = "run") -> subprocess.Popen[bytes]:
-    """The runner with its words kept."""
+    """Starts the runner and captures its output."""
     return subprocess.Popen(
         job.command(verb, *options),
         env=job.environment(),
@@ -66,7 +66,7 @@ def start(job: Job, *options: str, verb: str = "run") -> subprocess.Popen[bytes]
 def test_a_signal_while_the_sheet_is_read_ends_the_run_before_anything_is_sent(
     sandbox, make_job, number, code
 ):
-    """A long sheet takes many seconds; nobody waits for them."""
+    """A long sheet takes many seconds. The run does not finish reading it."""
     job = make_job(sandbox.url, columns=["story"], rows=[])
     with job.sheet.open("w") as file:
         file.write("story\n")
@@ -86,8 +86,8 @@ def test_a_signal_while_the_sheet_is_read_ends_the_run_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_while_another_run_is_waited_for_ends_the_waiting(sandbox, make_job, number, code):
-    """`--if-locked wait` waits for hours if it has to."""
+def test_a_signal_during_the_wait_for_another_run_ends_the_wait(sandbox, make_job, number, code):
+    """`--if-locked wait` waits for hours if necessary."""
     from pipeline.job.run_folder import RunFolder
 
     job = make_job(sandbox.url, rows=[["a"]])
@@ -105,8 +105,8 @@ def test_a_signal_while_another_run_is_waited_for_ends_the_waiting(sandbox, make
 
 
 @pytest.mark.parametrize("signals", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_a_signal_while_a_slot_is_waited_for_ends_the_waiting(sandbox, make_job, signals):
-    """One request in a hundred seconds, and none before those are over."""
+def test_a_signal_during_the_wait_for_a_slot_ends_the_wait(sandbox, make_job, signals):
+    """The rate is one request in a hundred seconds, and the first one leaves after that time."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     process = start(job, "--rate", "0.01")
     with process, ended(process):
@@ -121,7 +121,7 @@ def test_a_signal_while_a_slot_is_waited_for_ends_the_waiting(sandbox, make_job,
 
 
 def test_the_signals_of_hosted_ci_leave_time_to_save(start_sandbox, make_job):
-    """INT, a wait, TERM, 2.5 s, KILL: out before the last, each request in flight named."""
+    """INT, a wait, TERM, 2.5 s, KILL: the run ends before KILL and names each row in flight."""
     sandbox = start_sandbox(latency="30s")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)], concurrency=8)
     process = start(job, "--rate", "500")
@@ -148,10 +148,10 @@ def test_the_signals_of_hosted_ci_leave_time_to_save(start_sandbox, make_job):
         ),
     ],
 )
-def test_a_stop_says_in_whole_sentences_what_it_waits_for_and_for_how_long_at_most(
+def test_a_stop_says_in_whole_sentences_what_the_run_waits_for_and_how_long_at_most(
     start_sandbox, make_job, options, number, words
 ):
-    """While it waits. Under --quiet once it is over, when there is no "once more" any longer."""
+    """During the wait. With --quiet after it, when a second signal has no effect any longer."""
     sandbox = start_sandbox(latency="30s")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     process = start(job, "--drain", "0.5", *options)
@@ -164,7 +164,7 @@ def test_a_stop_says_in_whole_sentences_what_it_waits_for_and_for_how_long_at_mo
 
 
 def test_a_signal_while_parts_are_sealed_loses_nothing(sandbox, make_job):
-    """Whichever of the last instants it hits: all rows are there, and the next run has no work."""
+    """At any of the last instants: all rows are there, and the next run has nothing to send."""
     job = make_job(sandbox.url, rows=[[f"story {n} " + "x" * 3000] for n in range(1200)])
     process = start(job, "--rate", "5000")
     with process, ended(process):
@@ -176,8 +176,8 @@ def test_a_signal_while_parts_are_sealed_loses_nothing(sandbox, make_job):
     assert_nothing_lost_or_paid_twice(job, sandbox, summary, 0)
 
 
-def test_nohup_is_not_undone(sandbox, make_job):
-    """A signal that was ignored from the start stays ignored: the run goes on after a logout."""
+def test_a_run_under_nohup_ignores_the_signal(sandbox, make_job):
+    """A signal that was ignored from the start stays ignored: the run continues after a logout."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     process = subprocess.Popen(
         ["nohup", *job.command("run", "--rate", "4", "--quiet")],
@@ -193,8 +193,8 @@ def test_nohup_is_not_undone(sandbox, make_job):
     assert job.status()["ok"] == 3
 
 
-def test_ctrl_c_at_a_question_is_a_no(sandbox, make_job):
-    """On a terminal that asks whether to pay twice."""
+def test_ctrl_c_at_a_question_means_no(sandbox, make_job):
+    """The terminal asks whether rows may be paid twice."""
     job = make_job(sandbox.url, rows=[["#fault:not-json"]])
     job.run(expect=5)
     pid, terminal = pty.fork()
@@ -206,12 +206,12 @@ def test_ctrl_c_at_a_question_is_a_no(sandbox, make_job):
         shown += os.read(terminal, 1000)
 
     def ended_by_ctrl_c() -> object:
-        os.write(terminal, b"\x03")  # Python may miss one in the instant before it reads
+        os.write(terminal, b"\x03")  # Python may miss a signal in the instant before it reads
         time.sleep(0.2)
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     until(ended_by_ctrl_c, 5)
-    # A second one may hit the interpreter on its way out.
+    # A second signal may hit the interpreter while it exits.
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (130, -signal.SIGINT)
     os.close(terminal)
     assert sandbox.received() == 1
@@ -219,7 +219,7 @@ def test_ctrl_c_at_a_question_is_a_no(sandbox, make_job):
 
 @pytest.mark.parametrize("denied_s", [1, pytest.param(120, marks=pytest.mark.long)])
 def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job, denied_s):
-    """429s for ever with headers that mean nothing: no row fails, one log line for each wait."""
+    """Only 429s, with headers that mean nothing: no row fails, and each wait has one log line."""
     with Server(rate_limited) as server:
         job = make_job(server.url, rows=[[f"story {n}"] for n in range(200)], concurrency=50)
         process = start(job)
@@ -236,8 +236,8 @@ def test_ctrl_c_works_at_once_while_every_request_is_denied(make_job, denied_s):
 
 
 @pytest.mark.parametrize("stopped_s", [1, pytest.param(60, marks=pytest.mark.long)])
-def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job, stopped_s):
-    """SIGSTOP, as of a laptop's lid: ambiguous at most what was in flight, the rest is sent."""
+def test_a_process_that_was_stopped_while_the_server_hung_up_continues(make_job, stopped_s):
+    """SIGSTOP, like a closed laptop: at most the rows in flight are ambiguous. The rest is sent."""
     with Server() as server:
         server.holding = True
         job = make_job(server.url, rows=[[f"story {n}"] for n in range(40)], concurrency=6)
@@ -257,8 +257,8 @@ def test_a_process_that_was_stopped_while_the_server_hung_up_goes_on(make_job, s
     assert (summary["ok"], summary["ambiguous"]) == (34, 6)
 
 
-def test_a_process_that_stood_still_past_the_deadline_takes_the_answers_that_came(make_job):
-    """SIGSTOP, or a machine that is paused: the server answered in time, and nobody read it."""
+def test_a_process_that_stood_still_past_the_deadline_reads_the_answers_that_came(make_job):
+    """SIGSTOP, or a paused machine: the server answered in time, and the answers were unread."""
     with Server() as server:
         server.holding = True
         job = make_job(
@@ -284,7 +284,7 @@ def _faketime() -> Path | None:
 @pytest.mark.long
 @pytest.mark.skipif(_faketime() is None, reason="libfaketime is not installed")
 def test_clock_steps_of_hours_change_nothing(start_sandbox, make_job):
-    """The wall clock jumps back and forth every 300 ms; deadlines and pace do not see it."""
+    """The wall clock jumps back and forth every 300 ms. Deadlines and pace do not depend on it."""
     sandbox = start_sandbox(latency="50ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(300)], concurrency=8)
     steps = job.folder / "clock"
@@ -310,8 +310,8 @@ def test_clock_steps_of_hours_change_nothing(start_sandbox, make_job):
     assert_nothing_lost_or_paid_twice(job, sandbox, summary, 0)
 
 
-def test_nobody_listens_and_ctrl_c_works_at_once(make_job):
-    """While the API is away there is nothing to wait for."""
+def test_ctrl_c_works_at_once_while_no_server_listens(make_job):
+    """While the API cannot be reached, there is no answer to wait for."""
     job = make_job(f"http://127.0.0.1:{closed_port()}", rows=[["a"]])
     process = start(job)
     with process, ended(process):

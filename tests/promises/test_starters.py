@@ -1,4 +1,4 @@
-"""Two that start together in one run folder: one works, the other says so at once."""
+"""Two runs that start together in one run folder: one works, the other says so at once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ROWS = 8
 
 
 def start_two(job: Job, sandbox: SandboxProcess, one: Forks, other: Forks) -> bool:
-    """Both in a fresh folder; a colleague's machine may be as quick as this one. Whether they met:
-    on a busy machine one may be done before the other begins."""
+    """Starts two runs in a fresh folder. Returns whether they met: on a busy machine one may be
+    done before the other begins."""
     shutil.rmtree(job.output, ignore_errors=True)
     received = sandbox.received()
     words = ("run", str(job.spec), "--rate", "20", "--quiet")
@@ -37,12 +37,12 @@ def start_two(job: Job, sandbox: SandboxProcess, one: Forks, other: Forks) -> bo
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a child of another process of ours has ended and was not waited for yet."""
+    """Whether a child of another process of this test has ended and was not waited for yet."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def starts(job: Job, sandbox: SandboxProcess, tmp_path: Path, times: int) -> None:
-    """Starts two of them so often; most of them meet."""
+    """Starts two runs `times` times. Most of the pairs meet."""
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
         folder.mkdir()
@@ -54,12 +54,12 @@ def starts(job: Job, sandbox: SandboxProcess, tmp_path: Path, times: int) -> Non
 
 
 def each_once(sandbox: SandboxProcess, times: int) -> None:
-    """Every fresh folder paid for each row once."""
+    """Checks that every fresh folder paid for each row once."""
     assert set(sandbox.billed().values()) == {times}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_of_two_that_start_together_one_works_and_the_other_says_locked_at_once(
+def test_of_two_runs_that_start_together_one_works_and_the_other_says_locked_at_once(
     sandbox, make_job, tmp_path
 ):
     """Five times, each in a fresh folder."""
@@ -70,15 +70,17 @@ def test_of_two_that_start_together_one_works_and_the_other_says_locked_at_once(
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_of_two_that_start_together_fifty_times_one_works(sandbox, make_job, tmp_path):
+def test_of_two_runs_that_start_together_fifty_times_one_works_each_time(
+    sandbox, make_job, tmp_path
+):
     """Fifty times."""
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(ROWS)])
     starts(job, sandbox, tmp_path, 50)
     each_once(sandbox, 50)
 
 
-def test_files_of_another_run_that_come_and_go_are_not_taken_for_odd_ones(tmp_path):
-    """SQLite's journal and drafts are gone between the look at the folder and at the file."""
+def test_temporary_files_of_another_run_are_not_refused_as_odd_files(tmp_path):
+    """SQLite's journal and drafts may vanish after the folder is listed."""
     folder = RunFolder(tmp_path)
     (tmp_path / "ledger.sqlite").touch()
     ended = threading.Event()

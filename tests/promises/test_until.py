@@ -23,7 +23,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 @pytest.fixture
 def in_berlin() -> Iterator[None]:
-    """This process lives in Berlin, where summer time began on 29 March 2026."""
+    """Sets the time zone to Berlin, where summer time began on 29 March 2026."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = "Europe/Berlin"
     time.tzset()
@@ -49,28 +49,28 @@ TIMES = [
 
 @pytest.mark.parametrize(("now", "text", "ends"), TIMES)
 def test_a_time_of_day_is_the_next_one_that_the_clock_shows(in_berlin, now, text, ends):
-    """Today or tomorrow; a time that summer time leaps over is the leap itself."""
+    """Today or tomorrow. A time that summer time skips is the moment of the change."""
     began = datetime.fromisoformat(now).replace(tzinfo=BERLIN).timestamp()
     found = datetime.fromtimestamp(find_until(text, began), BERLIN)
     assert found.replace(tzinfo=None) == datetime.fromisoformat(ends)
     assert found.timestamp() > began
 
 
-def test_a_time_that_the_clock_shows_twice_is_the_next_of_both(in_berlin):
+def test_a_time_that_the_clock_shows_twice_is_the_next_of_the_two(in_berlin):
     """On 25 October 2026, 02:30 came at 00:30 and at 01:30 UTC."""
     between = datetime.fromisoformat("2026-10-25T00:45:00+00:00").timestamp()
     assert find_until("02:30", between) == between + 45 * 60
 
 
 @pytest.mark.parametrize("text", ["", "6", "24:00", "06:60", "6am", "06:00:61", "-1:00", "٠٦:٠٠"])
-def test_what_is_no_time_of_day_is_refused(text):
-    """With an example, and nothing was sent."""
+def test_a_text_that_is_not_a_time_of_day_is_refused(text):
+    """The message has an example, and nothing is sent."""
     with pytest.raises(Refused, match=r"06:00\. Nothing was sent"):
         find_until(text, 0.0)
 
 
-def test_the_time_of_the_next_answer_is_that_of_nineteen_in_twenty_of_the_last():
-    """The deadline while nothing is known; one slow answer in twenty does not end the night."""
+def test_the_next_answer_is_expected_within_the_time_of_19_in_20_earlier_ones():
+    """Before the first answer the deadline counts. One slow answer in 20 does not end the night."""
     until = Cutoff(1000.0, wall=0.0, monotonic=0.0, deadline_s=300.0)
     assert until.seconds_left_to_send(wall=0.0, monotonic=0.0) == 1000 - 300
     for latency_s in [1.0] * 19 + [250.0]:
@@ -87,7 +87,7 @@ def test_the_time_of_the_next_answer_is_that_of_nineteen_in_twenty_of_the_last()
 
 
 class SetClock:
-    """A clock that somebody sets, in the middle of a run."""
+    """A clock that is set in the middle of a run."""
 
     def __init__(self) -> None:
         self.step_s = 0.0
@@ -101,7 +101,7 @@ class SetClock:
 
 @pytest.mark.parametrize("step_s", [0.0, -3600.0, 3600.0])
 def test_a_clock_that_is_set_sends_no_row_past_the_time(step_s):
-    """Set back: it ends when it would have. Set forward past the time: it ends at once."""
+    """Set back, it does not make the run longer. Set past the time, it ends the run at once."""
     clock, sent_at = SetClock(), []
 
     async def send(body: bytes) -> Reply:
@@ -129,8 +129,8 @@ def test_a_clock_that_is_set_sends_no_row_past_the_time(step_s):
     assert (last < 0.3) == (step_s > 0)
 
 
-def test_a_wait_for_a_slot_ends_at_the_time_and_what_was_intended_is_taken_back():
-    """A pace that lets nothing through, and a disk that takes longer than is left."""
+def test_a_wait_for_a_slot_ends_at_the_time_and_the_intent_is_taken_back():
+    """A pace that lets nothing through, and a disk that takes longer than the time that is left."""
 
     async def send(body: bytes) -> Reply:
         raise AssertionError("sent after the time")
@@ -159,8 +159,8 @@ def test_a_wait_for_a_slot_ends_at_the_time_and_what_was_intended_is_taken_back(
     assert asyncio.run(run(0.0)) == ["ask", "intend", "withdraw"]
 
 
-def test_a_run_that_is_done_before_its_time_knows_nothing_of_it():
-    """Answers on their way when it comes are waited for, and end it well."""
+def test_a_run_that_is_done_before_the_time_ends_normally():
+    """If answers are in flight at that time, the run waits for them and also ends normally."""
 
     async def send(body: bytes) -> Reply:
         began = time.monotonic()
@@ -179,13 +179,13 @@ def test_a_run_that_is_done_before_its_time_knows_nothing_of_it():
 
 
 def in_seconds(seconds: float) -> tuple[str, float]:
-    """(the time of day that is at least so many seconds away, the same as an instant)."""
+    """Returns a time of day at least `seconds` away, as text and in seconds since 1970."""
     at = datetime.now().replace(microsecond=0) + timedelta(seconds=seconds + 1)
     return at.strftime("%H:%M:%S"), at.timestamp()
 
 
-def test_nothing_arrives_after_the_time_and_the_same_command_goes_on(start_sandbox, make_job):
-    """By the book: exit 75, `stopped: until`, no request later, each row billed once."""
+def test_nothing_arrives_after_the_time_and_the_same_command_continues(start_sandbox, make_job):
+    """Exit 75 and `stopped: until`. The server's book has no later request and each row once."""
     sandbox = start_sandbox(latency="400ms")
     stories = [[f"story {n}"] for n in range(60)]
     job = make_job(sandbox.url, rows=stories, deadline_s=1, rate=8)
@@ -206,9 +206,9 @@ def test_nothing_arrives_after_the_time_and_the_same_command_goes_on(start_sandb
     assert set(sandbox.billed().values()) == {1}
 
 
-def test_where_less_is_left_than_an_answer_takes_nothing_is_sent(start_sandbox, make_job):
-    """The deadline counts while no answer is known, then what earlier runs saw; `resume` has the
-    option too; and a run that has nothing to send is simply done."""
+def test_nothing_is_sent_if_less_time_is_left_than_an_answer_takes(start_sandbox, make_job):
+    """The deadline counts until an answer is known, then the times of earlier runs. `resume` has
+    the option too. A run that has nothing to send is done as usual."""
     sandbox = start_sandbox(latency="4s")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     text, _ = in_seconds(60)
