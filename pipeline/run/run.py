@@ -22,7 +22,7 @@ Around all this, `notifying` reports the end of the run to the addresses under `
 folder is free again.
 
 Nothing is sent before step 7. A run may be killed at any instant: the next one repairs and
-continues.
+continues. `check.check_job` does only steps 1 and 4, and shows the plan.
 
 To read on: `planning.plan` for the choice of rows, `sending.executor` for the life of one request,
 `ledger.ledger` for what is durable when, `policy.answer` for the meaning of each response, and

@@ -94,7 +94,7 @@ class Executor:
 
     `concurrency` is the most requests in flight. `retries` is how often a row is retried that
     failed in the API's own words. `budget` is how many more requests may be billed, None for no
-    limit. `until` is the time of day after which nothing is sent, None for no such time.
+    limit. `until` ends the sending before a time of day, None if there is no such time.
     """
 
     engine: Engine
