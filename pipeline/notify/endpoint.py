@@ -146,7 +146,7 @@ def find_endpoint(
     except ValueError:
         raise Refused(f"{where} is not a valid address. Write an https:// address.") from None
     if not host or not url.isascii() or not url.isprintable() or " " in url:
-        raise Refused(f"{where} is not an https:// address.")
+        raise Refused(f"{where} is not an https:// address. Write it in full.")
     if parts.username or parts.password or parts.fragment:
         raise Refused(
             f"{where} must not contain a user name, a password or a fragment (#…). Remove that."
@@ -208,8 +208,8 @@ def own_textfile(spec: JobSpec) -> Path | None:
         ours = False
     if not ours:
         raise Refused(
-            f"{spec.at('notify.textfile')}: {path} does not hold the metrics of an earlier run, "
-            "and the run would replace it. Name another file, or delete that one."
+            f"{spec.at('notify.textfile')}: {path} is not a metrics file of an earlier run, and "
+            "this run would replace it. Name another file, or delete that one."
         )
     return path
 

@@ -360,9 +360,7 @@ def test_a_textfile_replaces_only_metrics(sandbox, make_job):
         for command in ("run", "check"):
             done = job.call(command)
             assert done.returncode == 2, done.stderr
-            assert (
-                f"{name} does not hold the metrics of an earlier run" in done.stderr + done.stdout
-            )
+            assert f"{name} is not a metrics file of an earlier run" in done.stderr + done.stdout
     assert (keys.read_text(), stat.S_IMODE(keys.stat().st_mode)) == ("ssh-ed25519 AAAA", 0o600)
     assert sandbox.received() == 0
     job.write_spec(notify={"textfile": "own.prom"})

@@ -30,7 +30,7 @@ def check_engine(spec: JobSpec) -> None:
             raise Refused(
                 f"{spec.at('engine')}: the engine ray needs packages that are not installed "
                 f"({', '.join(missing)}). Install them with `pip install '.[ray]'` in the "
-                "checkout, or remove `engine` to send from this machine."
+                "checkout, or leave out the engine to send from this machine."
             )
         return
     for name in _OF_RAY:
