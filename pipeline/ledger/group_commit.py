@@ -168,8 +168,8 @@ class GroupCommit:
             now = time.monotonic()
             if now >= self._leave_at:
                 raise DiskRefused(
-                    "Another program still held the ledger's lock when the run had to end. Answers "
-                    "that came and could not be saved are ambiguous."
+                    "Another program still held the lock of ledger.sqlite when the run had to end. "
+                    "Rows whose answers could not be saved are ambiguous."
                 )
             if now >= begun + PATIENCE_S and _loop_of(batch) is None:
                 raise LedgerBusy()
@@ -230,8 +230,9 @@ def _loop_of(submitted: Iterable[_Submitted]) -> asyncio.AbstractEventLoop | Non
 
 def _storage_failed(error: BaseException) -> StorageFailed:
     failed = DiskRefused(
-        f"The ledger cannot be written ({error}). Sending has stopped; answers that came and could "
-        "not be saved are ambiguous. Repair the disk, or make room on it (a quota may be used up)."
+        f"The runner cannot write to ledger.sqlite ({error}) and has stopped sending. Rows whose "
+        "answers could not be saved are ambiguous. Repair the disk, or make room on it (a quota "
+        "may be used up)."
     )
     failed.__cause__ = error
     return failed

@@ -25,15 +25,15 @@ from pipeline.system.children import start_python
 _LARGE_BYTES = 16 * 1024 * 1024
 # For each table, what is said when it is damaged, and where it says which row of the sheet it is.
 _WHAT = {
-    "rows": ("what is known of a row", "sheet_row"),
-    "attempts": ("how an attempt ended", "sheet_row"),
-    "runs": ("what it says of a run", "NULL"),
-    "duplicates": ("which rows are equal", "sheet_row"),
-    "pins": ("the settings of a run", "NULL"),
-    "run_pins": ("the settings of a run", "NULL"),
-    "accepted": ("which rows may be paid for again", "NULL"),
-    "skipped_answers": ("the answer of a row that is skipped", "sheet_row"),
-    "spent_tokens": ("which plans were carried out", "NULL"),
+    "rows": ("the record of a row", "sheet_row"),
+    "attempts": ("the record of an attempt", "sheet_row"),
+    "runs": ("the record of a run", "NULL"),
+    "duplicates": ("the list of equal rows", "sheet_row"),
+    "pins": ("the record of the pinned settings", "NULL"),
+    "run_pins": ("the record of a run's settings", "NULL"),
+    "accepted": ("the list of rows that may be paid for again", "NULL"),
+    "skipped_answers": ("the record of a skipped row's answer", "sheet_row"),
+    "spent_tokens": ("the list of plans that were carried out", "NULL"),
 }
 
 

@@ -78,7 +78,7 @@ class SqliteLedger:
             ).fetchall()
             for *_, whole, sheet_row in found:
                 if not whole:
-                    raise altered("an attempt that was cut off", sheet_row)
+                    raise altered("the record of an interrupted attempt", sheet_row)
             cut = [(row, attempt) for row, attempt, *_ in found]
             db.executemany(
                 "UPDATE attempts SET verdict = 'ambiguous', code = 'interrupted',"
@@ -371,7 +371,7 @@ class SqliteLedger:
                 f" {intact('parts', 'p')} FROM parts p WHERE NOT sealed ORDER BY part"
             ).fetchone()
             if found and not found[5]:
-                raise altered("what it says of a part")
+                raise altered("the record of a part")
             if found:
                 part_name(found[1])
             return Part(*found[:5]) if found else None
@@ -489,8 +489,8 @@ def _inserted(cursor: sqlite3.Cursor) -> int:
 def _alone(cursor: sqlite3.Cursor) -> None:
     if cursor.rowcount != 1:
         raise AssertionError(
-            f"{cursor.rowcount} rows of the ledger are as they should be, not 1: going on could "
-            "pay twice"
+            f"Expected to update exactly one ledger row, but updated {cursor.rowcount}. Stopped, "
+            "because continuing could pay for a row twice."
         )
 
 
@@ -522,7 +522,7 @@ def open_ledger(
             of the run that left `trace`.
     """
     if wal.is_damaged(path):
-        raise altered("what was last written to it")
+        raise altered("the log of its last writes (ledger.sqlite-wal)")
     refuse_lost(path, trace)
     if not path.exists():
         with storing(path):

@@ -219,7 +219,7 @@ def check_absent(db: sqlite3.Connection) -> None:
     """
     lost = db.execute(_LOST).fetchone()
     if lost:
-        raise altered("what is known of a row that looks like it left the sheet", lost[0])
+        raise altered("the record of a row that seems to have left the sheet", lost[0])
 
 
 def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]:

@@ -43,7 +43,7 @@ def run_facts(db: sqlite3.Connection) -> tuple[RunFacts, ...]:
     runs = []
     for whole, *facts in db.execute(_RUNS, (ErrorCode.RATE_LIMITED,)):
         if not whole:
-            raise altered("what it says of a run")
+            raise altered("the record of a run")
         runs.append(RunFacts(*facts))
     return tuple(runs)
 

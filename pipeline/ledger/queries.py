@@ -151,7 +151,7 @@ def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
             f"SELECT value, {intact('meta', 'm')} FROM meta m WHERE name = ?", (name,)
         ).fetchone()
         if found and not found[1]:
-            raise altered(f"the folder's {name}")
+            raise altered(f"the entry `{name}` about the run folder")
         return found[0] if found else None
 
     return operation
@@ -165,7 +165,7 @@ def pin_sets(db: sqlite3.Connection) -> dict[int, str]:
     """
     found = db.execute(f"SELECT pins, settings, {intact('pins', 'p')} FROM pins p").fetchall()
     if not all(whole for *_, whole in found):
-        raise altered("what the folder is tied to")
+        raise altered("the record of the pinned settings")
     return {number: settings for number, settings, _ in found}
 
 
@@ -191,7 +191,7 @@ def counts(db: sqlite3.Connection) -> Counts:
     ).fetchone()
     rows, skipped, run_id, cut_short, of_a_run = last or (0, 0, "", 0, 1)
     if not of_a_run:
-        raise altered("what it says of a run")
+        raise altered("the record of a run")
     # A row that is skipped now keeps the answer that it has.
     kept = db.execute("SELECT coalesce(sum(1), 0) FROM skipped_answers").fetchone()[0]
     endings[Ending(State.OK)] += kept
@@ -318,7 +318,7 @@ def unfinished(db: sqlite3.Connection, *, verified_elsewhere: bool = False) -> I
         in_last_run,
     ) in db.execute(_UNFINISHED_UNCHECKED if verified_elsewhere else _UNFINISHED):
         if not whole:
-            raise altered("how an attempt ended", sheet_row)
+            raise altered("the record of an attempt", sheet_row)
         yield Unfinished(
             row_id,
             sheet_row,
@@ -350,7 +350,7 @@ def unread(db: sqlite3.Connection) -> Iterator[Unread]:
         " WHERE f.whole AND r.state = 'ambiguous' AND a.http_status BETWEEN 200 AND 299"
     ):
         if not whole:
-            raise altered("an answer that could not be read")
+            raise altered("a stored response that could not be read")
         yield Unread(*found)
 
 
@@ -369,7 +369,7 @@ def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
         " WHERE r.sheet_row IS NOT NULL ORDER BY r.sheet_row, f.attempt_id"
     ):
         if not whole:
-            raise altered("an answer that is not a result", sheet_row)
+            raise altered("a stored response without an answer", sheet_row)
         yield sheet_row, body
 
 
@@ -381,7 +381,7 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
     """
     for sheet_row, run_id, sent_row in db.execute(_ANSWERED):
         if run_id is None:
-            raise altered("where an answer is", sheet_row)
+            raise altered("the record of where an answer is", sheet_row)
         yield Answered(sheet_row, run_id, sent_row)
 
 
@@ -403,7 +403,7 @@ def rows_of_answers(
         db.execute("DROP TABLE temp.candidates")
         for *_, sheet_row, whole in found:
             if not whole:
-                raise altered("where an answer is", sheet_row)
+                raise altered("the record of where an answer is", sheet_row)
         return [(place, sheet_row) for place, sheet_row, _ in found]
 
     return operation
@@ -422,7 +422,7 @@ def bodies_sent(rows: Iterable[int]) -> Callable[[sqlite3.Connection], dict[int,
             (wanted,),
         ):
             if not whole:
-                raise altered("what was sent", row)
+                raise altered("the stored request", row)
             sent[row] = bytes(body).decode(errors="replace")
         return sent
 
@@ -447,7 +447,7 @@ def last_run(db: sqlite3.Connection) -> LastRun | None:
         " FROM runs r ORDER BY run DESC LIMIT 1"
     ).fetchone()
     if found and not found[0]:
-        raise altered("what it says of a run")
+        raise altered("the record of a run")
     return LastRun(*found[1:]) if found else None
 
 
@@ -481,7 +481,7 @@ def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], li
             (first_seq, last_seq),
         ):
             if not whole:
-                raise altered("an answer that is not in the results yet", found[0])
+                raise altered("an answer that is not in results/ yet", found[0])
             answers.append(Finished(*found))
         return answers
 
@@ -518,7 +518,7 @@ def sealed_parts(db: sqlite3.Connection) -> list[Part]:
         " FROM parts p WHERE sealed ORDER BY part"
     ).fetchall()
     if not all(whole for whole, *_ in found):
-        raise altered("what it says of a part")
+        raise altered("the record of a part")
     parts = [Part(*facts) for _, *facts in found]
     for part in parts:
         part_name(part.name)
@@ -615,7 +615,7 @@ def known_code(code: object) -> str | None:
     """
     if code is None or (isinstance(code, str) and _A_CODE.fullmatch(code)):
         return code
-    raise altered("the code of a row")
+    raise altered("the error code of a row")
 
 
 def known_state(text: str) -> State:

@@ -138,7 +138,7 @@ def refuse_before_first_run(job: Job, read: reader.Read) -> None:
 
 def no_run_yet(job: Job) -> Refused:
     """What to raise where there is nothing to look at yet. The command ends it, to be pasted."""
-    rehearsed = "There is a rehearsal: --sandbox shows it. " if job.rehearsed else ""
+    rehearsed = "There is a rehearsal: add --sandbox to see it. " if job.rehearsed else ""
     return Refused(
         f"{job.folder.path}: no run yet. Nothing was sent. {rehearsed}"
         f"Start it with: {job.command('run')}"

@@ -194,8 +194,9 @@ def _refuse_odd_files(path: Path) -> None:
                 check_file(path.with_name(path.name + end))
             except NotAFile as error:
                 raise StorageFailed(
-                    f"{error.filename}: the ledger cannot be used: this is {error.strerror}. "
-                    "Nothing was sent. Bring the file back from a copy of the folder."
+                    f"{error.filename}: the runner cannot use this file of the ledger, because it "
+                    f"is {error.strerror}. Nothing was sent. Restore the file from a copy of the "
+                    "run folder."
                 ) from None
 
 
@@ -209,7 +210,7 @@ def undamaged(operation: Callable[[sqlite3.Connection], T], db: sqlite3.Connecti
         return operation(db)
     except (sqlite3.Error, UnicodeError) as error:
         if isinstance(error, UnicodeError) or checksums.is_damage(error):
-            raise altered("A text in it") from error
+            raise altered("a stored text") from error
         raise
 
 
@@ -217,9 +218,9 @@ def altered(what: str, sheet_row: object = None) -> StorageFailed:
     """What to raise when something that was read is not what was written."""
     where = f" (row {sheet_row} of the sheet)" if isinstance(sheet_row, int) else ""
     return StorageFailed(
-        f"The ledger is damaged: {what}{where} is not what was written. Nothing altered is used, "
-        "and nothing more was sent. Keep the folder as it is; `pipeline verify` names all that is "
-        "damaged."
+        f"The ledger (ledger.sqlite) is damaged: {what}{where} is not as the runner wrote it. The "
+        "runner uses no altered data, and nothing more was sent. Keep the run folder unchanged; "
+        "`pipeline verify` lists everything that is damaged."
     )
 
 
@@ -255,16 +256,16 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise Refused(
-            f"{path}: written by a newer release (schema {version}; this one knows "
-            f"{SCHEMA_VERSION}). Upgrade the runner."
+            f"{path}: a newer release wrote this ledger (its schema is {version}; this release "
+            f"reads up to {SCHEMA_VERSION}). Upgrade the runner."
         )
     # Reading these compares texts and runs none of them.
     found = undamaged(lambda db: tuple(islice(db.execute(_OBJECTS), _MOST_OBJECTS)), db)
     if found != _made_by(version):
         raise StorageFailed(
-            f"{path}: its tables are not those that a ledger has. Whoever changed them can have "
-            "rows paid for twice, so nothing was sent. Bring the ledger back from a copy of the "
-            "folder."
+            f"{path}: this ledger does not have the tables that the runner makes. Changed tables "
+            "could make the runner pay for rows twice, so nothing was sent. Restore the ledger "
+            "from a copy of the run folder."
         )
     return version
 
@@ -311,25 +312,26 @@ def _made_by(version: int) -> tuple[tuple[str, ...], ...]:
 
 def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
     """What to raise where a run left `trace`, and the ledger knows nothing of that run."""
-    problem = "is gone or empty" if empty else f"does not know of run {trace.run_id}"
+    problem = "is missing or empty" if empty else f"has no record of run {trace.run_id}"
     return StorageFailed(
-        f"{path}: the ledger {problem}, but {trace.file} shows that the run was here. With this "
-        "ledger every row would be paid again. Bring it back from a copy of the folder, or give "
-        "the job another `output:`, which pays for every row. Nothing was sent."
+        f"{path}: the ledger {problem}, but {trace.file} shows that a run used this folder. With "
+        "this ledger the runner would pay for every row again. Restore the ledger from a copy of "
+        "the run folder. Without a copy, set another `output:` in the job file; the next run then "
+        "pays for every row. Nothing was sent."
     )
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     """What to raise when SQLite refuses."""
-    problem = f"{path}: the ledger cannot be used ({error}). Nothing more was sent."
-    keep = "Do not delete it: it is the only record of what was paid."
+    problem = f"{path}: SQLite cannot use the ledger ({error}). Nothing more was sent."
+    keep = "Do not delete the ledger: it is the only record of the requests that were sent."
     if is_busy(error):
         return LedgerBusy()
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
-        return altered("the way through its pages")
+        return altered("the structure of its pages")
     # A quota that is used up is a "disk I/O error" to SQLite, and a folder that takes no more files
     # is "unable to open database file". Python does not show the operating system's own error.
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
-        fix = "See whether the disk is full, over its quota or read-only, and make room on it."
+        fix = "Check whether the disk is full, over its quota or read-only, and make room on it."
         return DiskRefused(f"{problem} {fix} {keep}")
     return StorageFailed(f"{problem} {keep}")

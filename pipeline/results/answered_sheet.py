@@ -90,7 +90,7 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Answered
     """
     folder = job.folder
     if wal.is_damaged(folder.ledger):
-        raise altered("what was last written to it")
+        raise altered("the log of its last writes (ledger.sqlite-wal)")
     in_use = folder.in_use  # before the view of the ledger, or a run that ends now looked cut off
     check_ledger(folder.ledger)
     with reader.reading(folder.ledger) as read:
@@ -98,8 +98,8 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Answered
         snapshot = whole_snapshot(folder.snapshots, *read(queries.snapshot))
         if snapshot is None:
             raise Refused(
-                f"{folder.snapshot}: the copy of the sheet is missing, or not the one that the "
-                "ledger speaks of. Give `pipeline run` once more: it makes a new copy, and sends "
+                f"{folder.snapshot}: the copy of the sheet is missing, or it is not the copy that "
+                "the ledger refers to. Run `pipeline run` again: it makes a new copy, and sends "
                 "nothing if the sheet has no new rows.",
                 closing="",
             )

@@ -175,17 +175,16 @@ def read_part(folder: RunFolder, part: Part, columns: Sequence[str]) -> pa.Table
     try:
         content = read_file(path, PART_FILE_BYTES)
         if hashlib.sha256(content).hexdigest() != part.sha256:
-            raise OSError("it is not what was written")
+            raise OSError("it is not as the runner wrote it")
         file = pq.ParquetFile(pa.BufferReader(content))
         if not file.schema_arrow.equals(RESULTS_SCHEMA) or file.metadata.num_rows != part.rows:
-            raise OSError("it is not of the columns and rows that the ledger counts in it")
+            raise OSError("its columns or its number of rows are not those in the ledger")
         return file.read(columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         raise StorageFailed(
-            f"{path}: this part of the results cannot be used "
-            f"({getattr(error, 'strerror', None) or error}). Nothing altered is "
-            "used. Bring the file back from a copy of the folder; `pipeline verify` names all that "
-            "is damaged."
+            f"{path}: the runner cannot use this part of the results "
+            f"({getattr(error, 'strerror', None) or error}). Restore the file from a copy of the "
+            "run folder. `pipeline verify` lists everything that is damaged."
         ) from None
 
 
@@ -254,12 +253,12 @@ class _HeldAnswers:
         lost = held[at] != keys if len(held) else np.ones(len(keys), bool)
         if lost.any():
             raise StorageFailed(
-                f"{folder.results}: the answers of {int(lost.sum())} rows are not in the results "
-                f"(row {int(of_row[lost].min())} first). Was a part removed? `pipeline verify` "
-                "names what is missing."
+                f"{folder.results}: answers are missing, {int(lost.sum())} in all (the first is "
+                f"that of row {int(of_row[lost].min())}). A part may have been removed. `pipeline "
+                "verify` lists the missing parts and rows."
             )
         if len(of_row) and not 1 <= of_row.min() <= of_row.max() <= sheet_rows:
-            raise altered("where an answer is")
+            raise altered("the record of where an answer is")
         sizes = np.zeros(sheet_rows, np.int64)
         sizes[of_row - 1] = np.concatenate([np.empty(0, np.int32), *self._sizes])[at]
         by_position = np.argsort(at, kind="stable")
@@ -342,8 +341,8 @@ class _Spill:
             content = self.file.read(size)
             if zlib.crc32(content) != checksum:
                 raise StorageFailed(
-                    "The disk gave other bytes back than were written to a temporary file. "
-                    "The results are safe in the run folder. Look at the disk."
+                    "A temporary file does not contain the bytes that the runner wrote to it. The "
+                    "results in the run folder are safe. Check the disk for errors."
                 )
             tables.append(pa.ipc.open_stream(pa.py_buffer(content)).read_all())
         table = pa.concat_tables(tables).sort_by("sheet_row").combine_chunks()

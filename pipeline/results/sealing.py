@@ -99,9 +99,9 @@ class Sealer:
         rows = self._ledger.read(finished(first_seq, last_seq))
         if len(rows) != last_seq - first_seq + 1:
             raise StorageFailed(
-                f"{self._folder.parent}: the ledger holds {len(rows)} of the "
-                f"{last_seq - first_seq + 1} answers that it counts in one part. Sending has "
-                "stopped. Keep the folder as it is: what is missing was paid."
+                f"{self._folder.parent}: the ledger has only {len(rows)} of the "
+                f"{last_seq - first_seq + 1} answers that belong to one part. The runner has "
+                "stopped sending. Keep the run folder unchanged: the missing answers were paid."
             )
         return _parquet(rows, self._workflow)
 
@@ -113,7 +113,7 @@ class Sealer:
                 file.flush()
                 sync(file.fileno())
             if _sha256(draft.read_bytes()) != _sha256(content):
-                raise OSError("what was read back is not what was written")
+                raise OSError("the bytes read back are not the bytes written")
             draft.rename(self._folder / name)
             sync_folder(self._folder)
 

@@ -55,17 +55,17 @@ def _look(job: Job) -> Verified:
     folder, findings, in_use = job.folder, Findings(), job.folder.in_use
     names, trace = listed(folder), folder.trace
     if wal.is_damaged(folder.ledger):
-        findings.add(f"{LEDGER}-wal", "what a run last wrote is not what was written", KEEP_LEDGER)
+        findings.add(f"{LEDGER}-wal", "the last writes of a run are damaged", KEEP_LEDGER)
     elif not _begun(folder.ledger):
         if trace is None:
             raise no_run_yet(job)
-        findings.add(LEDGER, "it is not there, or empty", KEEP_LEDGER)
+        findings.add(LEDGER, "the file is missing or empty", KEEP_LEDGER)
         return Verified(None, 0, 0, 0, findings.all())
     summary: Summary | None = None
     entries, parts, answers = 0, 0, 0
     try:
         if not knows(folder.ledger, trace):
-            findings.add(LEDGER, "it does not know of the last run", KEEP_LEDGER)
+            findings.add(LEDGER, "it has no record of the last run", KEEP_LEDGER)
         with reading(folder.ledger) as read:
             look = _Look(read, findings)
             look(check_structure)
@@ -104,7 +104,7 @@ class _Look:
             return self._read(lambda db: check(db, self._findings))
         except _DAMAGE as error:
             if not self._findings.about(LEDGER):
-                problem = f"it cannot be read to its end ({_why(error)})"
+                problem = f"it cannot be read completely ({_why(error)})"
                 self._findings.add(LEDGER, problem, KEEP_LEDGER)
             return None
 
@@ -113,4 +113,4 @@ def _why(error: Exception) -> str:
     """The disk's or SQLite's own words; what to do about it is the finding's."""
     cause = error.__cause__ or error
     told = isinstance(cause, (sqlite3.Error, StorageFailed))
-    return str(cause) if told else "a value in it is of the wrong kind"
+    return str(cause) if told else "a value in it has the wrong type"

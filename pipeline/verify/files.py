@@ -23,10 +23,11 @@ from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 _RUN_AGAIN = (
-    "`pipeline run` makes a new copy of the sheet, and sends nothing if the sheet has no new rows"
+    "Run `pipeline run`: it makes a new copy of the sheet, and sends nothing if the sheet has no "
+    "new rows"
 )
-_REPORT = "`pipeline report` writes it again"
-_NEXT_RUN = "The next run writes it again; `pipeline status` tells the same from the ledger"
+_REPORT = "Run `pipeline report`: it writes the file again"
+_NEXT_RUN = "The next run writes it again; `pipeline status` shows the same numbers from the ledger"
 # `settle` moves rows from ambiguous to failed after the summary was written.
 _COUNTED = ("rows", "ok", "pending", "skipped", "paid_min", "paid_max")
 
@@ -41,12 +42,12 @@ def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings
     try:
         path = whole_snapshot(folder.snapshots, snapshot_id, sha256)
         if path is None:
-            findings.add(name, "it is not there", _RUN_AGAIN)
+            findings.add(name, "the file is missing", _RUN_AGAIN)
         else:
             _check_rows(path, db, findings)
         return path
     except StorageFailed:
-        findings.add(name, "it is not what the last run wrote", _RUN_AGAIN)
+        findings.add(name, "it is not the file that the last run wrote", _RUN_AGAIN)
         return None
 
 
@@ -72,12 +73,12 @@ def check_summary(
             or last is None
             or _object(content).get("run_id") != last.run_id
         ):
-            findings.add(name, "it is not what the last run wrote", _NEXT_RUN)
+            findings.add(name, "it is not the file that the last run wrote", _NEXT_RUN)
         return
     said = _object(content)
     counted = sum(said[n] for n in ROW_COUNTS)
     if counted != said["rows"] or (over and now is not None and _differs(said, asdict(now), db)):
-        findings.add(LEDGER, "its counts are not those of summary.json", KEEP_LEDGER)
+        findings.add(LEDGER, "its counts differ from those in summary.json", KEEP_LEDGER)
 
 
 def _differs(said: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
@@ -105,7 +106,7 @@ def check_failures(
         findings.add(folder.failures.name, problem, _REPORT)
         return
     if not as_written:
-        problem = "it is not what the ledger says of the rows that are not ok"
+        problem = "it does not match the rows that are not ok in the ledger"
         findings.add(folder.failures.name, problem, _REPORT)
 
 
@@ -128,13 +129,15 @@ def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
         rows, skipped = number, skipped + (found is None)
         while row is not None and row <= number:
             if row != number or bytes(key or b"").hex() != found:
-                problem = "a row is not the one at its place in the sheet's copy"
+                problem = "a row is not the row at its place in the copy of the sheet"
                 findings.add(LEDGER, problem, KEEP_LEDGER, row)
             row, key = known.fetchone() or (None, None)
     counts = queries.counts(db)
     kept = db.execute("SELECT coalesce(sum(1), 0) FROM skipped_answers").fetchone()[0]
     if row is not None or (rows, skipped) != (counts.sheet_rows, counts.skipped + kept):
-        findings.add(LEDGER, "it is of another sheet than the sheet's copy", KEEP_LEDGER)
+        findings.add(
+            LEDGER, "it belongs to another sheet than the copy of the sheet does", KEEP_LEDGER
+        )
 
 
 def _last_ended(db: sqlite3.Connection) -> tuple[int, str | None] | None:

@@ -12,10 +12,11 @@ LEDGER = "ledger.sqlite"
 RESULTS = "results"
 
 KEEP_LEDGER = (
-    "Run nothing in this folder: a row that is known wrongly may be paid twice. Bring the whole "
-    "folder back from a copy; without one, export what is whole and give the rest another `output:`"
+    "Do not run this job: with a wrong record the runner could pay for a row twice. Restore the "
+    "whole run folder from a copy. Without a copy, export the answers that are intact and set "
+    "another `output:` in the job file for the other rows"
 )
-RESTORE = "Bring the file back from a copy of the folder; until then `export` refuses to use it"
+RESTORE = "Restore the file from a copy of the run folder. Until then `export` refuses to use it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def check_sums(db: sqlite3.Connection, findings: Findings) -> int:
                 checked += 1
                 if row_sum(*values) != stored or not of_its_kind:
                     row = _sheet_row(db, table, values[0])
-                    problem = f"an entry in its table `{table}` is not what was written"
+                    problem = f"an entry in its table `{table}` is not as the runner wrote it"
                     findings.add(LEDGER, problem, KEEP_LEDGER, row)
     finally:
         db.text_factory = str
@@ -48,7 +48,9 @@ def check_sense(db: sqlite3.Connection, findings: Findings) -> None:
             findings.add(LEDGER, problem, KEEP_LEDGER, row)
     for row, known, key, row_id in db.execute("SELECT sheet_row, identity, row_key, id FROM rows"):
         if known != identity(key, row_id):
-            findings.add(LEDGER, "a row is not known by its key", KEEP_LEDGER, row)
+            findings.add(
+                LEDGER, "the identity of a row does not match its key and id", KEEP_LEDGER, row
+            )
 
 
 def _readable(raw: bytes) -> str:
@@ -82,7 +84,7 @@ _SHEET_ROW = {
 
 # What must not be there, by what it would mean; each query gives rows of the sheet.
 _DISAGREEMENTS = {
-    "what a row says of its attempts is not what they are": (
+    "the record of a row does not match its attempts": (
         "SELECT r.sheet_row FROM rows r LEFT JOIN (SELECT row_id, count(*) AS made,"
         " max(attempt_id) AS latest, max(CASE WHEN verdict = 'ok' THEN attempt_id END) AS latest_ok"
         " FROM attempts GROUP BY row_id) a USING (row_id)"
@@ -101,7 +103,7 @@ _DISAGREEMENTS = {
         " WHEN 'failed' THEN r.code IS a.code AND r.state IN ('failed', 'pending')"
         " WHEN 'refused' THEN r.code IS a.code AND r.state = 'pending' ELSE 0 END"
     ),
-    "the version of a row is not what the decisions about it say": (
+    "the version of a row does not match the decisions about it": (
         "SELECT r.sheet_row FROM rows r LEFT JOIN (SELECT row_id, count(*) AS times FROM decisions"
         " WHERE decision = 'again' GROUP BY row_id) d USING (row_id)"
         " WHERE r.version <> 1 + coalesce(d.times, 0)"
@@ -112,33 +114,33 @@ _DISAGREEMENTS = {
         " OR a.version NOT BETWEEN 1 AND r.version OR a.maybe_paid <> CASE a.verdict"
         " WHEN 'refused' THEN 0 WHEN 'failed' THEN a.maybe_paid ELSE 1 END"
     ),
-    "two rows stand at one place of the sheet": (
+    "two rows have the same place in the sheet": (
         "SELECT sheet_row FROM rows WHERE sheet_row IS NOT NULL"
         " GROUP BY sheet_row HAVING count(*) > 1"
     ),
-    "a duplicate stands at the place of another row, or is one of a duplicate": (
+    "a duplicate has the place of another row, or copies another duplicate": (
         "SELECT sheet_row FROM duplicates WHERE sheet_row <= first_row"
         " OR first_row IN (SELECT sheet_row FROM duplicates)"
         " OR sheet_row IN (SELECT sheet_row FROM rows WHERE sheet_row IS NOT NULL)"
     ),
-    "one place of the sheet was sent for two rows in one run": (
+    "one run sent two rows from the same place in the sheet": (
         "SELECT sheet_row FROM attempts GROUP BY run, sheet_row HAVING min(row_id) <> max(row_id)"
     ),
-    "a row that the sheet skips keeps an answer that is not there": (
+    "a skipped row keeps an answer that does not exist": (
         "SELECT s.sheet_row FROM skipped_answers s LEFT JOIN rows r USING (row_id)"
         " WHERE r.ok_attempt IS NULL"
     ),
-    "a run has pins that nobody knows": (
+    "a run has pinned settings that are not in the ledger": (
         "SELECT NULL FROM run_pins LEFT JOIN pins USING (pins) WHERE pins.settings IS NULL"
     ),
-    "a decision is about no row": (
+    "a decision belongs to no row": (
         "SELECT NULL FROM decisions LEFT JOIN rows USING (row_id) WHERE rows.row_id IS NULL"
     ),
-    "an answer that is not in the results yet has no request": (
+    "an answer that is not in results/ yet has no request": (
         "SELECT a.sheet_row FROM payloads p LEFT JOIN attempts a USING (attempt_id)"
         " LEFT JOIN requests q USING (row_id) WHERE a.verdict IS NOT 'ok' OR q.row_id IS NULL"
     ),
-    "two parts of the results hold the same answers": (
+    "two parts contain the same answers": (
         "SELECT NULL FROM parts p JOIN parts o ON o.part < p.part"
         " WHERE o.last_seq >= p.first_seq AND p.last_seq >= o.first_seq"
     ),

@@ -13,8 +13,8 @@ def verified_lines(verified: Verified, name: str) -> list[str]:
         found = counted(len(verified.findings), "finding")
     lines = [
         f"{name}: {found}.",
-        f"Checked: {counted(verified.answers, 'answer')} in {counted(verified.parts, 'part')} and "
-        f"the ledger's {verified.entries} entries.",
+        f"Checked {counted(verified.answers, 'answer')} in {counted(verified.parts, 'part')}, and "
+        f"{verified.entries} entries of the ledger.",
     ]
     for finding in verified.findings:
         times = f" ({finding.count} times)" if finding.count > 1 else ""

@@ -21,7 +21,8 @@ from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Find
 
 _BATCH_ROWS = 2000
 _MAKE_EMPTY = (
-    "Move it away; `pipeline run` makes it again, and sends nothing if the sheet has no new rows"
+    "Move the file away if it is there. Then run `pipeline run`: it makes the file again, and "
+    "sends nothing if the sheet has no new rows"
 )
 
 
@@ -67,19 +68,19 @@ def check_results(
     for name in sorted(names - {part.name for part in parts} - {EMPTY_PART}):
         findings.add(
             f"{RESULTS}/{name}",
-            "the ledger does not know this file, and readers of the folder take it for results",
-            "Move it away; or, if an older ledger was put in place, put the newer one back",
+            "the ledger has no record of this file, but readers of the folder take it for results",
+            "Move the file away. If you restored an older ledger, put the newer one back instead",
         )
     return len(parts), _check_answers(db, findings)
 
 
-_ALTERED = "it is not what was written"
+_ALTERED = "it is not as the runner wrote it"
 
 
 def _check_part(path: Path, part: _Named, db: sqlite3.Connection, findings: Findings) -> None:
     name = f"{RESULTS}/{part.name}"
     if not path.exists():
-        findings.add(name, "it is not there", RESTORE)
+        findings.add(name, "the file is missing", RESTORE)
         return
     content = _read(path, part.sha256)
     if content is None:
@@ -91,7 +92,7 @@ def _check_part(path: Path, part: _Named, db: sqlite3.Connection, findings: Find
         findings.add(name, f"it cannot be read ({error})", RESTORE)
         return
     if rows != part.rows:
-        findings.add(name, f"it holds {rows} answers, not {part.rows}", RESTORE)
+        findings.add(name, f"it contains {rows} answers instead of {part.rows}", RESTORE)
 
 
 def _read(path: Path, sha256: str) -> bytes | None:
@@ -108,7 +109,7 @@ def _load(content: bytes, name: str, db: sqlite3.Connection, findings: Findings)
     rows = 0
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     if not _same_schema(file.schema_arrow):
-        findings.add(f"{RESULTS}/{name}", "its columns are not those of results", RESTORE)
+        findings.add(f"{RESULTS}/{name}", "its columns are not those of a part", RESTORE)
         return int(file.metadata.num_rows)
     for batch in file.iter_batches(batch_size=_BATCH_ROWS):
         columns = batch.to_pydict()
@@ -116,7 +117,7 @@ def _load(content: bytes, name: str, db: sqlite3.Connection, findings: Findings)
             *(columns[c] for c in ("row", "row_key", "workflow", "variables")), strict=True
         ):
             if key_of(workflow, json.loads(variables)).hex() != key:
-                problem = "the variables of an answer are not those of its row key"
+                problem = "the variables of an answer do not match its row key"
                 findings.add(f"{RESULTS}/{name}", problem, RESTORE, row)
         kept = [columns[c] for c in ("run_id", "row", "id", "row_key", "version")]
         db.executemany(
@@ -133,7 +134,7 @@ def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) 
     path, name = folder.results / EMPTY_PART, f"{RESULTS}/{EMPTY_PART}"
     if not path.exists():
         if db.execute("SELECT 1 FROM runs").fetchone():
-            findings.add(name, "it is not there", _MAKE_EMPTY)
+            findings.add(name, "the file is missing", _MAKE_EMPTY)
         return
     try:
         content = read_file(path, NOTE_BYTES)
@@ -142,7 +143,7 @@ def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) 
     except (OSError, pa.ArrowException, ValueError):
         whole = False
     if not whole:
-        findings.add(name, "it is not a part without rows", _MAKE_EMPTY)
+        findings.add(name, "it is not the empty part that the runner makes", _MAKE_EMPTY)
 
 
 def _same_schema(schema: pa.Schema) -> bool:
@@ -155,13 +156,13 @@ def _check_answers(db: sqlite3.Connection, findings: Findings) -> int:
     db.execute("CREATE INDEX temp.sealed_place ON sealed (run_id, row)")
     for row, places, same in db.execute(_PLACES):
         if places == 0:
-            findings.add(RESULTS, "an answer is in no part that is whole", RESTORE, row)
+            findings.add(RESULTS, "an answer is in no intact part", RESTORE, row)
         elif places > 1:
-            findings.add(RESULTS, "an answer is there twice", KEEP_LEDGER, row)
+            findings.add(RESULTS, "the same answer is there twice", KEEP_LEDGER, row)
         elif not same:
-            findings.add(RESULTS, "an answer is not the one of its row", KEEP_LEDGER, row)
+            findings.add(RESULTS, "an answer does not match its row", KEEP_LEDGER, row)
     for row, name in db.execute(_UNKNOWN):
-        problem = f"an answer in {RESULTS}/{name} is unknown to it"
+        problem = f"it has no record of an answer in {RESULTS}/{name}"
         findings.add(LEDGER, problem, KEEP_LEDGER, row)
     found = db.execute(
         "SELECT (SELECT count(*) FROM temp.sealed) + (SELECT coalesce(sum(1), 0) FROM payloads)"

@@ -500,7 +500,7 @@ def test_who_asks_for_the_results_of_a_rehearsed_job_is_told_of_the_rehearsal(ma
     assert job.call("run", "--sandbox").returncode == 0
     for command in (("status",), ("export", "--to", str(job.folder / "x.csv")), ("history",)):
         said = job.call(*command).stderr
-        assert "There is a rehearsal: --sandbox shows it." in said
+        assert "There is a rehearsal: add --sandbox to see it." in said
 
 
 def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sandbox, make_job):

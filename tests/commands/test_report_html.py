@@ -440,7 +440,7 @@ def test_nothing_altered_is_counted_or_shown(reported, table, which, change):
     folder = reported.copied(f"{table}-{which}-{change.split()[0]}")
     before = (folder / "report.html").read_bytes()
     alter(folder / "ledger.sqlite", table, which, change)
-    with pytest.raises(pipeline.StorageFailed, match="is not what was written"):
+    with pytest.raises(pipeline.StorageFailed, match="is not as the runner wrote it"):
         pipeline.write_report(pipeline.find_job(folder))
     assert (folder / "report.html").read_bytes() == before
 

@@ -298,9 +298,9 @@ def test_no_command_takes_a_lost_ledger_for_a_job_without_runs(sandbox, make_job
     for words in (["settle"], ["settle", "--only", "timeout"], ["status"], ["report"], ["history"]):
         done = job.call(*words)
         assert done.returncode == 6, (words, done.stderr)
-        assert "ledger.sqlite: the ledger is gone or empty" in done.stderr
+        assert "ledger.sqlite: the ledger is missing or empty" in done.stderr
         assert "Start it with" not in done.stderr
-    assert "ledger.sqlite: it is not there, or empty" in job.call("verify").stdout
+    assert "ledger.sqlite: the file is missing or empty" in job.call("verify").stdout
     assert job.call("run").returncode == 6
     assert sandbox.received() == 2
 

@@ -149,7 +149,8 @@ def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_left_as_it_
     book = kept.book()
     done = kept.call(*command.replace("done.csv", str(kept.folder / "done.csv")).split())
     assert done.returncode == 2, done.stderr
-    assert "written by a newer release (schema 3; this one knows 2)" in done.stderr
+    assert "a newer release wrote this ledger (its schema is 3;" in done.stderr
+    assert "this release reads up to 2)" in done.stderr
     assert "Upgrade the runner. Nothing was sent." in done.stderr
     assert kept.book() == book
     assert (kept.output / "ledger.sqlite").read_bytes() == ledger

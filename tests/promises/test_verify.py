@@ -436,7 +436,7 @@ def test_an_altered_entry_of_the_ledger_names_its_row_and_stops_a_run(finished, 
     before = book.received()
     found = verify(finished.output).findings
     assert found[0].file == "ledger.sqlite"
-    assert "is not what was written" in found[0].problem
+    assert "is not as the runner wrote it" in found[0].problem
     assert found[0].rows == (() if row is None else (row,))
     with pytest.raises(StorageFailed, match="damaged"):
         pipeline.run_job(finished.spec)
@@ -494,8 +494,8 @@ def test_findings_end_the_command_with_6_and_stand_in_the_json(finished):
     assert (said["exit_code"], said["rows"]) == (6, 8)
     assert [finding["file"] for finding in said["findings"]] == ["ledger.sqlite", "summary.json"]
     assert said["findings"][0]["rows"] == [3]
-    assert "`attempts` is not what was written: row 3" in done.stderr
-    assert "Run nothing in this folder" in done.stderr
+    assert "`attempts` is not as the runner wrote it: row 3" in done.stderr
+    assert "Do not run this job" in done.stderr
 
 
 # -- whole files ------------------------------------------------------------------------
@@ -666,6 +666,6 @@ def test_a_cut_off_attempt_that_was_altered_is_not_written_over(killed):
         " WHERE attempt_id = (SELECT max(last_attempt) FROM rows WHERE state = 'sending')",
     )
     with open_ledger(folder / "ledger.sqlite", SystemClock()) as ledger:
-        with pytest.raises(StorageFailed, match="cut off"):
+        with pytest.raises(StorageFailed, match="interrupted attempt"):
             ledger.recover()
     assert files_found(folder) == {"ledger.sqlite"}

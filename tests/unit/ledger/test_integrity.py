@@ -38,8 +38,8 @@ def write_ledger(path: Path, answer_bytes: int) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("UPDATE rows SET state = 'pending'", "what is known of a row (row 7 of the sheet)"),
-        ("UPDATE attempts SET maybe_paid = 0", "how an attempt ended (row 7 of the sheet)"),
+        ("UPDATE rows SET state = 'pending'", "the record of a row (row 7 of the sheet)"),
+        ("UPDATE attempts SET maybe_paid = 0", "the record of an attempt (row 7 of the sheet)"),
     ],
 )
 def test_what_is_not_what_was_written_is_found_and_named(tmp_path, answer_bytes, change, words):
@@ -66,7 +66,7 @@ def test_damage_is_told_instead_of_what_it_made_of_a_reader(tmp_path):
         raise ValueError("of its own")
     content = path.read_bytes()
     path.write_bytes(content.replace(b"Bad gateway", b"Bad GATEWAY"))
-    with pytest.raises(StorageFailed, match="how an attempt ended"), checked_beside(path):
+    with pytest.raises(StorageFailed, match="the record of an attempt"), checked_beside(path):
         raise ValueError("of the damage")
 
 

@@ -147,9 +147,7 @@ def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path,
         attempt(ledger, row(1), None)
     alter(path, statement)
     with open_ledger(path, SystemClock()) as ledger:
-        with pytest.raises(
-            StorageFailed, match=r"an attempt that was cut off \(row 1 of the sheet"
-        ):
+        with pytest.raises(StorageFailed, match=r"an interrupted attempt \(row 1 of the sheet"):
             ledger.recover()
 
 
@@ -192,7 +190,7 @@ def test_a_row_that_is_ok_or_on_its_way_is_never_intended_again(ledger, outcome)
     """The last line of defence against a second bill, whatever the plan says."""
     begin(ledger, [row(1)])
     attempt(ledger, row(1), outcome)
-    with pytest.raises(AssertionError, match="pay twice"):
+    with pytest.raises(AssertionError, match="pay for a row twice"):
         attempt(ledger, row(1), PAID)
 
 
@@ -239,7 +237,7 @@ def test_only_the_moves_of_the_table_are_written(path, move, state):
                 moved(ledger, move, to, made)
                 assert ledger.read(states) == moved_to
             else:
-                with pytest.raises(AssertionError, match="pay twice"):
+                with pytest.raises(AssertionError, match="pay for a row twice"):
                     moved(ledger, move, to, made)
         with reading(path) as read:
             assert read(states) == (moved_to if state in before else [state])
@@ -472,7 +470,7 @@ def test_a_part_of_another_name_than_was_written_stops_the_reading_and_not_the_w
         ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "b" * 64))
     alter(path, "UPDATE parts SET name = 'part-00007.parquet'")
     with open_ledger(path, SystemClock()) as ledger:
-        with pytest.raises(StorageFailed, match="what it says of a part is not"):
+        with pytest.raises(StorageFailed, match="the record of a part is not"):
             ledger.unsealed_part()
         begin(ledger, [row(1)])
         attempt(ledger, row(1), PAID)
@@ -526,7 +524,7 @@ def test_after_a_failed_write_nothing_is_written_any_more(path):
         big = Row(1, b"1" * 16, b"1" * 16, 0, b"x" * 1_000_000)
         with pytest.raises(StorageFailed, match="full"):
             attempt(ledger, big, PAID)
-        ledger_says = "cannot be written"
+        ledger_says = "cannot write to ledger.sqlite"
         with pytest.raises(StorageFailed, match=ledger_says):
             attempt(ledger, row(2), PAID)
         with pytest.raises(StorageFailed, match=ledger_says):
@@ -575,7 +573,7 @@ def test_a_ledger_that_does_not_know_of_a_run_that_was_here_is_no_new_one(path, 
             pass
     before = path.read_bytes() if path.exists() else None
     trace = Trace("summary.json", None)
-    says = "gone or empty, .* every row would be paid again. Bring it back .* Nothing was sent"
+    says = "missing or empty, .* pay for every row again. Restore .* Nothing was sent"
     with pytest.raises(StorageFailed, match=says):
         with open_ledger(path, SystemClock(), trace=trace):
             pass
@@ -594,7 +592,7 @@ def test_a_ledger_that_is_older_than_run_json_is_refused(path):
         run_id = read(queries.last_run).run_id
     with open_ledger(path, SystemClock(), trace=Trace("run.json", run_id)):
         pass
-    with pytest.raises(StorageFailed, match=r"not know of run later, but run\.json shows"):
+    with pytest.raises(StorageFailed, match=r"no record of run later, but run\.json shows"):
         with open_ledger(path, SystemClock(), trace=Trace("run.json", "later")):
             pass
 
@@ -611,7 +609,7 @@ def test_commits_that_only_the_log_has_are_not_passed_over(path, tmp_path):
     altered = bytearray(log.read_bytes())
     altered[100] ^= 1
     log.write_bytes(altered)
-    with pytest.raises(StorageFailed, match="what was last written to it"):
+    with pytest.raises(StorageFailed, match="the log of its last writes"):
         with open_ledger(killed, SystemClock()):
             pass
 
@@ -644,7 +642,10 @@ def test_a_ledger_of_a_newer_release_is_refused(path):
 def test_a_file_that_is_no_ledger_is_a_damaged_disk(path):
     """And says that it must not be deleted."""
     path.write_bytes(b"garbage" * 5000)
-    with pytest.raises(StorageFailed, match="Do not delete it"), open_ledger(path, SystemClock()):
+    with (
+        pytest.raises(StorageFailed, match="Do not delete the ledger"),
+        open_ledger(path, SystemClock()),
+    ):
         pass
 
 

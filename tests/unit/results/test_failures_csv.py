@@ -150,7 +150,7 @@ def test_an_altered_ledger_is_told_and_failures_csv_stays_as_it_was(job):
     content = ledger.read_bytes()
     assert b"Request blocked" in content
     ledger.write_bytes(content.replace(b"Request blocked", b"Request BLOCKED"))
-    with pytest.raises(StorageFailed, match="how an attempt ended"):
+    with pytest.raises(StorageFailed, match="the record of an attempt"):
         pipeline.report_job(pipeline.find_job(job.spec))
     assert failures.read_bytes() == before
     assert not list(job.output.glob(".failures*"))
