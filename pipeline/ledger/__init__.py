@@ -1,5 +1,5 @@
-"""The only record of what was paid, and the only room that speaks SQL to it.
+"""The ledger of a run folder: the only record of which requests were sent and paid.
 
-`open_ledger` writes, `reading` and the operations of `queries` read, `check_ledger` looks it all
-through.
+No other room but `verify` contains SQL for it. `open_ledger` opens the ledger to write, `reading`
+opens it to read, `queries` has the reading operations, and `check_ledger` looks for damage.
 """

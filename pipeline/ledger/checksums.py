@@ -1,11 +1,11 @@
-"""A checksum of every row of every table of the ledger, which no statement can forget.
+"""A checksum of every row of every table of the ledger, which no SQL statement can forget.
 
-SQLite itself notices a damaged page's structure, not a changed byte inside of a value. So each
-table has a column `sum`, generated and stored by SQLite whenever a row is written: 8 bytes of
-BLAKE2b over all its other columns. A connection without the function cannot write to them at all.
+SQLite notices a page with a damaged structure, but not a changed byte within a value. So each table
+has a column `sum`: 8 bytes of BLAKE2b over all other columns. SQLite computes and stores it
+whenever it writes a row. A connection without the function `row_sum` cannot write to these tables.
 
-The sum says that a row is what was written. Who writes a row anew gives it a new sum, so whatever
-updates a row that it did not write itself checks it first.
+A correct sum shows that a row is as it was written. An UPDATE gives the row a new sum, which would
+hide earlier damage. So code that updates a row that it did not write itself checks the sum first.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _pack = struct.Struct("<d").pack
 
 
 def row_sum(*values: Any) -> bytes:
-    """The checksum of a row's values, in the order of its columns.
+    """Returns the checksum of a row's values, in the order of its columns.
 
-    Each value is written with its type, and texts and blobs with their length, so that no two
-    rows read alike. The same on every machine and Python; ledgers move between them.
+    The hashed bytes contain each value with its type, and each text and blob with its length, so
+    different rows give different bytes. The result is the same on every machine and Python, because
+    ledgers move between them.
     """
     encoded = []
-    for value in values:  # most are numbers or nothing, and a call for each would double the time
+    for value in values:  # most are numbers or None, and a call for each would double the time
         kind = type(value)
         if kind is int:
             encoded.append(b"i%d;" % value)
@@ -44,16 +45,16 @@ def row_sum(*values: Any) -> bytes:
 
 
 def register(db: sqlite3.Connection) -> None:
-    """Lets a connection write summed tables and check them."""
+    """Enables a connection to write tables with checksums and to check them."""
     db.create_function(FUNCTION, -1, row_sum, deterministic=True)
-    # Without it no schema may call a function of the application's own, and Python cannot mark
-    # one as harmless. What a schema can call is bounded otherwise: `schema.check_version` refuses
-    # every ledger with anything but the runner's own tables before a statement runs on them.
+    # Without this pragma no schema may call a function of the application, and Python cannot mark
+    # one as harmless. Another check limits what a schema can call: `schema.check_version` refuses
+    # every ledger with other tables than the runner's before any statement runs on them.
     db.execute("PRAGMA trusted_schema = ON")
 
 
 def columns_of(schema: str) -> dict[str, tuple[str, ...]]:
-    """The columns of each table that a schema makes, `sum` left out."""
+    """Returns the columns of each table that the SQL in `schema` creates, without `sum`."""
     db = sqlite3.connect(":memory:")
     db.executescript(schema)
     tables = [name for name, *_ in _TABLE.findall(schema)]
@@ -66,10 +67,11 @@ def columns_of(schema: str) -> dict[str, tuple[str, ...]]:
 
 
 def kinds_of(schema: str) -> dict[str, str]:
-    """For each table that a schema makes, an SQL expression with ``{0}`` for its alias: whether the
-    values of a row are of their columns' types, and its numbers ones that a run can write.
+    """Returns for each table that the SQL in `schema` creates an SQL expression, with ``{0}`` for
+    the table's alias: whether the values of a row have the types of their columns, and its numbers
+    are within the range that a run can write.
 
-    SQLite keeps a text in a column of numbers, and the sums of whoever put it there are right.
+    Checksums do not show this: SQLite stores a text in a column of numbers, with a correct sum.
     """
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(schema)
@@ -90,12 +92,13 @@ def _kind(column: str, kind: str, required: bool) -> str:
     return f"({test})" if required else f"({value} IS NULL OR {test})"
 
 
-# Times in seconds that a calendar has, years 68 to 8307, and numbers that a float holds.
+# REAL: times in seconds since 1970 for the years 68 to 8307. INTEGER: numbers that a float can hold
+# exactly.
 _RANGES = {"REAL": ("-6e10", "2e11"), "INTEGER": (0, 1 << 53)}
 
 
 def with_sums(schema: str) -> str:
-    """The schema with a checksum in each table."""
+    """Returns the SQL in `schema` with the column `sum` in each table."""
     columns = columns_of(schema)
 
     def summed(table: re.Match[str]) -> str:
@@ -110,18 +113,19 @@ def with_sums(schema: str) -> str:
 
 
 def intact(columns: Sequence[str], alias: str) -> str:
-    """An SQL expression: whether a row of the table that is called `alias` is as it was written."""
+    """Returns an SQL expression: whether a row of the table `alias` has a correct checksum."""
     return f"{alias}.sum IS {FUNCTION}({', '.join(f'{alias}.{name}' for name in columns)})"
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether `error` means text that is none any more: SQLite hands it over, Python refuses."""
+    """Tells whether `error` means that stored text is no longer valid UTF-8: SQLite returns such
+    bytes, but Python cannot decode them."""
     said = str(error)
     return "user-defined function raised" in said or "Could not decode" in said
 
 
 def _text(value: str) -> bytes:
-    # `verify` reads altered text, too, with its odd bytes as surrogates.
+    # `verify` reads altered text too, with its invalid bytes as surrogates.
     return _sized(b"s", value.encode("utf-8", "surrogateescape"))
 
 
@@ -130,7 +134,7 @@ def _sized(kind: bytes, value: bytes) -> bytes:
 
 
 _ENCODE: dict[type, Callable[[Any], bytes]] = {
-    # SQLite keeps no sign of zero.
+    # SQLite does not store the sign of zero.
     float: lambda value: b"f" + _pack(value + 0.0),
     str: _text,
     bytes: lambda value: _sized(b"b", value),

@@ -1,7 +1,7 @@
-"""One thread that owns a SQLite connection and commits whatever has piled up, all at once.
+"""A thread that owns a SQLite connection and puts all waiting operations into one commit.
 
-An fsync costs about a millisecond, so a commit for each write would cap a run at some hundred rows
-a second. Everything that is submitted while one commit is on its way to the disk shares the next.
+A commit takes about a millisecond (fsync). One for each write would cap a run at a few hundred rows
+a second. So all operations that are submitted while one commit is being written share the next.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline.core.errors import DiskRefused, LedgerBusy, StorageFailed
 
-# How long a write waits for another program that holds the ledger's lock, where nothing is at
-# stake; and how often a waiting one says so.
+# How long `call` waits for another program's lock, as nothing that was paid depends on it. And how
+# often `say_blocked` is called while a coroutine waits.
 PATIENCE_S = 30.0
 _SAY_EVERY_S = 30.0
 _TRY_EVERY_MS = 500
-# Errors of a write or of more room, which SQLite takes back whole, before any fsync. Only the first
-# says that the disk is full: the others also stand for a quota that is used up.
+# Errors of a write or of enlarging a file. SQLite rolls the whole commit back, before any fsync.
+# Only the first says that the disk is full. The others also stand for a quota that is used up.
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
 
@@ -40,15 +40,17 @@ class _Submitted(NamedTuple):
 
 
 class GroupCommit:
-    """Runs operations in the order of their submission, each durable before it returns.
+    """Runs operations in the order of their submission. Each is durable before its call returns.
 
-    After one commit has failed every later call raises the same error: a second fsync after a
-    failed one reports success for data that the kernel has already dropped. Two errors are other
-    matters. On a full disk SQLite takes the whole commit back before any fsync: then `make_room` is
-    called once, and from there on only operations that save something paid are carried out. While
-    another program holds the ledger's lock nothing is written at all: what a coroutine submitted
-    waits for as long as it takes, and `say_blocked` is called in its loop every 30 s with True, and
-    once with False when the wait is over.
+    After one commit has failed, every later call raises the same error: a second fsync after a
+    failed one reports success for data that the kernel has already dropped. There are two
+    exceptions.
+
+    * Full disk: SQLite rolls the whole commit back before any fsync. Then `make_room` is called
+      once. If it made room, only operations that save something paid are carried out from then on.
+    * Lock of another program: SQLite writes nothing. Operations of coroutines wait until the lock
+      is free or `leave` ends the wait. Meanwhile `say_blocked` is called in their loop every 30 s
+      with True, and once with False after the wait.
     """
 
     def __init__(
@@ -69,20 +71,22 @@ class GroupCommit:
         self._thread.start()
 
     def call(self, operation: Operation[T]) -> T:
-        """Runs `operation` in the next commit and waits for it; from any thread but the loop's.
+        """Runs `operation` in the next commit and waits for it. Blocks the calling thread.
 
         Raises:
             StorageFailed: when the commit did not reach the disk.
-            LedgerBusy: when another program held the ledger's lock for 30 s. It may be tried again.
+            LedgerBusy: when another program held the ledger's lock for 30 s. The caller may try
+                again.
         """
         future: Future[T] = Future()
         self._submit([_Submitted(operation, future, False)])
         return future.result()
 
     async def durably(self, operation: Operation[T], *, saves: bool = False) -> T:
-        """The same for a coroutine. A cancelled wait does not cancel the write.
+        """Does the same for a coroutine. Cancelling the wait does not cancel the write.
 
-        `saves`: the operation saves something that was paid, so it is tried on a full disk too.
+        `saves`: the operation saves something that was paid, so it is carried out on a full disk
+        too.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -92,12 +96,14 @@ class GroupCommit:
         return await future
 
     def leave(self, after_s: float = 0.0) -> None:
-        """Waits at most `after_s` more for another program's lock. Answers that could not be saved
-        by then are lost: their rows are found cut off by the next run."""
+        """Limits the wait for another program's lock to `after_s` more seconds.
+
+        Answers that are not saved by then are lost. The next run finds their attempts without an
+        outcome."""
         self._leave_at = min(self._leave_at, time.monotonic() + after_s)
 
     def close(self) -> None:
-        """Commits what was submitted, ends the thread and closes the connection."""
+        """Commits the submitted operations, ends the thread and closes the connection."""
         self.leave(PATIENCE_S)
         self._hand_over()
         with self._wake:
@@ -107,8 +113,9 @@ class GroupCommit:
         self._connection.close()
 
     def _hand_over(self) -> None:
-        """Gives the thread all that one turn of the loop asked for: each wake-up costs, and the
-        more share a commit, the fewer there are.
+        """Gives the thread all operations that one turn of the event loop submitted.
+
+        Each wake-up of the thread costs time, and larger batches need fewer commits.
         """
         gathered, self._gathered = self._gathered, []
         if gathered:
@@ -124,7 +131,7 @@ class GroupCommit:
 
     def _refusal(self, submitted: _Submitted) -> BaseException | None:
         if self._closing:
-            return RuntimeError("the ledger is closed")  # nobody would ever carry it out
+            return RuntimeError("the ledger is closed")  # the thread may have ended
         return self._failed or (None if submitted.saves else self._full)
 
     def _work(self) -> None:
@@ -155,7 +162,12 @@ class GroupCommit:
         _resolve([(one.future, result) for one, result in zip(batch, results, strict=True)])
 
     def _begin(self, batch: list[_Submitted]) -> None:
-        """Takes SQLite's lock, however long another program holds it."""
+        """Begins a transaction, which takes SQLite's lock. Waits while another program holds it.
+
+        Raises:
+            LedgerBusy: after 30 s, when no coroutine waits for this batch.
+            DiskRefused: when `leave` has ended the wait.
+        """
         begun = time.monotonic()
         say_at = begun
         while True:
@@ -179,17 +191,18 @@ class GroupCommit:
             self._say(batch, False)
 
     def _say(self, batch: list[_Submitted], blocked: bool) -> bool:
-        """Says it in the loop of a coroutine that waits; False where none does."""
+        """Calls `say_blocked` in the loop of a waiting coroutine. False if no coroutine waits."""
         with self._wake:
             loop = _loop_of(batch) or _loop_of(self._queue)
         if loop is None or loop.is_closed():
             return False
-        with contextlib.suppress(RuntimeError):  # it was closed just now
+        with contextlib.suppress(RuntimeError):  # the loop was closed just now
             loop.call_soon_threadsafe(self.say_blocked, blocked)
         return True
 
     def _save_on_a_full_disk(self, batch: list[_Submitted], error: BaseException) -> None:
-        """Once there is room again: what saves something is done, the rest is refused."""
+        """Carries out the operations that save something, and refuses the others. `make_room` has
+        made room before."""
         full = _storage_failed(error)
         with self._wake:
             self._full = full
@@ -212,18 +225,18 @@ class GroupCommit:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another program holds SQLite's lock, so that nothing was read or written."""
+    """Tells whether another program holds SQLite's lock, so that nothing was read or written."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
 def _is_full(error: BaseException) -> bool:
-    # What Python's own part of sqlite3 raises, such as for a text that is none, has no code.
+    # Errors of Python's own part of sqlite3, such as for bytes that are no UTF-8, have no code.
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(error, sqlite3.Error) and code in _NO_ROOM
 
 
 def _loop_of(submitted: Iterable[_Submitted]) -> asyncio.AbstractEventLoop | None:
-    """The event loop of a coroutine that waits for one of them."""
+    """Returns the event loop of a coroutine that waits for one of `submitted`, or None."""
     futures = (one.future for one in submitted)
     return next((one.get_loop() for one in futures if isinstance(one, asyncio.Future)), None)
 
@@ -239,7 +252,7 @@ def _storage_failed(error: BaseException) -> StorageFailed:
 
 
 def _resolve(results: list[tuple[Future[Any] | asyncio.Future[Any], Any]]) -> None:
-    """One wake-up of the event loop for the whole batch: each costs a system call."""
+    """Wakes each event loop once for the whole batch: each wake-up costs a system call."""
     by_loop: defaultdict[Any, list[tuple[asyncio.Future[Any], Any]]] = defaultdict(list)
     for future, result in results:
         if isinstance(future, Future):

@@ -1,8 +1,9 @@
-"""Whether what a ledger knows of rows and attempts is what was written, before more is paid.
+"""Checks the ledger's records of rows, attempts and runs before a run sends requests.
 
-Every row of it is checked at each run: an altered one may look as if it were new, and would be paid
-again. That takes 5 microseconds for each row that was ever sent, so a large ledger is looked
-through by a process of its own, while this one reads the sheet.
+An altered row could look new, and the runner would pay for it again. So every run checks every one
+of these records. That takes 5 microseconds for each row that was ever sent. A separate process
+checks a large ledger, while this process reads the sheet. Stored requests and responses are checked
+by the operations that read them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pipeline.ledger.reader import reading
 from pipeline.ledger.schema import altered, intact
 from pipeline.system.children import start_python
 
-# A ledger of some 100,000 rows; a smaller one is checked before a process would have begun.
+# A ledger of about 100,000 rows. Checking a smaller one takes less time than starting a process.
 _LARGE_BYTES = 16 * 1024 * 1024
-# For each table, what is said when it is damaged, and where it says which row of the sheet it is.
+# For each table: the words for a damaged entry, and the SQL for its row of the sheet.
 _WHAT = {
     "rows": ("the record of a row", "sheet_row"),
     "attempts": ("the record of an attempt", "sheet_row"),
@@ -38,13 +39,12 @@ _WHAT = {
 
 
 def check_ledger(path: Path) -> None:
-    """Looks through the ledger at `path`; one that is not there yet is sound.
+    """Checks the ledger at `path`. A ledger that does not exist yet is sound.
 
     Raises:
-        StorageFailed: when a row or an attempt is not what was written, or the tables lost
-            something.
+        StorageFailed: when a record was altered, or a table or index lost something.
     """
-    # An interpreter within another program may have no executable of its own.
+    # A Python that is embedded in another program may have no executable.
     if sys.executable and path.exists() and path.stat().st_size >= _LARGE_BYTES:
         with contextlib.suppress(OSError), start_python(__name__, str(path.absolute())) as child:
             said, _ = child.communicate()
@@ -58,11 +58,11 @@ def check_ledger(path: Path) -> None:
 
 @contextmanager
 def checked_beside(path: Path) -> Iterator[None]:
-    """Looks through the ledger while the block reads it. What it read counts once it was left.
+    """Checks the ledger while the block reads it. Use what the block read only after the block.
 
     Raises:
-        StorageFailed: as `check_ledger`, at the end of the block; also instead of what the block
-            raised, as altered values may raise anything.
+        StorageFailed: as `check_ledger`, at the end of the block. It replaces an exception of the
+            block, because altered values may raise anything.
     """
     with ThreadPoolExecutor(1) as pool:
         checking = pool.submit(check_ledger, path)
@@ -73,7 +73,7 @@ def checked_beside(path: Path) -> Iterator[None]:
 
 
 def check(db: sqlite3.Connection) -> None:
-    """Looks through an open ledger.
+    """Checks an open ledger.
 
     Raises:
         StorageFailed: as `check_ledger`.

@@ -1,14 +1,61 @@
-"""The durable life of every attempt: SQLite, one writer thread, commits grouped.
+"""The durable record of every request: one SQLite file, written by one thread.
 
-The attempt is the primary record. It is committed before its first byte leaves (`intend`), and its
-outcome is committed before anybody counts it (`conclude`). An attempt found without an outcome was
-cut off by a crash: it may have been paid, so its row is ambiguous.
+Theory of operation
+===================
 
-Everything that arrives while one commit is on its way to the disk shares the next one: an fsync
-costs about a millisecond, so one a row would cap the run at some hundred rows a second.
+The ledger has to answer one question: may the runner send this row? Its answer must be right after
+`kill -9` at any instant, and after a power cut on a disk that honours fsync. Two rules achieve it:
 
-A row enters the ledger with its first attempt. What is known of a sheet's other rows is nothing,
-so a million pending rows cost nothing here.
+1. The runner commits the intent to send a row before the first byte of the request leaves.
+2. The runner commits the outcome of the request before it counts the row or sends it again.
+
+So an intent without an outcome has one meaning once its process is gone: the process ended between
+the two commits. The request may have been paid. The row becomes ambiguous, and the runner does not
+send it again until the user orders that.
+
+Two tables hold this record. `attempts` has one entry for each request. It is the primary record:
+`verdict` is NULL from the intent until the outcome. `rows` has one entry for each row of a sheet
+that was ever sent. Its `state` follows from the attempts and from the user's `decisions`. A row
+that was never sent is in neither table, so a million pending rows cost nothing here.
+
+The first `intend` inserts a row as `sending`. After that, only `_move` changes `state`, and only
+as the table `MOVES` in `core.model` allows. The UPDATE itself tests the state before the move:
+
+    INTEND      pending, failed, ambiguous -> sending       intend
+    WITHDRAW    sending -> pending, failed, ambiguous       withdraw: provably no byte was sent
+    CONCLUDE    sending -> ok, failed, ambiguous, pending   conclude
+    RECOVER     sending -> ambiguous                        recover: the process is gone
+    READ_AGAIN  ambiguous -> ok                             read_again: the response is readable now
+    SETTLE      ambiguous -> failed                         settle: the user's decision
+    AGAIN       ok -> pending                               begin_run, mark_again: the user's order
+
+An example. Row 7 of the sheet is new. The API refuses it once, and then the process is killed:
+
+    begin_run    `runs` gets run 1.
+    intend       `rows` gets row 7 as sending, `requests` its body, `attempts` number 1 without
+                 a verdict. Now the runner sends the request. The server responds with 429.
+    conclude     Attempt 1: refused, maybe_paid 0. Row 7: pending, with the code rate_limited.
+    intend       Row 7: sending. `attempts` gets number 2 without a verdict. The runner sends the
+                 request, and `kill -9` ends the process.
+    open_ledger  The next run opens the ledger. Row 7 is still sending, but nothing is in flight.
+    recover      Attempt 2: ambiguous, with the code interrupted, and still maybe_paid 1. Row 7:
+                 ambiguous. The folder now has paid_min 0 and paid_max 1.
+
+From here on `pipeline run` does not send row 7. `resume --ambiguous` sends it again, with
+another `intend`. `pipeline settle` calls `settle` instead: the row counts as failed, and its
+requests still count as maybe paid.
+
+An answer ends differently: `conclude` stores its bytes in `payloads` and the row is ok. Later the
+`Sealer` moves it into a part in three steps. `name_part` records the file's name and checksum, the
+Sealer writes the file, and `seal` deletes the payload and the request. After a crash between these
+steps, `unsealed_part` returns the part, and the next run finishes it under the same name.
+
+`GroupCommit` makes this fast enough. One commit takes about a millisecond and each request needs
+two, so single commits would cap a run at about 400 rows a second. All operations that arrive
+during one commit share the next.
+
+Damage must not make a paid row look new. `checksums` covers every entry and `wal` the last commits.
+`integrity` checks all rows and attempts before a run sends.
 """
 
 from __future__ import annotations
@@ -44,11 +91,12 @@ T = TypeVar("T")
 
 
 class SqliteLedger:
-    """The ledger of one run folder. One process writes; any number may read.
+    """The ledger of one run folder. One process writes it, and any number of processes may read.
 
-    Every method may be called from any thread; the coroutines from one event loop. After a write
-    has failed every later call raises the same StorageFailed: a second fsync after a failed one
-    would report success for data that the kernel has already dropped.
+    Call the methods from any thread, and the coroutines from one event loop. After a write has
+    failed, every later call raises the same StorageFailed: a second fsync after a failed one
+    would report success for data that the kernel has already dropped. `GroupCommit` describes the
+    two exceptions, a full disk and a lock that another program holds.
     """
 
     def __init__(
@@ -67,10 +115,16 @@ class SqliteLedger:
     # -- before the sending ---------------------------------------------------------------
 
     def recover(self) -> frozenset[int]:
-        """Turns attempts that a crash cut off into ambiguous ones. The ids of their rows."""
+        """Marks attempts without an outcome, and their rows, as ambiguous. Returns the row ids.
+
+        Call it before the first request of a run: then only a crash can have left such attempts.
+
+        Raises:
+            StorageFailed: when one of these rows or attempts was altered.
+        """
 
         def operation(db: sqlite3.Connection) -> frozenset[int]:
-            # Writing makes new checksums, so what is written over is checked first.
+            # An UPDATE computes a new checksum, so the old one has to be checked first.
             found = db.execute(
                 f"SELECT r.row_id, r.last_attempt, {intact('rows', 'r')} AND"
                 f" {intact('attempts', 'a')}, r.sheet_row FROM rows r"
@@ -95,8 +149,8 @@ class SqliteLedger:
         """Runs an operation of `queries` or `matching` on the writer's thread.
 
         Raises:
-            StorageFailed: when what it read is damaged. Writing goes on: what is in flight then
-                is paid, and has to be saved.
+            StorageFailed: when the operation meets damage. The ledger still accepts writes after
+                that, because the answers to requests in flight are paid and must be saved.
         """
         found, damage = self._commits.call(lambda db: _or_damage(operation, db))
         if damage is not None:
@@ -107,9 +161,9 @@ class SqliteLedger:
         self._commits.call(lambda db: db.execute("REPLACE INTO meta VALUES (?, ?)", (name, value)))
 
     def settle(self, rows: Iterable[Unfinished]) -> None:
-        """Takes ambiguous rows as failed and gives failed ones up. None of them is sent.
+        """Makes ambiguous rows failed, and marks failed rows as given up. Sends nothing.
 
-        One decision for a row and its duplicates."""
+        Writes one decision for a row and its duplicates together."""
         decided = dict.fromkeys((row.row_id, row.state) for row in rows)
 
         def operation(db: sqlite3.Connection) -> None:
@@ -124,8 +178,10 @@ class SqliteLedger:
         self._commits.call(operation)
 
     def mark_again(self, row_ids: Iterable[int]) -> None:
-        """Wants another version of ok rows. Their answers must be sealed: the next request for a
-        row takes the place of the bytes that the last one was sent with."""
+        """Makes ok rows pending again, for another answer (the next version).
+
+        The current answers must be sealed before: a row has one entry in `requests`. The next
+        request uses it, and `seal` deletes it."""
         marked = list(dict.fromkeys(row_ids))
         self._commits.call(lambda db: self._mark_again(db, marked))
 
@@ -141,7 +197,9 @@ class SqliteLedger:
             )
 
     def read_again(self, unread: Iterable[Unread]) -> None:
-        """These answers can be read after all: their rows are ok, without another request."""
+        """Makes rows ok whose stored responses this release can read. Sends nothing.
+
+        Each `body` becomes the row's answer."""
         found = list(unread)
         first_seq, self._next_seq = self._next_seq, self._next_seq + len(found)
 
@@ -181,13 +239,13 @@ class SqliteLedger:
         again: Iterable[int] = (),
         token: str | None = None,
     ) -> None:
-        """Every later attempt belongs to this run, and counts are about its sheet.
+        """Starts a run. Later attempts belong to it, and `queries.counts` counts its sheet.
 
-        The sheet must have been looked up by `matching`; it has `rows` rows, `skipped` of which
-        are never sent and have no answer. `pins` is the JSON of the run's pins. `accepted` are rows
-        paid under other pins that the user allows to be paid for again, `again` are ok rows that
-        get another version (see `mark_again`), `token` is a plan that is not carried out twice.
-        All of this is one commit, so a kill leaves all of it or nothing.
+        The caller has looked the sheet up with `matching`. The sheet has `rows` rows; `skipped` of
+        them are not sent and have no answer here. `pins` is the JSON of the run's pinned settings.
+        `accepted` are rows that were paid under other pins and that the user allows to be paid for
+        again. `again` are ok rows that get another version (see `mark_again`). `token` names a plan
+        that must not be carried out twice. All of this is one commit: a kill leaves all or nothing.
         """
 
         def operation(db: sqlite3.Connection) -> int:
@@ -209,7 +267,7 @@ class SqliteLedger:
         self._run = self._commits.call(operation)
 
     def end_run(self, exit_code: int, stopped: str | None, summary_sha256: str) -> None:
-        """The run is over and its summary is written, with this SHA-256."""
+        """Records that the run is over. Its summary is already on disk, with this SHA-256."""
         self._commits.call(
             lambda db: db.execute(
                 "UPDATE runs SET finished_at = ?, exit_code = ?, stopped = ?, summary_sha256 = ?"
@@ -219,10 +277,11 @@ class SqliteLedger:
         )
 
     def amend_summary(self, run_id: str, write: Callable[[], str]) -> None:
-        """Has `write` write the summary of `run_id` again and notes the SHA-256 that it returns.
-        Does nothing if another run has begun since.
+        """Calls `write`, which writes the summary of `run_id` again and returns its SHA-256.
 
-        The ledger holds no checksum meanwhile, so that `verify` believes either file after a crash.
+        Records that SHA-256. Does nothing if another run has begun since, or if the run's record
+        was altered. While `write` works the ledger has no checksum of the summary, so `verify`
+        accepts the old file and the new one after a crash.
         """
 
         def note(sha256: str | None) -> bool:
@@ -243,7 +302,9 @@ class SqliteLedger:
     # -- while it is sending --------------------------------------------------------------
 
     async def intend(self, row: Row) -> Attempt:
-        """Returns once the intent to send `row` would survive a power cut."""
+        """Records the intent to send `row`; returns once the record would survive a power cut.
+
+        The caller may send the first byte only after that."""
         attempt_id = self._next_attempt
         self._next_attempt += 1
         return await self._commits.durably(lambda db: self._write_intent(db, attempt_id, row))
@@ -251,7 +312,11 @@ class SqliteLedger:
     async def conclude(
         self, attempt: Attempt, outcome: Outcome, reply: Reply, state: State
     ) -> None:
-        """Returns once the outcome would survive a power cut. `state` is what the row is now."""
+        """Records an outcome; returns once the record would survive a power cut.
+
+        `state` is the row's new state. An answer is stored whole. So is the body of a response
+        without an answer, if the request may have been paid.
+        """
         seq = None
         if outcome.verdict is Verdict.OK:
             seq = self._next_seq
@@ -261,7 +326,11 @@ class SqliteLedger:
         )
 
     async def withdraw(self, attempt: Attempt) -> None:
-        """Takes back an intent of which provably no byte was sent."""
+        """Deletes an intent. Provably no byte of its request was sent.
+
+        The row gets back the state, code and attempts that it had before. A row without any other
+        attempt leaves the ledger.
+        """
 
         def operation(db: sqlite3.Connection) -> None:
             _alone(
@@ -363,7 +432,13 @@ class SqliteLedger:
     # -- sealing --------------------------------------------------------------------------
 
     def unsealed_part(self) -> Part | None:
-        """The part that was named and not sealed, if a crash left one."""
+        """Returns the part that has a name and is not sealed, or None.
+
+        A crash or a failed write leaves such a part.
+
+        Raises:
+            StorageFailed: when the part's record was altered.
+        """
 
         def operation(db: sqlite3.Connection) -> Part | None:
             found = db.execute(
@@ -379,7 +454,11 @@ class SqliteLedger:
         return self.read(operation)
 
     def next_part(self, most_rows: int, most_bytes: int) -> tuple[int, int, int] | None:
-        """(number, first_seq, last_seq) of the part to be named next; None when all is sealed."""
+        """Returns (number, first_seq, last_seq) of the next part, or None if all is sealed.
+
+        The part has at most `most_rows` answers and `most_bytes` bytes of bodies, but always one
+        answer.
+        """
 
         def operation(db: sqlite3.Connection) -> tuple[int, int, int] | None:
             sizes = db.execute(
@@ -398,7 +477,7 @@ class SqliteLedger:
         return self._commits.call(operation)
 
     def name_part(self, part: Part) -> None:
-        """Durable before the file exists: whatever a crash leaves, the name is known."""
+        """Records a part before its file exists, so that a crash leaves no unknown file."""
         self._commits.call(
             lambda db: db.execute(
                 "REPLACE INTO parts (part, name, first_seq, last_seq, sha256)"
@@ -408,7 +487,9 @@ class SqliteLedger:
         )
 
     def seal(self, part: Part) -> None:
-        """The file is whole and durable: drops the payloads that it holds."""
+        """Marks a part as sealed, and deletes its payloads and their requests.
+
+        The part's file must be whole and durable."""
 
         def operation(db: sqlite3.Connection) -> None:
             span = (part.first_seq, part.last_seq)
@@ -425,20 +506,21 @@ class SqliteLedger:
     # -- while another program holds SQLite's lock ----------------------------------------
 
     def when_blocked(self, say: Callable[[bool], None]) -> None:
-        """Calls `say` in the event loop with True while answers wait for it, with False after."""
+        """Sets `say`, which is called in the event loop: with True while writes wait for the lock
+        (every 30 s), and with False once they do not."""
         self._commits.say_blocked = say
 
     async def unblocked(self) -> None:
-        """Returns once the ledger can be written to."""
+        """Returns once the runner can write to the ledger."""
         await self._commits.durably(lambda db: None)
 
     def leave(self, after_s: float = 0.0) -> None:
-        """Waits for it at most `after_s` more. Answers that could not be saved are lost then, and
-        their rows ambiguous."""
+        """Limits the wait for the lock to `after_s` more seconds. Answers that are not saved by
+        then are lost, and their rows are ambiguous."""
         self._commits.leave(after_s)
 
     def close(self) -> None:
-        """Commits what was submitted."""
+        """Commits the submitted operations and closes the connection."""
         self._commits.close()
 
     def _one(self, query: str) -> int:
@@ -454,10 +536,11 @@ _FOUND_IN = {
 def _move(
     db: sqlite3.Connection, move: Move, to: State, row_id: int, setting: str = "", *values: object
 ) -> None:
-    """Puts a row into another state; `setting` is what else changes, with its values.
+    """Changes a row's state. `setting` and `values` are the other columns that change with it.
 
     Raises:
-        AssertionError: where that is no move of a row in its state. Nothing more is written then.
+        AssertionError: when the row's state does not allow `move`. The commit fails, and the
+            ledger accepts no write after it.
     """
     assert to in MOVES[move][1], (move, to)
     _alone(
@@ -470,7 +553,7 @@ def _move(
 
 
 def _write_pins(db: sqlite3.Connection, run: int, settings: str, accepted: Iterable[int]) -> None:
-    """Ties the folder, and this run, to these pins."""
+    """Makes `settings` the pins of the run folder and of this run."""
     db.execute("REPLACE INTO meta VALUES (?, ?)", (PINNED, settings))
     db.execute("INSERT OR IGNORE INTO pins (settings) VALUES (?)", (settings,))
     [pins] = db.execute("SELECT pins FROM pins WHERE settings = ?", (settings,)).fetchone()
@@ -511,15 +594,16 @@ def open_ledger(
     *,
     trace: Trace | None = None,
 ) -> Iterator[SqliteLedger]:
-    """The ledger at `path`, made when it is not there. The caller holds the folder's lock.
+    """Opens the ledger at `path` to write, and creates it if it does not exist.
 
-    `make_room` gives back space that was kept for a full disk, and says whether there was any.
-    `trace` is what a run left beside it: a ledger that does not know of that run is no new one.
+    The caller has the lock of the run folder. `make_room` frees disk space that was reserved for a
+    full disk, and returns whether there was any. `trace` is a file that a run left in the folder.
+    A ledger without a record of that run is not new but lost.
 
     Raises:
-        Refused: when it was written by a newer release, or is no ledger.
-        StorageFailed: when it cannot be opened, lost what was last written to it, or does not know
-            of the run that left `trace`.
+        Refused: when a newer release wrote the ledger.
+        StorageFailed: when SQLite cannot open it, when its last commits are lost, when it has other
+            tables than the runner makes, or when it has no record of the run that left `trace`.
     """
     if wal.is_damaged(path):
         raise altered("the log of its last writes (ledger.sqlite-wal)")
@@ -532,7 +616,7 @@ def open_ledger(
         version = check_version(path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # On macOS only; see `files.sync`.
+        # These two have an effect on macOS only; see `files.sync`.
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA checkpoint_fullfsync = ON")
         _create(connection, version)
@@ -556,8 +640,8 @@ def _create(db: sqlite3.Connection, version: int) -> None:
 
 
 _FIRST_FACTS = f"INSERT INTO meta VALUES ('{FOLDER_ID}', lower(hex(randomblob(16))));\n"
-# Schema 1 kept the pins of the last run alone. They are those of every run whose answers are all in
-# the last run's sheet; the others may have been paid under pins that were changed since.
+# Schema 1 stored only the last run's pins. A run had the same pins if all its rows that may have
+# been paid are in the last run's sheet. The other runs may have had pins that were changed since.
 _FACTS_OF_SCHEMA_1 = f"""
 INSERT INTO meta VALUES ('{BEGAN_WITH_SCHEMA_1}', 'yes');
 INSERT INTO pins (settings) SELECT value FROM meta WHERE name = '{PINNED}';

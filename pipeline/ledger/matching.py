@@ -1,9 +1,9 @@
-"""A sheet laid over what a ledger holds: which of its rows are known, and where each one stands.
+"""Matches the rows of a sheet with the rows of a ledger, and tells the state of each.
 
-Equal rows take the best outcomes that are held, in the order of the sheet. Under `dedupe: true` the
-first of them takes the best one that is held for any row of their key, and the others, its
-duplicates, share it. All of it happens in temporary tables, so that it can be looked at without
-changing anything; `adopt` makes it last.
+Equal rows of the sheet get the best outcomes of their rows in the ledger, in the order of the
+sheet. Under `dedupe: true` the first of them gets the best outcome of any ledger row with their
+key, and the others, its duplicates, share it. All of this uses temporary tables, so a caller can
+look without changing anything. `adopt` makes the match permanent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pipeline.core.model import Alike, Held, State
 from pipeline.ledger.queries import SNAPSHOT, SNAPSHOT_SHA256, known_code, known_state
 from pipeline.ledger.schema import altered, intact
 
-# For equal rows: an answered row first, then by state. A row that waits for a second version has
-# an answer already, and must not leave the sheet before one that has none.
+# For equal rows: rows with an answer first, then by state. A row that waits for a second version
+# has an answer already. If the sheet now has fewer of these rows, one without an answer goes first.
 _BEST_FIRST = (
     "(ok_attempt IS NULL), CASE state "
     + " ".join(f"WHEN '{state}' THEN {rank}" for rank, state in enumerate(State))
@@ -38,8 +38,7 @@ _NOT_ACCEPTED = (
 
 
 def begin(db: sqlite3.Connection) -> bool:
-    """Starts the comparison, and ranks equal rows whose best outcome is not the first. Whether
-    anything is held at all."""
+    """Starts a match, and ranks equal rows by outcome. Returns whether the ledger has any rows."""
     _create(db)
     db.execute(
         "INSERT INTO moved SELECT identity, row_number() OVER"
@@ -50,8 +49,10 @@ def begin(db: sqlite3.Connection) -> bool:
 
 
 def begin_deduped(db: sqlite3.Connection) -> bool:
-    """The same where equal rows are one request: finds the best that is held for each key,
-    whatever the id and the occurrence are that it is held under. Ranks stay as they are."""
+    """Starts a match under `dedupe: true`. Returns whether the ledger has rows.
+
+    Finds the ledger's best row for each row key, whatever its id and occurrence. Changes no rank.
+    """
     _create(db)
     db.execute("CREATE TEMP TABLE best (row_key BLOB PRIMARY KEY, row_id INTEGER) WITHOUT ROWID")
     db.execute(
@@ -65,9 +66,10 @@ def begin_deduped(db: sqlite3.Connection) -> bool:
 def look_up(
     wanted: Sequence[tuple[int, bytes, int]], *, deduped: bool = False
 ) -> Callable[[sqlite3.Connection], list[Alike]]:
-    """What is held of a batch of (sheet row, identity, occurrence); of the others nothing is.
+    """Looks up a batch of (sheet row, identity, occurrence). The operation returns the rows that
+    the ledger has.
 
-    `deduped`: the batch has the first of equal rows each, and its row key for an identity.
+    `deduped`: the batch contains only the first of equal rows, with its row key as the identity.
     """
 
     def operation(db: sqlite3.Connection) -> list[Alike]:
@@ -89,7 +91,8 @@ def _held(state: str, code: object, flags: Iterable[object]) -> Held:
 
 
 def names(db: sqlite3.Connection) -> list[tuple[int, bytes, int]]:
-    """(sheet row, identity, occurrence in the ledger) of the rows that were found last."""
+    """Returns (sheet row, identity, occurrence in the ledger) of the rows that the last `look_up`
+    found."""
     return db.execute(
         "SELECT m.sheet_row, r.identity, r.occurrence FROM met m JOIN rows r USING (row_id)"
     ).fetchall()
@@ -102,9 +105,12 @@ def _listed(numbers: str) -> npt.NDArray[np.int64]:
 def keep_answers(
     skipped: Sequence[tuple[int, bytes]], *, deduped: bool = False
 ) -> Callable[[sqlite3.Connection], list[int]]:
-    """Which of the rows that the sheet skips, as (sheet row, identity; `deduped`: row key), have a
-    paid answer. They keep it. All other rows must have been looked up: equal rows that are sent
-    come first."""
+    """Finds the skipped rows of the sheet that have a paid answer, and keeps these answers.
+
+    `skipped` is (sheet row, identity) of each skipped row; `deduped`: (sheet row, row key). The
+    operation returns the sheet rows that have an answer. Look up all other rows before: equal rows
+    that are not skipped come first.
+    """
 
     def operation(db: sqlite3.Connection) -> list[int]:
         db.execute("DELETE FROM kept")
@@ -118,15 +124,19 @@ def keep_answers(
 
 
 def share(pairs: Sequence[tuple[int, int]]) -> Callable[[sqlite3.Connection], None]:
-    """Notes duplicates, as (sheet row, sheet row of the first of its equal rows)."""
+    """Records duplicates, as (sheet row, sheet row of the first of its equal rows)."""
     return lambda db: _insert_shared(db, pairs)
 
 
 def paid_before(
     names: Sequence[bytes], pins: str, *, deduped: bool = False
 ) -> Callable[[sqlite3.Connection], dict[bytes, list[int]]]:
-    """The rows that were or may have been paid under these identities (`deduped`: row keys), by
-    identity. Those that may be paid for again under the pins `pins` are left out."""
+    """Finds the ledger rows that were or may have been paid under `names`. The operation returns
+    their ids by name.
+
+    `names` are identities (`deduped`: row keys). Leaves out rows that the user allows to be paid
+    for again under the pins `pins`.
+    """
 
     def operation(db: sqlite3.Connection) -> dict[bytes, list[int]]:
         db.execute("DELETE FROM named")
@@ -148,9 +158,12 @@ def paid_before(
 def paid_and_absent(
     pin_sets: Sequence[int], pins: str, *, unknown: bool
 ) -> Callable[[sqlite3.Connection], list[int]]:
-    """The rows that were or may have been paid under one of `pin_sets` (`unknown`: or in a run of
-    schema 1 whose pins nobody knows), and that the sheet does not have. Those that may be paid for
-    again under the pins `pins` are left out."""
+    """Finds the rows that were or may have been paid under one of `pin_sets`, and that the sheet
+    does not have. The operation returns their ids.
+
+    `unknown`: also rows of a run of schema 1 whose pins are not known. Leaves out rows that the
+    user allows to be paid for again under the pins `pins`.
+    """
 
     def operation(db: sqlite3.Connection) -> list[int]:
         runs = [
@@ -176,8 +189,8 @@ def paid_and_absent(
 
 
 def finished_before(db: sqlite3.Connection) -> tuple[int, list[tuple[int, str | None]]]:
-    """The rows of the last run's sheet that were or may have been paid: how many there are, and
-    (sheet row, id) of those that this sheet does not have."""
+    """Counts the rows of the last run's sheet that were or may have been paid. Returns (their
+    number, (sheet row, id) of those that this sheet does not have)."""
     gone = db.execute(
         f"SELECT r.sheet_row, r.id FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
         " AND r.row_id NOT IN (SELECT row_id FROM placed) ORDER BY r.sheet_row"
@@ -189,9 +202,11 @@ def finished_before(db: sqlite3.Connection) -> tuple[int, list[tuple[int, str | 
 
 
 def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
-    """How many of these row keys have an answer here, or may have been paid for without one. A key
-    that is given twice, for equal rows, counts as often as it was paid. Rows that the API itself
-    called failed do not count: `resume` sends those without a question, too."""
+    """Counts the row keys in `keys` that have an answer here, or that are maybe paid without one.
+
+    A key that occurs twice, for equal rows, counts as often as it was paid. Rows that the API
+    itself called failed do not count: `resume` sends those without a question, too.
+    """
 
     def operation(db: sqlite3.Connection) -> int:
         db.execute("CREATE TEMP TABLE asked (row_key BLOB)")
@@ -210,12 +225,14 @@ def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
 
 
 def check_absent(db: sqlite3.Connection) -> None:
-    """Looks whether the rows that the sheet does not have are found by their own identity, once
-    all of it was looked up: one that is not would seem to have left the sheet, and its row in the
-    sheet to be new.
+    """Checks that the index finds each ledger row that the sheet does not have. Call it after all
+    rows of the sheet were looked up.
+
+    A row that the index does not find seems to have left the sheet, and the same row in the sheet
+    seems to be new. It would be paid for again.
 
     Raises:
-        StorageFailed: when one is not.
+        StorageFailed: when the index does not find one of them.
     """
     lost = db.execute(_LOST).fetchone()
     if lost:
@@ -223,10 +240,10 @@ def check_absent(db: sqlite3.Connection) -> None:
 
 
 def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]:
-    """Makes the sheet that was looked up the one that counts are about."""
+    """Makes the matched sheet the current one: `queries.counts` counts it from then on."""
 
     def operation(db: sqlite3.Connection) -> None:
-        # Through negative numbers, as no two rows may share an occurrence on the way.
+        # Through negative numbers, because two rows may not have the same occurrence meanwhile.
         for shift in ("-1 - ", ""):
             db.execute(
                 f"UPDATE rows SET occurrence = {shift}moved.occurrence FROM moved"
@@ -281,7 +298,8 @@ def _insert_shared(db: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
 
 
 def _adopt_duplicates(db: sqlite3.Connection) -> None:
-    """They are known from the sheet alone, so one that was altered is simply written anew."""
+    """Replaces the table of duplicates. It follows from the sheet alone, so an altered entry is
+    simply written again."""
     db.execute("DELETE FROM duplicates WHERE sheet_row NOT IN (SELECT sheet_row FROM shared)")
     db.execute(
         "REPLACE INTO duplicates (sheet_row, first_row) SELECT s.sheet_row, s.first_row"
@@ -290,7 +308,7 @@ def _adopt_duplicates(db: sqlite3.Connection) -> None:
     )
 
 
-# A group of equal rows that was ranked is found by its ranks alone.
+# Equal rows that `begin` ranked are found only by their rank, in `moved`.
 _HELD = (
     "w.sheet_row, r.row_id, r.state, r.code,"
     " r.ok_attempt IS NOT NULL, r.given_up,"
@@ -311,7 +329,7 @@ _LOOK_UP_BEST = (
     f"SELECT {_HELD} FROM wanted w JOIN best b ON b.row_key = w.identity"
     " JOIN rows r ON r.row_id = b.row_id"
 )
-# The n-th of equal skipped rows keeps the n-th answer that no other row has.
+# The n-th of several equal skipped rows keeps the n-th answer that no other row of the sheet has.
 _KEPT = (
     "SELECT s.sheet_row, a.row_id FROM (SELECT sheet_row, name, row_number() OVER"
     " (PARTITION BY name ORDER BY sheet_row) AS place FROM skipped) s"
@@ -325,7 +343,7 @@ _KEPT_BEST = (
     "SELECT s.sheet_row, r.row_id FROM skipped s JOIN best b ON b.row_key = s.name"
     " JOIN rows r USING (row_id) WHERE r.ok_attempt IS NOT NULL"
 )
-# One line for all rows of which the same is held: most of a million are ok and nothing else.
+# One result for all rows with the same facts: most of a million rows are ok and nothing else.
 _MET = (
     "SELECT state, code, answered, given_up, maybe_paid, settled, group_concat(sheet_row),"
     " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid, settled"

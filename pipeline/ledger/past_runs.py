@@ -1,4 +1,4 @@
-"""The runs of a folder, one after the other, as its ledger has them."""
+"""The runs of a run folder, one after the other, from its ledger."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pipeline.ledger.schema import altered, intact
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One run. Times in seconds since 1970. `rows` and `skipped` are of the sheet that it read, the
-    counts that follow are of its attempts; `paid_max` counts those that may have been billed.
+    """One run. Times are seconds since 1970.
 
-    `finished_at`, `exit_code` and `stopped` are None while it goes on, and after it was killed.
-    `first_sent` and `last_seen` are None where it sent nothing.
+    `rows` and `skipped` count rows of the run's sheet. The fields from `requests` to `rate_limited`
+    count its attempts; `paid_max` counts those that may have been billed. `finished_at`,
+    `exit_code` and `stopped` are None while the run is active, and after it was killed.
+    `first_sent` and `last_seen` are None if it sent nothing.
     """
 
     run: int
@@ -35,10 +36,10 @@ class RunFacts:
 
 
 def run_facts(db: sqlite3.Connection) -> tuple[RunFacts, ...]:
-    """The first run first. About two microseconds for each attempt.
+    """Returns all runs, the first run first. Takes about two microseconds for each attempt.
 
     Raises:
-        StorageFailed: when what the ledger says of a run was altered.
+        StorageFailed: when the record of a run was altered.
     """
     runs = []
     for whole, *facts in db.execute(_RUNS, (ErrorCode.RATE_LIMITED,)):
@@ -49,7 +50,7 @@ def run_facts(db: sqlite3.Connection) -> tuple[RunFacts, ...]:
 
 
 def rows_sent(db: sqlite3.Connection) -> dict[int, tuple[int, int, int]]:
-    """By run (ok, failed, ambiguous): the rows that it sent, by their last attempt in it."""
+    """Returns for each run (ok, failed, ambiguous): its sent rows by their last attempt in it."""
     # SQLite takes the verdict from the attempt that has the highest id of its group.
     found = db.execute(
         "SELECT run, coalesce(sum(verdict = 'ok'), 0), coalesce(sum(verdict = 'failed'), 0),"

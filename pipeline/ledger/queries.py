@@ -1,7 +1,8 @@
-"""What a ledger holds, and how it is read: by its own process, or by another while a run goes on.
+"""The reading operations on a ledger, and the values that they return.
 
-Everything here takes a connection and changes nothing that lasts. `SqliteLedger` calls it on its
-writer's thread; `reading` gives other processes one unchanging view.
+Each operation takes a connection and changes nothing permanent. The process that writes the ledger
+calls them through `SqliteLedger.read`, on the writer's thread. Other processes call them through
+`reader.reading`, in one unchanging view, also while a run is active.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from pipeline.ledger.schema import (
 )
 
 SNAPSHOT = "snapshot"
-"""The name in `meta` of the snapshot that sheet rows are numbers of."""
+"""The name in `meta` of the current snapshot's id. Row numbers are numbers of its rows."""
 SNAPSHOT_SHA256 = "snapshot_sha256"
 """The name in `meta` of the SHA-256 of that snapshot's file."""
 
 FOLDER_ID = "folder_id"
-"""The name in `meta` of what tells this folder from every other one: random, 32 hex digits."""
+"""The name in `meta` of the folder's id: 32 random hex digits."""
 BEGAN_WITH_SCHEMA_1 = "began_with_schema_1"
 """The name in `meta` of the note that the first release made this folder."""
 PINNED = "pinned"
@@ -38,7 +39,7 @@ PINNED = "pinned"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One answered row on its way from the ledger to a part."""
+    """One answered row that is not in a part yet."""
 
     sheet_row: int
     id: str | None
@@ -57,10 +58,10 @@ class Finished:
 class Unfinished(NamedTuple):
     """One attempted row of the sheet that is not ok, with its last attempt.
 
-    `answered`: an earlier version of it is ok. `in_last_run`: that attempt was made by it.
+    `answered`: an earlier version of the row is ok. `in_last_run`: the last run made the attempt.
     """
 
-    # Of a million of them, a frozen dataclass takes three times as long to make.
+    # There may be a million of these. A frozen dataclass takes three times as long to make.
 
     row_id: int
     sheet_row: int
@@ -78,7 +79,7 @@ class Unfinished(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A whole answer that was paid for and could not be read when it came."""
+    """A complete 2xx response, maybe paid, that the runner could not read when it came."""
 
     row_id: int
     attempt_id: int
@@ -87,7 +88,7 @@ class Unread:
 
 
 class Answered(NamedTuple):
-    """Where the last finished answer of a row of the sheet is: (`run_id`, `sent_row`) is unique."""
+    """The place of a sheet row's last finished answer: (`run_id`, `sent_row`) is unique."""
 
     sheet_row: int
     run_id: str
@@ -96,8 +97,8 @@ class Answered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """When a run began and how it ended, in seconds since 1970. The last three are None while it
-    goes on, and after it was killed."""
+    """The start and end of a run. Times are seconds since 1970. The last three fields are None
+    while the run is active, and after it was killed."""
 
     run_id: str
     started_at: float
@@ -107,8 +108,11 @@ class LastRun:
 
 
 class Ending(NamedTuple):
-    """What the rows have in common that ended alike. `repeated`: attempts of two runs or more ended
-    with this code. `maybe_paid`: the last attempt was or may have been billed."""
+    """What rows that ended alike have in common.
+
+    `repeated`: attempts of two or more runs ended with this code. `maybe_paid`: the last attempt
+    was or may have been billed.
+    """
 
     state: State
     code: str | None = None
@@ -119,10 +123,13 @@ class Ending(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of the sheet by how they ended, and requests over the folder's life. Rows never
-    attempted are in `sheet_rows` only. `cut_short`: the last run ended before its rows did, or goes
-    on. `last_stopped` is why the last run that ended by itself ended early, `last_failed` the code
-    that most of the last ten failed attempts of a run had."""
+    """The rows of the sheet by how they ended, and the requests of all runs of the folder.
+
+    Rows that were never attempted are only in `sheet_rows`. `cut_short`: the last run ended before
+    all its rows did, or is active. `last_stopped` tells why the last run that was not killed ended
+    early. `last_failed` is the code of most of the last ten failed attempts of the last run that
+    sent something.
+    """
 
     endings: Counter[Ending]
     paid_min: int
@@ -136,7 +143,7 @@ class Counts:
 
     @property
     def states(self) -> Counter[State]:
-        """Rows by the ledger's own state."""
+        """The number of rows by their state in the ledger."""
         states: Counter[State] = Counter()
         for ending, rows in self.endings.items():
             states[ending.state] += rows
@@ -144,7 +151,11 @@ class Counts:
 
 
 def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
-    """A fact of the folder, such as what is pinned."""
+    """Returns the entry `name` about the run folder, such as the pinned settings, or None.
+
+    Raises:
+        StorageFailed: from the operation, when the entry was altered.
+    """
 
     def operation(db: sqlite3.Connection) -> str | None:
         found = db.execute(
@@ -158,10 +169,10 @@ def meta(name: str) -> Callable[[sqlite3.Connection], str | None]:
 
 
 def pin_sets(db: sqlite3.Connection) -> dict[int, str]:
-    """Every set of pins that a run of the folder had, as JSON by its number.
+    """Returns every set of pins that a run of the folder had, as JSON by its number.
 
     Raises:
-        StorageFailed: when one of them is not what was written.
+        StorageFailed: when one of them was altered.
     """
     found = db.execute(f"SELECT pins, settings, {intact('pins', 'p')} FROM pins p").fetchall()
     if not all(whole for *_, whole in found):
@@ -170,12 +181,16 @@ def pin_sets(db: sqlite3.Connection) -> dict[int, str]:
 
 
 def snapshot(db: sqlite3.Connection) -> tuple[str | None, str | None]:
-    """(id, SHA-256) of the snapshot that sheet rows are numbers of; None before the first run."""
+    """Returns (id, SHA-256) of the current snapshot; (None, None) before the first run."""
     return meta(SNAPSHOT)(db), meta(SNAPSHOT_SHA256)(db)
 
 
 def counts(db: sqlite3.Connection) -> Counts:
-    """Where the rows of the sheet stand, and what was or may have been paid."""
+    """Counts the rows of the sheet by how they ended, and the requests that are or may be paid.
+
+    Raises:
+        StorageFailed: when a state, a code or the last run's record has a value that no run writes.
+    """
     endings: Counter[Ending] = Counter()
     for state, code, *flags, rows in db.execute(_ENDINGS):
         endings[Ending(known_state(state), known_code(code), *(flag == 1 for flag in flags))] += (
@@ -192,7 +207,7 @@ def counts(db: sqlite3.Connection) -> Counts:
     rows, skipped, run_id, cut_short, of_a_run = last or (0, 0, "", 0, 1)
     if not of_a_run:
         raise altered("the record of a run")
-    # A row that is skipped now keeps the answer that it has.
+    # A row that is skipped now keeps its answer.
     kept = db.execute("SELECT coalesce(sum(1), 0) FROM skipped_answers").fetchone()[0]
     endings[Ending(State.OK)] += kept
     skipped -= kept
@@ -213,8 +228,8 @@ def counts(db: sqlite3.Connection) -> Counts:
 
 
 def last_change(db: sqlite3.Connection) -> tuple[int, int]:
-    """(the last attempt, the last decision): each grows with everything that is sent or decided,
-    and is 0 before the first."""
+    """Returns (id of the last attempt, id of the last decision). They grow with each attempt and
+    decision, and are 0 before the first."""
     found: tuple[int, int] = db.execute(
         "SELECT (SELECT coalesce(max(attempt_id), 0) FROM attempts),"
         " (SELECT coalesce(max(decision_id), 0) FROM decisions)"
@@ -223,7 +238,10 @@ def last_change(db: sqlite3.Connection) -> tuple[int, int]:
 
 
 def carried_out(token: str) -> Callable[[sqlite3.Connection], str | None]:
-    """The id of the run that carried out a plan, if one that may have paid twice was."""
+    """Returns the id of the run that carried out the plan `token`, or None.
+
+    The ledger records only plans that may have paid twice.
+    """
 
     def operation(db: sqlite3.Connection) -> str | None:
         found = db.execute(
@@ -235,13 +253,13 @@ def carried_out(token: str) -> Callable[[sqlite3.Connection], str | None]:
 
 
 def codes_seen(db: sqlite3.Connection) -> frozenset[str]:
-    """Every error code that an attempt of this folder ended with."""
+    """Returns every error code that an attempt of this folder ended with."""
     found = db.execute("SELECT DISTINCT code FROM attempts WHERE code IS NOT NULL")
     return frozenset(code for (code,) in found)
 
 
 def reached(db: sqlite3.Connection) -> bool:
-    """Whether any request of this folder left for its host, as far as is known."""
+    """Tells whether any request of this folder may have reached its host."""
     found = db.execute(
         "SELECT EXISTS (SELECT 1 FROM attempts WHERE code IS NULL OR code NOT IN (?, ?))",
         (ErrorCode.NOT_SENT, ErrorCode.TLS),
@@ -250,11 +268,12 @@ def reached(db: sqlite3.Connection) -> bool:
 
 
 def lost_lately(in_a_row: int) -> Callable[[sqlite3.Connection], bool]:
-    """Whether one row should be tried before others are sent, as the last answers were lost.
+    """Tells whether the next run should send one row first, because the last responses were lost.
 
-    Either a run ended for that reason, and no later run got an answer that can be read: runs that
-    sent nothing change nothing. Or the last `in_a_row` answers were all lost, also where the run
-    was killed before it could write down why it ended. Rows that a kill cut off say nothing.
+    True in two cases. Either a run stopped for that reason, and no later run got a readable
+    response; a run that sent nothing does not change that. Or the last `in_a_row` responses were
+    all ambiguous, also if the run was killed before it recorded why it ended. Attempts that a kill
+    interrupted do not count.
     """
 
     def operation(db: sqlite3.Connection) -> bool:
@@ -276,8 +295,10 @@ def lost_lately(in_a_row: int) -> Callable[[sqlite3.Connection], bool]:
 
 
 def answered_in(most: int) -> Callable[[sqlite3.Connection], list[float]]:
-    """How many seconds the last requests that were worked on took, at most `most` of them, in
-    their order."""
+    """Returns how many seconds the last requests took, at most `most` of them, the oldest first.
+
+    Refused and interrupted requests do not count.
+    """
 
     def operation(db: sqlite3.Connection) -> list[float]:
         found = db.execute(
@@ -292,15 +313,15 @@ def answered_in(most: int) -> Callable[[sqlite3.Connection], list[float]]:
 
 
 def unfinished(db: sqlite3.Connection, *, verified_elsewhere: bool = False) -> Iterator[Unfinished]:
-    """The sheet's rows that were attempted and are not ok, in the sheet's order.
+    """Yields the sheet's rows that were attempted and are not ok, in the sheet's order.
 
-    A row that waits for another version and has not been sent for it is not among them. A
-    duplicate is, with the attempt that was made for it. `verified_elsewhere`: the
-    whole ledger is looked through anyway (see `integrity.check_ledger`), and the checksums would
+    This includes duplicates, each with the attempt that was made for it. It does not include a row
+    that waits for another version and was not sent for it yet. `verified_elsewhere`: the caller has
+    the whole ledger checked (see `integrity.check_ledger`), so this skips the checksums. They would
     take three times as long as the rows.
 
     Raises:
-        StorageFailed: when one of them is not what was written.
+        StorageFailed: when one of them was altered.
     """
     for (
         whole,
@@ -336,10 +357,10 @@ def unfinished(db: sqlite3.Connection, *, verified_elsewhere: bool = False) -> I
 
 
 def unread(db: sqlite3.Connection) -> Iterator[Unread]:
-    """Answers that came whole and that the release which got them could not read.
+    """Yields complete 2xx responses of ambiguous rows that the runner could not read so far.
 
     Raises:
-        StorageFailed: when one of them is not what was received.
+        StorageFailed: when one of them was altered.
     """
     sources = (("fragments", "f"), ("attempts", "a"), ("rows", "r"), ("requests", "q"))
     checks = " AND ".join(intact(table, alias) for table, alias in sources)
@@ -355,11 +376,11 @@ def unread(db: sqlite3.Connection) -> Iterator[Unread]:
 
 
 def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
-    """(row of the sheet, bytes as they came) of answers that may have been paid and are not
-    results, in the order of the sheet and of the requests.
+    """Yields (row of the sheet, received bytes) of responses that may have been paid and contain no
+    answer, in the order of the sheet and of the requests.
 
     Raises:
-        StorageFailed: when one of them is not what was received.
+        StorageFailed: when one of them was altered.
     """
     sources = (("fragments", "f"), ("attempts", "a"), ("rows", "r"))
     checks = " AND ".join(intact(table, alias) for table, alias in sources)
@@ -374,10 +395,11 @@ def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
-    """Where the answers of the sheet's rows are. Believes the ledger: see `integrity.check_ledger`.
+    """Yields the places of the answers to the sheet's rows. Does not test checksums: the caller has
+    the ledger checked (see `integrity.check_ledger`).
 
     Raises:
-        StorageFailed: when the attempt that was answered is not there.
+        StorageFailed: when the attempt with the answer is missing.
     """
     for sheet_row, run_id, sent_row in db.execute(_ANSWERED):
         if run_id is None:
@@ -388,9 +410,12 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
 def rows_of_answers(
     answers: Sequence[tuple[str, int]],
 ) -> Callable[[sqlite3.Connection], list[tuple[int, int]]]:
-    """(place in `answers`, row of the sheet now) of those that are the last answer of a row.
+    """Returns (place in `answers`, current row of the sheet) of each that is a row's last answer.
 
-    Each answer is named by the run and the row under which it was sent.
+    `answers` names each answer by (run id, row of the sheet in that run).
+
+    Raises:
+        StorageFailed: from the operation, when one of the records was altered.
     """
 
     def operation(db: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -410,7 +435,11 @@ def rows_of_answers(
 
 
 def bodies_sent(rows: Iterable[int]) -> Callable[[sqlite3.Connection], dict[int, str]]:
-    """The bodies that were sent for some rows of the sheet, by row."""
+    """Returns the stored request bodies of some rows of the sheet, by row.
+
+    Raises:
+        StorageFailed: from the operation, when one of them was altered.
+    """
     wanted = json.dumps(list(rows))
 
     def operation(db: sqlite3.Connection) -> dict[int, str]:
@@ -430,10 +459,10 @@ def bodies_sent(rows: Iterable[int]) -> Callable[[sqlite3.Connection], dict[int,
 
 
 def check_structure(db: sqlite3.Connection) -> None:
-    """Has SQLite look for tables and indexes that lost something.
+    """Runs SQLite's own check for tables and indexes that lost something.
 
     Raises:
-        StorageFailed: when they did.
+        StorageFailed: when SQLite finds damage.
     """
     said = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if said != "ok":
@@ -441,7 +470,11 @@ def check_structure(db: sqlite3.Connection) -> None:
 
 
 def last_run(db: sqlite3.Connection) -> LastRun | None:
-    """The run that began last; None before the first."""
+    """Returns the run that began last; None before the first.
+
+    Raises:
+        StorageFailed: when its record has values that no run writes.
+    """
     found = db.execute(
         f"SELECT {typed('runs', 'r')}, run_id, started_at, finished_at, exit_code, stopped"
         " FROM runs r ORDER BY run DESC LIMIT 1"
@@ -452,7 +485,7 @@ def last_run(db: sqlite3.Connection) -> LastRun | None:
 
 
 def unsettled_reruns(db: sqlite3.Connection) -> int:
-    """Rows of the sheet that were marked for another version and are not settled in it."""
+    """Counts the rows of the sheet that wait for another version, or are in flight for it."""
     return int(
         db.execute(
             "SELECT count(*) FROM rows WHERE state <> 'ok' AND state IN ('pending', 'sending')"
@@ -462,10 +495,10 @@ def unsettled_reruns(db: sqlite3.Connection) -> int:
 
 
 def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], list[Finished]]:
-    """The answers not sealed yet in a range, in their order.
+    """Returns the unsealed answers from `first_seq` to `last_seq`, in their order.
 
     Raises:
-        StorageFailed: from the operation, when one of them is not what was written.
+        StorageFailed: from the operation, when one of them was altered.
     """
     sources = (("payloads", "p"), ("requests", "q"), ("attempts", "a"), ("rows", "r"))
     checks = " AND ".join(intact(table, alias) for table, alias in (*sources, ("runs", "runs")))
@@ -489,15 +522,14 @@ def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], li
 
 
 def unsealed_range(db: sqlite3.Connection) -> tuple[int, int]:
-    """(first, last) of the answers that are not sealed yet; the first is after the last where
-    there are none."""
+    """Returns (first, last) of the answers that are not sealed yet, or (1, 0) if there are none."""
     first, last = db.execute("SELECT min(seq), max(seq) FROM payloads").fetchone()
     return (1, 0) if first is None else (first, last)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A fixed range of answers, and the file that they go to: its name and its SHA-256."""
+    """A fixed range of answers, with the name and the SHA-256 of their file."""
 
     number: int
     name: str
@@ -507,12 +539,16 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """How many answers it holds."""
+        """The number of answers in the part."""
         return self.last_seq - self.first_seq + 1
 
 
 def sealed_parts(db: sqlite3.Connection) -> list[Part]:
-    """The parts whose files are whole, in their order."""
+    """Returns the sealed parts, in their order. Their files are complete.
+
+    Raises:
+        StorageFailed: when the record of a part was altered.
+    """
     found = db.execute(
         f"SELECT {intact('parts', 'p')}, part, name, first_seq, last_seq, sha256"
         " FROM parts p WHERE sealed ORDER BY part"
@@ -525,12 +561,12 @@ def sealed_parts(db: sqlite3.Connection) -> list[Part]:
     return parts
 
 
-# A duplicate stands where the row stands that is sent for it. CROSS: without duplicates nothing of
-# the rows is looked at.
+# A duplicate has the state of the row that is sent for it. CROSS JOIN: without duplicates SQLite
+# reads no row.
 _DUPLICATES = "duplicates d CROSS JOIN rows r ON r.sheet_row = d.first_row"
 
-# The answered rows are counted apart: grouping sorts, and they are most of a million. Attempts of
-# earlier runs are looked for only where there was one.
+# The query counts ok rows separately: grouping sorts, and most of a million rows are ok. It reads
+# attempts of earlier runs only if there was an earlier run.
 _OPEN = "SELECT r.row_id, r.state, r.code, r.given_up, r.last_attempt FROM "
 _ENDINGS = (
     "WITH repeated AS (SELECT row_id, code FROM attempts WHERE verdict IN ('failed', 'ambiguous')"
@@ -601,17 +637,17 @@ _ROWS_OF_ANSWERS = (
 _STATES = {str(state): state for state in State}
 
 
-# Tables of that many rows take a gigabyte. The runner is for a million.
+# Tables for this many rows take a gigabyte. The runner is made for a million.
 _MOST_ROWS = 50_000_000
 _A_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @lru_cache(1000)
 def known_code(code: object) -> str | None:
-    """The code that a row ended with.
+    """Returns `code` if it can be the error code of a row, or None.
 
     Raises:
-        StorageFailed: for what no run writes.
+        StorageFailed: for anything that no run writes.
     """
     if code is None or (isinstance(code, str) and _A_CODE.fullmatch(code)):
         return code
@@ -619,10 +655,10 @@ def known_code(code: object) -> str | None:
 
 
 def known_state(text: str) -> State:
-    """The state that a row is at.
+    """Returns the state that `text` names.
 
     Raises:
-        StorageFailed: for what no run writes.
+        StorageFailed: for anything that no run writes.
     """
     state = _STATES.get(text)
     if state is None:

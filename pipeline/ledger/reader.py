@@ -1,4 +1,4 @@
-"""One unchanging view of a ledger that another process may be writing to."""
+"""Reads a ledger in one unchanging view, while another process may write to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipeline.ledger.schema import (
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
-"""What is done with a ledger in one step. Outside of this room nobody has a connection."""
+"""One step with a ledger. Code outside this room gets a connection only as its argument."""
 
 
 class Read(Protocol):
@@ -40,13 +40,13 @@ class Read(Protocol):
 
 @contextmanager
 def reading(path: Path) -> Iterator[Read]:
-    """One view of a ledger that another process may be writing to; it does not change meanwhile.
+    """Opens one view of a ledger. The view does not change while another process writes.
 
-    Where there is no ledger yet it is an empty one; a kill may have come before its first table.
+    If there is no ledger yet, or a kill left it without tables, the view is an empty ledger.
 
     Raises:
-        Refused: when it was written by a newer release.
-        StorageFailed: when it cannot be read.
+        Refused: when a newer release wrote the ledger.
+        StorageFailed: when SQLite cannot read it, or it is damaged.
     """
 
     def read(operation: Operation[T], /) -> T:
@@ -61,7 +61,7 @@ def reading(path: Path) -> Iterator[Read]:
 
 
 def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
-    """A connection that shows the ledger as it is now, until `stack` ends."""
+    """Returns a connection that shows the ledger as it is now, until `stack` ends."""
     if path.exists():
         try:
             connection = stack.enter_context(closing(connect(path, read_only=True)))
@@ -69,7 +69,7 @@ def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
                 return connection
         except sqlite3.OperationalError:
             # SQLite makes a file for its readers (-shm). A full or read-only disk has no room for
-            # it, and a ledger that nobody can write to needs none.
+            # it, and a ledger that no process writes to needs none.
             if not stack.enter_context(RunFolder(path.parent).resting()):
                 raise
             connection = stack.enter_context(closing(connect(path, read_only=True, resting=True)))
@@ -79,9 +79,10 @@ def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
 
 
 def refuse_lost(path: Path, trace: Trace | None) -> None:
-    """Refuses a ledger that does not know of the run that left `trace`. Changes nothing.
+    """Refuses a ledger that has no record of the run that left `trace`. Changes nothing.
 
-    The trace must have been looked for first: a run records itself before it leaves any.
+    Look for the trace before this call: a run records itself in the ledger before it leaves a
+    trace.
 
     Raises:
         StorageFailed: when the ledger at `path` is gone, empty, or older than the trace.
@@ -92,10 +93,11 @@ def refuse_lost(path: Path, trace: Trace | None) -> None:
 
 
 def knows(path: Path, trace: Trace | None) -> bool:
-    """Whether the ledger at `path` knows of the run that left `trace`; always, where there is none.
+    """Tells whether the ledger at `path` has a record of the run that left `trace`. True if there
+    is no trace.
 
     Raises:
-        StorageFailed: when it cannot be read.
+        StorageFailed: when SQLite cannot read the ledger.
     """
     if trace is None:
         return True
@@ -105,11 +107,11 @@ def knows(path: Path, trace: Trace | None) -> bool:
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:
-    """Begins the view; whether the ledger has its tables.
+    """Begins the view. Returns whether the ledger has its tables.
 
-    A rollback journal is there only while the file is being made: from its first table on, the
-    ledger has a write-ahead log instead. A reader cannot take back what a kill left in it, and
-    there is nothing in it to read.
+    The ledger has a rollback journal only until its first table exists, and a write-ahead log from
+    then on. A reader cannot roll back the journal that a kill left, and such a ledger has nothing
+    to read.
     """
     try:
         db.execute("BEGIN")
@@ -125,11 +127,11 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
 
 
 def refuse_before_first_run(job: Job, read: reader.Read) -> None:
-    """Raises where there is nothing to look at yet.
+    """Checks that the job has had a run.
 
     Raises:
-        Refused: with the command that changes that.
-        StorageFailed: where there was a run, and the ledger does not know of it.
+        Refused: when it has not. The message names the command that starts one.
+        StorageFailed: when there was a run, and the ledger has no record of it.
     """
     reader.refuse_lost(job.folder.ledger, job.folder.trace)
     if read(queries.last_run) is None:
@@ -137,7 +139,7 @@ def refuse_before_first_run(job: Job, read: reader.Read) -> None:
 
 
 def no_run_yet(job: Job) -> Refused:
-    """What to raise where there is nothing to look at yet. The command ends it, to be pasted."""
+    """Returns the exception for a job without a run. Its message ends with the command to paste."""
     rehearsed = "There is a rehearsal: add --sandbox to see it. " if job.rehearsed else ""
     return Refused(
         f"{job.folder.path}: no run yet. Nothing was sent. {rehearsed}"

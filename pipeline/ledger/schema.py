@@ -1,8 +1,8 @@
 """The tables of a ledger, and connections to them.
 
-Each table has a checksum of each of its rows (see `checksums`). A later schema adds tables and
-changes none: a writer makes them in one transaction when it opens the folder, and a reader takes
-those that are missing as empty.
+Each row of each table has a checksum (see `checksums`). A later schema adds tables and changes
+none. A writer creates the missing tables in one transaction when it opens the ledger. A reader
+treats missing tables as empty.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CREATE TABLE runs (
     rows INTEGER, skipped INTEGER, exit_code INTEGER, stopped TEXT, summary_sha256 TEXT
 );
 
--- One for each (identity, occurrence) that was ever attempted. sheet_row is where it stands in the
--- sheet of the last run, NULL once it has left it. version is what its attempts are about now, 1
--- until the user asks for another answer; ok_attempt is the last attempt that was ok, of any
--- version, so that an unfinished version does not hide a finished one.
+-- One for each (identity, occurrence) that was ever attempted. sheet_row is its number in the sheet
+-- of the last run, NULL if that sheet does not have it. version counts the answers that the user
+-- asked for, from 1 on. ok_attempt is the last attempt that was ok, of any version, so that an
+-- unfinished version does not hide a finished one.
 CREATE TABLE rows (
     row_id INTEGER PRIMARY KEY, identity BLOB NOT NULL, occurrence INTEGER NOT NULL,
     row_key BLOB NOT NULL, id TEXT, version INTEGER NOT NULL DEFAULT 1,
@@ -50,8 +50,8 @@ CREATE INDEX rows_open ON rows (state) WHERE state <> 'ok';
 CREATE INDEX rows_gone ON rows (row_id) WHERE sheet_row IS NULL;
 CREATE INDEX rows_equal ON rows (identity) WHERE occurrence > 0;
 
--- Under `dedupe: true`, the sheet's rows that are equal to an earlier one. The row at first_row is
--- sent for all of them, and how it stands is how they stand.
+-- Under `dedupe: true`, the sheet's rows that are equal to an earlier row, the one at first_row.
+-- The runner sends only that row, and its state is also theirs.
 CREATE TABLE duplicates (sheet_row INTEGER PRIMARY KEY, first_row INTEGER NOT NULL);
 
 -- verdict is NULL from the intent until the outcome.
@@ -62,19 +62,19 @@ CREATE TABLE attempts (
     maybe_paid INTEGER NOT NULL DEFAULT 1
 );
 
--- What the user decided of a row: 'settled' (ambiguous, taken as failed), 'given_up', 'again'; and
--- 'reread': a kept answer that could not be read before was read.
+-- What the user decided about a row: 'settled' (ambiguous, now failed), 'given_up' or 'again'. And
+-- 'reread': the runner could read a stored response that it could not read before.
 CREATE TABLE decisions (
     decision_id INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, decision TEXT NOT NULL,
     decided_at REAL NOT NULL
 );
 
--- The bytes that are sent, until the row's answer is sealed in a part.
+-- The request's body of each row, until the row's answer is sealed in a part.
 CREATE TABLE requests (row_id INTEGER PRIMARY KEY, body BLOB NOT NULL);
--- The bytes that came, of answers not sealed yet, numbered in the order in which they came.
+-- The bytes of answers that are not sealed yet, numbered in the order in which they arrived.
 CREATE TABLE payloads (seq INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, body BLOB NOT NULL);
--- What was received of answers that may have been paid and are no results. whole: all of it came,
--- so a later release may read one that could not be read.
+-- The bytes of responses that may have been paid and contain no answer. whole: the response came
+-- completely, so a later release may be able to read it.
 CREATE TABLE fragments (
     attempt_id INTEGER PRIMARY KEY, body BLOB NOT NULL, whole INTEGER NOT NULL
 );
@@ -86,46 +86,47 @@ CREATE TABLE parts (
 """
 
 _TABLES_2 = """
--- Every set of pins that a run of this folder had: the settings that change an answer, as JSON.
+-- Every set of pins that a run of this folder had. Pins are the settings that change an answer, as
+-- JSON.
 CREATE TABLE pins (pins INTEGER PRIMARY KEY, settings TEXT NOT NULL);
 CREATE UNIQUE INDEX pins_known ON pins (settings);
--- Which of them a run had. A run of schema 1 that is not here had one that nobody knows.
+-- The set of each run. The set of a run that is missing here is unknown: schema 1 did not store it.
 CREATE TABLE run_pins (run INTEGER PRIMARY KEY, pins INTEGER NOT NULL);
 
--- Rows that were or may have been paid under other pins, and that the user allowed to be paid for
--- again under these.
+-- Rows that were or may have been paid under other pins, and that the user allows to be paid for
+-- again under the pins named here.
 CREATE TABLE accepted (
     acceptance INTEGER PRIMARY KEY, row_id INTEGER NOT NULL, pins INTEGER NOT NULL,
     run INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX accepted_known ON accepted (row_id, pins);
 
--- Rows of the sheet that are skipped now and have a paid answer: row_id is the row that has it.
+-- Rows of the sheet that are skipped now and have a paid answer. row_id is the row that has it.
 CREATE TABLE skipped_answers (sheet_row INTEGER PRIMARY KEY, row_id INTEGER NOT NULL);
 
--- Plans that were carried out and may have paid for something twice: none is carried out again.
+-- Plans that a run carried out and that may have paid twice. The runner carries none out again.
 CREATE TABLE spent_tokens (
     token TEXT PRIMARY KEY, run INTEGER NOT NULL, spent_at REAL NOT NULL
 ) WITHOUT ROWID;
 
--- The answer that an 'again' decision is about, and why it was asked again: 'rows', or a flag.
+-- The answer that an 'again' decision replaces, and the reason: 'rows', or a flag.
 CREATE TABLE asked_again (
     decision_id INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, reason TEXT NOT NULL
 );
 
--- Where the text of a request came from, if another job's answer is its sheet: that job's folder,
--- its row, and the attempt or the edit that was read.
+-- The source of a request's text, if another job's answers are its sheet: that job's folder, the
+-- row there, and the attempt or the edit that the text comes from.
 CREATE TABLE lineage (
     attempt_id INTEGER PRIMARY KEY, source_folder TEXT NOT NULL, source_row INTEGER NOT NULL,
     source_attempt INTEGER, source_edit TEXT
 );
 
--- The last review that a run had read when it planned. An older file of reviews is damage.
+-- The last review that a run had read when it planned. An older file of reviews means damage.
 CREATE TABLE reviews_read (run INTEGER PRIMARY KEY, last_review INTEGER NOT NULL);
 """
 
 _ADDED = {1: _TABLES_1, 2: _TABLES_2}
-"""The tables that each schema adds."""
+"""The SQL of the tables that each schema adds."""
 
 COLUMNS = checksums.columns_of("".join(_ADDED.values()))
 """The columns of each table that its checksum covers."""
@@ -134,14 +135,14 @@ _KINDS = checksums.kinds_of("".join(_ADDED.values()))
 
 
 def tables_since(version: int) -> str:
-    """The SQL that brings a ledger of schema `version` (0: an empty file) to this one."""
+    """Returns the SQL that upgrades a ledger of schema `version` (0: an empty file) to this one."""
     return "".join(
         checksums.with_sums(tables) for added, tables in _ADDED.items() if added > version
     )
 
 
 def empty(version: int = SCHEMA_VERSION) -> sqlite3.Connection:
-    """A ledger of nothing, in memory, as a release with this schema makes it."""
+    """Returns an empty ledger in memory, as a release with schema `version` makes it."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     checksums.register(connection)
     for added, tables in _ADDED.items():
@@ -151,20 +152,23 @@ def empty(version: int = SCHEMA_VERSION) -> sqlite3.Connection:
 
 
 def add_missing(db: sqlite3.Connection, version: int) -> None:
-    """Lets a reader of a ledger of schema `version` find the later tables, which are empty."""
+    """Gives a reader of a ledger of schema `version` the later tables, as empty temporary ones."""
     for added, tables in _ADDED.items():
         if added > version:
             temporary = checksums.with_sums(tables).replace("CREATE TABLE", "CREATE TEMP TABLE")
-            # One by one: `executescript` would end the reader's view.
+            # Statement by statement, because `executescript` would end the reader's view.
             for statement in temporary.replace("UNIQUE INDEX ", "UNIQUE INDEX temp.").split(";\n"):
                 db.execute(statement)
 
 
 def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Connection:
-    """A connection that commits only when told.
+    """Opens a connection without automatic transactions.
 
-    `resting`: the file is all of the ledger, and nobody writes to it while the connection is open.
-    SQLite then reads it without locks and without files of its own.
+    `resting`: the file contains the whole ledger, and no process writes to it while the connection
+    is open. SQLite then reads it without locks and without additional files.
+
+    Raises:
+        StorageFailed: when SQLite cannot open the file.
     """
     mode = "ro" if read_only else "rw"
     _refuse_odd_files(path)
@@ -183,10 +187,10 @@ def connect(path: Path, *, read_only: bool, resting: bool = False) -> sqlite3.Co
 
 
 def _refuse_odd_files(path: Path) -> None:
-    """SQLite opens the ledger's files by their names, and would wait for a FIFO.
+    """Checks that the ledger's files are regular files. SQLite would wait for a FIFO.
 
     Raises:
-        StorageFailed: when something else has the place of one of them.
+        StorageFailed: when one of them is something else.
     """
     for end in ("", "-wal", "-shm", "-journal"):
         with contextlib.suppress(FileNotFoundError):
@@ -201,10 +205,10 @@ def _refuse_odd_files(path: Path) -> None:
 
 
 def undamaged(operation: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
-    """What an operation reads.
+    """Runs a reading operation and returns its result.
 
     Raises:
-        StorageFailed: when it meets text that is none any more.
+        StorageFailed: when the operation meets text that is no longer valid UTF-8.
     """
     try:
         return operation(db)
@@ -215,7 +219,7 @@ def undamaged(operation: Callable[[sqlite3.Connection], T], db: sqlite3.Connecti
 
 
 def altered(what: str, sheet_row: object = None) -> StorageFailed:
-    """What to raise when something that was read is not what was written."""
+    """Returns the exception for altered data. `what` names the data, as a noun."""
     where = f" (row {sheet_row} of the sheet)" if isinstance(sheet_row, int) else ""
     return StorageFailed(
         f"The ledger (ledger.sqlite) is damaged: {what}{where} is not as the runner wrote it. The "
@@ -225,10 +229,11 @@ def altered(what: str, sheet_row: object = None) -> StorageFailed:
 
 
 def part_name(name: object) -> str:
-    """The name of a part: it becomes a path, and a ledger may come from somebody else.
+    """Returns `name` if a part can have that name. It becomes a path, and another person may have
+    made the ledger.
 
     Raises:
-        StorageFailed: for any other text.
+        StorageFailed: for anything else.
     """
     if not isinstance(name, str) or not PART.fullmatch(name):
         raise altered("the name of a part")
@@ -236,22 +241,24 @@ def part_name(name: object) -> str:
 
 
 def intact(table: str, alias: str) -> str:
-    """An SQL expression: whether a row of `table`, called `alias`, is as it was written."""
+    """Returns an SQL expression: whether a row of `table`, under `alias`, is as it was written."""
     return f"({checksums.intact(COLUMNS[table], alias)} AND {typed(table, alias)})"
 
 
 def typed(table: str, alias: str) -> str:
-    """An SQL expression: whether the values of a row are of the kinds that a run writes."""
+    """Returns an SQL expression: whether a row has values of the types that a run writes."""
     return _KINDS[table].format(alias)
 
 
 def check_version(path: Path, db: sqlite3.Connection) -> int:
-    """The schema's version, 0 for an empty file. Call it before any other statement: SQLite runs
-    the triggers and views of a ledger that somebody else has made.
+    """Returns the schema's version, 0 for an empty file.
+
+    Call it before any other statement, because another person may have made the ledger, and SQLite
+    runs its triggers and views.
 
     Raises:
         Refused: when a newer release wrote it.
-        StorageFailed: when anything but the tables and indexes of that version is in it.
+        StorageFailed: when it contains anything except the tables and indexes of that version.
     """
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
@@ -259,7 +266,7 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
             f"{path}: a newer release wrote this ledger (its schema is {version}; this release "
             f"reads up to {SCHEMA_VERSION}). Upgrade the runner."
         )
-    # Reading these compares texts and runs none of them.
+    # This reads the definitions as texts and runs none of them.
     found = undamaged(lambda db: tuple(islice(db.execute(_OBJECTS), _MOST_OBJECTS)), db)
     if found != _made_by(version):
         raise StorageFailed(
@@ -271,10 +278,11 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
 
 
 def bound(db: sqlite3.Connection, path: Path) -> None:
-    """Ends what reads on `db`, the ledger at `path`, once it takes more steps than a whole one can.
+    """Limits the steps that SQLite may take on `db`, the ledger at `path`. Then SQLite interrupts.
 
-    The pages of a file that somebody else has made can lead to each other a million times over.
-    Counting a whole table by `count(*)` is a single step, so no query of the runner does that.
+    No operation on a sound ledger of that size takes so many. In a file made to do harm, pages can
+    refer to each other a million times. A `count(*)` of a whole table is a single step, which this
+    limit cannot interrupt, so no query of the runner does that.
     """
     left = _STEPS + _STEPS_PER_BYTE * sum(_bytes(path.with_name(path.name + e)) for e in _LOGS)
 
@@ -287,7 +295,7 @@ def bound(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _bytes(path: Path) -> int:
-    """The size of a file without its holes, where the file system counts its blocks."""
+    """Returns the size of a file, without its holes if the file system counts blocks."""
     try:
         facts = path.stat()
     except OSError:
@@ -295,8 +303,8 @@ def _bytes(path: Path) -> int:
     return min(facts.st_size, facts.st_blocks * 512) if facts.st_blocks else facts.st_size
 
 
-# Measured on a ledger of 10,000 rows: `verify` takes 2.4 steps of SQLite for each byte and the
-# other commands less, so a million rows take 3 in a hundred of this.
+# Measured on a ledger of 10,000 rows: `verify` takes 2.4 steps of SQLite for each byte, and the
+# other commands take less. So a million rows take 3 % of this limit.
 _STEPS, _STEPS_PER_BYTE, _LOOK_STEPS = 20_000_000, 80, 100_000
 _LOGS = ("", "-wal")
 _OBJECTS = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name"
@@ -305,13 +313,13 @@ _MOST_OBJECTS = 1000
 
 @cache
 def _made_by(version: int) -> tuple[tuple[str, ...], ...]:
-    """The tables and indexes of a ledger that a release of this schema makes."""
+    """Returns the tables and indexes of a new ledger of schema `version`."""
     with contextlib.closing(empty(version)) as fresh:
         return tuple(fresh.execute(_OBJECTS))
 
 
 def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
-    """What to raise where a run left `trace`, and the ledger knows nothing of that run."""
+    """Returns the exception for a ledger that has no record of the run that left `trace`."""
     problem = "is missing or empty" if empty else f"has no record of run {trace.run_id}"
     return StorageFailed(
         f"{path}: the ledger {problem}, but {trace.file} shows that a run used this folder. With "
@@ -322,15 +330,15 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
-    """What to raise when SQLite refuses."""
+    """Returns the exception for an error of SQLite."""
     problem = f"{path}: SQLite cannot use the ledger ({error}). Nothing more was sent."
     keep = "Do not delete the ledger: it is the only record of the requests that were sent."
     if is_busy(error):
         return LedgerBusy()
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
         return altered("the structure of its pages")
-    # A quota that is used up is a "disk I/O error" to SQLite, and a folder that takes no more files
-    # is "unable to open database file". Python does not show the operating system's own error.
+    # SQLite reports a quota that is used up as "disk I/O error", and a folder that accepts no more
+    # files as "unable to open database file". Python does not show the operating system's error.
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
         fix = "Check whether the disk is full, over its quota or read-only, and make room on it."
         return DiskRefused(f"{problem} {fix} {keep}")

@@ -1,8 +1,8 @@
-"""What is shown of a row that a run has on its way. Pure.
+"""The shown state of a row that is in flight. Pure.
 
-The ledger has a state more than anybody is shown: a row is *sending* until its attempt has an
-outcome. While a run is at work it waits for that answer, and the row is pending. Without a run
-nobody waits, and the row is ambiguous, as the next run will write down.
+The ledger has one state that users do not see: a row is *sending* until its attempt has an outcome.
+While a run is active it waits for that outcome, and the row is shown as pending. Without an active
+run the row is shown as ambiguous, as the next run will record it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _CUT_OFF = "The runner ended before the answer came."
 
 
 def shown_state(state: State, in_use: bool) -> State:
-    """The state that is shown of a row which the ledger holds at `state`."""
+    """Returns the shown state for `state` of the ledger. `in_use`: a run is active."""
     if state is not State.SENDING:
         return state
     return State.PENDING if in_use else State.AMBIGUOUS
 
 
 def shown_row(row: Unfinished, in_use: bool) -> Unfinished | None:
-    """A row as it is shown, with how it ended; None while its answer is waited for."""
+    """Returns a row as it is shown; None while a run waits for its response."""
     if row.state is not State.SENDING:
         return row
     if in_use:

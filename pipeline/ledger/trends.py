@@ -1,7 +1,7 @@
-"""What a ledger says of a job over time: its runs, its pace, how long answers took.
+"""A job over time, from its ledger: its runs, its pace, and how long answers took.
 
-Everything is counted in SQL, so that a million attempts take as much memory as a thousand. A count
-cannot be held against checksums afterwards: whoever shows it has the ledger looked through before
+SQL does all the counting, so a million attempts take as much memory as a thousand. Nothing can
+compare a count with checksums afterwards. So the caller has the ledger checked before
 (`integrity.check_ledger`).
 """
 
@@ -23,18 +23,19 @@ Numbers = npt.NDArray[np.float64]
 
 _PROGRESS_BINS = 240
 _PACE_BINS = 120
-# A pace is requests per second: what is shorter than a second has none.
+# A pace is requests per second, so a bin is at least a second long.
 _SHORTEST_PACE_BIN_S = 1.0
 _SHORTEST_SPAN_S = 0.001
-# Runs this close to each other, as a part of all the time at work, are drawn as one.
+# Runs are drawn as one if the gap between them is at most this part of the whole working time.
 _MERGED_GAP = 0.05
-# More of them would be slivers, and a page of megabytes; those with the least between them are one.
+# More spans would be slivers, and the page would have megabytes. Those with the smallest gaps are
+# joined.
 _MOST_SPANS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A time in which there was work, of one run or of some that followed each other closely."""
+    """A time of sending, by one run or by several runs with small gaps between them."""
 
     begun: float
     ended: float
@@ -45,13 +46,14 @@ class Span:
         return max(self.ended - self.begun, _SHORTEST_SPAN_S)
 
     def bins(self, width_s: float) -> int:
-        """How many bins of about `width_s` it is divided into."""
+        """Returns the number of bins of about `width_s` seconds in the span."""
         return max(1, round(self.duration_s / width_s))
 
 
 @dataclass(frozen=True, slots=True)
 class RowsOverTime:
-    """Rows that reached where they stand now, at the end of each bin of a span, over all spans."""
+    """The number of rows that had reached their current state, by state, at each edge of a span's
+    bins. Counts all earlier spans, too."""
 
     at: Numbers
     rows: dict[State, Numbers]
@@ -59,8 +61,8 @@ class RowsOverTime:
 
 @dataclass(frozen=True, slots=True)
 class SpanPace:
-    """Requests, and 429s among their answers, per second in each bin of a span. `edges` has one
-    more than there are bins."""
+    """Requests, and 429 responses, per second in each bin of a span. `edges` has one entry more
+    than there are bins."""
 
     edges: Numbers
     per_s: Numbers
@@ -69,7 +71,7 @@ class SpanPace:
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """How long the answers of ok attempts took: whole milliseconds, and how many of each."""
+    """How long answers took: whole milliseconds, and the number of answers for each."""
 
     ms: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
@@ -79,15 +81,15 @@ class Latencies:
         return int(self.counts.sum())
 
     def quantile_s(self, part: float) -> float:
-        """The time within which `part` of the answers came, to the millisecond."""
+        """Returns the seconds, to the millisecond, within which `part` of the answers came."""
         ms = np.quantile(self.ms, part, weights=self.counts, method="inverted_cdf")
         return float(ms) / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All of it. `progress` and `pace` have one entry for each span; `checked` attempts were found
-    to be what was written."""
+    """A job over time. `progress` and `pace` have one entry for each span. `checked` is the number
+    of attempts, which the caller has had checked."""
 
     runs: tuple[RunFacts, ...]
     spans: tuple[Span, ...]
@@ -98,9 +100,11 @@ class History:
 
 
 def count_history(db: sqlite3.Connection, in_use: bool = False) -> History:
-    """Counts what the ledger holds. About two microseconds for each attempt. `in_use`: a run is at
-    work, and what it has on the way is not counted yet. Believes the ledger: see
-    `integrity.check_ledger`."""
+    """Counts the job over time. Takes about two microseconds for each attempt.
+
+    `in_use`: a run is active, and its rows in flight are not counted yet. Does not test checksums:
+    the caller has the ledger checked (see `integrity.check_ledger`).
+    """
     runs = run_facts(db)
     spans = _spans(runs)
     _mark_spans(db, spans)
@@ -139,7 +143,7 @@ def _spans(runs: Iterable[RunFacts]) -> tuple[Span, ...]:
 
 
 def _mark_spans(db: sqlite3.Connection, spans: tuple[Span, ...]) -> None:
-    """For each run its span, and how wide the bins in it are. A temporary table: nothing lasts."""
+    """Writes the span and the bins of each run into a temporary table."""
     total_s = sum(span.duration_s for span in spans)
     db.execute(
         "CREATE TEMP TABLE spans (run INTEGER PRIMARY KEY, span INTEGER, begun REAL,"
@@ -155,8 +159,8 @@ def _mark_spans(db: sqlite3.Connection, spans: tuple[Span, ...]) -> None:
         )
 
 
-# Each row of the ledger with how many of the sheet's rows stand where it does; then the rows that
-# are skipped now and keep their answer.
+# Each row of the ledger, with the number of the sheet's rows that share its state. Then the rows
+# that are skipped now and keep their answer.
 _REACHED = (
     "SELECT last_attempt attempt, state, 1 + coalesce(equal.rows, 0) rows FROM rows NOT INDEXED"
     " LEFT JOIN (SELECT first_row, count(*) rows FROM duplicates GROUP BY 1) equal"
@@ -209,7 +213,7 @@ def _pace(db: sqlite3.Connection, spans: tuple[Span, ...]) -> tuple[SpanPace, ..
     for number, span in enumerate(spans):
         width_s = span.duration_s / bins[number]
         edges: Numbers = span.begun + width_s * np.arange(bins[number] + 1, dtype=np.float64)
-        # A span that is shorter than a second is no reason to speak of thousands a second.
+        # Without this, a span shorter than a second could show thousands of requests per second.
         over_s = max(width_s, _SHORTEST_PACE_BIN_S)
         paces.append(SpanPace(edges, sent[number] / over_s, limited[number] / over_s))
     return tuple(paces)

@@ -1,11 +1,11 @@
-"""Whether SQLite would pass over commits that are in the ledger's write-ahead log.
+"""Finds commits in the ledger's write-ahead log that SQLite would ignore.
 
-After `kill -9` the last commits are in `ledger.sqlite-wal` only. SQLite reads that file up to the
-first frame whose checksum is wrong and takes the rest for the remains of a crash, silently: one
-altered byte would undo every commit behind it, and rows that are paid would be sent again.
+After `kill -9` the last commits are only in `ledger.sqlite-wal`. SQLite reads that file up to the
+first frame with a wrong checksum, and silently takes the rest for the remains of a crash. So one
+altered byte would undo every commit after it, and the runner would send paid rows again.
 
-A crash can leave that behind the last commit only, as each is on the disk before the next begins.
-So two or more commits behind a wrong checksum are no crash. The format is that of
+A crash can leave a wrong checksum only in the last commit, because each commit is on disk before
+the next begins. So two or more commits after a wrong checksum are damage. The file format is
 https://www.sqlite.org/fileformat2.html#walformat
 """
 
@@ -21,29 +21,29 @@ _HEADER, _FRAME_HEADER = 32, 24
 _MAGIC = (0x377F0682, 0x377F0683)
 _USUAL_PAGE = 4096
 _PAGES = frozenset(1 << bits for bits in range(9, 17))
-# SQLite starts the log again after 1,000 pages, its default, unless a reader keeps its view open
-# for hours.
+# By default SQLite restarts the log after 1,000 pages. A reader that keeps its view open for hours
+# prevents that.
 _MOST_BYTES = 16 << 30
 _OF_A_CRASH = 1
 
 
 def is_damaged(ledger: Path) -> bool:
-    """Whether commits would be lost that no crash can have cut off."""
+    """Tells whether SQLite would ignore commits of the log that a crash cannot have damaged."""
     log = ledger.with_name(f"{ledger.name}-wal")
     try:
-        # Twice: a frame that a run is writing just now is whole a moment later.
+        # Twice: a frame that a run is writing right now is complete a moment later.
         return all(lost_commits(log) > _OF_A_CRASH for _ in range(2))
     except NotAFile:
         return True
 
 
 def lost_commits(wal: Path) -> int:
-    """How many commits are behind the first frame that SQLite would not read.
+    """Counts the commits from the first frame on that SQLite would not read.
 
-    0 where there is no log, and where another process began it anew in the meantime.
+    Returns 0 if there is no log, and if another process restarted it meanwhile.
 
     Raises:
-        NotAFile: where something else has its place, or it is larger than any run makes it.
+        NotAFile: when something else is in its place, or it is larger than any run makes it.
     """
     try:
         with open_file(wal, _MOST_BYTES) as file:
@@ -68,7 +68,7 @@ def _lost(header: bytes, frames: BinaryIO) -> int:
     lost = 0
     while len(frame := frames.read(_FRAME_HEADER + page)) == _FRAME_HEADER + page:
         _, commit, *_, sum_1, sum_2 = struct.unpack(">6I", frame[:_FRAME_HEADER])
-        if salts is None:  # of a damaged header: those of the first frame
+        if salts is None:  # the header is damaged, so use the salts of the first frame
             salts = frame[8:16]
         same_salts = frame[8:16] == salts
         if whole:
