@@ -1,8 +1,8 @@
-"""Whether everything of a run folder is there, and is what was written.
+"""Checks that a run folder is complete, and that every file is as the runner wrote it.
 
-Checksums say of each byte that matters that it is the one that was written: of every row of the
-ledger, every part, the sheet's copy and the summary. Counts and keys say what checksums cannot:
-that nothing is missing, doubled, foreign, or from another time.
+Checksums cover every byte that matters: every row of the ledger, every part, the copy of the sheet
+and the summary. Counts and keys show what checksums cannot: that nothing is missing, doubled,
+foreign, or from another time.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ __all__ = ["Finding", "Verified", "verify_job"]
 T = TypeVar("T")
 
 _LOOKS = 3
-# Values of a wrong type come from damage too, such as bytes where text was.
+# Damage can also give values of a wrong type, such as bytes in place of text.
 _DAMAGE = (sqlite3.Error, StorageFailed, ValueError, TypeError, KeyError, AttributeError)
 
 
 def verify_job(job: Job) -> Verified:
-    """Reads every file of the run and compares it with its checksum and with the others.
+    """Compares the ledger, the parts, the copy of the sheet, summary.json and failures.csv with
+    their checksums and with each other.
 
-    Changes nothing and sends nothing. Works while a run goes on and after any ending of one,
-    `kill -9` included. Takes memory for one part, whatever the size of the run.
+    Changes nothing and sends nothing. Works while a run is active, and after any end of a run,
+    `kill -9` included. Needs memory for one part, whatever the size of the run.
 
     Raises:
         Refused: when there was no run yet, or a newer release wrote the ledger.
     """
     found = _look(job)
     for _ in range(_LOOKS - 1):
-        # A run changes ledger and files one after the other: what was found in between is gone
-        # when one looks again.
+        # An active run changes the ledger and the files one after the other. A finding from
+        # between two changes disappears at the next look.
         if not (found.findings and job.folder.in_use):
             break
         found = _look(job)
@@ -82,7 +83,7 @@ def _look(job: Job) -> Verified:
 
 
 def _begun(path: Path) -> bool:
-    """Whether there is a ledger with anything in it; the first run makes the file first."""
+    """Tells whether there is a ledger with tables. The first run makes an empty file first."""
     if not path.exists():
         return False
     try:
@@ -93,7 +94,7 @@ def _begun(path: Path) -> bool:
 
 
 class _Look:
-    """Makes one check after the other: one that cannot go on must not hide what others find."""
+    """Runs one check after the other. A check that fails must not hide what the others find."""
 
     def __init__(self, read: Read, findings: Findings) -> None:
         self._read = read
@@ -110,7 +111,7 @@ class _Look:
 
 
 def _why(error: Exception) -> str:
-    """The disk's or SQLite's own words; what to do about it is the finding's."""
+    """Returns the words of the disk or of SQLite. The finding itself has the advice."""
     cause = error.__cause__ or error
-    told = isinstance(cause, (sqlite3.Error, StorageFailed))
-    return str(cause) if told else "a value in it has the wrong type"
+    has_words = isinstance(cause, (sqlite3.Error, StorageFailed))
+    return str(cause) if has_words else "a value in it has the wrong type"

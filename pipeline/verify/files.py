@@ -1,7 +1,7 @@
-"""The files beside the ledger: the sheet's copy, the summary of the last run, and failures.csv.
+"""Checks the files next to the ledger: the copy of the sheet, summary.json and failures.csv.
 
-The ledger knows a run to be over only once its files are written. So where the last run was killed,
-they may be of the run before, and are compared with that.
+The ledger records the end of a run only after the run has written its files. So if the last run was
+killed, these files may belong to the run before, and are compared with that one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _COUNTED = ("rows", "ok", "pending", "skipped", "paid_min", "paid_max")
 
 
 def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings) -> Path | None:
-    """The sheet's copy against its checksum, and the ledger's rows against it. Where it is, if it
-    is whole."""
+    """Compares the copy of the sheet with its checksum, and the ledger's rows with the copy.
+
+    Returns the path of the copy, or None if it is missing or altered.
+    """
     snapshot_id, sha256 = queries.snapshot(db)
     if snapshot_id is None:
         return None
@@ -54,7 +56,7 @@ def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings
 def check_summary(
     folder: RunFolder, db: sqlite3.Connection, now: Summary | None, findings: Findings
 ) -> None:
-    """summary.json against its checksum, and against `now`."""
+    """Compares summary.json with its checksum and with `now`, the ledger's own summary."""
     ended = _last_ended(db)
     if ended is None:
         return
@@ -67,7 +69,7 @@ def check_summary(
     last = queries.last_run(db)
     over = last is not None and last.finished_at is not None
     if hashlib.sha256(content).hexdigest() != ended[1]:
-        # A run that was killed between its summary and the ledger's last word on it.
+        # Not damage: a kill between writing summary.json and recording its checksum.
         if (
             (over and ended[1] is not None)
             or last is None
@@ -82,8 +84,10 @@ def check_summary(
 
 
 def _differs(said: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
-    """Whether the counts `now` are others than a run `said`. Kept answers that were read since are
-    ok and paid for."""
+    """Tells whether the counts in `now` differ from those that a run wrote, `said`.
+
+    Stored responses that the runner has read since then are ok and paid.
+    """
     (most,) = db.execute("SELECT count(*) FROM decisions WHERE decision = 'reread'").fetchone()
     read = now["ok"] - said["ok"]
     if 0 < read <= most:
@@ -94,7 +98,7 @@ def _differs(said: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
 def check_failures(
     folder: RunFolder, snapshot: Path | None, db: sqlite3.Connection, findings: Findings
 ) -> None:
-    """failures.csv against what the ledger and the sheet's copy make of it."""
+    """Compares failures.csv with the file that the ledger and the copy of the sheet give."""
     last = queries.last_run(db)
     if snapshot is None or last is None or last.finished_at is None:
         return
@@ -111,13 +115,13 @@ def check_failures(
 
 
 def _holds(path: Path, pieces: Iterator[bytes]) -> bool:
-    """Whether a file is these pieces, and nothing more."""
+    """Tells whether a file consists of exactly these pieces."""
     with open_file(path) as file:
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
 def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
-    """The rows of the sheet that the ledger knows stand where it says."""
+    """Checks that the ledger's rows are at their places in the copy of the sheet."""
     known = db.execute(
         "SELECT sheet_row AS place, row_key FROM rows WHERE sheet_row IS NOT NULL UNION ALL"
         " SELECT d.sheet_row, r.row_key FROM duplicates d CROSS JOIN rows r"

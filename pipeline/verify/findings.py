@@ -1,4 +1,4 @@
-"""What `verify` says of a run folder."""
+"""The findings of `verify` about a run folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ RESTORE = "Restore the file from a copy of the run folder. Until then `export` r
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be: in which file, what, and what to do.
+    """One problem: the file, the problem itself, and the advice.
 
-    `count` is how often; `rows` are the first ten rows of the sheet that it is about, if it is
-    about rows that are still in it.
+    `count` is how often it occurs. `rows` are the first ten rows of the sheet with it, as far as
+    they are known and still in the sheet.
     """
 
     file: str
@@ -36,11 +36,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was checked, and what was found.
+    """The result of `verify_job`: what it checked, and what it found.
 
-    `entries` counts the ledger's rows of all tables, `answers` those in whole parts and in the
-    ledger, `parts` the Parquet files that the ledger knows. `summary` is where the job stands,
-    None where the ledger does not tell.
+    `entries` counts the rows of all tables of the ledger. `answers` counts the answers in intact
+    parts and in the ledger. `parts` counts the Parquet files that the ledger has a record of.
+    `summary` is the state of the job, or None if the ledger does not show it.
     """
 
     summary: Summary | None
@@ -52,13 +52,13 @@ class Verified:
 
 @dataclass(slots=True)
 class Findings:
-    """Collects; the same problem of many rows is one finding."""
+    """Collects problems. The same problem in many rows is one finding."""
 
     _counts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _rows: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
 
     def add(self, file: str, problem: str, advice: str, row: object = None) -> None:
-        """`row` is the number of a row of the sheet, or nothing that could be one."""
+        """Adds a problem. `row` is a row of the sheet; anything except an integer is ignored."""
         key = (_line(file), _line(problem), advice)
         self._counts[key] = self._counts.get(key, 0) + 1
         rows = self._rows.setdefault(key, [])
@@ -66,7 +66,7 @@ class Findings:
             rows.append(row)
 
     def about(self, file: str) -> bool:
-        """Whether something was found in a file."""
+        """Tells whether there is a finding about a file."""
         return any(found == file for found, *_ in self._counts)
 
     def all(self) -> tuple[Finding, ...]:
@@ -77,6 +77,7 @@ class Findings:
 
 
 def _line(text: str) -> str:
-    """One printable line: SQLite's words have line ends, names of foreign files anything."""
+    """Makes one printable line: SQLite's words contain line ends, and the names of foreign files
+    contain anything."""
     text = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(text.split())

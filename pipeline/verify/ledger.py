@@ -1,7 +1,7 @@
-"""The ledger against its checksums, and against itself.
+"""Compares the ledger with its checksums and with itself.
 
-A checksum says that a row is what was written, not that it is still there, nor that two rows agree;
-the second half of this module says that.
+A checksum shows that a row is as it was written. It does not show that no row is missing, nor that
+two rows agree. The second half of this module checks that.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 
 def check_structure(db: sqlite3.Connection, findings: Findings) -> None:
-    """What SQLite itself can tell. Opening the ledger has compared its tables already."""
+    """Runs SQLite's own check. Opening the ledger has already compared the tables' definitions."""
     problems = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
     for _ in problems:
         findings.add(LEDGER, f"its structure is damaged ({problems[0]})", KEEP_LEDGER)
 
 
 def check_sums(db: sqlite3.Connection, findings: Findings) -> int:
-    """Each row of each table against its checksum, one at a time. How many there are."""
+    """Compares each row of each table with its checksum. Returns how many rows there are."""
     checked = 0
     db.text_factory = _readable
     try:
         for table, columns in COLUMNS.items():
-            # Not from an index: that holds copies of its own.
+            # Not from an index, because an index contains copies of the values.
             kind = typed(table, table)
             query = f"SELECT {', '.join(columns)}, sum, {kind} FROM {table} NOT INDEXED"
             for *values, stored, of_its_kind in db.execute(query):
@@ -42,7 +42,7 @@ def check_sums(db: sqlite3.Connection, findings: Findings) -> int:
 
 
 def check_sense(db: sqlite3.Connection, findings: Findings) -> None:
-    """Whether the tables agree with each other, as far as the ledger alone tells."""
+    """Checks that the tables agree with each other, as far as the ledger alone can show it."""
     for problem, query in _DISAGREEMENTS.items():
         for (row,) in db.execute(query):
             findings.add(LEDGER, problem, KEEP_LEDGER, row)
@@ -54,7 +54,7 @@ def check_sense(db: sqlite3.Connection, findings: Findings) -> None:
 
 
 def _readable(raw: bytes) -> str:
-    """Text that was altered may be none any more."""
+    """Decodes any bytes: altered text may no longer be valid UTF-8."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -64,7 +64,7 @@ def _sheet_row(db: sqlite3.Connection, table: str, key: object) -> object:
     return found[0] if found else None
 
 
-# Where in the sheet an entry of a table belongs to, by its first column.
+# For each table, the SQL for the sheet row that an entry belongs to, by the entry's first column.
 _OF_ATTEMPT = (
     "SELECT coalesce(r.sheet_row, a.sheet_row) FROM attempts a LEFT JOIN rows r USING (row_id)"
     " WHERE a.attempt_id = "
@@ -82,7 +82,7 @@ _SHEET_ROW = {
     ),
 }
 
-# What must not be there, by what it would mean; each query gives rows of the sheet.
+# Each problem, with a query for the rows of the sheet that have it.
 _DISAGREEMENTS = {
     "the record of a row does not match its attempts": (
         "SELECT r.sheet_row FROM rows r LEFT JOIN (SELECT row_id, count(*) AS made,"

@@ -1,4 +1,4 @@
-"""What a person reads in a terminal after `verify`."""
+"""The lines that `verify` prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pipeline.verify.findings import Verified
 
 
 def verified_lines(verified: Verified, name: str) -> list[str]:
-    """What was checked; then each finding with its file, its rows, and what to do."""
+    """Returns the counts of what was checked, then each finding with its file, rows and advice."""
     found = "everything is there and as it was written"
     if verified.findings:
         found = counted(len(verified.findings), "finding")

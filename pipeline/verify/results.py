@@ -1,4 +1,4 @@
-"""The parts against the ledger: every byte of each, and every answer in exactly one place."""
+"""Compares the parts with the ledger: every byte of each, and each answer in exactly one place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAKE_EMPTY = (
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A part as the ledger knows it."""
+    """The ledger's record of a part."""
 
     name: str
     rows: int
@@ -37,8 +37,10 @@ class _Named:
 
 
 def listed(folder: RunFolder) -> frozenset[str]:
-    """The files that a reader of the results would see. List them before the ledger is read: a
-    part is named there before it is here."""
+    """Returns the names of the files that a reader of the results sees.
+
+    List them before reading the ledger: a run records a part there before its file exists.
+    """
     try:
         return frozenset(p.name for p in folder.results.iterdir() if not p.name.startswith("."))
     except OSError:
@@ -48,7 +50,7 @@ def listed(folder: RunFolder) -> frozenset[str]:
 def check_results(
     folder: RunFolder, names: frozenset[str], db: sqlite3.Connection, findings: Findings
 ) -> tuple[int, int]:
-    """(parts, answers) that were checked. `names` is what was listed before."""
+    """Checks all parts. Returns (parts, answers): how many. `names` is the result of `listed`."""
     db.execute(
         "CREATE TEMP TABLE sealed (run_id TEXT, row INTEGER, id TEXT, row_key TEXT,"
         " version INTEGER, name TEXT)"
@@ -96,7 +98,7 @@ def _check_part(path: Path, part: _Named, db: sqlite3.Connection, findings: Find
 
 
 def _read(path: Path, sha256: str) -> bytes | None:
-    """The file's bytes, None where they are not the ones that were written."""
+    """Returns the file's bytes, or None if their checksum is not `sha256`."""
     try:
         content = read_file(path, PART_FILE_BYTES)
     except OSError:
@@ -105,7 +107,8 @@ def _read(path: Path, sha256: str) -> bytes | None:
 
 
 def _load(content: bytes, name: str, db: sqlite3.Connection, findings: Findings) -> int:
-    """Reads all of a part, and keeps of each answer what it is matched by. How many they are."""
+    """Reads a whole part, and stores the keys of its answers in the table `sealed`. Returns how
+    many answers the part has."""
     rows = 0
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     if not _same_schema(file.schema_arrow):
@@ -129,8 +132,10 @@ def _load(content: bytes, name: str, db: sqlite3.Connection, findings: Findings)
 
 
 def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) -> None:
-    """The part that makes the folder a table before the first answer. It is there from a run's
-    beginning, and no ledger knows its bytes."""
+    """Checks the empty part, which makes the folder a table before the first answer.
+
+    Each run makes it at its start if it is missing. The ledger has no record of it.
+    """
     path, name = folder.results / EMPTY_PART, f"{RESULTS}/{EMPTY_PART}"
     if not path.exists():
         if db.execute("SELECT 1 FROM runs").fetchone():
@@ -151,8 +156,8 @@ def _same_schema(schema: pa.Schema) -> bool:
 
 
 def _check_answers(db: sqlite3.Connection, findings: Findings) -> int:
-    """Each answer that the ledger counts is in one place, and nothing else is. How many there
-    are."""
+    """Checks that each answer in the ledger is in exactly one place, and that there are no others.
+    Returns how many answers there are."""
     db.execute("CREATE INDEX temp.sealed_place ON sealed (run_id, row)")
     for row, places, same in db.execute(_PLACES):
         if places == 0:
