@@ -1,4 +1,4 @@
-"""Checksums of the ledger's rows: of every table, after every statement, and of every value."""
+"""Checksums of the ledger's rows: in every table, after every statement, and for every value."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def all_intact(db: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> 
 
 
 @given(st.tuples(*[VALUES] * 5), st.tuples(*[VALUES] * 5))
-def test_whatever_a_row_holds_reads_back_with_its_checksum(db, first, second):
-    """SQLite changes some values on their way in (1 to 1.0, '7' to 7): of what it stored."""
+def test_any_value_of_a_row_reads_back_with_a_correct_checksum(db, first, second):
+    """SQLite converts some values when it stores them (1 to 1.0, '7' to 7). The checksum is of the
+    stored value."""
     [columns] = checksums.columns_of(SCHEMA).values()
     db.execute("DELETE FROM odd")
     key = db.execute(
@@ -64,21 +65,21 @@ def test_whatever_a_row_holds_reads_back_with_its_checksum(db, first, second):
 
 
 @given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4))
-def test_two_rows_read_alike_only_if_they_are(first, second):
-    """Types and lengths count: 1 is not '1', nor are ('a', 'b') and ('ab', '') the same."""
+def test_two_different_rows_have_different_checksums(first, second):
+    """Types and lengths count: 1 is not '1', and ('a', 'b') is not ('ab', '')."""
     same = [(type(v), v) for v in first] == [(type(v), v) for v in second]
     assert (checksums.row_sum(*first) == checksums.row_sum(*second)) == same
 
 
 def test_a_checksum_never_changes_between_releases():
-    """Ledgers outlive them; 8 bytes, known ones."""
+    """Ledgers outlive releases. The test compares with 8 known bytes."""
     values = (1, -2.5, "é\0", b"\xff", None)
     assert checksums.row_sum(*values).hex() == "180934dd176c8c0a"
     assert checksums.row_sum(0.0) == checksums.row_sum(-0.0)
 
 
-def test_every_table_of_a_ledger_has_one_over_all_its_columns():
-    """Whoever adds a table or a column gets it without asking."""
+def test_every_table_of_a_ledger_has_a_checksum_of_all_its_columns():
+    """A new table or column gets it without further code."""
     db = schema.empty()
     tables = [n for (n,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     assert set(tables) == set(schema.COLUMNS)
@@ -88,8 +89,8 @@ def test_every_table_of_a_ledger_has_one_over_all_its_columns():
     db.close()
 
 
-def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
-    """Intents, outcomes, taking back, equal rows that move, decisions, parts, a crash."""
+def test_every_statement_of_a_run_writes_correct_checksums(tmp_path: Path):
+    """Intents, outcomes, withdrawals, equal rows that move, decisions, parts and a crash."""
     path = tmp_path / "ledger.sqlite"
     rows = [Row(n, b"%016d" % n, b"same".ljust(16), n - 1, b"{}") for n in range(1, 6)]
     outcomes = [
@@ -139,8 +140,8 @@ def test_every_statement_of_a_run_keeps_them(tmp_path: Path):
         assert filled == len(schema.COLUMNS.keys() - not_written_yet)
 
 
-def test_a_program_that_does_not_know_of_them_cannot_write_to_a_ledger(tmp_path: Path):
-    """But read it, with any SQLite shell."""
+def test_a_program_without_the_checksum_function_cannot_write_to_a_ledger(tmp_path: Path):
+    """Any SQLite shell can read it."""
     path = tmp_path / "ledger.sqlite"
     with open_ledger(path, SystemClock()) as ledger:
         ledger.set_meta("a", "b")
@@ -151,8 +152,8 @@ def test_a_program_that_does_not_know_of_them_cannot_write_to_a_ledger(tmp_path:
     db.close()
 
 
-def test_a_row_key_is_known_again_from_the_variables_of_a_part():
-    """`verify` recomputes it."""
+def test_the_variables_in_a_part_give_the_row_key_again():
+    """`verify` computes it from them."""
     sources = (VariableSource("a", 0), VariableSource("b", None, "é"))
     [request] = Variables("wf_x", sources).requests([["text"]])
     assert key_of("wf_x", {"a": "text", "b": "é"}) == request.row_key

@@ -1,4 +1,4 @@
-"""One thread that commits for all, on a real file."""
+"""The thread that commits for all callers, on a real file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import DiskRefused
 from pipeline.ledger.group_commit import GroupCommit
 
 INSERT = "INSERT INTO words VALUES (?)"
-# A statement that SQLite undoes by itself when the disk is full, and leaves the transaction open.
+# On a full disk SQLite undoes this statement by itself, and leaves the transaction open.
 BIG = "INSERT INTO words SELECT zeroblob(3000000 + value) FROM generate"
 
 
@@ -43,8 +43,8 @@ def words(commits: GroupCommit) -> set[str]:
     return {word for (word,) in commits.call(lambda db: db.execute("SELECT word FROM words"))}
 
 
-def test_a_wait_that_is_cancelled_does_not_cancel_the_write(commits):
-    """What was submitted is carried out, and those that share its commit get their answers."""
+def test_cancelling_the_wait_does_not_cancel_the_write(commits):
+    """The operation is carried out, and the others in its commit get their results."""
 
     async def go() -> None:
         first = asyncio.create_task(commits.durably(lambda db: db.execute(INSERT, ("one",))))
@@ -58,8 +58,8 @@ def test_a_wait_that_is_cancelled_does_not_cancel_the_write(commits):
     assert words(commits) == {"one", "other"}
 
 
-def test_a_loop_that_ended_before_the_commit_does_not_end_the_thread(commits):
-    """A second Ctrl-C leaves at once; whoever comes after finds the ledger at work."""
+def test_an_event_loop_that_ends_before_the_commit_does_not_end_the_thread(commits):
+    """A second Ctrl-C ends the loop at once. The ledger still works after that."""
     held = threading.Event()
     holding = threading.Thread(target=commits.call, args=(lambda _: held.wait(30),))
     holding.start()
@@ -76,16 +76,16 @@ def test_a_loop_that_ended_before_the_commit_does_not_end_the_thread(commits):
     assert words(commits) == {"late"}
 
 
-def test_what_is_submitted_after_the_end_is_refused_at_once(db):
-    """Nobody would ever carry it out."""
+def test_an_operation_after_the_end_is_refused_at_once(db):
+    """The thread has ended and would never carry it out."""
     commits = GroupCommit(db)
     commits.close()
     with pytest.raises(RuntimeError, match="closed"):
         commits.call(lambda db: None)
 
 
-def test_on_a_full_disk_what_saves_nothing_is_refused_with_all_of_its_commit(db, path):
-    """And nothing of it is written, also where SQLite leaves its transaction open."""
+def test_a_full_disk_refuses_operations_that_save_nothing_and_their_whole_commit(db, path):
+    """Nothing of that commit is written, even if SQLite leaves its transaction open."""
 
     def make_room() -> bool:
         db.execute("PRAGMA max_page_count = 100000")

@@ -1,4 +1,4 @@
-"""A ledger is looked through before more is paid, a large one by a process of its own."""
+"""The check of a ledger before a run sends requests. A separate process checks a large ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True
 
 
 def write_ledger(path: Path, answer_bytes: int) -> None:
-    """A ledger with one ambiguous row, whose answer is kept."""
+    """Writes a ledger with one ambiguous row and its stored response."""
 
     async def send() -> None:
         made = await ledger.intend(Row(7, b"key".ljust(16), b"key".ljust(16), 0, b"{}"))
@@ -42,8 +42,8 @@ def write_ledger(path: Path, answer_bytes: int) -> None:
         ("UPDATE attempts SET maybe_paid = 0", "the record of an attempt (row 7 of the sheet)"),
     ],
 )
-def test_what_is_not_what_was_written_is_found_and_named(tmp_path, answer_bytes, change, words):
-    """The same words, whichever process finds it."""
+def test_an_altered_record_is_found_and_named(tmp_path, answer_bytes, change, words):
+    """The words are the same, whichever process finds it."""
     path = tmp_path / "ledger.sqlite"
     write_ledger(path, answer_bytes)
     check_ledger(path)
@@ -58,8 +58,8 @@ def test_what_is_not_what_was_written_is_found_and_named(tmp_path, answer_bytes,
     assert words in str(raised.value)
 
 
-def test_damage_is_told_instead_of_what_it_made_of_a_reader(tmp_path):
-    """An altered value may raise anything in whoever believes it."""
+def test_damage_is_reported_instead_of_the_error_that_it_causes_in_a_reader(tmp_path):
+    """An altered value may raise any exception in the code that uses it."""
     path = tmp_path / "ledger.sqlite"
     write_ledger(path, 10)
     with pytest.raises(ValueError, match="of its own"), checked_beside(path):
@@ -71,7 +71,7 @@ def test_damage_is_told_instead_of_what_it_made_of_a_reader(tmp_path):
 
 
 def forge(path: Path, change: str, sums: dict[str, bytes]) -> None:
-    """Makes a change and leaves the checksums as they were: the function says what it is told."""
+    """Makes a change that keeps the old checksums: `row_sum` returns the ones in `sums`."""
     table = change.split()[1]
     db = connect(path, read_only=False)
     db.create_function("row_sum", -1, lambda *_: sums[table], deterministic=True)
@@ -79,7 +79,7 @@ def forge(path: Path, change: str, sums: dict[str, bytes]) -> None:
     db.close()
 
 
-def test_a_ledger_that_is_not_there_yet_is_sound(tmp_path):
+def test_a_ledger_that_does_not_exist_yet_is_sound(tmp_path):
     """There is nothing to pay twice."""
     check_ledger(tmp_path / "ledger.sqlite")
     with reading(tmp_path / "ledger.sqlite") as read:

@@ -1,4 +1,4 @@
-"""The durable life of attempts, on a real file."""
+"""The ledger's record of attempts, on a real file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reply(body: bytes = b'{"result":"x"}') -> Reply:
 
 
 class Stopped:
-    """A clock that always says the same."""
+    """A clock that always shows the same time."""
 
     def wall(self) -> float:
         return 1234.5
@@ -78,7 +78,7 @@ def ledger(path: Path) -> Iterator[SqliteLedger]:
 
 
 def begin(ledger: SqliteLedger, sheet: list[Row], snapshot: str = "s") -> list:
-    """Lays a sheet over the ledger and makes it the one of a new run; what was held."""
+    """Matches a sheet and begins a run with it. Returns what the ledger had for its rows."""
     ledger.read(matching.begin)
     wanted = [(r.number, r.identity, r.occurrence) for r in sheet]
     held = ledger.read(matching.look_up(wanted))
@@ -104,7 +104,7 @@ def asked(ledger: SqliteLedger, query: str) -> list:
 
 
 def alter(path: Path, statement: str) -> None:
-    """Changes what was written; its checksums do not fit any more."""
+    """Alters the ledger. The old checksums stay and no longer fit."""
     db = sqlite3.connect(path)
     db.create_function("row_sum", -1, lambda *values: b"no such sum", deterministic=True)
     db.execute("PRAGMA trusted_schema = ON")
@@ -118,7 +118,7 @@ def unfinished(ledger: SqliteLedger) -> list[queries.Unfinished]:
 
 
 def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
-    """Interrupted, maybe paid, and counted as such, with the time at which it was to be sent."""
+    """It is interrupted and counts as maybe paid, with the time of its intent."""
     with open_ledger(path, Stopped()) as ledger:
         begin(ledger, [row(1), row(2)])
         attempt(ledger, row(1), PAID)
@@ -140,8 +140,8 @@ def test_an_attempt_without_an_outcome_is_ambiguous_after_a_restart(path):
     "statement",
     ["UPDATE rows SET version = 7", "UPDATE attempts SET maybe_paid = 0", "DELETE FROM attempts"],
 )
-def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path, statement):
-    """Its new checksum would hide that it is not what was sent."""
+def test_an_interrupted_attempt_that_was_altered_since_is_not_overwritten(path, statement):
+    """A new checksum would hide the damage."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1)])
         attempt(ledger, row(1), None)
@@ -151,8 +151,8 @@ def test_an_attempt_that_was_cut_off_and_altered_since_is_not_written_over(path,
             ledger.recover()
 
 
-def test_an_intent_that_was_not_sent_leaves_no_trace(ledger):
-    """Neither of a new row nor of one that had failed."""
+def test_a_withdrawn_intent_leaves_no_trace(ledger):
+    """Neither for a new row nor for a failed one."""
     begin(ledger, [row(1), row(2), row(3)])
     attempt(ledger, row(2), REFUSED)
     attempt(ledger, row(2), BLOCKED)
@@ -167,7 +167,7 @@ def test_an_intent_that_was_not_sent_leaves_no_trace(ledger):
     assert left.message == "no"
 
 
-def test_an_attempt_after_one_that_was_taken_back_has_a_number_of_its_own(path):
+def test_an_attempt_after_a_withdrawn_one_has_a_new_number(path):
     """Also after a restart, when the numbers have a gap."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1), row(2)])
@@ -179,15 +179,15 @@ def test_an_attempt_after_one_that_was_taken_back_has_a_number_of_its_own(path):
         assert attempt(ledger, row(1), PAID).attempt_id == 3
 
 
-def test_an_outcome_and_an_intent_are_on_the_disk_before_they_count(ledger):
-    """SQLite's own settings say so; `test_power_loss.py` cuts the power."""
+def test_intents_and_outcomes_are_on_disk_before_they_count(ledger):
+    """This test reads SQLite's settings. `test_power_loss.py` cuts the power."""
     assert asked(ledger, "PRAGMA synchronous") == [(2,)]
     assert asked(ledger, "PRAGMA journal_mode") == [("wal",)]
 
 
 @pytest.mark.parametrize("outcome", [PAID, None])
-def test_a_row_that_is_ok_or_on_its_way_is_never_intended_again(ledger, outcome):
-    """The last line of defence against a second bill, whatever the plan says."""
+def test_a_row_that_is_ok_or_in_flight_is_never_sent_again(ledger, outcome):
+    """This is the last defence against a second bill, whatever the plan contains."""
     begin(ledger, [row(1)])
     attempt(ledger, row(1), outcome)
     with pytest.raises(AssertionError, match="pay for a row twice"):
@@ -200,7 +200,7 @@ def concluded(ledger: SqliteLedger, made: Attempt, state: State) -> None:
 
 
 def put(ledger: SqliteLedger, state: State) -> Attempt:
-    """A row that stands in `state`, and its last attempt."""
+    """Creates a row in `state`. Returns its last attempt."""
     begin(ledger, [row(1)])
     made = attempt(ledger, row(1), None)
     if state is not State.SENDING:
@@ -223,12 +223,12 @@ def moved(ledger: SqliteLedger, move: Move, to: State, made: Attempt) -> None:
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("move", [move for move in Move if move not in (Move.SETTLE, Move.RECOVER)])
-def test_only_the_moves_of_the_table_are_written(path, move, state):
-    """Above all no second outcome for one attempt: it could make a paid row pending, and the row
-    would go out again."""
+def test_the_ledger_writes_only_the_moves_in_the_table(path, move, state):
+    """Above all, it writes no second outcome for one attempt: that could make a paid row pending,
+    and the runner would send it again."""
     before, after = MOVES[move]
     for to in sorted(after):
-        # Of a row that was never sent nothing is left.
+        # A row that was never sent leaves the ledger.
         moved_to = [] if move is Move.WITHDRAW else [to]
         path.unlink(missing_ok=True)
         with open_ledger(path, SystemClock()) as ledger:
@@ -243,8 +243,8 @@ def test_only_the_moves_of_the_table_are_written(path, move, state):
             assert read(states) == (moved_to if state in before else [state])
 
 
-def test_settling_and_recovering_leave_rows_in_other_states_alone(path):
-    """They are told rows, and look for those that they are about."""
+def test_settling_and_recovering_do_not_change_rows_in_other_states(path):
+    """`settle` gets rows of several states and `recover` reads them; each picks its own."""
     for state in (State.OK, State.FAILED, State.PENDING, State.AMBIGUOUS):
         path.unlink(missing_ok=True)
         with open_ledger(path, SystemClock()) as ledger:
@@ -259,8 +259,8 @@ def states(db: sqlite3.Connection) -> list[str]:
     return [state for (state,) in db.execute("SELECT state FROM rows")]
 
 
-def test_what_came_of_an_attempt_is_kept_with_its_times(ledger):
-    """Sent as long before it ended as the answer took; a refused row is pending again."""
+def test_the_outcome_of_an_attempt_is_stored_with_its_times(ledger):
+    """The time between sending and the end is the latency. A refused row is pending again."""
     begin(ledger, [row(1), row(2)])
     made = attempt(ledger, row(1), BLOCKED)
     assert made == Attempt(1, 1, row(1), State.PENDING, None)
@@ -279,8 +279,8 @@ def test_what_came_of_an_attempt_is_kept_with_its_times(ledger):
     assert times == [(pytest.approx(1.0), 1.0)] * 3
 
 
-def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
-    """One decision for a row and its duplicates; a pending row is left as it is."""
+def test_settling_changes_ambiguous_and_failed_rows_and_no_others(ledger):
+    """A row and its duplicates get one decision. A pending row does not change."""
     sheet = [row(n) for n in range(1, 5)]
     begin(ledger, sheet)
     for one, outcome in zip(sheet, (LOST, BLOCKED, REFUSED, LOST), strict=True):
@@ -299,10 +299,10 @@ def test_settling_decides_ambiguous_and_failed_rows_and_no_others(ledger):
     ]
     assert ledger.read(queries.counts).paid_max == 2
     attempt(ledger, sheet[1], BLOCKED)
-    assert not unfinished(ledger)[1].given_up  # who sends it again has not given it up
+    assert not unfinished(ledger)[1].given_up  # sending it again ends that decision
 
 
-def test_a_row_that_was_given_up_still_is_after_an_attempt_that_was_taken_back(ledger):
+def test_a_row_that_was_given_up_still_is_after_a_withdrawn_attempt(ledger):
     """A stop between the intent and the request changes nothing."""
     begin(ledger, [row(1)])
     attempt(ledger, row(1), BLOCKED)
@@ -312,8 +312,8 @@ def test_a_row_that_was_given_up_still_is_after_an_attempt_that_was_taken_back(l
     assert [one.given_up for one in unfinished(ledger)] == [True]
 
 
-def test_an_answered_row_becomes_another_version(ledger):
-    """Once, however often it is named: it would otherwise be paid for more than once."""
+def test_a_row_with_an_answer_gets_another_version(ledger):
+    """Only one, however often the row is named: each further version would be paid for."""
     begin(ledger, [row(1), row(2)])
     ids = [attempt(ledger, row(1), PAID).row_id, attempt(ledger, row(2), LOST).row_id]
     ledger.mark_again(ids[:1] * 2)
@@ -327,8 +327,8 @@ def test_an_answered_row_becomes_another_version(ledger):
     assert (place.sheet_row, place.sent_row) == (1, 1)  # the first answer is not hidden
 
 
-def test_each_of_equal_rows_has_attempts_of_its_own(ledger):
-    """The first of them is sent though the second is answered."""
+def test_each_of_several_equal_rows_has_its_own_attempts(ledger):
+    """The first one is sent although the second has an answer."""
     two = [row(n, b"same", n - 1) for n in (1, 2)]
     begin(ledger, two)
     second = attempt(ledger, two[1], PAID)
@@ -337,8 +337,8 @@ def test_each_of_equal_rows_has_attempts_of_its_own(ledger):
     assert ledger.read(queries.counts).states == {State.OK: 2}
 
 
-def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(ledger):
-    """A whole one; what was cut stays ambiguous. Later answers come behind it."""
+def test_a_response_that_a_later_release_can_read_becomes_ok_without_another_request(ledger):
+    """This needs a complete response; a cut one stays ambiguous. Later answers come after it."""
     whole, cut = reply(b"whole"), Reply(1.0, 2.0, 200, {}, b"cu", Failure.CUT)
     begin(ledger, [row(n) for n in range(1, 5)])
     attempt(ledger, row(1), PAID)
@@ -365,8 +365,8 @@ def test_an_answer_that_a_later_release_can_read_is_ok_without_another_request(l
     assert [one.sent_row for one in places] == [1, 2, 4]
 
 
-def test_facts_of_the_folder_and_the_end_of_a_run_are_kept(path):
-    """The last one counts; how a run ended belongs to that run alone."""
+def test_facts_of_the_folder_and_the_end_of_a_run_are_stored(path):
+    """The last value of a fact counts. The end of a run is stored only for that run."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [])
         ledger.end_run(4, StopCode.MAX_PAID, "a" * 64)
@@ -388,8 +388,8 @@ def lost(ledger: SqliteLedger) -> bool:
     return ledger.read(queries.lost_lately(3))
 
 
-def test_a_run_that_lost_answers_is_remembered_until_one_can_be_read(ledger):
-    """Runs that send nothing, or only rows that are refused, change nothing."""
+def test_lost_responses_are_remembered_until_a_run_gets_a_readable_one(ledger):
+    """Runs that send nothing, or whose requests are all refused, change nothing."""
     sheet = [row(n) for n in range(1, 9)]
     begin(ledger, sheet)
     attempt(ledger, sheet[0], LOST)
@@ -408,8 +408,8 @@ def test_a_run_that_lost_answers_is_remembered_until_one_can_be_read(ledger):
     assert not lost(ledger)
 
 
-def test_a_run_that_was_killed_is_remembered_by_the_answers_that_it_lost(ledger):
-    """It could not write down why it ended. Rows that the kill cut off say nothing."""
+def test_the_lost_responses_of_a_killed_run_are_remembered(ledger):
+    """The run could not record why it ended. Attempts that the kill interrupted do not count."""
     sheet = [row(n) for n in range(1, 9)]
     begin(ledger, sheet)
     attempt(ledger, sheet[0], PAID, reply(b"{}"))
@@ -425,8 +425,9 @@ def test_a_run_that_was_killed_is_remembered_by_the_answers_that_it_lost(ledger)
     assert not lost(ledger)
 
 
-def test_a_part_holds_as_many_answers_as_fit_and_one_at_least(ledger):
-    """By number and by bytes; what is named or sealed is not named again."""
+def test_a_part_has_as_many_answers_as_fit_and_at_least_one(ledger):
+    """The limits are a number and a size in bytes. Answers in a named or sealed part are not named
+    again."""
     begin(ledger, [row(n) for n in range(1, 5)])
     assert ledger.next_part(10, 100) is None
     attempt(ledger, row(1), PAID, reply(b"x" * 10))
@@ -447,8 +448,8 @@ def test_a_part_holds_as_many_answers_as_fit_and_one_at_least(ledger):
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_answers_are_numbered_on_after_a_restart_whether_they_were_sealed_or_not(path, sealed):
-    """A number that came twice would be in two parts, or take an answer's place."""
+def test_answer_numbers_continue_after_a_restart_whether_sealed_or_not(path, sealed):
+    """With the same number twice, an answer could be in two parts or replace another one."""
     sheet = [row(n) for n in range(1, 6)]
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, sheet)
@@ -464,8 +465,8 @@ def test_answers_are_numbered_on_after_a_restart_whether_they_were_sealed_or_not
         assert ledger.next_part(10, 100) == ((5, 5, 5) if sealed else (1, 1, 5))
 
 
-def test_a_part_of_another_name_than_was_written_stops_the_reading_and_not_the_writing(path):
-    """What is in flight is paid and has to be saved."""
+def test_an_altered_part_name_stops_the_reading_but_not_the_writing(path):
+    """The answers to requests in flight are paid and must be saved."""
     with open_ledger(path, SystemClock()) as ledger:
         ledger.name_part(Part(1, "part-00001.parquet", 1, 1, "b" * 64))
     alter(path, "UPDATE parts SET name = 'part-00007.parquet'")
@@ -477,8 +478,8 @@ def test_a_part_of_another_name_than_was_written_stops_the_reading_and_not_the_w
         assert ledger.read(queries.counts).states == {State.OK: 1}
 
 
-def test_equal_rows_take_the_best_outcomes_in_the_order_of_the_sheet(ledger):
-    """Of three, one leaves the sheet: it is the one without an answer."""
+def test_equal_rows_get_the_best_outcomes_in_the_order_of_the_sheet(ledger):
+    """One of three equal rows leaves the sheet. The ledger drops one without an answer."""
     three = [row(n, b"same", n - 1) for n in (1, 2, 3)]
     begin(ledger, three)
     for one, outcome in zip(three, (BLOCKED, LOST, PAID), strict=True):
@@ -490,8 +491,8 @@ def test_equal_rows_take_the_best_outcomes_in_the_order_of_the_sheet(ledger):
     assert [h.state for h in held] == [State.OK, State.AMBIGUOUS, State.FAILED]
 
 
-def test_an_answered_row_that_waits_for_a_second_version_does_not_leave_first(ledger):
-    """It has an answer, whatever its state says."""
+def test_a_row_that_waits_for_a_second_version_is_not_the_first_to_leave_the_sheet(ledger):
+    """It has an answer, although its state is pending."""
     two = [row(n, b"same", n - 1) for n in (1, 2)]
     begin(ledger, two)
     attempt(ledger, two[0], LOST)
@@ -502,8 +503,8 @@ def test_an_answered_row_that_waits_for_a_second_version_does_not_leave_first(le
     assert ledger.read(queries.unsettled_reruns) == 1
 
 
-def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
-    """From another process too, while the ledger is open."""
+def test_matching_a_sheet_does_not_change_the_places_of_rows(path):
+    """Not from another process either, while the ledger is open."""
     with open_ledger(path, SystemClock()) as ledger:
         same = [row(n, b"same", n - 1) for n in (1, 2)]
         begin(ledger, same)
@@ -516,8 +517,9 @@ def test_a_sheet_is_looked_at_without_changing_where_rows_stand(path):
         assert [one.sheet_row for one in unfinished(ledger)] == [1]
 
 
-def test_after_a_failed_write_nothing_is_written_any_more(path):
-    """A second fsync after a failed one would lie. The disk is full by SQLite's own limit."""
+def test_after_a_failed_write_the_ledger_writes_nothing_more(path):
+    """A second fsync after a failed one would report success wrongly. SQLite's own limit fills the
+    disk."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(n) for n in range(1, 9)])
         ledger.read(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone())
@@ -531,8 +533,8 @@ def test_after_a_failed_write_nothing_is_written_any_more(path):
             ledger.set_meta("a", "b")
 
 
-def test_on_a_full_disk_what_was_paid_is_saved_once_there_is_room_and_no_more_is_sent(path):
-    """By SQLite's own limit. The room is asked for once."""
+def test_a_full_disk_saves_paid_answers_once_there_is_room_and_sends_no_more_rows(path):
+    """SQLite's own limit fills the disk. The ledger asks for room once."""
     opened: list[sqlite3.Connection] = []
     asked_for: list[bool] = []
 
@@ -564,8 +566,8 @@ def test_on_a_full_disk_what_was_paid_is_saved_once_there_is_room_and_no_more_is
 
 
 @pytest.mark.parametrize("made", ["nothing", "an empty file", "tables"])
-def test_a_ledger_that_does_not_know_of_a_run_that_was_here_is_no_new_one(path, made):
-    """Every row would be paid again. Nothing is made in its place."""
+def test_a_ledger_without_a_record_of_an_earlier_run_is_refused(path, made):
+    """With it, the runner would pay for every row again. No new ledger replaces it."""
     if made == "an empty file":
         path.touch()
     elif made == "tables":
@@ -585,7 +587,7 @@ def test_a_ledger_that_does_not_know_of_a_run_that_was_here_is_no_new_one(path, 
 
 
 def test_a_ledger_that_is_older_than_run_json_is_refused(path):
-    """As after a copy of it was put back: rows sent since would be paid again."""
+    """As after restoring an old copy: rows sent since then would be paid for again."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1)])
     with reading(path) as read:
@@ -597,8 +599,9 @@ def test_a_ledger_that_is_older_than_run_json_is_refused(path):
             pass
 
 
-def test_commits_that_only_the_log_has_are_not_passed_over(path, tmp_path):
-    """As a kill leaves them, with a byte altered since: SQLite would forget them silently."""
+def test_damaged_commits_in_the_log_are_not_ignored(path, tmp_path):
+    """After a kill only the log has the last commits. With one altered byte, SQLite would silently
+    ignore them."""
     killed = tmp_path / "killed.sqlite"
     with open_ledger(path, SystemClock()) as ledger:
         for number in range(3):
@@ -614,8 +617,9 @@ def test_commits_that_only_the_log_has_are_not_passed_over(path, tmp_path):
             pass
 
 
-def test_a_text_that_is_none_any_more_ends_the_writing_and_leaves_nobody_waiting(path):
-    """SQLite hands it over, Python refuses it: every later write is told of it too."""
+def test_stored_text_that_is_not_valid_utf_8_ends_the_writing_and_every_wait(path):
+    """SQLite returns the bytes, and Python cannot decode them. Every later write raises the same
+    error."""
     with open_ledger(path, SystemClock()) as ledger:
         begin(ledger, [row(1), row(2)])
         attempt(ledger, row(1), BLOCKED)
@@ -627,7 +631,7 @@ def test_a_text_that_is_none_any_more_ends_the_writing_and_leaves_nobody_waiting
 
 
 def test_a_ledger_of_a_newer_release_is_refused(path):
-    """Never half understood."""
+    """An older release could misread it."""
     with open_ledger(path, SystemClock()):
         pass
     db = sqlite3.connect(path)
@@ -639,8 +643,8 @@ def test_a_ledger_of_a_newer_release_is_refused(path):
         pass
 
 
-def test_a_file_that_is_no_ledger_is_a_damaged_disk(path):
-    """And says that it must not be deleted."""
+def test_a_file_that_is_not_a_ledger_is_reported_as_damage(path):
+    """The message tells the user not to delete it."""
     path.write_bytes(b"garbage" * 5000)
     with (
         pytest.raises(StorageFailed, match="Do not delete the ledger"),
@@ -650,7 +654,7 @@ def test_a_file_that_is_no_ledger_is_a_damaged_disk(path):
 
 
 def test_many_writes_share_a_commit_and_keep_their_order(ledger):
-    """Two thousand at once: far fewer commits than writes."""
+    """Two thousand writes at once need far fewer commits."""
     commits = 0
 
     def count(statement: str) -> None:

@@ -1,4 +1,4 @@
-"""What a report counts over time, and how its pictures lay that out."""
+"""The history that a report counts from a ledger, and the layout of its pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIMITED = Outcome(Verdict.REFUSED, "rate_limited", "slower", 429)
 
 @dataclass
 class Clock:
-    """Stands where it is put."""
+    """A clock that shows the time that a test sets."""
 
     now: float = MIDNIGHT
 
@@ -45,7 +45,7 @@ class Clock:
 
 @dataclass
 class Nights:
-    """A ledger that is filled by its own calls, each at the time that a test says."""
+    """Fills a ledger through its own methods, each call at the time that a test gives."""
 
     ledger: SqliteLedger
     clock: Clock
@@ -60,7 +60,7 @@ class Nights:
         self.ledger.begin_run(f"run at {at:g}", "snapshot", rows, 0)
 
     def send(self, at: float, latency_s: float = 1.0, outcome: Outcome = OK) -> None:
-        """One row whose answer comes at `at`."""
+        """Sends one row. Its answer comes at `at`."""
         asyncio.run(self._send(MIDNIGHT + at, latency_s, outcome))
 
     async def _send(self, at: float, latency_s: float, outcome: Outcome) -> None:
@@ -87,8 +87,8 @@ def nights(tmp_path: Path) -> Iterator[Nights]:
         yield Nights(ledger, clock, path)
 
 
-def test_runs_that_follow_each_other_are_one_span_and_nights_are_many(nights):
-    """A run that was killed and taken up again is drawn on; a day between two is cut out."""
+def test_runs_with_small_gaps_are_one_span_and_each_night_is_its_own_span(nights):
+    """A killed run and the next one are drawn as one. A day between two runs is cut out."""
     for begun in (0, 103, 86_400):
         nights.begin(begun)
         nights.send(begun + 1)
@@ -98,8 +98,8 @@ def test_runs_that_follow_each_other_are_one_span_and_nights_are_many(nights):
     assert [(s.begun - MIDNIGHT, s.ended - MIDNIGHT) for s in spans] == [(0, 203), (86_400, 86_500)]
 
 
-def test_what_is_drawn_adds_up_to_what_the_ledger_counts(nights):
-    """Requests and 429s in the bins of the pace, rows at the end of the progress."""
+def test_the_drawn_numbers_add_up_to_the_counts_of_the_ledger(nights):
+    """Requests and 429s in the bins of the pace, and rows at the end of the progress."""
     for begun in (0, 50_000):
         nights.begin(begun)
         for step in range(40):
@@ -123,7 +123,7 @@ def test_what_is_drawn_adds_up_to_what_the_ledger_counts(nights):
 
 
 def test_latencies_are_exact_to_the_millisecond(nights):
-    """Of ok attempts; how fast a refusal came says nothing."""
+    """Only answers count. The time of an error response tells nothing."""
     nights.begin(0)
     times_s = [0.5, 2.25, 2.25, 3.125, 40.0]
     for number, latency_s in enumerate(times_s):
@@ -135,7 +135,7 @@ def test_latencies_are_exact_to_the_millisecond(nights):
 
 
 def test_a_clock_that_is_set_back_breaks_no_picture(nights):
-    """Answers from before the first request are put at the edge."""
+    """Answers from before the first request are drawn at the edge."""
     nights.begin(1000)
     nights.send(1005)
     nights.send(1006)
@@ -148,7 +148,7 @@ def test_a_clock_that_is_set_back_breaks_no_picture(nights):
 
 
 @pytest.mark.parametrize("length_s", [0.0, 0.004, 3, 45, 600, 9 * 3600, 5 * 86_400, 40 * 86_400])
-def test_each_length_of_a_run_has_a_few_readable_ticks(length_s):
+def test_a_run_of_any_length_has_a_few_readable_ticks(length_s):
     """From a thousandth of a second to a month."""
     timeline = Timeline([Span(MIDNIGHT + 12.3, MIDNIGHT + 12.3 + length_s, (1,))])
     axes = Figure().add_subplot()
@@ -161,7 +161,7 @@ def test_each_length_of_a_run_has_a_few_readable_ticks(length_s):
 
 @pytest.mark.parametrize("nights_number", [2, 3, 30, 400])
 def test_many_nights_leave_room_for_the_work_and_for_its_labels(nights_number):
-    """Gaps take a quarter of the axis at most, labels do not touch, moments keep their order."""
+    """Gaps take at most a quarter of the axis, labels do not touch, and times keep their order."""
     begins = [MIDNIGHT + 86_400 * night for night in range(nights_number)]
     timeline = Timeline([Span(begin, begin + 3, (n,)) for n, begin in enumerate(begins)])
     axes = Figure().add_subplot()
@@ -179,8 +179,8 @@ def test_many_nights_leave_room_for_the_work_and_for_its_labels(nights_number):
     assert (np.diff(placed) > 0).all()
 
 
-def test_years_of_nights_make_a_small_page_in_a_second(nights):
-    """250 runs are drawn as 200 spans at most, and none of their rows is left out."""
+def test_years_of_nights_make_a_small_page_in_a_few_seconds(nights):
+    """250 runs are drawn as at most 200 spans, with all their rows."""
     for night in range(250):
         nights.begin(86_400.0 * night)
         nights.send(86_400.0 * night + 1 + night % 7)
@@ -195,8 +195,8 @@ def test_years_of_nights_make_a_small_page_in_a_second(nights):
     assert sum(len(picture.svg.source) for picture in drawn) < 500_000
 
 
-def test_the_limit_comes_from_the_log_and_from_nothing_that_a_server_said(tmp_path):
-    """A message that looks like the event is inside of a text; what is cut off or odd is left."""
+def test_the_limit_comes_from_the_log_and_not_from_text_of_a_server(tmp_path):
+    """A server's message may look like the event. Cut or odd lines are skipped."""
     log = tmp_path / "log.jsonl"
     event = '"event": "pace_ended"'
     log.write_text(
@@ -219,7 +219,7 @@ def test_the_limit_comes_from_the_log_and_from_nothing_that_a_server_said(tmp_pa
 
 
 def test_a_picture_with_nothing_to_show_is_left_out(nights):
-    """No run that sent anything: none at all. Only refusals: the pace."""
+    """If no run sent anything, there is no picture. With refusals only, there is the pace."""
     nights.begin(0)
     assert pictures(nights.history(), {}, [], NOTHING_READ) == []
     nights.send(5, outcome=LIMITED)
@@ -227,8 +227,8 @@ def test_a_picture_with_nothing_to_show_is_left_out(nights):
     assert [picture.title for picture in drawn] == ["Pace"]
 
 
-def test_captions_say_in_numbers_what_is_seen(nights):
-    """And each picture says the same to those who do not see it."""
+def test_captions_give_the_numbers_of_the_picture(nights):
+    """Each picture's label for screen readers has the same words."""
     nights.begin(0)
     for second in range(1, 61):
         nights.send(float(second), 1.0, LIMITED if second == 30 else OK)
@@ -247,8 +247,8 @@ def test_captions_say_in_numbers_what_is_seen(nights):
         assert "style=" not in picture.svg.source
 
 
-def test_a_limit_far_above_the_pace_is_told_and_not_drawn(nights):
-    """The pace would lie flat on the axis."""
+def test_a_limit_far_above_the_pace_is_written_but_not_drawn(nights):
+    """The pace would be a flat line at the axis."""
     nights.begin(0)
     for second in range(1, 61):
         nights.send(float(second))
@@ -261,7 +261,7 @@ def test_a_limit_far_above_the_pace_is_told_and_not_drawn(nights):
 
 
 def test_a_host_of_a_million_characters_makes_a_small_picture(nights):
-    """Nor is it anything but text: no mathematics, no marks, no other direction."""
+    """It is drawn as plain text, without mathematics, markup or another writing direction."""
     nights.begin(0)
     host = "$x^2$\u202e<b>&\x00" + "漢" * 1_000_000
     samples = Samples((), Counter({host: 3}), 3, 1, 1, 1, 1)
@@ -272,7 +272,7 @@ def test_a_host_of_a_million_characters_makes_a_small_picture(nights):
 
 
 def test_pictures_of_one_page_share_no_ids(nights):
-    """Else one would be drawn with the marks of another."""
+    """With a shared id, one would be drawn with the shapes of another."""
     nights.begin(0)
     nights.send(5)
     sources = [p.svg.source for p in pictures(nights.history(), {}, [], NOTHING_READ)]
@@ -283,8 +283,8 @@ def test_pictures_of_one_page_share_no_ids(nights):
     assert referred <= set(found)
 
 
-def test_a_domain_is_a_host_of_http():
-    """Without its www, whatever else the address is."""
+def test_a_domain_is_the_host_of_an_http_address():
+    """Without www, port or path. Other addresses have none."""
     assert domain("https://www.Good.example:8443/a?b") == "good.example"
     for address in (
         "",
@@ -298,7 +298,7 @@ def test_a_domain_is_a_host_of_http():
 
 
 def test_durations_have_one_or_two_units():
-    """As a person says them."""
+    """As a person writes them."""
     assert [duration(s) for s in (0.0128, 9.66, 61, 3600, 9.5 * 3600)] == [
         "0.0128 s",
         "9.66 s",
@@ -317,7 +317,7 @@ def test_durations_have_one_or_two_units():
         ([999, 1500], "half came within 999 ms, 95 % within 1.5 s; the slowest took 1.5 s."),
     ],
 )
-def test_answers_that_take_milliseconds_are_told_in_milliseconds(ms, words):
+def test_answers_that_take_milliseconds_are_shown_in_milliseconds(ms, words):
     """No answer takes 0 s."""
     numbers, counts = np.unique(np.array(ms, np.int64), return_counts=True)
     drawn = latency(Latencies(numbers, counts))

@@ -1,4 +1,4 @@
-"""failures.csv and the groups of a report, made row by row from one reading of the ledger."""
+"""failures.csv and the groups of a report, made row by row in one reading of the ledger."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def job(sandbox, make_job) -> Job:
     return job
 
 
-def test_each_row_stands_beside_its_own_cells(job):
-    """The first of the sheet, one between, and one before the last."""
+def test_each_row_is_written_next_to_its_own_cells(job):
+    """The first row of the sheet, one in the middle, and the one before the last."""
     job.output.joinpath("failures.csv").unlink()
     groups = pipeline.report_job(pipeline.find_job(job.spec)).groups
     assert [(g.code, g.count, g.first_rows) for g in groups] == [
@@ -71,8 +71,8 @@ def test_each_row_stands_beside_its_own_cells(job):
     ]
 
 
-def test_rows_that_the_sheet_does_not_have_are_passed_over_and_taken_all_the_same(job):
-    """So that whoever counts along sees each of them."""
+def test_rows_that_the_sheet_does_not_have_are_read_but_not_written(job):
+    """A caller that counts the rows sees each of them."""
     rows = [unfinished(number) for number in (0, 2, 6, 7, 900)]
     taken = []
     told = (taken.append(r) or r for r in rows)
@@ -85,8 +85,8 @@ def test_rows_that_the_sheet_does_not_have_are_passed_over_and_taken_all_the_sam
     assert taken == rows
 
 
-def test_without_the_sheets_copy_the_groups_are_told_all_the_same(job):
-    """failures.csv stays as it was."""
+def test_without_the_copy_of_the_sheet_the_report_still_has_its_groups(job):
+    """failures.csv does not change."""
     before = (job.output / "failures.csv").read_bytes()
     (job.output / "input.parquet").unlink()
     groups = pipeline.report_job(pipeline.find_job(job.spec)).groups
@@ -94,8 +94,8 @@ def test_without_the_sheets_copy_the_groups_are_told_all_the_same(job):
     assert (job.output / "failures.csv").read_bytes() == before
 
 
-def test_the_file_is_what_pythons_csv_and_datetime_make_of_each_row(tmp_path):
-    """Also where batches meet, of cells that need quotes, and of times that are hard to round."""
+def test_the_file_is_the_same_as_from_pythons_csv_and_datetime(tmp_path):
+    """Also where batches meet, for cells that need quotes, and for times that are hard to round."""
     chance = random.Random(3)
     cells = [chance.choice(NAUGHTY) + str(number) for number in range(5000)]
     sheet = tmp_path / "sheet.parquet"
@@ -125,8 +125,8 @@ def test_the_file_is_what_pythons_csv_and_datetime_make_of_each_row(tmp_path):
     assert b"".join(failures_csv(sheet, rows)) == expected.getvalue().encode()
 
 
-def test_no_more_rows_are_held_than_stand_in_a_batch_of_the_sheet(tmp_path):
-    """Each piece of the file is there before the rows behind its batch were asked for."""
+def test_memory_never_holds_more_rows_than_a_batch_of_the_sheet(tmp_path):
+    """Each piece of the file is written before the rows after its batch are read."""
     cells = ["x"] * 9000
     sheet = tmp_path / "sheet.parquet"
     write_sheet(sheet, ["a"], [cells])
@@ -143,8 +143,8 @@ def test_no_more_rows_are_held_than_stand_in_a_batch_of_the_sheet(tmp_path):
         assert taken - (written - 1) <= 2001
 
 
-def test_an_altered_ledger_is_told_and_failures_csv_stays_as_it_was(job):
-    """Whatever the report makes of the altered row in the meantime."""
+def test_an_altered_ledger_is_reported_and_failures_csv_does_not_change(job):
+    """Although the report has read the altered row before."""
     failures, ledger = job.output / "failures.csv", job.output / "ledger.sqlite"
     before = failures.read_bytes()
     content = ledger.read_bytes()
@@ -156,8 +156,8 @@ def test_an_altered_ledger_is_told_and_failures_csv_stays_as_it_was(job):
     assert not list(job.output.glob(".failures*"))
 
 
-def test_failures_csv_is_the_sheet_of_another_folder(job):
-    """Whose ambiguous rows are skipped."""
+def test_failures_csv_can_be_the_sheet_of_another_job(job):
+    """That job skips its ambiguous rows."""
     sheet = job.output / "failures.csv"
     spec = re.sub(r"(?m)^(input|output): .*\n", "", job.spec.read_text(encoding="utf-8"))
     other = job.spec.with_name("other.yaml")
@@ -167,7 +167,7 @@ def test_failures_csv_is_the_sheet_of_another_folder(job):
 
 
 def write_sheet(path: Path, columns: list[str], cells: list[list[str]]) -> None:
-    """A sheet's copy as a run keeps it."""
+    """Writes a copy of a sheet as a run does."""
     size = len(cells[0])
     schema = snapshot_schema(tuple(columns), {"columns": columns})
     own = [range(1, size + 1), ["0"] * size, [None] * size]
@@ -176,7 +176,7 @@ def write_sheet(path: Path, columns: list[str], cells: list[list[str]]) -> None:
 
 
 def unfinished(number: int) -> Unfinished:
-    """A failed row at a place of the sheet."""
+    """A failed row with this number in the sheet."""
 
     return Unfinished(
         number, number, State.FAILED, "code", "", 400, 1, False, 1.0, False, False, True

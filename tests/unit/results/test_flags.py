@@ -1,4 +1,4 @@
-"""What makes an answer look wrong: clear cases, and as many that must not be taken for one."""
+"""The flags of answers: clear cases, and as many answers that must not be flagged."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def marks(result: str, **variables: str) -> tuple[str, ...]:
         "I won't be able to comply with this.",
     ],
 )
-def test_a_text_that_begins_like_a_refusal_is_one(text):
-    """In the phrasings that models use."""
+def test_a_text_that_begins_like_a_refusal_is_flagged(text):
+    """With the phrases that models use."""
     assert "refusal" in marks(text, story="x")
 
 
@@ -51,7 +51,7 @@ def test_a_text_that_begins_like_a_refusal_is_one(text):
         "Answers such as 'I cannot assist with that' are common.",
     ],
 )
-def test_a_story_that_sounds_a_little_like_one_is_not(text):
+def test_a_story_that_sounds_a_little_like_a_refusal_is_not_flagged(text):
     """People in stories are sorry, too."""
     assert marks(text, story="x") == ()
 
@@ -70,8 +70,8 @@ def test_a_story_that_sounds_a_little_like_one_is_not(text):
         ("Dear {tone}, welcome.", "template"),
     ],
 )
-def test_what_stands_where_text_should_be_is_marked(text, mark):
-    """A value that a program lost, or a place of a template that nothing filled."""
+def test_a_lost_value_or_an_unfilled_place_of_a_template_is_flagged(text, mark):
+    """For example `undefined`, or `{{name}}`."""
     assert marks(text, tone="warm") == (mark,)
 
 
@@ -87,7 +87,7 @@ def test_what_stands_where_text_should_be_is_marked(text, mark):
         "Write [object Object] to see it.",
     ],
 )
-def test_words_about_code_and_what_the_row_itself_said_are_not(text):
-    """A marker that was in the variables may come back."""
+def test_words_about_code_and_words_from_the_variables_are_not_flagged(text):
+    """An answer may repeat a template's place from the variables."""
     sent = "How do I write {{name}} and why do I see [object Object]?"
     assert marks(text, question=sent) == ()

@@ -1,4 +1,4 @@
-"""No spreadsheet calculates what a server says, whatever separator it opens the file with."""
+"""No spreadsheet calculates the text of a server, whatever separator it opens the file with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEFORE = ("", "hello;", "hello,", "hello\t", "hello|", "hello\n", "hello\r\n", "
 
 
 def fields(text: str, separator: str) -> list[str]:
-    """The cells of a text file as a spreadsheet cuts them: a quote counts at a cell's beginning."""
+    """The cells of a text file as a spreadsheet splits them: a quote counts only at the start."""
     found, rest = [], text
     while rest:
         quoted = re.match(r'"((?:[^"]|"")*)"', rest)
@@ -41,7 +41,7 @@ def fields(text: str, separator: str) -> list[str]:
 
 
 def calculated(cell: str) -> bool:
-    """Whether a spreadsheet would take a cell for a formula: it skips what it does not show."""
+    """Tells whether a spreadsheet takes a cell for a formula. It skips invisible characters."""
     seen = "".join(c for c in cell if c.isprintable() or c in "\t").replace("\u3164", "")
     seen = seen.replace("\u00a0", "").lstrip(" ")
     return seen.startswith(("=", "\uff1d")) or (
@@ -57,8 +57,8 @@ def as_csv(*cells: str, delimiter: str = ",") -> str:
 
 @pytest.mark.parametrize("formula", FORMULAS)
 @pytest.mark.parametrize("before", BEFORE)
-def test_a_formula_is_text_behind_whatever_hides_it_and_with_every_separator(formula, before):
-    """And the same text without the guard would be calculated: the reader of this test can tell."""
+def test_a_formula_is_text_after_any_hidden_character_and_with_every_separator(formula, before):
+    """The test also shows that a spreadsheet would calculate the same text without the guard."""
     for hidden in HIDDEN:
         text = f"{before}{hidden}{formula};x"
         for own in ",;\t":
@@ -70,8 +70,8 @@ def test_a_formula_is_text_behind_whatever_hides_it_and_with_every_separator(for
         assert any(calculated(cell) for b in bare for s in ",;\t|" for cell in fields(b, s))
 
 
-def test_a_rare_separator_of_the_sheet_is_watched_too():
-    """`sep=~` is one."""
+def test_a_rare_separator_of_the_sheet_is_guarded_too():
+    """For example `sep=~`."""
     assert unformulaic("a~=1~ -2", "~") == "a~'=1~ '-2"
 
 
@@ -85,19 +85,19 @@ def test_a_rare_separator_of_the_sheet_is_watched_too():
         "a\tb\r\nc",
     ],
 )
-def test_lists_numbers_and_names_in_an_answer_stay_as_they_are(text):
-    """Where nothing in their line could call anything."""
+def test_lists_numbers_and_names_in_an_answer_do_not_change(text):
+    """If nothing in their line could call a function."""
     assert unformulaic(text) == text
 
 
-def test_an_answer_that_begins_with_a_sign_is_readable_behind_one_mark():
-    """The same ' in front as ever, and the rest as it was."""
+def test_an_answer_that_begins_with_a_sign_gets_one_quote_in_front():
+    """The rest of the text does not change."""
     for text in ("- a list item\n- another", "+49 170 1234567", "-5", "@anna", "\ttab"):
         assert unformulaic(text) == f"'{text}"
 
 
-def test_control_characters_are_removed_from_the_cells_that_are_added(tmp_path):
-    """Those of the sheet's own cells come home as they were, formulas too."""
+def test_control_characters_are_removed_from_the_added_cells_only(tmp_path):
+    """The sheet's own cells do not change, formulas included."""
     own, added = "\0=1;=2\x07", "a\0b\x1b\x7fc\td\ne"
     batch = pa.record_batch({"a": [own], "result": [added], "_status": ["ok"]})
     exported = Exported(batch.schema, 1, ("result", "_status"), lambda: iter([batch]), ";")
@@ -120,7 +120,7 @@ def nasty(body: bytes) -> Answer:
     return 200, {}, json.dumps({"success": True, "result": NASTY, "citations": citations}).encode()
 
 
-def test_every_file_for_a_spreadsheet_is_guarded_by_the_same_rule(make_job):
+def test_every_file_for_a_spreadsheet_follows_the_same_rule(make_job):
     """The exports, the citations, failures.csv and the workbook."""
     own = ["a story", "fails"]
     with Server(nasty) as server:
@@ -148,7 +148,7 @@ def test_every_file_for_a_spreadsheet_is_guarded_by_the_same_rule(make_job):
 @pytest.mark.skipif(not shutil.which("soffice"), reason="needs LibreOffice")
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_libreoffice_calculates_nothing(tmp_path, separator):
-    """It is asked to evaluate formulas, and gives the values back."""
+    """LibreOffice evaluates the formulas of a file and writes the values."""
     source = tmp_path / "in.csv"
     cells = [f"{b}{h}={6}*7" for b in BEFORE for h in HIDDEN]
     source.write_text(

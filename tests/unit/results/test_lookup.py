@@ -1,4 +1,4 @@
-"""Answers in the order of the sheet, whatever order they came in and however few fit in memory."""
+"""Answers in the order of the sheet, whatever their own order and however few fit in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = 300
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> RunFolder:
-    """Two runs, and a sheet that was shuffled, cut and extended between them."""
+    """A folder of two runs. The sheet was shuffled, cut and extended between them."""
     place = tmp_path_factory.mktemp("results")
     job = Job(place, place / "job.yaml", place / "sheet.csv", "")
     rows = [[f"story {n}"] for n in range(ROWS)]
@@ -35,14 +35,14 @@ def folder(tmp_path_factory) -> RunFolder:
 
 
 def stories(folder: RunFolder) -> dict[int, str]:
-    """What each row of the sheet says, read without our own code."""
+    """The text of each row of the sheet, read without the runner's code."""
     with (folder.path.parent.parent / "sheet.csv").open() as file:
         return dict(enumerate(file.read().splitlines()[1:], start=1))
 
 
 @pytest.mark.parametrize("stretch_bytes", [50, 200, 1000, 10_000_000])
 def test_every_row_has_its_own_answer_in_the_order_of_the_sheet(folder, tmp_path, stretch_bytes):
-    """With hardly an answer in memory at once as with all of them; none twice, none left out."""
+    """With one or two answers in memory at once, and with all. None is missing or doubled."""
     wanted = stories(folder)
     seen: list[int] = []
     covered = 0
@@ -62,7 +62,7 @@ def test_every_row_has_its_own_answer_in_the_order_of_the_sheet(folder, tmp_path
 
 
 def test_no_file_is_left_behind(folder, tmp_path):
-    """The temporary file has no name, also while it is used."""
+    """The temporary file has no name, even while it is used."""
     with reader.reading(folder.ledger) as read:
         for _ in find_answers(folder, read, ROWS - 19).stretches(tmp_path):
             assert not list(Path(tmp_path).iterdir())

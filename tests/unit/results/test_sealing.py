@@ -1,4 +1,4 @@
-"""Sealing: from every state that a crash can leave, the same rows end in the same parts."""
+"""Sealing: after a crash at any step, the same rows end in the same parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAID = Outcome(Verdict.OK, http_status=200, maybe_paid=True)
 
 
 def answered(ledger: SqliteLedger, answers: list[object], first: int = 1) -> None:
-    """Attempts that are ok, with these answers, in one run."""
+    """Writes ok attempts with these answers, in one run."""
 
     async def go() -> None:
         for number, answer in enumerate(answers, start=first):
@@ -59,7 +59,7 @@ def texts(count: int) -> list[object]:
 
 
 def test_the_folder_is_a_table_before_the_first_row_and_after(ledger, folder):
-    """The same schema; sealed rows leave the ledger."""
+    """With the same schema. Sealed answers leave the ledger."""
     sealer = Sealer(ledger, folder, "wf_x")
     sealer.recover()
     assert list(pd.read_parquet(folder).columns) == RESULTS_SCHEMA.names
@@ -77,7 +77,7 @@ def test_the_folder_is_a_table_before_the_first_row_and_after(ledger, folder):
 
 
 def test_a_crash_after_each_step_of_sealing_leaves_every_row_once(ledger, folder):
-    """Named; written under a dot; renamed; and then the machine went down."""
+    """After naming the part, writing the draft, and renaming it; and with a torn file."""
     answered(ledger, texts(5))
     sealer = Sealer(ledger, folder, "wf_x")
     sealer.recover()
@@ -95,7 +95,7 @@ def test_a_crash_after_each_step_of_sealing_leaves_every_row_once(ledger, folder
         Sealer(ledger, folder, "wf_x").recover()
         assert sorted(p.name for p in folder.iterdir()) == [EMPTY_PART, name]
         assert sorted(pd.read_parquet(folder)["row"]) == [1, 2]
-        # Another release of the Parquet library may have made other bytes than were named.
+        # Another release of the Parquet library may make other bytes than the named ones.
         [sealed] = ledger.read(queries.sealed_parts)
         assert sealed.sha256 == sha256_of(folder / name)
         ledger.read(lambda db: db.execute("UPDATE parts SET sealed = 0 WHERE part = 1"))
@@ -105,8 +105,8 @@ def test_a_crash_after_each_step_of_sealing_leaves_every_row_once(ledger, folder
     assert sorted(pd.read_parquet(folder)["row"]) == [1, 2, 3, 4, 5]
 
 
-def test_a_part_whose_seal_failed_is_finished_before_the_next_one(ledger, folder):
-    """As where another program held the ledger's lock: its answers must not be in two parts."""
+def test_a_part_whose_sealing_failed_is_finished_before_the_next_one(ledger, folder):
+    """As when another program had the ledger's lock: its answers must not be in two parts."""
     answered(ledger, texts(5))
     sealer = Sealer(ledger, folder, "wf_x")
     number, first, last = ledger.next_part(3, 10**9)
@@ -121,7 +121,7 @@ def test_a_part_whose_seal_failed_is_finished_before_the_next_one(ledger, folder
 
 
 def _unseal(ledger: SqliteLedger, first: int, last: int) -> None:
-    """Puts the payloads back, as they are until a part is sealed."""
+    """Restores the payloads, as they were before the part was sealed."""
 
     def operation(db) -> None:
         for seq in range(first, last + 1):
@@ -133,15 +133,15 @@ def _unseal(ledger: SqliteLedger, first: int, last: int) -> None:
 
 
 def test_an_answer_that_is_missing_from_the_ledger_stops_the_sealing(ledger, folder):
-    """Rather than a part that is silently shorter."""
+    """The part must not be shorter without notice."""
     answered(ledger, texts(3))
     ledger.read(lambda db: db.execute("DELETE FROM requests WHERE row_id = 2"))
     with pytest.raises(StorageFailed, match="2 of the 3 answers"):
         Sealer(ledger, folder, "wf_x").seal_all()
 
 
-def test_odd_answers_keep_what_they_were(ledger, folder):
-    """Numbers, objects, surrogates, odd citations and unknown fields: flagged, never lost."""
+def test_odd_answers_are_flagged_and_keep_their_content(ledger, folder):
+    """Numbers, objects, surrogates, odd citations and unknown fields."""
     answered(
         ledger,
         [
@@ -168,8 +168,8 @@ def test_odd_answers_keep_what_they_were(ledger, folder):
     assert rows[0]["citations"] == []
 
 
-def test_answers_are_spread_over_parts_by_number_and_by_size(ledger, folder):
-    """A big answer has a part of its own; none is left out."""
+def test_answers_are_divided_into_parts_by_number_and_by_size(ledger, folder):
+    """A big answer gets its own part. No answer is missing."""
     big = {"success": True, "result": "x" * 17_000_000}
     answered(ledger, [*texts(2), big, *texts(2)])
     assert Sealer(ledger, folder, "wf_x").seal_all() == 3
@@ -179,7 +179,7 @@ def test_answers_are_spread_over_parts_by_number_and_by_size(ledger, folder):
     assert [part.rows for part in parts] == [2, 1, 2]
 
 
-def test_a_folder_that_cannot_be_written_stops_and_loses_nothing(ledger, tmp_path):
+def test_a_folder_that_cannot_be_written_stops_the_sealing_and_loses_nothing(ledger, tmp_path):
     """The answers stay in the ledger, and the next run seals them."""
     answered(ledger, texts(2))
     with pytest.raises(StorageFailed, match="safe in the ledger"):
@@ -191,8 +191,8 @@ def test_a_folder_that_cannot_be_written_stops_and_loses_nothing(ledger, tmp_pat
     assert len(pd.read_parquet(tmp_path / "nowhere")) == 2
 
 
-def test_every_column_of_a_part_is_what_the_ledger_holds(ledger, folder):
-    """Names, numbers and times of the one answer, and how the part was written."""
+def test_every_column_of_a_part_has_the_values_of_the_ledger(ledger, folder):
+    """Names, numbers and times of one answer, and the part's compression and permissions."""
     before = datetime.now(UTC)
     answered(ledger, [{"success": True, "result": "text", "citations": ["u"], "more": 1}])
     Sealer(ledger, folder, "wf_x").seal_all()
@@ -223,14 +223,14 @@ def test_every_column_of_a_part_is_what_the_ledger_holds(ledger, folder):
     assert part.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_part_whose_bytes_change_on_disk_does_not_read_silently(ledger, folder):
-    """Each page has a checksum, for readers that look at it."""
+def test_a_reader_of_a_part_with_changed_bytes_gets_an_error(ledger, folder):
+    """Each page has a checksum, which a reader can verify."""
     answered(ledger, texts(50))
     Sealer(ledger, folder, "wf_x").seal_all()
     part = folder / "part-00001.parquet"
     column = pq.ParquetFile(part).metadata.row_group(0).column(RESULTS_SCHEMA.names.index("result"))
     content = bytearray(part.read_bytes())
-    # The last byte of the column's last page lies in its data, not in a header.
+    # The last byte of the column's last page is in its data, not in a header.
     first = column.dictionary_page_offset or column.data_page_offset
     content[first + column.total_compressed_size - 1] ^= 1
     part.write_bytes(content)
