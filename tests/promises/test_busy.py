@@ -1,6 +1,6 @@
-"""Another program holds SQLite's lock on the ledger, as editors and backups do: a real process.
+"""Another program, a real process, holds SQLite's lock on the ledger, as editors and backups do.
 
-Nothing was written and nothing is damaged, so answers that came wait in memory until it lets go.
+Nothing was written and nothing is damaged, so answers wait in memory until it frees the lock.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def eight_in_flight(job: Job, sandbox: SandboxProcess, process: subprocess.Popen
 
 @pytest.fixture
 def job(start_sandbox, make_job) -> tuple[Job, SandboxProcess]:
-    """Twenty rows, eight in flight, each of which takes two seconds."""
+    """Twenty rows, with eight in flight. Each answer takes two seconds."""
     sandbox = start_sandbox(latency="2s")
     return make_job(sandbox.url, rows=[[f"story {n}"] for n in range(20)], concurrency=8), sandbox
 
@@ -85,7 +85,7 @@ def job(start_sandbox, make_job) -> tuple[Job, SandboxProcess]:
 @pytest.mark.long
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
 def test_answers_wait_for_the_lock_as_long_as_it_takes(job, begin):
-    """Longer than the 30 s after which all of them were ambiguous. It is said, and said again."""
+    """Longer than 30 s, which once made them ambiguous. The runner reports the wait twice."""
     job, sandbox = job
     process = start(job)
     with ended(process):
@@ -102,8 +102,8 @@ def test_answers_wait_for_the_lock_as_long_as_it_takes(job, begin):
     assert job.status()["ok"] == 20
 
 
-def test_ctrl_c_works_while_answers_wait_and_the_second_one_leaves(job):
-    """The first waits on, since they are paid for; without them they are ambiguous."""
+def test_while_answers_wait_one_ctrl_c_waits_on_and_a_second_one_ends_the_run(job):
+    """The answers are paid for, so the first still waits. After the second they are ambiguous."""
     job, sandbox = job
     process = start(job)
     with ended(process):
@@ -124,7 +124,7 @@ def test_ctrl_c_works_while_answers_wait_and_the_second_one_leaves(job):
 
 
 def test_one_ctrl_c_while_answers_wait_loses_none_of_them(job):
-    """They are saved as soon as the other program lets go, and the run ends."""
+    """The runner saves them as soon as the other program frees the lock, and then ends."""
     job, sandbox = job
     process = start(job)
     with ended(process):
@@ -139,8 +139,8 @@ def test_one_ctrl_c_while_answers_wait_loses_none_of_them(job):
 
 
 @pytest.mark.long
-def test_a_run_that_is_cancelled_does_not_wait_for_ever(job, monkeypatch):
-    """Nobody may be there to close the other program: 30 s, and then the rows are ambiguous."""
+def test_a_cancelled_run_does_not_wait_for_ever(job, monkeypatch):
+    """The other program may never free the lock. After 30 s the rows are ambiguous."""
     job, sandbox = job
     for name, value in job.environment().items():
         monkeypatch.setenv(name, value)
@@ -163,8 +163,8 @@ def test_a_run_that_is_cancelled_does_not_wait_for_ever(job, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_ledger_that_is_locked_before_anything_was_sent_is_said_after_30_s(job):
-    """Nothing is at stake: 75, and the next night tries again."""
+def test_a_ledger_that_is_locked_from_the_start_ends_the_run_after_30_s(job):
+    """No paid answer waits, so the exit code is 75 and the next night tries again."""
     job, sandbox = job
     assert job.run("--limit", "0")["requests"] == 0
     with held(job.output / "ledger.sqlite"):
@@ -176,8 +176,8 @@ def test_a_ledger_that_is_locked_before_anything_was_sent_is_said_after_30_s(job
 
 
 @pytest.mark.long
-def test_what_saves_nothing_gives_up_and_what_comes_after_it_does_not(tmp_path):
-    """The sealer's write is refused after its patience; the ledger goes on as if nothing was."""
+def test_a_write_that_gives_up_waiting_for_the_lock_does_not_stop_later_writes(tmp_path):
+    """The write of a sealer is refused after 30 s, and the ledger accepts the next one."""
     path = tmp_path / "words.sqlite"
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")

@@ -1,6 +1,6 @@
-"""Kill a real process, give the same command again, and hold everything against the server's book.
+"""Kills a real process, gives the same command again, and compares with the server's book.
 
-Nothing here believes the runner: what was paid is what the sandbox billed.
+These tests do not trust the runner: a request is paid if the sandbox billed it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KILLS = 20
 def assert_nothing_lost_or_paid_twice(
     job: Job, sandbox: SandboxProcess, summary: dict, most_ambiguous: int
 ) -> None:
-    """The promises, against the book."""
+    """Checks the promises against the book."""
     billed = sandbox.billed()
     assert max(billed.values()) == 1
     results = pd.read_parquet(job.results)
@@ -43,10 +43,10 @@ def assert_nothing_lost_or_paid_twice(
     assert summary["paid_min"] <= sum(billed.values()) <= summary["paid_max"]
 
 
-def test_killed_at_twenty_random_instants_nothing_is_lost_and_nothing_is_paid_twice(
+def test_after_kills_at_twenty_random_instants_nothing_is_lost_or_paid_twice(
     start_sandbox, make_job
 ):
-    """`kill -9` again and again on one run folder; at most what was in flight is ambiguous."""
+    """`kill -9` again and again on one run folder. At most the requests in flight are ambiguous."""
     sandbox = start_sandbox(latency="80ms")
     in_flight = 16
     rows = [[f"story number {n}"] for n in range(2500)]
@@ -72,7 +72,7 @@ def test_killed_at_twenty_random_instants_nothing_is_lost_and_nothing_is_paid_tw
 def test_results_can_be_read_before_the_first_row_during_a_run_and_after_a_kill(
     start_sandbox, make_job
 ):
-    """pandas reads the folder at any time; a row that was counted stays."""
+    """pandas can read the folder at any time, and no row disappears."""
     sandbox = start_sandbox(latency="20ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(3000)], concurrency=64)
     seen: list[int] = []
@@ -91,7 +91,7 @@ def test_results_can_be_read_before_the_first_row_during_a_run_and_after_a_kill(
     after_kill = pd.read_parquet(job.results)
     assert len(after_kill) >= 2000
     summary = json.loads(job.call("run", "--json", "--rate", "5000").stdout.splitlines()[-1])
-    # A process that was held up may have had none on its way when it was killed.
+    # A slow process may have had no request in flight at the kill.
     assert summary["exit_code"] == (5 if summary["ambiguous"] else 0)
     assert summary["ok"] + summary["ambiguous"] == 3000
     assert summary["ambiguous"] <= 64
@@ -106,10 +106,10 @@ def test_results_can_be_read_before_the_first_row_during_a_run_and_after_a_kill(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
 )
-def test_a_first_signal_waits_for_the_answers_that_are_on_their_way(
+def test_after_a_first_signal_the_run_waits_for_answers_in_flight(
     start_sandbox, make_job, number, code
 ):
-    """They are paid for: none of them is lost, none becomes ambiguous."""
+    """They are paid for. None is lost and none becomes ambiguous."""
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(500)], concurrency=20)
     process = job.start(rate="100")
@@ -123,8 +123,10 @@ def test_a_first_signal_waits_for_the_answers_that_are_on_their_way(
     assert summary["ok"] == sum(sandbox.billed().values()) > 0
 
 
-def test_a_second_signal_leaves_at_once_and_names_what_was_in_flight(start_sandbox, make_job):
-    """What was in flight is ambiguous, one row each."""
+def test_a_second_signal_ends_the_run_at_once_and_rows_in_flight_are_ambiguous(
+    start_sandbox, make_job
+):
+    """One row for each request in flight."""
     sandbox = start_sandbox(latency="30s")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)], concurrency=8)
     process = job.start(rate="200")
@@ -143,13 +145,13 @@ def test_a_second_signal_leaves_at_once_and_names_what_was_in_flight(start_sandb
 
 
 def open_marker(body: bytes) -> Answer:
-    """A paid answer whose marker of a template has no end: 0.1.0 looked at it for days."""
+    """A paid answer with an unclosed `{{`. Release 0.1.0 needed days to look for flags in it."""
     result = "{{" + " " * 1_000_000 + json.loads(body)["story"]
     return 200, {}, json.dumps({"success": True, "result": result}).encode()
 
 
-def test_a_run_seals_the_paid_answers_of_a_killed_run_whatever_they_hold(make_job):
-    """The first run is killed before it seals the answer, as 0.1.0 had to be."""
+def test_a_run_seals_the_paid_answers_of_a_killed_run_whatever_their_text(make_job):
+    """The first run is killed before it seals the answer, as users had to do with 0.1.0."""
     with Server(open_marker) as server:
         job = make_job(server.url, rows=[[letter] for letter in "abcdef"])
         process = job.start(rate="0.3")
@@ -162,8 +164,8 @@ def test_a_run_seals_the_paid_answers_of_a_killed_run_whatever_they_hold(make_jo
         assert list(server.received.values()) == [1] * 6
 
 
-def test_a_signal_while_answers_are_sealed_ends_the_run_with_all_of_them(make_job):
-    """The first of thirty answers of 1 MB are sealed when SIGTERM comes."""
+def test_a_signal_during_sealing_ends_the_run_with_all_answers_sealed(make_job):
+    """SIGTERM comes while the first of thirty answers of 1 MB are sealed."""
     with Server(open_marker) as server:
         job = make_job(server.url, rows=[[str(n)] for n in range(30)])
         process = job.start(rate="4")

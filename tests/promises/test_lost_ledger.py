@@ -1,6 +1,6 @@
-"""A ledger that is gone, empty or older than the files beside it: nothing is paid for again.
+"""With a ledger that is lost, empty or older than the files next to it, nothing is paid again.
 
-And the other way round: no kill of a first run leaves a folder that is refused for ever.
+On the other hand, no kill of a first run leaves a folder that every later run refuses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMMANDS = [
     ["history"],
     ["verify"],
 ]
-# What such a run leaves; of a rehearsal also its book.
+# The files of such a run. A rehearsal also has its book.
 LEFT = ["run.json", "summary.json", "failures.csv", "input.parquet", "log.jsonl"]
 
 
@@ -38,7 +38,7 @@ def remove_ledger(folder: Path) -> None:
 
 
 def assert_refused(job: Job, sandbox: SandboxProcess, says: str = "") -> None:
-    """By every command, and nothing reaches the server."""
+    """Asserts that every command refuses the folder, and that nothing reaches the server."""
     before = sandbox.received()
     export = ["export", "--to", str(job.folder / "out.csv")]
     for verb, *options in [*COMMANDS, export]:
@@ -50,8 +50,8 @@ def assert_refused(job: Job, sandbox: SandboxProcess, says: str = "") -> None:
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty"])
-def test_anything_left_of_a_run_means_that_a_ledger_is_expected(sandbox, make_job, lost):
-    """Three rows that may have been paid, none of them sealed: only single files tell of them."""
+def test_any_file_that_a_run_left_shows_that_a_ledger_is_missing(sandbox, make_job, lost):
+    """Three rows are maybe paid and none is sealed. One single file must be enough."""
     job = make_job(sandbox.url, rows=AMBIGUOUS)
     assert job.run(expect=5)["ambiguous"] == 3
     whole = Path(shutil.move(job.copied("whole"), job.folder / "whole"))
@@ -67,8 +67,8 @@ def test_anything_left_of_a_run_means_that_a_ledger_is_expected(sandbox, make_jo
     assert job.run(expect=5)["requests"] == 0
 
 
-def test_a_report_and_a_part_tell_of_a_run_too(sandbox, make_job):
-    """The empty part, the lock and an empty log do not: a run that was refused leaves them."""
+def test_a_report_or_a_part_also_shows_that_a_ledger_is_missing(sandbox, make_job):
+    """The empty part, the lock and an empty log do not: a refused run leaves them, too."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     job.call("report")
@@ -86,8 +86,8 @@ def test_a_report_and_a_part_tell_of_a_run_too(sandbox, make_job):
     assert job.run()["requests"] == 1
 
 
-def test_the_book_of_a_rehearsal_tells_of_it(make_job):
-    """As a rehearsal is practice for the paid run."""
+def test_the_book_of_a_rehearsal_shows_that_its_ledger_is_missing(make_job):
+    """A rehearsal behaves like the paid run that it prepares."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     assert job.call("run", "--sandbox").returncode == 0
     rehearsed = job.output.with_name("job.sandbox")
@@ -100,9 +100,9 @@ def test_the_book_of_a_rehearsal_tells_of_it(make_job):
 
 
 @pytest.mark.parametrize("earlier", [0, 1])
-def test_a_log_that_was_removed_after_a_kill_takes_no_run_back(start_sandbox, make_job, earlier):
-    """After `kill -9` the last commits are in `ledger.sqlite-wal` only, which looks like litter.
-    Without it the ledger is that of an earlier run, or of none."""
+def test_removing_the_log_after_a_kill_does_not_undo_a_run(start_sandbox, make_job, earlier):
+    """After `kill -9` the last commits are only in `ledger.sqlite-wal`, which looks like litter.
+    Without it, the ledger has only earlier runs, or none."""
     sandbox = start_sandbox(latency="20s")
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     for _ in range(earlier):
@@ -117,8 +117,8 @@ def test_a_log_that_was_removed_after_a_kill_takes_no_run_back(start_sandbox, ma
     assert sandbox.received() == 3
 
 
-def test_a_log_without_its_ledger_is_not_thrown_away(start_sandbox, make_job):
-    """SQLite deletes the log of an empty ledger: what it holds was paid."""
+def test_a_log_without_its_ledger_is_not_deleted(start_sandbox, make_job):
+    """SQLite deletes the log of an empty ledger, but this one records paid requests."""
     sandbox = start_sandbox(latency="20s")
     job = make_job(sandbox.url, rows=[["a"]])
     process = job.start()
@@ -139,8 +139,8 @@ def test_a_log_without_its_ledger_is_not_thrown_away(start_sandbox, make_job):
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_no_kill_of_a_first_run_leaves_a_folder_that_is_refused_or_pays_twice(sandbox, make_job):
-    """After each call that changed a name: the run goes on; without its ledger it goes on only if
-    nothing had been sent."""
+    """Kills it after each system call that changed a name. The next run continues. Without the
+    ledger, it continues only if nothing had been sent."""
     rows = [["story one"], ["story two"], ["story three"]]
     job = make_job(sandbox.url, rows=rows, concurrency=1, rate=500)
     history = History(Disk(job.folder))

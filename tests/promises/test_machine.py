@@ -1,4 +1,4 @@
-"""Whatever a person does to the sheet, the spec and the process, the book is right."""
+"""The book is right whatever a person does to the sheet, the job file and the process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = 4
 
 @pytest.fixture
 def bench(start_sandbox, tmp_path) -> Iterator[Bench]:
-    """Answers take 60 ms, so that a kill finds some on their way."""
+    """Answers take 60 ms, so that a kill finds some requests in flight."""
     sandbox = start_sandbox(latency="60ms")
     environment = Job(tmp_path, tmp_path, tmp_path, sandbox.url).environment()
     with forking(tmp_path, environment) as forks:
@@ -30,7 +30,7 @@ def bench(start_sandbox, tmp_path) -> Iterator[Bench]:
         yield shared
 
 
-# Examples that random attacks found, by the fault that they showed.
+# Examples from random attacks, by the rule that they test.
 FOUND: dict[str, list[Step]] = {
     "ten rows that fail alike end a run with 4, as the first of a wrong job do": [
         ("begin", {"rows": ["blocked #fault:blocked"] * 8}),
@@ -43,24 +43,24 @@ FOUND: dict[str, list[Step]] = {
 
 
 def a_seed() -> int:
-    """Another one each time. MACHINE_SEED does the examples of a run that failed again."""
+    """Another seed each time. MACHINE_SEED repeats the examples of a failed run."""
     return int(os.environ.get("MACHINE_SEED") or random.randrange(2**32))
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_was_found_once_is_right(bench, name):
-    """The steps as the attack printed them."""
+def test_examples_that_failed_before_have_the_right_book(bench, name):
+    """With the steps as the attack printed them."""
     replay(bench, FOUND[name])
 
 
-def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right(bench):
-    """Other examples every time, in bounded number and time: `make soak` does more."""
+def test_after_any_change_of_sheet_job_file_and_process_the_book_is_right(bench):
+    """A bounded number of other examples each time. `make soak` does more."""
     bench.until = time.monotonic() + 30
     attack(bench, 12, 8, a_seed())
 
 
 @pytest.mark.long(first=True)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_is_done_to_sheet_spec_and_process_the_book_is_right_at_length(bench, part):
-    """In parts, so that they run at once."""
+def test_after_any_change_of_sheet_job_file_and_process_the_book_is_right_at_length(bench, part):
+    """In parts, so that they can run in parallel."""
     attack(bench, EXAMPLES // PARTS, 15, a_seed() + part)

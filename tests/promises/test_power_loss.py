@@ -1,10 +1,10 @@
-"""Power loss: what a disk may show at any moment of a real run, and a resume from each of that.
+"""Power loss: a resume from each content that a disk may show at any moment of a real run.
 
-A row that a listener was told of is recovered from every survivor, and nothing that had been sent
-is sent again. What the resume sends is what the sandbox's book says, which is emptied before it.
+Each such content is a survivor. The resume finds every row that a listener was told of, and sends
+nothing again that had been sent. The sandbox's book, emptied before, shows what the resume sends.
 
-A kill comes before the power cut in some of them: what a killed process did and had not synced yet
-is there for the next run, and is gone after the cut unless that run synced it.
+In some tests a kill comes before the power cut. Changes that the killed process had not synced are
+visible to the next run, and disappear in the cut unless that run has synced them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.forks import Forks, forking
 ROWS = [[f"story number {n}" + " and so on" * 60] for n in range(16)]
 _BODY = re.compile(rb'\{"story":"[^"]*"\}')
 
-# Runs with these limits; each answer that is told goes to a file.
+# Does runs with these limits. A listener writes each answer that it is told of to a file.
 TRACED = """
 import os, sys
 from pathlib import Path
@@ -56,7 +56,7 @@ LIMITS = (6, len(ROWS))
 
 @dataclass(frozen=True)
 class Moment:
-    """A disk as it may be found, what had been told by then and what had been sent."""
+    """A content that the disk may show, and the answers told and requests sent until then."""
 
     survivor: dict[str, bytes | None]
     told: frozenset[bytes]
@@ -65,27 +65,29 @@ class Moment:
 
 @dataclass
 class History:
-    """What a disk went through so far, what was told and what was sent meanwhile."""
+    """The changes of a disk so far, and the answers told and requests sent meanwhile."""
 
     disk: Disk
     told: set[bytes] = field(default_factory=set)
     sent: set[bytes] = field(default_factory=set)
 
     def follow(self, call: Call) -> bool:
-        """Takes in one call; whether the disk may show something else now."""
+        """Processes one system call. Returns whether the disk may show something else now."""
         bodies = _BODY.findall(call.texts[0]) if call.texts else []
         if call.name in ("sendto", "sendmsg"):
             self.sent.update(bodies)
             return False
-        # The first text of a write is what it wrote.
+        # The first text of a write is the written content.
         if call.name == "write" and bodies and call.texts[0] == bodies[0]:
             self.told.update(bodies)
             return False
         return self.disk.follow(call)
 
     def moments(self, traced: Path, odd: int | None) -> Iterator[Moment]:
-        """Each different thing that the disk may show between two calls of a trace; with None for
-        `odd` only what it must show."""
+        """Yields each different content that the disk may show between two calls of a trace.
+
+        With None for `odd`, only the contents that it must show.
+        """
         chance = random.Random(3)
         seen: set[bytes] = set()
         for call in read_trace(traced):
@@ -100,15 +102,15 @@ class History:
                     yield Moment(survivor, frozenset(self.told), frozenset(self.sent))
 
     def killed(self) -> History:
-        """The same once the process was killed: what it did is there, and synced as far as it was.
-        This one stays as it is."""
+        """Returns the history after a kill of the process. Its changes are there, but only the
+        synced ones are on disk. Does not change this object."""
         after = copy.deepcopy(self)
         after.disk.close_all()
         return after
 
 
 def trace(job: Job, *limits: int) -> Path:
-    """Runs under strace, one after the other; the file that holds what they did."""
+    """Starts one run after the other under strace. Returns the file with their system calls."""
     out = job.folder / "trace.txt"
     told = job.folder.parent / "told"
     words = [str(job.spec), str(told), *map(str, limits)]
@@ -124,7 +126,7 @@ def trace(job: Job, *limits: int) -> Path:
 
 
 def resume(moment: Moment, job: Job, sandbox: SandboxProcess, forks: Forks) -> None:
-    """Puts the disk back, gives the same command again, and holds it against the book."""
+    """Restores the disk, gives the same command again, and compares with the book."""
     put_back(moment.survivor, job)
     forget(sandbox)
     code = forks.call("run", str(job.spec), "--rate", "5000", "--quiet")
@@ -149,13 +151,13 @@ def forget(sandbox: SandboxProcess) -> None:
 
 
 def put_back(survivor: dict[str, bytes | None], job: Job) -> None:
-    """The run folder as a disk shows it."""
+    """Restores the run folder as a disk shows it."""
     shutil.rmtree(job.folder / "runs", ignore_errors=True)
     restore(survivor, job.folder)
 
 
 def attack(job: Job, sandbox: SandboxProcess, odd: int, every: int) -> int:
-    """Resumes from every `every`-th survivor, begun at random; how many those are."""
+    """Resumes from every `every`-th survivor, from a random one on. Returns how many it tried."""
     with forking(job.folder.parent, job.environment()) as forks:
         moments = History(Disk(job.folder)).moments(trace(job, *LIMITS), odd)
         return resume_some(moments, every, job, sandbox, forks)
@@ -164,7 +166,7 @@ def attack(job: Job, sandbox: SandboxProcess, odd: int, every: int) -> int:
 def resume_some(
     moments: Iterator[Moment], every: int, job: Job, sandbox: SandboxProcess, forks: Forks
 ) -> int:
-    tried, first = 0, random.randrange(every)  # other ones each time
+    tried, first = 0, random.randrange(every)  # other survivors each time
     for number, moment in enumerate(moments):
         if number % every == first:
             resume(moment, job, sandbox, forks)
@@ -175,8 +177,8 @@ def resume_some(
 def attack_after_kills(
     job: Job, sandbox: SandboxProcess, killed_at: Callable[[int, Call], bool], every: int
 ) -> int:
-    """Kills the run at the calls that `killed_at` chooses, lets another one go on from there, and
-    cuts the power in that one. How many survivors were resumed from."""
+    """Kills the run at the calls that `killed_at` chooses, continues with another run, and cuts the
+    power in that one. Returns how many survivors it tried."""
     first = History(Disk(job.folder))
     calls = list(read_trace(trace(job, *LIMITS)))
     tried = 0
@@ -187,15 +189,15 @@ def attack_after_kills(
                 continue
             after = first.killed()
             put_back(after.disk.shown(), job)
-            # A run that does nothing but go on; a listener is told nothing of earlier answers.
+            # One run that only continues. Its listener is not told of earlier answers.
             traced = trace(job, len(ROWS))
             tried += resume_some(after.moments(traced, None), every, job, sandbox, forks)
     return tried
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
-def test_after_a_power_cut_what_was_told_is_there_and_nothing_is_sent_twice(sandbox, make_job):
-    """Some of what a disk may show."""
+def test_after_a_power_cut_every_reported_row_is_there_and_none_is_sent_twice(sandbox, make_job):
+    """For some of the contents that a disk may show."""
     job = make_job(sandbox.url, rows=ROWS, concurrency=3, rate=200)
     assert attack(job, sandbox, odd=1, every=47) > 8
 
@@ -203,7 +205,7 @@ def test_after_a_power_cut_what_was_told_is_there_and_nothing_is_sent_twice(sand
 @pytest.mark.long(first=True)
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_after_a_power_cut_at_any_moment_nothing_is_lost_or_sent_twice(sandbox, make_job):
-    """A fifth of all survivors, of four mixtures for each moment."""
+    """For a fifth of all survivors, with four mixtures for each moment."""
     job = make_job(sandbox.url, rows=ROWS, concurrency=3, rate=200)
     tried = attack(job, sandbox, odd=4, every=5)
     print(f"resumed from {tried} survivors")
@@ -217,11 +219,9 @@ KILLS = {
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 @pytest.mark.parametrize("step", KILLS)
-def test_a_run_goes_on_from_a_kill_only_once_it_has_synced_what_the_killed_one_did(
-    sandbox, make_job, step
-):
-    """A kill leaves a rename or a folder that is there and not on the disk yet. A power cut in the
-    next run must not take it back after that run relied on it."""
+def test_a_run_after_a_kill_first_syncs_the_changes_of_the_killed_run(sandbox, make_job, step):
+    """After a kill a rename or a new folder is visible, but may not be on disk yet. A power cut in
+    the next run must not undo it after that run has relied on it."""
     job = make_job(sandbox.url, rows=ROWS, concurrency=3, rate=200)
     name, place = KILLS[step]
     killed: list[int] = []
@@ -239,7 +239,7 @@ def test_a_run_goes_on_from_a_kill_only_once_it_has_synced_what_the_killed_one_d
 @pytest.mark.long(first=True)
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_after_a_kill_at_any_call_and_a_power_cut_nothing_is_lost_or_sent_twice(sandbox, make_job):
-    """Each call that makes, renames, removes or syncs a name, and every 37th moment after."""
+    """At each call that makes, renames, removes or syncs a file, and every 37th moment after it."""
     job = make_job(sandbox.url, rows=ROWS, concurrency=3, rate=200)
     chosen = ("mkdir", "rename", "unlink", "fsync", "openat")
 

@@ -1,6 +1,6 @@
-"""What a command finds done by a run that was killed, and does before anything else: real kills.
+"""The repairs that a command makes first after a real kill of the last run.
 
-Each command is one that sends nothing, so nothing later can put right what it left out.
+Each command here sends nothing, so no later step can repair what it left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS = [["a good story"], ["another"], ["#fault:hang one"], ["#fault:hang two"]]
 
 @pytest.fixture
 def killed(sandbox, make_job) -> tuple[Job, SandboxProcess]:
-    """Two answers that no part holds yet, and two requests in flight."""
+    """A killed job with two answers that are in no part yet, and two requests in flight."""
     job = make_job(sandbox.url, rows=ROWS)
     process = job.start()
     with ended(process):
@@ -42,15 +42,15 @@ def payloads(job: Job) -> list[tuple]:
 
 
 def refused(job: Job, **spec: object) -> None:
-    """A run that comes as far as the question whether rows may be paid for again."""
+    """Starts a run that is refused only at the question whether rows may be paid for again."""
     job.write_spec(**spec)
     done = job.call("run")
     assert done.returncode == 2, done.stderr
     assert "accept-changes" in done.stderr
 
 
-def test_answers_that_a_kill_left_in_the_ledger_are_sealed_before_a_run_is_refused(killed):
-    """Under the workflow that they were asked of, whatever the spec names now."""
+def test_answers_that_a_kill_left_in_the_ledger_are_sealed_even_by_a_refused_run(killed):
+    """With the workflow that they came from, whatever the job file names now."""
     job, sandbox = killed
     refused(job, workflow="wf_another")
     results = pd.read_parquet(job.results)
@@ -61,7 +61,7 @@ def test_answers_that_a_kill_left_in_the_ledger_are_sealed_before_a_run_is_refus
 
 
 def test_the_drafts_of_a_killed_run_are_removed(killed):
-    """Also those of a part that the ledger never heard of."""
+    """Also the draft of a part that the ledger has no record of."""
     job, _ = killed
     for name in (".part-00001.parquet", ".part-00007.parquet"):
         (job.results / name).write_bytes(b"PAR1 and no more")
@@ -70,8 +70,8 @@ def test_the_drafts_of_a_killed_run_are_removed(killed):
     assert parts == ["part-00000.parquet", "part-00001.parquet"]
 
 
-def test_the_sheets_copy_that_a_kill_left_under_its_new_name_takes_its_place(sandbox, make_job):
-    """The ledger's rows are numbers of that sheet. A later run writes over the new name."""
+def test_a_new_copy_of_the_sheet_that_a_kill_left_unnamed_gets_its_name(sandbox, make_job):
+    """The ledger's row numbers belong to that sheet. A later run would overwrite the copy."""
     job = make_job(sandbox.url, rows=[["one"], ["#fault:blocked"]])
     job.run(expect=3)
     snapshot = job.output / "input.parquet"
@@ -79,7 +79,7 @@ def test_the_sheets_copy_that_a_kill_left_under_its_new_name_takes_its_place(san
     job.write_sheet(["story"], [["new"], ["one"], ["#fault:blocked"]])
     job.run(expect=3)
     now = snapshot.read_bytes()
-    # The kill came between the ledger's commit and the rename.
+    # As after a kill between the ledger's commit and the rename.
     (job.output / ".input.parquet.new").write_bytes(now)
     snapshot.write_bytes(before)
     job.write_sheet(["story"], [["quite another"], ["one"]])
@@ -89,7 +89,7 @@ def test_the_sheets_copy_that_a_kill_left_under_its_new_name_takes_its_place(san
 
 
 def test_settle_finds_the_rows_that_a_kill_left_in_flight(killed):
-    """They are ambiguous, although no run has said so yet; its list of failures says it after."""
+    """They are ambiguous, although no run has recorded that yet. failures.csv then has them."""
     job, sandbox = killed
     assert job.call("settle").returncode == 0
     summary = job.status()
@@ -101,8 +101,8 @@ def test_settle_finds_the_rows_that_a_kill_left_in_flight(killed):
     assert sandbox.received() == 4
 
 
-def test_settle_writes_the_list_of_failures_again(sandbox, make_job):
-    """Of a run that ended well its rows were called ambiguous there."""
+def test_settle_writes_failures_csv_again(sandbox, make_job):
+    """Before, the rows of a finished run were still ambiguous there."""
     job = make_job(sandbox.url, rows=[["#fault:html-504-billed"], ["#fault:blocked"]])
     job.run(expect=5)
     assert job.call("settle", "--only", "gateway").returncode == 0

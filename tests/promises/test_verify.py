@@ -1,4 +1,4 @@
-"""Whatever is altered, lost, doubled or foreign in a run folder is found, and never served."""
+"""`verify` finds what is altered, lost, doubled or foreign in a run folder. No command uses it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SPEC = {
 
 
 def verify(folder: Path) -> Verified:
-    """As the command does, on a run folder or a copy of one."""
+    """Verifies a run folder, or a copy of one, as the command does."""
     return verify_job(pipeline.Job("job", RunFolder(folder), None, False, (str(folder),)))
 
 
@@ -58,7 +58,7 @@ def files_found(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSandbox]:
-    """Starts sandboxes that last for all tests here."""
+    """Starts sandboxes that last for all tests of this file."""
     started: list[SandboxProcess] = []
 
     def start(**options: Any) -> SandboxProcess:
@@ -77,13 +77,13 @@ def job_in(folder: Path, base_url: str) -> Job:
 
 @pytest.fixture(scope="module")
 def book(serve: StartSandbox) -> SandboxProcess:
-    """What the requests of `finished` are counted by."""
+    """The sandbox of `finished`, which counts its requests."""
     return serve()
 
 
 @pytest.fixture(scope="module")
 def original(book: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Two parts; rows that are ok, failed, ambiguous, skipped and pending."""
+    """A job with two parts, and with rows that are ok, failed, ambiguous, skipped and pending."""
     job = job_in(tmp_path_factory.mktemp("jobs"), book.url)
     job.write_sheet(["sku", "story"], SHEET)
     job.write_spec(**SPEC)
@@ -94,7 +94,7 @@ def original(book: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def finished(original: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """A copy of that job, to be damaged."""
+    """A copy of `original` that a test can damage."""
     monkeypatch.setenv("AITUTOR_API_KEY", KEY)
     monkeypatch.setenv("AITUTOR_BASE_URL", original.base_url)
     return job_in(copied(original.folder, tmp_path / "finished"), original.base_url)
@@ -102,7 +102,7 @@ def finished(original: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def left_behind(serve: StartSandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder after `kill -9`: answers in the ledger only, attempts that were cut off."""
+    """A run folder after `kill -9`, with answers in the ledger only and interrupted attempts."""
     sandbox = serve(latency="30ms")
     job = job_in(tmp_path_factory.mktemp("jobs"), sandbox.url)
     job.write_sheet(["story"], [[f"story {n}"] for n in range(400)])
@@ -117,7 +117,7 @@ def left_behind(serve: StartSandbox, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def killed(left_behind: Path, tmp_path: Path) -> Path:
-    """A copy of that folder, its WAL included."""
+    """A copy of `left_behind`, its write-ahead log included."""
     return copied(left_behind, tmp_path / "killed")
 
 
@@ -127,7 +127,7 @@ def copied(folder: Path, place: Path) -> Path:
 
 
 def checkpointed(folder: Path) -> Path:
-    """Moves what is in the WAL to where it stays, as the next run would."""
+    """Moves the content of the write-ahead log into the ledger, as the next run would."""
     db = sqlite3.connect(folder / "ledger.sqlite")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
@@ -135,7 +135,7 @@ def checkpointed(folder: Path) -> Path:
 
 
 def values(folder: Path) -> list[Any]:
-    """Every value of every table, Parquet file and JSON file; an error stands for itself."""
+    """Every value of every table, Parquet file and JSON file; for a file that fails, its error."""
     return [
         _values_of(_ledger_values, folder / "ledger.sqlite"),
         *(_values_of(_parquet_values, p) for p in sorted((folder / "results").iterdir())),
@@ -179,15 +179,15 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def flip_in(path: Path, text: str) -> None:
-    """Alters the first byte of the first place where `text` stands."""
+    """Alters the first byte of the first occurrence of `text`."""
     flip(path, path.read_bytes().index(text.encode()))
 
 
-# -- everything is there ----------------------------------------------------------------
+# -- nothing is wrong -------------------------------------------------------------------
 
 
-def test_a_finished_run_is_whole_and_says_what_was_checked(finished):
-    """Exit 0, one line for people, the summary and no findings for scripts."""
+def test_verify_finds_nothing_in_a_finished_run_and_prints_what_it_checked(finished):
+    """Exit code 0, a line for people, and for scripts the summary without findings."""
     done = finished.call("verify")
     assert done.returncode == 0, done.stderr
     assert "everything is there" in done.stdout
@@ -200,7 +200,7 @@ def test_a_finished_run_is_whole_and_says_what_was_checked(finished):
 
 
 def test_before_the_first_run_there_is_nothing_to_verify(sandbox, make_job):
-    """Exit 2 and the command that begins; but a ledger that is gone is a finding."""
+    """Exit code 2 and the command that starts a run. But a lost ledger is a finding."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("verify")
     assert (done.returncode, "pipeline run" in done.stderr) == (2, True)
@@ -209,8 +209,8 @@ def test_before_the_first_run_there_is_nothing_to_verify(sandbox, make_job):
     assert files_found(job.output) == {"ledger.sqlite"}
 
 
-def test_everything_that_commands_do_leaves_a_folder_that_is_whole(finished):
-    """Other versions, decisions, retries, a sheet that was sorted and edited, another spec."""
+def test_verify_finds_nothing_after_any_command(finished):
+    """Other versions, decisions, retries, a sheet that was sorted and edited, another job file."""
     job, clock, agreed = pipeline.find_job(finished.spec), SystemClock(), Consent(True, True)
 
     def run(selection: Selection | None = None) -> None:
@@ -232,8 +232,8 @@ def test_everything_that_commands_do_leaves_a_folder_that_is_whole(finished):
         assert not verify(finished.output).findings
 
 
-def test_a_run_that_goes_on_is_whole_at_every_look(start_sandbox, make_job):
-    """Rows are sent, parts are sealed, a run ends and another begins meanwhile."""
+def test_verify_finds_nothing_while_runs_are_active(start_sandbox, make_job):
+    """Meanwhile rows are sent, parts are sealed, a run ends and another one begins."""
     sandbox = start_sandbox(latency="10ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(2400)], concurrency=64)
     looks = []
@@ -250,8 +250,8 @@ def test_a_run_that_goes_on_is_whole_at_every_look(start_sandbox, make_job):
     assert verify(job.output).answers == 2400
 
 
-def test_a_folder_after_kill_9_is_whole_before_and_after_the_next_run(killed):
-    """What was cut off is no damage; nor is a draft of a part that never got its name."""
+def test_verify_finds_nothing_after_kill_9_before_and_after_the_next_run(killed):
+    """Interrupted attempts are not damage, nor is the draft of a part."""
     (killed / "results" / ".part-00001.parquet").write_bytes(b"half of it")
     found = verify(killed)
     assert not found.findings
@@ -259,10 +259,10 @@ def test_a_folder_after_kill_9_is_whole_before_and_after_the_next_run(killed):
     assert found.summary.ambiguous > 0
 
 
-def test_answers_that_a_killed_run_left_belong_to_the_workflow_that_it_asked(
+def test_answers_of_a_killed_run_keep_the_workflow_that_they_came_from(
     killed, left_behind, tmp_path, monkeypatch
 ):
-    """Although the spec names another one by the time that they are sealed."""
+    """Although the job file names another one when they are sealed."""
     monkeypatch.setenv("AITUTOR_API_KEY", KEY)
     host = json.loads((killed / "run.json").read_text())["host"]
     monkeypatch.setenv("AITUTOR_BASE_URL", f"http://{host}")
@@ -279,25 +279,25 @@ def test_answers_that_a_killed_run_left_belong_to_the_workflow_that_it_asked(
 
 
 def test_any_byte_whose_change_alters_a_value_is_found(finished, tmp_path):
-    """Random bytes of the folder's files, one at a time, each held against a dump."""
+    """Changes random bytes of the folder's files, one at a time, and compares with a dump."""
     assert _flipped_at_random(finished.output, tmp_path, range(150)) > 75
 
 
 @pytest.mark.long(first=True)
 def test_thousands_of_bytes_whose_change_alters_a_value_are_found(finished, killed, tmp_path):
-    """The same for longer."""
+    """The same test with more bytes."""
     for folder in (finished.output, checkpointed(killed)):
         assert _flipped_at_random(folder, tmp_path, range(10_000, 12_000)) > 1000
 
 
-def test_any_byte_of_answers_that_are_in_the_ledger_only_is_found(killed, tmp_path):
-    """The same after `kill -9`, before anything was sealed."""
+def test_any_byte_of_answers_that_are_only_in_the_ledger_is_found(killed, tmp_path):
+    """The same test after `kill -9`, before any answer was sealed."""
     folder = checkpointed(killed)
     assert _flipped_at_random(folder, tmp_path, range(1000, 1080)) > 30
 
 
 def _flipped_at_random(folder: Path, tmp_path: Path, seeds: range) -> int:
-    """Asserts of each flip that it is found or alters nothing. How many were found."""
+    """Asserts that each flip is found or alters nothing. Returns how many were found."""
     (folder / ".reserve").unlink(missing_ok=True)
     before = values(folder)
     assert not verify(folder).findings
@@ -320,12 +320,14 @@ def _flipped_at_random(folder: Path, tmp_path: Path, seeds: range) -> int:
 def _findings_or_refusal(folder: Path) -> object:
     try:
         return verify(folder).findings
-    except Refused as error:  # the ledger's version number: it looks like a newer release's
+    except (
+        Refused
+    ) as error:  # the flip hit the schema's version, so the ledger looks like a newer release's
         return error
 
 
 def test_a_log_that_lost_commits_after_kill_9_is_found_and_nothing_is_sent_again(killed, tmp_path):
-    """SQLite itself would go on without them, and paid rows would look new."""
+    """SQLite itself would continue without them, and paid rows would look new."""
     (killed / ".reserve").unlink(missing_ok=True)
     size = (killed / "ledger.sqlite-wal").stat().st_size
     chance = random.Random(7)
@@ -340,8 +342,8 @@ def test_a_log_that_lost_commits_after_kill_9_is_found_and_nothing_is_sent_again
         export(copy, tmp_path / "out.parquet")
 
 
-def test_what_a_power_cut_leaves_of_the_last_commit_is_no_damage(killed):
-    """It was on its way to the disk: nobody counted it."""
+def test_a_last_commit_that_a_power_cut_damaged_is_not_a_finding(killed):
+    """It was not on disk yet, so the runner had not counted it."""
     log = killed / "ledger.sqlite-wal"
     (killed / "ledger.sqlite-shm").unlink()
     flip(log, log.stat().st_size - 100)
@@ -362,14 +364,14 @@ PLACES = [
 
 @pytest.mark.parametrize(("name", "text"), PLACES)
 def test_a_flip_in_a_file_names_that_file(finished, name, text):
-    """In the middle of it, or at a text."""
+    """In the middle of the file, or at a text."""
     path = finished.output / name
     if text is None:
         flip(path, path.stat().st_size // 3)
     else:
         flip_in(path, text)
     found = files_found(finished.output)
-    # Of a part the rows whose answers cannot be had are named too.
+    # For a part, `verify` also names the rows whose answers are missing.
     assert found == ({name, "results"} if "part-00001" in name else {name})
 
 
@@ -395,8 +397,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_no_checksum_can_see_is_seen_by_sense(finished, change):
-    """Written with good checksums, as by a bug: lost, doubled, or at odds with the rest."""
+def test_tables_that_contradict_each_other_are_found_despite_correct_checksums(finished, change):
+    """As after a bug: records are lost, doubled, or do not fit the others."""
     db = connect(finished.output / "ledger.sqlite", read_only=False)
     assert db.execute(change).rowcount > 0
     db.close()
@@ -412,12 +414,12 @@ ALTERED = {
     "an identity": ("UPDATE rows SET identity = x'01' WHERE sheet_row = 1", 1),
     "a message": ("UPDATE attempts SET message = 'no' WHERE sheet_row = 3", 3),
     "a time": ("UPDATE attempts SET sent_at = sent_at + 1 WHERE sheet_row = 7", 7),
-    "what is pinned": ("UPDATE meta SET value = '{}' WHERE name = 'pinned'", None),
+    "the pinned settings": ("UPDATE meta SET value = '{}' WHERE name = 'pinned'", None),
 }
 
 
 def altered(folder: Path, change: str) -> None:
-    """Changes the ledger as a disk would: the checksums stay those of what was written."""
+    """Changes the ledger as a disk would: the old checksums stay."""
     db = sqlite3.connect(folder / "ledger.sqlite")
     table = change.split()[1]
     key = db.execute(f"SELECT name FROM pragma_table_info('{table}') LIMIT 1").fetchone()[0]
@@ -430,7 +432,7 @@ def altered(folder: Path, change: str) -> None:
 
 @pytest.mark.parametrize("what", ALTERED)
 def test_an_altered_entry_of_the_ledger_names_its_row_and_stops_a_run(finished, book, what):
-    """Nothing is sent, whatever the altered row would have meant."""
+    """Nothing is sent, whatever the altered value is."""
     change, row = ALTERED[what]
     altered(finished.output, change)
     before = book.received()
@@ -443,8 +445,8 @@ def test_an_altered_entry_of_the_ledger_names_its_row_and_stops_a_run(finished, 
     assert book.received() == before
 
 
-def test_text_that_is_none_any_more_is_a_finding_and_no_traceback(finished):
-    """An odd byte in a message: no command shows it, each says what to do."""
+def test_text_that_is_not_valid_utf_8_is_a_finding_and_no_traceback(finished):
+    """With an invalid byte in a message. No command shows the message, and each names `verify`."""
     flip(finished.output / "ledger.sqlite", _place_of_message(finished.output), bit=7)
     [finding] = [f for f in verify(finished.output).findings if f.file == "ledger.sqlite"]
     assert finding.rows == (3,)
@@ -466,7 +468,7 @@ def _place_of_message(folder: Path) -> int:
 
 
 def test_a_row_that_its_own_index_has_lost_is_not_paid_again(finished, book):
-    """It would look like a new one, and its old self like one that left the sheet."""
+    """The row would look new, and its record like a row that left the sheet."""
     path = finished.output / "ledger.sqlite"
     db = sqlite3.connect(path)
     [root] = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'rows_known'").fetchone()
@@ -474,7 +476,7 @@ def test_a_row_that_its_own_index_has_lost_is_not_paid_again(finished, book):
     [known] = db.execute("SELECT identity FROM rows WHERE sheet_row = 1").fetchone()
     db.close()
     page = path.read_bytes()[(root - 1) * size : root * size]
-    # The last byte: the others decide the order, and SQLite might find it somewhere else.
+    # The last byte: the others decide the order, so SQLite might still find the entry.
     flip(path, (root - 1) * size + page.index(known) + len(known) - 1)
     before = book.received()
     assert files_found(finished.output) == {"ledger.sqlite"}
@@ -484,8 +486,8 @@ def test_a_row_that_its_own_index_has_lost_is_not_paid_again(finished, book):
     assert book.received() == before
 
 
-def test_findings_end_the_command_with_6_and_stand_in_the_json(finished):
-    """One object, the summary's fields among it; each finding with file, rows and advice."""
+def test_findings_end_the_command_with_6_and_are_in_the_json(finished):
+    """The JSON is one object with the summary's fields. Each finding has its file and rows."""
     altered(finished.output, ALTERED["a message"][0])
     (finished.output / "summary.json").unlink()
     done = finished.call("verify", "--json")
@@ -570,7 +572,7 @@ WHOLE_FILES = {
 
 @pytest.mark.parametrize("what", WHOLE_FILES)
 def test_files_that_are_lost_cut_swapped_or_foreign_are_named(finished, what):
-    """With the rows whose answers are gone."""
+    """With the rows whose answers are missing."""
     change, files, rows = WHOLE_FILES[what]
     change(finished.output)
     findings = verify(finished.output).findings
@@ -580,8 +582,8 @@ def test_files_that_are_lost_cut_swapped_or_foreign_are_named(finished, what):
         assert {finding.file for finding in findings} == files
 
 
-def test_an_older_ledger_over_newer_results_is_found(finished, tmp_path):
-    """The parts and the files that it does not know are named."""
+def test_an_older_ledger_with_newer_results_is_found(finished, tmp_path):
+    """`verify` names the parts and files that this ledger has no record of."""
     older = tmp_path / "older.sqlite"
     shutil.copy(finished.output / "ledger.sqlite", older)
     pipeline.run_job(finished.spec)
@@ -594,7 +596,7 @@ def test_an_older_ledger_over_newer_results_is_found(finished, tmp_path):
     }
 
 
-# -- nothing altered is served ----------------------------------------------------------
+# -- no command uses altered data -------------------------------------------------------
 
 
 def export(folder: Path, target: Path) -> pd.DataFrame:
@@ -602,8 +604,8 @@ def export(folder: Path, target: Path) -> pd.DataFrame:
     return pd.read_parquet(pipeline.export_job(job, target).path)
 
 
-def test_an_export_after_any_flip_is_refused_or_exactly_what_it_was(finished, killed, tmp_path):
-    """Never the altered text: random bytes of parts, of the sheet's copy and of the ledger."""
+def test_an_export_after_any_flip_is_refused_or_the_same_as_before(finished, killed, tmp_path):
+    """It never has altered text. Flips random bytes of parts, the sheet's copy and the ledger."""
     for folder, sources in (
         (finished.output, [PART_1, PART_2, "input.parquet", "ledger.sqlite"]),
         (checkpointed(killed), ["ledger.sqlite", "input.parquet"]),
@@ -628,7 +630,7 @@ def test_an_export_after_any_flip_is_refused_or_exactly_what_it_was(finished, ki
 
 
 def test_a_damaged_part_ends_an_export_with_6_and_leaves_no_file(finished):
-    """And the message says which file, and what to do."""
+    """The message names the part and `pipeline verify`."""
     flip(finished.output / PART_1, 400)
     target = finished.folder / "out.csv"
     done = finished.call("export", "--to", str(target))
@@ -646,7 +648,7 @@ def test_a_damaged_part_ends_an_export_with_6_and_leaves_no_file(finished):
     ],
 )
 def test_an_altered_answer_is_not_sealed(killed, tmp_path, change):
-    """The next run stops before it sends anything, and verify names the row."""
+    """The sealing stops, and `verify` names the row."""
     folder = checkpointed(killed)
     altered(folder, change)
     [finding] = verify(folder).findings
@@ -657,8 +659,8 @@ def test_an_altered_answer_is_not_sealed(killed, tmp_path, change):
     assert pd.read_parquet(folder / "results").empty
 
 
-def test_a_cut_off_attempt_that_was_altered_is_not_written_over(killed):
-    """Recovery would give it a new checksum over the altered values."""
+def test_an_interrupted_attempt_that_was_altered_is_not_overwritten(killed):
+    """`recover` would give the altered values a new checksum."""
     folder = checkpointed(killed)
     altered(
         folder,
