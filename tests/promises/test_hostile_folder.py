@@ -1,8 +1,7 @@
-"""A run folder that comes from somebody else: no command hangs on it, fills the memory, or ends in
-a traceback.
+"""A run folder from another person: no command hangs on it, fills the memory, or shows a traceback.
 
-Each file of the folder is replaced by each kind of thing that a reader can wait for without end,
-or that is larger than any memory. A child with limits of its own then gives each command.
+A test replaces each file of the folder with each kind of object that a reader can wait for
+endlessly, or that is larger than any memory. A child process with limits then gives each command.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def sparse(path: Path) -> None:
 
 
 def grown(path: Path) -> None:
-    """What was there, and a terabyte of nothing behind it."""
+    """Extends the file by a terabyte of zeros."""
     with path.open("ab") as file:
         file.truncate(SPARSE_BYTES)
 
@@ -115,13 +114,13 @@ SETTLING = "settle --only gateway --json"
 
 @dataclass
 class Folder:
-    """A copy of a run folder with rows of every kind, and the spec of its job."""
+    """A copy of a run folder with rows of every state, and its job."""
 
     job: Job
     output: Path
 
     def give(self, words: str, name: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """A command on it, in a child that gets 20 s of CPU and 1 GB; by its spec, or as `name`."""
+        """Gives a command on the folder, or on `name`, in a child with 20 s of CPU and 1 GB."""
         verb, *options = words.split()
         spares = {"OUT.csv": "out.csv", "BODIES": "bodies", "KEY": "key"}
         options = [
@@ -134,7 +133,7 @@ class Folder:
         return shared_forks().run(command, self.job.environment(), WALL_S, limits)
 
     def assert_ends(self, words: str, name: Path | None = None) -> str:
-        """With a documented exit code, and without a traceback. What it said."""
+        """Asserts a documented exit code and no traceback. Returns the printed text."""
         try:
             done = self.give(words, name)
         except subprocess.TimeoutExpired:
@@ -187,7 +186,7 @@ def plant(path: Path, kind: str) -> None:
     KINDS[kind](path)
 
 
-# Every second file, and each kind at least once; all pairs are a long test.
+# Every second file, and each kind at least once. The other pairs are long tests.
 _USUAL = {
     (name, list(KINDS)[place % len(KINDS)]) for place, name in enumerate(FILES) if place % 2 == 0
 }
@@ -202,7 +201,7 @@ PAIRS = [
 def test_no_command_hangs_on_a_file_of_the_folder_or_fills_the_memory(
     hostile: Folder, ran: tuple[Job, Server], name: str, kind: str
 ) -> None:
-    """Whatever has the place of the file. Nothing is sent either."""
+    """Whatever is in the place of the file. Nothing is sent either."""
     job, server = ran
     plant(hostile.output / name, kind)
     before = server.received.total()
@@ -215,7 +214,7 @@ def test_no_command_hangs_on_a_file_of_the_folder_or_fills_the_memory(
     assert server.received.total() == before
 
 
-# -- what the last run noted --------------------------------------------------------------
+# -- run.json of the last run -------------------------------------------------------------
 
 INJECTED = "\nExecStartPre=+/bin/sh -c evil\n"
 DEEP = "[" * 200_000
@@ -250,10 +249,10 @@ FIELDS: dict[str, list[object]] = {
 
 
 @pytest.mark.parametrize("note", NOTES)
-def test_a_note_that_is_no_json_is_refused_by_its_folder_and_passed_over_by_the_spec(
+def test_a_run_json_that_is_not_json_is_refused_by_folder_and_ignored_by_job_file(
     hostile: Folder, ran: tuple[Job, Server], note: str
 ) -> None:
-    """It only says what the spec is, and the next run writes it again."""
+    """The file only names the job file, and the next run writes it again."""
     path = hostile.output / "run.json"
     path.write_text(NOTES[note], encoding="utf-8", errors="surrogateescape")
     for words in ("status", "schedule --at 02:00"):
@@ -262,10 +261,10 @@ def test_a_note_that_is_no_json_is_refused_by_its_folder_and_passed_over_by_the_
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_note_of_another_type_length_or_line_count_is_not_believed(
+def test_run_json_values_of_a_wrong_type_or_length_or_with_line_breaks_are_not_used(
     hostile: Folder, ran: tuple[Job, Server], field: str
 ) -> None:
-    """Each field with each value. No line of it is printed by any command."""
+    """For each field, each value. No command prints a line of it."""
     path = hostile.output / "run.json"
     about = json.loads(path.read_text())
     for value in FIELDS[field]:
@@ -281,10 +280,10 @@ def test_a_note_of_another_type_length_or_line_count_is_not_believed(
         assert "\x1b" not in said
 
 
-def test_a_job_named_by_a_note_alone_cannot_be_scheduled_under_lines_of_its_own(
+def test_a_job_name_in_run_json_cannot_add_lines_to_a_schedule(
     hostile: Folder, ran: tuple[Job, Server], tmp_path: Path
 ) -> None:
-    """The attack of the issue: systemd would run the line as root."""
+    """The attack: systemd would run the added line as root."""
     path = hostile.output / "run.json"
     about = json.loads(path.read_text())
     path.write_text(json.dumps(about | {"job": f"job{INJECTED}"}))
@@ -307,7 +306,7 @@ def commands_in(said: str) -> list[str]:
 def test_no_command_to_paste_takes_an_address_or_a_key_file_from_the_folder(
     hostile: Folder, ran: tuple[Job, Server], tmp_path: Path
 ) -> None:
-    """Whoever pastes it would send the key there. What is left out is said in words."""
+    """A user who pastes it would send the key there. A sentence names the missing options."""
     path = hostile.output / "run.json"
     about = json.loads(path.read_text())
     evil = ["--base-url", "https://evil.example", "--key-file", "/evil/key"]
@@ -330,10 +329,10 @@ def test_no_command_to_paste_takes_an_address_or_a_key_file_from_the_folder(
     assert status["resume_needs"] == ["--base-url", "--key-file", "--ray-address"]
 
 
-def test_an_address_that_the_environment_or_the_command_itself_names_is_no_news(
+def test_an_address_that_the_environment_or_the_command_names_is_not_reported_as_missing(
     hostile: Folder, ran: tuple[Job, Server]
 ) -> None:
-    """With AITUTOR_BASE_URL the command needs no option; `check --base-url` repeats its own."""
+    """With AITUTOR_BASE_URL the command needs no option. `check --base-url` repeats its own."""
     _, server = ran
     path = hostile.output / "run.json"
     about = json.loads(path.read_text())
@@ -347,10 +346,10 @@ def test_an_address_that_the_environment_or_the_command_itself_names_is_no_news(
     assert "evil" not in said
 
 
-def test_the_command_that_is_pasted_without_its_address_pays_nobody(
+def test_a_pasted_command_without_its_address_pays_nothing(
     hostile: Folder, ran: tuple[Job, Server], tmp_path: Path
 ) -> None:
-    """The folder is tied to its host: without the address it is refused, with it it goes on."""
+    """The folder belongs to its host. A run without the address is refused, one with it works."""
     _, server = ran
     place = tmp_path / "own"
     place.mkdir()
@@ -396,10 +395,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_ledger_with_anything_but_its_tables_is_refused_before_anything_is_sent(
+def test_a_ledger_with_anything_except_its_tables_is_refused_before_anything_is_sent(
     hostile: Folder, ran: tuple[Job, Server], change: str
 ) -> None:
-    """By every command, `run` included: a trigger could have rows paid for again."""
+    """By every command, `run` included: a trigger could make the runner pay for rows again."""
     _, server = ran
     with contextlib.closing(connect(hostile.output / "ledger.sqlite", read_only=False)) as db:
         for statement in CHANGES[change]:
@@ -410,13 +409,13 @@ def test_a_ledger_with_anything_but_its_tables_is_refused_before_anything_is_sen
         done = hostile.give(words)
         assert "Traceback" not in done.stderr, done.stderr[-1500:]
         assert done.returncode == 6, (words, done.stdout[-500:], done.stderr[-500:])
-    # `check` tells in words that a run would be refused, and why.
+    # `check` reports that a run would be refused, and why.
     assert hostile.give("check --json").returncode in (2, 6)
     assert server.received.total() == before
 
 
 def endless_pages(ledger: Path, table: str) -> None:
-    """Puts ten levels of pages over a table's own page, each with 200 ways to the next one."""
+    """Puts ten levels of pages above a table's own page, each with 200 links to the next level."""
     with contextlib.closing(connect(ledger, read_only=False)) as db:
         db.execute("PRAGMA journal_mode = DELETE")
         query = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
@@ -459,10 +458,10 @@ def endless_pages(ledger: Path, table: str) -> None:
         ),
     ],
 )
-def test_pages_that_lead_to_each_other_without_end_are_damage(
+def test_pages_that_refer_to_each_other_endlessly_are_damage(
     hostile: Folder, ran: tuple[Job, Server], table: str
 ) -> None:
-    """The tables are the right ones; a way through all of their entries has 200 ** 10 steps."""
+    """The tables are the right ones, but reading all their entries takes 200 ** 10 steps."""
     endless_pages(hostile.output / "ledger.sqlite", table)
     before = ran[1].received.total()
     for words in [*READING, SETTLING]:
@@ -492,7 +491,7 @@ VALUES = {
 }
 
 
-# These run in `make soak` only. For each, `make test` has a quicker one of the same table or type.
+# These run only in `make soak`. `make test` has a quicker case of the same table or type for each.
 _LONG_VALUES = {
     *("rows.sheet_row", "runs.started_at", "runs.rows", "runs.run_id", "rows.code"),
     *("attempts.sent_at", "attempts.http_status", "parts.name"),
@@ -502,10 +501,10 @@ _LONG_VALUES = {
 @pytest.mark.parametrize(
     "column", [pytest.param(c, marks=pytest.mark.long if c in _LONG_VALUES else ()) for c in VALUES]
 )
-def test_values_that_no_run_writes_are_damage_though_their_sums_are_right(
+def test_values_that_no_run_writes_are_damage_despite_correct_checksums(
     hostile: Folder, ran: tuple[Job, Server], column: str, tmp_path: Path
 ) -> None:
-    """Whoever writes to a ledger writes the sums, too."""
+    """Anyone who can write to a ledger can write correct checksums."""
     table, name = column.split(".")
     original, before = hostile.output, ran[1].received.total()
     for number, value in enumerate(VALUES[column]):
@@ -519,10 +518,10 @@ def test_values_that_no_run_writes_are_damage_though_their_sums_are_right(
     assert ran[1].received.total() == before
 
 
-def test_names_of_parts_lead_to_no_file_outside_of_the_results(
+def test_names_of_parts_lead_to_no_file_outside_the_results(
     hostile: Folder, ran: tuple[Job, Server], tmp_path: Path
 ) -> None:
-    """An unsealed part is written by the next command: it would be written anywhere."""
+    """The next command writes an unsealed part, so a name with a path could overwrite any file."""
     target = tmp_path / "precious.parquet"
     target.write_bytes(b"precious")
     with contextlib.closing(connect(hostile.output / "ledger.sqlite", read_only=False)) as db:
@@ -538,10 +537,10 @@ def test_names_of_parts_lead_to_no_file_outside_of_the_results(
 MADE_UP = 3000
 
 
-def test_thousands_of_made_up_codes_are_few_lines_and_few_series_that_add_up(
+def test_thousands_of_invented_codes_give_few_lines_and_series_that_add_up(
     tmp_path: Path,
 ) -> None:
-    """A server can name another code for each row: terminal, report, page and monitor stay
+    """A server can name another code for each row. The terminal, the report and the monitor stay
     readable."""
 
     def make_up(body: bytes) -> Answer:
@@ -572,7 +571,7 @@ def test_thousands_of_made_up_codes_are_few_lines_and_few_series_that_add_up(
     assert found["resume_command"].count(",") < 20
 
 
-# -- Parquet of somebody else ---------------------------------------------------------------
+# -- Parquet files of another person --------------------------------------------------------
 
 TABLES = {
     "other columns": pa.table({"x": [1, 2]}),
@@ -583,10 +582,10 @@ TABLES = {
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_part_of_other_columns_is_damage_though_the_ledger_has_its_checksum(
+def test_a_part_with_wrong_columns_is_damage_although_the_ledger_has_its_checksum(
     hostile: Folder, kind: str
 ) -> None:
-    """The checksum is what somebody else wrote, too."""
+    """Another person may have written the checksum, too."""
     [part] = (hostile.output / "results").glob("part-*1.parquet")
     table = TABLES[kind]
     pq.write_table(pa.concat_tables([pq.read_table(part)] * 3) if table is None else table, part)
@@ -599,10 +598,10 @@ def test_a_part_of_other_columns_is_damage_though_the_ledger_has_its_checksum(
 
 
 @pytest.mark.parametrize("kind", ["other columns", "columns that are no names", "nested deeply"])
-def test_a_sheet_copy_of_other_columns_is_damage_though_the_ledger_has_its_checksum(
+def test_a_sheet_copy_with_wrong_columns_is_damage_although_the_ledger_has_its_checksum(
     hostile: Folder, kind: str
 ) -> None:
-    """Its metadata say which columns it has."""
+    """Its metadata name its columns."""
     copy = hostile.output / "input.parquet"
     table = pq.read_table(copy)
     [(name, about)] = [(k, v) for k, v in table.schema.metadata.items() if b"snapshot_id" in v]

@@ -1,4 +1,4 @@
-"""Exports into a folder that others can write to: nobody prepares, owns or redirects a file."""
+"""Exports to a folder that other users can write to: none can prepare, own or redirect a file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def exported(job, target: Path, *options: str):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "xlsx"])
-def test_a_draft_that_somebody_prepared_is_neither_used_nor_followed(sandbox, make_job, kind):
-    """The fixed name of earlier releases: whoever made the file first owned the export."""
+def test_a_draft_that_another_user_prepared_is_neither_used_nor_followed(sandbox, make_job, kind):
+    """Earlier releases used a fixed name, so the user who made that file first owned the export."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     shared, victim = job.folder / "shared", job.folder / "victim"
@@ -39,8 +39,8 @@ def test_a_draft_that_somebody_prepared_is_neither_used_nor_followed(sandbox, ma
         assert {path.name for path in shared.iterdir()} == {f"out.{kind}", prepared.name}
 
 
-def test_a_pipe_and_a_device_in_place_of_the_export_are_refused(sandbox, make_job):
-    """Reading one to see what it is would wait for ever."""
+def test_a_pipe_or_a_device_in_place_of_the_export_is_refused(sandbox, make_job):
+    """Reading it to find out what it is would take for ever."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     os.mkfifo(job.folder / "out.csv")
@@ -53,10 +53,8 @@ def test_a_pipe_and_a_device_in_place_of_the_export_are_refused(sandbox, make_jo
     assert stat.S_ISFIFO((job.folder / "out.csv").stat().st_mode)
 
 
-def test_a_linked_side_folder_is_refused_and_nothing_changes_where_it_leads(
-    start_sandbox, make_job
-):
-    """Files were written there, and files of such names were deleted."""
+def test_a_linked_side_folder_is_refused_and_its_target_is_not_changed(start_sandbox, make_job):
+    """Earlier releases wrote files there, and deleted files with such names."""
     job = make_job(start_sandbox().url, rows=[[LONG]])
     job.run()
     elsewhere = job.folder / "elsewhere"
@@ -72,7 +70,7 @@ def test_a_linked_side_folder_is_refused_and_nothing_changes_where_it_leads(
 
 
 def test_a_side_folder_that_becomes_a_link_is_not_followed(tmp_path):
-    """Somebody swaps it between the check and the files."""
+    """Another user swaps it after the check and before the files are written."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "row-9-result.txt").write_text("mine")
@@ -85,8 +83,8 @@ def test_a_side_folder_that_becomes_a_link_is_not_followed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "out.files"}
 
 
-def test_columns_whose_names_differ_in_signs_have_a_file_each(tmp_path):
-    """The second text replaced the first one, and both cells named it."""
+def test_columns_whose_names_differ_only_in_signs_have_separate_files(tmp_path):
+    """The second text once replaced the first one, and both cells named that file."""
     with TextsAside(tmp_path / "out.xlsx") as aside:
         cells = [aside.put(1, name, text) for name, text in (("a b", "one"), ("a/b", "two"))]
         aside.publish()
@@ -95,8 +93,8 @@ def test_columns_whose_names_differ_in_signs_have_a_file_each(tmp_path):
     assert ["row-1-a-b.txt" in cells[0], "row-1-a-b-2.txt" in cells[1]] == [True, True]
 
 
-def test_a_file_lands_in_the_folder_that_was_opened(tmp_path):
-    """Wherever the folder's path leads by the time the file is complete."""
+def test_a_file_is_written_to_the_folder_that_was_opened(tmp_path):
+    """Even if the folder's path leads elsewhere when the file is complete."""
     folder, moved, other = tmp_path / "folder", tmp_path / "moved", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -108,8 +106,8 @@ def test_a_file_lands_in_the_folder_that_was_opened(tmp_path):
     assert not list(other.iterdir())
 
 
-def test_a_name_that_is_taken_is_never_opened(tmp_path, monkeypatch):
-    """Even where somebody guessed it. What stands at the target stays."""
+def test_a_draft_name_that_exists_is_never_opened(tmp_path, monkeypatch):
+    """Even if another user guessed it. The file at the target does not change."""
     monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0123abcd")
     victim = tmp_path / "victim"
     victim.write_text("mine")
@@ -121,8 +119,8 @@ def test_a_name_that_is_taken_is_never_opened(tmp_path, monkeypatch):
     assert (tmp_path / "out.csv").read_text() == "before"
 
 
-def test_the_draft_of_a_killed_export_is_removed_by_the_next_one(tmp_path):
-    """Not one that another process is writing, nor one for another file."""
+def test_the_next_export_removes_the_draft_of_a_killed_one(tmp_path):
+    """It does not remove a draft that another process is writing, or one for another file."""
     killed, used = tmp_path / ".out.csv.00000001.draft", tmp_path / ".out.csv.00000002.draft"
     other, folder = tmp_path / ".other.csv.00000001.draft", tmp_path / ".out.csv.00000003.draft"
     for path in (killed, used, other):
@@ -136,8 +134,8 @@ def test_the_draft_of_a_killed_export_is_removed_by_the_next_one(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out.csv", used.name, other.name}
 
 
-def test_a_file_of_the_longest_name_can_be_written(tmp_path):
-    """255 bytes; the draft's name is shorter."""
+def test_a_file_with_the_longest_possible_name_can_be_written(tmp_path):
+    """255 bytes. The draft's name is shorter."""
     for name in ("a" * 255, "ü" * 127, "😀" * 63):
         with replacing(tmp_path / name) as file:
             file.write(b"x")

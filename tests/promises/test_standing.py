@@ -1,6 +1,6 @@
-"""What is shown of where rows stand, and the one command that goes on, from any state of a ledger.
+"""The shown state of rows and the next command, for any state of a ledger.
 
-The ledgers are made by the calls that a run makes, at random; each command is asked about them.
+The tests make random ledgers through the methods that a run calls, and ask each command about them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def ambiguous(code: str, **more: bool) -> Ending:
 
 
 STEPS = [
-    # What there is, rows that are pending, and the words of the command with how much it sends.
+    # The endings, how many rows are pending, and the next command with how many rows it sends.
     ({Ending(OK): 2}, 0, None),
     ({}, 3, "run: 3"),
     ({Ending(PENDING, "rate_limited"): 2}, 1, "run: 3"),
@@ -74,16 +74,16 @@ STEPS = [
     ({failed(ISE): 2, failed(ISE, given_up=True): 1}, 0, "resume: 2"),
     ({failed(ISE, given_up=True): 1}, 0, None),
     ({failed("new_code"): 1}, 0, "resume: 1"),
-    # It failed alike in two runs.
+    # The rows failed alike in two runs.
     ({failed(ISE, repeated=True): 2}, 0, None),
     ({failed(ISE, repeated=True): 2, failed("new_code"): 1}, 0, "resume --only new_code: 1"),
     ({failed(ISE, repeated=True): 2, failed(ISE): 1}, 0, "resume: 3"),
-    # It failed, and may have been billed: settled, or a 200 that says success: false.
+    # The rows failed and may have been billed: settled, or a 200 with `success: false`.
     ({failed("run_failed", maybe_paid=True): 1}, 0, None),
     ({failed("run_failed", maybe_paid=True): 1, failed(ISE): 1}, 0, f"resume --only {ISE}: 1"),
     ({failed(LOST, maybe_paid=True): 1, ambiguous(LOST): 1}, 0, None),
     ({failed(ISE, maybe_paid=True): 1, failed(ISE): 1}, 0, None),
-    # Ambiguous: what the command asks about, and no more.
+    # Ambiguous rows: the command sends those that it asks about, and no others.
     ({ambiguous(LOST): 2, ambiguous("interrupted"): 1}, 0, "resume --ambiguous: 3"),
     ({ambiguous(LOST): 2, failed(BLOCKED): 1}, 0, f"resume --only {LOST} --ambiguous: 2"),
     ({ambiguous(LOST, repeated=True): 2}, 0, None),
@@ -109,8 +109,8 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("endings", "pending", "told"), STEPS)
-def test_the_command_that_goes_on_is_the_first_that_can_help(endings, pending, told):
-    """One command, and what it sends; none where nothing can help, and none during a run."""
+def test_the_next_command_is_the_first_one_that_can_help(endings, pending, told):
+    """One command and how many rows it sends. None if nothing can help, or during a run."""
     found = counts(endings, pending, skipped=2)
     step = next_step(stand(found, in_use=False))
     shown = step and f"{f'{step.edit}, ' if step.edit else ''}{' '.join(step.words)}: {step.rows}"
@@ -123,7 +123,7 @@ ALIKE = [
     ({failed("http_403", repeated=True): 10}, "http_403", "resume --only http_403: 10"),
     ({failed(ISE): 10, Ending(OK): 5}, ISE, f"resume --only {ISE}: 10"),
     ({failed("missing_input"): 10}, "missing_input", "run: 40"),
-    # Once more for rows that may have been billed is not the way to find out why.
+    # To find the cause, rows that may have been billed are not sent again.
     ({failed("run_failed", maybe_paid=True): 10}, "run_failed", "run: 30"),
     ({failed("http_403", given_up=True): 10}, "http_403", "run: 30"),
     ({failed("http_403"): 10}, None, "run: 30"),
@@ -132,14 +132,14 @@ ALIKE = [
 
 @pytest.mark.parametrize(("endings", "alike", "told"), ALIKE)
 def test_rows_that_failed_alike_until_the_run_stopped_come_first(endings, alike, told):
-    """They show for free whether the cause is gone; 30 other rows wait for that."""
+    """They show without cost whether the cause is gone. 30 other rows wait meanwhile."""
     step = next_step(stand(counts(endings, 30), in_use=False), alike)
     assert step is not None
     assert f"{' '.join(step.words)}: {step.rows}" == told
 
 
-def test_after_a_sample_that_was_cut_short_the_command_keeps_its_limit():
-    """Who wanted 5 rows is not to pay for 1,000; after a sample that ended, the rest is next."""
+def test_after_an_interrupted_sample_the_next_command_keeps_its_limit():
+    """A user who wanted 5 rows must not pay for 1,000. After a complete sample the rest is next."""
     found = counts({Ending(OK): 2}, 998)
     step = next_step(stand(found, in_use=False), limit=5)
     assert step is not None
@@ -174,7 +174,7 @@ texts = st.lists(st.sampled_from(["a", "b", "c", "d", "skip"]), min_size=1, max_
 
 
 def job_in(folder: Path, rows: list[str], dedupe: bool, skipped: str = "skip") -> Job:
-    """`skipped`: what the rows hold that are never sent."""
+    """Writes a job. `skipped`: the text of the rows that it never sends."""
     with (folder / "sheet.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["story"], *([row] for row in rows)])
     (folder / "job.yaml").write_text(
@@ -186,7 +186,7 @@ def job_in(folder: Path, rows: list[str], dedupe: bool, skipped: str = "skip") -
 
 
 class Random:
-    """One job whose runs end as they are told to."""
+    """One job whose runs end as a test orders."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -194,7 +194,7 @@ class Random:
         self.numbers = itertools.count(1)
 
     def run(self, ends: list[str | None], again: bool, finished: bool) -> None:
-        """Sends each row that `run` and `resume --ambiguous` would, to the end that is told."""
+        """Sends each row that `run` and `resume --ambiguous` would send, with outcomes `ends`."""
         with open_ledger(self.job.folder.ledger, SystemClock(), lambda: False) as ledger:
             ledger.recover()
             sealer = Sealer(ledger, self.job.folder.results, "wf_story")
@@ -245,7 +245,7 @@ class Random:
 
 
 def checked(job: Job, in_use: bool) -> Summary:
-    """Every number of every command against the others and the sheet; the summary."""
+    """Compares every number of every command with the others and the sheet. Returns the summary."""
     status = read_status(job)
     summary = status.summary
     states = {s: getattr(summary, s) for s in ("ok", "failed", "ambiguous", "pending", "skipped")}
@@ -295,7 +295,7 @@ def checked(job: Job, in_use: bool) -> Summary:
 
 
 def verify_counts(job: Job) -> Summary | None:
-    """What `verify` says of the rows."""
+    """Returns the summary of `verify`."""
     return verify_job(job).summary
 
 
@@ -315,8 +315,8 @@ def settle_and_check(
     finished: bool,
     in_use: bool,
 ) -> None:
-    """Makes a ledger of runs that end as told, and asks every command about it."""
-    rows = [*rows, "e"]  # a sheet of skipped rows alone has nothing to tell
+    """Makes a ledger with runs that end as given, and asks every command about it."""
+    rows = [*rows, "e"]  # a sheet with only skipped rows shows nothing
     with TemporaryDirectory() as folder:
         random = Random(job_in(Path(folder), rows, dedupe))
         for number, run in enumerate(ends):
@@ -347,7 +347,7 @@ ANY = {
 
 
 def made(rows: list[str], ends: list[list[str | None]], **more: object) -> dict[str, object]:
-    """One state, with what is not said left out of it."""
+    """One state. Everything that is not given is absent from it."""
     none = {"again": set(), "settled": {}, "hidden": set()}
     rest = {"dedupe": False, "finished": False, "in_use": False}
     return {"rows": rows, "ends": ends} | none | rest | more
@@ -364,8 +364,8 @@ OURS = settings(deadline=None, suppress_health_check=list(HealthCheck), database
 @example(**made(["a", "b"], [["lost"] * FEW, ["to retry", "left"]], settled={0: {1}}, in_use=True))
 @example(**made(["a"], [["ok", "refused"], ["blocked", "ok"], ["left", "ok"]]))
 def test_every_number_of_every_command_adds_up_to_the_sheet(**state):
-    """From runs that end at random, with equal rows sent once or not, rows that are skipped, marks
-    of --again, rows that were settled or given up, killed or not, with and without a run at work.
+    """After runs that end at random: with equal rows sent once or not, skipped rows, rows of
+    --again, settled or given-up rows, killed or not, and with or without an active run.
     """
     settle_and_check(**state)
 
@@ -379,7 +379,7 @@ def test_every_number_of_every_command_adds_up_to_the_sheet_at_length(**state):
 
 
 def check_the_command(job: Job, summary: Summary) -> None:
-    """What it sends, by the ledger: rows of the kind that it is for, as many as it says."""
+    """Checks with the ledger that the command sends the right rows, and as many as it says."""
     step = summary.next_step
     assert (summary.resume_command is None) == (step is None)
     with reading(job.folder.ledger) as read:
@@ -401,13 +401,13 @@ def check_the_command(job: Job, summary: Summary) -> None:
     }
     assert step.rows == sum(sent.values())
     assert not any(ending.maybe_paid for ending in sent if ending.state is FAILED)
-    # A row on its way still has the code of its last end.
+    # A row in flight still has the code of its last attempt.
     assert BLOCKED not in {ending.code for ending in sent if ending.state is not State.SENDING}
 
 
 @pytest.mark.parametrize("in_use", [False, True])
-def test_the_page_has_the_same_numbers(in_use, tmp_path):
-    """The report as HTML, of a job that was killed and of one that is at work."""
+def test_the_report_page_has_the_same_numbers(in_use, tmp_path):
+    """report.html of a killed job and of an active one."""
     job = job_in(tmp_path, ["a", "a", "b", "c", "d", "skip", "e"], True)
     random = Random(job)
     random.run(["lost", "blocked", "left", "to retry", None], again=False, finished=False)

@@ -1,6 +1,6 @@
-"""Disks that are full, read-only or damaged: exit 6, nothing paid is lost, and room mends it.
+"""Full, read-only or damaged disks: exit code 6, no paid answer is lost, and room is enough.
 
-The small disks are tmpfs mounts, which takes a user that may mount; the rest needs nothing.
+The small disks are tmpfs mounts, which only some users may mount. The other tests need nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Mount = Callable[[int], Path]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a disk of some kilobytes, and sees that it goes again."""
+    """Mounts a disk of a given size in kilobytes, and unmounts it at the end."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = False
@@ -49,7 +49,7 @@ def small_disk(tmp_path: Path) -> Iterator[Mount]:
 
 
 def assert_nothing_lost(job: Job, sandbox: SandboxProcess, output: Path) -> None:
-    """Every bill has its answer in the results, and no body has two."""
+    """Asserts that every bill has its answer in the results, and that no body has two bills."""
     billed = sandbox.billed()
     results = pd.read_parquet(output / "results")
     assert set(results["variables"]) == {body for body, times in billed.items() if times}
@@ -58,10 +58,11 @@ def assert_nothing_lost(job: Job, sandbox: SandboxProcess, output: Path) -> None
 
 
 @pytest.mark.parametrize("kilobytes", [64, 1300, 1700, 2400])
-def test_a_full_disk_stops_the_sending_saves_what_is_in_flight_and_room_mends_it(
+def test_a_full_disk_stops_the_sending_saves_answers_in_flight_and_needs_only_room(
     start_sandbox, make_job, small_disk, kilobytes
 ):
-    """Exit 6 wherever it fills up; what is printed finishes once there is room."""
+    """Exit code 6 wherever the disk fills up. Once there is room, the printed command finishes the
+    job."""
     sandbox = start_sandbox(latency="30ms")
     rows = [[f"story {n} " + "x" * 4000] for n in range(400)]
     job = make_job(sandbox.url, rows=rows, concurrency=8)
@@ -84,9 +85,9 @@ def test_a_full_disk_stops_the_sending_saves_what_is_in_flight_and_room_mends_it
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 @pytest.mark.parametrize("error", ["EDQUOT", "ENOSPC"])
-def test_a_quota_that_is_used_up_is_a_full_disk(start_sandbox, make_job, error):
-    """One write of the ledger's log is refused, as before the reserve is given back. SQLite calls a
-    quota a "disk I/O error"; every answer in flight was lost for it."""
+def test_a_quota_that_is_used_up_is_treated_as_a_full_disk(start_sandbox, make_job, error):
+    """One write of the ledger's log fails, as before the reserve is freed. SQLite calls a used-up
+    quota a "disk I/O error". Before this test, that lost every answer in flight."""
     sandbox = start_sandbox(latency="50ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(60)], concurrency=8)
     injected = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=60"]
@@ -102,8 +103,8 @@ def test_a_quota_that_is_used_up_is_a_full_disk(start_sandbox, make_job, error):
     assert_nothing_lost(job, sandbox, job.output)
 
 
-def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_sent(sandbox, make_job):
-    """A file stands in its place."""
+def test_a_run_folder_that_cannot_be_made_ends_the_run_before_anything_is_sent(sandbox, make_job):
+    """A file is in its place."""
     job = make_job(sandbox.url, rows=[["a"]])
     (job.folder / "taken").write_text("x")
     done = job.call("run", "--output", str(job.folder / "taken"))
@@ -115,8 +116,8 @@ def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_sent(sandbo
     assert sandbox.received() == 0
 
 
-def test_a_folder_of_the_users_own_is_refused_and_left_as_it_was(sandbox, make_job):
-    """`output:` names it by mistake: its rights were taken from everybody else, silently."""
+def test_a_folder_with_the_users_own_files_is_refused_and_not_changed(sandbox, make_job):
+    """`output:` may name it by mistake. The runner once silently made such a folder private."""
     job = make_job(sandbox.url, rows=[["a"]])
     own = job.folder / "letters"
     own.mkdir(mode=0o755)
@@ -149,7 +150,7 @@ THEIRS = {
 def test_a_file_with_a_name_that_a_run_uses_makes_no_folder_a_run_folder(
     sandbox, make_job, name, beside
 ):
-    """Not beside other files, and not alone: 2, or 6 where a run may have lost its ledger."""
+    """Neither next to other files nor alone. Exit code 2, or 6 where a ledger may be lost."""
     job = make_job(sandbox.url, rows=[["a"]])
     own = job.folder / "mine"
     own.mkdir(mode=0o755)
@@ -166,8 +167,8 @@ def test_a_file_with_a_name_that_a_run_uses_makes_no_folder_a_run_folder(
 
 
 @pytest.mark.parametrize("name", ["", ".gitkeep", "results"])
-def test_a_folder_that_is_as_good_as_empty_becomes_the_run_folder(sandbox, make_job, name):
-    """And is the user's alone from then on."""
+def test_an_almost_empty_folder_becomes_the_run_folder(sandbox, make_job, name):
+    """From then on only the user has access."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.output.mkdir(parents=True, mode=0o755)
     if name:
@@ -177,7 +178,7 @@ def test_a_folder_that_is_as_good_as_empty_becomes_the_run_folder(sandbox, make_
 
 
 def test_no_reserve_is_left_behind(sandbox, make_job):
-    """It is for the time of sending only."""
+    """The reserve is only for the time of sending."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     assert not [p.name for p in job.output.iterdir() if p.name.startswith(".")]
@@ -186,8 +187,8 @@ def test_no_reserve_is_left_behind(sandbox, make_job):
 @pytest.mark.parametrize(
     "name", ["lock", "log.jsonl", ".reserve", "results/.part-00001.parquet", "ledger.sqlite"]
 )
-def test_a_file_that_cannot_be_opened_is_said_before_anything_is_sent(sandbox, make_job, name):
-    """As after a run by another user; here a folder stands in its place. Exit 6, no traceback."""
+def test_a_file_that_cannot_be_opened_ends_the_run_before_anything_is_sent(sandbox, make_job, name):
+    """As after a run by another user. Here a folder is in its place. Exit code 6, no traceback."""
     job = make_job(sandbox.url, rows=[["a"]])
     place = job.output / name
     place.mkdir(parents=True)
@@ -199,14 +200,14 @@ def test_a_file_that_cannot_be_opened_is_said_before_anything_is_sent(sandbox, m
 
 
 def fill(disk: Path) -> None:
-    """Until not one byte fits."""
+    """Fills a disk until not one byte more fits."""
     with (disk / "filler").open("ab", 0) as filler, contextlib.suppress(OSError):
         while filler.write(b"x" * 4096):
             pass
 
 
-def test_a_disk_that_is_full_at_the_first_start_is_said_in_words(sandbox, make_job, small_disk):
-    """Exit 6, whatever fits; nothing is sent, and room is all that it takes."""
+def test_a_disk_that_is_full_at_the_first_start_is_reported_in_words(sandbox, make_job, small_disk):
+    """Exit code 6, however much fits. Nothing is sent, and making room is enough to continue."""
     job = make_job(sandbox.url, rows=[["a"]])
     for pages in (0, 1, 2, 3, 5, 8, 10, 20, 24, 25, 26, 27, 28, 30, 32):
         disk = small_disk(256)
@@ -231,9 +232,9 @@ READING = [["status"], ["verify"], ["history"], ["check"], ["export", "--to"]]
 
 
 @pytest.mark.parametrize("ends", ["well", "killed"])
-def test_what_only_reads_works_on_a_full_disk(start_sandbox, make_job, small_disk, ends):
-    """The same as before it was full, and no run can begin meanwhile: SQLite's readers need a file
-    beside the ledger, for which there is no room."""
+def test_commands_that_only_read_work_on_a_full_disk(start_sandbox, make_job, small_disk, ends):
+    """They print the same as before, and no run can begin meanwhile. SQLite's readers need a file
+    next to the ledger, and there is no room for it."""
     sandbox = start_sandbox(latency="20s" if ends == "killed" else "1ms")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     disk = small_disk(64_000)
@@ -270,8 +271,8 @@ def test_what_only_reads_works_on_a_full_disk(start_sandbox, make_job, small_dis
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty"])
-def test_a_lost_ledger_beside_results_pays_for_nothing_again(sandbox, make_job, lost):
-    """It is the only record of what was paid: exit 6, and nothing is sent."""
+def test_with_a_lost_ledger_and_results_nothing_is_paid_again(sandbox, make_job, lost):
+    """The ledger is the only record of paid requests: exit code 6, and nothing is sent."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     job.run()
     ledger = job.output / "ledger.sqlite"
@@ -288,13 +289,13 @@ def test_a_lost_ledger_beside_results_pays_for_nothing_again(sandbox, make_job, 
 
 @pytest.mark.parametrize("lost", ["gone", "empty"])
 def test_no_command_takes_a_lost_ledger_for_a_job_without_runs(sandbox, make_job, lost):
-    """`settle` made a new one, and the next run paid for all rows again."""
+    """`settle` once made a new ledger, and the next run paid for all rows again."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     job.run()
     ledger = job.output / "ledger.sqlite"
     ledger.unlink()
     if lost == "empty":
-        job.call("run")  # refused, and leaves an empty one
+        job.call("run")  # refused, and leaves an empty ledger
     for words in (["settle"], ["settle", "--only", "timeout"], ["status"], ["report"], ["history"]):
         done = job.call(*words)
         assert done.returncode == 6, (words, done.stderr)
@@ -306,7 +307,7 @@ def test_no_command_takes_a_lost_ledger_for_a_job_without_runs(sandbox, make_job
 
 
 def half_made(path: Path) -> None:
-    """What a kill within the first transaction leaves: some pages, and a journal to undo them."""
+    """Writes the files that a kill within the first transaction leaves: pages and a journal."""
     with contextlib.closing(sqlite3.connect(path.with_name("whole"), isolation_level=None)) as db:
         db.executescript("PRAGMA cache_size = 1; BEGIN; CREATE TABLE kept (text);")
         db.executemany("INSERT INTO kept VALUES (?)", [("x" * 3000,)] * 50)
@@ -315,8 +316,8 @@ def half_made(path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [Path.touch, half_made])
-def test_a_kill_before_the_ledgers_first_table_is_no_damage(sandbox, make_job, made):
-    """`status` says that there was no run, and `run` begins."""
+def test_a_kill_before_the_ledgers_first_table_is_not_damage(sandbox, make_job, made):
+    """`status` reports that there was no run, and `run` starts one."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.output.mkdir(parents=True)
     made(job.output / "ledger.sqlite")
@@ -325,8 +326,8 @@ def test_a_kill_before_the_ledgers_first_table_is_no_damage(sandbox, make_job, m
     assert job.run()["ok"] == 1
 
 
-def test_a_part_that_cannot_be_written_in_the_middle_ends_the_run(make_job):
-    """Answers that can be sealed by nobody are no reason to pay for more."""
+def test_a_part_that_cannot_be_written_during_a_run_ends_the_run(make_job):
+    """If answers cannot be sealed, the runner must not pay for more of them."""
     with Server() as server:
         job = make_job(server.url, rows=[[f"story {n}"] for n in range(12_000)])
         process = job.start("--quiet", rate="1500")
