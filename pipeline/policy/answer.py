@@ -106,8 +106,8 @@ def classify(reply: Reply) -> Outcome:
         return Outcome(
             Verdict.AMBIGUOUS,
             ErrorCode.REDIRECT,
-            f"The server redirects to {_shown(reply.headers.get('location', 'nowhere'))}; "
-            "redirects are never followed.",
+            f"The server redirects to {_shown(reply.headers.get('location', 'nowhere'))}. "
+            "The runner never follows a redirect.",
             reply.status,
             maybe_paid=True,
             stop=StopCode.REDIRECT,
@@ -130,9 +130,9 @@ def read_answer(body: bytes) -> Answer:
 
 def _answer_of(fields: dict[str, Any] | None) -> Answer:
     if fields is None:
-        raise Unreadable("the answer is not a JSON object")
+        raise Unreadable("The response is not a JSON object")
     if "result" not in fields:
-        raise Unreadable("the answer has no `result`")
+        raise Unreadable("The response has no `result`")
     flags: list[str] = []
     extra = {k: v for k, v in fields.items() if k not in ("success", "result", "citations")}
     result = fields["result"]

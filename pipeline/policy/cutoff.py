@@ -67,7 +67,7 @@ class Cutoff:
         """How a run ends that has no time left to send in."""
         return Stopped(
             StopCode.UNTIL,
-            "The time given by --until is near, and an answer "
+            "The run stops before the time of --until, because an answer "
             f"{'takes' if self.known else 'may take'} {lasting(self.answer_s)}. "
-            "The rows that are left stay pending.",
+            "The remaining rows stay pending.",
         )

@@ -232,21 +232,21 @@ class Breakers:
         if lost and self.probing:
             return Stopped(
                 StopCode.AMBIGUOUS,
-                "The last run was stopped by answers that were lost or unreadable, and so was the "
-                f"one row that was sent to try ({outcome.code}). It may have been paid.",
+                "The last run stopped because answers were lost or unreadable. This run first "
+                f"tried one row, and its answer was too ({outcome.code}). It may have been billed.",
             )
         if lost and count >= AMBIGUOUS_IN_A_ROW:
             return Stopped(
                 StopCode.AMBIGUOUS,
                 f"{AMBIGUOUS_IN_A_ROW} answers in a row were lost or unreadable "
-                f"(the last: {outcome.code}). Each may have been paid.",
+                f"(the last one: {outcome.code}). Each may have been billed.",
             )
         if outcome.foreign and count >= FOREIGN_IN_A_ROW:
             return Stopped(
                 StopCode.ALIKE,
-                f"{FOREIGN_IN_A_ROW} rows in a row failed with one error that does not come from "
-                f"the API ({outcome.code}: {outcome.message}). A filter, a proxy or a wrong "
-                "address answers in its place. `run` does not send these rows again.",
+                f"{FOREIGN_IN_A_ROW} rows in a row failed with the same error, which does not come "
+                f"from the API ({outcome.code}: {outcome.message}). A filter or a proxy answered "
+                "in its place, or the address is wrong. `run` does not send these rows again.",
             )
         return None
 
@@ -257,7 +257,7 @@ class Breakers:
         if len(self._first_codes) == ALIKE_AT_FIRST and len(set(self._first_codes)) == 1:
             return Stopped(
                 StopCode.ALIKE,
-                f"The first {ALIKE_AT_FIRST} rows all failed alike "
+                f"The first {ALIKE_AT_FIRST} rows all failed with the same error "
                 f"({outcome.code}: {outcome.message}).",
             )
         return None

@@ -27,7 +27,7 @@ _KINDS = {
     "web_search": (bool, "true or false"),
     "cache": (str, "a length of time such as 10m"),
     "model": (str, "text"),
-    "fault": (str, "the name of a fault; `pipeline sandbox --faults` lists them"),
+    "fault": (str, "the name of a fault (`pipeline sandbox --faults` lists them)"),
 }
 
 
@@ -50,14 +50,16 @@ def load_account(path: Path) -> Account:
         fields = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
         return _account(fields)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror or error}). Check --workflows."
+        ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: cannot be read; save it as UTF-8 text") from None
+        raise ValueError(f"{path}: cannot be read as UTF-8. Save it as UTF-8 text.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "not readable"
-        raise ValueError(f"{path}: {line}is not YAML: {problem}") from None
+        raise ValueError(f"{path}: {line}this is not YAML ({problem}).") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -70,14 +72,16 @@ def read_workflow(workflow_id: str, fields: object) -> Workflow:
     """
     here = f"workflow {workflow_id}"
     if not _WORKFLOW_ID.fullmatch(workflow_id):
-        raise ValueError(f"{here}: an id is made of 1 to 64 letters, digits, - and _")
+        raise ValueError(f"{here}: the id must have 1 to 64 letters, digits, - or _.")
     if not isinstance(fields, dict) or "template" not in fields:
-        raise ValueError(f'{here}: give it a template, such as `template: "About {{{{name}}}}"`')
+        raise ValueError(
+            f'{here}: it has no template. Write one, such as `template: "About {{{{name}}}}"`.'
+        )
     _check_names(here, fields, _KINDS)
     for name, value in fields.items():
         kind, wanted = _KINDS[name]
         if not isinstance(value, kind):
-            raise ValueError(f"{here}: {name} is {value!r}; write {wanted}")
+            raise ValueError(f"{here}: {name} is {value!r}. Write {wanted}.")
     values: dict[str, Any] = {name: fields[name] for name in fields if name != "cache"}
     if "cache" in fields:
         try:
@@ -91,20 +95,22 @@ def read_workflow(workflow_id: str, fields: object) -> Workflow:
 
 def _account(fields: object) -> Account:
     if not isinstance(fields, dict) or not isinstance(fields.get("workflows"), dict):
-        raise ValueError("has no workflows; write `workflows:` and below it one id per workflow")
+        raise ValueError(
+            "it has no workflows. Write `workflows:` and the id of each workflow below it."
+        )
     _check_names("the file", fields, _ACCOUNT_FIELDS)
     workflows = {
         str(each): read_workflow(str(each), fields["workflows"][each])
         for each in fields["workflows"]
     }
     if not workflows:
-        raise ValueError("publishes no workflow; write one below `workflows:`")
+        raise ValueError("it has no workflows. Write one below `workflows:`.")
     keys = fields.get("keys", [KNOWN_KEY])
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
-        raise ValueError(f"keys is {keys!r}; write a list of texts such as [sk_sandbox]")
+        raise ValueError(f"keys is {keys!r}. Write a list of texts such as [sk_sandbox].")
     credits = fields.get("credits", _DEFAULT_CREDITS)
     if not isinstance(credits, int) or isinstance(credits, bool):
-        raise ValueError(f"credits is {credits!r}; write a whole number")
+        raise ValueError(f"credits is {credits!r}. Write a whole number.")
     return Account(tuple(keys), credits, workflows)
 
 
@@ -115,8 +121,8 @@ def _check_names(
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"{here}: there is no {what} {name!r}; {hint}")
+            hint = f"Did you mean {near[0]}?" if near else f"Write one of {', '.join(known)}."
+            raise ValueError(f"{here}: there is no {what} {name!r}. {hint}")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -127,6 +133,6 @@ class _UniqueKeys(yaml.SafeLoader):
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 line = key.start_mark.line + 1
-                raise ValueError(f"line {line}: {key.value!r} stands there twice; remove one")
+                raise ValueError(f"line {line}: {key.value!r} is there twice. Remove one of them.")
             seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -76,7 +76,7 @@ class Admin:
         """Sets the valid keys to the list of texts in the body."""
         keys = await request.json()
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise ValueError('a list of keys is needed, such as ["sk_sandbox"]')
+            raise ValueError('Send a list of keys, such as ["sk_sandbox"].')
         self._sandbox.keys = frozenset(keys)
         return Response(status_code=204)
 
@@ -109,7 +109,9 @@ class Admin:
 def _change_limits(sandbox: Sandbox, fields: dict[str, Any]) -> None:
     unknown = set(fields) - {"limit", "window", "limiter", "store"}
     if unknown:
-        raise ValueError(f"there is no {', '.join(unknown)}; write limit, window, limiter, store")
+        raise ValueError(
+            f"There is no {', '.join(unknown)}. Write limit, window, limiter or store."
+        )
     limits = sandbox.limits
     limit = int(fields.get("limit", limits.limit))
     if "window" in fields or "limiter" in fields:

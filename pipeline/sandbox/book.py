@@ -92,7 +92,8 @@ class Book:
         except (OSError, sqlite3.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(
-                f"{path}: cannot be used as a book of bills ({reason}); name another file by --book"
+                f"{path}: cannot be used as a book of bills ({reason}). "
+                "Name another file with --book."
             ) from None
         self._path = path
         self._queue: list[Entry] = []
@@ -119,7 +120,7 @@ class Book:
         result = bill.result.encode("utf-8", "replace").decode()
         values = (digest, answer, time.time(), bill.credits, result, citations)
         if await self._done(_BILL, values) is None:
-            raise BookFailed("the body is not in the book")
+            raise BookFailed("The body is not in the book.")
 
     async def count_fault(self, digest: bytes) -> int:
         """How often a fault has met this body, this time included."""
@@ -187,7 +188,7 @@ class Book:
         except Exception as error:  # whatever it is, those who wait for it have to be told
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            _fail(batch, BookFailed(f"not written: {error}"))
+            _fail(batch, BookFailed(f"The book was not written: {error}"))
             return
         for (_, _, future), row in zip(batch, rows, strict=True):
             if future is not None and not future.done():

@@ -24,14 +24,18 @@ _FILE = click.Path(dir_okay=False)
 
 
 @click.command()
-@click.option("--workflows", type=_FILE, help="YAML file with keys, credits and workflows.")
+@click.option(
+    "--workflows",
+    type=_FILE,
+    help="YAML file with keys, credits and workflows; without it, three example workflows.",
+)
 @click.option(
     "--port",
     metavar="N",
     type=click.IntRange(0, 65535),
     default=8017,
     show_default=True,
-    help="Port on 127.0.0.1; 0 for any.",
+    help="Port on 127.0.0.1; 0 picks a free one.",
 )
 @click.option(
     "--limit",
@@ -39,10 +43,14 @@ _FILE = click.Path(dir_okay=False)
     type=click.IntRange(0),
     default=50,
     show_default=True,
-    help="Requests per window and key.",
+    help="Requests that each key may send per window.",
 )
 @click.option(
-    "--window", metavar="TIME", default="1s", show_default=True, help="Length of the window."
+    "--window",
+    metavar="TIME",
+    default="1s",
+    show_default=True,
+    help="Length of the limit's window.",
 )
 @click.option(
     "--limiter",
@@ -50,65 +58,71 @@ _FILE = click.Path(dir_okay=False)
     default=LIMITERS[0],
     show_default=True,
     metavar="KIND",
-    help=f"One of {', '.join(LIMITERS)}.",
+    help=f"How the limit counts requests: {', '.join(LIMITERS)}.",
 )
 @click.option(
     "--latency",
     metavar="TIME",
     default="0s",
     show_default=True,
-    help="2s, uniform:1s-5s, exponential:2s or lognormal:20s.",
+    help="How long an answer takes: 2s, uniform:1s-5s, exponential:2s or lognormal:20s.",
 )
 @click.option(
     "--max-duration",
     metavar="TIME",
     default="300s",
     show_default=True,
-    help="When the edge answers 504 instead.",
+    help="Longest run; after it the client gets a proxy's 504 page and no bill.",
 )
 @click.option(
     "--headers",
     type=click.Choice(["success", "every"]),
     default="success",
     show_default=True,
-    help="Which answers carry the rate-limit headers.",
+    help="Which responses carry the rate-limit headers: answers only, or errors too.",
 )
 @click.option(
     "--missing",
     type=click.Choice(["undefined", "error"]),
     default="undefined",
     show_default=True,
-    help="A variable without value: that text, or 400 missing_input.",
+    help="What a missing variable causes: the text `undefined` in the prompt, or error 400.",
 )
 @click.option(
     "--idle",
     metavar="TIME",
     default="75s",
     show_default=True,
-    help="When idle connections are closed.",
+    help="How long an idle connection stays open.",
 )
 @click.option(
-    "--credits", metavar="N", type=int, help="Balance of the account, instead of the file's."
+    "--credits",
+    metavar="N",
+    type=int,
+    help="Balance of the account, instead of the one in the file.",
 )
-@click.option("--book", type=_FILE, help="File for the book of bills; by default a temporary one.")
+@click.option("--book", type=_FILE, help="File for the bills; without it, a temporary file.")
 @click.option(
     "--spoil",
     multiple=True,
     metavar="FAULT=PERCENT",
-    help="Share of bodies that meet a fault, always the same ones; may be repeated.",
+    help="Spoil a share of the rows with a fault, the same rows each time; may be repeated.",
 )
-@click.option("--faults", is_flag=True, help="List the faults, and how to ask for one.")
+@click.option("--faults", is_flag=True, help="List the faults and how to cause one.")
 @click.option(
     "--model-url",
     metavar="URL",
-    help="OpenAI-compatible endpoint, such as http://127.0.0.1:11434/v1.",
+    help="OpenAI-compatible endpoint that writes the answers, such as http://127.0.0.1:11434/v1.",
 )
-@click.option("--model", metavar="NAME", help="Name of the model there.")
+@click.option("--model", metavar="NAME", help="Name of the model at --model-url.")
 def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
-    """Serves the API on this machine: no key of yours, no cost.
+    """Serves a copy of the API on this machine, free and without your key.
 
-    The answers are made-up text, or with --model-url those of a model of yours (a key for it comes
-    from SANDBOX_MODEL_KEY). Every bill is in the book, see /_sandbox/bills.
+    For rehearsals against a slow or failing API. For a plain rehearsal, `pipeline run JOB
+    --sandbox` is enough: it starts a sandbox by itself.
+
+    The answers are made-up text. With --model-url a model of yours writes them; set
+    SANDBOX_MODEL_KEY if it needs a key. /_sandbox/bills lists every bill.
 
     \b
     Examples:
@@ -126,7 +140,7 @@ def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
         click.echo(f"pipeline: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        click.echo(f"pipeline: {error.strerror or error}; choose another by --port", err=True)
+        click.echo(f"pipeline: {error.strerror or error}. Choose another with --port.", err=True)
         sys.exit(2)
 
 
@@ -144,32 +158,35 @@ def curl_line(ready: Ready) -> str:
 def _show(ready: Ready) -> None:
     """Where the server is and how to talk to it, for a person."""
     click.echo(
-        f"The API is at {ready.url} until Ctrl-C; its key is {ready.key}\n\n"
-        f"Try it:\n  {curl_line(ready)}\n\n"
-        f"Send a job there:\n"
-        f"  AITUTOR_BASE_URL={ready.url} AITUTOR_API_KEY={ready.key} pipeline run JOB\n\n"
-        f"What it billed:  {_bills(ready)}\n"
-        f"           kept in {ready.book}"
+        f"The sandbox is at {ready.url} with the key {ready.key}, until you press Ctrl-C.\n\n"
+        f"Send a job to it, from another terminal:\n"
+        f"  AITUTOR_BASE_URL={ready.url} AITUTOR_API_KEY={ready.key} "
+        "pipeline run JOB --output /tmp/rehearsal\n\n"
+        f"Send one request:\n  {curl_line(ready)}\n\n"
+        f"List its bills, which are stored in {ready.book}:\n  {_bills(ready)}"
     )
     if ready.token:
         click.echo(
-            "\nEverybody on this machine knows the key sk_sandbox and could spend the key of your "
-            "model, so key and token are new at each start."
+            "\nThe key sk_sandbox is public, and any user of this machine could spend your model's "
+            "money with it. So this sandbox has a random key and a random token, new at each start."
         )
 
 
 def _bills(ready: Ready) -> str:
     """Where the bills are, as a command where that needs the token."""
     url = f"{ready.url}/_sandbox/bills"
-    return f"curl --header 'Authorization: Bearer {ready.token}' {url}" if ready.token else url
+    token = f"--header 'Authorization: Bearer {ready.token}' " if ready.token else ""
+    return f"curl {token}{url}"
 
 
 def _listed() -> str:
     from pipeline.sandbox.faults import FAULTS
 
     lines = [
-        "Ask for a fault by its marker in a variable, by `fault: NAME` at a workflow, or for a",
-        "share of all bodies by --spoil NAME=PERCENT. $: the run is billed.",
+        "To spoil one row, write a fault's marker into one of its cells, such as #fault:html-502.",
+        "To spoil a share of the rows, start the sandbox with --spoil html-502=5 (percent).",
+        "To spoil a workflow, write `fault: html-502` below it in the file of --workflows.",
+        '$ means that the request is billed. "The first time only" is once for each row.',
         "",
     ]
     for name, fault in FAULTS.items():
@@ -182,4 +199,6 @@ def _share(text: str) -> tuple[str, float]:
     try:
         return name, float(percent.rstrip("%")) / 100
     except ValueError:
-        raise ValueError(f"--spoil {text!r}: write a fault and a percentage, html-502=1") from None
+        raise ValueError(
+            f"--spoil {text!r}: write a fault and its percentage, such as html-502=1."
+        ) from None

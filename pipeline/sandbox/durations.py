@@ -21,7 +21,7 @@ def parse_seconds(text: str) -> float:
     """
     found = _LENGTH.fullmatch(text)
     if not found:
-        raise ValueError(f"{text!r} is not a length of time: write 500ms, 1s, 1m or 1h")
+        raise ValueError(f"{text!r} is not a length of time. Write it like 500ms, 1s, 1m or 1h.")
     return float(found[1]) * _UNITS_S[found[2]]
 
 
@@ -50,5 +50,6 @@ def parse_latency(text: str) -> Callable[[], float]:
         median_s = parse_seconds(rest)
         return lambda: chance.lognormvariate(0.0, _LOGNORMAL_SIGMA) * median_s
     raise ValueError(
-        f"{text!r} is not a latency: write 2s, uniform:1s-5s, exponential:2s or lognormal:20s"
+        f"{text!r} is not a latency. "
+        "Write it like 2s, uniform:1s-5s, exponential:2s or lognormal:20s."
     )

@@ -148,9 +148,9 @@ _HUGE = 10**30
 
 FAULTS: dict[str, Fault] = {
     # The API says no.
-    "json-500": Fault("500 with the API's JSON, always", lambda: RUN_FAILED),
+    "json-500": Fault("500 in the API's JSON, each time", lambda: RUN_FAILED),
     "json-500-once": Fault(
-        "500 with the API's JSON the first time that the body comes", lambda: RUN_FAILED, once=True
+        "500 in the API's JSON, the first time only", lambda: RUN_FAILED, once=True
     ),
     "run-failed": Fault(
         "500 with the code workflow_run_failed",
@@ -161,18 +161,20 @@ FAULTS: dict[str, Fault] = {
         lambda: failure(400, "Request blocked", "request_blocked"),
     ),
     "success-false": Fault(
-        "200 with success: false, after the bill",
+        "200 with success: false, billed",
         spoil=lambda _: failure(200, "The run failed"),
     ),
     "unauthorized-once": Fault(
-        "401 in the middle, the first time that the body comes", lambda: UNAUTHORIZED, once=True
+        "401 in the middle of a run, the first time only", lambda: UNAUTHORIZED, once=True
     ),
     "rate-limited-once": Fault(
-        "429 out of turn, the first time that the body comes", lambda: RATE_LIMITED, once=True
+        "429 although the limit is not reached, the first time only",
+        lambda: RATE_LIMITED,
+        once=True,
     ),
     "credits-out": Fault(
-        "the credits run out, the first time that the body comes: 402 for everybody until"
-        " PUT /_sandbox/credits",
+        "402, and no credits are left for any request until PUT /_sandbox/credits;"
+        " the first time only",
         lambda: NO_CREDITS,
         once=True,
         beyond=_no_credits,
@@ -182,54 +184,50 @@ FAULTS: dict[str, Fault] = {
         lambda: failure(402, "Spend limit reached", "spend_limit_reached"),
     ),
     # A proxy or the platform speaks in its place.
-    "html-408": Fault("a proxy's 408 page, nothing billed", _page(408)),
-    "html-413": Fault("a proxy's 413 page, nothing billed", _page(413)),
-    "html-499": Fault("a proxy's 499 page, nothing billed", _page(499)),
-    "html-502": Fault("a proxy's 502 page, nothing billed", _page(502)),
-    "html-503": Fault("a proxy's 503 page, nothing billed", _page(503)),
-    "html-504": Fault("a proxy's 504 page, nothing billed", _page(504)),
-    "html-502-billed": Fault("a proxy's 502 page, after the bill", spoil=lambda _: edge_page(502)),
-    "html-504-billed": Fault("a proxy's 504 page, after the bill", spoil=lambda _: edge_page(504)),
-    "redirect": Fault("307 to another address, nothing billed", _redirect(307)),
-    "redirect-301": Fault("301 to another address, nothing billed", _redirect(301)),
-    "redirect-302": Fault("302 to another address, nothing billed", _redirect(302)),
-    "redirect-308": Fault("308 to another address, nothing billed", _redirect(308)),
+    "html-408": Fault("a proxy's 408 page, not billed", _page(408)),
+    "html-413": Fault("a proxy's 413 page, not billed", _page(413)),
+    "html-499": Fault("a proxy's 499 page, not billed", _page(499)),
+    "html-502": Fault("a proxy's 502 page, not billed", _page(502)),
+    "html-503": Fault("a proxy's 503 page, not billed", _page(503)),
+    "html-504": Fault("a proxy's 504 page, not billed", _page(504)),
+    "html-502-billed": Fault("a proxy's 502 page, billed", spoil=lambda _: edge_page(502)),
+    "html-504-billed": Fault("a proxy's 504 page, billed", spoil=lambda _: edge_page(504)),
+    "redirect": Fault("307 to another address, not billed", _redirect(307)),
+    "redirect-301": Fault("301 to another address, not billed", _redirect(301)),
+    "redirect-302": Fault("302 to another address, not billed", _redirect(302)),
+    "redirect-308": Fault("308 to another address, not billed", _redirect(308)),
     # The connection fails.
     "restart": Fault(
-        "reset, then connections refused for one second, the first time that the body comes;"
-        " nothing billed",
+        "the connection is reset, then the server refuses connections for 1 s;"
+        " the first time only, not billed",
         lambda: Broken(b"", "reset", "reset"),
         once=True,
         beyond=_restart,
     ),
-    "reset": Fault(
-        "the connection is reset, nothing billed", lambda: Broken(b"", "reset", "reset")
-    ),
+    "reset": Fault("the connection is reset, not billed", lambda: Broken(b"", "reset", "reset")),
     "reset-billed": Fault(
-        "the connection is reset, after the bill", spoil=lambda _: Broken(b"", "reset", "reset")
+        "the connection is reset, billed", spoil=lambda _: Broken(b"", "reset", "reset")
     ),
     "hang-up": Fault(
-        "the connection is closed without a word, nothing billed",
+        "the connection is closed without a response, not billed",
         lambda: Broken(b"", "close", "hang-up"),
     ),
     "hang-up-billed": Fault(
-        "the connection is closed without a word, after the bill",
+        "the connection is closed without a response, billed",
         spoil=lambda _: Broken(b"", "close", "hang-up"),
     ),
     "cut-headers": Fault(
-        "the connection is closed within the headers, after the bill",
+        "the connection is closed in the middle of the headers, billed",
         spoil=lambda _: Broken(b"HTTP/1.1 200 OK\r\ncontent-ty", "close", "cut"),
     ),
-    "cut-body": Fault("half of the body, after the bill", spoil=_cut),
-    "cut-chunked": Fault(
-        "a chunked body without its last chunk, after the bill", spoil=_cut_chunked
-    ),
+    "cut-body": Fault("the connection is closed after half of the body, billed", spoil=_cut),
+    "cut-chunked": Fault("a chunked body without its last chunk, billed", spoil=_cut_chunked),
     "length-too-long": Fault(
-        "more bytes announced than come, then silence, after the bill",
+        "content-length says 100 bytes more than are sent, then silence; billed",
         spoil=lambda answer: _announced(answer, 100, "hold"),
     ),
     "length-too-short": Fault(
-        "ten bytes less announced than come, after the bill",
+        "content-length says 10 bytes fewer than are sent, billed",
         spoil=lambda answer: _announced(answer, -10, "close"),
     ),
     "idle-close": Fault(
@@ -237,60 +235,68 @@ FAULTS: dict[str, Fault] = {
         spoil=lambda answer: ThenClosed(answer.reply(), _IDLE_S),
     ),
     # Time.
-    "slow": Fault("a good answer, two seconds later than others", extra_s=_SLOW_S),
-    "hang": Fault("no answer until the edge's 504, nothing billed", extra_s=math.inf),
+    "slow": Fault("a good answer, 2 s later than usual", extra_s=_SLOW_S),
+    "hang": Fault(
+        "silence until --max-duration, then a proxy's 504 page; not billed", extra_s=math.inf
+    ),
     "silent-billed": Fault(
-        "no answer at all, after the bill", spoil=lambda _: Broken(b"", "hold", "silent")
+        "silence, and the connection stays open; billed",
+        spoil=lambda _: Broken(b"", "hold", "silent"),
     ),
     "slow-drip": Fault(
-        "a good answer that comes a byte each 100 ms", spoil=lambda answer: dripped(answer.reply())
+        "a good answer, one byte every 100 ms", spoil=lambda answer: dripped(answer.reply())
     ),
     # Bodies.
     "empty-body": Fault(
-        "200 without a body, after the bill", spoil=lambda _: Plain(200, b"", [JSON_TYPE])
+        "200 with an empty body, billed", spoil=lambda _: Plain(200, b"", [JSON_TYPE])
     ),
     "not-json": Fault(
-        "200 that is not JSON, after the bill", spoil=lambda _: Plain(200, b"ok", [])
+        "200 with a body that is not JSON, billed", spoil=lambda _: Plain(200, b"ok", [])
     ),
     "no-result": Fault(
-        "200 without a result, after the bill", spoil=lambda _: json_reply(200, {"success": True})
+        "200 without `result`, billed", spoil=lambda _: json_reply(200, {"success": True})
     ),
-    "result-number": Fault("the result is a number", spoil=_field(result=42)),
-    "result-object": Fault("the result is an object", spoil=_field(result={"text": "as object"})),
-    "result-list": Fault("the result is a list", spoil=_field(result=["a", "b"])),
-    "result-null": Fault("the result is null", spoil=_field(result=None)),
-    "result-empty": Fault("the result is empty text", spoil=_field(result="")),
-    "result-surrogate": Fault("the result holds half a character", spoil=_field(result="a\ud83d")),
-    "result-encoded": Fault("the result is the text as JSON text", spoil=_encoded),
+    "result-number": Fault("`result` is a number", spoil=_field(result=42)),
+    "result-object": Fault("`result` is an object", spoil=_field(result={"text": "as object"})),
+    "result-list": Fault("`result` is a list", spoil=_field(result=["a", "b"])),
+    "result-null": Fault("`result` is null", spoil=_field(result=None)),
+    "result-empty": Fault("`result` is an empty text", spoil=_field(result="")),
+    "result-surrogate": Fault(
+        "`result` contains half of a surrogate pair", spoil=_field(result="a\ud83d")
+    ),
+    "result-encoded": Fault("`result` is JSON text with the answer in it", spoil=_encoded),
     "result-5mb": Fault(
-        "a result of five million characters",
+        "`result` has 5,000,000 characters",
         spoil=lambda answer: answer.reply(result="x" * _LARGE_RESULT),
     ),
     "extra-fields": Fault(
-        "fields that the page does not have", spoil=_field(usage={"tokens": 7}, run_id="run_1")
+        "fields that the API does not document", spoil=_field(usage={"tokens": 7}, run_id="run_1")
     ),
-    "citations-urls": Fault("citations as the page has them", spoil=_citations(_URLS)),
+    "citations-urls": Fault("`citations` as the API documents them", spoil=_citations(_URLS)),
     "citations-objects": Fault(
-        "citations as objects with title and url",
+        "`citations` is a list of objects with title and url",
         spoil=_citations([{"title": f"Source {url[-1]}", "url": url} for url in _URLS]),
     ),
-    "citations-null": Fault("citations: null", spoil=_citations(None)),
+    "citations-null": Fault("`citations` is null", spoil=_citations(None)),
     "citations-garbage": Fault(
-        "citations of every wrong kind", spoil=_citations([7, None, "", {"href": "x"}, ["y"], True])
+        "`citations` is a list of values that are no citations",
+        spoil=_citations([7, None, "", {"href": "x"}, ["y"], True]),
     ),
-    "citations-text": Fault("citations is a text", spoil=_citations("see example.com")),
+    "citations-text": Fault("`citations` is a text", spoil=_citations("see example.com")),
     "citations-10000": Fault(
-        "ten thousand citations",
+        "`citations` has 10,000 entries",
         spoil=_citations([f"https://example.com/{n}" for n in range(_MANY_CITATIONS)]),
     ),
-    "gzip-bomb": Fault("a gzip body that unpacks to 1 GB", spoil=lambda _: GZIP_BOMB),
-    "body-1gb": Fault("a body of 1 GB", spoil=lambda _: HUGE_BODY),
+    "gzip-bomb": Fault("a gzip body that unpacks to 1 GiB", spoil=lambda _: GZIP_BOMB),
+    "body-1gb": Fault("a body of 1 GiB", spoil=lambda _: HUGE_BODY),
     # Headers.
-    "headers-missing": Fault("a good answer without rate headers", spoil=_headers()),
-    "headers-zero": Fault("0 of 0: the limiter knows nothing", spoil=_headers(0, 0)),
-    "headers-negative": Fault("negative rate headers", spoil=_headers(-50, -1)),
-    "headers-huge": Fault("rate headers beyond 64 bits", spoil=_headers(_HUGE, _HUGE - 1)),
-    "headers-bad": Fault("rate headers that are no numbers", spoil=_headers("many", "NaN")),
+    "headers-missing": Fault("a good answer without rate-limit headers", spoil=_headers()),
+    "headers-zero": Fault(
+        "rate-limit headers 0 and 0, as when the limiter's store is down", spoil=_headers(0, 0)
+    ),
+    "headers-negative": Fault("negative rate-limit headers", spoil=_headers(-50, -1)),
+    "headers-huge": Fault("rate-limit headers beyond 64 bits", spoil=_headers(_HUGE, _HUGE - 1)),
+    "headers-bad": Fault("rate-limit headers that are not numbers", spoil=_headers("many", "NaN")),
 }
 
 

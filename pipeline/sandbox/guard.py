@@ -34,13 +34,13 @@ class Guard:
             if name == b"host":
                 host = value
             elif name == b"origin":
-                return 403, "The sandbox takes no requests of web pages (Origin)."
+                return 403, "The sandbox refuses requests from web pages, which send `Origin`."
             elif name == b"authorization":
                 shown = value.removeprefix(b"Bearer ")
         if host.partition(b":")[0].lower() not in _HOSTS:
-            return 403, "The sandbox answers to 127.0.0.1 and localhost only (Host)."
+            return 403, "The sandbox only serves the hosts 127.0.0.1 and localhost."
         if self._token is None or not scope["path"].startswith("/_sandbox"):
             return None
         if hmac.compare_digest(shown, self._token):
             return None
-        return 401, "Send the token of this sandbox: `Authorization: Bearer TOKEN`."
+        return 401, "This needs the sandbox's token. Send `Authorization: Bearer TOKEN`."

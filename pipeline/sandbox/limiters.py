@@ -165,9 +165,9 @@ class RateLimits:
     def set(self, kind: str, limit: int, window_ms: int) -> None:
         """Another kind or window; what was used under the old one is forgotten."""
         if kind not in KINDS:
-            raise ValueError(f"{kind!r} is no limiter; there are {', '.join(KINDS)}")
+            raise ValueError(f"{kind!r} is not a limiter. Write one of {', '.join(KINDS)}.")
         if window_ms < 1:
-            raise ValueError("a window lasts a millisecond at least")
+            raise ValueError("The window of the limit must be at least 1 ms long.")
         self.kind, self.window_ms = kind, window_ms
         self._by_key: dict[str, Limiter] = {}
         self.set_limit(limit)
@@ -175,7 +175,7 @@ class RateLimits:
     def set_limit(self, limit: int) -> None:
         """Another limit from the next request on; what was used stays used."""
         if limit < 0:
-            raise ValueError("a limit is a whole number of requests, 0 or more")
+            raise ValueError("The limit must be a whole number of requests, 0 or more.")
         self.limit = limit
         for limiter in self._by_key.values():
             limiter.limit = limit

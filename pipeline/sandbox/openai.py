@@ -38,7 +38,9 @@ class OpenAIBackend:
                     raise _failed(answer.status, await answer.read())
                 return _written(await answer.json(content_type=None), prompt)
         except (aiohttp.ClientError, ValueError, UnicodeError) as error:
-            _log.error("the model at %s: %s", self._url, str(error) or type(error).__name__)
+            _log.error(
+                "The model at %s gave no answer: %s", self._url, str(error) or type(error).__name__
+            )
             raise ModelFailed(str(error)) from error
 
     async def close(self) -> None:
@@ -67,7 +69,7 @@ class OpenAIBackend:
 
 def _failed(status: int, body: bytes) -> ModelFailed:
     said = body[:_SHOWN].decode("utf-8", "replace")
-    _log.error("the model answered %d: %s", status, said)
+    _log.error("The model's server returned status %d: %s", status, said)
     return ModelBusy(said) if status == 429 else ModelFailed(said)
 
 
@@ -78,7 +80,7 @@ def _written(answer: Any, prompt: str) -> Written:
         text = _text(message.get("content"))
         return Written(text, _citations(message), _tokens(answer, prompt, text))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"its answer is not a chat completion ({error!r})") from error
+        raise ValueError(f"the response is not a chat completion ({error!r})") from error
 
 
 def _text(content: Any) -> str:

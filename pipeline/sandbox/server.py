@@ -190,10 +190,10 @@ def _config(sandbox: Sandbox, token: str | None, idle_s: float) -> uvicorn.Confi
 def _backend(model_url: str | None, model: str | None) -> Backend:
     if model_url is None:
         if model is not None:
-            raise ValueError("--model needs the model's address too; add --model-url")
+            raise ValueError("--model needs the model's address too. Add --model-url.")
         return TemplateBackend()
     if model is None:
-        raise ValueError("--model-url needs the model's name too; add --model")
+        raise ValueError("--model-url needs the model's name too. Add --model.")
     # aiohttp takes a third of a second to import, and most servers need no model.
     from pipeline.sandbox.openai import OpenAIBackend
 
@@ -211,11 +211,11 @@ def _first(account: Account, publish: tuple[str, list[str]] | None) -> Workflow:
 def _shares(spoil: Mapping[str, float]) -> dict[str, float]:
     for name, share in spoil.items():
         if name not in FAULTS:
-            raise ValueError(f"there is no fault {name!r}; `pipeline sandbox --faults` lists them")
+            raise ValueError(f"There is no fault {name!r}. `pipeline sandbox --faults` lists them.")
         if not 0 <= share <= 1:
-            raise ValueError(f"fault {name}: a share lies between 0 % and 100 %")
+            raise ValueError(f"--spoil {name}: write a percentage from 0 to 100.")
     if sum(spoil.values()) > 1:
-        raise ValueError("the faults' shares make more than 100 %")
+        raise ValueError("--spoil: the percentages add up to more than 100 %. Lower one of them.")
     return dict(spoil)
 
 
@@ -228,7 +228,7 @@ def _read(option: str, parse: Callable[[str], _Read], text: str) -> _Read:
 
 def _one_of(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; write {' or '.join(choices)}")
+        raise ValueError(f"--{name} is {value!r}. Write {' or '.join(choices)}.")
     return value
 
 

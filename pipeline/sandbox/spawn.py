@@ -70,7 +70,9 @@ def spawned_sandbox(
         line = process.stdout.readline()
         if not line:
             process.wait()
-            raise DidNotStart(_last_line(stderr) or f"it ended with code {process.returncode}")
+            raise DidNotStart(
+                _last_line(stderr) or f"its process ended with exit code {process.returncode}"
+            )
         yield Spawned(json.loads(line)["url"], key, token)
 
 
@@ -78,7 +80,7 @@ def _last_line(stderr: IO[bytes]) -> str:
     """The line of a traceback that says what happened."""
     stderr.seek(0)
     lines = stderr.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    return lines[-1].removesuffix(".") if lines else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -137,9 +137,12 @@ def test_answers_and_citations_are_not_written_over_each_other(make_job, sandbox
     [
         (["--latency", "2"], "--latency: '2' is not a length of time"),
         (["--idle", "x"], "--idle: 'x' is not a length of time"),
-        (["--model", "x"], "--model needs the model's address too; add --model-url"),
+        (["--model", "x"], "--model needs the model's address too. Add --model-url."),
         (["--workflows", "no.yaml"], "no.yaml: cannot be read (No such file or directory)"),
-        (["--book", "/no/such/book"], "(No such file or directory); name another file by --book"),
+        (
+            ["--book", "/no/such/book"],
+            "(No such file or directory). Name another file with --book.",
+        ),
     ],
 )
 def test_a_wrong_option_of_the_sandbox_is_named(make_job, options, told):
@@ -159,5 +162,5 @@ def test_a_port_that_is_taken_is_named(make_job):
             [sys.executable, "-m", "pipeline", "sandbox", "--port", str(port)]
         )
     assert done.stderr == (
-        f"pipeline: port {port} of 127.0.0.1: Address already in use; choose another by --port\n"
+        f"pipeline: port {port} of 127.0.0.1: Address already in use. Choose another with --port.\n"
     )

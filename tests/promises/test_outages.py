@@ -50,8 +50,8 @@ def test_a_filter_that_takes_over_in_the_middle_of_a_run_stops_it(make_job, stat
         assert 10 <= failed <= 60  # ten, and the rows in flight
         assert summary["pending"] == 400 - failed
         assert (
-            f"10 rows in a row failed with one error that does not come from the API (http_{status}"
-            in done.stderr
+            "10 rows in a row failed with the same error, which does not come from the API "
+            f"(http_{status}" in done.stderr
         )
         # The filter is gone: first only these rows, then the rest, and no row twice.
         blocked = range(0)

@@ -67,21 +67,24 @@ def test_a_server_serves_the_file_it_is_given(start_sandbox, tmp_path):
     ("text", "says"),
     [
         ("[1, 2", "is not YAML"),
-        ("", "has no workflows; write `workflows:`"),
-        ("wf_a: {template: x}", "has no workflows; write `workflows:`"),
-        ("workflows: {}", "publishes no workflow; write one"),
-        ("workflows: {wf_a: x}", "workflow wf_a: give it a template"),
-        ("workflows: {wf a: {template: x}}", "workflow wf a: an id is made of"),
-        ("workflows: {wf_a: {template: x, tempalte: y}}", "did you mean template?"),
-        ("workflows: {wf_a: {template: 7}}", "template is 7; write text"),
-        ("workflows: {wf_a: {template: x, published: 'no'}}", "write true or false"),
-        ("workflows: {wf_a: {template: x, cache: 10}}", "write a length of time such as 10m"),
+        ("", "has no workflows. Write `workflows:`"),
+        ("wf_a: {template: x}", "has no workflows. Write `workflows:`"),
+        ("workflows: {}", "has no workflows. Write one"),
+        ("workflows: {wf_a: x}", "workflow wf_a: it has no template. Write one"),
+        ("workflows: {wf a: {template: x}}", "workflow wf a: the id must have"),
+        ("workflows: {wf_a: {template: x, tempalte: y}}", "Did you mean template?"),
+        ("workflows: {wf_a: {template: 7}}", "template is 7. Write text"),
+        ("workflows: {wf_a: {template: x, published: 'no'}}", "Write true or false"),
+        ("workflows: {wf_a: {template: x, cache: 10}}", "Write a length of time such as 10m"),
         ("workflows: {wf_a: {template: x, cache: '10'}}", "'10' is not a length of time"),
-        ("workflows: {wf_a: {template: x, fault: html-501}}", "did you mean html-50"),
-        ("workflows: {wf_a: {template: x}}\nkey: [a]", "did you mean keys?"),
-        ("workflows: {wf_a: {template: x}}\nkeys: sk_a", "write a list of texts"),
-        ("workflows: {wf_a: {template: x}}\ncredits: many", "write a whole number"),
-        ("workflows:\n  wf_a: {template: x}\n  wf_a: {template: y}", "line 3: 'wf_a' stands there"),
+        ("workflows: {wf_a: {template: x, fault: html-501}}", "Did you mean html-50"),
+        ("workflows: {wf_a: {template: x}}\nkey: [a]", "Did you mean keys?"),
+        ("workflows: {wf_a: {template: x}}\nkeys: sk_a", "Write a list of texts"),
+        ("workflows: {wf_a: {template: x}}\ncredits: many", "Write a whole number"),
+        (
+            "workflows:\n  wf_a: {template: x}\n  wf_a: {template: y}",
+            "line 3: 'wf_a' is there twice",
+        ),
         ("workflows: {? [1, 2] : {template: x}}", "is not YAML"),
         ("- {workflows: {}}", "has no workflows"),
     ],
@@ -125,7 +128,7 @@ def test_lengths_of_time_are_written_with_their_unit():
     texts = ["500ms", "1s", "1.5m", "1h"]
     assert [parse_seconds(text) for text in texts] == [0.5, 1, 90, 3600]
     for text in ("1", "s", "-1s", "1 s", "1d", "1.s", "nan s"):
-        with pytest.raises(ValueError, match="write 500ms"):
+        with pytest.raises(ValueError, match="Write it like 500ms"):
             parse_seconds(text)
 
 
@@ -150,5 +153,5 @@ def test_latencies_have_the_shape_they_say(text, median_s, largest_s):
 @pytest.mark.parametrize("text", ["", "2", "uniform:1s", "gauss:2s", "lognormal:", "uniform:1s-x"])
 def test_a_latency_that_cannot_be_read_is_refused(text):
     """With what can."""
-    with pytest.raises(ValueError, match="write"):
+    with pytest.raises(ValueError, match="Write it like"):
         parse_latency(text)

@@ -173,8 +173,8 @@ def test_the_command_says_how_to_use_a_sandbox_with_a_model(monkeypatch):
             if "new at each start" in line:
                 break
         text = "".join(said)
-        url = text.partition("The API is at ")[2].split()[0]
-        [curl] = [line for line in said if "What it billed" in line]
+        url = text.partition("The sandbox is at ")[2].split()[0]
+        [curl] = [line for line in said if "/_sandbox/bills" in line]
         header = curl.split("'")[1]
         name, value = header.split(": ")
         asked = urllib.request.Request(f"{url}/_sandbox/bills", headers={name: value})

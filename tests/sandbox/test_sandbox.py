@@ -425,16 +425,16 @@ def test_the_sandbox_ends_with_its_parent(start_sandbox):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"window": "1"}, "'1' is not a length of time: write 500ms"),
-        ({"latency": "gauss:1s"}, "is not a latency: write 2s"),
-        ({"limiter": "leaky"}, "there are sliding-window"),
-        ({"headers": "none"}, "write success or every"),
-        ({"missing": "fail"}, "write undefined or error"),
-        ({"model_url": "http://127.0.0.1:1"}, "add --model"),
-        ({"spoil": {"html-599": 0.1}}, "there is no fault 'html-599'"),
+        ({"window": "1"}, "'1' is not a length of time. Write it like 500ms"),
+        ({"latency": "gauss:1s"}, "is not a latency. Write it like 2s"),
+        ({"limiter": "leaky"}, "Write one of sliding-window"),
+        ({"headers": "none"}, "Write success or every"),
+        ({"missing": "fail"}, "Write undefined or error"),
+        ({"model_url": "http://127.0.0.1:1"}, "Add --model"),
+        ({"spoil": {"html-599": 0.1}}, "There is no fault 'html-599'"),
         ({"spoil": {"html-502": 0.6, "html-503": 0.6}}, "more than 100 %"),
         ({"workflows": "nowhere.yaml"}, "nowhere.yaml: cannot be read"),
-        ({"book": "/dev/null/book"}, "name another file by --book"),
+        ({"book": "/dev/null/book"}, "Name another file with --book"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(options, says):
@@ -478,7 +478,7 @@ def test_ctrl_c_ends_the_command_although_a_run_hangs(tmp_path):
         text=True,
         cwd=tmp_path,
     )
-    port = int(re.search(r":(\d+) until", process.stdout.readline())[1])
+    port = int(re.search(r":(\d+) with", process.stdout.readline())[1])
     with ThreadPoolExecutor(1) as pool:
         hangs = pool.submit(exchange, port, {"story": "#fault:hang"}, within_s=8)
         time.sleep(0.3)

@@ -371,10 +371,10 @@ def test_an_answer_that_is_nested_as_deep_as_people_write_is_ok():
         (502, PAGE, "<html>Bad gateway</html>"),
         (504, b"", "(empty)"),
         (504, b"\xff\x00end", "\N{REPLACEMENT CHARACTER}" * 2 + "end"),
-        (200, b"Once upon", "the answer is not a JSON object: Once upon"),
-        (200, b'{"success":true}', 'the answer has no `result`: {"success":true}'),
-        (200, b"", "the answer is not a JSON object: (empty)"),
-        (302, b"", "The server redirects to nowhere; redirects are never followed."),
+        (200, b"Once upon", "The response is not a JSON object: Once upon"),
+        (200, b'{"success":true}', 'The response has no `result`: {"success":true}'),
+        (200, b"", "The response is not a JSON object: (empty)"),
+        (302, b"", "The server redirects to nowhere. The runner never follows a redirect."),
     ],
 )
 def test_the_message_is_what_the_server_said_on_one_line(status, body, message):
@@ -388,7 +388,8 @@ def test_a_redirect_says_where_to():
     headers = {"location": "https://elsewhere.example/run"}
     outcome = classify(Reply(0.0, 1.0, 308, headers, b""))
     assert outcome.message == (
-        "The server redirects to https://elsewhere.example/run; redirects are never followed."
+        "The server redirects to https://elsewhere.example/run. The runner never follows a "
+        "redirect."
     )
 
 

@@ -220,8 +220,8 @@ def test_after_such_a_stop_one_more_lost_answer_is_enough():
     stopped = Breakers(any_ok=True, probing=True).see(LOST, State.AMBIGUOUS)
     assert stopped is not None
     assert stopped.code is StopCode.AMBIGUOUS
-    assert stopped.message.startswith("The last run was stopped by answers that were lost")
-    assert "the one row that was sent to try (disconnected)" in stopped.message
+    assert stopped.message.startswith("The last run stopped because answers were lost")
+    assert "This run first tried one row, and its answer was too (disconnected)" in stopped.message
 
 
 def test_refusals_in_between_do_not_make_lost_answers_start_again():
@@ -255,7 +255,9 @@ def test_ten_first_rows_that_fail_alike_stop_the_job():
     stopped = breakers.see(BLOCKED, State.FAILED)
     assert stopped is not None
     assert stopped.code is StopCode.ALIKE
-    assert stopped.message == "The first 10 rows all failed alike (request_blocked: Blocked)."
+    assert stopped.message == (
+        "The first 10 rows all failed with the same error (request_blocked: Blocked)."
+    )
 
 
 @pytest.mark.parametrize("other", [OK, JSON_500])
@@ -281,7 +283,7 @@ def test_ten_equal_pages_in_a_row_stop_the_job_after_an_ok_row_too(other):
     stopped = breakers.see(PAGE, State.FAILED)
     assert stopped is not None
     assert stopped.code is StopCode.ALIKE
-    assert stopped.message.startswith("10 rows in a row failed with one error that does not come")
+    assert stopped.message.startswith("10 rows in a row failed with the same error, which does not")
     assert "(http_403: <html>No</html>)" in stopped.message
 
 
