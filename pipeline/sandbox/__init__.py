@@ -1,4 +1,5 @@
-"""The API on this machine, written from its page and not from our client.
+"""A copy of the API on this machine, written from the API's own page and not from our client.
 
-Nothing here imports the rest of the package: a shared mistake would agree with itself.
+Nothing here imports the rest of the package. If client and server shared a mistake, no test would
+notice it.
 """

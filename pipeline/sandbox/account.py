@@ -1,4 +1,4 @@
-"""The account that the sandbox plays: its keys, credits and workflows, from one YAML file."""
+"""The account that the sandbox plays: keys, credits and workflows from one YAML file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the server knows at its start."""
+    """The account as the server starts with it."""
 
     keys: tuple[str, ...]
     credits: int
@@ -41,10 +41,10 @@ class Account:
 
 
 def load_account(path: Path) -> Account:
-    """The account in a YAML file: `workflows` by id, and if it likes `keys` and `credits`.
+    """Reads an account from a YAML file: `workflows` by id, and optionally `keys` and `credits`.
 
     Raises:
-        ValueError: with the file, what is wrong with it and what to do.
+        ValueError: naming the file, what is wrong with it and how to fix it.
     """
     try:
         fields = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
@@ -65,10 +65,10 @@ def load_account(path: Path) -> Account:
 
 
 def read_workflow(workflow_id: str, fields: object) -> Workflow:
-    """One workflow from its fields in the file.
+    """Returns one workflow, from its fields in the file.
 
     Raises:
-        ValueError: naming the field and what it should be.
+        ValueError: naming the field and its valid values.
     """
     here = f"workflow {workflow_id}"
     if not _WORKFLOW_ID.fullmatch(workflow_id):
@@ -126,7 +126,7 @@ def _check_names(
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key that stands twice in one map instead of taking the last."""
+    """A YAML loader that refuses a key that occurs twice in one map. PyYAML would use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

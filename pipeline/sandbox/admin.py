@@ -1,4 +1,4 @@
-"""What rehearsals and tests may ask of the server besides its endpoint, all below `/_sandbox`."""
+"""The calls below `/_sandbox`, with which rehearsals and tests inspect and change the server."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.sandbox.app import Sandbox
 from pipeline.sandbox.durations import parse_seconds
 from pipeline.sandbox.guard import Guard
 
-# Entries of the book that are turned into JSON before other requests get their turn.
+# Entries of the book that are turned into JSON before the server handles other requests.
 _ENTRIES_AT_ONCE = 200
 
 
 def application(sandbox: Sandbox, token: str | None = None) -> ASGIApp:
-    """The whole server: the page's endpoint, and what belongs to the sandbox alone, which `token`
-    opens."""
+    """Returns the whole server: the API's endpoint, and the calls below `/_sandbox`, which need
+    `token` unless it is None."""
     admin = Admin(sandbox)
     calls = [
         ("bills", "GET", admin.bills),
@@ -43,15 +43,15 @@ def application(sandbox: Sandbox, token: str | None = None) -> ASGIApp:
 
 
 class Admin:
-    """The calls. A body that makes no sense is answered 400 with what is wrong, and changes
-    nothing."""
+    """The calls below `/_sandbox`. An invalid body changes nothing and gets a 400 that says what is
+    wrong with it."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
     async def bills(self, request: Request) -> Response:
-        """The book, one entry per body, with its totals; how often this process answered with
-        each status; and the balance. `?entries=no` leaves the entries out."""
+        """Returns the book (one entry per body, and totals), the balance, and how often this
+        process responded with each status. `?entries=no` leaves the entries out."""
         head = {
             "credits": self._sandbox.credits,
             "statuses": self._sandbox.statuses,
@@ -63,7 +63,7 @@ class Admin:
         return StreamingResponse(pieces, media_type="application/json")
 
     async def reset(self, _: Request) -> Response:
-        """Empties the book; the counts of statuses go on."""
+        """Empties the book. The counts of statuses continue."""
         await self._sandbox.book.reset()
         return Response(status_code=204)
 
@@ -81,10 +81,10 @@ class Admin:
         return Response(status_code=204)
 
     async def set_limit(self, request: Request) -> Response:
-        """Changes the limiter: a number is the new limit; an object may have `limit`, `window`
-        (such as "10s"), `limiter` (its kind) and `store` ("down" for its outage, or "up").
+        """Changes the limiter. A number is the new limit. An object may have `limit`, `window`
+        (such as "10s"), `limiter` (its kind) and `store` ("down" for an outage, or "up").
 
-        Another window or kind starts afresh; another limit does not.
+        A new window or kind forgets which requests were counted; a new limit does not.
         """
         fields = await request.json()
         if isinstance(fields, int):
@@ -93,14 +93,14 @@ class Admin:
         return Response(status_code=204)
 
     async def publish(self, request: Request) -> Response:
-        """Adds or replaces one workflow: its `id`, and the fields that it has in the file."""
+        """Adds or replaces one workflow. The body has its `id` and the fields of the file."""
         fields = await request.json()
         workflow_id = str(fields.pop("id"))
         self._sandbox.workflows[workflow_id] = read_workflow(workflow_id, fields)
         return Response(status_code=204)
 
     async def go_away(self, request: Request) -> Response:
-        """Refuses connections for the time in the body, such as `2s`, from now on."""
+        """Refuses connections from now on, for the time in the body, such as `2s`."""
         seconds = parse_seconds((await request.body()).decode())
         self._sandbox.go_away(seconds)
         return Response(status_code=204)
@@ -138,7 +138,7 @@ def _refusing(
 
 
 async def _streamed(head: dict[str, Any], entries: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """The answer of `bills` without ever holding the book."""
+    """Yields the response of `bills` piece by piece: the book may not fit into memory."""
     yield json.dumps(head)[:-1] + ', "bills": ['
     comma = ""
     for number, entry in enumerate(entries):

@@ -1,6 +1,7 @@
-"""The endpoint of the page, with its order of checks, its bodies and its headers.
+"""The API's endpoint, with the API's order of checks, its bodies and its headers.
 
-key (401), rate limit (429), credits (402), workflow (404), body, cached answer, model run, bill.
+The order: key (401), rate limit (429), credits (402), workflow (404), body, cached answer, model
+run, bill.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ TOKENS_PER_CREDIT = 100
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What differs between servers of this family, and how long things take.
+    """The differences between servers of this family, and how long they take.
 
-    `headers`: rate headers come with finished runs only (`success`, what was seen) or with every
-    answer that the limiter has seen (`every`, what the page says). `missing`: a variable without a
-    value is the text `undefined`, or `missing_input` (400). `spoilt`: the shares of bodies that
-    meet a fault, by its name.
+    `headers`: rate-limit headers come with finished runs only (`success`, as real servers were seen
+    to do) or with every response after the limiter (`every`, as the API's page says). `missing`: a
+    missing variable becomes the text `undefined`, or the request gets `missing_input` (400).
+    `spoilt`: the share of request bodies that each fault meets, by the fault's name.
     """
 
     headers: Literal["success", "every"] = "success"
@@ -55,7 +56,8 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One request behind the key: what it asks for, and what the limiter told it on arrival."""
+    """One request with a valid key. `quota` is the limiter's answer on its arrival, None if the
+    limiter denied it."""
 
     workflow_id: str
     body: bytes
@@ -65,7 +67,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is answered, and what is billed before that."""
+    """The response to a request, and the bill that is written before it is sent."""
 
     reply: Reply
     bill: Bill | None = None
@@ -82,25 +84,25 @@ class Sandbox:
     keys: frozenset[str]
     credits: int
     behaviour: Behaviour = field(default_factory=Behaviour)
-    # Refuses connections for so many seconds; the server that serves this sets it.
+    # Refuses connections for this many seconds. The server around this application sets it.
     go_away: Callable[[float], None] = lambda seconds: None
     statuses: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One run of one workflow, as an ASGI application below starlette's route."""
+        """Handles one run of one workflow, as an ASGI application below starlette's route."""
         try:
             await self._serve(scope, receive, send)
         except asyncio.CancelledError:
-            # Only the end of the server cancels a run, when its connection is already gone.
+            # Only the end of the server cancels a run, and its connection is closed by then.
             return
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = _key(scope)
-        # The limiter counts arrivals, so it is asked before the body is read.
+        # The limiter counts arrivals, so it counts this one before the body is read.
         known = key in self.keys
         quota = self.limits.take(key, time.time_ns() // 1_000_000) if known else None
         if not known:
-            # Nothing of the request is kept: whoever sent it may not fill the book, nor memory.
+            # Keep nothing of the request: a client without a key must fill neither book nor memory.
             await _discard(receive)
             self.statuses[UNAUTHORIZED.noted] += 1
             await UNAUTHORIZED(scope, receive, send)
@@ -114,13 +116,14 @@ class Sandbox:
             outcome = await self._outcome(arrived)
             await self._settle(arrived.digest, outcome)
         except BookFailed:
-            # A full disk, say. What is not in the book is not billed, so the run has failed.
+            # For example a full disk. A run that is not in the book is not billed, so it failed.
             outcome = Outcome(RUN_FAILED)
         self.statuses[outcome.reply.noted] += 1
         await outcome.reply(scope, receive, send)
 
     async def _settle(self, digest: bytes, outcome: Outcome) -> None:
-        """Bills, and notes what is answered; the answer may leave then."""
+        """Writes the response, and the bill if there is one, into the book. The response may be
+        sent after that."""
         if outcome.bill is None:
             self.book.answered(digest, outcome.reply.noted)
             return
@@ -128,7 +131,7 @@ class Sandbox:
         self.credits -= outcome.bill.credits
 
     async def _outcome(self, arrived: Arrived) -> Outcome:
-        """The checks in their order; the last of them is the run."""
+        """Does the checks in their order, and then the run."""
         if arrived.quota is None:
             return self._refused(RATE_LIMITED, Quota(self.limits.limit, 0))
         if self.credits <= 0:
@@ -174,7 +177,7 @@ class Sandbox:
         return Outcome(reply, Bill(credits, written.text, written.citations))
 
     async def _fault(self, workflow: Workflow, prompt: str, arrived: Arrived) -> Fault | None:
-        """The fault that this request meets, if it meets one this time."""
+        """Returns the fault that this request meets, or None."""
         name = find_fault(prompt) or workflow.fault or self._drawn(arrived.digest)
         if name is None:
             return None
@@ -184,7 +187,8 @@ class Sandbox:
         return fault
 
     def _drawn(self, digest: bytes) -> str | None:
-        """The fault that falls to this body, the same each time: its digest is the die."""
+        """Returns the fault that `spoilt` assigns to this body, or None. The digest decides, so it
+        is the same each time."""
         point = int.from_bytes(digest[:8], "big") / 2**64
         for name, share in self.behaviour.spoilt.items():
             if point < share:
@@ -193,14 +197,14 @@ class Sandbox:
         return None
 
     def _refused(self, reply: Reply, quota: Quota) -> Outcome:
-        """An answer without a run; what a proxy says has no headers of the API in any case."""
+        """Returns a response without a run. A proxy's page never has the API's headers."""
         if self.behaviour.headers == "every" and isinstance(reply, Plain) and reply.is_the_apis:
             reply = reply.with_headers(quota_headers(*quota))
         return Outcome(reply)
 
 
 def _key(scope: Scope) -> str:
-    """The key that the request shows, or ""."""
+    """Returns the key in the request's headers, or ""."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, key = value.decode("latin-1").partition(" ")
@@ -209,7 +213,7 @@ def _key(scope: Scope) -> str:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body, or None where the client has gone before its end."""
+    """Returns the whole body, or None if the client disconnected before its end."""
     pieces: list[bytes] = []
     more = True
     while more:
@@ -222,7 +226,7 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 async def _discard(receive: Receive) -> None:
-    """Reads the body to its end, as a client may send all of it before it reads the answer."""
+    """Reads the body to its end, as a client may send all of it before it reads the response."""
     while (await receive()).get("more_body", False):
         pass
 
@@ -233,7 +237,10 @@ async def _wait(seconds: float) -> None:
 
 
 def _variables(body: bytes) -> dict[str, str] | None:
-    """The flat map of variables; some servers of this family fail on values that are not text."""
+    """Returns the flat map of variables, or None for any other body.
+
+    Values that are not text count as invalid too: some servers of this family fail on them.
+    """
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):

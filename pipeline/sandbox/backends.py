@@ -1,4 +1,4 @@
-"""Where the text of an answer comes from. `openai.py` has the other backend."""
+"""The source of the answers' text. `openai.py` has the other backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.sandbox.workflows import Workflow
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a model made of a prompt: text, sources (None where it did not search) and tokens."""
+    """A model's output for a prompt: text, sources (None if it did not search) and tokens."""
 
     text: str
     citations: list[str] | None
@@ -19,31 +19,31 @@ class Written:
 
 
 class ModelFailed(Exception):
-    """The model could not write; the page's 500."""
+    """The model wrote no text. The client gets the API's 500."""
 
 
 class ModelBusy(ModelFailed):
-    """The model is asked too often; the page's 429."""
+    """The model gets too many requests. The client gets the API's 429."""
 
 
 class Backend(Protocol):
     """Writes the text of answers."""
 
     async def write(self, workflow: Workflow, prompt: str) -> Written:
-        """What the model writes.
+        """Returns the model's output.
 
         Raises:
-            ModelBusy, ModelFailed: when it does not; nothing is billed then.
+            ModelBusy, ModelFailed: when there is none; nothing is billed then.
         """
         ...
 
     async def close(self) -> None:
-        """Ends its connections."""
+        """Closes the backend's connections."""
         ...
 
 
 class TemplateBackend:
-    """Deterministic prose made of the prompt: no model, no download, no key."""
+    """Makes deterministic text from the prompt, without a model, a download or a key."""
 
     async def write(self, workflow: Workflow, prompt: str) -> Written:
         text = write_text(prompt)

@@ -1,8 +1,8 @@
-"""The book of bills: for each body how often it came, was billed and was answered with what.
+"""The book of bills. For each request body it counts requests, bills and responses by kind.
 
-A bill is committed before its answer leaves, so that no `kill -9` of the sandbox loses one that
-was answered. Power cuts are not its business: the operating system keeps what was written, so
-nothing is fsynced. What is known of a body is in the file only: memory stays flat.
+A bill is committed before its answer is sent, so no `kill -9` of the sandbox loses the bill of a
+sent answer. Nothing is fsynced: the operating system keeps written data, and the book need not
+survive a power cut. Only the file knows the bodies, so memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The digest has an index of its own: bodies stay in the order in which they came, so that a new
-# one is appended instead of dirtying a page somewhere in the middle.
+# The digest has a separate index and is not the primary key. So the bodies stay in the order of
+# their arrival, and a new one is appended instead of changing a page in the middle of the file.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS book (
     number INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE,
@@ -56,13 +56,13 @@ _COLUMNS = (
 )
 
 Row = tuple[Any, ...]
-# A statement, its values, and who waits for its first row, if anybody does.
+# A statement, its values, and the future that gets its first row (None if no caller waits for it).
 Entry = tuple[str, Row, asyncio.Future[Row | None] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a finished run costs and what its model wrote (before any fault spoils it)."""
+    """The cost of a finished run, and the model's text and citations before a fault spoils them."""
 
     credits: int
     result: str
@@ -70,13 +70,13 @@ class Bill:
 
 
 class BookFailed(Exception):
-    """Something was not written: a full disk, say."""
+    """An entry was not written, for example because the disk is full."""
 
 
 class Book:
-    """The book in the file at `path`; made when it is not there.
+    """The book in the file at `path`, which is created if it does not exist.
 
-    Used from one event loop: what comes within one turn of it is committed together.
+    Use it from one event loop. Entries of the same turn of the loop share one commit.
 
     Raises:
         ValueError: when the file is not a book or cannot be written.
@@ -99,36 +99,37 @@ class Book:
         self._queue: list[Entry] = []
 
     def receive(self, workflow: str, body: bytes) -> bytes:
-        """Notes that `body` came; the digest that later entries are made under."""
+        """Counts one request with `body`, and returns the digest that identifies this body."""
         digest = hashlib.blake2b(workflow.encode() + b"\0" + body, digest_size=16).digest()
         self._submit(_RECEIVE, (digest, workflow, body.decode("utf-8", "replace"), time.time()))
         return digest
 
     def answered(self, digest: bytes, what: str) -> None:
-        """Notes what the client was answered, such as "200", "429" or "reset"."""
+        """Counts one response to this body, such as "200", "429" or "reset"."""
         self._submit(_ANSWERED, (digest, what))
 
     async def bill(self, digest: bytes, bill: Bill, answer: str) -> None:
-        """Notes bill and answer; returns once they would survive the end of this process.
+        """Writes a bill and its response, and returns once both survive the end of this process.
 
         Raises:
-            BookFailed: when they were not written (a full disk, or the book was emptied since
-                the body came): then nothing was billed.
+            BookFailed: when nothing was written and so nothing was billed: the disk is full, or the
+                book was emptied after the body arrived.
         """
         citations = None if bill.citations is None else json.dumps(bill.citations)
-        # SQLite takes no lone surrogate; models that count in UTF-16 can write one.
+        # SQLite cannot store a lone surrogate; models that count in UTF-16 can write one.
         result = bill.result.encode("utf-8", "replace").decode()
         values = (digest, answer, time.time(), bill.credits, result, citations)
         if await self._done(_BILL, values) is None:
             raise BookFailed("The body is not in the book.")
 
     async def count_fault(self, digest: bytes) -> int:
-        """How often a fault has met this body, this time included."""
+        """Counts one more fault for this body, and returns how many it has met so far."""
         row = await self._done(_FAULTED, (digest,))
         return int(row[0]) if row else 1
 
     async def find_answer(self, digest: bytes, since: float) -> tuple[str, list[str] | None] | None:
-        """Text and citations of the body's last billed run, if it was billed after `since`."""
+        """Returns text and citations of the body's last billed run, or None if it was not billed
+        after `since` (seconds since the epoch)."""
         row = await self._done(_LAST_ANSWER, (digest, since))
         return None if row is None else (row[0], None if row[1] is None else json.loads(row[1]))
 
@@ -137,16 +138,17 @@ class Book:
         await self._done("DELETE FROM book", ())
 
     async def totals(self) -> dict[str, int]:
-        """Numbers of `bodies`, of times `received` and `billed`, and the `credits` taken."""
+        """Returns the number of `bodies`, the times they were `received` and `billed`, and the
+        `credits` that they cost."""
         row = await self._done(_TOTALS, ())
         assert row is not None
         return dict(zip(("bodies", "received", "billed", "credits"), row, strict=True))
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Every body that ever came, with its bills, in the order of coming.
+        """Yields every body that ever arrived, with its bills, in the order of arrival.
 
-        Times are seconds since the epoch. Only what is committed is seen: see `totals`, which
-        waits for it.
+        Times are seconds since the epoch. Only committed entries are included; awaiting `totals`
+        first commits the earlier ones.
         """
         reader = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
         try:
@@ -161,7 +163,7 @@ class Book:
             reader.close()
 
     def close(self) -> None:
-        """Closes the file; what was not awaited may be missing from it."""
+        """Closes the file. Entries that no caller awaited may be missing from it."""
         self._db.close()
 
     async def _done(self, statement: str, values: Row) -> Row | None:
@@ -173,7 +175,7 @@ class Book:
         self, statement: str, values: Row, future: asyncio.Future[Row | None] | None = None
     ) -> None:
         if not self._queue:
-            # Behind everything that is ready now, so that one commit serves all of it.
+            # Commit after all callbacks that are ready now, so that one commit serves all of them.
             asyncio.get_running_loop().call_soon(self._commit)
         self._queue.append((statement, values, future))
 
@@ -185,7 +187,7 @@ class Book:
                 self._db.execute(statement, values).fetchone() for statement, values, _ in batch
             ]
             self._db.execute("COMMIT")
-        except Exception as error:  # whatever it is, those who wait for it have to be told
+        except Exception as error:  # of any kind: the waiting callers must get it
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             _fail(batch, BookFailed(f"The book was not written: {error}"))

@@ -1,4 +1,4 @@
-"""`pipeline sandbox`. Everything heavy is imported by the command itself, not for its help."""
+"""The command `pipeline sandbox`. It imports heavy modules only when it runs, not for its help."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
 
 
 def curl_line(ready: Ready) -> str:
-    """A command for a shell that runs one workflow once."""
+    """Returns a shell command that runs one workflow once."""
     body = {name: f"some {name}" for name in ready.workflow.variables}
     words = ["curl", "--request", "POST"]
     words += ["--url", f"{ready.url}/api/v1/run/{ready.workflow.workflow_id}"]
@@ -156,7 +156,7 @@ def curl_line(ready: Ready) -> str:
 
 
 def _show(ready: Ready) -> None:
-    """Where the server is and how to talk to it, for a person."""
+    """Prints where the server is and how to use it."""
     click.echo(
         f"The sandbox is at {ready.url} with the key {ready.key}, until you press Ctrl-C.\n\n"
         f"Send a job to it, from another terminal:\n"
@@ -173,7 +173,7 @@ def _show(ready: Ready) -> None:
 
 
 def _bills(ready: Ready) -> str:
-    """Where the bills are, as a command where that needs the token."""
+    """Returns a shell command that lists the bills, with the token if the sandbox has one."""
     url = f"{ready.url}/_sandbox/bills"
     token = f"--header 'Authorization: Bearer {ready.token}' " if ready.token else ""
     return f"curl {token}{url}"

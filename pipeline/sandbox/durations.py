@@ -1,4 +1,5 @@
-"""Lengths of time as they are written on a command line, and how long answers take."""
+"""Parsers for lengths of time and latencies, as the command line and the account's file give
+them."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from collections.abc import Callable
 _LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-# One answer in twenty takes over five times the median: about what hosted models do.
+# With this, one answer in twenty takes over five times the median, about as with hosted models.
 _LOGNORMAL_SIGMA = 1.0
 
 
 def parse_seconds(text: str) -> float:
-    """The seconds in `500ms`, `1s`, `1.5m` or `1h`.
+    """Returns the seconds in `500ms`, `1s`, `1.5m` or `1h`.
 
     Raises:
         ValueError: for anything else.
@@ -26,10 +27,11 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_latency(text: str) -> Callable[[], float]:
-    """A source of seconds, one per answer, the same sequence at each start of the server.
+    """Returns a function that draws the seconds of one answer. The sequence is the same at each
+    start of the server.
 
-    `2s` is always that; `uniform:1s-5s` lies between the two; `exponential:2s` has that mean;
-    `lognormal:20s` has that median, and one answer in twenty over five times it.
+    `2s` is constant. `uniform:1s-5s` is between the two. `exponential:2s` has that mean.
+    `lognormal:20s` has that median, and one answer in twenty takes over five times as long.
 
     Raises:
         ValueError: for anything else.

@@ -1,8 +1,8 @@
-"""Faults on demand, the same ones each time.
+"""Faults on demand, reproducible.
 
-A prompt that holds `#fault:NAME`, by a variable or by its template, gets that fault; so does every
-run of a workflow that names one in its file, and the share of bodies that the server is told to
-spoil, chosen by their digest.
+Three things cause a fault: `#fault:NAME` in the prompt (from a variable or from the template), a
+`fault:` of the workflow in the account's file, and the server's `--spoil`, which picks a share of
+the request bodies by their digest. So the same bodies meet the same faults each time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipeline.sandbox.replies import (
 
 _MARKER = re.compile(r"#fault:([a-z0-9-]+)")
 
-# Long enough for a client to be back at work on the connection, short enough for a test.
+# Long enough for a client to use the connection again, short enough for a test.
 _IDLE_S = 0.05
 _AWAY_S = 1.0
 _SLOW_S = 2.0
@@ -42,25 +42,25 @@ _MANY_CITATIONS = 10_000
 
 
 class Surroundings(Protocol):
-    """What a fault may do beyond its own answer."""
+    """The parts of the server that a fault may change besides its own response."""
 
     credits: int
 
     def go_away(self, seconds: float) -> None:
-        """Refuses connections for so long."""
+        """Refuses connections for `seconds`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished and billed run, as it would leave: the page's fields and the quota's headers."""
+    """A finished and billed run before a fault spoils it: its fields and rate-limit headers."""
 
     result: str
     citations: list[str] | None
     headers: Headers
 
     def reply(self, **spoilt: object) -> Plain:
-        """The page's success, with some fields replaced."""
+        """Returns the API's success response, with the fields in `spoilt` replaced."""
         fields: dict[str, object] = {"success": True, "result": self.result}
         if self.citations is not None:
             fields["citations"] = self.citations
@@ -69,11 +69,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one request.
+    """What goes wrong with one request. `what` describes it to the user.
 
-    `instead` answers in place of the run, which is then not billed; `spoil` turns the answer of a
-    run that was billed into something else. `once`: only the first time that the fault meets a
-    body, later ones are run as if nothing were. `beyond` happens to the server besides.
+    `instead` responds in place of the run, which is then not billed. `spoil` changes the answer of
+    a run that was billed. With `once` the fault meets a body only the first time; later requests
+    with that body run normally. `extra_s` delays the run. `beyond` also changes the server.
     """
 
     what: str
@@ -85,7 +85,7 @@ class Fault:
 
     @property
     def billed(self) -> bool:
-        """Whether a request that meets this fault is paid for."""
+        """Whether a request that meets this fault is billed."""
         return self.instead is None and self.extra_s < math.inf
 
 
@@ -130,7 +130,7 @@ def _page(status: int) -> Callable[[], Reply]:
 
 
 def _redirect(status: int) -> Callable[[], Reply]:
-    # Who follows it shows up in the book: as a workflow that nobody published.
+    # A client that follows the redirect shows up in the book, as a request for this workflow.
     location = (b"location", b"/api/v1/run/wf_redirected")
     return lambda: Plain(status, b"", [location])
 
@@ -147,7 +147,7 @@ _URLS = ["https://example.com/a", "https://example.org/b?c=d"]
 _HUGE = 10**30
 
 FAULTS: dict[str, Fault] = {
-    # The API says no.
+    # The API reports an error.
     "json-500": Fault("500 in the API's JSON, each time", lambda: RUN_FAILED),
     "json-500-once": Fault(
         "500 in the API's JSON, the first time only", lambda: RUN_FAILED, once=True
@@ -183,7 +183,7 @@ FAULTS: dict[str, Fault] = {
         "402 with the code spend_limit_reached",
         lambda: failure(402, "Spend limit reached", "spend_limit_reached"),
     ),
-    # A proxy or the platform speaks in its place.
+    # A proxy or the platform responds in its place.
     "html-408": Fault("a proxy's 408 page, not billed", _page(408)),
     "html-413": Fault("a proxy's 413 page, not billed", _page(413)),
     "html-499": Fault("a proxy's 499 page, not billed", _page(499)),
@@ -301,6 +301,6 @@ FAULTS: dict[str, Fault] = {
 
 
 def find_fault(text: str) -> str | None:
-    """The name of the fault that `text` asks for, if it is a known one."""
+    """Returns the name of the known fault that `text` asks for, or None."""
     found = _MARKER.search(text)
     return found[1] if found and found[1] in FAULTS else None

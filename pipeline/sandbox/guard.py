@@ -1,7 +1,8 @@
-"""Who may talk to the sandbox: programs of this machine, and for `/_sandbox` those with the token.
+"""Decides which clients may use the sandbox: programs of this machine, and for `/_sandbox` only
+those with the token.
 
-A web page can send requests to 127.0.0.1, under its own name (`Origin`) or under a host name that
-it made point there (`Host`). Neither reaches the endpoint, nor the calls below `/_sandbox`.
+A web page can send requests to 127.0.0.1, with its own name in `Origin`, or with a host name in
+`Host` that it made point there. The guard refuses both, for the endpoint and for `/_sandbox`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ _HOSTS = (b"127.0.0.1", b"localhost")
 
 
 class Guard:
-    """`app` for those who may talk to it. `token` is for `/_sandbox`; None where it needs none."""
+    """An ASGI application that passes only allowed requests to `app`.
+
+    Calls below `/_sandbox` need `token`, unless it is None.
+    """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app

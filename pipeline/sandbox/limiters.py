@@ -1,6 +1,6 @@
-"""Rate limiters, as pure state: the time of each request is passed in.
+"""Rate limiters, as pure state: the caller passes in the time of each request.
 
-All count in whole milliseconds and whole requests, as the servers of this family do, so that an
+All of them count whole milliseconds and whole requests, as the servers of this family do. So an
 independent simulation can agree with them request by request. Denied requests use no quota.
 """
 
@@ -13,36 +13,39 @@ from typing import NamedTuple, Protocol
 
 
 class Quota(NamedTuple):
-    """What an admitted request is told: the limit, and what remains after it in this window."""
+    """The rate-limit headers of an admitted request: the limit, and how many requests remain in
+    this window after it."""
 
     limit: int
     remaining: int
 
 
-# With its store away the limiter lets everything through and knows nothing: 0 of 0.
+# While its store is down, the limiter admits every request and knows no counts: 0 of 0.
 NO_INFORMATION = Quota(0, 0)
 
 
 class Limiter(Protocol):
-    """One key's limit. `limit` may be changed at any time; what was used stays used."""
+    """The limit of one key. `limit` may be changed at any time; requests that were counted stay
+    counted."""
 
     limit: int
 
     def take(self, now_ms: int) -> int | None:
-        """How many requests remain after this one, or None where it is denied.
+        """Returns how many requests remain after this one, or None if it is denied.
 
-        `now_ms` never goes back; milliseconds since the epoch, since windows are aligned to it.
+        `now_ms` is in milliseconds since the epoch, because windows are aligned to it. It never
+        goes back.
         """
         ...
 
 
 @dataclass(slots=True)
 class SlidingWindow:
-    """Two fixed windows, the previous one fading out: the hosted API's kind.
+    """Two fixed windows, of which the previous one fades out. The hosted API uses this kind.
 
-    A request is let through if ``floor(previous * (1 - fraction of the window gone)) + current <
-    limit``. With `remembers`, a denial counts for the rest of its window, as it does in a server
-    process that keeps it in its memory to spare the store.
+    A request is admitted if ``floor(previous * (1 - elapsed part of the window)) + current <
+    limit``. With `remembers`, one denial denies the rest of its window. A server process behaves
+    like that if it remembers denials to spare the store.
     """
 
     limit: int
@@ -75,7 +78,7 @@ class SlidingWindow:
 
 @dataclass(slots=True)
 class FixedWindow:
-    """`limit` requests in each window of the clock."""
+    """At most `limit` requests in each window of the clock."""
 
     limit: int
     window_ms: int
@@ -94,7 +97,7 @@ class FixedWindow:
 
 @dataclass(slots=True)
 class SlidingLog:
-    """At most `limit` requests in the last `window_ms`, each remembered by its time."""
+    """At most `limit` requests in the last `window_ms`. It stores the time of each."""
 
     limit: int
     window_ms: int
@@ -111,15 +114,15 @@ class SlidingLog:
 
 @dataclass(slots=True)
 class TokenBucket:
-    """A bucket of `limit` tokens, full at first, that takes a window to fill from empty.
+    """A bucket of `limit` tokens, full at first. An empty one is full again after one window.
 
-    It fills every `step_ms`: 1 is a smooth bucket, `window_ms` one that is refilled in clumps.
+    It fills every `step_ms`: with 1 smoothly, with `window_ms` in one clump per window.
     """
 
     limit: int
     window_ms: int
     step_ms: int = 1
-    # In window-ths of a token: every millisecond then brings exactly `limit` of them.
+    # The unit is one token divided by `window_ms`: every millisecond then adds exactly `limit`.
     _level: int | None = None
     _filled_ms: int = 0
 
@@ -150,12 +153,12 @@ KINDS: dict[str, Callable[[int, int], Limiter]] = {
 
 
 class RateLimits:
-    """The limit of every key: `limit` requests per `window_ms` each, by a limiter of one kind.
+    """The limits of all keys: each key may send `limit` requests per `window_ms`.
 
-    `store_down` is the outage of the limiter's store: everything is let through, 0 of 0.
+    `store_down` simulates an outage of the limiter's store: every request is admitted, 0 of 0.
 
     Raises:
-        ValueError: for a kind that is not in `KINDS`, a negative limit or a window of no length.
+        ValueError: for a kind that is not in `KINDS`, a negative limit or a window below 1 ms.
     """
 
     def __init__(self, kind: str, limit: int, window_ms: int) -> None:
@@ -163,7 +166,7 @@ class RateLimits:
         self.set(kind, limit, window_ms)
 
     def set(self, kind: str, limit: int, window_ms: int) -> None:
-        """Another kind or window; what was used under the old one is forgotten."""
+        """Sets kind, limit and window, and forgets all counted requests."""
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is not a limiter. Write one of {', '.join(KINDS)}.")
         if window_ms < 1:
@@ -173,7 +176,7 @@ class RateLimits:
         self.set_limit(limit)
 
     def set_limit(self, limit: int) -> None:
-        """Another limit from the next request on; what was used stays used."""
+        """Sets the limit from the next request on. Requests that were counted stay counted."""
         if limit < 0:
             raise ValueError("The limit must be a whole number of requests, 0 or more.")
         self.limit = limit
@@ -181,7 +184,7 @@ class RateLimits:
             limiter.limit = limit
 
     def take(self, key: str, now_ms: int) -> Quota | None:
-        """What a request that arrives now is told, or None where it is denied."""
+        """Returns the quota for a request that arrives now, or None if it is denied."""
         if self.store_down:
             return NO_INFORMATION
         limiter = self._by_key.get(key)

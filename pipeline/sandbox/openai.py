@@ -1,4 +1,4 @@
-"""Text from any OpenAI-compatible endpoint: a hosted one, or a model served on this machine."""
+"""A backend that gets its text from any OpenAI-compatible endpoint, hosted or on this machine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _log = logging.getLogger("pipeline.sandbox")
 
 
 class OpenAIBackend:
-    """`POST {url}/chat/completions`, one request per run, not streamed and never repeated.
+    """Sends `POST {url}/chat/completions`, once per run, not streamed and never repeated.
 
-    How long a run may take is the server's business (`--max-duration`); here only connecting has
-    a limit. What the model's server says when it fails goes to the log, not to the client.
+    Only the time to connect is limited here; the sandbox limits the whole run (`--max-duration`).
+    Error texts of the model's server go to the log, not to the client.
     """
 
     def __init__(self, url: str, model: str, key: str | None) -> None:
@@ -31,7 +31,7 @@ class OpenAIBackend:
         self._session: aiohttp.ClientSession | None = None
 
     async def write(self, workflow: Workflow, prompt: str) -> Written:
-        """Text, sources and usage of one completion."""
+        """Returns text, sources and token usage of one completion."""
         try:
             async with self._opened().post(self._url, json=self._asked(workflow, prompt)) as answer:
                 if answer.status != 200:
@@ -53,14 +53,14 @@ class OpenAIBackend:
             "messages": [{"role": "user", "content": prompt}],
             "stream": False,
         }
-        # Only where it is wanted: models without web search refuse the field.
+        # Only for workflows that want it: models without web search refuse the field.
         return asked | ({"web_search_options": {}} if workflow.web_search else {})
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers=self._headers,
-                # No cap of its own: requests that queue here would look like a slow model.
+                # No cap on connections: requests that queue here would look like a slow model.
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             )
@@ -74,7 +74,7 @@ def _failed(status: int, body: bytes) -> ModelFailed:
 
 
 def _written(answer: Any, prompt: str) -> Written:
-    """Raises ValueError for an answer that is not a chat completion."""
+    """Returns the output in a chat completion; raises ValueError for anything else."""
     try:
         message = answer["choices"][0]["message"]
         text = _text(message.get("content"))
@@ -84,16 +84,16 @@ def _written(answer: Any, prompt: str) -> Written:
 
 
 def _text(content: Any) -> str:
-    """Content is text, nothing, or a list of parts of which some are text."""
+    """Returns the text of `content`: text, None, or a list of parts of which some are text."""
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part["text"] for part in content if part.get("type") == "text")
 
 
 def _citations(message: dict[str, Any]) -> list[str] | None:
-    """The addresses that the model cites, each once; None where it cites nothing."""
+    """Returns the URLs that the model cites, each once, or None if it cites none."""
     notes = [note for note in message.get("annotations") or [] if note["type"] == "url_citation"]
-    # The address is nested in chat completions; some servers keep it flat, as in newer interfaces.
+    # Chat completions nest the URL; some servers put it into the annotation, as newer APIs do.
     urls = [note.get("url_citation", note)["url"] for note in notes]
     return list(dict.fromkeys(urls)) or None
 

@@ -1,4 +1,4 @@
-"""Which user of this machine is at the other end of a connection on loopback, as Linux knows it."""
+"""Finds which user of this machine is at the other end of a loopback connection (Linux only)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import struct
 from asyncio.trsock import TransportSocket
 
-# linux/sock_diag.h, linux/inet_diag.h: which socket has these two ends, and whose is it?
+# From linux/sock_diag.h and linux/inet_diag.h: asks for the socket with these two ends.
 _SOCK_DIAG, _BY_FAMILY, _REQUEST = 4, 20, 1
 _HEADER = struct.Struct("=IHHII")
 _QUESTION = struct.Struct("=BBBBI")
@@ -21,23 +21,23 @@ _UID_AT = _HEADER.size + 4 + _ENDS.size + len(_NO_INTERFACE) + 3 * 4
 _UID_AND_INODE = struct.Struct("=II")
 _REPLY_BYTES = 512
 
-# include/net/tcp_states.h. A client that has sent all it wants is in one of the two FIN_WAITs.
+# From include/net/tcp_states.h. A client that has closed its sending side is in a FIN_WAIT state.
 _ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 1, 4, 5, 8
 
 _NO_NETLINK = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 
 
 def may_be_another_users(connection: TransportSocket | socket.socket) -> bool:
-    """Whether the other end of `connection` is another user's, root excepted, or nobody's.
+    """Whether the other end of `connection` may belong to another user than this one and root.
 
-    A client that has closed its end, or that the kernel does not find, is nobody's: it may have
-    been anybody's. False on systems that never tell.
+    True if the client has closed its end or the kernel does not find it, because its owner is
+    unknown then. Always False on systems that do not name owners (see `kernel_tells`).
     """
     if not kernel_tells():
         return False
     try:
         owner = _owner(connection.getpeername(), connection.getsockname())
-        # After a reset the same two ends may be another connection's, of a client that came later.
+        # After a reset, a later client may have a new connection with the same two ends.
         alive = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
         return True
@@ -46,11 +46,12 @@ def may_be_another_users(connection: TransportSocket | socket.socket) -> bool:
 
 @functools.cache
 def kernel_tells() -> bool:
-    """Whether this system says whose a connection is, tried on one: Linux does, except under a
-    sandboxed kernel that has no such interface.
+    """Whether this system names the owner of a connection, tested on a real one.
+
+    Linux does, except under a sandboxed kernel without this interface.
 
     Raises:
-        OSError: when there are no sockets left to try it.
+        OSError: when no socket is left for the test.
     """
     if not hasattr(socket, "AF_NETLINK"):
         return False
@@ -67,7 +68,8 @@ def kernel_tells() -> bool:
 
 
 def _owner(theirs: tuple[str, int], ours: tuple[str, int]) -> int | None:
-    """The user whose process holds the socket at `theirs` that is connected to `ours`.
+    """Returns the id of the user whose socket at `theirs` is connected to `ours`, None if the
+    kernel finds no such socket.
 
     Raises:
         OSError: when the kernel does not answer.
@@ -83,9 +85,9 @@ def _owner(theirs: tuple[str, int], ours: tuple[str, int]) -> int | None:
         kernel.send(question)
         answer = kernel.recv(_REPLY_BYTES)
     if len(answer) < _UID_AT + _UID_AND_INODE.size or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
-        return None  # an error: the connection has ended, say
+        return None  # an error, for example because the connection has ended
     if answer[_STATE_AT] not in (_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2):
-        return None  # another socket that listens there, or that only now connects
+        return None  # another socket, which listens there or is still connecting
     uid, inode = _UID_AND_INODE.unpack_from(answer, _UID_AT)
-    # A socket that no process holds has no inode, and the kernel says root.
+    # For a socket without a process the kernel returns inode 0 and root as the owner.
     return int(uid) if uid or inode else None

@@ -1,4 +1,4 @@
-"""The template backend: deterministic text without a model, and citations without a web."""
+"""Text and citations of the template backend: deterministic, without a model or the web."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _SITES = ("example.com", "example.org", "example.net")
 
 
 def write_text(prompt: str) -> str:
-    """Some sentences that hold the whole prompt, always the same for the same prompt."""
+    """Returns an opening sentence, the whole prompt and a closing one, always the same for the same
+    prompt."""
     seed = _seed(prompt)
     return f"{_OPENINGS[seed % 4]} {prompt} {_CLOSINGS[seed // 4 % 4]}"
 
 
 def find_sources(prompt: str) -> list[str]:
-    """One to three addresses, always the same for the same prompt."""
+    """Returns one to three URLs, always the same for the same prompt."""
     seed = _seed(prompt)
     return [
         f"https://{_SITES[(seed + n) % 3]}/source/{(seed >> 8 * n) % 10_000}"
@@ -35,7 +36,7 @@ def find_sources(prompt: str) -> list[str]:
 
 
 def count_tokens(text: str) -> int:
-    """About what a model would count: four characters to a token."""
+    """Returns about as many tokens as a model would count: one for four characters."""
     return max(1, len(text) // 4)
 
 

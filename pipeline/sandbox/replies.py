@@ -1,6 +1,6 @@
-"""Answers on their way to the client: the page's bodies, plain, streamed, or broken on the wire.
+"""Responses to clients: the API's bodies, sent plain, streamed, or broken on the wire.
 
-Each reply is an ASGI application of its own, and says under which name it goes into the book.
+Each reply is an ASGI application, and `noted` is its name in the book.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HTML = (b"content-type", b"text/html; charset=utf-8")
 
 
 class Reply(Protocol):
-    """What is sent for one request. `noted` is its name in the book: a status, or "reset"."""
+    """The response to one request. `noted` is its name in the book: a status, or "reset"."""
 
     @property
     def noted(self) -> str: ...
@@ -33,7 +33,7 @@ class Reply(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A whole body with its length."""
+    """A response with a whole body and its true length."""
 
     status: int
     body: bytes
@@ -45,15 +45,16 @@ class Plain:
 
     @property
     def is_the_apis(self) -> bool:
-        """Whether it is the API's own JSON and not a page of a proxy."""
+        """Whether this is the API's own JSON and not a proxy's page."""
         return JSON_TYPE in self.headers
 
     def with_headers(self, more: Headers) -> Plain:
-        """The same with `more` headers behind its own."""
+        """Returns the same reply with `more` headers after its own."""
         return replace(self, headers=[*self.headers, *more])
 
     def as_bytes(self, announced: int | None = None) -> bytes:
-        """The reply as it stands on the wire, its content-length by default the true one."""
+        """Returns the reply as bytes on the wire. Its content-length is `announced`, by default the
+        true one."""
         length = str(len(self.body) if announced is None else announced).encode()
         lines = [f"HTTP/1.1 {self.status} {_phrase(self.status)}".encode()]
         lines += [name + b": " + value for name, value in self.headers]
@@ -68,7 +69,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A body that comes in pieces, `pause_s` apart; it is never held as a whole."""
+    """A response whose body is sent in pieces, `pause_s` apart. Memory never holds all of it."""
 
     headers: Headers
     pieces: Callable[[], Iterable[bytes]]
@@ -89,8 +90,11 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Bytes as they are, past HTTP, and then the end of the connection: `close` (what was written
-    arrives first), `reset` (nothing may arrive), or `hold` (silence until the client goes)."""
+    """Raw bytes past the HTTP layer, and then the end of the connection.
+
+    `then` is `close` (the bytes arrive first), `reset` (they may not arrive) or `hold` (silence
+    until the client disconnects).
+    """
 
     data: bytes
     then: str
@@ -109,7 +113,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class ThenClosed:
-    """A reply after which the connection is closed while it is idle, without a word before."""
+    """A reply after which the server closes the idle connection, without announcing it."""
 
     reply: Plain
     idle_s: float
@@ -120,12 +124,12 @@ class ThenClosed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.reply(scope, receive, send)
-        # A request that came meanwhile is answered: only a connection that is idle is closed.
+        # If a request arrives before that, it is answered: only an idle connection is closed.
         asyncio.get_running_loop().call_later(self.idle_s, close_if_idle, transport_of(scope))
 
 
 def as_json(fields: object) -> bytes:
-    """JSON as JavaScript writes it: compact, not escaped, except lone surrogates."""
+    """Returns JSON as JavaScript writes it: compact, and not escaped except for lone surrogates."""
     try:
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
@@ -133,36 +137,36 @@ def as_json(fields: object) -> bytes:
 
 
 def json_reply(status: int, fields: object) -> Plain:
-    """A reply of the API's own."""
+    """Returns a reply of the API itself."""
     return Plain(status, as_json(fields), [JSON_TYPE])
 
 
 def failure(status: int, error: str, code: str | None = None) -> Plain:
-    """One of the API's errors, its fields in the page's order."""
+    """Returns one of the API's errors, its fields in the order of the API's page."""
     fields: dict[str, Any] = {"error": error, "success": False}
     return json_reply(status, fields if code is None else fields | {"code": code})
 
 
 def edge_page(status: int) -> Plain:
-    """What a proxy or the platform's edge says in the API's place."""
+    """Returns the HTML page that a proxy or the platform's edge sends in the API's place."""
     title = f"{status} {_phrase(status)}"
     page = f"<html>\n<head><title>{title}</title></head>\n<body><h1>{title}</h1></body>\n</html>\n"
     return Plain(status, page.encode(), [_HTML])
 
 
 def _phrase(status: int) -> str:
-    return responses.get(status, "Client Closed Request")  # 499, which is some proxies' own
+    return responses.get(status, "Client Closed Request")  # 499, which only some proxies use
 
 
 def quota_headers(limit: int, remaining: int) -> Headers:
-    """The page's two rate-limit headers."""
+    """Returns the API's two rate-limit headers."""
     return [
         (b"x-ratelimit-limit", b"%d" % limit),
         (b"x-ratelimit-remaining", b"%d" % remaining),
     ]
 
 
-# The page's error bodies; their statuses are those of servers of the same family.
+# The error bodies of the API's page, with the statuses that servers of this family use.
 UNAUTHORIZED = failure(401, "Unauthorized. Please provide a valid secret key.")
 NO_CREDITS = failure(
     402,

@@ -1,4 +1,4 @@
-"""The sandbox as a process: `python -m pipeline.sandbox.server`, and behind `pipeline sandbox`."""
+"""The sandbox as a process: `python -m pipeline.sandbox.server`, or `pipeline sandbox`."""
 
 from __future__ import annotations
 
@@ -36,38 +36,39 @@ _Read = TypeVar("_Read")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What can be chosen. Lengths of time are texts such as `500ms`."""
+    """The options of a server. Lengths of time are texts such as `500ms`."""
 
-    port: int = 0  # of 127.0.0.1; 0 for any
+    port: int = 0  # on 127.0.0.1; 0 picks a free one
     workflows: str | None = None  # the account's file; None for the shipped one
-    credits: int | None = None  # None: what the account's file says
+    credits: int | None = None  # None: the balance in the account's file
     book: str | None = None  # None: a temporary file
     limit: int = 50  # requests per window and key
     window: str = "1s"
     limiter: str = "sliding-window"  # one of `limiters.KINDS`
     latency: str = "0s"  # see `parse_latency`
     max_duration: str = "300s"
-    idle: str = "75s"  # how long an idle connection is kept
+    idle: str = "75s"  # how long an idle connection stays open
     headers: Literal["success", "every"] = "success"  # see `Behaviour`
     missing: Literal["undefined", "error"] = "undefined"  # see `Behaviour`
     model_url: str | None = None  # an OpenAI-compatible endpoint; None for made-up text
     model: str | None = None
-    # Shares of bodies, 0 to 1, by the fault that they meet.
+    # The share of request bodies (0 to 1) that each fault spoils, by the fault's name.
     spoil: Mapping[str, float] = field(default_factory=dict)
-    # The only key, and what `/_sandbox` asks for; None for the account's keys, and for no token.
+    # The only valid key; None for the keys of the account.
     key: str | None = None
+    # The token that calls below `/_sandbox` need; None if they need none.
     token: str | None = None
-    # Id and variables of a job's workflow, which is published besides.
+    # Id and variables of a job's workflow, published in addition to those of the account.
     publish: tuple[str, list[str]] | None = None
-    # Ends the process when its standard input closes, as it does when the parent dies, however
-    # it dies.
+    # Ends the process when its standard input closes. That happens when the parent dies, whatever
+    # kills it.
     with_parent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A server that listens: where, with which key, and where it writes its bills. `token` is what
-    `/_sandbox` asks for, None for nothing."""
+    """A server that listens: its address, its key, its book of bills and a workflow to try. `token`
+    opens `/_sandbox`; None if no token is needed."""
 
     url: str
     key: str
@@ -77,7 +78,7 @@ class Ready:
 
 
 def announce(ready: Ready) -> None:
-    """One JSON line on standard output, for the process that started this one."""
+    """Prints one line of JSON on standard output, for the process that started this one."""
     line = {
         "url": ready.url,
         "key": ready.key,
@@ -89,11 +90,11 @@ def announce(ready: Ready) -> None:
 
 
 def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> None:
-    """Serves until it is told to end, by Ctrl-C say; calls `on_ready` once it listens.
+    """Serves until Ctrl-C or the end of the parent, and calls `on_ready` once the server listens.
 
     Raises:
-        ValueError: for an option, a file of workflows or a book that makes no sense.
-        OSError: when the port is taken.
+        ValueError: for an invalid option, workflows file or book.
+        OSError: when the port is in use.
     """
     account = load_account(Path(options.workflows) if options.workflows else SHIPPED)
     if options.publish is not None:
@@ -106,16 +107,16 @@ def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> Non
         server = Server(_config(sandbox, options.token, idle_s), options.port)
         first = _first(account, options.publish)
         on_ready(Ready(server.url, account.keys[0], options.token, path, first))
-        # uvicorn ends gracefully at Ctrl-C, and then raises what Python would have raised.
+        # At Ctrl-C uvicorn ends gracefully and then raises KeyboardInterrupt, as Python would.
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_serve(server, sandbox, options.with_parent))
 
 
 def _closed(options: Options, account: Account) -> tuple[Options, Account]:
-    """Both with the keys that count here.
+    """Returns options and account with the keys that this server accepts.
 
-    With a key for a model behind it, the server spends somebody's money. Every user of the machine
-    knows the default key, so a random one takes its place then, and `/_sandbox` needs a token.
+    A server with a key for a model spends the user's money, and every user of the machine knows the
+    default key. So a random key replaces the default one there, and `/_sandbox` needs a token.
     """
     if options.key is not None:
         return options, replace(account, keys=(options.key,))
@@ -152,7 +153,7 @@ async def _serve(server: Server, sandbox: Sandbox, with_parent: bool) -> None:
     errands: set[asyncio.Task[None]] = set()
 
     def start(errand: asyncio.Task[None]) -> None:
-        # The loop itself holds its tasks weakly only.
+        # The loop itself keeps only weak references to its tasks.
         errands.add(errand)
         errand.add_done_callback(errands.discard)
 
@@ -182,7 +183,7 @@ def _config(sandbox: Sandbox, token: str | None, idle_s: float) -> uvicorn.Confi
         access_log=False,
         log_level="warning",
         server_header=False,
-        # Declared as whole seconds, but only ever given to `call_later`.
+        # uvicorn declares whole seconds, but only passes the value to `call_later`.
         timeout_keep_alive=cast(int, idle_s),
     )
 
@@ -201,7 +202,8 @@ def _backend(model_url: str | None, model: str | None) -> Backend:
 
 
 def _first(account: Account, publish: tuple[str, list[str]] | None) -> Workflow:
-    """The workflow that a newcomer is shown."""
+    """Returns the workflow for the printed example: the job's, else the account's first published
+    one."""
     if publish is not None:
         return account.workflows[publish[0]]
     published = [workflow for workflow in account.workflows.values() if workflow.published]
@@ -237,10 +239,17 @@ def _options(text: str) -> Any:
 
 
 def main() -> None:
-    """The process that `--sandbox` spawns: its options come as one JSON argument, or as the first
-    line of stdin where that is ``-``: the names of a wide sheet's columns are too long for one."""
+    """Runs the process that `--sandbox` spawns.
+
+    Its options come as one JSON argument. If that argument is ``-``, they are the first line of
+    stdin, because the column names of a wide sheet do not fit into an argument.
+    """
     parser = argparse.ArgumentParser()
-    parser.add_argument("options", type=_options, help="the fields of `Options`, as JSON, or -")
+    parser.add_argument(
+        "options",
+        type=_options,
+        help="the fields of `Options` as JSON, or - to read them from stdin",
+    )
     options = Options(**parser.parse_args().options)
     try:
         serve(options)

@@ -1,4 +1,4 @@
-"""A sandbox for one run, which nobody else on this machine can use."""
+"""A sandbox for one run, which no other user of this machine can use."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import IO, Protocol
 
 
 class Start(Protocol):
-    """Starts a module of Python as a process with pipes for stdin and stdout."""
+    """A function that starts a Python module as a process, with pipes for stdin and stdout."""
 
     def __call__(self, module: str, *arguments: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Raises OSError when there is no room for a process."""
+        """Starts the process; raises OSError when the system has no room for one."""
         ...
 
 
@@ -28,7 +28,7 @@ class DidNotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A running sandbox: its address, the key that it takes, and the token of `/_sandbox`."""
+    """A running sandbox: its address, its key, and the token for `/_sandbox`."""
 
     url: str
     key: str
@@ -39,13 +39,13 @@ class Spawned:
 def spawned_sandbox(
     workflow: str, variables: list[str], book: Path, start: Start
 ) -> Iterator[Spawned]:
-    """Starts a sandbox that publishes `workflow`; it ends with this block or this process.
+    """Starts a sandbox that publishes `workflow`. It ends with this block or this process.
 
-    Key and token are random and go to the process through a pipe, so no other user of this machine
-    can read the rows that it gets.
+    Key and token are random and reach the process through a pipe, so no other user of this machine
+    can read the rows that the sandbox receives.
 
     Raises:
-        DidNotStart: when it does not come up.
+        DidNotStart: when the sandbox does not start.
     """
     key, token = f"sk_sandbox_{secrets.token_hex(16)}", secrets.token_hex(16)
     options = {
@@ -64,7 +64,9 @@ def spawned_sandbox(
         stack.callback(_end, process)
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # the process ended: see below
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # the process has ended: readline() below shows it
             process.stdin.write(f"{json.dumps(options)}\n".encode())
             process.stdin.flush()
         line = process.stdout.readline()
@@ -77,7 +79,7 @@ def spawned_sandbox(
 
 
 def _last_line(stderr: IO[bytes]) -> str:
-    """The line of a traceback that says what happened."""
+    """Returns the last line of `stderr`, which says what happened, without its final period."""
     stderr.seek(0)
     lines = stderr.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1].removesuffix(".") if lines else ""

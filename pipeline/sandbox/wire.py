@@ -1,8 +1,8 @@
-"""The connection below HTTP: for faults that HTTP cannot say, and for a server that is away.
+"""The connection below HTTP: for faults that HTTP cannot express, and for a server that is down.
 
-ASGI shows an application no connection. Its `extensions` are the place for what a server offers
-beyond the standard, so uvicorn's own protocol class is kept as it is and only adds its transport
-there; `uvicorn.Config(http=...)` takes such a class.
+ASGI hides the connection from an application. Its `extensions` are for features beyond the
+standard, so a subclass of uvicorn's protocol class adds the transport there and changes nothing
+else of it; `uvicorn.Config(http=...)` accepts such a class.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from pipeline.sandbox.peer import kernel_tells, may_be_another_users
 
 _EXTENSION = "pipeline.sandbox.transport"
 
-# How long a spoilt connection is kept for a client that does not hang up: the page's maximum.
+# How long a spoilt connection stays open if the client does not close it: the maximum duration that
+# the API's page gives.
 _HOLD_S = 300.0
 
-# What runs in flight get at Ctrl-C: nobody waits longer in front of a terminal.
+# How long Ctrl-C waits for runs in flight. A user at a terminal does not wait longer.
 _LAST_WAIT_S = 1.0
 
-# A client that shows up in a thousand connections at once must not meet a full backlog.
+# A client that opens a thousand connections at once must not meet a full backlog.
 _BACKLOG = 4096
 
 
 class WireProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 on httptools, with the transport in the scope's extensions. It hangs up on
-    other users of this machine, as everybody knows the key `sk_sandbox`, and on clients that have
-    left before anybody could see whose they were."""
+    """uvicorn's HTTP/1.1 on httptools, with the transport in the scope's extensions.
+
+    It closes connections of other users of this machine, because the key `sk_sandbox` is public. It
+    also closes connections of clients that left before the kernel could name their user.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Once is enough: nothing was read yet, and a connection does not change hands.
+        # One check is enough: no byte was read yet, and a connection keeps its user.
         if may_be_another_users(transport.get_extra_info("socket")):
             transport.abort()
 
@@ -48,20 +51,20 @@ class WireProtocol(HttpToolsProtocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request waits for its answer."""
+        """Whether a request on this connection waits for its response."""
         return self.cycle is not None and not self.cycle.response_complete
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server on 127.0.0.1 that can be away for a while.
+    """A uvicorn server on 127.0.0.1 that can refuse connections for a while.
 
     Raises:
-        OSError: when the port is taken.
+        OSError: when the port is in use.
     """
 
     def __init__(self, config: uvicorn.Config, port: int) -> None:
         super().__init__(config)
-        kernel_tells()  # now: a stranger who takes all sockets later changes nothing
+        kernel_tells()  # test it now: later another user could have used up all sockets
         self._listener = _listen(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -72,25 +75,27 @@ class Server(uvicorn.Server):
         await self.serve([self._listener])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Waits a little for the runs in flight, and then ends them: some hang by a fault, and
-        uvicorn alone would wait for those, or end them with a traceback each."""
+        """Waits one second for the runs in flight, and then ends them.
+
+        Some of them hang because of a fault. uvicorn alone would wait for those, or end each with a
+        traceback.
+        """
         self._end_idle()
         if self.server_state.tasks and not self.force_exit:
             await asyncio.wait(self.server_state.tasks, timeout=_LAST_WAIT_S)
         for connection in list(self.server_state.connections):
             if isinstance(connection, WireProtocol) and connection.is_busy:
                 connection.transport.abort()
-        # Connections learn of their end in the next turn of the loop, and runs are told after it.
+        # Connections see their end in the next turn of the loop. Cancel the runs only after it.
         await asyncio.sleep(0)
         for run in self.server_state.tasks:
             run.cancel()
         await super().shutdown(sockets)
 
     async def go_away(self, seconds: float) -> None:
-        """Refuses connections for so long, as a server that is restarted; idle ones end now.
+        """Refuses connections for `seconds`, as a server that restarts. Closes idle ones now.
 
-        Requests that are in flight are still answered. Told again while it is away, it only stays
-        away longer, if that is longer.
+        Requests in flight are still answered. A second call during that time can only extend it.
         """
         now = asyncio.get_running_loop().time
         away, self._back_at = self._back_at, max(self._back_at or 0.0, now() + seconds)
@@ -106,26 +111,26 @@ class Server(uvicorn.Server):
             await self.startup([_listen(self.port)])
 
     def _end_idle(self) -> None:
-        """Closes idle connections now, and busy ones behind their answer."""
+        """Closes idle connections now, and busy ones after their response."""
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
 
 def transport_of(scope: Scope) -> asyncio.Transport:
-    """The connection that a request came by."""
+    """Returns the connection of a request."""
     return cast(asyncio.Transport, scope["extensions"][_EXTENSION]["transport"])
 
 
 def close_if_idle(transport: asyncio.Transport) -> None:
-    """Ends the connection unless a request waits on it for its answer."""
+    """Closes the connection unless a request on it waits for its response."""
     protocol = transport.get_protocol()
     if not (isinstance(protocol, WireProtocol) and protocol.is_busy):
         transport.close()
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Ends the connection by an RST, what was not yet sent is lost."""
-    # To linger for no time is how the sockets API asks for an RST instead of a FIN.
+    """Ends the connection with an RST. Bytes that were not sent yet are lost."""
+    # A linger time of 0 makes the kernel send an RST instead of a FIN.
     linger = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     transport.abort()
@@ -140,8 +145,11 @@ async def until_gone(receive: Receive) -> None:
 
 
 def _listen(port: int) -> socket.socket:
-    """A listening socket, named as TCP: asyncio leaves Nagle's algorithm on where the protocol
-    number is 0, as `socket.create_server` has it, and each answer then waits 40 ms for an ACK."""
+    """Returns a listening socket whose protocol is TCP by number.
+
+    `socket.create_server` leaves the number at 0. asyncio then keeps Nagle's algorithm on, and each
+    response waits 40 ms for an ACK.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

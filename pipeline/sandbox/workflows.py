@@ -1,4 +1,4 @@
-"""Workflows: a template with variables, published or not, with web search or without."""
+"""Workflows: templates with variables."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ _VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """One workflow as its owner set it up.
+    """One workflow as its owner configured it.
 
-    `cache_s`: for so long an equal body is answered from the cache, 0 for never. `model` is for
-    backends that have several. `fault`: the fault that every run of it meets, see `faults.py`.
+    `published`: an unpublished workflow gets the same 404 as a missing one. `web_search`: answers
+    have citations. `cache_s`: how many seconds an equal body is answered from the cache, 0 for
+    never. `model` is for backends with several models. `fault`: the fault that every run of this
+    workflow meets (see `faults.py`).
     """
 
     workflow_id: str
@@ -24,7 +26,7 @@ class Workflow:
     cache_s: float = 0.0
     model: str | None = None
     fault: str | None = None
-    # Text before each first mention and the variable mentioned; the rest of the text after them.
+    # For each variable, the text before its first mention and its name; then the rest of the text.
     _mentions: tuple[tuple[str, str], ...] = field(init=False, repr=False, default=())
     _rest: str = field(init=False, repr=False, default="")
 
@@ -41,17 +43,17 @@ class Workflow:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The names of its variables, in the order of their first mention."""
+        """The names of the variables, in the order of their first mention."""
         return tuple(name for _, name in self._mentions)
 
     def render(self, variables: Mapping[str, str]) -> str:
-        """The prompt. A missing variable is the text `undefined`, and only the first mention of
-        each variable is replaced: what servers of this family do."""
+        """Returns the prompt. A missing variable becomes the text `undefined`, and only the first
+        mention of each variable is replaced. Servers of this family do the same."""
         parts = [text + variables.get(name, "undefined") for text, name in self._mentions]
         return "".join(parts) + self._rest
 
 
 def rehearsal(workflow_id: str, variables: list[str]) -> Workflow:
-    """A workflow made of a job's own variables, so that the job runs here unchanged."""
+    """Returns a workflow with the variables of a job, so that the job runs here unchanged."""
     template = "\n".join(f"{name}: {{{{{name}}}}}" for name in variables)
     return Workflow(workflow_id, template, web_search=True)
