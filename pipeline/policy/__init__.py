@@ -1,5 +1,4 @@
-"""Rules without IO: what an answer means, what follows from it, and how fast to send.
+"""Rules without IO: the meaning of a response, the next step for its row, and the pace.
 
-`classify`, `decide`, `Pace` and `Cutoff` are what other rooms ask for; time and chance are passed
-in.
+Other rooms use `classify`, `decide`, `Pace` and `Cutoff`. The caller passes in time and chance.
 """

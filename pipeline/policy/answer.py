@@ -1,12 +1,13 @@
-"""From what came back to what it means: the whole table of outcomes, as a pure function.
+"""Classes every response: the whole table of outcomes, as a pure function.
 
-The rule behind every line: a request is refused or failed only if the answer proves it. "The API's
-JSON" is an object whose `success` is false and whose `error` is text; of it the `code` decides,
-then the message, then the status. Whatever proves nothing is ambiguous.
+One rule is behind every line: a request counts as refused or failed only if the response proves it.
+A response that proves nothing makes the row ambiguous. "The API's JSON" is an object whose
+`success` is false and whose `error` is text. Its `code` decides, then its message, then the status.
 
-Only the status decides on two things. 429 alone is a refusal for the rate: a 500 that called itself
-rate limited was sent 992 times in 20 s. And 408, 499 and every 5xx but 500 are ambiguous whatever
-they say, as they may come from a proxy that gave up on work that goes on.
+In two cases only the status decides. Only 429 means that the rate limit refused the request: a row
+whose 500 called itself rate limited was sent 992 times in 20 s. And 408, 499 and every 5xx except
+500 are ambiguous whatever their text, because they may come from a proxy that gave up while the API
+still works on the request.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from pipeline.core.wording import one_line
 from pipeline.policy.json_text import JsonText, is_guessed, parsed, text_of
 
 EMPTY = "empty"
-"""The flag of an answer without text. The other flags need the variables: see `results.flags`."""
+"""The flag of an answer without text. Flags that need the variables are in `results.flags`."""
 
 MESSAGE_CHARACTERS = 500
 _LOOKED_AT_CHARACTERS = 100 * MESSAGE_CHARACTERS
 MAX_CITATIONS = 10_000
-"""As many as an answer's `citations` hold. `citations_raw` has all of them."""
+"""The most entries in `citations` of an answer. `citations_raw` has all of them."""
 MAX_DEPTH = 200
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-# What the API says without a code; older servers say "Workflow not found" so too.
+# Messages that the API sends without a code. Older servers send "Workflow not found" without one.
 _CODE_OF_MESSAGE = {
     "Unauthorized. Please provide a valid secret key.": ErrorCode.UNAUTHORIZED,
     "Workflow not found": ErrorCode.WORKFLOW_NOT_FOUND,
@@ -49,8 +50,8 @@ _STOP_OF_CODE = {
 }
 _STOP_OF_STATUS = {401: StopCode.UNAUTHORIZED, 402: StopCode.INVALID_BILLING}
 _PROXY_STATUSES = (408, 499)
-# What the runner itself says of an attempt, and with it of money. A server that sends one of these
-# as its own code says nothing: the code of the status stands instead.
+# Codes that only the runner may give, because they say whether an attempt was paid. If a server
+# sends one of them as its own code, it is ignored, and the code of the status is used.
 _RUNNERS_OWN = frozenset(
     {
         ErrorCode.NOT_SENT,
@@ -66,7 +67,7 @@ _RUNNERS_OWN = frozenset(
     }
 )
 
-# No answer, or not a whole one, and what it means. Only the first two prove that nothing was sent.
+# The outcome of a request without a whole response. Only the first two prove that it was not sent.
 _OUTCOME_OF_FAILURE = {
     Failure.NOT_SENT: (Verdict.REFUSED, ErrorCode.NOT_SENT, None),
     Failure.TLS: (Verdict.REFUSED, ErrorCode.TLS, StopCode.TLS),
@@ -79,16 +80,17 @@ _OUTCOME_OF_FAILURE = {
 
 
 class Unreadable(ValueError):
-    """A body that does not hold an answer."""
+    """A body that contains no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A paid answer, in whatever shape it came.
+    """A paid answer of any shape.
 
-    `result` is text; anything else stands as its JSON text and is flagged. `citations_raw` is the
-    JSON text of the citations as they came, None where there were none. `extra` is the JSON text
-    of all other fields, and of a result that text columns cannot hold as it came.
+    `result` is text. A result of another type is stored as its JSON text and flagged.
+    `citations_raw` is the JSON text of the citations as received, None if there were none. `extra`
+    is the JSON text of all other fields, and of the original result if text columns cannot store
+    it.
     """
 
     result: str
@@ -99,7 +101,7 @@ class Answer:
 
 
 def classify(reply: Reply) -> Outcome:
-    """What `reply` says of its attempt."""
+    """Returns the outcome of the attempt that got `reply`."""
     if reply.status is None or reply.failure in (Failure.TIMEOUT, Failure.DISCONNECTED):
         return _without_answer(reply)
     if 300 <= reply.status < 400:
@@ -118,10 +120,10 @@ def classify(reply: Reply) -> Outcome:
 
 
 def read_answer(body: bytes) -> Answer:
-    """The answer in the body of a success.
+    """Returns the answer in the body of a successful response.
 
     Raises:
-        Unreadable: when it is not JSON, not an object, or has no `result`.
+        Unreadable: when the body is not JSON, is not an object, or has no `result`.
     """
     answer = _answer_of(_json_object(body))
     guessed = ("charset_guessed",) if is_guessed(body) else ()
@@ -205,14 +207,14 @@ def _of_error(reply: Reply, status: int) -> Outcome:
 
 
 def _code(fields: dict[str, Any] | None, status: int) -> str:
-    """The code of an error: the server's, else the message's, else the status's."""
+    """Returns the code of an error: the server's, else that of the message, else of the status."""
     said = _server_code(fields) if fields else None
     by_message = _CODE_OF_MESSAGE.get(fields["error"]) if fields else None
     return said or by_message or _CODE_OF_STATUS.get(status) or f"http_{status}"
 
 
 def _api_json(reply: Reply) -> dict[str, Any] | None:
-    """The API's own error object; None for anything else, such as a proxy's page."""
+    """Returns the API's own error object, or None for anything else, such as a proxy's page."""
     fields = _json_object(reply.body) if reply.failure is None else None
     if fields and fields.get("success") is False and isinstance(fields.get("error"), str):
         return fields
@@ -228,10 +230,11 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _too_deep(body: bytes, value: Any) -> bool:
-    """Whether `value` is nested deeper than can be read and written again on any stack.
+    """Whether `value` is nested more than `MAX_DEPTH` deep.
 
-    How deep the parser gets depends on how deep its caller stands; a fixed bound makes an answer
-    that was readable when it came readable when its part is sealed.
+    The depth that the parser reaches depends on the depth of its caller's stack. With a fixed bound
+    that any stack can read and write, an answer that was readable on arrival is also readable when
+    its part is sealed.
     """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return False
@@ -261,8 +264,8 @@ def _server_message(fields: dict[str, Any]) -> str:
 
 
 def _citations(value: Any) -> tuple[tuple[Citation, ...], bool, bool]:
-    """The citations that can be read, whether anything else was among them, and whether there are
-    more."""
+    """Returns the readable citations, whether any other value was among them, and whether there
+    were more than `MAX_CITATIONS`."""
     if value is None:
         return (), False, False
     if isinstance(value, JsonText) and value.text.startswith("["):
@@ -287,7 +290,7 @@ def _citation(entry: Any) -> Citation | None:
 
 
 def _json_text(value: Any) -> str:
-    """JSON text; lone surrogates, which no text column holds, stay escaped."""
+    """Returns JSON text. Lone surrogates stay escaped, because no text column can store them."""
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text_of(value))
 
 
@@ -300,6 +303,6 @@ def _shown_body(body: bytes) -> str:
 
 
 def _shown(text: str) -> str:
-    """One line of at most 500 characters, without control characters."""
+    """Returns `text` as one line of at most 500 characters, without control characters."""
     line = one_line(_clean(text[:_LOOKED_AT_CHARACTERS]), MESSAGE_CHARACTERS)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -1,4 +1,4 @@
-"""The most that is tried while the window is not known, from what was let through. Pure.
+"""The highest rate to try while the window is unknown, learned from admitted requests. Pure.
 
 After a denial the ceiling starts a little below the rate that was denied, nears it soon, stays
 there for a while and then looks for more, ever faster: the curve of TCP CUBIC, over the number of

@@ -1,4 +1,4 @@
-"""JSON as servers write it, which is not always as its RFC wants it."""
+"""Reads JSON as servers write it, which does not always follow the RFC."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from functools import cache
 from typing import Any
 
 LATIN = "cp1252"
-"""What browsers read where a page says Latin-1: it has the quotes and dashes of such pages."""
+"""The charset that browsers use for pages in "Latin-1": it has their quotes and dashes."""
 
 
 MANY_VALUES = 200_000
-"""From so many on, values of Python would take some 30 times the memory of their text."""
+"""From this number on, JSON stays text: as Python objects it would take about 30 times the memory
+of the text."""
 _MAX_DEPTH = 199
 
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """An object or a list that was not made into values of Python: its text, as it came, which is
-    valid JSON except for control characters in its strings."""
+    """An object or a list that stayed text, as received. The text is valid JSON, except that its
+    strings may contain control characters."""
 
     text: str
 
     def first(self, most: int) -> tuple[list[Any], bool]:
-        """The first values of a list, and whether these are all; none of what is no list. One of
-        over a million characters is None."""
+        """Returns the first values of a list, and whether these are all. Returns no values if this
+        is not a list. A value of over a million characters becomes None."""
         found: list[Any] = []
         if not self.text.startswith("["):
             return found, True
@@ -47,12 +48,14 @@ _LONG = 1_000_000
 
 
 def parsed(body: bytes) -> Any:
-    """The value in `body`: UTF-8, UTF-16 or UTF-32, and Latin-1 where it is none of these. Control
-    characters may stand in its strings as they are. Where there are many values, objects and lists
-    within the outermost object stay text, a `JsonText` each, and an outermost list is left empty.
+    """Returns the value in `body`, which is UTF-8, UTF-16 or UTF-32, or else read as Latin-1.
+
+    Strings may contain unescaped control characters. If there are many values, objects and lists
+    within the outermost object stay text, as a `JsonText` each, and an outermost list becomes
+    empty.
 
     Raises:
-        ValueError: when it is not JSON.
+        ValueError: when the body is not JSON.
         RecursionError: when it is nested too deeply.
     """
     text = _latin(body) if is_guessed(body) else body
@@ -64,7 +67,7 @@ def parsed(body: bytes) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """The JSON text of what `parsed` returned, or of a part of it."""
+    """Returns the JSON text of a value from `parsed`, or of a part of it."""
     if isinstance(value, JsonText):
         return value.text
     if isinstance(value, dict) and any(isinstance(one, JsonText) for one in value.values()):
@@ -124,8 +127,11 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _end_of(text: str, at: int) -> int:
-    """Where the object or list that begins there ends. Makes no values: an expression runs over
-    all that is nested less than `_NESTED` deep, and a loop goes on with what is nested deeper."""
+    """Returns the end of the object or list that begins at `at`, without building values.
+
+    A regular expression skips everything that is nested less than `_NESTED` deep. A loop handles
+    the deeper levels.
+    """
     run, last, opened = _expressions()
     closers: list[str] = []
     after_comma = False
@@ -163,9 +169,11 @@ _NESTED = 5
 
 @cache
 def _expressions() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Of lists and of objects, by what closes them: all values with a comma behind each; the last
-    one and the end; the beginning of one that is nested deeper. Each takes linear time, as nothing
-    that was matched is given back."""
+    """Returns three expressions for lists and for objects, by the character that closes them.
+
+    They match all values with a comma after each; the last value and the end; and the beginning of
+    a more deeply nested value. Each takes linear time, because its repetitions are possessive.
+    """
     space = r"[ \t\n\r]*+"
     text = r'"(?:[^"\\]++|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*+"'
     number = r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
@@ -186,7 +194,7 @@ def _expressions() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 
 def is_guessed(body: bytes) -> bool:
-    """Whether `body` is in none of JSON's own charsets, so that its letters may be others."""
+    """Whether `body` is in none of JSON's charsets, so that its letters are a guess."""
     try:
         body.isascii() or body.decode(json.detect_encoding(body), "surrogatepass")
     except UnicodeDecodeError:
@@ -206,5 +214,5 @@ def is_utf8(body: bytes | bytearray) -> bool:
 def _latin(body: bytes) -> str:
     try:
         return body.decode(LATIN)
-    except UnicodeDecodeError:  # it leaves five bytes without a meaning
+    except UnicodeDecodeError:  # cp1252 does not define five bytes
         return body.decode("latin-1")

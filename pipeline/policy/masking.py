@@ -1,8 +1,8 @@
-"""Takes the key out of everything that a server sends, before any other code reads it.
+"""Removes the key from everything that a server sends, before any other code reads it.
 
-Some servers repeat a request's headers in their error pages, and some encode them first. Each
-answer is stored, logged, exported and printed, so one place masks it: the client. Arbitrary
-encodings cannot be recognised; docs/security.md lists the ones that are.
+Some servers repeat the request's headers in their error pages, and some encode them first. Every
+response is stored, logged, exported and printed, so one place masks it: the client. No mask can
+recognise every encoding; docs/security.md lists those that this one recognises.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pipeline.policy.json_text import JsonText, parsed, text_of
 
 MASK = b"[key]"
 SHORTEST_SECRET = 8
-"""Characters. A shorter secret would be found in ordinary text."""
+"""In characters. A shorter secret could occur in ordinary text."""
 
-# `&lowbar;` of HTML; `fjlig` is the only name of two signs.
+# HTML's names of ASCII characters, such as `&lowbar;`. Only `fjlig` stands for two characters.
 _NAMES = {
     name.rstrip(";").encode(): sign.encode() for name, sign in html5.items() if sign.isascii()
 }
-# One character of a key, as JSON at any depth (`\/`, `\u0073`), an address (`%73`) or HTML
-# (`&#115;`) writes it, a line break within base64, and the NULs that UTF-16 and UTF-32 put between
-# letters. Bounded and possessive runs keep the search linear; each branch begins with a literal, so
-# that the search skips all other bytes.
+# One character of a key as written by JSON at any depth (`\/`, `\u0073`), by a URL (`%73`) or by
+# HTML (`&#115;`), a line break within base64, or the NULs that UTF-16 and UTF-32 put between
+# letters. Bounded and possessive repetitions keep the search linear. Each branch begins with a
+# literal, so the search skips all other bytes.
 _HEX = rb"([2-7][0-9a-fA-F]|0[aAdD])"
 _ESCAPED = (
     rb"\\\\{0,7}(?:u00%(hex)s|x%(hex)s|([%(marks)s]))"
@@ -37,8 +37,8 @@ _ESCAPED = (
     rb"|\x00\x00*"
 )
 _HEX_GROUPS, _PLAIN_GROUP, _DECIMAL_GROUP = (1, 2, 4, 6), 3, 5
-# What may stand between two characters of base64 or hexadecimal in columns: white space, also as
-# JSON at any depth writes it.
+# The gap between two characters of base64 or hexadecimal that is broken into lines or columns:
+# white space, also as JSON at any depth writes it.
 _GAP = rb"(?:[ \t\r\n]|\\(?:[rnt]|(?=\\)))*+"
 _WRITTEN_GAPS, _GAPS = (b"\\r", b"\\n", b"\\t"), b"\\\r\n\t "
 _BREAKS = (b"\n", b"\r", b"\\n", b"\\r")
@@ -58,15 +58,18 @@ class Mask:
             *(re.compile(_GAP.join(map(re.escape, _signs(form)))) for form in self._base64),
             *(re.compile(_GAP.join(_signs(form)), re.IGNORECASE) for form in self._hex),
         )
-        # Programs put a backslash before these three. `\\"` stands in many answers, so it counts
-        # only for a key with quotes.
+        # Programs put a backslash before `/`, `"` and `'`. Many answers contain `\"`, so quotes are
+        # only unescaped if the key has some.
         marks = b"/" + bytes(mark for mark in b"\"'" if any(mark in raw for raw in usable))
         self._escaped = re.compile(_ESCAPED % {b"hex": _HEX, b"marks": marks})
         self._signs = (b"\\u00", b"\\x", b"%", b"&", b"\x00", *(b"\\%c" % m for m in marks))
 
     def body(self, raw: bytes) -> bytes:
-        """`raw` without a secret: the same bytes where it has none, and an object where it was a
-        JSON object. A list or an object of very many values becomes a text."""
+        """Returns `raw` without a secret.
+
+        Without a secret in it, the bytes are the same. A JSON object stays a JSON object; in one
+        with very many values, a list or an object that contains a secret becomes a text.
+        """
         masked = self._replaced(raw)
         if not self._hides(masked):
             return masked
@@ -79,7 +82,7 @@ class Mask:
         return text_of(self._value(value)).encode("utf-8", "surrogatepass")
 
     def text(self, text: str) -> str:
-        """The same for text that is not an answer's body."""
+        """Returns `text` without a secret; for texts that are not a response's body."""
         raw = text.encode("utf-8", "surrogatepass")
         masked = self._replaced(raw)
         if self._hides(masked):
@@ -108,8 +111,8 @@ class Mask:
         return raw
 
     def _may_have_gaps(self, raw: bytes) -> bool:
-        """Whether hexadecimal of any case, or base64 in columns, may stand in `raw`. Cheaper than
-        the patterns that find the place."""
+        """Whether `raw` may contain a secret as hexadecimal of any case or as base64 with gaps.
+        This test is cheaper than the patterns that find the place."""
         if any(mark in raw for mark in _BREAKS):
             for written in _WRITTEN_GAPS:
                 raw = raw.replace(written, b"")
@@ -126,7 +129,7 @@ class Mask:
         return self._replaced(plain) != plain
 
     def _unescaped(self, raw: bytes) -> bytes:
-        """`raw` with its escapes undone."""
+        """Returns `raw` without escapes, up to `_MOST_LAYERS` layers of them."""
         for _ in range(_MOST_LAYERS):
             plain = self._escaped.sub(_character, raw)
             if plain == raw:
@@ -152,11 +155,11 @@ def _signs(form: bytes) -> list[bytes]:
 
 
 def _base64_forms(raw: bytes) -> Iterable[bytes]:
-    """base64 of a secret behind zero, one or two other bytes, as `Bearer KEY` or `user:KEY` put
-    it."""
+    """Yields the base64 of a secret after zero, one or two other bytes, as in `Bearer KEY` or
+    `user:KEY`."""
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + raw)
-        # The first and the last characters also hold bits of the neighbours.
+        # The first and the last characters also contain bits of the neighbouring bytes.
         first = -(-before * 8 // 6)
         whole = encoded[first : (before + len(raw)) * 8 // 6]
         yield whole

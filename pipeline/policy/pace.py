@@ -1,4 +1,4 @@
-"""How fast to send, learned from two headers and the 429s. Plain state and functions of time.
+"""How fast to send, learned from two headers and the 429s. Pure: the caller passes the time in.
 
 The rate is ``g * limit / W``: the limit from the headers, the window W from our own send times
 (see `window`), g a little under 1, lower after a 429 and slowly up again. Before any header, and

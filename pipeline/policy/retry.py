@@ -1,7 +1,7 @@
-"""What follows from an outcome: again after t seconds, finished, or the end of the run. Pure.
+"""Decides what follows an outcome: retry after a delay, finish the row, or stop the run.
 
-Refusals and failures have separate counters: a storm of 429s must not use up a row's retries.
-Time is passed in.
+No IO; the caller passes the time in. Refusals and failures have separate counters: a storm of 429s
+must not use up a row's retries.
 """
 
 from __future__ import annotations
@@ -11,35 +11,37 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
 
-# Each ambiguous answer may be a bill for nothing: ten are enough to look at, and few enough to pay.
+# Each ambiguous row may be paid for nothing. Ten are enough to see the pattern, and cheap enough.
 AMBIGUOUS_IN_A_ROW = 10
-# A wrong variable fails every row; a sheet whose first ten rows are blocked by chance is rare.
+# A wrong variable makes every row fail. A sheet whose first ten rows fail by chance is rare.
 ALIKE_AT_FIRST = 10
-# A filter in front of the API gives every row the same page: one marked 1,474 rows failed in 7 s.
+# A filter in front of the API sends the same page for every row: one made 1,474 rows fail in 7 s.
 FOREIGN_IN_A_ROW = 10
-# More than are in flight, in little memory; and how far a row may be stretched by refusals.
+# `_SENT_KEPT` is more than can be in flight and needs little memory. `_SENT_LOOKED_AT` is how many
+# requests, with refusals among them, are searched for outcomes in a row.
 _SENT_KEPT, _SENT_LOOKED_AT = 10_000, 100
-# A deployment is over within minutes. Who mistyped an address should not wait for that long.
+# A deployment is over within minutes. A user who mistyped an address should not wait that long.
 AWAY_S = 300.0
 AWAY_S_NEVER_ANSWERED = 30.0
-# A probe that has not failed to connect for this long did reach the API: its connect timeout is
-# over, and its answer may take minutes.
+# A probe that has not failed for this long has reached the API, because its connect timeout is
+# over. Its answer may still take minutes.
 PROBE_TRUSTED_AFTER_S = 31.0
-# No jitter: one dispatcher sends one probe, and what goes again waits for its slot of the pace.
+# No jitter: one dispatcher sends one probe at a time, and each retry waits for a slot of the pace.
 _BACK_OFF_MIN_S, _BACK_OFF_MAX_S = 1.0, 60.0
 _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
-# A lone refusal costs a row nothing, as 429s hit any row. From then on the row waits 0.25 s, twice
-# as long each time, up to a minute. Its requests are due after 0, 0, 0.25, 0.75, ... 31.75 and
-# 63.75 s: nine in the first minute, fewer in each later one. The pace cannot give this bound: it
-# slows the run down, and a row that is refused while others are let through does not slow the run.
+# After its first refusal a row does not wait, because a 429 can hit any row. Then it waits 0.25 s,
+# and twice as long each time, up to a minute. Its requests are due after 0, 0, 0.25, 0.75, ...
+# 31.75 and 63.75 s: nine in the first minute, fewer in each later one. The pace cannot give this
+# bound: it slows down the run, and one row that is refused while others are not does not do that.
 _REFUSED_MIN_S, _REFUSED_MAX_S = 0.25, 60.0
 MOST_PER_MINUTE = 9
-"""The most requests that are sent for one row within a minute, whatever the server answers."""
+"""The most requests for one row within a minute, whatever the server returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`state` is what the row is now; `again_after_s` is None where it is finished for this run."""
+    """The new state of a row. `again_after_s` is the delay before it is sent again, None if this
+    run does not send it again."""
 
     state: State
     again_after_s: float | None = None
@@ -48,10 +50,10 @@ class Decision:
 def decide(
     outcome: Outcome, failures_before: int, retries: int, refusals_before: int = 0
 ) -> Decision:
-    """What becomes of a row whose attempt ended with `outcome`.
+    """Decides about a row whose attempt ended with `outcome`.
 
     `failures_before` and `refusals_before` count the earlier attempts of this row in this run that
-    failed and that were refused. Only failures use up retries; both lengthen the row's pause.
+    failed and that were refused. Only failures use up retries. Both lengthen the row's pause.
     """
     if outcome.verdict is Verdict.OK:
         return Decision(State.OK)
@@ -73,16 +75,17 @@ def _pause_s(attempts_before: int) -> float:
 
 
 def _doubled(first_s: float, times: int, most_s: float) -> float:
-    return min(first_s * 2.0 ** min(times, 60), most_s)  # a thousand retries overflow a float
+    return min(first_s * 2.0 ** min(times, 60), most_s)  # 2 ** 1024 overflows a float
 
 
 @dataclass(slots=True)
 class BackOff:
     """The pause of the whole run while the API cannot be reached.
 
-    From the first attempt that provably never left until an answer of any kind to a request that
-    was sent since, one request at a time is let through, 1 s to 60 s apart. Older answers say
-    nothing: a server that shuts down gives hundreds of them while it takes no new connection.
+    It begins with the first request that was provably not sent. From then on one request at a time
+    may go, 1 s to 60 s apart. It ends with a response of any kind to a request sent since. Older
+    requests prove nothing: a server that shuts down responds to hundreds of them while it accepts
+    no new connection.
     """
 
     ever_answered: bool = False
@@ -96,13 +99,13 @@ class BackOff:
         return self._away_since is not None
 
     def next_at(self) -> float:
-        """When the next probe may go; meaningful while `away`."""
+        """Returns when the next probe may go. Only meaningful while `away`."""
         return self._next_at
 
     def shut_until(self, now: float) -> float | None:
-        """When to look again while no request may go; None where one may now.
+        """Returns when to ask again if no request may go now, or None if one may.
 
-        A probe that is believed to have arrived ends the pause.
+        Ends the pause if the probe counts as arrived (see `PROBE_TRUSTED_AFTER_S`).
         """
         if self._away_since is None:
             return None
@@ -115,19 +118,22 @@ class BackOff:
         return None
 
     def handed_out(self, now: float) -> None:
-        """A request goes out. While the API is away it is the probe, unless it was let through just
-        before that was known: its failure says nothing of a probe, so nothing may wait for it."""
+        """Notes that a request goes out. While the API is away, this is the probe.
+
+        The exception is a request that was let through just before the pause began. Its failure
+        says nothing about a probe, so no request may wait for its outcome.
+        """
         if self.away and now >= self._next_at:
             self._probe_since = now
 
     def not_sent(self, now: float, sent_at: float) -> None:
-        """An attempt sent at `sent_at` provably never left."""
+        """Notes that the request of `sent_at` was provably not sent."""
         if self._away_since is None:
             self._away_since = now
             self._wait_s = _BACK_OFF_MIN_S
         elif sent_at < self._next_at - self._wait_s / 2:
-            # It left before the pause began: it says nothing new, least of all about the probe.
-            # Half of the pause, because the clock of a worker elsewhere is only nearly ours.
+            # It left before the pause began, so it says nothing new, and nothing about the probe.
+            # Half of the pause is the tolerance, because a worker's clock may differ from ours.
             return
         else:
             self._wait_s = min(self._wait_s * 2, _BACK_OFF_MAX_S)
@@ -135,7 +141,8 @@ class BackOff:
         self._next_at = now + self._wait_s
 
     def answered(self, sent_at: float) -> bool:
-        """The API answered a request sent at `sent_at`, whatever it said. Whether it is there."""
+        """Notes a response of any kind to the request of `sent_at`. Returns whether the API is
+        reachable now."""
         self.ever_answered = True
         if self._away_since is not None and sent_at < self._away_since:
             return False
@@ -143,7 +150,7 @@ class BackOff:
         return True
 
     def given_up(self, now: float) -> bool:
-        """Whether the API was away for so long that the run ends (exit 75)."""
+        """Whether the API has been away so long that the run ends (exit 75)."""
         if self._away_since is None:
             return False
         most = AWAY_S if self.ever_answered else AWAY_S_NEVER_ANSWERED
@@ -152,13 +159,12 @@ class BackOff:
 
 @dataclass(slots=True)
 class _InARow:
-    """Counts outcomes of one kind in a row, in the order in which they come and in that in which
-    their requests were sent.
+    """Counts outcomes of one kind in a row, by the order of arrival and by the order of sending.
 
-    The second order shows an outage whose errors come at once, while requests from before it are
-    still being answered: among 200 answers a second the errors are never in a row. The first shows
-    it where errors come late. An answer of the API breaks a row in both orders; a request that is
-    not answered yet breaks it in the second.
+    An outage whose errors arrive at once shows in the order of sending: earlier requests are still
+    being answered, and among 200 answers a second the errors never arrive in a row. If the errors
+    arrive late, the order of arrival shows it. A response of the API ends the sequence in both
+    orders. A request without a response ends it in the order of sending.
     """
 
     _came: Counter[str] = field(default_factory=Counter)
@@ -168,7 +174,8 @@ class _InARow:
         self._came.clear()
 
     def see(self, kind: str, nth: int | None) -> int:
-        """One more of `kind`, of the `nth` request sent; how many are in a row now."""
+        """Adds the outcome of the `nth` request sent. Returns how many of `kind` are now in a
+        row."""
         self._came[kind] += 1
         if nth is None:
             return self._came[kind]
@@ -177,13 +184,14 @@ class _InARow:
         return max(self._came[kind], in_order)
 
     def pass_over(self, nth: int, kind: str = "") -> None:
-        """The outcome of the `nth` request breaks no row and belongs to none."""
+        """Notes an outcome of the `nth` request that neither ends a sequence nor counts in one."""
         self._sent[nth] = kind
         if len(self._sent) > _SENT_KEPT:
             del self._sent[next(iter(self._sent))]
 
     def _along(self, kind: str, nth: int, step: int) -> int:
-        """How many of `kind` are in a row from the `nth` request on, as far as it matters."""
+        """Counts `kind` in a row from the `nth` request on, over at most `_SENT_LOOKED_AT`
+        requests."""
         count = 0
         for one in range(nth, nth + step * _SENT_LOOKED_AT, step):
             if one not in self._sent:
@@ -194,16 +202,16 @@ class _InARow:
 
 @dataclass(slots=True)
 class Breakers:
-    """Patterns of outcomes that end a run before they cost more.
+    """Patterns of outcomes that stop a run before they cost more.
 
-    * Ten ambiguous outcomes in a row. After such a run, `probing` lets one row at a time through
-      until the API has answered one.
-    * In a folder without any ok row, the first ten rows that all fail with one code.
-    * Ten errors in a row with one status that are not in the API's own JSON. Such pages differ in
-      their request ids, so they count as equal by their code, which is made of the status.
+    * Ten ambiguous outcomes in a row. In the next run, `probing` lets one row at a time through
+      until the API has responded to one.
+    * In a folder without any ok row: the first ten failed rows all have the same code.
+    * Ten errors in a row with the same status and without the API's own JSON. Such pages differ in
+      their request ids, so their codes are compared, which are made of the status.
 
-    "In a row" means that the API answered none in between: with an ok row, or an error in its own
-    JSON. Other outcomes in between, such as refusals, say nothing about that.
+    "In a row" means that the API itself responded to no request in between, with an answer or with
+    an error in its own JSON. Other outcomes in between, such as refusals, do not matter.
     """
 
     any_ok: bool
@@ -212,7 +220,7 @@ class Breakers:
     _in_a_row: _InARow = field(default_factory=_InARow)
 
     def see(self, outcome: Outcome, state: State, nth: int | None = None) -> Stopped | None:
-        """Takes in one outcome, of the `nth` request sent; the reason to stop, if there is one."""
+        """Notes the outcome of the `nth` request sent. Returns the reason to stop, or None."""
         if outcome.verdict is Verdict.OK:
             self.any_ok = True
         lost = outcome.verdict is Verdict.AMBIGUOUS and outcome.code != ErrorCode.INTERRUPTED

@@ -1,6 +1,6 @@
-"""The rows of a run in the order in which they go: what may go again first, then the next ones.
+"""The rows of a run in the order of sending: rows that are due again first, then new ones.
 
-The next row is read only when it is asked for. Pure: time is passed in.
+Rows are read one by one, when needed. Pure: the caller passes the time in.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pipeline.core.model import Row
 
 
 class RowQueue:
-    """Rows that are to be sent, new ones from `rows` and those that go again.
+    """The rows to be sent: new ones from `rows`, and those that are sent again.
 
-    Also counts how often each of the latter has failed, and how often it was refused, in this run.
+    Also counts how often each of the latter has failed and was refused in this run.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -29,7 +29,7 @@ class RowQueue:
         self._refusals: Counter[int] = Counter()
 
     def ready(self, now: float) -> bool:
-        """Whether `take` has a row to give."""
+        """Whether `take` can return a row now."""
         self._bring_forward(now)
         if self._ahead is None and not self._front:
             self._ahead = next(self._rows, None)
@@ -37,16 +37,16 @@ class RowQueue:
 
     @property
     def due_at(self) -> float | None:
-        """When the next row is due that waits to go again."""
+        """When the next waiting row is due; None if no row waits."""
         return self._later[0][0] if self._later else None
 
     @property
     def holds_any(self) -> bool:
-        """Whether a row was read that is not taken; those that were not read do not count."""
+        """Whether a row was read that `take` has not returned. Unread rows do not count."""
         return self._ahead is not None or bool(self._front) or bool(self._later)
 
     def take(self, now: float) -> Row:
-        """The row that is next. Only after `ready` said that there is one."""
+        """Returns the next row. Call it only after `ready` returned True."""
         self._bring_forward(now)
         if self._front:
             return self._front.popleft()
@@ -61,17 +61,17 @@ class RowQueue:
         return self._refusals[row.number]
 
     def refused(self, row: Row, due_at: float) -> None:
-        """Puts a row back that the server turned away before any work, until `due_at`."""
+        """Puts back a row that the server refused before any work. It waits until `due_at`."""
         self._refusals[row.number] += 1
         self._put_back(row, due_at)
 
     def failed(self, row: Row, due_at: float) -> None:
-        """Puts a row back whose attempt failed, until `due_at`."""
+        """Puts back a row whose attempt failed. It waits until `due_at`."""
         self._failures[row.number] += 1
         self._put_back(row, due_at)
 
     def finished(self, row: Row) -> None:
-        """The row does not come back in this run."""
+        """Forgets the counts of a row that this run does not send again."""
         del self._failures[row.number]
         del self._refusals[row.number]
 

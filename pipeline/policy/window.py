@@ -1,4 +1,4 @@
-"""What one answer says about the limiter's window: estimators over our own send times. Pure.
+"""Estimates the limiter's window from each answer and our own send times. Pure.
 
 Whatever limiter the server uses, it comes down to one number: its effective window
 ``W = limit / sustainable rate``, which no header tells. But ``remaining`` was counted when the
