@@ -120,8 +120,8 @@ def intact(columns: Sequence[str], alias: str) -> str:
 def is_damage(error: sqlite3.Error) -> bool:
     """Tells whether `error` means that stored text is no longer valid UTF-8: SQLite returns such
     bytes, but Python cannot decode them."""
-    said = str(error)
-    return "user-defined function raised" in said or "Could not decode" in said
+    message = str(error)
+    return "user-defined function raised" in message or "Could not decode" in message
 
 
 def _text(value: str) -> bytes:

@@ -165,7 +165,7 @@ class GroupCommit:
         """Begins a transaction, which takes SQLite's lock. Waits while another program holds it.
 
         Raises:
-            LedgerBusy: after 30 s, when no coroutine waits for this batch.
+            LedgerBusy: after 30 s, when no operation of the batch belongs to a coroutine.
             DiskRefused: when `leave` has ended the wait.
         """
         begun = time.monotonic()

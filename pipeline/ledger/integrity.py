@@ -47,9 +47,9 @@ def check_ledger(path: Path) -> None:
     # A Python that is embedded in another program may have no executable.
     if sys.executable and path.exists() and path.stat().st_size >= _LARGE_BYTES:
         with contextlib.suppress(OSError), start_python(__name__, str(path.absolute())) as child:
-            said, _ = child.communicate()
+            output, _ = child.communicate()
             if child.returncode == StorageFailed.exit_code:
-                raise StorageFailed(said.decode().strip())
+                raise StorageFailed(output.decode().strip())
             if child.returncode == 0:
                 return
     with reading(path) as read:

@@ -117,7 +117,7 @@ class SqliteLedger:
     def recover(self) -> frozenset[int]:
         """Marks attempts without an outcome, and their rows, as ambiguous. Returns the row ids.
 
-        Call it before the first request of a run: then only a crash can have left such attempts.
+        Call it before the first request of a run: then only an earlier process can have left them.
 
         Raises:
             StorageFailed: when one of these rows or attempts was altered.
@@ -241,9 +241,8 @@ class SqliteLedger:
     ) -> None:
         """Starts a run. Later attempts belong to it, and `queries.counts` counts its sheet.
 
-        The caller has looked the sheet up with `matching`. The sheet has `rows` rows; `skipped` of
-        them are not sent and have no answer here. `pins` is the JSON of the run's pinned settings.
-        `accepted` are rows that were paid under other pins and that the user allows to be paid for
+        The caller has looked the sheet up with `matching`. The sheet has `rows` rows, and the job
+        skips `skipped` of them. `pins` is the JSON of the run's pinned settings. `accepted` are rows that were paid under other pins and that the user allows to be paid for
         again. `again` are ok rows that get another version (see `mark_again`). `token` names a plan
         that must not be carried out twice. All of this is one commit: a kill leaves all or nothing.
         """

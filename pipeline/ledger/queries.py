@@ -464,9 +464,9 @@ def check_structure(db: sqlite3.Connection) -> None:
     Raises:
         StorageFailed: when SQLite finds damage.
     """
-    said = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if said != "ok":
-        raise altered(f"its structure ({said})")
+    problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise altered(f"its structure ({problem})")
 
 
 def last_run(db: sqlite3.Connection) -> LastRun | None:

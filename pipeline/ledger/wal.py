@@ -58,11 +58,11 @@ def lost_commits(wal: Path) -> int:
 
 
 def _lost(header: bytes, frames: BinaryIO) -> int:
-    magic, _, page, _, *said = struct.unpack(">8I", header)
+    magic, _, page, _, *stored = struct.unpack(">8I", header)
     order = "<" if magic == _MAGIC[0] else ">"
     salts: bytes | None = header[16:24]
     sums = _checksum(header[:24], order, (0, 0))
-    whole = magic in _MAGIC and sums == tuple(said[2:]) and page in _PAGES
+    whole = magic in _MAGIC and sums == tuple(stored[2:]) and page in _PAGES
     if not whole:
         page, salts = _USUAL_PAGE, None
     lost = 0

@@ -1,4 +1,4 @@
-"""Checks that a run folder is complete, and that every file is as the runner wrote it.
+"""Checks that a run folder is complete and unaltered.
 
 Checksums cover every byte that matters: every row of the ledger, every part, the copy of the sheet
 and the summary. Counts and keys show what checksums cannot: that nothing is missing, doubled,

@@ -77,22 +77,22 @@ def check_summary(
         ):
             findings.add(name, "it is not the file that the last run wrote", _NEXT_RUN)
         return
-    said = _object(content)
-    counted = sum(said[n] for n in ROW_COUNTS)
-    if counted != said["rows"] or (over and now is not None and _differs(said, asdict(now), db)):
+    then = _object(content)
+    counted = sum(then[n] for n in ROW_COUNTS)
+    if counted != then["rows"] or (over and now is not None and _differs(then, asdict(now), db)):
         findings.add(LEDGER, "its counts differ from those in summary.json", KEEP_LEDGER)
 
 
-def _differs(said: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
-    """Tells whether the counts in `now` differ from those that a run wrote, `said`.
+def _differs(then: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
+    """Tells whether the counts in `now` differ from `then`, those in summary.json.
 
     Stored responses that the runner has read since then are ok and paid.
     """
     (most,) = db.execute("SELECT count(*) FROM decisions WHERE decision = 'reread'").fetchone()
-    read = now["ok"] - said["ok"]
+    read = now["ok"] - then["ok"]
     if 0 < read <= most:
-        said = said | {"ok": now["ok"], "paid_min": said["paid_min"] + read}
-    return any(said[name] != now[name] for name in _COUNTED)
+        then = then | {"ok": now["ok"], "paid_min": then["paid_min"] + read}
+    return any(then[name] != now[name] for name in _COUNTED)
 
 
 def check_failures(
