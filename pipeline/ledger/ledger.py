@@ -242,9 +242,10 @@ class SqliteLedger:
         """Starts a run. Later attempts belong to it, and `queries.counts` counts its sheet.
 
         The caller has looked the sheet up with `matching`. The sheet has `rows` rows, and the job
-        skips `skipped` of them. `pins` is the JSON of the run's pinned settings. `accepted` are rows that were paid under other pins and that the user allows to be paid for
-        again. `again` are ok rows that get another version (see `mark_again`). `token` names a plan
-        that must not be carried out twice. All of this is one commit: a kill leaves all or nothing.
+        skips `skipped` of them. `pins` is the JSON of the run's pinned settings. `accepted` are
+        rows that were paid under other pins and that the user allows to be paid for again. `again`
+        are ok rows that get another version (see `mark_again`). `token` names a plan that must not
+        be carried out twice. All of this is one commit: a kill leaves all or nothing.
         """
 
         def operation(db: sqlite3.Connection) -> int:
