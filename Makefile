@@ -1,4 +1,4 @@
-# Everything here works on a machine with Python 3.11 or newer, make and pip.
+# Everything here needs Python 3.11 or newer, make and pip. Targets that need more say so.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -6,60 +6,60 @@ RAY := .venv/.ray
 
 .PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report lock clean
 
-help:  ## this list
+help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("This needs Python 3.11 or newer. Name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Not in the other lock: a newcomer's first command should not wait for it.
+# Ray has a separate lock, so that the first command of a new user does not wait for it.
 $(RAY): requirements-ray.lock $(READY)
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements-ray.lock
 	@touch $@
 
-demo: $(READY)  ## run the main job against the local sandbox; no key, nothing paid
+demo: $(READY)  ## run the main job against the local sandbox: no key, no cost
 	$(BIN)/pipeline run jobs/stories.yaml --sandbox
 
-test: $(READY)  ## the tests, on all cores
+test: $(READY)  ## run the tests, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-fast: $(READY)  ## the tests of the rooms by themselves, in about a minute
+test-fast: $(READY)  ## run the unit tests, in about a minute
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
-test-ray: $(RAY)  ## the tests of the engine ray, which it installs; one after the other, as each has a cluster
+test-ray: $(RAY)  ## install ray and run its tests, one by one because each has a cluster
 	$(BIN)/python -m pytest -m 'ray and not long'
 
-# Airflow, Prefect and the peers below come without hashes: each pins hundreds of packages of its own.
+# Airflow, Prefect and the peers below are installed without hashes: each pins hundreds of packages.
 # Their environments get no key, and nothing in them is part of a release.
 RECIPES = .recipes
-test-recipes: $(READY)  ## the recipes of docs/recipes.md in Airflow, Prefect and a notebook, which it installs
+test-recipes: $(READY)  ## install Airflow, Prefect and a notebook, and run the recipes of docs/recipes.md in them
 	@test -x $(RECIPES)/airflow/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/airflow && $(RECIPES)/airflow/bin/pip install -q apache-airflow --editable .; }
 	@test -x $(RECIPES)/prefect/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/prefect && $(RECIPES)/prefect/bin/pip install -q prefect --editable .; }
 	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
 	$(BIN)/python -m pytest tests/commands/test_recipes.py
 
-# Not part of check: for each Python of the machine it downloads and installs everything anew, which
+# Not part of check: it downloads and installs everything again for each Python of the machine. That
 # takes a minute each and needs the package index.
 WHEEL = .wheel
-test-wheel: $(READY)  ## the wheel and the source archive, installed for each Python from 3.11 to 3.14 that is there
+test-wheel: $(READY)  ## build the wheel and the source archive, and test them on each installed Python from 3.11 to 3.14
 	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q --require-hashes -r requirements-tools.lock; }
 	rm -rf $(WHEEL)/dist
 	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/commands/test_wheel.py
 
-# Not part of check: it takes hours, and what it says has to be read.
+# Not part of check: it takes hours, and a person has to read its output.
 MUTANTS = .mutants
-mutants: $(READY)  ## changes of the modules that decide and keep which no test notices, by mutmut, which it installs
+mutants: $(READY)  ## install mutmut and list the code changes that no test notices, in the modules that decide and store
 	@test -x $(MUTANTS)/bin/mutmut || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements.lock && $(MUTANTS)/bin/pip install -q --require-hashes -r requirements-tools.lock && $(MUTANTS)/bin/pip install -q --no-deps --no-build-isolation --editable .; }
 	nice $(MUTANTS)/bin/mutmut run --max-children 2
 	$(MUTANTS)/bin/python tests/support/survivors.py
 
-# Both at once: they wait more than they calculate. Ray is installed before, as one environment has both.
-check: lint $(RAY)  ## lint, types, import contracts, tests: what every commit keeps green
+# Both test targets run at once, because they mostly wait. Ray is installed first: they share one environment.
+check: lint $(RAY)  ## lint, types, import contracts and tests; every commit passes this
 	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test test-ray
 
 lint: $(READY)
@@ -68,9 +68,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Both at once, as they wait a lot: three tests at a time, and those of Ray one after the other, as each
+# Both at once, because they mostly wait: three tests at a time, and those of Ray one by one, because each
 # has a cluster.
-soak: $(RAY)  ## the long tests; before an issue is closed
+soak: $(RAY)  ## run the long tests; do it before you close an issue
 	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target soak-rows soak-ray
 
 soak-rows: $(RAY)
@@ -79,44 +79,44 @@ soak-rows: $(RAY)
 soak-ray: $(RAY)
 	$(BIN)/python -m pytest -m 'long and ray' --durations=5
 
-bench: $(READY)  ## CPU per row beside plain httpx and bare aiohttp
+bench: $(READY)  ## measure CPU per row, compared with plain httpx and bare aiohttp
 	$(BIN)/python benchmarks/throughput.py
 
 PEERS = .bench
-bench-peers: $(READY)  ## the same beside bespokelabs-curator and Ray Data, which it installs
+bench-peers: $(READY)  ## install bespokelabs-curator and Ray Data, and compare with them too
 	@test -d $(PEERS)/curator || { $(PYTHON) -m venv $(PEERS)/curator && $(PEERS)/curator/bin/pip install -q bespokelabs-curator; }
 	@test -d $(PEERS)/ray || { $(PYTHON) -m venv $(PEERS)/ray && $(PEERS)/ray/bin/pip install -q 'ray[data]' aiohttp pydantic; }
 	$(BIN)/python benchmarks/throughput.py --curator $(PEERS)/curator/bin/python --ray $(PEERS)/ray/bin/python
 
-bench-scale: $(READY)  ## a million rows, and 5,000 requests in flight
+bench-scale: $(READY)  ## measure a million rows, and 5,000 requests in flight
 	$(BIN)/python benchmarks/scale.py in-flight
 	$(BIN)/python benchmarks/scale.py rows
 
-docs: $(READY)  ## docs/cli.md from what --help says, docs/python.md from the docstrings
+docs: $(READY)  ## write docs/cli.md from --help, and docs/python.md from the docstrings
 	$(BIN)/python docs/reference.py
 
-picture: $(READY)  ## docs/session.svg from a session in a terminal
+picture: $(READY)  ## draw docs/session.svg from a session in a terminal
 	$(BIN)/python docs/record.py --write
 
-figures: $(READY)  ## the README's tables from what the benchmarks kept
+figures: $(READY)  ## write the stored results of the benchmarks into the tables of the README and docs/
 	$(BIN)/python benchmarks/figures.py --write
 
-bench-ray: $(RAY)  ## what one driver can feed a cluster, what workers hold, and Ray Data beside it, which it installs
+bench-ray: $(RAY)  ## measure a Ray cluster: one driver's speed, the workers' capacity, and Ray Data, which it installs
 	$(BIN)/python benchmarks/cluster.py ceiling
 	$(BIN)/python benchmarks/cluster.py in-flight
 	@test -d $(PEERS)/cluster || { $(PYTHON) -m venv $(PEERS)/cluster && $(PEERS)/cluster/bin/pip install -q --require-hashes -r requirements-ray.lock && $(PEERS)/cluster/bin/pip install -q 'ray[data]' pydantic && $(PEERS)/cluster/bin/pip install -q --no-deps --editable .; }
 	$(PEERS)/cluster/bin/python benchmarks/cluster.py peer
 
-bench-sandbox: $(READY)  ## runs a second of the sandbox on one core, and its memory
+bench-sandbox: $(READY)  ## measure the sandbox: runs per second on one core, and memory
 	$(BIN)/python benchmarks/sandbox.py
 
-bench-pacing: $(READY)  ## use of the limit and 429s beside fixed concurrency and a told limiter
+bench-pacing: $(READY)  ## measure use of the limit and 429s, compared with fixed concurrency and a configured limiter
 	$(BIN)/python benchmarks/pacing.py
 
-bench-report: $(READY)  ## seconds, memory and size of the report of a million rows, with few and with half of them failed
+bench-report: $(READY)  ## measure seconds, memory and size of a million rows' report, with 2 % and with half of them failed
 	$(BIN)/python benchmarks/report.py
 
-lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
+lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \
 	  --python-version 3.11 --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
 	uv pip compile pyproject.toml --extra ray --constraint requirements.lock --universal \
@@ -126,6 +126,6 @@ lock:  ## pin the newest versions that pyproject.toml admits (needs uv)
 	  --constraint requirements-ray.lock --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet -o requirements-tools.lock
 
-clean:  ## remove what make built; runs and their results stay
+clean:  ## remove everything that make built; runs and their results stay
 	rm -rf .venv .mutants mutants build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
