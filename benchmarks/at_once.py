@@ -1,4 +1,4 @@
-"""A worker and an engine that answer at once: what is left is the driver's own work."""
+"""A worker and an engine that answer at once, so that only the driver's own work is measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def reply_at_once() -> Reply:
 
 
 class InstantWorker(Worker):
-    """Has the reply as soon as it has the request."""
+    """A worker that has the reply as soon as it gets the request."""
 
     async def send(self, batch: int, requests: list[BatchedRequest]) -> None:
         self._received.append(batch)
@@ -28,7 +28,7 @@ class InstantWorker(Worker):
 
 
 class InstantEngine:
-    """The same without a cluster."""
+    """An engine that does the same without a cluster."""
 
     lead_s, fits = 0.0, 1_000_000
 

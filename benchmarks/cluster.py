@@ -1,15 +1,18 @@
-"""Many machines: what one driver can feed, what its workers can hold, and Ray Data beside it.
+"""Measures a Ray cluster: one driver's speed, the workers' capacity, and Ray Data for comparison.
 
     python benchmarks/cluster.py ceiling [--rows 100000]
     python benchmarks/cluster.py in-flight [--in-flight 10000] [--answer-after 10]
     python benchmarks/cluster.py peer [--rows 20000]        (with ray[data] installed)
 
-`ceiling` lets a job run through plan, pace, ledger and parts with an engine that answers at once:
-in the driver's own process, which leaves only the driver's work, and from Ray workers, which adds
-what the way there and back costs it. CPU seconds are the driver's alone. `in-flight` holds
-thousands of requests on two workers; the ideal is the rows over the requests in flight, times the
-time of an answer. `peer` sends the same rows by Ray Data's HTTP processor on the same cluster, and
-kills the driver of each in the middle of a job to see what is left.
+`ceiling` runs a job through plan, pace, ledger and parts with an engine that answers at once. In
+the driver's process this measures only the driver's work. With Ray workers it adds the cost of
+sending each request to a worker and back. CPU seconds are those of the driver alone.
+
+`in-flight` keeps thousands of requests in flight on two workers. The ideal time is the number of
+rows, divided by the requests in flight, times the time of an answer.
+
+`peer` sends the same rows with Ray Data's HTTP processor on the same cluster. Then it kills the
+driver of each in the middle of a job and counts the answers that survive.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver took. `loop_s` is the CPU time of its event loop's thread."""
+    """Time that the driver took. `loop_s` is the CPU time of its event loop's thread."""
 
     engine: str
     rows: int
@@ -62,7 +65,7 @@ async def instant_engine(*_: Any) -> AsyncIterator[Any]:
 
 
 def drive(engine: str, spec: Path, answers: Any) -> None:
-    """Runs the job in this process and tells what that took."""
+    """Runs the job in this process and sends its figures to `answers`."""
     import gc
 
     from pipeline.core.events import AttemptEnded
@@ -90,12 +93,12 @@ def drive(engine: str, spec: Path, answers: Any) -> None:
         else:
             looks[1] = time.monotonic(), time.process_time(), time.thread_time()
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # of the workers, which import this
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the workers, which import this file
     os.environ["AITUTOR_API_KEY"] = KEY
     os.environ["AITUTOR_BASE_URL"] = "http://127.0.0.1:9"
     summary = run.run_job(spec, listeners=(look,))
     if len(looks) < 2:
-        raise SystemExit(f"nothing was sent: {others}")
+        raise SystemExit(f"The run sent nothing. Its events: {others}")
     spent = [then - first for first, then in zip(*looks, strict=True)]
     answers.send((summary.ok, *spent))
 
@@ -115,7 +118,7 @@ def ceiling(rows: int, concurrency: int) -> None:
             assert found[0] == rows, found
             figures.append(Driver(engine, rows, *found[1:]))
             print(figures[-1], flush=True)
-    print(f"kept in {keep('ceiling', figures)}")
+    print(f"Written to {keep('ceiling', figures)}")
 
 
 def in_flight(number: int, answer_after_s: float) -> None:
@@ -131,12 +134,13 @@ def in_flight(number: int, answer_after_s: float) -> None:
         spent = bench.call("run", "--quiet")
         figure = Held(number, rows, answer_after_s, *astuple(spent))
         print(figure)
-        print(f"kept in {keep('cluster-in-flight', [figure], server=kind)}")
+        print(f"Written to {keep('cluster-in-flight', [figure], server=kind)}")
 
 
 @dataclass(frozen=True)
 class Held:
-    """Requests in flight. CPU is of the driver, the workers and Ray; `rss_mb` of the largest."""
+    """A run with many requests in flight. CPU includes driver, workers and Ray; `rss_mb` is that of
+    the largest process."""
 
     in_flight: int
     rows: int
@@ -157,7 +161,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Beside:
-    """One program on the cluster. CPU is of its driver and all of the cluster; `rss_mb` of all."""
+    """One program on the cluster. CPU and `rss_mb` include its driver and the whole cluster."""
 
     program: str
     rows: int
@@ -199,12 +203,12 @@ def peer(rows: int) -> None:
             kept, twice = killed(program, address)
             figures.append(Beside(program, rows, wall_s, spent_s, most, kept, twice))
             print(figures[-1], flush=True)
-    print(f"kept in {keep('cluster-peer', figures)}")
+    print(f"Written to {keep('cluster-peer', figures)}")
 
 
 def killed(program: str, address: str) -> tuple[int, int]:
-    """(answers kept, rows asked twice) of a job whose driver is killed in the middle and that is
-    then started again; by the server's own book.
+    """Kills the driver in the middle of a job and starts the job again. Returns (answers that
+    survived, rows sent twice), by the server's own count.
     """
     with tempfile.TemporaryDirectory() as folder:
         words = {"limit": 100_000, "book": f"{folder}/book.sqlite", "latency": "300ms"}
@@ -227,7 +231,7 @@ def killed(program: str, address: str) -> tuple[int, int]:
                 while sum(received(url)) < _KILLED_AT:
                     time.sleep(0.05)
                 driver.kill()
-            time.sleep(5)  # until Ray has noticed
+            time.sleep(5)  # gives Ray time to notice
             kept = 0
             if program == "this runner":
                 kept = json.loads(bench.told("status"))["ok"]
@@ -240,7 +244,7 @@ def killed(program: str, address: str) -> tuple[int, int]:
 
 
 def received(url: str) -> list[int]:
-    """How often each row has reached the server."""
+    """Counts how often each row has reached the server."""
     with urllib.request.urlopen(f"{url}/_sandbox/bills") as answer:
         return [entry["received"] for entry in json.load(answer)["bills"]]
 
@@ -249,7 +253,7 @@ def received(url: str) -> list[int]:
 def driving(
     program: str, bench: Bench, address: str, url: str, rows: int, in_flight: int = _IN_FLIGHT
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The program's driver, as a process that has its end within this context."""
+    """The program's driver, as a process that ends with this context."""
     environment = bench.environment() | {"RAY_ADDRESS": address}
     if program == "this runner":
         if not bench.spec.exists():
@@ -274,7 +278,7 @@ def driving(
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, int]]:
-    """(address, process) of a cluster of two CPUs."""
+    """Yields (address, process) of a cluster with two CPUs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
@@ -295,7 +299,7 @@ def cluster() -> Iterator[tuple[str, int]]:
 
 
 def cpu_s(root: int) -> float:
-    """CPU seconds of a process and all that it started, the ended ones too."""
+    """Returns the CPU seconds of a process and of all its descendants, ended ones included."""
     ticks = 0
     for pid in descendants(root):
         with suppress(OSError):
@@ -305,7 +309,7 @@ def cpu_s(root: int) -> float:
 
 
 def rss_mb(root: int) -> float:
-    """Memory that only these processes hold; what they share counts by parts."""
+    """Returns the memory of these processes. Shared memory counts in proportion."""
     total_kb = 0
     for pid in descendants(root):
         with suppress(OSError):
@@ -325,7 +329,8 @@ def descendants(root: int) -> list[int]:
 
 
 def apart(function: Callable[..., None], *arguments: Any) -> Any:
-    """What `function` puts into its last argument, from a process of its own."""
+    """Runs `function` in a new process and returns the object that it sends through its last
+    argument."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=function, args=(*arguments, theirs))
@@ -334,7 +339,7 @@ def apart(function: Callable[..., None], *arguments: Any) -> Any:
     try:
         return ours.recv()
     except EOFError:
-        raise SystemExit("the driver ended without an answer") from None
+        raise SystemExit("The driver ended without a result.") from None
     finally:
         process.join()
 

@@ -1,4 +1,4 @@
-"""The tables of figures in the README and the docs, made from what the benchmarks kept.
+"""Makes the tables of figures in the README and the docs from the stored results of benchmarks.
 
     python benchmarks/figures.py [--write]
 
@@ -115,7 +115,7 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """A document with its tables made anew."""
+    """Returns the document with new tables."""
     return _MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
 
 

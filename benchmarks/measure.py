@@ -1,4 +1,4 @@
-"""What the benchmarks share: a fast server, a job on disk, a process watched, figures kept."""
+"""Shared parts of the benchmarks: a fast server, a job on disk, process measurement, storage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 KEY = "sk_bench"
 _PR_SET_CHILD_SUBREAPER = 36
 ANSWER = json.dumps({"success": True, "result": "x" * 540, "citations": []}).encode()
-# Of the same length for those that speak only to a chat endpoint.
+# The same length, for programs that only use a chat endpoint.
 CHAT_ANSWER = json.dumps(
     {
         "id": "1",
@@ -59,7 +59,7 @@ http {{
 
 @dataclass(frozen=True)
 class Used:
-    """What a process and its children took. `rss_mb` is the most that one of them held."""
+    """Time and memory of a process and its children. `rss_mb` is the peak of the largest one."""
 
     wall_s: float
     cpu_s: float
@@ -67,7 +67,7 @@ class Used:
 
 
 class FixedAnswer(asyncio.Protocol):
-    """A server for machines without nginx: one answer to whatever ends a body."""
+    """A server for machines without nginx. It sends one answer whenever data ends like a body."""
 
     REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
         len(ANSWER),
@@ -84,8 +84,8 @@ class FixedAnswer(asyncio.Protocol):
 
 @contextmanager
 def serving(delay_s: float = 0.0) -> Iterator[tuple[str, str]]:
-    """(kind of server, its address), in a process of its own: nginx where it is and no delay is
-    wanted, else asyncio.
+    """Yields (kind of server, its address). The server is a separate process: nginx if it is
+    installed and no delay is wanted, else asyncio.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -115,11 +115,11 @@ def _wait_for(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise SystemExit("the server did not start")
+    raise SystemExit("The server did not start.")
 
 
 class LateAnswer(FixedAnswer):
-    """The same answer after `delay_s`."""
+    """A server that sends the same answer after `delay_s`."""
 
     delay_s = 0.0
 
@@ -141,7 +141,7 @@ async def _serve(port: int, delay_s: float) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """A job on disk, and the runner as a user calls it."""
+    """A job on disk, and the runner's commands as a user calls them."""
 
     folder: Path
     url: str
@@ -162,12 +162,12 @@ class Bench:
         )
 
     def call(self, verb: str, *options: str) -> Used:
-        """Runs a command to its end, which must be a good one."""
+        """Runs a command to its end and measures it. It must succeed."""
         command = [sys.executable, "-m", "pipeline", verb, str(self.spec), *options]
         return used(command, self.environment())
 
     def told(self, verb: str) -> str:
-        """What a command prints as JSON."""
+        """Returns the JSON that a command prints."""
         command = [sys.executable, "-m", "pipeline", verb, str(self.spec), "--json"]
         environment = self.environment()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -178,10 +178,11 @@ class Bench:
 
 
 def used(command: list[str], environment: dict[str, str] | None = None) -> Used:
-    """Runs a command, and what it and all its descendants took.
+    """Runs a command, and returns the time and memory of it and all its descendants.
 
-    A process is forked to watch each, as the most memory of "all children so far" never falls. It
-    adopts daemons that the command leaves behind and waits for them too, or they would be free.
+    Each command is watched by a forked process, because the peak memory of "all children so far"
+    never falls. The watcher also adopts daemons that the command leaves behind and waits for them.
+    Otherwise they would not be counted.
     """
     reader, writer = os.pipe()
     watcher = os.fork()
@@ -202,7 +203,7 @@ def used(command: list[str], environment: dict[str, str] | None = None) -> Used:
         code, *spent = json.loads(pipe.read())
     os.waitpid(watcher, 0)
     if code:
-        raise SystemExit(f"{' '.join(command)} ended with {code}")
+        raise SystemExit(f"{' '.join(command)} ended with exit code {code}")
     return Used(*spent)
 
 

@@ -1,15 +1,16 @@
-"""How much of a limit is used, and at what price in 429s, on the wall clock.
+"""Measures how much of a limit is used and how many 429s that costs, in real time.
 
-The runner as a user runs it (sheet, ledger, executor, client) beside what people write by hand, on
-the same client: a fixed number of workers with exponential backoff, and aiolimiter told the truth
-about limit and window. Each has a sandbox and a process of its own; those of one scenario run at
-the same time. Load goes to 127.0.0.1 only and ends after a fixed time.
+The runner, as a user runs it (sheet, ledger, executor, client), is compared with two programs that
+people write by hand, on the same client: a fixed number of workers with exponential backoff, and
+aiolimiter configured with the true limit and window. Each contender has its own sandbox and its own
+process. Those of one scenario run at the same time. All load goes to 127.0.0.1 and ends after a
+fixed time.
 
     python benchmarks/pacing.py [--only WORD] [--short]
 
-Utilisation is measured against an all-knowing client, which gets ``limit / window``, after the
-ramp: from 5 s on, for the window of 60 s from the third window on. "ramp" is when a second begins
-in which 90 % gets through, and CPU is the client's, per request.
+"used" is the share of ``limit / window``, which a perfect client would reach. It is measured after
+the ramp: from 5 s on, for the window of 60 s from the third window on. "ramp" is the start of the
+first second in which 90 % of the limit is reached. CPU is the client's, per request.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ BACKOFF_S, BACKOFF_MOST_S = 1.0, 60.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """A sandbox and for how long it is used."""
+    """The settings of a sandbox and the duration of the load."""
 
     name: str
     limit: int
@@ -75,18 +76,18 @@ CONTENDERS = ("runner", "32 workers", "500 workers", "told limiter")
 
 @dataclass
 class Seen:
-    """When requests were admitted and denied, seconds since the start, and the CPU time used."""
+    """Times at which requests were admitted and denied, in seconds since the start; CPU time."""
 
     admitted: list[float]
     denied: list[float]
     cpu_s: float
 
 
-# -- one contender, in a process of its own ------------------------------------------------
+# -- one contender, in its own process -----------------------------------------------------
 
 
 async def run_runner(scenario: Scenario, url: str, key: str) -> Seen:
-    """A whole run, as `pipeline run` does it."""
+    """Does a whole run, as `pipeline run` does."""
     seen = Seen([], [], 0.0)
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder) / "sheet.csv"
@@ -117,7 +118,7 @@ async def run_runner(scenario: Scenario, url: str, key: str) -> Seen:
 
 
 async def run_workers(scenario: Scenario, url: str, key: str, workers: int, told: bool) -> Seen:
-    """`workers` at once; with `told` each waits for aiolimiter, else each backs off by itself."""
+    """Runs `workers` at once. With `told` each waits for aiolimiter, else each backs off alone."""
     seen = Seen([], [], 0.0)
     limiter = AsyncLimiter(scenario.limit, scenario.window_s) if told else None
     begun = time.monotonic()
@@ -146,7 +147,7 @@ async def run_workers(scenario: Scenario, url: str, key: str, workers: int, told
 
 
 def contend(contender: str, scenario: Scenario, url: str, key: str) -> None:
-    """Prints what one contender saw, as one line of JSON."""
+    """Prints the result of one contender, as one line of JSON."""
     begun = time.process_time()
     if contender == "runner":
         seen = asyncio.run(run_runner(scenario, url, key))
@@ -164,7 +165,7 @@ def contend(contender: str, scenario: Scenario, url: str, key: str) -> None:
 
 @contextlib.contextmanager
 def sandbox(scenario: Scenario) -> Iterator[dict[str, Any]]:
-    """A sandbox process; it dies with this one."""
+    """A sandbox process that dies with this one."""
     options: dict[str, Any] = {
         "limit": scenario.limit,
         "window": f"{scenario.window_s}s",
@@ -230,14 +231,14 @@ def report(name: str, scenario: Scenario, seen: Seen) -> None:
 
 
 def side_by_side(scenario: Scenario) -> None:
-    """Every contender on a sandbox of its own, at the same time."""
+    """Runs every contender on its own sandbox, at the same time."""
     print(f"{scenario.name} ({scenario.seconds} s)", flush=True)
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
         try:
             readies = [stack.enter_context(sandbox(scenario)) for _ in CONTENDERS]
         except LookupError as error:
-            print(f"  left out: {error}")
+            print(f"  skipped: {error}")
             return
         started = [
             start(contender, scenario, ready, cache)
@@ -248,7 +249,7 @@ def side_by_side(scenario: Scenario) -> None:
 
 
 def two_runs(scenario: Scenario, later_s: float) -> None:
-    """Two runs of one key on one sandbox, the second one starting later."""
+    """Runs two runs with one key on one sandbox. The second one starts later."""
     print(f"two runs of one key, {scenario.name}, the second {later_s:g} s later", flush=True)
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
@@ -272,8 +273,8 @@ def two_runs(scenario: Scenario, later_s: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="scenarios whose name has this in it")
-    parser.add_argument("--short", action="store_true", help="none that takes over 70 s")
+    parser.add_argument("--only", default="", help="only scenarios whose name contains this")
+    parser.add_argument("--short", action="store_true", help="skip scenarios that take over 70 s")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--told", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()

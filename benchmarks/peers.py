@@ -1,9 +1,9 @@
-"""What else a user would pick, on the same rows: run by the interpreter that has it installed.
+"""Other programs for the same job, on the same rows. Run it with the interpreter that has them.
 
     PYTHON benchmarks/peers.py curator|ray URL ROWS IN_FLIGHT
 
-Neither keeps what it is about to send, so that both may pay twice for what a kill interrupts; they
-are here for their speed.
+Neither records requests before sending them, so both may pay twice after a kill. They are here to
+compare their speed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 
 def curator(url: str, rows: int, in_flight: int) -> None:
-    """bespokelabs-curator's online processor; it speaks to an OpenAI-compatible endpoint."""
-    # litellm, which it installs, brings the token tables that would be fetched otherwise.
+    """Runs bespokelabs-curator's online processor, which needs an OpenAI-compatible endpoint."""
+    # litellm, which it installs, contains token tables that it would otherwise download.
     litellm = find_spec("litellm")
     assert litellm is not None
     assert litellm.origin is not None
@@ -45,7 +45,7 @@ def curator(url: str, rows: int, in_flight: int) -> None:
 
 
 def ray(url: str, rows: int, in_flight: int) -> None:
-    """Ray Data's HTTP processor with one actor; a batch is in flight at once."""
+    """Runs Ray Data's HTTP processor with one actor. One whole batch is in flight at a time."""
     import ray as library
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 

@@ -1,8 +1,8 @@
-"""Seconds, memory and size of `pipeline report` for run folders of many rows.
+"""Measures seconds, memory and size of `pipeline report` for run folders of many rows.
 
-The folders are made by the runner's own ledger, sealer and log, with a clock of the script's own:
-several nights of work at 50 requests a second, one row in five hundred turned away first. In one
-of them one row in fifty is not ok, in the other every second one (--not-ok). Nothing is sent.
+The runner's own ledger, sealer and log make the folders, with a scripted clock: several nights of
+work at 50 requests a second, where one row in 500 is refused first. In one folder one row in 50 is
+not ok, in the other every second one (--not-ok). Nothing is sent.
 
     python benchmarks/report.py [--rows 1000000] [--not-ok 50 2] [--folder DIR]
 """
@@ -55,7 +55,7 @@ OK = Outcome(Verdict.OK, None, "", 200, True)
 
 @dataclass
 class ScriptedClock:
-    """A clock that goes on by `step_s` whenever somebody looks at it."""
+    """A clock that advances by `step_s` at each reading."""
 
     now: float
     step_s: float = 0.0
@@ -69,7 +69,7 @@ class ScriptedClock:
 
 
 def answer(row: int, chance: random.Random) -> bytes:
-    """An answer of about a kilobyte with up to four citations."""
+    """Returns an answer of about 1 KB with up to four citations."""
     sites = [f"https://site{chance.randrange(400)}.example/page/{row}" for _ in range(row % 5)]
     citations = [{"title": f"Source {n}", "url": url} for n, url in enumerate(sites)]
     text = "Once upon a time. " * (20 + row % 60)
@@ -77,7 +77,7 @@ def answer(row: int, chance: random.Random) -> bytes:
 
 
 def make_job(folder: Path, rows: int) -> Job:
-    """A job on a sheet of `rows` rows."""
+    """Writes a job with a sheet of `rows` rows."""
     with (folder / "sheet.csv").open("w", encoding="utf-8") as file:
         file.write("story\n")
         file.writelines(f"a story about dog number {n}\n" for n in range(rows))
@@ -87,7 +87,7 @@ def make_job(folder: Path, rows: int) -> Job:
 
 
 def fill(job: Job, rows: int, not_ok: int) -> None:
-    """Every row is sent, night after night."""
+    """Writes the ledger and files of all nights, as if every row had been sent."""
     spec, folder = job.to_run(), job.folder
     folder.create()
     clock = ScriptedClock(FIRST_NIGHT)
@@ -109,7 +109,7 @@ async def one_night(
     prepared: Prepared,
     not_ok: int,
 ) -> None:
-    """One run, from its beginning to its summary."""
+    """Writes one run, from its beginning to its summary."""
     folder, snapshot = job.folder, prepared.snapshot
     run_id = f"night-{clock.now:.0f}"
     ledger.begin_run(
@@ -150,7 +150,7 @@ async def send(
     chance: random.Random,
     outcome_of: Callable[[Row], Ended],
 ) -> None:
-    """Intents and outcomes of some rows, two commits in all."""
+    """Writes intents and outcomes of some rows, in two commits."""
     attempts = await asyncio.gather(*(ledger.intend(row) for row in rows))
     concluding = []
     for attempt in attempts:
@@ -165,13 +165,13 @@ async def send(
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:
-    """(seconds, seconds of CPU with its own processes, MiB at most) of a command."""
+    """Runs a command. Returns (seconds, CPU seconds with its children, peak memory in MiB)."""
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{command} ended with {process.returncode}")
+        sys.exit(f"{command} ended with exit code {process.returncode}")
     return time.monotonic() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
@@ -187,11 +187,15 @@ def folders(given: Path | None) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--not-ok", type=int, nargs="+", default=[50, 2], help="One row in so many, a folder each."
+        "--not-ok",
+        type=int,
+        nargs="+",
+        default=[50, 2],
+        help="One row in this many is not ok; one folder for each.",
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument(
-        "--folder", type=Path, help="Keep the run folders here, or use those there."
+        "--folder", type=Path, help="Write the run folders here, or use the existing ones."
     )
     options = parser.parse_args()
     for folder in folders(options.folder):
@@ -200,17 +204,17 @@ def main() -> None:
 
 
 def measure(folder: Path, rows: int, not_ok: int) -> None:
-    """Prints what the report of one folder takes; makes the folder where it is not there."""
+    """Prints the figures for the report of one folder, which is made if it does not exist."""
     if not (folder / "job.yaml").exists():
         folder.mkdir(exist_ok=True)
-        # In a process of its own: one that this one starts begins with this one's memory.
+        # In a spawned process: a child's memory counts from that of its parent.
         filling = multiprocessing.get_context("spawn").Process(
             target=fill_new, args=(folder, rows, not_ok)
         )
         filling.start()
         filling.join()
         if filling.exitcode:
-            sys.exit("the folder could not be made")
+            sys.exit("The run folder could not be made.")
     job = find_job(folder / "job.yaml")
     command = [sys.executable, "-m", "pipeline", "report", str(folder / "job.yaml")]
     seconds, cpu_s, mib = measured(command)

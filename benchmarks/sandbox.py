@@ -1,10 +1,11 @@
-"""How many runs a second the sandbox's template backend serves on one core, and in which memory.
+"""Measures how many runs per second the sandbox serves on one core, and with how much memory.
 
     python benchmarks/sandbox.py --seconds 5 --requests 200000
 
-The server has one core for itself; the load comes from another one, by wrk where it is installed,
-else by a small generator in Python (which then is what is measured: look at the CPU seconds). All
-of it on loopback, each request with a body of its own and a bill in the book.
+The sandbox uses the template backend and has one core for itself. The load comes from another core:
+from wrk if it is installed, else from a small generator in Python. That generator is slower than
+the server, so then look at the CPU seconds. Everything is on loopback. Each request has a different
+body and a bill in the book.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Reading:
 
 
 class Server:
-    """A sandbox on core 0 that hardly limits."""
+    """A sandbox on core 0 with a very high limit."""
 
     def __init__(self, book: Path) -> None:
         options = {"limit": 10**9, "book": str(book), "with_parent": True}
@@ -67,13 +68,13 @@ class Server:
 
 
 def load_by_wrk(url: str, seconds: float, prefix: str) -> None:
-    """One burst by wrk, from the other cores."""
+    """Sends one burst with wrk, from the other cores."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{round(seconds)}s", "-s", str(LUA), url]
     subprocess.run([*command, "--", prefix], check=True, stdout=subprocess.DEVNULL)
 
 
 def load_by_python(url: str, seconds: float, prefix: str) -> None:
-    """One burst by asyncio streams, from this process."""
+    """Sends one burst with asyncio streams, from this process."""
     asyncio.run(_burst(int(url.rsplit(":", 1)[1]), time.monotonic() + seconds, prefix))
 
 
@@ -99,10 +100,12 @@ async def _client(port: int, until: float, prefix: str) -> None:
 
 
 def main() -> None:
-    """Prints one line per burst, then the figures."""
+    """Measures, and prints one line per burst and then the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="length of one burst")
-    parser.add_argument("--requests", type=int, default=200_000, help="in all, at least")
+    parser.add_argument(
+        "--requests", type=int, default=200_000, help="least number in all bursts together"
+    )
     parser.add_argument("--python", action="store_true", help="do not use wrk")
     options = parser.parse_args()
     by_wrk = shutil.which("wrk") is not None and not options.python
@@ -120,7 +123,7 @@ def main() -> None:
 
 
 def measure(server: Server, load: Any, seconds: float, requests: int) -> None:
-    """Bursts until the book holds `requests`, or for five minutes."""
+    """Sends bursts until the book has `requests`, or for five minutes."""
     load(server.url, 1, "warm")
     first = last = server.read()
     rates: list[float] = []

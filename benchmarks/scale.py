@@ -1,12 +1,14 @@
-"""Many rows, many in flight: what wall time, CPU and memory do as a job grows.
+"""Measures time, CPU and memory of large jobs: many rows, or many requests in flight.
 
     python benchmarks/scale.py rows [--rows 1000000]
     python benchmarks/scale.py in-flight [--in-flight 5000] [--answer-after 10]
 
-`rows` runs a CSV of about 180 bytes a row from end to end against a fast server, beside one of a
-tenth of its rows, and then what follows: export, status, check, and a run that finds ten new rows.
-`in-flight` keeps thousands of requests waiting for their answers; the ideal is the rows over the
-requests in flight, times the time of an answer.
+`rows` runs a CSV with about 180 bytes per row from end to end against a fast server, and for
+comparison one with a tenth of its rows. Then it measures export, status, check, and a run that
+finds ten new rows.
+
+`in-flight` keeps thousands of requests waiting for their answers. The ideal time is the number of
+rows, divided by the requests in flight, times the time of an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from measure import Bench, Used, keep, serving
 
 @dataclass(frozen=True)
 class Step:
-    """One command, and how many rows it was about."""
+    """The figures of one command, and how many rows it handled."""
 
     name: str
     rows: int
@@ -67,7 +69,7 @@ def many_rows(rows: int) -> None:
         with (many.folder / "sheet.csv").open("a") as file:
             file.writelines(f"a new story {n}\n" for n in range(10))
         steps.append(step("run, 10 rows are new", rows + 10, many.call("run", "--quiet")))
-        print(f"kept in {keep('scale', steps, server=kind)}")
+        print(f"Written to {keep('scale', steps, server=kind)}")
 
 
 def many_in_flight(in_flight: int, answer_after_s: float) -> None:
@@ -82,7 +84,7 @@ def many_in_flight(in_flight: int, answer_after_s: float) -> None:
         print(
             f"{ratio:.2f} of the ideal {ideal_s:.0f} s, {spent.cpu_s / rows * 1000:.3f} CPU s/1,000"
         )
-        print(f"kept in {keep('in-flight', [spent], server=kind, ideal_s=ideal_s)}")
+        print(f"Written to {keep('in-flight', [spent], server=kind, ideal_s=ideal_s)}")
 
 
 def main() -> None:

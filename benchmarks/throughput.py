@@ -1,15 +1,15 @@
-"""CPU seconds per 1,000 rows: the runner beside what a user would pick instead.
+"""Measures CPU seconds per 1,000 rows, of the runner and of other programs for the same job.
 
-All of them POST the same bodies to the same fixed 600-byte answer on loopback, so many in flight,
-one after the other in one run of this script. The runner does what none of the others does: it
-reads a sheet, makes every intent and outcome durable, paces, and writes Parquet. CPU seconds are
-those of the client's whole process tree, its start-up included; the server's are left out.
+All of them POST the same bodies on loopback, to a server with one fixed answer of 600 bytes, with
+the same number in flight, one program after the other. Only the runner also reads a sheet, makes
+every intent and outcome durable, paces, and writes Parquet. CPU seconds are those of the client's
+whole process tree, its start-up included, without the server's.
 
     python benchmarks/throughput.py [--rows 20000] [--in-flight 256] [--repeat 3]
         [--curator PYTHON] [--ray PYTHON]
 
 `--curator` and `--ray` name an interpreter that has bespokelabs-curator or Ray Data installed (see
-`make bench-peers`). Of `--repeat` rounds the median counts.
+`make bench-peers`). The result is the median of `--repeat` rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from measure import KEY, Bench, Used, keep, serving, used
 Post = Callable[[bytes], Awaitable[None]]
 HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 RUNNER = "pipeline run"
-# Slow ones get fewer rows: what is measured is per row.
+# Slow programs get fewer rows, because all figures are per row.
 MOST_ROWS = {"plain httpx": 4000, "curator": 4000, "Ray Data": 10_000}
 
 
@@ -102,7 +102,7 @@ CLIENTS = {
 def commands(
     url: str, rows: int, in_flight: int, peers: dict[str, str | None]
 ) -> dict[str, list[str]]:
-    """By name, the command that sends so many rows, in a fresh process."""
+    """Returns, by name, the command that sends `rows` rows in a new process."""
     own = [sys.executable, __file__, "--url", url, "--in-flight", str(in_flight)]
     found = {
         name: [*own, "--client", name, "--rows", str(min(rows, MOST_ROWS.get(name, rows)))]
@@ -136,16 +136,14 @@ def compare(rows: int, in_flight: int, repeat: int, peers: dict[str, str | None]
             for name, command in others.items():
                 rounds[name].append(used(command, dict(os.environ)))
     found = [_measured(n, min(rows, MOST_ROWS.get(n, rows)), of) for n, of in rounds.items()]
-    print(
-        f"{'client':20} {'CPU s per 1,000':>16} {'rows/s':>8} {'MB':>6} {'beside the runner':>18}"
-    )
+    print(f"{'client':20} {'CPU s per 1,000':>16} {'rows/s':>8} {'MB':>6} {'times the runner':>18}")
     for one in found:
         ratio = one.cpu_s_per_1000 / found[0].cpu_s_per_1000
         print(
             f"{one.name:20} {one.cpu_s_per_1000:16.3f} {one.rows_per_s:8.0f} {one.rss_mb:6.0f}"
             f" {ratio:17.2f}x"
         )
-    print(f"kept in {keep('throughput', found, rows=rows, in_flight=in_flight, server=kind)}")
+    print(f"Written to {keep('throughput', found, rows=rows, in_flight=in_flight, server=kind)}")
 
 
 def main() -> None:
@@ -153,8 +151,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--curator", help="an interpreter that has bespokelabs-curator")
-    parser.add_argument("--ray", help="an interpreter that has ray[data]")
+    parser.add_argument("--curator", help="interpreter that has bespokelabs-curator")
+    parser.add_argument("--ray", help="interpreter that has ray[data]")
     parser.add_argument("--client", choices=CLIENTS, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     said = parser.parse_args()
