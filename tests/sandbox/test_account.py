@@ -1,4 +1,4 @@
-"""The account's file, its workflows, and how lengths of time are written."""
+"""Tests the account's file, its workflows, and the format of lengths of time."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ workflows:
 """
 
 
-def test_three_workflows_ship_with_it():
-    """And the key of the README."""
+def test_three_workflows_ship_with_the_sandbox():
+    """So does the key from the README."""
     account = load_account(SHIPPED)
     assert (account.keys, account.credits) == (("sk_sandbox",), 10_000_000)
     assert {name: each.variables for name, each in account.workflows.items()} == {
@@ -39,7 +39,7 @@ def test_three_workflows_ship_with_it():
 
 
 def test_a_file_has_keys_credits_and_workflows(tmp_path):
-    """Only the workflows are needed."""
+    """Only the workflows are required."""
     path = tmp_path / "account.yaml"
     path.write_text(GOOD, encoding="utf-8")
     account = load_account(path)
@@ -52,8 +52,8 @@ def test_a_file_has_keys_credits_and_workflows(tmp_path):
     assert load_account(path).keys == ("sk_sandbox",)
 
 
-def test_a_server_serves_the_file_it_is_given(start_sandbox, tmp_path):
-    """Its keys, its credits, and only its workflows."""
+def test_a_server_serves_the_account_of_its_file(start_sandbox, tmp_path):
+    """It uses the file's keys and credits, and publishes only its workflows."""
     path = tmp_path / "account.yaml"
     path.write_text(GOOD, encoding="utf-8")
     sandbox = start_sandbox(workflows=str(path))
@@ -89,8 +89,8 @@ def test_a_server_serves_the_file_it_is_given(start_sandbox, tmp_path):
         ("- {workflows: {}}", "has no workflows"),
     ],
 )
-def test_a_wrong_file_is_refused_with_what_to_do(tmp_path, text, says):
-    """The file, what is wrong, and what would be right."""
+def test_the_refusal_of_a_wrong_file_says_how_to_fix_it(tmp_path, text, says):
+    """It names the file, what is wrong, and what would be right."""
     path = tmp_path / "wrong.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r".+") as refused:
@@ -100,8 +100,8 @@ def test_a_wrong_file_is_refused_with_what_to_do(tmp_path, text, says):
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
-    """Also one that is not there."""
+def test_a_missing_file_and_a_file_that_is_not_text_are_refused(tmp_path):
+    """Both messages say that the file cannot be read."""
     path = tmp_path / "wrong.yaml"
     for _ in range(2):
         with pytest.raises(ValueError, match="cannot be read"):
@@ -110,21 +110,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_only_the_first_mention_of_a_variable_is_replaced():
-    """As in the family; values are taken as they are."""
+    """Other servers of this family do the same. Values are inserted unchanged."""
     workflow = Workflow("wf_a", "{{a}} {{ b }} {{a}} {{b}}")
     assert workflow.render({"a": "{{b}}", "b": "$& \\1"}) == "{{b}} $& \\1 {{a}} {{b}}"
     assert workflow.render({"a": "1"}) == "1 undefined {{a}} {{b}}"
 
 
 def test_a_rehearsal_mentions_every_variable_of_the_job():
-    """So that each row has a text of its own."""
+    """So each row has a different prompt."""
     workflow = rehearsal("wf_job", ["my name", "tone"])
     assert workflow.variables == ("my name", "tone")
     assert workflow.render({"my name": "a", "tone": "b"}) == "my name: a\ntone: b"
 
 
-def test_lengths_of_time_are_written_with_their_unit():
-    """Milliseconds to hours; nothing is guessed."""
+def test_lengths_of_time_need_a_unit():
+    """The units are milliseconds to hours. A number without a unit is refused."""
     texts = ["500ms", "1s", "1.5m", "1h"]
     assert [parse_seconds(text) for text in texts] == [0.5, 1, 90, 3600]
     for text in ("1", "s", "-1s", "1 s", "1d", "1.s", "nan s"):
@@ -141,8 +141,8 @@ def test_lengths_of_time_are_written_with_their_unit():
         ("lognormal:20s", 20.0, 2000.0),
     ],
 )
-def test_latencies_have_the_shape_they_say(text, median_s, largest_s):
-    """And are the same sequence at each start."""
+def test_latencies_have_the_given_distribution(text, median_s, largest_s):
+    """Each start of the server draws the same sequence."""
     first, second = parse_latency(text), parse_latency(text)
     drawn = [first() for _ in range(5000)]
     assert drawn == [second() for _ in range(5000)]
@@ -152,6 +152,6 @@ def test_latencies_have_the_shape_they_say(text, median_s, largest_s):
 
 @pytest.mark.parametrize("text", ["", "2", "uniform:1s", "gauss:2s", "lognormal:", "uniform:1s-x"])
 def test_a_latency_that_cannot_be_read_is_refused(text):
-    """With what can."""
+    """The message lists the valid forms."""
     with pytest.raises(ValueError, match="Write it like"):
         parse_latency(text)

@@ -1,4 +1,4 @@
-"""The commands as Python calls."""
+"""Tests the commands as calls from Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.events import AttemptEnded
 
 @pytest.fixture(autouse=True)
 def _reach(monkeypatch):
-    """The key and the address, as an importer would set them."""
+    """Sets the key as an importing program would set it."""
     monkeypatch.setenv("AITUTOR_API_KEY", "sk_sandbox")
 
 
@@ -25,8 +25,9 @@ def reaching(monkeypatch, sandbox) -> None:
     monkeypatch.setenv("AITUTOR_BASE_URL", sandbox.url)
 
 
-def test_a_whole_job_by_calls(sandbox, make_job, monkeypatch):
-    """Run, look, report, settle, resume, export; from a path, as a user would begin."""
+def test_a_whole_job_can_be_done_by_calls(sandbox, make_job, monkeypatch):
+    """It runs, checks, reports, settles, resumes and exports, and begins with a path as a user
+    would."""
     reaching(monkeypatch, sandbox)
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"], ["#fault:not-json"]], rate=500)
     summary = pipeline.run_job(job.spec)
@@ -50,7 +51,7 @@ def test_a_whole_job_by_calls(sandbox, make_job, monkeypatch):
 def test_many_jobs_run_in_one_loop_and_touch_neither_signals_nor_logging(
     sandbox, make_job, monkeypatch, tmp_path
 ):
-    """`run_job_async` is a guest in somebody else's program."""
+    """`run_job_async` runs within another program, which owns them."""
     reaching(monkeypatch, sandbox)
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(20)], rate=500)
     spec = pipeline.load_spec(job.spec)
@@ -67,8 +68,8 @@ def test_many_jobs_run_in_one_loop_and_touch_neither_signals_nor_logging(
     assert set(sandbox.billed().values()) == {3}
 
 
-def test_events_come_by_callback_and_a_control_stops_the_run(start_sandbox, make_job, monkeypatch):
-    """What is in flight is waited for; the rest stays pending."""
+def test_listeners_get_events_and_a_control_stops_the_run(start_sandbox, make_job, monkeypatch):
+    """Requests in flight are waited for. The other rows stay pending."""
     sandbox = start_sandbox(latency="50ms")
     reaching(monkeypatch, sandbox)
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(200)], concurrency=4)
@@ -89,7 +90,7 @@ def test_events_come_by_callback_and_a_control_stops_the_run(start_sandbox, make
 
 
 def test_a_rehearsal_needs_no_key(make_job, monkeypatch):
-    """`find_job(path, sandbox=True)`."""
+    """It begins with `find_job(path, sandbox=True)`."""
     monkeypatch.delenv("AITUTOR_API_KEY")
     job = make_job("http://127.0.0.1:9", rows=[["a"], ["b"]])
     rehearsal = pipeline.find_job(job.spec, sandbox=True)
@@ -98,8 +99,8 @@ def test_a_rehearsal_needs_no_key(make_job, monkeypatch):
     assert not os.path.exists(job.output)
 
 
-def test_a_rehearsals_commands_are_those_of_a_rehearsal(make_job, monkeypatch):
-    """Pasted as they are printed, none of them pays."""
+def test_the_printed_commands_of_a_rehearsal_are_rehearsals_too(make_job, monkeypatch):
+    """None of them pays when it is pasted."""
     monkeypatch.delenv("AITUTOR_API_KEY")
     job = make_job("http://127.0.0.1:9", rows=[["a"], ["#fault:blocked"]])
     rehearsal = pipeline.find_job(job.spec, sandbox=True)
@@ -113,22 +114,22 @@ def test_a_rehearsals_commands_are_those_of_a_rehearsal(make_job, monkeypatch):
 
 
 def test_a_wrong_option_is_a_type_error(make_job):
-    """As of any call."""
+    """Any Python function does the same."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     with pytest.raises(TypeError):
         pipeline.run_job(job.spec, limmit=5)
 
 
 @pytest.mark.parametrize(("name", "value"), [("if_locked", "skip"), ("fail_on", "wiat")])
-def test_a_choice_that_there_is_not_is_refused(make_job, name, value):
-    """It would otherwise be taken for another one."""
+def test_an_unknown_choice_is_refused(make_job, name, value):
+    """Otherwise it would count as a valid one."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     with pytest.raises(pipeline.Refused, match=f"{name}=.*use one of .*Nothing was sent"):
         pipeline.run_job(job.spec, **{name: value})
 
 
-def test_a_listener_that_breaks_costs_no_answer(start_sandbox, make_job, monkeypatch):
-    """The run ends with its error once what is in flight is saved."""
+def test_a_listener_that_raises_loses_no_answer(start_sandbox, make_job, monkeypatch):
+    """The run raises the listener's error after it has saved the requests in flight."""
     sandbox = start_sandbox(latency="300ms")
     reaching(monkeypatch, sandbox)
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)], rate=100, concurrency=8)

@@ -1,4 +1,4 @@
-"""Who can use a sandbox: not a web page, and not another user of the machine at somebody's cost."""
+"""Tests who can use a sandbox: no web page, and no other user of the machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CALLS = [
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> int:
-    """The status of one request with just these headers."""
+    """Returns the status of one request with exactly these headers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -48,7 +48,7 @@ def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) ->
 
 @pytest.fixture
 def spawned(tmp_path):
-    """The sandbox of `run --sandbox`."""
+    """Starts a sandbox as `run --sandbox` does."""
     with spawned_sandbox("wf_story", ["story"], tmp_path / "book.sqlite", start_python) as one:
         yield one
 
@@ -57,8 +57,8 @@ def port_of(spawned: Spawned) -> int:
     return int(spawned.url.rpartition(":")[2])
 
 
-def test_a_spawned_sandbox_takes_its_own_random_key_only(spawned):
-    """The documented one is known to everybody on the machine."""
+def test_a_spawned_sandbox_accepts_only_its_random_key(spawned):
+    """Every user of the machine knows the documented key."""
     port = port_of(spawned)
     body = {"story": "a secret of the sheet"}
     assert [run(port, body, key=key).status for key in (None, "", "sk_sandbox", spawned.token)] == (
@@ -70,7 +70,7 @@ def test_a_spawned_sandbox_takes_its_own_random_key_only(spawned):
 
 @pytest.mark.parametrize(("method", "what"), CALLS)
 def test_a_spawned_sandbox_shows_and_changes_nothing_without_its_token(spawned, method, what):
-    """Its bills hold the rows that were sent."""
+    """Its bills contain the rows that were sent."""
     port = port_of(spawned)
     run(port, {"story": "a secret of the sheet"}, key=spawned.key)
     for key in (None, "", "sk_sandbox", spawned.key):
@@ -81,8 +81,8 @@ def test_a_spawned_sandbox_shows_and_changes_nothing_without_its_token(spawned, 
     assert [entry["received"] for entry in bills] == [1]
 
 
-def test_no_two_spawned_sandboxes_have_the_same_key(spawned, tmp_path):
-    """Nor the same token; neither is in a command line."""
+def test_two_spawned_sandboxes_have_different_keys_and_tokens(spawned, tmp_path):
+    """Neither keys nor tokens are in a command line."""
     book = tmp_path / "other.sqlite"
     with spawned_sandbox("wf_story", ["story"], book, start_python) as other:
         assert len({spawned.key, other.key, spawned.token, other.token}) == 4
@@ -94,19 +94,19 @@ def test_no_two_spawned_sandboxes_have_the_same_key(spawned, tmp_path):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example"])
-def test_a_name_that_a_page_made_point_here_is_refused(sandbox, host):
-    """DNS rebinding: the browser believes that the sandbox is that page's own server."""
+def test_a_host_name_that_a_web_page_made_point_here_is_refused(sandbox, host):
+    """This is DNS rebinding: the browser believes that the sandbox is the page's own server."""
     named = host.format(port=sandbox.port)
     key = f"Bearer {sandbox.key}"
     for method, path in (("POST", RUN), *((m, f"/_sandbox/{what}") for m, what in CALLS)):
         assert ask(sandbox.port, method, path, b"1", host=named, authorization=key) == 403
-    assert ask(sandbox.port, "POST", RUN, b"{}", authorization=key) == 403, "no name at all"
+    assert ask(sandbox.port, "POST", RUN, b"{}", authorization=key) == 403, "without a Host"
     assert sandbox.bills() == []
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
-def test_a_request_of_a_web_page_is_refused(sandbox, origin):
-    """A page may send one without asking first; it cannot leave its `Origin` out."""
+def test_a_request_from_a_web_page_is_refused(sandbox, origin):
+    """A page can send one without permission, but it cannot leave out its `Origin`."""
     here = {"host": f"127.0.0.1:{sandbox.port}", "origin": origin}
     key = f"Bearer {sandbox.key}"
     for method, path in (("POST", RUN), *((m, f"/_sandbox/{what}") for m, what in CALLS)):
@@ -116,14 +116,14 @@ def test_a_request_of_a_web_page_is_refused(sandbox, origin):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8017", "LOCALHOST"])
 def test_programs_of_this_machine_are_served(sandbox, host):
-    """Also through a tunnel that has another port here."""
+    """The port in `Host` may differ, as behind a tunnel."""
     key = f"Bearer {sandbox.key}"
     body = b'{"story": "a dog"}'
     assert ask(sandbox.port, "POST", RUN, body, host=host, authorization=key) == 200
 
 
-def test_what_comes_without_a_key_is_not_kept(sandbox):
-    """A megabyte each, and the book has none of them; the client gets its 401 all the same."""
+def test_a_request_without_a_valid_key_is_not_stored(sandbox):
+    """Each has a megabyte, and the book has none of them. The client still gets its 401."""
     size = sandbox.book.stat().st_size
     for number in range(20):
         body = {"story": f"{number}" + "x" * 1_000_000}
@@ -134,20 +134,20 @@ def test_what_comes_without_a_key_is_not_kept(sandbox):
     assert sandbox.book.stat().st_size + log.stat().st_size < size + 1_000_000
 
 
-def test_the_key_of_a_model_is_spent_by_nobody_else(start_sandbox, monkeypatch):
-    """With one in its environment the server's own key and its token are random."""
+def test_no_other_user_can_spend_the_key_of_a_model(start_sandbox, monkeypatch):
+    """With such a key in its environment, the server has a random key and a random token."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
     model = {"model_url": f"http://127.0.0.1:{closed_port()}/v1", "model": "small"}
     sandbox = start_sandbox(**model)
     assert run(sandbox.port, {"story": "a dog"}).status == 401
-    assert run(sandbox.port, {"story": "a dog"}, key=sandbox.key).status == 500, "it is away"
+    assert run(sandbox.port, {"story": "a dog"}, key=sandbox.key).status == 500, "the model is away"
     assert call(sandbox.port, "PUT", "/_sandbox/keys", ["sk_sandbox"]).status == 401
     assert call(sandbox.port, "GET", "/_sandbox/bills").status == 401
     assert sandbox.received() == 1
 
 
-def test_keys_of_the_users_own_file_are_taken_for_a_model_too(start_sandbox, monkeypatch, tmp_path):
-    """Except for the one that is documented."""
+def test_keys_from_the_users_file_are_valid_for_a_model_too(start_sandbox, monkeypatch, tmp_path):
+    """Only the documented key is not."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
     file = tmp_path / "own.yaml"
     file.write_text('keys: [a-key-of-mine, sk_sandbox]\nworkflows: {wf_story: {template: "x"}}\n')
@@ -158,7 +158,7 @@ def test_keys_of_the_users_own_file_are_taken_for_a_model_too(start_sandbox, mon
 
 
 def test_the_command_says_how_to_use_a_sandbox_with_a_model(monkeypatch):
-    """Key and token are in the lines that it prints, and those work."""
+    """It prints key and token, and both work."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
     pipeline = str(Path(sys.executable).with_name("pipeline"))
     words = ["--model-url", f"http://127.0.0.1:{closed_port()}/v1", "--model", "small"]
@@ -200,7 +200,8 @@ except ConnectionError:
 )
 @pytest.mark.parametrize(("user", "met"), [(65534, "hung up"), (0, "200")])
 def test_another_user_of_the_machine_is_not_served(sandbox, user, met):
-    """Although the key of `pipeline sandbox` is documented. Root and the same user are."""
+    """The key of `pipeline sandbox` is documented, but the sandbox serves only root and the same
+    user."""
     done = subprocess.run(
         [sys.executable, "-c", ANOTHER, str(sandbox.port), str(user)],
         capture_output=True,
@@ -236,22 +237,22 @@ for request in (PUT, RUN) * 100:
 )
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("end", ["close", "shut down", "reset"])
-def test_another_user_who_leaves_at_once_changes_and_spends_nothing(sandbox, end, stopped):
-    """Linux names root as the owner of a connection whose client has gone, or nobody. A server
-    that stands still takes all of them late, one at work some of them."""
+def test_another_user_who_disconnects_at_once_changes_and_spends_nothing(sandbox, end, stopped):
+    """Linux names root as the owner of a connection whose client has disconnected, or no owner. A
+    stopped server accepts all of these connections late, a busy one some of them."""
     sandbox.set_credits(1)
     if stopped:
         sandbox.process.send_signal(signal.SIGSTOP)
     words = [sys.executable, "-c", LEAVING, str(sandbox.port), "65534", end]
     subprocess.run(words, check=True)
     sandbox.process.send_signal(signal.SIGCONT)
-    assert run(sandbox.port, {"story": "mine"}).status == 200  # behind all the others
+    assert run(sandbox.port, {"story": "mine"}).status == 200  # after all the others
     assert sandbox.received() == 1
     assert run(sandbox.port, {"story": "no credits are left"}).status == 402
 
 
-def test_a_client_that_leaves_once_it_was_let_in_is_billed(sandbox):
-    """Its connection is its own until it ends: a run that is under way costs credits."""
+def test_a_client_that_disconnects_after_it_was_accepted_is_billed(sandbox):
+    """The check of its user is over by then, and a run that has begun costs credits."""
     body = b'{"story":"mine"}'
     head = f"POST {RUN} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {sandbox.key}\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -266,8 +267,8 @@ def test_a_client_that_leaves_once_it_was_let_in_is_billed(sandbox):
     assert sandbox.bills()[0]["billed"] == 40
 
 
-def test_no_connection_of_the_same_user_is_turned_away_under_load(sandbox):
-    """500 connections, up to 100 at once."""
+def test_no_connection_of_the_same_user_is_refused_under_load(sandbox):
+    """It makes 500 connections, up to 100 at once."""
 
     def one(number: int) -> int:
         return run(sandbox.port, {"story": f"number {number}"}).status
@@ -279,7 +280,7 @@ def test_no_connection_of_the_same_user_is_turned_away_under_load(sandbox):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_the_owner_of_a_connection_is_known():
-    """As of both ends, also where the client speaks IPv6 with a mapped address."""
+    """This holds for both ends, also if the client uses IPv6 with a mapped address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = server.getsockname()
         with socket.socket(socket.AF_INET6) as mapped, socket.create_connection(ours) as plain:
@@ -291,11 +292,11 @@ def test_the_owner_of_a_connection_is_known():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-def test_a_connection_that_nobody_holds_is_nobodys():
-    """Also one that was reset, although another program listens at its end since."""
+def test_a_connection_without_a_process_has_no_known_owner():
+    """Neither has a reset one, although another program listens at its end since then."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for linger in (0, 1):
-            # From an address that no other program connects from: its port is not taken meanwhile.
+            # No other program connects from this address, so its port stays free meanwhile.
             client = socket.create_connection(
                 server.getsockname(), source_address=("127.0.0.77", 0)
             )
@@ -313,8 +314,8 @@ def test_a_connection_that_nobody_holds_is_nobodys():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-def test_a_client_is_turned_away_where_the_kernel_cannot_be_asked():
-    """No descriptor is left, say: a stranger might have taken them."""
+def test_a_client_is_refused_if_the_kernel_cannot_name_its_user():
+    """For example no descriptor is left: another user might have used them up."""
     assert peer.kernel_tells()
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())

@@ -1,4 +1,4 @@
-"""Limiters against simulations that share nothing with them but the rule."""
+"""Compares the limiters with simulations that share only the rule with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_MS = 1_790_000_000_000
 
 
 def random_times(seed: int, number: int, per_s: float) -> list[int]:
-    """Times in milliseconds with bursts and silences, `per_s` on average."""
+    """Returns times in milliseconds with bursts and silences, `per_s` on average."""
     chance = random.Random(seed)
     now, times = float(START_MS), []
     for _ in range(number):
@@ -34,7 +34,7 @@ def random_times(seed: int, number: int, per_s: float) -> list[int]:
 def simulate_sliding_window(
     times: list[int], limits: list[int], window_ms: int, remembers: bool
 ) -> list[int | None]:
-    """The rule of observed.md over the whole list of admitted times, with exact fractions."""
+    """Applies the rule of observed.md to the whole list of admitted times, with exact fractions."""
     admitted: list[int] = []
     denied_until = 0
     told: list[int | None] = []
@@ -59,7 +59,7 @@ def simulate_sliding_window(
 def test_the_sliding_window_agrees_with_a_simulation_request_by_request(
     limit, window_ms, remembers
 ):
-    """10,000 requests at random times, about twice as many as it lets through."""
+    """It gets 10,000 requests at random times, about twice as many as it admits."""
     times = random_times(limit, 10_000, 2000 * limit / window_ms)
     limiter = SlidingWindow(limit, window_ms, remembers)
     told = [limiter.take(now) for now in times]
@@ -68,7 +68,7 @@ def test_the_sliding_window_agrees_with_a_simulation_request_by_request(
 
 
 def test_the_sliding_window_agrees_with_a_simulation_while_its_limit_changes():
-    """50, 10 and 50 again: what was used stays used."""
+    """The limit is 50, then 10, then 50 again. Requests that were counted stay counted."""
     times = random_times(1, 10_000, 60)
     limits = [50 if n < 3000 or n > 7000 else 10 for n in range(10_000)]
     limiter = SlidingWindow(50, 1000)
@@ -79,8 +79,8 @@ def test_the_sliding_window_agrees_with_a_simulation_while_its_limit_changes():
     assert told == simulate_sliding_window(times, limits, 1000, remembers=False)
 
 
-def test_a_remembered_denial_costs_the_rest_of_its_window_only():
-    """Half a window later the plain one lets through what the remembering one does not."""
+def test_a_remembered_denial_denies_only_the_rest_of_its_window():
+    """Half a window later the plain limiter admits a request that the remembering one denies."""
     plain, remembering = SlidingWindow(2, 1000), SlidingWindow(2, 1000, remembers=True)
     times = [START_MS, START_MS + 1, START_MS + 2, START_MS + 1000, START_MS + 1600]
     assert [plain.take(now) for now in times] == [1, 0, None, None, 1]
@@ -89,7 +89,7 @@ def test_a_remembered_denial_costs_the_rest_of_its_window_only():
 
 
 def test_the_sliding_log_agrees_with_a_count_of_the_last_window():
-    """Any stretch of one window's length holds at most `limit`."""
+    """Any period as long as one window has at most `limit` requests."""
     times = random_times(2, 10_000, 40)
     limiter, admitted = SlidingLog(20, 1000), []
     for now in times:
@@ -101,7 +101,7 @@ def test_the_sliding_log_agrees_with_a_count_of_the_last_window():
 
 
 def test_the_fixed_window_agrees_with_a_count_per_window():
-    """Each window of the clock has `limit`, whatever came just before it."""
+    """Each window of the clock has `limit` requests, whatever came just before it."""
     times = random_times(3, 10_000, 40)
     limiter, used = FixedWindow(20, 1000), {}
     for now in times:
@@ -112,7 +112,7 @@ def test_the_fixed_window_agrees_with_a_count_per_window():
 
 @pytest.mark.parametrize("step_ms", [1, 1000])
 def test_the_token_bucket_agrees_with_exact_fractions(step_ms):
-    """Full at first, then `limit` tokens per window, evenly or in clumps."""
+    """It is full at first, then gets `limit` tokens per window, evenly or in clumps."""
     times = random_times(4, 10_000, 40)
     limiter, tokens = TokenBucket(20, 1000, step_ms), Fraction(20)
     last = times[0] - times[0] % step_ms
@@ -129,19 +129,20 @@ def test_the_token_bucket_agrees_with_exact_fractions(step_ms):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_admits_its_limit_at_once_and_recovers(kind):
-    """The first `limit` requests of an idle key pass, the next does not, two windows later all."""
+    """An idle key's first `limit` requests pass and the next one does not. Two windows later all
+    pass."""
     limits = RateLimits(kind, 5, 1000)
     assert [limits.take("a", START_MS) for _ in range(6)] == [
         *(Quota(5, 4 - n) for n in range(5)),
         None,
     ]
-    assert limits.take("b", START_MS) == Quota(5, 4), "each key has a limit of its own"
+    assert limits.take("b", START_MS) == Quota(5, 4), "each key has a separate limit"
     assert limits.take("a", START_MS + 2000) == Quota(5, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_change_of_the_limit_counts_from_the_next_request(kind):
-    """Up and down; never a negative rest."""
+def test_a_new_limit_counts_from_the_next_request(kind):
+    """It may be higher or lower. The remaining number is never negative."""
     limits = RateLimits(kind, 5, 60_000)
     for _ in range(5):
         limits.take("a", START_MS)
@@ -153,8 +154,8 @@ def test_a_change_of_the_limit_counts_from_the_next_request(kind):
     assert limits.take("a", START_MS + 6_000_000) == Quota(8, 7)
 
 
-def test_without_its_store_the_limiter_lets_all_through_and_knows_nothing():
-    """0 of 0 means no information; nothing is counted meanwhile."""
+def test_without_its_store_the_limiter_admits_every_request_and_counts_none():
+    """0 of 0 means that there is no information."""
     limits = RateLimits("sliding-window", 1, 1000)
     limits.store_down = True
     assert {limits.take("a", START_MS) for _ in range(10)} == {NO_INFORMATION}
@@ -166,7 +167,7 @@ def test_without_its_store_the_limiter_lets_all_through_and_knows_nothing():
     ("kind", "limit", "window_ms"),
     [("sliding", 5, 1000), ("fixed-window", -1, 1000), ("fixed-window", 5, 0)],
 )
-def test_a_limiter_that_cannot_be_is_refused(kind, limit, window_ms):
-    """The message says what there is."""
+def test_invalid_limiter_settings_are_refused(kind, limit, window_ms):
+    """The message says what is valid."""
     with pytest.raises(ValueError, match=r"one of sliding-window|0 or more|at least 1 ms"):
         RateLimits(kind, limit, window_ms)

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible backend against a small fake of such a server, over real sockets."""
+"""Tests the OpenAI-compatible backend with a small fake of such a server, over real sockets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MESSAGE = {
 
 
 class FakeModel:
-    """What it answers, and what it was asked."""
+    """The settings of the fake server, and the requests that it received."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -49,7 +49,7 @@ def completion(message: dict[str, Any], **usage: int) -> dict[str, Any]:
 
 @pytest.fixture
 def model() -> Iterator[FakeModel]:
-    """A server with one path, `/v1/chat/completions`."""
+    """Runs a server with one path, `/v1/chat/completions`."""
     fake = FakeModel()
 
     class Call(BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ def model() -> Iterator[FakeModel]:
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the sandbox may be tired of waiting
+            with contextlib.suppress(ConnectionError):  # the sandbox may have stopped waiting
                 self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
@@ -85,8 +85,8 @@ def serving(start_sandbox, model: FakeModel, **options: Any):
     return start_sandbox(model_url=model.url, model="small", **options)
 
 
-def test_text_sources_and_usage_come_through(start_sandbox, model):
-    """Annotations become the page's citations, each address once; tokens become credits."""
+def test_text_sources_and_usage_of_the_model_are_passed_on(start_sandbox, model):
+    """Annotations become citations, each URL once. Tokens become credits."""
     sandbox = serving(start_sandbox, model, credits=1000)
     got = run(sandbox.port, {"question": "why is the sky blue?"}, "wf_research")
     assert got.status == 200
@@ -96,12 +96,13 @@ def test_text_sources_and_usage_come_through(start_sandbox, model):
         "citations": ["https://example.com/sky", "https://example.org/light"],
     }
     assert got.quota == ("100000", "99999")
-    assert sandbox.bills()[0]["credits"] == 12, "a credit for each hundred tokens"
+    assert sandbox.bills()[0]["credits"] == 12, "one credit per hundred tokens"
     assert call(sandbox.port, "GET", "/_sandbox/bills").json()["credits"] == 988
 
 
-def test_the_model_is_asked_for_one_answer_that_is_not_streamed(start_sandbox, model):
-    """The rendered template as the user's message; web search only where the workflow has it."""
+def test_the_model_gets_one_request_that_is_not_streamed(start_sandbox, model):
+    """The user's message is the rendered template. Web search is requested only for workflows that
+    have it."""
     sandbox = serving(start_sandbox, model)
     run(sandbox.port, {"question": "why?"}, "wf_research")
     run(sandbox.port, {"story": "a dog"})
@@ -121,15 +122,15 @@ def test_the_model_is_asked_for_one_answer_that_is_not_streamed(start_sandbox, m
 
 
 def test_the_models_key_comes_from_the_environment(start_sandbox, model, monkeypatch):
-    """And is never that of the API's own callers."""
+    """It is never a key of the API's own clients."""
     monkeypatch.setenv("SANDBOX_MODEL_KEY", "mk-1")
     sandbox = serving(start_sandbox, model)
     run(sandbox.port, {"story": "a dog"}, key=sandbox.key)
     assert model.keys == ["Bearer mk-1"]
 
 
-def test_odd_content_still_is_an_answer(start_sandbox, model):
-    """Without annotations there are no citations, and without usage tokens are estimated."""
+def test_unusual_content_of_a_completion_is_an_answer(start_sandbox, model):
+    """Without annotations there are no citations. Without usage the tokens are estimated."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     sandbox = serving(start_sandbox, model)
     for content, text in [(None, ""), (parts, "ab"), ("half \ud83d", "half \ud83d")]:
@@ -139,8 +140,8 @@ def test_odd_content_still_is_an_answer(start_sandbox, model):
         assert sandbox.bills()[-1]["credits"] == 1
 
 
-def test_a_model_that_fails_is_the_pages_500(start_sandbox, model):
-    """Not billed; what the model's server said is not the client's business."""
+def test_a_failed_model_becomes_the_500_of_the_api(start_sandbox, model):
+    """Nothing is billed. The client does not see the error text of the model's server."""
     model.answer = {"error": {"message": "secret details"}}
     sandbox = serving(start_sandbox, model)
     statuses = [400, 401, 404, 500, 502, 503]
@@ -149,11 +150,11 @@ def test_a_model_that_fails_is_the_pages_500(start_sandbox, model):
         assert (got.status, got.json()["code"]) == (500, "internal_server_error")
         assert b"secret" not in got.body
     assert sum(sandbox.billed().values()) == 0
-    assert len(model.asked) == len(statuses), "asked once each: no retries of its own"
+    assert len(model.asked) == len(statuses), "one request each: the backend does not retry"
 
 
-def test_a_model_that_is_asked_too_often_is_the_pages_429(start_sandbox, model):
-    """Not billed."""
+def test_a_429_of_the_model_becomes_the_429_of_the_api(start_sandbox, model):
+    """Nothing is billed."""
     model.status, model.answer = 429, {"error": {"message": "slow down"}}
     sandbox = serving(start_sandbox, model)
     got = run(sandbox.port, {"story": "a dog"})
@@ -161,8 +162,8 @@ def test_a_model_that_is_asked_too_often_is_the_pages_429(start_sandbox, model):
     assert sum(sandbox.billed().values()) == 0
 
 
-def test_a_model_that_answers_nonsense_is_the_pages_500(start_sandbox, model):
-    """Not billed; nor is usage that no book can hold."""
+def test_an_unreadable_completion_becomes_the_500_of_the_api(start_sandbox, model):
+    """Nothing is billed; nor is a token count that does not fit into the book."""
     sandbox = serving(start_sandbox, model)
     beyond = completion({"content": "a"}, total_tokens=10**30)
     for model.answer in (b"", b"<html>", b"[]", {"choices": []}, {"choices": [{}]}, beyond):
@@ -170,16 +171,16 @@ def test_a_model_that_answers_nonsense_is_the_pages_500(start_sandbox, model):
     assert sum(sandbox.billed().values()) == 0
 
 
-def test_a_model_that_is_away_is_the_pages_500(start_sandbox):
-    """At once."""
+def test_an_unreachable_model_becomes_the_500_of_the_api(start_sandbox):
+    """The client gets it at once."""
     sandbox = start_sandbox(model_url=f"http://127.0.0.1:{closed_port()}/v1", model="small")
     got = run(sandbox.port, {"story": "a dog"})
     assert (got.status, got.json()["error"]) == (500, "Failed to run workflow")
     assert sum(sandbox.billed().values()) == 0
 
 
-def test_a_model_that_is_slow_is_the_edges_504(start_sandbox, model):
-    """HTML, not the API's JSON; not billed, as the run is ended."""
+def test_a_slow_model_becomes_the_504_page_of_the_edge(start_sandbox, model):
+    """It is HTML, not the API's JSON. The run is ended and not billed."""
     model.wait_s = 1.0
     sandbox = serving(start_sandbox, model, max_duration="300ms")
     got = run(sandbox.port, {"story": "a dog"})

@@ -1,4 +1,5 @@
-"""Every fault over a plain socket: that it does what its line says, and bills what it says."""
+"""Tests every fault over a plain socket: its bytes and its bill are those that its line
+promises."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ RATE_HEADERS = (b"x-ratelimit-limit", b"x-ratelimit-remaining")
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A sandbox for the whole module: each fault comes with a body of its own."""
+    """Runs one sandbox for the whole module, because each fault has a different body."""
     book = tmp_path_factory.mktemp("sandbox") / "book.sqlite"
     sandbox = started_sandbox(book=str(book), publish=["wf_job", ["story"]], limit=1_000_000)
     yield sandbox.port
@@ -51,12 +52,13 @@ def redirect(status: int) -> Callable[[Wire], bool]:
 
 
 def ends(end: str, whole: bool = False) -> Callable[[Wire], bool]:
-    """Without a byte, or with some of them."""
+    """Returns a check that the connection ends this way, without a byte or after some of them."""
     return lambda wire: wire.end == end and bool(wire.data) is whole
 
 
 def field(name: str, *expected: Any) -> Callable[[Wire], bool]:
-    """A good answer but for that field, which is not there where nothing is expected."""
+    """Returns a check for a good answer except for that field, which is missing if no value is
+    given."""
 
     def check(wire: Wire) -> bool:
         fields = json.loads(wire.body)
@@ -80,7 +82,7 @@ def good(wire: Wire) -> bool:
 
 
 def announced(wire: Wire) -> int:
-    """How many more bytes were announced than came."""
+    """Returns how many more bytes were announced than received."""
     length = next(line for line in wire.head.split(b"\r\n") if line.startswith(b"content-length: "))
     return int(length[16:]) - len(wire.body)
 
@@ -97,7 +99,7 @@ URLS = ["https://example.com/a", "https://example.org/b?c=d"]
 OBJECTS = [{"title": f"Source {url[-1]}", "url": url} for url in URLS]
 GARBAGE = [7, None, "", {"href": "x"}, ["y"], True]
 
-# By name: whether it is billed, and what has to come over the wire.
+# For each fault: whether it is billed, and a check of the bytes on the wire.
 EXPECTED: dict[str, tuple[bool, Callable[[Wire], bool]]] = {
     "json-500": (False, api_error(500, "internal_server_error")),
     "json-500-once": (False, api_error(500, "internal_server_error")),
@@ -166,7 +168,7 @@ EXPECTED: dict[str, tuple[bool, Callable[[Wire], bool]]] = {
 }
 
 
-# Those that keep a client waiting, or busy, are not waited for to the end.
+# The test does not wait for the end of faults that keep a client waiting or busy.
 PATIENCE: dict[str, dict[str, Any]] = {
     "hang": {"within_s": 0.6},
     "silent-billed": {"within_s": 0.6},
@@ -183,8 +185,8 @@ def entry_of(port: int, body: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_does_what_it_says_and_is_billed_as_it_says(port, name):
-    """Its bytes, how the connection ends, and the book."""
+def test_each_fault_sends_and_bills_what_its_line_says(port, name):
+    """It compares the bytes, the end of the connection, and the book."""
     billed, as_it_says = EXPECTED[name]
     body = {"story": f"about #fault:{name}, once"}
     started = time.monotonic()
@@ -203,7 +205,7 @@ def test_a_fault_does_what_it_says_and_is_billed_as_it_says(port, name):
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.once])
-def test_what_happens_once_is_over_the_second_time(port, name):
+def test_a_fault_of_the_first_time_only_does_not_happen_again(port, name):
     """The book remembers it."""
     body = {"story": f"twice #fault:{name}"}
     exchange(port, body)
@@ -214,8 +216,8 @@ def test_what_happens_once_is_over_the_second_time(port, name):
     assert entry_of(port, body)["billed"] == 2
 
 
-def test_a_restart_refuses_connections_and_ends(sandbox):
-    """For a second; then the same body is run."""
+def test_a_restart_refuses_connections_for_a_second(sandbox):
+    """After that, the same body is run."""
     body = {"story": "#fault:restart"}
     assert exchange(sandbox.port, body).end == "reset"
     time.sleep(0.2)
@@ -225,15 +227,15 @@ def test_a_restart_refuses_connections_and_ends(sandbox):
     assert run(sandbox.port, body).status == 200
 
 
-def test_a_run_that_hangs_ends_at_the_edge(start_sandbox):
-    """With its 504, and without a bill."""
+def test_a_run_that_hangs_ends_with_the_504_page_of_the_edge(start_sandbox):
+    """It is not billed."""
     sandbox = start_sandbox(max_duration="300ms")
     assert run(sandbox.port, {"story": "#fault:hang"}).status == 504
     assert sandbox.bills()[0]["answers"] == {"504": 1}
 
 
-def test_the_bomb_is_good_gzip_of_a_gigabyte(sandbox):
-    """Some megabyte on the wire, and an answer like others if one unpacks it."""
+def test_the_gzip_bomb_is_valid_gzip_of_a_gigabyte(sandbox):
+    """About a megabyte is sent, and it unpacks to a normal answer."""
     got = run(sandbox.port, {"story": "#fault:gzip-bomb"})
     assert got.headers["content-encoding"] == "gzip"
     assert len(got.body) < 3_000_000
@@ -243,14 +245,14 @@ def test_the_bomb_is_good_gzip_of_a_gigabyte(sandbox):
     while rest := unpacker.unconsumed_tail:
         last = unpacker.decompress(rest, 1 << 24)
         size += len(last)
-    assert unpacker.eof, "its checksum and its length are right"
+    assert unpacker.eof, "checksum and length are right"
     assert first.startswith(b'{"success":true,"result":"xxx')
     assert last.endswith(b'xxx"}')
     assert size > 2**30
 
 
-def test_bodies_of_a_gigabyte_cost_the_server_no_memory(sandbox):
-    """Clients that read some of it, and bombs."""
+def test_bodies_of_a_gigabyte_need_no_memory_in_the_server(sandbox):
+    """Each client reads only a part of such a body."""
 
     def resident_kb() -> int:
         status = Path(f"/proc/{sandbox.process.pid}/status").read_text()
@@ -265,8 +267,8 @@ def test_bodies_of_a_gigabyte_cost_the_server_no_memory(sandbox):
     assert resident_kb() - before < 20_000
 
 
-def test_a_workflow_can_be_broken_as_a_whole(sandbox):
-    """Every run of it meets its fault, by its field or by a marker in its template."""
+def test_every_run_of_a_workflow_can_meet_a_fault(sandbox):
+    """Its `fault` field or a marker in its template causes it."""
     sandbox.publish("wf_broken", "{{story}}", fault="html-502")
     assert {run(sandbox.port, {"story": str(n)}, "wf_broken").status for n in range(5)} == {502}
     sandbox.publish("wf_broken", "#fault:html-503 {{story}}")
@@ -275,7 +277,7 @@ def test_a_workflow_can_be_broken_as_a_whole(sandbox):
 
 
 def test_a_share_of_all_bodies_is_spoilt_the_same_ones_each_time(start_sandbox):
-    """So that a rehearsal of a job fails in the same rows each time."""
+    """So each rehearsal of a job fails in the same rows."""
     spoil = {"json-500": 0.2, "html-502": 0.1}
     seen = []
     for sandbox in (start_sandbox(spoil=spoil), start_sandbox(spoil=spoil)):
@@ -286,6 +288,6 @@ def test_a_share_of_all_bodies_is_spoilt_the_same_ones_each_time(start_sandbox):
     assert set(seen[0]) == {200, 500, 502}
 
 
-def test_a_spoilt_connection_leaves_the_server_whole(port):
-    """After all of that it answers, and nothing went wrong in it."""
+def test_the_server_works_after_every_spoilt_connection(port):
+    """It still answers after all of the above."""
     assert run(port, {"story": "still there?"}).status == 200

@@ -1,4 +1,4 @@
-"""The sandbox against the API's page, by plain HTTP; its book against what was answered."""
+"""Compares the sandbox with the API's page, by plain HTTP, and its book with its responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.sandbox.limiters import KINDS
 from pipeline.sandbox.server import Options, serve
 from tests.support.plain_http import call, change, exchange, request_bytes, run, wait_until_back
 
-# The page's examples, as they stand there.
+# The examples of the API's page, unchanged.
 PAGE_SUCCESS = """{
   "success": true,
   "result": "Once upon a time, there was a friendly dog named Charlie...",
@@ -57,12 +57,12 @@ RATE_HEADERS = {"x-ratelimit-limit", "x-ratelimit-remaining"}
 
 
 def compact(example: str) -> bytes:
-    """The example with its keys in their order, as a server writes it."""
+    """Returns the example as a server writes it, with its keys in the same order."""
     return json.dumps(json.loads(example), separators=(",", ":")).encode()
 
 
 def provoke(sandbox, status: int):
-    """The page's error with that status, by the most ordinary way to get it."""
+    """Causes the error with that status from the API's page, in the simplest way."""
     if status == 401:
         return run(sandbox.port, STORY, key="sk_wrong")
     if status == 402:
@@ -74,13 +74,14 @@ def provoke(sandbox, status: int):
     return run(sandbox.port, STORY, "wf_abc123" if status == 404 else "wf_story")
 
 
-def test_the_pages_example_request_is_answered_as_the_page_says(sandbox):
-    """Method, path, both headers and body of the page; keys, types and order of its answer."""
+def test_the_example_request_of_the_api_page_gets_the_answer_of_the_page(sandbox):
+    """Uses the page's method, path, headers and body; compares keys, types and order of the
+    answer."""
     got = run(sandbox.port, b'{"story": "a story about a dog named charlie"}')
     assert got.status == 200
     assert got.headers["content-type"] == "application/json"
     page = json.loads(PAGE_SUCCESS)
-    assert list(got.json()) == [key for key in page if key != "citations"], "citations: optional"
+    assert list(got.json()) == [key for key in page if key != "citations"], "citations are optional"
     assert got.json()["success"] is True
     assert STORY["story"] in got.json()["result"]
     assert set(got.headers) >= RATE_HEADERS
@@ -91,8 +92,8 @@ def test_the_pages_example_request_is_answered_as_the_page_says(sandbox):
 
 
 @pytest.mark.parametrize("status", PAGE_ERRORS)
-def test_each_error_of_the_page_comes_byte_for_byte(sandbox, status):
-    """Key by key in the page's order; never billed."""
+def test_each_error_of_the_api_page_is_sent_byte_for_byte(sandbox, status):
+    """Its keys have the page's order, and it is never billed."""
     got = provoke(sandbox, status)
     assert got.status == status
     assert got.headers["content-type"] == "application/json"
@@ -102,8 +103,8 @@ def test_each_error_of_the_page_comes_byte_for_byte(sandbox, status):
     assert sum(sandbox.billed().values()) == 0
 
 
-def test_the_pages_curl_line_works(sandbox):
-    """As it stands there, with another host and key."""
+def test_the_curl_line_of_the_api_page_works(sandbox):
+    """Only host and key differ from the page."""
     command = [
         *("curl", "--silent", "--request", "POST"),
         *("--url", f"{sandbox.url}/api/v1/run/wf_story"),
@@ -116,8 +117,8 @@ def test_the_pages_curl_line_works(sandbox):
     assert sum(sandbox.billed().values()) == 1
 
 
-def test_a_key_has_to_be_a_bearer_token_of_the_account(sandbox):
-    """Nothing else opens; a change of the keys counts at once."""
+def test_only_a_bearer_token_of_the_account_is_a_valid_key(sandbox):
+    """A change of the keys takes effect at once."""
     path = "/api/v1/run/wf_story"
     for key in (None, "", "sk_sandbox ", "SK_SANDBOX", "sk_sandbox,"):
         assert call(sandbox.port, "POST", path, STORY, key).status == 401
@@ -126,32 +127,34 @@ def test_a_key_has_to_be_a_bearer_token_of_the_account(sandbox):
     assert run(sandbox.port, STORY, key="sk_other").status == 200
 
 
-def test_the_checks_come_in_their_order(start_sandbox):
-    """Where several things are wrong the first of the list decides."""
+def test_the_checks_are_done_in_the_order_of_the_api(start_sandbox):
+    """If several things are wrong, the first check decides."""
     sandbox = start_sandbox(limit=1, window="1h", credits=0)
     broken = b"not json"
     assert run(sandbox.port, broken, "wf_nowhere", "sk_wrong").status == 401
-    assert run(sandbox.port, broken, "wf_nowhere").status == 402, "a 401 used no rate"
-    assert run(sandbox.port, broken, "wf_nowhere").status == 429, "a 402 did"
+    assert run(sandbox.port, broken, "wf_nowhere").status == 402, "the 401 did not count"
+    assert run(sandbox.port, broken, "wf_nowhere").status == 429, "the 402 counted"
     change(sandbox.port, "limit", 2)
     sandbox.set_credits(5)
-    assert run(sandbox.port, broken, "wf_nowhere").status == 404, "credits come before"
-    assert run(sandbox.port, broken).status == 429, "a 404 used rate too"
+    assert run(sandbox.port, broken, "wf_nowhere").status == 404, (
+        "credits are checked before the workflow"
+    )
+    assert run(sandbox.port, broken).status == 429, "the 404 counted too"
     change(sandbox.port, "limit", 3)
-    assert run(sandbox.port, broken).status == 500, "the body is read last"
+    assert run(sandbox.port, broken).status == 500, "the body is checked last"
     assert sum(sandbox.billed().values()) == 0
 
 
-def test_a_workflow_that_is_not_published_is_not_there(sandbox):
-    """The page's 404 for both."""
+def test_an_unpublished_workflow_gets_the_404_of_a_missing_one(sandbox):
+    """It is the 404 of the API's page."""
     sandbox.publish("wf_draft", "{{story}}", published=False)
     assert run(sandbox.port, STORY, "wf_draft").body == compact(PAGE_ERRORS[404])
     sandbox.publish("wf_draft", "{{story}}")
     assert run(sandbox.port, STORY, "wf_draft").status == 200
 
 
-def test_every_answer_carries_the_headers_where_the_page_is_taken_at_its_word(start_sandbox):
-    """All that the limiter has seen; the 401 it has not, and the edge's page is not the API's."""
+def test_with_headers_every_all_responses_after_the_limiter_have_rate_limit_headers(start_sandbox):
+    """A 401 comes before the limiter, and the edge's page does not come from the API."""
     sandbox = start_sandbox(headers="every", limit=4, window="1h")
     assert run(sandbox.port, STORY).quota == ("4", "3")
     assert run(sandbox.port, STORY, "wf_nowhere").quota == ("4", "2")
@@ -166,8 +169,8 @@ def test_every_answer_carries_the_headers_where_the_page_is_taken_at_its_word(st
     assert (denied.status, denied.quota) == (429, ("6", "0"))
 
 
-def test_the_rest_is_counted_when_a_request_arrives(start_sandbox):
-    """Of three answers that take long the first request's is told 2, whenever it comes."""
+def test_remaining_requests_are_counted_when_a_request_arrives(start_sandbox):
+    """Of three slow answers, the first request's says 2 remaining, whenever it is sent."""
     sandbox = start_sandbox(limit=3, window="1h", latency="500ms")
     with ThreadPoolExecutor(3) as pool:
         rests = []
@@ -177,8 +180,8 @@ def test_the_rest_is_counted_when_a_request_arrives(start_sandbox):
         assert [each.result().quota for each in rests] == [("3", "2"), ("3", "1"), ("3", "0")]
 
 
-def test_without_the_limiters_store_answers_say_0_of_0(start_sandbox):
-    """And everything is let through."""
+def test_while_the_limiters_store_is_down_answers_say_0_of_0(start_sandbox):
+    """Every request is admitted then."""
     sandbox = start_sandbox(limit=1, window="1h")
     change(sandbox.port, "limit", {"store": "down"})
     assert {run(sandbox.port, STORY).quota for _ in range(3)} == {("0", "0")}
@@ -186,8 +189,8 @@ def test_without_the_limiters_store_answers_say_0_of_0(start_sandbox):
     assert [run(sandbox.port, STORY).status for _ in range(2)] == [200, 429]
 
 
-def test_the_limiter_changes_while_it_runs(start_sandbox):
-    """Limit, window and kind, by an administrator's call."""
+def test_the_limiter_can_be_changed_while_the_server_runs(start_sandbox):
+    """A call below `/_sandbox` changes limit, window and kind."""
     sandbox = start_sandbox(limit=2, window="1h", limiter="fixed-window")
     assert [run(sandbox.port, STORY).status for _ in range(3)] == [200, 200, 429]
     change(sandbox.port, "limit", 3)
@@ -201,20 +204,21 @@ def test_the_limiter_changes_while_it_runs(start_sandbox):
 
 
 def test_an_equal_body_is_answered_from_the_cache(start_sandbox):
-    """For the workflow's time: no bill, no headers, the same answer, but it uses rate."""
+    """Within the workflow's cache time the answer is the same, without a bill or headers, but it
+    counts for the rate limit."""
     sandbox = start_sandbox(limit=3, window="1h")
     sandbox.publish("wf_cached", "{{story}}", cache="1h", web_search=True)
     first, second = (run(sandbox.port, STORY, "wf_cached") for _ in range(2))
     assert first.body == second.body
     assert (first.quota, second.quota) == (("3", "2"), (None, None))
     other = run(sandbox.port, {"story": "another"}, "wf_cached")
-    assert other.quota == ("3", "0"), "the cached one used rate"
+    assert other.quota == ("3", "0"), "the cached answer counted"
     assert run(sandbox.port, STORY, "wf_cached").status == 429
     assert set(sandbox.billed().values()) == {1}
 
 
-def test_the_cache_forgets_after_its_time(sandbox):
-    """And what is not the same byte for byte was never in it."""
+def test_the_cache_forgets_an_answer_after_its_time(sandbox):
+    """A body that differs in one byte is not in the cache."""
     sandbox.publish("wf_cached", "{{story}}", cache="200ms")
     for body in (b'{"story":"a"}', b'{"story": "a"}'):
         assert run(sandbox.port, body, "wf_cached").quota != (None, None)
@@ -224,7 +228,7 @@ def test_the_cache_forgets_after_its_time(sandbox):
 
 
 def test_a_missing_variable_is_undefined_or_refused(start_sandbox):
-    """By option; the text is billed, the refusal is not."""
+    """The option decides. The text is billed, the refusal is not."""
     lenient, strict = start_sandbox(), start_sandbox(missing="error")
     got = run(lenient.port, {"name": "lamp", "tone": "warm"}, "wf_product")
     assert "What it has: undefined" in got.json()["result"]
@@ -234,8 +238,8 @@ def test_a_missing_variable_is_undefined_or_refused(start_sandbox):
     assert (sum(lenient.billed().values()), sum(strict.billed().values())) == (1, 0)
 
 
-def test_a_body_that_is_no_map_of_texts_fails_like_the_family(sandbox):
-    """The page's 500, nothing billed, the server lives on."""
+def test_a_body_that_is_not_a_map_of_texts_fails_as_on_other_servers(sandbox):
+    """The client gets the API's 500, nothing is billed, and the server continues."""
     for body in (
         b"",
         b"nonsense",
@@ -251,8 +255,8 @@ def test_a_body_that_is_no_map_of_texts_fails_like_the_family(sandbox):
     assert run(sandbox.port, STORY).status == 200
 
 
-def test_text_comes_back_as_it_was_sent(sandbox):
-    """Whatever is special elsewhere is not special here."""
+def test_any_text_is_in_the_answer_as_it_was_sent(sandbox):
+    """Characters that are special elsewhere are not special here."""
     texts = ["$& $$ \\1 {{story}}", "ünï 🦄", "\u2028", "\x00", "half \ud83d", "#fault:unknown", ""]
     for text in texts:
         assert text in run(sandbox.port, {"story": text}).json()["result"]
@@ -260,14 +264,14 @@ def test_text_comes_back_as_it_was_sent(sandbox):
 
 
 def test_other_methods_and_paths_are_not_served(sandbox):
-    """405 and 404, without a trace in the book."""
+    """They get 405 and 404, and leave nothing in the book."""
     assert call(sandbox.port, "GET", "/api/v1/run/wf_story").status == 405
     assert call(sandbox.port, "POST", "/api/v1/run/", STORY).status == 404
     assert sandbox.bills() == []
 
 
-def test_the_edge_answers_where_a_run_takes_too_long(start_sandbox):
-    """Its own 504 page, not the API's JSON; the run is ended and not billed."""
+def test_a_run_that_takes_too_long_gets_the_504_page_of_the_edge(start_sandbox):
+    """The page is not the API's JSON. The run is ended and not billed."""
     sandbox = start_sandbox(latency="30s", max_duration="200ms")
     started = time.monotonic()
     got = run(sandbox.port, STORY)
@@ -277,8 +281,8 @@ def test_the_edge_answers_where_a_run_takes_too_long(start_sandbox):
     assert sum(sandbox.billed().values()) == 0
 
 
-def test_credits_go_by_tokens_and_only_for_successes(start_sandbox):
-    """A long answer costs more than a short one, a failed run nothing."""
+def test_credits_depend_on_tokens_and_only_answers_cost_any(start_sandbox):
+    """A long answer costs more than a short one, a failed run costs nothing."""
     sandbox = start_sandbox(credits=1000)
     run(sandbox.port, {"story": "short"})
     run(sandbox.port, {"story": "long " * 500})
@@ -289,8 +293,9 @@ def test_credits_go_by_tokens_and_only_for_successes(start_sandbox):
     assert call(sandbox.port, "GET", "/_sandbox/bills").json()["credits"] == 1000 - short - long
 
 
-def test_the_book_says_of_each_body_how_often_when_and_what(sandbox):
-    """Received and billed counts, answers by kind, first and last time, text and sources."""
+def test_the_book_has_counts_times_and_answers_of_each_body(sandbox):
+    """It counts requests, bills and responses by kind, and has first and last time, text and
+    sources."""
     before = time.time()
     for _ in range(2):
         got = run(sandbox.port, {"question": "why?"}, "wf_research")
@@ -315,7 +320,7 @@ def test_the_book_says_of_each_body_how_often_when_and_what(sandbox):
 
 
 def test_a_reset_empties_the_book(sandbox):
-    """And what comes next is new."""
+    """Later requests are counted from zero."""
     run(sandbox.port, STORY)
     assert call(sandbox.port, "DELETE", "/_sandbox/bills").status == 204
     assert sandbox.bills() == []
@@ -323,8 +328,8 @@ def test_a_reset_empties_the_book(sandbox):
     assert sandbox.bills()[0]["received"] == 1
 
 
-def test_a_run_is_billed_although_its_client_has_gone(start_sandbox):
-    """As at the hosted one: credits are taken when the model has answered."""
+def test_a_run_is_billed_although_its_client_disconnected(start_sandbox):
+    """The hosted API does the same: it takes the credits when the model has answered."""
     sandbox = start_sandbox(latency="500ms")
     with socket.create_connection(("127.0.0.1", sandbox.port)) as connection:
         connection.sendall(request_bytes(STORY))
@@ -335,8 +340,8 @@ def test_a_run_is_billed_although_its_client_has_gone(start_sandbox):
     assert sandbox.billed() == {json.dumps(STORY): 1}
 
 
-def test_a_body_that_does_not_come_whole_is_not_run(sandbox):
-    """Its client has gone in the middle of it; though what came is good JSON."""
+def test_a_body_that_arrives_incomplete_is_not_run(sandbox):
+    """The client disconnects in the middle of it, although the received part is valid JSON."""
     whole = request_bytes(STORY)
     head, _, body = whole.partition(b"\r\n\r\n")
     longer = head.replace(b"%d" % len(body), b"%d" % (len(body) + 1)) + b"\r\n\r\n" + body
@@ -347,8 +352,9 @@ def test_a_body_that_does_not_come_whole_is_not_run(sandbox):
     assert sandbox.bills() == []
 
 
-def test_kill_9_loses_no_bill_that_was_answered(start_sandbox, tmp_path):
-    """Killed under load five times on one book; every 200 that a client saw is in it."""
+def test_kill_9_loses_no_bill_of_a_sent_answer(start_sandbox, tmp_path):
+    """The server is killed under load five times with one book. Every 200 that a client received is
+    in it."""
     book, answered = str(tmp_path / "book.sqlite"), []
 
     def client(port: int, name: str) -> None:
@@ -378,7 +384,7 @@ def test_kill_9_loses_no_bill_that_was_answered(start_sandbox, tmp_path):
 
 
 def test_a_book_that_cannot_be_written_bills_nothing(start_sandbox, tmp_path):
-    """The run fails by the page's 500, and the server lives on."""
+    """The run fails with the API's 500, and the server continues."""
     sandbox = start_sandbox(book=str(tmp_path / "book.sqlite"))
     with sqlite3.connect(sandbox.book, isolation_level=None) as db:
         db.execute(
@@ -392,8 +398,8 @@ def test_a_book_that_cannot_be_written_bills_nothing(start_sandbox, tmp_path):
     assert sum(sandbox.billed().values()) == 1
 
 
-def test_an_idle_connection_is_kept_as_long_as_it_is_told(start_sandbox):
-    """`idle` is what a client that keeps connections has to survive."""
+def test_an_idle_connection_stays_open_for_the_given_time(start_sandbox):
+    """A client that keeps connections must handle the end of this time."""
     sandbox = start_sandbox(idle="100ms")
     started = time.monotonic()
     got = exchange(sandbox.port, STORY, quiet_s=1)
@@ -402,8 +408,8 @@ def test_an_idle_connection_is_kept_as_long_as_it_is_told(start_sandbox):
     assert exchange(start_sandbox().port, STORY, quiet_s=0.3).end == "open"
 
 
-def test_a_server_that_is_away_refuses_and_comes_back_on_its_port(sandbox):
-    """For the time that it was told; its book is the same one."""
+def test_a_server_that_is_away_refuses_connections_and_returns_on_its_port(sandbox):
+    """It is away for the given time and has the same book afterwards."""
     run(sandbox.port, STORY)
     change(sandbox.port, "away", b"500ms")
     time.sleep(0.1)
@@ -415,7 +421,7 @@ def test_a_server_that_is_away_refuses_and_comes_back_on_its_port(sandbox):
 
 
 def test_the_sandbox_ends_with_its_parent(start_sandbox):
-    """Its standard input closes when the parent dies, however it dies."""
+    """Its standard input closes when the parent dies, whatever kills it."""
     sandbox = start_sandbox(latency="30s")
     sandbox.process.stdin.close()
     assert sandbox.process.wait(timeout=5) == 0
@@ -437,20 +443,20 @@ def test_the_sandbox_ends_with_its_parent(start_sandbox):
         ({"book": "/dev/null/book"}, "Name another file with --book"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(options, says):
-    """With what would."""
+def test_an_invalid_option_is_refused(options, says):
+    """The message names valid values."""
     with pytest.raises(ValueError, match=re.escape(says)):
         serve(Options(**options))
 
 
 def test_two_servers_cannot_have_one_port(sandbox):
-    """The second says which port it is."""
+    """The second one names the port."""
     with pytest.raises(OSError, match=f"port {sandbox.port} of 127.0.0.1"):
         serve(Options(port=sandbox.port))
 
 
 def test_the_command_prints_a_curl_line_that_works(tmp_path):
-    """Pasted into a shell as it stands."""
+    """It works when it is pasted into a shell."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "sandbox", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -470,7 +476,7 @@ def test_the_command_prints_a_curl_line_that_works(tmp_path):
 
 
 def test_ctrl_c_ends_the_command_although_a_run_hangs(tmp_path):
-    """After a second and in silence; the client that waits is told by a reset or a close."""
+    """It ends after a second without a message. The waiting client sees a reset or a close."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "sandbox", "--port", "0", "--book", "b.sqlite"],
         stdout=subprocess.PIPE,
@@ -488,8 +494,8 @@ def test_ctrl_c_ends_the_command_although_a_run_hangs(tmp_path):
     assert (process.returncode, said) == (0, "")
 
 
-def test_the_command_refuses_in_one_line(tmp_path):
-    """Exit 2, no traceback."""
+def test_the_command_refuses_wrong_options_in_one_line(tmp_path):
+    """It ends with exit code 2 and prints no traceback."""
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("workflows: {wf_a: {tempalte: x}}", encoding="utf-8")
     for options in (["--workflows", str(wrong)], ["--spoil", "html-502"], ["--window", "x"]):
@@ -504,13 +510,13 @@ def test_the_command_refuses_in_one_line(tmp_path):
         assert done.stderr.startswith("pipeline: ")
 
 
-def test_help_lists_no_limiter_that_is_not_there():
-    """The command names them itself, so that its help needs no import."""
+def test_the_help_lists_exactly_the_limiters_that_exist():
+    """The command has its own list, so that its help needs no import."""
     assert list(LIMITERS) == list(KINDS)
 
 
-def test_the_sandbox_stands_alone():
-    """It imports nothing of the runner, so that no mistake of it agrees with itself."""
+def test_the_sandbox_imports_nothing_of_the_runner():
+    """So the two cannot share a mistake."""
     code = (
         "import sys; import pipeline.sandbox.server, pipeline.sandbox.openai;"
         "print(*sorted(m for m in sys.modules if m.startswith('pipeline.') and "
@@ -522,7 +528,7 @@ def test_the_sandbox_stands_alone():
 
 @pytest.mark.long(first=True)
 def test_memory_stays_flat_over_200000_requests():
-    """As the benchmark prints it, and every request is billed once."""
+    """The benchmark prints the memory, and every request is billed once."""
     command = [sys.executable, "benchmarks/sandbox.py", "--requests", "200000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=True)
     memory_mb = [float(mb) for mb in re.findall(r"([0-9.]+) MB after", done.stdout)]
