@@ -1,4 +1,4 @@
-"""The table of outcomes, line by line."""
+"""Tests the table of outcomes, line by line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
 @pytest.mark.parametrize(
     ("status", "body", "verdict", "code", "maybe_paid", "stop"),
     [
-        # the page's own five
+        # the five errors of the API's page
         (401, error(UNAUTHORIZED), REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
         (
             402,
@@ -52,7 +52,7 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         ),
         (429, error("Rate limit exceeded"), REFUSED, "rate_limited", False, None),
         (500, error(code="internal_server_error"), FAILED, "internal_server_error", False, None),
-        # 401 and 402 stop whatever their body says
+        # 401 and 402 stop the job, whatever their body says
         (401, PAGE, REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
         (402, b"", REFUSED, "invalid_billing", False, StopCode.INVALID_BILLING),
         (
@@ -89,7 +89,7 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
             False,
             StopCode.INVALID_BILLING,
         ),
-        # the code, where it and the message name different things
+        # the code decides if it contradicts the message
         (
             403,
             error(UNAUTHORIZED, "invalid_billing"),
@@ -106,7 +106,7 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
             False,
             None,
         ),
-        # only the status tells a refusal for the rate
+        # only the status 429 is a refusal by the rate limit
         (429, PAGE, REFUSED, "rate_limited", False, None),
         (429, error("No credits", "invalid_billing"), REFUSED, "rate_limited", False, None),
         (500, error(LIMIT), FAILED, "internal_server_error", False, None),
@@ -115,11 +115,11 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (403, error("x", "rate_limited"), FAILED, "http_403", False, None),
         (503, error(LIMIT, "rate_limited"), AMBIGUOUS, "gateway", True, None),
         (200, error(LIMIT, "rate_limited"), FAILED, "run_failed", True, None),
-        # the runner's own words in the server's mouth say nothing
+        # a server that sends one of the runner's own codes says nothing by it
         (400, error("x", "interrupted"), FAILED, "http_400", False, None),
         (500, error("x", "not_sent"), FAILED, "internal_server_error", False, None),
         (401, error("x", "tls"), REFUSED, "unauthorized", False, StopCode.UNAUTHORIZED),
-        # a proxy may have given up on work that goes on: the row is ambiguous, and the run ends
+        # a proxy may have given up while the API still works: ambiguous, and the job stops
         (
             503,
             error("x", "invalid_billing"),
@@ -142,7 +142,7 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (404, PAGE, FAILED, "http_404", False, None),
         (413, b"", FAILED, "http_413", False, None),
         (422, {"detail": "x"}, FAILED, "http_422", False, None),
-        # a 500 proves nothing unless it is the API's own
+        # a 500 proves nothing unless it is in the API's JSON
         (500, error(), FAILED, "internal_server_error", False, None),
         (500, error("x", "workflow_run_failed"), FAILED, "workflow_run_failed", False, None),
         (500, PAGE, AMBIGUOUS, "gateway", True, None),
@@ -177,8 +177,9 @@ UNAUTHORIZED = "Unauthorized. Please provide a valid secret key."
         (200, b'{"result": "two\nlines,\ttabs\x00"}', OK, None, True, None),
     ],
 )
-def test_each_answer_has_its_class(status, body, verdict, code, maybe_paid, stop):
-    """Code, then message, then status; what proves nothing is ambiguous."""
+def test_each_response_has_its_class(status, body, verdict, code, maybe_paid, stop):
+    """The code decides, then the message, then the status. A response that proves nothing is
+    ambiguous."""
     outcome = classify(reply(status, body))
     assert (outcome.verdict, outcome.code, outcome.maybe_paid, outcome.stop) == (
         verdict,
@@ -198,8 +199,8 @@ def test_each_answer_has_its_class(status, body, verdict, code, maybe_paid, stop
         (Failure.INTERRUPTED, AMBIGUOUS, "interrupted", None),
     ],
 )
-def test_each_way_of_getting_no_answer_has_its_class(failure, verdict, code, stop):
-    """Only the first two prove that nothing was sent."""
+def test_each_failure_without_a_response_has_its_class(failure, verdict, code, stop):
+    """Only the first two prove that the request was not sent."""
     outcome = classify(reply(None, failure=failure))
     assert (outcome.verdict, outcome.code, outcome.stop) == (verdict, code, stop)
     assert outcome.maybe_paid == (verdict is AMBIGUOUS)
@@ -209,8 +210,8 @@ def test_each_way_of_getting_no_answer_has_its_class(failure, verdict, code, sto
 @pytest.mark.parametrize(
     ("failure", "code"), [(Failure.TIMEOUT, "timeout"), (Failure.DISCONNECTED, "disconnected")]
 )
-def test_an_answer_that_did_not_end_is_not_judged_by_its_status(status, failure, code):
-    """A status line with a body that never comes proves nothing, whatever it says."""
+def test_a_response_without_an_end_is_not_classed_by_its_status(status, failure, code):
+    """A status line proves nothing if the body never arrives."""
     outcome = classify(reply(status, error("no"), failure))
     assert (outcome.verdict, outcome.code, outcome.maybe_paid) == (AMBIGUOUS, code, True)
     assert outcome.stop is None
@@ -226,19 +227,19 @@ def test_an_answer_that_did_not_end_is_not_judged_by_its_status(status, failure,
         (Failure.DISCONNECTED, "disconnected"),
     ],
 )
-def test_a_success_whose_body_did_not_come_whole_is_ambiguous(status, failure, code):
-    """Even when what came happens to be readable."""
+def test_a_success_with_an_incomplete_body_is_ambiguous(status, failure, code):
+    """This holds even if the received part is readable."""
     outcome = classify(reply(status, {"success": True, "result": "x"}, failure))
     assert (outcome.verdict, outcome.code) == (AMBIGUOUS, code)
 
 
-def test_a_cut_500_is_not_the_apis_own():
+def test_an_incomplete_500_is_not_the_apis_own():
     """Half of its JSON may be anything."""
     assert classify(reply(500, error(), Failure.CUT)).verdict is AMBIGUOUS
 
 
-def test_only_the_apis_json_500_may_be_tried_again():
-    """Failures of the request itself stay failures."""
+def test_only_a_500_in_the_apis_json_is_retryable():
+    """Errors in the request itself stay failures."""
     assert classify(reply(500, error())).retryable
     assert not classify(reply(400, error())).retryable
     assert not classify(reply(200, error())).retryable
@@ -263,8 +264,9 @@ def test_only_the_apis_json_500_may_be_tried_again():
     ),
     st.one_of(st.none(), st.sampled_from(Failure)),
 )
-def test_whatever_comes_only_proof_frees_a_row(status, body, failure):
-    """No answer raises; a refusal needs 401, 402, 404, 429, the API's own words, or no byte."""
+def test_only_a_proof_makes_a_row_refused_or_failed(status, body, failure):
+    """No response raises. A refusal needs 401, 402, 404, 429, the API's own words, or a request
+    that was not sent."""
     outcome = classify(reply(status, body, failure))
     if outcome.verdict is REFUSED:
         assert not outcome.maybe_paid
@@ -287,8 +289,8 @@ def test_whatever_comes_only_proof_frees_a_row(status, body, failure):
         ("  \n", "  \n", "empty"),
     ],
 )
-def test_a_paid_row_never_fails_for_the_shape_of_its_result(result, kept, flag):
-    """What is not text stands as JSON text, flagged."""
+def test_a_paid_row_never_fails_because_of_the_type_of_its_result(result, kept, flag):
+    """A result that is not text is stored as JSON text and flagged."""
     answer = read_answer(json.dumps({"success": True, "result": result}).encode())
     assert answer.result == kept
     assert answer.flags == ((flag,) if flag else ())
@@ -308,7 +310,7 @@ def test_a_paid_row_never_fails_for_the_shape_of_its_result(result, kept, flag):
     ],
 )
 def test_citations_of_any_shape_are_kept(citations, kept, odd):
-    """The readable ones as a table, and all of them as they came."""
+    """The readable ones are in the table, and all of them are in the raw text."""
     answer = read_answer(json.dumps({"result": "x", "citations": citations}).encode())
     assert answer.citations == tuple(Citation(*pair) for pair in kept)
     assert json.loads(answer.citations_raw) == citations
@@ -316,13 +318,13 @@ def test_citations_of_any_shape_are_kept(citations, kept, odd):
 
 
 def test_absent_citations_have_no_raw_text():
-    """Absent and null can be told apart."""
+    """So absent and null citations can be told apart."""
     assert read_answer(b'{"result":"x"}').citations_raw is None
     assert read_answer(b'{"result":"x","citations":null}').citations_raw == "null"
 
 
 def test_a_lone_surrogate_is_kept_raw_and_flagged():
-    """No text column holds it, and the row was paid."""
+    """No text column can store it, but the row was paid."""
     answer = read_answer(b'{"result":"a\\ud800b","usage":{"tokens":7}}')
     assert answer.result == "a\N{REPLACEMENT CHARACTER}b"
     assert answer.flags == ("result_repaired",)
@@ -332,27 +334,27 @@ def test_a_lone_surrogate_is_kept_raw_and_flagged():
 
 
 def test_other_fields_stay_in_extra():
-    """Whatever else the answer held."""
+    """`extra` has all other fields of the answer."""
     assert json.loads(read_answer(b'{"success":true,"result":"x","id":"r1"}').extra) == {"id": "r1"}
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"{}", b"[]", b"{", b'{"success":true}', b"\xff"])
-def test_what_holds_no_answer_is_unreadable(body):
-    """Not JSON, not an object, or no result."""
+def test_a_body_without_an_answer_is_unreadable(body):
+    """It is not JSON, not an object, or has no result."""
     with pytest.raises(Unreadable):
         read_answer(body)
 
 
 @pytest.mark.parametrize("depth", [250, 900, 100_000])
-def test_an_answer_that_is_nested_beyond_reading_is_ambiguous_and_kept(depth):
-    """Whatever the depth, and the same on every stack: it was paid, so it is not thrown away."""
+def test_an_answer_that_is_nested_too_deeply_is_ambiguous_and_kept(depth):
+    """The bound is the same on every stack. The answer was paid, so it is kept."""
     body = b'{"success":true,"result":' + b"[" * depth + b"]" * depth + b"}"
     outcome = classify(reply(200, body))
     assert (outcome.verdict, outcome.code) == (AMBIGUOUS, "bad_response")
 
 
-def test_an_answer_that_is_nested_as_deep_as_people_write_is_ok():
-    """As JSON text."""
+def test_an_answer_that_is_nested_150_deep_is_ok():
+    """Its result is stored as JSON text."""
     body = b'{"success":true,"result":' + b"[" * 150 + b"]" * 150 + b"}"
     assert classify(reply(200, body)).verdict is OK
     assert read_answer(body).result == "[" * 150 + "]" * 150
@@ -377,14 +379,14 @@ def test_an_answer_that_is_nested_as_deep_as_people_write_is_ok():
         (302, b"", "The server redirects to nowhere. The runner never follows a redirect."),
     ],
 )
-def test_the_message_is_what_the_server_said_on_one_line(status, body, message):
-    """With the status beside it."""
+def test_the_message_is_the_servers_text_on_one_line(status, body, message):
+    """The status is stored separately."""
     outcome = classify(reply(status, body))
     assert (outcome.message, outcome.http_status) == (message, status)
 
 
-def test_a_redirect_says_where_to():
-    """The address is in the header alone."""
+def test_the_message_of_a_redirect_names_the_target():
+    """Only the header has the address."""
     headers = {"location": "https://elsewhere.example/run"}
     outcome = classify(Reply(0.0, 1.0, 308, headers, b""))
     assert outcome.message == (
@@ -394,20 +396,21 @@ def test_a_redirect_says_where_to():
 
 
 @pytest.mark.parametrize(("status", "failure"), [(None, Failure.TIMEOUT), (200, Failure.CUT)])
-def test_an_attempt_without_an_answer_says_what_happened(status, failure):
-    """In the client's words, with the status if one came."""
+def test_the_message_of_an_attempt_without_a_response_says_what_happened(status, failure):
+    """The client words it. The status is kept if one arrived."""
     outcome = classify(Reply(0.0, 1.0, status, {}, b"", failure, "no whole\tanswer"))
     assert (outcome.message, outcome.http_status) == ("no whole answer", status)
 
 
 def test_no_status_and_no_reason_is_a_lost_connection():
-    """As ambiguous as any other."""
+    """It is as ambiguous as any other."""
     outcome = classify(reply(None))
     assert (outcome.verdict, outcome.code, outcome.maybe_paid) == (AMBIGUOUS, "disconnected", True)
 
 
-def test_a_message_has_500_characters_at_most_and_ends_where_it_was_cut():
-    """A page may be long; of a body no more than 500 characters of four bytes are looked at."""
+def test_a_message_is_cut_after_500_characters():
+    """A page may be long. Only the first bytes of a body are decoded: 500 characters of four
+    bytes."""
     assert classify(reply(400, error("x" * 500))).message == "x" * 500
     assert classify(reply(400, error("x" * 501))).message == "x" * 499 + "…"
     assert classify(reply(502, "😀".encode() * 501)).message == "😀" * 500
@@ -416,7 +419,8 @@ def test_a_message_has_500_characters_at_most_and_ends_where_it_was_cut():
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 def test_an_answer_may_be_nested_200_deep_and_no_deeper(opening, closing):
-    """The object and the number inside count too. Depth counts, not the number of brackets."""
+    """The object and the innermost value count too. Only depth counts, not the number of
+    brackets."""
 
     def nested(levels: int) -> bytes:
         inner = opening * levels + b"1" + closing * levels
@@ -428,7 +432,7 @@ def test_an_answer_may_be_nested_200_deep_and_no_deeper(opening, closing):
 
 
 def test_surrogates_in_citations_are_repaired_and_kept_in_the_raw_text():
-    """No text column holds them."""
+    """No text column can store them."""
     answer = read_answer(
         b'{"result":"x","citations":["u\\ud800",{"title":"t\\udfff","url":"\\ud83d"}],"n":"\\ud800"}'
     )
@@ -438,8 +442,8 @@ def test_surrogates_in_citations_are_repaired_and_kept_in_the_raw_text():
     assert answer.flags == ()
 
 
-def test_texts_that_are_no_surrogates_stay_readable_in_json_text():
-    """As they came, without spaces, not as escapes."""
+def test_texts_without_surrogates_stay_readable_in_json_text():
+    """They are not escaped, and the JSON has no spaces."""
     answer = read_answer('{"result":{"é":[1, 2]},"citations":[ "ü" ],"more":"ß"}'.encode())
     assert (answer.result, answer.citations_raw) == ('{"é":[1,2]}', '["ü"]')
     assert answer.extra == '{"more":"ß"}'
@@ -454,14 +458,14 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # the first one makes the expressions
+@settings(deadline=None)  # the first example compiles the expressions
 @given(
     st.dictionaries(st.text("abc", max_size=2), JSON, max_size=4),
     st.sampled_from((None, 1)),
     st.none() | st.tuples(st.integers(0), st.sampled_from(["", *',:[]{}"\\ 0'])),
 )
-def test_a_body_of_many_values_is_json_exactly_where_pythons_reader_says_so(value, indent, spoil):
-    """Whatever one character more or less makes of it; and it means the same."""
+def test_a_body_of_many_values_is_json_exactly_if_pythons_parser_accepts_it(value, indent, spoil):
+    """One character may be replaced. If Python accepts the text, the value is the same."""
     text = json.dumps(value, indent=indent)
     if spoil is not None:
         at = spoil[0] % len(text)
@@ -481,8 +485,8 @@ def test_a_body_of_many_values_is_json_exactly_where_pythons_reader_says_so(valu
 
 
 @pytest.mark.parametrize("depth", [3, 6, 40, 190])
-def test_what_is_nested_is_found_to_its_end_however_deep(depth):
-    """Lists in objects in lists, with something beside each."""
+def test_the_end_of_a_nested_value_is_found_at_any_depth(depth):
+    """Lists are nested in objects in lists, each with something next to it."""
     text = "[1," * depth + '{"a":[]}' + ",2]" * depth
     whole = json_text._outermost('{"success":true,"more":' + text + ',"result":"x"}')
     assert whole == {"success": True, "more": json_text.JsonText(text), "result": "x"}
@@ -490,8 +494,8 @@ def test_what_is_nested_is_found_to_its_end_however_deep(depth):
         json_text._outermost('{"a":' + "[" * 300 + "]" * 300 + "}")
 
 
-def test_citations_beyond_ten_thousand_are_text_and_the_answer_says_so():
-    """Of small and of large answers alike: none is lost."""
+def test_more_than_ten_thousand_citations_are_kept_as_text_and_flagged():
+    """Small and large answers lose none."""
     for number in (10_000, 10_001, 250_000):
         cited = [f"https://x.example/{n}" for n in range(number)]
         cited[5] = {"title": "t" * 5, "url": "u"}  # type: ignore[call-overload]
@@ -502,8 +506,8 @@ def test_citations_beyond_ten_thousand_are_text_and_the_answer_says_so():
         assert answer.flags == (("citations_cut",) if number > 10_000 else ())
 
 
-def test_a_long_message_is_cut_before_it_is_looked_at():
-    """30 million words would be as many objects."""
+def test_a_long_message_is_cut_before_it_is_split_into_words():
+    """30 million words would become as many objects."""
     message = classify(reply(400, error("a " * 1_000_000))).message
     assert len(message) == 500
     assert message.endswith("…")

@@ -1,4 +1,4 @@
-"""The key is recognised however a server has encoded it, and nothing else changes."""
+"""Tests that the key is recognised in any encoding of a server, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ NAMES = {sign: name for name, sign in sorted(html5.items()) if sign.isascii() an
 
 
 def named(text: str) -> str:
-    """With each sign that has a name in HTML by its name."""
+    """Returns the text with HTML names for all characters that have one."""
     return "".join(f"&{NAMES[sign]}" if sign in NAMES else sign for sign in text)
 
 
@@ -63,7 +63,7 @@ def in_columns(text: str, width: int, end: str) -> str:
 
 
 def mime(before: int, width: int, end: str) -> Encode:
-    """base64 in lines, as `base64` and mail programs write it."""
+    """Returns base64 in lines, as `base64` and mail programs write it."""
     return lambda text: in_columns(
         base64.b64encode(b"x" * before + text.encode()).decode(), width, end
     )
@@ -104,7 +104,7 @@ ENCODINGS["base64 by PHP"] = lambda text: (
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_the_key_is_masked_in_each_encoding(name):
-    """In text, and in each place of a JSON object, which stays one."""
+    """It is masked in a text, and everywhere in a JSON object, which stays one."""
     form = ENCODINGS[name](KEY)
     mask = Mask([KEY])
     assert "[key]" in mask.text(f"a {form} b")
@@ -120,7 +120,7 @@ def test_the_key_is_masked_in_each_encoding(name):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\t", "\n  "])
 def test_the_key_is_masked_in_base64_of_several_lines(end):
-    """Of a text that is not JSON, and nothing else of it changes."""
+    """The text is not JSON, and nothing else of it changes."""
     for before in range(50, 60):
         form = mime(before, 76, end)(KEY)
         masked = Mask([KEY]).body(f"a\n\n{form}\nb".encode())
@@ -131,8 +131,8 @@ def test_the_key_is_masked_in_base64_of_several_lines(end):
 
 
 @pytest.mark.parametrize("sign", sorted(NAMES))
-def test_each_name_of_an_ascii_sign_is_recognised(sign):
-    """Every one that HTML has, also those with two names."""
+def test_each_html_name_of_an_ascii_character_is_recognised(sign):
+    """Characters with two names are included."""
     key = f"sk_live{sign}123"
     for name, of in html5.items():
         if of == sign:
@@ -142,15 +142,15 @@ def test_each_name_of_an_ascii_sign_is_recognised(sign):
 
 @pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_the_key_is_masked_in_wide_characters(charset):
-    """Of a body that is cut in the middle of one, so that no decoder reads it."""
+    """The body ends in the middle of a character, so no decoder could read it."""
     assert b"[key]" in Mask([KEY]).body(f"no {KEY} here".encode(charset)[:-1])
 
 
 @given(
     st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner), max_leaves=9)
 )
-def test_an_answer_without_the_key_stays_as_it_came(value):
-    """Byte for byte, whatever escapes it has."""
+def test_an_answer_without_the_key_does_not_change(value):
+    """It stays the same byte for byte, whatever escapes it has."""
     mask = Mask([KEY, "password"])
     for body in (
         json.dumps(value).encode(),
@@ -161,8 +161,8 @@ def test_an_answer_without_the_key_stays_as_it_came(value):
     assert mask.body(escaped) == escaped
 
 
-def test_only_the_key_changes_in_an_answer_that_hides_it():
-    """The other texts of the answer were paid for."""
+def test_only_the_key_changes_in_an_answer_that_contains_it_encoded():
+    """The user paid for the other texts of the answer."""
     body = (
         b'{"success":true,"result":"%20 &amp; \\u00e9 \\ud83d\\ude00","x":"sk_live\\/0123+456=&x"}'
     )
@@ -174,7 +174,7 @@ def test_only_the_key_changes_in_an_answer_that_hides_it():
 
 
 def test_the_key_is_masked_in_an_answer_of_very_many_values():
-    """Its lists are not made into values of Python. Those without the key stay lists."""
+    """Its lists do not become Python objects. Lists without the key stay lists."""
     many = ",".join(["1"] * 150_000)
     body = f'{{"a":[{many}],"b":[{many},"sk_live\\u002f0123+456=&x"],"c":"sk_live\\/0123+456=&x"}}'
     masked = json.loads(Mask([KEY]).body(body.encode()))
@@ -182,6 +182,6 @@ def test_the_key_is_masked_in_an_answer_of_very_many_values():
     assert masked["b"].endswith('1,"[key]"]')
 
 
-def test_a_short_secret_is_not_searched_for():
-    """A password of four letters would be found in ordinary words."""
+def test_a_short_secret_is_not_masked():
+    """A password of four letters would occur in ordinary words."""
     assert Mask(["word"]).body(b"a word") == b"a word"

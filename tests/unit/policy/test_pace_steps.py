@@ -1,6 +1,6 @@
-"""The controller step by step: what each send, answer and denial changes.
+"""Tests the controller step by step: the change after each send, answer and denial.
 
-`test_pacing.py` has what comes of it against whole limiters. Times are seconds, made up.
+`test_pacing.py` tests the result against whole limiters. Times are invented seconds.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ def exactly(value: float):
 
 
 def settled(limit: int = 50, window_s: float = 1.0, windows: int = 4) -> tuple[Pace, float]:
-    """A controller that has learned a limiter which it used evenly, and the time of its last send.
+    """Returns a controller that has learned a limiter by using it evenly, and the time of its last
+    send.
 
-    What is answered at once by a log of the last window's requests.
+    The answers come at once, from a log of the last window's requests.
     """
     pace = Pace()
     now = 100.0
@@ -40,21 +41,21 @@ def send(pace: Pace, now: float) -> float:
 # -- before anything is known ---------------------------------------------------------------
 
 
-def test_the_start_is_five_a_second_and_threefold_with_each_second_up_to_a_hundred():
-    """From the first request on; before it nothing passes."""
+def test_the_rate_starts_at_five_per_second_and_triples_each_second_up_to_100():
+    """The ramp begins with the first request."""
     pace = Pace()
     assert pace.rate(50.0) == 5
     send(pace, 100.0)
     assert [pace.rate(100.0 + s) for s in (0, 1, 2, 3, 1e6)] == [5, 15, 45, 100, 100]
     assert pace.price_s(101.0) == exactly(1 / 15)
-    assert pace.own_pace(101.0) == 15  # as other runs of the key are told
+    assert pace.own_pace(101.0) == 15  # the pace that other runs of the key get
     send(pace, 102.0)
     assert pace.rate(102.0) == 45
     assert pace.next_at(102.0) == 102.0
 
 
-def test_a_limit_above_a_hundred_is_tried_faster_and_one_below_is_no_less():
-    """While its window is not known, the limit is taken for that of a second at most."""
+def test_the_ramp_ends_at_a_limit_above_100_and_at_100_for_a_lower_one():
+    """While the window is unknown, the limit counts as a limit per second."""
     for limit, most in (("600", 600), ("20", 100)):
         pace = Pace()
         send(pace, 100.0)
@@ -62,8 +63,8 @@ def test_a_limit_above_a_hundred_is_tried_faster_and_one_below_is_no_less():
         assert pace.rate(105.0) == most
 
 
-def test_a_rate_that_was_given_is_the_rate_and_nothing_is_given_back():
-    """Whatever was learned, and whatever comes from a cache."""
+def test_a_fixed_rate_is_the_rate_and_no_slot_is_refunded():
+    """What was learned does not matter, nor what comes from a cache."""
     pace = Pace(fixed=7.0, start=Learned(50, 1.0, 1.0))
     assert (pace.rate(0.0), pace.price_s(0.0)) == (7.0, exactly(1 / 7))
     pace.cached(send(pace, 1.0), 1.1)
@@ -71,15 +72,16 @@ def test_a_rate_that_was_given_is_the_rate_and_nothing_is_given_back():
     assert not pace.take_refund(1.3)
 
 
-def test_five_thousand_a_second_is_the_most():
-    """Whatever a header says."""
+def test_the_rate_is_at_most_5000_per_second():
+    """This holds whatever a header says."""
     pace = Pace(start=Learned(1_000_000, 1.0, 1.0))
     send(pace, 100.0)
     assert pace.rate(120.0) == 5_000.0
 
 
-def test_a_known_limit_slower_than_the_floor_is_kept_to():
-    """One request in an hour is not one in 50 s; faster ones do not fall below that."""
+def test_a_known_limit_below_the_floor_is_respected():
+    """A limit of one request per hour stays below one in 50 s. Faster limits do not fall below
+    that."""
     slow = Pace(start=Learned(1, 3600.0, 0.9))
     send(slow, 0.0)
     assert slow.rate(0.0) == exactly(0.9 / 3600)
@@ -88,10 +90,10 @@ def test_a_known_limit_slower_than_the_floor_is_kept_to():
     assert ten.rate(0.0) == FLOOR_PER_S
 
 
-def test_what_was_learned_is_believed_as_far_as_it_is_trusted():
-    """Of 40 a second at trust 0.5 the ramp goes to 20, and looks for more from there."""
+def test_a_learned_rate_is_used_in_proportion_to_its_trust():
+    """With 40 per second at trust 0.5, the ramp goes to 20 and tries more from there."""
     pace = Pace(start=Learned(40, 1.0, 2.0, trust=0.5))
-    assert pace.g == 0.97  # never more than a run begins with
+    assert pace.g == 0.97  # at most the value that a run begins with
     send(pace, 0.0)
     assert pace.rate(3.0) == pytest.approx(20 * 0.97, rel=0.02)
     assert Pace(start=Learned(40, 1.0, 0.9)).g == 0.9
@@ -101,12 +103,12 @@ def test_what_was_learned_is_believed_as_far_as_it_is_trusted():
 # -- once the window is known ---------------------------------------------------------------
 
 
-def test_the_rate_is_a_hair_below_the_limit_and_comes_nearer_with_each_answer():
-    """Twenty thousandth of a request for each answer, more slowly above 16 a second."""
+def test_the_rate_begins_at_97_percent_of_the_limit_and_gains_with_each_answer():
+    """It gains five hundred-thousandths per answer, and less above 16 per second."""
     pace, now = settled()
     before = pace.g
     assert pace.rate(now) == exactly(before * 50)
-    for seconds in (0.5, 4.0):  # after a long silence it gains what a second gives
+    for seconds in (0.5, 4.0):  # after a long silence it gains as much as in one second
         now += seconds
         rate, before = pace.rate(now), pace.g
         pace.answered(now - 0.1, "50", "10", now)
@@ -120,8 +122,8 @@ def test_the_rate_is_a_hair_below_the_limit_and_comes_nearer_with_each_answer():
     assert slow.g == 1.0
 
 
-def test_what_was_used_of_the_limit_is_counted_once_the_window_is_known():
-    """As the run's end tells it; a denied request used nothing."""
+def test_the_used_share_of_the_limit_is_counted_once_the_window_is_known():
+    """The end of the run reports it. A denied request used nothing."""
     assert Pace().share_used() is None
     pace, now = settled()
     assert pace.share_used() == pytest.approx(1.0, abs=0.001)
@@ -140,8 +142,8 @@ def test_what_was_used_of_the_limit_is_counted_once_the_window_is_known():
     assert unknown._used == 0
 
 
-def test_what_is_kept_for_the_next_run_is_the_key_s_window_and_not_this_run_s_part():
-    """Two runs each see a window twice as long."""
+def test_the_next_run_gets_the_window_of_the_key_and_not_this_runs_part():
+    """Each of two runs sees a window that is twice as long."""
     pace, now = settled()
     assert pace.learned() == Learned(50, 1.0, pace.g)
     pace.share_with([25.0], now)
@@ -153,8 +155,8 @@ def test_what_is_kept_for_the_next_run_is_the_key_s_window_and_not_this_run_s_pa
     assert pace.window_s == 1.0
 
 
-def test_runs_that_share_a_key_draw_near_to_each_other_by_the_root_of_their_distance():
-    """Half as fast as the mean is sped up, never beyond what the limit allows."""
+def test_runs_that_share_a_key_approach_each_other_by_the_root_of_their_ratio():
+    """A run at half the mean speeds up, but never beyond the limit."""
     pace, now = settled()
     pace.share_with([100.0], now)
     own = pace.own_pace(now)
@@ -170,8 +172,8 @@ def test_runs_that_share_a_key_draw_near_to_each_other_by_the_root_of_their_dist
     assert pace.rate(now) == exactly(own / 2)
 
 
-def test_a_new_limit_is_taken_from_the_newest_request_alone():
-    """Answers overtake each other: an older one must not bring the old limit back."""
+def test_only_the_newest_request_can_change_the_limit():
+    """Answers overtake each other, and an older one must not bring the old limit back."""
     pace, now = settled()
     first, second = send(pace, now + 0.02), send(pace, now + 0.04)
     pace.answered(second, "10", "5", now + 0.1)
@@ -203,8 +205,8 @@ def test_a_new_limit_is_taken_from_the_newest_request_alone():
         (None, None),
     ],
 )
-def test_a_header_counts_if_it_is_one_whole_number_that_a_limiter_could_mean(header, limit):
-    """A proxy may send it twice; anything else teaches nothing."""
+def test_a_header_counts_only_if_it_is_one_whole_number_of_a_possible_limit(header, limit):
+    """A proxy may send it twice. Any other value teaches nothing."""
     pace = Pace()
     pace.answered(send(pace, 1.0), header, "1", 1.1)
     assert pace.limit == limit
@@ -213,8 +215,8 @@ def test_a_header_counts_if_it_is_one_whole_number_that_a_limiter_could_mean(hea
     assert (pace.limit is None) is (limit is None)
 
 
-def test_a_limit_of_nothing_comes_from_a_store_that_was_away():
-    """The request was not counted; a limit of one is a limit."""
+def test_a_limit_of_0_comes_from_a_limiter_whose_store_is_down():
+    """The request was not counted. A limit of one is a limit."""
     pace = Pace()
     pace.answered(send(pace, 1.0), "0", "0", 1.1)
     assert (pace.limit, len(pace._sends)) == (None, 0)
@@ -222,8 +224,8 @@ def test_a_limit_of_nothing_comes_from_a_store_that_was_away():
     assert (pace.limit, len(pace._sends)) == (1, 1)
 
 
-def test_a_request_that_is_not_in_the_history_any_more_leaves_no_trace_when_it_was_late():
-    """Neither twice, nor in place of another."""
+def test_a_late_request_that_is_no_longer_in_the_history_changes_nothing():
+    """It is neither counted twice nor put in place of another."""
     pace = Pace()
     pace.sent_late(1.0, 2.0)
     assert len(pace._sends) == 0
@@ -236,12 +238,12 @@ def known() -> Pace:
     return Pace(start=Learned(50, 1.0, 1.0))
 
 
-def test_a_slot_is_given_back_for_each_answer_from_a_cache_and_never_twice_in_a_row():
-    """A cache that answers everything at most doubles the rate."""
+def test_each_answer_from_a_cache_refunds_a_slot_but_never_two_in_a_row():
+    """A cache that answers every request at most doubles the rate."""
     pace = known()
     for at in (1.0, 2.0):
         pace.cached(send(pace, at), at + 0.1)
-    pace.cached(2.0, 2.2)  # told twice
+    pace.cached(2.0, 2.2)  # the same answer twice
     granted = []
     for at in (3.0, 4.0, 5.0):
         granted.append(pace.take_refund(at))
@@ -250,8 +252,8 @@ def test_a_slot_is_given_back_for_each_answer_from_a_cache_and_never_twice_in_a_
     assert granted == [True, True, False]
 
 
-def test_a_slot_that_is_given_back_at_the_instant_of_a_send_counts_for_the_next_one_only():
-    """Clocks tick coarsely."""
+def test_a_slot_refunded_at_the_instant_of_a_send_counts_for_the_next_send():
+    """Clocks have coarse ticks."""
     pace = known()
     for at in (1.0, 2.0):
         pace.cached(send(pace, at), at + 0.1)
@@ -259,8 +261,8 @@ def test_a_slot_that_is_given_back_at_the_instant_of_a_send_counts_for_the_next_
     assert [pace.take_refund(3.0) for _ in range(2)] == [True, False]
 
 
-def test_ten_slots_are_kept_for_later_at_most():
-    """Else an hour of cached answers would make a burst of thousands."""
+def test_at_most_ten_refunded_slots_are_kept():
+    """Otherwise an hour of cached answers would cause a burst of thousands."""
     pace = known()
     for number in range(12):
         pace.cached(send(pace, 1.0 + number), 1.1 + number)
@@ -271,8 +273,8 @@ def test_ten_slots_are_kept_for_later_at_most():
     assert taken == 10
 
 
-def test_a_denial_soon_after_a_slot_was_given_back_shows_that_cached_answers_count():
-    """From then on none is given back."""
+def test_a_denial_soon_after_a_refund_shows_that_cached_answers_count():
+    """From then on no slot is refunded."""
     pace, now = settled()
     pace.cached(send(pace, now + 0.1), now + 0.11)
     assert pace.take_refund(now + 0.2)
@@ -281,8 +283,8 @@ def test_a_denial_soon_after_a_slot_was_given_back_shows_that_cached_answers_cou
     assert not pace.take_refund(now + 0.5)
 
 
-def test_a_denial_long_after_a_slot_was_given_back_says_nothing_of_the_cache():
-    """A window later it has other reasons."""
+def test_a_denial_long_after_a_refund_says_nothing_about_the_cache():
+    """One window later it has other reasons."""
     pace, now = settled()
     pace.cached(send(pace, now + 0.1), now + 0.11)
     assert pace.take_refund(now + 0.2)
@@ -291,8 +293,8 @@ def test_a_denial_long_after_a_slot_was_given_back_says_nothing_of_the_cache():
     assert pace.take_refund(now + 1.5)
 
 
-def test_a_denial_says_nothing_of_the_cache_while_the_window_is_not_known():
-    """Any of the ramp's sends may have been the reason."""
+def test_a_denial_says_nothing_about_the_cache_while_the_window_is_unknown():
+    """Any request of the ramp may have been the reason."""
     pace = known()
     pace.cached(send(pace, 1.0), 1.1)
     assert pace.take_refund(1.2)
@@ -304,8 +306,8 @@ def test_a_denial_says_nothing_of_the_cache_while_the_window_is_not_known():
 # -- denials --------------------------------------------------------------------------------
 
 
-def test_one_denial_costs_a_hundredth_and_no_pause_and_a_second_one_at_once_is_a_pause():
-    """Of a fifth of the time since the first, but of a slot at least."""
+def test_one_denial_costs_one_percent_and_a_second_one_at_once_causes_a_pause():
+    """The pause is a fifth of the time since the first denial, but at least one slot."""
     pace, now = settled()
     before = pace.g
     pace.denied(send(pace, now + 0.02), now + 0.05)
@@ -323,8 +325,8 @@ def test_one_denial_costs_a_hundredth_and_no_pause_and_a_second_one_at_once_is_a
     assert pace.rate_limited == 3
 
 
-def test_denials_that_are_far_apart_cost_a_hundredth_each_and_never_more_than_fifteen():
-    """Each is an overload of its own."""
+def test_denials_far_apart_cost_one_percent_each_and_never_more_than_15():
+    """Each is a separate overload."""
     pace, now = settled()
     before, losses = pace.g, []
     for _ in range(20):
@@ -337,8 +339,8 @@ def test_denials_that_are_far_apart_cost_a_hundredth_each_and_never_more_than_fi
     assert pace.g == 0.85
 
 
-def test_in_a_long_window_denials_cost_a_hundredth_for_each_tenth_of_it():
-    """However many come, they are one overload."""
+def test_in_a_long_window_denials_cost_one_percent_for_each_tenth_of_it():
+    """All denials within a tenth are one overload."""
     pace, now = settled(limit=50, window_s=10.0)
     before, losses = pace.g, []
     for number in range(1, 13):
@@ -350,15 +352,15 @@ def test_in_a_long_window_denials_cost_a_hundredth_for_each_tenth_of_it():
     assert losses == [exactly(0.01), exactly(0.01), exactly(0.02)]
 
 
-def test_no_pause_is_shorter_than_a_denial_takes_to_come_back():
-    """Where a slot is a millisecond, a probe in each would be a storm."""
+def test_no_pause_is_shorter_than_the_time_until_a_denial_arrives():
+    """If a slot is a millisecond, a probe in each would be a storm."""
     pace = Pace(fixed=1000.0)
     pace.denied(send(pace, 100.0), 100.03)
     assert pace.next_at(100.03) - 100.03 == exactly(0.02)
 
 
-def test_requests_that_left_before_the_pause_are_not_held_against_the_pace_again():
-    """Two hundred in flight are denied together: that is one piece of news."""
+def test_denials_of_requests_sent_before_the_pause_do_not_count_again():
+    """Two hundred requests in flight are denied together, and that is one piece of news."""
     pace, now = settled()
     tickets = [send(pace, now + 0.001 * n) for n in range(1, 11)]
     before = pace.g
@@ -369,8 +371,9 @@ def test_requests_that_left_before_the_pause_are_not_held_against_the_pace_again
     assert pace.rate_limited == 10
 
 
-def test_a_server_that_asks_to_wait_is_obeyed_up_to_a_quarter_more_than_the_window():
-    """Also at the first denial, which else is no pause. No window asks for more than itself."""
+def test_retry_after_is_obeyed_up_to_a_window_and_a_quarter():
+    """It also counts at a first denial, which would otherwise cause no pause. No window needs a
+    longer wait than itself."""
     for asked_s, windows in ((0.7, None), (7.0, 1.25), (3600.0, 1.25)):
         pace, now = settled()
         pace.denied(send(pace, now + 0.1), now + 0.13, asked_s)
@@ -380,8 +383,8 @@ def test_a_server_that_asks_to_wait_is_obeyed_up_to_a_quarter_more_than_the_wind
         assert pace.asked_s == asked_s
 
 
-def test_before_the_window_is_known_it_is_obeyed_up_to_five_minutes():
-    """And what it asked is forgotten with the denial, or with the next one that does not ask."""
+def test_retry_after_is_obeyed_up_to_five_minutes_before_the_window_is_known():
+    """It is forgotten with the denial, or with the next denial without it."""
     for asked_s, pause_s in ((7.0, 7.0), (200.0, 200.0), (3600.0, 300.0)):
         pace = Pace()
         pace.denied(send(pace, 1000.0), 1000.1, asked_s)
@@ -391,8 +394,8 @@ def test_before_the_window_is_known_it_is_obeyed_up_to_five_minutes():
         assert pace.next_at(1500.1) - 1500.1 <= 55.0
 
 
-def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_in_time():
-    """In twice the time that denials take, 50 ms at least and a second at most."""
+def test_after_a_pause_one_probe_goes_and_is_trusted_if_no_denial_arrives_in_time():
+    """The time is twice that of a denial, at least 50 ms and at most one second."""
     for trip_s, trusted_s in ((0.01, 0.05), (0.2, 0.4), (3.0, 1.0)):
         pace, now = settled()
         pace.denied(send(pace, now + 0.02), now + 0.02 + trip_s, 5.0)
@@ -400,7 +403,7 @@ def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_
         assert pace.next_at(probe) == probe
         pace.granted(probe)
         assert pace.next_at(probe) - probe == exactly(trusted_s)
-        left = probe + 0.01  # its intent had to be durable first
+        left = probe + 0.01  # its intent has to be durable first
         pace.sent(left)
         assert pace.next_at(left) - left == exactly(trusted_s)
         assert pace.denied_since is not None
@@ -409,8 +412,8 @@ def test_after_a_pause_one_probe_is_let_through_and_trusted_when_no_denial_came_
         assert pace.rate(left + trusted_s) == exactly(pace.g * 50)  # as before
 
 
-def test_an_answer_to_the_probe_ends_the_denial_at_once_and_an_older_one_does_not():
-    """One that left before says nothing about now."""
+def test_an_answer_to_the_probe_ends_the_denial_and_an_older_answer_does_not():
+    """A request that left before the probe says nothing about now."""
     pace, now = settled()
     older = send(pace, now + 0.05)
     pace.denied(send(pace, now + 0.1), now + 0.13, 5.0)
@@ -422,8 +425,8 @@ def test_an_answer_to_the_probe_ends_the_denial_at_once_and_an_older_one_does_no
     assert pace.next_at(now + 6.02) == now + 6.02
 
 
-def test_a_probe_that_is_denied_is_followed_by_another_pause():
-    """And no request goes in between, whatever the probe's time of trust."""
+def test_a_denied_probe_is_followed_by_another_pause():
+    """No request goes in between, whatever the time after which a probe is trusted."""
     pace, now = settled()
     first = send(pace, now + 0.1)
     pace.denied(first, now + 0.13, 5.0)
@@ -432,26 +435,26 @@ def test_a_probe_that_is_denied_is_followed_by_another_pause():
     assert pace.next_at(now + 6.1) - (now + 6.03) == exactly(0.2 * (now + 6.03 - first))
 
 
-def test_without_any_header_one_denial_is_a_pause_and_then_the_rate_is_what_was_let_through():
-    """A server that shows no headers: 429s alone tell."""
+def test_without_headers_one_denial_is_a_pause_and_then_the_admitted_rate_counts():
+    """A server without headers is known only by its 429s."""
     pace = Pace()
     now = 100.0
     for _ in range(40):
         now += 0.05
         send(pace, now)
     pace.denied(send(pace, now + 0.01), now + 0.03)
-    assert pace.denied_since is not None  # nothing is known, so one is enough
+    assert pace.denied_since is not None  # nothing is known, so one denial is enough
     probe = send(pace, now + 0.1)
     trusted = probe + 0.07
     assert pace.next_at(trusted) == trusted
     assert pace.denied_since is None
-    # In the last second 17 and the probe; the next look for more starts 1/64 below that.
+    # In the last second 17 and the probe were admitted. The next try starts 1/64 below that.
     assert pace.rate(trusted) == exactly(18 * (1 - 1 / 64))
     assert pace.own_pace(trusted) == pace.rate(trusted)
 
 
 def through_lately(pace: Pace, now: float) -> tuple[Pace, float]:
-    """After a first denial at 18 a second without any header, from 0.17 s before."""
+    """Returns a controller without headers after a first denial at 18 per second, 0.17 s ago."""
     for number in range(1, 41):
         send(pace, now + 0.05 * number)
     denied = send(pace, now + 2.01)
@@ -461,15 +464,15 @@ def through_lately(pace: Pace, now: float) -> tuple[Pace, float]:
     return pace, probe + 0.07
 
 
-def test_where_only_denials_tell_a_run_takes_what_it_is_let_through_beside_others_too():
-    """Nobody knows of how much each of them should have a part."""
+def test_without_headers_a_run_uses_the_admitted_rate_even_next_to_other_runs():
+    """The size of its fair part is unknown then."""
     pace, now = through_lately(Pace(), 100.0)
     pace.share_with([9.0], now)
     assert pace.rate(now) == pace.own_pace(now) == exactly(18 * (1 - 1 / 64))
 
 
-def test_another_denial_hardly_after_the_first_lowers_the_rate_by_a_seventh_at_once():
-    """What got through meanwhile was more than that: the first look was too high."""
+def test_a_denial_right_after_the_first_lowers_the_rate_by_a_seventh():
+    """More than that was admitted in between: the first try was too high."""
     pace, now = through_lately(Pace(), 100.0)
     for at in (now + 0.02, now + 0.03):
         pace.denied(send(pace, at), at + 0.001)
@@ -479,8 +482,8 @@ def test_another_denial_hardly_after_the_first_lowers_the_rate_by_a_seventh_at_o
     assert pace.rate(now + 0.15) == pytest.approx(0.85 * denied, rel=0.01)
 
 
-def test_a_long_denial_hardly_after_another_looks_back_over_both():
-    """And a quarter more; that is as long as the window may be."""
+def test_a_long_denial_right_after_another_looks_back_over_both():
+    """It looks back a quarter more, which is as long as the window may be."""
     pace, now = through_lately(Pace(), 100.0)
     for number in (1, 2, 3):
         send(pace, now + 0.05 * number)
@@ -495,8 +498,8 @@ def test_a_long_denial_hardly_after_another_looks_back_over_both():
 
 
 @pytest.mark.parametrize("through", [(105.7,), (105.3, 105.7)])
-def test_a_few_requests_that_got_through_around_a_long_denial_are_something_to_go_by(through):
-    """One and the probe, in five seconds."""
+def test_a_few_requests_admitted_around_a_long_denial_give_the_next_rate(through):
+    """One request and the probe were admitted in five seconds."""
     pace = Pace()
     for at in through:
         send(pace, at)
@@ -505,8 +508,8 @@ def test_a_few_requests_that_got_through_around_a_long_denial_are_something_to_g
     assert pace.rate(110.05) == exactly((len(through) + 1) / 5 * (1 - 1 / 64))
 
 
-def test_a_denial_says_that_the_window_is_at_least_as_old_as_the_request_that_fills_it():
-    """Five in 9 s and one too many: ten seconds, then."""
+def test_after_a_denial_the_window_is_at_least_as_long_as_the_age_of_its_oldest_request():
+    """Five requests in 9 s and one too many: so the window is ten seconds."""
     pace = Pace()
     for number in range(5):
         at = send(pace, 100.0 + number / 10)
@@ -518,7 +521,7 @@ def test_a_denial_says_that_the_window_is_at_least_as_old_as_the_request_that_fi
 
 
 def deny_for_40_s(pace: Pace, now: float) -> float:
-    """Two at once, a probe after 30 s, and one that is let through ten seconds later."""
+    """Denies two requests at once and a probe after 30 s, and admits one ten seconds later."""
     for later_s in (0.1, 0.2, 30.0):
         pace.denied(send(pace, now + later_s), now + later_s + 0.01)
     pace.answered(send(pace, now + 40.0), None, None, now + 40.1)
@@ -526,24 +529,24 @@ def deny_for_40_s(pace: Pace, now: float) -> float:
 
 
 @pytest.mark.parametrize(("windows", "kept"), [(5, False), (16, True)])
-def test_a_window_that_was_seen_for_long_outlives_a_denial_that_has_another_reason(windows, kept):
-    """Ten windows are long; before that, a longer denial means a longer window."""
+def test_a_window_known_for_ten_windows_survives_a_denial_with_another_reason(windows, kept):
+    """Before that, a longer denial means a longer window."""
     pace, now = settled(limit=50, window_s=10.0, windows=windows)
     now = deny_for_40_s(pace, now)
     assert (pace.window_s == 10.0) is kept
     assert (pace.rate(now) == exactly(pace.g * 5)) is kept
 
 
-def test_the_first_denial_is_about_the_window_however_long_that_was_known():
-    """Fifty requests in 40 s and one too many: it was longer than 10 s."""
+def test_the_first_denial_refutes_the_window_however_long_it_was_known():
+    """Fifty requests in 40 s and one too many: the window is longer than 10 s."""
     pace, now = settled(limit=50, window_s=10.0, windows=16)
     pace.denied(send(pace, now + 30.0), now + 30.01)
     assert pace.window_s is None
 
 
 @pytest.mark.parametrize(("later_s", "kept"), [(60, False), (120, True)])
-def test_it_outlives_another_one_only_after_ten_windows_more(later_s, kept):
-    """Denials that come again and again are about the window."""
+def test_a_window_survives_another_denial_only_after_ten_more_windows(later_s, kept):
+    """Denials that come again and again are caused by the window."""
     pace, now = settled(limit=50, window_s=10.0, windows=16)
     now = deny_for_40_s(pace, now)
     for number in range(1, later_s * 5):
@@ -552,16 +555,16 @@ def test_it_outlives_another_one_only_after_ten_windows_more(later_s, kept):
     assert (pace.window_s == 10.0) is kept
 
 
-def test_a_limit_that_turns_out_larger_raises_what_is_tried_in_proportion():
-    """While the window is not known."""
+def test_a_larger_limit_raises_the_tried_rate_in_proportion():
+    """This holds while the window is unknown."""
     pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
     pace.answered(send(pace, 100.0), "100", "50", 100.1)
     assert pace.rate(105.0) == pytest.approx(2 * 0.5 * 0.97 * 50, rel=0.01)
 
 
 @pytest.mark.parametrize(("remaining", "more"), [("76", True), ("75", False)])
-def test_a_limit_that_is_hardly_used_is_tried_for_more_at_once(remaining, more):
-    """Less than a quarter of it."""
+def test_a_higher_rate_is_tried_at_once_if_little_of_the_limit_is_used(remaining, more):
+    """Little is less than a quarter."""
     pace = Pace(start=Learned(100, 1.0, 1.0, trust=0.1))
     send(pace, 100.0)
     before = pace.rate(105.0)
@@ -570,8 +573,8 @@ def test_a_limit_that_is_hardly_used_is_tried_for_more_at_once(remaining, more):
     assert (pace.rate(105.0) > 1.05 * before) is more
 
 
-def test_what_was_learned_is_believed_to_six_tenths_after_a_denial():
-    """Where less than that got through."""
+def test_after_a_denial_the_learned_rate_counts_at_60_percent():
+    """Less than that was admitted."""
     pace = Pace(start=Learned(50, 1.0, 0.97))
     send(pace, 100.0)
     for at in (105.0, 105.01):
@@ -580,8 +583,8 @@ def test_what_was_learned_is_believed_to_six_tenths_after_a_denial():
     assert pace.rate(107.05) == exactly(0.6 * 50 * (1 - 1 / 64))
 
 
-def test_a_denial_of_nearly_everything_starts_the_ramp_anew():
-    """Nothing but the probe got through: there is nothing to go by."""
+def test_a_denial_of_nearly_every_request_starts_the_ramp_again():
+    """Only the probe was admitted, so there is no rate to continue with."""
     pace = Pace()
     pace.denied(send(pace, 100.0), 100.03)
     probe = send(pace, 160.0)

@@ -1,4 +1,4 @@
-"""What follows from an outcome; time is passed in."""
+"""Tests the decision that follows an outcome. The test passes the time in."""
 
 from __future__ import annotations
 
@@ -46,33 +46,34 @@ def see(breakers: Breakers, outcome: Outcome, nth: int | None = None) -> StopCod
         (BLOCKED, 0, Decision(State.FAILED)),
     ],
 )
-def test_each_outcome_has_its_consequence(outcome, failures_before, decision):
-    """With two retries; refusals use up none of them."""
+def test_each_outcome_leads_to_its_decision(outcome, failures_before, decision):
+    """There are two retries. Refusals use up none of them."""
     assert decide(outcome, failures_before, retries=2) == decision
 
 
-def test_without_retries_the_first_failure_settles_the_row():
-    """`retries: 0`."""
+def test_without_retries_the_first_failure_is_final():
+    """The setting is `retries: 0`."""
     assert decide(JSON_500, 0, retries=0) == Decision(State.FAILED)
 
 
-def test_nothing_that_may_have_been_paid_is_ever_sent_again():
-    """The one rule, for every verdict and any number of failures."""
+def test_a_row_that_may_have_been_paid_is_never_retried():
+    """This holds for every verdict and any number of failures."""
     for outcome in (OK, LOST, Outcome(Verdict.FAILED, "run_failed", maybe_paid=True)):
         for failures in range(5):
             assert decide(outcome, failures, retries=10).again_after_s is None
 
 
-def test_a_row_that_is_refused_again_and_again_is_sent_ever_more_rarely():
-    """The first refusal costs it nothing: 429s hit any row. Then it waits, up to a minute."""
+def test_a_row_that_is_refused_repeatedly_waits_longer_each_time():
+    """After the first refusal it does not wait, because a 429 can hit any row. Then it waits, up to
+    a minute."""
     pauses = [decide(LIMITED, 0, 0, refusals_before=n).again_after_s for n in range(11)]
     assert pauses == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert decide(LIMITED, 0, 0, refusals_before=10**6).again_after_s == 60.0
 
 
 @given(st.lists(st.booleans(), min_size=20, max_size=60))
-def test_whatever_the_server_answers_a_row_is_sent_nine_times_a_minute_at_most(refusals):
-    """Refusals and failures in any order, each answered at once, with any number of retries."""
+def test_a_row_is_sent_at_most_nine_times_a_minute(refusals):
+    """Refusals and failures come in any order, each at once, with any number of retries."""
     now, sent, counts = 0.0, [], {LIMITED: 0, JSON_500: 0}
     for refused in refusals:
         sent.append(now)
@@ -85,15 +86,15 @@ def test_whatever_the_server_answers_a_row_is_sent_nine_times_a_minute_at_most(r
         assert sum(begin <= time < begin + 60 for time in sent) <= MOST_PER_MINUTE
 
 
-def test_nine_times_a_minute_is_what_is_reached():
-    """The number in the code is the one that follows from the pauses."""
+def test_the_bound_of_nine_times_a_minute_is_exact():
+    """The number in the code follows from the pauses."""
     pauses = [decide(LIMITED, 0, 0, refusals_before=n).again_after_s for n in range(20)]
     sent = [sum(pauses[:n]) for n in range(20)]
     assert sum(time < 60 for time in sent) == MOST_PER_MINUTE
 
 
 def test_the_pause_grows_from_one_second_to_a_minute_with_one_probe_at_a_time():
-    """An API that is away is asked ever more rarely."""
+    """An API that is away gets fewer and fewer requests."""
     back_off, now, waits = BackOff(ever_answered=True), 100.0, []
     for _ in range(9):
         back_off.not_sent(now, sent_at=now)
@@ -102,8 +103,9 @@ def test_the_pause_grows_from_one_second_to_a_minute_with_one_probe_at_a_time():
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_a_request_that_left_before_the_probe_does_not_end_the_wait_for_it():
-    """A thousand that time out one after another would each let another probe out."""
+def test_a_request_sent_before_the_probe_does_not_end_the_wait_for_the_probe():
+    """Otherwise a thousand requests that time out one after another would each let another probe
+    out."""
     back_off = BackOff()
     back_off.not_sent(100.0, sent_at=100.0)
     back_off.handed_out(101.0)
@@ -113,9 +115,9 @@ def test_a_request_that_left_before_the_probe_does_not_end_the_wait_for_it():
     assert back_off.shut_until(101.3) == 103.3
 
 
-def test_a_request_that_was_let_through_just_before_is_not_waited_for_as_the_probe():
-    """It waited for its slot of the pace when the API went away. Taken for a probe that did not
-    fail, it made the run believe after 31 s that the API had answered."""
+def test_a_request_that_was_let_through_before_the_pause_is_not_the_probe():
+    """It waited for its slot of the pace when the API went away. When it counted as a probe that
+    did not fail, the run believed after 31 s that the API had answered."""
     back_off = BackOff()
     back_off.not_sent(100.0, sent_at=100.0)
     back_off.handed_out(100.2)
@@ -125,16 +127,16 @@ def test_a_request_that_was_let_through_just_before_is_not_waited_for_as_the_pro
     assert not back_off.ever_answered
 
 
-def test_requests_that_left_before_the_pause_do_not_lengthen_it():
-    """Two thousand in flight fail together: that is one piece of news."""
+def test_requests_sent_before_the_pause_do_not_lengthen_it():
+    """Two thousand requests in flight fail together, and that is one piece of news."""
     back_off = BackOff()
     for _ in range(2000):
         back_off.not_sent(100.0, sent_at=99.0)
     assert back_off.next_at() == 101.0
 
 
-def test_any_answer_to_a_request_sent_since_ends_the_pause():
-    """Whatever it says. One that was on its way before says nothing about connections now."""
+def test_any_response_to_a_request_sent_during_the_pause_ends_it():
+    """The response to an earlier request says nothing about connections now."""
     back_off = BackOff()
     back_off.not_sent(100.0, sent_at=100.0)
     assert not back_off.answered(99.0)
@@ -146,7 +148,8 @@ def test_any_answer_to_a_request_sent_since_ends_the_pause():
 
 
 def test_while_the_api_is_away_one_request_at_a_time_is_let_through():
-    """A second, then longer; the next only once it is known what came of the one before."""
+    """The first pause is one second, then they get longer. The next probe goes only when the
+    outcome of the last one is known."""
     back_off = BackOff()
     assert back_off.shut_until(100.0) is None
     back_off.handed_out(100.0)  # no probe: the API is there
@@ -163,7 +166,7 @@ def test_while_the_api_is_away_one_request_at_a_time_is_let_through():
 
 
 def test_a_probe_that_did_not_fail_to_connect_in_time_ends_the_pause():
-    """Its answer may take minutes, in which nothing else would be sent."""
+    """Its answer may take minutes, and no other row would be sent until then."""
     back_off = BackOff()
     back_off.not_sent(100.0, sent_at=100.0)
     back_off.handed_out(101.0)
@@ -176,7 +179,7 @@ def test_a_probe_that_did_not_fail_to_connect_in_time_ends_the_pause():
 
 
 @pytest.mark.parametrize(("ever_answered", "most_s"), [(True, 300.0), (False, 30.0)])
-def test_after_five_minutes_the_run_gives_up_or_sooner_where_nothing_ever_answered(
+def test_the_run_gives_up_after_five_minutes_or_after_30_s_without_any_response_ever(
     ever_answered, most_s
 ):
     """A wrong address should not take five minutes to show."""
@@ -187,8 +190,8 @@ def test_after_five_minutes_the_run_gives_up_or_sooner_where_nothing_ever_answer
     assert back_off.given_up(100.0 + most_s)
 
 
-def test_an_api_that_answered_once_is_waited_for_five_minutes_when_it_goes_away_again():
-    """The 30 s are for an address at which nothing has ever answered."""
+def test_an_api_that_answered_once_gets_five_minutes_when_it_goes_away_again():
+    """The 30 s are only for an address that has never answered."""
     back_off = BackOff()
     back_off.not_sent(100.0, sent_at=100.0)
     back_off.answered(101.0)
@@ -198,7 +201,7 @@ def test_an_api_that_answered_once_is_waited_for_five_minutes_when_it_goes_away_
 
 
 def test_ten_ambiguous_outcomes_in_a_row_stop_the_job():
-    """Nine and an answer do not; interrupted ones do not count."""
+    """Nine and then an answer do not. Interrupted rows do not count."""
     breakers = Breakers(any_ok=True)
     for _ in range(9):
         assert breakers.see(LOST, State.AMBIGUOUS) is None
@@ -215,8 +218,8 @@ def test_ten_ambiguous_outcomes_in_a_row_stop_the_job():
     assert "disconnected" in stopped.message
 
 
-def test_after_such_a_stop_one_more_lost_answer_is_enough():
-    """The next run sends one row to try: ten more would be paid for nothing."""
+def test_after_such_a_stop_one_more_lost_answer_stops_the_next_run():
+    """The next run sends one row first. Otherwise ten more could be paid for nothing."""
     stopped = Breakers(any_ok=True, probing=True).see(LOST, State.AMBIGUOUS)
     assert stopped is not None
     assert stopped.code is StopCode.AMBIGUOUS
@@ -224,8 +227,8 @@ def test_after_such_a_stop_one_more_lost_answer_is_enough():
     assert "This run first tried one row, and its answer was too (disconnected)" in stopped.message
 
 
-def test_refusals_in_between_do_not_make_lost_answers_start_again():
-    """A limiter in front of an API that is down: each lost answer may be a bill."""
+def test_refusals_in_between_do_not_reset_the_count_of_lost_answers():
+    """A limiter may stand in front of an API that is down, and each lost answer may be billed."""
     breakers = Breakers(any_ok=True)
     for _ in range(9):
         assert see(breakers, LOST) is None
@@ -238,16 +241,16 @@ def test_refusals_in_between_do_not_make_lost_answers_start_again():
     ("outcome", "probing"),
     [(OK, False), (BLOCKED, False), (LIMITED, True), (NO_CREDITS, True), (PAGE, True)],
 )
-def test_an_answer_of_the_api_ends_the_trying_and_a_refusal_does_not(outcome, probing):
-    """A refusal, or a filter's page, says nothing about whether answers come back whole."""
+def test_a_response_of_the_api_ends_the_probing_and_a_refusal_does_not(outcome, probing):
+    """A refusal, or a filter's page, does not show whether answers arrive whole."""
     breakers = Breakers(any_ok=True, probing=True)
     assert breakers.see(outcome, State.PENDING) is None
     assert breakers.probing is probing
     assert (breakers.see(LOST, State.AMBIGUOUS) is not None) is probing
 
 
-def test_ten_first_rows_that_fail_alike_stop_the_job():
-    """A wrong mapping costs ten requests, not twenty thousand."""
+def test_a_job_stops_if_its_first_ten_rows_fail_with_the_same_code():
+    """So a wrong mapping costs ten requests, not twenty thousand."""
     breakers = Breakers(any_ok=False)
     for _ in range(9):
         assert breakers.see(BLOCKED, State.FAILED) is None
@@ -261,7 +264,7 @@ def test_ten_first_rows_that_fail_alike_stop_the_job():
 
 
 @pytest.mark.parametrize("other", [OK, JSON_500])
-def test_rows_that_fail_differently_or_succeed_do_not_stop_it(other):
+def test_a_job_does_not_stop_if_one_of_its_first_rows_ends_differently(other):
     """One other outcome among the first ten is enough."""
     breakers = Breakers(any_ok=False)
     state = State.OK if other is OK else State.FAILED
@@ -272,7 +275,8 @@ def test_rows_that_fail_differently_or_succeed_do_not_stop_it(other):
 
 @pytest.mark.parametrize("other", [LIMITED, LOST, OTHER_PAGE])
 def test_ten_equal_pages_in_a_row_stop_the_job_after_an_ok_row_too(other):
-    """A filter that takes over in the middle. Only the API itself shows that it is there."""
+    """A filter may take over in the middle of a run. Only a response of the API shows that the API
+    is there."""
     breakers = Breakers(any_ok=True)
     for _ in range(9):
         assert see(breakers, PAGE) is None
@@ -287,16 +291,16 @@ def test_ten_equal_pages_in_a_row_stop_the_job_after_an_ok_row_too(other):
     assert "(http_403: <html>No</html>)" in stopped.message
 
 
-def test_errors_of_the_api_are_no_pages():
-    """A sheet may have ten bad rows in a row; the API said so."""
+def test_errors_of_the_api_do_not_count_as_pages():
+    """A sheet may have ten bad rows in a row, and the API said so."""
     breakers = Breakers(any_ok=True)
     for _ in range(30):
         assert see(breakers, PAGE) is None
         assert see(breakers, BLOCKED) is None
 
 
-def test_pages_are_in_a_row_by_the_order_of_sending_too():
-    """Answers to requests from before the outage come for minutes, between the pages."""
+def test_pages_count_in_a_row_also_by_the_order_of_sending():
+    """Answers to requests from before the outage arrive for minutes, between the pages."""
     breakers = Breakers(any_ok=True)
     for nth in range(1, 10):
         assert see(breakers, PAGE, 200 + nth) is None
@@ -307,8 +311,8 @@ def test_pages_are_in_a_row_by_the_order_of_sending_too():
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_the_order_in_which_pages_come_does_not_matter(backwards):
-    """Those in flight together come as they like; an answer still to come breaks the row."""
+def test_the_order_in_which_pages_arrive_does_not_matter(backwards):
+    """Responses to requests in flight arrive in any order. A missing response ends the sequence."""
     breakers = Breakers(any_ok=True)
     for nth in (9, 8, 7, 6, 5) if backwards else (5, 6, 7, 8, 9):
         assert see(breakers, PAGE, nth) is None
@@ -320,7 +324,7 @@ def test_the_order_in_which_pages_come_does_not_matter(backwards):
 
 
 def test_a_filter_that_blocks_one_row_in_twenty_does_not_stop_the_job():
-    """Its pages come at once, while the other rows take minutes to be answered."""
+    """Its pages arrive at once, while answers to the other rows take minutes."""
     breakers, slow = Breakers(any_ok=True), []
     for nth in range(20_000):
         if nth % 20:
@@ -331,8 +335,8 @@ def test_a_filter_that_blocks_one_row_in_twenty_does_not_stop_the_job():
             assert see(breakers, OK, slow.pop(0)) is None
 
 
-def test_a_million_refusals_take_no_memory():
-    """What is kept of them is as much as can be in flight."""
+def test_many_refusals_take_bounded_memory():
+    """The record covers as many requests as can be in flight."""
     breakers = Breakers(any_ok=True)
     for nth in range(12_000):
         assert see(breakers, LIMITED, nth) is None
@@ -342,7 +346,7 @@ def test_a_million_refusals_take_no_memory():
     assert see(breakers, PAGE, 12_009) is StopCode.ALIKE
 
 
-def test_a_folder_with_an_ok_row_has_no_first_rows():
+def test_in_a_folder_with_an_ok_row_ten_failed_rows_do_not_stop_the_job():
     """A later run may meet ten bad rows in a row."""
     breakers = Breakers(any_ok=True)
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""Which row is next: what goes again, what waits, and what was not read yet."""
+"""Tests which row is next: rows to send again, waiting rows, and rows that were not read yet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def read_into(read: list[int], last: int) -> Iterator[Row]:
         yield row(number)
 
 
-def test_a_row_is_read_only_when_it_is_asked_for():
-    """A sheet of a million rows is a file that is read as the run goes."""
+def test_a_row_is_read_only_when_it_is_needed():
+    """A sheet with a million rows is read while the run sends."""
     read: list[int] = []
     queue = RowQueue(read_into(read, 3))
     assert read == []
@@ -30,8 +30,8 @@ def test_a_row_is_read_only_when_it_is_asked_for():
     assert read == [1]
 
 
-def test_rows_that_were_not_read_are_none_that_the_queue_holds():
-    """Nothing is waiting when the run has not come to the next row yet."""
+def test_unread_rows_are_not_in_the_queue():
+    """No row waits before the run has read the next one."""
     queue = RowQueue(read_into([], 1))
     assert not queue.holds_any
     queue.ready(0.0)
@@ -41,8 +41,8 @@ def test_rows_that_were_not_read_are_none_that_the_queue_holds():
     assert not queue.holds_any
 
 
-def test_a_refused_row_that_is_due_is_the_next_one_and_counts_as_no_failure():
-    """A storm of 429s uses up no retries, and keeps the order of the sheet."""
+def test_a_refused_row_that_is_due_is_next_and_its_refusal_is_not_a_failure():
+    """A storm of 429s uses up no retries and keeps the order of the sheet."""
     queue = RowQueue(read_into([], 3))
     assert queue.ready(0.0)
     first = queue.take(0.0)
@@ -55,8 +55,8 @@ def test_a_refused_row_that_is_due_is_the_next_one_and_counts_as_no_failure():
     assert taken == [1, 2, 3]
 
 
-def test_a_failed_row_waits_until_it_is_due_while_others_go():
-    """And those that are due come in the order in which they fell due, before new rows."""
+def test_a_failed_row_waits_until_it_is_due_while_others_are_sent():
+    """Due rows come before new rows, in the order in which they became due."""
     queue = RowQueue(read_into([], 4))
     rows = []
     for _ in range(3):
@@ -79,8 +79,8 @@ def test_a_failed_row_waits_until_it_is_due_while_others_go():
     assert queue.due_at is None
 
 
-def test_failures_are_counted_until_the_row_is_settled():
-    """A row that comes back by `resume` in the same process has all its retries."""
+def test_failures_are_counted_until_the_row_is_finished():
+    """A row that is resumed in the same process has all its retries again."""
     queue = RowQueue([])
     queue.failed(row(1), 1.0)
     queue.failed(row(1), 2.0)
@@ -94,8 +94,8 @@ def test_failures_are_counted_until_the_row_is_settled():
     queue.finished(row(3))
 
 
-def test_a_refused_row_waits_for_its_turn_while_others_go():
-    """One row that the server keeps refusing holds back nobody."""
+def test_a_refused_row_waits_until_it_is_due_while_others_are_sent():
+    """One row that the server keeps refusing does not delay the others."""
     queue = RowQueue(read_into([], 2))
     assert queue.ready(0.0)
     first = queue.take(0.0)
