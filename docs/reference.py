@@ -21,13 +21,14 @@ import click
 
 import pipeline
 from pipeline.cli import cli
+from pipeline.commands.help import GroupedCommand, GroupedOption
 from pipeline.job.spec_keys import KEYS
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 
 _ARGUMENTS = {
-    "JOB": "A job spec (`jobs/NAME.yaml`), or a run folder that one was run into.",
+    "JOB": "A job file (`jobs/NAME.yaml`) or its run folder.",
     "SHEET": "A .csv, .tsv, .xlsx, .parquet or .jsonl file.",
 }
 _BEHIND = re.compile(r"(.*?)\s*(?:\[([^\[\]]*)\])?", re.DOTALL)
@@ -170,18 +171,33 @@ def _command(command: click.Command, name: str, top: click.Context) -> str:
     context = click.Context(command, info_name=name, parent=top)
     parts = [f"## pipeline {name}", _fenced(command.get_usage(context).removeprefix("Usage: "))]
     parts.append(_prose(command, context))
-    rows = ["| | | default, range |", "|---|---|---|"]
+    assert isinstance(command, GroupedCommand)
+    rows = ["| | | left out; range |", "|---|---|---|"]
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
             word = (parameter.name or "").upper()
             rows.append(f"| `{word}` | {_ARGUMENTS[word]} | required |")
-            continue
-        spelled, text = parameter.get_help_record(context) or ("", "")
-        said = _BEHIND.fullmatch(text)
-        assert said is not None
-        behind = f"`{_cell(said[2])}`" if said[2] else ""
-        rows.append(f"| `{_cell(spelled)}` | {_cell(said[1])} | {behind} |")
+    for group, options in command.grouped(context).items():
+        rows.append(f"| **{group}** | | |")
+        rows += [_row(option, context) for option in options if option in command.params]
     return "\n\n".join([*parts, "\n".join(rows)])
+
+
+def _row(option: click.Option, context: click.Context) -> str:
+    spelled, text = option.get_help_record(context) or ("", "")
+    said = _BEHIND.fullmatch(text)
+    assert said is not None
+    behind = f"`{_cell(said[2])}`" if said[2] else ""
+    if isinstance(option, GroupedOption):
+        behind = "; ".join(part for part in (option.left_out, _bounds(option)) if part)
+    return f"| `{_cell(spelled)}` | {_cell(said[1])} | {behind} |"
+
+
+def _bounds(option: click.Option) -> str:
+    if not isinstance(option.type, click.IntRange | click.FloatRange):
+        return ""
+    least, most = (f"{end:,}" for end in (option.type.min, option.type.max or 0))
+    return f"{least} to {most}" if option.type.max else f"{least} or more"
 
 
 def _prose(command: click.Command, context: click.Context) -> str:

@@ -16,6 +16,7 @@ from pipeline.commands.console import (
     show_usage,
 )
 from pipeline.commands.export import export
+from pipeline.commands.help import LIMITS, WHERE, OrderedGroup, regrouped
 from pipeline.commands.history import history
 from pipeline.commands.init import init
 from pipeline.commands.report import report
@@ -27,23 +28,42 @@ from pipeline.commands.verify import verify
 from pipeline.core.errors import Refused
 from pipeline.sandbox.command import sandbox
 
-_COMMANDS = [
-    run,
-    resume,
-    init,
-    check,
-    status,
-    report,
-    export,
-    settle,
-    history,
-    schedule,
-    verify,
-    sandbox,
-]
+# In the order in which a user needs them; `pipeline --help` lists them so.
+_COMMANDS = {
+    "init": init,
+    "check": check,
+    "run": run,
+    "status": status,
+    "report": report,
+    "resume": resume,
+    "settle": settle,
+    "export": export,
+    "history": history,
+    "verify": verify,
+    "schedule": schedule,
+    "sandbox": regrouped(
+        sandbox,
+        "Serve a local copy of the API to rehearse with.",
+        {
+            "What it answers": (
+                "workflows",
+                "missing",
+                "model_url",
+                "model",
+                "latency",
+                "max_duration",
+                "spoil",
+                "faults",
+            ),
+            LIMITS: ("limit", "window", "limiter", "headers", "credits"),
+            WHERE: ("port", "idle", "book"),
+        },
+    ),
+}
 
 
 @click.group(
+    cls=OrderedGroup,
     commands=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -51,14 +71,13 @@ _COMMANDS = [
 def cli() -> None:
     """Runs a paid AI workflow over every row of a spreadsheet.
 
-    No row is paid twice unless you say so, every answer is kept, and `run` goes on where the last
-    one ended. JOB is a job spec, or the run folder that one was run into.
-
-    What status, report, check, history and verify find is on stdout; messages are on stderr.
-
     \b
-    Example, without a key and without paying:
+    Example, without a key and without cost:
       pipeline run jobs/stories.yaml --sandbox
+
+    No row is paid twice unless you say so. JOB is a job file (jobs/NAME.yaml) or its run folder.
+
+    status, report, check, history and verify print on stdout. All other messages are on stderr.
     """
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pipeline.commands.console import (
     answer,
     finish,
@@ -15,17 +13,27 @@ from pipeline.commands.console import (
     run_selection,
     words_said,
 )
+from pipeline.commands.help import SEND, command, option
 from pipeline.commands.options import (
+    ACCEPT_CHANGES,
     AGAIN,
     AMBIGUOUS,
+    BASE_URL,
     EXCEPT,
+    INPUT,
+    JOB,
+    JSON,
+    KEY_FILE,
+    LIMIT,
+    MAX_PAID,
     ONLY,
-    PATH,
+    OUTPUT_FOLDER,
+    QUIET,
     RATE,
     ROWS,
+    SANDBOX,
     CheckCommand,
-    job_options,
-    sheet_options,
+    options,
 )
 from pipeline.core.errors import Refused
 
@@ -38,25 +46,38 @@ _OF_RESUME = ("only", "except_", "rows", "ambiguous")
 _OF_PLAN = ("again", "limit", *_OF_RESUME)
 
 
-@click.command()
-@job_options
-@sheet_options
-@RATE
-@click.option("--key-file", type=PATH, help="File that holds the key whose pace was learned.")
-@AGAIN
-@click.option("--resume", is_flag=True, help="What `resume` would send, instead of `run`.")
-@ONLY
-@EXCEPT
-@ROWS
-@AMBIGUOUS
+@command("Show what `run` would send, and what it costs.")
+@options(
+    JOB,
+    option(
+        "--resume", is_flag=True, group=SEND, help="What `resume` would send, instead of `run`."
+    ),
+    ONLY,
+    EXCEPT,
+    ROWS,
+    AMBIGUOUS,
+    AGAIN,
+    LIMIT,
+    ACCEPT_CHANGES,
+    MAX_PAID,
+    RATE,
+    INPUT,
+    OUTPUT_FOLDER,
+    BASE_URL,
+    KEY_FILE,
+    SANDBOX,
+    JSON,
+    QUIET,
+)
 def check(**given: Any) -> None:
-    """Shows what `run` would send for JOB: texts, equal rows, cost and time. Sends nothing and
-    changes nothing. With the options of `resume` it shows what `resume` would send.
+    """Shows what `run` would send for JOB, and what it costs. Sends nothing.
 
     \b
     Examples:
       pipeline check jobs/stories.yaml
       pipeline check jobs/stories.yaml --again 3 --json
+
+    With the options of `resume` it shows what `resume` would send.
     """
     said = CheckCommand(**given)
 

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pipeline.commands.console import finish, print_json, tell
+from pipeline.commands.help import OUTPUT, command, option
 from pipeline.commands.options import PATH, JobOptions, job_options
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted
@@ -19,13 +18,28 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
 
 
-@click.command()
+@command("Write your sheet with the answers next to their rows.")
 @job_options
-@click.option("--to", "target", type=PATH, help="A .csv, .xlsx, .parquet or .jsonl file.")
-@click.option("--citations", type=PATH, help="Another such file: one row for each citation.")
-@click.option("--flags", is_flag=True, help="Add _flags: what makes an answer look wrong.")
-@click.option("--no-excel-guard", is_flag=True, help="Leave texts that look like formulas alone.")
-@click.option("--force", is_flag=True, help="Replace a file that is no earlier export.")
+@option(
+    "--to",
+    "target",
+    type=PATH,
+    group=OUTPUT,
+    help="The file to write: .csv, .xlsx, .parquet or .jsonl.",
+)
+@option(
+    "--citations", type=PATH, group=OUTPUT, help="Another such file, with one row per citation."
+)
+@option(
+    "--flags", is_flag=True, group=OUTPUT, help="Add a column _flags: why an answer looks wrong."
+)
+@option(
+    "--no-excel-guard",
+    is_flag=True,
+    group=OUTPUT,
+    help="Put no ' before texts that look like formulas.",
+)
+@option("--force", is_flag=True, group=OUTPUT, help="Replace a file that is not an earlier export.")
 def export(
     target: Path | None,
     citations: Path | None,
@@ -34,13 +48,14 @@ def export(
     force: bool,
     **given: Any,
 ) -> None:
-    """Writes JOB's sheet with every answer beside its row. If the sheet is a workbook, an .xlsx is
-    a copy of it.
+    """Writes JOB's sheet to a new file, with every answer next to its row.
 
     \b
     Examples:
-      pipeline export jobs/stories.yaml --to stories-done.csv
-      pipeline export jobs/stories.yaml --to stories-done.xlsx --citations sources.csv
+      pipeline export jobs/stories.yaml --to done.csv
+      pipeline export jobs/stories.yaml --to done.xlsx --citations sources.csv
+
+    If the sheet is a workbook, an .xlsx is a copy of it with the answers added.
     """
     said = JobOptions(**given)
 

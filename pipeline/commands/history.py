@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import answer, finish, print_json
+from pipeline.commands.help import OUTPUT, command, option
 from pipeline.commands.options import JobOptions, job_options
 
 if TYPE_CHECKING:
@@ -29,18 +30,25 @@ _COLUMNS = {
 }
 
 
-@click.command()
+@command("List the runs: when, what they sent, what they cost.")
 @job_options
-@click.option("--last", metavar="N", type=click.IntRange(1), help="Only the last N runs.")
+@option(
+    "--last",
+    metavar="N",
+    type=click.IntRange(1),
+    group=OUTPUT,
+    left_out="all",
+    help="Only the last N runs.",
+)
 def history(last: int | None, **given: Any) -> None:
-    """Shows the runs of JOB: when, what they sent, what it cost and how they ended.
-
-    ok, failed and ambiguous count the rows that a run sent; share is how much of the rate limit it
-    used. Works while a run goes on.
+    """Lists the runs of JOB: when they began, what they cost and how they ended.
 
     \b
     Example:
       pipeline history jobs/stories.yaml --last 30
+
+    ok, failed and ambiguous count the rows that the run sent; share is the part of the rate limit
+    that it used. It works while a run is active.
     """
     said = JobOptions(**given)
 

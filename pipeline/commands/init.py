@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.console import explain, person_there, print_json, tell
-from pipeline.commands.options import PATH, OutputOptions
+from pipeline.commands.help import OUTPUT, SEND, command, option
+from pipeline.commands.options import JSON, PATH, OutputOptions
 from pipeline.core.errors import NothingWritten, PipelineError
 from pipeline.core.wording import counted
 
@@ -19,19 +20,46 @@ if TYPE_CHECKING:
     from pipeline.scaffold.job_spec import Written
 
 
-@click.command()
+@command("Write the job file for a sheet.")
 @click.argument("sheet", type=PATH)
-@click.option("--workflow", metavar="ID", help="The workflow's id on your platform.")
-@click.option("--to", type=PATH, help="The spec to write.  [default: jobs/NAME.yaml]")
-@click.option("--encoding", metavar="NAME", help="Encoding of a text file that is not UTF-8.")
-@click.option("--sheet", "worksheet", metavar="NAME", help="The sheet of a workbook.")
-@click.option(
+@option(
+    "--workflow",
+    metavar="ID",
+    group=SEND,
+    left_out="asked on a terminal",
+    help="The workflow's id on your platform; for a rehearsal, any.",
+)
+@option(
+    "--sheet",
+    "worksheet",
+    metavar="NAME",
+    group=SEND,
+    left_out="the only one",
+    help="The worksheet of a workbook.",
+)
+@option(
     "--header-row",
     metavar="N",
     type=click.IntRange(1),
-    help="The row of a workbook's column names.",
+    group=SEND,
+    left_out="1",
+    help="The row of a workbook that has the column names.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@option(
+    "--encoding",
+    metavar="NAME",
+    group=SEND,
+    left_out="utf-8",
+    help="Encoding of a text file that is not UTF-8, such as cp1252.",
+)
+@option(
+    "--to",
+    type=PATH,
+    group=OUTPUT,
+    left_out="`jobs/NAME.yaml`",
+    help="The job file to write, instead of jobs/NAME.yaml.",
+)
+@JSON
 def init(
     sheet: Path,
     workflow: str | None,
@@ -41,11 +69,13 @@ def init(
     header_row: int | None,
     as_json: bool,
 ) -> None:
-    """Writes a job spec for SHEET, with every column in it. Sends nothing.
+    """Writes a job file for SHEET, with every column in it. Sends nothing.
 
     \b
     Example:
       pipeline init data/products.csv --workflow wf_abc123
+
+    SHEET is a .csv, .tsv, .xlsx, .parquet or .jsonl file. It is never changed.
     """
     from pipeline.scaffold.job_spec import init_job
 

@@ -1,4 +1,4 @@
-"""The options that several commands share, in the order in which `--help` shows them."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.commands.help import LIMITS, OUTPUT, SEND, WHERE, option
 from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
 from pipeline.system.paths import path_fault
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def options(*options: Callable[[F], F]) -> Callable[[F], F]:
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """One decorator of several, in their order."""
 
     def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
+        for decorator in reversed(decorators):
+            function = decorator(function)
         return function
 
     return decorate
@@ -51,120 +52,195 @@ class Measure(click.FloatRange):
 
 
 PATH = GivenPath(path_type=Path)
-job_options = options(
-    click.argument("job", type=PATH),
-    click.option("--output", type=PATH, show_default="the spec's", help="Run folder to use."),
-    click.option("--sandbox", is_flag=True, help="Use a local copy of the API; no key, no cost."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no words."),
-    click.option("--quiet", is_flag=True, help="Say nothing unless something needs you."),
+_OF_SPEC = "the job file's"
+INPUT = option(
+    "--input", type=PATH, group=WHERE, left_out=_OF_SPEC, help="Another sheet than the job file's."
 )
-ONLY = click.option("--only", metavar="CODES", help="Only rows with these error codes.")
-EXCEPT = click.option(
-    "--except", "except_", metavar="CODES", help="No rows with these error codes."
+OUTPUT_FOLDER = option(
+    "--output",
+    type=PATH,
+    group=WHERE,
+    left_out=_OF_SPEC,
+    help="Another run folder than the job file's.",
 )
-ROWS = click.option("--rows", metavar="ROWS", help="Only these rows, like 3,7-9.")
-AMBIGUOUS = click.option(
-    "--ambiguous", is_flag=True, help="Also rows that may have been paid already."
+SANDBOX = option(
+    "--sandbox",
+    is_flag=True,
+    group=WHERE,
+    help="Rehearsal: a local copy of the API, no key, no cost.",
 )
-AGAIN = click.option("--again", metavar="ROWS", help="Ask again for ok rows: all, or like 3,7-9.")
-
-_OF_SPEC = "the spec's"
-RATE = click.option(
+JSON = option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=OUTPUT,
+    help="Print one JSON object on stdout, messages on stderr.",
+)
+QUIET = option(
+    "--quiet", is_flag=True, group=OUTPUT, help="Print nothing unless something needs you."
+)
+JOB = click.argument("job", type=PATH)
+job_options = options(JOB, OUTPUT_FOLDER, SANDBOX, JSON, QUIET)
+ONLY = option(
+    "--only", metavar="CODES", group=SEND, help="Only rows with these error codes: timeout,gateway."
+)
+EXCEPT = option(
+    "--except", "except_", metavar="CODES", group=SEND, help="No rows with these error codes."
+)
+ROWS = option("--rows", metavar="ROWS", group=SEND, help="Only these rows, such as 3,7-9.")
+AMBIGUOUS = option(
+    "--ambiguous",
+    is_flag=True,
+    group=SEND,
+    help="Also ambiguous rows. They may be paid twice.",
+)
+AGAIN = option(
+    "--again", metavar="ROWS", group=SEND, help="Pay again for ok rows: all, or such as 3,7-9."
+)
+RATE = option(
     "--rate",
     metavar="N",
     type=Measure(MIN_RATE, MAX_RATE),
-    show_default=f"{_OF_SPEC}, else what is learned",
-    help="Requests per second.",
+    group=LIMITS,
+    left_out=f"{_OF_SPEC}, else the limit that the runner measures",
+    help="Requests per second, instead of the measured limit.",
 )
-sheet_options = options(
-    click.option("--input", type=PATH, show_default=_OF_SPEC, help="Sheet to read."),
-    click.option(
-        "--limit",
-        metavar="N",
-        type=click.IntRange(0),
-        help="Only the first N rows of the sheet that are not skipped.",
-    ),
-    click.option(
-        "--max-paid",
-        metavar="N",
-        show_default=_OF_SPEC,
-        type=click.IntRange(0),
-        help="Most requests that may be billed.",
-    ),
-    click.option(
-        "--base-url",
-        metavar="URL",
-        show_default="AITUTOR_BASE_URL, else the platform",
-        help="Another address of the API.",
-    ),
-    click.option(
-        "--accept-changes", is_flag=True, help="Pay again for rows that a change made new."
-    ),
+LIMIT = option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(0),
+    group=SEND,
+    help="Only the first N rows that the job file does not skip.",
 )
-send_options = options(
-    sheet_options,
-    click.option(
-        "--concurrency",
-        metavar="N",
-        show_default=_OF_SPEC,
-        type=click.IntRange(1),
-        help="Most requests in flight.",
-    ),
-    RATE,
-    click.option(
-        "--key-file", type=PATH, show_default="AITUTOR_API_KEY", help="File that holds the key."
-    ),
-    click.option(
-        "--engine",
-        type=click.Choice(ENGINES),
-        show_default=_OF_SPEC,
-        help="Where requests are sent from.",
-    ),
-    click.option(
-        "--ray-address",
-        metavar="ADDRESS",
-        show_default=_OF_SPEC,
-        help="Ray cluster to send from: auto, or its address.",
-    ),
-    click.option(
-        "--workers",
-        metavar="N",
-        show_default=_OF_SPEC,
-        type=click.IntRange(1),
-        help="Processes of the Ray cluster to use.",
-    ),
-    click.option("--yes", is_flag=True, help="Agree beforehand to what may be paid twice."),
-    click.option(
-        "--plan", metavar="TOKEN", help="Carry out the plan that `check --json` showed, or nothing."
-    ),
-    click.option(
-        "--if-locked",
-        type=click.Choice(["fail", "skip", "wait"]),
-        default="fail",
-        show_default=True,
-        help="When another run works in the folder.",
-    ),
-    click.option(
-        "--until",
-        metavar="HH:MM",
-        help="Send nothing after this time of day, nor what would be answered later.",
-    ),
-    click.option(
-        "--drain",
-        show_default="the spec's deadline_s",
-        metavar="SECONDS",
-        type=Measure(0, MAX_WAIT_S),
-        help="How long to wait for answers at a stop.",
-    ),
-    click.option(
-        "--fail-on",
-        type=click.Choice(["any", "new", "none"]),
-        default="any",
-        show_default=True,
-        help="Rows that raise the exit code, of those that the command is about: any, those of "
-        "this run, or none.",
-    ),
+ACCEPT_CHANGES = option(
+    "--accept-changes",
+    is_flag=True,
+    group=SEND,
+    help="Pay again for rows that a change made new.",
 )
+MAX_PAID = option(
+    "--max-paid",
+    metavar="N",
+    type=click.IntRange(0),
+    group=LIMITS,
+    left_out=_OF_SPEC,
+    help="Most requests that may be paid, in all runs together.",
+)
+BASE_URL = option(
+    "--base-url",
+    metavar="URL",
+    group=WHERE,
+    left_out="`AITUTOR_BASE_URL`, else the platform",
+    help="Another address of the API.",
+)
+KEY_FILE = option(
+    "--key-file",
+    type=PATH,
+    group=WHERE,
+    left_out="`AITUTOR_API_KEY`",
+    help="File with the key, instead of AITUTOR_API_KEY.",
+)
+PLAN = option(
+    "--plan",
+    metavar="TOKEN",
+    group=SEND,
+    help="Exactly the plan that `check --json` showed, or nothing.",
+)
+CONCURRENCY = option(
+    "--concurrency",
+    metavar="N",
+    type=click.IntRange(1),
+    group=LIMITS,
+    left_out=_OF_SPEC,
+    help="Most requests in flight.",
+)
+UNTIL = option(
+    "--until",
+    metavar="HH:MM",
+    group=LIMITS,
+    help="End by this time of day: no request is sent later.",
+)
+DRAIN = option(
+    "--drain",
+    metavar="SECONDS",
+    type=Measure(0, MAX_WAIT_S),
+    group=LIMITS,
+    left_out=f"{_OF_SPEC} `deadline_s`",
+    help="Longest wait for answers when the run stops early.",
+)
+ENGINE = option(
+    "--engine",
+    metavar="NAME",
+    type=click.Choice(ENGINES),
+    group=WHERE,
+    left_out=_OF_SPEC,
+    help="Where requests are sent from: local or ray.",
+)
+RAY_ADDRESS = option(
+    "--ray-address",
+    metavar="NAME",
+    group=WHERE,
+    left_out=_OF_SPEC,
+    help="Ray cluster: its address, or auto.",
+)
+WORKERS = option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1),
+    group=WHERE,
+    left_out=_OF_SPEC,
+    help="Processes of the Ray cluster to use.",
+)
+IF_LOCKED = option(
+    "--if-locked",
+    metavar="WORD",
+    type=click.Choice(["fail", "skip", "wait"]),
+    default="fail",
+    group=WHERE,
+    left_out="fail",
+    help="If another run has the folder: fail, skip or wait.",
+)
+FAIL_ON = option(
+    "--fail-on",
+    metavar="WORD",
+    type=click.Choice(["any", "new", "none"]),
+    default="any",
+    group=OUTPUT,
+    left_out="any",
+    help="Rows that make it exit with 3 or 5: any, new or none.",
+)
+YES = option(
+    "--yes", is_flag=True, group=SEND, help="Do not ask before rows that may be paid twice."
+)
+
+
+def send_options(*which_rows: Callable[[F], F]) -> Callable[[F], F]:
+    """The options of `run` and `resume`; they differ in `which_rows`."""
+    return options(
+        JOB,
+        *which_rows,
+        LIMIT,
+        ACCEPT_CHANGES,
+        PLAN,
+        YES,
+        MAX_PAID,
+        RATE,
+        CONCURRENCY,
+        UNTIL,
+        DRAIN,
+        INPUT,
+        OUTPUT_FOLDER,
+        BASE_URL,
+        KEY_FILE,
+        SANDBOX,
+        ENGINE,
+        RAY_ADDRESS,
+        WORKERS,
+        IF_LOCKED,
+        JSON,
+        QUIET,
+        FAIL_ON,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +262,7 @@ class JobOptions(OutputOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SheetOptions(JobOptions):
-    """What `sheet_options` were given."""
+    """What a command was given that reads the sheet."""
 
     input: Path | None
     limit: int | None

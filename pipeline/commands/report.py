@@ -6,36 +6,34 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pipeline.commands.console import answer, finish, print_json, show, tell
+from pipeline.commands.help import OUTPUT, command, option
 from pipeline.commands.options import PATH, JobOptions, job_options
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
 
 
-@click.command()
+@command("Show what failed, why, and what to do about it.")
 @job_options
-@click.option("--open", "open_", is_flag=True, help="Open report.html in a browser.")
-@click.option(
+@option("--open", "open_", is_flag=True, group=OUTPUT, help="Open report.html in a browser.")
+@option(
     "--bodies",
     metavar="DIR",
     type=PATH,
-    help="Write answers that may have been paid and are not results into this new folder.",
+    group=OUTPUT,
+    help="Write the unreadable responses into this new folder.",
 )
 def report(open_: bool, bodies: Path | None, **given: Any) -> None:
-    """Shows what failed in JOB by error code, with advice and the command that sends it again, and
-    which answers look wrong.
-
-    Writes the same, with pictures and sample answers, into report.html in the run folder: one file
-    that loads nothing and can be forwarded.
+    """Shows which rows of JOB failed, why, and the command that sends them again.
 
     \b
     Examples:
       pipeline report jobs/stories.yaml
       pipeline report jobs/stories.yaml --open
-      pipeline report jobs/stories.yaml --bodies answers
+
+    It also lists answers that look wrong. It writes the same with charts and sample answers to
+    report.html in the run folder, one file to forward that loads nothing from the network.
     """
     said = JobOptions(**given)
 

@@ -9,40 +9,65 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import finish, print_json, tell
-from pipeline.commands.options import PATH, JobOptions, job_options
+from pipeline.commands.help import LIMITS, OUTPUT, command, option
+from pipeline.commands.options import (
+    BASE_URL,
+    JOB,
+    JSON,
+    KEY_FILE,
+    OUTPUT_FOLDER,
+    QUIET,
+    SANDBOX,
+    UNTIL,
+    JobOptions,
+    options,
+)
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
     from pipeline.scaffold.night import Night
 
 
-@click.command()
-@job_options
-@click.option("--at", required=True, metavar="HH:MM", help="When it starts, local time.")
-@click.option("--until", metavar="HH:MM", help="When it ends at the latest; see `run`.")
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["systemd", "cron", "github"]),
-    default="systemd",
-    show_default=True,
-    help="For which scheduler.",
+@command("Print what starts the job every night.")
+@options(
+    JOB,
+    option(
+        "--at",
+        required=True,
+        metavar="HH:MM",
+        group=LIMITS,
+        left_out="required",
+        help="Start at this time of day, in local time. Required.",
+    ),
+    UNTIL,
+    OUTPUT_FOLDER,
+    BASE_URL,
+    KEY_FILE,
+    SANDBOX,
+    option(
+        "--as",
+        "kind",
+        metavar="NAME",
+        type=click.Choice(["systemd", "cron", "github"]),
+        default="systemd",
+        group=OUTPUT,
+        left_out="systemd",
+        help="For which scheduler: systemd, cron or github.",
+    ),
+    JSON,
+    QUIET,
 )
-@click.option(
-    "--base-url", metavar="URL", help="Another address of the API, also from AITUTOR_BASE_URL."
-)
-@click.option("--key-file", type=PATH, help="File that holds the key.")
 def schedule(
     at: str, until: str | None, kind: str, base_url: str | None, key_file: Path | None, **given: Any
 ) -> None:
-    """Prints what starts JOB every night: systemd units, a cron line or a GitHub workflow.
-
-    Writes nothing and starts nothing; where it goes is said in its first lines.
+    """Prints what starts JOB every night: systemd units, a crontab line or a GitHub workflow.
 
     \b
     Examples:
       pipeline schedule jobs/stories.yaml --at 02:00 --until 06:00
-      pipeline schedule jobs/stories.yaml --at 02:00 --as cron --key-file ~/.aitutor-key
+      pipeline schedule jobs/stories.yaml --at 02:00 --as cron --key-file ~/.key
+
+    It installs nothing. The first lines that it prints say where they go.
     """
     said = JobOptions(**given)
 

@@ -21,6 +21,7 @@ from pipeline.commands.console import (
     show_run,
     tell,
 )
+from pipeline.commands.help import command
 from pipeline.commands.options import (
     AGAIN,
     AMBIGUOUS,
@@ -30,7 +31,6 @@ from pipeline.commands.options import (
     ResumeCommand,
     RunCommand,
     SendOptions,
-    job_options,
     send_options,
 )
 from pipeline.core.wording import printable
@@ -45,37 +45,27 @@ if TYPE_CHECKING:
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
-@click.command()
-@job_options
-@send_options
-@AGAIN
+@command("Send every row that has not been sent yet.")
+@send_options(AGAIN)
 def run(**given: Any) -> None:
-    """Sends every row of JOB that is not done yet; after any ending, `run` goes on.
+    """Sends every row of JOB that has not been sent yet. Run it again to continue.
 
     \b
     Examples:
+      pipeline run jobs/stories.yaml --sandbox
       pipeline run jobs/stories.yaml --limit 5
-      pipeline run jobs/stories.yaml --again 3,7-9
     """
     said = RunCommand(**given)
     _send(said, lambda: run_selection(said))
 
 
-@click.command()
-@job_options
-@send_options
-@ONLY
-@EXCEPT
-@ROWS
-@AMBIGUOUS
+@command("Send failed rows again, and those not sent yet.")
+@send_options(ONLY, EXCEPT, ROWS, AMBIGUOUS)
 def resume(**given: Any) -> None:
-    """Sends the failed rows of JOB again, and those that are not done yet.
-
-    Ambiguous rows may have been paid: they are sent only with --ambiguous.
+    """Sends the failed rows of JOB again, and those that have not been sent yet.
 
     \b
-    Examples:
-      pipeline resume jobs/stories.yaml
+    Example:
       pipeline resume jobs/stories.yaml --only gateway --ambiguous
     """
     said = ResumeCommand(**given)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import codes_said, finish, rows_said, show_run, tell
-from pipeline.commands.options import ONLY, ROWS, JobOptions, job_options
+from pipeline.commands.help import SEND, command, option
+from pipeline.commands.options import (
+    JOB,
+    JSON,
+    ONLY,
+    OUTPUT_FOLDER,
+    QUIET,
+    ROWS,
+    SANDBOX,
+    JobOptions,
+    options,
+)
 from pipeline.core.model import State
 from pipeline.core.wording import counted, few_words
 
@@ -17,21 +28,32 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
 
 
-@click.command()
-@job_options
-@ONLY
-@ROWS
-@click.option(
-    "--reread", is_flag=True, help="Read kept answers again, after an upgrade; nothing is decided."
+@command("Give rows up without sending them again.")
+@options(
+    JOB,
+    ONLY,
+    ROWS,
+    option(
+        "--reread",
+        is_flag=True,
+        group=SEND,
+        help="Only read the unreadable responses again (after an upgrade).",
+    ),
+    OUTPUT_FOLDER,
+    SANDBOX,
+    JSON,
+    QUIET,
 )
 def settle(only: str | None, rows: str | None, reread: bool, **given: Any) -> None:
-    """Decides about rows of JOB without sending them: ambiguous ones are taken as failed, and
-    failed ones that --only or --rows names are given up.
+    """Gives up rows of JOB without sending them.
 
     \b
-    Example:
+    Examples:
       pipeline settle jobs/stories.yaml --only timeout
       pipeline settle jobs/stories.yaml --reread
+
+    It marks ambiguous rows as failed. With --only or --rows it also gives up failed rows, which
+    only `resume --rows` sends again.
     """
     said = JobOptions(**given)
     if reread and (only is not None or rows is not None):

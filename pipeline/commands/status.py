@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pipeline.commands.console import answer, finish, print_json, show
+from pipeline.commands.help import OUTPUT, command, option
 from pipeline.commands.options import JobOptions, Measure, job_options
 from pipeline.core.model import MAX_WAIT_S
 
@@ -15,24 +14,28 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
 
 
-@click.command()
+@command("Show how many rows are done, failed and pending.")
 @job_options
-@click.option(
+@option(
     "--watch",
     "every_s",
     is_flag=False,
     flag_value=2.0,
     type=Measure(0.1, MAX_WAIT_S),
     metavar="[SECONDS]",
-    help="Look again every 2 s, or as often as said, until no run goes on.",
+    group=OUTPUT,
+    left_out="one look; without SECONDS, every 2 s",
+    help="Repeat every 2 s, or every SECONDS, until the run ends.",
 )
 def status(every_s: float | None, **given: Any) -> None:
-    """Shows where JOB stands, from its run folder; works while a run goes on.
+    """Shows how many rows of JOB are done, failed and pending.
 
     \b
     Examples:
       pipeline status jobs/stories.yaml
       pipeline status jobs/stories.yaml --watch
+
+    It only reads the run folder, and works while a run is active.
     """
     said = JobOptions(**given)
 

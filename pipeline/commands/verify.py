@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pipeline.commands.console import answer, finish, print_json
+from pipeline.commands.help import command
 from pipeline.commands.options import JobOptions, job_options
 from pipeline.core.errors import StorageFailed
 
@@ -15,17 +14,18 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
 
 
-@click.command()
+@command("Check that the run folder is complete and unaltered.")
 @job_options
 def verify(**given: Any) -> None:
-    """Reads every file of JOB's run folder and checks that all is there and as it was written.
-
-    Works while a run goes on. Ends with 6 and names files and rows where something is not. It finds
-    accidents, not intent: a person who rewrites an answer and its checksum is not noticed.
+    """Checks that every file in JOB's run folder is complete and unaltered.
 
     \b
     Example:
       pipeline verify jobs/stories.yaml
+
+    If something is missing or altered, it names the files and rows and exits with 6. It finds
+    accidents, not intent: it does not notice a person who rewrites an answer and its checksum. It
+    works while a run is active.
     """
     said = JobOptions(**given)
 

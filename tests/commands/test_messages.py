@@ -32,7 +32,7 @@ MISTAKES = [
         ["run", "JOB", "--only", "x"],
         {},
         SHEET,
-        ["'--only'.", "an option of: resume, check, settle."],
+        ["'--only'.", "an option of: check, resume, settle."],
     ),
     (["run", "JOB", "--base-url", ""], {}, SHEET, ["--base-url: not an https:// address"]),
     (["run", "JOB", "--base-url", "https://[::1"], {}, SHEET, ["--base-url https://[::1: not an"]),
