@@ -108,7 +108,7 @@ def main() -> None:
             print_json(as_json(summarize_error(None, refused)) | {"error": str(refused)})
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("pipeline: nothing was sent.", err=True)
+        click.echo("pipeline: You cancelled. Nothing was sent.", err=True)
         sys.exit(130)
 
 

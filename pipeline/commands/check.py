@@ -96,7 +96,7 @@ def check(**given: Any) -> None:
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said.quiet or code:
             more = words_said(said, ("accept_changes", "rate", "base_url", "key_file", *_OF_PLAN))
-            answer(said, *check_lines(checked, job.command(verb, *more)))
+            answer(said, *check_lines(checked, job.command(verb, *more), job.sandbox))
             if job.to_add and checked.to_send:
                 answer(said, job.to_add)
         if said.as_json:
@@ -113,7 +113,7 @@ def _asked(said: CheckCommand) -> tuple[str, Selection]:
         return "run", run_selection(said)
     if said.again:
         raise Refused(
-            "--again is an option of `run`, and the others here are of `resume`: check them one "
-            "after the other."
+            "--again is an option of `run`, and the other options here belong to `resume`. Check "
+            "them in two commands."
         )
     return "resume", resume_selection(said)

@@ -1,8 +1,9 @@
-"""What `check` found, as a person reads it."""
+"""The findings of `check` as lines for a terminal."""
 
 from __future__ import annotations
 
 from pipeline.core.model import ROW_COUNTS
+from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, lasting, shortened
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
@@ -11,19 +12,20 @@ from pipeline.run.check import Checked
 _BODY_CHARACTERS = 2000
 
 
-def check_lines(checked: Checked, run_command: str) -> list[str]:
+def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str]:
     """Rows, drift, empty cells, the first bodies, and what a run would cost at most."""
+    paid = paid_word(rehearsal)
     counts = [f"{getattr(checked, name)} {name}" for name in ROW_COUNTS if getattr(checked, name)]
     lines = [f"{checked.job}: {counted(checked.rows, 'row')}: {', '.join(counts)}."]
     if checked.new_folder:
-        lines.append("Its run folder is new: no answers are held yet.")
+        lines.append("Its run folder is new and has no answers yet.")
     if checked.skipped_by:
         reasons = [
             f"{number} because {SKIP_REASONS[n]}" for n, number in checked.skipped_by.items()
         ]
         lines.append(f"Skipped: {'; '.join(reasons)}.")
     if checked.equal_rows:
-        lines.append(_equal_rows(checked))
+        lines.append(_equal_rows(checked, paid))
     if checked.drift is not None:
         drift = checked.drift
         lines.append(
@@ -36,46 +38,49 @@ def check_lines(checked: Checked, run_command: str) -> list[str]:
     lines += [_marked(facts) for facts in checked.variables if facts.marked]
     if checked.new_under_newest_rules:
         lines.append(
-            f"This folder reads cells by the text rules {checked.text_rules}, as it always did. "
-            f"Under the newest rules {counted(checked.new_under_newest_rules, 'finished row')} "
-            "would be new: --accept-changes takes those rules, and pays for them again."
+            f"This run folder turns cells into text by version {checked.text_rules} of the rules. "
+            f"By the newest rules {counted(checked.new_under_newest_rules, 'finished row')} would "
+            "have another text, and so be new. --accept-changes switches to the newest rules, and "
+            f"these rows are {paid} again."
         )
     if checked.first_bodies:
-        lines.append("The first requests, exactly as they are sent:")
+        lines.append("The first requests, exactly as the API receives them:")
         lines += [f"  row {body.row}: {_body(body.body)}" for body in checked.first_bodies]
-    lines.append(_cost(checked))
+    lines.append(_cost(checked, paid))
     if checked.to_send:
-        lines.append(_time(checked))
-    lines += [f"A run would ask first: {question}" for question in checked.questions]
+        lines.append(_time(checked, rehearsal))
+    lines += [f"A run would first ask: {question}" for question in checked.questions]
     if checked.refusal is not None:
-        lines.append(f"But a run would be refused. {checked.refusal}")
+        lines.append(f"A run would be refused. {checked.refusal}")
     elif checked.in_use:
-        lines.append("Nothing was sent by `check`. A run is at work in this folder now.")
+        lines.append("`check` sent nothing. Another run is active in this folder now.")
     elif checked.to_send:
-        lines.append(f"Nothing was sent. To send them: {run_command}")
+        lines.append(f"Nothing was sent. To send these rows: {run_command}")
     return lines
 
 
-def _cost(checked: Checked) -> str:
+def _cost(checked: Checked, paid: str) -> str:
     if not checked.to_send:
         return "A run would send nothing."
-    retries = checked.requests_at_most - checked.to_send
-    more = f"; failed runs, which are not paid, add up to {retries} repeats" if retries else ""
     if checked.paid_at_most < checked.to_send:
         return (
-            f"A run would pay for {checked.paid_at_most} of {counted(checked.to_send, 'row')} and "
-            "stop there (`max_paid` or `max_paid_per_run`)."
+            f"A run would stop once {checked.paid_at_most} of {counted(checked.to_send, 'row')} "
+            f"are {paid}, because of `max_paid` or `max_paid_per_run`."
         )
-    return f"A run would pay for {counted(checked.to_send, 'request')} at most{more}."
+    most = f"At most {counted(checked.to_send, 'request')} would be {paid}."
+    retries = checked.requests_at_most - checked.to_send
+    if not retries:
+        return most
+    return f"{most} Up to {retries} retries of failed requests come on top and are not {paid}."
 
 
-def _equal_rows(checked: Checked) -> str:
-    equal = f"{counted(checked.equal_rows, 'row')} equal to an earlier one"
+def _equal_rows(checked: Checked, paid: str) -> str:
+    equal = f"Rows that are equal to an earlier row: {checked.equal_rows}."
     if checked.dedupe:
-        return f"{equal}: one request is sent for all of them (`dedupe: true`)."
+        return f"{equal} One request is sent for all equal rows (`dedupe: true`)."
     return (
-        f"{equal}; each is a request of its own, and paid. With `dedupe: true` in the spec one is "
-        "sent for all of them."
+        f"{equal} Each is a request of its own and is {paid}. To send one request for all equal "
+        "rows, write `dedupe: true` into the job file."
     )
 
 
@@ -95,19 +100,20 @@ def _and_empty(facts: VariableFacts) -> str:
 
 def _marked(facts: VariableFacts) -> str:
     return (
-        f'Careful: {counted(facts.marked, "text")} for "{shortened(facts.name)}" with {{{{…}}}}, '
-        f"$$ or $& in it (row {facts.marked_row} first): the workflow's template may take that for "
-        "its own and send something else to the model."
+        f"Careful: {{{{…}}}}, $$ or $& in {counted(facts.marked, 'text')} for "
+        f'"{shortened(facts.name)}" (first in row {facts.marked_row}). The template of the '
+        "workflow may expand that, and the model then gets another text."
     )
 
 
-def _time(checked: Checked) -> str:
+def _time(checked: Checked, rehearsal: bool) -> str:
     if checked.pace_per_s is None or checked.duration_s is None:
-        return "How long it takes is not known: no run has learned this key's limit yet."
-    source = "as earlier runs learned of this key" if checked.pace_learned else "as `rate` says"
+        why = "a rehearsal does not use it" if rehearsal else "no run has measured it yet"
+        return f"The duration is not known: it depends on your key's rate limit, and {why}."
+    source = "measured by earlier runs with this key" if checked.pace_learned else "from `rate`"
     return (
-        f"It would take about {lasting(checked.duration_s)} at {checked.pace_per_s:.3g} requests "
-        f"per second, {source}, and then as long as the last answers take."
+        f"A run would take about {lasting(checked.duration_s)} at {checked.pace_per_s:.3g} "
+        f"requests per second ({source}), plus the time of the last answers."
     )
 
 

@@ -49,7 +49,7 @@ def job_said(said: JobOptions) -> Job:
     from pipeline.job.job import find_job
 
     if said.sandbox and getattr(said, "base_url", None):
-        raise Refused("--sandbox is a server of its own: leave out --base-url.")
+        raise Refused("--sandbox starts a server on this machine. Leave out --base-url.")
     job = find_job(
         said.job,
         output=said.output,
@@ -138,7 +138,7 @@ def explain(error: PipelineError, job: Job | None, said: OutputOptions, code: in
     if code or not said.quiet:
         tell(f"pipeline: {error}")
         if not isinstance(error, Refused) and summary.paid_max:
-            tell(paid_line(summary))
+            tell(paid_line(summary, job is not None and job.sandbox))
         if job is not None and isinstance(said, SendOptions):
             tell(*_next_lines(error, job, summary))
     if said.as_json:
@@ -151,12 +151,12 @@ def _next_lines(error: PipelineError, job: Job, summary: Summary) -> list[str]:
     """What to do after `run` or `resume` that did not come to its end. Where it was refused, or
     something is damaged, the error itself says it."""
     from pipeline.status.summary import for_person
-    from pipeline.status.summary_lines import going_on_lines
+    from pipeline.status.summary_lines import next_lines
 
     if isinstance(error, Locked):
-        return [f"To see where it stands: {job.command('status')}"]
+        return [f"To look at the other run: {job.command('status')}"]
     if isinstance(error, Interrupted | DiskRefused):
-        return going_on_lines(for_person(job, summary))
+        return next_lines(for_person(job, summary), job.sandbox)
     return []
 
 
@@ -215,7 +215,10 @@ def show_run(job: Job, summary: Summary, said: JobOptions) -> None:
     from pipeline.status.summary_lines import summary_lines
 
     if not said.quiet or needs_person(summary):
-        tell(*summary_lines(for_person(job, summary), job.command("report")))
+        lines = summary_lines(
+            for_person(job, summary), job.command("report"), rehearsal=job.sandbox
+        )
+        tell(*lines)
     if said.as_json:
         print_json(as_json(summary))
 
@@ -227,7 +230,7 @@ def show(job: Job, summary: Summary, said: JobOptions) -> None:
     from pipeline.status.summary_lines import summary_lines
 
     if not said.quiet or needs_person(summary):
-        answer(said, *summary_lines(for_person(job, summary)))
+        answer(said, *summary_lines(for_person(job, summary), rehearsal=job.sandbox))
 
 
 def print_json(found: dict[str, Any]) -> None:

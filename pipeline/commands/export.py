@@ -64,7 +64,9 @@ def export(
         from pipeline.status.summary import as_json, read_status
 
         if target is not None and citations is not None and _same(target, citations):
-            raise NothingWritten(f"{target}: named by --to and --citations.")
+            raise NothingWritten(
+                f"{target}: --to and --citations name the same file. Name two files."
+            )
         written: dict[str, Export] = {}
         guard = not no_excel_guard
         if target is not None:
@@ -74,7 +76,7 @@ def export(
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
         if not written:
-            raise NothingWritten("Say with --to or --citations which file to write.")
+            raise NothingWritten("Name the file to write with --to or --citations.")
         summary = read_status(job).summary
         if not said.quiet:
             for what, done in written.items():
@@ -100,30 +102,29 @@ def export_lines(
     aside: int,
     lost: tuple[str, ...],
 ) -> list[str]:
-    """What an export wrote, and what is not as one would expect. `what` is exported or
-    citations."""
+    """What an export wrote, and what differs from the sheet. `what` is exported or citations."""
     from pipeline.status.summary_lines import shown_path
 
     of = "the citations of " if what == "citations" else ""
-    lines = [f"{of}{counted(rows, 'row')}: {shown_path(str(path))}"]
+    lines = [f"Wrote {of}{counted(rows, 'row')} to {shown_path(str(path))}"]
     if guarded:
         lines.append(
-            f"{counted(guarded, 'cell')} like a formula got a ' in front; --no-excel-guard leaves "
-            "such cells as they are."
+            f"{counted(guarded, 'cell')} that would act as a formula got a ' in front. "
+            "--no-excel-guard leaves such cells unchanged."
         )
     if renamed:
         lines.append(
-            "The sheet has columns of its own of these names, so the runner's are called "
+            "The sheet already has columns with these names, so the runner's columns are called "
             f"{', '.join(renamed)}."
         )
     if aside:
         lines.append(
-            f"{counted(aside, 'text')} too long for a cell: in {path.stem}.files beside the "
-            "workbook, where the cell says."
+            f"{counted(aside, 'text')} too long for a cell: see {path.stem}.files next to the "
+            "workbook. Each cell names its file."
         )
     if lost:
         lines.append(
-            f"The copy of the workbook does not have everything. Lost: {'; '.join(lost)}. The "
-            "workbook itself is as it was."
+            f"The copy of the workbook is not complete. Lost: {'; '.join(lost)}. Your workbook "
+            "is unchanged."
         )
     return lines

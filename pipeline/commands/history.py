@@ -57,7 +57,7 @@ def history(last: int | None, **given: Any) -> None:
 
         runs = read_history(job)[-(last or 0) :]
         if not said.quiet:
-            answer(said, *history_lines(runs))
+            answer(said, *history_lines(runs, job.sandbox))
         if said.as_json:
             runs_json = [asdict(run) for run in runs]
             print_json({"schema_version": 1, "job": job.name, "runs": runs_json, "exit_code": 0})
@@ -66,9 +66,10 @@ def history(last: int | None, **given: Any) -> None:
     finish(said, work)
 
 
-def history_lines(runs: list[PastRun]) -> list[str]:
+def history_lines(runs: list[PastRun], rehearsal: bool) -> list[str]:
     """A table of the runs, in local time, the first one first."""
-    table = [tuple(_COLUMNS), *map(_cells, runs)]
+    names = ("billed" if rehearsal and name == "paid" else name for name in _COLUMNS)
+    table = [tuple(names), *map(_cells, runs)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:

@@ -83,8 +83,8 @@ def init(
         if workflow is None:
             if not person_there():
                 raise NothingWritten(
-                    "Name the workflow by --workflow ID, its id on your platform; to rehearse, any "
-                    "will do."
+                    "Name the workflow with --workflow ID, its id on your platform. For a "
+                    "rehearsal any id will do."
                 )
             workflow = click.prompt("Workflow id (such as wf_abc123)", err=True)
         written = init_job(
@@ -98,8 +98,13 @@ def init(
     except PipelineError as error:
         explain(error, None, OutputOptions(as_json=as_json, quiet=False), error.exit_code)
         said = {"sheet": worksheet, "header_row": header_row, "encoding": encoding}
-        if any(f"`{key}:`" in str(error) and value is None for key, value in said.items()):
-            tell("There is no spec yet: say it by --sheet, --header-row or --encoding.")
+        named = [
+            f"--{key.replace('_', '-')}"
+            for key, value in said.items()
+            if f"`{key}:`" in str(error) and value is None
+        ]
+        if named:
+            tell(f"No job file exists yet, so use the option {' or '.join(named)}.")
         sys.exit(error.exit_code)
     tell(*written_lines(written))
     if as_json:
@@ -110,16 +115,17 @@ def written_lines(written: Written) -> list[str]:
     """What is in the spec, which columns are not, and the next commands."""
     spec = shlex.quote(str(written.path))
     lines = [
-        f"{written.path}: {counted(written.variables, 'variable')}, "
-        f"{counted(written.rows, 'row')}. Compare the names with your workflow's template."
+        f"Wrote {written.path}: {counted(written.variables, 'variable')}, "
+        f"{counted(written.rows, 'row')}. Compare the names of the variables with your workflow's "
+        "template."
     ]
     if written.left_out:
         lines.append(
-            "Left out, as comments (the runner's own columns, and empty ones): "
+            "Columns that are in it only as comments, because they are empty or the runner's own: "
             f"{', '.join(written.left_out)}."
         )
     return [
         *lines,
-        f"What would be sent, free:     pipeline check {spec}",
-        f"Rehearse on this machine:     pipeline run {spec} --sandbox --limit 5",
+        f"See what would be sent:    pipeline check {spec}",
+        f"Rehearse without cost:     pipeline run {spec} --sandbox --limit 5",
     ]

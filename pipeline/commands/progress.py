@@ -52,14 +52,14 @@ class ProgressBar:
                 self._paced(event)
             case Waiting():
                 wait_s = max(event.until_s - time.monotonic(), 0)
-                self._say(f"Waiting: {event.reason}; next try in {wait_s:.0f} s.")
+                self._say(f"Waiting: {event.reason}. Next try in {wait_s:.0f} s.")
             case Notice():
                 self._say(event.message)
             case ConcurrencyBinds():
                 self._say(
-                    f"{counted(event.in_flight, 'request')} in flight, the most allowed; that, not "
-                    "the rate limit, sets the pace now. More: --concurrency, as far as "
-                    "`ulimit -n` goes."
+                    f"{counted(event.in_flight, 'request')} in flight, which is the most that "
+                    "--concurrency allows. That limits the pace now, not the rate limit. To go "
+                    "faster, raise --concurrency (at most `ulimit -n`)."
                 )
             case PaceEnded():
                 self._pace_ended(event)
@@ -98,9 +98,9 @@ class ProgressBar:
         denied = f"{event.rate_limited} of {event.requests} requests were answered with 429."
         if event.used is not None:
             limit = _limit(event.limit, event.window_s)
-            self._say(f"{event.used:.0%} of the rate limit was used ({limit}); {denied}")
+            self._say(f"The run used {event.used:.0%} of the rate limit ({limit}). {denied}")
         elif event.rate_limited:
-            self._say(denied[0].upper() + denied[1:])
+            self._say(denied)
 
     def _paced(self, event: Paced) -> None:
         limit = _limit(event.limit, event.window_s)
@@ -134,10 +134,10 @@ class ProgressBar:
 _HINTS = {
     StopCode.UNAUTHORIZED: "Check the key (AITUTOR_API_KEY or --key-file).",
     StopCode.INVALID_BILLING: "Top up the account.",
-    StopCode.WORKFLOW_NOT_FOUND: "Check `workflow:` in the spec, and that it is published.",
+    StopCode.WORKFLOW_NOT_FOUND: "Check `workflow:` in the job file. Is the workflow published?",
     StopCode.NOT_SENT: "Check the network, --base-url and AITUTOR_BASE_URL.",
     StopCode.REDIRECT: "Check --base-url and AITUTOR_BASE_URL.",
-    StopCode.TLS: "Check --base-url; a proxy's own certificates go into SSL_CERT_FILE.",
+    StopCode.TLS: "Check --base-url. A certificate of your proxy goes into SSL_CERT_FILE.",
 }
 
 
@@ -149,13 +149,13 @@ def why(stopped: Stopped) -> str:
 
 
 def _still(event: Stopping) -> str:
-    """What is waited for, and for how long: those answers are paid for."""
+    """How many requests the run still waits for, and how long: their answers may be paid."""
     if not event.in_flight:
         return "Nothing is in flight."
-    most = "" if event.wait_s is None else f", {event.wait_s:.4g} s at most"
-    line = f"Waiting for {counted(event.in_flight, 'answer')} still on the way{most}."
+    most = "" if event.wait_s is None else f", at most {event.wait_s:.4g} s"
+    line = f"Waiting for {counted(event.in_flight, 'request')} in flight{most}."
     if event.stopped.code is StopCode.INTERRUPTED:
-        line += " Once more to leave at once: those rows are then ambiguous."
+        line += " Interrupt again to leave now: those rows are then ambiguous."
     return line
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     type=PATH,
     group=OUTPUT,
-    help="Write the unreadable responses into this new folder.",
+    help="Write the responses that are not answers into this new folder.",
 )
 def report(open_: bool, bodies: Path | None, **given: Any) -> None:
     """Shows which rows of JOB failed, why, and the command that sends them again.
@@ -51,15 +51,17 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         # Before the page is drawn: that takes a while, and parts of the results may be damaged.
         show(job, found.summary, said)
         if not said.quiet:
-            answer(said, *(group_lines(found.groups) or [all_well_line(found.summary)]))
+            answer(
+                said, *(group_lines(found.groups, job.sandbox) or [all_well_line(found.summary)])
+            )
             if job.to_add and not found.summary.resume_command:
                 answer(said, "", job.to_add)
-            answer(said, *marked_lines(found.marked, found.unread))
+            answer(said, *marked_lines(found.marked, found.unread, job.sandbox))
         path = write_report(job, found)
         if not said.quiet:
-            answer(said, "", f"To read and forward: {shown_path(str(path))}")
+            answer(said, "", f"Report to read and forward: {shown_path(str(path))}")
             if kept is not None:
-                answer(said, f"Kept answers that are not results: {kept}, in {bodies}")
+                answer(said, f"Responses that are not answers: {kept}, in {bodies}")
         if said.as_json:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]
@@ -82,4 +84,4 @@ def _open(path: Path) -> None:
     for name in SECRETS:  # a browser outlives the command, and needs too much for an allow list
         os.environ.pop(name, None)
     if not webbrowser.open(path.absolute().as_uri()):
-        tell(f"No browser could be started here. Open {path} yourself.")
+        tell(f"No browser could be started. Open this file yourself: {path}")

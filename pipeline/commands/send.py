@@ -147,7 +147,7 @@ def _until_said(said: SendOptions) -> float | None:
         return None
     until = find_until(said.until, time.time())
     if not said.quiet:
-        tell(f"Nothing is sent after {datetime.fromtimestamp(until):%Y-%m-%d %H:%M:%S}.")
+        tell(f"No request is sent after {datetime.fromtimestamp(until):%Y-%m-%d %H:%M:%S}.")
     return until
 
 

@@ -22,7 +22,7 @@ from pipeline.commands.options import (
     options,
 )
 from pipeline.core.model import State
-from pipeline.core.wording import counted, few_words
+from pipeline.core.wording import few_words
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -57,7 +57,7 @@ def settle(only: str | None, rows: str | None, reread: bool, **given: Any) -> No
     """
     said = JobOptions(**given)
     if reread and (only is not None or rows is not None):
-        raise click.UsageError("--reread is about every kept answer: leave out --only and --rows.")
+        raise click.UsageError("--reread reads every kept response. Leave out --only and --rows.")
 
     def work(job: Job) -> int:
         from pipeline.run.settle import reread_job, settle_job
@@ -84,17 +84,19 @@ def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
     ambiguous, failed = decided[State.AMBIGUOUS], decided[State.FAILED]
     lines = []
     if ambiguous:
-        lines.append(f"{counted(ambiguous, 'ambiguous row')} taken as failed; nothing was sent.")
+        lines.append(f"Ambiguous rows that now count as failed: {ambiguous}. Nothing was sent.")
     if failed:
-        lines.append(f"{counted(failed, 'failed row')} given up; nothing was sent.")
+        lines.append(f"Failed rows that are given up: {failed}. Nothing was sent.")
     if lines:
         return lines
-    here = f"The error codes here are: {few_words(codes)}." if codes else "Every row sent is ok."
-    return [f"No row to decide about, and nothing was sent. {here}"]
+    if not codes:
+        return ["There is no row to give up: every row that was sent is ok. Nothing was sent."]
+    here = f"The error codes here are: {few_words(codes)}."
+    return [f"There is no row to give up. {here} Nothing was sent."]
 
 
 def reread_line(number: int) -> str:
     """How many kept answers could be read now."""
     if not number:
-        return "No kept answer can be read now that could not be read before. Nothing was sent."
-    return f"{counted(number, 'kept answer')} can be read now: ok. Nothing was sent."
+        return "No kept response can be read that could not be read before. Nothing was sent."
+    return f"Kept responses that can be read now, so their rows are ok: {number}. Nothing was sent."

@@ -30,7 +30,7 @@ def watch(job: Job, every_s: float) -> Status:
     """
     from pipeline.status.summary import read_status
 
-    screen = _Screen()
+    screen = _Screen(job.sandbox)
     status = read_status(job)
     with contextlib.suppress(KeyboardInterrupt):
         while status.in_use:
@@ -44,7 +44,8 @@ def watch(job: Job, every_s: float) -> Status:
 class _Screen:
     """Where the looks go."""
 
-    def __init__(self) -> None:
+    def __init__(self, rehearsal: bool) -> None:
+        self._rehearsal = rehearsal
         self._terminal = sys.stderr is not None and sys.stderr.isatty()
         self._drawn = 0
         self._last = ""
@@ -55,9 +56,8 @@ class _Screen:
             from pipeline.status.summary_lines import last_run_line, summary_lines
 
             now = last_run_line(status.last_run, status.in_use, status.in_flight)
-            self._draw(
-                [*summary_lines(status.summary), now, "Ctrl-C ends the watching, not the run."]
-            )
+            lines = summary_lines(status.summary, rehearsal=self._rehearsal)
+            self._draw([*lines, now, "Press Ctrl-C to stop watching. The run continues."])
             return
         line = _line(status)
         if line != self._last and time.monotonic() >= self._next_line:
@@ -85,4 +85,4 @@ def _line(status: Status) -> str:
     done = summary.ok + summary.failed + summary.skipped
     line = f"{summary.job}: {done} of {counted(summary.rows, 'row')} done, {summary.failed} failed"
     line += f", {summary.ambiguous} ambiguous" if summary.ambiguous else ""
-    return f"{line}, {status.in_flight} on their way, {summary.pending - status.in_flight} pending"
+    return f"{line}, {status.in_flight} in flight, {summary.pending - status.in_flight} pending"

@@ -87,7 +87,7 @@ def export_citations(
 def _check(job: Job, target: Path, force: bool) -> None:
     if target.suffix.lower() not in KINDS:
         raise NothingWritten(
-            f"{target}: cannot write a file with {named_ending(target)}."
+            f"{target}: the runner cannot write a file with {named_ending(target)}."
             f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}."
         )
     check_target(job, target, force=force)
@@ -134,6 +134,6 @@ def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: 
 
 def _unwritable(target: Path, error: OSError) -> StorageFailed:
     return StorageFailed(
-        f"{target}: cannot be written ({error.strerror or error}). The results are safe in the "
-        "run folder. Make room there, or name another place."
+        f"{target}: the runner cannot write this file ({error.strerror or error}). The results "
+        "are safe in the run folder. Make room there, or choose another place."
     )

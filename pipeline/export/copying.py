@@ -81,7 +81,7 @@ def write_copy(
     lost = losses(spec.input)
     values = stored_values(spec.input)
     if _sha256(spec) != before:
-        raise _changed(spec, "it was saved while it was read")
+        raise _changed(spec, "the workbook was saved while the runner read it")
     page = _page(spec, book)
     header_row = int(places[0]) - 1
     columns = _columns(page, header_row, exported, _given_up(spec, table, snapshot, exported))
@@ -99,14 +99,14 @@ def _sha256(spec: JobSpec) -> str:
     try:
         return sha256_of(spec.input, follow=True)
     except OSError as error:
-        raise _changed(spec, f"it cannot be read ({error.strerror})") from None
+        raise _changed(spec, f"the runner cannot read the workbook ({error.strerror})") from None
 
 
 def _changed(spec: JobSpec, how: str) -> Refused:
     return NothingWritten(
-        f"{spec.input}: an export to .xlsx is a copy of this workbook, and {how} since the last "
-        "run. Give `pipeline run` once more, which sends only rows that are new or changed, or "
-        "export to .csv: that shows the sheet as it was sent."
+        f"{spec.input}: {how}. An export to .xlsx copies this workbook, so it must be as the last "
+        "run read it. Run again, which sends only new and changed rows, or export to .csv, which "
+        "shows the sheet as it was sent."
     )
 
 
@@ -137,12 +137,12 @@ def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64
             found.append(place)
     if changed:
         more = changed - 1
-        others = f", and {counted(more, 'more cell')} {'was' if more == 1 else 'were'} changed too,"
+        others = f", and {counted(more, 'more cell')} {'was' if more == 1 else 'were'} changed too"
         raise _changed(spec, f"{first} was changed{others if more else ''}")
     if added is not None:
         raise _changed(spec, f"{table.place_word} {added} was added")
     if next(was, None) is not None:
-        raise _changed(spec, "rows were removed from it")
+        raise _changed(spec, "rows were removed")
     return np.array(found, np.int64)
 
 
@@ -158,7 +158,7 @@ def _loaded(spec: JobSpec) -> Workbook:
             return load_workbook(spec.input, rich_text=True)
         except Exception as error:  # openpyxl raises whatever its parsers do
             raise NothingWritten(
-                f"{spec.input}: cannot be copied ({error}). Export to .csv instead."
+                f"{spec.input}: the workbook cannot be copied ({error}). Export to .csv instead."
             ) from None
 
 

@@ -37,19 +37,19 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
     """
     where = resolved(target)
     if job.spec is not None and where == resolved(job.spec.input):
-        raise NothingWritten(f"{target}: that is the job's input. Choose another file.")
+        raise NothingWritten(f"{target}: this is the sheet of the job. Choose another file.")
     if where.is_relative_to(resolved(job.folder.path)):
-        raise NothingWritten(f"{target}: the run folder is the runner's own. Choose another place.")
+        raise NothingWritten(f"{target}: this is inside the run folder. Choose another folder.")
     if not where.parent.is_dir():
-        raise NothingWritten(f"{target}: there is no folder {where.parent}. Make it first.")
+        raise NothingWritten(f"{target}: the folder {where.parent} does not exist. Make it first.")
     if where.is_dir():
-        raise NothingWritten(f"{target}: is a folder. Name a file in it.")
+        raise NothingWritten(f"{target}: this is a folder. Name a file in it.")
     if where.exists() and not where.is_file():
-        raise NothingWritten(f"{target}: is not a file. Name another place.")
+        raise NothingWritten(f"{target}: this is not a file. Choose another place.")
     if not force and where.exists() and where.stat().st_size and not _is_export(where):
         raise NothingWritten(
-            f"{target}: is there already and is not an earlier export. Choose another file, or "
-            "say --force to replace it."
+            f"{target}: this file exists and is not an earlier export. Choose another file, or "
+            "add --force to replace it."
         )
 
 

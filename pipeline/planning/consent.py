@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import API_CODES, ErrorCode, State
+from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, few_words, listed, nearest
 from pipeline.inputs.checks import Skip
 from pipeline.job.job import Job
@@ -64,13 +65,13 @@ def permit(
     if consent.plan is not None:
         _refuse_spent(job, read, consent.plan)
     refuse_impossible(job, prepared.plan, selection, read)
-    found = questions(prepared)
+    found = questions(job, prepared)
     if consent.plan is not None:
         if consent.plan != plan_of(job, prepared, selection, read):
             raise _other_plan(job)
         return consent.plan if found or prepared.repaid.requests else None
     if not consent.accept_changes:
-        refuse_repaying(job.to_run(), prepared.repaid)
+        refuse_repaying(job.to_run(), prepared.repaid, rehearsal=job.sandbox)
     for question in found:
         if consent.accept_changes if question.option == _ACCEPT else consent.yes:
             continue
@@ -81,16 +82,22 @@ def permit(
     return None
 
 
-def questions(prepared: Prepared) -> list[Question]:
+def questions(job: Job, prepared: Prepared) -> list[Question]:
     """What a person is asked before the plan is carried out. A changed spec is no question: see
     `refuse_repaying`."""
-    found = (_moved(prepared), _paid_elsewhere(prepared), _mass_change(prepared), _twice(prepared))
+    word = paid_word(job.sandbox)
+    found = (
+        _moved(prepared),
+        _paid_elsewhere(prepared),
+        _mass_change(prepared, word),
+        _twice(prepared, word),
+    )
     return [question for question in found if question is not None]
 
 
 def plan_of(job: Job, prepared: Prepared, selection: Selection, read: Read) -> str:
     """The token with which `run --plan` carries out this plan."""
-    asked = [question.text for question in questions(prepared)]
+    asked = [question.text for question in questions(job, prepared)]
     return plan_token(job, prepared, selection, asked, read)
 
 
@@ -159,14 +166,15 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     plan = prepared.plan
     if prepared.repaid.requests:
         rows = counted(prepared.repaid.requests, "finished row")
-        yield f"Paying again for {rows}, as --accept-changes allows."
+        yield f"{rows} will be {paid_word(job.sandbox)} again, as --accept-changes allows."
     yield from _left_out(job, plan, selection)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before: `resume` sends them as `run` does."
     failed = prepared.plan.risky[State.FAILED]
     if failed:
         yield (
-            f"Of the failed rows that are sent again, {len(failed)} may have been paid: "
+            f"Of the failed rows that are sent again, {len(failed)} may have been "
+            f"{paid_word(job.sandbox)}: "
             f"{listed(sorted(failed))}."
         )
     elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
@@ -213,20 +221,20 @@ def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
         )
 
 
-def _twice(prepared: Prepared) -> Question | None:
+def _twice(prepared: Prepared, paid: str) -> Question | None:
     risky = prepared.plan.risky
     again, ambiguous = risky[State.OK], risky[State.AMBIGUOUS]
     if again:
         return Question(
-            f"{counted(len(again), 'row')} with an answer ({listed(again)}) would be sent and paid "
-            f"again: at most {counted(len(again), 'request')}. The present answers stay in the "
-            "results.",
+            f"{counted(len(again), 'row')} with an answer ({listed(again)}) would be sent and "
+            f"{paid} again: at most {counted(len(again), 'request')}. The present answers stay in "
+            "the results.",
             _YES,
         )
     if ambiguous:
         return Question(
-            f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been paid "
-            "already and would be sent again: at worst paid twice for "
+            f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been {paid} "
+            f"already and would be sent again: at worst {paid} twice for "
             f"{counted(len(ambiguous), 'request')}.",
             _YES,
         )
@@ -259,14 +267,14 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
     )
 
 
-def _mass_change(prepared: Prepared) -> Question | None:
+def _mass_change(prepared: Prepared, paid: str) -> Question | None:
     change = prepared.mass_change
     if change is None:
         return None
     same = "the same id" if change.by_id else "the same place"
     return Question(
         f"{change.changed} of {counted(change.finished, 'finished row')} have another text at "
-        f"{same}, so they are new: {counted(prepared.plan.new_to_send, 'request')} would be paid. "
-        "Did a program rewrite the sheet? `pipeline check` shows the first requests.",
+        f"{same}, so they are new: {counted(prepared.plan.new_to_send, 'request')} would be "
+        f"{paid}. Did a program rewrite the sheet? `pipeline check` shows the first requests.",
         _ACCEPT,
     )

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import JsonObject
+from pipeline.core.money import paid_word
 from pipeline.core.wording import counted
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import identity
@@ -78,7 +79,7 @@ def find_repaid(
     return Repaid(len(numbers) + more, tuple(sorted(row_ids)), tuple(changed), not more)
 
 
-def refuse_repaying(spec: JobSpec, repaid: Repaid) -> None:
+def refuse_repaying(spec: JobSpec, repaid: Repaid, *, rehearsal: bool) -> None:
     """Raises if a changed spec would pay for rows again.
 
     A sheet that changed is another matter: its new rows are new.
@@ -92,8 +93,9 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid) -> None:
     rows = counted(repaid.requests, "finished row")
     most = "" if repaid.exact else "at most "
     raise Refused(
-        f"{spec.source}: {changed} changed, so {most}{rows} would be sent and paid again. To keep "
-        f"the answers, undo the change. To pay again for {most}{rows}, add --accept-changes. To "
+        f"{spec.source}: {changed} changed, so {most}{rows} would be sent and "
+        f"{paid_word(rehearsal)} again. To keep the answers, undo the change. To send "
+        f"{most}{rows} again, add --accept-changes. To "
         "keep these answers apart from the new ones, use another `output:`."
     )
 

@@ -28,12 +28,14 @@ def write_bodies(job: Job, target: Path) -> int:
         except OSError as error:
             reason = error.strerror or error
             raise Refused(
-                f"{target}: {reason}. Name a new folder for --bodies.", closing=""
+                f"{target}: {reason}. Name a new folder with --bodies.", closing=""
             ) from None
         try:
             return read(lambda db: _write(queries.bodies(db), target))
         except OSError as error:
-            raise StorageFailed(f"{target}: cannot be written ({error.strerror}).") from error
+            raise StorageFailed(
+                f"{target}: the runner cannot write there ({error.strerror})."
+            ) from error
 
 
 def _write(bodies: Iterable[tuple[int, bytes]], target: Path) -> int:

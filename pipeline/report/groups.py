@@ -55,7 +55,7 @@ class Groups:
                 tally.maybe_paid,
                 tuple(tally.first_rows),
                 tally.message,
-                _advice(state, code, given_up),
+                _advice(job, state, code, given_up, tally.maybe_paid > 0),
                 None if given_up or in_use else _command(job, state, code),
             )
             for (state, code, given_up), tally in self._found.items()
@@ -84,10 +84,10 @@ def as_json(groups: list[Group]) -> list[JsonObject]:
     return [asdict(group) for group in groups]
 
 
-def _advice(state: State, code: str, given_up: bool) -> str:
+def _advice(job: Job, state: State, code: str, given_up: bool, maybe_paid: bool) -> str:
     if given_up:
-        return "given up: not sent again unless named by --rows"
-    return advise(state, code)
+        return "You gave these rows up. Only `resume --rows` sends them again."
+    return advise(state, code, maybe_paid=maybe_paid, rehearsal=job.sandbox)
 
 
 def _command(job: Job, state: State, code: str) -> str:

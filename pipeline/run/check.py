@@ -165,7 +165,7 @@ def check_job(
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=describe(path, prepared.variables.sources),
             first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
-            questions=[question.text for question in questions(prepared)],
+            questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes, key),
         )
@@ -194,7 +194,8 @@ def _refusal(job: Job, prepared: Prepared, accept_changes: bool, key: RunKey) ->
     """Returns why a run would be refused although its sheet can be sent, None if it would not."""
     spec = job.to_run()
     try:
-        refuse_repaying(spec, Repaid() if accept_changes else prepared.repaid)
+        repaid = Repaid() if accept_changes else prepared.repaid
+        refuse_repaying(spec, repaid, rehearsal=job.sandbox)
         if not job.sandbox:  # a rehearsal notifies no address
             told_endpoints(spec, key.in_use())
             own_textfile(spec)

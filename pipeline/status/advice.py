@@ -1,39 +1,122 @@
-"""What each error code means, and what helps: an edit, or sending the row again. Pure."""
+"""What each error code means for the user, and what to do about it. Pure."""
 
 from __future__ import annotations
 
-from pipeline.core.model import ErrorCode, State
+from dataclasses import dataclass
+from enum import Enum
 
-_ADVICE: dict[str, str] = {
-    ErrorCode.NOT_SENT: "the API could not be reached; nothing was sent. Check the network",
-    ErrorCode.RATE_LIMITED: "turned away by the rate limit; nothing was paid",
-    ErrorCode.UNAUTHORIZED: "the key was not accepted; nothing was paid. Check the key",
-    ErrorCode.INVALID_BILLING: "the account has no credits left; nothing was paid. Top it up",
-    "spend_limit_reached": "the account's spending limit; nothing was paid. Raise it",
-    ErrorCode.WORKFLOW_NOT_FOUND: "no such workflow, or it is not published; nothing was paid",
-    ErrorCode.INTERNAL_SERVER_ERROR: "the run failed on the server, retries included; often passes",
-    ErrorCode.RUN_FAILED: "the server says that the run failed; it may have been paid. The answer "
-    "is kept: `report --bodies DIR` writes it",
-    "workflow_run_failed": "the run failed on the server",
-    "missing_input": "a variable of the workflow's template is missing; nothing was paid. "
-    "Correct `variables:` in the spec, then run",
-    "request_blocked": "the server refuses this text; nothing was paid. Edit the cells, then run",
-    ErrorCode.GATEWAY: "a proxy answered for the API; the run may have gone on and been paid",
-    ErrorCode.TIMEOUT: "no answer in time; the run may have gone on and been paid",
-    ErrorCode.DISCONNECTED: "the connection was lost after sending; it may have been paid",
-    ErrorCode.BAD_RESPONSE: "a success that cannot be read; it was probably paid. The answer "
-    "is kept: after an upgrade, `settle --reread` reads it again",
-    ErrorCode.TOO_LARGE: "an answer of over 64 MiB; it was probably paid",
-    ErrorCode.INTERRUPTED: "the runner ended before the answer came; it may have been paid",
-    ErrorCode.TLS: "the server's certificate was not accepted; nothing was sent",
-    ErrorCode.REDIRECT: "the server redirects, which is never followed. Check the address",
-    "http_404": "nothing is served at this address. Check --base-url and AITUTOR_BASE_URL",
+from pipeline.core.model import ErrorCode, State
+from pipeline.core.money import paid_word
+
+
+class _Bill(Enum):
+    """What a code says about the money for a request."""
+
+    UNSAID = ""
+    NONE = "Nothing was {paid}."
+    MAYBE = "The request may have been {paid}."
+    PROBABLE = "The request was probably {paid}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Advice:
+    """What happened, what it means for the money, and what to do, each in whole sentences."""
+
+    happened: str
+    bill: _Bill
+    fix: str = ""
+
+
+_CHECK_ADDRESS = "Check --base-url and AITUTOR_BASE_URL, then run again."
+_DECIDE = "`resume --ambiguous` sends it again, `settle` gives it up."
+_ADVICE: dict[str, _Advice] = {
+    ErrorCode.NOT_SENT: _Advice(
+        "The runner could not reach the API, so nothing was sent.",
+        _Bill.UNSAID,
+        "Check the network and the address of the API, then run again.",
+    ),
+    ErrorCode.RATE_LIMITED: _Advice(
+        "The API turned the request away because of its rate limit.", _Bill.NONE, "Run again."
+    ),
+    ErrorCode.UNAUTHORIZED: _Advice(
+        "The API did not accept the key.", _Bill.NONE, "Check the key, then run again."
+    ),
+    ErrorCode.INVALID_BILLING: _Advice(
+        "The account has no credits left.", _Bill.NONE, "Top it up, then run again."
+    ),
+    "spend_limit_reached": _Advice(
+        "The account reached its spending limit.", _Bill.NONE, "Raise the limit, then run again."
+    ),
+    ErrorCode.WORKFLOW_NOT_FOUND: _Advice(
+        "The API has no such workflow, or it is not published.",
+        _Bill.NONE,
+        "Check `workflow:` in the job file, then run again.",
+    ),
+    ErrorCode.INTERNAL_SERVER_ERROR: _Advice(
+        "The workflow failed on the server, and so did the retries.",
+        _Bill.NONE,
+        "This often passes: send the row again later.",
+    ),
+    ErrorCode.RUN_FAILED: _Advice(
+        "The server reports that the workflow failed.",
+        _Bill.MAYBE,
+        "`report --bodies DIR` writes the response to a file.",
+    ),
+    "workflow_run_failed": _Advice("The workflow failed on the server.", _Bill.UNSAID),
+    "missing_input": _Advice(
+        "The workflow's template needs a variable that the request does not have.",
+        _Bill.NONE,
+        "Correct `variables:` in the job file, then run again.",
+    ),
+    "request_blocked": _Advice(
+        "The server refuses this text.", _Bill.NONE, "Edit the cells, then run again."
+    ),
+    ErrorCode.GATEWAY: _Advice(
+        "A proxy answered in place of the API, and the workflow may still have run.", _Bill.MAYBE
+    ),
+    ErrorCode.TIMEOUT: _Advice(
+        "No response came in time, and the workflow may still have run.", _Bill.MAYBE
+    ),
+    ErrorCode.DISCONNECTED: _Advice(
+        "The connection was lost after the request was sent.", _Bill.MAYBE
+    ),
+    ErrorCode.BAD_RESPONSE: _Advice(
+        "The server reports success, but its response cannot be read.",
+        _Bill.PROBABLE,
+        "The response is kept: `report --bodies DIR` writes it to a file, and after an upgrade "
+        "`settle --reread` reads it again.",
+    ),
+    ErrorCode.TOO_LARGE: _Advice("The response is larger than 64 MiB.", _Bill.PROBABLE),
+    ErrorCode.INTERRUPTED: _Advice("The runner ended before the response came.", _Bill.MAYBE),
+    ErrorCode.TLS: _Advice(
+        "The runner did not accept the server's certificate, so nothing was sent.",
+        _Bill.UNSAID,
+        "Check --base-url. The certificate of a proxy of yours goes into SSL_CERT_FILE.",
+    ),
+    ErrorCode.REDIRECT: _Advice(
+        "The server redirects to another address, and the runner follows no redirect.",
+        _Bill.UNSAID,
+        _CHECK_ADDRESS,
+    ),
+    "http_404": _Advice("The server has nothing at this address.", _Bill.UNSAID, _CHECK_ADDRESS),
 }
+_REFUSED = _Advice("The server refuses the request.", _Bill.NONE, "Edit the cells, then run again.")
+_FILTERED = _Advice(
+    "The server, or a filter in front of it, refuses the request.",
+    _Bill.UNSAID,
+    "Remove the cause, then send the row again.",
+)
+_UNKNOWN = _Advice(
+    "This code is the server's own.", _Bill.UNSAID, "Read its messages in failures.csv."
+)
+_NOT_YET = _Advice(
+    "The server answered with an error.", _Bill.NONE, "`pipeline run` sends the row again."
+)
 
 _CELLS = "edit the cells that were refused"
 _EDITS: dict[str, str] = {
     "request_blocked": _CELLS,
-    "missing_input": "correct `variables:` in the spec",
+    "missing_input": "correct `variables:` in the job file",
     # The server refuses what was sent, whoever answers for it: a bad request, one that is too
     # large, one that it cannot process.
     **dict.fromkeys(("http_400", "http_413", "http_414", "http_422", "http_431"), _CELLS),
@@ -46,17 +129,26 @@ def edit_first(code: str | None) -> str | None:
     return _EDITS.get(code) if code else None
 
 
-def advise(state: State, code: str) -> str:
-    """What to know and do about rows that stand at `state` since they ended with `code`."""
+def advise(state: State, code: str, *, maybe_paid: bool = False, rehearsal: bool = False) -> str:
+    """Says what happened to rows that are in `state` since they ended with `code`, and what to do.
+
+    `maybe_paid`: some of them may have been billed, whatever the code usually means.
+    """
+    advice = _find(state, code)
+    bill = _Bill.MAYBE if maybe_paid and advice.bill is _Bill.NONE else advice.bill
+    decide = _DECIDE if state is State.AMBIGUOUS else ""
+    sentences = (advice.happened, bill.value.format(paid=paid_word(rehearsal)), advice.fix, decide)
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _find(state: State, code: str) -> _Advice:
     if state is State.PENDING and code not in _TURNED_AWAY:
-        return "the server answered with an error; nothing was paid. `pipeline run` sends the row"
+        return _NOT_YET
     if code in _ADVICE:
         return _ADVICE[code]
     if code in _EDITS:
-        return "the server refuses the request; nothing was paid. Edit the cells, then run"
-    if code.startswith("http_4"):
-        return "the server, or a filter before it, refuses the request. Remove the cause"
-    return "the server's own code; see the messages in failures.csv"
+        return _REFUSED
+    return _FILTERED if code.startswith("http_4") else _UNKNOWN
 
 
 _TURNED_AWAY = frozenset(

@@ -1,4 +1,4 @@
-"""What a person reads in a terminal of how a job stands."""
+"""The state of a job in sentences, for a terminal and for report.html."""
 
 from __future__ import annotations
 
@@ -7,74 +7,80 @@ import re
 from datetime import UTC, datetime
 
 from pipeline.core.model import ROW_COUNTS, Summary
+from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, few_codes
 from pipeline.ledger.queries import LastRun
 
 _LIMIT = re.compile(r" --max-paid (\d+)\b")
 
 
-def summary_lines(summary: Summary, report_command: str | None = None) -> list[str]:
-    """How a job stands, in three to ten lines. `report_command` tells more of what failed."""
-    lines = [outcome_line(summary), paid_line(summary)]
+def summary_lines(
+    summary: Summary, report_command: str | None = None, *, rehearsal: bool = False
+) -> list[str]:
+    """Sums a job up in three to ten lines. `report_command` is the command that says more about
+    the failed rows; without it no line names one."""
+    lines = [outcome_line(summary), paid_line(summary, rehearsal)]
     lines += [f"  {number:>6}  {code}" for code, number in few_codes(summary.by_code).items()]
     lines.append(f"Results:  {shown_path(summary.results)}")
     if summary.by_code:
         lines.append(f"Failures: {shown_path(summary.failures)}")
     if summary.by_code and report_command:
         lines.append(f"What failed and why: {report_command}")
-    return lines + going_on_lines(summary)
+    return lines + next_lines(summary, rehearsal)
 
 
-def going_on_lines(summary: Summary) -> list[str]:
-    """The one command that goes on from here, if there is one."""
+def next_lines(summary: Summary, rehearsal: bool) -> list[str]:
+    """The one command that continues from here, in the last line, after what to know of it. Empty
+    where nothing is left to send."""
     if summary.resume_command is None:
         return []
     step = summary.next_step
-    lines = [f"{going_on(summary)}: {summary.resume_command}"]
-    return [*lines, step.to_add] if step and step.to_add else lines
+    before = (next_note(summary, rehearsal), step.to_add if step else None)
+    return [*(line for line in before if line), f"Next: {summary.resume_command}"]
 
 
-def going_on(summary: Summary) -> str:
-    """What stands before that command: an edit that it needs, and how much it sends. A limit in it
-    may be higher than the one that was reached."""
+def next_note(summary: Summary, rehearsal: bool) -> str:
+    """What to do before that command, and how much it sends. The `--max-paid` in it may be higher
+    than the limit that the run reached."""
     step, limit = summary.next_step, _LIMIT.search(summary.resume_command or "")
-    words = "To go on"
-    if step is not None and step.edit is not None:
-        words += f", {step.edit}, then"
+    notes = [f"First {step.edit}."] if step and step.edit else []
     if limit:
-        return f"{words}, until at most {counted(int(limit[1]), 'request')} are paid in all"
-    if step is None or step.edit is not None or not step.rows:
-        return words
-    return f"{words} with {counted(step.rows, 'row')}"
+        most = counted(int(limit[1]), "request")
+        notes.append(
+            f"With the next command at most {most} may be {paid_word(rehearsal)} in all runs."
+        )
+    elif step and not step.edit and step.rows:
+        notes.append(f"The next command sends {counted(step.rows, 'row')}.")
+    return " ".join(notes)
 
 
 def outcome_line(summary: Summary) -> str:
-    """How the rows of a job stand, in one sentence."""
+    """Counts the rows of a job by status, in one sentence."""
     counts = ((name, getattr(summary, name)) for name in ROW_COUNTS)
     shown = [f"{rows} {name}" for name, rows in counts if rows or name == "ok"]
     return f"{summary.job}: {counted(summary.rows, 'row')}: {', '.join(shown)}."
 
 
-def paid_line(summary: Summary) -> str:
-    """What was spent, as far as anybody can know."""
-    paid = str(summary.paid_max)
+def paid_line(summary: Summary, rehearsal: bool) -> str:
+    """How many requests cost credits. A range, because of some requests nobody can know it."""
+    number = str(summary.paid_max)
     if summary.paid_min != summary.paid_max:
-        paid = f"{summary.paid_min} to {summary.paid_max}"
-    return f"Requests paid so far: {paid}."
+        number = f"{summary.paid_min} to {summary.paid_max}"
+    return f"Requests {paid_word(rehearsal)} so far: {number}."
 
 
 def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str:
-    """When the last run was, and how it ended, or how many of the pending rows it has on the
-    way."""
+    """When the last run began, and how it ended. Of a run that is active: how many of the pending
+    rows are in flight."""
     if last is None:
         return "No run yet."
     began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if last.finished_at is None:
-        how = "it was ended from outside"
+        how = "it was killed"
         if in_use:
-            how = "it goes on now"
+            how = "it is active"
             if in_flight:
-                how += f" and waits for {counted(in_flight, 'answer')}"
+                how += f" with {counted(in_flight, 'request')} in flight"
                 how += f"; {'that row counts' if in_flight == 1 else 'those rows count'} as pending"
     else:
         stopped = f", stopped: {last.stopped}" if last.stopped else ""
@@ -83,13 +89,13 @@ def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str
 
 
 def all_well_line(summary: Summary) -> str:
-    """What a report says of rows that are not ok where there are none."""
+    """What a report says where no row failed."""
     if summary.ok:
         return "Every row that was sent is ok."
     return "No row was sent yet." if summary.pending else "There is no row to send."
 
 
 def shown_path(path: str) -> str:
-    """Relative where that is shorter to read."""
+    """`path`, relative to the current folder if it is below that."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative

@@ -68,7 +68,7 @@ def test_texts_that_a_template_may_expand_are_pointed_out(sandbox, make_job):
     texts = ["{a}", "5 $", "{{", "cash $$", "{{name}}", "$&", "$1"]
     found = checked(make_job(sandbox.url, rows=[[text] for text in texts]))
     assert (found["variables"][0]["marked"], found["variables"][0]["marked_row"]) == (3, 4)
-    assert 'Careful: 3 texts for "story"' in found["said"]
+    assert 'Careful: {{…}}, $$ or $& in 3 texts for "story" (first in row 4)' in found["said"]
 
 
 def test_equal_rows_say_what_they_cost_and_what_changes_that(sandbox, make_job):
@@ -81,7 +81,7 @@ def test_equal_rows_say_what_they_cost_and_what_changes_that(sandbox, make_job):
     found = checked(job)
     assert (found["equal_rows"], found["to_send"], found["paid_at_most"]) == (2, 2, 2)
     assert (found["pending"], found["rows"]) == (4, 4)
-    assert "one request is sent for all of them" in found["said"]
+    assert "One request is sent for all equal rows" in found["said"]
 
 
 def test_the_time_is_told_from_a_given_rate_or_from_what_was_learned_of_the_key(sandbox, make_job):
@@ -90,7 +90,7 @@ def test_the_time_is_told_from_a_given_rate_or_from_what_was_learned_of_the_key(
     assert "not known" in checked(job)["said"]
     given = checked(job, "--rate", "2")
     assert (given["pace_per_s"], given["pace_learned"], given["duration_s"]) == (2, False, 30)
-    assert "about 30 s at 2 requests per second, as `rate` says" in given["said"]
+    assert "about 30 s at 2 requests per second (from `rate`)" in given["said"]
     assert "--rate 2.0" in given["said"].splitlines()[-1]
     folder = job.folder / "cache" / "pipeline"
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def test_the_time_is_told_from_a_given_rate_or_from_what_was_learned_of_the_key(
     (folder / f"{name}.json").write_text(json.dumps(told))
     learned = checked(job)
     assert (learned["pace_per_s"], learned["duration_s"]) == (0.5, 120)
-    assert "about 2 min at 0.5 requests per second, as earlier runs learned" in learned["said"]
+    assert "about 2 min at 0.5 requests per second (measured by earlier runs" in learned["said"]
     other = job.folder / "key"
     other.write_text("sk_other")
     other.chmod(0o600)

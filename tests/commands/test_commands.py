@@ -513,8 +513,8 @@ def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sand
         while not sandbox.received():
             time.sleep(0.02)
         shown = job.call("status").stdout
-        assert "it goes on now and waits for 1 answer; that row counts as pending" in shown
-        assert "To go on" not in shown
+        assert "it is active with 1 request in flight; that row counts as pending" in shown
+        assert "Next: " not in shown
         found = job.status()
         assert [found[n] for n in ("pending", "in_flight", "ambiguous")] == [1, 1, 0]
         assert (found["exit_code"], found["resume_command"]) == (0, None)
@@ -525,7 +525,7 @@ def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sand
         assert (skipped.returncode, said["exit_code"], said["ambiguous"]) == (0, 0, 0)
         assert str(process.pid) in said["notice"]
         assert "error" not in said
-    assert "ended from outside" in job.call("status").stdout
+    assert "it was killed" in job.call("status").stdout
     assert (job.status()["ambiguous"], job.status()["in_flight"]) == (1, 0)
     job.run(expect=5)
     assert "exit 5" in job.call("status").stdout
@@ -647,7 +647,7 @@ def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make
     with ended(process):
         while sandbox.received() < 3:
             time.sleep(0.02)
-        assert "waits for 3 answers; those rows count as pending" in job.call("status").stdout
+        assert "with 3 requests in flight; those rows count as pending" in job.call("status").stdout
     report = json.loads(job.call("report", "--json").stdout)
     [group] = report["groups"]
     assert [group[n] for n in ("state", "code", "count", "maybe_paid")] == [
@@ -659,9 +659,9 @@ def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make
 
 
 def to_go_on(said: str) -> str:
-    """The command that a person is told to go on with."""
-    [line] = [line for line in said.splitlines() if line.startswith("To go on")]
-    return line[line.index("pipeline ") :]
+    """The command that continues, from the line that names it."""
+    [line] = [line for line in said.splitlines() if line.startswith("Next: ")]
+    return line.removeprefix("Next: ")
 
 
 def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, make_job):
@@ -671,7 +671,8 @@ def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, ma
     done = job.call("run", *options)
     assert done.returncode == 4
     assert "`max_paid` or `max_paid_per_run` allows" in done.stderr
-    assert "To go on, until at most 3 requests are paid in all: pipeline run " in done.stderr
+    assert "With the next command at most 3 requests may be paid in all runs.\n" in done.stderr
+    assert "\nNext: pipeline run " in done.stderr
     report = json.loads(job.call("report", "--json").stdout)
     assert report["resume_command"].endswith("--max-paid 1")
     assert report["resume_needs"] == ["--base-url"]  # which no command takes from a folder
@@ -739,7 +740,8 @@ def test_settle_names_the_codes_where_it_decides_nothing_and_refuses_rows_that_a
     """0 for a code that no row has now, 2 for a row that is not in the sheet."""
     job = mixed_job(sandbox, make_job)
     done = job.call("settle", "--only", "timeout")
-    assert "No row to decide about, and nothing was sent. The error codes here are:" in done.stderr
+    assert "There is no row to give up. The error codes here are:" in done.stderr
+    assert "Nothing was sent." in done.stderr
     done = job.call("settle", "--rows", "10")
     assert (done.returncode, "There is no row 10" in done.stderr) == (2, True)
 
@@ -846,9 +848,9 @@ def test_a_refused_first_run_is_no_run(sandbox, make_job):
     ("options", "words"),
     [
         (["run", "--output", ""], "must not be empty"),
-        (["run", "--only", "gateway"], "--only is an option of: resume, check, settle"),
-        (["settle", "--reread", "--rows", "1"], "leave out --only and --rows"),
-        (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "leave out --base-url"),
+        (["run", "--only", "gateway"], "--only is an option of: check, resume, settle"),
+        (["settle", "--reread", "--rows", "1"], "Leave out --only and --rows"),
+        (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "Leave out --base-url"),
         (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
     ],
 )
@@ -891,7 +893,7 @@ def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(
         job.write_spec()
     else:
         done = job.call("settle", "--reread", "--json")
-        assert (done.returncode, "1 kept answer can be read now" in done.stderr) == (0, True)
+        assert (done.returncode, "so their rows are ok: 1." in done.stderr) == (0, True)
         summary = json.loads(done.stdout)
         assert "as a later" not in (job.output / "failures.csv").read_text()
     assert (summary["ok"], summary["ambiguous"]) == (2, 1)
@@ -909,6 +911,6 @@ def test_reading_kept_answers_again_says_so_where_there_are_none(sandbox, make_j
     assert job.call("settle", "--reread").returncode == 2  # no run yet
     job.run(expect=5)
     done = job.call("settle", "--reread")
-    assert (done.returncode, "No kept answer can be read now" in done.stderr) == (0, True)
+    assert (done.returncode, "No kept response can be read" in done.stderr) == (0, True)
     assert (job.status()["ok"], job.status()["ambiguous"]) == (1, 1)
     assert sandbox.received() == 2

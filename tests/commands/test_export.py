@@ -133,12 +133,12 @@ def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_jo
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("sheet.csv", "the job's input"),
-        ("link.csv", "the job's input"),
+        ("sheet.csv", "the sheet of the job"),
+        ("link.csv", "the sheet of the job"),
         ("runs/job/results/part-00001.parquet", "run folder"),
         ("runs/job/ledger.jsonl", "run folder"),
         ("out.xls", "the ending .xls."),
-        ("nowhere/out.csv", "no folder"),
+        ("nowhere/out.csv", "does not exist. Make it first."),
     ],
 )
 def test_a_place_that_an_export_must_not_take_is_refused(job, target, words):
@@ -166,7 +166,7 @@ def test_a_report_tells_what_failed_also_where_answers_cannot_be_read(job):
     done = job.call("report")
     assert done.returncode == 6
     assert "request_blocked: row 2" in done.stdout
-    assert "could not be looked at" in done.stdout
+    assert "could not check the answers" in done.stdout
     assert "part-00001.parquet" in done.stderr
 
 
@@ -262,7 +262,7 @@ def test_texts_beside_a_workbook_are_replaced_with_it(naughty_job):
     (beside / "row-99-result.txt").write_text("of an earlier export")
     (beside / "notes.txt").write_text("mine")
     done = naughty_job.call("export", "--to", str(naughty_job.folder / "beside.xlsx"))
-    assert "2 texts too long for a cell: in beside.files" in done.stderr
+    assert "2 texts too long for a cell: see beside.files next to the workbook." in done.stderr
     names = sorted(path.name for path in beside.iterdir())
     assert names == ["notes.txt", "row-11-result.txt", "row-12-result.txt"]
     assert not list(naughty_job.folder.glob(".beside*"))
@@ -370,7 +370,7 @@ def test_an_odd_file_is_no_earlier_export(job, name):
         write_workbook(target, worksheet(row))
     done = job.call("export", "--to", str(target))
     assert done.returncode == 2, done.stderr
-    assert "is there already and is not an earlier export" in done.stderr
+    assert "this file exists and is not an earlier export" in done.stderr
 
 
 def test_flags_are_added_when_asked_for(make_job):

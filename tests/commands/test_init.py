@@ -181,7 +181,7 @@ def test_a_title_above_a_text_table_is_told_what_to_do_about(tmp_path):
         assert "title, remove it" in done.stderr
         more = pipeline(tmp_path, "init", "list.csv", "--workflow", "wf_x", "--header-row", "2")
         assert more.returncode == 2
-        assert "say it by" not in more.stderr
+        assert "No job file exists yet" not in more.stderr
 
 
 def test_sheets_of_one_name_have_jobs_of_their_own(tmp_path):
@@ -290,7 +290,7 @@ def test_a_workbook_with_a_title_and_several_sheets_is_told_by_options(tmp_path)
     for options in ([], ["--sheet", "Products"]):
         refused = init(*options)
         assert refused.returncode == 2
-        assert "say it by --sheet, --header-row" in refused.stderr
+        assert "No job file exists yet, so use the option --" in refused.stderr
     done = init("--sheet", "Products", "--header-row", "3")
     assert done.returncode == 0, done.stderr
     spec = load_spec(tmp_path / "jobs" / "list.yaml")

@@ -128,7 +128,9 @@ def test_answers_and_citations_are_not_written_over_each_other(make_job, sandbox
     target = str(job.folder / "done.csv")
     done = job.call("export", "--to", target, "--citations", target)
     assert done.returncode == 2
-    assert f"{target}: named by --to and --citations. Nothing was written." in done.stderr
+    assert (
+        f"{target}: --to and --citations name the same file. Name two files. Nothing" in done.stderr
+    )
     assert not Path(target).exists()
 
 

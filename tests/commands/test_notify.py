@@ -231,7 +231,7 @@ def test_check_finds_an_unusable_address_as_a_run_would(sandbox, make_job, notif
     assert done.returncode == 2
     assert words in done.stdout + done.stderr
     if isinstance(notify, dict) and {"healthcheck", "webhook"} & set(notify):
-        assert "A run would pay for 1 request at most" in done.stdout
+        assert "At most 1 request would be paid." in done.stdout
         assert job.call("check", "--sandbox").returncode == 0
 
 

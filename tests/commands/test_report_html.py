@@ -372,7 +372,7 @@ def test_the_file_is_private_named_in_the_summary_and_not_drawn_by_a_run(sandbox
     assert not path.exists()
     done = job.call("report", "--json")
     assert json.loads(done.stdout)["report"] == str(path)
-    assert f"To read and forward: {path}" in done.stderr
+    assert f"Report to read and forward: {path}" in done.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not list(job.output.glob(".report*"))
     assert job.status()["report"] == str(path)
@@ -499,7 +499,7 @@ def test_a_killed_run_can_be_reported_with_what_was_not_sealed(start_sandbox, ma
     assert done.returncode == 0, done.stderr
     text = Parsed((job.output / "report.html").read_text(encoding="utf-8")).text
     assert "1 ok, 1 ambiguous" in text
-    assert "1 of the 1 answers that were read" in text
+    assert "1 of the 1 answers, the ones that this report read." in text
 
 
 def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
@@ -533,7 +533,7 @@ def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
     text = page(facts)
     assert Parsed(text).elements <= ELEMENTS
     assert 500_000 < len(text.encode()) < 1_900_000
-    for said in ("and 9994 more", "and 92 variables more", "And 4970 runs before them"):
+    for said in ("and 9994 more", "and 92 variables more", "4970 earlier runs not shown."):
         assert said in text
     assert "And 2592 rows of 288 more codes: see failures.csv." in text
 

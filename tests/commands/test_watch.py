@@ -34,8 +34,8 @@ def test_a_watch_ends_with_the_run_in_plain_lines_and_changes_nothing(running):
     assert done.returncode == 0
     assert "\x1b" not in done.stderr
     lines = done.stderr.splitlines()
-    assert sum("on their way" in line for line in lines) == 1
-    assert "1 on their way, " in done.stderr
+    assert sum("in flight, " in line for line in lines) == 1
+    assert "1 in flight, " in done.stderr
     assert "Last run:" in lines[-1]
     assert "exit 0" in lines[-1]
     assert json.loads(done.stdout)["ok"] == 2

@@ -31,7 +31,7 @@ def test_a_response_that_says_success_false_is_stored_whole_and_written_out(make
         bodies = tmp_path / "bodies"
         done = job.call("report", "--bodies", str(bodies))
         assert done.returncode == 0, done.stderr
-        assert f"Kept answers that are not results: 2, in {bodies}" in done.stdout
+        assert f"Responses that are not answers: 2, in {bodies}" in done.stdout
         kept = {path.name: path.read_bytes() for path in bodies.iterdir()}
         fields = json.loads(kept["row-2.txt"])
         assert (fields["error"], fields["result"]) == (TEXT, TEXT)

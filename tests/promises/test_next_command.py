@@ -213,10 +213,10 @@ def locked(world: World) -> Ended:
     folder = RunFolder(Path(elsewhere[0]) if elsewhere else world.job.output)
     with folder.locked():
         said = world.end()
-        [line] = [line for line in said.stderr.splitlines() if line.startswith("To see where")]
+        [line] = [line for line in said.stderr.splitlines() if line.startswith("To look at")]
         shown = world.paste(line[line.index("pipeline ") :])
-        assert (shown.returncode, "To go on" in shown.stdout) == (0, False)
-        assert "To go on" not in said.stderr
+        assert (shown.returncode, "Next: " in shown.stdout) == (0, False)
+        assert "Next: " not in said.stderr
     return subprocess.CompletedProcess([], said.returncode, "", world.status())
 
 
@@ -263,14 +263,16 @@ TABLE = [
 
 
 def one_command(said: str) -> tuple[str, str] | None:
-    """(what stands before it, the command) of the line to paste."""
+    """(the line above it, the command) of the line to paste."""
     assert "same command" not in said
-    lines = [line for line in said.splitlines() if line.startswith("To go on")]
-    assert len(lines) <= 1, said
-    if not lines:
+    lines = said.splitlines()
+    places = [place for place, line in enumerate(lines) if line.startswith("Next: ")]
+    assert len(places) <= 1, said
+    if not places:
         return None
-    place = lines[0].index("pipeline ")
-    return lines[0][:place], lines[0][place:]
+    command = lines[places[0]].removeprefix("Next: ")
+    assert command.startswith("pipeline "), said
+    return lines[places[0] - 1], command
 
 
 def paste_to_the_end(world: World, said: str) -> str | None:
@@ -353,11 +355,11 @@ def test_a_sample_that_is_cut_short_goes_on_as_a_sample(sandbox, make_job):
     assert done.returncode == 4
     assert one_command(done.stderr) == one_command(job.call("status").stdout)
     before, command = one_command(done.stderr) or ("", "")
-    assert (before, "--limit 4" in command) == ("To go on with 4 rows: ", True)
+    assert (before, "--limit 4" in command) == ("The next command sends 4 rows.", True)
     done = job.paste(command)
     assert sum(sandbox.billed().values()) == 4
     before, command = one_command(done.stderr) or ("", "")
-    assert (before, "--limit" in command) == ("To go on with 5 rows: ", False)
+    assert (before, "--limit" in command) == ("The next command sends 5 rows.", False)
     assert job.paste(command).returncode == 0
     assert list(sandbox.billed().values()) == [1] * 9
 
@@ -381,13 +383,13 @@ def test_ten_rows_that_failed_alike_are_sent_again_before_the_others(sandbox, ma
     done = job.call("run")
     assert done.returncode == 4
     before, command = one_command(done.stderr) or ("", "")
-    assert before == "To go on with 10 rows: "
+    assert before == "The next command sends 10 rows."
     assert "--only internal_server_error" in command
     assert one_command(job.call("status").stdout) == (before, command)
     done = job.paste(command)
     assert (done.returncode, sandbox.received()) == (0, 20)
     before, command = one_command(done.stderr) or ("", "")
-    assert (before, "resume" in command) == ("To go on with 5 rows: ", False)
+    assert (before, "resume" in command) == ("The next command sends 5 rows.", False)
     assert job.paste(command).returncode == 0
     assert set(sandbox.billed().values()) == {1}
 
@@ -420,9 +422,7 @@ def test_rows_that_only_an_edit_helps_are_edited_and_run(sandbox, make_job):
     done = job.call("run", "--json")
     assert done.returncode == 4
     before, command = one_command(done.stderr) or ("", "")
-    assert before == (
-        "To go on, edit the cells that were refused (10 rows with request_blocked), then: "
-    )
+    assert before == "First edit the cells that were refused (10 rows with request_blocked)."
     assert command == shlex.join(["pipeline", "run", str(job.spec)])
     assert json.loads(done.stdout)["resume_command"] == command
     job.write_sheet(["story"], [[row.replace("#fault:blocked", "fine")] for row in rows])
@@ -450,7 +450,7 @@ def test_ten_ambiguous_answers_leave_a_run_that_tries_one_row(start_sandbox, mak
     done = job.call("run")
     assert done.returncode == 5
     before, command = one_command(done.stderr) or ("", "")
-    assert before == "To go on with 5 rows: "
+    assert before == "The next command sends 5 rows."
     done = job.paste(command)
     _, command = one_command(done.stderr) or ("", "")
     assert "--ambiguous" in command

@@ -107,7 +107,7 @@ def test_checks_of_a_resume_show_what_it_would_send(sandbox, make_job):
     assert planned(job, "--resume")["to_send"] == 2
     assert planned(job, "--only", "request_blocked")["to_send"] == 1
     shown = job.call("check", "--except", "gateway").stdout
-    assert f"To send them: pipeline resume {job.spec}" in shown
+    assert f"To send these rows: pipeline resume {job.spec}" in shown
     assert shown.endswith(" --except gateway\n")
     assert job.call("check", "--only", "gatewy").returncode == 2
     assert job.call("check", "--only", "gateway", "--again", "1").returncode == 2

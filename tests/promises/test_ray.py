@@ -509,7 +509,7 @@ def test_a_cluster_uses_the_limit_as_well_as_one_machine(cluster, start_sandbox,
     done = job.call("run")
     assert done.returncode == 0, done.stderr
     assert sandbox.statuses().get("429", 0) <= 20
-    [used] = re.findall(r"(\d+)% of the rate limit was used", done.stderr)
+    [used] = re.findall(r"used (\d+)% of the rate limit", done.stderr)
     assert int(used) >= 95
     print(f"{used} % used, {sandbox.statuses()}")
 

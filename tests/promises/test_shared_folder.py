@@ -49,7 +49,7 @@ def test_a_pipe_or_a_device_in_place_of_the_export_is_refused(sandbox, make_job)
         for options in ((), ("--force",)):
             done = exported(job, job.folder / name, *options)
             assert done.returncode == 2, done.stderr
-            assert f"{name}: is not a file" in done.stderr
+            assert f"{name}: this is not a file" in done.stderr
     assert stat.S_ISFIFO((job.folder / "out.csv").stat().st_mode)
 
 
@@ -64,7 +64,7 @@ def test_a_linked_side_folder_is_refused_and_its_target_is_not_changed(start_san
     link.symlink_to(elsewhere)
     done = exported(job, job.folder / "out.xlsx")
     assert done.returncode == 2, done.stderr
-    assert "out.files: is a link" in done.stderr
+    assert "out.files: this is a link" in done.stderr
     assert not (job.folder / "out.xlsx").exists()
     assert [path.read_text() for path in elsewhere.iterdir()] == ["mine"]
 

@@ -143,15 +143,15 @@ def test_the_signals_of_hosted_ci_leave_time_to_save(start_sandbox, make_job):
         (
             (),
             signal.SIGINT,
-            "Stopping: Interrupted by Ctrl-C. Waiting for 2 answers still on the way, 0.5 s at "
-            "most. Once more to leave at once: those rows are then ambiguous.\n",
+            "Stopping: Interrupted by Ctrl-C. Waiting for 2 requests in flight, at most 0.5 s. "
+            "Interrupt again to leave now: those rows are then ambiguous.\n",
         ),
     ],
 )
 def test_a_stop_says_in_whole_sentences_what_the_run_waits_for_and_how_long_at_most(
     start_sandbox, make_job, options, number, words
 ):
-    """During the wait. With --quiet after it, when a second signal has no effect any longer."""
+    """During the wait. With --quiet after it, when a second signal no longer has an effect."""
     sandbox = start_sandbox(latency="30s")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     process = start(job, "--drain", "0.5", *options)

@@ -415,7 +415,7 @@ def test_the_report_page_has_the_same_numbers(in_use, tmp_path):
         text = re.sub("<[^>]+>", " ", write_report(job).read_text(encoding="utf-8"))
         summary = checked(job, in_use)
     assert pipeline.status.summary_lines.outcome_line(summary) in text
-    assert ("To go on" in text) == (not in_use)
+    assert ("Next: " in text) == (not in_use)
     assert "sending" not in text
     number = summary.ambiguous
     assert (number, summary.failed) == ((2, 1) if in_use else (3, 1))

@@ -72,7 +72,7 @@ def test_a_full_disk_stops_the_sending_saves_answers_in_flight_and_needs_only_ro
     said = json.loads(done.stdout)
     assert said["stopped"] == "storage"
     says_none = "Nothing was sent" in done.stderr or "Nothing more was sent" in done.stderr
-    going_on = [line for line in done.stderr.splitlines() if line.startswith("To go on")]
+    going_on = [line for line in done.stderr.splitlines() if line.startswith("Next: ")]
     assert len(going_on) == 1
     assert (sum(sandbox.billed().values()) == 0) == says_none
     small_disk(64_000)

@@ -34,8 +34,8 @@ class TextsAside:
     def __enter__(self) -> TextsAside:
         if self.folder.is_symlink():
             raise NothingWritten(
-                f"{self.folder}: is a link, and texts that are too long for a cell would be "
-                "written where it leads. Remove it, or name another file."
+                f"{self.folder}: this is a link, and the runner would write texts that are too "
+                "long for a cell where it leads. Remove the link, or name another file."
             )
         self._parent = self._open.enter_context(opened_folder(self.folder.parent))
         return self

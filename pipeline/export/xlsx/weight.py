@@ -55,7 +55,7 @@ def refuse_heavy(path: Path) -> None:
                         raise
     except Malformed as error:
         raise NothingWritten(
-            f"{path}: too much for a copy with the answers in it ({error}). Clear what is empty "
+            f"{path}: the workbook is too large to copy ({error}). Clear the cells that are empty "
             "but formatted or merged, or export to .csv."
         ) from None
 

@@ -20,6 +20,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from pipeline.core.errors import NothingWritten
 from pipeline.core.model import ROW_COUNTS
+from pipeline.core.money import paid_word
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
 from pipeline.export.xlsx.long_texts import TextsAside
@@ -79,8 +80,8 @@ def refuse_too_large(target: Path, rows: int, columns: int) -> None:
     if rows > MAX_ROWS or columns > MAX_COLUMNS:
         what = f"{rows:,} rows" if rows > MAX_ROWS else f"{columns:,} columns"
         raise NothingWritten(
-            f"{target}: {what}; a sheet of Excel has {MAX_ROWS:,} rows and {MAX_COLUMNS:,} "
-            "columns. Export to .csv or .parquet instead."
+            f"{target}: {what} do not fit. A worksheet of Excel has at most {MAX_ROWS:,} rows and "
+            f"{MAX_COLUMNS:,} columns. Export to .csv or .parquet instead."
         )
 
 
@@ -145,8 +146,8 @@ def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
         ("began", f"{began:%Y-%m-%d %H:%M:%S} UTC"),
         ("rows", summary.rows),
         *((state, getattr(summary, state)) for state in ROW_COUNTS),
-        ("requests paid, at least", summary.paid_min),
-        ("requests paid, at most", summary.paid_max),
+        (f"requests {paid_word(job.sandbox)}, at least", summary.paid_min),
+        (f"requests {paid_word(job.sandbox)}, at most", summary.paid_max),
     ]
     return rows + [(f"rows with {code}", count) for code, count in summary.by_code.items()]
 

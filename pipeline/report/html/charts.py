@@ -93,7 +93,7 @@ def progress(history: History) -> Picture | None:
     timeline.label(drawn[-1, 0])
     totals = ", ".join(f"{last[state]:,} {state}" for state in states)
     work = duration(sum(span.duration_s for span in history.spans))
-    spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} stretches"
+    spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} periods"
     caption = f"{totals} at the end of {work} of work{spans}."
     return _picture(figure, "progress", "Rows over time", caption)
 
@@ -151,7 +151,7 @@ def latency(latencies: Latencies) -> Picture | None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     heights, _ = np.histogram(seconds, edges, weights=latencies.counts)
     axes.stairs(heights, edges, fill=True, color=_COLOURS[State.OK], alpha=0.8)
-    marks = {"half": 0.5, "95 %": 0.95}
+    marks = {"median": 0.5, "95 %": 0.95}
     for line, (name, part) in zip(("-", "--"), marks.items(), strict=True):
         within = latencies.quantile_s(part)
         axes.axvline(
@@ -167,10 +167,11 @@ def latency(latencies: Latencies) -> Picture | None:
     axes.set_ylabel("answers")
     half, most = (latencies.quantile_s(part) for part in marks.values())
     caption = (
-        f"Of {latencies.total:,} answers half came within {latency_words(half)}, 95 % within "
-        f"{latency_words(most)}; the slowest took {latency_words(float(latencies.ms[-1]) / 1000)}."
+        f"Of {counted(latencies.total, 'answer')} the median took {latency_words(half)}, the 95th "
+        f"percentile {latency_words(most)} and the slowest "
+        f"{latency_words(float(latencies.ms[-1]) / 1000)}."
     )
-    return _picture(figure, "latency", "How long answers took", caption)
+    return _picture(figure, "latency", "Time to an answer", caption)
 
 
 def failures(groups: Sequence[Group]) -> Picture | None:
@@ -197,12 +198,12 @@ def domains(samples: Samples) -> Picture | None:
     figure = _bars([(name, count, _COLOURS[State.OK]) for name, count in top])
     read = f"{samples.answers:,} answers"
     if samples.parts_read < samples.parts:
-        read += f", a sample: {samples.parts_read} of {samples.parts} parts of the results"
+        read += f" (a sample: {samples.parts_read} of {samples.parts} parts of the results)"
     caption = (
         f"{samples.citations:,} citations of {counted(len(samples.domains), 'site')} in "
-        f"{samples.cited:,} of {read}. {_short(top[0][0])} is first with {top[0][1]:,}."
+        f"{samples.cited:,} of {read}. The most cited is {_short(top[0][0])}, {top[0][1]:,} times."
     )
-    return _picture(figure, "domains", "Sites that are cited most", caption)
+    return _picture(figure, "domains", "Most cited sites", caption)
 
 
 def _line(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
@@ -282,13 +283,11 @@ def _legend(axes: Axes) -> None:
 def _pace_caption(history: History, most: float, known: list[LearnedLimit]) -> str:
     requests = sum(run.requests for run in history.runs)
     limited = sum(run.rate_limited for run in history.runs)
-    text = f"{requests:,} requests, {_brief(most)} per second at most"
-    text += f"; {limited:,} met the rate limit (429)." if limited else "."
+    text = f"{requests:,} requests, at most {_brief(most)} per second"
+    text += f". {limited:,} met the rate limit (429)." if limited else "."
     if known:
         last = known[-1]
-        text += (
-            f" The limit, as the last run learned it: {last.limit:,} per {_brief(last.window_s)} s."
-        )
+        text += f" The last run measured a limit of {last.limit:,} per {_brief(last.window_s)} s."
     return text
 
 

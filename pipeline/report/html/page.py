@@ -33,7 +33,7 @@ from pipeline.report.html.markup import (
 from pipeline.report.html.samples import SampleAnswer, Samples
 from pipeline.report.html.style import STYLE
 from pipeline.report.terminal import group_line, left_out_line
-from pipeline.status.summary_lines import going_on, last_run_line, outcome_line, paid_line
+from pipeline.status.summary_lines import last_run_line, next_note, outcome_line, paid_line
 
 # Together they keep a page of the most hostile texts, where each character takes eight, small.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
@@ -41,7 +41,7 @@ _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
 _WHY = {
     "first": "one of the first",
     "random": "picked at random",
-    "longest": "the longest of those read",
+    "longest": "the longest one read",
 }
 
 
@@ -115,7 +115,7 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
     yield element("h1", foreign(summary.job, _TITLE))
     yield element("p", foreign(outcome_line(summary), 1000), class_="outcome")
     if facts.rehearsal:
-        words = "A rehearsal against the local sandbox: nothing here was really paid."
+        words = "This is a rehearsal with the local sandbox. It cost nothing."
         yield element("p", words, class_="rehearsal")
     yield element(
         "ul",
@@ -125,10 +125,10 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
         ),
         class_="counts",
     )
-    yield element("p", paid_line(summary), " ", _paid(summary))
+    yield element("p", paid_line(summary, facts.rehearsal), " ", _paid(summary))
     yield element("p", last_run_line(facts.last_run, facts.in_use, facts.in_flight))
     if summary.resume_command:
-        yield element("p", f"{going_on(summary)}:")
+        yield element("p", next_note(summary, facts.rehearsal), " Next:")
         yield _command(summary.resume_command)
     if facts.to_add:
         yield element("p", foreign(facts.to_add, 1000))
@@ -137,10 +137,10 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
 def _paid(summary: Summary) -> str:
     """What the two numbers mean."""
     if summary.paid_min == summary.paid_max:
-        return "Each of them brought an answer; the runner counts requests, not credits."
+        return "Each of them brought an answer. The runner counts requests, not credits."
     return (
-        f"At least {summary.paid_min:,}, which brought an answer; at most {summary.paid_max:,}, "
-        "with those of which nobody can tell. The runner counts requests, not credits."
+        f"{summary.paid_min:,} requests brought an answer. The higher number includes the requests "
+        "whose outcome is unknown. The runner counts requests, not credits."
     )
 
 
@@ -150,19 +150,20 @@ def _failures(facts: PageFacts) -> Markup | None:
     more = left_out_line(facts.groups, _MOST_GROUPS)
     return element(
         "section",
-        element("h2", "What is not ok, and what to do"),
-        *(_group(group, facts.sent) for group in facts.groups[:_MOST_GROUPS]),
+        element("h2", "Rows that are not ok, and what to do"),
+        *(_group(group, facts) for group in facts.groups[:_MOST_GROUPS]),
         element("p", more) if more else None,
     )
 
 
-def _group(group: Group, sent: Mapping[int, str]) -> Markup:
+def _group(group: Group, facts: PageFacts) -> Markup:
+    sent = facts.sent
     rows = [row for row in group.first_rows if row in sent]
     first = group.message and group.state is not State.PENDING
     return element(
         "article",
-        element("h3", foreign(group_line(group), _MESSAGE)),
-        element("p", f"{group.advice[:1].upper()}{group.advice[1:]}."),
+        element("h3", foreign(group_line(group, facts.rehearsal), _MESSAGE)),
+        element("p", group.advice),
         element("p", "First message: ", foreign(group.message, _MESSAGE)) if first else None,
         *(_sent(f"Row {row}", sent[row]) for row in rows),
         _command(group.command) if group.command else None,
@@ -212,7 +213,7 @@ def _pictures(pictures: Sequence[Picture]) -> Markup | None:
     ]
     return element(
         "section",
-        element("h2", "In pictures"),
+        element("h2", "Charts"),
         element("div", *figures, class_="pictures"),
     )
 
@@ -226,7 +227,7 @@ def _samples(samples: Samples) -> Markup | None:
     return element(
         "section",
         element("h2", "Some of the answers"),
-        element("p", f"{len(samples.shown)} of the {read} that were read for this report."),
+        element("p", f"{len(samples.shown)} of the {read}, the ones that this report read."),
         *map(_answer, samples.shown),
     )
 
@@ -270,7 +271,7 @@ def _runs(runs: Sequence[RunFacts]) -> Markup:
     head = ("run", "began (UTC)", "took", "requests", "ok", "429", "ended")
     return element(
         "section",
-        element("h2", "The runs that it came by"),
+        element("h2", "Runs"),
         element(
             "div",
             element(
@@ -280,12 +281,12 @@ def _runs(runs: Sequence[RunFacts]) -> Markup:
             ),
             class_="wide",
         ),
-        element("p", f"And {counted(left, 'run')} before them.") if left else None,
+        element("p", f"{counted(left, 'earlier run')} not shown.") if left else None,
     )
 
 
 def _run(run: RunFacts) -> Markup:
-    took, ended = "", "not by itself, or goes on"
+    took, ended = "", "killed, or still active"
     if run.finished_at is not None:
         took = duration(max(run.finished_at - run.started_at, 0.0))
         ended = f"exit {run.exit_code}" + (f", stopped: {run.stopped}" if run.stopped else "")
@@ -303,8 +304,8 @@ def _footer(facts: PageFacts) -> Markup:
             foreign(facts.workflow, _TITLE),
             ". ",
             f"{counted(facts.history.checked, 'attempt')}, every row of the ledger and the parts "
-            "that answers are shown from were held against their checksums first. "
-            "`pipeline report` writes this page again.",
+            "with the answers shown matched their checksums. `pipeline report` writes this page "
+            "again.",
         ),
     )
 

@@ -234,7 +234,7 @@ def test_a_refused_copy_says_how_many_cells_were_changed(job):
     book = load_workbook(job.folder / "book.xlsx")
     page, at = book["Ideas"], job.folder / "book.xlsx"
     last = page.max_row
-    for place, more in (("C5", ""), ("C6", ", and 1 more cell was changed too,"), ("C7", "2 more")):
+    for place, more in (("C5", ""), ("C6", ", and 1 more cell was changed too."), ("C7", "2 more")):
         page[place] = "another"
         book.save(at)
         with pytest.raises(Refused, match='Ideas row 5, column "Story" was changed') as refused:

@@ -237,11 +237,11 @@ def test_captions_give_the_numbers_of_the_picture(nights):
     drawn = {p.title: p for p in pictures(nights.history(), limits, [], samples)}
     assert drawn["Rows over time"].caption == "59 ok at the end of 1 min of work."
     assert drawn["Pace"].caption == (
-        "60 requests, 1 per second at most; 1 met the rate limit (429). "
-        "The limit, as the last run learned it: 600 per 60 s."
+        "60 requests, at most 1 per second. 1 met the rate limit (429). "
+        "The last run measured a limit of 600 per 60 s."
     )
-    assert "half came within 1 s" in drawn["How long answers took"].caption
-    assert "20 of 50 parts" in drawn["Sites that are cited most"].caption
+    assert "the median took 1 s" in drawn["Time to an answer"].caption
+    assert "20 of 50 parts" in drawn["Most cited sites"].caption
     for title, picture in drawn.items():
         assert f'role="img" aria-label="{title}. {picture.caption}"' in picture.svg.source
         assert "style=" not in picture.svg.source
@@ -311,10 +311,10 @@ def test_durations_have_one_or_two_units():
 @pytest.mark.parametrize(
     ("ms", "words"),
     [
-        ([0, 0, 1], "half came within under 1 ms, 95 % within 1 ms; the slowest took 1 ms."),
-        ([0], "half came within under 1 ms, 95 % within under 1 ms; the slowest took under 1 ms."),
-        ([3, 4, 250], "half came within 4 ms, 95 % within 250 ms; the slowest took 250 ms."),
-        ([999, 1500], "half came within 999 ms, 95 % within 1.5 s; the slowest took 1.5 s."),
+        ([0, 0, 1], "the median took under 1 ms, the 95th percentile 1 ms and the slowest 1 ms."),
+        ([0], "median took under 1 ms, the 95th percentile under 1 ms and the slowest under 1 ms."),
+        ([3, 4, 250], "the median took 4 ms, the 95th percentile 250 ms and the slowest 250 ms."),
+        ([999, 1500], "the median took 999 ms, the 95th percentile 1.5 s and the slowest 1.5 s."),
     ],
 )
 def test_answers_that_take_milliseconds_are_shown_in_milliseconds(ms, words):
