@@ -1,17 +1,17 @@
-"""Runs a paid AI workflow over every row of a spreadsheet, and pays no row twice unless told to.
+"""Runs a paid AI workflow over every row of a spreadsheet. Pays for no row twice unless you say so.
 
     import pipeline
 
     summary = pipeline.run_job("jobs/stories.yaml")
     print(summary.ok, "of", summary.rows)
 
-Everything that the commands do is a call here. The names are loaded when they are first used.
+Every command is also a function here. Each name is loaded when it is first used.
 """
 
 import sys
 
-# `python -m pipeline` looks for modules in the current folder first, and a file there may be a
-# stranger's `json.py`. Here, and before any other import, Python still calls the program "-m".
+# `python -m pipeline` looks for modules in the current folder first, and a `json.py` there may
+# be a stranger's. Python calls the program "-m" only until it has found it, so this comes first.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     del sys.path[0]
 

@@ -1,4 +1,4 @@
-"""The command line: its commands, and how it ends. Heavy imports wait for their command."""
+"""The command line: its commands and its exit. A command imports heavy modules when it runs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def cli() -> None:
 
 
 def _elsewhere(error: click.ClickException) -> list[str]:
-    """A hint for an option that stands behind the wrong command."""
+    """A hint for an option that was given to the wrong command."""
     option = error.option_name if isinstance(error, click.NoSuchOption) else ""
     having = [
         name
@@ -93,9 +93,9 @@ def _elsewhere(error: click.ClickException) -> list[str]:
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command line and exits. The entry point of the console script."""
     fill_closed_streams()
-    # Arrow's own allocator keeps 60 MB that it does not use; it is chosen when pyarrow is imported.
+    # Arrow's own allocator keeps 60 MB that it does not use. pyarrow reads this when imported.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         sys.exit(cli(prog_name="pipeline", standalone_mode=False) or 0)

@@ -1,1 +1,1 @@
-"""Commands with a module of their own, and what all commands share."""
+"""The commands, one module each, and the code that they share."""

@@ -1,4 +1,4 @@
-"""`pipeline check`: what a run would send, before it does."""
+"""`pipeline check`: shows what a run would send, without sending it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def check(**given: Any) -> None:
 
 
 def _asked(said: CheckCommand) -> tuple[str, Selection]:
-    """The command that is looked at beforehand, and the rows that it chooses."""
+    """(`run` or `resume`, the rows that it would choose) for the options given."""
     resumed = [name for name in _OF_RESUME if getattr(said, name)]
     if not (said.resume or resumed):
         return "run", run_selection(said)

@@ -1,4 +1,4 @@
-"""What every command shares: the job that its options name, how it speaks, and how it ends."""
+"""Code that every command shares: finding its job, printing, and the exit code."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ _USAGE_WORDS = (
     (r"^(Got unexpected extra argument.*)", r"\1. A path with spaces in it needs quotes."),
 )
 
-# Options that make a command be about this job, and those that make it send in the same way: they
-# stand in the commands to paste.
+# Commands to paste repeat the options that name the job, and those that change how rows are sent.
 _OF_THE_JOB = ("output", "sandbox")
 _OF_THE_ENGINE = ("engine", "ray_address", "workers")
 _OVERRIDES = ("input", "max_paid", "concurrency", "rate", *_OF_THE_ENGINE)
@@ -45,7 +44,11 @@ _OF_SENDING = (*_OVERRIDES, "base_url", "key_file")
 
 
 def job_said(said: JobOptions) -> Job:
-    """The job that the options name, and the words that name it in a command to paste."""
+    """Finds the job that the options name. Its commands to paste repeat the options of this one.
+
+    Raises:
+        Refused: for `--sandbox` with `--base-url`, and when there is no such job.
+    """
     from pipeline.job.job import find_job
 
     if said.sandbox and getattr(said, "base_url", None):
@@ -69,7 +72,7 @@ def job_said(said: JobOptions) -> Job:
 
 
 def words_said(said: JobOptions, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The options among `names` that were given, as they are typed."""
+    """The options among `names` that were given, as a user types them."""
     words: list[str] = []
     for name in names:
         value = getattr(said, name, None)
@@ -117,7 +120,7 @@ def resume_selection(said: ResumeCommand | CheckCommand) -> Selection:
 
 
 def finish(said: JobOptions, work: Callable[[Job], int]) -> None:
-    """Runs `work` and exits with its code; what the package raises becomes one message."""
+    """Runs `work` on the job and exits with its code. A `PipelineError` becomes one message."""
     job = None
     try:
         job = job_said(said)
@@ -131,6 +134,10 @@ def finish(said: JobOptions, work: Callable[[Job], int]) -> None:
 
 
 def explain(error: PipelineError, job: Job | None, said: OutputOptions, code: int) -> None:
+    """Prints `error`, the money already spent and the next command; with `--json` the summary too.
+
+    `code` is the exit code that follows: 0 where the user asked for this ending.
+    """
     from pipeline.status.summary import as_json, summarize_error
     from pipeline.status.summary_lines import paid_line
 
@@ -142,14 +149,14 @@ def explain(error: PipelineError, job: Job | None, said: OutputOptions, code: in
         if job is not None and isinstance(said, SendOptions):
             tell(*_next_lines(error, job, summary))
     if said.as_json:
-        # What was asked for, as by `--if-locked skip`, is no error.
+        # An ending that the user asked for, as with `--if-locked skip`, is not an error.
         word = "error" if code else "notice"
         print_json(as_json(summary) | {"exit_code": code, word: str(error)})
 
 
 def _next_lines(error: PipelineError, job: Job, summary: Summary) -> list[str]:
-    """What to do after `run` or `resume` that did not come to its end. Where it was refused, or
-    something is damaged, the error itself says it."""
+    """What to do after a `run` or `resume` that did not finish. A refusal, and an error about
+    damage, say so themselves."""
     from pipeline.status.summary import for_person
     from pipeline.status.summary_lines import next_lines
 
@@ -161,7 +168,7 @@ def _next_lines(error: PipelineError, job: Job, summary: Summary) -> list[str]:
 
 
 def show_usage(error: click.ClickException, hints: list[str]) -> None:
-    """Prints what is wrong with a command line. `hints` are better guesses than click's own."""
+    """Prints what is wrong with a command line. `hints` replace click's own suggestions."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         tell(context.get_usage(), f"Try '{context.command_path} --help' for help.", "")
@@ -169,7 +176,7 @@ def show_usage(error: click.ClickException, hints: list[str]) -> None:
 
 
 def in_plain_words(error: click.ClickException) -> str:
-    """click's message, for who does not know what an integer range is."""
+    """click's message in words for people who are not programmers."""
     message = error.format_message()
     for theirs, ours in _USAGE_WORDS:
         message = re.sub(theirs, ours, message)
@@ -177,15 +184,15 @@ def in_plain_words(error: click.ClickException) -> str:
 
 
 def person_there() -> bool:
-    """Whether somebody can be asked: on a terminal, with both streams open."""
+    """Whether a question would reach a person: stdin and stderr are both a terminal."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def fill_closed_streams() -> None:
-    """Puts /dev/null where the caller left no stdin, stdout or stderr.
+    """Opens /dev/null in place of a stdin, stdout or stderr that the caller closed.
 
-    The next file that is opened would get their number, and what a library writes to stderr would
-    end up in it: in the ledger, say.
+    Otherwise the next file that is opened, such as the ledger, would get that number, and libraries
+    would write their warnings into it.
     """
     for number in range(3):
         try:
@@ -195,21 +202,22 @@ def fill_closed_streams() -> None:
 
 
 def tell(*lines: str) -> None:
+    """Prints messages on stderr."""
     for line in lines:
         _echo(printable(line), sys.stderr)
 
 
 def answer(said: JobOptions, *lines: str) -> None:
-    """Prints what a reading command was asked for: on stdout, for a pager or grep.
+    """Prints the result of a command that only reads: on stdout, for a pager or grep.
 
-    With `--json` stdout is for programs, and people read it on stderr.
+    With `--json` it goes to stderr, because stdout then has the JSON object alone.
     """
     for line in lines:
         _echo(printable(line), sys.stderr if said.as_json else sys.stdout)
 
 
 def show_run(job: Job, summary: Summary, said: JobOptions) -> None:
-    """How a command that changes something left the job."""
+    """Prints the summary of a job after a command that changed it: on stderr, JSON on stdout."""
     from pipeline.status.exit_codes import needs_person
     from pipeline.status.summary import as_json, for_person
     from pipeline.status.summary_lines import summary_lines
@@ -224,7 +232,7 @@ def show_run(job: Job, summary: Summary, said: JobOptions) -> None:
 
 
 def show(job: Job, summary: Summary, said: JobOptions) -> None:
-    """How a job stands, for who asked for it."""
+    """Prints the summary of a job as the result of a command that only reads."""
     from pipeline.status.exit_codes import needs_person
     from pipeline.status.summary import for_person
     from pipeline.status.summary_lines import summary_lines
@@ -234,15 +242,16 @@ def show(job: Job, summary: Summary, said: JobOptions) -> None:
 
 
 def print_json(found: dict[str, Any]) -> None:
+    """Prints one JSON object as one line on stdout."""
     _echo(json_line(found), sys.stdout)
 
 
 def _echo(line: str, stream: TextIO | None) -> None:
-    """Prints a line. Nobody listening is no reason for another exit code than the work's own."""
+    """Prints a line. A reader that has gone away does not change the exit code of the work."""
     if stream is None:
         return
     try:
         click.echo(line, stream)
     except OSError:
-        # Python would try once more to write it when it exits, and fail with a code of its own.
+        # At exit Python would try again to write it, fail, and change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""`pipeline export`: the sheet goes home, with every answer beside its row."""
+"""`pipeline export`: writes the user's sheet with every answer next to its row."""
 
 from __future__ import annotations
 

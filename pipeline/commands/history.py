@@ -1,4 +1,4 @@
-"""`pipeline history`: the runs of a job in a table."""
+"""`pipeline history`: lists the runs of a job."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def history(last: int | None, **given: Any) -> None:
 
 
 def history_lines(runs: list[PastRun], rehearsal: bool) -> list[str]:
-    """A table of the runs, in local time, the first one first."""
+    """A table of the runs with times in local time, oldest first."""
     names = ("billed" if rehearsal and name == "paid" else name for name in _COLUMNS)
     table = [tuple(names), *map(_cells, runs)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

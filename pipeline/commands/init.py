@@ -1,4 +1,4 @@
-"""`pipeline init`: the first job spec of a sheet."""
+"""`pipeline init`: writes the first job file for a sheet."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def init(
 
 
 def written_lines(written: Written) -> list[str]:
-    """What is in the spec, which columns are not, and the next commands."""
+    """What the new job file has, which columns it leaves out, and the next commands."""
     spec = shlex.quote(str(written.path))
     lines = [
         f"Wrote {written.path}: {counted(written.variables, 'variable')}, "

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """One decorator of several, in their order."""
+    """Combines decorators into one that applies them in the order given."""
 
     def decorate(function: F) -> F:
         for decorator in reversed(decorators):
@@ -29,8 +29,8 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 class GivenPath(click.Path):
-    """A path that a file can have. It is not empty: an unset variable in a script must not mean
-    "here"."""
+    """A path that a file can have, and never an empty one: an unset variable in a script must not
+    mean the current folder."""
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if not str(value):
@@ -42,7 +42,7 @@ class GivenPath(click.Path):
 
 
 class Measure(click.FloatRange):
-    """A number within bounds. Not nan, which click takes for one of any range."""
+    """A number within bounds. Refuses nan, which click accepts in any range."""
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         number = super().convert(value, parameter, context)
@@ -245,7 +245,7 @@ def send_options(*which_rows: Callable[[F], F]) -> Callable[[F], F]:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """How a command speaks."""
+    """The options that decide what a command prints."""
 
     as_json: bool
     quiet: bool
@@ -253,7 +253,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(OutputOptions):
-    """What `job_options` were given."""
+    """The options of every command that is about a job."""
 
     job: Path
     output: Path | None
@@ -262,7 +262,7 @@ class JobOptions(OutputOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SheetOptions(JobOptions):
-    """What a command was given that reads the sheet."""
+    """The options of commands that read the sheet."""
 
     input: Path | None
     limit: int | None
@@ -275,7 +275,7 @@ class SheetOptions(JobOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SendOptions(SheetOptions):
-    """What `send_options` were given."""
+    """The options of commands that send rows, apart from which rows."""
 
     concurrency: int | None
     engine: str | None
@@ -291,14 +291,14 @@ class SendOptions(SheetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AgainOption:
-    """Which ok rows `run` asks for again."""
+    """The ok rows that `run` sends again."""
 
     again: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """Which rows `resume` chooses."""
+    """The rows that `resume` chooses."""
 
     only: str | None
     except_: str | None
@@ -308,16 +308,16 @@ class ResumeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommand(AgainOption, SendOptions):
-    """What `run` was given."""
+    """All options of `run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeCommand(ResumeOptions, SendOptions):
-    """What `resume` was given."""
+    """All options of `resume`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckCommand(AgainOption, ResumeOptions, SheetOptions):
-    """What `check` was given."""
+    """All options of `check`."""
 
     resume: bool

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, else one plain line every 30 seconds."""
+"""The progress of a run: a bar on a terminal, elsewhere one plain line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
 
 
 class ProgressBar:
-    """Listens to one run and draws it on `stream`; `close` when the run is over."""
+    """Listens to one run and draws its progress on `stream`. Call `close` when the run is over."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        # sys.stderr is None where the caller closed it.
+        # sys.stderr is None if the caller closed it.
         self._stream: TextIO = stream or sys.stderr or io.StringIO()
         self._bar: tqdm[Any] | None = None
         self._counts: Counter[State] = Counter()
@@ -67,7 +67,7 @@ class ProgressBar:
                 self._say(f"Stopping: {why(event.stopped)} {_still(event)}")
 
     def close(self) -> None:
-        """Leaves the bar as it is and ends its line."""
+        """Leaves the bar on the screen and ends its line."""
         if self._bar is not None:
             self._bar.close()
 
@@ -123,7 +123,7 @@ class ProgressBar:
 
     def _say(self, line: str) -> None:
         line = printable(line)
-        # A terminal that was closed, or a pipe that nobody reads, is no reason to end a paid run.
+        # A closed terminal, or a pipe without a reader, must not end a paid run.
         with contextlib.suppress(OSError, ValueError):
             if self._bar is not None:
                 self._bar.write(line, file=self._stream)
@@ -162,5 +162,5 @@ def _still(event: Stopping) -> str:
 def _limit(limit: int | None, window_s: float | None) -> str:
     if not limit:
         return ""
-    # To two digits: it is an estimate.
+    # Two digits, because it is an estimate.
     return f"{limit} per {float(f'{window_s:.2g}'):g} s" if window_s else str(limit)

@@ -1,4 +1,4 @@
-"""`pipeline report`: what failed and why, on the terminal and as a page."""
+"""`pipeline report`: shows what failed and why, on the terminal and as a page."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
 
         found = report_job(job)
         kept = None if bodies is None else write_bodies(job, bodies)
-        # Before the page is drawn: that takes a while, and parts of the results may be damaged.
+        # Printed before the page is drawn: that takes a while, and fails if a part is damaged.
         show(job, found.summary, said)
         if not said.quiet:
             answer(
@@ -81,7 +81,7 @@ def _open(path: Path) -> None:
 
     from pipeline.job.access import SECRETS
 
-    for name in SECRETS:  # a browser outlives the command, and needs too much for an allow list
+    for name in SECRETS:  # a browser outlives the command, and needs too many other variables
         os.environ.pop(name, None)
     if not webbrowser.open(path.absolute().as_uri()):
         tell(f"No browser could be started. Open this file yourself: {path}")

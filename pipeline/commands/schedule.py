@@ -1,4 +1,4 @@
-"""`pipeline schedule`: prints what starts a job every night."""
+"""`pipeline schedule`: prints the configuration that starts a job every night."""
 
 from __future__ import annotations
 

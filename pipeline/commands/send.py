@@ -73,7 +73,7 @@ def resume(**given: Any) -> None:
 
 
 def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
-    """`run` and `resume`: they differ only in the rows that they send."""
+    """Carries out `run` or `resume`, which differ only in the rows that they select."""
 
     def work(job: Job) -> int:
         from pipeline.commands.progress import ProgressBar, why
@@ -97,7 +97,7 @@ def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
                 summary = asyncio.run(_until_signalled(job, options))
         finally:
             progress.close()
-        with contextlib.suppress(KeyboardInterrupt):  # all is saved: only the words are cut short
+        with contextlib.suppress(KeyboardInterrupt):  # everything is saved: only printing stops
             if needs_person(summary):
                 tell(*(f"Stopped: {why(stopped)}" for stopped in stops))
             show_run(job, summary, said)
@@ -110,8 +110,8 @@ def _tune_process() -> None:
     from pipeline.sending.engines.process_limits import collect_rarely
 
     collect_rarely()
-    # Nobody set up logging: Python would print what the exporters log into the progress bar,
-    # with the collector's whole address.
+    # Without this, Python would print the exporters' log lines into the progress bar, and with
+    # them the whole address of the collector.
     logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
 
@@ -125,7 +125,7 @@ def _run_options(said: SendOptions, selection: Selection, listener: Listener) ->
         key_file=said.key_file,
         selection=selection,
         drain_s=said.drain,
-        # `skip` fails too; whoever asked for it has another exit code.
+        # `skip` fails too, but `finish` then exits with 0.
         if_locked=IfLocked.WAIT if said.if_locked == "wait" else IfLocked.FAIL,
         until=_until_said(said),
         fail_on=FailOn(said.fail_on),
@@ -140,7 +140,8 @@ def _run_options(said: SendOptions, selection: Selection, listener: Listener) ->
 
 
 def _until_said(said: SendOptions) -> float | None:
-    """The time of `--until`, told with its day: one that has passed is tomorrow's."""
+    """The moment of `--until`, in seconds since 1970. A time of day that has passed is tomorrow's,
+    so the message names the day."""
     from pipeline.core.time_of_day import find_until
 
     if said.until is None:
@@ -152,7 +153,7 @@ def _until_said(said: SendOptions) -> float | None:
 
 
 async def _until_signalled(job: Job, options: RunOptions) -> Summary:
-    """Runs the job; the first signal stops it gently, the second at once."""
+    """Runs the job. The first signal stops it gently, the second at once."""
     from pipeline.run.run import run_job_async
     from pipeline.sending.control import Control
 
@@ -168,7 +169,7 @@ async def _until_signalled(job: Job, options: RunOptions) -> Summary:
             control.abandon()
 
     for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP, so it stays
             loop.add_signal_handler(number, on_signal, number)
     return await run_job_async(job, options, control=control)
 
@@ -178,7 +179,8 @@ def _name(number: int) -> str:
 
 
 def _confirm(question: str) -> bool:
-    """Asks on the terminal. The event loop, whose handler Ctrl-C has, stands still meanwhile."""
+    """Asks on the terminal. Ctrl-C needs Python's own handler for that, because the event loop,
+    which usually handles it, is blocked until the answer."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return click.confirm(printable(f"{question}\nSend them?"), err=True)

@@ -1,4 +1,4 @@
-"""`pipeline settle`: what becomes of rows that are not sent again."""
+"""`pipeline settle`: gives up rows that the user does not want to send again."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def settle(only: str | None, rows: str | None, reread: bool, **given: Any) -> No
 
 
 def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
-    """What was decided about how many rows; `codes` are those that rows have."""
+    """How many rows were given up. `codes` are the error codes that rows of this job have."""
     ambiguous, failed = decided[State.AMBIGUOUS], decided[State.FAILED]
     lines = []
     if ambiguous:
@@ -96,7 +96,7 @@ def settled_lines(decided: Counter[State], codes: Iterable[str]) -> list[str]:
 
 
 def reread_line(number: int) -> str:
-    """How many kept answers could be read now."""
+    """How many of the kept responses could be read now."""
     if not number:
         return "No kept response can be read that could not be read before. Nothing was sent."
     return f"Kept responses that can be read now, so their rows are ok: {number}. Nothing was sent."

@@ -1,4 +1,4 @@
-"""`pipeline status`: where a job stands."""
+"""`pipeline status`: shows the counts of a job, once or until its run ends."""
 
 from __future__ import annotations
 

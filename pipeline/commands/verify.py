@@ -1,4 +1,4 @@
-"""`pipeline verify`: whether a run folder is whole."""
+"""`pipeline verify`: checks that a run folder is complete and unaltered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pipeline status --watch`: the same look again and again, while a run goes on elsewhere."""
+"""`pipeline status --watch`: repeats the status while another process runs the job."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _LINE_EVERY_S = 30.0
 
 
 def watch(job: Job, every_s: float) -> Status:
-    """Shows how `job` stands every `every_s` until no run goes on, or Ctrl-C. The last look.
+    """Shows the status of `job` every `every_s` seconds until the run ends, or Ctrl-C. Returns the
+    last status read.
 
-    On a terminal the lines are drawn over the last ones; elsewhere a line comes when something has
+    On a terminal each status replaces the one before. Elsewhere one line is printed when something
     changed, at most every 30 s. Only reads the run folder.
 
     Raises:
@@ -42,7 +43,7 @@ def watch(job: Job, every_s: float) -> Status:
 
 
 class _Screen:
-    """Where the looks go."""
+    """Shows one status after the other: drawn in place on a terminal, elsewhere as lines."""
 
     def __init__(self, rehearsal: bool) -> None:
         self._rehearsal = rehearsal
@@ -65,12 +66,12 @@ class _Screen:
             tell(line)
 
     def clear(self) -> None:
-        """Leaves the place to what is shown at the end."""
+        """Removes the status that is drawn, so that the final output takes its place."""
         if self._drawn:
             self._draw([])
 
     def _draw(self, lines: list[str]) -> None:
-        # A line that the terminal wraps would be two, and the next look begin too low.
+        # A line that the terminal wraps would count as two, and the next status start too low.
         width = shutil.get_terminal_size().columns
         up = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
         with contextlib.suppress(OSError, ValueError):
@@ -80,7 +81,7 @@ class _Screen:
 
 
 def _line(status: Status) -> str:
-    """How it stands, in one."""
+    """The status as one line."""
     summary = status.summary
     done = summary.ok + summary.failed + summary.skipped
     line = f"{summary.job}: {done} of {counted(summary.rows, 'row')} done, {summary.failed} failed"
