@@ -1,4 +1,4 @@
-"""The word for money in messages. Nothing is paid in a rehearsal, so no message says so there."""
+"""The word for money in messages: in a rehearsal nothing is paid, so no message says "paid"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a job stands: in numbers, in words, and as an exit code.
+"""The state of a job: in numbers, in sentences, and as an exit code.
 
-`read_status`, `summarize` and `read_history` are what other rooms ask for.
+Other rooms use `read_status`, `summarize` and `read_history`.
 """

@@ -117,20 +117,19 @@ _CELLS = "edit the cells that were refused"
 _EDITS: dict[str, str] = {
     "request_blocked": _CELLS,
     "missing_input": "correct `variables:` in the job file",
-    # The server refuses what was sent, whoever answers for it: a bad request, one that is too
-    # large, one that it cannot process.
+    # The API, or a proxy in front of it, refuses such a body: it is malformed, too large, or cannot
+    # be processed.
     **dict.fromkeys(("http_400", "http_413", "http_414", "http_422", "http_431"), _CELLS),
 }
 
 
 def edit_first(code: str | None) -> str | None:
-    """What to edit before a row with `code` can end otherwise; None where the same request may do
-    better."""
+    """What to edit before a row with `code` can succeed; None if the same request may succeed."""
     return _EDITS.get(code) if code else None
 
 
 def advise(state: State, code: str, *, maybe_paid: bool = False, rehearsal: bool = False) -> str:
-    """Says what happened to rows that are in `state` since they ended with `code`, and what to do.
+    """What happened to rows that are in `state` because they ended with `code`, and what to do.
 
     `maybe_paid`: some of them may have been billed, whatever the code usually means.
     """

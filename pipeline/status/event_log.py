@@ -1,4 +1,4 @@
-"""log.jsonl: one JSON line for whatever a person may ask about later."""
+"""log.jsonl: one JSON line for each event that a person may ask about later."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _PACE_EVERY_S = 60.0
 
 
 class EventLog:
-    """Appends events to a file. Rows that are ok are in the results and not repeated here.
+    """Appends events to a file. Leaves out rows that are ok, because they are in the results.
 
-    A file that cannot be opened, and the first write that fails, raise StorageFailed; later
-    writes are left out.
+    Raises StorageFailed if the file cannot be opened, and at the first write that fails. Skips all
+    writes after that.
     """
 
     def __init__(self, path: Path, clock: Clock, run_id: str = "") -> None:
@@ -50,7 +50,7 @@ class EventLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # what could not be written was said already
+        with contextlib.suppress(OSError):  # a failed write was reported already
             self._file.close()
 
     def __call__(self, event: Event) -> None:
@@ -88,7 +88,7 @@ class EventLog:
         )
 
     def _note_pace(self, event: Paced) -> None:
-        """At most a line a minute, and only where something changed: it comes twice a second."""
+        """Writes a line if the pace changed, at most once a minute: events come twice a second."""
         pace = (float(f"{event.per_s:.2g}"), event.limit, event.window_s)
         now = self._clock.monotonic()
         if pace != self._pace and now >= self._pace_due_at:
@@ -110,13 +110,13 @@ class EventLog:
             raise
 
 
-# Looked for before a line is parsed: most lines are failed attempts.
+# Searched for before a line is parsed, because most lines are failed attempts.
 _PACE_ENDED = b'"event": "pace_ended"'
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedLimit:
-    """`limit` requests per `window_s` seconds, as a run learned it."""
+    """The rate limit that a run measured: `limit` requests per `window_s` seconds."""
 
     limit: int
     window_s: float
@@ -127,15 +127,18 @@ class LearnedLimit:
 
 
 class EndedPace(NamedTuple):
-    """What a run had learned of the limit when it ended, and the part of it that was used."""
+    """The rate limit that a run had measured when it ended, and the share of it that it used."""
 
     limit: LearnedLimit | None = None
     used: float | None = None
 
 
 def ended_paces(log: Path, most_bytes: int) -> dict[str, EndedPace]:
-    """By run id, from the last `most_bytes` of log.jsonl. The log has no checksums: what is drawn
-    or shown from it is lost with it, and nothing is counted."""
+    """The ended paces by run id, from the last `most_bytes` of log.jsonl.
+
+    The log has no checksums, so nothing that is counted comes from it. If it is lost, only what is
+    drawn or shown from it is missing.
+    """
     paces = {}
     for line in last_lines(log, most_bytes):
         if _PACE_ENDED in line:

@@ -1,4 +1,4 @@
-"""Which exit code a run ends with, and whether somebody should look."""
+"""The exit code of a run, and whether a person has to look at it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _EXIT_OF_STOP = {
 
 
 class FailOn(StrEnum):
-    """Which rows raise the exit code to 3 or 5."""
+    """The rows that can make the exit code 3 or 5."""
 
     ANY = "any"
     NEW = "new"
-    """Those that the run itself sent: for nights."""
+    """Rows that the run itself sent. Meant for nightly runs."""
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class RowsForExitCode:
-    """Counts by state the unfinished rows that the exit code speaks of; none of them is kept.
+    """Counts, by state, the unfinished rows that matter for the exit code. Keeps only the counts.
 
-    `covered` holds one flag a row of the sheet; rows that the command left out do not count.
-    `interrupted_row_ids` are ledger rows that this run found cut off by a crash: they are news of
-    this run, as the one that sent them could tell nobody.
+    `covered` has one flag per row of the sheet; rows that the command left out do not count.
+    `interrupted_row_ids` are the ledger rows that this run found interrupted by a crash. They count
+    as new in this run, because the run that sent them could not report them.
     """
 
     covered: npt.NDArray[np.bool_]
@@ -47,7 +47,7 @@ class RowsForExitCode:
     states: Counter[State] = field(default_factory=Counter)
 
     def add(self, row: Unfinished) -> None:
-        """Counts one row, if it is of concern."""
+        """Counts one row, if it matters for the exit code."""
         if self.fail_on is FailOn.NONE or not self.covered[row.sheet_row - 1]:
             return
         if self.fail_on is FailOn.ANY or row.in_last_run or row.row_id in self.interrupted_row_ids:
@@ -55,7 +55,8 @@ class RowsForExitCode:
 
 
 def needs_person(summary: Summary) -> bool:
-    """Whether somebody should look: not at a night that its `--until` ended, with all rows well."""
+    """Whether a person has to look. False for a run that only `--until` ended, if no row failed or
+    is ambiguous."""
     in_time = summary.stopped == StopCode.UNTIL and summary.exit_code == _EXIT_AWAY
     if in_time and not summary.failed and not summary.ambiguous:
         return False
@@ -63,7 +64,7 @@ def needs_person(summary: Summary) -> bool:
 
 
 def exit_code_of(stopped: Stopped | None, states: Counter[State], signal_exit: int | None) -> int:
-    """The first that applies of 6, 130 or 143, 4, 75, 5, 3."""
+    """The exit code of a run: the first that applies of 6, 130 or 143, 4, 75, 5, 3; else 0."""
     interrupted = _EXIT_INTERRUPTED if signal_exit is None else signal_exit
     found = {
         _EXIT_AMBIGUOUS: states[State.AMBIGUOUS] > 0,

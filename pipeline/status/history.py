@@ -1,7 +1,7 @@
-"""The runs of a job, one after the other, as the ledger and the log have them.
+"""The runs of a job, in order, from the ledger and the log.
 
-Everything but the share of the limit comes from the attempts, which are durable before they count:
-a run that was killed has its figures too.
+All figures except the share of the limit come from the attempts in the ledger. An attempt is on
+disk before it counts, so a run that was killed has its figures too.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pipeline.ledger.past_runs import RunFacts, rows_sent, run_facts
 from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.status.event_log import EndedPace, ended_paces
 
-# Of a longer log only the end is read: a line a minute and one for each failed row is far less.
+# Only the end of a longer log is read. A line a minute and one per failed row are far less.
 _LOG_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """One run. `rows` and `skipped` are of the sheet that it read; `ok`, `failed`, `ambiguous` are
-    rows that it sent, by their last attempt in it.
+    """One run. `rows` and `skipped` count the sheet that it read. `ok`, `failed` and `ambiguous`
+    count the rows that it sent, by their last attempt in this run.
 
-    Times are in seconds since 1970. `finished_at`, `exit_code` and `stopped` are None while it goes
-    on and after it was killed; `duration_s` is then until its last answer. `limit_used` is the part
-    of the rate limit that was used; None where it was not learned or the log is gone.
+    Times are in seconds since 1970. `finished_at`, `exit_code` and `stopped` are None while the run
+    is active and after it was killed; `duration_s` then ends with its last answer. `limit_used` is
+    the share of the rate limit that it used, None if it measured no limit or the log is gone.
     """
 
     run_id: str
@@ -46,11 +46,11 @@ class PastRun:
 
 
 def read_history(job: Job) -> list[PastRun]:
-    """The runs in a job's folder, the first one first. Works while a run goes on.
+    """Returns the runs in a job's run folder, oldest first. Works while a run is active.
 
     Raises:
         Refused: before the first run.
-        StorageFailed: when the ledger cannot be read, or what it says of a run was altered.
+        StorageFailed: when the ledger cannot be read, or its record of a run was altered.
     """
     paces = ended_paces(job.folder.log, _LOG_BYTES)
     with reading(job.folder.ledger) as read:

@@ -1,9 +1,9 @@
-"""Where the rows of a job stand and what goes on from there: every command shows this. Pure.
+"""The rows of a job by how they ended, and the command that continues. Pure.
 
-The closing line names one command, or none: first for rows that are pending, then for those that
-failed and were not billed, then for ambiguous ones (it asks), and last for those that only an edit
-can help. A row that ended with one code in two runs is not proposed again: the same request will
-hardly do better a third time. `report` has a command for each row that is not ok.
+The closing line names one command or none. It is for pending rows first, then for rows that failed
+without a bill, then for ambiguous rows (that command asks), and last for rows that need an edit. A
+row that ended with the same code in two runs is not proposed again, because a third request would
+hardly succeed. `report` has a command for each row that is not ok.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pipeline.status.advice import edit_first
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The rows of a sheet by how they ended, as they are shown: none is sending.
+    """The rows of a sheet by how they ended, as users see them: no row is `sending`.
 
-    ok + failed + ambiguous + pending + skipped = rows. `in_flight` of the pending rows are on the
-    way to their answer. `endings` has no row that was never sent.
+    ok + failed + ambiguous + pending + skipped = rows. `in_flight` counts the pending rows that
+    were sent and have no response yet. `endings` leaves out rows that were never sent.
     """
 
     rows: int
@@ -54,7 +54,7 @@ class Standing:
 
 
 def stand(counts: Counts, in_use: bool) -> Standing:
-    """How the rows of a ledger stand. `in_use`: a run is at work in its folder."""
+    """Sorts the rows of a ledger by how they ended. `in_use`: a run is active in its folder."""
     endings: Counter[Ending] = Counter()
     for ending, rows in counts.endings.items():
         endings[shown_ending(ending, in_use)] += rows
@@ -65,11 +65,11 @@ def stand(counts: Counts, in_use: bool) -> Standing:
 def next_step(
     standing: Standing, alike: str | None = None, limit: int | None = None
 ) -> NextStep | None:
-    """What goes on from here; None where nothing can, and while a run is at work.
+    """The next step of a job; None if nothing is left to send, and while a run is active.
 
-    `alike` is the code with which rows failed one after the other until the run stopped. Those rows
-    come first: they show whether the cause is gone, and the others wait for that. `limit` is the
-    `--limit` of a run that was cut short: who wanted a sample is not to pay for the whole sheet.
+    `alike` is the code with which so many rows failed in a row that the run stopped. Those rows
+    come first, because they show whether the cause is gone. `limit` is the `--limit` of a run that
+    stopped early: a user who wanted a sample must not pay for the whole sheet.
     """
     if standing.in_use:
         return None
@@ -91,14 +91,14 @@ def next_step(
 
 
 def send_pending(pending: int, limit: int | None) -> NextStep:
-    """What sends rows that were never sent or were turned away."""
+    """The step that sends pending rows: those never sent, and those that the API turned away."""
     if limit is None:
         return NextStep(("run",), pending)
     return NextStep(("run", "--limit", str(limit)), min(pending, limit))
 
 
 def _open(standing: Standing, state: State) -> dict[Ending, int]:
-    """The rows at one state that the user did not give up."""
+    """The rows in one state that the user has not given up."""
     return {
         ending: rows
         for ending, rows in standing.endings.items()
@@ -107,8 +107,8 @@ def _open(standing: Standing, state: State) -> dict[Ending, int]:
 
 
 def _may_do_better(ending: Ending) -> bool:
-    """Whether the same request may end otherwise. An interruption is the runner's end and not the
-    row's."""
+    """Whether the same request may succeed. An interruption says nothing about the row, because
+    the runner ended, not the request."""
     if edit_first(ending.code):
         return False
     return not ending.repeated or ending.code == ErrorCode.INTERRUPTED
@@ -121,11 +121,11 @@ def _resume(
     *,
     ambiguous: bool = False,
 ) -> NextStep | None:
-    """The command that sends the `wanted` rows, of the rows that are `there`.
+    """The step that sends the `wanted` rows, which are some of the rows that are `there`.
 
-    It names codes unless it sends all that is there anyway, and of many the most frequent ones: a
-    server can make up a code for each row. It names no code of failed rows that may have been
-    billed: about those `report` tells what they may cost.
+    Its command names the codes, unless it sends all rows that are there. If there are many codes it
+    names the most frequent ones, because a server can invent a code for each row. It never names a
+    code of failed rows that may have been billed: `report` shows what those may cost.
     """
     costly = {e.code for e in there if e.state is State.FAILED and e.maybe_paid}
     codes = {ending.code for ending in wanted} - costly
@@ -144,7 +144,7 @@ def _resume(
 
 
 def _edit(failed: Mapping[Ending, int], pending: int) -> NextStep | None:
-    """What to edit so that the next run sends the rows, which are new then."""
+    """The step that needs an edit first. An edited row is new, so the next run sends it."""
     codes: Counter[str] = Counter()
     for ending, rows in failed.items():
         if ending.code and edit_first(ending.code):

@@ -1,4 +1,4 @@
-"""How a run ended: counts, codes, the exit code, and the command that goes on from here."""
+"""The summary of a job: counts, error codes, the exit code, and the command that continues."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def summarize(
     signal_exit: int | None = None,
     in_use: bool = False,
 ) -> Summary:
-    """The summary of a job as the ledger holds it.
+    """Builds the summary of a job from the counts in its ledger.
 
-    `for_exit_code` counts the rows that the exit code speaks of, every row of the sheet by default.
-    `signal_exit` is the exit code of the signal that ended the run. `in_use`: a run is at work in
-    the folder, so there is nothing to go on with. Without a `run_id` the summary is of the last
-    run, and of why it stopped.
+    `for_exit_code` counts the rows that matter for the exit code, by default every row of the
+    sheet. `signal_exit` is the exit code of the signal that ended the run. `in_use`: a run is
+    active in the folder, so the summary has no command to continue. Without a `run_id` the summary
+    is about the last run and the reason why it stopped.
     """
     sent = sent or Sent()
     standing = stand(counts, in_use)
     states = standing.states
     stop = stopped.code if stopped else None
-    # A run that is about to end is not over yet by the ledger.
+    # While a run writes its own summary, the ledger does not count it as ended yet.
     of_ended = run_id is None and stop is None
     alike = (counts.last_stopped if of_ended else stop) == StopCode.ALIKE
     cut_short = counts.cut_short if of_ended else stop is not None
@@ -84,8 +84,8 @@ def summarize(
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a job stands, and its last run. `in_use`: a process works in the folder now.
-    `in_flight` of the pending rows are on the way to their answer."""
+    """The summary of a job, and its last run. `in_use`: a process works in the folder now.
+    `in_flight` counts the pending rows that were sent and have no response yet."""
 
     summary: Summary
     last_run: queries.LastRun | None
@@ -94,13 +94,13 @@ class Status:
 
 
 def read_status(job: Job) -> Status:
-    """Where a job stands, from its run folder alone; works while a run goes on.
+    """Reads the state of a job from its run folder alone. Works while a run is active.
 
     Raises:
-        Refused: when there was no run yet.
+        Refused: before the first run.
         StorageFailed: when the ledger cannot be read.
     """
-    in_use = job.folder.in_use  # before the look: a run that ends meanwhile has nothing on the way
+    in_use = job.folder.in_use  # read first: a run that ends after it has nothing in flight
     with reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
         counts = read(queries.counts)
@@ -110,9 +110,10 @@ def read_status(job: Job) -> Status:
 
 
 def for_person(job: Job, summary: Summary) -> Summary:
-    """The summary for eyes: where `max_paid` is used up, its command to go on names a higher limit.
+    """The summary for a person: if `max_paid` is used up, its command names a higher limit.
 
-    Only a person may decide on that. Programs get the command as it is, which then sends nothing.
+    Only a person may decide to raise the limit. Programs get the command with the limit unchanged,
+    and it then sends nothing.
     """
     step = summary.next_step
     if step is None:
@@ -122,14 +123,15 @@ def for_person(job: Job, summary: Summary) -> Summary:
 
 
 def as_json(summary: Summary) -> JsonObject:
-    """The object of summary.json and of `--json`."""
-    told = asdict(summary)
-    del told["next_step"]
-    return told
+    """The JSON object of summary.json and of `--json`."""
+    fields = asdict(summary)
+    del fields["next_step"]
+    return fields
 
 
 def summarize_error(job: Job | None, error: PipelineError) -> Summary:
-    """The same where a run did not come about or could not end: with what is known."""
+    """The summary for a run that ended with `error`. Has the counts of the ledger if it can be
+    read, else zeros."""
     code = next((code for kind, code in _STOP_OF_ERROR.items() if isinstance(error, kind)), None)
     stopped = Stopped(code, str(error)) if code else None
     summary = _NOTHING if job is None else _summarize_known(job, error, stopped)
@@ -137,12 +139,12 @@ def summarize_error(job: Job | None, error: PipelineError) -> Summary:
 
 
 def _summarize_known(job: Job, error: PipelineError, stopped: Stopped | None) -> Summary:
-    # By another run, which waits for what it has on the way.
+    # Another run uses the folder, so its rows in flight are pending and not ambiguous.
     in_use = isinstance(error, Locked) or job.folder.in_use
     summary = summarize(job, _known_counts(job), stopped=stopped, in_use=in_use)
     if summary.run_id or in_use or not isinstance(error, Interrupted | DiskRefused):
         return summary
-    # It did not come to its first row, and begins again.
+    # The run ended before its first row, so the next one starts from the beginning.
     step = send_pending(0, job.limit)
     return replace(summary, next_step=step, resume_command=job.command(*step.words))
 
