@@ -1,4 +1,4 @@
-"""The answers going home: the sheet with its results beside it, in a file of the user's."""
+"""Exports: the user's sheet with every answer next to its row, in a new file."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written. `guarded` cells got a ' in front, so that no spreadsheet runs them;
-    `renamed` are the added columns that could not have their usual name; `aside` texts were too
-    long for a cell and are files beside the workbook; `lost` names what a copied workbook could
-    not keep."""
+    """The file that was written. `guarded` cells got a ' in front, so that no spreadsheet runs them
+    as formulas. `renamed` are the added columns that could not have their usual name. `aside` texts
+    were too long for a cell and are files next to the workbook. `lost` names what the copy of a
+    workbook could not keep."""
 
     path: Path
     rows: int
@@ -48,17 +48,19 @@ def export_job(
     flags: bool = False,
     force: bool = False,
 ) -> Export:
-    """Writes the sheet as it is now with every answer beside its row, as the ending of `target`
-    says: .csv, .xlsx, .parquet or .jsonl. The file is there whole or not at all.
+    """Writes the sheet as it is now with every answer next to its row. The ending of `target`
+    chooses the format: .csv, .xlsx, .parquet or .jsonl. The file is written completely or not at
+    all.
 
-    A workbook that the rows came from is copied, with the answers in new columns; of any other
-    sheet a new one is made. `excel_guard` keeps spreadsheets from running cells of the added
-    columns as formulas (CSV; in a workbook they are text anyway). `flags` adds `_flags`, the marks
-    of each answer. `force` replaces a file that is no earlier export.
+    To .xlsx, a workbook that the rows came from is copied, with the answers in new columns; from
+    any other sheet a new workbook is made. `excel_guard` keeps spreadsheets from running cells of
+    the added columns as formulas (in CSV; in a workbook they are text anyway). `flags` adds
+    `_flags`, the flags of each answer. `force` replaces a file that is not an earlier export.
 
     Raises:
-        Refused: before the first run, over the input or another file, into the run folder, for
-            another ending, for more than Excel holds, or where the workbook was changed since.
+        Refused: before the first run; for a target that is the sheet, another file or in the run
+            folder; for another ending; for more than Excel holds; and if the workbook was changed
+            since the last run.
         StorageFailed: when an answer is missing, or the file cannot be written.
     """
     _check(job, target, force)
@@ -72,8 +74,8 @@ def export_job(
 def export_citations(
     job: Job, target: Path, *, excel_guard: bool = True, force: bool = False
 ) -> Export:
-    """Writes the citations of all answers, one row for each: `row` of the sheet, `id` where the job
-    has one, `position`, `url`, `title`, `domain`.
+    """Writes the citations of all answers, one row per citation: `row` of the sheet, `id` if the
+    job has one, `position`, `url`, `title`, `domain`.
 
     Raises:
         Refused: as `export_job` does.

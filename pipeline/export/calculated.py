@@ -1,8 +1,8 @@
-"""What the formulas of a workbook were last calculated to.
+"""The last calculated values of the formulas of a workbook.
 
-openpyxl writes formulas without their values. Excel calculates them anew; whoever only reads, such
-as pandas, a preview or the runner itself, would find the cells empty. So the values are taken from
-the workbook's XML and put into that of its copy.
+openpyxl writes formulas without their values. Excel calculates them again, but programs that only
+read, such as pandas, a preview or the runner itself, would find the cells empty. So this takes the
+values from the workbook's XML and puts them into that of its copy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 _CHUNK_BYTES = 1 << 20
 _ROW_ENDS = b"</row>"
-# As openpyxl writes a formula. No text of a cell can look so: its < is escaped.
+# A formula as openpyxl writes it. No text of a cell matches, because its < is escaped.
 _FORMULA = re.compile(
     rb'<c r="([A-Z]+[0-9]+)"([^>]*)>(<f(?:[^>]*/>|[^>]*>[^<]*</f>))<v\s*(?:/>|></v>)</c>'
 )
@@ -27,15 +27,15 @@ _FORMULA = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The last values of formulas. `of_sheet` holds, by sheet and coordinate, (kind, text) as they
-    stand in the XML. `outdated`: the workbook says of itself that it has to be calculated."""
+    """The last values of formulas. `of_sheet` has, by worksheet and coordinate, (kind, text) as in
+    the XML. `outdated`: the workbook itself says that it has to be calculated."""
 
     of_sheet: dict[str, dict[str, tuple[str, str]]]
     outdated: bool
 
 
 def stored_values(path: Path) -> Values:
-    """The value of every formula in the workbook that has one."""
+    """Reads the values of all formulas in the workbook that have one."""
     with ZipFile(path) as archive:
         found = {name: dict(_values(archive, part)) for name, part in _sheets(archive)}
         book = ElementTree.fromstring(archive.read(_book(archive)))
@@ -56,13 +56,13 @@ def put_values(copy: BinaryIO, values: Values, out: BinaryIO) -> None:
 
 
 def _book(archive: ZipFile) -> str:
-    """The part that lists the sheets."""
+    """The part that lists the worksheets."""
     [book] = (part for kind, part in _related(archive, "").values() if kind == "officeDocument")
     return book
 
 
 def _sheets(archive: ZipFile) -> Iterator[tuple[str, str]]:
-    """(name, part) of every sheet with cells."""
+    """(name, part) of every worksheet with cells."""
     book = _book(archive)
     parts = _related(archive, book)
     for element in ElementTree.fromstring(archive.read(book)).iter():
@@ -74,7 +74,7 @@ def _sheets(archive: ZipFile) -> Iterator[tuple[str, str]]:
 
 
 def _related(archive: ZipFile, part: str) -> dict[str, tuple[str, str]]:
-    """By id, (kind, part) of what a part of the file refers to; "" is the file itself."""
+    """The (kind, part) that a part of the file refers to, by id. "" is the file itself."""
     folder, name = posixpath.split(part)
     links = ElementTree.fromstring(archive.read(posixpath.join(folder, "_rels", f"{name}.rels")))
     return {
@@ -100,7 +100,7 @@ def _values(archive: ZipFile, part: str) -> Iterator[tuple[str, tuple[str, str]]
 
 
 def _chunks(source: IO[bytes], by_rows: bool) -> Iterator[bytes]:
-    """The bytes of a part; `by_rows` they are cut only where a row ends."""
+    """The bytes of a part in chunks. With `by_rows` each chunk ends where a row ends."""
     held = b""
     while block := source.read(_CHUNK_BYTES):
         held += block

@@ -1,4 +1,4 @@
-"""The citations of all answers as a table of their own: one row for each source."""
+"""The citations of all answers as a separate table, one row per citation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _ADDED = ("url", "title", "domain")
 
 
 def citations_table(source: AnsweredSheet) -> Exported:
-    """`row` (of the sheet, from 1), `id` where the job names its rows, `position` within the answer
-    (from 1), `url`, `title`, and `domain`: the host of the url without `www.`, empty where it has
-    none."""
+    """The table with `row` (of the sheet, from 1), `id` if the job names its rows, `position` in
+    the answer (from 1), `url`, `title`, and `domain`: the host of the url without `www.`, or an
+    empty text."""
     ids = [pa.field("id", pa.string())] if source.answers.with_ids else []
     schema = pa.schema(
         [

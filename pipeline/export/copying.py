@@ -1,7 +1,7 @@
-"""A copy of the workbook that the rows came from, with every answer beside its row.
+"""A copy of the workbook that the rows came from, with every answer next to its row.
 
-openpyxl reads the workbook and writes it anew, so values, formats, formulas, other sheets, merged
-cells and widths stay; `losses` names what it is known to drop.
+openpyxl reads the workbook and writes it again, so values, formats, formulas, other worksheets,
+merged cells and widths stay. `losses` names what it is known to drop.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OLD_EXCEL = 124519
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """`aside` texts went into files of their own; `lost` is in the workbook and not in the copy."""
+    """`aside` texts went into separate files. `lost` is in the workbook but not in the copy."""
 
     aside: int
     lost: tuple[str, ...]
@@ -64,14 +64,14 @@ def write_copy(
     target: Path,
     summary: SummaryRows,
 ) -> Copied:
-    """Writes the copy. `table` is the job's sheet in the workbook, opened; `snapshot` is what was
-    sent of it.
+    """Writes the copy. `table` is the job's worksheet, opened. `snapshot` is the sheet as the last
+    run read it.
 
-    The added columns stand behind the last one that is used; in a workbook that is itself an
-    earlier export, where they are.
+    The added columns follow the last used column. In a workbook that is itself an earlier export,
+    they replace its added columns.
 
     Raises:
-        Refused: where the workbook is not what was sent any more, naming the row and column.
+        Refused: if the workbook no longer has the texts that were sent, naming the row and column.
     """
     before = _sha256(spec)
     places = _places(spec, table, snapshot)
@@ -111,7 +111,7 @@ def _changed(spec: JobSpec, how: str) -> Refused:
 
 
 def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64]:
-    """The Excel row of each row of the sheet, once all that was sent of it stands there still."""
+    """The Excel row of each row of the sheet. Checks that the texts sent are still there."""
     columns = stored_columns(snapshot)
     sent = [*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])]
     gone = [name for name in sent if name not in table.columns]
@@ -153,7 +153,7 @@ def _rows(batches: Iterator[list[list[str]]]) -> Iterator[tuple[str, ...]]:
 
 def _loaded(spec: JobSpec) -> Workbook:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what openpyxl cannot keep is told by `losses`
+        warnings.simplefilter("ignore")  # `losses` reports what openpyxl cannot keep
         try:
             return load_workbook(spec.input, rich_text=True)
         except Exception as error:  # openpyxl raises whatever its parsers do
@@ -170,7 +170,7 @@ def _page(spec: JobSpec, book: Workbook) -> Worksheet:
 
 
 def _given_up(spec: JobSpec, table: Table, snapshot: Path, exported: Exported) -> set[str]:
-    """The columns of the sheet as it is now that an earlier export added to it."""
+    """The columns of the present sheet that an earlier export added."""
     kept = kept_columns(table.columns, stored_mapped(snapshot))
     taken = [name for name in exported.added if name in kept]
     if taken:
@@ -179,7 +179,7 @@ def _given_up(spec: JobSpec, table: Table, snapshot: Path, exported: Exported) -
 
 
 def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set[str]) -> list[int]:
-    """Where each added column stands."""
+    """The place of each added column, counted from 1."""
     merged = {c for area in page.merged_cells.ranges for c in range(area.min_col, area.max_col + 1)}
     at = {
         str(cell.value): cell.column
@@ -200,7 +200,7 @@ def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set
 
 
 def _set_up(page: Worksheet, header_row: int, columns: list[int], exported: Exported) -> None:
-    """The header of the added columns, in the style of the sheet's own."""
+    """Writes the header of the added columns in the style of the sheet's own header."""
     like = page.cell(header_row, max(1, min(columns) - 1))
     for place, name in zip(columns, exported.added, strict=True):
         cell = page.cell(header_row, place)
@@ -222,7 +222,8 @@ def _fill(
 ) -> None:
     own = len(exported.schema) - len(exported.added)
     numbers = iter(places.tolist())
-    # Programs save such a height for every row; openpyxl would fix it and hide what is wrapped.
+    # Programs save the height of one line for every row. openpyxl would fix it, and wrapped text
+    # would be hidden.
     one_line = 1.5 * (page.sheet_format.defaultRowHeight or 15)
     for batch in exported.batches():
         added = batch.select(range(own, len(exported.schema)))
@@ -243,10 +244,10 @@ def _fill(
 def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:
     formulas = sum(c.data_type == "f" for page in book.worksheets for c in page._cells.values())
     known = sum(map(len, values.of_sheet.values()))
-    if book.calculation is None:  # the workbook says nothing of it
+    if book.calculation is None:  # the workbook has no such settings
         book.calculation = CalcProperties()
     book.calculation.fullCalcOnLoad = values.outdated or known < formulas
-    # Of an old release: Excel calculates anew, as a formula may be about the added columns.
+    # The id of an old release makes Excel calculate again: a formula may refer to added columns.
     book.calculation.calcId = _OLD_EXCEL
     with tempfile.TemporaryFile(dir=scratch) as copied:
         book.save(copied)
@@ -258,4 +259,4 @@ def _replace_summary(book: Workbook, summary: SummaryRows) -> None:
     for page in list(book.worksheets):
         if page["A1"].value == SUMMARY_TITLE:
             book.remove(page)
-    add_summary(book.create_sheet(SUMMARY_SHEET), summary)  # numbered where the name is taken
+    add_summary(book.create_sheet(SUMMARY_SHEET), summary)  # openpyxl numbers a name in use

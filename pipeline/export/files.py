@@ -1,4 +1,4 @@
-"""Text and Parquet files of an export. Each is written beside its place and moved there."""
+"""Text and Parquet files of an export. Each is written next to its target and moved there."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from pipeline.system import files
 
 _ROW_GROUP_BYTES = 6 * 1024 * 1024
 _ROW_GROUP_ROWS = 25_000
-# JSON may hold these as they are, but readers that split lines by Unicode's rules would cut there.
+# JSON allows these unescaped, but readers that split lines by Unicode's rules would cut there.
 _NOT_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
-    """UTF-8 with a byte order mark, so that Excel reads it, and with the sheet's own separator: the
-    Excel that wrote a sheet with semicolons reads no other. How many cells were guarded.
+    """Writes UTF-8 with a byte order mark, so that Excel reads it, and with the separator of the
+    sheet, because an Excel that wrote semicolons reads nothing else. Returns the number of cells
+    that got a ' in front.
     """
     own = len(exported.schema) - len(exported.added)
     guarded = 0
@@ -48,7 +49,7 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
 
 
 def write_jsonl(exported: Exported, target: Path) -> None:
-    """One JSON object a line; citations are lists of {title, url}."""
+    """Writes one JSON object per line. Citations are lists of {title, url}."""
     names = exported.schema.names
     with replacing(target) as file:
         for batch in exported.batches():
@@ -58,7 +59,7 @@ def write_jsonl(exported: Exported, target: Path) -> None:
 
 
 def write_parquet(exported: Exported, target: Path) -> None:
-    """Exact, with citations as a list of structs."""
+    """Writes Parquet with exact values, and citations as a list of structs."""
     with (
         replacing(target) as file,
         pq.ParquetWriter(file, exported.schema, compression="zstd") as writer,
@@ -68,7 +69,7 @@ def write_parquet(exported: Exported, target: Path) -> None:
 
 
 def _row_groups(exported: Exported) -> Iterator[pa.Table]:
-    """The batches, joined: a row group for every two thousand rows makes a file slow to read."""
+    """The batches joined into larger row groups. One per two thousand rows is slow to read."""
     held: list[pa.RecordBatch] = []
     size = rows = 0
     for batch in exported.batches():
@@ -88,7 +89,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
 
 
 def cell_text(value: Any) -> str:
-    """Text as it is; citations one a line, as a title and an address; flags one a line."""
+    """The text of a cell: citations one per line, as title and address; flags one per line."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -99,5 +100,5 @@ def cell_text(value: Any) -> str:
 
 
 def replacing(target: Path) -> AbstractContextManager[BinaryIO]:
-    """The file of an export, whole or not at all; who may read it is as with any other file."""
+    """Opens the file of an export, which appears complete or not at all, with ordinary rights."""
     return files.replacing(target, 0o666)

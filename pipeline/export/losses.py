@@ -1,7 +1,7 @@
-"""What a workbook holds that its copy will not.
+"""Finds what the copy of a workbook will lose.
 
 openpyxl keeps cells, formats, merged cells, widths, comments, tables, pivot tables and plain
-charts. What it drops is found by the parts of the file (ECMA-376 names them), without reading more.
+charts. The parts of the file, which ECMA-376 names, show what it drops.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 _CHUNK_BYTES = 1 << 20
-# (what it is called, the name of a part that holds it)
+# (the words for it, the name of a part that contains it)
 _PARTS = (
     ("macros", r"xl/vbaProject\.bin"),
     ("pictures", r"xl/media/.*"),
@@ -25,7 +25,7 @@ _PARTS = (
     ("the data model", r"xl/model/.*"),
     ("a signature", r"_xmlsignatures/.*"),
 )
-# (what it is called, names of parts, what stands in them)
+# (the words for it, names of parts, a pattern of their content)
 _CONTENTS = (
     ("shapes and text boxes", r"xl/drawings/drawing\d*\.xml", rb"<xdr:(sp|cxnSp|grpSp)\b"),
     ("sparklines", r"xl/worksheets/.*\.xml", rb"<x14:sparklineGroup\b"),
@@ -35,7 +35,7 @@ _CONTENTS = (
 
 
 def losses(path: Path) -> tuple[str, ...]:
-    """What of the workbook at `path` openpyxl cannot write again, in words."""
+    """Names what openpyxl will drop from the workbook at `path`."""
     with ZipFile(path) as archive:
         names = archive.namelist()
         found = [what for what, part in _PARTS if any(re.fullmatch(part, name) for name in names)]

@@ -1,4 +1,4 @@
-"""Where an export may be written: never over what is not one."""
+"""Checks where an export may be written: only over an earlier export."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ CITATION_COLUMNS = ("row", "position", "url", "title", "domain")
 
 
 def check_target(job: Job, target: Path, *, force: bool) -> None:
-    """Raises where an export must not go. A file that is an earlier export, of any job, is
-    replaced, as every night's is; any other only with `force`.
+    """Checks that an export may be written to `target`. It may replace an earlier export of any
+    job, as a nightly run does, and any other file only with `force`.
 
     Raises:
-        Refused: over the input, into the run folder, without a folder, over a file of another kind.
+        Refused: for the job's sheet, a place in the run folder, a folder that does not exist, and a
+            file that is not an earlier export.
     """
     where = resolved(target)
     if job.spec is not None and where == resolved(job.spec.input):
@@ -54,13 +55,13 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
 
 
 def _is_export(path: Path) -> bool:
-    """Whether a file has the columns that an export adds. Anything odd in it means that it is none:
-    somebody else may have put it there."""
+    """Whether a file has the columns that an export adds. A file with anything odd in it is not an
+    export: somebody else may have put it there."""
     try:
         names = _COLUMNS_OF[path.suffix.lower()](path)
     except (OSError, ValueError, KeyError, RecursionError, csv.Error, pa.ArrowException, Refused):
         return False
-    # Where the sheet had such a column itself, the added one has one more _ in front.
+    # If the sheet had a column of that name, the added one has one more _ in front.
     plain = {name.lstrip("_") for name in names}
     return any(plain.issuperset(n.lstrip("_") for n in own) for own in (ADDED, CITATION_COLUMNS))
 
@@ -88,7 +89,7 @@ def _parquet_columns(path: Path) -> list[str]:
 
 
 def _xlsx_columns(path: Path) -> list[str]:
-    """Of the first row of any sheet that looks like a header of an export."""
+    """The first row, in any worksheet, that looks like the header of an export."""
     with open_workbook(path) as workbook:
         for entry in workbook.sheets:
             with workbook.open_sheet(entry) as source, workbook.shared_texts() as texts:

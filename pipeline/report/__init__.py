@@ -1,1 +1,1 @@
-"""What failed and why, for people and for the next command."""
+"""What failed, why, and the command that sends it again."""

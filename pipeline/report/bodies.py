@@ -1,4 +1,4 @@
-"""What servers sent that is not a result and may have been paid, as files to look at."""
+"""Responses that may have been paid but are not answers, as files to look at."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pipeline.system.files import open_private
 
 
 def write_bodies(job: Job, target: Path) -> int:
-    """Writes each kept answer that is not a result into the new folder `target`. How many.
+    """Writes each kept response that is not an answer into the new folder `target`. Returns how
+    many.
 
-    Each file is named after its row of the sheet, `row-7.txt`, and holds the bytes as they came. A
-    row that was sent again has `row-7-2.txt` for its second such answer. Nothing is sent.
+    A file is named after its row of the sheet, `row-7.txt`, and has the bytes as they came. The
+    second such response of a row that was sent again is `row-7-2.txt`. Sends nothing.
 
     Raises:
-        Refused: when `target` exists or cannot be made.
+        Refused: when `target` exists or cannot be created.
         StorageFailed: when the ledger cannot be read or a file cannot be written.
     """
     with reader.reading(job.folder.ledger) as read:

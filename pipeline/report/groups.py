@@ -1,4 +1,4 @@
-"""The rows that are not ok, grouped by how they ended, each group with the command for it."""
+"""The rows that are not ok, grouped by how they ended, with advice and a command per group."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ FIRST_ROWS = 5
 class Group:
     """Rows with one state and one code. `maybe_paid` of them may have been billed.
 
-    `command` sends them again: exactly them, or where only an edit helps or they are pending, with
-    whatever else is pending. None where the user gave them up, and while a run is at work.
+    `command` sends these rows again. It sends no others, except if the rows are pending or need an
+    edit: then it sends all pending rows. It is None if the user gave the rows up, and while a run
+    is active.
     """
 
     state: State
@@ -31,13 +32,13 @@ class Group:
 
 
 class Groups:
-    """Rows that are not ok, by how they ended. They are looked at one by one, and none is kept."""
+    """Sorts the rows that are not ok by how they ended. Keeps counts and a few row numbers only."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[State, str, bool], _GroupTally] = {}
 
     def add(self, row: Unfinished) -> None:
-        """Counts one row; those of a group come in the order of the sheet."""
+        """Counts one row. The rows of a group must come in the order of the sheet."""
         key = (row.state, row.code or "", row.given_up)
         tally = self._found.get(key)
         if tally is None:
@@ -45,8 +46,8 @@ class Groups:
         tally.add(row)
 
     def largest_first(self, job: Job, in_use: bool = False) -> list[Group]:
-        """The groups, each with the command of `job` that sends its rows again. `in_use`: a run is
-        at work, and another would be refused."""
+        """The groups, each with the command of `job` that sends its rows again, the largest group
+        first. `in_use`: a run is active, so another would be refused."""
         groups = [
             Group(
                 state,
@@ -65,7 +66,7 @@ class Groups:
 
 @dataclass(slots=True)
 class _GroupTally:
-    """What is counted of the rows of one group; `message` is the first one's."""
+    """The counts of one group. `message` is that of its first row."""
 
     message: str
     count: int = 0

@@ -1,4 +1,4 @@
-"""The whole of a report: where the job stands, what failed, and which answers look wrong."""
+"""The data of a report: the summary of the job, what failed, and which answers look wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.status.summary import summarize
 
 @dataclass(frozen=True, slots=True)
 class FlaggedAnswers:
-    """The answered rows that have one mark: how many, and the first ones."""
+    """The answers with one flag (`mark`): how many, and the first rows."""
 
     mark: str
     count: int
@@ -30,8 +30,8 @@ class FlaggedAnswers:
 @dataclass(frozen=True, slots=True)
 class Report:
     """A job's summary, its rows that are not ok by how they ended, and its answers that look wrong
-    by their mark. `unread` says why the answers could not be looked at. `in_use`: a run goes on,
-    and `in_flight` of the pending rows are on the way to their answer."""
+    by flag (`marked`). `unread` says why the answers could not be checked. `in_use`: a run is
+    active, and `in_flight` of the pending rows were sent and have no response yet."""
 
     summary: Summary
     groups: list[Group]
@@ -42,12 +42,12 @@ class Report:
 
 
 def report_job(job: Job) -> Report:
-    """Reads the run folder, writes its failures.csv anew, and groups what failed by code.
+    """Reads the run folder, rewrites its failures.csv, and groups the failed rows by code.
 
-    Works while a run goes on. Nothing is sent.
+    Works while a run is active. Sends nothing.
 
     Raises:
-        Refused: when there was no run yet.
+        Refused: before the first run.
         StorageFailed: when the ledger cannot be read or failures.csv cannot be written.
     """
     ledger, in_use = job.folder.ledger, job.folder.in_use

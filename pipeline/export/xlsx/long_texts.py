@@ -1,4 +1,4 @@
-"""Texts that are too long for a cell: files in a folder beside the workbook, named by the cell."""
+"""Texts that are too long for a cell, as files next to the workbook. The cell names its file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _OURS = re.compile(r"row-\d+-[\w-]+\.txt")
 
 
 class TextsAside:
-    """The files of one workbook. They are written to a draft folder, and come to their place with
-    `publish`: just before the workbook does, so that a crash leaves the earlier export as it was.
+    """The files of one workbook. They are written to a draft folder, and `publish` moves them to
+    their place just before the workbook gets there, so a crash leaves the earlier export unchanged.
 
-    `book.xlsx` has them in `book.files`. Files there that an export did not make stay.
+    The files of `book.xlsx` are in `book.files`. Files there that no export wrote stay.
 
     Raises:
-        Refused: where the folder's name is a link: files would be written and removed elsewhere.
+        Refused: if the folder's name is a link, because files would be written and removed
+            elsewhere.
     """
 
     def __init__(self, workbook: Path) -> None:
@@ -49,11 +50,11 @@ class TextsAside:
         self._open.close()
 
     def put(self, row: int, column: str, text: str) -> str:
-        """Keeps `text`, byte for byte as UTF-8. What the cell says instead."""
+        """Writes `text` to a file as UTF-8, byte for byte. Returns the text for the cell."""
         if self._draft < 0:
             self._draft = self._open.enter_context(draft_folder(self.folder.name, self._parent))
         slug = re.sub(r"[^\w-]+", "-", column)[:50] or "column"
-        for again in count(1):  # names of columns may differ in signs only
+        for again in count(1):  # names of columns may differ only in punctuation
             name = f"row-{row}-{slug}{f'-{again}' if again > 1 else ''}.txt"
             with contextlib.suppress(FileExistsError):
                 self._write(name, text.encode("utf-8", "surrogatepass"))
@@ -62,7 +63,7 @@ class TextsAside:
         return f"({len(text):,} characters, too long for a cell: {self.folder.name}/{name})"
 
     def publish(self) -> None:
-        """Puts the files in place, and removes those that an earlier export put there."""
+        """Moves the files to their place, and removes those of an earlier export."""
         new = set(os.listdir(self._draft)) if self.count else set()
         if new:
             with contextlib.suppress(FileExistsError):

@@ -1,8 +1,8 @@
-"""What a copy of a workbook would take, before it is made.
+"""Estimates the memory and time that a copy of a workbook would take, before making it.
 
-openpyxl makes objects of all that a workbook holds: half a kilobyte for each cell, blank ones too,
-and for each cell of a range that is merged, linked or a table. A megabyte of zip can be a billion
-of them. So the parts are counted first, as a stream.
+openpyxl makes an object of half a kilobyte for each cell, blank ones too, and for each cell of a
+range that is merged, linked or a table. A megabyte of zip can contain a billion of them. So this
+counts the parts first, as a stream.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from zipfile import ZipFile
 from pipeline.core.errors import NothingWritten
 from pipeline.inputs.xlsx.xml_stream import Malformed, stream
 
-# So many are always copied: 200 MB.
+# Up to this number a workbook is always copied. They take 200 MB.
 _MANY_OBJECTS = 300_000
-# And more where the file is that large: a cell with a value of its own takes about as many.
+# A larger file may have more: a cell with its own value takes about this many bytes in the file.
 _BYTES_OF_AN_OBJECT = 4
-# Characters of shared formulas, which are taken apart for each cell that shares them.
+# Characters of shared formulas, which openpyxl parses again for each cell that shares them.
 _MANY_CHARACTERS = 3_000_000
 _CHARACTERS_PER_BYTE = 20
-# Excel takes no longer format, header or footer, and no longer formula.
+# The longest format, header or footer, and the longest formula, that Excel accepts.
 _MAX_FORMAT = 255
 _MAX_TEXT = 8192
 _STYLE_WEIGHT = 5
@@ -32,7 +32,7 @@ _CORNER = re.compile(r"\$?([A-Za-z]{1,3})\$?([0-9]{1,7})")
 
 
 def refuse_heavy(path: Path) -> None:
-    """Raises where a copy of the workbook at `path` would take memory or time out of proportion.
+    """Refuses a workbook whose copy would take memory or time out of proportion to its size.
 
     Raises:
         Refused: with what to do.
@@ -51,7 +51,7 @@ def refuse_heavy(path: Path) -> None:
                         for _ in stream(source, weight):
                             pass
                 except Malformed as error:
-                    if "not well-formed" not in str(error):  # a picture is no XML
+                    if "not well-formed" not in str(error):  # a picture is not XML
                         raise
     except Malformed as error:
         raise NothingWritten(
@@ -74,7 +74,7 @@ class _Weight:
         self._text = 0
 
     def begin(self, *, styles: bool) -> None:
-        """The next part."""
+        """Starts the next part of the file."""
         self._styles = styles
         self._shared = {}
         self._names = []

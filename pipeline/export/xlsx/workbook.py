@@ -34,7 +34,7 @@ from pipeline.status.summary import summarize
 WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
 _OWN_WIDTH = (10, 40)
 _HEADER_FILL = "FFE7EEF7"
-# Rows grow with wrapped text. Beyond this many lines one answer would fill the screen.
+# Rows grow with wrapped text. With more lines than this, one answer would fill the screen.
 _SHOWN_LINES = 12
 _LINE_POINTS = 15
 # From here on, most characters (Chinese, Japanese, Korean, emoji) are two wide.
@@ -44,11 +44,11 @@ SummaryRows = list[tuple[str, str | int]]
 
 
 def write_workbook(exported: Exported, target: Path, sheet: str, summary: SummaryRows) -> int:
-    """A new workbook: the table on a sheet of that name, and `summary` on a second one if there is
-    any. How many texts went into files of their own.
+    """Writes a new workbook: the table on a worksheet named `sheet`, and `summary`, unless it is
+    empty, on a second one. Returns the number of texts that went into separate files.
 
     Raises:
-        Refused: where Excel has not that many rows or columns.
+        Refused: for more rows or columns than Excel has.
     """
     refuse_too_large(target, exported.rows + 1, len(exported.schema))
     with TextsAside(target) as aside, replacing(target) as file:
@@ -72,10 +72,10 @@ def write_workbook(exported: Exported, target: Path, sheet: str, summary: Summar
 
 
 def refuse_too_large(target: Path, rows: int, columns: int) -> None:
-    """Raises for what Excel would cut.
+    """Refuses a table that is larger than a worksheet.
 
     Raises:
-        Refused: with what to use instead.
+        Refused: with the formats to use instead.
     """
     if rows > MAX_ROWS or columns > MAX_COLUMNS:
         what = f"{rows:,} rows" if rows > MAX_ROWS else f"{columns:,} columns"
@@ -86,26 +86,26 @@ def refuse_too_large(target: Path, rows: int, columns: int) -> None:
 
 
 def put_text(cell: Cell, text: str, row: int, column: str, aside: TextsAside) -> None:
-    """Makes `text` the value of a cell, as text whatever it looks like; one that is too long goes
-    aside and is named. An empty one leaves the cell empty."""
+    """Makes `text` the value of a cell, always as text. A text that is too long goes to a file,
+    which the cell then names. An empty text leaves the cell empty."""
     value = escaped(text)
     if not fits(value):
         value = aside.put(row, column, text)
     cell.value = value or None
     if value:
-        cell.data_type = "s"  # what begins with = would be a formula, and #N/A an error
+        cell.data_type = "s"  # else a text that begins with = is a formula, and #N/A an error
 
 
 def as_added(cell: Cell) -> None:
-    """How the cells of the added columns look: wrapped, from the top. With `quotePrefix` a text
-    stays text when somebody edits it."""
+    """Formats a cell of an added column: wrapped, aligned to the top. `quotePrefix` keeps a text
+    a text when somebody edits it."""
     cell.alignment = Alignment(wrap_text=True, vertical="top")
     cell.quotePrefix = True
 
 
 def shown_height(cells: Sequence[Cell | None], names: Sequence[str]) -> float | None:
-    """The height, in points, that shows the wrapped texts of a row, up to some lines; None for one
-    line. It is said, as not every program makes room for them by itself."""
+    """The height in points that shows the wrapped texts of a row, up to `_SHOWN_LINES` lines; None
+    for one line. The file states it because not every program grows rows by itself."""
     lines = 1
     for cell, name in zip(cells, names, strict=True):
         if cell is not None and isinstance(cell.value, str) and cell.alignment.wrap_text:
@@ -114,13 +114,13 @@ def shown_height(cells: Sequence[Cell | None], names: Sequence[str]) -> float | 
 
 
 def _lines(text: str, width: int) -> int:
-    """About how many lines a text has in a column of a width."""
+    """About how many lines a text takes in a column of `width` characters."""
     beginning = text[: _SHOWN_LINES * width].split("\n")
     return sum(1 + (len(line) + sum(map(_WIDE.__lt__, line))) // width for line in beginning)
 
 
 def add_summary(page: Worksheet, summary: SummaryRows) -> None:
-    """Fills an empty sheet with what became of the run."""
+    """Fills an empty worksheet with the summary of the job."""
     page.column_dimensions["A"].width = 24
     page.column_dimensions["B"].width = 60
     for number, (name, value) in enumerate([(SUMMARY_TITLE, ""), *summary]):
@@ -135,7 +135,7 @@ def add_summary(page: Worksheet, summary: SummaryRows) -> None:
 
 
 def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
-    """What the summary sheet says."""
+    """The rows of the summary worksheet: (name, value)."""
     summary = summarize(job, read(queries.counts), in_use=in_use)
     last = read(queries.last_run)
     assert last is not None
@@ -153,7 +153,7 @@ def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
 
 
 def _set_up(page: WriteOnlyWorksheet, exported: Exported) -> None:
-    """What has to be said before the first row."""
+    """Sets column widths and the frozen header, which openpyxl needs before the first row."""
     page.freeze_panes = "A2"
     own = len(exported.schema) - len(exported.added)
     low, high = _OWN_WIDTH
@@ -178,7 +178,7 @@ def _header_cell(page: WriteOnlyWorksheet, name: str) -> Cell:
 
 
 class _RowOfCells:
-    """One cell a column, filled anew for each row: making cells is what takes the time."""
+    """One cell per column, reused for each row, because making cells takes most of the time."""
 
     def __init__(self, page: WriteOnlyWorksheet, exported: Exported) -> None:
         self._names = exported.schema.names

@@ -1,7 +1,8 @@
-"""The pictures of a report, each with a caption that says in numbers what is seen.
+"""The charts of a report, each with a caption that gives its content in numbers.
 
-A picture that has nothing to show is None. The colours are those of Okabe and Ito, which people of
-all kinds of colour vision tell apart; what differs by colour differs by line or place as well.
+A chart that has nothing to show is None. The colours are those of Okabe and Ito, which people with
+any kind of colour vision can tell apart. Lines and bars that differ in colour also differ in line
+style or place.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from pipeline.report.html.svg import INK, as_markup, drawing
 from pipeline.report.html.time_axis import Timeline
 from pipeline.status.event_log import LearnedLimit
 
-# Drawn at about the width of a phone's page, so that their text is as large as the page's.
+# About the width of a page on a phone, so that the text in a chart is as large as on the page.
 _WIDTH, _HEIGHT = 4.2, 2.6
-# States of fewer rows than a tenth of the ok ones would lie on the axis: they get one of their own.
+# A line with under a tenth as many rows as the ok ones would lie on the axis. It gets its own axes.
 _FEW, _HEIGHT_OF_FEW = 10, 1.1
 _BAR, _BARS_BESIDES = 0.36, 0.4
 _COLOURS = {
@@ -38,18 +39,18 @@ _COLOURS = {
 }
 _LINES = {State.OK: "-", State.FAILED: "--", State.AMBIGUOUS: ":"}
 _PACE, _LIMITED, _LIMIT = "#56b4e9", "#d55e00", INK
-# A limit that is further away would press the pace flat; the caption names it.
+# A limit more than four times the pace would press the curve flat. Only the caption names it.
 _LIMIT_DRAWN_UNTIL = 4.0
 _LABEL = 34
 _MOST_CODES, _MOST_DOMAINS = 10, 10
 _LATENCY_BINS = 32
-# Latencies that differ by more than this are drawn on a logarithmic axis.
+# If the longest latency is over 20 times the shortest, the axis is logarithmic.
 _LOGARITHMIC_FROM = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture and its caption."""
+    """One chart and its caption."""
 
     title: str
     svg: Markup
@@ -59,7 +60,7 @@ class Picture:
 def pictures(
     history: History, limits: dict[str, LearnedLimit], groups: Sequence[Group], samples: Samples
 ) -> list[Picture]:
-    """Those that have something to show, in the order of a report."""
+    """Draws the charts that have something to show, in the order of a report."""
     with drawing():
         drawn = (
             progress(history),
@@ -72,7 +73,7 @@ def pictures(
 
 
 def progress(history: History) -> Picture | None:
-    """Rows that are ok, failed and ambiguous, over time; few beside many have their own scale."""
+    """Rows that are ok, failed and ambiguous, over time. Small numbers have their own scale."""
     if not history.spans:
         return None
     last = {state: int(rows[-1]) for state, rows in history.progress[-1].rows.items()}
@@ -107,7 +108,7 @@ def _lines(axes: Axes, timeline: Timeline, history: History, states: Sequence[St
 
 
 def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
-    """Requests per second, the 429s among their answers, and the limit where it is known."""
+    """Requests per second, the 429s among the responses, and the limit if it is known."""
     if not history.spans:
         return None
     timeline = Timeline(history.spans)
@@ -132,7 +133,7 @@ def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
 
 
 def latency(latencies: Latencies) -> Picture | None:
-    """How long answers took."""
+    """A histogram of how long answers took, with the median and the 95th percentile."""
     if not latencies.total:
         return None
     figure, axes = _figure()
@@ -141,12 +142,12 @@ def latency(latencies: Latencies) -> Picture | None:
     logarithmic = longest / shortest > _LOGARITHMIC_FROM
     if logarithmic:
         edges = np.geomspace(shortest, longest + 0.001, _LATENCY_BINS + 1)
-        edges = np.unique(np.floor(edges * 1000) / 1000)  # no bin falls between two milliseconds
+        edges = np.unique(np.floor(edges * 1000) / 1000)  # no bin lies between two milliseconds
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter("")
     else:
-        wide = max(longest - shortest, longest / 10)  # equal ones, too, have a place on an axis
+        wide = max(longest - shortest, longest / 10)  # equal latencies need an axis too
         edges = np.linspace(longest - wide, longest * 1.001, _LATENCY_BINS + 1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     heights, _ = np.histogram(seconds, edges, weights=latencies.counts)
@@ -191,7 +192,7 @@ def failures(groups: Sequence[Group]) -> Picture | None:
 
 
 def domains(samples: Samples) -> Picture | None:
-    """The sites that are cited most."""
+    """The most cited sites."""
     top = samples.domains.most_common(_MOST_DOMAINS)
     if not top:
         return None
@@ -207,7 +208,8 @@ def domains(samples: Samples) -> Picture | None:
 
 
 def _line(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
-    """One line of what was so at moments of each span, not drawn where there is a gap."""
+    """The points of one line through all spans, interrupted between them. `parts` has (times,
+    values) for each span."""
     pieces = [
         (np.append(timeline.place(number, at), np.nan), np.append(values, np.nan))
         for number, (at, values) in enumerate(parts)
@@ -216,7 +218,7 @@ def _line(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple
 
 
 def _steps(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
-    """The same of values that hold between the edges of bins."""
+    """The same for values that are constant between the edges of bins."""
     return _line(
         timeline, [(np.repeat(edges, 2)[1:-1], np.repeat(values, 2)) for edges, values in parts]
     )
@@ -225,7 +227,7 @@ def _steps(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tupl
 def _limits(
     timeline: Timeline, history: History, limits: dict[str, LearnedLimit]
 ) -> tuple[Numbers, Numbers]:
-    """The limit that each run learned, as long as it was at work."""
+    """The limit that each run measured, drawn for as long as the run sent requests."""
     runs = {run.run: run for run in history.runs}
     x, y = [], []
     for number, span in enumerate(history.spans):
@@ -247,7 +249,7 @@ def _picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
 
 
 def _bars(bars: list[tuple[str, int, str]]) -> Figure:
-    """Bars with their names above them: a name may be long and a page narrow."""
+    """Bars with their names above them, because a name may be long and a page narrow."""
     figure, axes = _figure(_BARS_BESIDES + _BAR * len(bars))
     places = np.arange(len(bars))
     counts = [count for _, count, _ in bars]
@@ -261,7 +263,7 @@ def _bars(bars: list[tuple[str, int, str]]) -> Figure:
 
 
 def _short(name: str) -> str:
-    """A name on one short line, whoever made it up."""
+    """A name as one short line without hidden characters: servers and sheets choose names."""
     name = visible(name[: _LABEL + 1]).replace("\n", " ").replace("\t", " ")
     return name if len(name) <= _LABEL else name[: _LABEL - 1] + "…"
 
@@ -274,7 +276,7 @@ def _counting(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Above the axes, where it covers nothing."""
+    """Puts the legend above the axes, where it covers nothing."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, borderaxespad=0, borderpad=0.2
     )
@@ -292,19 +294,19 @@ def _pace_caption(history: History, most: float, known: list[LearnedLimit]) -> s
 
 
 def _brief(number: float) -> str:
-    """Three digits, or all of them before the point."""
+    """A number with three digits, or as a whole number from 100 on."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def latency_words(seconds: float) -> str:
-    """How long an answer took, which is known in whole milliseconds."""
+    """A duration of an answer. The ledger has whole milliseconds, so 0 means under 1 ms."""
     if seconds < 0.001:
         return "under 1 ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{_brief(seconds)} s"
 
 
 def duration(seconds: float) -> str:
-    """How long, in one or two units."""
+    """A duration in one or two units."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes = math.ceil(seconds / 60)

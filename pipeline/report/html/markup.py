@@ -1,7 +1,7 @@
-"""HTML in which nothing stands unescaped: every text of a sheet or a server is hostile.
+"""HTML without unescaped text, because every text of a sheet or a server may be hostile.
 
-Only `element` makes markup, and it escapes whatever is not markup yet. It takes no attribute that
-could run or load anything; a link is made by `link`, and leads to http or https or nowhere.
+Only `element` makes markup, and it escapes everything that is not markup yet. It refuses every
+attribute that could run or load something. Only `link` makes links, and only to http and https.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _LOADS = frozenset(("src", "srcset", "style", "action", "formaction", "data", "p
 _LONGEST_URL = 2000
 _IN_NO_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028-\u202e\u2066-\u2069\ud800-\udfff\\<>\"`]")
 
-# Controls but tab and line feed, other line ends, what turns the direction of writing, halves of
-# surrogate pairs, and what is no character at all.
+# Control characters except tab and line feed, other line ends, characters that change the
+# direction of writing, halves of surrogate pairs, and code points that are not characters.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -30,14 +30,14 @@ _UNSEEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """A piece of HTML that is safe where text may stand. Made by `element` and `joined` only."""
+    """A piece of HTML that is safe wherever text is. Only `element` and `joined` make it."""
 
     source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """An address that a page may link to. Made by `http_url` only."""
+    """An address that a page may link to. Only `http_url` makes it."""
 
     text: str
     host: str
@@ -52,7 +52,7 @@ def element(
     attributes: dict[str, str | Url] | None = None,
     class_: str | None = None,
 ) -> Markup:
-    """``<name …>children</name>``. Texts are escaped, and what cannot be seen in them is shown.
+    """``<name …>children</name>``. Escapes texts, and writes out the invisible characters in them.
 
     Raises:
         ValueError: for an element or attribute that could run or load something.
@@ -67,35 +67,35 @@ def element(
 
 
 def joined(*children: Child) -> Markup:
-    """The children one after the other; texts among them escaped."""
+    """The children one after the other, with texts escaped."""
     return Markup("".join(map(_source, children)))
 
 
 def foreign(text: str, limit: int) -> Markup:
-    """A text that somebody else wrote, on its own as to the direction of writing, cut to `limit`
-    characters (which is said)."""
+    """A text of a sheet or a server, cut to `limit` characters like `cut` does. Its direction of
+    writing does not affect the text around it."""
     return element("bdi", cut(text, limit), attributes={"dir": "auto"})
 
 
 def cut(text: str, limit: int) -> str:
-    """The first `limit` characters of a text, and how many there are where there are more."""
+    """The first `limit` characters of a text. If it is longer, its length follows."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]}… ({len(text):,} characters in all)"
 
 
 def visible(text: str) -> str:
-    """`text` with what would act without being seen written out, like [U+202E].
+    """`text` with invisible characters that have an effect written out, like [U+202E].
 
-    Tabs and line feeds stay; a carriage return before a line feed goes.
+    Tabs and line feeds stay. A carriage return before a line feed is removed.
     """
     return _UNSEEN.sub(_written_out, text.replace("\r\n", "\n"))
 
 
 def http_url(text: str) -> Url | None:
-    """`text` as an address to link to; None unless it is a plain http or https one.
+    """`text` as an address to link to; None unless it is a plain http or https address.
 
-    Addresses with a name or password in them show another host than they lead to.
+    An address with a user name or password is refused, because it can look like another host.
     """
     if len(text) > _LONGEST_URL or _IN_NO_URL.search(text):
         return None
@@ -113,7 +113,7 @@ def http_url(text: str) -> Url | None:
 
 
 def link(text: str, url: Url) -> Markup:
-    """`text`, which leads to `url` and tells it nothing of this page."""
+    """`text` as a link to `url`. The browser tells the site nothing about this page."""
     attributes: dict[str, str | Url] = {"href": url, "rel": "noopener noreferrer nofollow"}
     return element("a", element("bdi", text, attributes={"dir": "auto"}), attributes=attributes)
 
@@ -139,7 +139,7 @@ def _written_out(found: re.Match[str]) -> str:
 
 
 def _ascii_host(host: str) -> str:
-    """The host as the network knows it: two letters that look alike differ in it.
+    """The host in ASCII, as the network knows it. Letters that look alike differ in this form.
 
     Raises:
         idna.IDNAError: for one that browsers would not open.

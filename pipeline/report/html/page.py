@@ -1,7 +1,8 @@
 """report.html as markup: one page that loads nothing, for a screen, a phone and paper.
 
-Its policy forbids scripts and everything that would be fetched; the one style sheet is allowed by
-its hash. What it says of failures is what the terminal says, from the same functions.
+Its content security policy forbids scripts and everything that a browser would fetch, and allows
+the one style sheet by its hash. The texts about failures come from the same functions as those in
+the terminal.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pipeline.report.html.style import STYLE
 from pipeline.report.terminal import group_line, left_out_line
 from pipeline.status.summary_lines import last_run_line, next_note, outcome_line, paid_line
 
-# Together they keep a page of the most hostile texts, where each character takes eight, small.
+# Together they keep a page small even if every character of it takes eight when escaped.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
 _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
 _WHY = {
@@ -47,8 +48,9 @@ _WHY = {
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:
-    """All that a page tells. `sent` are the variables (JSON text) of the rows that `groups` name,
-    by row of the sheet. `written_at` in seconds since 1970. `to_add` is what its commands lack."""
+    """The data of a page. `sent` has the variables (JSON text) of the rows that `groups` name, by
+    row of the sheet. `written_at` is in seconds since 1970. `to_add` names the options that its
+    commands lack."""
 
     summary: Summary
     groups: Sequence[Group]
@@ -90,7 +92,8 @@ def page(facts: PageFacts) -> str:
 
 
 def policy() -> str:
-    """What a browser may do with the page: show it, in the one style that it brings."""
+    """The content security policy of the page: a browser may show it with its own style sheet, and
+    do nothing else."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
@@ -135,7 +138,7 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
 
 
 def _paid(summary: Summary) -> str:
-    """What the two numbers mean."""
+    """Explains the one or two numbers of `paid_line`."""
     if summary.paid_min == summary.paid_max:
         return "Each of them brought an answer. The runner counts requests, not credits."
     return (
@@ -172,7 +175,7 @@ def _group(group: Group, facts: PageFacts) -> Markup:
 
 
 def _command(command: str) -> Markup:
-    """A line to paste. It wraps between its words only, and is one line when copied."""
+    """A command to paste. It wraps only between words, and is one line when copied."""
     first, *rest = command.split(" ")
     words = [part for word in rest for part in (" ", element("span", word))]
     return element("pre", element("code", element("span", first), *words), class_="command")
@@ -256,7 +259,7 @@ def _citations(citations: Sequence[tuple[str, str]]) -> Markup | None:
 
 
 def _citation(title: str, address: str) -> Markup:
-    """A title that leads to its address, with the host that it really leads to."""
+    """A title as a link to its address, followed by the host that the link really leads to."""
     url = http_url(address)
     if url is None:
         return joined(foreign(title, _SHORT), " ", element("small", foreign(address, _SHORT)))

@@ -1,7 +1,7 @@
-"""A few answers of a job, and where its answers come from: read from some parts, never from all.
+"""A few answers of a job, and the sites that its answers cite. Reads at most twenty parts.
 
-The parts are the first, the last, and some between them, the same at each report. Each is held
-against its checksum and read from the same bytes, so nothing altered is shown.
+These are the first part, the last, and some between them, the same in each report. Each part is
+compared with its checksum and read from the same bytes, so nothing altered is shown.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pipeline.system.network import domain_of
 
 _MOST_PARTS = 20
 _MOST_UNSEALED = 2000
-# Of one part; a million in all take two seconds.
+# Citations of one part. A million in all parts take two seconds.
 _MOST_URLS = 50_000
 _FIRST, _RANDOM = 2, 3
-# Candidates of a part; some of them may have left the sheet.
+# Candidates of a part. Some of their rows may no longer be in the sheet.
 _OF_A_PART = 6
 _SEED = 1
 _COLUMNS = ["row", "run_id", "variables", "result", "citations"]
@@ -35,8 +35,8 @@ _COLUMNS = ["row", "run_id", "variables", "result", "citations"]
 
 @dataclass(frozen=True, slots=True)
 class SampleAnswer:
-    """The answer of `sheet_row`, with the variables (JSON text) that were sent. `why` it is shown:
-    first, random or longest. Citations are (title, url)."""
+    """The answer of `sheet_row`, with the variables (JSON text) that were sent. `why` says why it
+    is shown: first, random or longest. Citations are (title, url)."""
 
     why: str
     sheet_row: int
@@ -48,7 +48,8 @@ class SampleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Some answers, and citations by domain, of `answers` answers in `parts_read` of `parts`."""
+    """Some answers, and citations by domain, from `answers` answers in `parts_read` of `parts`
+    parts. `cited` answers have a citation."""
 
     shown: tuple[SampleAnswer, ...]
     domains: Counter[str]
@@ -60,10 +61,10 @@ class Samples:
 
 
 def read_samples(folder: RunFolder, read: Read) -> Samples:
-    """Reads at most twenty parts, or what is not sealed yet where there is no part.
+    """Reads at most twenty parts. If there is no part yet, reads answers from the ledger.
 
     Raises:
-        StorageFailed: when a part, or an answer in the ledger, is not what was written.
+        StorageFailed: when a part, or an answer in the ledger, was altered.
     """
     parts = [part for part in read(queries.sealed_parts) if part.rows]
     chosen = _chosen(parts)
@@ -114,7 +115,7 @@ class _CitationTally:
 
 
 def _chosen(parts: Sequence[Part]) -> list[Part]:
-    """The first, the last, and some at random between them, in their order."""
+    """The first part, the last, and random ones between them, in their order."""
     if len(parts) <= _MOST_PARTS:
         return list(parts)
     between = random.Random(_SEED).sample(range(1, len(parts) - 1), _MOST_PARTS - 2)
@@ -129,7 +130,7 @@ def _unsealed(read: Read) -> Iterator[pa.Table]:
 
 
 def _candidates(table: pa.Table, chance: random.Random) -> list[SampleAnswer]:
-    """The first rows of a part, its longest ones and some others, in no order."""
+    """The first answers of a part, its longest ones and some random ones, in no order."""
     size = len(table)
     lengths = pc.utf8_length(table["result"])
     longest = pc.sort_indices(lengths, sort_keys=[("", "descending")])[:_FIRST].to_pylist()
@@ -149,7 +150,7 @@ def _candidates(table: pa.Table, chance: random.Random) -> list[SampleAnswer]:
 
 
 def _shown(standing: list[SampleAnswer], chance: random.Random) -> Iterator[SampleAnswer]:
-    """The first in the sheet, then some at random, then the longest of what is left."""
+    """The first in the sheet, then random ones, then the longest of the rest."""
     first, left = standing[:_FIRST], standing[_FIRST:]
     longest = max(left, key=lambda answer: len(answer.result), default=None)
     left = [answer for answer in left if answer is not longest]

@@ -1,5 +1,5 @@
 """The style sheet of report.html. It has none of the five characters that HTML would escape, so
-that its text is the same to whoever hashes it."""
+the browser hashes the same text as the content security policy."""
 
 STYLE = """
 :root { --ink: #1c1e21; --soft: #5b616a; --paper: #ffffff; --panel: #f4f5f7; --line: #d6d9de;

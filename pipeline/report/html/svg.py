@@ -1,8 +1,8 @@
-"""Pictures that matplotlib draws, as part of a page whose policy allows no style attributes.
+"""Charts of matplotlib as part of a page whose policy allows no style attributes.
 
-A figure becomes the few elements and attributes that a picture needs, each made anew: styles turn
-into presentation attributes, ids stay only where something refers to them, and black becomes the
-page's own colour of text, so that one picture suits light and dark pages and paper.
+Each figure is rebuilt from the few elements and attributes that a chart needs. Styles become
+presentation attributes. Ids stay only where something refers to them. The colour `INK` becomes the
+text colour of the page, so the same chart suits light pages, dark pages and paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from pipeline.report.html.markup import Markup, element, joined
 
 INK = "#010203"
-"""Drawn in the colour of the page's text."""
+"""A colour that is replaced by the text colour of the page."""
 
 _FONTS = ("DejaVu Sans", "Verdana", "sans-serif")
 _ELEMENTS = frozenset(("svg", "g", "path", "text", "defs", "use", "clipPath", "rect"))
@@ -33,13 +33,13 @@ _URL = re.compile(r"url\(#([\w-]+)\)")
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib with its own defaults and ours, whatever the user's settings are.
+    """Sets matplotlib to its defaults and the report's, whatever the user's settings are.
 
-    Text stays text: it is small, can be read out and copied, and is drawn in a font that is about
-    as wide as the one that is measured with.
+    Text stays text: it takes little space, a screen reader can read it, and it can be copied. The
+    browser draws it in a font about as wide as the one that matplotlib measures with.
     """
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A glyph that this font lacks is drawn by a font of the reader's.
+        # The browser draws a glyph that this font lacks in a font of the reader's.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
@@ -65,8 +65,8 @@ def drawing() -> Iterator[None]:
 
 
 def as_markup(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as inline SVG. `name` tells its ids from those of other pictures of a page, and
-    `label` says what is seen to those who do not see it."""
+    """The figure as inline SVG. `name` separates its ids from those of other charts on the page.
+    `label` describes the chart for screen readers."""
     sink = io.StringIO()
     figure.savefig(
         sink,
@@ -108,7 +108,7 @@ def _redrawn(node: ElementTree.Element, name: str, referred: set[str]) -> Markup
 
 
 def _presented(node: ElementTree.Element) -> dict[str, str]:
-    """A node's attributes, with its style as attributes among them."""
+    """A node's attributes, with the properties of its style as attributes."""
     found = {_local(key): value for key, value in node.attrib.items()}
     for declaration in found.pop("style", "").split(";"):
         key, _, value = declaration.partition(":")

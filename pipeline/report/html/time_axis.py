@@ -1,7 +1,7 @@
-"""The time axis of a picture: work drawn to scale, and what lies between it cut out.
+"""The time axis of a chart: work is drawn to scale, and the time between is cut out.
 
-A run of three seconds, one of nine hours and one of every night for a month are all read from left
-to right; nights with no work in them take a sliver each.
+A run of three seconds, a run of nine hours, and a month of nightly runs all read from left to
+right. Each pause takes only a sliver.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _STEPS_S = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)))
 _STEPS_S += tuple(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 96, 168))
 _MOST_TICKS = 5
 _MOST_LABELS = 4
-# Under this, a clock's seconds say less than those since the first request.
+# Shorter axes count seconds since the first request, which say more than times of day.
 _COUNTED_UNDER_S = 20.0
-# The slivers of all gaps together take at most this part of the axis, one at most that.
+# All gaps together take at most the first share of the axis, and one gap at most the second.
 _GAPS, _GAP = 0.25, 0.03
 
 
 class Timeline:
-    """Where each moment of some spans is on an axis whose unit is seconds of work.
+    """Maps the moments of some spans to an axis whose unit is seconds of work.
 
     `begins` is where each span begins, `gap_s` how wide a gap is drawn.
     """
@@ -42,12 +42,12 @@ class Timeline:
         self.length_s = self.begins[-1] + spans[-1].duration_s
 
     def place(self, span: int, at: Numbers) -> Numbers:
-        """Moments of a span on the axis; those outside of it at its edge."""
+        """The places on the axis of moments of a span; moments outside the axis at its edge."""
         placed: Numbers = self.begins[span] + (at - self.spans[span].begun)
         return np.clip(placed, 0.0, self.length_s)
 
     def mark(self, axes: Axes) -> None:
-        """Makes `axes` as long as the work, and shows the cuts."""
+        """Sets the length of `axes` to that of the work, and draws the gaps."""
         gaps = [(begin - self.gap_s, self.gap_s) for begin in self.begins[1:]]
         full_height = axes.get_xaxis_transform()
         axes.broken_barh(gaps, (0, 1), color="#808080", alpha=0.3, lw=0, transform=full_height)

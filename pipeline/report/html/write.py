@@ -1,4 +1,4 @@
-"""report.html: what a run came to, in one file that can be forwarded."""
+"""Writes report.html: the outcome of a job in one file that can be forwarded."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from pipeline.status.event_log import ended_paces
 from pipeline.status.summary import for_person
 from pipeline.system.files import write_durably
 
-# A page is wanted soon, and a limit that is too far back is only not drawn.
+# A page should be ready soon. A limit that is further back in the log is just not drawn.
 _LOG_BYTES = 64 * 1024 * 1024
 
 
 def write_report(job: Job, report: Report | None = None, clock: Clock | None = None) -> Path:
-    """Writes report.html into the run folder (0600, whole or not at all). Where it is.
+    """Writes report.html into the run folder (mode 0600, completely or not at all). Returns its
+    path.
 
-    `report` is what `report_job` found a moment ago, if it was asked already; the ledger was looked
-    through then. Works while a run goes on. Nothing is sent. At most 2 MB and some seconds for a
-    million rows.
+    `report` is a result of `report_job` from just before, which has checked the ledger; without it
+    this calls `report_job`. Works while a run is active. Sends nothing. Takes at most 2 MB, and
+    seconds for a million rows.
 
     Raises:
-        Refused: when there was no run yet.
-        StorageFailed: when anything that the page would tell is not what was written, or the page
-            cannot be written.
+        Refused: before the first run.
+        StorageFailed: when anything that the page would show was altered, or the page cannot be
+            written.
     """
     report = report or report_job(job)
     folder = job.folder
