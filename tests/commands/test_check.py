@@ -1,4 +1,4 @@
-"""`pipeline check`: what a run would send, pay and take, without sending anything."""
+"""`pipeline check`: what a run would send, what it would cost and how long it would take."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def checked(job, *options: str) -> dict:
     return json.loads(done.stdout) | {"said": done.stderr}
 
 
-def test_the_texts_of_each_variable_are_described_over_the_rows_that_may_be_sent(sandbox, make_job):
-    """Empty ones, the shortest and the longest with their rows; skipped rows do not count."""
+def test_check_describes_the_texts_of_each_variable_in_the_rows_that_may_be_sent(sandbox, make_job):
+    """Empty ones, and the shortest and the longest with their rows. Skipped rows do not count."""
     sheet = [["😀😀", "x"], ["", "not wanted, and long"], ["", "x"], ["abc", "x"], ["y", "x"]]
     job = make_job(
         sandbox.url,
@@ -43,8 +43,8 @@ def test_the_texts_of_each_variable_are_described_over_the_rows_that_may_be_sent
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
-def test_ids_that_stand_twice_are_named_with_both_their_places(make_job, kind):
-    """Five of them, whatever the sheet is; a long one is cut."""
+def test_a_duplicate_id_is_named_with_both_of_its_places(make_job, kind):
+    """In every kind of sheet the first five are named, and a long id is cut."""
     job = make_job("http://127.0.0.1:9", rows=[], input=f"sheet.{kind}", id="sku")
     ids = ["a", "b", "a", "c", "b", "a", "a", "d" * 60, "d" * 60, "c"]
     table = pd.DataFrame({"sku": ids, "story": [f"story {n}" for n in range(len(ids))]})
@@ -63,16 +63,16 @@ def test_ids_that_stand_twice_are_named_with_both_their_places(make_job, kind):
     assert "and 1 more." in done.stderr
 
 
-def test_texts_that_a_template_may_expand_are_pointed_out(sandbox, make_job):
-    """With how many and the first; a lone brace or dollar is nothing."""
+def test_check_warns_of_texts_that_a_template_may_expand(sandbox, make_job):
+    """It says how many and names the first row. A lone brace or dollar is harmless."""
     texts = ["{a}", "5 $", "{{", "cash $$", "{{name}}", "$&", "$1"]
     found = checked(make_job(sandbox.url, rows=[[text] for text in texts]))
     assert (found["variables"][0]["marked"], found["variables"][0]["marked_row"]) == (3, 4)
     assert 'Careful: {{…}}, $$ or $& in 3 texts for "story" (first in row 4)' in found["said"]
 
 
-def test_equal_rows_say_what_they_cost_and_what_changes_that(sandbox, make_job):
-    """Paid each, or one for all."""
+def test_check_says_what_equal_rows_cost_and_how_to_send_them_once(sandbox, make_job):
+    """Each is paid, or one request is sent for all."""
     job = make_job(sandbox.url, rows=[["a"], ["a"], ["a"], ["b"]])
     found = checked(job)
     assert (found["equal_rows"], found["to_send"], found["paid_at_most"]) == (2, 4, 4)
@@ -84,8 +84,10 @@ def test_equal_rows_say_what_they_cost_and_what_changes_that(sandbox, make_job):
     assert "One request is sent for all equal rows" in found["said"]
 
 
-def test_the_time_is_told_from_a_given_rate_or_from_what_was_learned_of_the_key(sandbox, make_job):
-    """Of this key and host alone; without either it is not known, and that is said."""
+def test_the_duration_comes_from_a_given_rate_or_from_the_measured_limit_of_the_key(
+    sandbox, make_job
+):
+    """Only from that of this key and host. Without either, `check` says that it is not known."""
     job = make_job(sandbox.url, rows=[[str(n)] for n in range(120)], max_paid=60)
     assert "not known" in checked(job)["said"]
     given = checked(job, "--rate", "2")
@@ -108,7 +110,7 @@ def test_the_time_is_told_from_a_given_rate_or_from_what_was_learned_of_the_key(
 
 
 def test_a_check_needs_no_key(sandbox, make_job):
-    """Nobody's limit is known then."""
+    """Without a key no limit is known."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.shell(job.command("check", "--json"), {"AITUTOR_API_KEY": ""})
     assert done.returncode == 0
@@ -120,14 +122,14 @@ def test_a_check_needs_no_key(sandbox, make_job):
     [(0.2, "1 s"), (99, "99 s"), (100, "2 min"), (5_940, "99 min"), (12_000, "3 h 20 min"),
      (200_000, "2 days 8 h")],
 )  # fmt: skip
-def test_a_duration_is_told_as_one_plans_by_it(seconds, text):
-    """Two units at most."""
+def test_a_duration_is_shown_in_at_most_two_units(seconds, text):
+    """As a user needs it for planning."""
     assert lasting(seconds) == text
 
 
 @pytest.mark.long
 def test_a_million_rows_are_checked_in_15_s_of_cpu_and_400_mb(sandbox, make_job):
-    """180 MB of CSV; the same way is taken by every run."""
+    """The sheet is 180 MB of CSV. Every run reads it in the same way."""
     job = make_job(sandbox.url, rows=[])
     features = "twelve words of a text that is about as long as a row is wide " * 2
     with job.sheet.open("w", encoding="utf-8") as file:

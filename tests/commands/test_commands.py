@@ -1,4 +1,4 @@
-"""The commands around a run, as a user gives them, held against the server's book of bills."""
+"""The commands as a user types them, compared with the bills of the server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def received(sandbox: SandboxProcess) -> Counter[str]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Every file of a run folder but SQLite's own two, which come with reading a ledger."""
+    """Every file of a run folder except SQLite's own two, which appear when the ledger is read."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path: path.read_bytes() for path in files if "sqlite-" not in path.name}
 
@@ -72,8 +72,8 @@ WHAT_IS_SENT = [
 ]
 
 
-def test_each_command_sends_the_rows_that_the_table_says_and_no_others(sandbox, make_job):
-    """The whole table of what is sent, each line from the same state, by the book."""
+def test_each_command_sends_the_rows_of_the_table_and_no_others(sandbox, make_job):
+    """Each line of the table starts from the same state. The server counts the requests."""
     job = mixed_job(sandbox, make_job)
     for number, (verb, options, rows) in enumerate(WHAT_IS_SENT):
         copy = job.copied(f"copy-{number}")
@@ -87,8 +87,8 @@ def test_each_command_sends_the_rows_that_the_table_says_and_no_others(sandbox, 
 @pytest.mark.parametrize(
     ("verb", "options"), [("resume", ["--ambiguous"]), ("run", ["--again", "all"])]
 )
-def test_what_may_be_paid_twice_needs_a_yes(sandbox, make_job, verb, options):
-    """Without a terminal nobody can be asked: exit 2, the worst case named, nothing sent."""
+def test_rows_that_may_be_paid_twice_are_sent_only_with_yes(sandbox, make_job, verb, options):
+    """The runner cannot ask without a terminal: exit 2 with the worst case, nothing is sent."""
     job = mixed_job(sandbox, make_job)
     before = sandbox.received()
     done = job.call(verb, *options, "--json")
@@ -99,10 +99,9 @@ def test_what_may_be_paid_twice_needs_a_yes(sandbox, make_job, verb, options):
     assert sandbox.received() == before
 
 
-def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_none(
-    sandbox, make_job
-):
-    """Three kinds of failure, ambiguous and skipped rows; then the server is mended."""
+def test_each_pasted_command_of_the_report_sends_its_rows_once(sandbox, make_job):
+    """Three kinds of failure, ambiguous and skipped rows. The server then works again, and the
+    second paste sends nothing."""
     rows = [
         "#fault:blocked a",
         "#fault:blocked b",
@@ -127,7 +126,7 @@ def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_non
     for group in groups.values():
         assert group["command"] in shown
         before = received(sandbox)
-        if group["code"] == "request_blocked":  # what is not edited is not sent once more
+        if group["code"] == "request_blocked":  # an unedited row is not sent again
             job.paste(group["command"])
             assert received(sandbox) == before
             job.write_sheet(["story"], [["edited a"], ["edited b"], *([r] for r in rows[2:])])
@@ -139,15 +138,15 @@ def test_each_pasted_command_of_the_report_sends_its_rows_and_a_second_paste_non
     assert max(sandbox.billed().values()) <= 2
 
 
-def test_fresh_retries_of_a_resume_name_rows_that_may_have_been_paid(sandbox, make_job):
-    """200 with success: false may have been billed: it is sent by `resume`, and said first."""
+def test_resume_names_the_failed_rows_that_may_have_been_paid(sandbox, make_job):
+    """A 200 with `success: false` may have been billed. `resume` names that row, then sends it."""
     job = mixed_job(sandbox, make_job)
     done = job.call("resume")
     assert "may have been paid: row 4" in done.stderr
 
 
-def test_rows_that_a_command_leaves_out_do_not_raise_its_exit_code(sandbox, make_job):
-    """Nor do old failures with --fail-on new, nor any with none."""
+def test_rows_that_a_command_leaves_out_do_not_change_its_exit_code(sandbox, make_job):
+    """With --fail-on new neither do old failures, and with none no failure does."""
     job = mixed_job(sandbox, make_job)
     assert job.call("run", "--limit", "1").returncode == 0
     assert job.call("resume", "--rows", "1,8").returncode == 0
@@ -158,8 +157,8 @@ def test_rows_that_a_command_leaves_out_do_not_raise_its_exit_code(sandbox, make
     assert job.call("resume", "--only", "request_blocked", "--fail-on", "new").returncode == 3
 
 
-def test_a_row_that_was_settled_is_sent_again_only_after_a_question(sandbox, make_job):
-    """It is failed by the user's word, and may have been paid all the same."""
+def test_a_settled_row_is_sent_again_only_after_a_question(sandbox, make_job):
+    """It counts as failed because the user said so, but it may have been paid."""
     job = make_job(sandbox.url, rows=[["a"], ["b #fault:html-504-billed"]])
     job.run(expect=5)
     assert job.call("settle").returncode == 0
@@ -173,8 +172,8 @@ def test_a_row_that_was_settled_is_sent_again_only_after_a_question(sandbox, mak
     assert sandbox.received() == received + 1
 
 
-def test_settle_decides_without_sending(sandbox, make_job):
-    """Ambiguous rows become failed and stay maybe paid; failed ones are given up."""
+def test_settle_gives_rows_up_without_sending_them(sandbox, make_job):
+    """Ambiguous rows become failed and stay maybe paid. Failed rows are given up."""
     job = mixed_job(sandbox, make_job)
     job.run(expect=5)
     before, paid = sandbox.received(), job.status()["paid_max"]
@@ -194,8 +193,8 @@ def test_settle_decides_without_sending(sandbox, make_job):
     assert "#fault:blocked" in received(sandbox) - sent
 
 
-def test_another_version_that_is_killed_is_finished_by_a_plain_run(start_sandbox, make_job):
-    """Four rows billed exactly once more, the export shows the new text, the rest untouched."""
+def test_a_plain_run_finishes_an_again_that_was_killed(start_sandbox, make_job):
+    """Four rows are billed exactly once more and export the new text. The others are unchanged."""
     sandbox = start_sandbox()
     stories = [f"story {n}" for n in range(1, 13)]
     job = make_job(sandbox.url, rows=[[s] for s in stories], workflow="wf_mine", concurrency=1)
@@ -224,8 +223,8 @@ def test_another_version_that_is_killed_is_finished_by_a_plain_run(start_sandbox
     assert Counter(results["version"]) == {1: 12, 2: 4}
 
 
-def test_a_version_that_fails_leaves_the_last_answer_in_the_export(sandbox, make_job):
-    """The code of the newer one stands beside it, and `resume` asks for it again."""
+def test_an_again_that_fails_keeps_the_last_answer_in_the_export(sandbox, make_job):
+    """The code of the failed request is next to the answer, and `resume` sends the row again."""
     job = make_job(sandbox.url, rows=[["one"], ["two"]], workflow="wf_mine", retries=0)
     sandbox.publish("wf_mine", "old {{story}}")
     job.run()
@@ -242,7 +241,7 @@ def test_a_version_that_fails_leaves_the_last_answer_in_the_export(sandbox, make
 
 
 def test_check_shows_what_a_run_would_send_and_sends_nothing(sandbox, make_job):
-    """Exact bodies, empty cells, drift; the folder stays as it is."""
+    """It shows the exact bodies, empty cells and changes. The folder stays unchanged."""
     job = make_job(sandbox.url, rows=[["a"], [""], ["b"]], empty="send", max_paid=100)
     checked = json.loads(job.call("check", "--json").stdout)
     assert checked["to_send"] == checked["paid_at_most"] == 3
@@ -262,8 +261,8 @@ def test_check_shows_what_a_run_would_send_and_sends_nothing(sandbox, make_job):
     assert sandbox.received() == 3
 
 
-def test_check_says_what_a_changed_spec_would_cost(sandbox, make_job):
-    """Exit 2 with the number, as `run` would."""
+def test_check_says_what_a_changed_job_file_would_cost(sandbox, make_job):
+    """Exit 2 with the number of rows, as from `run`."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     job.run()
     job.write_spec(constants={"tone": "warm"})
@@ -274,7 +273,7 @@ def test_check_says_what_a_changed_spec_would_cost(sandbox, make_job):
 
 
 @pytest.mark.parametrize("with_id", [False, True])
-def test_whatever_happens_to_a_sheet_only_new_rows_are_sent_and_answers_stay_with_their_input(
+def test_only_new_rows_are_sent_and_answers_stay_with_their_rows_however_a_sheet_changes(
     sandbox, make_job, with_id
 ):
     """Insert, sort, delete one of three equal rows, edit and undo, add and reorder columns."""
@@ -307,7 +306,7 @@ def test_whatever_happens_to_a_sheet_only_new_rows_are_sent_and_answers_stay_wit
 
 
 def test_undoing_an_accepted_change_costs_nothing(sandbox, make_job):
-    """The first answers are held still."""
+    """The folder still has the first answers."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     job.run()
     job.write_spec(constants={"tone": "warm"})
@@ -317,8 +316,8 @@ def test_undoing_an_accepted_change_costs_nothing(sandbox, make_job):
     assert job.run()["requests"] == 0
 
 
-def test_the_failures_of_one_folder_are_a_sheet_for_another(sandbox, make_job):
-    """Its ambiguous rows are skipped unless --ambiguous; for its own folder it is refused."""
+def test_failures_csv_can_be_the_sheet_of_another_job(sandbox, make_job):
+    """Its ambiguous rows are skipped without --ambiguous. Its own run folder refuses it."""
     job = mixed_job(sandbox, make_job)
     failures = job.output / "failures.csv"
     refused = job.call("run", "--input", str(failures))
@@ -352,10 +351,10 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("sheet", "spec", "words"), BAD_INPUT)
-def test_bad_input_is_one_message_with_its_place_and_nothing_is_sent(
+def test_bad_input_causes_one_message_with_its_place_and_nothing_is_sent(
     sandbox, make_job, sheet, spec, words
 ):
-    """Exit 2, one line on stderr, an object on stdout."""
+    """Exit 2, one line on stderr, one object on stdout."""
     job = make_job(sandbox.url)
     job.sheet.write_text(sheet, encoding="utf-8")
     job.write_spec(**spec)
@@ -369,8 +368,8 @@ def test_bad_input_is_one_message_with_its_place_and_nothing_is_sent(
     assert sandbox.received() == 0
 
 
-def test_a_wrong_option_is_refused_with_an_object_too(make_job):
-    """click's own refusals: exit 2."""
+def test_a_wrong_option_is_refused_with_a_json_object_too(make_job):
+    """These are the refusals of click itself: exit 2."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.call("run", "--json", "--limmit", "5")
     assert done.returncode == 2
@@ -383,7 +382,7 @@ def _one(job: Job, story: str = "fine", **spec) -> None:
 
 
 def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path):
-    """By the command line, each for its own reason."""
+    """By the command line, each with its own cause."""
     sandbox = start_sandbox()
     job = make_job(sandbox.url)
     codes = {}
@@ -406,7 +405,7 @@ def test_every_exit_code_is_produced_for_real(start_sandbox, make_job, tmp_path)
 
 
 def test_every_exit_code_of_a_run_that_ends_early_is_produced_for_real(start_sandbox, make_job):
-    """75 by a lock and by --until, 130 and 143 by signals, before the 3 of a row."""
+    """75 from a lock and from --until, 130 and 143 from signals. Each outranks the 3 of a row."""
     sandbox = start_sandbox(latency="500ms")
     job = make_job(sandbox.url, rows=[["#fault:blocked"], ["b"], ["c"]], concurrency=1)
     assert job.run("--limit", "1", expect=3)["stopped"] is None
@@ -429,7 +428,7 @@ def test_every_exit_code_of_a_run_that_ends_early_is_produced_for_real(start_san
 
 @pytest.mark.parametrize("mode", ["fail", "skip", "wait"])
 def test_a_locked_folder_fails_is_skipped_or_waited_for(start_sandbox, make_job, mode):
-    """75, 0, or the job done after the other run has ended; never an extra bill."""
+    """Exit 75, exit 0, or the job is done after the other run. Nothing is billed twice."""
     sandbox = start_sandbox(latency="3000ms")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     first = job.start("--limit", "1")
@@ -443,8 +442,8 @@ def test_a_locked_folder_fails_is_skipped_or_waited_for(start_sandbox, make_job,
     assert json.loads(done.stdout.splitlines()[-1])["rows"] == 2
 
 
-def test_the_breaker_for_ambiguous_rows_stops_and_the_next_run_probes_one_row(sandbox, make_job):
-    """Ten lost answers in a row: exit 5; then one request at a time until one is readable."""
+def test_ten_ambiguous_rows_stop_the_run_and_the_next_one_tries_one_row_first(sandbox, make_job):
+    """Exit 5. The next run sends one request at a time until it gets a readable response."""
     bad = [f"#fault:not-json {n}" for n in range(40)]
     job = make_job(sandbox.url, rows=[[s] for s in bad], concurrency=3)
     stopped = job.run(expect=5)
@@ -458,8 +457,8 @@ def test_the_breaker_for_ambiguous_rows_stops_and_the_next_run_probes_one_row(sa
     assert job.run(expect=5)["ok"] == 10
 
 
-def test_the_breaker_for_rows_that_fail_alike_stops_a_wrong_job_early(sandbox, make_job):
-    """Ten rows, all blocked, in a folder without any answer: exit 4, nothing paid."""
+def test_ten_rows_that_fail_alike_stop_a_job_without_answers(sandbox, make_job):
+    """All ten are blocked: exit 4, and nothing is paid."""
     rows = [[f"#fault:blocked {n}"] for n in range(60)]
     job = make_job(sandbox.url, rows=rows, concurrency=2)
     summary = job.run(expect=4)
@@ -468,8 +467,8 @@ def test_the_breaker_for_rows_that_fail_alike_stops_a_wrong_job_early(sandbox, m
     assert summary["paid_max"] == 0
 
 
-def test_quiet_says_nothing_unless_something_needs_a_person(sandbox, make_job):
-    """Nothing at all when every row is ok; the summary when one failed."""
+def test_quiet_prints_nothing_unless_something_needs_a_person(sandbox, make_job):
+    """Nothing when every row is ok, the summary when a row failed."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("run", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -479,8 +478,8 @@ def test_quiet_says_nothing_unless_something_needs_a_person(sandbox, make_job):
     assert "request_blocked" in done.stderr
 
 
-def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, make_job):
-    """`run` takes the folder; once the spec is gone it is refused, the rest goes on working."""
+def test_a_run_folder_works_as_the_job_and_is_readable_without_its_job_file(sandbox, make_job):
+    """`run` accepts the folder. Without the job file only `run` is refused."""
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]], retries=0)
     job.run(expect=3)
     folder = str(job.output)
@@ -494,8 +493,8 @@ def test_a_run_folder_names_its_job_and_is_readable_without_its_spec(sandbox, ma
     assert (gone.returncode, "spec" in gone.stderr) == (2, True)
 
 
-def test_who_asks_for_the_results_of_a_rehearsed_job_is_told_of_the_rehearsal(make_job):
-    """Before the command that pays."""
+def test_before_the_first_paid_run_the_message_names_the_rehearsal(make_job):
+    """It comes before the command that costs money."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     assert job.call("run", "--sandbox").returncode == 0
     for command in (("status",), ("export", "--to", str(job.folder / "x.csv")), ("history",)):
@@ -503,8 +502,8 @@ def test_who_asks_for_the_results_of_a_rehearsed_job_is_told_of_the_rehearsal(ma
         assert "There is a rehearsal: add --sandbox to see it." in said
 
 
-def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sandbox, make_job):
-    """And how it ended; before the first run it says how to start one."""
+def test_status_says_whether_the_last_run_is_active_was_killed_or_ended(start_sandbox, make_job):
+    """If it ended, how. Before the first run, how to start one."""
     sandbox = start_sandbox(latency="8s")
     job = make_job(sandbox.url, rows=[["a"]])
     assert "pipeline run" in job.call("status").stderr
@@ -532,8 +531,8 @@ def test_status_says_whether_the_last_run_goes_on_was_killed_or_ended(start_sand
     assert job.status()["last_run"]["exit_code"] == 5
 
 
-def test_a_status_that_looks_never_locks_a_run_out(sandbox, make_job):
-    """Two hundred looks while a run starts."""
+def test_status_never_locks_a_run_out(sandbox, make_job):
+    """`status` reads the folder two hundred times while a run starts."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     folder = RunFolder(job.output)
@@ -544,8 +543,8 @@ def test_a_status_that_looks_never_locks_a_run_out(sandbox, make_job):
         assert process.returncode == 0
 
 
-def test_a_command_from_a_summary_goes_on_with_the_job(sandbox, make_job):
-    """`resume_command` works when pasted, options that make the job included."""
+def test_the_resume_command_of_a_summary_continues_the_job(sandbox, make_job):
+    """It works when pasted, with the options that name the job."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     other = job.folder / "elsewhere"
     summary = job.run("--limit", "1", "--output", str(other))
@@ -556,7 +555,7 @@ def test_a_command_from_a_summary_goes_on_with_the_job(sandbox, make_job):
     assert len(pd.read_parquet(other / "results")) == 3
 
 
-def test_a_question_on_a_terminal_is_asked_and_no_means_no(sandbox, make_job):
+def test_a_question_is_asked_on_a_terminal_and_no_sends_nothing(sandbox, make_job):
     """A pseudo-terminal types the answer."""
     job = mixed_job(sandbox, make_job)
     before = sandbox.received()
@@ -590,8 +589,8 @@ def _exit_code(pid: int, terminal: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def test_results_are_for_scripts_that_know_where_they_are(sandbox, make_job):
-    """Paths in the summary exist; stdout has nothing but the object."""
+def test_the_summary_has_paths_that_exist_and_stdout_has_nothing_else(sandbox, make_job):
+    """For scripts."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("run", "--json")
     summary = json.loads(done.stdout)
@@ -603,8 +602,10 @@ def test_results_are_for_scripts_that_know_where_they_are(sandbox, make_job):
 @pytest.mark.parametrize(
     "redirect", ["2>&-", ">&-", "2>&- >&-", "2>/dev/full", ">/dev/full", "| true"]
 )
-def test_nobody_listening_changes_neither_the_run_nor_its_exit_code(sandbox, make_job, redirect):
-    """Closed and broken streams: every row is ok, exit 0."""
+def test_closed_or_broken_streams_change_neither_the_run_nor_its_exit_code(
+    sandbox, make_job, redirect
+):
+    """Every row is ok, exit 0."""
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(30)], rate=500)
     command = shlex.join(job.command("run", "--json"))
     script = f"set -o pipefail; {command} {redirect}"
@@ -613,7 +614,7 @@ def test_nobody_listening_changes_neither_the_run_nor_its_exit_code(sandbox, mak
 
 
 def test_another_column_for_a_variable_is_refused_and_a_renamed_one_is_free(sandbox, make_job):
-    """What changes an answer is pinned by what it would cost, not by its name alone."""
+    """A column is pinned by its texts, not only by its name: what counts is the cost."""
     job = make_job(sandbox.url, ["a", "b"], [["x", "y"]] * 3, variables={"story": "a"})
     job.run()
     job.write_spec(variables={"story": "b"})
@@ -625,10 +626,10 @@ def test_another_column_for_a_variable_is_refused_and_a_renamed_one_is_free(sand
     assert sum(sandbox.billed().values()) == 3
 
 
-def test_rows_that_a_kill_left_ambiguous_are_news_of_the_night_that_finds_them(
+def test_rows_that_a_kill_left_ambiguous_are_new_for_the_run_that_finds_them(
     start_sandbox, make_job
 ):
-    """--fail-on new: exit 5 once, then quiet."""
+    """With --fail-on new that run exits with 5, and the later ones with 0."""
     sandbox = start_sandbox(latency="5s")
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     process = job.start("--limit", "1")
@@ -639,8 +640,8 @@ def test_rows_that_a_kill_left_ambiguous_are_news_of_the_night_that_finds_them(
     assert job.run("--limit", "1", "--fail-on", "new", expect=0)["ambiguous"] == 1
 
 
-def test_a_report_after_a_kill_speaks_of_what_was_on_its_way(start_sandbox, make_job):
-    """With a command that can be pasted."""
+def test_a_report_after_a_kill_names_the_rows_in_flight(start_sandbox, make_job):
+    """With a command to paste."""
     sandbox = start_sandbox(latency="5s")
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     process = job.start()
@@ -664,8 +665,8 @@ def to_go_on(said: str) -> str:
     return line.removeprefix("Next: ")
 
 
-def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, make_job):
-    """From every command, also when the next one is told less."""
+def test_commands_to_paste_repeat_the_options_that_change_how_rows_are_sent(sandbox, make_job):
+    """Those of every command do, also if that command had fewer options."""
     job = make_job("https://nowhere.invalid", rows=[["a"], ["#fault:blocked"], ["c"]], retries=0)
     options = ("--base-url", sandbox.url, "--max-paid", "1")
     done = job.call("run", *options)
@@ -683,11 +684,11 @@ def test_commands_to_paste_keep_what_makes_them_send_in_the_same_way(sandbox, ma
     assert "--max-paid 3" in to_go_on(zero.stderr)
 
 
-def test_after_a_limit_of_the_spec_the_command_names_the_limit_that_the_rest_needs(
+def test_after_max_paid_of_the_job_file_the_next_command_names_the_limit_that_the_rest_needs(
     sandbox, make_job
 ):
-    """One more for each row that is left; pasted, it goes on. Only a person is told: a program that
-    runs what it is given must not raise a limit."""
+    """One more for each row that is left, and it works when pasted. JSON keeps the old limit: a
+    program that runs the command must not raise a limit."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"], ["d"]], max_paid=3)
     assert job.run("--limit", "2")["resume_command"].endswith("job.yaml --rate 5000.0")
     stopped = job.run(expect=4)
@@ -701,7 +702,7 @@ def test_after_a_limit_of_the_spec_the_command_names_the_limit_that_the_rest_nee
 
 
 def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
-    """Rows that need --ambiguous, a code that no row has any more, and rows that were given up."""
+    """Its rows need --ambiguous, no row has the code now, or the rows were given up."""
     job = mixed_job(sandbox, make_job)
     assert "--ambiguous sends such" in job.call("resume", "--rows", "5").stderr
     done = job.call("resume", "--only", "timeout")
@@ -719,10 +720,10 @@ def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
 @pytest.mark.parametrize(
     ("verb", "option"), [("resume", "--only"), ("resume", "--except"), ("settle", "--only")]
 )
-def test_a_code_that_no_row_can_have_is_refused_with_those_that_there_are(
+def test_an_unknown_error_code_is_refused_and_the_known_ones_are_named(
     sandbox, make_job, verb, option
 ):
-    """Exit 2: a typo would choose no row, and nobody would notice."""
+    """Exit 2. Otherwise a typo would select no row without a message."""
     job = mixed_job(sandbox, make_job)
     before = sandbox.received(), job.status()
     done = job.call(verb, option, "gatway")
@@ -734,10 +735,8 @@ def test_a_code_that_no_row_can_have_is_refused_with_those_that_there_are(
         assert job.call(verb, "--only", code).returncode in (0, 5)
 
 
-def test_settle_names_the_codes_where_it_decides_nothing_and_refuses_rows_that_are_not_there(
-    sandbox, make_job
-):
-    """0 for a code that no row has now, 2 for a row that is not in the sheet."""
+def test_settle_names_the_codes_if_it_gives_up_no_row_and_refuses_unknown_rows(sandbox, make_job):
+    """Exit 0 for a code that no row has now, exit 2 for a row that is not in the sheet."""
     job = mixed_job(sandbox, make_job)
     done = job.call("settle", "--only", "timeout")
     assert "There is no row to give up. The error codes here are:" in done.stderr
@@ -747,7 +746,7 @@ def test_settle_names_the_codes_where_it_decides_nothing_and_refuses_rows_that_a
 
 
 def test_resume_of_a_job_that_was_never_run_says_so(sandbox, make_job):
-    """By code it is refused; without one it sends what `run` would, as the table says."""
+    """With --only it is refused. Without it, it sends the same rows as `run`."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     done = job.call("resume", "--only", "gateway")
     assert (done.returncode, sandbox.received()) == (2, 0)
@@ -760,8 +759,8 @@ def test_resume_of_a_job_that_was_never_run_says_so(sandbox, make_job):
     assert "None of these rows" not in job.call("resume").stderr
 
 
-def test_as_many_failed_rows_as_there_are_new_ones_are_not_told_as_new(sandbox, make_job):
-    """Before paying again one reads what is sent: the failed row, not the pending one."""
+def test_failed_rows_are_not_announced_as_new_if_there_are_as_many_new_ones(sandbox, make_job):
+    """A user reads that line before paying again: the failed row is sent, not the pending one."""
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]])
     job.run(expect=3)
     job.write_sheet(["story"], [["a"], ["#fault:blocked"], ["new"]])
@@ -771,10 +770,8 @@ def test_as_many_failed_rows_as_there_are_new_ones_are_not_told_as_new(sandbox, 
     assert "None of these rows was sent before" in job.call("resume", "--rows", "3").stderr
 
 
-def test_a_report_of_a_job_that_sent_nothing_does_not_speak_of_rows_that_were_sent(
-    sandbox, make_job
-):
-    """`--limit 0` and a limit of 0 are runs."""
+def test_a_report_of_a_job_that_sent_nothing_mentions_no_row_that_was_sent(sandbox, make_job):
+    """Runs with `--limit 0` and with a limit of 0."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run("--limit", "0")
     shown = job.call("report").stdout
@@ -784,8 +781,10 @@ def test_a_report_of_a_job_that_sent_nothing_does_not_speak_of_rows_that_were_se
     assert "Every row that was sent is ok." in job.call("report").stdout
 
 
-def test_what_a_reading_command_was_asked_for_is_on_stdout_and_nothing_else_is(sandbox, make_job):
-    """For a pager or grep. With --json stdout is one object, and the words are on stderr."""
+def test_commands_that_only_read_print_their_result_on_stdout_and_nothing_else_there(
+    sandbox, make_job
+):
+    """For a pager or grep. With --json stdout has one object, and messages are on stderr."""
     job = mixed_job(sandbox, make_job)
     for verb, words in (
         ("status", "9 rows: 2 ok, 3 failed"),
@@ -805,7 +804,7 @@ def test_what_a_reading_command_was_asked_for_is_on_stdout_and_nothing_else_is(s
 
 
 def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_job):
-    """Not to a mistyped address; but to one that refused the key, though nothing was paid."""
+    """Not to a mistyped address, but to one that refused the key, although nothing was paid."""
     first, second = start_sandbox(), start_sandbox()
     job = make_job(f"http://127.0.0.1:{closed_port()}", rows=[["a"]])
     log = job.output / "log.jsonl"
@@ -823,7 +822,7 @@ def test_a_folder_belongs_to_the_first_host_that_answered(start_sandbox, make_jo
 
 
 def test_a_folder_belongs_to_a_path_of_its_host(sandbox, make_job):
-    """A gateway has several APIs behind one host. A slash at the end is no path."""
+    """A gateway has several APIs on one host. A slash at the end makes no difference."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     assert job.run("--limit", "1")["ok"] == 1
     done = job.call("run", "--base-url", f"{sandbox.url}/gateway")
@@ -835,8 +834,8 @@ def test_a_folder_belongs_to_a_path_of_its_host(sandbox, make_job):
     assert job.run("--base-url", f"{sandbox.url}/")["ok"] == 2
 
 
-def test_a_refused_first_run_is_no_run(sandbox, make_job):
-    """`status` says how to start one, and nothing half-read is left behind."""
+def test_a_refused_first_run_does_not_count_as_a_run(sandbox, make_job):
+    """`status` says how to start one, and no half-read file is left."""
     job = make_job(sandbox.url, rows=[["a"], [""], ["c"]])
     assert job.call("run").returncode == 2
     done = job.call("status")
@@ -863,7 +862,7 @@ def test_options_that_make_no_sense_together_are_refused(make_job, options, word
 
 
 def test_a_sheet_given_as_a_job_is_recognised(make_job):
-    """People mix them up."""
+    """Users mix them up."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.shell([sys.executable, "-m", "pipeline", "run", str(job.sheet)])
     assert (done.returncode, "a sheet, not a job spec" in done.stderr) == (2, True)
@@ -871,10 +870,10 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
 
 @pytest.mark.parametrize("command", ["run", "refused run", "settle"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["as it is", "gzip"])
-def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(
+def test_a_kept_response_that_a_later_release_can_read_becomes_an_answer_without_a_request(
     sandbox, make_job, command, pack
 ):
-    """What came whole is kept as it came and read later; half an answer stays ambiguous."""
+    """A complete response is kept unchanged and read later. Half a response stays ambiguous."""
     job = make_job(sandbox.url, rows=[["#fault:not-json"], ["#fault:cut-body"], ["fine"]])
     job.run(expect=5)
     db = connect(job.output / "ledger.sqlite", read_only=False)
@@ -905,8 +904,8 @@ def test_an_answer_that_a_later_release_can_read_is_taken_without_paying_again(
     assert job.call("verify").returncode == 0
 
 
-def test_reading_kept_answers_again_says_so_where_there_are_none(sandbox, make_job):
-    """What cannot be read still is kept, for another release."""
+def test_reread_says_so_if_no_kept_response_can_be_read(sandbox, make_job):
+    """They are kept for another release."""
     job = make_job(sandbox.url, rows=[["#fault:not-json"], ["fine"]])
     assert job.call("settle", "--reread").returncode == 2  # no run yet
     job.run(expect=5)

@@ -1,4 +1,4 @@
-"""The sheet going home: every cell as it was, every answer beside its row."""
+"""Exports: every cell of the sheet unchanged, every answer next to its row."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def job(sandbox, make_job) -> Job:
     return job
 
 
-def test_csv_keeps_the_sheet_as_it_was_and_guards_only_what_was_added(job):
-    """A byte order mark for Excel; -5 and +49 stay; the server's formulas do not run."""
+def test_csv_keeps_the_sheet_unchanged_and_guards_only_the_added_columns(job):
+    """A byte order mark for Excel. -5 and +49 stay, and formulas of the server do not run."""
     target = job.folder / "out.csv"
     done = job.call("export", "--to", str(target))
     assert done.returncode == 0
@@ -57,7 +57,7 @@ def test_csv_keeps_the_sheet_as_it_was_and_guards_only_what_was_added(job):
 
 
 def test_a_formula_from_a_server_is_guarded_and_counted(tmp_path):
-    """Unless the user says not to; the sheet's own cells never."""
+    """Unless the user turns it off. The sheet's own cells are never changed."""
     batch = pa.record_batch({"a": ["=1"], "result": ["=HYPERLINK(1)"], "_status": ["ok"]})
     exported = Exported(batch.schema, 1, ("result", "_status"), lambda: iter([batch]))
     target = tmp_path / "guarded.csv"
@@ -68,7 +68,7 @@ def test_a_formula_from_a_server_is_guarded_and_counted(tmp_path):
 
 
 def test_parquet_and_jsonl_are_exact(job):
-    """Citations as a table; nulls where nothing is known; one object a line for any reader."""
+    """Citations are tables, unknown values are null, and JSONL has one object per line."""
     parquet, jsonl = job.folder / "out.parquet", job.folder / "out.jsonl"
     assert job.call("export", "--to", str(parquet)).returncode == 0
     assert job.call("export", "--to", str(jsonl)).returncode == 0
@@ -80,12 +80,12 @@ def test_parquet_and_jsonl_are_exact(job):
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_an_export_is_a_sheet_again_and_its_own_columns_are_replaced(job):
-    """Not sent, not doubled."""
+def test_an_export_can_be_the_next_sheet_and_its_added_columns_are_replaced(job):
+    """They are neither sent nor doubled."""
     exported = job.folder / "again.csv"
     job.call("export", "--to", str(exported))
     other = str(job.folder / "runs" / "other")
-    # The folder beside it has paid for the same rows: --yes.
+    # The folder next to it has paid for the same rows, so this one needs --yes.
     done = job.call("run", "--input", str(exported), "--output", other, "--json", "--yes")
     assert json.loads(done.stdout)["skipped"] == 1
     target = job.folder / "second.parquet"
@@ -95,8 +95,8 @@ def test_an_export_is_a_sheet_again_and_its_own_columns_are_replaced(job):
     assert list(table["_status"]) == ["ok", "failed", "skipped", "ok"]
 
 
-def test_a_column_of_the_users_own_keeps_its_name(sandbox, make_job):
-    """The added one gets another, and that is said."""
+def test_a_column_of_the_user_keeps_its_name(sandbox, make_job):
+    """The added column gets another name, and a message says so."""
     job = make_job(sandbox.url, ["result", "story"], [["mine", "a"]], variables={"story": "story"})
     job.run()
     target = job.folder / "out.parquet"
@@ -108,7 +108,7 @@ def test_a_column_of_the_users_own_keeps_its_name(sandbox, make_job):
 
 
 def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_job):
-    """After a kill, and while a run goes on."""
+    """After a kill, and while a run is active."""
     sandbox = start_sandbox(latency="50ms")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(400)], concurrency=4)
     process = job.start()
@@ -117,7 +117,7 @@ def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_jo
             pass
         during = job.export()
         assert (during["_status"] == "ok").sum() >= 10
-        # What is on its way is waited for.
+        # The run waits for the requests in flight.
         assert set(during["_status"]) == {"ok", "pending"}
     finally:
         process.kill()
@@ -141,8 +141,8 @@ def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_jo
         ("nowhere/out.csv", "does not exist. Make it first."),
     ],
 )
-def test_a_place_that_an_export_must_not_take_is_refused(job, target, words):
-    """Exit 2, and nothing there is touched."""
+def test_an_export_to_a_forbidden_place_is_refused(job, target, words):
+    """Exit 2, and nothing there changes."""
     (job.folder / "link.csv").symlink_to(job.sheet)
     path = job.folder / target
     before = path.read_bytes() if path.exists() else None
@@ -152,16 +152,16 @@ def test_a_place_that_an_export_must_not_take_is_refused(job, target, words):
     assert (path.read_bytes() if path.exists() else None) == before
 
 
-def test_a_part_that_was_removed_is_named_and_no_row_is_left_out_silently(job):
-    """Exit 6 and no file."""
+def test_a_removed_part_is_named_and_no_export_is_written(job):
+    """Exit 6. No row is left out silently."""
     (job.results / "part-00001.parquet").unlink()
     target = job.folder / "out.csv"
     assert job.call("export", "--to", str(target)).returncode == 6
     assert not target.exists()
 
 
-def test_a_report_tells_what_failed_also_where_answers_cannot_be_read(job):
-    """First what failed; then exit 6, and why they could not be looked at."""
+def test_a_report_shows_what_failed_even_if_answers_cannot_be_read(job):
+    """First the failed rows, then exit 6 and why the answers could not be checked."""
     (job.results / "part-00001.parquet").unlink()
     done = job.call("report")
     assert done.returncode == 6
@@ -171,14 +171,14 @@ def test_a_report_tells_what_failed_also_where_answers_cannot_be_read(job):
 
 
 def test_before_the_first_run_there_is_nothing_to_export(make_job):
-    """And the message says what to do."""
+    """The message says what to do."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.call("export", "--to", str(Path(job.folder) / "out.csv"))
     assert (done.returncode, "pipeline run" in done.stderr) == (2, True)
 
 
-def test_a_sheet_with_semicolons_comes_home_with_semicolons(sandbox, make_job):
-    """The Excel that wrote it reads no other."""
+def test_a_sheet_with_semicolons_is_exported_with_semicolons(sandbox, make_job):
+    """The Excel that wrote it reads nothing else."""
     job = make_job(sandbox.url)
     job.sheet.write_text("no;story\n1;a, b\n", encoding="utf-8")
     job.write_spec(variables={"story": "story"})
@@ -233,8 +233,8 @@ def exported(job: Job, name: str, **options: bool) -> Path:
     return pipeline.export_job(pipeline.find_job(job.spec), job.folder / name, **options).path
 
 
-def test_naughty_texts_come_home_byte_for_byte_in_every_kind_of_file(naughty_job):
-    """Control characters, line ends, marks of direction, formulas, escapes, 40,000 characters."""
+def test_naughty_texts_are_exported_byte_for_byte_to_every_kind_of_file(naughty_job):
+    """Control characters, line ends, direction marks, formulas, escapes, 40,000 characters."""
     wanted = [*NAUGHTY, "half \ufffd of a pair"]
     with exported(naughty_job, "out.csv", excel_guard=False).open(
         encoding="utf-8-sig", newline=""
@@ -255,8 +255,8 @@ def test_naughty_texts_come_home_byte_for_byte_in_every_kind_of_file(naughty_job
     assert texts == wanted
 
 
-def test_texts_beside_a_workbook_are_replaced_with_it(naughty_job):
-    """Those of the earlier export go; a file of the user's own stays."""
+def test_texts_next_to_a_workbook_are_replaced_with_it(naughty_job):
+    """Files of the earlier export are removed. A file of the user stays."""
     beside = naughty_job.folder / "beside.files"
     beside.mkdir()
     (beside / "row-99-result.txt").write_text("of an earlier export")
@@ -269,7 +269,7 @@ def test_texts_beside_a_workbook_are_replaced_with_it(naughty_job):
 
 
 def test_a_new_workbook_freezes_its_header_and_sums_up_the_run(naughty_job):
-    """The sheet's own cells are texts; a second sheet counts."""
+    """The sheet's own cells are texts, and a second worksheet has the counts."""
     book = load_workbook(exported(naughty_job, "new.xlsx"))
     page, summary = book.worksheets
     assert [cell.value for cell in page[1]] == ["story", *ADDED]
@@ -280,8 +280,8 @@ def test_a_new_workbook_freezes_its_header_and_sums_up_the_run(naughty_job):
     assert said["last run"] == naughty_job.status()["run_id"]
 
 
-def test_citations_are_a_table_of_their_own(naughty_job):
-    """Row, id, position, address, title and domain, in every kind of file; formulas guarded."""
+def test_citations_are_exported_as_a_table(naughty_job):
+    """Row, id, position, address, title and domain, in every kind of file. Formulas are guarded."""
     parquet = naughty_job.folder / "sources.parquet"
     csv_file, xlsx = parquet.with_suffix(".csv"), parquet.with_suffix(".xlsx")
     done = naughty_job.call("export", "--citations", str(csv_file))
@@ -303,14 +303,14 @@ def test_citations_are_a_table_of_their_own(naughty_job):
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_neither_a_table_nor_citations_is_refused(job):
+def test_an_export_without_to_and_citations_is_refused(job):
     """Exit 2, and the message names both options."""
     done = job.call("export")
     assert (done.returncode, "--citations" in done.stderr) == (2, True)
 
 
 def test_a_skipped_row_says_why(sandbox, make_job):
-    """The column of its empty cell, or that it was ambiguous elsewhere."""
+    """Its empty cell by column, or that it was ambiguous in another run."""
     columns = ["story", "tone", "_status"]
     rows = [["a", "warm", ""], ["b", "", ""], ["c", "warm", "ambiguous"]]
     variables = {"story": "story", "tone": "tone"}
@@ -324,7 +324,7 @@ def test_a_skipped_row_says_why(sandbox, make_job):
 
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(job):
-    """A file of the user's own stays as it is, unless --force says otherwise; of every kind."""
+    """A file of the user stays unless --force is given, for every kind of file."""
     found = pipeline.find_job(job.spec)
     for kind in ("csv", "parquet", "jsonl", "xlsx"):
         target = job.folder / f"mine.{kind}"
@@ -360,8 +360,8 @@ ODD_TARGETS = {
 
 
 @pytest.mark.parametrize("name", [*ODD_TARGETS, "no such text.xlsx", "broken.xlsx"])
-def test_an_odd_file_is_no_earlier_export(job, name):
-    """Also one that a reader fails on."""
+def test_an_odd_file_does_not_count_as_an_earlier_export(job, name):
+    """Nor does one that a reader fails on."""
     target = job.folder / name
     if name in ODD_TARGETS:
         target.write_bytes(ODD_TARGETS[name])
@@ -373,8 +373,8 @@ def test_an_odd_file_is_no_earlier_export(job, name):
     assert "this file exists and is not an earlier export" in done.stderr
 
 
-def test_flags_are_added_when_asked_for(make_job):
-    """Marks of each answer's text, `repeated` among them."""
+def test_flags_are_exported_with_the_option_flags(make_job):
+    """The flags of each answer, `repeated` among them."""
     same = "The very same text for everybody, whatever was asked."
     texts = {"a": same, "b": same, "c": "As an AI language model, I cannot.", "d": "fine"}
 

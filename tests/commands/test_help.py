@@ -29,7 +29,7 @@ def help_of(name: str = "") -> list[str]:
 
 
 def test_the_commands_are_listed_in_the_order_in_which_a_user_needs_them():
-    """Not by the alphabet."""
+    """Not alphabetically."""
     lines = help_of()
     listed = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]]
     assert " ".join(listed) == (
@@ -46,7 +46,7 @@ def test_no_line_about_a_command_is_cut_off():
 
 
 @pytest.mark.parametrize("name", sorted(set(cli.commands) - TALL))
-def test_the_options_of_a_command_stand_in_groups_in_one_order(name):
+def test_the_options_of_a_command_are_in_groups_in_one_order(name):
     """What to send, limits, where, output; a group that is empty is left out, --help is last."""
     lines = help_of(name)
     headings = [line.removesuffix(":") for line in lines if re.fullmatch(r"[A-Z].*:", line)]
@@ -59,7 +59,7 @@ def test_the_options_of_a_command_stand_in_groups_in_one_order(name):
             assert len(re.findall(rf"^  {parameter.opts[0]}\b", text, re.MULTILINE)) == 1
 
 
-def test_each_option_stands_under_the_heading_where_a_user_looks_for_it():
+def test_each_option_is_under_the_heading_where_a_user_looks_for_it():
     """Of `run`, which has most of them."""
     groups: dict[str, str] = {}
     heading = ""

@@ -1,4 +1,4 @@
-"""The runs of a job, from what is durable."""
+"""`pipeline history`: the runs of a job, from the ledger."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.conftest import ended
 from tests.promises.test_verify import altered
 
 
-def test_each_run_has_its_own_figures_in_their_order(start_sandbox, make_job):
-    """Rows that it sent, what they cost, how it ended; a killed run has them too."""
+def test_history_lists_each_run_with_its_own_figures(start_sandbox, make_job):
+    """The rows that it sent, what they cost and how it ended. A killed run has them too."""
     sandbox = start_sandbox()
     job = make_job(sandbox.url, rows=[["a"], ["#fault:blocked"], ["#fault:not-json"], ["d"]])
     summaries = [job.run("--limit", "2", expect=3), job.run(expect=5)]
@@ -46,18 +46,18 @@ def test_each_run_has_its_own_figures_in_their_order(start_sandbox, make_job):
     assert last == [second]
 
 
-def test_a_row_that_was_tried_again_in_one_run_counts_once(sandbox, make_job):
-    """Three requests, one failed row."""
+def test_a_row_that_was_retried_in_one_run_counts_once(sandbox, make_job):
+    """Two requests, one failed row."""
     job = make_job(sandbox.url, rows=[["#fault:json-500"]], retries=1)
     job.run(expect=3)
     [run] = pipeline.read_history(pipeline.find_job(job.spec))
     assert (run.requests, run.failed, run.ok, run.paid_max) == (2, 1, 0, 0)
 
 
-def test_the_share_of_the_limit_comes_from_the_log_and_is_not_missed_without_it(
+def test_the_share_of_the_limit_comes_from_the_log_and_history_works_without_it(
     start_sandbox, make_job
 ):
-    """As a person was told at the end of the run."""
+    """It is the share that the run printed at its end."""
     sandbox = start_sandbox(limit=20, window="1s")
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)])
     done = job.call("run")
@@ -79,8 +79,10 @@ def test_the_share_of_the_limit_comes_from_the_log_and_is_not_missed_without_it(
     assert (again.limit_used, again.requests) == (None, run.requests)
 
 
-def test_a_run_that_was_altered_is_not_shown_and_before_the_first_it_says_how(sandbox, make_job):
-    """Exit 2 and the command; a damaged row of the ledger raises."""
+def test_an_altered_run_is_not_shown_and_before_the_first_run_history_names_the_command(
+    sandbox, make_job
+):
+    """Exit 2 with the command. A damaged row of the ledger raises."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("history")
     assert (done.returncode, "pipeline run" in done.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""What a mistake is answered with, read as somebody who does not know the code."""
+"""Messages about mistakes, as a user reads them who does not know the code."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from tests.conftest import ended
 
 PORT = 9
-NOWHERE = f"http://127.0.0.1:{PORT}"  # nobody may listen at so low a port but the system
+NOWHERE = f"http://127.0.0.1:{PORT}"  # only the system may listen at so low a port
 SHEET = "story,sku\na,1\nb,2\n"
 
-# A command line, what the spec has besides, the sheet, and words of the answer: where and what.
+# A command line, other keys of the job file, the sheet, and words of the message: where and what.
 MISTAKES = [
     (["rn"], {}, SHEET, ["No such command 'rn'"]),
     (["run"], {}, SHEET, ["Missing argument 'JOB'"]),
@@ -57,10 +57,10 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("words", "spec", "sheet", "told"), MISTAKES, ids=[" ".join(m[0]) + str(m[1]) for m in MISTAKES]
 )
-def test_a_mistake_is_answered_with_its_place_and_that_nothing_was_sent(
+def test_a_message_about_a_mistake_names_its_place_and_says_that_nothing_was_sent(
     make_job, words, spec, sheet, told
 ):
-    """Exit 2, no traceback, no word of Python's."""
+    """Exit 2, no traceback, no word of Python."""
     job = make_job(NOWHERE)
     job.sheet.write_text(sheet, encoding="utf-8")
     job.sheet.with_suffix("").write_text(sheet, encoding="utf-8")
@@ -75,8 +75,8 @@ def test_a_mistake_is_answered_with_its_place_and_that_nothing_was_sent(
     assert done.stdout == ""
 
 
-def test_a_command_in_a_message_is_its_end_and_can_be_pasted(make_job, sandbox):
-    """A full stop behind it would be one more word for the shell."""
+def test_a_message_ends_with_its_command_which_can_be_pasted(make_job, sandbox):
+    """A full stop after it would be one more word for the shell."""
     job = make_job(sandbox.url, rows=[["a"]])
     for words in (["status"], ["settle"], ["verify"], ["resume", "--only", "gateway"]):
         said = job.call(*words).stderr.strip()
@@ -85,8 +85,8 @@ def test_a_command_in_a_message_is_its_end_and_can_be_pasted(make_job, sandbox):
     assert job.paste(command).returncode == 0
 
 
-def test_an_api_that_nobody_answers_at_is_named_without_the_classes_of_a_library(make_job):
-    """Host, port and the system's reason, and what to look at."""
+def test_an_api_that_does_not_answer_is_named_without_class_names_of_a_library(make_job):
+    """Host, port and the system's reason, and what to check."""
     job = make_job(NOWHERE, rows=[["a"]])
     process = subprocess.Popen(
         job.command("run"), env=job.environment(), stderr=subprocess.PIPE, text=True
@@ -100,21 +100,21 @@ def test_an_api_that_nobody_answers_at_is_named_without_the_classes_of_a_library
     assert "Error" not in told
 
 
-def test_the_answer_that_ends_a_run_is_not_waited_for(make_job, sandbox):
-    """A refused key was told as one answer still on its way, which may have been paid for."""
+def test_a_run_does_not_wait_for_the_response_that_ended_it(make_job, sandbox):
+    """A refused key was once shown as one request in flight that may be paid."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     said = job.call("run", env={"AITUTOR_API_KEY": "sk_wrong"}).stderr
     assert "Check the key (AITUTOR_API_KEY or --key-file). Nothing is in flight." in said
 
 
-def test_texts_of_one_length_are_told_by_it(make_job):
-    """And not as from 1 to 1."""
+def test_texts_of_one_length_are_not_shown_as_a_range(make_job):
+    """One character, and not 1 to 1."""
     job = make_job(NOWHERE, rows=[["a"], ["b"]])
     assert '"story" from "story": 1 character.' in job.call("check").stdout
 
 
-def test_a_rehearsal_takes_a_sheet_whose_names_are_longer_than_a_command_line(make_job):
-    """A survey's questions are its column names; Linux takes 128 KB for one argument."""
+def test_a_rehearsal_works_with_column_names_longer_than_a_command_line(make_job):
+    """The questions of a survey are column names. Linux allows 128 KB for one argument."""
     names = [f"question {n} {'what do you think? ' * 20}" for n in range(400)]
     job = make_job(NOWHERE, columns=names, rows=[["yes"] * len(names)])
     done = job.call("run", "--sandbox")
@@ -122,7 +122,7 @@ def test_a_rehearsal_takes_a_sheet_whose_names_are_longer_than_a_command_line(ma
 
 
 def test_answers_and_citations_are_not_written_over_each_other(make_job, sandbox):
-    """One name for both would leave the sources only."""
+    """With one name for both, only the citations would be left."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.run()
     target = str(job.folder / "done.csv")
@@ -147,8 +147,8 @@ def test_answers_and_citations_are_not_written_over_each_other(make_job, sandbox
         ),
     ],
 )
-def test_a_wrong_option_of_the_sandbox_is_named(make_job, options, told):
-    """By the option, in words and not in numbers of errors."""
+def test_a_message_about_a_wrong_option_of_the_sandbox_names_the_option(make_job, options, told):
+    """In words, without error numbers."""
     done = make_job(NOWHERE).shell(
         [sys.executable, "-m", "pipeline", "sandbox", "--port", "0", *options]
     )
@@ -156,8 +156,8 @@ def test_a_wrong_option_of_the_sandbox_is_named(make_job, options, told):
     assert "Errno" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_named(make_job):
-    """And what to do."""
+def test_a_message_about_a_port_in_use_names_the_port(make_job):
+    """And says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = make_job(NOWHERE).shell(

@@ -1,4 +1,4 @@
-"""report.html: one file that loads nothing, in which no text of sheet or server does anything."""
+"""report.html: one file that loads nothing, and texts of sheets and servers do nothing in it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ATTRIBUTES = frozenset(
 
 
 def hostile_texts(canary: str) -> list[str]:
-    """Each would do something on a careless page: mark the document, or ask the canary."""
+    """Each text would act on a careless page: change the document, or request the canary."""
     act = f"document.documentElement.dataset.hacked=1;fetch('{canary}/fetch')"
     return [
         f"<script>{act}</script><script src={canary}/script></script>",
@@ -99,7 +99,7 @@ def hostile_answer(body: bytes, canary: str) -> Answer:
 
 @contextmanager
 def counting() -> Iterator[tuple[str, list[str]]]:
-    """(its address, the paths that it was asked for): a server that nothing may ask."""
+    """(its address, the paths that were requested): a server that no page may contact."""
     asked: list[str] = []
 
     class Counting(http.server.BaseHTTPRequestHandler):
@@ -147,7 +147,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
 
 
 class Parsed(HTMLParser):
-    """What a page consists of."""
+    """The elements, attributes and texts of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -200,7 +200,7 @@ class Parsed(HTMLParser):
         raise AssertionError(f"a declaration: {data}")
 
 
-def test_a_page_of_hostile_texts_holds_only_what_a_report_consists_of(hostile):
+def test_a_page_of_hostile_texts_has_only_the_elements_of_a_report(hostile):
     """No element, attribute, comment or unclosed tag that the report itself did not write."""
     parsed = Parsed(hostile.page)
     assert parsed.elements <= ELEMENTS, parsed.elements - ELEMENTS
@@ -211,8 +211,8 @@ def test_a_page_of_hostile_texts_holds_only_what_a_report_consists_of(hostile):
     assert (hostile.summary["failed"], hostile.summary["ambiguous"]) == (15, 2)
 
 
-def test_hostile_texts_can_be_read_as_they_are(hostile):
-    """What would act unseen is written out; nothing else of a text is changed."""
+def test_hostile_texts_can_be_read_unchanged(hostile):
+    """Invisible characters with an effect are written out. Nothing else of a text changes."""
     text = Parsed(hostile.page).text
     for one in hostile.texts:
         assert visible(one.replace("\x00", "")) in text, one
@@ -230,7 +230,7 @@ def test_hostile_texts_can_be_read_as_they_are(hostile):
 
 
 def test_only_plain_http_addresses_are_links(hostile):
-    """None with a password in it, none that browsers read otherwise than we do; others are text."""
+    """Not those with a password, and not those that browsers read differently. Others are text."""
     parsed = Parsed(hostile.page)
     assert {found["href"] for found in parsed.links} == {
         "https://good.example/a?b=c&d='",
@@ -251,8 +251,8 @@ def test_only_plain_http_addresses_are_links(hostile):
         ("https://MÜNCHEN.de/", "xn--mnchen-3ya.de"),
     ],
 )
-def test_a_host_is_shown_as_the_one_that_a_browser_opens(text, host):
-    """By the rules of today's browsers: those of 2003 would show ß as ss, which is another host."""
+def test_the_host_shown_is_the_one_that_a_browser_opens(text, host):
+    """By the rules of today's browsers. Those of 2003 would show ß as ss, which is another host."""
     url = http_url(text)
     assert url is not None
     assert url.host == host
@@ -261,13 +261,13 @@ def test_a_host_is_shown_as_the_one_that_a_browser_opens(text, host):
 @pytest.mark.parametrize(
     "text", ["https://foo_bar.é.com/", "https://a..é/", f"http://{'é' * 64}.de"]
 )
-def test_a_host_that_no_browser_opens_is_no_link(text):
-    """There is nothing to show for it."""
+def test_a_host_that_no_browser_opens_is_not_a_link(text):
+    """There is no host to show for it."""
     assert http_url(text) is None
 
 
 def test_the_policy_allows_the_one_style_sheet_and_nothing_else(hostile):
-    """By its hash; there is no style attribute that it would forbid."""
+    """By its hash. The page has no style attribute, which the policy would forbid."""
     [policy] = [m["content"] for m in Parsed(hostile.page).metas if "http-equiv" in m]
     [style] = re.findall("<style>(.*?)</style>", hostile.page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -279,7 +279,7 @@ def test_the_policy_allows_the_one_style_sheet_and_nothing_else(hostile):
 
 
 def chromium(page: Path, profile: Path, *options: str) -> tuple[str, str]:
-    """(the document once a browser is done with it, what the browser complained of)."""
+    """(the document after a browser has loaded it, the complaints of the browser)."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
@@ -298,7 +298,7 @@ def chromium(page: Path, profile: Path, *options: str) -> tuple[str, str]:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_in_a_browser_no_script_runs_and_nothing_is_fetched(hostile, tmp_path):
-    """Nor is anything blocked that it needs. A page without care shows that it would be seen."""
+    """The policy blocks nothing that the page needs. A careless page would be noticed."""
     careless = tmp_path / "careless.html"
     careless.write_text("".join(hostile.texts[:3]), encoding="utf-8")
     document, _ = chromium(careless, tmp_path / "profile")
@@ -315,7 +315,7 @@ def test_in_a_browser_no_script_runs_and_nothing_is_fetched(hostile, tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_page_of_long_words_is_no_wider_than_a_phone(hostile, tmp_path):
-    """Nothing is to be scrolled sideways to be read."""
+    """A reader must not have to scroll sideways."""
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<iframe src="{hostile.path.as_uri()}" style="width:390px;height:800px;border:0"></iframe>'
@@ -330,7 +330,7 @@ def test_a_page_of_long_words_is_no_wider_than_a_phone(hostile, tmp_path):
 
 
 def test_each_command_on_the_page_sends_exactly_its_rows(sandbox, make_job):
-    """Pasted from the page; the book tells who was sent."""
+    """Pasted from the page. The server counts the requests."""
     rows = [
         "fine",
         "a #fault:blocked",
@@ -346,7 +346,7 @@ def test_each_command_on_the_page_sends_exactly_its_rows(sandbox, make_job):
     command_of = {c.split("--only ")[1].split(" ")[0]: c for c in page.commands if "--only" in c}
     assert set(command_of) == set(expected)
     run = f"pipeline run {job.spec} --rate 5000.0"
-    assert page.commands.count(run) == 2  # of the rows that have to be edited first
+    assert page.commands.count(run) == 2  # for the rows that need an edit
     assert json.loads(job.call("report", "--json").stdout)["resume_command"] in page.commands
     for code, command in command_of.items():
         before = {entry["body"]: entry["received"] for entry in sandbox.bills()}
@@ -364,8 +364,8 @@ def test_each_command_on_the_page_sends_exactly_its_rows(sandbox, make_job):
     assert sum(sandbox.billed().values()) == 4
 
 
-def test_the_file_is_private_named_in_the_summary_and_not_drawn_by_a_run(sandbox, make_job):
-    """`report` is null until the file is there."""
+def test_the_page_is_private_named_in_the_summary_and_not_written_by_a_run(sandbox, make_job):
+    """`report` is null until the file exists."""
     job = make_job(sandbox.url, rows=[["a"], ["b #fault:blocked"]])
     assert job.run(expect=3)["report"] is None
     path = job.output / "report.html"
@@ -402,7 +402,7 @@ def test_open_starts_the_browser_and_nothing_else_does(reported, tmp_path):
 
 
 def test_the_same_folder_makes_the_same_page(hostile):
-    """Byte by byte but for its own date: ids and samples are not drawn by lot."""
+    """Byte for byte except its date: ids and samples are not random."""
     path = pipeline.write_report(pipeline.find_job(hostile.job.spec))
     page = path.read_text(encoding="utf-8")
     without_date = [re.sub("Written .{19} UTC", "", text) for text in (hostile.page, page)]
@@ -436,7 +436,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Job:
     ],
 )
 def test_nothing_altered_is_counted_or_shown(reported, table, which, change):
-    """The file of before stays as it was."""
+    """The earlier page stays unchanged."""
     folder = reported.copied(f"{table}-{which}-{change.split()[0]}")
     before = (folder / "report.html").read_bytes()
     alter(folder / "ledger.sqlite", table, which, change)
@@ -456,7 +456,7 @@ def alter(ledger: Path, table: str, which: str, change: str) -> None:
 
 
 def test_an_altered_part_is_named_and_not_shown(reported):
-    """One byte is enough, and the command ends with 6."""
+    """One byte is enough, and the command exits with 6."""
     folder = reported.copied("part")
     part = folder / "results" / "part-00001.parquet"
     content = bytearray(part.read_bytes())
@@ -466,12 +466,12 @@ def test_an_altered_part_is_named_and_not_shown(reported):
     done = reported.shell([sys.executable, "-m", "pipeline", "report", str(folder), "--json"])
     assert done.returncode == 6
     assert str(part) in json.loads(done.stdout)["error"]
-    assert "failed request_blocked: row" in done.stderr  # what the ledger says is said all the same
+    assert "failed request_blocked: row" in done.stderr  # the failures come from the ledger
     assert not (folder / "report.html").exists()
 
 
-def test_a_report_of_a_sheet_shows_no_answer_of_a_row_that_left_it(sandbox, make_job):
-    """Its answer stays in the results, and is nobody's any more."""
+def test_a_report_shows_no_answer_of_a_row_that_is_no_longer_in_the_sheet(sandbox, make_job):
+    """Its answer stays in the results."""
     job = make_job(sandbox.url, rows=[["kept one"], ["gone one"]])
     job.run()
     job.write_sheet(["story"], [["new one"], ["kept one"]])
@@ -484,8 +484,8 @@ def test_a_report_of_a_sheet_shows_no_answer_of_a_row_that_left_it(sandbox, make
     assert "Row 2 " in text.partition("kept one")[0]
 
 
-def test_a_killed_run_can_be_reported_with_what_was_not_sealed(start_sandbox, make_job):
-    """Its answers are shown from the ledger; what was on its way is ambiguous."""
+def test_a_killed_run_can_be_reported_with_its_answers_in_no_part(start_sandbox, make_job):
+    """They are shown from the ledger. Rows in flight are ambiguous."""
     sandbox = start_sandbox()
     job = make_job(sandbox.url, rows=[["one"], ["two #fault:hang"]])
     process = job.start()
@@ -503,7 +503,7 @@ def test_a_killed_run_can_be_reported_with_what_was_not_sealed(start_sandbox, ma
 
 
 def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
-    """Hundreds of codes and thousands of runs, each text endless, each character written out."""
+    """Hundreds of codes, thousands of runs, endless texts, and every character written out."""
     worst = "\u202e" * 10_000
     url = "https://a.example/?" + "&'" * 900
     variables = json.dumps({f"{n}{worst}": worst for n in range(100)})
@@ -538,8 +538,8 @@ def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
     assert "And 2592 rows of 288 more codes: see failures.csv." in text
 
 
-def test_nothing_but_http_url_makes_an_address_and_no_attribute_runs_anything():
-    """By accident neither."""
+def test_only_http_url_makes_an_address_and_no_attribute_runs_anything():
+    """Not even by accident."""
     for attributes in (
         {"href": "https://good.example"},
         {"href": "#a b"},
@@ -577,21 +577,21 @@ def test_nothing_but_http_url_makes_an_address_and_no_attribute_runs_anything():
         "",
     ],
 )
-def test_an_address_that_is_not_plain_is_no_link(address):
+def test_an_address_that_is_not_plain_is_not_a_link(address):
     """It is shown as text."""
     assert http_url(address) is None
 
 
 def test_a_link_says_which_host_it_leads_to():
-    """Two letters that look alike differ in it."""
+    """Letters that look alike differ in it."""
     url = http_url("HTTPS://Exаmple.com/a?b=1&c='x")  # the third letter is Cyrillic
     assert url is not None
     assert url.host == "xn--exmple-4nf.com"
     assert "&amp;c=&#x27;x" in link("text", url).source
 
 
-def test_surrogates_and_what_is_no_character_do_not_break_the_page():
-    """The page is UTF-8 whatever it was given."""
+def test_surrogates_and_code_points_without_a_character_do_not_break_the_page():
+    """The page is UTF-8 for every input."""
     source = element("p", "a\ud800b\udfffc\ufffe\r\nd\re").source
     assert source == "<p>a\ufffdb\ufffdc[U+FFFE]\nd[U+000D]e</p>"
     assert source.encode()
@@ -599,7 +599,7 @@ def test_surrogates_and_what_is_no_character_do_not_break_the_page():
 
 @pytest.mark.long(first=True)
 def test_a_report_of_300_000_rows_is_small_and_quick(tmp_path):
-    """Seconds of CPU, memory and size as the benchmark measures them; every second row failed."""
+    """CPU seconds, memory and size as in the benchmark, with every second row failed."""
     script = TOP / "benchmarks" / "report.py"
     done = subprocess.run(
         [sys.executable, script, "--rows", "300000", "--not-ok", "2", "--folder", tmp_path],

@@ -1,4 +1,4 @@
-"""`status --watch`: looks at a run that goes on elsewhere, and ends with it."""
+"""`status --watch`: follows the run of another process and ends with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import ended
 
 @pytest.fixture
 def running(start_sandbox, make_job):
-    """A job whose run takes some seconds more."""
+    """A job whose run takes a few more seconds."""
     sandbox = start_sandbox(latency="1500ms")
     job = make_job(sandbox.url, rows=[["a"], ["b"]], concurrency=1)
     process = job.start()
@@ -26,8 +26,8 @@ def running(start_sandbox, make_job):
         yield job, process
 
 
-def test_a_watch_ends_with_the_run_in_plain_lines_and_changes_nothing(running):
-    """Not on a terminal: no control character; exit 0; the last look is the end's."""
+def test_without_a_terminal_watch_prints_plain_lines_ends_with_the_run_and_changes_nothing(running):
+    """No control character, exit 0, and the last status is the final one."""
     job, process = running
     done = job.call("status", "--json", "--watch", "0.1")
     assert process.wait(1) == 0
@@ -43,8 +43,8 @@ def test_a_watch_ends_with_the_run_in_plain_lines_and_changes_nothing(running):
     assert job.call("verify").returncode == 0
 
 
-def test_a_watch_on_a_terminal_draws_over_its_last_look_and_ends_with_ctrl_c(running):
-    """Exit 0, and the run goes on."""
+def test_on_a_terminal_watch_draws_over_its_last_status_and_ends_with_ctrl_c(running):
+    """Exit 0, and the run continues."""
     job, process = running
     environment = job.environment(COLUMNS="60", TERM="xterm")
     pid, terminal = _on_a_terminal(job.command("status", "--watch=0.1"), environment)
@@ -57,8 +57,8 @@ def test_a_watch_on_a_terminal_draws_over_its_last_look_and_ends_with_ctrl_c(run
     assert max(len(line) for line in seen.split(b"\r\n")) <= 60 + len(b"\x1b[99F\x1b[J")
 
 
-def test_a_watch_without_a_run_is_a_look(sandbox, make_job):
-    """And before the first run it says how to start one."""
+def test_watch_without_an_active_run_prints_the_status_once(sandbox, make_job):
+    """Before the first run it says how to start one."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("status", "--watch")
     assert (done.returncode, "pipeline run" in done.stderr) == (2, True)

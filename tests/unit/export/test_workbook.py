@@ -1,4 +1,4 @@
-"""A workbook goes home as a copy of itself: answers beside its rows, and nothing else changed."""
+"""A workbook is exported as a copy: answers next to its rows, and nothing else changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ READS_WORKBOOKS = importlib.util.find_spec("pipeline.inputs.xlsx.reader") is not
 
 
 def answer(body: bytes) -> Answer:
-    """The story again, a long one twice, unless it is to be blocked."""
+    """The story again, a long one twice, unless the server has to block it."""
     story = json.loads(body)["Story"]
     if story == "blocked":
         return 403, {}, b'{"success": false, "error": "=Request blocked", "code": "blocked"}'
@@ -67,7 +67,7 @@ def make_book(path: Path) -> None:
     page.merge_cells("B12:E12")
     page.column_dimensions["C"].width = 33
     page.row_dimensions[6].height = 44
-    page.row_dimensions[5].height = 15  # as programs save it of rows that nobody touched
+    page.row_dimensions[5].height = 15  # as programs save it for untouched rows
     page["C5"].comment = Comment("why not", "me")
     chart = BarChart()
     chart.add_data(Reference(page, min_col=2, min_row=5, max_row=6))
@@ -76,7 +76,7 @@ def make_book(path: Path) -> None:
 
 
 def book_table(path: Path) -> Table:
-    """The sheet in the workbook, in the places where a reader of workbooks finds it."""
+    """The worksheet, as a reader of workbooks returns it."""
 
     def batches() -> Iterator[Batch]:
         page = load_workbook(path)["Ideas"]
@@ -89,7 +89,7 @@ def book_table(path: Path) -> Table:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> Job:
-    """A run of the workbook's rows, and the workbook beside it."""
+    """A run of the workbook's rows, and the workbook next to it."""
     folder = tmp_path_factory.mktemp("book")
     job = Job(folder, folder / "job.yaml", folder / "sheet.csv", "")
     make_book(folder / "book.xlsx")
@@ -113,7 +113,7 @@ def job(ran, tmp_path) -> Job:
 
 
 def export_copy(job: Job, target: Path) -> Copied:
-    """The copy, as an export of a job on the workbook makes it."""
+    """Exports a job on the workbook, and returns the copy."""
     book = job.folder / "book.xlsx"
     found = pipeline.find_job(job.spec)
     spec = replace(found.to_run(), input=book, sheet="Ideas")
@@ -129,7 +129,7 @@ def export_copy(job: Job, target: Path) -> Copied:
 
 
 def look(page: Worksheet) -> dict[str, tuple[object, ...]]:
-    """What every cell of a sheet is and how it looks."""
+    """The value and the format of every cell of a worksheet."""
     return {
         cell.coordinate: (
             cell.value,
@@ -164,8 +164,8 @@ def test_the_copy_changes_no_cell_of_the_workbook(job):
     assert set(look(after["Notes"])) == set(look(before["Notes"]))
 
 
-def test_answers_stand_in_new_columns_on_the_rows_that_they_are_for(job):
-    """Behind the last column that is used, header as the sheet's own, frozen, no formula."""
+def test_answers_are_in_new_columns_on_their_own_rows(job):
+    """After the last used column, with a frozen header like that of the sheet, no formula."""
     target = job.folder / "done.xlsx"
     assert export_copy(job, target).aside == 1
     page = load_workbook(target)["Ideas"]
@@ -188,8 +188,8 @@ def test_answers_stand_in_new_columns_on_the_rows_that_they_are_for(job):
     assert all(page.cell(r, c).value is None for r in (1, 2, 3, 10, 11) for c in range(6, 11))
 
 
-def test_a_copy_of_a_copy_has_the_columns_once(job):
-    """An export that became the sheet gives up its columns, and one summary is enough."""
+def test_a_copy_of_a_copy_has_the_added_columns_once(job):
+    """An export that is the next sheet loses its added columns, and has one summary."""
     first, second = job.folder / "book-1.xlsx", job.folder / "book-2.xlsx"
     export_copy(job, first)
     page = load_workbook(first)["Ideas"]
@@ -217,8 +217,8 @@ def test_a_copy_of_a_copy_has_the_columns_once(job):
         ("C7", "a new one", 'Ideas row 7, column "Story" was changed'),
     ],
 )
-def test_a_workbook_that_was_changed_since_is_not_filled(job, place, text, words):
-    """No answer ever stands beside another input; nothing is written."""
+def test_a_workbook_that_was_changed_since_the_run_is_not_filled(job, place, text, words):
+    """No answer is written next to another text. Nothing is written."""
     book = load_workbook(job.folder / "book.xlsx")
     book["Ideas"][place] = text
     book.save(job.folder / "book.xlsx")
@@ -230,7 +230,7 @@ def test_a_workbook_that_was_changed_since_is_not_filled(job, place, text, words
 
 
 def test_a_refused_copy_says_how_many_cells_were_changed(job):
-    """The first by name. Rows that were added are named only where no cell is another."""
+    """It names the first cell. It names added rows only if no cell was changed."""
     book = load_workbook(job.folder / "book.xlsx")
     page, at = book["Ideas"], job.folder / "book.xlsx"
     last = page.max_row
@@ -244,8 +244,8 @@ def test_a_refused_copy_says_how_many_cells_were_changed(job):
     assert last >= 7
 
 
-def test_other_cells_may_change_and_come_along(job):
-    """Only what was sent has to be what was sent."""
+def test_cells_that_are_not_sent_may_change_and_are_copied(job):
+    """Only the texts that were sent have to be unchanged."""
     book = load_workbook(job.folder / "book.xlsx")
     book["Ideas"]["B5"] = 77
     book.save(job.folder / "book.xlsx")
@@ -253,8 +253,8 @@ def test_other_cells_may_change_and_come_along(job):
     assert load_workbook(job.folder / "done.xlsx")["Ideas"]["B5"].value == 77
 
 
-def test_what_a_copy_cannot_keep_is_named(job):
-    """By the parts of the file: macros, pictures, sparklines."""
+def test_an_export_names_what_the_copy_cannot_keep(job):
+    """From the parts of the file: macros, pictures, sparklines."""
     path = job.folder / "book.xlsx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same name twice in one archive
@@ -267,7 +267,7 @@ def test_what_a_copy_cannot_keep_is_named(job):
     assert lost == ("macros", "pictures", "sparklines")
 
 
-def test_more_rows_than_excel_has_are_refused_with_what_to_use_instead(job):
+def test_more_rows_than_excel_has_are_refused_and_other_formats_named(job):
     """Before anything is written."""
     found = pipeline.find_job(job.spec)
     with opened(found, job.folder) as source:
@@ -277,8 +277,8 @@ def test_more_rows_than_excel_has_are_refused_with_what_to_use_instead(job):
     assert not (job.folder / "large.xlsx").exists()
 
 
-def test_formulas_keep_what_they_were_last_calculated_to(job):
-    """Numbers, texts, truths and errors, for whoever reads the copy without calculating."""
+def test_formulas_keep_their_last_calculated_values(job):
+    """Numbers, texts, booleans and errors, for programs that read the copy without calculating."""
     kinds = {
         "E5": ("n", "10"),
         "E6": ("str", "a &amp; b"),
@@ -301,12 +301,12 @@ def test_formulas_keep_what_they_were_last_calculated_to(job):
     assert [ideas[place].value for place in kinds] == [10, "a & b", True, "#DIV/0!"]
     kept = load_workbook(job.folder / "done.xlsx")
     assert kept["Ideas"]["E5"].value == "=B5*2"
-    assert kept.calculation.fullCalcOnLoad  # as it was: made by openpyxl, never calculated
+    assert kept.calculation.fullCalcOnLoad  # unchanged: made by openpyxl and never calculated
 
 
 @pytest.mark.skipif(not READS_WORKBOOKS, reason="workbooks are no sheets yet")
-def test_a_workbook_goes_out_and_comes_home_by_commands_alone(job):
-    """Run, export, run on the export: nothing is paid twice."""
+def test_a_workbook_can_be_run_exported_and_run_again_with_commands_only(job):
+    """Nothing is paid twice."""
     book = load_workbook(job.folder / "book.xlsx")
     for row in STORIES:
         book["Ideas"].cell(row, 5).value = "calculated"

@@ -1,4 +1,4 @@
-"""What is said of an error code."""
+"""The advice for each error code."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ CODES = sorted({*ErrorCode, *API_CODES, "http_403", "http_404", "http_413", "htt
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_code_has_advice_and_no_row_with_retries_left_is_said_to_have_used_them(code):
-    """Of a pending row the server said no for now; the next run sends it."""
+def test_every_code_has_advice_and_that_for_pending_rows_says_they_are_sent_again(code):
+    """A pending row has retries left, so its advice must not say that they are used up."""
     assert advise(State.FAILED, code)
     waiting = advise(State.PENDING, code)
     assert "retries included" not in waiting
     assert "may have been paid" not in waiting
 
 
-def test_a_code_that_only_an_edit_helps_says_so():
-    """And no other does."""
+def test_the_advice_for_a_code_that_needs_an_edit_says_so():
+    """And no other code needs one."""
     edited = {code for code in CODES if edit_first(code)}
     assert edited == {"request_blocked", "missing_input", "http_413"}
     for code in edited:
@@ -29,7 +29,7 @@ def test_a_code_that_only_an_edit_helps_says_so():
 
 @pytest.mark.parametrize("state", [State.FAILED, State.AMBIGUOUS, State.PENDING])
 def test_advice_is_whole_sentences_and_calls_nothing_paid_in_a_rehearsal(state):
-    """Whatever the code."""
+    """For every code."""
     for code in CODES:
         for text in (advise(state, code), advise(state, code, maybe_paid=True)):
             assert all(sentence[0].isupper() or sentence[0] == "`" for sentence in text.split(". "))
@@ -37,7 +37,7 @@ def test_advice_is_whole_sentences_and_calls_nothing_paid_in_a_rehearsal(state):
         assert "paid" not in advise(state, code, maybe_paid=True, rehearsal=True)
 
 
-def test_a_row_that_may_have_been_billed_is_not_said_to_have_cost_nothing():
+def test_the_advice_for_rows_that_may_have_been_billed_does_not_say_that_nothing_was_paid():
     """A server can answer 200 with `success: false` and any code."""
     assert "Nothing was paid." in advise(State.FAILED, "request_blocked")
     told = advise(State.FAILED, "request_blocked", maybe_paid=True)

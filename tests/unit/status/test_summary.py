@@ -51,12 +51,12 @@ def summary(stop: StopCode | None = None, signal: int | None = None, **states: i
         (StopCode.STORAGE, 130, {"pending": 1}, 6),
     ],
 )
-def test_of_several_reasons_the_gravest_gives_the_exit_code(stop, signal, states, code):
-    """6, 130 or 143, 4, 75, 5, 3 in this order."""
+def test_the_gravest_of_several_reasons_gives_the_exit_code(stop, signal, states, code):
+    """In this order: 6, 130 or 143, 4, 75, 5, 3."""
     assert summary(stop, signal, **states).exit_code == code
 
 
-def test_rows_add_up_and_what_is_on_its_way_counts_as_ambiguous():
+def test_the_counts_add_up_and_rows_in_flight_count_as_ambiguous():
     """ok + failed + ambiguous + pending + skipped = rows."""
     found = summary(ok=5, failed=4, ambiguous=3, sending=2, pending=1, skipped=6)
     assert (found.ok, found.failed, found.ambiguous, found.pending, found.skipped) == (
@@ -65,8 +65,8 @@ def test_rows_add_up_and_what_is_on_its_way_counts_as_ambiguous():
     assert found.rows == 21
 
 
-def test_what_a_run_that_is_at_work_has_on_the_way_is_pending():
-    """It waits for the answers: nobody has to decide anything."""
+def test_rows_in_flight_are_pending_while_a_run_is_active():
+    """The run waits for the responses, so no decision is needed."""
     found = summarize(JOB, counts(ok=5, ambiguous=3, sending=2, pending=1), in_use=True)
     assert (found.ok, found.ambiguous, found.pending, found.rows) == (5, 3, 3, 11)
     assert summarize(JOB, counts(ok=1, sending=2), in_use=True).exit_code == 0
@@ -84,8 +84,8 @@ def test_what_a_run_that_is_at_work_has_on_the_way_is_pending():
         ({"failed": 1, "given_up": 1}, None),
     ],
 )
-def test_the_command_that_goes_on_names_the_job_as_the_user_did(states, command):
-    """Nothing to send, nothing to paste. What was never sent comes first."""
+def test_the_command_that_continues_names_the_job_as_the_user_did(states, command):
+    """Pending rows come first. If nothing is left to send, there is no command."""
     assert summary(**states).resume_command == command
 
 
@@ -100,15 +100,15 @@ def test_the_command_that_goes_on_names_the_job_as_the_user_did(states, command)
         (("--max-paid",), " --max-paid"),
     ],
 )
-def test_a_command_that_goes_on_names_a_limit_that_is_not_used_up_yet(sending, words):
-    """5 requests are paid and 2 rows are left: a limit of 5 would send nothing."""
+def test_the_command_that_continues_names_a_limit_that_is_not_used_up(sending, words):
+    """5 requests are paid and 2 rows are left, so a limit of 5 would send nothing."""
     job = replace(JOB, sending=sending)
     found = for_person(job, summarize(job, counts(ok=3, pending=2)))
     assert found.resume_command == f"pipeline run jobs/j.yaml --sandbox{words}"
 
 
-def test_the_object_has_exactly_the_fields_that_people_script_against():
-    """And none of them is anything but JSON."""
+def test_the_json_object_has_exactly_the_fields_that_scripts_use():
+    """In this order."""
     fields = (
         "schema_version run_id job rows ok failed ambiguous pending skipped paid_min paid_max "
         "by_code stopped requests rate_limited duration_s results report failures "
@@ -117,8 +117,8 @@ def test_the_object_has_exactly_the_fields_that_people_script_against():
     assert list(as_json(summary(ok=1))) == fields.split()
 
 
-def test_the_exit_code_speaks_of_the_rows_that_the_command_was_about():
-    """Covered ones; with `new` those of this run; with `none` nothing."""
+def test_the_exit_code_counts_only_the_rows_of_the_command():
+    """Covered rows; with `new` those of this run; with `none` no row."""
 
     def row(number: int, state: State, new: bool) -> Unfinished:
         return Unfinished(1, number, state, "c", "", None, 1, False, 0.0, False, False, new)
