@@ -169,7 +169,7 @@ class Sending:
             while True:
                 await asyncio.sleep(_LOOK_EVERY_S)
                 if sender is not None and sender.cancelling():
-                    self.ledger.leave(PATIENCE_S)  # nobody is there to close a blocking program
+                    self.ledger.leave(PATIENCE_S)  # no user is there to close a blocking program
                 try:
                     await self._look(throttle, kept, executor)
                 except Exception as error:  # of the disk or of a caller's listener

@@ -428,7 +428,7 @@ def test_a_worker_is_lost_if_a_batch_did_not_reach_it_long_before_the_last_call(
 
     assert asyncio.run(ask([1], 100.0)).unreceived == {}
     assert asyncio.run(ask([], 10.0)).unreceived.keys() == {1}
-    with pytest.raises(Lost, match="did not receive"):
+    with pytest.raises(Lost, match="did not reach it"):
         asyncio.run(ask([], 100.0))
 
 

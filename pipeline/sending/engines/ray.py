@@ -169,7 +169,7 @@ class Sender:
         # Measured up to the call: a driver that had no room for replies did not ask for a while.
         oldest = next(iter(self.unreceived.values()), math.inf)
         if asked_at - oldest > LOST_AFTER_S:
-            raise Lost(f"no request reached it for {LOST_AFTER_S:.0f} s")
+            raise Lost(f"its requests did not reach it within {LOST_AFTER_S:.0f} s")
         return list(landed)
 
     async def _ask(self) -> tuple[list[int], list[Landed]]:
