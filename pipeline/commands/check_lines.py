@@ -79,7 +79,7 @@ def _equal_rows(checked: Checked, paid: str) -> str:
     if checked.dedupe:
         return f"{equal} One request is sent for all equal rows (`dedupe: true`)."
     return (
-        f"{equal} Each is a request of its own and is {paid}. To send one request for all equal "
+        f"{equal} Each is a separate request and is {paid}. To send one request for all equal "
         "rows, write `dedupe: true` into the job file."
     )
 

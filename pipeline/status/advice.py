@@ -29,6 +29,18 @@ class _Advice:
 
 _CHECK_ADDRESS = "Check --base-url and AITUTOR_BASE_URL, then run again."
 _DECIDE = "`resume --ambiguous` sends it again, `settle` gives it up."
+_SETTLED = "`settle` counted it as failed. `resume` sends it again and asks first."
+# Rows with these codes are ambiguous until `settle` makes them failed.
+_AMBIGUOUS = frozenset(
+    {
+        ErrorCode.GATEWAY,
+        ErrorCode.TIMEOUT,
+        ErrorCode.DISCONNECTED,
+        ErrorCode.BAD_RESPONSE,
+        ErrorCode.TOO_LARGE,
+        ErrorCode.INTERRUPTED,
+    }
+)
 _ADVICE: dict[str, _Advice] = {
     ErrorCode.NOT_SENT: _Advice(
         "The runner could not reach the API, so nothing was sent.",
@@ -136,6 +148,8 @@ def advise(state: State, code: str, *, maybe_paid: bool = False, rehearsal: bool
     advice = _find(state, code)
     bill = _Bill.MAYBE if maybe_paid and advice.bill is _Bill.NONE else advice.bill
     decide = _DECIDE if state is State.AMBIGUOUS else ""
+    if state is State.FAILED and code in _AMBIGUOUS:
+        decide = _SETTLED
     sentences = (advice.happened, bill.value.format(paid=paid_word(rehearsal)), advice.fix, decide)
     return " ".join(sentence for sentence in sentences if sentence)
 

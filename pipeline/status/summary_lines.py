@@ -62,7 +62,7 @@ def outcome_line(summary: Summary) -> str:
 
 
 def paid_line(summary: Summary, rehearsal: bool) -> str:
-    """How many requests cost credits. A range, because of some requests nobody can know it."""
+    """How many requests cost credits. A range if the outcome of some requests is unknown."""
     number = str(summary.paid_max)
     if summary.paid_min != summary.paid_max:
         number = f"{summary.paid_min} to {summary.paid_max}"

@@ -37,6 +37,15 @@ def test_advice_is_whole_sentences_and_calls_nothing_paid_in_a_rehearsal(state):
         assert "paid" not in advise(state, code, maybe_paid=True, rehearsal=True)
 
 
+def test_the_advice_for_an_ambiguous_row_names_both_decisions_and_for_a_settled_one_the_question():
+    """`settle` turns the first into the second."""
+    assert advise(State.AMBIGUOUS, "timeout").endswith(
+        "`resume --ambiguous` sends it again, `settle` gives it up."
+    )
+    assert advise(State.FAILED, "timeout").endswith("`resume` sends it again and asks first.")
+    assert "settle" not in advise(State.FAILED, "internal_server_error")
+
+
 def test_the_advice_for_rows_that_may_have_been_billed_does_not_say_that_nothing_was_paid():
     """A server can answer 200 with `success: false` and any code."""
     assert "Nothing was paid." in advise(State.FAILED, "request_blocked")

@@ -15,6 +15,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.queries import Counts, Ending, Unfinished
 from pipeline.status.exit_codes import FailOn, RowsForExitCode
 from pipeline.status.summary import as_json, for_person, summarize
+from pipeline.status.summary_lines import next_lines
 
 JOB = Job("j", RunFolder(Path("/tmp/j")), None, False, ("jobs/j.yaml", "--sandbox"))
 
@@ -105,6 +106,18 @@ def test_the_command_that_continues_names_a_limit_that_is_not_used_up(sending, w
     job = replace(JOB, sending=sending)
     found = for_person(job, summarize(job, counts(ok=3, pending=2)))
     assert found.resume_command == f"pipeline run jobs/j.yaml --sandbox{words}"
+
+
+@pytest.mark.parametrize("withheld", [{}, {"--base-url": "http://127.0.0.1:9"}])
+def test_the_last_line_names_the_command_that_continues(withheld):
+    """Nothing follows the command, so that it can be pasted to its end."""
+    job = replace(JOB, withheld=withheld)
+    found = for_person(job, summarize(job, counts(ok=3, pending=2)))
+    *before, last = next_lines(found, rehearsal=False)
+    assert last == "Next: pipeline run jobs/j.yaml --sandbox"
+    assert before[0] == "The next command sends 2 rows."
+    assert len(before) == 1 + len(withheld)
+    assert next_lines(summary(ok=1), rehearsal=False) == []
 
 
 def test_the_json_object_has_exactly_the_fields_that_scripts_use():
