@@ -186,11 +186,12 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
             f"{path}: neither a job spec nor a run folder: it has no run.json, or one that no run "
             "wrote. Name the spec, a .yaml file."
         )
+    rehearsal = noted.host == SANDBOX_HOST
     try:
         spec = replace(load_spec(noted.spec), output=folder.path)
     except PipelineError:
-        return Job(noted.job, folder, None, False, words)
-    return Job(noted.job, folder, spec, noted.host == SANDBOX_HOST, words)
+        return Job(noted.job, folder, None, rehearsal, words)
+    return Job(noted.job, folder, spec, rehearsal, words)
 
 
 def _as_last_run(job: Job) -> Job:

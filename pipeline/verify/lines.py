@@ -8,7 +8,7 @@ from pipeline.verify.findings import Verified
 
 def verified_lines(verified: Verified, name: str) -> list[str]:
     """Returns the counts of what was checked, then each finding with its file, rows and advice."""
-    found = "everything is there and as it was written"
+    found = "the run folder is complete and unaltered"
     if verified.findings:
         found = counted(len(verified.findings), "finding")
     lines = [

@@ -671,7 +671,7 @@ def test_commands_to_paste_repeat_the_options_that_change_how_rows_are_sent(sand
     options = ("--base-url", sandbox.url, "--max-paid", "1")
     done = job.call("run", *options)
     assert done.returncode == 4
-    assert "`max_paid` or `max_paid_per_run` allows" in done.stderr
+    assert "reached `max_paid` or `max_paid_per_run`" in done.stderr
     assert "With the next command at most 3 requests may be paid in all runs.\n" in done.stderr
     assert "\nNext: pipeline run " in done.stderr
     report = json.loads(job.call("report", "--json").stdout)
@@ -791,7 +791,7 @@ def test_commands_that_only_read_print_their_result_on_stdout_and_nothing_else_t
         ("report", "1 failed request_blocked"),
         ("check", "9 rows: 2 ok, 3 failed"),
         ("history", "began"),
-        ("verify", "everything is there"),
+        ("verify", "complete and unaltered"),
     ):
         done = job.call(verb)
         assert (words in done.stdout, done.stderr) == (True, ""), (verb, done.stderr)

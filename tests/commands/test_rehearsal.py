@@ -15,9 +15,11 @@ from tests.conftest import TOP
 
 # Not the key and the option `max_paid`, whose name is the same in a rehearsal.
 MONEY = re.compile(r"(?<![-_])\b(pay|pays|paying|paid|repaid)\b", re.IGNORECASE)
+JOB = ("jobs/products.yaml", "--sandbox")
 COMMANDS = [
     ("check",),
     ("run", "--limit", "200"),
+    ("run", "--max-paid", "201"),
     ("run",),
     ("run", "--again", "1,2"),
     ("run", "--again", "1,2", "--yes"),
@@ -42,8 +44,8 @@ def rehearse(tmp_path: Path):
     shutil.copytree(TOP / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("runs"))
     shutil.copytree(TOP / "data", tmp_path / "data")
 
-    def call(name: str, *options: str) -> str:
-        words = [name, "jobs/products.yaml", "--sandbox", *options]
+    def call(name: str, *options: str, job: tuple[str, ...] = JOB) -> str:
+        words = [name, *job, *options]
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *words],
             cwd=tmp_path,
@@ -51,7 +53,7 @@ def rehearse(tmp_path: Path):
             text=True,
             check=False,
         )
-        assert done.returncode in (0, 2, 3, 5), done.stderr
+        assert done.returncode in (0, 2, 3, 4, 5), done.stderr
         return done.stdout + done.stderr
 
     return call
@@ -67,10 +69,20 @@ def test_no_command_calls_a_row_of_a_rehearsal_paid(rehearse, tmp_path):
         assert "billed in the sandbox" in printed[words], words
     assert "billed" in printed["history",].splitlines()[0]
     page = (tmp_path / "jobs/runs/products.sandbox/report.html").read_text(encoding="utf-8")
-    told = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL))
-    assert "billed in the sandbox" in told
-    assert not MONEY.findall(told)
+    words = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL))
+    assert "billed in the sandbox" in words
+    assert not MONEY.findall(words)
     book = openpyxl.load_workbook(tmp_path / "done.xlsx")
     names = [str(row[0].value) for row in book["Summary"].iter_rows()]
     assert any("billed in the sandbox" in name for name in names)
     assert not any(MONEY.search(name) for name in names)
+
+
+def test_a_run_folder_is_a_rehearsals_also_without_its_job_file(rehearse, tmp_path):
+    """Its own note of the last run says so."""
+    rehearse("run")
+    (tmp_path / "jobs" / "products.yaml").unlink()
+    for name in ("status", "report", "history"):
+        text = rehearse(name, job=("jobs/runs/products.sandbox",))
+        assert "billed" in text
+        assert not MONEY.findall(text)

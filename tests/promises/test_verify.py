@@ -190,7 +190,7 @@ def test_verify_finds_nothing_in_a_finished_run_and_prints_what_it_checked(finis
     """Exit code 0, a line for people, and for scripts the summary without findings."""
     done = finished.call("verify")
     assert done.returncode == 0, done.stderr
-    assert "everything is there" in done.stdout
+    assert "complete and unaltered" in done.stdout
     assert "4 answers in 2 parts" in done.stdout
     said = json.loads(finished.call("verify", "--json", "--quiet").stdout)
     assert (said["findings"], said["answers"], said["parts"], said["exit_code"]) == ([], 4, 2, 0)
