@@ -45,8 +45,8 @@ class LedgerBusy(DiskRefused):
 
     def __init__(self) -> None:
         super().__init__(
-            "Another program, such as a database editor or a backup, holds the lock of "
-            "ledger.sqlite. Close the ledger there. Nothing more was sent."
+            "Another program has locked ledger.sqlite, for example a database editor or a backup. "
+            "Close the file there, then give the same command again. Nothing more was sent."
         )
 
 

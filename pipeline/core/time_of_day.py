@@ -41,7 +41,7 @@ def parse_time(text: str, option: str) -> time:
     """
     found = _TIME.fullmatch(text.strip())
     if not found or not text.isascii():
-        raise Refused(f"{option} {text}: write a time of day such as 06:00.")
+        raise Refused(f"{option} {text}: this is not a time of day. Write it like 06:00.")
     return time(int(found[1]), int(found[2]), int(found[3] or 0))
 
 

@@ -112,15 +112,15 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
     folder = environment.get(_CREDENTIALS)
     if key_file is not None:
         of_systemd = bool(folder) and resolved(key_file.parent) == resolved(Path(str(folder)))
-        return _usable(_read(key_file, shared=of_systemd), f"the key in {key_file}")
+        return _usable(_read(key_file, shared=of_systemd), f"The key in {key_file}")
     if environment.get(KEY_VARIABLE):
-        return _usable(environment[KEY_VARIABLE], f"the key in {KEY_VARIABLE}")
+        return _usable(environment[KEY_VARIABLE], f"The key in {KEY_VARIABLE}")
     if folder and (Path(folder) / CREDENTIAL).is_file():
         file = Path(folder) / CREDENTIAL
-        return _usable(_read(file, shared=True), f"the systemd credential {CREDENTIAL}")
+        return _usable(_read(file, shared=True), f"The systemd credential {CREDENTIAL}")
     raise Refused(
-        f"No API key. Set {KEY_VARIABLE}, or name a file with --key-file, or rehearse without a "
-        "key and without paying: --sandbox."
+        f"No API key was found. Set {KEY_VARIABLE}, or name a file that contains the key with "
+        "--key-file. To rehearse without a key and at no cost, add --sandbox."
     )
 
 
@@ -132,20 +132,20 @@ def _read(path: Path, *, shared: bool) -> str:
             text = _read_soon(file).decode("utf-8-sig")
     except TimeoutError:
         raise Refused(
-            f"{path}: no whole key came through this pipe within {_MAX_WAIT_S:.0f} s. Nothing was "
-            "sent. Start the program that writes the key first, or write the key to a file that "
-            "only you can read."
+            f"{path}: no complete key came through this pipe within {_MAX_WAIT_S:.0f} s. Nothing "
+            "was sent. Start the program that writes the key first, or write the key to a file "
+            "that only you can read."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise Refused(
-            f"{path}: the key cannot be read ({reason}). Name a text file that holds the key and "
-            "nothing else by --key-file."
+            f"{path}: the runner cannot read the key ({reason}). Give --key-file a text file that "
+            "contains the key and nothing else."
         ) from None
     if mode & 0o077 and not shared:
         raise Refused(
-            f"{path}: others on this machine can read the key. Nothing was sent. Make it yours "
-            f"alone with: {shlex.join(('chmod', '600', str(path)))}"
+            f"{path}: other users of this machine can read the key. Nothing was sent. Make the "
+            f"file private with: {shlex.join(('chmod', '600', str(path)))}"
         )
     return text
 
@@ -179,11 +179,11 @@ def _usable(text: str, where: str) -> str:
     """Stripped, and nothing that could end the header: a bad key would show up in a traceback."""
     key = text.strip()
     if not key:
-        raise Refused(f"{where} is empty. Copy the key into it.")
+        raise Refused(f"{where} is empty. Copy the key there.")
     if not all("!" <= character <= "~" for character in key):
         raise Refused(
-            f"{where} has a space, a line break or another character that no key has "
-            "in it. Copy it again."
+            f"{where} contains a space, a line break or another character that no key can "
+            "contain. Copy the key again."
         )
     return key
 
@@ -197,20 +197,23 @@ def _host(url: str, where: str) -> str:
         parts = split_address(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise Refused(f"{shown}: not an address. {_FORM}") from None
+        raise Refused(f"{shown}: this is not an address. {_FORM}") from None
     if parts.scheme not in ("http", "https") or not host or not is_host(host):
-        raise Refused(f"{shown}: not an https:// address (http:// only for this machine). {_FORM}")
+        raise Refused(
+            f"{shown}: this is not an https:// address (http:// works only for this machine). "
+            f"{_FORM}"
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise Refused(
-            f"{where} with the host {host}: give the address without user, query (?) or fragment "
-            "(#)."
+            f"{where} with the host {host}: remove the user, the query (?) and the fragment (#) "
+            "from the address."
         )
     path = parts.path.rstrip("/")
     if path.endswith("/api/v1") or "/api/v1/" in parts.path:
-        raise Refused(f"{shown}: give the address without /api/v1.")
+        raise Refused(f"{shown}: remove /api/v1 from the address. The runner adds it.")
     if parts.scheme == "http" and not is_loopback(host):
         raise Refused(
-            f"{shown}: the key would travel unencrypted. Use https://; http:// is for this machine "
-            "only (127.0.0.1)."
+            f"{shown}: the runner would send your key unencrypted. Use https://. Only this machine "
+            "(127.0.0.1) can have an http:// address."
         )
     return f"{host}:{port}{path}" if port else f"{host}{path}"

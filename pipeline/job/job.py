@@ -47,13 +47,14 @@ class Job:
         nothing."""
         if not self.withheld:
             return None
-        told = [
-            name if name == KEY_FILE else f"{name} (the folder says that it was {value})"
+        options = [
+            name if name == KEY_FILE else f"{name} (in the folder: {value})"
             for name, value in self.withheld.items()
         ]
         return (
-            "The last run had options that decide where your key goes, and no command repeats them "
-            f"from a run folder. Add them yourself, if you know them: {', '.join(told)}."
+            "The last run had options that decide where your key is sent. The runner never takes "
+            "these from a run folder, because somebody else may have written it. Add them "
+            f"yourself if you know them: {', '.join(options)}."
         )
 
     def command(self, verb: str, *options: str) -> str:
@@ -93,9 +94,8 @@ class Job:
         """
         if self.spec is None:
             raise Refused(
-                f"{self.folder.path}: the job spec that this folder was made from is gone or has a "
-                "fault. Give the command with the spec in the place of the folder: it tells which. "
-                ""
+                f"{self.folder.path}: the job file of this run folder is missing or has an error. "
+                "Give the same command with the job file instead of the folder to see the error."
             )
         return self.spec
 
@@ -172,9 +172,10 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
     same_folder = resolved(folder.path) == resolved(job.folder.path)
     if same_folder and resolved(known.input) != resolved(spec.input):
         raise Refused(
-            f"{spec.source}: its run folder, {job.folder.path}, is that of {other}, which has "
-            f"another sheet ({known.input.name} in {resolved(known.input).parent}). Give one of "
-            "the two another `name:` or `output:`."
+            f"{spec.source}: another job file, {other}, already uses the run folder "
+            f"{job.folder.path} for another sheet ({known.input.name} in "
+            f"{resolved(known.input).parent}). Give one of the two job files another `name:` or "
+            "`output:`."
         )
 
 
@@ -183,8 +184,8 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
     noted = read_note(folder.path)
     if noted is None:
         raise Refused(
-            f"{path}: neither a job spec nor a run folder: it has no run.json, or one that no run "
-            "wrote. Name the spec, a .yaml file."
+            f"{path}: this folder is not a run folder. It has no run.json that a run wrote. Name "
+            "the job file, a .yaml file."
         )
     rehearsal = noted.host == SANDBOX_HOST
     try:

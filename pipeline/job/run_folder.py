@@ -91,21 +91,21 @@ class RunFolder:
             there = self.path.exists()
             if leads_to_itself(self.path):
                 raise Refused(
-                    f"{self.path}: a link on the way to the run folder leads to itself. Choose "
+                    f"{self.path}: a link in the path of the run folder leads to itself. Choose "
                     "another `output:`."
                 )
             if there and not self.path.is_dir():
                 raise Refused(
-                    f"{self.path}: a file has the place of the run folder. Choose another "
-                    "`output:`."
+                    f"{self.path}: this is a file, and the run folder would have its name. Choose "
+                    "another `output:`."
                 )
         kind = network_file_system(self.path)
         if kind is not None:
             raise Refused(
-                f"{self.path}: on a shared or network file system ({kind}), where neither locks "
-                "nor saved answers can be relied on. Set `output:` or --output to a folder on a "
-                "disk of this machine (in a container: a volume), and copy the results when they "
-                "are done."
+                f"{self.path}: this folder is on a shared or network file system ({kind}). Locks "
+                "and saved answers are not reliable there. Set `output:` or --output to a folder "
+                "on a local disk (in a container: on a volume), and copy the results when the run "
+                "is finished."
             )
         if there:
             with self._writing():
@@ -115,8 +115,8 @@ class RunFolder:
         names = foreign(self.path)
         if names:
             raise Refused(
-                f"{self.path}: this folder holds other files ({names[0]}) and no run. A run folder "
-                "is the runner's alone: it takes the folder's rights from all other users. Set "
+                f"{self.path}: this folder contains other files ({names[0]}) and no run. A run "
+                "folder belongs to the runner alone, which makes it private to your user. Set "
                 "`output:` or --output to a new folder, for example "
                 f"{self.path / 'run'}."
             )
@@ -133,8 +133,8 @@ class RunFolder:
         for path in sorted(self.path.iterdir()):
             if path.is_symlink():
                 raise Refused(
-                    f"{self.path}: {path.name} is a link, and links in a run folder are not "
-                    "followed. Put the file itself there, or remove the link."
+                    f"{self.path}: {path.name} is a link, and the runner follows no links in a run "
+                    "folder. Put the file itself there, or remove the link."
                 )
             try:
                 if not path.is_dir():
@@ -143,8 +143,8 @@ class RunFolder:
                 continue
             except NotAFile:
                 raise Refused(
-                    f"{self.path}: {path.name} is no regular file, and no run has made it. Remove "
-                    "it."
+                    f"{self.path}: {path.name} is not a regular file, and no run created it. "
+                    "Remove it."
                 ) from None
 
     def create(self) -> None:
@@ -167,7 +167,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise DiskRefused(
-                f"{self.path}: the run folder cannot be written ({error.strerror or error}). "
+                f"{self.path}: the runner cannot use this run folder ({error.strerror or error}). "
                 "Nothing was sent."
             ) from None
 
@@ -230,9 +230,9 @@ class RunFolder:
         except OSError as error:
             self.make_room()
             raise DiskRefused(
-                f"{self.path}: there is no room for the answers that would come "
-                f"({error.strerror or error}; {size / 1e6:.0f} MB are needed beforehand). "
-                "Make room, or set `output:` to a folder on another disk. Nothing was sent."
+                f"{self.path}: the disk has no room for answers ({error.strerror or error}). The "
+                f"runner reserves {size / 1e6:.0f} MB before it sends. Free some space, or set "
+                "`output:` to a folder on another disk. Nothing was sent."
             ) from None
         try:
             yield
@@ -260,15 +260,15 @@ class RunFolder:
             fd = os.open(self.lock, flags, 0o600)
         except OSError as error:
             raise StorageFailed(
-                f"{self.lock}: the lock cannot be opened ({error.strerror or error}). "
+                f"{self.lock}: the runner cannot open its lock ({error.strerror or error}). "
                 "Nothing was sent."
             ) from None
         try:
             if not _take(fd):
                 holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise Locked(
-                    f"{self.path}: another run (process {holder}) works in this folder. "
-                    "Wait for it, or stop it. Nothing was sent by this one."
+                    f"{self.path}: another run (process {holder}) is using this folder. Wait until "
+                    "it ends, or stop it. Nothing was sent by this one."
                 )
             with contextlib.suppress(OSError):  # a full disk: the number is for a message only
                 os.ftruncate(fd, 0)

@@ -18,8 +18,8 @@ MAX_PATTERN_CHARACTERS = 2000
 """Of all patterns of a spec together. RE2 takes up to 65 MB and 0.4 s for so many, and for ten
 times as many 300 MB before its own bound stops it."""
 
-_NO_KEY = " A spec holds no key: set AITUTOR_API_KEY or use --key-file."
-_NO_HOST = " A spec holds no host: set AITUTOR_BASE_URL or use --base-url."
+_NO_KEY = " A job file never contains the key: set AITUTOR_API_KEY or use --key-file."
+_NO_HOST = " A job file never contains the API's address: set AITUTOR_BASE_URL or use --base-url."
 _NEVER = {
     **dict.fromkeys(
         ("key", "api_key", "apikey", "token", "authorization", "secret", "headers"), _NO_KEY
@@ -167,7 +167,7 @@ def _note_both(fields: Fields, said: dict[str, Any]) -> None:
         if name in mapped:
             fields.note(
                 f"constants.{name}",
-                f"`{name}` is both a variable and a constant. Take one of them out",
+                f"`{name}` is both a variable and a constant. Remove one of them",
             )
 
 
@@ -176,7 +176,7 @@ def _notify(fields: Fields) -> Notify | None:
     inner = fields.section("notify", known)
     if inner is None:
         return None
-    inner.note_unknown(known, "`notify` knows no `{}`.", {})
+    inner.note_unknown(known, "`notify` has no key `{}`.", {})
     textfile = inner.path("textfile", None)
     read = {
         "healthcheck": inner.optional_text("healthcheck"),
@@ -188,17 +188,19 @@ def _notify(fields: Fields) -> Notify | None:
     if textfile is not None and not textfile.name.endswith(TEXTFILE_ENDING):
         inner.note(
             "textfile",
-            f"`textfile` must end in {TEXTFILE_ENDING}: the collector reads no other file",
+            f"`textfile` must end in {TEXTFILE_ENDING}: the collector reads no other files",
         )
     said: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
     return Notify(**said)
 
 
 def _conditions(fields: Fields) -> tuple[Condition, ...]:
-    wanted = "`where` takes conditions such as `{column: status, empty: true}`"
+    wanted = "`where` needs conditions such as `{column: status, empty: true}`"
     sections = fields.sections("where", "a condition of `where`", wanted)
     if len(sections) > MAX_CONDITIONS:
-        fields.note("where", f"`where` has {len(sections):,} conditions, over {MAX_CONDITIONS}")
+        fields.note(
+            "where", f"`where` has {len(sections):,} conditions, and the limit is {MAX_CONDITIONS}"
+        )
         return ()
     found = [(one, condition) for one in sections if (condition := _condition(one))]
     patterns = [(one, condition.text) for one, condition in found if condition.test == "matches"]
@@ -206,7 +208,7 @@ def _conditions(fields: Fields) -> tuple[Condition, ...]:
     if characters > MAX_PATTERN_CHARACTERS:
         fields.note(
             "where",
-            f"the patterns of `where` have {characters:,} characters together, over "
+            f"the patterns of `where` have {characters:,} characters together, and the limit is "
             f"{MAX_PATTERN_CHARACTERS:,}. Shorten them",
         )
         return ()
@@ -217,11 +219,15 @@ def _conditions(fields: Fields) -> tuple[Condition, ...]:
 
 def _condition(fields: Fields) -> Condition | None:
     """One condition; None where something in it was noted."""
-    if fields.note_unknown(("column", "not", *TESTS), "`where` knows no `{}`.", {}):
+    if fields.note_unknown(
+        ("column", "not", *TESTS), "a condition of `where` has no key `{}`.", {}
+    ):
         return None
     tests = [name for name in TESTS if name in fields]
     if "column" not in fields or len(tests) != 1:
-        fields.note(None, f"a condition of `where` has a `column` and one of {', '.join(TESTS)}")
+        fields.note(
+            None, f"a condition of `where` needs a `column` and exactly one of {', '.join(TESTS)}"
+        )
         return None
     column, negated, [test] = fields.optional_text("column"), fields.flag("not"), tests
     if test == "empty":
@@ -244,6 +250,6 @@ def _check_pattern(fields: Fields, pattern: str) -> None:
     except pa.ArrowInvalid as error:
         fields.note(
             "matches",
-            f"`matches: {pattern}` is no pattern ({str(error).removeprefix(_PATTERN_ERROR)}); "
-            "it is RE2's syntax, without look-around and back-references",
+            f"`matches: {pattern}` is not a pattern ({str(error).removeprefix(_PATTERN_ERROR)}). "
+            "Use RE2 syntax, which has no look-around and no back-references",
         )

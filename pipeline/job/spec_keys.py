@@ -114,123 +114,158 @@ KEYS = (
     Key(
         "name",
         RequiredText(
-            "Give the job one, such as `name: stories`.", NAME, "letters, digits, - and _"
+            "Give the job a name, such as `name: stories`.", NAME, "letters, digits, - and _"
         ),
-        "refused",
-        "letters, digits, `-` and `_`; the run folder's name too",
+        "required",
+        "The name of the job, which is also the name of its run folder: up to 100 letters, digits, "
+        "`-` and `_`.",
     ),
     Key(
         "workflow",
         RequiredText(
-            "Give its id on your platform, such as `workflow: wf_abc123`.",
+            "Write the workflow's id on your platform, such as `workflow: wf_abc123`.",
             WORKFLOW,
             "1 to 64 letters, digits, - and _",
         ),
-        "refused",
-        "the workflow's id on your platform",
+        "required",
+        "The id of the workflow on your platform.",
     ),
     Key(
         "input",
         FilePath("Name the sheet, such as `input: ../data/stories.csv`."),
-        "refused",
-        "the sheet, relative to this file: .csv .tsv .xlsx .xlsm .parquet .jsonl",
+        "required",
+        "The sheet: a .csv, .tsv, .xlsx, .xlsm, .parquet or .jsonl file. The path is relative to "
+        "the job file.",
     ),
     Key(
         "output",
         FilePath(),
         "`runs/NAME`",
-        "the run folder, relative to this file; a folder that holds other files is refused",
+        "The run folder. The path is relative to the job file. The runner refuses a folder that "
+        "contains other files and no run.",
     ),
     Key(
         "variables",
         Pairs(16_384),  # as many as a sheet has columns
-        "every column, under its own name",
-        "workflow variable: column",
+        "each column fills the variable of the same name",
+        "Which column fills which variable of the workflow, in lines of `variable: column`.",
     ),
     Key(
         "constants",
         Pairs(1000),
         "none",
-        "workflow variable: text, the same for every row; 1,000 at most",
+        "Variables that have the same text in every row, in lines of `variable: text`. At most "
+        "1,000.",
     ),
     Key(
         "id",
         Text(),
         "none",
-        "the column that names a row: with it, equal texts under two ids are two rows",
+        "The column that identifies a row, such as an article number. Each row needs a different "
+        "one. An answer then belongs to this id and the row's texts: a row with the same texts and "
+        "a new id is a new row.",
     ),
     Key(
         "empty",
         Choice(EMPTY_CHOICES),
         "`refuse`",
-        "what becomes of a row with an empty cell that is to be sent: `refuse` (the sheet), `send` "
-        "or `skip`",
+        "What the runner does if a cell that it would send is empty: `refuse` the whole sheet and "
+        "send nothing, `skip` the row, or `send` the row with an empty text.",
     ),
     Key(
         "where",
         None,
-        "every row",
-        "conditions on columns, all of which must hold: `equals:`, `matches:` (RE2, anywhere in "
-        "the cell) or `empty: true`; `not: true` turns one round. At most 100 conditions, with "
-        "patterns of 2,000 characters together",
+        "every row is sent",
+        "Conditions for sending a row. The runner skips each row that does not meet all of them. A "
+        "condition has a `column` and one test: `equals: TEXT`, `matches: PATTERN` (RE2 syntax, "
+        "found anywhere in the cell) or `empty: true`. `not: true` reverses the test. At most 100 "
+        "conditions, with 2,000 characters in all patterns together.",
     ),
-    Key("dedupe", Flag(), "`false`", "`true`: equal rows are one request, and each has its answer"),
-    Key("sheet", Text(), "the only one", "the sheet of a workbook"),
+    Key(
+        "dedupe",
+        Flag(),
+        "`false`",
+        "With `true`, the runner sends equal rows only once and gives the answer to each of them.",
+    ),
+    Key(
+        "sheet",
+        Text(),
+        "the only worksheet",
+        "The name of the worksheet, if the sheet is a workbook with more than one.",
+    ),
     Key(
         "header_row",
         Number(int, at_least=1),
         "1",
-        "the row of a workbook's column names, where there are titles above",
+        "The row of the workbook with the column names, if there is a title above them.",
     ),
     Key(
         "encoding",
         Text(),
-        "UTF-8, or what its byte order mark says",
-        "of a text file: cp1252, gbk, …",
+        "UTF-8, or the encoding of the file's byte order mark",
+        "The encoding of a text file, such as `cp1252` or `gbk`.",
     ),
     Key(
         "max_paid",
         Number(int, at_least=0),
         "no limit",
-        "most requests that were or may have been billed in this run folder, ever",
+        "The most requests that all runs in this run folder together may pay for. Requests that "
+        "are maybe paid count too.",
     ),
-    Key("max_paid_per_run", Number(int, at_least=0), "no limit", "the same for one run"),
-    Key("concurrency", Number(int, at_least=1), "2000", "most requests in flight"),
+    Key(
+        "max_paid_per_run",
+        Number(int, at_least=0),
+        "no limit",
+        "The most requests that one run may pay for. Requests that are maybe paid count too.",
+    ),
+    Key(
+        "concurrency",
+        Number(int, at_least=1),
+        "2000",
+        "The most requests that can be in flight at the same time.",
+    ),
     Key(
         "retries",
         Number(int, at_least=0),
         "2",
-        "how often a row is sent again for which the API itself said that the run failed",
+        "How many times the runner retries a row after the API itself reports a failed run.",
     ),
     Key(
         "rate",
         Number(float, at_least=MIN_RATE, at_most=MAX_RATE),
-        "learned",
-        "requests per second, 0.001 to 1,000,000",
+        "learned from the server",
+        "How many requests the runner sends per second: 0.001 to 1,000,000.",
     ),
     Key(
         "deadline_s",
         Number(float, above=0, at_most=MAX_WAIT_S),
         "330",
-        "seconds that one answer may take, 86,400 (a day) at most",
+        "How many seconds the runner waits for a response, at most 86,400 (one day). A row without "
+        "one is then ambiguous.",
     ),
     Key(
         "engine",
         Choice(ENGINES),
         "`local`",
-        "where requests are sent from: `local` or `ray`, see [cluster.md](cluster.md)",
+        "Where requests are sent from: `local` (this machine) or `ray` (a Ray cluster, see "
+        "[cluster.md](cluster.md)).",
     ),
     Key(
         "ray_address",
         Text(),
-        "a cluster on this machine",
-        "of the engine ray: `auto`, or the address",
+        "a new cluster on this machine",
+        "For `engine: ray`: the address of the cluster, or `auto` for the cluster of this machine.",
     ),
     Key(
         "workers",
         Number(int, at_least=1),
-        "one a machine, two at least",
-        "of the engine ray: how many processes send",
+        "one per machine, at least two",
+        "For `engine: ray`: how many processes send requests.",
     ),
-    Key("notify", None, "nobody", "whom a run tells how it ended, see [nights.md](nights.md)"),
+    Key(
+        "notify",
+        None,
+        "nowhere",
+        "Where the runner reports how a run ended, see [nights.md](nights.md).",
+    ),
 )

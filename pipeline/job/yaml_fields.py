@@ -38,16 +38,20 @@ _YAML_KINDS = {
 # What YAML's parser says, and what that means to somebody who knows none of its words; the first
 # that is found counts. True: the place is where what is not closed began, not where that was seen.
 _YAML_WORDS = (
-    ("mapping values are not allowed", "`: ` within a text; put the text into quotes", False),
-    ("found character '\\t'", "a tab; indent by spaces", False),
-    ("found character", "a text cannot begin with this character; put it into quotes", False),
-    ("found undefined alias", "a text cannot begin with *; put it into quotes", False),
-    ("could not find expected ':'", "not a `key: value` line", True),
-    ("found unexpected end of stream", "a quote that is not closed", True),
-    ("expected ',' or", "a bracket that is not closed, or a comma that is missing", True),
-    ("expected <block end>", "indented otherwise than the lines above it", False),
-    ("but found another document", "a second document (---); a spec is one", False),
-    ("special characters", "a control character", False),
+    ("mapping values are not allowed", "this text contains `: `. Put the text in quotes", False),
+    ("found character '\\t'", "a tab cannot indent a line. Use spaces", False),
+    ("found character", "a text cannot begin with this character. Put the text in quotes", False),
+    ("found undefined alias", "a text cannot begin with *. Put the text in quotes", False),
+    ("could not find expected ':'", "this is not a `key: value` line", True),
+    ("found unexpected end of stream", "a quote begins here and never ends", True),
+    ("expected ',' or", "a bracket is not closed, or a comma is missing", True),
+    ("expected <block end>", "this line is not indented like the lines above it", False),
+    (
+        "but found another document",
+        "a second document (---) begins here. A job file has only one",
+        False,
+    ),
+    ("special characters", "the file contains a control character", False),
 )
 _INIT = "`pipeline init SHEET --workflow ID` writes one."
 _YES = ("true", "yes", "on")
@@ -68,30 +72,32 @@ def compose(path: Path) -> yaml.MappingNode:
     except OSError as error:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = "" if path.exists() else nearest(path.name, beside) or f" {_INIT}"
-        raise Refused(f"{path}: the job spec cannot be read ({error.strerror}).{hint}") from None
+        raise Refused(
+            f"{path}: the runner cannot read this job file ({error.strerror}).{hint}"
+        ) from None
     if path.suffix.lower() in SHEETS:
         written = shlex.join(("pipeline", "init", str(path), "--workflow", "ID"))
         raise Refused(
-            f"{path}: a sheet, not a job spec. Name the spec that it is the `input:` of. Nothing "
-            f"was sent. To write one: {written}"
+            f"{path}: this is a sheet, not a job file. Name the job file that has it as `input:`. "
+            f"Nothing was sent. To write one: {written}"
         )
     if len(raw) > MAX_SPEC_BYTES:
-        raise Refused(f"{path}: a job spec of over 1 MB is not one.")
+        raise Refused(f"{path}: this file has over 1 MB, so it is not a job file.")
     try:
         node = yaml.compose(raw.decode("utf-8-sig"), Loader=_Loader)
     except UnicodeDecodeError:
-        raise Refused(f"{path}: the job spec is not UTF-8 text. Save it as UTF-8.") from None
+        raise Refused(f"{path}: the job file is not UTF-8 text. Save it as UTF-8.") from None
     except RecursionError:
-        raise Refused(f"{path}: the job spec is nested too deeply.") from None
+        raise Refused(f"{path}: the job file is nested too deeply.") from None
     except _TooManyValues:
         raise Refused(
-            f"{path}: over {MAX_VALUES:,} names and values; a job spec has few."
+            f"{path}: this file has over {MAX_VALUES:,} names and values, so it is not a job file."
         ) from None
     except yaml.YAMLError as error:
         raise Refused(f"{path}{_yaml_problem(error)}.") from None
     if not isinstance(node, yaml.MappingNode):
-        what = "the job spec is empty" if node is None else "not a job spec"
-        raise Refused(f"{path}: {what}; one is a list of `key: value` lines. {_INIT}")
+        what = "the job file is empty" if node is None else "this is not a job file"
+        raise Refused(f"{path}: {what}. A job file consists of `key: value` lines. {_INIT}")
     return node
 
 
@@ -163,7 +169,7 @@ class Fields:
         self,
         path: Path,
         node: yaml.MappingNode,
-        what: str = "the spec",
+        what: str = "the job file",
         noting: _Noting | None = None,
         nulls: bool = False,
     ) -> None:
@@ -186,7 +192,7 @@ class Fields:
             self.note(key, problem.format(key))
         for key in unknown[:MAX_FAULTS]:  # looking for the nearest name takes time
             hint = hints.get(key.lower()) or nearest(key, known)
-            hint = hint or f" There are: {', '.join(known)}."
+            hint = hint or f" The keys are: {', '.join(known)}."
             self.note(key, f"{problem.format(key)}{hint}")
         return bool(unknown)
 
@@ -208,7 +214,7 @@ class Fields:
             if not value:
                 raise self._fault(node, f"`{key}` is empty. {missing}")
             if pattern and not pattern.fullmatch(value):
-                raise self._fault(node, f"`{key}: {value}` is not allowed; use {rule}")
+                raise self._fault(node, f"`{key}: {value}` is not allowed. Use {rule}")
             return value
         return None
 
@@ -262,9 +268,9 @@ class Fields:
         unit = " of seconds" if key.endswith("_s") else ""
         bound = f" of {at_least} or more" if at_least is not None else f"{unit} above {above}"
         if at_most is not None:
-            bound += f", {at_most:,} at most"
+            bound += f" and at most {at_most:,}"
         with self._noting:
-            wrong = self._fault(node, f"`{key}: {_shown(node)}` is not {rule}{bound}")
+            wrong = self._fault(node, f"`{key}` must be {rule}{bound}, not {_kind(node)}")
             if not isinstance(node, yaml.ScalarNode):
                 raise wrong
             try:
@@ -288,9 +294,11 @@ class Fields:
         texts = []
         with self._noting:
             if not isinstance(node, yaml.MappingNode):
-                raise self._fault(node, f"`{key}` takes `name: text` lines, not {_kind(node)}")
+                raise self._fault(node, f"`{key}` needs `name: text` lines, not {_kind(node)}")
             if len(node.value) > most:
-                raise self._fault(node, f"`{key}` has {len(node.value):,} lines, over {most:,}")
+                raise self._fault(
+                    node, f"`{key}` has {len(node.value):,} lines, and the limit is {most:,}"
+                )
             for name, value in self._entries(node, f"`{key}`").items():
                 self.lines[f"{key}.{name}"] = _line(value)
                 with self._noting:
@@ -303,7 +311,7 @@ class Fields:
             return None
         with self._noting:
             if not node.tag.endswith(":bool"):
-                raise self._fault(node, f"`{key}` takes true or false, not {_kind(node)}")
+                raise self._fault(node, f"`{key}` must be true or false, not {_kind(node)}")
             return isinstance(node, yaml.ScalarNode) and node.value.lower() in _YES
         return None
 
@@ -329,7 +337,7 @@ class Fields:
         if node is None:
             return None
         if not isinstance(node, yaml.MappingNode):
-            self.note(key, f"`{key}` takes lines of {', '.join(known)}, not {_kind(node)}")
+            self.note(key, f"`{key}` needs lines for {', '.join(known)}, not {_kind(node)}")
             return None
         inner = Fields(self._path, node, f"`{key}`", self._noting)
         self.lines.update({f"{key}.{name}": line for name, line in inner.lines.items()})
@@ -346,14 +354,14 @@ class Fields:
             line = f" line {faults[0].line}" if faults[0].line else ""
             raise Refused(f"{self._path}{line}: {faults[0]}")
         if faults:
-            told = [
+            lines = [
                 f"{f'line {fault.line}: ' if fault.line else ''}{fault}"
                 for fault in faults[:MAX_FAULTS]
             ]
             if len(faults) > MAX_FAULTS:
-                told.append(f"and {len(faults) - MAX_FAULTS:,} more.")
+                lines.append(f"and {len(faults) - MAX_FAULTS:,} more.")
             raise Refused(
-                "\n  ".join((f"{self._path} has {len(faults):,} faults:", *told))
+                "\n  ".join((f"{self._path} has {len(faults):,} errors:", *lines))
                 + "\nNothing was sent."
             )
 
@@ -370,26 +378,26 @@ class Fields:
                 if key in entries:
                     line = _line(entries[key])
                     raise self._fault(
-                        key_node, f"`{key}` stands twice in {where}, first in line {line}"
+                        key_node, f"`{key}` is in {where} twice. It is first in line {line}"
                     )
                 entries[key] = value
         return entries
 
     def _text(self, node: yaml.Node, what: str) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise self._fault(node, f"{what} takes a text, not {_kind(node)}")
+            raise self._fault(node, f"{what} must be a text, not {_kind(node)}")
         kind = node.tag.rsplit(":", 1)[-1]
         if kind == "null" and not node.value:
-            raise self._fault(node, f'{what} has no text; write one, or "" for an empty one')
+            raise self._fault(node, f'{what} has no text. Write one, or "" for an empty text')
         if kind != "str":
             read_as = _YAML_KINDS.get(kind, f"a {kind}")
             raise self._fault(
                 node,
-                f'{what}: YAML reads `{node.value}` as {read_as}; write it as "{node.value}"',
+                f'{what}: YAML reads `{node.value}` as {read_as}. Put it in quotes: "{node.value}"',
             )
         text = str(node.value)
         if _HALVES.search(text):
-            raise self._fault(node, f"{what} has half a character in it, which is no text")
+            raise self._fault(node, f"{what} contains half a character (a lone surrogate)")
         return text
 
     def _fault(self, node: yaml.Node, problem: str) -> _Fault:
@@ -400,7 +408,7 @@ def _kind(node: yaml.Node) -> str:
     """What stands there, in a word or as it was written."""
     if isinstance(node, yaml.ScalarNode):
         return f'"{node.value}"' if node.style in ("'", '"') else f"`{node.value}`"
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a map"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "`key: value` lines"
 
 
 def _shown(node: yaml.Node) -> str:

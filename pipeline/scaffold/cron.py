@@ -12,9 +12,10 @@ from pipeline.scaffold.night import Night
 _MOST_CHARACTERS = 990
 
 _TABLE = """\
-# crontab -e, then add these lines. Output is mailed to MAILTO: --quiet has none unless something
-# needs you. Another run that is still at work in the folder is left alone (--if-locked skip).
-# Told to end (kill, shutdown), a run waits up to {stop} s for answers that are paid for.
+# Run `crontab -e` and add these lines. cron mails all output to MAILTO. With --quiet there is no
+# output unless something needs you. If the last run is still working in the run folder, this one
+# ends at once (--if-locked skip). When a run is told to stop (kill, shutdown), it takes up to
+# {stop} s: it waits for the answers to requests that are already sent, and saves them.
 SHELL=/bin/sh
 PATH=/usr/local/bin:/usr/bin:/bin
 MAILTO={user}
@@ -31,21 +32,22 @@ def cron_line(night: Night) -> str:
     """
     if night.key_file is None and not night.sandbox:
         raise NothingWritten(
-            "cron has none of your environment: name the file that holds the key with --key-file."
+            "cron does not see your environment, so the key must be in a file. Name the file with "
+            "--key-file."
         )
     key = () if night.key_file is None else ("--key-file", str(night.key_file))
     directory, words = shlex.quote(str(night.spec.parent)), shlex.join(night.command(*key))
     if "\\%" in f"{directory}{words}" or "\\\\" in f"{directory}{words}":
         raise NothingWritten(
-            f"{night.spec}: cron takes a `\\` before `%` or another `\\` for its own, in the paths "
-            "and options here. Use other names, or --as systemd."
+            f"{night.spec}: in the paths and options, a `\\` comes before a `%` or another `\\`. "
+            "Versions of cron read that differently. Use other names, or --as systemd."
         )
     # A `%` would end the command and begin its stdin. Within quotes, too, cron takes the `\` away.
     command = f"umask 077 && cd {directory} && exec {words} </dev/null".replace("%", r"\%")
     if len(command) > _MOST_CHARACTERS:
         raise NothingWritten(
-            f"cron takes no command of {len(command)} characters. Use shorter paths, or --as "
-            "systemd."
+            f"The command has {len(command)} characters, and cron takes {_MOST_CHARACTERS}. Use "
+            "shorter paths, or --as systemd."
         )
     return _TABLE.format(
         minute=night.at.minute,

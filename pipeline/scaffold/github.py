@@ -18,43 +18,45 @@ _WORKFLOW = """\
 # .github/workflows/{unit}.yml
 #
 # Before the first night:
-#   1. This repository must be private: the run folder, with every answer, is kept on the branch
-#      {branch}. Forks must not run it.
-#   2. Settings > Secrets and variables > Actions: a secret AITUTOR_API_KEY.
-#   3. Commit {spec} and its sheet. It is run from the default branch.
-#   4. Actions > {unit} > Run workflow, with `first_run` ticked. Nights before that refuse to start.
+#   1. Make this repository private. The run folder, with every answer, is stored on the branch
+#      {branch}. Do not run this workflow in a fork.
+#   2. Under Settings > Secrets and variables > Actions, add a secret AITUTOR_API_KEY.
+#   3. Commit {spec} and its sheet to the default branch, from which GitHub runs them.
+#   4. Under Actions > {unit} > Run workflow, tick `first_run` and start it. Before that, every
+#      night refuses to start.
 #
-# Why a branch: without the ledger of the last night every row would be paid again. Caches are
-# evicted, artifacts expire, and neither says so: an empty cache looks like a first night. A branch
-# stays, and a push that is not on top of the last one fails.
+# Why a branch: without the ledger of the last night, the runner would pay for every row again.
+# GitHub deletes caches and artifacts without notice, and an empty cache looks like a first night.
+# A branch stays, and GitHub rejects a push that is not on top of the last one.
 #
-# Why UNDER_WAY: it is pushed before anything is sent, and taken away by the push that brings the
-# ledger back. A machine that is lost in between leaves it there, and the next night refuses to
-# start, as nobody knows what was sent and paid. Then look whether the lost run has an artifact
-# `{unit}-ledger`. If so, put its content into `run/` on the branch {branch}; then, or
-# if you know that nothing was sent, delete UNDER_WAY there. `max_paid_per_run:` in the spec is the
-# most that one lost night can cost.
+# Why UNDER_WAY: each night pushes this file before it sends anything, and removes it with the push
+# that stores the ledger. If the machine is lost in between, the file stays and the next night
+# refuses to start, because nobody knows which rows were sent and paid. Then see if the lost run has
+# an artifact `{unit}-ledger`. If it has, put its content into `run/` on the branch
+# {branch} and delete UNDER_WAY there. If you know that nothing was sent, only delete
+# UNDER_WAY. `max_paid_per_run:` in the job file limits what one lost night can cost.
 #
-# GitHub takes no file over 100 MB: enough for the ledger of some 100,000 rows. Larger jobs need a
-# machine of their own (--as systemd).
+# GitHub takes no file over 100 MB, which is enough for the ledger of about 100,000 rows. Run larger
+# jobs on your own machine (--as systemd).
 name: {unit}
 
 on:
   schedule:
-    # {at} on the machine that printed this. GitHub counts in UTC, knows no summer time and starts
-    # some minutes to an hour late.
+    # {at} on the machine that printed this file. GitHub uses UTC, has no summer time, and starts
+    # between a few minutes and an hour late.
     - cron: "{minute} {hour} * * *"
   workflow_dispatch:
     inputs:
       first_run:
-        description: There is no earlier ledger; begin one
+        description: There is no earlier ledger. Create one.
         type: boolean
         default: false
 
 permissions:
   contents: write
 
-# Two runs one after the other, never at once, and none is cancelled: its answers are paid for.
+# GitHub starts two runs one after the other, never at the same time, and cancels none: their
+# answers are paid for.
 concurrency:
   group: {unit}
   cancel-in-progress: false
@@ -67,7 +69,7 @@ jobs:
       STATE: {branch}
       FIRST_RUN: ${{{{ inputs.first_run || false }}}}
     steps:
-      # By the hashes of their commits: a tag can be moved to other code.
+      # Actions are named by the hash of a commit, because a tag can be moved to other code.
       - uses: {checkout}
       - uses: {setup_python}
         with:
@@ -97,7 +99,7 @@ jobs:
         run: |
 {keep}
 
-      # Only a second copy, for the night whose push fails.
+      # A second copy of the ledger, only if the push above fails.
       - name: A copy of the ledger
         if: always() && steps.begin.outcome == 'success' && steps.keep.outcome != 'success'
         uses: {upload_artifact}
@@ -131,18 +133,20 @@ if [ "$there" = 0 ]; then
   git fetch --no-tags --depth=1 origin "refs/heads/$STATE"
   git worktree add --detach state FETCH_HEAD
 elif [ "$there" != 2 ]; then
-  echo "::error::The branch $STATE cannot be looked for. Nothing was sent."
+  echo "::error::The branch $STATE cannot be read from GitHub. Nothing was sent."
   exit 1
 elif [ "$FIRST_RUN" = true ]; then
   git worktree add --detach --no-checkout state
   git -C state switch --orphan "$STATE"
 else
-  echo "::error::The ledger's branch $STATE is gone, or this is the first night: tick first_run."
-  echo "Nothing was sent. Without its ledger a run would pay for every row again: bring it back."
+  echo "::error::There is no branch $STATE with the ledger. Nothing was sent."
+  echo "For the first night, start this workflow by hand and tick first_run. Otherwise restore the"
+  echo "branch: without its ledger, a run would pay for every row again."
   exit 1
 fi
 if [ -e state/UNDER_WAY ]; then
-  echo "::error::The last night never came back. Nothing was sent: see this workflow's file."
+  echo "::error::The last night did not store its ledger. Nothing was sent."
+  echo "The comment on UNDER_WAY in this workflow's file says what to do."
   cat state/UNDER_WAY
   exit 1
 fi"""
@@ -152,14 +156,14 @@ set -eu
 echo "run ${GITHUB_RUN_ID:-?}, begun $(date -u +%FT%TZ)" >state/UNDER_WAY
 git -C state add --force UNDER_WAY
 git -C state commit --quiet --message "A night begins"
-# No force: if another run was faster, this one ends here, before anything is sent.
+# Without --force: if another run was faster, this one fails here, before it sends anything.
 git -C state push origin "HEAD:refs/heads/$STATE\""""
 
 _SEND = """\
 mkdir -p state/run
 code=0
-# TERM: no more rows are sent and answers that are paid for are waited for. It is also what ends a
-# night that GitHub began so late that --until would mean the next day.
+# After TERM, the run sends no more rows and waits for the answers to requests in flight. This also
+# ends a night that GitHub starts so late that --until means the next day.
 timeout --preserve-status --signal=TERM {minutes}m \\
   {command} || code=$?
 echo "code=$code" >>"$GITHUB_OUTPUT\""""
@@ -173,16 +177,16 @@ for wait in 1 5 15 30 60 0; do
   git -C state push origin "HEAD:refs/heads/$STATE" && exit 0
   sleep "$wait"
 done
-echo "::error::The ledger could not be kept: download the artifact of this run."
+echo "::error::The ledger is not stored. Download the artifact of this run: UNDER_WAY explains it."
 exit 1"""
 
 _END = """\
 case "$CODE" in
   0) ;;
-  {calm}) echo "::notice::Ended early ($CODE): the next night goes on." ;;
-  3) echo "::error::Some rows failed (3): see pipeline report."; exit 3 ;;
-  5) echo "::error::Rows of unknown outcome need a decision (5)."; exit 5 ;;
-  *) echo "::error::Exit code ${{CODE:-none}}: see the log of the step Send."; exit 1 ;;
+  {calm}) echo "::notice::Ended early ($CODE). The next night continues." ;;
+  3) echo "::error::Some rows failed (3). See pipeline report."; exit 3 ;;
+  5) echo "::error::Some rows are ambiguous (5). Decide what to do: see pipeline report."; exit 5 ;;
+  *) echo "::error::Exit code ${{CODE:-none}}. See the log of the step Send."; exit 1 ;;
 esac"""
 
 
@@ -195,8 +199,8 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     top = _repository(night.spec)
     if not resolved(night.sheet).is_relative_to(resolved(top)):
         raise NothingWritten(
-            f"{resolved(night.sheet)}: the sheet is outside of the repository {top}, and GitHub "
-            "has only what is in it."
+            f"{resolved(night.sheet)}: the sheet is outside the repository {top}, so GitHub does "
+            "not have it. Move it into the repository."
         )
     today = (today or datetime.now()).astimezone()
     at, until = _utc(night.at, today), None if night.until is None else _utc(night.until, today)
@@ -229,7 +233,9 @@ def _command(night: Night, spec: str, until: time | None) -> str:
     words += night.words[2:] if night.words[:1] == ("--output",) else night.words
     words += [] if until is None else ["--until", clock_time(until)]
     if any("${{" in word for word in words):
-        raise NothingWritten(f"{spec}: GitHub would fill in `${{{{`.")
+        raise NothingWritten(
+            f"{spec}: a path or option contains `${{{{`, which GitHub would replace. Rename it."
+        )
     return shlex.join(words)
 
 
@@ -252,7 +258,10 @@ def _repository(spec: Path) -> Path:
     for folder in spec.parents:
         if (folder / ".git").exists():
             return folder
-    raise NothingWritten(f"{spec}: in no git repository, and GitHub runs only what is in one.")
+    raise NothingWritten(
+        f"{spec}: this job file is in no git repository, so GitHub cannot run it. Move it into "
+        "one, or use --as systemd or --as cron."
+    )
 
 
 def _indented(script: str) -> str:

@@ -90,12 +90,12 @@ def init_job(
     """
     if not WORKFLOW.fullmatch(workflow):
         raise NothingWritten(
-            f"`{workflow}` is no workflow id: use 1 to 64 letters, digits, - and _."
+            f"`{workflow}` is not a workflow id. Use 1 to 64 letters, digits, - and _."
         )
     name = _job_name(to or sheet)
     path = to or Path("jobs") / f"{name}.yaml"
     if os.path.lexists(path):
-        raise NothingWritten(f"{path}: is there already. Name another by --to.")
+        raise NothingWritten(f"{path}: this file already exists. Choose another name with --to.")
     draft = JobSpec(
         path.absolute(),
         name,
@@ -217,9 +217,11 @@ def _of_the_runner(name: str, earlier: bool) -> bool:
 def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: int) -> Iterator[str]:
     here = resolved(spec.source.parent)
     sheet = os.path.relpath(resolved(spec.input.parent) / spec.input.name, here)
+    yield "# A job file. Lines that begin with # do nothing. To use one, delete its #."
+    yield ""
     yield f"name: {quoted(spec.name)}"
     yield f"workflow: {quoted(spec.workflow)}"
-    yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}; relative to this file"
+    yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}. The path is relative to this file."
     if spec.encoding is not None:
         yield f"encoding: {quoted(spec.encoding)}"
     if spec.sheet is not None:
@@ -227,34 +229,40 @@ def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: in
     if spec.header_row is not None:
         yield f"header_row: {spec.header_row}"
     yield ""
-    yield "# Workflow variable: column. The names on the left must be those between {{ }} in the"
-    yield "# workflow's template. Remove the lines of columns that it does not use."
+    yield "# Left, a variable of the workflow. Right, the column that fills it. Write each variable"
+    yield "# exactly as it is between {{ }} in the workflow's template, and delete the lines of the"
+    yield "# columns that the template does not use."
     yield "variables:"
     mapped = _mapped(columns)
     for column in columns:
         mark = "" if column in mapped else "# "
         yield f"  {mark}{quoted(column.variable)}: {quoted(column.name)}  # {_about(column, rows)}"
-    yield "# constants: {tone: warm}  # the same text for every row"
+    yield "# constants: {tone: warm}  # variables that have the same text in every row"
     yield ""
     yield from _id_lines(columns)
     if partly_empty and any(column.empty for column in mapped):
         # What is refused cannot be checked, and what is skipped is not paid.
         choice = "skip" if partly_empty < rows else "send"
-        yield f"# {counted(partly_empty, 'row')} with an empty cell in one of these columns:"
-        yield f"empty: {choice}  # refuse (the whole job) | send (as empty text) | skip (that row)"
+        have = "has" if partly_empty == 1 else "have"
+        yield f"# {counted(partly_empty, 'row')} {have} an empty cell in the column of a variable."
+        yield f"empty: {choice}  # {_EMPTY}"
     else:
-        yield "# empty: refuse  # an empty cell: refuse (the whole job) | send | skip (that row)"
+        yield "# No variable has an empty cell now. The default refuses a sheet that has one."
+        yield f"# empty: refuse  # {_EMPTY}"
     yield from _OPTIONS
 
 
+_EMPTY = "refuse (send nothing), skip (leave the row out) or send (as an empty text)"
+
 _OPTIONS = (
-    "# where:  # send only rows for which all of these hold; empty, equals or matches (a pattern)",
-    "#   - {column: status, empty: true}",
-    "# dedupe: true  # equal rows are one request, and each has its answer",
     "",
-    "# max_paid: 500  # most requests that were or may have been billed, ever",
-    "# max_paid_per_run: 100  # the same for one run",
-    "# rate: 5  # requests per second; left out, it is learned from the server's headers",
+    "# where:  # send only the rows that meet every condition here",
+    "#   - {column: status, empty: true}  # or equals: TEXT, or matches: PATTERN",
+    "# dedupe: true  # send equal rows only once, and give the answer to each of them",
+    "",
+    "# max_paid: 500  # pay for at most 500 requests, in all runs together",
+    "# max_paid_per_run: 100  # pay for at most 100 requests in one run",
+    "# rate: 5  # requests per second. Without this line, the runner finds the server's limit.",
 )
 
 
@@ -264,8 +272,8 @@ def _about(column: Column, rows: int) -> str:
     example = " ".join(_UNPRINTABLE.sub(" ", printable(column.example)).split())
     if len(example) > _EXAMPLE_CHARACTERS:
         example = f"{example[:_EXAMPLE_CHARACTERS]}…"
-    gaps = f"; {column.empty} empty" if column.empty else ""
-    return f"such as: {example}{gaps}"
+    gaps = f" ({column.empty} empty)" if column.empty else ""
+    return f"for example: {example}{gaps}"
 
 
 def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
@@ -273,9 +281,9 @@ def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
     for column in columns:
         words = set(re.split(r"[^a-z]+", column.name.lower()))
         if column.unique and not column.blank and column.short and words & _ID_WORDS:
-            yield f"# id: {quoted(column.name)}  # names a row: no text stands in it twice"
+            yield f"# id: {quoted(column.name)}  # identifies a row, no two rows have the same"
             return
-    yield "# id: ...  # a column that names a row: unique and never blank"
+    yield "# id: ...  # the column that identifies a row, never blank and never the same twice"
 
 
 def _write(path: Path, text: str) -> None:
@@ -285,5 +293,6 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise NothingWritten(
-            f"{path}: cannot be written ({error.strerror or error}). Name another place by --to."
+            f"{path}: the runner cannot write this file ({error.strerror or error}). Choose "
+            "another place with --to."
         ) from None

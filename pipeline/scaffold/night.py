@@ -72,9 +72,11 @@ def plan_night(
     spec = job.to_run()
     begins, ends = parse_time(at, "--at"), None if until is None else parse_time(until, "--until")
     if begins.second:
-        raise NothingWritten(f"--at {at}: leave out the seconds.")
+        raise NothingWritten(f"--at {at}: a start time has no seconds. Leave them out.")
     if begins == ends:
-        raise NothingWritten(f"--at {at} --until {until}: that is no time at all.")
+        raise NothingWritten(
+            f"--at {at} --until {until}: the night has no length. Choose two different times."
+        )
     words = ["--output", str(spec.output)] if job.folder.path != _own_folder(job) else []
     words += ["--sandbox"] if job.sandbox else []
     words += ["--base-url", base_url] if base_url else []
@@ -92,7 +94,9 @@ def plan_night(
     )
     for word in (night.name, *night.command(), str(night.folder), str(night.key_file)):
         if not word.isprintable():
-            raise NothingWritten(f"{word!r}: a line break or control character.")
+            raise NothingWritten(
+                f"{word!r}: this contains a line break or a control character. Use another name."
+            )
     return night
 
 
@@ -102,21 +106,21 @@ def warnings(night: Night, kind: str) -> list[str]:
     said = []
     if night.sandbox:
         said.append(
-            "These nights are rehearsals (--sandbox): they ask the local copy of the API, pay "
-            "nothing, and have a run folder of their own."
+            "These nights are rehearsals (--sandbox). They send to the local copy of the API, cost "
+            "nothing, and have their own run folder."
         )
         if night.key_file is not None:
-            said.append("A rehearsal needs no key: --key-file is not read.")
+            said.append("A rehearsal needs no key, so --key-file is not used.")
     elif night.key_file is not None:
         if kind == "github":
             said.append(
-                "--key-file is left out: a GitHub workflow has its key from the secret "
+                "--key-file is not used: a GitHub workflow reads the key from the secret "
                 "AITUTOR_API_KEY."
             )
         elif not _stands(night.key_file):
             said.append(
-                f"{night.key_file}: there is no such file yet. Until the key is in it, each night "
-                "ends with 2 and sends nothing."
+                f"{night.key_file}: this file does not exist yet. Until it contains the key, each "
+                "night ends with exit code 2 and sends nothing."
             )
     return said
 

@@ -14,12 +14,14 @@ _SERVICE = """\
 # /etc/systemd/system/{unit}.service
 # Put this file and {unit}.timer there, then:
 {key_note}#   sudo systemctl daemon-reload && sudo systemctl enable --now {unit}.timer
-# Try it now: sudo systemctl start {unit}.service; what it said: journalctl -u {unit}
+# To start a run now: sudo systemctl start {unit}.service
+# To read its output: journalctl -u {unit}
 [Unit]
 Description=pipeline: the rows of {description} that are not done yet
 Wants=network-online.target
 After=network-online.target
-# Without the disk of its run folder nothing must start: it would look like a first night.
+# The disk with the run folder must be there. Without it, every night would look like the first
+# one and pay for all rows again.
 RequiresMountsFor={folder}
 
 [Service]
@@ -31,22 +33,22 @@ WorkingDirectory={directory}
 LimitCORE=0
 ExecStart={command}
 {credential}
-# SIGTERM: no more rows are sent, and the answers on their way, which are paid for, are waited for:
-# up to {drain} s (deadline_s), and {saving} s to save. Only a run that hangs is killed; what was
-# then in flight is ambiguous and not sent again.
+# After SIGTERM, the run sends no more rows. It waits up to {drain} s (deadline_s) for the answers
+# to requests in flight, which the API bills, and takes up to {saving} s to save them. Only a run
+# that hangs is killed. Its requests in flight are then ambiguous and are not sent again.
 KillMode=mixed
 KillSignal=SIGTERM
 TimeoutStopSec={stop}
 SendSIGKILL=yes
 TimeoutStartSec=infinity
 
-# The timer is what starts the next run; a restart in between would only meet what stopped the last
-# one. It could not pay twice either way: the ledger decides what is sent.
+# The timer starts the next run. A restart before that would only fail for the same reason. It
+# would not pay twice: the ledger decides which rows are sent.
 Restart=no
 RestartPreventExitStatus=1 2 3 4 5 6 130 143
 # {success}
-# A failed unit needs you: 3 rows failed, 5 rows of unknown outcome, 4 key or credits, 2 the sheet
-# or the spec, 6 the disk.
+# If the unit fails, look at its exit code: 2 the sheet or the job file has an error, 3 rows failed,
+# 4 the key or the credits, 5 rows are ambiguous and you decide, 6 the disk.
 SuccessExitStatus={statuses}
 """
 
@@ -65,11 +67,11 @@ WantedBy=timers.target
 """
 
 _CATCH_UP = """\
-# A night that the machine slept through is made up for when it is on again.
+# If the machine is off at that time, the run starts when the machine is on again.
 Persistent=true"""
 _NO_CATCH_UP = """\
-# A night that the machine slept through is left out: started late, it would take --until for that
-# of the next day and send all day long.
+# If the machine is off at that time, this night is left out. A run that starts after the time of
+# --until would read it as a time on the next day, and send all day long.
 Persistent=false"""
 
 
@@ -81,11 +83,16 @@ def systemd_units(night: Night) -> dict[str, str]:
     """
     unit = f"pipeline-{night.name}"
     if str(night.key_file or "").endswith(("\\", " ")):
-        raise NothingWritten(f"{night.key_file}: a unit takes no `\\` and no space at its end.")
+        raise NothingWritten(
+            f"{night.key_file}: a systemd unit cannot name a path that ends in `\\` or a space. "
+            "Rename it."
+        )
     if ":" in str(night.key_file or ""):
-        raise NothingWritten(f"{night.key_file}: a unit takes no `:` in it.")
-    success = "143 is `systemctl stop`"
-    success += "; 75 is --until, or an API that is away." if night.until else "."
+        raise NothingWritten(
+            f"{night.key_file}: a systemd unit cannot name a path that contains `:`. Rename it."
+        )
+    success = "143: stopped by `systemctl stop`"
+    success += ". 75: stopped by --until, or the API cannot be reached." if night.until else "."
     facts = {
         "unit": unit,
         "description": _literal(night.name),
@@ -111,10 +118,10 @@ def systemd_units(night: Night) -> dict[str, str]:
 
 def _credential(night: Night) -> str:
     if night.sandbox:
-        return "# A rehearsal: no key."
+        return "# A rehearsal needs no key."
     path = _literal(str(night.key_file or DEFAULT_KEY))
     return (
-        "# Read by the runner itself; in no environment and in no process list.\n"
+        "# Only the runner reads this file. The key is in no environment and in no process list.\n"
         f"LoadCredential=aitutor-api-key:{path}"
     )
 
@@ -123,8 +130,8 @@ def _key_note(night: Night) -> str:
     if night.sandbox or night.key_file:
         return ""
     return (
-        f"#   sudo install -D -m 600 /dev/stdin {DEFAULT_KEY}   # then paste the key, Enter, "
-        "Ctrl-D\n"
+        f"#   sudo install -D -m 600 /dev/stdin {DEFAULT_KEY}   # paste the key, press "
+        "Enter, then Ctrl-D\n"
     )
 
 

@@ -153,8 +153,9 @@ def storing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DiskRefused(
-            f"{path}: cannot be written ({error.strerror or error}). Sending has stopped; what "
-            "came back is safe in the ledger. Make room on that disk."
+            f"{path}: the disk refused this file ({error.strerror or error}). The runner has "
+            "stopped sending, and all answers so far are safe in the ledger. Free some space on "
+            "that disk, then give the same command again."
         ) from error
 
 

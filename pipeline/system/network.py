@@ -72,8 +72,8 @@ def _proxy(text: str, where: str) -> Proxy:
 
 def _unusable(where: str) -> Refused:
     return Refused(
-        f"{where}: not a proxy that the runner can use. Write it like http://127.0.0.1:3128 or "
-        "127.0.0.1:3128 (http or https, never socks), or unset it."
+        f"{where}: the runner cannot use this proxy. Write it like http://127.0.0.1:3128 or "
+        "127.0.0.1:3128 (http or https, not socks), or remove it."
     )
 
 
@@ -86,7 +86,7 @@ def _variable(name: str, value: str) -> str:
 def _check_key_log() -> None:
     path = os.environ.get(_KEY_LOG)
     if path:
-        with _refusing(_KEY_LOG, path, "Name a file that can be written"):
+        with _refusing(_KEY_LOG, path, "Set it to a file that the runner can write"):
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).keylog_filename = path
 
 
@@ -94,10 +94,10 @@ def _check_certificates() -> None:
     """As httpx takes them: the folder only where no file is named."""
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
-        with _refusing("SSL_CERT_FILE", file, "Name a file of certificates (PEM)"):
+        with _refusing("SSL_CERT_FILE", file, "Set it to a file of certificates (PEM)"):
             ssl.create_default_context(cafile=file)
     elif folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
-        with _refusing("SSL_CERT_DIR", folders, "Name a folder of certificates"):
+        with _refusing("SSL_CERT_DIR", folders, "Set it to a folder of certificates"):
             os.scandir(folders).close()
 
 
@@ -106,9 +106,11 @@ def _refusing(name: str, path: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+        reason = (
+            "there is no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+        )
         raise Refused(
-            f"{name}: {path} cannot be used ({reason}). {advice}, or unset the variable."
+            f"{name}: the runner cannot use {path} ({reason}). {advice}, or unset the variable."
         ) from None
 
 

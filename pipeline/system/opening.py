@@ -24,7 +24,7 @@ _LINE_BYTES = 1 << 16
 _HOLED_BYTES, _HOLED_TIMES, _BLOCK_BYTES = 1 << 30, 256, 512
 
 _KINDS = {
-    stat.S_IFLNK: "a link, which is not followed",
+    stat.S_IFLNK: "a link, and links are not followed here",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
@@ -144,8 +144,8 @@ def _check(path: Path, facts: os.stat_result, most_bytes: int | None) -> None:
         raise _too_large(path, most_bytes)
     on_disk = facts.st_blocks * _BLOCK_BYTES
     if facts.st_size > _HOLED_BYTES and 0 < on_disk * _HOLED_TIMES < facts.st_size:
-        raise NotAFile(path, "almost nothing but a hole")
+        raise NotAFile(path, "a sparse file with almost nothing on the disk")
 
 
 def _too_large(path: Path, most_bytes: int) -> NotAFile:
-    return NotAFile(path, f"larger than such a file can be, {most_bytes} bytes")
+    return NotAFile(path, f"larger than the {most_bytes} bytes that such a file can have")

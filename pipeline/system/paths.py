@@ -21,17 +21,17 @@ def path_fault(path: str | Path) -> str | None:
     try:
         raw = os.fsencode(path)
     except UnicodeEncodeError:
-        return "has half a character in it"
+        return "contains half a character (a lone surrogate)"
     if _CONTROL.search(str(path)):
-        return "has a control character in it"
+        return "contains a control character"
     names = raw.split(b"/")
     longest = max(map(len, names))
     if longest > MAX_NAME_BYTES:
-        return f"has a name of {longest:,} bytes in it; {MAX_NAME_BYTES} is the most"
+        return f"contains a name of {longest:,} bytes, and the limit is {MAX_NAME_BYTES}"
     if len(raw) > MAX_PATH_BYTES:
-        return f"has {len(raw):,} bytes; {MAX_PATH_BYTES:,} is the most"
+        return f"has {len(raw):,} bytes, and the limit is {MAX_PATH_BYTES:,}"
     if len(names) > MAX_FOLDERS:
-        return f"leads through {len(names):,} folders; {MAX_FOLDERS} is the most"
+        return f"goes through {len(names):,} folders, and the limit is {MAX_FOLDERS}"
     return None
 
 

@@ -339,8 +339,8 @@ BAD_INPUT = [
     ("story\na\nb,c\n", {}, ["line 3", "2 cells"]),
     ("story,story\na,b\n", {}, ['"story" twice']),
     ("story\na\n", {"varaibles": {"story": "story"}}, ["line 4", '"variables"']),
-    ("story\na\n", {"api_key": "sk_1"}, ["holds no key"]),
-    ("story\na\n", {"base_url": "https://x"}, ["holds no host"]),
+    ("story\na\n", {"api_key": "sk_1"}, ["never contains the key"]),
+    ("story\na\n", {"base_url": "https://x"}, ["never contains the API's address"]),
     ("id,story\n1,a\n ,b\n", {"id": "id"}, ["line 3", "blank"]),
     ("id,story\n1,a\n2,b\n1,c\n", {"id": "id"}, ['"1" in line 4, column', "also in line 2"]),
     ("story\na\n", {"input": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
@@ -850,7 +850,7 @@ def test_a_refused_first_run_does_not_count_as_a_run(sandbox, make_job):
         (["run", "--only", "gateway"], "--only is an option of: check, resume, settle"),
         (["settle", "--reread", "--rows", "1"], "Leave out --only and --rows"),
         (["run", "--sandbox", "--base-url", "http://127.0.0.1:1"], "Leave out --base-url"),
-        (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "without /api/v1"),
+        (["run", "--base-url", "http://127.0.0.1:1/api/v1"], "remove /api/v1"),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(make_job, options, words):
@@ -865,7 +865,7 @@ def test_a_sheet_given_as_a_job_is_recognised(make_job):
     """Users mix them up."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.shell([sys.executable, "-m", "pipeline", "run", str(job.sheet)])
-    assert (done.returncode, "a sheet, not a job spec" in done.stderr) == (2, True)
+    assert (done.returncode, "this is a sheet, not a job file" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["run", "refused run", "settle"])

@@ -62,8 +62,8 @@ def test_a_spec_is_written_that_can_be_checked_and_rehearsed_as_it_says(tmp_path
     done = pipeline(tmp_path, "init", "data/my sheet.csv", "--workflow", "wf_abc123")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "jobs" / "my-sheet.yaml").read_text(encoding="utf-8")
-    assert "  product_name: Product name  # such as: Mug: large\n" in text
-    assert "  note: note  # such as: blue; 1 empty\n" in text
+    assert "  product_name: Product name  # for example: Mug: large\n" in text
+    assert "  note: note  # for example: blue (1 empty)\n" in text
     assert "  # old: old  # every cell is empty\n" in text
     assert "# id: SKU " in text
     assert "\nempty: skip" in text
@@ -221,7 +221,7 @@ def test_a_spec_that_is_there_is_never_written_over(tmp_path):
     for name in ("kept.yaml", "link.yaml"):
         done = pipeline(tmp_path, "init", str(sheet), "--workflow", "wf", "--to", name, "--json")
         assert done.returncode == 2
-        assert "is there already" in json.loads(done.stdout)["error"]
+        assert "already exists" in json.loads(done.stdout)["error"]
     assert (tmp_path / "kept.yaml").read_text(encoding="utf-8") == "mine"
 
 
@@ -229,7 +229,7 @@ def test_a_spec_that_is_there_is_never_written_over(tmp_path):
     ("words", "said"),
     [
         (["s.csv"], "--workflow"),
-        (["s.csv", "--workflow", "a/b"], "no workflow id"),
+        (["s.csv", "--workflow", "a/b"], "not a workflow id"),
         (["t.csv", "--workflow", "wf"], '"s.csv"'),
         (["empty.csv", "--workflow", "wf"], "no rows"),
     ],

@@ -206,9 +206,9 @@ BAD = [
     ({"webhook": f"https://example.com/{KEY.replace('_', '%5f')}"}, "contains the API key"),
     ({"webhok": "https://example.com/"}, 'mean "webhook"'),
     ({"timeout_s": 0}, "above 0"),
-    ({"timeout_s": 61}, "60 at most"),
-    ({"timeout_s": 1e300}, "60 at most"),
-    ("https://example.com", "takes lines of"),
+    ({"timeout_s": 61}, "at most 60"),
+    ({"timeout_s": 1e300}, "at most 60"),
+    ("https://example.com", "needs lines for"),
 ]
 
 

@@ -141,9 +141,9 @@ def test_the_cron_line_works_in_the_environment_that_cron_has(odd_job):
 
 REFUSED = [
     (("--as", "cron", "--at", "02:00"), "--key-file"),
-    (("--at", "2 am"), "such as 06:00"),
-    (("--at", "02:00", "--until", "2:00"), "no time at all"),
-    (("--at", "02:00:30"), "leave out the seconds"),
+    (("--at", "2 am"), "like 06:00"),
+    (("--at", "02:00", "--until", "2:00"), "the night has no length"),
+    (("--at", "02:00:30"), "a start time has no seconds"),
     (("--as", "github", "--at", "02:00"), "no git repository"),
 ]
 
@@ -162,8 +162,8 @@ def test_what_one_may_not_expect_of_the_nights_is_said_beside_what_is_printed(ma
     there, gone = str(key_file(job)), str(tmp_path / "no-such-key")
     for options, words in (
         (("--key-file", there), ""),
-        (("--key-file", gone), f"{gone}: there is no such file yet"),
-        (("--as", "cron", "--key-file", gone), f"{gone}: there is no such file yet"),
+        (("--key-file", gone), f"{gone}: this file does not exist yet"),
+        (("--as", "cron", "--key-file", gone), f"{gone}: this file does not exist yet"),
         (("--sandbox",), "rehearsals (--sandbox)"),
     ):
         done = job.call("schedule", "--at", "02:00", *options)
@@ -274,7 +274,7 @@ def test_a_sheet_that_github_would_not_have_is_refused(make_job):
     command = [sys.executable, "-m", "pipeline", "schedule", str(spec), "--at", "02:00"]
     done = job.shell([*command, "--as", "github"])
     assert done.returncode == 2
-    assert "sheet.csv: the sheet is outside of the repository" in done.stderr
+    assert "sheet.csv: the sheet is outside the repository" in done.stderr
 
 
 def test_the_workflow_has_the_keys_that_github_knows(hosted):
@@ -360,7 +360,7 @@ def test_a_key_file_that_a_unit_cannot_name_is_refused(make_job):
     for name in ("key\\", "key "):
         done = job.call("schedule", "--at", "02:00", "--key-file", str(job.folder / name))
         assert done.returncode == 2
-        assert "at its end" in done.stderr
+        assert "a path that ends in" in done.stderr
 
 
 @pytest.mark.parametrize("name", [r"a\%b", r"a\\b"])
@@ -374,7 +374,7 @@ def test_a_path_that_crons_read_differently_is_refused(make_job, name):
     words = ["schedule", str(spec), "--at", "02:00", "--as", "cron", "--key-file", "/k"]
     done = job.shell([*PIPELINE, *words])
     assert done.returncode == 2
-    assert "cron takes" in done.stderr
+    assert "Versions of cron read that differently" in done.stderr
     assert done.stdout == ""
 
 

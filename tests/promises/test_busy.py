@@ -170,7 +170,7 @@ def test_a_ledger_that_is_locked_from_the_start_ends_the_run_after_30_s(job):
     with held(job.output / "ledger.sqlite"):
         done = job.call("run")
     assert done.returncode == 75, done.stderr
-    assert "holds the lock of ledger.sqlite" in done.stderr
+    assert "has locked ledger.sqlite" in done.stderr
     assert "Nothing more was sent." in done.stderr
     assert sandbox.received() == 0
 

@@ -256,7 +256,7 @@ def test_a_run_json_that_is_not_json_is_refused_by_folder_and_ignored_by_job_fil
     path = hostile.output / "run.json"
     path.write_text(NOTES[note], encoding="utf-8", errors="surrogateescape")
     for words in ("status", "schedule --at 02:00"):
-        assert "no run.json, or one that no run wrote" in hostile.assert_ends(words)
+        assert "It has no run.json that a run wrote" in hostile.assert_ends(words)
     assert "1 failed" in hostile.assert_ends("status", ran[0].spec)
 
 
@@ -270,7 +270,7 @@ def test_run_json_values_of_a_wrong_type_or_length_or_with_line_breaks_are_not_u
     for value in FIELDS[field]:
         path.write_text(json.dumps(about | {field: value}))
         said = hostile.assert_ends("status --json")
-        assert "neither a job spec nor a run folder" in said, value
+        assert "this folder is not a run folder" in said, value
         said += hostile.assert_ends("status", ran[0].spec)
         for kind in ("systemd", "cron --key-file KEY"):
             said += hostile.assert_ends(f"schedule --at 02:00 --as {kind}")

@@ -113,7 +113,7 @@ TLS_FILES = {
 def test_an_unusable_tls_file_is_refused_with_the_name_of_its_variable(monkeypatch, name, value):
     """The message has the reason and the fix."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(Refused, match=f"^{name}: {value} cannot be used .*Nothing was sent"):
+    with pytest.raises(Refused, match=f"^{name}: the runner cannot use {value} .*Nothing was sent"):
         check_way(API)
 
 
@@ -124,7 +124,7 @@ def test_the_commands_refuse_an_unusable_tls_file(make_job, name, verb):
     job = make_job(API, rows=[["a"]])
     done = job.shell(job.command(verb), {name: TLS_FILES[name][0]})
     assert done.returncode == 2, done.stderr
-    assert f"{name}: {TLS_FILES[name][0]} cannot be used (" in done.stderr
+    assert f"{name}: the runner cannot use {TLS_FILES[name][0]} (" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -134,7 +134,7 @@ def test_the_commands_refuse_an_unusable_proxy(make_job, verb):
     job = make_job(API, rows=[["a"]])
     done = job.call(verb, env={"https_proxy": "socks://u:hunter22@127.0.0.1:7891"})
     assert done.returncode == 2, done.stderr
-    assert "https_proxy: not a proxy that the runner can use" in done.stderr
+    assert "https_proxy: the runner cannot use this proxy" in done.stderr
     assert "hunter22" not in done.stdout + done.stderr
     assert not job.output.exists()
 

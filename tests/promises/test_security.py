@@ -191,7 +191,7 @@ def test_a_key_file_without_an_end_is_refused(tmp_path):
     """Read to its end, it would take all memory."""
     endless = tmp_path / "key"
     endless.symlink_to("/dev/zero")
-    with pytest.raises(Refused, match="no key has"):
+    with pytest.raises(Refused, match="no key can contain"):
         find_access(None, endless, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
 
@@ -202,7 +202,7 @@ def test_a_key_file_that_is_none_is_refused(tmp_path):
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path, tmp_path / "nothing", dangling, binary):
-        with pytest.raises(Refused, match="the key cannot be read"):
+        with pytest.raises(Refused, match="cannot read the key"):
             find_access(None, path, {})
 
 
@@ -256,7 +256,7 @@ def test_a_run_whose_key_nobody_writes_ends(sandbox, make_job):
         process.terminate()
         _, said = process.communicate(timeout=15)
     assert process.returncode == 2
-    assert f"{pipe}: no whole key came through this pipe within 10 s. Nothing was sent." in said
+    assert f"{pipe}: no complete key came through this pipe within 10 s. Nothing was sent." in said
     assert job.call("run", "--sandbox", "--key-file", str(pipe)).returncode == 0
     assert sandbox.received() == 0
 

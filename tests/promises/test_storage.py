@@ -125,7 +125,7 @@ def test_a_folder_with_the_users_own_files_is_refused_and_not_changed(sandbox, m
     for verb in ("run", "check"):
         done = job.call(verb, "--output", str(own))
         assert done.returncode == 2, done.stderr
-        assert "letters: this folder holds other files" in done.stderr
+        assert "letters: this folder contains other files" in done.stderr
         assert f"for example {own}/run. Nothing was sent." in done.stderr
     assert [path.name for path in own.iterdir()] == ["to-mother.txt"]
     assert own.stat().st_mode & 0o777 == 0o755

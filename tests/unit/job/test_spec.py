@@ -63,34 +63,46 @@ def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
     ("text", "words"),
     [
         (LEAST + "varables: {a: b}\n", ["line 4", "unknown key `varables`", '"variables"']),
-        (LEAST + "name: again\n", ["line 4", "`name` stands twice"]),
-        (LEAST + "variables: {a: b, a: c}\n", ["line 4", "`a` stands twice"]),
-        (LEAST + "api_key: sk_1\n", ["line 4", "holds no key", "AITUTOR_API_KEY"]),
-        (LEAST + "base_url: https://x\n", ["line 4", "holds no host", "--base-url"]),
+        (LEAST + "name: again\n", ["line 4", "`name` is in the job file twice", "in line 1"]),
+        (LEAST + "variables: {a: b, a: c}\n", ["line 4", "`a` is in `variables` twice"]),
+        (LEAST + "api_key: sk_1\n", ["line 4", "never contains the key", "AITUTOR_API_KEY"]),
+        (
+            LEAST + "base_url: https://x\n",
+            ["line 4", "never contains the API's address", "--base-url"],
+        ),
         (LEAST + "constants: {flag: no}\n", ["line 4", "reads `no` as a yes/no value", '"no"']),
         (LEAST + "constants: {sku: 0123}\n", ["reads `0123` as a number", '"0123"']),
         (LEAST + "constants: {day: 2024-01-02}\n", ["as a date", '"2024-01-02"']),
         (LEAST + "constants: {x: null}\n", ["`null` as nothing", '"null"']),
         (LEAST + "constants: {x: }\n", ["line 4: `x` has no text"]),
-        (LEAST + "constants: {x: [1]}\n", ["`x` takes a text, not a list"]),
+        (LEAST + "constants: {x: [1]}\n", ["`x` must be a text, not a list"]),
         (LEAST + "empty: no\n", ["`empty: no` is not one of refuse, send, skip. Nothing"]),
-        (LEAST + "max_paid: 1,000\n", ["`max_paid: 1,000` is not a whole number of 0 or more"]),
-        (LEAST + "deadline_s: 5m\n", ["`deadline_s: 5m` is not a number of seconds above 0"]),
+        (
+            LEAST + "max_paid: 1,000\n",
+            ["`max_paid` must be a whole number of 0 or more, not `1,000`"],
+        ),
+        (
+            LEAST + "deadline_s: 5m\n",
+            ["`deadline_s` must be a number of seconds above 0 and at most"],
+        ),
         (LEAST + "id: 7\n", ["line 4", "`id`", '"7"']),
         (LEAST + "empty: skipp\n", ["line 4", "refuse, send, skip", '"skip"']),
         (LEAST + "retries: -1\n", ["line 4", "whole number of 0 or more"]),
         (LEAST + "retries: two\n", ["whole number"]),
         (LEAST + "concurrency: 0\n", ["1 or more"]),
         (LEAST + "header_row: 0\n", ["line 4", "whole number of 1 or more"]),
-        (LEAST + "rate: 0\n", ["is not a number of 0.001 or more, 1,000,000 at most"]),
+        (LEAST + "rate: 0\n", ["must be a number of 0.001 or more and at most 1,000,000, not `0`"]),
         (LEAST + "rate: .inf\n", ["number of 0.001 or more"]),
         (LEAST + "rate: .nan\n", ["number of 0.001 or more"]),
         (LEAST + "rate: 5.0e-324\n", ["number of 0.001 or more"]),
-        (LEAST + "deadline_s: 1.0e+300\n", ["line 4", "of seconds above 0, 86,400 at most"]),
-        (LEAST + "notify: {timeout_s: 61}\n", ["line 4: `timeout_s: 61`", "above 0, 60 at most"]),
-        (LEAST + "notify: {timeout_s: 1.0e+300}\n", ["above 0, 60 at most"]),
-        (LEAST + "notify: {timeout_s: .nan}\n", ["above 0, 60 at most"]),
-        (LEAST + "variables: [a]\n", ["line 4", "`variables` takes `name: text` lines"]),
+        (LEAST + "deadline_s: 1.0e+300\n", ["line 4", "of seconds above 0 and at most 86,400"]),
+        (
+            LEAST + "notify: {timeout_s: 61}\n",
+            ["line 4: `timeout_s`", "above 0 and at most 60, not `61`"],
+        ),
+        (LEAST + "notify: {timeout_s: 1.0e+300}\n", ["above 0 and at most 60"]),
+        (LEAST + "notify: {timeout_s: .nan}\n", ["above 0 and at most 60"]),
+        (LEAST + "variables: [a]\n", ["line 4", "`variables` needs `name: text` lines"]),
         (LEAST + "variables: {a: b}\nconstants: {a: c}\n", ["both a variable and a constant"]),
         ("name: a b\nworkflow: w\ninput: x.csv\n", ["line 1", "letters, digits, - and _"]),
         ("name: ../x\nworkflow: w\ninput: x.csv\n", ["line 1"]),
@@ -98,35 +110,47 @@ def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
         (LEAST.replace("wf_abc123", "w" * 65), ["line 2"]),
         (LEAST.replace("name", "nmae"), ["line 1", "unknown key `nmae`", '"name"']),
         (LEAST.replace("name: stories\n", ""), ["`name:` is missing"]),
-        (LEAST + "foo: 1\n", ["line 4", "There are: name, workflow, input"]),
-        ("", ["the job spec is empty", "`key: value` lines", "`pipeline init SHEET"]),
+        (LEAST + "foo: 1\n", ["line 4", "The keys are: name, workflow, input"]),
+        ("", ["the job file is empty", "`key: value` lines", "`pipeline init SHEET"]),
         ("- a\n", ["`key: value` lines"]),
         ("name: [\n", ["not valid YAML"]),
         ("name: a\n  b: c\n", ["line 2", "not valid YAML"]),
-        ("name: a: b\n", ["line 1: not valid YAML: `: ` within a text; put the text into quotes"]),
+        (
+            "name: a: b\n",
+            ["line 1: not valid YAML: this text contains `: `. Put the text in quotes"],
+        ),
         ("name: a\n\tx: b\n", ["line 2: not valid YAML: a tab"]),
         ("name: @a\n", ["line 1: not valid YAML: a text cannot begin with this character"]),
         ("name: *a\n", ["line 1: not valid YAML: a text cannot begin with *"]),
-        ('name: a\nid: "b\nx: c\n', ["line 2: not valid YAML: a quote that is not closed"]),
-        ("id: [a\nname: b\n", ["line 1: not valid YAML: a bracket that is not closed"]),
-        ("name: a\nstory\nid: b\n", ["line 2: not valid YAML: not a `key: value` line"]),
+        ('name: a\nid: "b\nx: c\n', ["line 2: not valid YAML: a quote begins here"]),
+        ("id: [a\nname: b\n", ["line 1: not valid YAML: a bracket is not closed"]),
+        ("name: a\nstory\nid: b\n", ["line 2: not valid YAML: this is not a `key: value` line"]),
         ("name: a\n---\nname: b\n", ["line 2: not valid YAML: a second document (---)"]),
-        ("name: \0a\n", ["not valid YAML: a control character"]),
-        (LEAST + 'output: "a\\0b"\n', ["line 4: `output` has a control character in it"]),
+        ("name: \0a\n", ["not valid YAML: the file contains a control character"]),
+        (LEAST + 'output: "a\\0b"\n', ["line 4: `output` contains a control character"]),
         (LEAST + 'output: ""\n', ["line 4: `output` is empty"]),
         (
             LEAST + f"output: {'é' * 128}\n",
-            ["line 4", "a name of 256 bytes in it; 255 is the most"],
+            ["line 4", "a name of 256 bytes, and the limit is 255"],
         ),
-        (LEAST + f"output: {('x' * 99 + '/') * 41}x\n", ["line 4", "bytes; 4,000 is the most"]),
-        (LEAST + f"output: {'x/' * 300}x\n", ["line 4: `output` leads through 3", "255"]),
-        (LEAST + 'output: "\\ud800"\n', ["line 4: `output` has half a character"]),
-        (LEAST.replace("stories.csv", '"s\\e.csv"'), ["line 3: `input` has a control character"]),
+        (
+            LEAST + f"output: {('x' * 99 + '/') * 41}x\n",
+            ["line 4", "bytes, and the limit is 4,000"],
+        ),
+        (LEAST + f"output: {'x/' * 300}x\n", ["line 4: `output` goes through 3", "255"]),
+        (LEAST + 'output: "\\ud800"\n', ["line 4: `output` contains half a character"]),
+        (
+            LEAST.replace("stories.csv", '"s\\e.csv"'),
+            ["line 3: `input` contains a control character"],
+        ),
         (LEAST.replace("stories.csv", '""'), ["line 3: `input` is empty"]),
-        (LEAST.replace("stories.csv", "x" * 256), ["line 3: `input` has a name of 256 bytes"]),
-        (LEAST + 'notify: {textfile: "x\\0.prom"}\n', ["line 4: `textfile` has a control"]),
-        (LEAST + f"notify: {{textfile: {'x' * 251}.prom}}\n", ["line 4: `textfile` has a name"]),
-        (LEAST + 'constants: {x: "\\ud800"}\n', ["line 4: `x` has half a character"]),
+        (LEAST.replace("stories.csv", "x" * 256), ["line 3: `input` contains a name of 256 bytes"]),
+        (LEAST + 'notify: {textfile: "x\\0.prom"}\n', ["line 4: `textfile` contains a control"]),
+        (
+            LEAST + f"notify: {{textfile: {'x' * 251}.prom}}\n",
+            ["line 4: `textfile` contains a name"],
+        ),
+        (LEAST + 'constants: {x: "\\ud800"}\n', ["line 4: `x` contains half a character"]),
         (LEAST + 'variables: {"\\udc80": a}\n', ["line 4", "half a character"]),
         (LEAST + "x: !!python/object/apply:os.system [echo]\n", ["unknown key `x`"]),
         ("a: " + "[" * 5000, ["job.yaml"]),
@@ -148,12 +172,12 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path):
         "notify: {webhok: x, timeout_s: 0}\nempty: skipp\n"
     )
     lines = refusal(tmp_path, text).splitlines()
-    assert lines[0].endswith("job.yaml has 12 faults:")
+    assert lines[0].endswith("job.yaml has 12 errors:")
     assert [line.partition(":")[0].strip() for line in lines[2:-1]] == [
         *("line 1", "line 3", "line 4", "line 5", "line 6", "line 6"),
         *("line 8", "line 9", "line 10", "line 10", "line 11"),
     ]
-    assert lines[1].startswith("  `workflow:` is missing. Give its id")
+    assert lines[1].startswith("  `workflow:` is missing. Write the workflow's id")
     assert 'Did you mean "concurrency"?' in lines[5]
     assert lines[-1] == "Nothing was sent."
 
@@ -162,9 +186,9 @@ def test_of_many_faults_the_first_20_are_told_and_the_others_counted(tmp_path):
     """One line each would be megabytes."""
     unknown = "".join(f"k{n}: x\n" for n in range(5000))
     lines = refusal(tmp_path, LEAST + unknown).splitlines()
-    assert "5,000 faults" in lines[0]
-    assert lines[1].startswith("  line 4: unknown key `k0`. There are: name")
-    assert lines[20].startswith("  line 23: unknown key `k19`. There are: name")
+    assert "5,000 errors" in lines[0]
+    assert lines[1].startswith("  line 4: unknown key `k0`. The keys are: name")
+    assert lines[20].startswith("  line 23: unknown key `k19`. The keys are: name")
     assert lines[21:] == ["  and 4,980 more.", "Nothing was sent."]
     wrong = "".join(f"  k{n}: 1\n" for n in range(900))
     assert "and 880 more." in refusal(tmp_path, f"{LEAST}constants:\n{wrong}")
@@ -177,7 +201,7 @@ def test_as_many_lines_as_a_sheet_can_use_are_read(tmp_path, key, most):
     spec = load(tmp_path, f"{LEAST}{key}:\n{lines}")
     assert len(getattr(spec, key)) == most
     message = refusal(tmp_path, f"{LEAST}{key}:\n{lines}  k{most}: x\n")
-    assert f"`{key}` has {most + 1:,} lines, over {most:,}" in message
+    assert f"`{key}` has {most + 1:,} lines, and the limit is {most:,}" in message
 
 
 def test_a_sheet_in_the_place_of_a_spec_is_known_whatever_is_in_it(tmp_path):
@@ -187,14 +211,14 @@ def test_a_sheet_in_the_place_of_a_spec_is_known_whatever_is_in_it(tmp_path):
         with pytest.raises(Refused) as caught:
             load_spec(tmp_path / name)
         message = str(caught.value)
-        assert f"{name}: a sheet, not a job spec." in message
+        assert f"{name}: this is a sheet, not a job file." in message
         words = shlex.split(message.partition("To write one: ")[2])
         assert words == ["pipeline", "init", str(tmp_path / name), "--workflow", "ID"]
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     """No traceback."""
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(Refused, match="cannot read this job file"):
         load_spec(tmp_path / "nothing.yaml")
     (tmp_path / "job.yaml").write_bytes(b"name: \xff")
     with pytest.raises(Refused, match="not UTF-8"):
