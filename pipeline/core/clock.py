@@ -1,4 +1,4 @@
-"""Time as the machine has it."""
+"""The real clock of the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class SystemClock:
-    """The machine's own time; a `model.Clock`."""
+    """A `model.Clock` that reads the time of the machine."""
 
     def monotonic(self) -> float:
         return time.monotonic()

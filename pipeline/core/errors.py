@@ -1,45 +1,45 @@
-"""Exceptions that end a run, one exit code each (a failed row is data, never an exception).
+"""Exceptions that end a run, each with its exit code. A failed row is data, never an exception.
 
-Every message says where, what is wrong, what to do, and whether anything was sent.
+Every message says where the problem is, what is wrong, what to do, and whether anything was sent.
 """
 
 
 class PipelineError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """The base class of every exception that this package raises on purpose."""
 
     exit_code = 1
 
 
 class Refused(PipelineError):
-    """The spec, the input or the call cannot be used. Nothing was sent, and the message says so."""
+    """The job file, the sheet or the call has an error. The message adds that nothing was sent."""
 
     exit_code = 2
     closing = "Nothing was sent."
 
     def __init__(self, message: str, *, closing: str | None = None) -> None:
-        """`closing` replaces the last sentence, and "" leaves it out."""
+        """`closing` replaces the last sentence of the message. An empty one removes it."""
         closing = self.closing if closing is None else closing
         super().__init__(message if closing in message else f"{message} {closing}")
 
 
 class NothingWritten(Refused):
-    """The same of a command that only writes a file for the user."""
+    """`Refused`, for a command that sends nothing and only writes a file for the user."""
 
     closing = "Nothing was written."
 
 
 class StorageFailed(PipelineError):
-    """The disk refused a write, or what it holds is damaged. Sending has stopped."""
+    """The disk refused a write, or a file on it is damaged. The runner has stopped sending."""
 
     exit_code = 6
 
 
 class DiskRefused(StorageFailed):
-    """The disk took no more. Nothing that it holds is damaged: with room on it the job goes on."""
+    """The disk refused a write. No file is damaged: the job can continue when the disk has room."""
 
 
 class LedgerBusy(DiskRefused):
-    """Another program holds the ledger's lock. Nothing was written, and nothing is damaged."""
+    """Another program has locked the ledger. Nothing was written, and nothing is damaged."""
 
     exit_code = 75
 
@@ -51,7 +51,7 @@ class LedgerBusy(DiskRefused):
 
 
 class Interrupted(PipelineError):
-    """A signal, or whoever holds the run's `Control`, ended it before anything was sent."""
+    """A signal, or a call to the run's `Control`, ended the run before it sent anything."""
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)
@@ -59,12 +59,12 @@ class Interrupted(PipelineError):
 
 
 class EngineAway(PipelineError):
-    """There is no machine to send from: no cluster, or no room on it. Nothing was sent."""
+    """No machine can send: there is no cluster, or the cluster has no room. Nothing was sent."""
 
     exit_code = 75
 
 
 class Locked(PipelineError):
-    """Another process works in this run folder. Nothing was sent by this one."""
+    """Another process is using this run folder. This one sent nothing."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""What happens during a run, as frozen values. The executor emits them and never prints."""
+"""The events of a run, as frozen values. The executor emits them and never prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.core.model import Outcome, Row, State, Stopped, Summary
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The plan is made: of `rows` rows, `to_send` follow. `kept` is where the others stand."""
+    """The plan is ready: the run sends `to_send` of `rows`. `kept` counts the others by state."""
 
     run_id: str
     rows: int
@@ -21,9 +21,12 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """An outcome is durable. `state` is what the row is now; `latency_s` how long the answer, or
-    giving up on it, took. `again_after_s` is in how many seconds the row goes again by itself, None
-    if it does not."""
+    """An attempt ended, and its outcome is durable.
+
+    `state` is the row's new state. `latency_s` is the time until the response came or the runner
+    gave up on it. `again_after_s` is the number of seconds until the runner retries the row, None
+    if it does not.
+    """
 
     row: Row
     outcome: Outcome
@@ -35,7 +38,7 @@ class AttemptEnded:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing is sent until something changes; `until_s` is on the monotonic clock."""
+    """The run sends nothing until `until_s`, on the monotonic clock, for the given reason."""
 
     reason: str
     until_s: float
@@ -43,8 +46,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """No more rows are sent; answers to `in_flight` requests are still waited for, at most
-    `wait_s`, which is None where nothing was sent yet."""
+    """The run sends no more rows. It still waits for `in_flight` responses, for at most `wait_s`
+    seconds, which is None if it has sent nothing yet."""
 
     stopped: Stopped
     in_flight: int
@@ -53,9 +56,9 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """The pace of the moment, about twice a second. `limit` and `window_s` are None until known.
+    """The current pace, about twice a second. `limit` and `window_s` are None until they are known.
 
-    `next_at_s`, on the monotonic clock, is when the next request may go, if one is waited for.
+    `next_at_s` is the time of the next request on the monotonic clock, None if no request waits.
     """
 
     per_s: float
@@ -67,7 +70,7 @@ class Paced:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should know, in a sentence. `also_quiet`: even under `--quiet`."""
+    """A sentence that the user should read. `also_quiet` shows it even with `--quiet`."""
 
     message: str
     also_quiet: bool = False
@@ -75,14 +78,14 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyBinds:
-    """The most requests in flight, not the limit, hold the run back; said once per run."""
+    """`concurrency`, not the rate limit, slows the run down. Emitted once per run at most."""
 
     in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
 class PaceEnded:
-    """What was learned of the limit. `used` is the part of it that was used, None if not known."""
+    """The rate limit as the run learned it. `used` is the used share of it, None if not known."""
 
     limit: int | None
     window_s: float | None
@@ -93,7 +96,7 @@ class PaceEnded:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The last event of `events_of`: all is saved."""
+    """The last event of `events_of`: everything is saved."""
 
     summary: Summary
 

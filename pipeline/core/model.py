@@ -1,9 +1,9 @@
-"""The words of the project as frozen values, and the seams between its rooms as Protocols.
+"""The terms of the project as frozen values, and the interfaces between its rooms as Protocols.
 
-A row's life is `MOVES`: its first attempt puts it from pending to sending, the outcome to ok,
-failed or ambiguous, or back to pending where it was refused before any work, or failed with retries
-left.
-The attempt is the primary record: a row's state follows from its attempts.
+`MOVES` describes the life of a row. Its first attempt moves it from pending to sending. The outcome
+moves it to ok, failed or ambiguous, or back to pending if the server refused the request before any
+work, or if the attempt failed and retries are left. The attempt is the primary record: a row's
+state follows from its attempts.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-if TYPE_CHECKING:  # --help needs none of it
+if TYPE_CHECKING:  # --help does not need numpy
     import numpy as np
     import numpy.typing as npt
 
 SANDBOX_HOST = "sandbox"
-"""The host of every rehearsal, whatever port it has."""
+"""The host of every rehearsal, on any port."""
 
 ENGINES = ("local", "ray")
-"""Where requests can be sent from."""
+"""The places that requests can be sent from."""
 
 MIN_RATE, MAX_RATE = 0.001, 1_000_000
-"""Requests per second that can be asked for: from one in 17 minutes on."""
+"""The requests per second that a user can set. The lowest is one request in 17 minutes."""
 
 MAX_WAIT_S = 86_400
-"""The most that a setting can let anybody wait for one answer or one look: a day."""
+"""The longest wait that a setting allows, for a response or between two refreshes: a day."""
 
 TEXT_RULES = 2
-"""The newest rules by which a cell becomes text. A run folder keeps the rules that it began with,
-as another text is another row, which would be paid for.
+"""The newest rules by which a cell becomes text.
 
-1: release 0.1. 2: fractions in workbooks have 15 significant digits, as Excel shows them.
+A run folder keeps the rules that it began with, because a row with another text is another row and
+would be paid for again. 1: release 0.1. 2: fractions in workbooks have 15 significant digits, as
+Excel shows them.
 """
 
 
 class State(StrEnum):
-    """Where a row stands. The order is the one in which equal rows take what is held."""
+    """The state of a row. Equal rows of a sheet get the ledger's rows in the order of these."""
 
     OK = "ok"
     SENDING = "sending"
@@ -48,21 +49,22 @@ class State(StrEnum):
 
 
 class Move(StrEnum):
-    """What may happen to a row in the ledger."""
+    """A change of a row's state in the ledger."""
 
     INTEND = "intend"
-    """A request for it is about to be sent."""
+    """The runner is about to send a request for the row."""
     WITHDRAW = "withdraw"
-    """Provably no byte of that was."""
+    """Provably, no byte of that request was sent."""
     CONCLUDE = "conclude"
+    """The attempt has an outcome."""
     RECOVER = "recover"
-    """The process that sent it is gone."""
+    """The process that sent the row has ended without recording an outcome."""
     READ_AGAIN = "read_again"
-    """A later release can read its answer."""
+    """A later release can read the row's answer."""
     SETTLE = "settle"
-    """The user takes it as failed."""
+    """The user counts the ambiguous row as failed."""
     AGAIN = "again"
-    """The user wants another answer."""
+    """The user orders another answer."""
 
 
 MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
@@ -77,24 +79,24 @@ MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
         (Move.AGAIN, {State.OK}, {State.PENDING}),
     )
 }
-"""The states in which each move finds a row, and those in which it may leave it. The ledger refuses
-every other: a second outcome for one attempt could make a paid row pending."""
+"""For each move, the states before it and the states after it. The ledger refuses all others: a
+second outcome for one attempt could make a paid row pending."""
 
 
 class Verdict(StrEnum):
-    """What one answer says of its attempt."""
+    """The result of one attempt, as its response shows it."""
 
     OK = "ok"
     FAILED = "failed"
     """The API itself says that the run failed, or that the request is wrong."""
     REFUSED = "refused"
-    """Provably turned away before any work: may be sent again."""
+    """The server provably did no work. The runner may retry the row."""
     AMBIGUOUS = "ambiguous"
-    """It may have been worked on and billed: never sent again unless the user says so."""
+    """The request may have been billed. It is never sent again unless the user says so."""
 
 
 class ErrorCode(StrEnum):
-    """The runner's own codes; codes that the server sends are kept as they come."""
+    """The runner's own error codes. A code from the server is stored unchanged."""
 
     NOT_SENT = "not_sent"
     RATE_LIMITED = "rate_limited"
@@ -116,11 +118,11 @@ class ErrorCode(StrEnum):
 API_CODES = frozenset(
     {"spend_limit_reached", "missing_input", "request_blocked", "workflow_run_failed"}
 )
-"""Codes of the API that are not the runner's own too: those that its page and its answers name."""
+"""Error codes that only the API uses, from its documentation and its responses."""
 
 
 class StopCode(StrEnum):
-    """Why a run ended before its rows did (`stopped` in summary.json)."""
+    """Why a run stopped before all its rows were finished (`stopped` in summary.json)."""
 
     UNAUTHORIZED = "unauthorized"
     INVALID_BILLING = "invalid_billing"
@@ -140,9 +142,9 @@ class StopCode(StrEnum):
 class Row:
     """One row of the sheet, ready to be sent.
 
-    `number` counts data rows from 1, the header left out. `identity` (16 bytes) and `occurrence`
-    (0 for the first of equal rows) together name the row in the ledger, wherever it stands in
-    the sheet. `body` is the request's exact bytes, the same at every attempt.
+    `number` counts data rows from 1, without the header. `identity` (16 bytes) and `occurrence`
+    (0 for the first of equal rows) together name the row in the ledger, independent of its place in
+    the sheet. `body` is the exact request in bytes, the same in every attempt.
     """
 
     number: int
@@ -154,7 +156,7 @@ class Row:
 
 
 class Failure(StrEnum):
-    """Why there is no whole answer. Only the first two prove that no byte was sent."""
+    """Why there is no complete response. Only the first two prove that no byte was sent."""
 
     NOT_SENT = "not_sent"
     TLS = "tls"
@@ -167,10 +169,10 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reply:
-    """What came back from one request, before anybody judged it.
+    """The response to one request, before it is classified.
 
-    `status` is None where no status line came; `failure` is None where the whole body came.
-    `sent_at` and `answered_at` are seconds of the monotonic clock.
+    `status` is None if no status line came. `failure` is None if the whole body came. `sent_at` and
+    `answered_at` are seconds on the monotonic clock.
     """
 
     sent_at: float
@@ -184,7 +186,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. `maybe_paid` is true of everything that may have been billed."""
+    """How an attempt ended. `maybe_paid` is true for every attempt that may have been billed."""
 
     verdict: Verdict
     code: str | None = None
@@ -192,18 +194,18 @@ class Outcome:
     http_status: int | None = None
     maybe_paid: bool = False
     retryable: bool = False
-    """Failed, but the API's own words allow another try while retries are left."""
+    """The attempt failed, and the API's response allows a retry while retries are left."""
     stop: StopCode | None = None
     foreign: bool = False
-    """An error that is not in the API's own JSON, such as a filter's page."""
+    """The error does not have the form of the API's JSON. It may be the page of a web filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request for one row, durable before its first byte.
+    """One request for one row, durable before its first byte is sent.
 
-    `was`, `was_code` and `was_given_up` are how the row stood before it, for an attempt that is
-    taken back unsent.
+    `was`, `was_code` and `was_given_up` are the row's state before the attempt. The ledger restores
+    them if the attempt is withdrawn unsent.
     """
 
     attempt_id: int
@@ -215,11 +217,11 @@ class Attempt:
 
 
 class Held(NamedTuple):
-    """What the ledger holds for a row of the sheet.
+    """The record of the ledger about a row of the sheet.
 
-    `answered`: some version of it is ok. `given_up`: the user wants it failed and not sent.
-    `maybe_paid`: its last attempt was or may have been billed. `settled`: it was ambiguous, and the
-    user takes it as failed.
+    `answered`: at least one version of the row is ok. `given_up`: the user wants the row failed and
+    not sent. `maybe_paid`: the last attempt was or may have been billed. `settled`: the row was
+    ambiguous, and the user counts it as failed.
     """
 
     state: State
@@ -232,8 +234,8 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """Rows of the sheet of which the ledger holds the same: their numbers, and its own row of
-    each."""
+    """Rows of the sheet with the same record in the ledger: their numbers in the sheet, and their
+    row ids in the ledger, in the same order."""
 
     held: Held
     numbers: npt.NDArray[np.int64]
@@ -242,7 +244,7 @@ class Alike:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A source that an answer names. Either part may be empty, never both."""
+    """A source that an answer names. One of the two parts may be empty, but not both."""
 
     title: str
     url: str
@@ -250,7 +252,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Why the run ended early, in a code for scripts and a sentence for people."""
+    """Why the run stopped early: a code for scripts and a sentence for people."""
 
     code: StopCode
     message: str
@@ -258,7 +260,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What this run sent."""
+    """The requests of this run."""
 
     requests: int = 0
     rate_limited: int = 0
@@ -267,10 +269,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """What goes on from where a job stands: a command of `words` that sends at most `rows` rows.
+    """The command that continues a job. It has these `words` and sends at most `rows` rows.
 
-    `edit` is what a person has to edit before the command can help, `to_add` what a person has to
-    add to it.
+    `edit` names what the user has to edit before the command can help. `to_add` names the options
+    that the user has to add to it.
     """
 
     words: tuple[str, ...]
@@ -280,14 +282,14 @@ class NextStep:
 
 
 ROW_COUNTS = ("ok", "failed", "ambiguous", "pending", "skipped")
-"""The counts of a `Summary` that add up to its `rows`, in the order in which they are shown."""
+"""The counts of a `Summary` that add up to its `rows`, in the order in which commands show them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did and where the job stands; summary.json has the same fields but `next_step`.
+    """The result of a run and the state of its job. summary.json has all fields except `next_step`.
 
-    `resume_command` is the command of `next_step`; both are None where nothing can go on.
+    `resume_command` is the command of `next_step`. Both are None if there is nothing to continue.
     """
 
     schema_version: int
@@ -312,15 +314,15 @@ class Summary:
     resume_command: str | None
     exit_code: int
     failed_notifications: dict[str, str] = field(default_factory=dict)
-    """Whom of `notify:` and hosted CI the run could not tell how it ended, each with the reason."""
+    """The targets of `notify:` and hosted CI that the run could not reach, each with the reason."""
     resume_needs: list[str] = field(default_factory=list)
-    """Options that `resume_command` lacks: the last run had them, they decide where the key goes,
-    and a command never takes them from a run folder."""
+    """Options of the last run that `resume_command` leaves out. They decide where the key is sent,
+    and the runner never takes such an option from a run folder."""
     next_step: NextStep | None = None
 
 
 class Clock(Protocol):
-    """Time, so that tests can own it."""
+    """A source of time that tests can replace."""
 
     def monotonic(self) -> float: ...
 
@@ -328,10 +330,10 @@ class Clock(Protocol):
 
 
 class Engine(Protocol):
-    """Where requests are sent from.
+    """The place that requests are sent from.
 
-    `lead_s` is how long before its time a request has to be handed over; `fits` how many may be in
-    flight.
+    The caller hands a request over `lead_s` seconds before it has to be sent. `fits` is the number
+    of requests that can be in flight.
     """
 
     lead_s: float
@@ -340,13 +342,13 @@ class Engine(Protocol):
     def fits(self) -> int: ...
 
     async def send(self, body: bytes, at: float) -> Reply:
-        """One request, which leaves at `at` on the monotonic clock or as soon after that as it
-        can, and one reply. Raises nothing but cancellation."""
+        """Sends one request, at `at` on the monotonic clock or as soon after that as possible, and
+        returns its reply. Raises nothing except on cancellation."""
         ...
 
 
 class Throttle(Protocol):
-    """The waiting between requests."""
+    """The pauses between requests."""
 
     async def slot(self) -> None: ...
 
@@ -356,7 +358,7 @@ class Throttle(Protocol):
 
 
 class Ledger(Protocol):
-    """The durable life of every attempt, as the executor sees it."""
+    """The durable record of every attempt, as the executor uses it."""
 
     async def intend(self, row: Row) -> Attempt: ...
 

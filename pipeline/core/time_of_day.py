@@ -1,4 +1,4 @@
-"""Times of day as a person writes them, and when the clock of this machine next shows them."""
+"""Reads times of day and finds when the clock of this machine next shows them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _STEP_S = 60
 
 
 def find_until(text: str, now: float) -> float:
-    """When the clock of this machine next shows the time of day in `text`, in seconds since 1970.
+    """Returns when the clock of this machine next shows the time in `text`, in seconds since 1970.
 
-    Where it leaps over that time (summer time begins) it is the leap; where it shows it twice, the
-    next of both.
+    If the clock skips that time because summer time begins, this is the moment of the skip. If the
+    clock shows it twice, this is the next one of the two.
 
     Raises:
-        Refused: for anything but HH:MM or HH:MM:SS.
+        Refused: if `text` is not HH:MM or HH:MM:SS.
     """
     wanted = parse_time(text, "--until")
-    # Zones are whole minutes apart, so that each step shows the wanted second.
+    # Time zones differ by whole minutes, so each step shows the wanted second.
     instant = now - (now - wanted.second) % _STEP_S
     before = datetime.fromtimestamp(instant)
     for _ in range(3 * 24 * 60):
@@ -34,10 +34,10 @@ def find_until(text: str, now: float) -> float:
 
 
 def parse_time(text: str, option: str) -> time:
-    """A time of day as `option` takes it.
+    """Reads the time of day that the user gave to `option`.
 
     Raises:
-        Refused: for anything but HH:MM or HH:MM:SS.
+        Refused: if `text` is not HH:MM or HH:MM:SS.
     """
     found = _TIME.fullmatch(text.strip())
     if not found or not text.isascii():

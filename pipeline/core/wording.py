@@ -1,7 +1,7 @@
-"""How messages count (one row, two rows, rows 3, 7 and 9) and what of them may be printed.
+"""Counts and lists for messages ("2 rows", "rows 3, 7"), and removal of unsafe characters.
 
-Texts of servers and sheets end up in terminals, which obey control sequences, and in the logs of
-hosted CI, which obey lines such as ``::error::`` (GitHub) and ``##vso[…]`` (Azure).
+Messages contain texts from servers and sheets. Terminals obey control sequences in them, and the
+logs of hosted CI obey lines such as ``::error::`` (GitHub) and ``##vso[…]`` (Azure).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _NAMED = 10
 _COMPARED_CHARACTERS = 100
 _MESSAGE_CHARACTERS = 100
 CODES_SHOWN = 20
-"""How many codes are named one by one where people and monitors look."""
-# Control characters but tab and line feed, other line ends, what turns the direction of writing or
-# marks it, what cannot be seen and only hides text (tags, zero-width spaces), and halves of
-# surrogate pairs, which no stream takes.
+"""The number of error codes that reports and metrics name one by one."""
+# Control characters except tab and line feed, other line ends, characters that change or mark the
+# direction of writing, invisible characters that only hide text (tags, zero-width spaces), and
+# lone surrogates, which no stream can encode.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
@@ -29,34 +29,36 @@ UNSEEN = (
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
-"""The class, for a pattern, of characters without a picture. Letters of some languages and emoji
-need several of them, so they stay in what is printed; but programs that compare texts by the rules
-of a language skip them, so `:`, one of them and `:` are `::`."""
+"""The characters that print nothing, as a class for a pattern.
+
+Some languages and emoji need several of them, so printed texts keep them. But programs that compare
+texts by the rules of a language skip them, so `:`, one of these and `:` count as `::`.
+"""
 _COMMAND_LINE = re.compile(rf"^((?:[^\S\n]|{UNSEEN})*+:)(?={UNSEEN}*+:)", re.MULTILINE)
 _COMMAND_ANYWHERE = re.compile(rf"#(?={UNSEEN}*+#(?:[\w.-]|{UNSEEN})*+\[)")
 _TWO_SIGNS = re.compile(rf"#(?={UNSEEN}*+#)")
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal or hosted CI would take as a command. Its line feeds stay."""
+    """Returns `text` without commands to a terminal or hosted CI. Its line feeds stay."""
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
     return _COMMAND_ANYWHERE.sub("# ", _COMMAND_LINE.sub(r"\1 ", text))
 
 
 def json_line(value: Any) -> str:
-    """`value` as one line of JSON that is printable in the same sense, and reads back the same."""
+    """Returns `value` as one printable line of JSON, which parses to the same value."""
     text = json.dumps(value, ensure_ascii=False)
     text = _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
     return _TWO_SIGNS.sub(r"\\u0023", text)
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``: `noun` in the singular, its plural by an s."""
+    """Returns ``1 row`` or ``2 rows``. `noun` is in the singular and forms its plural with an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def lasting(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 20 min``, ``2 days 4 h``: as exactly as one plans by it."""
+    """Returns ``40 s``, ``12 min``, ``3 h 20 min`` or ``2 days 4 h``: exact enough to plan with."""
     if seconds < 100:
         return f"{max(seconds, 1):.0f} s"
     minutes = round(seconds / 60)
@@ -69,7 +71,7 @@ def lasting(seconds: float) -> str:
 
 
 def listed(rows: Sequence[int], total: int | None = None) -> str:
-    """The first of some row numbers; `total` is how many there are where `rows` is a part."""
+    """Lists the first row numbers. `total` is the number of all rows if `rows` is only a part."""
     more = (len(rows) if total is None else total) - min(len(rows), _NAMED)
     numbers = ", ".join(map(str, rows[:_NAMED]))
     word = "row" if len(rows) == 1 and not more else "rows"
@@ -77,22 +79,22 @@ def listed(rows: Sequence[int], total: int | None = None) -> str:
 
 
 def one_line(text: str, most: int) -> str:
-    """`text` in one line of at most `most` characters."""
+    """Returns `text` as one line of at most `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def few_words(words: Iterable[str], most: int = 20) -> str:
-    """The first `most` words, and the number of the others."""
+    """Returns the first `most` words, and the number of the others."""
     words = list(words)
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint like ` Did you mean "story"?`, or nothing."""
+    """Returns a hint like ` Did you mean "story"?`, or an empty text."""
 
-    def plain(name: str) -> str:  # comparing takes the square of the length
+    def plain(name: str) -> str:  # the comparison takes time by the square of the length
         return name.casefold().strip()[:_COMPARED_CHARACTERS]
 
     by_plain = {plain(name): name for name in known}
@@ -101,7 +103,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def shortened(text: str) -> str:
-    """One line without control characters, for texts that a server wrote."""
+    """Returns a server's text as one line of at most 100 characters, none of them a control one."""
     line = "".join(
         " " if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") else character
         for character in text
@@ -110,10 +112,10 @@ def shortened(text: str) -> str:
 
 
 def few_codes(by_code: Mapping[str, int], rest: str = "other") -> dict[str, int]:
-    """The most frequent codes with their rows, and all others as one, called `rest`.
+    """Returns the most frequent codes with their rows, and all others together under `rest`.
 
-    A code is what a server says, or a ledger of somebody else: each may be another one. The rows
-    add up to the same number.
+    Codes come from a server, or from a ledger that somebody else wrote, so each row may have a
+    different one. The rows add up to the same number as before.
     """
     found = sorted(by_code.items(), key=lambda one: -one[1])
     few = dict(found[:CODES_SHOWN])

@@ -1,4 +1,4 @@
-"""What the user wrote, and where the run keeps its files.
+"""The job file, the key, and the run folder.
 
-`find_job`, `load_spec`, `find_access` and `RunFolder` are what other rooms ask for.
+Other rooms use `find_job`, `load_spec`, `find_access` and `RunFolder`.
 """

@@ -1,4 +1,4 @@
-"""The key, and the host that it may go to. Neither ever stands in a spec or a file of ours."""
+"""Finds the API's address and the key. Neither is ever stored in a job file or a run folder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ URL_VARIABLE = "AITUTOR_BASE_URL"
 CREDENTIAL = "aitutor-api-key"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRETS = (KEY_VARIABLE, _CREDENTIALS)
-"""The variables that lead to the key."""
-_MAX_KEY_BYTES = 100_000  # of a file that may be a device without an end
-_MAX_WAIT_S = 10.0  # for a pipe; signals wait for it too
+"""The environment variables that contain the key or lead to it."""
+_MAX_KEY_BYTES = 100_000  # the file may be a device that never ends
+_MAX_WAIT_S = 10.0  # for a pipe; a signal also waits that long
 _FORM = f"Write it like {DEFAULT_BASE_URL}."
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where requests go and with which key. `host`, with its port and path, is what the run folder
-    is pinned to."""
+    """The address and the key for requests. The run folder is pinned to `host`, which includes the
+    port and the path."""
 
     base_url: str
     key: str = field(repr=False)
@@ -38,8 +38,10 @@ class Access:
 
 
 class RunKey:
-    """The key of one run, from `file`, else the environment, else systemd's credentials. It is read
-    once, when it is first asked for: a pipe has it only once."""
+    """The key of one run: from `file`, or else the environment, or else systemd's credentials.
+
+    It is read once, at the first use, because a pipe delivers it only once.
+    """
 
     def __init__(self, file: Path | None, environment: Mapping[str, str] = os.environ) -> None:
         self._file = file
@@ -47,10 +49,10 @@ class RunKey:
         self._found: str | Refused | None = None
 
     def needed(self) -> str:
-        """The key.
+        """Returns the key.
 
         Raises:
-            Refused: without a usable one.
+            Refused: if there is no usable key.
         """
         if self._found is None:
             try:
@@ -62,7 +64,7 @@ class RunKey:
         return self._found
 
     def in_use(self) -> str | None:
-        """The key that a run would send; None where it would find none that it can use."""
+        """Returns the key that a run would send, or None if there is no usable one."""
         try:
             return self.needed()
         except Refused:
@@ -74,11 +76,11 @@ def find_access(
     key: RunKey | Path | None,
     environment: Mapping[str, str] = os.environ,
 ) -> Access:
-    """Where requests go, and `key`: a run's, or that of a file, as `RunKey` finds it.
+    """Returns the address and the key for requests. `key` is a run's key, or the path of its file.
 
     Raises:
-        Refused: without a usable key, for a host that a key must not be sent to in the clear, and
-            for a proxy or TLS files of the environment that cannot be used.
+        Refused: if there is no usable key, if the key would be sent unencrypted to another
+            machine, or if the environment names a proxy or TLS files that cannot be used.
     """
     url, where = _find_url(base_url, environment)
     if not isinstance(key, RunKey):
@@ -89,11 +91,11 @@ def find_access(
 
 
 def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The host that requests would go to, with its port and path.
+    """Returns the host of the API, with its port and path.
 
     Raises:
-        Refused: for one that a key must not be sent to, and for a proxy or TLS files of the
-            environment that cannot be used.
+        Refused: if the key must not be sent to it, or if the environment names a proxy or TLS files
+            that cannot be used.
     """
     url, where = _find_url(base_url, environment)
     host = _host(url, where)
@@ -102,8 +104,8 @@ def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ)
 
 
 def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The address, and what named it."""
-    if base_url is not None:  # an empty one is a script's unset variable, and not the platform
+    """Returns the address, and the option or variable that it comes from."""
+    if base_url is not None:  # "" comes from an unset variable in a script: do not use the platform
         return base_url, "--base-url"
     return environment.get(URL_VARIABLE) or DEFAULT_BASE_URL, URL_VARIABLE
 
@@ -125,7 +127,7 @@ def _find_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
 
 
 def _read(path: Path, *, shared: bool) -> str:
-    """The text of a key file. `shared`: whoever may read it, as systemd decides on its own."""
+    """Returns the text of a key file. `shared` allows other readers, as systemd sets its rights."""
     try:
         with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -151,15 +153,15 @@ def _read(path: Path, *, shared: bool) -> str:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe also before a program writes to it; a plain `open` waits, deaf to signals."""
+    """Opens a pipe at once. A plain `open` waits for the writer and reacts to no signal."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_soon(file: io.FileIO) -> bytes:
-    """All of `file`, or as much of it as a key may have.
+    """Returns the content of `file`, or as much of it as a key can have.
 
     Raises:
-        TimeoutError: when a pipe does not end in time.
+        TimeoutError: if a pipe does not end in time.
     """
     poll = select.poll()
     poll.register(file, select.POLLIN)
@@ -171,12 +173,12 @@ def _read_soon(file: io.FileIO) -> bytes:
         piece = file.read(_MAX_KEY_BYTES - len(content))
         if piece == b"":
             break
-        content += piece or b""  # None: another reader was first
+        content += piece or b""  # None if another reader was first
     return content
 
 
 def _usable(text: str, where: str) -> str:
-    """Stripped, and nothing that could end the header: a bad key would show up in a traceback."""
+    """Strips and checks a key. One that breaks the header would appear in a traceback."""
     key = text.strip()
     if not key:
         raise Refused(f"{where} is empty. Copy the key there.")
@@ -189,9 +191,11 @@ def _usable(text: str, where: str) -> str:
 
 
 def _host(url: str, where: str) -> str:
-    """The host, the port and the path of `url`, which `where` names: behind one host a gateway may
-    have several APIs."""
-    # What stands before an @ is a password.
+    """Returns the host, port and path of `url`, which comes from `where`.
+
+    The path counts because a gateway may serve several APIs on one host.
+    """
+    # The text before an @ may contain a password.
     shown = f"{where} {url.rpartition('@')[2]}" if url else where
     try:
         parts = split_address(url)

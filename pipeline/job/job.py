@@ -1,4 +1,4 @@
-"""Which job a command is about: its spec, its run folder, and how the user names it."""
+"""Finds the job of a command: its spec, its run folder, and the user's words for it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _MAX_PAID = "--max-paid"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job and where it is kept.
+    """One job and its run folder.
 
-    `spec` is None for a run folder whose spec is gone: it can be looked at, not run. `words` are
-    what the user calls it on a command line; `sending` are the options besides that make `run` and
+    `spec` is None for a run folder without its job file: commands can show it, but not run it.
+    `words` name the job on a command line. `sending` are further options that make `run` and
     `resume` do the same again, such as an address. `limit` is the `--limit` of the last run.
-    `withheld` are options of the last run, by name, that stand in no command because only its
-    folder says so: they decide where the key goes, and a folder may come from somebody else.
+    `withheld` are options of the last run, by name, that no command repeats because only the run
+    folder names them. They decide where the key is sent, and somebody else may have written the
+    folder.
     """
 
     name: str
@@ -43,8 +44,8 @@ class Job:
 
     @property
     def to_add(self) -> str | None:
-        """What a person has to add to this job's commands for what is withheld; None for
-        nothing."""
+        """A sentence about the withheld options that the user has to add to this job's commands.
+        None if there are none."""
         if not self.withheld:
             return None
         options = [
@@ -58,20 +59,23 @@ class Job:
         )
 
     def command(self, verb: str, *options: str) -> str:
-        """A command line about this job, to be pasted."""
+        """Returns a command line about this job that the user can paste."""
         sending = self.sending if verb in ("run", "resume") else ()
         return shlex.join(("pipeline", verb, *self.words, *sending, *options))
 
     def affording(self, paid: int, rows: int) -> Job:
-        """This job where its `max_paid` is used up by the `paid` requests of its folder: with one
-        in its commands that lets `rows` more be paid. Else the job as it is.
+        """Returns this job with a `max_paid` in its commands that allows `rows` more paid requests.
+
+        Returns the same job if the `paid` requests of its folder have not reached its limit.
 
         A command with the limit that was just reached would do nothing.
         """
         words = list(self.sending)
         given = words.index(_MAX_PAID) + 1 if _MAX_PAID in words[:-1] else None
         limit = self.spec.max_paid if self.spec else None
-        if given is not None and words[given].isdecimal():  # a caller's own words may be anything
+        if (
+            given is not None and words[given].isdecimal()
+        ):  # the words of a Python caller may be anything
             limit = int(words[given])
         if limit is None or paid < limit or not rows:
             return self
@@ -82,15 +86,15 @@ class Job:
 
     @property
     def rehearsed(self) -> bool:
-        """Whether there is a rehearsal of it, in the folder beside its own."""
+        """Whether the job has a rehearsal, in the folder next to its own."""
         beside = self.folder.path.with_name(self.folder.path.name + SANDBOX_SUFFIX)
         return not self.sandbox and read_note(beside) is not None
 
     def to_run(self) -> JobSpec:
-        """The spec, for commands that cannot do without.
+        """Returns the spec, for commands that need it.
 
         Raises:
-            Refused: when it is gone.
+            Refused: if the job file is missing or has an error.
         """
         if self.spec is None:
             raise Refused(
@@ -108,16 +112,15 @@ def find_job(
     words: tuple[str, ...] | None = None,
     sending: tuple[str, ...] | None = None,
 ) -> Job:
-    """The job of a spec file, or of a run folder.
+    """Returns the job of a job file or of a run folder.
 
-    Where `sending` is None it is what the last run in the folder was told, and so is `limit`.
-
-    `output` is another run folder for it. `sandbox` keeps a rehearsal apart from paid results; a
-    run folder that a rehearsal made is one without being told.
+    If `sending` is None, `sending` and `limit` come from the last run in the folder. `output`
+    replaces the run folder. `sandbox` keeps a rehearsal apart from paid results; the run folder of
+    a rehearsal needs no `sandbox`.
 
     Raises:
-        Refused: when `path` is neither, and when its run folder is that of another spec, which is
-            still there and has another sheet.
+        Refused: if `path` is neither, and if another existing job file uses the same run folder for
+            another sheet.
     """
     path = Path(path)
     words = words or _words(path, output, sandbox)
@@ -130,10 +133,10 @@ def find_job(
 
 
 def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None = None) -> Job:
-    """The job that a spec describes.
+    """Returns the job that a spec describes.
 
     Raises:
-        Refused: when its run folder has a path that no system takes.
+        Refused: if no file can have the path of its run folder.
     """
     output = spec.output
     if sandbox and output.suffix != SANDBOX_SUFFIX:
@@ -146,15 +149,17 @@ def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None =
 
 
 def _words(path: Path, output: Path | None, sandbox: bool) -> tuple[str, ...]:
-    """What a job is called in a command to paste, by who did not say what he calls it."""
+    """Returns the words for a job in a command to paste, if the caller gave none."""
     words = (str(path), *(("--output", str(output)) if output else ()))
     return (*words, "--sandbox") if sandbox else words
 
 
 def _refuse_shared(job: Job, spec: JobSpec) -> None:
-    """Two sheets of one file name make two specs of one `name:`. Their answers must not mix.
+    """Refuses a run folder that another job file uses for another sheet.
 
-    A spec that was moved or renamed goes on in its folder: the old one is gone then.
+    Two sheets with the same file name lead to two job files with the same `name:`, and their
+    answers must not mix. A job file that was moved or renamed continues in its folder, because its
+    old path no longer exists.
     """
     noted = read_note(job.folder.path)
     if (
@@ -196,7 +201,7 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
 
 
 def _as_last_run(job: Job) -> Job:
-    """The job with what its last run was told besides."""
+    """Returns the job with the options of its last run."""
     noted = read_note(job.folder.path)
     if noted is None:
         return job
@@ -204,7 +209,7 @@ def _as_last_run(job: Job) -> Job:
 
 
 def _withheld(noted: Noted) -> dict[str, str]:
-    """What the commands lack: an address that the environment names needs no option."""
+    """Returns the options that commands lack. An address from the environment needs no option."""
     address = os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
     return {
         name: value

@@ -1,8 +1,8 @@
-"""The run folder: its paths, its permissions, and the lock that keeps it to one process.
+"""The run folder: its paths, its permissions, and the lock that lets only one process use it.
 
-The lock is a file of its own under flock: it dies with its process, also by `kill -9`, and
-children do not inherit it. The file itself stays; removing it would let two processes each lock
-a file of that name.
+The lock is a separate file under flock. It ends with its process, even after `kill -9`, and child
+processes do not inherit it. The file itself stays: if it were removed, two processes could each
+lock a file of that name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where everything of one job is kept."""
+    """The folder with all files of one job."""
 
     path: Path
 
@@ -78,16 +78,16 @@ class RunFolder:
         return self.path / ".reserve"
 
     def refuse_unusable(self) -> None:
-        """Refuses a place that cannot be a run folder. Changes nothing.
+        """Refuses a path that cannot be a run folder. Changes nothing.
 
         Raises:
             Refused: for a file, a folder with other files in it, a network file system, a link
-                that leads to itself, and a link in the folder: what is written through it would
-                land elsewhere.
-            StorageFailed: when the folder cannot be read.
+                that leads to itself, and a link in the folder, through which the runner would
+                write elsewhere.
+            StorageFailed: if the folder cannot be read.
         """
         with self._writing():
-            # In this order: another run may make the folder in between.
+            # In this order, because another run may create the folder in between.
             there = self.path.exists()
             if leads_to_itself(self.path):
                 raise Refused(
@@ -123,12 +123,13 @@ class RunFolder:
         self.refuse_odd()
 
     def refuse_odd(self) -> None:
-        """Refuses what is neither a file nor a folder in the folder: what is written through a link
-        lands elsewhere, and a FIFO blocks who opens it. Changes nothing.
+        """Refuses entries of the folder that are neither files nor folders. Changes nothing.
+
+        The runner would write elsewhere through a link, and a FIFO blocks whoever opens it.
 
         Raises:
-            Refused: with its name.
-            OSError: when the folder cannot be read.
+            Refused: with the name of the entry.
+            OSError: if the folder cannot be read.
         """
         for path in sorted(self.path.iterdir()):
             if path.is_symlink():
@@ -139,7 +140,7 @@ class RunFolder:
             try:
                 if not path.is_dir():
                     check_file(path)
-            except FileNotFoundError:  # a draft or a journal of another run, which is done
+            except FileNotFoundError:  # another run has finished with its draft or journal
                 continue
             except NotAFile:
                 raise Refused(
@@ -148,11 +149,11 @@ class RunFolder:
                 ) from None
 
     def create(self) -> None:
-        """Makes the folder (0700), durably, and sees that it can be written to.
+        """Creates the folder durably (mode 0700) and checks that the runner can write to it.
 
         Raises:
             Refused: see `refuse_unusable`.
-            StorageFailed: when it cannot.
+            StorageFailed: if the runner cannot write to it.
         """
         self.refuse_unusable()
         with self._writing():
@@ -173,12 +174,12 @@ class RunFolder:
 
     @property
     def snapshots(self) -> tuple[Path, ...]:
-        """Where the snapshot that the ledger speaks of may be: a crash can come before its move."""
+        """The two possible paths of the ledger's snapshot: a crash may have prevented its move."""
         return self.snapshot, self.new_snapshot
 
     @property
     def in_use(self) -> bool:
-        """Whether a process holds the folder now."""
+        """Whether a process has locked the folder now."""
         try:
             with open_file(self.lock) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -190,8 +191,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[bool]:
-        """Keeps runs out while the block reads. False where one is at work, where there is no lock
-        to keep it out by, and where commits are in the ledger's log only."""
+        """Keeps runs out of the folder while the block reads.
+
+        Yields False if a run is active, if there is no lock file to keep it out, and if some
+        commits are only in the ledger's log.
+        """
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(open_file(self.lock))
@@ -204,24 +208,25 @@ class RunFolder:
 
     @property
     def trace(self) -> Trace | None:
-        """What shows that a run was here, whatever became of the ledger. Nothing before the first
-        run."""
+        """A file that proves that a run used this folder, even if the ledger is gone. None before
+        the first run."""
         return find_trace(self.path)
 
     def adopt_snapshot(self) -> None:
-        """The new snapshot takes the place of the last one, durably."""
+        """Replaces the last snapshot by the new one, durably."""
         with storing(self.snapshot):
             self.new_snapshot.rename(self.snapshot)
             sync_folder(self.path)
 
     @contextlib.contextmanager
     def reserving(self, size: int) -> Iterator[None]:
-        """Keeps `size` bytes of the disk free for what comes back once it is full.
+        """Reserves `size` bytes for the responses that still arrive when the disk is full.
 
-        Also the probe before the first paid request: what cannot hold this holds no answers.
+        This also tests the disk before the first paid request: one without this room cannot store
+        the answers.
 
         Raises:
-            StorageFailed: when there is no such room. Nothing was sent.
+            StorageFailed: if the disk does not have this room. Nothing was sent.
         """
         try:
             with open_private(self.reserve) as file:
@@ -240,7 +245,7 @@ class RunFolder:
             self.make_room()
 
     def make_room(self) -> bool:
-        """Gives the reserve back to the disk. False where there is none any more."""
+        """Gives the reserve back to the disk. Returns False if there is none left."""
         try:
             self.reserve.unlink()
         except OSError:
@@ -249,11 +254,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process.
+        """Locks the folder for this process during the block.
 
         Raises:
-            Locked: when another process holds it.
-            StorageFailed: when there can be no lock.
+            Locked: if another process has locked it.
+            StorageFailed: if the lock file cannot be opened.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
@@ -270,7 +275,7 @@ class RunFolder:
                     f"{self.path}: another run (process {holder}) is using this folder. Wait until "
                     "it ends, or stop it. Nothing was sent by this one."
                 )
-            with contextlib.suppress(OSError):  # a full disk: the number is for a message only
+            with contextlib.suppress(OSError):  # on a full disk: the number only serves a message
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -279,19 +284,19 @@ class RunFolder:
 
 
 def _allocate(file: BinaryIO, size: int) -> None:
-    """Real blocks, not a hole: a hole would take no room."""
+    """Allocates real blocks. A hole would reserve no room."""
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except (AttributeError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        for _ in range(0, size, _BLOCK):  # not on macOS, nor on every file system
+        for _ in range(0, size, _BLOCK):  # macOS and some file systems cannot allocate
             file.write(os.urandom(_BLOCK))
         file.flush()
 
 
 def _take(fd: int) -> bool:
-    """Whether the lock could be taken. A `status` that looks holds it for a few microseconds."""
+    """Whether this process got the lock. A `status` command may have it for some microseconds."""
     for _ in range(4):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
-"""run.json: what the last run noted of itself, believed only as far as it is what a run writes.
+"""Reads run.json, the note of the last run about itself, and trusts it only in the runner's form.
 
-The file has no checksum, and a folder may come from somebody else. What is in it ends up in
-systemd units, workflows and commands to paste. So nothing of it is used unless all of it has the
-type, the length and the characters of what the runner itself writes.
+The file has no checksum, and the folder may come from somebody else. Its values end up in systemd
+units, workflows and commands to paste. So the runner uses none of them unless all have the type,
+the length and the characters that the runner itself writes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pipeline.system.opening import read_object
 
 RUN_NOTE = "run.json"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MOST_CHARACTERS = 4096  # of a path on Linux
+_MOST_CHARACTERS = 4096  # the limit of a path on Linux
 BASE_URL, KEY_FILE, RAY_ADDRESS = "--base-url", "--key-file", "--ray-address"
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What the last run in a folder was. `spec` is the file of its spec, `host` what it sent to.
+    """The last run in a folder. `spec` is its job file, and `host` is where it sent to.
 
-    `sending` are the options that it was told besides, without those that say where the key goes
-    or lies: they are in `withheld`, by their names. `limit` is its `--limit`.
+    `sending` are its other options, except those that decide where the key is or is sent. Those are
+    in `withheld`, by their names. `limit` is its `--limit`.
     """
 
     run_id: str
@@ -42,10 +42,10 @@ class Noted:
 
 
 def read_note(folder: Path) -> Noted | None:
-    """What the last run in `folder` noted.
+    """Returns the note of the last run in `folder`.
 
-    None where there is nothing, and where it is not what a run writes: the note only serves to find
-    the spec and to repeat options, and the next run writes it again.
+    Returns None if there is no note, or if it is not in the form that a run writes. The note only
+    serves to find the job file and to repeat options, and the next run writes it again.
     """
     try:
         about = read_object(folder / RUN_NOTE)
@@ -64,10 +64,10 @@ def read_note(folder: Path) -> Noted | None:
 
 
 def _text(value: Any, pattern: re.Pattern[str] | None = None) -> str:
-    """One line of text.
+    """Returns `value` if it is one line of text.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if it is anything else.
     """
     if not isinstance(value, str) or not 0 < len(value) <= _MOST_CHARACTERS:
         raise ValueError("not a text of that length")
@@ -85,7 +85,7 @@ def _limit(value: Any) -> int | None:
 
 
 def _options(said: Any) -> tuple[tuple[str, ...], dict[str, str]]:
-    """(the options to repeat, those to withhold)."""
+    """Returns the options to repeat, and the options to withhold by name."""
     if not isinstance(said, list) or len(said) % 2:
         raise ValueError("not pairs of options and values")
     repeated: list[str] = []

@@ -1,4 +1,4 @@
-"""A job spec: YAML text in, one frozen `JobSpec` out, or a refusal that names the lines."""
+"""Reads a job file into one frozen `JobSpec`, or refuses it with the lines of its errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.job.spec_keys import KEYS
 from pipeline.job.yaml_fields import Fields, compose
 
 TESTS = ("empty", "equals", "matches")
-"""What a condition of `where:` can ask of a cell."""
+"""The tests that a condition of `where:` can make on a cell."""
 MAX_CONDITIONS = 100
 MAX_PATTERN_CHARACTERS = 2000
-"""Of all patterns of a spec together. RE2 takes up to 65 MB and 0.4 s for so many, and for ten
-times as many 300 MB before its own bound stops it."""
+"""The limit for all patterns of a job file together. RE2 needs up to 65 MB and 0.4 s for this many,
+and 300 MB for ten times as many, before its own limit stops it."""
 
 _NO_KEY = " A job file never contains the key: set AITUTOR_API_KEY or use --key-file."
 _NO_HOST = " A job file never contains the API's address: set AITUTOR_BASE_URL or use --base-url."
@@ -31,8 +31,8 @@ _PATTERN_ERROR = "Invalid regular expression: "
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What `where:` asks of one column. `test` is one of TESTS, `text` what `equals` compares with
-    or the pattern (RE2) that `matches` searches for; `negated` turns it round."""
+    """One condition of `where:`. `test` is one of TESTS. `text` is the text for `equals` or the RE2
+    pattern for `matches`. `negated` reverses the test."""
 
     column: str
     test: str
@@ -46,9 +46,12 @@ MAX_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Whom a run tells how it went. Addresses are as they stand in the file, with their ``${NAME}``
-    of the environment; each may take `timeout_s`. `opentelemetry` is whether a collector is told,
-    the one that the standard environment (``OTEL_…``) names."""
+    """The targets to which a run reports its result.
+
+    Addresses are as in the file, with ``${NAME}`` not yet replaced from the environment. Each
+    target may take `timeout_s`. With `opentelemetry`, the run also reports to the collector that
+    the standard environment variables (``OTEL_…``) name.
+    """
 
     healthcheck: str | None = None
     webhook: str | None = None
@@ -61,12 +64,13 @@ class Notify:
 class JobSpec:
     """One job, with every default filled in and every path absolute.
 
-    `variables` holds (variable, column) pairs, or is None where every column goes under its own
-    name. `constants` holds (variable, text) pairs. Rows for which not all of `where` holds are
-    skipped. `dedupe` sends equal rows once, for all of them. `deadline_s` is the absolute time that
-    one answer may take: the API's own limit is 300 s, its edge's a little more. `engine` is where
-    requests are sent from; `ray_address` (None for a cluster of this machine's own) and `workers`
-    (None for one a machine, two at least) are of the engine ray.
+    `variables` are (variable, column) pairs, or None if each column fills the variable of its name.
+    `constants` are (variable, text) pairs. Rows that do not meet all conditions of `where` are
+    skipped. `dedupe` sends equal rows once, for all of them. `deadline_s` is the total time for one
+    response, from its request to its last byte. The API's own limit is 300 s, and that of its edge
+    is a little more. `engine` is the place that requests are sent from. `ray_address` (None for a
+    new cluster on this machine) and `workers` (None for one per machine, at least two) only apply
+    to the engine ray.
     """
 
     source: Path
@@ -94,18 +98,18 @@ class JobSpec:
     workers: int | None = None
     notify: Notify | None = None
     text_rules: int = TEXT_RULES
-    """By which rules a cell becomes text. No key of the file: the run folder decides."""
+    """The rules by which a cell becomes text. The run folder decides them, not the job file."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
-    """Where in the file a key stands (`id`, `variables.story`), for messages."""
+    """The line of each key in the file (`id`, `variables.story`), for messages."""
 
     def at(self, key: str) -> str:
-        """The file, and the line of `key` where it has one."""
+        """Returns the path of the file, with the line of `key` if the key has one."""
         return f"{self.source} line {self.lines[key]}" if key in self.lines else str(self.source)
 
     def budget(self, paid_max: int) -> int | None:
-        """How many more requests a run may pay for, None for any number.
+        """Returns how many more requests a run may pay for, or None if there is no limit.
 
-        `paid_max` counts those that were or may have been billed in the run folder so far.
+        `paid_max` is the number of paid and maybe paid requests in the run folder so far.
         """
         limits = []
         if self.max_paid is not None:
@@ -116,11 +120,11 @@ class JobSpec:
 
 
 def load_spec(path: Path) -> JobSpec:
-    """The spec in the file at `path`.
+    """Reads the job file at `path`.
 
     Raises:
-        Refused: for anything that is not exactly a spec, with file, line and the nearest name of
-            each fault.
+        Refused: if the file has any error, with the file, the line and the nearest known name for
+            each.
     """
     fields = Fields(path, compose(path))
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
@@ -134,11 +138,12 @@ def load_spec(path: Path) -> JobSpec:
 
 
 def load_output(path: Path, workflow: str) -> Path | None:
-    """The run folder of the spec at `path`, None where it runs another workflow. Whatever else
-    stands in the file is not read.
+    """Returns the run folder of the job file at `path`, or None if it is for another workflow.
+
+    Only the three keys for this are read.
 
     Raises:
-        Refused: for a fault in the keys that are read.
+        Refused: if one of these keys has an error.
     """
     fields = Fields(path, compose(path))
     names = ("name", "workflow", "output")
@@ -155,7 +160,7 @@ def load_output(path: Path, workflow: str) -> Path | None:
 
 
 def _said(fields: Fields) -> dict[str, Any]:
-    """What the file says, by key; the rest has the defaults of `JobSpec`."""
+    """Returns the values in the file, by key. Other keys get the defaults of `JobSpec`."""
     read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
     read["where"] = _conditions(fields)
     return {key: value for key, value in read.items() if value is not None}
@@ -218,7 +223,7 @@ def _conditions(fields: Fields) -> tuple[Condition, ...]:
 
 
 def _condition(fields: Fields) -> Condition | None:
-    """One condition; None where something in it was noted."""
+    """Reads one condition. Returns None if it has an error, which is noted."""
     if fields.note_unknown(
         ("column", "not", *TESTS), "a condition of `where` has no key `{}`.", {}
     ):
@@ -242,7 +247,7 @@ def _condition(fields: Fields) -> Condition | None:
 
 
 def _check_pattern(fields: Fields, pattern: str) -> None:
-    import pyarrow as pa  # takes a fifth of a second, and few specs have a pattern
+    import pyarrow as pa  # the import takes 0.2 s, and few job files have a pattern
     import pyarrow.compute as pc
 
     try:

@@ -1,6 +1,6 @@
-"""Every key of a job spec: its type, what holds where it is left out, and what it says.
+"""Every key of a job file: its type, its default, and its description.
 
-The loader and the page of the spec both go by this table.
+The loader reads job files by this table, and docs/spec.md is made from it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ EMPTY_CHOICES = ("refuse", "send", "skip")
 
 
 class Type(Protocol):
-    """What the value of a key may be."""
+    """The type of a key's value."""
 
     def read(self, fields: Fields, key: str) -> Any:
-        """The value, or None where the key is left out or its value was noted as a fault."""
+        """Returns the value, or None if the key is missing or its value has an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredText:
-    """A text that must be there. `missing` says what to write, `rule` what `pattern` admits."""
+    """A required text. `missing` says what to write, and `rule` describes `pattern`."""
 
     missing: str
     pattern: re.Pattern[str] | None = None
@@ -48,8 +48,8 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class FilePath:
-    """A path that a file can have, relative to the spec's folder. `missing` says what to write
-    where it must be there."""
+    """A possible path of a file, relative to the folder of the job file. If the key is required,
+    `missing` says what to write."""
 
     missing: str | None = None
 
@@ -59,7 +59,7 @@ class FilePath:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of some words."""
+    """One word of a fixed list."""
 
     choices: tuple[str, ...]
 
@@ -77,7 +77,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A whole number or any, of `at_least` or more or above `above`, and of `at_most`."""
+    """A number of the given `kind` (int or float), with a lower and perhaps an upper limit."""
 
     kind: Callable[[str], Any]
     at_least: float | None = None
@@ -92,7 +92,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """`most` lines of `name: text`, or fewer."""
+    """Lines of `name: text`, at most `most` of them."""
 
     most: int
 
@@ -102,7 +102,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. `left_out` and `about` are Markdown. A `type` of None has a reader of its own."""
+    """One key. `left_out` and `about` are Markdown. `load_spec` reads a key without a `type`."""
 
     name: str
     type: Type | None

@@ -1,7 +1,7 @@
-"""The file of a job spec: YAML that is composed to nodes, never constructed to objects.
+"""Reads a job file as YAML nodes, which are never turned into objects.
 
-A node knows its line, and shows when YAML turned a text (`no`, `0123`, `2024-01-02`) into something
-else. All faults are told at once; of many, the first 20.
+A node has its line. It also shows if YAML reads a text (`no`, `0123`, `2024-01-02`) as another
+type. All errors are reported together, at most the first 20.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pipeline.system.opening import open_file
 from pipeline.system.paths import path_fault
 
 MAX_SPEC_BYTES = 1_000_000
-# PyYAML takes some 35 microseconds and 1.5 KB for each.
+# PyYAML takes about 35 microseconds and 1.5 KB for each.
 MAX_VALUES = 40_000
 MAX_FAULTS = 20
-"""As many are told, with hints. The others are counted."""
+"""The number of errors that are shown with hints. The others are only counted."""
 SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")
 
 _YAML_KINDS = {
@@ -35,8 +35,9 @@ _YAML_KINDS = {
     "timestamp": "a date",
     "null": "nothing",
 }
-# What YAML's parser says, and what that means to somebody who knows none of its words; the first
-# that is found counts. True: the place is where what is not closed began, not where that was seen.
+# Words of YAML's parser, and their meaning for somebody who does not know YAML. The first match
+# counts. With True, the reported line is the one where an unclosed element began, not the one where
+# the parser noticed it.
 _YAML_WORDS = (
     ("mapping values are not allowed", "this text contains `: `. Put the text in quotes", False),
     ("found character '\\t'", "a tab cannot indent a line. Use spaces", False),
@@ -61,10 +62,10 @@ T = TypeVar("T")
 
 
 def compose(path: Path) -> yaml.MappingNode:
-    """The `key: value` lines of the file at `path`.
+    """Reads the `key: value` lines of the file at `path`.
 
     Raises:
-        Refused: when there are none.
+        Refused: if the file cannot be read, or is not a job file.
     """
     try:
         with open_file(path, follow=True) as file:
@@ -102,11 +103,11 @@ def compose(path: Path) -> yaml.MappingNode:
 
 
 class _TooManyValues(Exception):
-    """More nodes than any job spec has."""
+    """The file has more nodes than any job file."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes MAX_VALUES nodes at most."""
+    """Composes at most MAX_VALUES nodes."""
 
     composed = 0
 
@@ -118,7 +119,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """The line, and what is wrong there."""
+    """Returns the line of an error in the YAML, and the problem there."""
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", "not readable"))
     mark = getattr(error, "problem_mark", None)
     for theirs, ours, begun_before in _YAML_WORDS:
@@ -130,7 +131,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 
 class _Fault(Exception):
-    """One thing that is wrong with a spec, with its line where it has one."""
+    """One error in a job file, with its line if it has one."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         end = "" if problem.endswith(("?", ".")) else "."
@@ -139,7 +140,7 @@ class _Fault(Exception):
 
 
 class _Noting:
-    """Keeps the fault that ends its block, so that those after it are found too."""
+    """Records a `_Fault` that ends the block, so that later errors are found too."""
 
     def __init__(self) -> None:
         self.faults: list[_Fault] = []
@@ -159,10 +160,10 @@ class _Noting:
 
 
 class Fields:
-    """The lines of a mapping, read key by key; each reading is None where the key is left out.
+    """The lines of a mapping, read key by key. Each method returns None if the key is missing.
 
-    What is wrong is noted with its line and read as if it were left out; `refuse_faults` then tells
-    all of it. `lines` is where each key stands. `nulls`: a key without a value is not left out.
+    A value with an error is noted with its line and counts as missing. `refuse_faults` then reports
+    all errors. `lines` has the line of each key. With `nulls`, a key without a value is present.
     """
 
     def __init__(
@@ -184,28 +185,30 @@ class Fields:
         return key in self._nodes
 
     def note_unknown(self, known: Iterable[str], problem: str, hints: dict[str, str]) -> bool:
-        """Notes each key that is not among `known`; whether there is one. `problem` has a place for
-        its name; `hints` are for names that a spec never has."""
+        """Notes each key that is not in `known`, and returns whether there is one.
+
+        `problem` has a place for its name. `hints` are for names that never belong in a job file.
+        """
         known = tuple(known)
         unknown = [key for key in self._nodes if key not in known]
         for key in unknown[MAX_FAULTS:]:
             self.note(key, problem.format(key))
-        for key in unknown[:MAX_FAULTS]:  # looking for the nearest name takes time
+        for key in unknown[:MAX_FAULTS]:  # finding the nearest name takes time
             hint = hints.get(key.lower()) or nearest(key, known)
             hint = hint or f" The keys are: {', '.join(known)}."
             self.note(key, f"{problem.format(key)}{hint}")
         return bool(unknown)
 
     def note(self, key: str | None, problem: str) -> None:
-        """Notes what is wrong with the value of `key`, or of ``key.name`` below it; without a key,
-        with the whole."""
+        """Notes an error in the value of `key`, or of ``key.name`` below it. Without a key, the
+        error is in the whole mapping."""
         line = self._line if key is None else self.lines.get(key)
         self._noting.faults.append(_Fault(problem, line))
 
     def text(
         self, key: str, missing: str, pattern: re.Pattern[str] | None = None, rule: str = ""
     ) -> str | None:
-        """A text that must be there; `missing` says what to do where it is not."""
+        """Reads a required text. `missing` says what to do if it is not there."""
         with self._noting:
             node = self._take(key)
             if node is None:
@@ -225,8 +228,8 @@ class Fields:
         return None
 
     def path(self, key: str, missing: str | None) -> Path | None:
-        """A path, absolute: it is relative to the spec's folder. Where it must be there, `missing`
-        says what to do."""
+        """Reads a path relative to the job file's folder, and returns it absolute. If the key is
+        required, `missing` says what to do."""
         text = self.optional_text(key) if missing is None else self.text(key, missing)
         if text is None:
             return None
@@ -276,7 +279,7 @@ class Fields:
             try:
                 value = kind(node.value)
                 size = float(value)  # type: ignore[arg-type]
-            except (ValueError, OverflowError):  # a whole number of 400 digits
+            except (ValueError, OverflowError):  # such as a whole number of 400 digits
                 raise wrong from None
             too_low = (at_least is not None and size < at_least) or (
                 above is not None and size <= above
@@ -316,8 +319,8 @@ class Fields:
         return None
 
     def sections(self, key: str, what: str, wanted: str) -> list[Fields]:
-        """The mappings in a list, or the one that stands there without a list. `what` is each of
-        them; those that are none are noted, with what is `wanted`."""
+        """Reads a list of mappings, or a single mapping. `what` names one of them in messages. Each
+        value that is not a mapping is noted with the text `wanted`."""
         node = self._take(key)
         if node is None:
             return []
@@ -332,7 +335,7 @@ class Fields:
         return found
 
     def section(self, key: str, known: Iterable[str]) -> Fields | None:
-        """The mapping under `key`, which has lines of `known`."""
+        """Reads the mapping under `key`, whose keys are `known`."""
         node = self._take(key)
         if node is None:
             return None
@@ -344,10 +347,10 @@ class Fields:
         return inner
 
     def refuse_faults(self) -> None:
-        """Raises if anything was wrong: one fault as a line, several as a list of the first.
+        """Raises if errors were noted.
 
         Raises:
-            Refused: with them, in the order of their lines.
+            Refused: with one error as a line, or several as a list in the order of their lines.
         """
         faults = sorted(self._noting.faults, key=lambda fault: fault.line or 0)
         if len(faults) == 1:
@@ -405,7 +408,7 @@ class Fields:
 
 
 def _kind(node: yaml.Node) -> str:
-    """What stands there, in a word or as it was written."""
+    """Returns a description of the value: its text as written, or its kind."""
     if isinstance(node, yaml.ScalarNode):
         return f'"{node.value}"' if node.style in ("'", '"') else f"`{node.value}`"
     return "a list" if isinstance(node, yaml.SequenceNode) else "`key: value` lines"

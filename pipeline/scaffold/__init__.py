@@ -1,1 +1,1 @@
-"""Files that are written for the user: a first spec, and what starts a job every night."""
+"""Writes files for the user: a first job file, and the files that start a job every night."""

@@ -1,4 +1,4 @@
-"""A line for crontab(5), which has its own ideas of `%` and hardly any environment."""
+"""Writes a crontab(5) line. cron gives `%` a special meaning and sets few variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import Night
 
-# Debian's cron, cronie and the original all stop here.
+# The limit of Debian's cron, of cronie and of the original cron.
 _MOST_CHARACTERS = 990
 
 _TABLE = """\
@@ -24,11 +24,11 @@ MAILTO={user}
 
 
 def cron_line(night: Night) -> str:
-    """A whole crontab for this job alone.
+    """Returns a complete crontab for this job alone.
 
     Raises:
-        Refused: without a file for the key, as cron has nobody's environment; for a line that cron
-            would cut off.
+        Refused: if there is no file for the key, which cron needs because it has no environment of
+            the user; for a path that crons read differently; for a line that cron would cut off.
     """
     if night.key_file is None and not night.sandbox:
         raise NothingWritten(
@@ -42,7 +42,7 @@ def cron_line(night: Night) -> str:
             f"{night.spec}: in the paths and options, a `\\` comes before a `%` or another `\\`. "
             "Versions of cron read that differently. Use other names, or --as systemd."
         )
-    # A `%` would end the command and begin its stdin. Within quotes, too, cron takes the `\` away.
+    # A plain `%` would end the command and begin its stdin. cron removes the `\`, also in quotes.
     command = f"umask 077 && cd {directory} && exec {words} </dev/null".replace("%", r"\%")
     if len(command) > _MOST_CHARACTERS:
         raise NothingWritten(

@@ -1,4 +1,4 @@
-"""A GitHub Actions workflow. Its machines forget everything, so the ledger lives on a branch."""
+"""Writes a GitHub Actions workflow. It keeps the ledger on a branch: its machines keep nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import Night, clock_time
 from pipeline.system.paths import resolved
 
-# A hosted job is ended by force after 360 minutes. What is left of them is for the install, the
-# drain and for keeping the ledger.
+# GitHub kills a hosted job after 360 minutes. The install, the drain and storing the ledger need
+# some of them.
 _MOST_MINUTES, _AROUND_MINUTES = 360, 20
 
 _WORKFLOW = """\
@@ -191,10 +191,12 @@ esac"""
 
 
 def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, str]:
-    """(path in the repository, text) of a workflow. Times of day are turned to UTC as of `today`.
+    """Returns the path in the repository and the text of a workflow.
+
+    Times of day are converted to UTC with the time zone's offset of `today`.
 
     Raises:
-        Refused: for a job that is in no git repository, or whose sheet is outside of it.
+        Refused: if the job file is in no git repository, or the sheet is outside the repository.
     """
     top = _repository(night.spec)
     if not resolved(night.sheet).is_relative_to(resolved(top)):
@@ -228,7 +230,7 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
 
 
 def _command(night: Night, spec: str, until: time | None) -> str:
-    """The words of a night, for a checkout of the repository."""
+    """Returns the command of a night, for a checkout of the repository."""
     words = [".venv/bin/pipeline", "run", spec, "--output", "state/run", "--fail-on", "new"]
     words += night.words[2:] if night.words[:1] == ("--output",) else night.words
     words += [] if until is None else ["--until", clock_time(until)]
@@ -240,8 +242,8 @@ def _command(night: Night, spec: str, until: time | None) -> str:
 
 
 def _minutes(night: Night, at: time, until: time | None) -> int:
-    """How long a night may send: GitHub may start it late, and --until alone would then mean the
-    next day's."""
+    """Returns how many minutes a night may send. --until alone is not enough: GitHub may start a
+    night late, and --until then means a time on the next day."""
     most = _MOST_MINUTES - _AROUND_MINUTES - night.stop_s // 60
     if until is None:
         return most

@@ -1,6 +1,6 @@
-"""A first job spec for a sheet: every column as a variable, and the other keys as comments.
+"""Writes a first job file for a sheet: every column as a variable, and other keys as comments.
 
-What is written loads as it stands, whatever the columns are called, and `check` passes.
+The file loads without any edit, for any column names, and `check` passes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
 _NAME_CHARACTERS = 60
-# Characters that YAML takes for line ends, or not at all, and the escapes that it knows for them.
+# Characters that YAML reads as line ends or rejects.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9 _-]*[A-Za-z0-9_])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,8 +50,9 @@ _ID_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a sheet's column looks like. `example` is its first text, `unique` is whether no text
-    stands in it twice, `short` whether every text is of the size of a name."""
+    """A column of the sheet. `example` is its first text. `empty` counts empty cells, and `blank`
+    also counts those with only spaces. `unique` is true if no text occurs twice, and `short` if
+    every text has the length of a name and no space."""
 
     name: str
     variable: str
@@ -64,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The spec that was written, and what is in its sheet."""
+    """The job file that was written, and facts about its sheet."""
 
     path: Path
     name: str
@@ -82,11 +83,11 @@ def init_job(
     worksheet: str | None = None,
     header_row: int | None = None,
 ) -> Written:
-    """Reads all of `sheet` and writes a spec for it, at `to` or at ``jobs/NAME.yaml``.
+    """Reads all of `sheet` and writes a job file for it, at `to` or at ``jobs/NAME.yaml``.
 
     Raises:
-        Refused: when there is a file already, for a workflow id that is none, and for a sheet that
-            a run would refuse, whatever its variables. Nothing is written then.
+        Refused: if the file already exists, if `workflow` cannot be an id, and if a run would
+            refuse the sheet with any variables. Nothing is written then.
     """
     if not WORKFLOW.fullmatch(workflow):
         raise NothingWritten(
@@ -117,8 +118,8 @@ def init_job(
 
 
 def quoted(text: str) -> str:
-    """A YAML scalar that reads back as exactly `text`: plain where that is plain text, else in
-    double quotes on one line."""
+    """Returns `text` as a YAML scalar that parses to exactly this text: without quotes if that is
+    safe, or else in double quotes on one line."""
     if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
     written = yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)
@@ -126,10 +127,10 @@ def quoted(text: str) -> str:
 
 
 def variable_names(columns: Sequence[str]) -> list[str]:
-    """For each column a name that a template can hold between ``{{`` and ``}}``: ASCII letters,
-    digits and _, no two alike.
+    """Returns for each column a name that a template can contain between ``{{`` and ``}}``.
 
-    The API documents no rule but that names match the template's exactly.
+    A name consists of ASCII letters, digits and _, and no two are equal. The only rule that the API
+    documents is that names must match the template's exactly.
     """
     names: list[str] = []
     taken, numbers = set(columns), Counter[str]()
@@ -149,7 +150,7 @@ def variable_names(columns: Sequence[str]) -> list[str]:
 
 
 def _unlike(name: str, taken: set[str], numbers: Counter[str]) -> str:
-    """`name`, with the next of its `numbers` where it is taken."""
+    """Returns `name`, with the next of its `numbers` if another column already has it."""
     found = name
     while found in taken:
         numbers[name] += 1
@@ -163,7 +164,7 @@ def _job_name(path: Path) -> str:
 
 
 def _read(table: Table) -> tuple[list[Column], int, int]:
-    """(columns, rows, rows of which a column that has any text has an empty cell)."""
+    """Returns the columns, the number of rows, and how many have an empty cell in a variable."""
     width = len(table.columns)
     examples, empty, blank = [""] * width, [0] * width, [0] * width
     short = [True] * width
@@ -241,7 +242,7 @@ def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: in
     yield ""
     yield from _id_lines(columns)
     if partly_empty and any(column.empty for column in mapped):
-        # What is refused cannot be checked, and what is skipped is not paid.
+        # `check` shows nothing of a refused sheet, and skipped rows cost nothing.
         choice = "skip" if partly_empty < rows else "send"
         have = "has" if partly_empty == 1 else "have"
         yield f"# {counted(partly_empty, 'row')} {have} an empty cell in the column of a variable."
@@ -277,7 +278,7 @@ def _about(column: Column, rows: int) -> str:
 
 
 def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
-    """Rows are known by their text; an id tells equal ones apart and says what an edit changed."""
+    """Suggests an id column. An id distinguishes equal rows and shows which row an edit changed."""
     for column in columns:
         words = set(re.split(r"[^a-z]+", column.name.lower()))
         if column.unique and not column.blank and column.short and words & _ID_WORDS:

@@ -1,8 +1,8 @@
-"""What starts a job every night, printed ready to be used: systemd units, a cron line, a workflow.
+"""Plans a job for every night. Other modules print it as systemd units, crontab or workflow.
 
-Whatever starts a run, and however often, the ledger alone decides what is sent. So the printed
-files see to three things: that the ledger is the same one each night, that a run which is to end is
-given the time to take in the answers that are paid for, and that nothing repeats by itself.
+The ledger alone decides which rows are sent, no matter what starts a run and how often. So the
+printed files ensure three things. Every night uses the same ledger. A run that has to stop gets the
+time to receive the answers that are paid for. Nothing starts again by itself.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pipeline.core.time_of_day import parse_time
 from pipeline.job.job import Job
 
 SAVING_S = 60
-"""What a run needs beyond its drain to save, to seal and to tell: seconds on a slow disk."""
+"""Seconds that a run needs after its drain to save, to seal and to notify, on a slow disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One job, every night. Paths are absolute; `words` are the options that make it this job.
+    """One job for every night. Paths are absolute. `words` are the options that select this job.
 
-    `drain_s` is how long a run that is told to end waits for answers, at most.
+    `drain_s` is the longest time that a stopping run waits for responses.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Night:
     python: Path = Path(sys.executable)
 
     def command(self, *more: str) -> tuple[str, ...]:
-        """The command of each night.
+        """Returns the command of each night, with the options `more`.
 
-        -P: a module that lies in the working directory must not take the place of a real one.
+        With -P, a module in the working directory cannot replace an installed one.
         """
         until = () if self.until is None else ("--until", clock_time(self.until))
         start = (str(self.python), "-P", "-m", "pipeline", "run", str(self.spec), *self.words)
@@ -51,7 +51,7 @@ class Night:
 
     @property
     def stop_s(self) -> int:
-        """Seconds from being told to end to being gone, at most."""
+        """The most seconds from the signal to stop until the process has ended."""
         return round(self.drain_s) + SAVING_S
 
 
@@ -63,11 +63,11 @@ def plan_night(
     base_url: str | None = None,
     key_file: Path | None = None,
 ) -> Night:
-    """What is to be started for `job` at `at`, to send nothing after `until`.
+    """Returns the plan of nights for `job` that start at `at` and send nothing after `until`.
 
     Raises:
-        Refused: for what is no time of day, a night of no length, a job without its spec, or a path
-            that no such file can hold.
+        Refused: if a time is not a time of day, if the night has no length, if the job file is
+            missing, or if the file of a scheduler cannot contain a path.
     """
     spec = job.to_run()
     begins, ends = parse_time(at, "--at"), None if until is None else parse_time(until, "--until")
@@ -101,32 +101,31 @@ def plan_night(
 
 
 def warnings(night: Night, kind: str) -> list[str]:
-    """What a person may not expect of a night that is started by `kind`, one sentence or two
-    each."""
-    said = []
+    """Returns warnings about nights that are started by `kind`, of one or two sentences each."""
+    found = []
     if night.sandbox:
-        said.append(
+        found.append(
             "These nights are rehearsals (--sandbox). They send to the local copy of the API, cost "
             "nothing, and have their own run folder."
         )
         if night.key_file is not None:
-            said.append("A rehearsal needs no key, so --key-file is not used.")
+            found.append("A rehearsal needs no key, so --key-file is not used.")
     elif night.key_file is not None:
         if kind == "github":
-            said.append(
+            found.append(
                 "--key-file is not used: a GitHub workflow reads the key from the secret "
                 "AITUTOR_API_KEY."
             )
         elif not _stands(night.key_file):
-            said.append(
+            found.append(
                 f"{night.key_file}: this file does not exist yet. Until it contains the key, each "
                 "night ends with exit code 2 and sends nothing."
             )
-    return said
+    return found
 
 
 def _stands(path: Path) -> bool:
-    """Whether a file is there, or may be: that of another user's folder cannot be looked at."""
+    """Whether a file exists or may exist: one in another user's folder cannot be checked."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -136,12 +135,12 @@ def _stands(path: Path) -> bool:
 
 
 def clock_time(moment: time) -> str:
-    """``06:00``, ``06:00:30``."""
+    """Returns a time like ``06:00`` or ``06:00:30``."""
     return moment.strftime("%H:%M:%S" if moment.second else "%H:%M")
 
 
 def _own_folder(job: Job) -> Path:
-    """The run folder that the spec has without being told."""
+    """Returns the run folder of the job file, without an `--output` option."""
     from pipeline.job.job import job_of
     from pipeline.job.spec import load_spec
 

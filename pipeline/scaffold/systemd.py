@@ -1,4 +1,4 @@
-"""A systemd service and its timer; see systemd.service(5), systemd.timer(5), systemd.exec(5)."""
+"""Writes a systemd service and its timer. See systemd.service(5), .timer(5) and .exec(5)."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ Persistent=false"""
 
 
 def systemd_units(night: Night) -> dict[str, str]:
-    """The texts of a service and its timer by the names of their files.
+    """Returns the texts of a service and its timer by the names of their files.
 
     Raises:
-        Refused: for a path that a unit cannot name.
+        Refused: if a unit cannot name the path of the key file.
     """
     unit = f"pipeline-{night.name}"
     if str(night.key_file or "").endswith(("\\", " ")):
@@ -136,8 +136,8 @@ def _key_note(night: Night) -> str:
 
 
 def _directory(path: Path) -> str:
-    """A folder where a unit takes no quotes. A `\\` at the end would take the next line in, and
-    a space there would be lost."""
+    """Writes a folder where a unit allows no quotes. A `\\` at its end would join the next line,
+    and a space there would be lost."""
     text = _literal(str(path))
     return f"{text}/" if text.endswith(("\\", " ")) else text
 
@@ -147,11 +147,11 @@ def _literal(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """One word of a unit file, whatever is in it."""
+    """Writes any text as one word of a unit file."""
     text = _literal(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"' if any(character in text for character in " \t'\"\\;") else text
 
 
 def _argument(text: str) -> str:
-    """One word of a command line, where `$` begins a variable too."""
+    """Writes one word of a command line, where `$` also begins a variable."""
     return _quoted(text.replace("$", "$$"))

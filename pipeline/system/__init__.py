@@ -1,5 +1,5 @@
-"""Files, processes, mounts and the network as this machine has them.
+"""Access to the files, processes, mounts and network of this machine.
 
-A file may be one that a stranger put there, and a child process must import nothing from the
-current folder: `opening` and `children` see to that.
+Somebody else may have put a file where the runner expects its own: `opening` guards against that. A
+child process must import nothing from the current folder: `children` ensures that.
 """

@@ -1,8 +1,8 @@
-"""Processes of Python that this one starts: what they may import, and what they are told.
+"""Starts Python processes and limits their imports and their environment.
 
-A folder that somebody sent may hold a `sqlite3.py` or a `uvicorn.py`. So a child imports nothing
-from the current folder, whatever `PYTHONPATH` says, and does not work there. Of the environment it
-gets only what a child needs: the key is never part of that.
+A folder from somebody else may contain a `sqlite3.py` or a `uvicorn.py`. So a child process imports
+nothing from the current folder, even if `PYTHONPATH` names it, and does not work there. It gets
+only the environment variables that it needs, and never the key.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import IO
 
 from pipeline.system.paths import resolved
 
-# An allow list: a variable that holds a secret cannot be known by its name.
+# An allow list, because the name of a variable does not show that it contains a secret.
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "LANGUAGE"),
     *("TMPDIR", "TEMP", "TMP", "SQLITE_TMPDIR", "ARROW_DEFAULT_MEMORY_POOL"),
     # Without these, some builds of Python find neither their libraries nor themselves.
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
 )
-# -I: neither the current folder, nor PYTHON* variables, nor the user's own site-packages. What this
-# process found by those is on the import path that the child is given; this package is the same.
+# -I ignores the current folder, PYTHON* variables and the user's own site-packages. The import path
+# of this process, which may come from those, is passed on. The child also imports this package.
 _BEGIN = (
     "import json, runpy, sys, typing; root, path, module = sys.argv[1:4]; del sys.argv[1:4]; "
     "sys.path.insert(0, root); import pipeline; sys.path[:] = json.loads(path); "
     "runpy.run_module(module, run_name='__main__', alter_sys=True)"
 )
 ROOT = str(Path(__file__).parents[1])
-"""The folder that holds this package."""
+"""The folder that contains this package."""
 
 
 def import_path() -> list[str]:
-    """Where this process imports from, without the current folder and relative entries.
+    """Returns the import path of this process without the current folder and relative entries.
 
-    `python -m` puts the current folder there, and so does an empty entry of `PYTHONPATH`. It stays
-    where it belongs to Python's own installation.
+    `python -m` and an empty entry of `PYTHONPATH` add the current folder. It stays only if it is
+    part of Python's own installation.
     """
     here = Path.cwd()
     owned = any(
@@ -60,11 +60,11 @@ def start_python(
 ) -> subprocess.Popen[bytes]:
     """Starts `module` as a process, with pipes for stdin and stdout.
 
-    `more` is added to its environment. The process works in `/`, so each path among `arguments` is
-    an absolute one. It inherits no open file, and a Ctrl-C in the terminal does not reach it.
+    `more` is added to its environment. The process works in `/`, so every path in `arguments` must
+    be absolute. It inherits no open file, and Ctrl-C in the terminal does not reach it.
 
     Raises:
-        OSError: when the machine has no room for a process.
+        OSError: when the machine has no room for another process.
     """
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _BEGIN, ROOT, json.dumps(import_path()), module, *arguments],

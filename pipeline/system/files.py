@@ -1,8 +1,8 @@
-"""Files that are whole or not there, private, and on the disk once a function returns.
+"""Writes private files that are either complete or absent, and on the disk when the call returns.
 
-A draft has a random name and is never opened where a name exists already: a name that somebody else
-can predict would be theirs to prepare, as a link to another file or as a file that stays theirs.
-All names are resolved in the folder that was opened first, wherever its path leads later.
+A draft has a random name and is created only if no such name exists. With a predictable name,
+somebody else could prepare a link to another file there, or a file that they own. All names are
+resolved in the folder that was opened first, even if its path leads elsewhere later.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from pipeline.core.errors import DiskRefused
 from pipeline.system.opening import check_file, open_file
 from pipeline.system.paths import resolved
 
-_SHOWN_CHARACTERS = 40  # of a draft's name; a name has 255 bytes at most
+_SHOWN_CHARACTERS = 40  # in a draft's name, because a name has at most 255 bytes
 _DRAFT = re.compile(r"\.(.*)\.[0-9a-f]{8}\.draft", re.DOTALL)
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes a whole file (0600) and returns when the disk has it. `path` holds it whole or not.
+    """Writes a file (mode 0600) and returns when it is on the disk.
+
+    `path` gets the whole content or stays unchanged, also in a crash.
 
     Raises:
-        StorageFailed: when the disk refuses.
+        StorageFailed: when the disk refuses the write.
     """
     copy_durably(path, io.BytesIO(content))
 
 
 def copy_durably(path: Path, source: IO[bytes]) -> None:
-    """The same with what is left to read of `source`, which may be larger than memory.
+    """Writes the rest of `source` like `write_durably`. It may be larger than memory.
 
     Raises:
-        StorageFailed: when the disk refuses.
+        StorageFailed: when the disk refuses the write.
     """
     with storing(path), replacing(path) as file:
         shutil.copyfileobj(source, file)
@@ -50,10 +52,10 @@ def copy_durably(path: Path, source: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file that is at `path` whole and durably once the block was left; else `path` is as it was.
+    """Opens a draft that replaces `path`, completely and durably, when the block ends.
 
-    Whoever reads `path` sees the old file or the new one. `mode` is subject to the umask. A link at
-    `path` is replaced, not followed.
+    If the block raises, `path` is unchanged. A reader of `path` sees either the old file or the new
+    one. The umask applies to `mode`. A link at `path` is replaced, not followed.
 
     Raises:
         OSError: when the folder or the file cannot be written.
@@ -78,7 +80,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def draft_folder(name: str, parent: int) -> Iterator[int]:
-    """A folder for the files of `name`, open, in the open folder `parent`; removed in the end."""
+    """Opens a new folder for drafts of `name` in the folder `parent`. Removes it at the end."""
     _remove_abandoned(parent, name)
     draft = _name(name)
     os.mkdir(draft, 0o700, dir_fd=parent)
@@ -92,10 +94,10 @@ def draft_folder(name: str, parent: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_folder(path: str | Path, parent: int | None = None) -> Iterator[int]:
-    """A folder, open for what is done in it. One in `parent` must not be a link.
+    """Opens a folder as a descriptor for calls with `dir_fd`. In `parent` it must not be a link.
 
     Raises:
-        OSError: when it is not a folder, or cannot be opened.
+        OSError: when `path` is not a folder or cannot be opened.
     """
     follow = 0 if parent is None else os.O_NOFOLLOW
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow
@@ -111,13 +113,15 @@ def _name(name: str) -> str:
 
 
 def _hold(fd: int) -> None:
-    """Marks a draft as being written, until this process closes it or ends."""
-    with contextlib.suppress(OSError):  # a file system without locks: nobody removes it then
+    """Locks a draft until this process closes it or ends, to show that it is in use."""
+    with contextlib.suppress(
+        OSError
+    ):  # without locks on this file system, no process removes drafts
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove_abandoned(parent: int, name: str) -> None:
-    """Removes this user's drafts for `name` that a killed process has left in `parent`."""
+    """Removes this user's drafts for `name` that a killed process left in `parent`."""
     for draft in os.listdir(parent):
         found = _DRAFT.fullmatch(draft)
         if found is None or found[1] != name[:_SHOWN_CHARACTERS]:
@@ -144,7 +148,7 @@ def _remove(name: str, parent: int) -> None:
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turns an error of the disk into StorageFailed, with the place.
+    """Turns an OSError in the block into a StorageFailed that names `path`.
 
     Raises:
         StorageFailed: instead of OSError.
@@ -160,13 +164,15 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def open_private(path: Path, mode: int = 0o600) -> BinaryIO:
-    """A new file to write to, by default the user's alone. A symlink of that name is refused, not
-    followed, and so is what blocks who writes to it, such as a FIFO."""
+    """Opens an empty file for writing, by default private to the user.
+
+    Refuses a symbolic link of that name, and anything that would block the writer, such as a FIFO.
+    """
     return os.fdopen(_made(path, os.O_TRUNC, mode), "wb")
 
 
 def open_appending(path: Path) -> TextIO:
-    """The same for text that is added to a file."""
+    """Opens a private text file for appending, with the checks of `open_private`."""
     return os.fdopen(_made(path, os.O_APPEND, 0o600), "w", encoding="utf-8")
 
 
@@ -178,20 +184,20 @@ def _made(path: Path, flag: int, mode: int) -> int:
 
 
 def write_json(path: Path, value: Any) -> str:
-    """Writes `value` as indented JSON, durably. The SHA-256 of the file."""
+    """Writes `value` durably as indented JSON. Returns the SHA-256 of the file."""
     content = (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
     write_durably(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_of(path: Path, *, follow: bool = False) -> str:
-    """The SHA-256 of a file of any size. `follow`: it may be a link, as a file of the user's."""
+    """Returns the SHA-256 of a file of any size. `follow` allows a link, for files of the user."""
     with open_file(path, follow=follow) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:
-    """Returns when the disk has what was written to `path`."""
+    """Returns when everything written to `path` is on the disk."""
     with path.open("rb") as file:
         sync(file.fileno())
 
@@ -206,15 +212,15 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_chain(path: Path) -> None:
-    """Makes the names durable that lead to `path`, up to the root of its file system.
+    """Makes all folder names in `path` durable, up to the root of its file system.
 
-    All of them, also those that were there before: a run that was killed may have made them and not
-    have come to its own sync. A power cut would take the folder with everything in it.
+    This includes folders that existed before: a killed run may have created them without reaching
+    its own sync. A power cut would then remove the folder with everything in it.
     """
     path = resolved(path)
     device = path.stat().st_dev
     for parent in path.parents:
-        # A folder that this user cannot write to holds no name that a run has made.
+        # A run of this user created no names in a folder that this user cannot write to.
         if parent.stat().st_dev != device:
             return
         if os.access(parent, os.W_OK):
@@ -222,17 +228,17 @@ def sync_chain(path: Path) -> None:
 
 
 def sync(fd: int) -> None:
-    """Returns when the disk, not only its cache, has what was written to `fd`.
+    """Returns when everything written to `fd` is on the disk itself, not only in its cache.
 
-    On macOS `fsync` ends with the cache of the disk; SQLite's manual tells of corrupted files.
+    On macOS, `fsync` only reaches the cache of the disk. SQLite's manual reports corrupted files.
     """
-    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS alone has it
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # only on macOS
     if full_sync is not None:
         try:
             fcntl.fcntl(fd, full_sync)
             return
         except OSError as error:
-            # Some of its file systems do not know it. Any other error must not be tried again.
+            # Some file systems of macOS do not support it. Any other error must not be retried.
             if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
                 raise
     os.fsync(fd)

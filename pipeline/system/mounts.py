@@ -1,8 +1,8 @@
-"""Which file systems are not this machine's own, from the kernel's table of mounts.
+"""Recognizes network file systems and shared folders in the kernel's table of mounts.
 
-The ledger's promise rests on locks and fsync. Over a network both may be answered without being
-kept: two machines get the same lock, or a commit is lost that was acknowledged. A folder that a
-virtual machine or a container shares with the machine around it is no better: Docker Desktop
+The ledger's promise depends on locks and fsync. Over a network, both may report success and yet
+fail: two machines get the same lock, or an acknowledged commit is lost. A folder that a virtual
+machine or a container shares with its host is no better: Docker Desktop
 (fakeowner, virtiofs, grpcfuse, osxfs), WSL2 (9p, drvfs), Lima, Podman, UTM (virtiofs, 9p),
 Parallels (prl_fs), VirtualBox (vboxsf), VMware (vmhgfs).
 """
@@ -36,8 +36,10 @@ _REMOTE_SOURCE = re.compile(r"[a-z][a-z0-9+.-]*://|[^/]+:/|//[^/]")
 
 
 def network_file_system(path: Path) -> str | None:
-    """The type of the network file system that `path` (which need not be there yet) is on; None
-    for a disk of this machine, and where the system has no table to ask, as on macOS."""
+    """Returns the type of the network file system of `path`, which need not exist yet.
+
+    Returns None for a local disk, and on systems without a table of mounts, such as macOS.
+    """
     try:
         table = _TABLE.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -46,14 +48,14 @@ def network_file_system(path: Path) -> str | None:
 
 
 def find_network(path: str, table: str) -> str | None:
-    """The same for an absolute path without links, by the text of /proc/self/mounts."""
+    """Does the same for an absolute path without links, with the text of /proc/self/mounts."""
     kind, source, point = _mounted_at(path, table)
     if kind in _FINE_AS_ROOT and point == "/":
         return None
     if kind in _NETWORK.split():
         return kind
     family, _, name = kind.lower().partition(".")
-    # A plain `fuse` mount tells by its source what it is, or where.
+    # The source of a plain `fuse` mount shows its type or its host.
     remote = (name or source.lower()) in _NETWORK_FUSE.split() or (
         not name and _REMOTE_SOURCE.match(source) is not None
     )
@@ -61,8 +63,8 @@ def find_network(path: str, table: str) -> str | None:
 
 
 def _mounted_at(path: str, table: str) -> tuple[str, str, str]:
-    """(type, source, place) of the mount that holds `path`: the longest place, and of those that
-    lie on top of each other the last."""
+    """Returns (type, source, mount point) of the mount of `path`: the one with the longest mount
+    point, and the last one if several have the same."""
     best = ("", "", "")
     for line in table.splitlines():
         source, point, kind = [*map(_plain, line.split(" ")), "", "", ""][:3]
@@ -73,5 +75,5 @@ def _mounted_at(path: str, table: str) -> tuple[str, str, str]:
 
 
 def _plain(field: str) -> str:
-    """Spaces and the like stand in the table as three octal digits."""
+    """Decodes spaces and similar characters, which the table has as three octal digits."""
     return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), field)

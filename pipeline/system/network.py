@@ -1,7 +1,7 @@
-"""What the environment says of the way to the API: the proxy, and the files for TLS.
+"""Reads the proxy and the files for TLS from the environment.
 
-A variable that cannot be used is refused by its name before anything is sent. What a proxy's
-variable holds is never shown, as it may hold a password.
+The runner refuses an unusable variable by its name, before it sends anything. It never shows the
+value of a proxy's variable, because that may contain a password.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _KEY_LOG = "SSLKEYLOGFILE"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where to ask for a tunnel, and as whom: ``user:password``, None where nobody is asked."""
+    """A proxy: its address, and ``user:password`` for it, None if the proxy needs none."""
 
     url: str
     credentials: str | None = field(default=None, repr=False)
 
 
 def check_way(url: str) -> None:
-    """Raises where the environment keeps requests from `url`.
+    """Checks that the proxy and TLS variables of the environment allow requests to `url`.
 
     Raises:
-        Refused: with the name of the variable.
+        Refused: if one of them cannot be used, with its name.
     """
     find_proxy(url)
     _check_key_log()
@@ -44,10 +44,10 @@ def check_way(url: str) -> None:
 
 
 def find_proxy(url: str) -> Proxy | None:
-    """The proxy that the environment names for `url`, as other tools understand it.
+    """Returns the proxy that the environment names for `url`, by the rules of other tools.
 
     Raises:
-        Refused: for one that cannot be used.
+        Refused: if the proxy cannot be used.
     """
     parts = urlsplit(url)
     proxies = getproxies()
@@ -78,7 +78,7 @@ def _unusable(where: str) -> Refused:
 
 
 def _variable(name: str, value: str) -> str:
-    """The variable that holds `value`, as the user wrote its name."""
+    """Returns the name of the variable with this `value`, in the case that the user wrote."""
     found = [one for one, held in os.environ.items() if one.lower() == name and held == value]
     return found[0] if found else "The proxy in the system's settings"
 
@@ -91,7 +91,7 @@ def _check_key_log() -> None:
 
 
 def _check_certificates() -> None:
-    """As httpx takes them: the folder only where no file is named."""
+    """Checks them as httpx uses them: the folder counts only if no file is named."""
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         with _refusing("SSL_CERT_FILE", file, "Set it to a file of certificates (PEM)"):
@@ -115,11 +115,11 @@ def _refusing(name: str, path: str, advice: str) -> Iterator[None]:
 
 
 def split_address(url: str) -> SplitResult:
-    """The parts of an address, as every library reads them that may open it.
+    """Splits an address. Refuses one that the libraries which open it could read differently.
 
     Raises:
-        ValueError: for what is no address, and for an IPv6 address with a zone or with anything
-            around its brackets: `urlsplit` takes ``http://example.org[::1]`` for this machine.
+        ValueError: if `url` is not an address, or has an IPv6 address with a zone or with other
+            text around its brackets. `urlsplit` reads ``http://example.org[::1]`` as this machine.
     """
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
@@ -129,7 +129,7 @@ def split_address(url: str) -> SplitResult:
 
 
 def is_host(text: str) -> bool:
-    """Whether `text` can name a host: numbers and dots only where they are an address."""
+    """Whether `text` can be a host name. Digits and dots alone must be an IP address."""
     if text.replace(".", "").isdecimal():
         try:
             ipaddress.ip_address(text)
@@ -139,7 +139,7 @@ def is_host(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine for certain, whatever a name server says."""
+    """Whether `host` is certainly this machine, without asking a name server."""
     if host == "localhost":
         return True
     try:
@@ -149,8 +149,10 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Whether `host`, a name or an address, is surely this machine or its own link: loopback,
-    link-local and unspecified addresses, also as IPv6 writes those of IPv4."""
+    """Whether `host`, a name or an address, is certainly this machine or on its own network link.
+
+    These are loopback, link-local and unspecified addresses, also IPv4 ones in IPv6 notation.
+    """
     if host.rstrip(".").lower().endswith("localhost"):
         return True
     try:
@@ -162,7 +164,7 @@ def is_local(host: str) -> bool:
 
 
 def domain_of(url: str) -> str:
-    """The host of an address, in small letters and without `www.`; empty where there is none."""
+    """Returns the host of an address in lower case, without `www.`, or "" if there is none."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -172,8 +174,11 @@ def domain_of(url: str) -> str:
 
 @contextlib.contextmanager
 def without_key_log() -> Iterator[None]:
-    """For the import of a library that makes TLS contexts of its own: nobody uses them, and a
-    file for their keys that cannot be written would end the runner, rehearsals too."""
+    """Unsets SSLKEYLOGFILE during the block, for the import of a library that creates TLS contexts.
+
+    These contexts are never used. But with a key log that cannot be written, creating them would
+    end the runner, even in a rehearsal.
+    """
     path = os.environ.pop(_KEY_LOG, None)
     try:
         yield

@@ -1,8 +1,9 @@
-"""Opens files that somebody else may have put there: a regular file of a size that it may have.
+"""Opens files that somebody else may have put there, and accepts only regular files of normal size.
 
-A run folder can come from a colleague, or be writable for another user. Where a file should be may
-then be a FIFO, which blocks whoever opens it; a link to a device, which has no end; or a file of a
-terabyte that takes no room on the disk. Each of them is an OSError here, with a reason for people.
+A run folder can come from a colleague, or be writable for another user. In the place of a file
+there may be a FIFO, which blocks the reader. It may be a link to a device, which never ends. Or it
+may be a file of a terabyte that needs no room on the disk. Here, each of them raises an OSError
+with a readable reason.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 NOTE_BYTES = 1 << 20
-"""The most of a file of JSON that the runner itself wrote: run.json has its spec's variables."""
+"""The largest JSON file of the runner's own, in bytes. run.json contains the spec's variables."""
 _LINE_BYTES = 1 << 16
-# A file of this size has blocks on the disk. What has hardly any is a hole, which takes no room
-# and hours to read; compression saves less. Where a file system counts no blocks, nothing is known.
+# A file of this size has blocks on the disk. One with hardly any is a hole, which needs no room but
+# takes hours to read. Compression saves less than that. Some file systems do not count blocks, and
+# there the size proves nothing.
 _HOLED_BYTES, _HOLED_TIMES, _BLOCK_BYTES = 1 << 30, 256, 512
 
 _KINDS = {
@@ -34,7 +36,7 @@ _KINDS = {
 
 
 class NotAFile(OSError):
-    """Something else has the place of a file, or it is larger than such a file can be."""
+    """The path is not a regular file, or the file is larger than such a file can be."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
@@ -43,19 +45,19 @@ class NotAFile(OSError):
 def open_file(
     path: Path, most_bytes: int | None = None, *, follow: bool = False
 ) -> io.BufferedReader:
-    """The regular file at `path`, to read. Never blocks, and opens nothing else.
+    """Opens the regular file at `path` for reading. Never blocks, and opens nothing else.
 
-    `follow`: it may be a link to one, as of files that the user names.
+    `follow` allows a link to a regular file, for files that the user names.
 
     Raises:
-        NotAFile: for anything else, and for more than `most_bytes`.
-        OSError: where nothing is there, or it cannot be opened.
+        NotAFile: if it is anything else, or larger than `most_bytes`.
+        OSError: if it does not exist or cannot be opened.
     """
     check_file(path, most_bytes, follow=follow)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(path, flags)
     try:
-        _check(path, os.fstat(fd), most_bytes)  # another may have taken its place
+        _check(path, os.fstat(fd), most_bytes)  # another file may have replaced it
         return os.fdopen(fd, "rb")
     except BaseException:
         os.close(fd)
@@ -63,17 +65,17 @@ def open_file(
 
 
 def check_file(path: Path, most_bytes: int | None = None, *, follow: bool = False) -> None:
-    """The same for a library that opens files by their name.
+    """Makes the checks of `open_file`, for a library that opens files by their name.
 
     Raises:
         NotAFile: as `open_file`.
-        OSError: where nothing is there.
+        OSError: if the file does not exist.
     """
     _check(path, path.stat() if follow else path.lstat(), most_bytes)
 
 
 def is_file(path: Path, *, follow: bool = False) -> bool:
-    """Whether `path` is a regular file; with `follow` also whether it is a link to one."""
+    """Whether `path` is a regular file, or with `follow` a link to one."""
     try:
         check_file(path, follow=follow)
     except OSError:
@@ -82,10 +84,10 @@ def is_file(path: Path, *, follow: bool = False) -> bool:
 
 
 def read_file(path: Path, most_bytes: int, *, follow: bool = False) -> bytes:
-    """All of the regular file at `path`.
+    """Returns the content of the regular file at `path`.
 
     Raises:
-        OSError: as `open_file`, also for a file that grew beyond `most_bytes` meanwhile.
+        OSError: as `open_file`, and if the file grows beyond `most_bytes` in the meantime.
     """
     with open_file(path, most_bytes, follow=follow) as file:
         size = os.fstat(file.fileno()).st_size
@@ -96,20 +98,20 @@ def read_file(path: Path, most_bytes: int, *, follow: bool = False) -> bytes:
 
 
 def read_object(path: Path, most_bytes: int = NOTE_BYTES) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Returns the JSON object in a file.
 
     Raises:
         OSError: as `read_file`.
-        ValueError: when it holds anything else.
+        ValueError: if the file contains anything else.
     """
     return as_object(read_file(path, most_bytes))
 
 
 def as_object(text: str | bytes) -> dict[str, Any]:
-    """The object in `text`, which is JSON.
+    """Returns the JSON object in `text`.
 
     Raises:
-        ValueError: when it is anything else, or nested too deeply.
+        ValueError: if it is anything else, or nested too deeply.
     """
     try:
         found = json.loads(text)
@@ -121,9 +123,9 @@ def as_object(text: str | bytes) -> dict[str, Any]:
 
 
 def last_lines(path: Path, most_bytes: int) -> Iterator[bytes]:
-    """The lines in the last `most_bytes` of a file; nothing where it cannot be read.
+    """Yields the lines in the last `most_bytes` of a file, or nothing if it cannot be read.
 
-    A line that is longer than the runner writes comes in pieces.
+    A line that is longer than any line of the runner comes in pieces.
     """
     try:
         with open_file(path) as file:

@@ -1,4 +1,4 @@
-"""Paths that a user or a spec gives: what no system takes, found before anything is paid."""
+"""Checks paths from the user or a job file. Finds impossible ones before anything is paid."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 MAX_NAME_BYTES = 255
-# A run folder's own files need the rest of what the system takes.
+# The names of files inside the run folder need the rest of the system's limit.
 MAX_PATH_BYTES = (1024 if sys.platform == "darwin" else 4096) - 96
-# Each folder that is made takes a call within a call of the one below it.
+# `mkdir` with parents calls itself once for each folder, and Python limits the depth of calls.
 MAX_FOLDERS = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def path_fault(path: str | Path) -> str | None:
-    """Why no file can have this path, as the end of a sentence; None where one can."""
+    """Returns why no file can have this path, as the end of a sentence, or None if one can."""
     try:
         raw = os.fsencode(path)
     except UnicodeEncodeError:
@@ -45,6 +45,6 @@ def leads_to_itself(path: Path) -> bool:
 
 
 def resolved(path: Path) -> Path:
-    """The same absolute and without links. A link that leads to itself stays as it is:
-    `Path.resolve` raises RuntimeError for one."""
+    """Returns the absolute path without links. A link that leads to itself stays in it, while
+    `Path.resolve` would raise RuntimeError."""
     return Path(os.path.realpath(path))
