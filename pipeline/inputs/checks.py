@@ -46,7 +46,7 @@ SKIP_NAMES: dict[Skip, str] = {
 """What the reasons are called in `input.parquet` and in JSON."""
 
 SKIP_REASONS: dict[str, str] = {
-    "where": "the spec's `where:` leaves it out",
+    "where": "`where:` in the job file leaves it out",
     "ambiguous": "the sheet says that another run left it ambiguous: it may have been paid",
     "empty": "a cell that would be sent is empty (`empty: skip`)",
 }
@@ -112,11 +112,11 @@ class RowChecks:
         if count and self._spec.empty == "refuse":
             more = count - len(self._empty)
             named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
-            cells = "cell is" if count == 1 else "cells are"
+            cells = "cell that would be sent is" if count == 1 else "cells that would be sent are"
             them = "it" if count == 1 else "them"
             raise Refused(
-                f"{self._table.path}: {count} mapped {cells} empty: {named}. "
-                f"Fill {them}, or say `empty: skip` or `empty: send` in the spec."
+                f"{self._table.path}: {count} {cells} empty: {named}. "
+                f"Fill {them}, or set `empty: skip` or `empty: send` in the job file."
             )
         self._refuse_repeated_ids()
 
@@ -135,7 +135,7 @@ class RowChecks:
                 cell = self._table.cell_at(self._id, batch.places[offset])
                 raise Refused(
                     f"{self._table.path} {cell}: the id is blank. Give the row an id, or remove "
-                    "`id:`."
+                    "`id:` from the job file."
                 )
         self._ids += b"".join([identity(b"", ids[offset]) for offset in offsets])
         self._id_places.append(np.array(batch.places, dtype=np.int64)[offsets])
@@ -156,9 +156,9 @@ class RowChecks:
         ]
         named += [f"and {more} more"] if (more := len(repeated) - len(named)) else []
         raise Refused(
-            f'{self._table.path}: column "{self._spec.id}" is to name each row, but an id stands '
-            f"there more than once: {'; '.join(named)}. Give each row an id of its own, or remove "
-            "`id:`."
+            f'{self._table.path}: column "{self._spec.id}" is the id of each row, but it has the '
+            f"same id more than once: {'; '.join(named)}. Give each row a different id, or remove "
+            "`id:` from the job file."
         )
 
     def _texts_at(self, places: set[int]) -> dict[int, str]:

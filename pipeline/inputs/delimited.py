@@ -27,7 +27,7 @@ _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _BLANK_LINES = frozenset(("\n", "\r\n", "\r"))
 _ROWS_TRIED = 100
 _MISSING = "Is a separator or a quote missing?"
-_TITLE = "Where the first line is a title, remove it; else, is a separator or a quote missing?"
+_TITLE = "If the first line is a title, remove it. Otherwise, is a separator or a quote missing?"
 _BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -49,11 +49,11 @@ def open_delimited(spec: JobSpec) -> Table:
     lines = _lines(path, encoding, dialect)
     *_, header = next(lines, (0, 0, None))
     if header is None:
-        raise Refused(f"{path}: the file is empty.")
+        raise Refused(f"{path}: the file is empty. Write the column names and the rows into it.")
     if not header:
         raise Refused(
-            f"{path} line {1 + dialect.before_header}: blank, where the header belongs. Remove "
-            "the line."
+            f"{path} line {1 + dialect.before_header}: this line is blank, but the column names "
+            "belong here. Remove the blank line."
         )
     refuse_too_wide(path, header)
     width = len(header)
@@ -68,8 +68,8 @@ def open_delimited(spec: JobSpec) -> Table:
                 yield before, [""] * width
             if len(row) != width:
                 raise Refused(
-                    f"{path} line {line}: {counted(len(row), 'cell')} where the header has "
-                    f"{width}. {_MISSING if width > 1 else _TITLE}"
+                    f"{path} line {line}: this row has {counted(len(row), 'cell')}, but the header "
+                    f"has {width}. {_MISSING if width > 1 else _TITLE}"
                 )
             yield line, row
 
@@ -106,9 +106,8 @@ def _delimiter_of(path: Path, encoding: str, present: list[str]) -> str:
         return max(present, key=lambda mark: max(widths[mark], default=0))
     names = " and ".join(_DELIMITER_NAMES[mark] for mark in fitting)
     raise Refused(
-        f"{path} line 1: {names} both cut the first rows into columns. Say which one it is with a "
-        "line of its own above the header, like sep=; or put names that hold the other one in "
-        "quotes."
+        f"{path} line 1: {names} both split the first rows into columns. To choose one, add a "
+        "line such as sep=; above the header, or put names that contain the other one in quotes."
     )
 
 
@@ -137,8 +136,8 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
             for row in reader:
                 if source.has_nul and any("\0" in cell for cell in row):
                     raise Refused(
-                        f"{path} line {start + source.blank}: a NUL byte. Remove it; or, if the "
-                        "file is UTF-16, say `encoding: utf-16-le` in the spec."
+                        f"{path} line {start + source.blank}: this row contains a NUL byte. Remove "
+                        "it. If the file is UTF-16, add `encoding: utf-16-le` to the job file."
                     )
                 if source.blank:
                     yield start, start + source.blank, []
@@ -149,8 +148,8 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
                 yield start, start + source.blank, []
         except csv.Error as error:
             raise Refused(
-                f"{path} line {start + source.blank}: not readable as CSV ({error}). "
-                "The quotes of the row that begins there do not match."
+                f"{path} line {start + source.blank}: the row that begins here is not valid CSV "
+                f"({error}). Check its quotes: one is missing, or one is too many."
             ) from None
 
 
@@ -182,7 +181,7 @@ class _Bounded:
         self._line += 1
         self._characters += len(line)
         if self._characters >= _MAX_RECORD_CHARACTERS:
-            raise csv.Error("a row of over 64 million characters")
+            raise csv.Error("the row has over 64 million characters")
         if "\0" in line:
             self.has_nul = True
         return line
@@ -200,9 +199,9 @@ def _refusing_undecodable(path: Path, encoding: str) -> Iterator[None]:
         yield
     except UnicodeError:
         raise Refused(
-            f"{path} line {_undecodable_line(path, encoding)}: not {encoding} text. "
-            "Save the file as UTF-8, or name its `encoding:` in the spec (cp1252 for "
-            "western Excel, gbk, …)."
+            f"{path} line {_undecodable_line(path, encoding)}: this line is not {encoding} text. "
+            "Save the file as UTF-8, or set its `encoding:` in the job file (cp1252 for "
+            "Western Excel, gbk for Chinese Excel, …)."
         ) from None
 
 
@@ -226,8 +225,8 @@ def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
             return
     if beyond_ascii:
         raise Refused(
-            f"{spec.at('encoding')}: `encoding: {spec.encoding}`, but {spec.input.name} is UTF-8 "
-            "text. Remove the line."
+            f"{spec.at('encoding')}: the job says `encoding: {spec.encoding}`, but "
+            f"{spec.input.name} is UTF-8 text. Leave `encoding:` out."
         )
 
 
@@ -236,8 +235,8 @@ def _open(path: Path, encoding: str) -> TextIO:
         return path.open(encoding=encoding, newline="")
     except (LookupError, ValueError):
         raise Refused(
-            f"{path}: there is no encoding `{encoding}`. Say one that there is by `encoding:` in "
-            "the spec: utf-8, utf-16, cp1252 or gbk."
+            f"{path}: there is no encoding `{encoding}`. Set `encoding:` in the job file to one "
+            "that exists, such as utf-8, utf-16, cp1252 or gbk."
         ) from None
 
 
@@ -254,8 +253,9 @@ def _encoding(spec: JobSpec) -> str:
         return marked
     if marked:
         raise Refused(
-            f"{spec.at('encoding')}: `encoding: {spec.encoding}`, but {spec.input.name} begins "
-            f"with the mark of {marked.upper()}. Remove the line."
+            f"{spec.at('encoding')}: the job says `encoding: {spec.encoding}`, but "
+            f"{spec.input.name} begins with the byte order mark of {marked.upper()}. Leave "
+            "`encoding:` out."
         )
     _refuse_utf8_called_otherwise(spec)
     return spec.encoding

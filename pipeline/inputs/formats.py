@@ -41,25 +41,25 @@ def open_table(spec: JobSpec) -> Table:
     }
     path = spec.input
     if path.is_dir():
-        raise Refused(f"{path}: is a folder, not a sheet.")
+        raise Refused(f"{path}: this is a folder, not a sheet. Name the file in it.")
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
         if leads_to_itself(path):
-            raise Refused(f"{path}: a link on the way to it leads to itself.{named}")
+            raise Refused(f"{path}: a symbolic link in this path leads back to itself.{named}")
         raise Refused(f"{path}: there is no such file.{nearest(path.name, beside) or named}")
     opener = kinds.get(path.suffix.lower())
     if opener is None:
         raise Refused(
-            f"{path}: cannot read a file with {named_ending(path)}; "
-            f"use {', '.join(kinds)}.{_saved_as(path.suffix.lower())}"
+            f"{path}: the runner cannot read a file with {named_ending(path)}. "
+            f"It reads {', '.join(kinds)}.{_saved_as(path.suffix.lower())}"
         )
     _refuse_settings_of_others(spec)
     try:
         table = opener(spec)
         table = replace(table, batches=partial(_without_blank_end, table))
     except OSError as error:
-        raise Refused(f"{path}: cannot be read ({error.strerror or error}).") from None
+        raise Refused(f"{path}: the file cannot be read ({error.strerror or error}).") from None
     _check_header(table)
     return table
 
@@ -72,7 +72,7 @@ def named_ending(path: Path) -> str:
 def _saved_as(ending: str) -> str:
     if ending in (".xls", ".xlsb", ".ods", ".numbers"):
         return " Save the workbook as .xlsx."
-    return " A file with one JSON object a line is a .jsonl." if ending in _JSON else ""
+    return " If each line is one JSON object, rename the file to .jsonl." if ending in _JSON else ""
 
 
 def _refuse_settings_of_others(spec: JobSpec) -> None:
@@ -85,8 +85,8 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
     ):
         if value is not None and kind not in kinds:
             raise Refused(
-                f"{spec.at(name)}: `{name}:` is for {' and '.join(kinds)}, and {spec.input.name} "
-                "is none. Leave it out."
+                f"{spec.at(name)}: `{name}:` is only for {' and '.join(kinds)} files, and "
+                f"{spec.input.name} is neither. Leave `{name}:` out."
             )
 
 

@@ -28,7 +28,8 @@ _EMPTY_BESIDE_FILLED = 100
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
-_TOO_DEEP = "nested too deeply. Remove what is nested, or write it as a string"
+_TOO_DEEP = "a value is nested too deeply. Remove it, or write it as a string"
+_ONE_OBJECT = "Write one object {…} on each line"
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -46,14 +47,18 @@ def open_jsonl(spec: JobSpec) -> Table:
             raise _refusal(
                 path,
                 place,
-                f"its names and those above have {characters:,} characters together, over "
-                f"{MAX_NAMES_CHARACTERS:,}: are they values?",
+                f"up to this line, all names together have {characters:,} characters, but at most "
+                f"{MAX_NAMES_CHARACTERS:,} are possible. Are they values?",
             )
         names |= dict.fromkeys(line)
         if len(names) > MAX_COLUMNS:
-            raise _refusal(path, place, f"over {MAX_COLUMNS} names: are they values?")
+            raise _refusal(
+                path,
+                place,
+                f"up to this line, there are over {MAX_COLUMNS} names. Are they values?",
+            )
     if not names:
-        raise Refused(f"{path}: the file holds no objects with names.")
+        raise Refused(f"{path}: the file has no objects with names. Write one object on each line.")
     columns = tuple(names)
     return Table(path, columns, "line", lambda: _batches(spec, columns))
 
@@ -67,7 +72,8 @@ def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
         for place, line in _objects(spec.input):
             if not line.keys() <= known:
                 raise Refused(
-                    f"{spec.input}: it was saved while it was read. Run the command again."
+                    f"{spec.input}: the file was saved while the runner read it. Run the command "
+                    "again."
                 )
             cells += len(columns)
             filled += len(line)
@@ -75,16 +81,16 @@ def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
                 raise _refusal(
                     spec.input,
                     place,
-                    f"nearly all cells up to here are empty: {len(columns)} names, and a line has "
-                    "few of them. Are they values?",
+                    f"nearly all cells up to this line are empty: there are {len(columns)} names, "
+                    "and each line has only a few of them. Are they values?",
                 )
             for name, value in line.items():
                 if isinstance(value, dict | list) and name in sent:
                     raise _refusal(
                         spec.input,
                         place,
-                        f'"{name}" holds {_KINDS[type(value)]}, not text. Name the columns to send '
-                        "under `variables:`, or write it as a string",
+                        f'"{name}" is {_KINDS[type(value)]}, not text. Write it as a string, or '
+                        "name only the columns to send under `variables:`",
                     )
             try:
                 texts = [_text(line.get(name)) for name in columns]
@@ -141,12 +147,14 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if place == 1:
                 raw = _without_mark(path, raw)
             if len(raw) > MAX_LINE_BYTES:
-                raise _refusal(path, place, "over 128 MB. Each object needs a line of its own")
+                raise _refusal(path, place, "this line is over 128 MB. Write one object on a line")
             if not raw.strip():
                 continue
             if len(raw) > _MAX_VALUES and _values(raw) > _MAX_VALUES:
                 raise _refusal(
-                    path, place, f"over {_MAX_VALUES:,} values. Write what is nested as a string"
+                    path,
+                    place,
+                    f"this line has over {_MAX_VALUES:,} values. Write nested values as a string",
                 )
             try:
                 halves = _SURROGATE_ESCAPED.search(raw) is not None
@@ -155,10 +163,12 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 value = decode(text)
                 if halves and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
                     raise _Unusable(
-                        "half a surrogate pair (\\ud800 to \\udfff) is no text. Mend it"
+                        "half a surrogate pair (\\ud800 to \\udfff) is not text. Fix or remove it"
                     )
             except UnicodeDecodeError:
-                raise _refusal(path, place, "not UTF-8 text. Save the file as UTF-8") from None
+                raise _refusal(
+                    path, place, "this line is not UTF-8 text. Save the file as UTF-8"
+                ) from None
             except RecursionError:
                 raise _refusal(path, place, _TOO_DEEP) from None
             except json.JSONDecodeError as error:
@@ -166,7 +176,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except _Unusable as error:
                 raise _refusal(path, place, str(error)) from None
             if not isinstance(value, dict):
-                raise _refusal(path, place, "no object. Each line is to be one {…} of its own")
+                raise _refusal(path, place, f"this line is not a JSON object. {_ONE_OBJECT}")
             yield place, value
 
 
@@ -185,26 +195,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         times = Counter(name for name, _ in pairs)
         twice = next(name for name in times if times[name] > 1)
-        raise _Unusable(f'"{twice}" stands twice in one object. Keep one of them')
+        raise _Unusable(f'one object has the name "{twice}" twice. Remove or rename one of them')
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _Unusable(f"{name} is no JSON and no text. Write null, or a string")
+    raise _Unusable(f"{name} is not valid JSON. Write null or a string")
 
 
 def _without_mark(path: Path, raw: bytes) -> bytes:
     if raw.startswith(_MARKS):
-        raise _refusal(path, 1, "UTF-16. Save the file as UTF-8, which JSON is")
+        raise _refusal(path, 1, "this file is UTF-16, but JSON is UTF-8. Save the file as UTF-8")
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 
 def _malformed(error: json.JSONDecodeError, text: str) -> str:
     if text.lstrip().startswith("["):
-        return "a list, not an object. Each line is to be one {…} of its own"
+        return f"this line is a list, not an object. {_ONE_OBJECT}"
     return (
-        f"not one JSON object ({error.msg} at character {error.pos + 1}). Each line is to be one "
-        "{…} of its own"
+        f"this line is not one JSON object ({error.msg} at character {error.pos + 1}). "
+        f"{_ONE_OBJECT}"
     )
 
 

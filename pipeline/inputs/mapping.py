@@ -86,7 +86,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
         if "result" in place and "_status" not in place:
             raise Refused(
                 f'{spec.input}: the column "result" would be mistaken for an answer. '
-                "Map it under `variables:` or rename it."
+                "Rename the column, or map it under `variables:`."
             )
         taken = {name for name, _ in spec.constants}
         pairs = tuple(
@@ -110,8 +110,8 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
     sources += [VariableSource(name, None, text) for name, text in spec.constants]
     if not any(source.column is not None for source in sources):
         raise Refused(
-            f"{spec.input}: no column is mapped to a variable. Name some under "
-            "`variables:`; those that begin with _ are sent only then."
+            f"{spec.input}: no column is mapped to a variable. Name the columns to send under "
+            "`variables:`. A column whose name begins with _ is sent only if you name it there."
         )
     return Variables(spec.workflow, tuple(sorted(sources, key=lambda s: s.name)))
 
@@ -120,8 +120,8 @@ def _one_column(spec: JobSpec, columns: Sequence[str]) -> str:
     if len(columns) > 1:
         return ""
     if spec.input.suffix.lower() in (".xlsx", ".xlsm"):
-        return " Only one column was found: is another row the header? `header_row:` says which."
-    return " Only one column was found: is the separator none of comma, semicolon and tab?"
+        return " That is only one column. If another row is the header, set `header_row:`."
+    return " That is only one column. The separator has to be a comma, a semicolon or a tab."
 
 
 def _pairs(source: VariableSource, columns: Sequence[Sequence[str]]) -> Iterable[bytes]:

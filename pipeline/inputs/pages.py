@@ -96,8 +96,8 @@ def refuse_too_much(path: Path, unpacked: int) -> None:
 
 def _refusal(path: Path, what: str) -> Refused:
     return Refused(
-        f"{path}: its {path.stat().st_size:,} bytes would become {what}. Write the sheet again "
-        "with the rows that are meant."
+        f"{path}: its {path.stat().st_size:,} bytes would become {what}, far more than in a real "
+        "sheet. Write the file again with only the rows that you need."
     )
 
 

@@ -42,8 +42,8 @@ def open_parquet(spec: JobSpec) -> Table:
         schema = file.schema_arrow
     except _UNREADABLE as error:
         raise Refused(
-            f"{path}: not readable as Parquet ({_first_line(error)}). Copy it again from where it "
-            "came from."
+            f"{path}: the file is not readable as Parquet ({_first_line(error)}). Copy it again "
+            "from its source."
         ) from None
     names = tuple(schema.names)
     sent = {names[position] for position in bind(spec, names).mapped} | {spec.id}
@@ -77,7 +77,8 @@ def open_parquet(spec: JobSpec) -> Table:
                     first += len(piece)
             except _UNREADABLE as error:
                 raise Refused(
-                    f"{where}: damaged, or no text that can be sent ({_first_line(error)})."
+                    f"{where}: a value is damaged or cannot become text ({_first_line(error)}). "
+                    "Write the file again without it."
                 ) from None
 
     return Table(path, names, "row", batches)
@@ -118,8 +119,8 @@ def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]
     if kinds.is_nested(kind) and not sent:
         return partial(json.dumps, ensure_ascii=False, default=str)
     raise Refused(
-        f'{spec.input}: column "{field.name}" holds {field.type}, not text, numbers or dates. '
-        "Remove it or turn it into text."
+        f'{spec.input}: column "{field.name}" has the type {field.type}, which is not text, '
+        "numbers or dates. Remove the column or convert it to text."
     )
 
 

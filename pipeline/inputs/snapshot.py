@@ -151,7 +151,7 @@ def take_snapshot(
         raise
     except OSError as error:
         raise DiskRefused(
-            f"{path}: the sheet's copy cannot be written ({error.strerror or error}). "
+            f"{path}: the runner cannot write its copy of the sheet ({error.strerror or error}). "
             "Nothing was sent."
         ) from None
     with storing(path):

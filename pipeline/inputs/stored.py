@@ -50,9 +50,9 @@ def whole_snapshot(
     """
     found = find_snapshot(candidates, snapshot_id)
     if found is None and snapshot_id is not None and candidates[0].exists():
-        raise _damaged(candidates[0], "it cannot be read, or is not the ledger's")
+        raise _damaged(candidates[0], "it cannot be read, or the ledger names another copy")
     if found is not None and sha256_of(found) != sha256:
-        raise _damaged(found, "it is not what was written")
+        raise _damaged(found, "its checksum is not the one in the ledger")
     return found
 
 
@@ -161,8 +161,8 @@ def _stored(path: Path) -> JsonObject:
 
 def _damaged(path: Path, what: str) -> StorageFailed:
     return StorageFailed(
-        f"{path}: the sheet's copy is damaged ({what}). Nothing more was sent, and nothing "
-        "altered is used. `pipeline run` makes a new copy of the sheet."
+        f"{path}: the run folder's copy of the sheet is damaged ({what}). Nothing more was sent, "
+        "and no altered text is used. To make a new copy of the sheet, use `pipeline run`."
     )
 
 

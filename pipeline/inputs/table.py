@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import Refused
 
 BATCH_ROWS = 2000
-NO_ROWS = "there are no rows below the names of the columns. Write some there."
+NO_ROWS = "the sheet has no rows below the column names. Add at least one."
 MAX_COLUMNS = 16_384
 """As many as a sheet of Excel has."""
 MAX_NAME_CHARACTERS = 32_767
@@ -138,7 +138,7 @@ class BlankRows:
         if self._blank > max(_MANY_BLANK_ROWS, _BLANK_BESIDE_FILLED * self._filled):
             raise Refused(
                 f"{self._path} {self._place_word} {place}: nearly all rows before this one are "
-                "blank. Remove them."
+                "blank. Remove the blank rows."
             )
         for first, stop in held:
             yield from range(first, stop)
@@ -153,19 +153,19 @@ def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
     """
     if len(columns) > MAX_COLUMNS:
         raise Refused(
-            f"{path}: {len(columns):,} columns. A sheet has {MAX_COLUMNS:,} at most: remove those "
-            "that are not sent."
+            f"{path}: the sheet has {len(columns):,} columns, but at most {MAX_COLUMNS:,} are "
+            "possible. Remove columns that you do not send."
         )
     for position, name in enumerate(columns, start=1):
         if len(name) > MAX_NAME_CHARACTERS:
             raise Refused(
-                f"{path}: the name of column {position} has {len(name):,} characters, over "
-                f"{MAX_NAME_CHARACTERS:,}. Shorten it in the header. Is a separator or a quote "
-                "missing?"
+                f"{path}: the name of column {position} has {len(name):,} characters, but at most "
+                f"{MAX_NAME_CHARACTERS:,} are possible. Shorten it in the header. Is a separator "
+                "or a quote missing?"
             )
     characters = sum(map(len, columns))
     if characters > MAX_NAMES_CHARACTERS:
         raise Refused(
-            f"{path}: the names of the columns have {characters:,} characters together, over "
-            f"{MAX_NAMES_CHARACTERS:,}. Shorten them in the header."
+            f"{path}: all column names together have {characters:,} characters, but at most "
+            f"{MAX_NAMES_CHARACTERS:,} are possible. Shorten them in the header."
         )

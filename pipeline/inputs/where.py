@@ -28,7 +28,7 @@ def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:
         if condition.column not in columns:
             raise Refused(
                 f"{spec.at(f'where.{number}')}: {spec.input.name} has no column "
-                f'"{condition.column}" for `where`.{nearest(condition.column, columns)} It has: '
+                f'"{condition.column}" for `where:`.{nearest(condition.column, columns)} It has: '
                 f"{', '.join(columns)}."
             )
 

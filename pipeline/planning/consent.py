@@ -76,9 +76,9 @@ def permit(
         if consent.accept_changes if question.option == _ACCEPT else consent.yes:
             continue
         if consent.ask is None:
-            raise Refused(f"{question.text} To allow it, add {question.option}.")
+            raise Refused(f"{question.text} Add {question.option} to confirm.")
         if not consent.ask(question.text):
-            raise Refused("Not confirmed.")
+            raise Refused("You did not confirm.")
     return None
 
 
@@ -116,16 +116,16 @@ def _refuse_spent(job: Job, read: Read, token: str) -> None:
     run_id = read(queries.carried_out(token))
     if run_id is not None:
         raise Refused(
-            f"This plan was carried out already, by the run {run_id}. Nothing was sent. To make a "
-            f"new plan: {job.command('check', '--json')}"
+            f"The run {run_id} has already carried out this plan. Nothing was sent. To make a new "
+            f"plan: {job.command('check', '--json')}"
         )
 
 
 def _other_plan(job: Job) -> Refused:
     return Refused(
-        "The plan is no longer the one that `check` showed: the sheet, the spec, the options or "
-        "the run folder changed since. Nothing was sent. To make a new plan, use the same options "
-        f"with: {job.command('check', '--json')}"
+        "This is no longer the plan that `check` showed: since then the sheet, the job file, the "
+        "options or the run folder changed. Nothing was sent. To make a new plan, use the same "
+        f"options with: {job.command('check', '--json')}"
     )
 
 
@@ -142,7 +142,7 @@ def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) 
     known = {*here, *ErrorCode, *API_CODES, *read(queries.codes_seen)}
     for code in sorted(codes):
         if code not in known and not _HTTP_CODE.fullmatch(code):
-            shown = f"The codes here are: {few_words(here)}." if here else "No row has one here."
+            shown = f"The codes here are: {few_words(here)}." if here else "No row here has one."
             raise Refused(f'There is no error code "{code}".{nearest(code, known)} {shown}')
 
 
@@ -166,22 +166,22 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     plan = prepared.plan
     if prepared.repaid.requests:
         rows = counted(prepared.repaid.requests, "finished row")
-        yield f"{rows} will be {paid_word(job.sandbox)} again, as --accept-changes allows."
+        yield f"Because of --accept-changes, {rows} will be {paid_word(job.sandbox)} again."
     yield from _left_out(job, plan, selection)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
-        yield "None of these rows was sent before: `resume` sends them as `run` does."
+        yield "None of these rows was sent before, so `resume` sends the same rows as `run`."
     failed = prepared.plan.risky[State.FAILED]
     if failed:
         yield (
-            f"Of the failed rows that are sent again, {len(failed)} may have been "
-            f"{paid_word(job.sandbox)}: "
-            f"{listed(sorted(failed))}."
+            f"{len(failed)} of the failed rows to send again may have been "
+            f"{paid_word(job.sandbox)} already: {listed(sorted(failed))}."
         )
     elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
     if elsewhere:
         yield (
-            f"{counted(elsewhere, 'row')} skipped, as the sheet itself says that another run left "
-            f"them ambiguous. To send them too: {job.command('resume', '--ambiguous')}"
+            f"{counted(elsewhere, 'row')} skipped: in the sheet, `_status` says that another run "
+            "left them ambiguous, so they may have been paid. To send them too: "
+            f"{job.command('resume', '--ambiguous')}"
         )
 
 
@@ -190,20 +190,20 @@ def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
     for code in sorted(_named(selection)):
         if code not in plan.codes:
             here = f"The codes here are: {', '.join(sorted(plan.codes))}." if plan.codes else ""
-            yield f'No row has the error code "{code}" now. {here or "None has any."}'
+            yield f'No row has the error code "{code}" now. {here or "No row has an error code."}'
     if plan.given_up_left:
         number = len(plan.given_up_left)
         first = ",".join(map(str, plan.given_up_left[:_PASTED]))
         yield (
-            f"{counted(number, 'row')} left out that `settle` gave up: "
-            f"{listed(plan.given_up_left)}. Only --rows sends such rows: "
+            f"{counted(number, 'row')} left out that you gave up with `settle`: "
+            f"{listed(plan.given_up_left)}. To send them, name them with --rows: "
             f"{job.command('resume', '--rows', first)}"
             f"{'' if number <= _PASTED else ' and so on'}"
         )
     if plan.ambiguous_left and State.FAILED in selection.states:
         yield (
-            f"{counted(plan.ambiguous_left, 'ambiguous row')} left out; --ambiguous sends such "
-            "rows too."
+            f"{counted(plan.ambiguous_left, 'ambiguous row')} left out, which may have been paid. "
+            "To send them too, add --ambiguous."
         )
 
 
@@ -211,13 +211,13 @@ def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
     marked = read(queries.unsettled_reruns)
     if marked:
         raise Refused(
-            f"{counted(marked, 'row')} marked by the last --again and not answered yet. Nothing "
-            f"was sent. Finish that first: {job.command('run')}"
+            f"The last --again is not finished: {counted(marked, 'row')} still without a new "
+            f"answer. Nothing was sent. To finish it first: {job.command('run')}"
         )
     if not plan.to_send:
         raise Refused(
-            "None of the chosen rows has an answer, so there is none to ask for again. Nothing "
-            f"was sent. Failed rows are sent by: {job.command('resume')}"
+            "None of the chosen rows has an answer, and --again sends only rows that have one. "
+            f"Nothing was sent. To send failed rows: {job.command('resume')}"
         )
 
 
@@ -227,15 +227,15 @@ def _twice(prepared: Prepared, paid: str) -> Question | None:
     if again:
         return Question(
             f"{counted(len(again), 'row')} with an answer ({listed(again)}) would be sent and "
-            f"{paid} again: at most {counted(len(again), 'request')}. The present answers stay in "
-            "the results.",
+            f"{paid} again: at most {counted(len(again), 'request')}. The answers that you have "
+            "stay in the results.",
             _YES,
         )
     if ambiguous:
         return Question(
             f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been {paid} "
-            f"already and would be sent again: at worst {paid} twice for "
-            f"{counted(len(ambiguous), 'request')}.",
+            f"already and would be sent again. At worst, {counted(len(ambiguous), 'request')} would "
+            f"be {paid} twice.",
             _YES,
         )
     return None
@@ -246,10 +246,10 @@ def _moved(prepared: Prepared) -> Question | None:
     if not moved:
         return None
     named = [f"row {row.number} was {row.before} and is {row.now}" for row in moved[:_NAMED]]
-    more = [f"{len(moved) - _NAMED} more are other rows too"] if len(moved) > _NAMED else []
+    more = [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
     return Question(
-        f"The sheet changed since the last run: {'; '.join([*named, *more])}. The rows that the "
-        "sheet has there now would be sent.",
+        "The sheet changed since the last run, and these row numbers now mean other rows: "
+        f"{'; '.join([*named, *more])}. The run would send the rows as the sheet has them now.",
         _YES,
     )
 
@@ -260,9 +260,10 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
     first, *rest = prepared.neighbours
     others = f" (and some in {counted(len(rest), 'other run folder')})" if rest else ""
     return Question(
-        f"{first.rows} of these {counted(prepared.plan.to_send, 'row')} are already paid in "
-        f"{first.path}{others}. This run folder is new and knows nothing of those answers, so they "
-        "would be paid again. To use them, keep the `name:` or the `output:` of that folder.",
+        f"{first.rows} of these {counted(prepared.plan.to_send, 'row')} are already paid or maybe "
+        f"paid in another run folder, {first.path}{others}. This run folder is new and does not "
+        "contain those answers, so you would pay for these rows again. To use the answers that "
+        "you have, set `name:` or `output:` back to that folder.",
         _YES,
     )
 
@@ -271,10 +272,10 @@ def _mass_change(prepared: Prepared, paid: str) -> Question | None:
     change = prepared.mass_change
     if change is None:
         return None
-    same = "the same id" if change.by_id else "the same place"
+    same = "under the same id" if change.by_id else "in the same place"
     return Question(
-        f"{change.changed} of {counted(change.finished, 'finished row')} have another text at "
-        f"{same}, so they are new: {counted(prepared.plan.new_to_send, 'request')} would be "
-        f"{paid}. Did a program rewrite the sheet? `pipeline check` shows the first requests.",
+        f"{change.changed} of {counted(change.finished, 'finished row')} have another text {same}, "
+        f"so they count as new: {counted(prepared.plan.new_to_send, 'request')} would be {paid}. "
+        "Did a program rewrite the sheet? `pipeline check` shows the first requests.",
         _ACCEPT,
     )

@@ -27,10 +27,10 @@ _WORDS = {
     "workflow": "the workflow",
     "variables": "the variables or their columns",
     "constants": "the constants",
-    "id": "the column that names a row",
+    "id": "the id column",
     "encoding": "the encoding",
-    "sheet": "the sheet of the workbook",
-    _RULES: "the rules by which a cell becomes text",
+    "sheet": "the worksheet",
+    _RULES: "the rules that turn a cell into text",
 }
 
 
@@ -68,8 +68,8 @@ def rules_of(pins: JsonObject) -> int:
     rules = int(pins.get(_RULES, 1))
     if rules > TEXT_RULES:
         raise Refused(
-            f"This run folder reads cells by the text rules {rules}, and this release knows rules "
-            f"1 to {TEXT_RULES}. Upgrade the runner."
+            f"This run folder turns cells into text by rules {rules}, but this release knows only "
+            f"rules 1 to {TEXT_RULES}. Upgrade the runner."
         )
     return rules
 
@@ -87,7 +87,7 @@ def folder_rules(read: Read) -> int:
 def differences(before: JsonObject, now: JsonObject) -> list[str]:
     """What differs between two sets of pins, in words."""
     return [
-        f"{words} ({_difference(was, is_now)})"
+        f"{words} changed {_difference(was, is_now)}"
         for name, words in _WORDS.items()
         if (was := _alone(name, before)) != (is_now := _alone(name, now))
     ]
@@ -105,10 +105,10 @@ def _alone(name: str, pinned: JsonObject) -> Any:
 def _difference(before: Any, now: Any) -> str:
     """The names that differ, as texts may be long; of what is one word both."""
     if not isinstance(now, dict):
-        return f"{before or 'none'} before, {now or 'none'} now"
+        return f"from {before or 'none'} to {now or 'none'}"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return f"({', '.join(names[:_NAMED])}{more})"
 
 
 def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pins:
@@ -131,15 +131,15 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
         now[_RULES] = spec.text_rules
     before = _pinned(read)
     if before and not _same_host(before["host"], host, read) and read(reached):
-        belongs = f"{spec.output}: this folder belongs to {before['host']}, not to {host}."
+        belongs = f"{spec.output}: this run folder belongs to {before['host']}, not to {host}."
         if before["host"] == SANDBOX_HOST:
             raise Refused(
-                f"{belongs} It holds a rehearsal: go on with --sandbox, or use another `output:` "
-                "for the paid run."
+                f"{belongs} It contains a rehearsal. To continue the rehearsal, add --sandbox. "
+                "For the paid run, set another `output:`."
             )
         raise Refused(
-            f"{belongs} Name that address by --base-url or {URL_VARIABLE}, or use another "
-            "`output:` for another host."
+            f"{belongs} To continue there, pass that address with --base-url or {URL_VARIABLE}. "
+            "To send to another host, set another `output:`, which pays for every row."
         )
     known = {number: _settings(text) for number, text in read(queries.pin_sets).items()}
     return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})
@@ -164,7 +164,7 @@ def _settings(text: str) -> JsonObject:
             return pins
     except (ValueError, KeyError):
         pass
-    raise altered("what the folder is tied to")
+    raise altered("the record of the settings that the folder is tied to")
 
 
 def pinned_workflow(read: Read) -> str | None:

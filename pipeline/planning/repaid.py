@@ -89,14 +89,14 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid, *, rehearsal: bool) -> None:
     """
     if not repaid.requests:
         return
-    changed = " and ".join(repaid.changed) or "the settings of the job"
+    changed = " and ".join(repaid.changed) or "the settings of the job changed"
     rows = counted(repaid.requests, "finished row")
     most = "" if repaid.exact else "at most "
     raise Refused(
-        f"{spec.source}: {changed} changed, so {most}{rows} would be sent and "
-        f"{paid_word(rehearsal)} again. To keep the answers, undo the change. To send "
-        f"{most}{rows} again, add --accept-changes. To "
-        "keep these answers apart from the new ones, use another `output:`."
+        f"{spec.source}: {changed}, so {most}{rows} would be sent and {paid_word(rehearsal)} "
+        f"again. To keep the answers, undo the change. To send {most}{rows} again, add --accept-changes. "
+        "To keep the old answers apart from the new ones, set another `output:`, which sends every "
+        "row."
     )
 
 

@@ -40,8 +40,8 @@ def parse_rows(text: str) -> RowNumbers:
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= first <= last:
             raise Refused(
-                f'"{text}" is not a list of rows. Write it like 3,7-9: data rows from 1, the '
-                "header not counted."
+                f'"{text}" is not a list of rows. Write row numbers such as 3,7-9. Row 1 is the '
+                "first row below the column names."
             )
         spans.append((first, last))
     return RowNumbers(tuple(spans))

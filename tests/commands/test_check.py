@@ -38,7 +38,7 @@ def test_check_describes_the_texts_of_each_variable_in_the_rows_that_may_be_sent
         "longest": 3, "longest_row": 4, "marked": 0, "marked_row": None,
     }  # fmt: skip
     assert '"text" from "story": 1 to 3 characters (rows 5 and 4), 1 empty.' in found["said"]
-    assert "1 because the spec's `where:` leaves it out" in found["said"]
+    assert "1 because `where:` in the job file leaves it out" in found["said"]
     assert sandbox.received() == 0
 
 

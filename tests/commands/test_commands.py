@@ -142,7 +142,7 @@ def test_resume_names_the_failed_rows_that_may_have_been_paid(sandbox, make_job)
     """A 200 with `success: false` may have been billed. `resume` names that row, then sends it."""
     job = mixed_job(sandbox, make_job)
     done = job.call("resume")
-    assert "may have been paid: row 4" in done.stderr
+    assert "so they may be paid twice: row 4" in done.stderr
 
 
 def test_rows_that_a_command_leaves_out_do_not_change_its_exit_code(sandbox, make_job):
@@ -346,7 +346,7 @@ BAD_INPUT = [
     ("story\na\n", {"input": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
     ("story\na\n", {"input": "."}, ["jobs"]),
     ("story\n", {}, ["no rows"]),
-    ("story,result\na,b\n", {}, ['"result"', "Map it"]),
+    ("story,result\na,b\n", {}, ['"result"', "map it"]),
 ]
 
 
@@ -567,7 +567,7 @@ def test_a_question_is_asked_on_a_terminal_and_no_sends_nothing(sandbox, make_jo
             seen += os.read(terminal, 4096)
         os.write(terminal, answer.encode() + b"\n")
         assert _exit_code(process, terminal) == code
-        assert b"at worst paid twice for 2 requests" in seen.replace(b"\r\n", b" ")
+        assert b"At worst you pay twice for 2 requests" in seen.replace(b"\r\n", b" ")
         assert sandbox.received() == before + sent
 
 
@@ -655,7 +655,7 @@ def test_a_report_after_a_kill_names_the_rows_in_flight(start_sandbox, make_job)
         *("ambiguous", "interrupted", 3, 3),
     ]
     asked = job.paste(group["command"])
-    assert (asked.returncode, "at worst paid twice for 3 requests" in asked.stderr) == (2, True)
+    assert (asked.returncode, "At worst you pay twice for 3 requests" in asked.stderr) == (2, True)
     assert sandbox.received() == 3
 
 
@@ -704,16 +704,16 @@ def test_after_max_paid_of_the_job_file_the_next_command_names_the_limit_that_th
 def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
     """Its rows need --ambiguous, no row has the code now, or the rows were given up."""
     job = mixed_job(sandbox, make_job)
-    assert "--ambiguous sends such" in job.call("resume", "--rows", "5").stderr
+    assert "To send them too, add --ambiguous." in job.call("resume", "--rows", "5").stderr
     done = job.call("resume", "--only", "timeout")
     assert 'No row has the error code "timeout" now. The codes here are: bad_' in done.stderr
     job.call("settle", "--only", "request_blocked")
     before = sandbox.received()
     done = job.call("resume", "--only", "request_blocked")
     assert sandbox.received() == before
-    assert "1 row left out that `settle` gave up: row 3." in done.stderr
+    assert "1 row left out that you gave up with `settle`: row 3." in done.stderr
     [line] = [line for line in done.stderr.splitlines() if "gave up" in line]
-    job.paste(line.partition("such rows: ")[2])
+    job.paste(line.partition("name them with --rows: ")[2])
     assert sandbox.received() == before + 1
 
 

@@ -242,7 +242,7 @@ def test_a_change_that_would_pay_for_finished_rows_again_is_refused(sandbox, mak
     job.write_spec(constants={"tone": "warm"})
     done = job.call("run")
     assert done.returncode == 2
-    assert "job.yaml: the constants (tone) changed, so 7 finished rows would be" in done.stderr
+    assert "job.yaml: the constants changed (tone), so 7 finished rows would be" in done.stderr
     assert sum(sandbox.billed().values()) == 7
     assert job.run("--accept-changes")["ok"] == 7
     assert sum(sandbox.billed().values()) == 14
@@ -254,8 +254,8 @@ def test_a_refused_change_is_shown_with_the_old_and_the_new_value(sandbox, make_
     job.run()
     job.write_spec(workflow="wf_other", variables={"plot": "story"})
     said = job.call("run").stderr
-    assert "the workflow (wf_story before, wf_other now) and the variables" in said
-    assert "their columns (story, plot) changed, so 1 finished row would be" in said
+    assert "the workflow changed from wf_story to wf_other and the variables" in said
+    assert "their columns changed (story, plot), so 1 finished row would be" in said
 
 
 def test_a_rehearsal_in_the_folder_of_a_paid_run_is_named_as_a_rehearsal(make_job):
@@ -265,7 +265,7 @@ def test_a_rehearsal_in_the_folder_of_a_paid_run_is_named_as_a_rehearsal(make_jo
     job.output.with_name(f"{job.output.name}.sandbox").rename(job.output)
     done = job.call("run")
     assert done.returncode == 2
-    assert "go on with --sandbox" in done.stderr
+    assert "To continue the rehearsal, add --sandbox" in done.stderr
 
 
 def test_another_host_is_always_refused(start_sandbox, make_job):

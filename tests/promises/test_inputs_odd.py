@@ -96,7 +96,7 @@ HEADS, ENDS = PLAIN.split("</sheetData>")[0], "</sheetData></worksheet>"
 
 BROKEN: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the file is empty"),
-    "text": (b"story\nx\n", "call it .csv"),
+    "text": (b"story\nx\n", "rename it to .csv"),
     "web page": (b"\n<html><table>", "a web page"),
     "old xls": (OLE, "(.xls)"),
     "password": (OLE + "EncryptedPackage".encode("utf-16-le"), "password"),
@@ -112,7 +112,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "odd compression": (book(compression=zipfile.ZIP_LZMA), "no spreadsheet uses"),
     "no sheet part": (
         zipped({k: v for k, v in parts_of({"a": PLAIN}).items() if k != SHEET}),
-        "no sheet",
+        "no worksheet",
     ),
     "a sheet outside": (
         book(
@@ -121,7 +121,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
                 "worksheets/", "../../../etc/"
             ),
         ),
-        "no sheet",
+        "no worksheet",
     ),
     "no styles": (
         zipped({k: v for k, v in parts_of({"a": PLAIN}).items() if k != "xl/styles.xml"}),
@@ -129,9 +129,9 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     ),
     "no XML": (book(content="nonsense"), "not well-formed"),
     "half XML": (book(content=PLAIN[:-30]), "not well-formed"),
-    "no worksheet": (book(content="<a/>"), "no cells at all"),
+    "no worksheet": (book(content="<a/>"), "has no cells"),
     "odd encoding": (book(content='<?xml version="1.0" encoding="nonsense"?><a/>'), "nonsense"),
-    "a row twice": (book(content=worksheet(rows([cell("A1", "a")]) * 2)), "row 1 stands after"),
+    "a row twice": (book(content=worksheet(rows([cell("A1", "a")]) * 2)), "row 1 comes after"),
     "a row beyond": (book(content=worksheet('<row r="1048577"/>')), "row 1048577"),
     "a cell of another row": (book(content=worksheet(rows([cell("A2", "a")]))), "A2 in row 1"),
     "cells in disorder": (

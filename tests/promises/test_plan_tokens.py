@@ -31,7 +31,7 @@ def test_a_plan_is_carried_out_once_and_without_a_question(sandbox, make_job):
     for options in (("--again", "1"), ("--again", "1", "--yes"), ()):
         done = carried_out(job, "run", plan["plan"], *options)
         assert done.returncode == 2
-        assert "carried out already" in done.stderr
+        assert "already carried out" in done.stderr
     assert sum(sandbox.billed().values()) == 4
 
 
@@ -43,7 +43,7 @@ def test_a_plan_for_a_first_run_holds_until_anything_changes(sandbox, make_job):
     assert carried_out(job, "run", plan, "--limit", "1").returncode == 0
     done = carried_out(job, "run", plan, "--limit", "1")
     assert done.returncode == 2
-    assert "no longer the one that `check` showed" in done.stderr
+    assert "no longer the plan that `check` showed" in done.stderr
     assert sandbox.received() == 1
 
 
@@ -94,7 +94,7 @@ def test_a_spent_plan_is_known_after_a_kill_that_came_before_the_first_request(s
     plan = planned(job, "--again", "all")["plan"]
     assert carried_out(job, "run", plan, "--again", "all").returncode == 4  # max_paid
     done = carried_out(job, "run", plan, "--again", "all", "--max-paid", "9")
-    assert "carried out already" in done.stderr
+    assert "already carried out this plan" in done.stderr
     assert job.run("--max-paid", "9")["requests"] == 2  # a plain run finishes what is marked
     assert sum(sandbox.billed().values()) == 4
 

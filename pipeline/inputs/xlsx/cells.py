@@ -34,8 +34,8 @@ class Flaw(Enum):
     """Why a cell has no value that can be sent."""
 
     ERROR = "an error"
-    NOT_CALCULATED = "a formula that nobody calculated"
-    OUTDATED = "a formula whose value the workbook itself calls outdated"
+    NOT_CALCULATED = "a formula that was never calculated"
+    OUTDATED = "a formula whose value may be old"
     NO_TEXT = "half a character"
 
 
@@ -80,7 +80,7 @@ def sheet_rows(
         rows, target.rows = target.rows, []
         yield from rows
     if not target.ended:
-        raise Malformed("the sheet has no cells at all")
+        raise Malformed("the worksheet has no cells")
 
 
 class _SheetTarget:
@@ -152,7 +152,7 @@ class _SheetTarget:
         stated = attributes.get("r")
         number = self._last_row + 1 if stated is None else _whole(stated)
         if not self._last_row < number <= MAX_ROWS:
-            raise Malformed(f"row {number} stands after row {self._last_row}")
+            raise Malformed(f"row {number} comes after row {self._last_row}")
         self._row = SheetRow(number)
         self._row_text = str(number)
         self._last_row = number
@@ -191,7 +191,7 @@ class _SheetTarget:
         text, flaw = self._values.read(kind, cell.get("s"), raw)
         if text is None:
             where = address(self._column, row.number)
-            raise Malformed(f"{where} refers to nothing, or holds no value of its kind")
+            raise Malformed(f"{where} refers to nothing, or its value has the wrong type")
         if text:
             row.cells.append((self._column, text))
         if flaw:

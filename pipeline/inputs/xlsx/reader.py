@@ -55,7 +55,9 @@ def open_xlsx(spec: JobSpec) -> Table:
 def _batches(spec: JobSpec, header: _Header) -> Iterator[Batch]:
     with _reading(spec) as sheet:
         if sheet.header() != header:
-            raise Refused(f"{spec.input}: it was saved while it was read. Run the command again.")
+            raise Refused(
+                f"{spec.input}: the file was saved while the runner read it. Run the command again."
+            )
         yield from batched(_SheetBody(spec, header).texts(sheet), len(header.columns))
 
 
@@ -88,11 +90,13 @@ class _Worksheet:
         wanted = self._spec.header_row
         row = next((row for row in self.rows if wanted is None or row.number >= wanted), None)
         if row is None or wanted not in (None, row.number):
-            which = "the sheet is empty" if wanted is None else f"row {wanted} is empty"
-            raise _refusal(self._spec, self._name, f"{which}; where is the header?")
+            which = "the worksheet is empty" if wanted is None else f"row {wanted} is empty"
+            raise _refusal(self._spec, self._name, f"{which}. Where are the column names?")
         for column, flaw in row.flaws:
             where = f"{self._name}!{address(column, row.number)}"
-            raise _refusal(self._spec, where, f"the header holds {flaw.value}. Type its name in")
+            raise _refusal(
+                self._spec, where, f"the header has {flaw.value} here. Type the column's name"
+            )
         named = dict(row.cells)
         left, right = min(named), max(named)
         columns = tuple(named.get(column, "") for column in range(left, right + 1))
@@ -119,7 +123,7 @@ def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
             if sheet.name == spec.sheet:
                 return sheet
         raise Refused(
-            f'{spec.at("sheet")}: {spec.input.name} has no sheet "{spec.sheet}".'
+            f'{spec.at("sheet")}: {spec.input.name} has no worksheet "{spec.sheet}".'
             f"{nearest(spec.sheet, names)} It has: {_listed(names)}."
         )
     shown = [sheet for sheet in workbook.sheets if sheet.visible]
@@ -128,10 +132,10 @@ def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
     if len(shown) == 1:
         return shown[0]
     if not names:
-        raise Refused(f"{spec.input}: the workbook has no sheet with cells.")
+        raise Refused(f"{spec.input}: the workbook has no worksheet with cells.")
     raise Refused(
-        f"{spec.input}: which sheet is meant? It has: {_listed(names)}. Say `sheet:` with the "
-        "name of one in the spec."
+        f"{spec.input}: which worksheet has the rows? It has: {_listed(names)}. Set `sheet:` in "
+        "the job file to one of these names."
     )
 
 
@@ -185,25 +189,27 @@ class _SheetBody:
                 raise _refusal(
                     self._spec,
                     where,
-                    "a formula whose value nobody has calculated yet. Open the workbook in Excel "
+                    "this cell has a formula that was never calculated. Open the workbook in Excel "
                     "or LibreOffice and save it",
                 )
             if flaw is Flaw.OUTDATED:
                 raise _refusal(
                     self._spec,
                     where,
-                    "a formula, and the workbook says that its formulas are to be calculated when "
-                    "it is opened (fullCalcOnLoad), so the values in it may be old ones or none. "
-                    "Open it in Excel or LibreOffice and save it",
+                    "this cell has a formula whose value may be old or missing: the workbook asks "
+                    "to be calculated when it is opened (fullCalcOnLoad). Open it in Excel or "
+                    "LibreOffice and save it",
                 )
             if flaw is Flaw.NO_TEXT:
                 raise _refusal(
-                    self._spec, where, "half a character, which no text may hold. Type it again"
+                    self._spec,
+                    where,
+                    "this cell contains half a character, which is not text. Type it again",
                 )
             if self._is_sent(column):
                 shown = dict(row.cells).get(column, "")
                 raise _refusal(
-                    self._spec, where, f"{shown} would be sent as text. Mend or clear the cell"
+                    self._spec, where, f"{shown} would be sent as text. Fix or clear the cell"
                 )
 
     def _check_merged(self, merged: Merged, last_row: int) -> None:
@@ -213,7 +219,7 @@ class _SheetBody:
             raise _refusal(
                 self._spec,
                 f"{self._header.sheet}!{merged.ref}",
-                "merged cells: only the first of them holds the value. Unmerge them and fill "
+                "these merged cells have only one value, in the first cell. Unmerge them and fill "
                 "the others",
             )
 
@@ -235,8 +241,9 @@ class _SheetBody:
         return _refusal(
             self._spec,
             header.at(column, row),
-            f"a value in a column that has no name in {header.at(column, header.row)}. Name the "
-            "column or clear the cell; if another row is the header, say `header_row:` in the spec",
+            "this cell has a value, but its column has no name in "
+            f"{header.at(column, header.row)}. Name the column or clear the cell. If another row "
+            "is the header, set `header_row:` in the job file",
         )
 
     def _measure(self, row: SheetRow, places: int) -> None:
@@ -247,7 +254,8 @@ class _SheetBody:
             raise _refusal(
                 self._spec,
                 where,
-                "nearly all cells up to this one are empty. Clear what stands alone out there",
+                "nearly all cells before this one are empty. Clear the cells that are far from "
+                "the table",
             )
 
 

@@ -126,15 +126,18 @@ def _refuse_other_kinds(path: Path) -> None:
             return
         encrypted = head.startswith(_OLE) and _holds(file, "EncryptedPackage".encode("utf-16-le"))
     if not head:
-        what = "the file is empty."
+        what = "the file is empty. Save the workbook again."
     elif encrypted:
-        what = "it is protected by a password. Save a copy without one."
+        what = "the workbook is protected by a password. Save a copy without one."
     elif head.startswith(_OLE):
-        what = "it is a workbook of the old kind (.xls). Open it and save it as .xlsx."
+        what = "the workbook has the old format (.xls). Open it and save it as .xlsx."
     elif head.lstrip().lower().startswith((b"<html", b"<!doctype", b"<table", b"<?xml")):
-        what = "it is a web page or XML under another name. Open it and save it as .xlsx."
+        what = "the file is a web page or XML, not a workbook. Open it and save it as .xlsx."
     else:
-        what = "it is not an Excel workbook. If it is text, call it .csv; else save it as .xlsx."
+        what = (
+            "the file is not an Excel workbook. If it is text, rename it to .csv. Otherwise, save "
+            "it as .xlsx."
+        )
     raise Refused(f"{path}: {what}")
 
 
@@ -150,9 +153,8 @@ def _holds(file: IO[bytes], wanted: bytes) -> bool:
 
 def _damaged(path: Path, what: str) -> Refused:
     return Refused(
-        f"{path}: not readable as a workbook ({what.splitlines()[0].rstrip('.')}). Open it in "
-        "Excel or LibreOffice, save it again, or copy it again from where it came from. "
-        ""
+        f"{path}: the file is not readable as a workbook ({what.splitlines()[0].rstrip('.')}). "
+        "Open it in Excel or LibreOffice and save it again, or copy it again from its source."
     )
 
 
@@ -173,13 +175,13 @@ def _directory_bytes(path: Path) -> int:
 def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
     names = {entry.filename.lower(): entry.filename for entry in archive.infolist()}
     if len(names) != len(archive.infolist()):
-        raise Malformed("a part of it is there twice")
+        raise Malformed("one of its parts is there twice")
     main = "xl/workbook.xml"
     for kind, target, _ in _relations(archive, names, "_rels/.rels", ""):
         main = target if kind == "officeDocument" else main
     if main.lower() not in names:
         raise Malformed(
-            "it has no xl/workbook.xml; .xlsb and .ods files are other kinds: save it as .xlsx"
+            "it has no xl/workbook.xml. If it is an .xlsb or .ods file, save it as .xlsx"
         )
     folder, base = posixpath.split(main)
     links = f"{folder}/_rels/{base}.rels"
@@ -199,7 +201,7 @@ def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
     if "styles" in parts:
         found = parts["styles"]
         if found is None:  # dates would be numbers
-            raise Malformed("its styles are not there")
+            raise Malformed("its styles are missing")
         styles = _StylesTarget()
         _read_part(archive, found, styles)
         workbook.styles = styles.found()

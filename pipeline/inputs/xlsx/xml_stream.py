@@ -69,7 +69,7 @@ def stream(source: IO[bytes], target: XmlTarget) -> Iterator[None]:
             yield
         parser.Parse(b"", True)
     except expat.ExpatError as error:
-        raise Malformed(f"not well-formed XML: {error}") from None
+        raise Malformed(f"it is not well-formed XML: {error}") from None
     yield
 
 

@@ -192,7 +192,7 @@ def test_a_table_may_begin_anywhere_and_places_are_excels_own(tmp_path):
     data = rows([cell("C5", "sku"), cell("D5", "story")], [cell("C6", "a")], first=5)
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, before='<dimension ref="A1"/>'))
     assert read(path) == (("sku", "story"), [("a", "")])
-    assert "1 mapped cell is empty: Sheet1!D6." in refusal(path)
+    assert "1 cell that would be sent is empty: Sheet1!D6." in refusal(path)
 
 
 def test_the_header_may_be_a_row_below_titles(tmp_path):
@@ -262,7 +262,7 @@ def test_the_sheet_is_named_or_the_only_one_that_is_shown(tmp_path):
     assert "It has: Stories, Notes, Lists" in refusal(path)
     assert texts(path, sheet="Notes") == ["Notes"]
     wrong = refusal(path, sheet="Storys")
-    assert 'no sheet "Storys"' in wrong
+    assert 'no worksheet "Storys"' in wrong
     assert 'Did you mean "Stories"?' in wrong
     states = {"Notes": "hidden", "Lists": "veryHidden"}
     path = write_workbook(tmp_path / "hidden.xlsx", sheets, states=states)
@@ -278,7 +278,7 @@ def test_the_sheet_is_named_or_the_only_one_that_is_shown(tmp_path):
         (".xlsx", {"encoding": "cp1252"}, ["`encoding:`", ".csv and .tsv"]),
         (".xls", {}, ["Save the workbook as .xlsx"]),
         (".ods", {}, ["Save the workbook as .xlsx"]),
-        (".json", {}, ["is a .jsonl"]),
+        (".json", {}, ["rename the file to .jsonl"]),
     ],
 )
 def test_a_setting_or_a_file_of_another_kind_is_refused(tmp_path, ending, fields, words):
@@ -310,7 +310,7 @@ def test_a_formula_that_nobody_calculated_is_refused_in_every_column(
     data = rows([cell("A1", "sku"), cell("B1", "story")], [cell("A2", "a"), content])
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data), settings=settings)
     message = refusal(path, variables=((column, column),))
-    assert "Sheet1!B2: a formula" in message
+    assert "Sheet1!B2: this cell has a formula" in message
     assert "in Excel or LibreOffice and save it" in message
     assert ("fullCalcOnLoad" in message) == ("fullCalcOnLoad" in settings)
 
@@ -357,7 +357,7 @@ def test_merged_cells_are_refused_where_a_cell_that_is_sent_lost_its_value(
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, merged))
     fields = {"variables": ((mapped, mapped),)}
     if refused:
-        assert f"Sheet1!{ref}: merged cells" in refusal(path, **fields)
+        assert f"Sheet1!{ref}: these merged cells" in refusal(path, **fields)
     else:
         assert snap(path, **fields)[0].rows == 2
 
@@ -372,9 +372,9 @@ def test_merged_cells_are_refused_where_a_cell_that_is_sent_lost_its_value(
         (rows([cell("A1", "#REF!", "e")], [cell("A2", "x")]), ["Sheet1!A1: the header"]),
         (rows([cell("A1", formula="B1")], [cell("A2", "x")]), ["Sheet1!A1: the header"]),
         (table([["story"]]), ["no rows"]),
-        ("", ["the sheet is empty"]),
-        (table([["story"], ["_xD800_"]]), ["Sheet1!A2: half a character"]),
-        (table([["sku", "story"], ["_xD800_", "x"]]), ["Sheet1!A2: half a character"]),
+        ("", ["the worksheet is empty"]),
+        (table([["story"], ["_xD800_"]]), ["Sheet1!A2: this cell contains half a character"]),
+        (table([["sku", "story"], ["_xD800_", "x"]]), ["Sheet1!A2: this cell contains half a"]),
     ],
 )
 def test_a_header_or_a_cell_that_cannot_be_used_is_refused_by_cell(tmp_path, data, words):
@@ -431,7 +431,7 @@ def test_a_workbook_that_is_saved_between_its_header_and_its_rows_is_refused(tmp
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table([["sku", "story"], ["a", "b"]])))
     opened = open_table(spec_for(path))
     write_workbook(path, worksheet(table([["story", "sku"], ["b", "a"]])))
-    with pytest.raises(Refused, match="saved while it was read"):
+    with pytest.raises(Refused, match="saved while the runner read it"):
         list(opened.batches())
 
 

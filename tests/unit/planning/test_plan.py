@@ -60,7 +60,7 @@ def spec_of(**fields) -> JobSpec:
 def test_a_workbook_with_a_title_above_its_table_is_told_of_the_header_row():
     """It has no separators to get wrong."""
     spec = replace(spec_of(variables=(("name", "Name"),)), input=Path("data/sheet.xlsx"))
-    with pytest.raises(Refused, match=r"Only one column was found: .* `header_row:` says which"):
+    with pytest.raises(Refused, match=r"only one column\. If another row .* set `header_row:`"):
         bind(spec, ["Our articles, as of November"])
 
 
@@ -94,7 +94,10 @@ def test_what_a_spec_does_not_map_goes_under_its_own_name_but_for_what_the_runne
         (
             {},
             ["a", "result"],
-            ['data/sheet.csv: the column "result" would be', "answer. Map it under `variables:`"],
+            [
+                'data/sheet.csv: the column "result" would be',
+                "answer. Rename the column, or map it",
+            ],
         ),
         ({}, ["result", "_status"], ["data/sheet.csv: no column is mapped to a variable"]),
         (
@@ -108,7 +111,7 @@ def test_what_a_spec_does_not_map_goes_under_its_own_name_but_for_what_the_runne
         (
             {"variables": (("story", "Story"),)},
             ["Idea;Tone"],
-            ["It has: Idea;Tone. Only one column was found: is the separator none of comma"],
+            ["It has: Idea;Tone. That is only one column. The separator has to be a comma"],
         ),
         (
             {"id": "SKU", "lines": {"id": 9}},
@@ -248,7 +251,7 @@ def test_rows_and_limit_narrow_a_selection_together():
 @pytest.mark.parametrize("text", ["", "0", "3-", "-3", "9-7", "a", "1,,2", "1.5", "٣-"])
 def test_what_is_no_list_of_rows_is_refused(text):
     """With an example."""
-    says = "like 3,7-9: data rows from 1, the header not counted. Nothing was sent."
+    says = "such as 3,7-9. Row 1 is the first row below the column names. Nothing was sent."
     with pytest.raises(Refused, match=says):
         parse_rows(text)
 
