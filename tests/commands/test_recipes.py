@@ -1,7 +1,7 @@
-"""The recipes of docs/recipes.md as they are printed, in the tools that they are for.
+"""Runs the recipes of docs/recipes.md unchanged, in the tools that they are for.
 
-`make test-recipes` installs those below `.recipes/`; without them these tests are skipped. Only the
-path of the spec is put in the place of the one that is printed.
+`make test-recipes` installs these tools below `.recipes/`. Without them the tests are skipped. Only
+the path of the job file is replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRINTED = "/srv/jobs/products.yaml"
 
 
 def tool(name: str) -> Path:
-    """The folder of the commands of a tool, if it is installed."""
+    """Returns the folder of a tool's commands. Skips the test if the tool is not installed."""
     folder = TOP / ".recipes" / name / "bin"
     if not (folder / "pipeline").exists():
         pytest.skip(f"{name} is not installed: `make test-recipes` does it")
@@ -39,7 +39,7 @@ def snippets() -> list[str]:
 
 
 def recipe(name: str, job: Job) -> str:
-    """The function and the wrapper that imports `name`, one file as they are printed."""
+    """Returns the function and the wrapper that imports `name`, as one file, unchanged."""
     _, night, *wrappers = snippets()
     [wrapper] = [text for text in wrappers if f"from {name}" in text]
     assert wrapper.count(PRINTED) == 1
@@ -57,7 +57,7 @@ def wait_for(found: Callable[[], Any], what: str, seconds: float = 120) -> Any:
 
 
 def worker_of(job: Job) -> int:
-    """The process that holds the run folder's lock."""
+    """Returns the process that has the run folder's lock."""
     lock = job.output / "lock"
 
     def holder() -> int | None:
@@ -73,13 +73,13 @@ def worker_of(job: Job) -> int:
 
 
 def kill_in_flight(sandbox: SandboxProcess, job: Job) -> None:
-    """Kills the worker once some rows are billed and others are on their way."""
+    """Kills the worker once some rows are billed and others are in flight."""
     wait_for(lambda: sum(sandbox.billed().values()) >= 6, "the first bills")
     os.kill(worker_of(job), signal.SIGKILL)
 
 
 class Service:
-    """A command of a scheduler, with all that it starts; its output goes to a file."""
+    """A command of a scheduler, with all processes that it starts. Its output goes to a file."""
 
     def __init__(self, command: list[str], env: dict[str, str], output: Path) -> None:
         self.output = output
@@ -118,7 +118,7 @@ def stories(number: int) -> list[list[str]]:
 
 
 def shown(job: Job) -> tuple[int, int, int]:
-    """(ok, ambiguous, exit code of the last run) as the job says itself."""
+    """Returns (ok, ambiguous, exit code of the last run), as the job reports them."""
     summary = json.loads((job.output / "summary.json").read_text(encoding="utf-8"))
     return summary["ok"], summary["ambiguous"], summary["exit_code"]
 
@@ -127,7 +127,7 @@ def shown(job: Job) -> tuple[int, int, int]:
 
 
 class Airflow:
-    """A scheduler, its API and a worker, with the recipe as its only DAG."""
+    """A scheduler, its API and a worker, with the recipe as the only DAG."""
 
     def __init__(self, folder: Path, bin_folder: Path, job: Job, start: Callable[..., Service]):
         self.home = folder
@@ -157,7 +157,7 @@ class Airflow:
         self._ask("dags", "trigger", "products", "--run-id", run_id)
 
     def ended(self, run_id: str) -> tuple[str, int]:
-        """(state, number of tries) once it is over."""
+        """Waits for the end, and returns (state, number of tries)."""
 
         def state() -> str | None:
             *_, last = self._ask("dags", "list-runs", "products", "-o", "json").splitlines()
@@ -178,8 +178,8 @@ class Airflow:
 def test_airflow_resumes_a_night_whose_worker_died_and_pays_nothing_twice(
     start_sandbox, make_job, start_service, tmp_path
 ):
-    """The second try sends the rest, finds the rows that were on their way ambiguous and fails:
-    a third would be of no use. Nights that go well, and one with a failed row, are tried once."""
+    """The second try sends the rest, finds the rows in flight ambiguous, and fails: a third try
+    would not help. Nights that end well, or with a failed row, are tried once."""
     bin_folder = tool("airflow")
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=stories(3), concurrency=3)
@@ -235,7 +235,7 @@ class Prefect:
         wait_for(lambda: serving.said("is being served"), "the flow")
 
     def night(self) -> str:
-        """Starts a run; its id."""
+        """Starts a run and returns its id."""
         before = {run["id"] for run in self._runs()}
         subprocess.run(
             [self._prefect, "deployment", "run", "products/nightly"],
@@ -247,7 +247,7 @@ class Prefect:
         return str(new)
 
     def ended(self, run_id: str) -> tuple[str, int]:
-        """(state, number of tries) once it is over."""
+        """Waits for the end, and returns (state, number of tries)."""
 
         def state() -> tuple[str, int] | None:
             [run] = [run for run in self._runs() if run["id"] == run_id]
@@ -271,10 +271,10 @@ class Prefect:
         return [run for run in runs if not run["auto_scheduled"]]
 
 
-def test_prefect_goes_on_the_night_after_its_process_died_and_pays_nothing_twice(
+def test_prefect_continues_the_night_after_its_process_died_and_pays_nothing_twice(
     start_sandbox, make_job, start_service, tmp_path
 ):
-    """Prefect itself tries none of them again, though its settings ask for two more tries."""
+    """Prefect itself tries no row again, although its settings ask for two more tries."""
     bin_folder = tool("prefect")
     sandbox = start_sandbox(latency="1s")
     job = make_job(sandbox.url, rows=stories(3), concurrency=3)
@@ -297,10 +297,10 @@ def test_prefect_goes_on_the_night_after_its_process_died_and_pays_nothing_twice
     assert Counter(entry["received"] for entry in sandbox.bills()) == {1: 41}
 
 
-def test_a_flow_that_is_told_to_try_again_pays_nothing_twice_and_hides_nothing_ambiguous(
+def test_a_flow_with_retries_pays_nothing_twice_and_hides_no_ambiguous_row(
     start_sandbox, make_job, start_service, tmp_path
 ):
-    """Three tries where the recipe asks for one: the API is asked once for each row."""
+    """It tries three times where the recipe says once. The API still gets one request per row."""
     bin_folder = tool("prefect")
     sandbox = start_sandbox()
     job = make_job(sandbox.url, rows=[*stories(3), ["#fault:html-502"]])
@@ -347,7 +347,7 @@ for output in cell.outputs:
 
 
 def execute_cell(job: Job, *words: str) -> str:
-    """What the recipe's cell prints, executed by a kernel in the folder above `jobs`."""
+    """Runs the recipe's cell with a kernel in the folder above `jobs`, and returns its output."""
     python = str(tool("notebook") / "python")
     job.spec.rename(job.folder / "products.yaml")
     done = subprocess.run(
@@ -365,15 +365,15 @@ def execute_cell(job: Job, *words: str) -> str:
 
 
 def test_the_cell_runs_in_a_kernel(sandbox, make_job):
-    """Its top-level `await` included; the limit holds."""
+    """Its top-level `await` works, and so does the limit."""
     job = make_job(sandbox.url, rows=stories(25), rate=500)
     assert execute_cell(job) == "20 0 20\n"
     assert set(sandbox.billed().values()) == {1}
     assert sum(sandbox.billed().values()) == 20
 
 
-def test_interrupting_the_cell_makes_what_was_on_its_way_ambiguous(start_sandbox, make_job):
-    """And no more: each row was received once, and all answers that came are kept."""
+def test_interrupting_the_cell_makes_the_rows_in_flight_ambiguous(start_sandbox, make_job):
+    """Only those: each row was received once, and all received answers are kept."""
     sandbox = start_sandbox(latency="500ms")
     job = make_job(sandbox.url, rows=stories(20), concurrency=2)
     assert execute_cell(job, f"{sandbox.url}/_sandbox/bills") in (

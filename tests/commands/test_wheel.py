@@ -1,7 +1,7 @@
-"""What is handed out: the wheel and the source archive, and what an installed wheel can do.
+"""Tests what is distributed: the wheel and the source archive, and a job with an installed wheel.
 
-`make test-wheel` builds both below `.wheel/` and names them to the tests, which are skipped else:
-an older build is no news, and to install one takes minutes.
+`make test-wheel` builds both below `.wheel/` and passes them to the tests. Otherwise the tests are
+skipped: an older build proves nothing, and installing one takes minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MINORS = (11, 12, 13, 14)
 
 
 def built(pattern: str) -> Path:
-    """The one file of its kind that was built."""
+    """Returns the only built file of its kind."""
     if "TESTED_DIST" not in os.environ:
         pytest.skip("`make test-wheel` builds what is tested here")
     [path] = (TOP / os.environ["TESTED_DIST"]).glob(pattern)
@@ -36,24 +36,24 @@ def built(pattern: str) -> Path:
 
 
 def package_files() -> set[str]:
-    """What the package is made of, relative to the checkout."""
+    """Returns the files of the package, relative to the checkout."""
     files = (path for path in (TOP / "pipeline").rglob("*") if path.is_file())
     return {str(path.relative_to(TOP)) for path in files if path.suffix != ".pyc"}
 
 
 def interpreter(minor: int) -> str:
-    """A Python 3.`minor` of this machine that answers."""
+    """Returns a Python 3.`minor` of this machine that works. Skips the test if there is none."""
     named = shutil.which(f"python3.{minor}")
     pyenv = Path.home() / ".pyenv" / "versions"
     for path in [*([named] if named else []), *sorted(pyenv.glob(f"3.{minor}.*/bin/python"))]:
-        # One that pyenv has and did not choose is there and does not run.
+        # The command of a version that pyenv has not selected exists but does not run.
         if subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
             return str(path)
     pytest.skip(f"no Python 3.{minor} is on this machine")
 
 
 def called(folder: Path, *words: str | Path) -> str:
-    """What a command prints, run where nothing of the checkout is in reach."""
+    """Runs a command out of reach of the checkout and returns its output."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AITUTOR_", "PYTHON"))}
     done = subprocess.run(
         [str(word) for word in words],
@@ -67,8 +67,8 @@ def called(folder: Path, *words: str | Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_the_package_with_its_types_workflows_and_licence_and_nothing_else():
-    """No tests, no jobs, nobody's runs."""
+def test_the_wheel_contains_the_package_with_types_workflows_and_licence_and_nothing_else():
+    """It has no tests, no jobs and no run folders."""
     wheel = built("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     about = f"pipeline-{pipeline.__version__}.dist-info/"
@@ -77,7 +77,7 @@ def test_the_wheel_holds_the_package_with_its_types_workflows_and_licence_and_no
     assert f"{about}licenses/LICENSE" in names
 
 
-def test_the_source_archive_holds_what_the_wheel_is_built_from_and_no_tests():
+def test_the_source_archive_contains_the_sources_of_the_wheel_and_no_tests():
     """The wheel was built from it."""
     archive = built("*.tar.gz")
     with tarfile.open(archive) as file:
@@ -88,8 +88,8 @@ def test_the_source_archive_holds_what_the_wheel_is_built_from_and_no_tests():
     assert tops == {"pipeline", "pipeline.egg-info"}
 
 
-def test_the_wheel_says_which_pythons_it_is_for():
-    """From pyproject.toml."""
+def test_the_wheel_names_its_python_versions():
+    """They come from pyproject.toml."""
     wheel = built("*.whl")
     text = zipfile.ZipFile(wheel).read(f"pipeline-{pipeline.__version__}.dist-info/METADATA")
     about = email.message_from_bytes(text)
@@ -97,8 +97,8 @@ def test_the_wheel_says_which_pythons_it_is_for():
     assert about.get_all("Classifier") == PROJECT["classifiers"]
 
 
-def test_the_pythons_that_are_claimed_are_those_that_the_documentation_says_were_run():
-    """As `make test-wheel` shows them."""
+def test_the_python_versions_in_pyproject_are_those_that_the_documentation_names_as_tested():
+    """`make test-wheel` prints them."""
     contributing = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
     [said] = re.findall(
         r"`make test-wheel`[^.]*?last on\s+Python\s+([\d., and]+?\d)[;.]\s", contributing
@@ -111,8 +111,8 @@ def test_the_pythons_that_are_claimed_are_those_that_the_documentation_says_were
 
 
 @pytest.mark.parametrize("minor", MINORS)
-def test_an_installed_wheel_does_a_whole_job_far_from_the_checkout(minor, tmp_path):
-    """With what it requires and no more, each file of that held against the lock's hashes."""
+def test_an_installed_wheel_does_a_whole_job_outside_the_checkout(minor, tmp_path):
+    """Only its requirements are installed, each file checked against the lock's hashes."""
     wheel = built("*.whl")
     python = interpreter(minor)
     called(tmp_path, python, "-m", "venv", "own")

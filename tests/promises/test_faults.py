@@ -1,4 +1,5 @@
-"""The fault matrix: whatever a server can do, one row each, held against its book of bills."""
+"""Runs the fault matrix: one row for each fault of a server, compared with the server's book of
+bills."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ HOW_ROWS_END = {
     "cut-body": UNREADABLE,
     "cut-chunked": UNREADABLE,
     "length-too-long": LATE,
-    "length-too-short": LOST,  # the surplus bytes make the answer no HTTP
+    "length-too-short": LOST,  # with the surplus bytes the answer is not valid HTTP
     "idle-close": OK,
     "slow": OK,
     "hang": LATE,
@@ -94,17 +95,18 @@ def received(sandbox) -> Counter[str]:
 
 
 def test_every_fault_is_in_the_matrix():
-    """A new one has to say how its row ends."""
+    """A new fault must say how its row ends."""
     assert set(HOW_ROWS_END) | set(STOPS) | {"restart"} == set(FAULTS)
 
 
 def test_each_fault_has_its_class_and_code_and_no_row_is_billed_twice(start_sandbox, make_job):
-    """53 faults in one job; then exactly the ambiguous rows are sent again when asked for."""
+    """53 faults are in one job. Then exactly the ambiguous rows are sent again on request."""
     hold_against_the_matrix(start_sandbox, make_job)
 
 
 def hold_against_the_matrix(start_sandbox, make_job, **spec) -> None:
-    """Runs every fault, and a good row beside each, with the settings in `spec`."""
+    """Runs every fault, each next to a good row, with the settings in `spec`, and compares the
+    results."""
     sandbox = start_sandbox(max_duration="60s")
     rows = [
         [text]
@@ -144,7 +146,8 @@ def hold_against_the_matrix(start_sandbox, make_job, **spec) -> None:
 
 @pytest.mark.parametrize("fault", STOPS)
 def test_faults_that_concern_the_account_or_the_address_stop_the_job(sandbox, make_job, fault):
-    """Exit 4 at the first, the other rows pending, nothing billed for it."""
+    """The first one ends the run with exit code 4. The other rows stay pending, and it is not
+    billed."""
     job = make_job(sandbox.url, rows=[[story(fault)], ["next"]], concurrency=1)
     summary = job.run(expect=4)
     assert summary["stopped"] == STOPS[fault]
@@ -153,8 +156,8 @@ def test_faults_that_concern_the_account_or_the_address_stop_the_job(sandbox, ma
     assert summary["pending"] == 2 - summary["ambiguous"]
 
 
-def test_a_restart_costs_at_most_what_was_in_flight(sandbox, make_job):
-    """Its own row is lost; a neighbour may be, whose request left as its connection was closed."""
+def test_a_restart_makes_at_most_the_requests_in_flight_ambiguous(sandbox, make_job):
+    """Its own row is lost. So may be another one that was sent while its connection was closed."""
     rows = [[f"good {number}"] for number in range(30)]
     rows[4] = [story("restart")]
     job = make_job(sandbox.url, rows=rows, concurrency=3)

@@ -1,8 +1,8 @@
-"""The one command that is printed at the end, pasted: it is always the right one.
+"""Tests that the command printed at the end is the right one to paste.
 
-Each command, ended in each way, on a sheet with rows of every kind; then what was printed is pasted
-until nothing is printed, or a command asks. The book says that no body was billed more often than
-the first command allowed.
+Each command ends in each way, on a sheet with rows of every kind. Then the test pastes the printed
+command until none is printed or a command asks for consent. The book shows that no body was billed
+more often than the first command allowed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MOST_PASTES = 8
 
 @dataclass
 class Given:
-    """A command: its verb and options, those that name the job, and the stories that it allows to
-    be billed once more. HERE is the folder of the job."""
+    """A command: its verb, its options, the options that name the job, and the stories that it may
+    bill once more. HERE stands for the folder of the job."""
 
     verb: str
     options: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Given:
         )
 
 
-# --yes stands where a row that was billed may be sent again: the user said so, the test allows it.
+# --yes is in commands that may send a billed row again: the user said so, and the test allows it.
 COMMANDS = {
     "run": Given("run"),
     "run --limit": Given("run", ("--limit", "8")),
@@ -81,7 +81,7 @@ COMMANDS = {
 
 @dataclass
 class World:
-    """A job whose rows ended in every way, and the server that knows what it billed."""
+    """A job with rows in every status, and the server whose book counts the bills."""
 
     job: Job
     sandbox: SandboxProcess
@@ -103,12 +103,12 @@ class World:
         self.sandbox.publish(WORKFLOW, "{{story}}", published=published)
 
     def besides(self) -> tuple[str, ...]:
-        """What the first run has to be told for the same rows and the same key."""
+        """Returns the options that the first run also needs, for the same rows and the same key."""
         options = self.given.options
         return options if {"--input", "--key-file"} & set(options) else ()
 
     def words(self, *more: str) -> list[str]:
-        """The command under test."""
+        """Returns the command under test."""
         name = str(self.job.output) if self.given.as_folder else str(self.job.spec)
         told = [self.given.verb, name, *self.given.of_the_job, *self.given.options, *more]
         return [sys.executable, "-m", "pipeline", *told]
@@ -120,7 +120,7 @@ class World:
         return self.job._pipeline(self.words(*more))
 
     def end_by(self, *signals: int) -> subprocess.CompletedProcess[str]:
-        """Signals it once requests are on their way."""
+        """Runs the command and sends it signals once requests are in flight."""
         before = self.sandbox.received()
         process = subprocess.Popen(
             self.words(), env=self.job.environment(), stderr=subprocess.PIPE, text=True
@@ -148,7 +148,7 @@ class World:
         return self.sandbox.bills()
 
     def edit(self) -> None:
-        """As the closing line says."""
+        """Edits the refused cells, as the last line says."""
         for path in (self.job.sheet, self.job.sheet.with_name("other.csv")):
             path.write_text(path.read_text().replace(BLOCKED, EDITED))
 
@@ -163,7 +163,7 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def without_credits(world: World) -> Ended:
-    """After one bill; where one row is all that is sent, at once."""
+    """Ends the command without credits: after one bill, or at once if it sends only one row."""
     one_row = {"--again", "--only"} & set(world.given.options)
     world.sandbox.set_credits(0 if one_row else 1)
     said = world.end()
@@ -208,7 +208,8 @@ def by_kill_9(world: World) -> Ended:
 
 
 def locked(world: World) -> Ended:
-    """What it prints is where to look; from there it goes on once the other run has ended."""
+    """Runs the command while the folder is locked. It prints how to look; `status` has the command
+    to continue once the other run has ended."""
     elsewhere = world.given.of_the_job[1:]
     folder = RunFolder(Path(elsewhere[0]) if elsewhere else world.job.output)
     with folder.locked():
@@ -221,7 +222,7 @@ def locked(world: World) -> Ended:
 
 
 def while_the_api_is_away(world: World) -> Ended:
-    """For the half minute after which a run gives up."""
+    """Runs the command against a stopped server. It gives up after half a minute."""
     port, book = world.sandbox.port, str(world.sandbox.book)
     world.sandbox.stop()
     said = world.end()
@@ -235,7 +236,7 @@ ENDINGS: dict[str, tuple[Ending, set[int]]] = {
     "no credits": (without_credits, {4}),
     "401": (with_a_wrong_key, {4}),
     "unknown workflow": (of_an_unknown_workflow, {4}),
-    "max_paid": (at_max_paid, {0, 4, 5}),  # some send no more rows than the limit leaves
+    "max_paid": (at_max_paid, {0, 4, 5}),  # some commands send fewer rows than the limit allows
     "until": (in_time, {0, 4, 5, 75}),  # one row may be sent in time
     "SIGINT": (by_ctrl_c, {0, 5, 130}),  # one row may be all that is sent
     "SIGINT twice": (by_ctrl_c_twice, {0, 5, 130}),
@@ -263,7 +264,7 @@ TABLE = [
 
 
 def one_command(said: str) -> tuple[str, str] | None:
-    """(the line above it, the command) of the line to paste."""
+    """Returns (the line above it, the command) of the line to paste."""
     assert "same command" not in said
     lines = said.splitlines()
     places = [place for place, line in enumerate(lines) if line.startswith("Next: ")]
@@ -276,7 +277,7 @@ def one_command(said: str) -> tuple[str, str] | None:
 
 
 def paste_to_the_end(world: World, said: str) -> str | None:
-    """Pastes what is printed until nothing is; the command that asks, if one does."""
+    """Pastes each printed command until none is printed. Returns the command that asks, or None."""
     for _ in range(MOST_PASTES):
         found = one_command(said)
         if found is None:
@@ -296,11 +297,11 @@ def paste_to_the_end(world: World, said: str) -> str | None:
             return command
         assert world.sandbox.received() > received, command
         said = done.stderr
-    raise AssertionError(f"it goes on for ever: {said}")
+    raise AssertionError(f"it never ends: {said}")
 
 
 def see(world: World, end: Ending, codes: set[int]) -> None:
-    """Ends the command, pastes what is printed, and looks what became of the rows."""
+    """Ends the command, pastes the printed commands, and checks what became of the rows."""
     world.prepare()
     done = end(world)
     assert done.returncode in codes, done.stderr
@@ -320,16 +321,18 @@ def world_in(folder: Path, sandbox: SandboxProcess, given: Given) -> World:
 
 
 @pytest.mark.parametrize(("ending", "command"), TABLE)
-def test_what_is_printed_at_the_end_can_be_pasted(start_sandbox, tmp_path, ending, command):
-    """It sends what is left, pays for nothing twice, and asks before it may."""
+def test_the_command_that_is_printed_at_the_end_can_be_pasted(
+    start_sandbox, tmp_path, ending, command
+):
+    """It sends the remaining rows, pays for none twice, and asks before it may."""
     signalled = ending in ("SIGINT", "SIGINT twice", "kill -9")
     sandbox = start_sandbox(latency="300ms" if signalled else "0s")
     see(world_in(tmp_path / "jobs", sandbox, COMMANDS[command]), *ENDINGS[ending])
 
 
 @pytest.mark.long
-def test_what_is_printed_while_the_api_is_away_can_be_pasted(tmp_path):
-    """Every command at once: each waits for half a minute before it gives up."""
+def test_the_command_that_is_printed_while_the_api_is_away_can_be_pasted(tmp_path):
+    """All commands run at once, because each waits half a minute before it gives up."""
 
     def see_away(number: int, given: Given) -> None:
         world = world_in(
@@ -345,9 +348,9 @@ def test_what_is_printed_while_the_api_is_away_can_be_pasted(tmp_path):
             seen.result()
 
 
-def test_a_sample_that_is_cut_short_goes_on_as_a_sample(sandbox, make_job):
-    """`--limit 4` without credits after 2: 2 more rows, and only then the rest of the sheet. From
-    `status` too."""
+def test_a_sample_that_stopped_early_continues_as_a_sample(sandbox, make_job):
+    """`--limit 4` runs out of credits after 2 rows. The command sends 2 more, and the next one the
+    rest of the sheet. `status` prints the same."""
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(9)], concurrency=1)
     sandbox.set_credits(2)
     done = job.call("run", "--limit", "4")
@@ -364,8 +367,8 @@ def test_a_sample_that_is_cut_short_goes_on_as_a_sample(sandbox, make_job):
     assert list(sandbox.billed().values()) == [1] * 9
 
 
-def test_a_rehearsal_goes_on_as_a_rehearsal(sandbox, make_job):
-    """The paid API hears nothing of it."""
+def test_a_rehearsal_continues_as_a_rehearsal(sandbox, make_job):
+    """The paid API gets no request."""
     job = make_job(sandbox.url, rows=[[story] for story in LEFT])
     done = job.call("run", "--sandbox", "--max-paid", "2")
     assert done.returncode == 4
@@ -376,8 +379,8 @@ def test_a_rehearsal_goes_on_as_a_rehearsal(sandbox, make_job):
     assert sandbox.received() == 0
 
 
-def test_ten_rows_that_failed_alike_are_sent_again_before_the_others(sandbox, make_job):
-    """They cost nothing and show whether the cause is gone; then the rest."""
+def test_ten_rows_that_failed_with_one_code_are_sent_again_before_the_others(sandbox, make_job):
+    """They cost nothing and show whether the cause is gone. Then the rest is sent."""
     rows = [f"{n} #fault:json-500-once" for n in range(10)] + LEFT
     job = make_job(sandbox.url, rows=[[row] for row in rows], retries=0, concurrency=1)
     done = job.call("run")
@@ -394,8 +397,9 @@ def test_ten_rows_that_failed_alike_are_sent_again_before_the_others(sandbox, ma
     assert set(sandbox.billed().values()) == {1}
 
 
-def test_ten_rows_that_a_filter_refused_are_resumed_and_never_left_out(make_job):
-    """A 403 page for everybody: the ten rows, again while it lasts, and then the sheet."""
+def test_ten_rows_that_a_filter_refused_are_resumed_and_never_skipped(make_job):
+    """Every request gets a 403 page. The command sends the ten rows again as long as that lasts,
+    and then the sheet."""
     filtered = 403, {"content-type": "text/html"}, b"<html>Forbidden</html>"
     stories = [f"story {n}" for n in range(14)]
     with Server(lambda _: filtered) as server:
@@ -415,8 +419,8 @@ def test_ten_rows_that_a_filter_refused_are_resumed_and_never_left_out(make_job)
         assert job.status()["ok"] == 14
 
 
-def test_rows_that_only_an_edit_helps_are_edited_and_run(sandbox, make_job):
-    """Ten blocked rows stop the run; nothing is sent again unedited."""
+def test_rows_that_only_an_edit_can_fix_are_edited_and_run(sandbox, make_job):
+    """Ten blocked rows stop the run. No row is sent again without an edit."""
     rows = [f"{n} #fault:blocked" for n in range(10)] + LEFT
     job = make_job(sandbox.url, rows=[[row] for row in rows], concurrency=1)
     done = job.call("run", "--json")
@@ -430,8 +434,8 @@ def test_rows_that_only_an_edit_helps_are_edited_and_run(sandbox, make_job):
     assert set(sandbox.billed().values()) == {0, 1}
 
 
-def test_what_failed_alike_in_two_runs_is_not_proposed_a_third_time(sandbox, make_job):
-    """`report` has its command all the same."""
+def test_a_row_that_failed_the_same_way_in_two_runs_is_not_proposed_a_third_time(sandbox, make_job):
+    """`report` still has its command."""
     job = make_job(sandbox.url, rows=[["a"], ["b #fault:json-500"]], retries=0)
     done = job.call("run")
     _, command = one_command(done.stderr) or ("", "")
@@ -442,7 +446,7 @@ def test_what_failed_alike_in_two_runs_is_not_proposed_a_third_time(sandbox, mak
     assert found["groups"][0]["command"] == command + " --only internal_server_error"
 
 
-def test_ten_ambiguous_answers_leave_a_run_that_tries_one_row(start_sandbox, make_job):
+def test_after_ten_ambiguous_rows_the_next_run_tries_one_row_first(start_sandbox, make_job):
     """No row that may have been billed is sent again."""
     sandbox = start_sandbox()
     rows = [f"{n} #fault:html-504-billed" for n in range(10)] + LEFT
@@ -458,8 +462,8 @@ def test_ten_ambiguous_answers_leave_a_run_that_tries_one_row(start_sandbox, mak
     assert list(sandbox.billed().values()) == [1] * 15
 
 
-def test_no_page_and_no_message_says_to_give_the_same_command_again():
-    """It is the wrong one after a `resume`."""
+def test_no_page_and_no_message_recommends_the_same_command():
+    """After a `resume` it would be the wrong one."""
     top = TOP
     pages = [*top.glob("*.md"), *top.glob("docs/*.md"), *top.glob("pipeline/**/*.py")]
     pages.remove(top / "CHANGELOG.md")

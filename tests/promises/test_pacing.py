@@ -1,4 +1,4 @@
-"""The controller on a virtual clock, against limiters that were written without it."""
+"""Runs the controller on a virtual clock, against limiters that were written without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHASES = (0.3, 0.6)
 
 @dataclass(frozen=True)
 class Case:
-    """A limiter, how long its API takes to answer, and the figures to reach."""
+    """A limiter, the time that its API takes to answer, and the figures to reach."""
 
     kind: str
     limit: int
@@ -36,10 +36,11 @@ class Case:
         return self.limit / self.window_s
 
     def run(self) -> list[Measured]:
-        """After the ramp: 5 s, 8 s for a log, from the third window on, and after first headers."""
+        """Measures after the ramp: from 5 s on, for a log from 8 s on, for long windows from the
+        third one on, and after the first headers."""
         start = {"log": 8.0}.get(self.kind, 5.0) if self.window_s <= 1 else 2 * self.window_s
         if self.latency_s >= 20 and (self.window_s > 1 or self.limit > 100):
-            start = max(start, 45.0)  # the first headers come after 10 to 30 s
+            start = max(start, 45.0)  # the first headers arrive after 10 to 30 s
         end = start + max(4 * self.window_s, 12_000 / self.per_s if self.limit >= 600 else 40.0)
         end = min(end, start + max(4 * self.window_s, 40.0))
         return [self._once(seed, phase, start, end) for seed, phase in enumerate(PHASES)]
@@ -55,10 +56,10 @@ def mean(values: list[float]) -> float:
 
 
 def expected(kind: str, limit: int, window_s: float) -> tuple[float, float]:
-    """The table of the design: utilisation and 429s after the ramp.
+    """Returns utilisation and share of 429s after the ramp, from the table of the design.
 
-    Below 50 requests per window one request more or less is a point and more, and a smooth bucket
-    of a few tokens is an open weak spot.
+    Below 50 requests per window, one request more or less changes the result by over a percentage
+    point. A smooth bucket of a few tokens is a known weak spot.
     """
     if kind == "smooth":
         return 0.94, (0.01 if limit >= 50 else 0.12)
@@ -107,15 +108,15 @@ ALL = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_oracle_gets_the_limit_and_no_more(kind):
-    """A greedy client's rate is limit by window, so that utilisation may be measured by it."""
+def test_a_perfect_client_gets_exactly_the_limit(kind):
+    """A greedy client's rate is the limit per window, so utilisation can be measured against it."""
     got = greedy(KINDS[kind](50, 1.0, 0.3), 5.0, 25.0)
     assert got == pytest.approx(1000, rel=0.01)
 
 
 @pytest.mark.parametrize("case", SHORT, ids=str)
 def test_the_limit_is_used_without_429s(case):
-    """Utilisation and 429s of the table in the design, within a point."""
+    """Utilisation and 429s match the table of the design within a percentage point."""
     runs = case.run()
     assert mean([run.used for run in runs]) >= case.used - 0.01
     assert mean([run.denied for run in runs]) <= case.denied + 0.0015
@@ -124,24 +125,24 @@ def test_the_limit_is_used_without_429s(case):
 @pytest.mark.long
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_the_limit_is_used_without_429s_in_the_whole_matrix(case):
-    """Five kinds, three limits, three windows, three latencies."""
+    """The matrix has five kinds, three limits, three windows and three latencies."""
     runs = case.run()
-    tiny = case.latency_s >= 20 and case.limit < 50  # ten seconds and more without any header
+    tiny = case.latency_s >= 20 and case.limit < 50  # ten seconds or more without any header
     assert mean([run.used for run in runs]) >= case.used - (0.06 if tiny else 0.02)
     assert mean([run.denied for run in runs]) <= case.denied + (0.06 if tiny else 0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ramp_is_short_even_where_answers_take_20_s(kind):
-    """429s come at once, so 50 per 1 s is found long before the first header."""
+    """429s arrive at once, so 50 per 1 s is found long before the first header."""
     runner = Runner(Pace())
     World(KINDS[kind](50, 1.0, 0.3), [runner], 20.0).run(12.0)
     assert measure([runner], 50, 5, 12).ramp_s <= (8 if kind == "log" else 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_foreign_use_of_the_key_is_yielded_to(kind):
-    """30 % of the limit is used elsewhere: what is left is used, and few requests are denied."""
+def test_a_run_leaves_their_part_to_other_users_of_the_key(kind):
+    """Others use 30 % of the limit. The run uses the rest, and few requests are denied."""
     runner = Runner(Pace())
     World(KINDS[kind](50, 1.0, 0.3), [runner], 2.0, foreign_per_s=lambda _: 15.0).run(65.0)
     seen = measure([runner], 35, 5, 65)
@@ -151,7 +152,8 @@ def test_foreign_use_of_the_key_is_yielded_to(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_limit_that_changes_is_followed(kind):
-    """50 to 10 and back to 50: 92 % in all, 1 % denied, back within 10 s."""
+    """It goes from 50 to 10 and back to 50: 92 % is used in all, 1 % is denied, and the rate is
+    back within 10 s."""
     runner = Runner(Pace())
     world = World(KINDS[kind](50, 1.0, 0.3), [runner], 2.0, changes=((40.0, 10), (80.0, 50)))
     world.run(120.0)
@@ -163,7 +165,7 @@ def test_a_limit_that_changes_is_followed(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_outage_of_the_limiters_store_teaches_nothing(kind):
-    """0 of 0 means no information; the pace stays what it was."""
+    """0 of 0 means no information. The pace does not change."""
     runner = Runner(Pace())
     World(KINDS[kind](50, 1.0, 0.3), [runner], 2.0, outages=((20.0, 30.0), (50.0, 52.0))).run(90.0)
     seen = measure([runner], 50, 5, 90)
@@ -174,7 +176,7 @@ def test_an_outage_of_the_limiters_store_teaches_nothing(kind):
 @pytest.mark.parametrize("kind", ["sliding", "fixed"])
 @pytest.mark.parametrize("limit", [5, 600])
 def test_a_window_of_an_hour_is_learned(kind, limit):
-    """From the third hour on 90 % is used, and no stop is longer than an hour and a quarter."""
+    """From the third hour on 90 % is used, and no pause is longer than an hour and a quarter."""
     runner = Runner(Pace())
     World(KINDS[kind](limit, 3600.0, 0.3), [runner], 2.0).run(6 * 3600.0)
     seen = measure([runner], limit / 3600, 2 * 3600, 6 * 3600)
@@ -184,7 +186,7 @@ def test_a_window_of_an_hour_is_learned(kind, limit):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_never_shows_a_header_is_paced_by_its_429s(kind):
-    """Only denials tell: 90 % used, 1 % denied."""
+    """With denials alone, 90 % is used and 1 % is denied."""
     runner = Runner(Pace())
     World(KINDS[kind](50, 1.0, 0.3), [runner], 2.0, silent=True).run(70.0)
     seen = measure([runner], 50, 10, 70)
@@ -194,8 +196,8 @@ def test_a_server_that_never_shows_a_header_is_paced_by_its_429s(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cached", [0.1, 0.5])
-def test_answers_from_a_cache_do_not_mislead(kind, cached):
-    """They carry no headers but did use rate, and come at once."""
+def test_answers_from_a_cache_do_not_mislead_the_pace(kind, cached):
+    """They have no headers but counted for the limit, and they arrive at once."""
     runner = Runner(Pace())
     World(KINDS[kind](50, 1.0, 0.3), [runner], 0.05, cached=cached).run(45.0)
     seen = measure([runner], 50, 5, 45)
@@ -206,7 +208,8 @@ def test_answers_from_a_cache_do_not_mislead(kind, cached):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("later_s", "latency_s"), [(0.0, 0.05), (10.0, 2.0)])
 def test_two_runs_of_one_key_on_one_machine_share_it(kind, later_s, latency_s):
-    """Together 90 % and more, each 35 % and more, 2 % denied at most; the later one starts cold."""
+    """Together they use 90 % or more, each 35 % or more, with at most 2 % denied. The later one
+    starts without knowledge."""
     runners = [Runner(Pace()), Runner(Pace(), starts_at=later_s)]
     World(KINDS[kind](50, 1.0, 0.3), runners, latency_s, acquainted=True).run(90.0)
     seen = measure(runners, 50, 30, 90)
@@ -217,15 +220,15 @@ def test_two_runs_of_one_key_on_one_machine_share_it(kind, later_s, latency_s):
 
 
 def test_a_run_that_ends_leaves_its_part_to_the_other():
-    """Alone again, a run is back at the whole limit within seconds."""
+    """The remaining run is back at the whole limit within seconds."""
     runners = [Runner(Pace()), Runner(Pace(), ends_at=40.0)]
     World(KINDS["sliding"](50, 1.0, 0.3), runners, 0.05, acquainted=True).run(80.0)
     assert between(runners[0].admitted, 45, 80) >= 0.95 * 35 * 50
 
 
 @pytest.mark.parametrize("denied_from", [0.0, 30.0])
-def test_a_server_that_denies_for_ever_is_asked_about_once_a_minute(denied_from):
-    """No stop is longer than a minute, and few requests are wasted."""
+def test_a_server_that_always_denies_gets_about_one_request_a_minute(denied_from):
+    """No pause is longer than a minute, and few requests are wasted."""
     runner = Runner(Pace())
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 2.0, denying=((denied_from, math.inf),)).run(
         denied_from + 3600.0
@@ -235,8 +238,8 @@ def test_a_server_that_denies_for_ever_is_asked_about_once_a_minute(denied_from)
 
 
 @pytest.mark.parametrize("denied_from", [0.0, 30.0])
-def test_after_a_long_denial_the_pace_comes_back(denied_from):
-    """What was known of the window is not given up for a denial that had another reason."""
+def test_after_a_long_denial_the_pace_recovers(denied_from):
+    """A denial that had another reason does not refute the known window."""
     runner = Runner(Pace())
     ends = denied_from + 300.0
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 2.0, denying=((denied_from, ends),)).run(
@@ -245,8 +248,8 @@ def test_after_a_long_denial_the_pace_comes_back(denied_from):
     assert between(runner.admitted, ends + 80, ends + 100) >= 0.9 * 1000
 
 
-def test_what_was_learned_starts_the_next_run_at_once():
-    """No slow start, no denial; and the window is confirmed by the first answers."""
+def test_a_learned_pace_starts_the_next_run_at_once():
+    """There is no slow start and no denial, and the first answers confirm the window."""
     runner = Runner(Pace(start=Learned(50, 1.0, 0.98, trust=0.95)))
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 2.0).run(20.0)
     seen = measure([runner], 50, 1, 20)
@@ -255,8 +258,8 @@ def test_what_was_learned_starts_the_next_run_at_once():
 
 
 @pytest.mark.parametrize("learned", [Learned(500, 1.0, 1.0), Learned(50, 0.1, 1.0)])
-def test_what_was_learned_wrongly_is_corrected(learned):
-    """A limit or window that is off by ten costs a few seconds."""
+def test_a_wrongly_learned_pace_is_corrected(learned):
+    """A limit or window that is wrong by a factor of ten costs a few seconds."""
     runner = Runner(Pace(start=learned))
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 0.05).run(40.0)
     seen = measure([runner], 50, 10, 40)
@@ -264,22 +267,23 @@ def test_what_was_learned_wrongly_is_corrected(learned):
     assert seen.denied <= 0.01
 
 
-def test_what_was_learned_as_too_slow_is_corrected():
-    """A window that was taken for ten times as long is found out by the first samples."""
+def test_a_pace_that_was_learned_too_slow_is_corrected():
+    """The first samples refute a window that is ten times too long."""
     runner = Runner(Pace(start=Learned(50, 10.0, 1.0)))
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 0.05).run(60.0)
     assert measure([runner], 50, 30, 60).used >= 0.95
 
 
-def test_a_rate_that_was_given_is_kept_whatever_the_headers_say():
-    """`rate:` overrides what is learned; a storm of 429s still makes it pause."""
+def test_a_given_rate_is_kept_whatever_the_headers_say():
+    """`rate:` overrides what is learned. A storm of 429s still causes a pause."""
     runner = Runner(Pace(fixed=20.0))
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 0.05).run(30.0)
     assert between(runner.admitted, 1, 30) == pytest.approx(580, rel=0.02)
 
 
 def test_the_history_of_a_long_run_stays_bounded():
-    """A million sends at 5,000/s keep no more times than the limit and the flight need."""
+    """After a million sends at 5,000/s it has no more times than the limit and the requests in
+    flight need."""
     pace = Pace()
     for step in range(100_000):
         pace.sent(step / 5000)
@@ -309,8 +313,9 @@ STEPS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.booleans())
-def test_whatever_comes_the_run_goes_on(steps, learned):
-    """No deadlock, no wait above the bound, no rate below the floor or above the most."""
+def test_no_sequence_of_events_stops_the_run(steps, learned):
+    """There is no deadlock, no wait above the bound, and no rate below the floor or above the
+    maximum."""
     pace = Pace(start=Learned(50, 1.0, 1.0) if learned else None)
     now, in_flight, longest_window_s = 1000.0, [], 0.0
     for what, gone_s, limit, remaining, retry_after_s in steps:
@@ -328,7 +333,7 @@ def test_whatever_comes_the_run_goes_on(steps, learned):
         elif what == "cached" and in_flight:
             pace.cached(in_flight.pop(0), now)
         longest_window_s = max(longest_window_s, pace.window_s or 0.0)
-        # As long as a server may ask to wait, whatever it asks.
+        # The longest wait that the runner grants a server, whatever the server asks for.
         assert pace.next_at(now) - now <= max(300.0, 1.25 * longest_window_s)
         _within_bounds(pace, now)
 
@@ -352,10 +357,10 @@ def _within_bounds(pace: Pace, now: float) -> None:
     st.integers(0, 5),
     st.floats(0, 1),
 )
-def test_whatever_the_limiter_no_window_gets_much_more_than_its_limit(
+def test_no_limiter_gets_many_more_requests_than_its_limit_in_a_window(
     kind, limit, window_s, seed, phase
 ):
-    """After the ramp the requests sent in a window, denied ones too, stay near the limit."""
+    """After the ramp, the requests sent in a window, denied ones included, stay near the limit."""
     runner = Runner(Pace())
     World(KINDS[kind](limit, window_s, phase), [runner], 0.5, seed=seed).run(30 + 6 * window_s)
     sent = sorted(runner.admitted + runner.denied)

@@ -1,4 +1,5 @@
-"""The key stands nowhere, links are not followed, and no server or sheet commands a terminal."""
+"""Tests that the key is in no file, that no link is followed, and that neither a server nor a sheet
+can command a terminal."""
 
 from __future__ import annotations
 
@@ -41,17 +42,17 @@ FORMS = [
 
 
 def as_php(**fields: object) -> bytes:
-    """JSON as PHP writes it: each slash has a backslash in front."""
+    """Returns JSON as PHP writes it, with a backslash before each slash."""
     return json.dumps(fields).replace("/", "\\/").encode()
 
 
 def by_number(text: str) -> bytes:
-    """`text` as JSON that names each letter by its number."""
+    """Returns `text` as JSON that writes each letter as its number."""
     return "".join(f"\\u{ord(letter):04X}" for letter in text).encode()
 
 
 def tells_all(body: bytes) -> Answer:
-    """A proxy that repeats the request's headers in whatever it answers."""
+    """Plays a proxy that repeats the request's headers in every response."""
     page = b"<pre>authorization: Bearer " + b" ".join(FORMS) + b"</pre>"
     if b"redirect" in body:
         return 307, {"location": f"https://elsewhere.example/?key={quote(KEY, safe='')}"}, page
@@ -79,7 +80,8 @@ def tells_all(body: bytes) -> Answer:
 
 
 def assert_nowhere(job: Job, *said: str) -> None:
-    """Neither in a file of the job's folder, its names included, nor in what was printed."""
+    """Asserts that the key is neither in a file of the job's folder or a file's name nor in the
+    output."""
     files = [path for path in job.folder.rglob("*") if path.is_file()]
     texts = [path.read_bytes() for path in files] + [str(path).encode() for path in files]
     for text in [*texts, *(one.encode() for one in said)]:
@@ -88,8 +90,8 @@ def assert_nowhere(job: Job, *said: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", pytest.param("\r\n\n", marks=pytest.mark.long)])
-def test_the_key_stands_in_no_file_and_no_output(make_job, end):
-    """Also where the server repeats it; plain, encoded for addresses, and in base64."""
+def test_the_key_is_in_no_file_and_no_output(make_job, end):
+    """The server repeats it, plain, encoded for URLs, and in base64."""
     rows = [["fine"], ["gateway"], ["json"], ["cut"], ["escaped"], ["wide"], ["paid"], ["redirect"]]
     with Server(tells_all) as server:
         job = make_job(server.url, rows=rows)
@@ -105,8 +107,8 @@ def test_the_key_stands_in_no_file_and_no_output(make_job, end):
     )
 
 
-def test_a_code_that_is_the_key_names_no_row_and_no_metric(make_job):
-    """The code of an error stands in summary.json, in --json and in the labels for Prometheus."""
+def test_an_error_code_that_is_the_key_is_replaced_by_that_of_the_status(make_job):
+    """Error codes are in summary.json, in --json and in the labels for Prometheus."""
     with Server(tells_all) as server:
         job = make_job(server.url, rows=[["letters"]])
         ran = job.call("run", "--json", env={"AITUTOR_API_KEY": PLAIN_KEY})
@@ -116,7 +118,7 @@ def test_a_code_that_is_the_key_names_no_row_and_no_metric(make_job):
 
 
 def test_a_bad_key_is_not_shown_in_its_refusal(sandbox, make_job):
-    """Nor is a traceback."""
+    """Nor is a traceback shown."""
     job = make_job(sandbox.url, rows=[["a"]])
     done = job.call("run", env={"AITUTOR_API_KEY": f"{KEY} {KEY}"})
     assert done.returncode == 2
@@ -125,13 +127,13 @@ def test_a_bad_key_is_not_shown_in_its_refusal(sandbox, make_job):
 
 
 def test_the_key_is_not_in_the_repr_that_a_traceback_may_show():
-    """Of the only value that holds it."""
+    """Only one value contains the key."""
     assert KEY not in repr(Access("https://x.example", KEY, "x.example"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
 def test_the_key_is_not_in_the_process_list_nor_given_to_the_sandbox(make_job):
-    """Command lines anybody on the machine can read."""
+    """Every user of the machine can read command lines."""
     job = make_job("", rows=[[f"story {n}"] for n in range(40)])
     process = subprocess.Popen(
         job.command("run", "--sandbox", "--rate", "10", "--quiet"),
@@ -157,8 +159,8 @@ def key_file(folder: Path, mode: int = 0o600) -> Path:
     return path
 
 
-def test_a_key_file_may_be_a_link_and_the_file_behind_it_decides(tmp_path):
-    """Secrets are often mounted as links; who may read it is a question of the file itself."""
+def test_a_key_file_may_be_a_link_and_the_rights_of_its_target_count(tmp_path):
+    """Secrets are often mounted as links. The file itself says who may read it."""
     link = tmp_path / "link"
     link.symlink_to(key_file(tmp_path))
     assert find_access(None, link, {}).key == "sk_sandbox"
@@ -168,14 +170,15 @@ def test_a_key_file_may_be_a_link_and_the_file_behind_it_decides(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
-def test_a_key_file_that_others_can_open_is_refused(tmp_path, mode):
-    """Group and everybody else."""
+def test_a_key_file_that_other_users_can_open_is_refused(tmp_path, mode):
+    """Other users are the group and everyone else."""
     with pytest.raises(Refused, match="others on this machine"):
         find_access(None, key_file(tmp_path, mode), {})
 
 
 def test_only_systemd_may_let_others_read_a_key_file(tmp_path):
-    """It sets the rights of its credentials itself. A file of the same name elsewhere is a file."""
+    """systemd sets the rights of its credentials itself. A file of the same name elsewhere is an
+    ordinary file."""
     file = tmp_path / "aitutor-api-key"
     file.write_text("sk_sandbox")
     file.chmod(0o440)
@@ -187,16 +190,16 @@ def test_only_systemd_may_let_others_read_a_key_file(tmp_path):
     assert find_access(None, file, systemd).key == find_access(None, None, systemd).key
 
 
-def test_a_key_file_without_an_end_is_refused(tmp_path):
-    """Read to its end, it would take all memory."""
+def test_an_endless_key_file_is_refused(tmp_path):
+    """Reading it to its end would use all memory."""
     endless = tmp_path / "key"
     endless.symlink_to("/dev/zero")
     with pytest.raises(Refused, match="no key can contain"):
         find_access(None, endless, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
 
-def test_a_key_file_that_is_none_is_refused(tmp_path):
-    """A folder, nothing, a link to nothing, no text: a message each."""
+def test_a_key_file_without_a_readable_key_is_refused(tmp_path):
+    """A folder, an empty file, a broken link and a file that is not text each have a message."""
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "nothing")
     binary = tmp_path / "binary"
@@ -207,7 +210,7 @@ def test_a_key_file_that_is_none_is_refused(tmp_path):
 
 
 def test_a_key_file_may_begin_with_a_byte_order_mark(tmp_path):
-    """As some editors write it."""
+    """Some editors write one."""
     file = key_file(tmp_path)
     file.write_text("sk_sandbox\r\n", encoding="utf-8-sig")
     assert find_access(None, file, {}).key == "sk_sandbox"
@@ -219,8 +222,8 @@ def test_a_key_file_may_begin_with_a_byte_order_mark(tmp_path):
 )
 @pytest.mark.parametrize("sent_to", [None, "https://example.com/${PIPELINE_NOTIFY_HOOK}"])
 def test_the_key_may_come_through_a_pipe(sandbox, make_job, command, words, sent_to):
-    """A pipe has it once, and a run needs it twice: no address under `notify:` may have it in it,
-    and requests carry it."""
+    """A pipe contains it once, and a run needs it twice: to check that no address under `notify:`
+    contains it, and for the requests."""
     notify = {"notify": {"webhook": sent_to}} if sent_to else {}
     job = make_job(sandbox.url, rows=[["a"]], **notify)
     line = f"{shlex.join(job.command(command))} {words}"
@@ -235,8 +238,8 @@ def test_the_key_may_come_through_a_pipe(sandbox, make_job, command, words, sent
     assert sandbox.received() == (1 if command == "run" and not sent_to else 0)
 
 
-def test_a_pipe_may_have_the_key_later_and_in_pieces(tmp_path):
-    """The program that writes it starts when the runner does."""
+def test_the_key_may_arrive_in_the_pipe_later_and_in_pieces(tmp_path):
+    """The program that writes it starts together with the runner."""
     pipe = tmp_path / "key"
     os.mkfifo(pipe, 0o600)
     line = 'exec > "$0"; sleep 0.2; printf sk_; sleep 0.2; echo sandbox'
@@ -244,8 +247,8 @@ def test_a_pipe_may_have_the_key_later_and_in_pieces(tmp_path):
         assert find_access(None, pipe, {}).key == "sk_sandbox"
 
 
-def test_a_run_whose_key_nobody_writes_ends(sandbox, make_job):
-    """It refuses the pipe; until then a signal waits too. A rehearsal needs no key."""
+def test_a_run_ends_if_no_program_writes_the_key_into_its_pipe(sandbox, make_job):
+    """It refuses the pipe, and a signal waits until then. A rehearsal needs no key."""
     job = make_job(sandbox.url, rows=[["a"]])
     pipe = job.folder / "key"
     os.mkfifo(pipe, 0o600)
@@ -262,7 +265,7 @@ def test_a_run_whose_key_nobody_writes_ends(sandbox, make_job):
 
 
 def test_the_command_for_a_key_file_can_be_pasted(tmp_path):
-    """A path with a space in it, as the shell wants it."""
+    """The path has a space, which is quoted for the shell."""
     folder = tmp_path / "my keys"
     folder.mkdir()
     with pytest.raises(Refused) as caught:
@@ -285,8 +288,8 @@ def test_the_command_for_a_key_file_can_be_pasted(tmp_path):
     ],
 )
 @pytest.mark.parametrize("named_by", ["--base-url", "AITUTOR_BASE_URL"])
-def test_an_address_that_is_none_is_refused_by_what_named_it(address, named_by):
-    """Not by a traceback, nor after a minute of trying; the empty option is no default."""
+def test_the_refusal_of_an_invalid_address_names_its_option_or_variable(address, named_by):
+    """There is no traceback and no minute of trying. An empty option does not mean the default."""
     if named_by == "AITUTOR_BASE_URL" and not address:
         return
     given = address if named_by == "--base-url" else None
@@ -299,7 +302,7 @@ def test_an_address_that_is_none_is_refused_by_what_named_it(address, named_by):
 
 @pytest.mark.parametrize("address", ["https://u:secret@h", "https://u:secret@[::1", "u:secret@h"])
 def test_a_password_in_an_address_is_not_repeated(address):
-    """Messages end up in the logs of schedulers."""
+    """Messages are kept in the logs of schedulers."""
     with pytest.raises(Refused) as caught:
         find_access(address, None, {"AITUTOR_API_KEY": "sk_sandbox"})
     assert "secret" not in str(caught.value)
@@ -320,7 +323,7 @@ def test_a_password_in_an_address_is_not_repeated(address):
     ],
 )
 def test_a_link_in_the_run_folder_is_refused_not_followed(sandbox, make_job, tmp_path, name):
-    """What is written through it would land in another's file."""
+    """A file written through it would overwrite one elsewhere."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.output.mkdir(parents=True)
     other = tmp_path / "other"
@@ -330,7 +333,7 @@ def test_a_link_in_the_run_folder_is_refused_not_followed(sandbox, make_job, tmp
         other.write_text("precious")
     (job.output / name).symlink_to(other)
     done = job.call("run")
-    if name == "ledger.sqlite":  # the record of what was paid is missing, as after damage
+    if name == "ledger.sqlite":  # the record of payments is missing, as after damage
         assert done.returncode == 6, done.stderr
         assert "not a file but a link" in done.stderr
     else:
@@ -341,7 +344,7 @@ def test_a_link_in_the_run_folder_is_refused_not_followed(sandbox, make_job, tmp
 
 
 def test_the_run_folder_itself_may_be_a_link_to_a_folder(sandbox, make_job, tmp_path):
-    """People keep results on another disk. A link to nothing is said before anything is sent."""
+    """People keep results on another disk. A broken link is reported before anything is sent."""
     job = make_job(sandbox.url, rows=[["a"]])
     job.output.parent.mkdir()
     elsewhere = tmp_path / "elsewhere"
@@ -363,11 +366,11 @@ NASTY = (
 
 
 def commands_in(text: str) -> list[str]:
-    """What a terminal or hosted CI would obey in a text."""
+    """Returns the parts of a text that a terminal or hosted CI would obey."""
     found = [
         mark for mark in ("\x1b", "\x07", "\r", "\x9b", "\u202e", "##[", "##vso[") if mark in text
     ]
-    # .NET, in which GitHub's runner is written, compares texts without what cannot be seen.
+    # GitHub's runner is written in .NET, which ignores invisible characters when it compares texts.
     seen = "".join(c for c in text if c in "\n\t" or c.isprintable() or c.isspace())
     found += [mark for mark in ("##[", "##vso[") if mark in seen]
     return found + [line for line in seen.split("\n") if line.strip().startswith("::")]
@@ -377,8 +380,9 @@ UNSEEN = "\u200e\u200f\u061c\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e\U000e0001
 
 
 @pytest.mark.parametrize("mark", UNSEEN)
-def test_a_command_behind_a_mark_that_cannot_be_seen_is_none(mark):
-    """Marks of direction, of no width and tags, before, within and behind the colons."""
+def test_an_invisible_character_does_not_hide_a_command(mark):
+    """Direction marks, zero-width characters and tags stand before, between and after the
+    colons."""
     for text in ("{}::error::x", " {} :{}:error::x", "a\n{}{}::set-output::x", ":{}{}:x",
                  "#{}#[error]x", "#{}#vso{}[task.x]y", "a ##{}[error]"):  # fmt: skip
         assert commands_in(printable(text.replace("{}", mark))) == []
@@ -387,8 +391,8 @@ def test_a_command_behind_a_mark_that_cannot_be_seen_is_none(mark):
         assert json.loads(line) == {"a": text.replace("{}", mark)}
 
 
-def test_text_that_only_hides_is_shown_as_a_mark_in_what_is_printed():
-    """Tags are letters that nobody sees; marks of direction put words elsewhere."""
+def test_invisible_characters_are_printed_as_replacement_characters():
+    """Tags are invisible letters, and direction marks move words."""
     hidden = "".join(chr(0xE0000 + ord(c)) for c in "send the key")
     for text in (f"a{hidden}b", "a\u200e\u200f\u061cb", "a\u200bb"):
         shown = printable(text)
@@ -396,7 +400,7 @@ def test_text_that_only_hides_is_shown_as_a_mark_in_what_is_printed():
 
 
 def nasty(body: bytes) -> Answer:
-    """Errors in the API's JSON, and a page that is none."""
+    """Returns errors in the API's JSON, and a page that is not JSON."""
     if b"page" in body:
         return 502, {}, NASTY.encode()
     code = "invalid_billing" if b"stop" in body else "request_blocked"
@@ -404,8 +408,8 @@ def nasty(body: bytes) -> Answer:
     return 402 if b"stop" in body else 400, {}, json.dumps(error).encode()
 
 
-def test_what_a_server_says_commands_neither_terminal_nor_hosted_ci(make_job):
-    """Through every command and in the log, which people print in CI."""
+def test_text_of_a_server_commands_neither_terminal_nor_hosted_ci(make_job):
+    """It is printed by every command and is in the log, which people print in CI."""
     with Server(nasty) as server:
         job = make_job(server.url, rows=[["blocked"], ["page"], ["stop"]], concurrency=1)
         ran = job.call("run", "--json")
@@ -418,8 +422,8 @@ def test_what_a_server_says_commands_neither_terminal_nor_hosted_ci(make_job):
     assert "error" in log
 
 
-def test_what_a_sheet_says_commands_neither_terminal_nor_hosted_ci(sandbox, make_job):
-    """Column names and cells, in refusals and in `check`."""
+def test_text_of_a_sheet_commands_neither_terminal_nor_hosted_ci(sandbox, make_job):
+    """Column names and cells are in refusals and in `check`."""
     job = make_job(sandbox.url, columns=["story", NASTY], rows=[["a", NASTY], ["", "x"]])
     for verb in ("check", "run"):
         done = job.call(verb, "--json")
@@ -429,7 +433,7 @@ def test_what_a_sheet_says_commands_neither_terminal_nor_hosted_ci(sandbox, make
 
 
 def test_printable_text_stays_readable_and_json_reads_back_the_same():
-    """Nothing that is no command is touched."""
+    """Text without a command does not change."""
     plain = "Ärger: a::b, 1 ## 2, [x], \N{WOMAN}\N{ZERO WIDTH JOINER}\N{SCHOOL}\n\tnext line: ok"
     assert printable(plain) == plain
     assert commands_in(printable(NASTY)) == []
@@ -440,7 +444,7 @@ def test_printable_text_stays_readable_and_json_reads_back_the_same():
 
 
 def test_a_question_about_rows_commands_no_terminal():
-    """It names cells and ids of the sheet."""
+    """It quotes cells and ids of the sheet."""
     with CliRunner().isolation(input="n\n") as (out, err, *_):
         assert send._confirm(NASTY) is False
         said = out.getvalue().decode() + err.getvalue().decode()
@@ -448,7 +452,7 @@ def test_a_question_about_rows_commands_no_terminal():
     assert commands_in(said) == []
 
 
-# What speaks to a terminal: each makes its text printable, or has only the runner's own in it.
+# The functions that print to a terminal. Each makes its text printable or prints only own words.
 SPEAKERS = {
     "cli.main", "commands.console._echo", "commands.schedule.work", "commands.send._confirm",
     "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
@@ -456,8 +460,8 @@ SPEAKERS = {
 }  # fmt: skip
 
 
-def test_nothing_else_speaks_to_a_terminal():
-    """So that a message that is new goes through one of these."""
+def test_only_the_listed_functions_print_to_a_terminal():
+    """So a new message goes through one of them."""
     package = Path(pipeline.__file__).parent
     found = set()
     for path in package.rglob("*.py"):
@@ -473,7 +477,7 @@ def test_nothing_else_speaks_to_a_terminal():
                     r"print|click\.(echo|secho|confirm|prompt)|sys\.std(out|err)\.write", said
                 ):
                     found.add(f"{module}.{function.name}")
-    assert found == SPEAKERS | {"commands.schedule.schedule"}  # `work` stands within it
+    assert found == SPEAKERS | {"commands.schedule.schedule"}  # it contains `work`
 
 
 @pytest.mark.parametrize(
@@ -488,8 +492,8 @@ def test_nothing_else_speaks_to_a_terminal():
         "http://[127.0.0.1]:80",
     ],
 )
-def test_an_address_with_a_zone_or_with_more_than_its_brackets_is_refused(address):
-    """Some readers of addresses take `http://evil.example[::1]` for this machine."""
+def test_an_ipv6_address_with_a_zone_or_text_around_its_brackets_is_refused(address):
+    """Some URL parsers take `http://evil.example[::1]` for this machine."""
     environment = {"AITUTOR_API_KEY": "sk_sandbox", "PIPELINE_NOTIFY_AT": address}
     with pytest.raises(Refused):
         find_access(address, None, environment)
@@ -498,6 +502,6 @@ def test_an_address_with_a_zone_or_with_more_than_its_brackets_is_refused(addres
 
 
 @pytest.mark.parametrize("address", ["http://[::1]:8000", "https://[2001:db8::1]"])
-def test_an_ipv6_address_in_brackets_is_one(address):
-    """With and without a port."""
+def test_an_ipv6_address_in_brackets_is_accepted(address):
+    """It may have a port."""
     assert find_access(address, None, {"AITUTOR_API_KEY": "sk_sandbox"}).base_url == address

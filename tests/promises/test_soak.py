@@ -1,4 +1,4 @@
-"""The long tests: `make soak`. They take minutes, and the first needs strace."""
+"""The long tests of `make soak`. They take minutes, and the first ones need strace."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ KILLED_AT = ("fdatasync", "fsync", "write", "pwrite64", "rename", "openat", "ftr
 def _injected(
     job: Job, call: str, what: str, files: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """A run with a fault in one of its system calls, or in all from one on.
+    """Runs a job with a fault in one of its system calls, or in all from one on.
 
-    With `files`, the calls are counted that touch one of them. strace counts for each thread.
+    With `files`, only calls on one of these files are counted. strace counts them for each thread.
     """
     command = [
         *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"),
@@ -41,7 +41,7 @@ def _injected(
 
 
 def _files_touched(job: Job) -> set[str]:
-    """Every path in the run folder that a whole run names or has open, the folder among them."""
+    """Returns every path in the run folder that a whole run names or opens, the folder included."""
     trace = job.folder / "trace"
     command = ["strace", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=%file,%desc"]
     done = job.shell([*command, *job.command("run", "--rate", "400", "--quiet")])
@@ -54,13 +54,12 @@ needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is 
 
 @needs_strace
 @pytest.mark.parametrize("call", KILLED_AT)
-def test_killed_at_every_system_call_nothing_is_lost_and_nothing_is_paid_twice(
+def test_a_kill_at_any_system_call_loses_nothing_and_pays_nothing_twice(
     start_sandbox, make_job, call
 ):
-    """N = 1, 2, … of the calls on the run folder's files, each in a fresh folder, until a run ends
-    untouched; each time the same command finishes what the killed one began. Of the many writes
-    every third, begun at random.
-    """
+    """Call N = 1, 2, … on a file of the run folder kills the run, each time in a new folder, until
+    a run ends without a kill. Then the next `run` finishes each job. Of the many writes only every
+    third is tested, from a random one on."""
     files: set[str] = set()
     step = 3 if call == "pwrite64" else 1
     for when in chain((0,), count(random.randint(1, step), step)):
@@ -84,8 +83,8 @@ def test_killed_at_every_system_call_nothing_is_lost_and_nothing_is_paid_twice(
     print(f"{call}: died at {(when - 1) // step} instants")
 
 
-# (call, what goes wrong, every how many calls): a disk that is full or broken from there on, one
-# call that fails, and writes of three bytes.
+# (call, fault, step): the disk is full or broken from call n on, or one call fails, or it writes
+# only three bytes. The test tries the calls 1, 1 + step, 1 + 2 * step and so on.
 REFUSALS = [
     ("fdatasync", "error=EIO:when={n}+", 3),
     ("fdatasync", "error=EIO:when={n}", 7),
@@ -101,10 +100,11 @@ REFUSALS = [
 
 @needs_strace
 @pytest.mark.parametrize(("call", "what", "step"), REFUSALS)
-def test_whatever_write_is_refused_nothing_is_lost_and_nothing_is_paid_twice(
+def test_a_refused_write_loses_nothing_and_pays_nothing_twice(
     start_sandbox, make_job, call, what, step
 ):
-    """Exit 6 or the run's own code, never a lost bill; with a sound disk the command finishes."""
+    """The run ends with 6 or its own exit code and never loses a bill. On a sound disk the next
+    `run` finishes."""
     when, refused = 1, 0
     while when < 40 * step:
         sandbox: SandboxProcess = start_sandbox(latency="5ms")
@@ -114,7 +114,7 @@ def test_whatever_write_is_refused_nothing_is_lost_and_nothing_is_paid_twice(
         untouched = done.returncode == 0
         finished = job.call("run", "--json", "--rate", "400")
         if what.startswith("retval") and finished.returncode == 6:
-            # This disk said that it had written what it had not: found, and nothing is paid twice.
+            # The disk reported a write that it did not do. The runner notices, and pays only once.
             assert "damaged" in finished.stderr
             assert max(sandbox.billed().values()) == 1
             sandbox.stop()
@@ -134,7 +134,7 @@ def test_whatever_write_is_refused_nothing_is_lost_and_nothing_is_paid_twice(
 
 @pytest.mark.long(first=True)
 def test_an_answer_after_290_seconds_is_ok_and_paid_once(start_sandbox, make_job):
-    """The page allows 300 s; the runner waits for 330."""
+    """The API's page allows 300 s, and the runner waits for 330 s."""
     sandbox = start_sandbox(latency="290s")
     job = make_job(sandbox.url, rows=[["a long story"]])
     done = job.shell(job.command("run", "--json"), timeout=400)
@@ -143,7 +143,8 @@ def test_an_answer_after_290_seconds_is_ok_and_paid_once(start_sandbox, make_job
 
 
 def test_half_a_million_rows_fit_into_a_gigabyte(start_sandbox, make_job):
-    """Read, keyed, looked up, one in ten thousand sent; then everything again."""
+    """All rows are read, keyed and looked up, and one in ten thousand is sent. Then all of it runs
+    again."""
     sandbox = start_sandbox()
     job = make_job(sandbox.url)
     with job.sheet.open("w", encoding="utf-8") as file:
@@ -156,8 +157,10 @@ def test_half_a_million_rows_fit_into_a_gigabyte(start_sandbox, make_job):
         assert done.peak_bytes < 1e9
 
 
-def test_two_hundred_kills_of_run_resume_and_export(start_sandbox, make_job):
-    """500 rows, 32 in flight, the commands as they come."""
+def test_two_hundred_kills_of_run_resume_and_export_lose_nothing_and_pay_nothing_twice(
+    start_sandbox, make_job
+):
+    """There are 500 rows with 32 in flight, and the commands take turns."""
     sandbox = start_sandbox(latency="300ms")
     job = make_job(sandbox.url, rows=[[f"story number {n}"] for n in range(500)], concurrency=32)
     chance = random.Random(7)
