@@ -176,7 +176,7 @@ class Beside:
             f"{self.program:10} {self.rows / self.wall_s:7.0f} rows/s"
             f" {self.cpu_s / self.rows * 1000:7.3f} CPU s per 1,000 {self.rss_mb:7.0f} MB;"
             f" killed in the middle of {_KILLED_ROWS}: {self.kept_after_kill} answers kept,"
-            f" {self.asked_twice} rows asked twice by the next run"
+            f" {self.asked_twice} rows sent twice by the next run"
         )
 
 

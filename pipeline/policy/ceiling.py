@@ -14,7 +14,7 @@ from dataclasses import dataclass
 _DIP = 0.25
 _LOSS, _LOSS_SOON, _LOSS_DENIED = 0.99, 0.95, 0.85
 _STEPS_MOST = 4.0
-# What the slow start sent in its last second is what the first denials come from.
+# The first denials come from the requests of the slow start's last second.
 _SAME_BURST_S = 1.0
 _PLENTY = 10  # such answers are worth a whole step
 # A ceiling that is far too low must not wait for hundreds of sends at that rate.

@@ -78,7 +78,7 @@ class Sends:
         self.latest = max(sent_at, self.latest)
 
     def forget(self, sent_at: float) -> bool:
-        """Takes the send at `sent_at` off the list. False if it is not there (any more)."""
+        """Removes the send at `sent_at`. Returns False if it is not, or no longer, in the list."""
         position = bisect_left(self._times, sent_at)
         if position == len(self._times) or self._times[position] != sent_at:
             return False
@@ -148,7 +148,7 @@ class WindowEstimate:
     _adopted_at: float = -math.inf
 
     def new_limit(self, at: float) -> None:
-        """Another limit from `at` on. What the window held then is no sample of it any more.
+        """Notes another limit from `at` on. Earlier requests are no longer samples of the window.
 
         The window stays what its samples said; denials lately came from the limit.
         """

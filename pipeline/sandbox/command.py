@@ -116,10 +116,10 @@ _FILE = click.Path(dir_okay=False)
 )
 @click.option("--model", metavar="NAME", help="Name of the model at --model-url.")
 def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
-    """Serves a copy of the API on this machine, free and without your key.
+    """Serves a local copy of the API. It is free and needs no key of yours.
 
-    For rehearsals against a slow or failing API. For a plain rehearsal, `pipeline run JOB
-    --sandbox` is enough: it starts a sandbox by itself.
+    Use it to rehearse with a slow or failing API. For a plain rehearsal, `pipeline run JOB
+    --sandbox` is enough: it starts its own sandbox.
 
     The answers are made-up text. With --model-url a model of yours writes them; set
     SANDBOX_MODEL_KEY if it needs a key. /_sandbox/bills lists every bill.
