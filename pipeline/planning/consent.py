@@ -234,8 +234,8 @@ def _twice(prepared: Prepared, paid: str) -> Question | None:
     if ambiguous:
         return Question(
             f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been {paid} "
-            f"already and would be sent again. At worst, {counted(len(ambiguous), 'request')} would "
-            f"be {paid} twice.",
+            "already and would be sent again. At worst, "
+            f"{counted(len(ambiguous), 'request')} would be {paid} twice.",
             _YES,
         )
     return None

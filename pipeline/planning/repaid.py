@@ -94,9 +94,9 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid, *, rehearsal: bool) -> None:
     most = "" if repaid.exact else "at most "
     raise Refused(
         f"{spec.source}: {changed}, so {most}{rows} would be sent and {paid_word(rehearsal)} "
-        f"again. To keep the answers, undo the change. To send {most}{rows} again, add --accept-changes. "
-        "To keep the old answers apart from the new ones, set another `output:`, which sends every "
-        "row."
+        f"again. To keep the answers, undo the change. To send {most}{rows} again, add "
+        "--accept-changes. To keep the old answers apart from the new ones, set another "
+        "`output:`, which sends every row."
     )
 
 
