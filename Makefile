@@ -92,13 +92,13 @@ bench-scale: $(READY)  ## measure a million rows, and 5,000 requests in flight
 	$(BIN)/python benchmarks/scale.py in-flight
 	$(BIN)/python benchmarks/scale.py rows
 
-docs: $(READY)  ## write docs/cli.md from --help, and docs/python.md from the docstrings
+docs: $(READY)  ## write docs/cli.md from --help, docs/python-reference.md from docstrings, the keys in docs/job-file.md
 	$(BIN)/python docs/reference.py
 
-picture: $(READY)  ## draw docs/session.svg from a session in a terminal
+picture: $(READY)  ## draw the pictures in README.md and docs/; needs Chromium for the report
 	$(BIN)/python docs/record.py --write
 
-figures: $(READY)  ## write the stored results of the benchmarks into the tables of the README and docs/
+figures: $(READY)  ## write the stored results of the benchmarks into the tables in docs/
 	$(BIN)/python benchmarks/figures.py --write
 
 bench-ray: $(RAY)  ## measure a Ray cluster: one driver's speed, the workers' capacity, and Ray Data, which it installs

@@ -15,7 +15,7 @@ from typing import Any
 
 TOP = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
-DOCUMENTS = (TOP / "README.md", TOP / "docs" / "figures.md", TOP / "docs" / "cluster.md")
+DOCUMENTS = (TOP / "docs" / "speed.md", TOP / "docs" / "many-machines.md")
 _MARKED = re.compile(r"(<!-- figures: (\w[\w-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -23,7 +23,7 @@ def throughput() -> str:
     kept = _kept("throughput")
     runner = kept["figures"][0]
     lines = [
-        "| client | CPU s per 1,000 rows | beside the runner | rows/s | MB |",
+        "| client | CPU s per 1,000 rows | compared with the runner | rows/s | MB |",
         "|---|---|---|---|---|",
     ]
     for one in kept["figures"]:
@@ -67,7 +67,7 @@ def cluster_peer() -> str:
     kept, held = _kept("cluster-peer"), _kept("cluster-in-flight")
     lines = [
         "| on the same cluster | rows/s | CPU s per 1,000 | MB | answers kept after a kill |"
-        " rows asked twice |",
+        " rows sent twice |",
         "|---|---|---|---|---|---|",
     ]
     for one in kept["figures"]:

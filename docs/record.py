@@ -1,18 +1,21 @@
-"""docs/session.svg: a session without a key, recorded from a real terminal.
+"""Draws the pictures of the README and of docs/: a session in a terminal, an exported sheet, and a
+report in a browser.
 
-    python docs/record.py        prints it as it comes
-    python docs/record.py --write    draws it (needs rich; see `make picture`)
+    python docs/record.py            prints the session
+    python docs/record.py --write    draws all three (needs rich and Chromium; see `make picture`)
 
-It lies beside its picture, as `reference.py` does beside its page. `tests/commands/test_docs.py`
-records again and compares the words.
+`tests/commands/test_docs.py` records again and compares the words in the pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import fcntl
+import html
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -22,7 +25,9 @@ import termios
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
-PICTURE = Path(__file__).with_name("session.svg")
+SESSION = Path(__file__).with_name("session.svg")
+SHEET = Path(__file__).with_name("sheet.svg")
+REPORT = Path(__file__).with_name("report.png")
 COLUMNS = 120
 COMMANDS = (
     "pipeline run jobs/products.yaml --sandbox --limit 160",
@@ -31,11 +36,12 @@ COMMANDS = (
 )
 
 # A viewer of pictures loads no fonts, so those of its machine are named.
+_MONOSPACE = 'ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace'
 _FRAME = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{
-    font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+    font-family: FONT;
     font-size: {char_height}px;
     line-height: {line_height}px;
 }}
@@ -50,11 +56,18 @@ _FRAME = """\
 </g>
 </g>
 </svg>
-"""
+""".replace("FONT", _MONOSPACE)
+
+# The columns of the exported sheet that are drawn, each with its width in pixels, and its rows.
+_DRAWN = {"SKU": 60, "Product": 210, "result": 330, "citations": 230, "_status": 65}
+_DRAWN |= {"_error_code": 115}
+_ROWS = (1, 2, 3, 22, 23, 24, 25)
+_ROW_PX, _NUMBER_PX, _CHARACTER_PX = 24, 40, 7.2
 
 
-def recorded(runner: Path) -> list[str]:
-    """The lines of the session as the terminal holds them at its end, in a fresh checkout.
+def recorded(runner: Path) -> tuple[list[str], list[list[str]], str]:
+    """Runs the session in a fresh copy of the jobs. Returns the lines in the terminal at its end,
+    the drawn cells of the exported sheet, and the report's HTML.
 
     `runner` is the installed command.
     """
@@ -63,45 +76,61 @@ def recorded(runner: Path) -> list[str]:
         shutil.copytree(TOP / "data", Path(folder, "data"))
         lines = []
         for command in COMMANDS:
-            lines += [f"$ {command}", *_held(_shown(runner, command, folder)), ""]
-    return lines[:-1]
+            lines += [f"$ {command}", *_final(_terminal_output(runner, command, folder)), ""]
+        report = Path(folder, "jobs", "runs", "products.sandbox", "report.html")
+        return lines[:-1], _cells(Path(folder, "done.csv")), report.read_text(encoding="utf-8")
 
 
-def _shown(runner: Path, command: str, folder: str) -> str:
-    """All that a command writes to its terminal."""
-    terminal, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
+def _terminal_output(runner: Path, command: str, folder: str) -> str:
+    """Everything that a command writes to its terminal."""
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AITUTOR_")}
     environment |= {"TERM": "xterm-256color", "PYTHONUTF8": "1"}
     words = [str(runner), *command.split()[1:]]
     process = subprocess.Popen(
-        words, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+        words, cwd=folder, env=environment, stdin=its_end, stdout=its_end, stderr=its_end
     )
-    os.close(theirs)
-    came = b""
+    os.close(its_end)
+    output = b""
     while True:
         try:
             chunk = os.read(terminal, 65536)
-        except OSError:  # so Linux says that nobody has the other end any more
+        except OSError:  # Linux reports the closed other end in this way
             break
         if not chunk:
             break
-        came += chunk
+        output += chunk
     os.close(terminal)
     process.wait()
-    return came.decode()
+    return output.decode()
 
 
-def _held(shown: str) -> list[str]:
-    """The lines that stay: a progress bar is drawn over itself."""
+def _final(output: str) -> list[str]:
+    """The lines that stay: a progress bar overwrites itself."""
     return [
         line.rstrip("\r").rsplit("\r", 1)[-1].rstrip()
-        for line in shown.removesuffix("\n").split("\n")
+        for line in output.removesuffix("\n").split("\n")
     ]
 
 
-def drawn(lines: list[str]) -> str:
-    """The picture."""
+def _cells(export: Path) -> list[list[str]]:
+    """The column names, then the drawn rows, each beginning with its number in a spreadsheet."""
+    with export.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    drawn = [[str(n + 1), *(rows[n - 1][name] for name in _DRAWN)] for n in _ROWS]
+    return [["1", *_DRAWN], *([number, *map(_fitting, cells, _DRAWN)] for number, *cells in drawn)]
+
+
+def _fitting(text: str, column: str) -> str:
+    """As much of a text as its cell shows."""
+    room = int((_DRAWN[column] - 8) / _CHARACTER_PX)
+    line = " ".join(text.split())
+    return line if len(line) <= room else line[: room - 1] + "…"
+
+
+def draw_session(lines: list[str]) -> str:
+    """The terminal as SVG."""
     from io import StringIO
 
     from rich.console import Console
@@ -116,15 +145,85 @@ def drawn(lines: list[str]) -> str:
     return console.export_svg(code_format=_FRAME, unique_id="session")
 
 
+def draw_sheet(rows: list[list[str]]) -> str:
+    """The exported sheet as SVG, as a spreadsheet program shows it."""
+    widths = [_NUMBER_PX, *_DRAWN.values()]
+    width, height = sum(widths), _ROW_PX * (len(rows) + 1)
+    added = sum(widths[:3])
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">',
+        "<style>text { font-family: system-ui, sans-serif; font-size: 12px; fill: #202124 }"
+        " .head { fill: #5f6368 } .name { font-weight: bold } .no { fill: #b3261e }</style>",
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<rect width="{width}" height="{_ROW_PX}" fill="#f1f3f4"/>',
+        f'<rect width="{_NUMBER_PX}" height="{height}" fill="#f1f3f4"/>',
+        f'<rect x="{added}" y="{_ROW_PX}" width="{width - added}" height="{height}"'
+        ' fill="#e6f4ea"/>',
+    ]
+    lettered = [["", *"ABCDEFGHIJ"[: len(_DRAWN)]], *rows]
+    for line, cells in enumerate(lettered):
+        left = 0
+        for column, (text, room) in enumerate(zip(cells, widths, strict=True)):
+            kind = _kind(line, column, text)
+            parts.append(
+                f'<text x="{left + 4}" y="{_ROW_PX * line + 16}"{kind}>{html.escape(text)}</text>'
+            )
+            left += room
+    marks = [sum(widths[: n + 1]) for n in range(len(widths))]
+    lines = [f"M{x} 0V{height}" for x in marks]
+    lines += [f"M0 {_ROW_PX * n}H{width}" for n in range(len(lettered) + 1)]
+    return "\n".join([*parts, f'<path d="{"".join(lines)}" stroke="#dadce0"/>', "</svg>", ""])
+
+
+def _kind(line: int, column: int, text: str) -> str:
+    if line == 0 or column == 0:
+        return ' class="head"'
+    if line == 1:
+        return ' class="name"'
+    return ' class="no"' if text in ("failed", "ambiguous") else ""
+
+
+def draw_report(page: str, target: Path) -> None:
+    """A PNG of the upper part of the report. It contains the report's words as a text chunk, with
+    which a test sees that the picture is out of date."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        sys.exit("Chromium is needed for the picture of the report.")
+    with tempfile.TemporaryDirectory() as folder:
+        source, shot = Path(folder, "report.html"), Path(folder, "shot.png")
+        source.write_text(page, encoding="utf-8")
+        options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+        size = ("--window-size=1000,1250", f"--screenshot={shot}")
+        profile = f"--user-data-dir={folder}/profile"
+        subprocess.run([browser, *options, *size, profile, source.as_uri()], check=True)
+        about = PngInfo()
+        about.add_itxt("words", "\n".join(report_words(page)))
+        with Image.open(shot) as image:
+            image.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(
+                target, pnginfo=about, optimize=True
+            )
+
+
+def report_words(page: str) -> list[str]:
+    """The headings, and the words of the failed groups: what does not depend on the time."""
+    words = re.findall(r"<(?:h1|h2|h3|th|code)\b[^>]*>(.*?)</", page, re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]*>", "", word)).strip() for word in words]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
-    said = parser.parse_args()
-    lines = recorded(TOP / ".venv" / "bin" / "pipeline")
-    if said.write:
-        PICTURE.write_text(drawn(lines), encoding="utf-8")
-    else:
+    write = parser.parse_args().write
+    lines, cells, page = recorded(TOP / ".venv" / "bin" / "pipeline")
+    if not write:
         print("\n".join(lines))
+        return
+    SESSION.write_text(draw_session(lines), encoding="utf-8")
+    SHEET.write_text(draw_sheet(cells), encoding="utf-8")
+    draw_report(page, REPORT)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""docs/cli.md, made from what `--help` says of each command and from the README's exit codes,
-docs/python.md, made from the signatures and docstrings of the public names, and the table of keys
-in docs/spec.md.
+"""Writes docs/cli.md from `--help`, docs/python-reference.md from the signatures and docstrings of
+the public names, and the table of keys in docs/job-file.md.
 
     python docs/reference.py NAME     prints one of them
     python docs/reference.py          writes all
@@ -25,15 +24,13 @@ from pipeline.commands.help import GroupedCommand, GroupedOption
 from pipeline.job.spec_keys import KEYS
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 
 _ARGUMENTS = {
     "JOB": "A job file (`jobs/NAME.yaml`) or its run folder.",
     "SHEET": "A .csv, .tsv, .xlsx, .parquet or .jsonl file.",
 }
 _BEHIND = re.compile(r"(.*?)\s*(?:\[([^\[\]]*)\])?", re.DOTALL)
-_KEYS = re.compile(r"^\| key \| left out \| what it says \|\n(?:\|.*\n)+", re.MULTILINE)
-_EXIT_CODES = re.compile(r"^\| exit code \| meaning \|\n(?:\|.*\n)+", re.MULTILINE)
+_KEYS = re.compile(r"^\| key \| default \| meaning \|\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def cli_page() -> str:
@@ -42,7 +39,7 @@ def cli_page() -> str:
     names = cli.list_commands(top)
     parts = [
         "# The command line",
-        "Made from `pipeline COMMAND --help` by `make docs`: change it there.",
+        "`make docs` makes this page from `pipeline COMMAND --help`: change it there.",
         _prose(cli, top),
         "\n".join(
             [
@@ -56,9 +53,8 @@ def cli_page() -> str:
         ),
         f"Every command has `{'`, `'.join(top.help_option_names)}`; `pipeline --version` says "
         "which release it is.",
+        "[Exit codes and files](exit-codes-and-files.md) explains how a command ends.",
         *(_command(cli.commands[name], name, top) for name in names),
-        "## Exit codes",
-        _exit_codes(),
     ]
     return _joined(parts)
 
@@ -66,10 +62,9 @@ def cli_page() -> str:
 def python_page() -> str:
     """Every public name."""
     parts = [
-        "# From Python",
-        "Made from the signatures and docstrings of what is in `pipeline.__all__` by `make docs`: "
-        "change it there. All of it is typed. The README and [the recipes](recipes.md) show it at "
-        "work.",
+        "# Every public name",
+        "`make docs` makes this page from the signatures and docstrings of the names in "
+        "`pipeline.__all__`: change it there. [From Python](python.md) shows how to use them.",
     ]
     for title, kind in _KINDS.items():
         parts += [f"## {title}"]
@@ -84,11 +79,11 @@ def python_page() -> str:
 _KINDS = {"Calls": "call", "Values": "value", "Codes": "code", "Exceptions": "exception"}
 
 
-def spec_page() -> str:
-    """The page as it is, with the table of keys as `spec_keys` has it."""
+def job_file_page() -> str:
+    """The page with the table of keys from `spec_keys`."""
     rows = [f"| `{key.name}` | {key.left_out} | {key.about} |" for key in KEYS]
-    table = "\n".join(["| key | left out | what it says |", "|---|---|---|", *rows, ""])
-    return _KEYS.sub(lambda _: table, (HERE / "spec.md").read_text(encoding="utf-8"))
+    table = "\n".join(["| key | default | meaning |", "|---|---|---|", *rows, ""])
+    return _KEYS.sub(lambda _: table, (HERE / "job-file.md").read_text(encoding="utf-8"))
 
 
 def _kind(what: Any) -> str:
@@ -122,7 +117,7 @@ def _signature(name: str, what: Any) -> str:
 
 
 def _methods(what: Any) -> str:
-    """What can be asked of a value, or done with it, besides its fields."""
+    """The public methods and properties of a value."""
     lines = []
     for name, one in vars(what).items() if isinstance(what, type) else ():
         called = isinstance(one, property) or inspect.isfunction(one)
@@ -148,7 +143,7 @@ def _default(value: Any) -> str:
 
 
 def _docstring(what: Any) -> str:
-    """Paragraphs, and a list of what is raised."""
+    """The paragraphs, and a list of the exceptions."""
     if isinstance(what, UnionType):
         return "Any of these."
     text = inspect.cleandoc(what.__doc__)
@@ -201,7 +196,7 @@ def _bounds(option: click.Option) -> str:
 
 
 def _prose(command: click.Command, context: click.Context) -> str:
-    """A command's help: paragraphs, and the examples as they are typed."""
+    """The paragraphs of a command's help, and its examples as code."""
     parts = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if not paragraph.startswith("\b\n"):
@@ -218,12 +213,6 @@ def _does(command: click.Command) -> str:
     return _cell(re.split(r"(?<=[.])\s", first)[0])
 
 
-def _exit_codes() -> str:
-    found = _EXIT_CODES.search(README.read_text(encoding="utf-8"))
-    assert found is not None, "README.md has no table of exit codes"
-    return found[0]
-
-
 def _fenced(text: str) -> str:
     return f"```console\n{text}\n```"
 
@@ -232,7 +221,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-PAGES = {"cli.md": cli_page, "python.md": python_page, "spec.md": spec_page}
+PAGES = {"cli.md": cli_page, "python-reference.md": python_page, "job-file.md": job_file_page}
 
 
 def main() -> None:

@@ -248,7 +248,7 @@ KEYS = (
         Choice(ENGINES),
         "`local`",
         "Where requests are sent from: `local` (this machine) or `ray` (a Ray cluster, see "
-        "[cluster.md](cluster.md)).",
+        "[Many machines](many-machines.md)).",
     ),
     Key(
         "ray_address",
@@ -266,6 +266,6 @@ KEYS = (
         "notify",
         None,
         "nowhere",
-        "Where the runner reports how a run ended, see [nights.md](nights.md).",
+        "Where the runner reports how a run ended, see [Every night](nights.md).",
     ),
 )

@@ -14,7 +14,7 @@ _MOST_CHARACTERS = 990
 _TABLE = """\
 # Run `crontab -e` and add these lines. cron mails all output to MAILTO. With --quiet there is no
 # output unless something needs you. If the last run is still working in the run folder, this one
-# ends at once (--if-locked skip). When a run is told to stop (kill, shutdown), it takes up to
+# ends at once (--if-locked skip). When the system stops a run (kill, shutdown), the run takes up to
 # {stop} s: it waits for the answers to requests that are already sent, and saves them.
 SHELL=/bin/sh
 PATH=/usr/local/bin:/usr/bin:/bin
