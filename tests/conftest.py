@@ -1,4 +1,4 @@
-"""What the tests share: a sandbox as a real process, jobs on disk, and the runner as a command."""
+"""Shared parts of the tests: real sandbox processes, jobs on disk, and the runner as a command."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.support.forks import Forked, Forks, forking
 from tests.support.servers import Monitor
 
 TOP = Path(__file__).parents[1]
-"""The checkout."""
+"""The folder of the checkout."""
 
 KEY = "sk_sandbox"
 
 
 @dataclass
 class SandboxProcess:
-    """A sandbox of the test's own; its book is the only judge of what was paid."""
+    """A sandbox that belongs to one test. Its book alone decides which requests were paid."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -52,14 +52,14 @@ class SandboxProcess:
         return json.loads(self._call("GET", "bills"))["bills"]
 
     def billed(self) -> dict[str, int]:
-        """Times billed by body."""
+        """Returns how often each body was billed."""
         return {entry["body"]: entry["billed"] for entry in self.bills()}
 
     def received(self) -> int:
         return sum(entry["received"] for entry in self.bills())
 
     def statuses(self) -> dict[str, int]:
-        """How often it answered with each status."""
+        """Returns how many responses had each status."""
         return json.loads(self._call("GET", "bills"))["statuses"]
 
     def set_credits(self, number: int) -> None:
@@ -86,7 +86,7 @@ class SandboxProcess:
 
 
 def started_sandbox(*, book: str, **options: Any) -> SandboxProcess:
-    """A sandbox with the arguments of `serve`; the caller stops it."""
+    """Starts a sandbox with the arguments of `serve`. The caller has to stop it."""
     words = json.dumps({"limit": 100_000, "book": book, **options, "with_parent": True})
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.sandbox.server", words],
@@ -103,7 +103,7 @@ StartSandbox = Callable[..., SandboxProcess]
 
 @pytest.fixture
 def start_sandbox(tmp_path: Path) -> Iterator[StartSandbox]:
-    """Starts sandboxes with the arguments of `serve`; they end with the test."""
+    """Starts sandboxes with the arguments of `serve`, and stops them after the test."""
     started: list[SandboxProcess] = []
 
     def start(**options: Any) -> SandboxProcess:
@@ -118,13 +118,13 @@ def start_sandbox(tmp_path: Path) -> Iterator[StartSandbox]:
 
 @pytest.fixture
 def sandbox(start_sandbox: StartSandbox) -> SandboxProcess:
-    """A sandbox that answers at once and hardly limits."""
+    """A sandbox that answers at once and has a very high rate limit."""
     return start_sandbox()
 
 
 @pytest.fixture
 def monitor() -> Iterator[Callable[..., Monitor]]:
-    """Starts monitors; they end with the test."""
+    """Starts monitors, and closes them after the test."""
     started: list[Monitor] = []
 
     def start(*args: object, **options: object) -> Monitor:
@@ -138,13 +138,13 @@ def monitor() -> Iterator[Callable[..., Monitor]]:
 
 @pytest.fixture
 def hanging() -> Iterator[str]:
-    """The address of a server that takes connections and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first: else one worker is at the last of them when the others are done."""
+    """Runs the longest tests first, so that no worker begins one when the others are done."""
 
     def later(item: pytest.Item) -> bool:
         mark = item.get_closest_marker("long")
@@ -155,18 +155,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown() -> None:
-    """Before mutmut looks at its notes of this test."""
+    """Adds the notes of forks before mutmut reads its notes of this test."""
     hits.take()
 
 
 def free_port() -> int:
-    """A port on which somebody may listen in a moment; any process may take it before."""
+    """Returns a port that is free now. Another process may use it before the test does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def closed_port() -> int:
-    """A port that refuses connections, and that no other process gets before these tests end."""
+    """Returns a port that refuses connections. No other process gets it until the tests end."""
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     port = holder.getsockname()[1]
@@ -176,16 +176,16 @@ def closed_port() -> int:
 
 @functools.cache
 def shared_forks() -> Forks:
-    """Those of all tests of this process."""
+    """Returns the `Forks` that all tests of this process share."""
     ending = contextlib.ExitStack()
     atexit.register(ending.close)
     folder = Path(ending.enter_context(tempfile.TemporaryDirectory()))
-    # As `main` sets it before anything is imported.
+    # `main` sets this before it imports anything.
     environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
     return ending.enter_context(forking(folder, environment))
 
 
-# A process of its own: a child begins with the peak of the process that it was forked from.
+# In a separate process, because a child begins with the peak memory of its parent.
 _MEASURING = """
 import json, resource, subprocess, sys
 most = int(sys.argv[1])
@@ -199,7 +199,7 @@ print(json.dumps([done.returncode, done.stdout, done.stderr, cpu_s, peak_bytes])
 
 
 class Measured(NamedTuple):
-    """How a command ended, what it said, and what it took."""
+    """The exit code, the output, the CPU time and the peak memory of a command."""
 
     returncode: int
     stdout: str
@@ -210,7 +210,7 @@ class Measured(NamedTuple):
 
 @dataclass
 class Job:
-    """A job on disk, and the runner as a user calls it."""
+    """A job on disk, with the commands of the runner as a user gives them."""
 
     folder: Path
     spec: Path
@@ -247,7 +247,7 @@ class Job:
     def call(
         self, verb: str, *options: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end."""
+        """Runs a command until it ends."""
         return self._pipeline(self.command(verb, *options), env)
 
     def paste(self, command: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -260,23 +260,23 @@ class Job:
         self, command: list[str], env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         read_at_start = any(name.startswith(("PYTHON", "LD_")) for name in env or {})
-        if read_at_start or not hasattr(os, "pidfd_open"):  # which Linux alone has
+        if read_at_start or not hasattr(os, "pidfd_open"):  # only Linux has it
             return self.shell(command, env)
         return shared_forks().run(command, self.environment() | (env or {}), timeout=120)
 
     def status(self) -> dict:
-        """`pipeline status --json`."""
+        """Returns the object of `pipeline status --json`."""
         return json.loads(self.call("status", "--json").stdout)
 
     def export(self) -> pd.DataFrame:
-        """The sheet with its answers, through a Parquet export."""
+        """Returns the sheet with its answers, from a Parquet export."""
         target = self.folder / "exported.parquet"
         done = self.call("export", "--to", str(target))
         assert done.returncode == 0, done.stderr
         return pd.read_parquet(target).astype(object).where(lambda table: table.notna(), None)
 
     def copied(self, name: str) -> Path:
-        """A copy of the run folder as it is."""
+        """Copies the run folder."""
         return Path(shutil.copytree(self.output, self.folder / "runs" / name))
 
     def shell(
@@ -293,14 +293,14 @@ class Job:
         )
 
     def measured(self, verb: str, *options: str, most_cpu_s: int = 600) -> Measured:
-        """Runs a command to its end, or until it has used that much CPU time."""
+        """Runs a command until it ends or has used `most_cpu_s` seconds of CPU time."""
         command = [sys.executable, "-c", _MEASURING, str(most_cpu_s), *self.command(verb, *options)]
         done = self.shell(command, timeout=600)
         assert done.returncode == 0, done.stderr
         return Measured(*json.loads(done.stdout))
 
     def run(self, *options: str, expect: int = 0, env: dict[str, str] | None = None) -> dict:
-        """`pipeline run … --json`; the summary. Fails the test on another exit code."""
+        """Returns the summary of `pipeline run … --json`. Another exit code fails the test."""
         done = self.call("run", "--json", "--rate", "5000", *options, env=env)
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout.splitlines()[-1])
@@ -308,7 +308,7 @@ class Job:
     def start(
         self, *options: str, rate: str = "5000", verb: str = "run"
     ) -> Forked | subprocess.Popen[bytes]:
-        """`pipeline run …` as a process that the test ends as it likes."""
+        """Starts `pipeline run …` as a process that the test can end in any way."""
         command = self.command(verb, *(["--rate", rate] if verb == "run" else []), *options)
         if hasattr(os, "pidfd_open"):
             return Forked(shared_forks(), command[3:], self.environment())
@@ -319,7 +319,7 @@ class Job:
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Job]:
-    """A job on a sheet of its own."""
+    """Makes jobs, each with its own sheet."""
 
     def make(
         base_url: str, columns: list[str] | None = None, rows: list[list[str]] | None = None, **spec
@@ -337,7 +337,7 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
 
 @contextlib.contextmanager
 def ended(process: Forked | subprocess.Popen[bytes]) -> Iterator[None]:
-    """Sees that a process that a test started does not outlive it."""
+    """Kills a process at the end of the block if it still runs."""
     try:
         yield
     finally:

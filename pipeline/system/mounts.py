@@ -27,8 +27,8 @@ _NETWORK_FUSE = (
     " beegfs quobyte daos alluxio-fuse afpfs gvfsd-fuse kio-fuse smbnetfs vmhgfs-fuse prl_fs"
     " onedriver google-drive-ocamlfuse drive dropbox insync pcloud portal grpcfuse osxfs virtiofs"
 )
-# As the root of a container or a sandbox these are a folder of the machine around it that nobody
-# else uses: gVisor has 9p there, Kata virtiofs.
+# As the root of a container or a sandbox, these are a folder of the host that nothing else uses.
+# gVisor has 9p there, and Kata has virtiofs.
 _FINE_AS_ROOT = ("9p", "virtiofs")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 # An address, or a host before a path.

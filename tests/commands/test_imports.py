@@ -1,4 +1,4 @@
-"""What is imported when, and what the package offers to importers."""
+"""Imports are light, and the public names of the package are complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAVY = ("pandas", "pyarrow", "numpy", "httpx", "aiohttp", "tqdm", "yaml", "asyn
 
 
 def loaded_after(code: str) -> set[str]:
-    """Modules that a fresh interpreter has loaded after `code`."""
+    """Returns the modules that a fresh interpreter has loaded after `code`."""
     script = f"import sys\n{code}\nprint(' '.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -25,22 +25,22 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_importing_the_package_or_its_command_line_loads_nothing_heavy():
-    """`pipeline --help` is there at once."""
+    """So `pipeline --help` appears at once."""
     assert not loaded_after("import pipeline").intersection(HEAVY)
     assert not loaded_after("import pipeline.cli").intersection(
         ("pandas", "pyarrow", "numpy", "httpx", "aiohttp", "tqdm", "yaml")
     )
 
 
-def test_every_public_name_is_there():
-    """And listed, for completion and for readers."""
+def test_every_public_name_exists():
+    """`dir` lists it too, for completion and for readers."""
     for name in pipeline.__all__:
         assert getattr(pipeline, name) is not None
     assert set(pipeline.__all__) <= set(dir(pipeline))
 
 
-def test_every_public_name_says_what_it_is():
-    """In words of its own: not those that Python makes for a dataclass or an enumeration."""
+def test_every_public_name_has_a_docstring():
+    """It is written for this name, not made by Python for a dataclass or an enumeration."""
     for name in pipeline.__all__:
         what = getattr(pipeline, name)
         if isinstance(what, UnionType):
@@ -51,12 +51,12 @@ def test_every_public_name_says_what_it_is():
         assert words not in {base.__doc__ for base in getattr(what, "__mro__", ())[1:]}, name
 
 
-def test_every_public_name_has_a_type_for_who_imports_it(tmp_path):
-    """One that is missing among the imports for type checkers would silently be anything."""
+def test_every_public_name_has_a_type_for_its_importers(tmp_path):
+    """A name missing from the imports for type checkers would silently have the type Any."""
     names = "".join(f"reveal_type(pipeline.{name})\n" for name in pipeline.__all__)
     (tmp_path / "theirs.py").write_text(f"import pipeline\n{names}", encoding="utf-8")
     done = subprocess.run(
-        # Here, and as `make lint` does it: what that found out about the package is kept.
+        # In this folder and like `make lint`, to use its cache of the package.
         [sys.executable, "-m", "mypy", str(tmp_path / "theirs.py")],
         cwd=TOP,
         capture_output=True,
@@ -69,8 +69,8 @@ def test_every_public_name_has_a_type_for_who_imports_it(tmp_path):
     assert not untyped
 
 
-def test_what_public_calls_give_and_tell_is_public_too():
-    """So that a program can name it in its own annotations."""
+def test_the_types_that_public_calls_return_and_emit_are_public_too():
+    """A program can use them in its own annotations."""
     public = {getattr(pipeline, name) for name in pipeline.__all__}
     assert set(pipeline.Event.__args__) <= public
     for name in pipeline.__all__:
@@ -86,12 +86,12 @@ def test_what_public_calls_give_and_tell_is_public_too():
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():
-    """As of any module."""
+    """As with any module."""
     assert not hasattr(pipeline, "nothing_like_that")
 
 
 def test_a_run_needs_no_pandas(sandbox, make_job):
-    """pyarrow would import it for any list made an array: 35 MB, and half a second of a start."""
+    """pyarrow would import it to turn a list into an array. That costs 35 MB and half a second."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     code = "import sys, pipeline; print(pipeline.run_job(sys.argv[1]).ok, 'pandas' in sys.modules)"
     done = job.shell([sys.executable, "-c", code, str(job.spec)])

@@ -1,4 +1,4 @@
-"""`pipeline init`: a spec for any sheet, that loads and can be rehearsed as it stands."""
+"""`pipeline init` writes a job file for any sheet, which loads and can be rehearsed unchanged."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def pipeline(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_spec_is_written_that_can_be_checked_and_rehearsed_as_it_says(tmp_path):
-    """With an example of each column, the sheet's place, and the next commands."""
+def test_the_new_job_file_can_be_checked_and_rehearsed_with_the_printed_commands(tmp_path):
+    """It has an example of each column and the path of the sheet."""
     (tmp_path / "data").mkdir()
     rows = [["A1", "Mug: large", "", ""], ["A2", "Pen # 3", "blue", ""]]
     written(tmp_path / "data" / "my sheet.csv", ["SKU", "Product name", "note", "old"], rows)
@@ -80,8 +80,8 @@ def test_a_spec_is_written_that_can_be_checked_and_rehearsed_as_it_says(tmp_path
         assert ran.returncode == 0, ran.stderr
 
 
-def test_every_commented_line_is_a_line_of_a_spec(tmp_path):
-    """Taken out of its comment it loads."""
+def test_every_option_in_a_comment_is_a_valid_line_of_a_job_file(tmp_path):
+    """Without its # it loads."""
     init_job(written(tmp_path / "s.csv", ["SKU", "b"], [["1", "x"]]), "wf", tmp_path / "s.yaml")
     lines = (tmp_path / "s.yaml").read_text(encoding="utf-8").splitlines()
     taken = [
@@ -94,8 +94,8 @@ def test_every_commented_line_is_a_line_of_a_spec(tmp_path):
     assert [condition.column for condition in spec.where] == ["status"]
 
 
-def test_odd_column_names_are_written_so_that_they_read_back(tmp_path):
-    """And `check` passes for all of them."""
+def test_odd_column_names_load_from_the_job_file_unchanged(tmp_path):
+    """`check` passes for all of them."""
     sheet = written(tmp_path / "odd.csv", ODD, [[f"{n} # x" for n in range(len(ODD))]])
     assert pipeline(tmp_path, "init", str(sheet), "--workflow", "yes").returncode == 0
     spec = load_spec(tmp_path / "jobs" / "odd.yaml")
@@ -122,8 +122,8 @@ def test_odd_column_names_are_written_so_that_they_read_back(tmp_path):
 @example((["result", "_status", "citations"], [["a", "ok", ""]]))
 @example((["_only"], [["x"]]))
 @example((["a", "result"], [["x", "y"]]))
-def test_a_spec_for_any_sheet_loads_and_fits_it(sheet):
-    """Whatever stands in it."""
+def test_the_job_file_for_any_sheet_loads_and_fits_the_sheet(sheet):
+    """With random column names and cells."""
     columns, rows = sheet
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -137,7 +137,7 @@ def test_a_spec_for_any_sheet_loads_and_fits_it(sheet):
 
 
 def readable(path: Path) -> bool:
-    """Not every text is a header that a reader can split as it was written."""
+    """Whether the reader can open the sheet. It cannot split every header as it was written."""
     try:
         return any(open_table(JobSpec(path, "job", "wf", path, path)).batches())
     except Refused:
@@ -146,23 +146,23 @@ def readable(path: Path) -> bool:
 
 @given(st.text(max_size=20))
 @example("\ud800")
-def test_a_quoted_text_is_one_line_of_yaml_that_reads_back(text):
-    """For any text but halves of surrogate pairs, which no sheet holds."""
+def test_a_quoted_text_is_one_line_of_yaml_with_the_same_value(text):
+    """For every text except lone surrogates, which no sheet contains."""
     line = quoted(text)
     assert len(line.splitlines()) <= 1 or not line
     if not any("\ud800" <= character <= "\udfff" for character in text):
         assert yaml.safe_load(f"a: {line}  # x\n") == {"a": text}
 
 
-def test_variables_have_names_that_a_template_can_hold():
-    """A name that fits is kept; two columns never share one."""
+def test_variables_have_names_that_a_template_can_contain():
+    """A name that fits stays, and two columns never share one."""
     assert variable_names(["story", "Größe (cm)", "😀", "2 b", "a b", "a_b", "a-b", "Story"]) == [
         "story", "grosse_cm", "column_3", "column_2_b", "a_b_2", "a_b", "a_b_3", "Story",
     ]  # fmt: skip
 
 
-def test_an_export_of_the_runner_gives_its_own_columns_as_comments(tmp_path):
-    """They are answers, not questions."""
+def test_the_added_columns_of_an_export_become_comments(tmp_path):
+    """They are answers, and not variables."""
     columns = ["story", "result", "citations", "_status", "_error_code"]
     sheet = written(tmp_path / "done.csv", columns, [["a", "x", "", "ok", ""]])
     found = init_job(sheet, "wf", tmp_path / "job.yaml")
@@ -171,8 +171,8 @@ def test_an_export_of_the_runner_gives_its_own_columns_as_comments(tmp_path):
     assert init_job(own, "wf", tmp_path / "own.yaml").variables == 2
 
 
-def test_a_title_above_a_text_table_is_told_what_to_do_about(tmp_path):
-    """Whether it has separators in it or none, and without advice that is refused next."""
+def test_the_refusal_of_a_title_above_a_text_table_says_what_to_do(tmp_path):
+    """With and without separators in the title. It gives no advice that is refused next."""
     for title in ("Our articles", "Our articles,,"):
         text = f"{title}\nname,price,story\na,1,b\n"
         (tmp_path / "list.csv").write_text(text, encoding="utf-8")
@@ -184,8 +184,8 @@ def test_a_title_above_a_text_table_is_told_what_to_do_about(tmp_path):
         assert "No job file exists yet" not in more.stderr
 
 
-def test_sheets_of_one_name_have_jobs_of_their_own(tmp_path):
-    """As files of every week do. Their answers would otherwise be one another's."""
+def test_two_sheets_with_the_same_file_name_can_have_two_jobs(tmp_path):
+    """As with a file for every week. With one job, they would share their answers."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         written(tmp_path / name / "list.csv", ["story"], [[f"{name} {n}"] for n in range(2)])
@@ -195,8 +195,8 @@ def test_sheets_of_one_name_have_jobs_of_their_own(tmp_path):
         assert load_spec(tmp_path / spec).name == f"list-{name}"
 
 
-def test_two_specs_with_one_name_and_two_sheets_never_share_a_run_folder(tmp_path):
-    """Neither to send nor to look; a spec that was renamed goes on with its own."""
+def test_two_job_files_with_the_same_name_and_two_sheets_never_share_a_run_folder(tmp_path):
+    """Neither to send nor to read. A renamed job file continues in its own folder."""
     for name in ("a", "b"):
         written(tmp_path / f"{name}.csv", ["story"], [[f"{name} {n}"] for n in range(2)])
         text = f"name: weekly\nworkflow: wf_x\ninput: {name}.csv\n"
@@ -213,8 +213,8 @@ def test_two_specs_with_one_name_and_two_sheets_never_share_a_run_folder(tmp_pat
     assert "0 of 2 rows to send" in again.stderr
 
 
-def test_a_spec_that_is_there_is_never_written_over(tmp_path):
-    """Exit 2, also where it is a link to nowhere."""
+def test_an_existing_job_file_is_never_overwritten(tmp_path):
+    """The command ends with 2, even if the file is a broken link."""
     sheet = written(tmp_path / "s.csv", ["a"], [["x"]])
     (tmp_path / "kept.yaml").write_text("mine", encoding="utf-8")
     (tmp_path / "link.yaml").symlink_to("nowhere")
@@ -234,8 +234,8 @@ def test_a_spec_that_is_there_is_never_written_over(tmp_path):
         (["empty.csv", "--workflow", "wf"], "no rows"),
     ],
 )
-def test_what_cannot_be_a_job_is_refused_and_nothing_is_written(tmp_path, words, said):
-    """Without a terminal nothing is asked."""
+def test_an_impossible_job_is_refused_and_nothing_is_written(tmp_path, words, said):
+    """Without a terminal, the command asks no question."""
     written(tmp_path / "s.csv", ["a"], [["x"]])
     written(tmp_path / "empty.csv", ["a"], [])
     done = pipeline(tmp_path, "init", *words)
@@ -244,8 +244,8 @@ def test_what_cannot_be_a_job_is_refused_and_nothing_is_written(tmp_path, words,
     assert not list(tmp_path.glob("**/*.yaml"))
 
 
-def test_on_a_terminal_the_workflow_is_asked_for(tmp_path):
-    """When it was not given."""
+def test_on_a_terminal_the_command_asks_for_a_missing_workflow(tmp_path):
+    """The answer goes into the job file."""
     written(tmp_path / "s.csv", ["a"], [["x"]])
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -262,7 +262,7 @@ def test_on_a_terminal_the_workflow_is_asked_for(tmp_path):
     assert load_spec(tmp_path / "jobs" / "s.yaml").workflow == "wf_asked"
 
 
-def test_a_parquet_sheet_is_a_sheet_too(tmp_path):
+def test_a_parquet_file_is_also_a_sheet(tmp_path):
     """Nulls are empty cells."""
     pd.DataFrame({"a": ["x", None], "n": [1, 2]}).to_parquet(tmp_path / "s.parquet")
     found = init_job(tmp_path / "s.parquet", "wf", tmp_path / "s.yaml")
@@ -270,8 +270,8 @@ def test_a_parquet_sheet_is_a_sheet_too(tmp_path):
     assert load_spec(found.path).empty == "skip"
 
 
-def test_a_workbook_with_a_title_and_several_sheets_is_told_by_options(tmp_path):
-    """The refusal names them, as there is no spec yet; the spec that is written does the same."""
+def test_a_workbook_with_a_title_and_two_worksheets_is_described_by_options(tmp_path):
+    """The refusal names the options, as no job file exists yet. Then the job file has the keys."""
     book = openpyxl.Workbook()
     page = book.active
     assert page is not None
@@ -298,8 +298,8 @@ def test_a_workbook_with_a_title_and_several_sheets_is_told_by_options(tmp_path)
     assert open_table(spec).columns == ("sku", "name")
 
 
-def test_a_sheet_in_the_place_of_a_spec_is_told_what_writes_one(tmp_path):
-    """It is the first mistake that one makes."""
+def test_the_refusal_of_a_sheet_instead_of_a_job_file_names_pipeline_init(tmp_path):
+    """This is the first mistake of a new user."""
     (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
     with pytest.raises(Refused, match="pipeline init"):
         load_spec(tmp_path / "list.xlsx")

@@ -1,4 +1,4 @@
-"""Paths that no system takes: each command refuses them, and none ends in a traceback."""
+"""Every command refuses paths that no file can have, and none ends in a traceback."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def called(job, words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_command_line_with_a_path_that_no_system_takes_is_refused(make_job, kind):
-    """Wherever it stands."""
+def test_a_command_line_with_an_impossible_path_is_refused(make_job, kind):
+    """In every argument and option that takes a path."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     for where, words in COMMANDS.items():
         done = called(job, [word.format(BAD[kind]) for word in words])
@@ -58,10 +58,10 @@ def test_a_command_line_with_a_path_that_no_system_takes_is_refused(make_job, ki
         {"input": "a\0.csv"},
     ],
 )
-def test_a_spec_with_such_a_path_is_refused_by_check_and_run_before_anything_is_sent(
+def test_a_job_file_with_an_impossible_path_is_refused_before_anything_is_sent(
     sandbox, make_job, fields
 ):
-    """Links that lead to themselves, and NUL, which YAML can write."""
+    """By `check` and `run`: links that lead to themselves, and NUL, which YAML can contain."""
     job = make_job(sandbox.url, rows=[["a"]], **fields)
     for name in ("loop", "loop.prom"):
         (job.folder / name).symlink_to(name)
@@ -73,8 +73,8 @@ def test_a_spec_with_such_a_path_is_refused_by_check_and_run_before_anything_is_
     assert sandbox.received() == 0
 
 
-def test_links_in_a_circle_at_the_place_of_a_rehearsal_are_refused(make_job):
-    """The folder that `--sandbox` adds to the name."""
+def test_a_rehearsal_refuses_a_run_folder_that_is_too_long_or_links_to_itself(make_job):
+    """`--sandbox` makes the name of the run folder longer."""
     job = make_job("", rows=[["a"]], output="x" * 250)
     done = job.call("check", "--sandbox")
     assert (done.returncode, "258 bytes" in done.stderr) == (2, True), done.stderr
@@ -85,8 +85,8 @@ def test_links_in_a_circle_at_the_place_of_a_rehearsal_are_refused(make_job):
     assert (done.returncode, "leads to itself" in done.stderr) == (2, True), done.stderr
 
 
-def test_the_longest_names_that_a_system_takes_are_used(sandbox, make_job):
-    """255 bytes, also of a textfile, whose draft has a name of its own."""
+def test_the_longest_possible_names_work(sandbox, make_job):
+    """They have 255 bytes. This includes a textfile, whose draft has another name."""
     sheet, output, metrics = "s" * 251 + ".csv", "o" * 255, "m" * 250 + ".prom"
     job = make_job(sandbox.url, input=sheet, output=output, notify={"textfile": metrics})
     (job.folder / sheet).write_text("story\na\n", encoding="utf-8")

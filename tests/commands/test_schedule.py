@@ -1,4 +1,4 @@
-"""What `pipeline schedule` prints works as it is printed: units, a crontab, a workflow."""
+"""The files that `pipeline schedule` prints work unchanged: units, a crontab, a workflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ODD = 'it\'s 100% $HOME "odd"'
 
 
 def printed(job: Job, kind: str, *options: str) -> dict[str, str]:
-    """The files that the command prints, by name."""
+    """Returns the files that the command prints, by name."""
     done = job.call("schedule", "--as", kind, "--json", *options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["files"]
@@ -38,7 +38,7 @@ def key_file(job: Job) -> Path:
 
 @pytest.fixture
 def odd_job(sandbox: SandboxProcess, make_job) -> Job:
-    """A job whose path has blanks, quotes, `%` and `$` in it."""
+    """A job with spaces, quotes, `%` and `$` in its path."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     folder = job.folder.with_name(ODD)
     job.folder.rename(folder)
@@ -52,8 +52,8 @@ def directive(unit: str, name: str) -> str:
 
 @pytest.mark.skipif(SYSTEMD is None, reason="no systemd-analyze")
 @pytest.mark.parametrize("until", [(), ("--until", "06:00")])
-def test_systemd_takes_the_units_as_they_are_printed(odd_job, tmp_path, until):
-    """Every line is known to it, the command is there, and the time is one."""
+def test_systemd_accepts_the_printed_units_unchanged(odd_job, tmp_path, until):
+    """It knows every line, finds the command, and understands the time."""
     units = printed(odd_job, "systemd", "--at", "02:05", *until)
     for name, text in units.items():
         (tmp_path / name).write_text(text)
@@ -65,8 +65,8 @@ def test_systemd_takes_the_units_as_they_are_printed(odd_job, tmp_path, until):
     assert (done.returncode, "02:05:00" in done.stdout) == (0, True), done.stderr
 
 
-def test_the_service_runs_this_job_and_waits_for_what_is_paid(sandbox, odd_job, tmp_path):
-    """Its command with systemd's credential: every row once; a stop is longer than the drain."""
+def test_the_service_runs_this_job_and_waits_for_paid_answers(sandbox, odd_job, tmp_path):
+    """With systemd's credential, it sends every row once. A stop may take longer than the drain."""
     odd_job.write_spec(deadline_s=100)
     service = printed(odd_job, "systemd", "--at", "02:00")["pipeline-job.service"]
     text = directive(service, "ExecStart").replace("%%", "%").replace("$$", "$")
@@ -88,8 +88,8 @@ def test_the_service_runs_this_job_and_waits_for_what_is_paid(sandbox, odd_job, 
     assert KEY not in service
 
 
-def test_a_night_that_was_slept_through_is_made_up_for_unless_it_would_last_all_day(odd_job):
-    """`--until` of a start in the morning would be that of the next day."""
+def test_a_missed_night_is_run_later_unless_it_would_last_all_day(odd_job):
+    """After a start in the morning, `--until` would mean a time on the next day."""
     units = printed(odd_job, "systemd", "--at", "02:00")
     assert directive(units["pipeline-job.timer"], "Persistent") == "true"
     units = printed(odd_job, "systemd", "--at", "02:00", "--until", "06:00")
@@ -100,7 +100,7 @@ def test_a_night_that_was_slept_through_is_made_up_for_unless_it_would_last_all_
 
 
 def as_cron_does(table: str, *, home: bool) -> subprocess.CompletedProcess[str]:
-    """Runs the one line of a crontab with cron's shell, environment and idea of `%`."""
+    """Runs the line of a crontab with cron's shell, environment and rule for `%`."""
     lines = [line for line in table.splitlines() if line and not line.startswith("#")]
     env = dict(line.split("=", 1) for line in lines[:-1])
     *when, command = lines[-1].split(" ", 5)
@@ -117,8 +117,8 @@ def as_cron_does(table: str, *, home: bool) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_cron_line_works_in_the_environment_that_cron_has(odd_job):
-    """Silent while all is well; mail when a row failed; each row billed once."""
+def test_the_cron_line_works_in_the_environment_of_cron(odd_job):
+    """It is silent if all is well, prints if a row failed, and pays for each row once."""
     options = (
         "--at",
         "02:05",
@@ -149,15 +149,15 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED)
-def test_what_cannot_be_scheduled_is_refused(make_job, options, words):
-    """Exit 2, and nothing on stdout that a redirection would keep."""
+def test_an_impossible_schedule_is_refused(make_job, options, words):
+    """The command ends with 2 and prints nothing on stdout, which may go to a file."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     done = job.call("schedule", *options)
     assert (done.returncode, words in done.stderr, done.stdout) == (2, True, ""), done.stderr
 
 
-def test_what_one_may_not_expect_of_the_nights_is_said_beside_what_is_printed(make_job, tmp_path):
-    """On stderr, or under `warnings`: a key that is not there, and nights that are rehearsals."""
+def test_warnings_about_the_nights_are_printed_apart_from_the_files(make_job, tmp_path):
+    """On stderr, or under `warnings`: a missing file for the key, and rehearsals."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     there, gone = str(key_file(job)), str(tmp_path / "no-such-key")
     for options, words in (
@@ -178,7 +178,7 @@ def test_what_one_may_not_expect_of_the_nights_is_said_beside_what_is_printed(ma
     assert "the secret AITUTOR_API_KEY" in done.stderr
 
 
-# -- GitHub: the steps are run here, against a repository of the test's own -----------------------
+# -- GitHub: the tests run the steps here, with their own repository ------------------------------
 
 KEYS = {
     "": {"name", "on", "permissions", "concurrency", "jobs"},
@@ -188,7 +188,7 @@ KEYS = {
 
 
 class Hosted:
-    """A private repository, and machines that forget everything after each night."""
+    """A private repository, and machines that lose everything after each night."""
 
     def __init__(self, job: Job, tmp_path: Path) -> None:
         self.job, self.tmp_path, self.nights = job, tmp_path, 0
@@ -208,8 +208,11 @@ class Hosted:
         self.text = text
 
     def night(self, *, first: bool = False, lost: bool = False, offline: bool = False) -> list[str]:
-        """Runs the steps on a new machine. The names of those that failed; `lost` ends it after
-        the sending, `offline` cuts it off from the repository then."""
+        """Runs the steps on a new machine and returns those that failed, with their exit codes.
+
+        After the step that sends, `lost` ends the machine, and `offline` disconnects it from the
+        repository.
+        """
         self.nights += 1
         machine = self.tmp_path / f"machine-{self.nights}"
         git("clone", "--quiet", str(self.origin), str(machine))
@@ -247,7 +250,7 @@ class Hosted:
         return failed
 
     def _fast(self, machine: Path) -> Path:
-        """A folder with a `sleep` that does not."""
+        """Returns a folder with a `sleep` that returns at once."""
         folder = machine / "fast"
         folder.mkdir(exist_ok=True)
         (folder / "sleep").write_text("#!/bin/sh\n")
@@ -261,11 +264,11 @@ def git(*words: str) -> None:
 
 @pytest.fixture
 def hosted(sandbox: SandboxProcess, make_job, tmp_path) -> Hosted:
-    """A repository with a job in it and the workflow that is printed for it."""
+    """A repository with a job and with the workflow that is printed for it."""
     return Hosted(make_job(sandbox.url, rows=[["a"], ["#fault:blocked"]]), tmp_path)
 
 
-def test_a_sheet_that_github_would_not_have_is_refused(make_job):
+def test_a_sheet_outside_the_repository_is_refused_for_github(make_job):
     """Every night would fail."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     (job.folder / "repository" / ".git").mkdir(parents=True)
@@ -277,8 +280,8 @@ def test_a_sheet_that_github_would_not_have_is_refused(make_job):
     assert "sheet.csv: the sheet is outside the repository" in done.stderr
 
 
-def test_the_workflow_has_the_keys_that_github_knows(hosted):
-    """Checked by hand: names, types, the schedule, and that nothing is ever cancelled."""
+def test_the_workflow_only_has_keys_that_github_knows(hosted):
+    """Compared by hand: names, types, the schedule, and that no run is ever cancelled."""
     flow = hosted.flow
     assert hosted.path == ".github/workflows/pipeline-job.yml"
     assert set(flow) == KEYS[""]
@@ -302,8 +305,8 @@ def test_the_workflow_has_the_keys_that_github_knows(hosted):
     assert secrets == ["Send"]
 
 
-def test_nights_on_machines_that_forget_everything_pay_each_row_once(hosted, sandbox):
-    """The first must be meant; a failed row is an error once; what is new is sent."""
+def test_nights_on_machines_that_lose_everything_pay_for_each_row_once(hosted, sandbox):
+    """The first night needs `first_run`. A failed row is an error once. New rows are sent."""
     assert hosted.night() == ["Bring the ledger of the last night 1"]
     assert sandbox.received() == 0
     assert hosted.night(first=True) == ["How it ended 3"]
@@ -319,8 +322,8 @@ def test_nights_on_machines_that_forget_everything_pay_each_row_once(hosted, san
 
 
 @pytest.mark.parametrize("how", ["lost", "offline"])
-def test_a_night_whose_ledger_never_came_back_stops_the_next_before_it_sends(hosted, sandbox, how):
-    """The machine is gone, or its push fails: nobody knows what was paid, so nothing is."""
+def test_a_night_that_lost_its_ledger_stops_the_next_one_before_it_sends(hosted, sandbox, how):
+    """The machine is lost or its push fails. As nobody knows which rows were paid, none is sent."""
     first = hosted.night(first=True, lost=how == "lost", offline=how == "offline")
     assert first == ([] if how == "lost" else ["Keep the ledger 1", "How it ended 3"])
     sent = sandbox.received()
@@ -329,17 +332,17 @@ def test_a_night_whose_ledger_never_came_back_stops_the_next_before_it_sends(hos
     assert sandbox.received() == sent
 
 
-# -- paths that schedulers read their own way ---------------------------------------------
+# -- paths that schedulers read in different ways -----------------------------------------
 
 
 def joined(unit: str) -> list[str]:
-    """The lines of a unit as systemd reads them: one that ends in a `\\` goes on in the next."""
+    """Returns the lines of a unit as systemd reads them: a `\\` at the end joins the next line."""
     return re.sub(r"(?m)(?<!\\)((?:\\\\)*)\\\n", r"\1 ", unit).splitlines()
 
 
 @pytest.mark.parametrize("name", ["odd\\", "odd\\\\", "odd ", "o\\dd", "o%dd\\"])
-def test_a_folder_whose_name_ends_in_a_backslash_takes_no_line_of_the_unit_in(make_job, name):
-    """The directive after it would be part of its path, and be lost."""
+def test_a_folder_whose_name_ends_in_a_backslash_joins_no_line_of_the_unit(make_job, name):
+    """The directive in the next line would become part of the path, and be lost."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     odd = job.folder / name
     odd.mkdir()
@@ -355,7 +358,7 @@ def test_a_folder_whose_name_ends_in_a_backslash_takes_no_line_of_the_unit_in(ma
 
 
 def test_a_key_file_that_a_unit_cannot_name_is_refused(make_job):
-    """LoadCredential= has no quotes."""
+    """LoadCredential= allows no quotes."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     for name in ("key\\", "key "):
         done = job.call("schedule", "--at", "02:00", "--key-file", str(job.folder / name))
@@ -365,7 +368,7 @@ def test_a_key_file_that_a_unit_cannot_name_is_refused(make_job):
 
 @pytest.mark.parametrize("name", [r"a\%b", r"a\\b"])
 def test_a_path_that_crons_read_differently_is_refused(make_job, name):
-    """Debian's cron takes one of two backslashes away, cronie none, and a `%` ends the command."""
+    """Debian's cron removes one of two backslashes, and cronie none. A `%` ends the command."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     odd = job.folder / name
     odd.mkdir()
@@ -379,7 +382,7 @@ def test_a_path_that_crons_read_differently_is_refused(make_job, name):
 
 
 def test_the_actions_of_the_workflow_are_pinned_by_the_hashes_of_their_commits(hosted):
-    """A tag can be moved to other code, which would have the key."""
+    """A tag can be moved to other code, which would get the key."""
     [job] = hosted.flow["jobs"].values()
     used = [step["uses"] for step in job["steps"] if "uses" in step]
     assert len(used) == 3

@@ -1,8 +1,8 @@
-"""What a disk may show after the power went, from a trace of what a process did to it.
+"""Computes what a disk may contain after a power cut, from a trace of the calls of a process.
 
-The rules are the least that POSIX promises: a file's bytes are there once it was synced, a name is
-there once its folder was. Of everything else any part may be there: some of the unsynced bytes, in
-512-byte sectors, zeros in their place, a rename or not.
+The rules are the minimum that POSIX promises: a file's bytes are there after its sync, and a name
+is there after the sync of its folder. Any part of the rest may be there: some of the unsynced
+bytes, in 512-byte sectors, zeros instead of them, a rename or not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 @dataclass(frozen=True)
 class Call:
-    """One finished system call: its text arguments as bytes, the others as they were printed."""
+    """One finished system call: its text arguments as bytes, the others as strace printed them."""
 
     name: str
     texts: list[bytes]
@@ -37,7 +37,7 @@ class Call:
 
 
 def read_trace(path: Path) -> Iterator[Call]:
-    """The calls that succeeded, in the order in which they returned."""
+    """Yields the calls that succeeded, in the order in which they returned."""
     begun: dict[str, str] = {}
     for line in path.read_text().splitlines():
         if unfinished := _BEGUN.match(line):
@@ -54,7 +54,7 @@ def read_trace(path: Path) -> Iterator[Call]:
 
 @dataclass
 class Node:
-    """A file: its durable bytes and those written since. A folder: the same of its names."""
+    """A file with its durable and current bytes, or a folder with its durable and current names."""
 
     folder: bool = False
     synced: bytes = b""
@@ -72,7 +72,7 @@ class Node:
 
 
 class Disk:
-    """Follows the calls of one process below `root`, which is durable as it is."""
+    """Follows the calls of one process below `root`, whose content before that is durable."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,7 +81,7 @@ class Disk:
         self._places: dict[int, int] = {}
 
     def follow(self, call: Call) -> bool:
-        """Takes in one call; whether it was about this disk."""
+        """Applies one call, and returns whether it changed or synced this disk."""
         if call.name in ("openat", "mkdir", "mkdirat", "rename", "renameat", "unlink", "unlinkat"):
             return self._named(call)
         return self._opened(call)
@@ -111,7 +111,7 @@ class Disk:
         flags = next(word for word in call.words if "O_" in word)
         if name not in parent.names and "O_CREAT" not in flags:
             self._files.pop(call.result, None)
-            return  # it was there before the trace began, and is only read
+            return  # it existed before the trace began, and the process only reads it
         node = parent.names.setdefault(name, Node())
         if "O_TRUNC" in flags:
             node.now.clear()
@@ -161,19 +161,21 @@ class Disk:
     # -- after a kill ---------------------------------------------------------------------
 
     def close_all(self) -> None:
-        """The process is gone: its files are closed, and nothing more is synced."""
+        """Closes all files without a sync, as when the process dies."""
         self._files.clear()
         self._places.clear()
 
     def shown(self) -> dict[str, bytes | None]:
-        """What the next process finds: all that was done, whether it was synced or not."""
+        """Returns what the next process finds: every change, whether synced or not."""
         return dict(_show(self.top, "", lambda node: node.names, lambda node: bytes(node.now)))
 
-    # -- after the power went -------------------------------------------------------------
+    # -- after a power cut ----------------------------------------------------------------
 
     def survivors(self, chance: random.Random, odd: int) -> Iterator[dict[str, bytes | None]]:
-        """What may be there now: nothing unsynced, all of it, and `odd` mixtures. By path below
-        the root; None for a folder."""
+        """Yields possible contents of the disk: nothing unsynced, everything, and `odd` mixtures.
+
+        Each is by path below the root, with None for a folder.
+        """
         yield dict(_show(self.top, "", lambda node: node.synced_names, lambda node: node.synced))
         yield self.shown()
         for _ in range(odd):
@@ -190,14 +192,14 @@ class Disk:
 def _show(node, path, names, content) -> Iterator[tuple[str, bytes | None]]:
     for name, inner in names(node).items():
         if name.endswith("-shm"):
-            continue  # memory that processes share: nothing of it matters after a crash
+            continue  # memory that processes share, which does not matter after a crash
         yield f"{path}{name}", None if inner.folder else content(inner)
         if inner.folder:
             yield from _show(inner, f"{path}{name}/", names, content)
 
 
 def _torn(node: Node, chance: random.Random) -> bytes:
-    """Some of what was not synced: a prefix, zeros in its place, or sectors here and there."""
+    """Returns some of the unsynced bytes: a prefix, zeros instead of them, or random sectors."""
     before, after = node.synced, bytes(node.now)
     if before == after:
         return after
@@ -220,7 +222,7 @@ def _torn(node: Node, chance: random.Random) -> bytes:
 
 
 def restore(survivor: dict[str, bytes | None], root: Path) -> None:
-    """Writes what a disk shows below `root`."""
+    """Writes the content of a disk below `root`."""
     for name, content in survivor.items():
         path = root / name
         if content is None:

@@ -1,10 +1,10 @@
-"""The command line in forks of one process that has imported everything.
+"""Runs the command line in forks of one process that has imported everything.
 
-A start of Python with everything loaded takes most of a second; a fork takes ten milliseconds, so
-that hundreds of kills fit into minutes. Each fork is a process of its own, and dies like one.
+Starting Python with everything loaded takes most of a second. A fork takes ten milliseconds, so
+hundreds of kills fit into minutes. Each fork is a separate process, and dies like one.
 
-Most commands of the tests are such forks. What is about the start itself (imports, what the
-environment tells Python, memory of a child) starts Python.
+Most commands in the tests are such forks. Tests of the start itself (imports, Python's environment
+variables, memory of a child) start Python.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Forked:
-    """A command that runs, with as much of `subprocess.Popen` as tests need. What it writes is
-    thrown away."""
+    """A running command, with the part of `subprocess.Popen` that tests need. Its output is thrown
+    away."""
 
     def __init__(self, forks: Forks, words: list[str], environment: dict[str, str]) -> None:
         self.returncode: int | None = None
@@ -42,7 +42,7 @@ class Forked:
         self._ended = os.pidfd_open(self.pid)
 
     def poll(self) -> int | None:
-        """The exit code, or None while the command runs."""
+        """Returns the exit code, or None while the command runs."""
         return self._look(0)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -71,22 +71,22 @@ class Forked:
 
 @dataclass
 class Forks:
-    """The process that forks, and where its children write what they say."""
+    """The process that forks, and the folder for the output of its children."""
 
     server: subprocess.Popen[bytes]
     folder: Path
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, *words: str) -> int:
-        """Starts ``pipeline`` with these words; the id of its process."""
+        """Starts ``pipeline`` with these words, and returns the id of its process."""
         return self._ask({"words": words, "folder": str(self.folder)})
 
     def wait(self, pid: int) -> int:
-        """The exit code of a process once it has ended; -9 and the like after a signal."""
+        """Waits until a process ends, and returns its exit code (negative after a signal)."""
         return os.waitstatus_to_exitcode(self._ask({"wait": pid}))
 
     def call(self, *words: str) -> int:
-        """Runs a command to its end."""
+        """Runs a command until it ends."""
         return self.wait(self.start(*words))
 
     def run(
@@ -96,9 +96,10 @@ class Forks:
         timeout: float,
         limits: dict[int, int] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` runs `command`, whose first three words are Python, -m, pipeline.
+        """Runs `command` like `subprocess.run`. Its first three words are Python, -m, pipeline.
 
-        `limits` are resource limits of the child; that of RLIMIT_AS is beyond what it has already.
+        `limits` are resource limits of the child. The one of RLIMIT_AS is added to the memory that
+        it already has.
         """
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             asked = {"words": command[3:], "folder": folder, "environment": environment}
@@ -115,21 +116,21 @@ class Forks:
             return subprocess.CompletedProcess(command, self.wait(pid), *said)
 
     def call_with_signals(self, words: list[str], signals: list[tuple[float, int]]) -> int:
-        """Runs a command that is sent each signal after so many seconds."""
+        """Runs a command, and sends it each signal after the given seconds."""
         pid = self.start(*words)
         for after_s, number in signals:
             time.sleep(after_s)
-            os.kill(pid, number)  # not reaped before `wait`, so the id is still its own
+            os.kill(pid, number)  # the process keeps its id until `wait`
         return self.wait(pid)
 
     @property
     def said(self) -> str:
-        """What the last command wrote to stdout."""
+        """The stdout of the last command."""
         return (self.folder / "stdout").read_text(encoding="utf-8")
 
     @property
     def complained(self) -> str:
-        """What the last command wrote to stderr."""
+        """The stderr of the last command."""
         return (self.folder / "stderr").read_text(encoding="utf-8")
 
     def _ask(self, question: dict) -> int:
@@ -143,7 +144,7 @@ class Forks:
 
 @contextlib.contextmanager
 def forking(folder: Path, environment: dict[str, str]) -> Iterator[Forks]:
-    """Starts the process that forks; it ends with this block."""
+    """Starts the process that forks, and ends it with the block."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.support.forks"],
         stdin=subprocess.PIPE,
@@ -171,7 +172,7 @@ def _serve() -> None:
     import pipeline.sending.engines.local
     import pipeline.verify  # noqa: F401
 
-    # A signal that comes while the child is being made waits until the child is itself.
+    # A signal during the fork is held back until the child is ready.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
@@ -182,7 +183,7 @@ def _serve() -> None:
 
 
 def _become(asked: dict) -> int:
-    """The child: no way back from here."""
+    """Runs the command in the child, and never returns."""
     from pipeline.cli import main
 
     code = 1

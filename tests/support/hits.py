@@ -1,9 +1,9 @@
-"""For `make mutants`: which functions the commands of a test called, although they ran in forks.
+"""For `make mutants`: notes which functions the commands of a test called in forks.
 
-mutmut notes in its own process which test calls which function, and tries a changed function with
-those tests alone. A fork leaves its notes in a file, and the process of the tests adds them to the
-notes of the test that is ending. Only notes on modules that no test calls in its own process: a
-command calls nearly everything, and mutmut would try each change with all commands.
+In its own process, mutmut notes which test calls which function, and tries a changed function with
+those tests alone. A fork leaves its notes in a file. The process of the tests adds them to the
+notes of the test that is ending. Only modules that no test calls in its own process are noted: a
+command calls nearly every function, and mutmut would try each change with all commands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BY_COMMANDS = ("consent", "recovery", "sending", "settle")
 
 
 def leave() -> None:
-    """In a fork that ends: leaves its notes."""
+    """Writes the notes of this fork to a file, before the fork ends."""
     if _noting():
         from mutmut.state import state
 

@@ -1,10 +1,10 @@
-"""A state machine: whatever a person does to sheet, spec and process, the book is right.
+"""A state machine that tests that no action on sheet, job file or process pays for a row twice.
 
-The model maps each request body to the number of bills that the user allowed. The sandbox's book is
-the judge. Commands are real processes, forked, so one takes a tenth of a second.
+The model maps each request body to the number of bills that the user allowed. The sandbox's book
+decides. Commands are real processes, forked, so each takes a tenth of a second.
 
-The machine notes its steps. A failing example is printed as the list of its steps when it fails,
-because shrinking takes hours where each try is a dozen processes. `replay` does such a list again.
+The machine notes its steps. If an example fails, the list of its steps is printed, because
+shrinking takes hours when each try needs a dozen processes. `replay` repeats such a list.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from tests.support.forks import Forks
 FAULTS = ("json-500-once", "blocked", "not-json", "html-504-billed", "success-false")
 STORIES = [f"story {n}" for n in range(6)] + [f"{n} #fault:{n}" for n in FAULTS]
 IN_FLIGHT = 3
-# A run of one row and its checks, where nothing else goes on.
+# The time for a run of one row and its checks on an idle machine.
 USUAL_S = 0.3
 
 stories = st.sampled_from(STORIES)
 places = st.integers(0, 11)
-# A run takes a fifth of a second to its first request, and a tenth or two from there.
+# A run sends its first request after 0.2 s, and ends 0.1 or 0.2 s later.
 instants_s = st.floats(0.0, 0.1) | st.floats(0.1, 0.4)
 
 
@@ -52,21 +52,21 @@ Step = tuple[str, dict[str, Any]]
 
 @dataclass
 class Bench:
-    """What all examples share: one sandbox, one process that forks."""
+    """The parts that all examples share: one sandbox, and one process that forks."""
 
     sandbox: SandboxProcess
     forks: Forks
     numbers: Iterator[int]
-    # How many times slower than usual a run is here and now: kills come so much later.
+    # How many times slower than usual runs are now. Kills are delayed by this factor.
     slower: float = 1.0
-    # On the monotonic clock: no step begins later.
+    # The time on the monotonic clock after which no step begins.
     until: float = math.inf
-    # The steps of the first example that failed, and how.
+    # The steps of each example that failed, and its error.
     failed: list[tuple[list[Step], BaseException]] = field(default_factory=list)
 
 
 def noted(function: Callable[..., None]) -> Callable[..., None]:
-    """A rule whose name and values the machine keeps, so that they can be printed and repeated."""
+    """Wraps a rule so that its name and values are noted, to print and repeat them."""
 
     @functools.wraps(function)
     def step(self: Machine, **values: Any) -> None:
@@ -79,7 +79,7 @@ def noted(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class Machine(RuleBasedStateMachine):
-    """A person at a sheet, with a process that dies."""
+    """A user with a sheet, and a process that dies."""
 
     bench: Bench
 
@@ -93,12 +93,12 @@ class Machine(RuleBasedStateMachine):
         self.job = Job(folder, folder / "job.yaml", folder / "sheet.csv", self.bench.sandbox.url)
         self.rows: list[str] = []
         self.tone, self.note, self.dedupe = "warm", False, False
-        # By body: how often it may be billed, how many equal rows a run ever saw of it, whether
-        # a run that was ended by force may have left it ambiguous.
+        # By body: how often it may be billed, the most equal rows with it in any run, and whether
+        # a killed run may have left it ambiguous.
         self.allowed: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
         self.cut: set[str] = set()
-        # Bodies whose other tones may be paid, too.
+        # Bodies that may also be paid in other tones.
         self.accepted: set[str] = set()
         self.tones = {"warm"}
         self.done = False
@@ -147,13 +147,13 @@ class Machine(RuleBasedStateMachine):
     @rule()
     @noted
     def turn_dedupe(self) -> None:
-        """Off, the other equal rows are new; on, nothing is, whatever was sent meanwhile."""
+        """Without it, the other equal rows are new. With it, no row is new."""
         self.dedupe = not self.dedupe
 
     @rule(tone=st.sampled_from(["warm", "dry"]), accepted=st.booleans())
     @noted
     def change_the_constant(self, tone: str, accepted: bool) -> None:
-        """Where that would pay again, it is refused unless accepted; then it is undone."""
+        """Changes the tone. If that would pay again, the run refuses it unless the user accepts."""
         before, self.tone = self.tone, tone
         received = self._received()
         code = self._run("run", *(["--accept-changes"] if accepted else []))
@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
     @rule(after_s=instants_s)
     @noted
     def kill_and_run_again(self, after_s: float) -> None:
-        """What matters most of a kill is what comes next."""
+        """Kills a run and starts the next one at once, which is the critical case after a kill."""
         self._run("run", signals=[(after_s, signal.SIGKILL)])
         self._run("run")
 
@@ -233,7 +233,7 @@ class Machine(RuleBasedStateMachine):
         self.watched(self._compare_with_the_book)
 
     def watched(self, doing: Callable[[], None]) -> None:
-        """Keeps the steps up to here if this fails."""
+        """Records the steps so far if `doing` fails."""
         try:
             doing()
         except AssertionError as error:
@@ -273,12 +273,12 @@ class Machine(RuleBasedStateMachine):
 
     @staticmethod
     def _codes(signals: list[tuple[float, int]] | None) -> set[int]:
-        """How a run may end: nothing here makes it stop for another reason."""
+        """Returns the possible exit codes. Nothing here stops a run for another reason."""
         by_signal = {-signal.SIGKILL} if signals and signals[0][1] == signal.SIGKILL else {130}
         return {0, 2, 3, 4, 5} | (by_signal if signals else set())
 
     def _allow(self, verb: str, options: tuple[str, ...]) -> None:
-        """Each equal row once, or one for all; what the user allows to pay twice once more."""
+        """Allows a bill for each equal row, or one for all, and more if the user may pay again."""
         wanted = Counter(self._body(story) for story in self.rows)
         if self.dedupe:
             wanted = Counter(dict.fromkeys(wanted, 1))
@@ -295,13 +295,16 @@ class Machine(RuleBasedStateMachine):
             return False
         billed_for_nothing = "#fault:not-json" in body or "#fault:html-504" in body
         if "#fault:success-false" in body:
-            return True  # failed, and maybe paid: `resume` says so and sends it
-        # What was settled is failed, which `resume` sends too.
+            return True  # failed and maybe paid: `resume` says so and sends it again
+        # A settled row is failed, so `resume` sends it again too.
         return billed_for_nothing or body in self.cut
 
     def _check_other_tones(self, paid: dict[str, int], options: tuple[str, ...]) -> None:
-        """A row that was paid in one tone is paid in another only if the user accepted that. Rows
-        that may have been paid in this tone too are asked for in another way."""
+        """Checks that a row paid in one tone is paid in another only if the user accepted that.
+
+        Rows that may have been paid in this tone too are not checked: the runner asks for them in
+        another way.
+        """
         if "--accept-changes" in options:
             self.accepted |= {self._body(story) for story in self.rows}
         now = self._billed()
@@ -312,25 +315,25 @@ class Machine(RuleBasedStateMachine):
                 assert not now.get(body), body
 
     def _check_counts(self) -> None:
-        """By `status`, whatever ended the run: a kill leaves no summary of its own."""
+        """Checks the counts by `status`, which also works after a kill, without a summary."""
         code = self.bench.forks.call("status", str(self.job.spec), "--json")
         summary = json.loads(self.bench.forks.said)
-        # A kill may come before the first run has begun: then nothing was sent, and that is said.
+        # A kill may come before the first run begins. Then nothing was sent, and `status` says so.
         assert code == 0 or "no run yet" in summary["error"]
         states = ("ok", "failed", "ambiguous", "pending", "skipped")
         assert sum(summary[state] for state in states) == summary["rows"]
         assert summary["paid_min"] <= sum(self._billed().values()) <= summary["paid_max"]
 
     def _check_that_the_first_rows_failed_alike(self) -> None:
-        """The only stop that these sheets can bring about: ten equal failures before any answer.
-        What was in flight then may still be answered."""
+        """Checks the only stop that these sheets can cause: ten equal failures before any answer.
+        Requests in flight at that moment may still be answered."""
         summary = json.loads((self.job.output / "summary.json").read_text())
         assert summary["stopped"] == "alike"
         assert summary["failed"] >= 10
         assert summary["ok"] < IN_FLIGHT
 
     def _check_files(self) -> None:
-        """Summary, parts and failures of a run that came to its end: what a user reads."""
+        """Checks the files for the user after a complete run: summary, parts and failures."""
         summary = json.loads((self.job.output / "summary.json").read_text())
         assert summary["rows"] == len(self.rows)
         results = pd.read_parquet(self.job.results)
@@ -343,7 +346,7 @@ class Machine(RuleBasedStateMachine):
     def _check_that_paid_rows_are_known(
         self, billed: dict[str, int], results: pd.DataFrame
     ) -> None:
-        """A body of the sheet that was billed is answered, ambiguous, or failed and maybe paid."""
+        """Checks that each billed body is answered, ambiguous, or failed and maybe paid."""
         answers, kept = self._answers(), Counter(results["variables"])
         for body, text in zip(results["variables"], results["result"], strict=True):
             assert answers[body] == text
@@ -393,7 +396,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def measure(bench: Bench) -> None:
-    """Finds out how slow runs of a single row are; the first one is slow for its imports."""
+    """Measures how slow runs of a single row are. The first one is slow because of its imports."""
     for _ in range(2):
         machine = _on(bench)()
         machine.begin(rows=["story 0"])
@@ -404,7 +407,7 @@ def measure(bench: Bench) -> None:
 
 
 def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:
-    """Does random examples. The error has the steps of the first one that fails."""
+    """Runs random examples. The error contains the steps of the first one that fails."""
     machine = _on(bench)
     try:
         run_state_machine_as_test(
@@ -420,7 +423,7 @@ def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:
             ),
         )
     except BaseException:
-        # What hypothesis raises is about its second try, which a kill at an instant may survive.
+        # Hypothesis reports its second try, and a kill at another instant may not fail again.
         for done, error in bench.failed[:1]:
             lines = "".join(f"    {step!r},\n" for step in done)
             raise AssertionError(f"seed {seeded}, steps:\n[\n{lines}]") from error
@@ -428,7 +431,7 @@ def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:
 
 
 def replay(bench: Bench, steps: list[Step]) -> None:
-    """Does the steps of an example again."""
+    """Repeats the steps of an example."""
     machine = _on(bench)()
     try:
         for name, values in steps:

@@ -1,7 +1,7 @@
-"""Texts that programs between a cell and a server like to change, by what they fall for.
+"""Texts that programs between a cell and a server often change, by the kind of mistake.
 
-The categories follow the public lists of naughty strings; the texts are written for this project.
-No lone surrogates and no NUL: the first are no text, the second is refused in CSV.
+The categories follow the public lists of naughty strings, and the texts are written for this
+project. There are no lone surrogates, which are not text, and no NUL, which is refused in CSV.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rate limiters written from their descriptions alone, and a client that knows them.
+"""Rate limiters that are written from their descriptions alone.
 
-They share nothing with the runner or its sandbox: a shared mistake would agree with itself. Times
-are seconds of any clock. `take` returns what remains after an admitted request, None for a denied
-one; denied requests use no quota.
+They share no code with the runner or its sandbox, because tests would not notice a shared mistake.
+Times are seconds of any clock. `take` returns the remaining quota after an admitted request, and
+None for a denied one. Denied requests use no quota.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Limiter(Protocol):
-    """`limit` may change at any time."""
+    """A rate limiter. Its `limit` may change at any time."""
 
     limit: int
 
@@ -21,7 +21,7 @@ class Limiter(Protocol):
 
 
 class Sliding:
-    """Two aligned fixed windows, the older one weighted by the part of it that still counts."""
+    """Two aligned fixed windows. The older one counts by its share of the last window length."""
 
     def __init__(self, limit: int, window_s: float, phase: float = 0.0) -> None:
         self.limit = limit
@@ -42,7 +42,7 @@ class Sliding:
 
 
 class Fixed:
-    """A counter that starts anew with each aligned window."""
+    """A counter that starts again with each aligned window."""
 
     def __init__(self, limit: int, window_s: float, phase: float = 0.0) -> None:
         self.limit = limit
@@ -62,7 +62,7 @@ class Fixed:
 
 
 class Log:
-    """Remembers the time of every request of the last window."""
+    """A list of the times of all requests in the last window."""
 
     def __init__(self, limit: int, window_s: float, phase: float = 0.0) -> None:
         self.limit = limit
@@ -79,7 +79,7 @@ class Log:
 
 
 class Clumped:
-    """A bucket that is filled to the brim once a window, counted from its first request."""
+    """A bucket of tokens that is filled completely once per window, from its first request on."""
 
     def __init__(self, limit: int, window_s: float, phase: float = 0.0) -> None:
         self.limit = limit
@@ -101,7 +101,7 @@ class Clumped:
 
 
 class Smooth:
-    """A bucket that is filled drop by drop."""
+    """A bucket of tokens that is filled continuously."""
 
     def __init__(self, limit: int, window_s: float, phase: float = 0.0) -> None:
         self.limit = limit

@@ -1,8 +1,8 @@
-"""Drives the controller on a virtual clock as throttle and executor do on the real one.
+"""Drives the controller on a virtual clock, as the throttle and the executor do on the real one.
 
-A request takes a slot, waits for its intent to be durable (1 to 8 ms), is stamped, arrives 10 to
-25 ms later, and is answered: a denial at once, anything else after the latency. So 429s come after
-20 to 50 ms. There are always more rows.
+A request gets a slot, waits until its intent is durable (1 to 8 ms), is stamped, and arrives 10 to
+25 ms later. The server denies it at once or answers it after the latency. So 429s come after 20 to
+50 ms. There are always more rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTENT_S = (0.001, 0.008)
 
 @dataclass
 class Runner:
-    """One run: its controller, and what the server made of its requests."""
+    """One run: its controller, and the times of its admitted and denied requests."""
 
     pace: Pace
     starts_at: float = 0.0
@@ -46,10 +46,11 @@ class Runner:
 
 @dataclass
 class World:
-    """A server with its limiter, the runs that share it, and the foreign requests.
+    """A server with its limiter, the runs that share it, and requests of other clients.
 
-    `headers` may hide or spoil what the server tells; `cached` is the share of answers that come
-    from a cache, without headers; `outages` are times in which the limiter lets all through.
+    `cached` is the share of answers that come from a cache, without headers. `silent` means that no
+    answer has headers. During `outages`, the limiter admits every request. During `denying`, the
+    server denies every request.
     """
 
     limiter: Limiter
@@ -103,7 +104,7 @@ class World:
     # -- throttle and executor ------------------------------------------------------------
 
     def _turn(self, runner: Runner) -> None:
-        """What `PacedThrottle.slot` does until it would wait."""
+        """Does the same as `PacedThrottle.slot`, until that would wait."""
         while self.now < runner.ends_at:
             wait = runner.pace.next_at(self.now) - self.now
             if wait > 0:
@@ -120,7 +121,7 @@ class World:
                 runner.free = runner.pace.take_refund(self.now)
                 self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
                 continue
-            if price_s > 1:  # an hour has many bites: it pays as it goes
+            if price_s > 1:  # an hour has many bites, so it pays in steps
                 paid_s = min(runner.owed * price_s, LOOK_AGAIN_S)
                 runner.owed -= paid_s / price_s
                 self._at(self.now + paid_s, self._turn, runner)
@@ -185,13 +186,13 @@ class World:
 
 
 def between(times: list[float], start: float, end: float) -> int:
-    """How many of sorted `times` lie in [start, end)."""
+    """Returns how many of the sorted `times` are in [start, end)."""
     return bisect_left(times, end) - bisect_left(times, start)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`used` of what the oracle gets, and `denied` of what was sent, from `start` to `end`."""
+    """The share `used` of the possible requests, and the share `denied` of the sent requests."""
 
     used: float
     denied: float
@@ -200,7 +201,7 @@ class Measured:
 
 
 def measure(runners: list[Runner], per_s: float, start: float, end: float) -> Measured:
-    """What `runners` together got of `per_s` requests per second."""
+    """Measures which share of `per_s` requests per second the `runners` together got."""
     admitted = sum(between(runner.admitted, start, end) for runner in runners)
     denied = sum(between(runner.denied, start, end) for runner in runners)
     return Measured(
@@ -212,7 +213,7 @@ def measure(runners: list[Runner], per_s: float, start: float, end: float) -> Me
 
 
 def ramp_s(admitted: list[float], per_s: float) -> float:
-    """When a second begins in which 90 % of `per_s` gets through, to half a second."""
+    """Returns the start of the first second with 90 % of `per_s` admitted, to half a second."""
     for half in range(2 * 120):
         if between(admitted, half / 2, half / 2 + 1) >= 0.9 * per_s:
             return half / 2
@@ -220,7 +221,7 @@ def ramp_s(admitted: list[float], per_s: float) -> float:
 
 
 def greedy(limiter: Limiter, start: float, end: float, step_s: float = 0.002) -> int:
-    """The oracle: requests that one who asks every instant gets through in [start, end)."""
+    """Returns how many requests a client gets admitted in [start, end) if it always asks."""
     admitted = 0
     for step in range(round(end / step_s)):
         now = step * step_s

@@ -1,4 +1,4 @@
-"""Plain HTTP and plain sockets, so that the sandbox is not judged by our own client."""
+"""Plain HTTP and plain sockets, so that tests of the sandbox do not depend on our own client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = "sk_sandbox"
 
 @dataclass(frozen=True)
 class Got:
-    """One answer as it came."""
+    """One response."""
 
     status: int
     headers: dict[str, str]
@@ -32,7 +32,7 @@ class Got:
 
 @dataclass(frozen=True)
 class Wire:
-    """What came over a socket, and how it ended: closed, reset, or open when time was up."""
+    """The bytes from a socket, and how it ended: closed, reset, or open when the time was over."""
 
     data: bytes
     end: str
@@ -51,7 +51,7 @@ class Wire:
 
 
 def call(port: int, method: str, path: str, body: Any = b"", key: str | None = KEY) -> Got:
-    """One request on a connection of its own; a body that is not bytes is sent as JSON."""
+    """Sends one request on a new connection. A body that is not bytes is sent as JSON."""
     headers = {"content-type": "application/json"}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
@@ -67,19 +67,19 @@ def call(port: int, method: str, path: str, body: Any = b"", key: str | None = K
 
 
 def run(port: int, body: Any, workflow: str = "wf_story", key: str | None = KEY) -> Got:
-    """One run of a workflow."""
+    """Requests one run of a workflow."""
     return call(port, "POST", f"/api/v1/run/{workflow}", body, key)
 
 
 def change(port: int, what: str, body: Any) -> Got:
-    """An administrator's call; it has to succeed."""
+    """Makes an administrator's call, which has to succeed."""
     got = call(port, "PUT", f"/_sandbox/{what}", body, None)
     assert got.status == 204, got
     return got
 
 
 def request_bytes(body: Any, workflow: str = "wf_story") -> bytes:
-    """A run as it stands on the wire."""
+    """Returns the bytes of a request for a run."""
     data = json.dumps(body).encode()
     lines = [
         f"POST /api/v1/run/{workflow} HTTP/1.1",
@@ -94,8 +94,8 @@ def request_bytes(body: Any, workflow: str = "wf_story") -> bytes:
 def exchange(
     port: int, body: Any, quiet_s: float = 0.02, within_s: float = 5.0, most: int = 50_000_000
 ) -> Wire:
-    """Sends one run over a socket and reads until it ends, `within_s` has passed, `most` bytes
-    came, or for `quiet_s` nothing comes behind a body of the announced length."""
+    """Sends one request over a socket and reads until it closes, `within_s` has passed, or more
+    than `most` bytes came. Stops too if no byte follows a complete body for `quiet_s`."""
     data = bytearray()
     deadline = time.monotonic() + within_s
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
@@ -121,9 +121,9 @@ def _complete(data: bytearray) -> bool:
 
 
 def wait_until_back(port: int) -> None:
-    """Returns once somebody listens on `port`; fails the test after ten seconds."""
+    """Returns when a server listens on `port`. Fails the test after ten seconds."""
     deadline = time.monotonic() + 10
-    time.sleep(0.3)  # a server that is about to go may not have gone yet
+    time.sleep(0.3)  # a server that is stopping may still listen
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -1,5 +1,5 @@
-"""Servers of the test's own: one for what no sandbox does (to vanish, to hang up, to deny for
-ever), and one that takes what it is told."""
+"""Two servers: one that can vanish, hang up and deny for ever, which no sandbox can, and one that
+records the notifications of a run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ Call = tuple[str, str, dict[str, str], bytes]
 
 
 def ok(body: bytes) -> Answer:
-    """An answer that holds its own question."""
+    """Returns an answer that contains the body of its request."""
     return 200, {}, json.dumps({"success": True, "result": body.decode()}).encode()
 
 
 def rate_limited(body: bytes) -> Answer:
-    """A 429 whose headers mean nothing."""
+    """Returns a 429 with useless headers."""
     garbage = {"x-ratelimit-limit": "\xa7many", "x-ratelimit-remaining": "-1e9", "retry-after": "x"}
     return 429, garbage, b'{"success": false, "error": "Rate limit exceeded"}'
 
 
 class Server:
-    """Listens on loopback in a thread of its own. `received` counts each body: in doubt, each of
-    them was billed. `holding`: requests are taken and not answered before it ends. `at_once` says
-    which bodies are answered without any wait, as a filter does it."""
+    """A server on loopback in its own thread.
+
+    `received` counts each body. In case of doubt, each of them was billed. While `holding` is true,
+    the server accepts requests and does not answer them. `at_once` selects the bodies that it
+    answers without a wait, as a web filter does.
+    """
 
     def __init__(self, answer: Callable[[bytes], Answer] = ok, latency_s: float = 0.0) -> None:
         self.answer = answer
@@ -62,19 +65,19 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def listen(self) -> None:
-        """Takes connections, at the same port every time."""
+        """Accepts connections, always on the same port."""
         self._call(self._listen())
 
     def refuse(self) -> None:
-        """Takes no more connections; those that there are end with the answer on its way."""
+        """Accepts no new connections. Each open one ends after its current answer."""
         self._call(self._refuse())
 
     def hang_up(self) -> None:
-        """Closes every connection, whatever is on its way."""
+        """Closes every connection at once, also during a request."""
         self._call(self._hang_up())
 
     def vanish(self) -> None:
-        """As when its process dies."""
+        """Stops listening and closes every connection, as if the process died."""
         self.refuse()
         self.hang_up()
 
@@ -138,7 +141,7 @@ class Server:
 
 
 class Monitor:
-    """A server that takes what it is told: (method, path, headers, body), in their order."""
+    """A server that records each call in order: (method, path, headers, body)."""
 
     def __init__(self, status: int = 200, location: str | None = None) -> None:
         self.calls: list[Call] = []

@@ -1,6 +1,6 @@
-"""Prints the mutants that no test noticed, one a line: `make mutants` calls it after mutmut.
+"""Prints the mutants that no test noticed. `make mutants` calls it after mutmut.
 
-Those that only change the case of SQL's own words are left out, as SQLite does not mind.
+Mutants that only change the case of SQL keywords are left out, because SQLite ignores it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 
-# Exit codes as mutmut keeps them: pytest's own, and those of a test that hung.
+# Exit codes as mutmut stores them: those of pytest, and those of a test that hung.
 NOTICED = (1, 3, 24, -24, 36, 152, 255)
 _SQL = re.compile(
     r"\b(SELECT|INSERT|UPDATE|DELETE|REPLACE|FROM|WHERE|VALUES|JOIN)\b", re.IGNORECASE
@@ -19,7 +19,7 @@ _SQL = re.compile(
 
 
 def change_of(mutant: str, source: Path) -> tuple[str, str]:
-    """What stood there and what stands there now."""
+    """Returns the code before and after the change."""
     lines = get_diff_for_mutant(mutant, path=source).splitlines()[2:]
     return tuple(
         " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"

@@ -1,4 +1,4 @@
-"""Workbooks made part by part, as libraries write only what is in order."""
+"""Writes workbooks part by part, because libraries only write correct ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 
 
 def cell(ref: str, value: object = None, kind: str | None = None, **more: object) -> str:
-    """One `<c>`: text as an inline string, or `value` as it stands where a kind is given.
+    """Returns one `<c>`: a text as an inline string, or `value` unchanged if `kind` is given.
 
-    `style` and `formula` are its attributes of these names; `raw` replaces what is in the cell.
+    `style` and `formula` set the style and the formula of the cell. `raw` replaces its content.
     """
     if kind is None and isinstance(value, str):
         kind, raw = "inlineStr", f"<is><t>{escape(value)}</t></is>"
@@ -32,14 +32,14 @@ def cell(ref: str, value: object = None, kind: str | None = None, **more: object
 
 
 def rows(*cells: Iterable[str], first: int = 1) -> str:
-    """The `<row>`s of a sheet, from row `first`."""
+    """Returns the `<row>`s of a worksheet, from row `first` on."""
     return "".join(
         f'<row r="{number}">{"".join(row)}</row>' for number, row in enumerate(cells, first)
     )
 
 
 def table(texts: Iterable[Iterable[object]]) -> str:
-    """The `<row>`s of a plain table: None leaves a cell out."""
+    """Returns the `<row>`s of a plain table. None leaves a cell out."""
     return rows(
         *(
             [cell(f"{_letters(c)}{r}", v) for c, v in enumerate(line, 1) if v is not None]
@@ -49,26 +49,26 @@ def table(texts: Iterable[Iterable[object]]) -> str:
 
 
 def worksheet(data: str, behind: str = "", before: str = "") -> str:
-    """A whole sheet part around its `<row>`s."""
+    """Returns a whole worksheet part around its `<row>`s."""
     body = f"{before}<sheetData>{data}</sheetData>{behind}"
     return f'{HEAD}<worksheet xmlns="{_MAIN}">{body}</worksheet>'
 
 
 def stored(text: str) -> str:
-    """`text` as XML that Excel would write for it: what XML cannot hold as `_xHHHH_`."""
+    """Returns `text` as Excel writes it in XML, with `_xHHHH_` for impossible characters."""
     text = re.sub("_(?=x[0-9A-Fa-f]{4}_)", "_x005F_", text)
     text = re.sub("[\0-\b\x0b-\x1f\ufffe\uffff]", lambda c: f"_x{ord(c[0]):04X}_", text)
     return escape(text)
 
 
 def shared(texts: Iterable[str]) -> str:
-    """A part of shared strings, each as a plain `<t>`."""
+    """Returns a part with shared strings, each as a plain `<t>`."""
     items = "".join(f'<si><t xml:space="preserve">{stored(text)}</t></si>' for text in texts)
     return f'{HEAD}<sst xmlns="{_MAIN}">{items}</sst>'
 
 
 def styles(*formats: int | str) -> str:
-    """A part of styles: style i shows the number format `formats[i]`, by id or by code."""
+    """Returns a part with styles: style i has the number format `formats[i]`, an id or a code."""
     codes = {code: 164 + i for i, code in enumerate(formats) if isinstance(code, str)}
     made = "".join(
         f'<numFmt numFmtId="{id_}" formatCode={quoteattr(code)}/>' for code, id_ in codes.items()
@@ -83,9 +83,9 @@ def styles(*formats: int | str) -> str:
 def parts_of(
     sheets: Mapping[str, str], settings: str = "", states: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The parts that every workbook has: `sheets` are whole sheet parts by name.
+    """Returns the parts of a minimal workbook. `sheets` are whole worksheet parts by name.
 
-    `settings` goes into workbook.xml behind the sheets; `states` are `hidden` or `veryHidden`.
+    `settings` goes into workbook.xml after the worksheets. `states` are `hidden` or `veryHidden`.
     """
     entries = links = ""
     parts = {}
@@ -109,8 +109,8 @@ def parts_of(
 def write_workbook(
     path: Path, sheets: str | Mapping[str, str], *, parts: Mapping[str, str] | None = None, **more
 ) -> Path:
-    """A workbook at `path`; a single sheet part is called Sheet1. `parts` come beside, or instead
-    of, those of `parts_of`."""
+    """Writes a workbook to `path`. A single worksheet part is called Sheet1. `parts` are added to
+    those of `parts_of`, or replace them."""
     if isinstance(sheets, str):
         sheets = {"Sheet1": sheets}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

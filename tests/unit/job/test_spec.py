@@ -1,4 +1,4 @@
-"""Job specs: what is read, and what is refused with its line and a hint."""
+"""Job files are read, and errors in them are refused with their line and a hint."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def refusal(tmp_path: Path, text: str) -> str:
     return message
 
 
-def test_the_least_spec_has_every_default(tmp_path):
-    """Three lines are a job; paths are relative to the file."""
+def test_the_shortest_job_file_gets_every_default(tmp_path):
+    """Three lines are a job. Paths are relative to the file."""
     spec = load(tmp_path, LEAST)
     assert spec.input == tmp_path / "stories.csv"
     assert spec.output == tmp_path / "runs" / "stories"
@@ -38,8 +38,8 @@ def test_the_least_spec_has_every_default(tmp_path):
     assert (spec.max_paid, spec.max_paid_per_run) == (None, None)
 
 
-def test_the_whole_spec_is_read(tmp_path):
-    """Every key of the interface."""
+def test_a_job_file_with_many_keys_is_read(tmp_path):
+    """The values arrive in `JobSpec` with their types."""
     spec = load(
         tmp_path,
         LEAST
@@ -54,8 +54,8 @@ def test_the_whole_spec_is_read(tmp_path):
     assert (spec.retries, spec.rate, spec.deadline_s, spec.header_row) == (0, 0.5, 10.0, 3)
 
 
-def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
-    """`rate: null` stands in the documented spec."""
+def test_a_key_with_null_counts_as_missing(tmp_path):
+    """`rate: null` and `concurrency: ~` get the defaults."""
     assert load(tmp_path, LEAST + "rate: null\nconcurrency: ~\n").concurrency == 2000
 
 
@@ -157,15 +157,15 @@ def test_null_is_the_same_as_leaving_a_key_out(tmp_path):
         ("#" * 1_100_000, ["over 1 MB"]),
     ],
 )
-def test_what_is_not_a_spec_is_refused_with_its_place_and_a_hint(tmp_path, text, words):
-    """One message, the line, what to do, and that nothing was sent."""
+def test_an_error_in_a_job_file_is_refused_with_its_line_and_a_hint(tmp_path, text, words):
+    """One message names the line, the fix, and that nothing was sent."""
     message = refusal(tmp_path, text)
     for word in words:
         assert word in message, message
 
 
-def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path):
-    """In the order of the lines, each with its hint, so that it is mended in one go."""
+def test_all_errors_of_a_job_file_are_shown_together(tmp_path):
+    """In the order of their lines and each with its hint, so that one edit can fix all."""
     text = (
         "name: my job\ninput: a.csv\ninput: b.csv\nmax_paid: many\nconcurency: 3\n"
         "constants: {a: no, b: 1.5}\nwhere:\n  - {column: x}\n  - {column: x, equal: y}\n"
@@ -182,8 +182,8 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path):
     assert lines[-1] == "Nothing was sent."
 
 
-def test_of_many_faults_the_first_20_are_told_and_the_others_counted(tmp_path):
-    """One line each would be megabytes."""
+def test_of_many_errors_the_first_20_are_shown_and_the_others_counted(tmp_path):
+    """A line for each could be megabytes."""
     unknown = "".join(f"k{n}: x\n" for n in range(5000))
     lines = refusal(tmp_path, LEAST + unknown).splitlines()
     assert "5,000 errors" in lines[0]
@@ -195,8 +195,8 @@ def test_of_many_faults_the_first_20_are_told_and_the_others_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "most"), [("constants", 1000), ("variables", 16_384)])
-def test_as_many_lines_as_a_sheet_can_use_are_read(tmp_path, key, most):
-    """One more is refused with the number."""
+def test_variables_and_constants_are_read_up_to_their_limit(tmp_path, key, most):
+    """One line more is refused with both numbers."""
     lines = "".join(f"  k{n}: x\n" for n in range(most))
     spec = load(tmp_path, f"{LEAST}{key}:\n{lines}")
     assert len(getattr(spec, key)) == most
@@ -204,8 +204,8 @@ def test_as_many_lines_as_a_sheet_can_use_are_read(tmp_path, key, most):
     assert f"`{key}` has {most + 1:,} lines, and the limit is {most:,}" in message
 
 
-def test_a_sheet_in_the_place_of_a_spec_is_known_whatever_is_in_it(tmp_path):
-    """The same words for text, for YAML by accident and for a workbook, and a command to paste."""
+def test_a_sheet_instead_of_a_job_file_is_recognized_with_any_content(tmp_path):
+    """Text, accidental YAML and a workbook get the same message, with a command to paste."""
     for name, content in [("a b.csv", b"x\n"), ("c.tsv", b"x: y\n"), ("d.xlsx", b"PK\xff")]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Refused) as caught:
@@ -216,8 +216,8 @@ def test_a_sheet_in_the_place_of_a_spec_is_known_whatever_is_in_it(tmp_path):
         assert words == ["pipeline", "init", str(tmp_path / name), "--workflow", "ID"]
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
-    """No traceback."""
+def test_a_job_file_that_is_missing_or_not_text_is_refused(tmp_path):
+    """The user sees a message and no traceback."""
     with pytest.raises(Refused, match="cannot read this job file"):
         load_spec(tmp_path / "nothing.yaml")
     (tmp_path / "job.yaml").write_bytes(b"name: \xff")

@@ -1,4 +1,4 @@
-"""Network file systems are told from disks of this machine, by tables as Linux writes them."""
+"""Network file systems are distinguished from local disks, with mount tables from Linux."""
 
 from __future__ import annotations
 
@@ -96,26 +96,26 @@ server:/old /data nfs rw 0 0
         ("/data/x", None),
     ],
 )
-def test_the_mount_that_holds_a_path_decides(path, kind):
-    """The longest place, and of two on one place the later."""
+def test_the_mount_of_a_path_decides_whether_it_is_on_a_network(path, kind):
+    """The longest mount point counts, and the later of two mounts on the same point."""
     assert find_network(path, TABLE) == kind
 
 
 @pytest.mark.parametrize(
     "table", ["", "\n", "one", "one /", "none / 9p rw 0 0", "kataShared / virtiofs rw 0 0"]
 )
-def test_a_table_that_says_nothing_refuses_nothing(table):
-    """Half a line; and the root of a sandbox, which is a folder of the machine around it."""
+def test_a_table_without_a_network_mount_refuses_nothing(table):
+    """Not even with half a line, or with the root of a sandbox, which is a folder of the host."""
     assert find_network("/srv/x", table) is None
 
 
-def test_the_folders_of_these_tests_are_on_a_disk(tmp_path):
-    """Also one that is not there yet."""
+def test_the_folders_of_these_tests_are_on_a_local_disk(tmp_path):
+    """The path need not exist yet."""
     assert network_file_system(tmp_path / "not" / "yet") is None
 
 
 def test_a_run_folder_on_a_network_file_system_is_refused(sandbox, make_job, tmp_path):
-    """Before anything is sent; the folder is not made. A mount that only this test sees."""
+    """Nothing is sent and the folder is not created. Only this test sees the mount."""
     place = tmp_path / "share"
     place.mkdir()
     table = tmp_path / "mounts"
@@ -123,11 +123,11 @@ def test_a_run_folder_on_a_network_file_system_is_refused(sandbox, make_job, tmp
     if not shutil.which("unshare"):
         pytest.skip("needs unshare")
     job = make_job(sandbox.url, rows=[["a"]])
-    # A table of its own under /proc, in a mount namespace that ends with the command.
+    # The command gets its own table under /proc, in a mount namespace that ends with it.
     script = 'mount --bind "$0" /proc/$$/mounts && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, str(table)]
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a mount namespace takes root")
+        pytest.skip("a mount namespace needs root")
     done = job.shell([*command, *job.command("run", "--output", str(place / "out"))])
     assert done.returncode == 2, done.stderr
     assert "network file system (cifs)" in done.stderr

@@ -1,4 +1,4 @@
-"""What "on the disk" takes: one way to sync for all files of the runner's own, and SQLite's."""
+"""All files of the runner are synced in one way, and SQLite syncs as strictly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.system.files import sync, sync_chain
 
 @pytest.fixture
 def asked(monkeypatch) -> list[str]:
-    """What the operating system was asked for, on a machine with macOS's F_FULLFSYNC."""
+    """The calls to the operating system, on a machine with F_FULLFSYNC from macOS."""
     calls: list[str] = []
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
     monkeypatch.setattr(fcntl, "fcntl", lambda fd, name: calls.append(f"fcntl {name}"))
@@ -26,15 +26,15 @@ def asked(monkeypatch) -> list[str]:
     return calls
 
 
-def test_on_macos_a_file_is_synced_through_the_cache_of_the_disk(asked):
-    """`fsync` there ends with that cache, which a power cut empties."""
+def test_on_macos_a_file_is_synced_beyond_the_cache_of_the_disk(asked):
+    """`fsync` on macOS only reaches that cache, which a power cut empties."""
     sync(0)
     assert asked == ["fcntl 51"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
-def test_a_file_system_that_does_not_know_the_full_sync_gets_the_other(asked, monkeypatch, number):
-    """As SQLite does it."""
+def test_a_file_system_without_the_full_sync_gets_a_plain_fsync(asked, monkeypatch, number):
+    """SQLite does the same."""
 
     def refuse(fd: int, name: int) -> None:
         raise OSError(number, "no")
@@ -44,7 +44,7 @@ def test_a_file_system_that_does_not_know_the_full_sync_gets_the_other(asked, mo
     assert asked == ["fsync"]
 
 
-def test_a_full_sync_that_failed_is_not_tried_again_with_the_other(asked, monkeypatch):
+def test_a_full_sync_that_failed_is_not_followed_by_a_plain_fsync(asked, monkeypatch):
     """A second sync would report success for data that the kernel has dropped."""
 
     def fail(fd: int, name: int) -> None:
@@ -56,8 +56,8 @@ def test_a_full_sync_that_failed_is_not_tried_again_with_the_other(asked, monkey
     assert asked == []
 
 
-def test_there_is_one_place_that_syncs():
-    """Any other would miss what macOS needs."""
+def test_only_one_module_calls_fsync():
+    """A call elsewhere would miss the full sync of macOS."""
     package = Path(pipeline.__file__).parent
     found = [
         path.name
@@ -69,16 +69,18 @@ def test_there_is_one_place_that_syncs():
 
 
 def test_sqlite_syncs_fully_too(tmp_path):
-    """The settings do nothing elsewhere, so they are always there."""
+    """The settings have no effect outside macOS, so they are always set."""
     with open_ledger(tmp_path / "ledger.sqlite", SystemClock()) as ledger:
         for name, value in [("fullfsync", 1), ("checkpoint_fullfsync", 1), ("synchronous", 2)]:
             query = f"PRAGMA {name}"
             assert ledger.read(lambda db, q=query: db.execute(q).fetchone()[0]) == value
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells what was synced on Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="needs /proc to see the synced files"
+)
 def test_the_chain_of_folders_is_synced_up_to_the_root_of_the_file_system(tmp_path, monkeypatch):
-    """Links are followed to where the folder is, and no folder is left out."""
+    """Links are resolved to the real folder, and no folder is skipped."""
     runs = tmp_path / "disk" / "runs"
     runs.mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk")
