@@ -1,4 +1,4 @@
-"""Which rows to send, and whether the user allowed it. Pure.
+"""Decides which rows to send, and whether the user allowed it. Pure.
 
-`Selection` says what a command chooses, `permit` refuses or asks.
+`Selection` describes the rows that a command chooses. `permit` refuses or asks.
 """

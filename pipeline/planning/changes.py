@@ -1,8 +1,8 @@
-"""Changes of a sheet that its user may not have meant.
+"""Finds changes of a sheet that the user may not intend.
 
-A row is known by its text, so a changed text is a new row and is paid for. Two changes are worth a
-question: a row number that means another row than at the last run, and another text in most of the
-finished rows, such as by a formula or an editor that rewrote a whole column.
+A row is identified by its text, so a row with a changed text is new and is paid for. Two changes
+are worth a question: a row number that means another row than at the last run, and another text in
+most of the finished rows, for example because a formula or an editor rewrote a whole column.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from pipeline.ledger.reader import Read
 from pipeline.planning.plan import Plan
 from pipeline.planning.selection import RowNumbers
 
-# Fewer rows are edited by hand on one evening.
+# A person may edit fewer rows than this by hand on one evening.
 MASS_ROWS = 20
-# How many pairs of rows are compared, and how much of their words two versions of one row share.
+# The number of pairs of rows to compare, and the share of words that two versions of a row have in
+# common.
 _COMPARED = 200
 _ALIKE = 0.5
 _TEXT_CHARACTERS = 40
@@ -39,8 +40,8 @@ _TEXT_CHARACTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class MovedRow:
-    """A row number that is another row than at the last run: what each is called, by its id or by
-    the beginning of its text."""
+    """A row number that means another row than at the last run. `before` and `now` name the rows
+    by their id or by the beginning of their text."""
 
     number: int
     before: str
@@ -49,7 +50,8 @@ class MovedRow:
 
 @dataclass(frozen=True, slots=True)
 class MassChange:
-    """`changed` of `finished` rows have another text under the same id, or at the same place."""
+    """`changed` of `finished` rows have another text under the same id (`by_id`), or at the same
+    place."""
 
     changed: int
     finished: int
@@ -59,7 +61,7 @@ class MassChange:
 def find_moved(
     spec: JobSpec, last: Path | None, snapshot: Snapshot, rows: RowNumbers | None
 ) -> tuple[MovedRow, ...]:
-    """Which of the numbers in `rows` mean another row than in the sheet `last`."""
+    """Returns the numbers in `rows` that mean another row than in the sheet `last`."""
     if rows is None or last is None:
         return ()
     before, now = (_digests(path, spec.id) for path in (last, snapshot.path))
@@ -71,10 +73,11 @@ def find_moved(
 def find_mass_change(
     spec: JobSpec, last: Path | None, snapshot: Snapshot, plan: Plan, read: Read
 ) -> MassChange | None:
-    """Whether most of the finished rows of the sheet `last` have another text now.
+    """Returns the change if most of the finished rows of the sheet `last` have another text now.
 
-    The sheet must have been looked up by `matching`. A sheet of other rows is no changed sheet:
-    rows without ids have to share half of their words, at the same place.
+    The sheet must have been looked up by `matching`. A sheet of entirely different rows is not a
+    changed sheet: rows without ids must share half of their words with the old row at the same
+    place.
     """
     if last is None or int(plan.sent_unpaid.sum()) < MASS_ROWS:
         return None
@@ -103,7 +106,7 @@ def _numbers(rows: RowNumbers, last: int) -> Iterator[int]:
 
 
 def _names(path: Path, id_column: str | None, numbers: list[int]) -> dict[int, str]:
-    """What rows of a snapshot are called: their id, else the first text that is sent."""
+    """Returns names for rows of a snapshot: their id, or else the first text that is sent."""
     columns = stored_columns(path)
     named = id_column if id_column in columns else stored_mapped(path)[0]
     place = columns.index(named)
@@ -122,7 +125,7 @@ def _column(path: Path, name: str, wanted: npt.NDArray[np.bool_]) -> Iterator[st
 
 
 def _alike(last: Path, now: Path, numbers: list[int]) -> bool:
-    """Whether the rows at `numbers` are other versions of what stood there, and not other rows."""
+    """Whether the rows at `numbers` are new versions of the old rows there, and not other rows."""
     step = max(len(numbers) // _COMPARED, 1)
     sample = frozenset(numbers[::step])
     words = [

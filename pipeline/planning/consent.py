@@ -1,4 +1,4 @@
-"""What only the user can allow: whatever may be paid twice."""
+"""Asks for what only the user can allow: requests that may be paid twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.planning.selection import Selection
 Ask = Callable[[str], bool]
 
 _HTTP_CODE = re.compile(r"http_\d{3}")
-# Row numbers in a command to paste.
+# The most row numbers in a command to paste.
 _PASTED = 10
 _NAMED = 5
 _YES, _ACCEPT = "--yes", "--accept-changes"
@@ -31,12 +31,12 @@ _YES, _ACCEPT = "--yes", "--accept-changes"
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What the user agreed to beforehand, and how to ask for the rest.
+    """What the user agreed to in advance, and how to ask about the rest.
 
-    `accept_changes`: finished rows that a change made new may be paid for again. `yes`: whatever
-    else may be paid twice. `plan` is the token of a plan that `check` showed: the run carries out
-    exactly that plan. Without them `ask` is asked, and where there is nobody to ask the run is
-    refused.
+    `accept_changes` allows the run to pay again for finished rows that a change made new. `yes`
+    allows all other requests that may be paid twice. `plan` is the token of a plan that `check`
+    showed: the run carries out exactly that plan. Without them, `ask` gets each question and
+    returns whether the user agrees. If `ask` is None, the run is refused.
     """
 
     accept_changes: bool = False
@@ -47,7 +47,8 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Something that may be paid twice, and the option that allows it beforehand."""
+    """A question about requests that may be paid twice, and the option that allows them in
+    advance."""
 
     text: str
     option: str
@@ -56,11 +57,12 @@ class Question:
 def permit(
     job: Job, prepared: Prepared, selection: Selection, read: Read, consent: Consent
 ) -> str | None:
-    """Returns if the user allows what is planned: the plan's token if it must not be carried out
-    twice, else None.
+    """Returns if the user allows the plan.
+
+    The result is the plan's token if the plan must not be carried out twice, else None.
 
     Raises:
-        Refused: when not. Nothing was sent.
+        Refused: if the user does not allow it. Nothing was sent.
     """
     if consent.plan is not None:
         _refuse_spent(job, read, consent.plan)
@@ -83,8 +85,8 @@ def permit(
 
 
 def questions(job: Job, prepared: Prepared) -> list[Question]:
-    """What a person is asked before the plan is carried out. A changed spec is no question: see
-    `refuse_repaying`."""
+    """Returns the questions to ask the user before the plan is carried out. A changed spec is not
+    among them: `refuse_repaying` refuses it."""
     word = paid_word(job.sandbox)
     found = (
         _moved(prepared),
@@ -96,16 +98,16 @@ def questions(job: Job, prepared: Prepared) -> list[Question]:
 
 
 def plan_of(job: Job, prepared: Prepared, selection: Selection, read: Read) -> str:
-    """The token with which `run --plan` carries out this plan."""
+    """Returns the token with which `run --plan` carries out this plan."""
     asked = [question.text for question in questions(job, prepared)]
     return plan_token(job, prepared, selection, asked, read)
 
 
 def refuse_impossible(job: Job, plan: Plan, selection: Selection, read: Read) -> None:
-    """Raises for a selection that no user's word makes possible.
+    """Raises for a selection that is impossible even if the user confirms it.
 
     Raises:
-        Refused: for error codes that no row can have, and for --again without rows to ask again.
+        Refused: for error codes that no row can have, and for --again without rows to send again.
     """
     _refuse_wrong_codes(job, plan, selection, read)
     if selection.again:
@@ -130,13 +132,14 @@ def _other_plan(job: Job) -> Refused:
 
 
 def refuse_unknown_codes(codes: Iterable[str], here: Iterable[str], read: Read) -> None:
-    """Raises for a code that no row can have: a typo would quietly choose no row at all.
+    """Raises for a code that no row can have: a typo would silently choose no row.
 
-    `here` are the codes that rows have now. One that they once had, or that is known to come, is a
-    code: a command that was pasted a second time has nothing left to do, and that is no mistake.
+    `here` are the codes that rows have now. Codes that rows had earlier, or that the runner and the
+    API can give, are accepted too: a command that is pasted a second time has nothing left to do,
+    and that is not a mistake.
 
     Raises:
-        Refused: with the codes that there are.
+        Refused: with the codes that rows have now.
     """
     here = sorted(here)
     known = {*here, *ErrorCode, *API_CODES, *read(queries.codes_seen)}
@@ -162,7 +165,7 @@ def _named(selection: Selection) -> frozenset[str]:
 
 
 def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
-    """What a person should know of a plan that needs no consent."""
+    """Yields facts that the user should know about a plan and that need no consent."""
     plan = prepared.plan
     if prepared.repaid.requests:
         rows = counted(prepared.repaid.requests, "finished row")
@@ -186,7 +189,7 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
 
 
 def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
-    """Why a selection may send less than one thinks."""
+    """Yields reasons why a selection may send fewer rows than the user expects."""
     for code in sorted(_named(selection)):
         if code not in plan.codes:
             here = f"The codes here are: {', '.join(sorted(plan.codes))}." if plan.codes else ""

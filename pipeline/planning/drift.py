@@ -1,4 +1,4 @@
-"""How a sheet differs from the one before it, in rows. Pure."""
+"""Compares a sheet with the sheet of the last run, in rows. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.inputs.identity import SheetKeys
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How a sheet differs from the one of the last run, in rows."""
+    """The differences between a sheet and the sheet of the last run, as numbers of rows."""
 
     same: int
     changed: int
@@ -22,10 +22,10 @@ class Drift:
 
 
 def drift(before: SheetKeys, now: SheetKeys) -> Drift:
-    """Counts what is the same, changed, new and gone; the order of rows does not matter.
+    """Counts rows that are the same, changed, new and gone. The order of rows does not matter.
 
-    A row is changed where its id stayed and its text did not; without ids, where another text
-    stands at the place of one that has left the sheet.
+    With ids, a row is changed if its id is still there with another text. Without ids, a row is
+    changed if it has the row number of a row that left the sheet.
     """
     fresh = ~_among(now.rows, before.rows)
     left = ~_among(before.rows, now.rows)
@@ -38,8 +38,8 @@ def drift(before: SheetKeys, now: SheetKeys) -> Drift:
 
 
 def _among(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which of `values` are in `others`: what np.isin says, whose hash table takes 130 bytes a
-    row."""
+    """Returns which of `values` are in `others`, as np.isin does. Its hash table would need 130
+    bytes per row."""
     if not len(others):
         return np.zeros(len(values), dtype=np.bool_)
     arranged = np.sort(others)

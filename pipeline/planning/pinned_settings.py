@@ -1,7 +1,7 @@
-"""What a run folder is tied to: the settings that would change its answers.
+"""Pins: the settings that would change a run folder's answers, so the folder is tied to them.
 
-The folder keeps every set of pins that one of its runs had. A row that was paid under any of them
-is finished: see `repaid`.
+The folder keeps the pins of each of its runs. A row that was paid under any of them is finished:
+see `repaid`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """The pins that the spec has now, and every other set that the folder knows, by its number in
-    the ledger. `before` are those of the last run, None in a new folder."""
+    """The pins of the spec now, and all other sets of pins in the folder.
+
+    `before` is the set of the last run, None in a new folder. `others` has the other sets by their
+    number in the ledger.
+    """
 
     now: JsonObject
     before: JsonObject | None
@@ -50,17 +53,18 @@ class Pins:
 
     @property
     def text(self) -> str:
-        """The pins as the ledger keeps them."""
+        """The pins as the ledger stores them."""
         return pins_text(self.now)
 
 
 def pins_text(pins: JsonObject) -> str:
-    """Pins as JSON, the same text for the same pins."""
+    """Returns pins as JSON, the same text for the same pins."""
     return json.dumps(pins, ensure_ascii=False)
 
 
 def rules_of(pins: JsonObject) -> int:
-    """The number of the text rules in a set of pins. The first release had rules 1 and no number.
+    """Returns the number of the text rules in a set of pins. The first release had rules 1 and did
+    not store the number.
 
     Raises:
         Refused: for rules of a newer release.
@@ -75,7 +79,8 @@ def rules_of(pins: JsonObject) -> int:
 
 
 def folder_rules(read: Read) -> int:
-    """The text rules that the folder began with, or was moved to; the newest in a new folder.
+    """Returns the text rules that the folder began with or was moved to. A new folder has the
+    newest ones.
 
     Raises:
         Refused: for rules of a newer release.
@@ -85,7 +90,7 @@ def folder_rules(read: Read) -> int:
 
 
 def differences(before: JsonObject, now: JsonObject) -> list[str]:
-    """What differs between two sets of pins, in words."""
+    """Describes each setting that differs between two sets of pins, in words."""
     return [
         f"{words} changed {_difference(was, is_now)}"
         for name, words in _WORDS.items()
@@ -94,7 +99,8 @@ def differences(before: JsonObject, now: JsonObject) -> list[str]:
 
 
 def _alone(name: str, pinned: JsonObject) -> Any:
-    """What is pinned under `name`; the constants, which are variables too, only as themselves."""
+    """Returns the value pinned under `name`. The pinned variables include the constants, which are
+    left out here because `constants` has them."""
     if name == _RULES:
         return rules_of(pinned)
     if name != "variables":
@@ -103,7 +109,8 @@ def _alone(name: str, pinned: JsonObject) -> Any:
 
 
 def _difference(before: Any, now: Any) -> str:
-    """The names that differ, as texts may be long; of what is one word both."""
+    """Shows a setting of one word with its old and new value. Of variables and constants it shows
+    only the names that differ, because their texts may be long."""
     if not isinstance(now, dict):
         return f"from {before or 'none'} to {now or 'none'}"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -115,8 +122,8 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     """Compares `spec` with the folder's pins.
 
     Raises:
-        Refused: for another host than the one that a request of this folder ever reached; their
-            answers never mix. A mistyped address that nobody answers at ties the folder to nothing.
+        Refused: if a request of this folder has reached another host: answers of two hosts never
+            mix. A mistyped address that no request reached does not tie the folder to it.
     """
     now: JsonObject = {
         "host": host,
@@ -127,7 +134,7 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
         "encoding": spec.encoding,
         "sheet": spec.sheet,
     }
-    if spec.text_rules > 1:  # as the first release had no such number
+    if spec.text_rules > 1:  # the first release stored no number for rules 1
         now[_RULES] = spec.text_rules
     before = _pinned(read)
     if before and not _same_host(before["host"], host, read) and read(reached):
@@ -146,7 +153,8 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
 
 
 def _same_host(before: str, now: str, read: Read) -> bool:
-    """Schema 1 pinned no path, so a folder that it began is tied to the host alone."""
+    """Compares hosts. Schema 1 pinned no path, so a folder that began with it is tied to the host
+    alone."""
     if read(queries.meta(queries.BEGAN_WITH_SCHEMA_1)) and "/" not in before:
         now = now.partition("/")[0]
     return before == now
@@ -168,6 +176,6 @@ def _settings(text: str) -> JsonObject:
 
 
 def pinned_workflow(read: Read) -> str | None:
-    """The workflow that the folder's last run was for; None before the first."""
+    """Returns the workflow of the folder's last run, None before the first run."""
     pinned = _pinned(read)
     return None if pinned is None else str(pinned["workflow"])

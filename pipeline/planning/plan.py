@@ -1,4 +1,4 @@
-"""The plan: the rows to send, and what the sheet looks like beside the ledger. Pure."""
+"""The plan: the rows to send, and the sheet compared with the ledger. Pure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from pipeline.planning.selection import Selection
 
 @dataclass(slots=True)
 class Plan:
-    """The rows to send, and what the sheet looks like beside the ledger.
+    """The rows to send, and the sheet compared with the ledger.
 
-    `send`, `sent_unpaid` and `covered` hold one flag a row of the sheet: what is sent, what of that
-    has never been paid, and what the exit code speaks of. `named` are the rows that the selection
-    names, `asked` the same where naming a duplicate names the first of its equal rows; `weights`
-    says for how many rows each stands.
-    `counts` are all rows, `kept` those that are not sent; `codes` counts the codes of those that
-    are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests,
-    `ambiguous_left` the rows that are covered and not sent, `given_up_left` names those that the
-    selection would send had they not been given up. `chosen_ids` are ledger rows of the chosen ok
-    ones; `risky` are the rows to be sent that may have been paid already, by their state; those
-    that the user took as failed are ambiguous there.
+    These have one value per row of the sheet:
+
+    * `send`: whether the row is sent.
+    * `sent_unpaid`: whether it is sent and was never paid.
+    * `covered`: whether it affects the exit code.
+    * `named`: whether the selection names it.
+    * `asked`: the same, except that naming a duplicate names the first of its equal rows.
+    * `weights`: how many rows its request answers.
+
+    `counts` counts all rows by state, `kept` those that are not sent, and `codes` the error codes
+    of rows that are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests.
+    `ambiguous_left` counts ambiguous rows that are covered and not sent. `given_up_left` lists the
+    rows that the selection would send if the user had not given them up. `chosen_ids` are the
+    ledger's rows of the chosen ok rows. `risky` lists, by state, the rows to send that may have
+    been paid already. A row that the user settled as failed is ambiguous there.
     """
 
     send: npt.NDArray[np.bool_]
@@ -54,8 +59,8 @@ def empty_plan(
     duplicates: Duplicates | None = None,
     numbers: npt.NDArray[np.int64] | None = None,
 ) -> Plan:
-    """A plan for a sheet of `rows` rows that sends none of them. `numbers` are those that are not
-    skipped, by default all."""
+    """Returns a plan for a sheet of `rows` rows that sends none of them. `numbers` are the rows
+    that are not skipped, by default all."""
     named = selection.named(rows, numbers)
     asked, weights = named.copy(), np.ones(rows, dtype=np.int32)
     if duplicates is not None:
@@ -68,8 +73,8 @@ def empty_plan(
 def add_batch(
     plan: Plan, numbers: npt.NDArray[np.int64], known: Iterable[Alike], selection: Selection
 ) -> None:
-    """Adds the sheet rows `numbers` to `plan`, duplicates left out; those that are not `known`
-    are new."""
+    """Adds the sheet rows `numbers`, which contain no duplicates, to `plan`. Rows that are not
+    `known` are new."""
     new = numbers
     for alike in known:
         held = alike.held
@@ -84,7 +89,8 @@ def add_batch(
 
 
 def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
-    """Gives each duplicate what became of the row that is sent for it."""
+    """Gives each duplicate the `covered` flag of the row that is sent for it, and drops the flag
+    of rows that the selection does not name."""
     if duplicates is not None:
         plan.covered[duplicates.numbers - 1] = plan.covered[duplicates.firsts - 1]
     plan.covered &= plan.named
@@ -93,7 +99,7 @@ def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
 def _add_alike(
     plan: Plan, numbers: npt.NDArray[np.int64], found: Held | None, selection: Selection
 ) -> npt.NDArray[np.bool_]:
-    """Adds rows of which the same is held. Which of them are sent."""
+    """Adds rows that have the same state in the ledger. Returns which of them are sent."""
     state, code = (found.state, found.code) if found else (State.PENDING, None)
     places = numbers - 1
     weights, asked = plan.weights[places], plan.asked[places]

@@ -1,8 +1,8 @@
-"""Plan tokens: what `check` showed is what `run` carries out, or nothing is.
+"""Plan tokens: `run` carries out exactly the plan that `check` showed, or nothing.
 
-A token is a digest of all that decides what a run would send and pay: the run folder, the last
-attempt and the last decision in its ledger, the pins, the selection, the questions that a person
-would be asked, and each row to be sent. Whoever gives it to a run agrees to exactly that.
+A token is a digest of everything that decides which rows a run sends and pays for: the run folder,
+the last attempt and the last decision in its ledger, the pins, the selection, the questions that
+the user would be asked, and each row to send. A user who passes it to a run agrees to exactly that.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PREFIX = "plan1-"
 def plan_token(
     job: Job, prepared: Prepared, selection: Selection, questions: list[str], read: Read
 ) -> str:
-    """The token of a plan, as text without spaces.
+    """Returns the token of a plan, as text without spaces.
 
-    It is another one as soon as anything was sent or decided in the folder, or the sheet, the spec
-    or the selection changed.
+    The token changes as soon as a row was sent or settled in the folder, or the sheet, the spec or
+    the selection changed.
     """
     attempt, decision = read(queries.last_change)
     folder = read(queries.meta(queries.FOLDER_ID))
@@ -53,7 +53,7 @@ def plan_token(
 
 
 def _selection(selection: Selection) -> dict[str, str]:
-    """The same text for the same selection: sets have no order."""
+    """Returns the same texts for the same selection. Sets have no order, so they are sorted."""
     values = {field.name: getattr(selection, field.name) for field in fields(selection)}
     return {
         name: repr(sorted(value) if isinstance(value, frozenset) else value)
@@ -62,7 +62,8 @@ def _selection(selection: Selection) -> dict[str, str]:
 
 
 def _rows(snapshot: Snapshot, plan: Plan) -> str:
-    """A digest of what is sent: the identity and occurrence of each row, in the sheet's order."""
+    """Returns a digest of the rows to send: the identity and occurrence of each, in the order of
+    the sheet."""
     sent = plan.send[snapshot.numbers - 1]
     identities = np.frombuffer(snapshot.identities, dtype=f"V{KEY_BYTES}")[sent]
     digest = blake2b(identities.tobytes(), digest_size=16)

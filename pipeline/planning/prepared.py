@@ -1,4 +1,5 @@
-"""A sheet that was read and laid over the ledger: what is sent, and what the user is asked."""
+"""A sheet that was read and compared with the ledger: the rows to send, and the facts for the
+questions to the user."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class OpenSheet:
-    """The spec's sheet, opened: its header is known to fit, its rows are not read yet."""
+    """The spec's sheet, opened. Its header fits the spec; its rows are not read yet."""
 
     table: Table
     variables: Variables
@@ -34,12 +35,12 @@ class OpenSheet:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A sheet that was read and laid over the ledger.
+    """A sheet that was read and compared with the ledger.
 
-    `moved`, `mass_change` and `neighbours` are what its user may not know of the rows to send.
-
-    `skips` counts the skipped rows that have no answer, by reason; the others, `kept_answers`, have
-    one from before they were skipped. `repaid` is what a changed spec would pay for again.
+    `moved`, `mass_change` and `neighbours` are facts about the rows to send that the user may not
+    know. `skips` counts the skipped rows without an answer, by reason. `kept_answers` counts the
+    skipped rows that have an answer from an earlier run. `repaid` has the rows that a changed spec
+    would pay for again.
     """
 
     snapshot: Snapshot

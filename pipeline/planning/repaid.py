@@ -1,10 +1,10 @@
-"""Rows of the sheet that a changed spec would pay for again.
+"""Finds the rows of the sheet that a changed spec would pay for again.
 
-A row is known by its workflow and texts, so a changed constant makes every row new. The folder
-keeps every set of pins under which something was paid. What a row would have been called under each
-of them is worked out from the sheet, and looked up: where and when the row was last seen does not
-matter. If the sheet has lost a column of such a set, the texts cannot be worked out. The rows of
-that set are then counted as if they were in the sheet.
+A row is identified by its workflow and texts, so a changed constant makes every row new. The folder
+keeps every set of pins under which a row was paid. For each set, this module computes from the
+sheet how the row would have been identified, and looks that up in the ledger. Where and when the
+row was last in a sheet does not matter. If the sheet has lost a column of a set, the texts cannot
+be computed. The rows of that set then count as if they were in the sheet.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Columns = list[list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Repaid:
-    """What a run would pay for again because the spec changed.
+    """The rows that a run would pay for again because the spec changed.
 
-    `requests` rows of the sheet would be sent although they were or may have been paid under other
-    pins. `row_ids` are the ledger's rows of those answers. `changed` says in words what differs.
-    `exact` is False where `requests` is the most that it can be.
+    `requests` is the number of rows that would be sent although they were or may have been paid
+    under other pins. `row_ids` are the ledger's rows of those answers. `changed` says in words
+    which settings differ. If `exact` is False, `requests` is an upper bound.
     """
 
     requests: int = 0
@@ -53,11 +53,10 @@ class Repaid:
 def find_repaid(
     spec: JobSpec, snapshot: Snapshot, variables: Variables, pins: Pins, plan: Plan, read: Read
 ) -> Repaid:
-    """Looks the rows that `plan` sends, and that were not paid under the present pins, up under all
-    other pins of the folder.
+    """Looks up the rows that `plan` sends under all other pins of the folder.
 
-    The sheet must have been looked up by `matching`. What the user accepted under the present pins
-    before is left out.
+    Rows that were paid under the present pins are left out, and so are rows that the user already
+    accepted to pay again under the present pins. The sheet must have been looked up by `matching`.
     """
     rows = int(plan.sent_unpaid.sum())
     if not pins.others or not rows:
@@ -82,10 +81,10 @@ def find_repaid(
 def refuse_repaying(spec: JobSpec, repaid: Repaid, *, rehearsal: bool) -> None:
     """Raises if a changed spec would pay for rows again.
 
-    A sheet that changed is another matter: its new rows are new.
+    A changed sheet is no reason to raise: its new rows are really new.
 
     Raises:
-        Refused: with the number of bills that would follow, and with what changed.
+        Refused: with the number of rows that would be billed again, and the settings that changed.
     """
     if not repaid.requests:
         return
@@ -102,7 +101,7 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid, *, rehearsal: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _LookUp:
-    """Finds the rows that are sent and not paid yet, under pins that the folder had before."""
+    """Looks up rows that the plan sends, and that are not paid yet, under earlier pins."""
 
     spec: JobSpec
     snapshot: Snapshot
@@ -112,8 +111,8 @@ class _LookUp:
     read: Read
 
     def paid_under(self, before: JsonObject) -> dict[int, int] | None:
-        """The ledger's row that was or may have been paid for each of these rows of the sheet.
-        None where their texts under these pins are not known."""
+        """Returns, for each of these rows of the sheet, the ledger's row that was or may have been
+        paid for it. None if their texts under these pins cannot be computed."""
         try:
             read_before = self._as_before(before)
             texts = self._read_again(read_before) if read_before else self._as_now()
@@ -121,11 +120,12 @@ class _LookUp:
             if bound is None:
                 return None
             return self._found(self._names(texts, *bound))
-        except Refused:  # the sheet can no longer be read in that way
+        except Refused:  # the sheet can no longer be read with the encoding or rules of `before`
             return None
 
     def _as_before(self, before: JsonObject) -> JobSpec | None:
-        """The spec that reads the sheet as it was read under `before`; None if as now."""
+        """Returns a spec that reads the sheet as a run under `before` read it. None if that is the
+        present way."""
         encoding, rules = before["encoding"], rules_of(before)
         if (encoding, rules) == (self.spec.encoding, self.spec.text_rules):
             return None
@@ -145,9 +145,11 @@ class _LookUp:
     def _bound(
         self, before: JsonObject, read_before: JobSpec | None
     ) -> tuple[Variables, int | None] | None:
-        """The variables of `before` and the place of its id, tied to the columns of the sheet.
+        """Returns the variables of `before`, tied to the columns of the sheet, and the position of
+        its id column. None if the sheet lacks one of these columns.
 
-        A column that was renamed is the one that its variable has now.
+        If a column of `before` is missing, it may have been renamed: the column that its variable
+        has now takes its place.
         """
         columns = self.snapshot.columns if read_before is None else open_table(read_before).columns
         place = {name: position for position, name in enumerate(columns)}
@@ -172,7 +174,8 @@ class _LookUp:
     def _names(
         self, texts: Iterator[tuple[int, Columns]], variables: Variables, row_id: int | None
     ) -> Iterator[tuple[int, bytes]]:
-        """(sheet row, what the ledger called it under these variables) of each row in question."""
+        """Yields (sheet row, its name in the ledger under these variables) for each row in
+        question."""
         for first, columns in texts:
             offsets = np.flatnonzero(self.plan.sent_unpaid[first - 1 : first - 1 + len(columns[0])])
             if not len(offsets):
@@ -186,14 +189,15 @@ class _LookUp:
                     yield first + offset, name
 
     def _name_now(self, number: int) -> bytes:
-        """What the row is called under the present pins. It is not paid, so no answer has that name
-        that is not taken by an equal row."""
+        """Returns the row's name under the present pins. The row is not paid, so each answer with
+        that name belongs to an equal row."""
         position = int(np.searchsorted(self.snapshot.numbers, number))
         snapshot = self.snapshot
         return (snapshot.row_key_at if self.spec.dedupe else snapshot.identity_at)(position)
 
     def _found(self, names: Iterator[tuple[int, bytes]]) -> dict[int, int]:
-        """Each row of the ledger answers one row of the sheet: equal rows were paid one by one."""
+        """Matches names with paid rows of the ledger. Each of these answers only one row of the
+        sheet, because equal rows were paid one by one."""
         numbers: defaultdict[bytes, list[int]] = defaultdict(list)
         for number, name in names:
             numbers[name].append(number)

@@ -1,4 +1,4 @@
-"""Which rows a command chooses. Pure."""
+"""The rows that a command chooses. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPAN = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
 
 @dataclass(frozen=True, slots=True)
 class RowNumbers:
-    """Some rows of the sheet, as a person lists them: ``3,7-9``."""
+    """Rows of the sheet, as a person lists them: ``3,7-9``."""
 
     spans: tuple[tuple[int, int], ...]
 
@@ -29,7 +29,7 @@ class RowNumbers:
 
 
 def parse_rows(text: str) -> RowNumbers:
-    """The rows that `text` lists, counted from 1 without the header.
+    """Parses a list of rows. Row 1 is the first row below the header.
 
     Raises:
         Refused: when it is not a list such as ``3,7-9``.
@@ -49,11 +49,11 @@ def parse_rows(text: str) -> RowNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows a command sends.
+    """The rows that a command sends.
 
-    `states` are the held states that are sent (a row that is not held is pending). `only` and
-    `excluded` are error codes; `rows` and `limit` narrow the sheet. Rows that the user gave up are
-    sent only when `rows` names them. `again` asks for another version of ok rows.
+    `states` are the states whose rows are sent (a row that is not in the ledger is pending). `only`
+    and `excluded` are error codes. `rows` and `limit` narrow the sheet. Rows that the user gave up
+    are sent only if `rows` names them. `again` asks for another version of ok rows.
     """
 
     states: frozenset[State] = frozenset({State.PENDING})
@@ -66,11 +66,12 @@ class Selection:
     def named(
         self, rows: int, numbers: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.bool_]:
-        """Which of a sheet's rows `rows` and `limit` leave in, one flag a row.
+        """Returns one flag per row of the sheet: whether `rows` and `limit` let the row in.
 
-        `numbers` are the rows that are not skipped, by default all of them, in the order of the
-        sheet. `limit` takes the first of these, done or not: a second run with the same limit sends
-        nothing more. It counts rows and not requests: under `dedupe: true` duplicates count too.
+        `numbers` are the rows that are not skipped, in the order of the sheet; the default is all
+        rows. `limit` chooses the first of these, whether they are done or not, so a second run with
+        the same limit sends nothing more. It counts rows and not requests: with `dedupe: true`
+        duplicates count too.
         """
         named = np.ones(rows, dtype=np.bool_)
         if self.limit is not None:
@@ -84,20 +85,21 @@ class Selection:
         return named
 
     def covers(self, code: str | None) -> bool:
-        """Whether the command is about rows with this code at all; others do not raise the exit
+        """Whether the command is about rows with this code. Other rows do not affect the exit
         code."""
         if self.only is not None and code not in self.only:
             return False
         return self.excluded is None or code not in self.excluded
 
     def chooses(self, held: Held | None) -> bool:
-        """Whether a row of which this is held is sent, if it is named."""
+        """Whether a row with this state in the ledger is sent, if `named` lets it in. `held` is
+        None for a row that is not in the ledger."""
         if not self.regards(held):
             return False
         return held is None or not held.given_up or self.rows is not None
 
     def regards(self, held: Held | None) -> bool:
-        """The same, as if no row had been given up."""
+        """Like `chooses`, but as if the user had given up no row."""
         state = held.state if held else State.PENDING
         return state in self.states and self.covers(held.code if held else None)
 
@@ -110,8 +112,8 @@ def select_resume(
     ambiguous: bool = False,
     limit: int | None = None,
 ) -> Selection:
-    """What `resume` sends: pending and failed rows; with codes failed ones alone; ambiguous ones
-    only when asked for."""
+    """Returns the rows that `resume` sends: pending and failed rows, or with codes only failed
+    ones. Ambiguous rows are sent only with `ambiguous`."""
     states = {State.FAILED}
     if only is None and excluded is None:
         states.add(State.PENDING)
@@ -121,5 +123,5 @@ def select_resume(
 
 
 def select_again(rows: RowNumbers | None, limit: int | None = None) -> Selection:
-    """What `run --again` sends: ok rows, as their next version."""
+    """Returns the rows that `run --again` sends: ok rows, as their next version."""
     return Selection(frozenset({State.OK}), rows=rows, limit=limit, again=True)
