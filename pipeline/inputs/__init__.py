@@ -1,4 +1,4 @@
-"""Any sheet becomes rows of text with a key each, and a durable copy of them.
+"""Turns any sheet into rows of text, each with a row key, and writes a durable copy of them.
 
-`open_table`, `bind` and `take_snapshot` are what other rooms ask for.
+Other rooms use `open_table`, `bind` and `take_snapshot`.
 """

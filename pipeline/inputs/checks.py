@@ -1,6 +1,6 @@
-"""What must hold of every row before anything is sent, and which rows are never sent.
+"""Checks every row before anything is sent, and finds the rows that are never sent.
 
-All of it goes column by column and batch by batch: a sheet may have a million rows.
+The checks work column by column and batch by batch, because a sheet may have a million rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Reasons = npt.NDArray[np.int8]
 
 
 class Skip(IntEnum):
-    """Why a row of the sheet is never sent. Where several apply it is the first of them."""
+    """The reason why a row of the sheet is never sent. If several apply, it is the first one."""
 
     NOT = 0
     WHERE = 1
@@ -43,20 +43,20 @@ SKIP_NAMES: dict[Skip, str] = {
     Skip.AMBIGUOUS: "ambiguous",
     Skip.EMPTY: "empty",
 }
-"""What the reasons are called in `input.parquet` and in JSON."""
+"""The names of the reasons in `input.parquet` and in JSON."""
 
 SKIP_REASONS: dict[str, str] = {
     "where": "`where:` in the job file leaves it out",
     "ambiguous": "the sheet says that another run left it ambiguous: it may have been paid",
     "empty": "a cell that would be sent is empty (`empty: skip`)",
 }
-"""The same for people."""
+"""The reasons in words, for messages and exports."""
 
 
 class RowChecks:
-    """The checks of one sheet: `batch` for each batch in turn, then `finish`.
+    """The checks of one sheet. Call `batch` for each batch in turn, then `finish`.
 
-    `empty_cells` counts them by mapped column, `skips` the rows that are not sent by reason.
+    `empty_cells` counts empty cells by mapped column, and `skips` counts skipped rows by reason.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class RowChecks:
         self._id_places: list[npt.NDArray[np.int64]] = []
 
     def batch(self, batch: Batch, arrays: list[pa.Array]) -> Reasons:
-        """Why each row of the batch is not sent; `arrays` holds its columns once more.
+        """Returns for each row of the batch why it is not sent. `arrays` has the same columns as
+        Arrow arrays.
 
         Raises:
             Refused: for a blank id, with its place.
@@ -101,7 +102,7 @@ class RowChecks:
         return reasons
 
     def finish(self, rows: int) -> None:
-        """Raises for what only the whole sheet shows; it had `rows` rows.
+        """Makes the checks that need the whole sheet, which had `rows` rows.
 
         Raises:
             Refused: for empty cells under `empty: refuse`, a repeated id, or no rows.
@@ -162,8 +163,8 @@ class RowChecks:
         )
 
     def _texts_at(self, places: set[int]) -> dict[int, str]:
-        """The ids at some places, shortened. Only their hashes were kept, so the sheet is read once
-        more; where it has changed meanwhile an id may be missing."""
+        """Returns the ids at some places, shortened. Only their hashes are in memory, so this reads
+        the sheet again. If the sheet changed in the meantime, an id may be missing."""
         assert self._id is not None
         return {
             place: text if len(text) <= _ID_CHARACTERS else f"{text[:_ID_CHARACTERS]}…"

@@ -1,7 +1,7 @@
-"""CSV and TSV, by the standard library's reader in its strict mode.
+"""Reads CSV and TSV with the standard library's reader in its strict mode.
 
-It is slower than pyarrow's, which drops blank lines of one-column files, swallows the rest of the
-file after an unterminated quote, and cannot tell the line of an error.
+It is slower than pyarrow's reader. But pyarrow drops blank lines of one-column files, reads the
+rest of the file as one cell after an unterminated quote, and cannot tell the line of an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.core.wording import counted
 from pipeline.inputs.table import MAX_CELL_CHARACTERS, BlankRows, Table, batched, refuse_too_wide
 from pipeline.job.spec import JobSpec
 
-# A quote that is never closed would else take the rest of the file for one cell.
+# Without this limit, a quote that is never closed would turn the rest of the file into one cell.
 _MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS
 _DELIMITERS = ",;\t"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -37,12 +37,12 @@ _BOMS = (
 )
 
 _Line = tuple[int, list[str]]
-# Some blank lines are one record without cells.
+# Consecutive blank lines are one record without cells.
 _Record = tuple[int, int, list[str]]
 
 
 def open_delimited(spec: JobSpec) -> Table:
-    """A text table: UTF-8 unless a byte order mark or `encoding:` says otherwise."""
+    """Opens a text table. It is UTF-8 unless a byte order mark or `encoding:` says otherwise."""
     path = spec.input
     encoding = _encoding(spec)
     dialect = _dialect(path, encoding)
@@ -61,7 +61,7 @@ def open_delimited(spec: JobSpec) -> Table:
     def rows() -> Iterator[_Line]:
         blank = BlankRows(path, "line")
         for line, stop, row in lines:
-            if not any(row):  # blank lines, or one of separators alone
+            if not any(row):  # blank lines, or a line with only separators
                 blank.hold(line, stop)
                 continue
             for before in blank.before(1, line):
@@ -78,7 +78,7 @@ def open_delimited(spec: JobSpec) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Dialect:
-    """What separates cells, and how many lines stand before the header."""
+    """The delimiter of the cells, and how many lines come before the header."""
 
     delimiter: str
     before_header: int = 0
@@ -95,14 +95,15 @@ def _dialect(path: Path, encoding: str) -> _Dialect:
 
 
 def _delimiter_of(path: Path, encoding: str, present: list[str]) -> str:
-    """The only one of `present` that makes columns, else the only one that fits the first rows."""
+    """Returns the only delimiter in `present`. Of several, it is the only one that splits the first
+    rows into the same number of columns."""
     if len(present) < 2:
         return present[0] if present else ","
     widths = {mark: _widths(path, encoding, mark) for mark in present}
     fitting = [mark for mark in present if len(widths[mark]) == 1 and max(widths[mark]) > 1]
     if len(fitting) == 1:
         return fitting[0]
-    if not fitting:  # refused with its line when the rows are read
+    if not fitting:  # the wrong row is refused with its line when the rows are read
         return max(present, key=lambda mark: max(widths[mark], default=0))
     names = " and ".join(_DELIMITER_NAMES[mark] for mark in fitting)
     raise Refused(
@@ -112,7 +113,8 @@ def _delimiter_of(path: Path, encoding: str, present: list[str]) -> str:
 
 
 def _widths(path: Path, encoding: str, delimiter: str) -> set[int]:
-    """How many cells the first rows have; none where they are not readable in this way."""
+    """Returns the different numbers of cells in the first rows. Empty if they are not readable with
+    this delimiter."""
     widths = set()
     try:
         for *_, row in itertools.islice(_lines(path, encoding, _Dialect(delimiter)), _ROWS_TRIED):
@@ -124,7 +126,8 @@ def _widths(path: Path, encoding: str, delimiter: str) -> set[int]:
 
 
 def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
-    """(line on which it begins, one more than that, cells) of every record, the header first."""
+    """Yields (first line, first line after it, cells) of each record, the header first. The second
+    number counts a record of several lines as one line; for blank lines it is exact."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     with _open(path, encoding) as file, _refusing_undecodable(path, encoding):
         for _ in range(dialect.before_header):
@@ -154,8 +157,8 @@ def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
 
 
 class _Bounded:
-    """The lines of `file` from number `line` on, for a reader of records. A record that never ends
-    is none, and blank lines before one are only counted."""
+    """The lines of `file` from number `line` on, for a reader of records. It raises csv.Error for a
+    record that does not end, and only counts the blank lines before a record."""
 
     def __init__(self, file: TextIO, line: int) -> None:
         self._readline = file.readline
@@ -187,7 +190,7 @@ class _Bounded:
         return line
 
     def begin_record(self) -> int:
-        """The line on which the next one begins."""
+        """Begins the next record. Returns the line on which it begins."""
         self._characters = self.blank = 0
         self.has_nul = False
         return self._line
@@ -206,9 +209,11 @@ def _refusing_undecodable(path: Path, encoding: str) -> Iterator[None]:
 
 
 def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
-    """A sheet that was saved anew as UTF-8 would be sent, and paid for, as gibberish.
+    """Refuses UTF-8 text for which the spec names another encoding.
 
-    Text of another encoding that has letters beyond ASCII is practically never valid UTF-8.
+    If the user saved the sheet again as UTF-8, the old `encoding:` would turn it into gibberish
+    that is sent and paid for. Text of another encoding with letters beyond ASCII is practically
+    never valid UTF-8.
     """
     assert spec.encoding is not None
     if _codec(spec.encoding).startswith(("utf", "ascii")) or not _codec(spec.encoding):
@@ -241,7 +246,8 @@ def _open(path: Path, encoding: str) -> TextIO:
 
 
 def _encoding(spec: JobSpec) -> str:
-    """What the byte order mark says, else the spec, else UTF-8. A mark is no part of the text."""
+    """Returns the encoding that the byte order mark names, or else the spec's, or else UTF-8. A
+    mark is not part of the text."""
     with spec.input.open("rb") as file:
         head = file.read(4)
     marked = next((name for mark, name in _BOMS if head.startswith(mark)), None)
@@ -265,14 +271,14 @@ def _codec(encoding: str) -> str:
     try:
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
-        return ""  # refused with a hint when the file is opened
+        return ""  # the encoding is refused with a hint when the file is opened
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:
-    """The line of the first bytes that are not text, read again to find it."""
+    """Returns the line of the first bytes that are not text. Reads the file again to find it."""
     line = 1
     with (
-        contextlib.suppress(UnicodeError),  # some codecs know nothing to put in place of an error
+        contextlib.suppress(UnicodeError),  # some codecs have no character to replace an error
         path.open(encoding=encoding, errors="replace", newline="") as file,
     ):
         for line, text in enumerate(file, start=1):

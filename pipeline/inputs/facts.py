@@ -1,4 +1,4 @@
-"""What the texts of a sheet look like, variable by variable, before they are paid for."""
+"""Describes the texts of a sheet, variable by variable, before the user pays for them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import pyarrow.compute as pc
 from pipeline.inputs.mapping import VariableSource
 from pipeline.inputs.stored import stored_batches, stored_columns
 
-# A server that fills a template by replacing text may find these in a value: another variable's
-# mention, and what `$` means to some replacement functions ("$$" becomes "$", "$&" the mention).
+# A server that fills a template by replacing text may expand these in a value: the placeholder of
+# another variable, and what some replacement functions make of `$` ("$$" becomes "$", and "$&"
+# becomes the placeholder).
 _MARKERS = r"\{\{[^{}]*\}\}|\$[$&]"
 
 
 @dataclass(frozen=True, slots=True)
 class VariableFacts:
-    """The texts of one mapped variable, over the rows that are not skipped.
+    """The texts of one mapped variable in the rows that are not skipped.
 
-    Lengths are in characters; rows are sheet rows, the first of those that qualify, and None where
-    there is none. `shortest` is the least of the texts that are not empty. `marked` texts hold
+    Lengths are in characters. Each row number is the first row that qualifies, or None. `shortest`
+    is the length of the shortest text that is not empty. `marked` counts the texts that contain
     ``{{…}}``, ``$$`` or ``$&``, which the workflow's template may expand.
     """
 
@@ -40,12 +41,12 @@ class VariableFacts:
 
 
 def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFacts]:
-    """The facts of each variable that has a column, from the snapshot at `path`.
+    """Returns the facts of each variable that has a column, from the snapshot at `path`.
 
     A million rows of 180 bytes take 1.5 s.
 
     Raises:
-        StorageFailed: when the snapshot cannot be read.
+        StorageFailed: if the snapshot cannot be read.
     """
     mapped = [(_Facts(), s.column, s) for s in sources if s.column is not None]
     columns = stored_columns(path)
@@ -61,7 +62,7 @@ def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFact
 
 
 class _Facts:
-    """Of one variable, batch by batch."""
+    """The facts of one variable, collected batch by batch."""
 
     def __init__(self) -> None:
         self.empty = self.marked = 0

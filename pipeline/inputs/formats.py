@@ -1,4 +1,4 @@
-"""Opens a sheet of any kind, and refuses what is none."""
+"""Opens a sheet of any kind, and refuses other files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _JSON = (".json", ".ndjson")
 
 
 def open_table(spec: JobSpec) -> Table:
-    """The sheet that `spec` names.
+    """Opens the sheet that `spec` names.
 
     Raises:
-        Refused: when it is not there, of no known kind, or its header cannot be used. Rows are
-            read lazily and refused in the same way while `batches` goes through them.
+        Refused: if the file is missing or of an unknown kind, or its header cannot be used. Rows
+            are read lazily, and `batches` refuses them in the same way.
     """
     from pipeline.inputs.delimited import open_delimited
     from pipeline.inputs.jsonl import open_jsonl
@@ -65,7 +65,7 @@ def open_table(spec: JobSpec) -> Table:
 
 
 def named_ending(path: Path) -> str:
-    """``the ending .txt``, for messages."""
+    """Returns ``the ending .txt`` or ``no ending``, for messages."""
     return f"the ending {path.suffix}" if path.suffix else "no ending"
 
 
@@ -76,7 +76,7 @@ def _saved_as(ending: str) -> str:
 
 
 def _refuse_settings_of_others(spec: JobSpec) -> None:
-    """A setting that does nothing would be taken for one that does."""
+    """Refuses settings for another kind of sheet: the user would think that they have an effect."""
     kind = spec.input.suffix.lower()
     for name, value, kinds in (
         ("sheet", spec.sheet, _WORKBOOKS),
@@ -91,7 +91,7 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
 
 
 def _without_blank_end(table: Table) -> Iterator[Batch]:
-    """Rows up to the last one that holds anything: what follows it is no row of the sheet."""
+    """Yields the rows up to the last filled one. Blank rows after it are not rows of the sheet."""
     blank, width = BlankRows(table.path, table.place_word), len(table.columns)
     for batch in table.batches():
         filled_rows = _filled_rows(batch)
@@ -111,7 +111,7 @@ def _without_blank_end(table: Table) -> Iterator[Batch]:
 
 
 def _filled_rows(batch: Batch) -> int:
-    """How many rows are left without the blank ones at the end."""
+    """Returns the number of rows without the blank ones at the end."""
     for row in range(len(batch) - 1, -1, -1):
         if any(column[row] for column in batch.columns):
             return row + 1

@@ -1,7 +1,7 @@
-"""JSON Lines: one object a line, its strings as they are and its numbers as they are written.
+"""Reads JSON Lines: one object per line. Strings keep their text, numbers keep their digits.
 
-The columns are the names of all lines in the order in which they first appear; a line that lacks
-one has an empty cell there, as `null` is. So the file is read twice.
+The columns are the names in all lines, in the order in which they first appear. If a line lacks a
+name, or its value is `null`, the cell is empty. So the file is read twice: first for the names.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pipeline.inputs.values import boolean_text
 from pipeline.job.spec import JobSpec
 
 MAX_LINE_BYTES = 128 << 20
-# Each takes some 100 bytes of memory as a value of Python, and 2 in the file.
+# Each value takes about 100 bytes of memory as a Python object, and 2 bytes in the file.
 _MAX_VALUES = 500_000
-# A sheet of this many cells, hardly any of them filled, is an accident or an attack.
+# A sheet with this many cells, nearly all of them empty, is an accident or an attack.
 _MANY_CELLS = 500_000
 _EMPTY_BESIDE_FILLED = 100
 
@@ -35,7 +35,7 @@ _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def open_jsonl(spec: JobSpec) -> Table:
-    """A file of JSON objects; nested values are refused where they would be sent."""
+    """Opens a file of JSON objects. Nested values are refused in columns that would be sent."""
     path = spec.input
     names: dict[str, None] = {}
     characters = 0
@@ -113,7 +113,7 @@ def _text(value: object) -> str:
 
 
 def _nested(value: object) -> str:
-    """JSON again, for a column that is not sent: numbers as they were written."""
+    """Writes a value as JSON again, for a column that is not sent. Numbers keep their digits."""
     if isinstance(value, dict):
         pairs = (f"{json.dumps(k, ensure_ascii=False)}:{_nested(v)}" for k, v in value.items())
         return f"{{{','.join(pairs)}}}"
@@ -129,11 +129,11 @@ class _AsWritten(str):
 
 
 class _Unusable(ValueError):
-    """What JSON allows or readers of it let pass, and no cell can be."""
+    """A value that JSON or Python's reader of it allows, but that cannot become a cell."""
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, object) of each line that is not blank."""
+    """Yields (line, object) for each line that is not blank."""
     decode = json.JSONDecoder(
         object_pairs_hook=_object,
         parse_int=_AsWritten,
@@ -181,7 +181,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _values(raw: bytes) -> int:
-    """How many values a line may have, before it is read: what stands in its strings is none."""
+    """Returns an upper bound of the number of values in a line, without decoding it. Commas and
+    brackets inside strings do not count."""
     marks = (b",", b"[", b"{")
     values = sum(map(raw.count, marks))
     if values > _MAX_VALUES:

@@ -1,8 +1,9 @@
-"""What a Parquet file would be in memory, from the headers of its pages, before a page is unpacked.
+"""Checks how much memory a Parquet file would need, before a page is unpacked.
 
-A page says how large it becomes, and pyarrow makes room for that. A few hundred bytes can be a page
-of a gigabyte, a million rows that all hold one long text, or a row with a list of a billion zeros.
-The footer may lie about all of that; the headers of the pages are what pyarrow goes by.
+The header of a page says how large the page becomes, and pyarrow allocates that much. A few hundred
+bytes can be a page of a gigabyte, a million rows with the same long text, or a row with a list of a
+billion zeros. The footer may lie about all of this, so this module reads the headers of the pages,
+as pyarrow does.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pipeline.core.errors import Refused
 from pipeline.inputs.table import BATCH_ROWS
 
 BATCH_BYTES = 16 << 20
-"""About this much of each column is in memory at once."""
-# Some programs write one page for all rows: those are large because they hold much.
+"""About how much of each column is in memory at once."""
+# Some programs write one page for all rows. Such pages are large because they contain much data.
 _PAGE_BYTES = 64 << 20
 _PAGE_RATIO = 20
-# Rows that are all the same take no room, and each costs 6 microseconds.
+# Rows that are all equal take no room in the file, but each costs 6 microseconds.
 _MANY_ROWS = 500_000
 _ROWS_PER_BYTE = 20
 _MANY_CELLS = 5_000_000
@@ -35,7 +36,7 @@ _HEADER_BYTES = (1 << 12, 1 << 18, 1 << 24)
 
 
 class _Page(NamedTuple):
-    """One page: its kind, its bytes in the file and in memory, and how many values it has."""
+    """One page: its kind, its size in bytes in the file and in memory, and its number of values."""
 
     is_dictionary: bool
     stored: int
@@ -44,12 +45,12 @@ class _Page(NamedTuple):
 
 
 def look_through(path: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> tuple[int, list[str]]:
-    """How many rows of the file are to be read at once, and which columns are to be read as
-    dictionaries, as one of their texts may be long and in many rows.
+    """Returns how many rows to read at once, and the columns to read as dictionaries because one of
+    their texts may be long and in many rows.
 
     Raises:
-        Refused: when the file would become much larger than it is.
-        ValueError: when it is damaged.
+        Refused: if the file would become much larger in memory than it is on disk.
+        ValueError: if the file is damaged.
     """
     size = path.stat().st_size
     cells = metadata.num_rows * len(schema)
@@ -85,10 +86,10 @@ def look_through(path: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> tu
 
 
 def refuse_too_much(path: Path, unpacked: int) -> None:
-    """Raises where the values of the file are that many bytes, out of proportion to its own.
+    """Raises if `unpacked` bytes of values are out of proportion to the size of the file.
 
     Raises:
-        Refused: with how many there are.
+        Refused: with the size of the values.
     """
     if unpacked > max(_MANY_BYTES, _UNPACKED_RATIO * path.stat().st_size):
         raise _refusal(path, f"over {unpacked >> 20} MB")
@@ -115,7 +116,7 @@ def _pages(file: IO[bytes], column: pq.ColumnChunkMetaData) -> Iterator[_Page]:
 
 
 def _page_at(file: IO[bytes], at: int) -> tuple[_Page, int]:
-    """The page whose header begins there, and how long its header is."""
+    """Returns the page whose header begins at `at`, and the length of its header."""
     for size in _HEADER_BYTES:
         file.seek(at)
         reader = _Compact(file.read(size))
@@ -137,14 +138,14 @@ _MAX_DEPTH = 8
 
 
 class _Compact:
-    """Thrift's compact protocol, as far as the header of a page needs it."""
+    """A reader of Thrift's compact protocol, as far as the header of a page needs it."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self.at = 0
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """The numbers and structs among the fields, by their ids."""
+        """Reads a struct. Returns the numbers and structs among its fields, by their ids."""
         if depth > _MAX_DEPTH:
             raise ValueError("a page of it is damaged")
         fields: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Parquet sheets: every value as the text that a person would write for it."""
+"""Reads Parquet sheets. Every value becomes the text that a person would write for it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from pipeline.inputs.table import Batch, Table, refuse_too_wide
 from pipeline.inputs.values import boolean_text, number_text
 from pipeline.job.spec import JobSpec
 
-# What pyarrow raises for files that are no Parquet, are damaged, or hold values that Python has
-# no object for: years beyond 9999, unknown time zones.
+# pyarrow raises these for files that are not Parquet, are damaged, or contain values that Python
+# cannot represent: years beyond 9999, unknown time zones.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError, KeyError)
 
-_NANOSECONDS = pa.time64("ns")  # more digits than Python's own time has
+_NANOSECONDS = pa.time64("ns")  # it has more digits than Python's own time
 
 
 def open_parquet(spec: JobSpec) -> Table:
-    """A Parquet file: nulls are empty, integers have no `.0`, times are ISO 8601."""
+    """Opens a Parquet file. Nulls become empty, integers have no `.0`, and times are ISO 8601."""
     path = spec.input
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -85,7 +85,8 @@ def open_parquet(spec: JobSpec) -> Table:
 
 
 def _step(batch: pa.RecordBatch) -> int:
-    """How many rows of a batch may be texts at once: a long value may be in all of them."""
+    """Returns how many rows of a batch to turn into texts at once. A long value may be in all of
+    them."""
     longest = 1
     for column in batch.columns:
         if isinstance(column, pa.DictionaryArray) and kinds.is_string(column.dictionary.type):
@@ -94,7 +95,8 @@ def _step(batch: pa.RecordBatch) -> int:
 
 
 def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]:
-    """What makes a text of a value; of lists and structs JSON, as long as they are not sent."""
+    """Returns the function that turns a value of this column into text. Lists and structs become
+    JSON, and are refused if the column is sent."""
     kind = field.type
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type
@@ -125,14 +127,15 @@ def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]
 
 
 def _number(value: float) -> str:
-    """NaN is how some programs write nothing; there is no text for infinity."""
+    """Returns the text of a float. NaN becomes empty, because some programs write it for an empty
+    cell. Infinity raises ValueError, because it has no text."""
     if math.isinf(value):
         raise ValueError("an infinite number")
     return "" if math.isnan(value) else number_text(value)
 
 
 def _single(value: float) -> str:
-    """The digits that mean this number among those of 32 bits: 0.1, not 0.10000000149011612."""
+    """Returns the shortest digits that mean this 32-bit float: 0.1, not 0.10000000149011612."""
     return _number(float(str(np.float32(value))))
 
 

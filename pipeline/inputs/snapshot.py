@@ -1,11 +1,13 @@
-"""The sheet as it was read for one run: validated once, written once, and the only thing sent from.
+"""The copy of the sheet for one run. It is validated once and written once, and the run sends only
+from it.
 
-`input.parquet` holds every column as text, then `row` (from 1), `row_key` (hex; null for a row that
-is skipped) and `skipped` (why, null for the others). A sheet that is saved again during the run
-mixes no versions.
+`input.parquet` has every column as text, then `row` (from 1), `row_key` (hex, null for a skipped
+row) and `skipped` (the reason, null for other rows). If the user saves the sheet during the run,
+the run does not mix the two versions.
 
-A row is skipped where `where:` or `empty: skip` says so, and where the sheet is another folder's
-failures.csv or export that calls the row ambiguous: there, too, it may have been paid.
+A row is skipped if `where:` or `empty: skip` leaves it out. It is also skipped if the sheet is
+another folder's failures.csv or export in which the row is ambiguous, because it may have been paid
+there.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ from pipeline.system.files import open_private, sha256_of, storing, sync_file
 
 
 class SkippedRow(NamedTuple):
-    """A row of the sheet that is not sent now, and what the ledger would call it: its identity, or
-    its row key where equal rows are sent once."""
+    """A row of the sheet that is not sent now, with the name that the ledger would give it: its
+    identity, or its row key if equal rows are sent once."""
 
     number: int
     name: bytes
@@ -55,10 +57,11 @@ class SkippedRow(NamedTuple):
 class Snapshot:
     """A written snapshot. `numbers`, `identities` and `occurrences` leave out skipped rows.
 
-    `snapshot_id` tells it from every other one, `sha256` is that of its file. `equal_rows` have the
-    same variables as an earlier one (and id, unless equal rows are sent once); `duplicates` are
-    those of them that another row is sent for. `empty_cells` counts them by mapped column, `skips`
-    the skipped rows by reason; `skipped_rows` are those rows, in the sheet's order.
+    `snapshot_id` is unique, and `sha256` is the checksum of the file. `equal_rows` counts the rows
+    with the same variables as an earlier row (and the same id, unless equal rows are sent once).
+    `duplicates` are those of them for which another row is sent. `empty_cells` counts empty cells
+    by mapped column, and `skips` the skipped rows by reason. `skipped_rows` lists the skipped rows
+    in the order of the sheet.
     """
 
     path: Path
@@ -81,18 +84,20 @@ class Snapshot:
         return bytes(self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES])
 
     def row_key_at(self, position: int) -> bytes:
-        """For sheets whose equal rows are sent once; of others no row keys are kept."""
+        """Returns a row key. Only sheets whose equal rows are sent once have row keys in memory."""
         return bytes(self.row_keys[position * KEY_BYTES : (position + 1) * KEY_BYTES])
 
     def rename(self, position: int, identity: bytes, occurrence: int) -> None:
-        """The ledger knows the row by this name: an equal row was sent for it under another id."""
+        """Gives a row the name that it has in the ledger, where an equal row with another id was
+        sent for it."""
         self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES] = identity
         self.occurrences[position] = occurrence
 
     def selected(
         self, spec: JobSpec, variables: Variables, send: npt.NDArray[np.bool_]
     ) -> Iterator[Row]:
-        """The rows whose flag is set in `send` (one a sheet row), read batch by batch."""
+        """Yields the rows whose flag is set in `send` (one flag per row of the sheet). Reads the
+        file batch by batch."""
         id_column = _id_position(spec, self.columns)
         position = 0
         for first, columns, keys, _ in stored_batches(self.path):
@@ -126,14 +131,14 @@ def take_snapshot(
     *,
     skip_ambiguous: bool = True,
 ) -> Snapshot:
-    """Reads `table` to its end, refuses what cannot be sent, and writes `path` durably.
+    """Reads `table` to its end, refuses a sheet that cannot be sent, and writes `path` durably.
 
-    `skip_ambiguous` leaves out the rows that the sheet itself calls ambiguous.
+    `skip_ambiguous` leaves out the rows whose `_status` in the sheet is ambiguous.
 
     Raises:
         Refused: for an empty mapped cell (under `empty: refuse`), a blank or repeated id, or a
-            table without rows, naming the places.
-        StorageFailed: when the file cannot be written.
+            table without rows. The message names the places.
+        StorageFailed: if the file cannot be written.
     """
     snapshot_id = secrets.token_hex(8)
     about: JsonObject = {
@@ -179,7 +184,7 @@ def take_snapshot(
 
 
 def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names: _Names) -> int:
-    """Copies `table` to `path`, each batch checked and named on its way. How many rows it has."""
+    """Copies `table` to `path`, and checks and names each batch. Returns the number of rows."""
     rows = 0
     with (
         open_private(path) as sink,
@@ -200,9 +205,10 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
 
 
 class _Names:
-    """What the rows of a sheet are known by, collected batch by batch; skipped rows have no name.
+    """The identities and row keys of a sheet's rows, collected batch by batch. Skipped rows are
+    only in `skipped`.
 
-    `row_keys` are kept only where equal rows are sent once.
+    `row_keys` is empty unless equal rows are sent once.
     """
 
     def __init__(self, spec: JobSpec, table: Table, variables: Variables) -> None:
@@ -219,7 +225,8 @@ class _Names:
         return np.concatenate(self._numbers)
 
     def add(self, batch: Batch, reasons: Reasons, first: int) -> list[str | None]:
-        """Adds a batch whose first row is the sheet's row `first`. The row keys in hex."""
+        """Adds a batch whose first row is the sheet's row `first`. Returns the row keys in hex, and
+        None for skipped rows."""
         row_keys = self._variables.keys(batch.columns)
         offsets = np.flatnonzero(reasons == Skip.NOT)
         kept = [row_keys[offset] for offset in offsets]

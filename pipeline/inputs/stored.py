@@ -1,4 +1,4 @@
-"""Reads a snapshot back, also one of an earlier run."""
+"""Reads a snapshot from disk, of this run or an earlier one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ OWN_COLUMNS = ("row", "row_key", "skipped")
 
 
 def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
-    """The one of `candidates` that has this id; a crash may have left another beside it."""
+    """Returns the file of `candidates` with this id. A crash may have left another snapshot next to
+    it."""
     for path in candidates:
         try:
             if _stored(path)["snapshot_id"] == snapshot_id:
@@ -43,10 +44,10 @@ def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path
 def whole_snapshot(
     candidates: tuple[Path, ...], snapshot_id: str | None, sha256: str | None
 ) -> Path | None:
-    """The same, once every byte of it was found to be what was written. None where no file is.
+    """Does the same, and compares the file with its checksum. None if there is no file.
 
     Raises:
-        StorageFailed: when it was altered.
+        StorageFailed: if the file was altered.
     """
     found = find_snapshot(candidates, snapshot_id)
     if found is None and snapshot_id is not None and candidates[0].exists():
@@ -57,22 +58,24 @@ def whole_snapshot(
 
 
 def stored_columns(path: Path) -> tuple[str, ...]:
-    """The sheet's own column names, in order, of a snapshot on disk."""
+    """Returns the sheet's own column names, in order, from a snapshot on disk."""
     return tuple(_stored(path)["columns"])
 
 
 def stored_mapped(path: Path) -> tuple[str, ...]:
-    """The columns that were sent, of a snapshot on disk."""
+    """Returns the names of the mapped columns from a snapshot on disk."""
     return tuple(_stored(path)["mapped"])
 
 
 def stored_delimiter(path: Path) -> str:
-    """What the sheet of a snapshot on disk separates its cells by, if it is text."""
+    """Returns the delimiter of the sheet from a snapshot on disk. It matters only for text
+    files."""
     return str(_stored(path)["delimiter"])
 
 
 def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
-    """What the rows of a snapshot on disk are; without ids where it has no such column."""
+    """Returns the digests of the rows of a snapshot on disk, without ids if it has no such
+    column."""
     columns = stored_columns(path)
     place = columns.index(id_column) if id_column in columns else None
     identities, ids = bytearray(), bytearray()
@@ -96,8 +99,8 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
 
 
 class Stored(NamedTuple):
-    """Consecutive rows of a snapshot on disk: the number of the first, the sheet's columns, the
-    row keys in hex (null for a row that is skipped), and why it is (`SKIP_NAMES`; else null)."""
+    """Consecutive rows of a snapshot on disk: the number of the first row, the sheet's columns, the
+    row keys in hex (null for a skipped row), and why a row is skipped (`SKIP_NAMES`, else null)."""
 
     first: int
     columns: list[pa.Array]
@@ -106,10 +109,10 @@ class Stored(NamedTuple):
 
 
 def stored_batches(path: Path) -> Iterator[Stored]:
-    """The rows of a snapshot on disk, in order.
+    """Yields the rows of a snapshot on disk, in order.
 
     Raises:
-        StorageFailed: when it cannot be read.
+        StorageFailed: if it cannot be read.
     """
     width, first = len(stored_columns(path)), 1
     try:
@@ -126,14 +129,14 @@ def stored_batches(path: Path) -> Iterator[Stored]:
 
 
 def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(row number, cells) of every row of a snapshot on disk."""
+    """Yields (row number, cells) for every row of a snapshot on disk."""
     for first, columns, *_ in stored_batches(path):
         rows = zip(*(c.to_pylist() for c in columns), strict=True)
         yield from enumerate(rows, start=first)
 
 
 def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(row number, cells) of some rows of a snapshot on disk."""
+    """Yields (row number, cells) for the rows `numbers` of a snapshot on disk."""
     wanted = np.array(sorted(numbers), dtype=np.int64)
     for first, columns, *_ in stored_batches(path):
         low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
@@ -142,7 +145,8 @@ def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, 
 
 
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(row number, row key in hex) of every row of a snapshot on disk; None for skipped rows."""
+    """Yields (row number, row key in hex) for every row of a snapshot on disk. The key of a skipped
+    row is None."""
     for first, _, keys, _ in stored_batches(path):
         yield from enumerate(keys.to_pylist(), start=first)
 

@@ -1,4 +1,4 @@
-"""What every kind of sheet looks like once it is open: columns, and batches of texts."""
+"""The common form of every open sheet: columns, and batches of texts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.core.errors import Refused
 BATCH_ROWS = 2000
 NO_ROWS = "the sheet has no rows below the column names. Add at least one."
 MAX_COLUMNS = 16_384
-"""As many as a sheet of Excel has."""
+"""The limit of a worksheet in Excel."""
 MAX_NAME_CHARACTERS = 32_767
-"""Of one column: as many as a cell of Excel has."""
+"""For the name of one column: the limit of a cell in Excel."""
 MAX_NAMES_CHARACTERS = 1_000_000
-"""Of all columns. A name is in memory, in the spec and in messages many times."""
+"""For all names together. A name is in memory, in the job file and in messages many times."""
 MAX_CELL_CHARACTERS = 32 << 20
-# Of hardly anything but blank rows a small file can hold a billion.
+# A small file can contain a billion blank rows.
 _MANY_BLANK_ROWS = 500_000
 _BLANK_BESIDE_FILLED = 100
 _BATCH_CELLS = 4_000_000
@@ -28,7 +28,7 @@ _BATCH_CHARACTERS = 8_000_000
 class Batch:
     """Consecutive data rows, as one list of texts per column.
 
-    `places[i]` is where the user finds row i: a line of a text file, a row of anything else.
+    `places[i]` is where the user finds row i: the line in a text file, or else the row number.
     """
 
     columns: list[list[str]]
@@ -38,7 +38,7 @@ class Batch:
         return len(self.places)
 
     def split(self, at: int) -> tuple[Batch, Batch]:
-        """The rows before `at`, and the rest."""
+        """Returns the rows before `at`, and the rest."""
         if at == len(self):
             return self, Batch([[] for _ in self.columns], [])
         first = Batch([column[:at] for column in self.columns], self.places[:at])
@@ -49,9 +49,9 @@ class Batch:
 class Table:
     """An open sheet: its column names in order, and its rows, readable once.
 
-    `place_word` says what a place counts: "line", "row" or "Sheet1 row". `delimiter` is what a
-    text file separates its cells by. `sheet`, `header_row` and `first_column` (from 1) say where
-    in a workbook the columns stand.
+    `place_word` says what a place counts: "line", "row" or "Sheet1 row". `delimiter` separates the
+    cells of a text file. `sheet`, `header_row` and `first_column` (from 1) say where the columns
+    are in a workbook.
     """
 
     path: Path
@@ -64,14 +64,14 @@ class Table:
     first_column: int = 1
 
     def cell_at(self, position: int, place: int) -> str:
-        """Where the user finds a cell: `line 17, column "Story"`, or `Sheet1!C17`."""
+        """Returns where the user finds a cell: `line 17, column "Story"`, or `Sheet1!C17`."""
         if self.sheet:
             return f"{self.sheet}!{address(self.first_column + position, place)}"
         return f'{self.place_word} {place}, column "{self.columns[position]}"'
 
 
 def address(column: int, row: int) -> str:
-    """How spreadsheets call a cell: `C17` of column 3, row 17."""
+    """Returns the name of a cell in a spreadsheet: `C17` for column 3, row 17."""
     letters = ""
     while column:
         column, rest = divmod(column - 1, 26)
@@ -80,7 +80,7 @@ def address(column: int, row: int) -> str:
 
 
 def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch]:
-    """`rows`, as (place, one text a column), in batches that fit into memory whatever they hold."""
+    """Groups `rows`, each (place, one text per column), into batches of bounded size in memory."""
     most = most_rows(width)
     texts: list[list[str]] = []
     places: list[int] = []
@@ -97,7 +97,7 @@ def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch
 
 
 def most_rows(width: int) -> int:
-    """Of a batch of `width` columns."""
+    """Returns the most rows of a batch of `width` columns."""
     return max(1, min(BATCH_ROWS, _BATCH_CELLS // max(width, 1)))
 
 
@@ -106,8 +106,8 @@ def _transposed(texts: list[list[str]], places: list[int]) -> Batch:
 
 
 class BlankRows:
-    """Blank rows that are rows of the sheet only if a filled one follows. Their places are kept,
-    not the rows."""
+    """Blank rows, which are rows of the sheet only if a filled row follows. Only their places are
+    in memory, not the rows."""
 
     def __init__(self, path: Path, place_word: str) -> None:
         self._path = path
@@ -117,17 +117,18 @@ class BlankRows:
         self._blank = self._filled = 0
 
     def hold(self, first: int, stop: int) -> None:
-        """Those at the places from `first` to before `stop`, which follow the ones before."""
+        """Adds the blank rows from `first` to before `stop`. They come after all earlier ones."""
         if first != self._stop:
             self._held.append((self._first, self._stop))
             self._first = first
         self._stop = stop
 
     def before(self, filled: int, place: int) -> Iterator[int]:
-        """The places of those that were held, as `filled` rows follow from `place` on.
+        """Yields and forgets the places of the blank rows, because `filled` rows follow from
+        `place` on.
 
         Raises:
-            Refused: when nearly all rows so far are blank.
+            Refused: if nearly all rows so far are blank.
         """
         self._filled += filled
         if self._first == self._stop:
@@ -145,11 +146,11 @@ class BlankRows:
 
 
 def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
-    """Raises for more columns, or longer names of them, than a sheet has. To be called before
-    anything is done with the names.
+    """Raises for more columns, or longer column names, than a sheet has. Call this before any other
+    use of the names.
 
     Raises:
-        Refused: with how many there are.
+        Refused: with the number of columns or characters.
     """
     if len(columns) > MAX_COLUMNS:
         raise Refused(

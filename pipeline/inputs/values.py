@@ -1,4 +1,4 @@
-"""Numbers and times as the text that a person would write for them, the same for every kind of
+"""Turns numbers and times into the text that a person would write, the same for every kind of
 sheet.
 """
 
@@ -13,8 +13,8 @@ from enum import Enum
 _DAY_MS = 86_400_000
 _LAST_DAY = date(9999, 12, 31)
 _LITERAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
-# What a number format shows as it stands, or as nothing: quoted and escaped text, padding, colours.
-# Excel takes no format of over 255 characters, so no bracket is further from its end.
+# Pieces of a number format that Excel shows literally or not: quoted and escaped text, padding,
+# colours. Excel accepts at most 255 characters in a format, so no bracket is further from its end.
 _SHOWN_AS_IT_STANDS = re.compile(
     r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]{0,255}\]', re.IGNORECASE
 )
@@ -28,7 +28,8 @@ _ELAPSED_ID = 46
 
 
 class Shown(Enum):
-    """What a number format makes of a number, as far as it is another text and not only style."""
+    """The kind of text that a number format makes of a number. Formats that change only the style
+    are NUMBER."""
 
     NUMBER = "number"
     DATE = "date"
@@ -41,9 +42,10 @@ def boolean_text(value: bool) -> str:
 
 
 def number_text(value: float) -> str:
-    """The shortest digits that mean this number: 15, 0.1, 1234567890123450000; `1e+21` from there.
+    """Returns the shortest digits that mean this number: 15, 0.1, 1234567890123450000. From 1e21
+    on, and for tiny numbers, it has an exponent: `1e+21`.
 
-    Whole numbers have no `.0`: pandas and Excel keep integers as floats.
+    Whole numbers have no `.0`, because pandas and Excel store integers as floats.
     """
     if value == 0:
         return "0"
@@ -54,10 +56,11 @@ def number_text(value: float) -> str:
 
 
 def literal_text(literal: str, significant: int | None = None) -> str | None:
-    """The same for a number as a file writes it; None where it is none.
+    """Does the same for a number as a file writes it. None if `literal` is not a number.
 
-    Whole numbers keep every digit, also those that a float has no room for. Others keep the
-    `significant` first ones: Excel shows 15 and calculates with 17, so 0.1 + 0.2 is 0.3 for it.
+    Whole numbers keep every digit, also digits that do not fit into a float. Other numbers are
+    rounded to `significant` digits: Excel calculates with 17 and shows 15, so it shows 0.1 + 0.2 as
+    0.3.
     """
     if literal.isascii() and literal.isdigit():
         return literal.lstrip("0") or "0"
@@ -74,7 +77,8 @@ def literal_text(literal: str, significant: int | None = None) -> str | None:
 
 
 def shown_by(number_format: str, format_id: int | None = None) -> Shown:
-    """What Excel's `number_format` shows; `format_id` where it is one of the built-in ones."""
+    """Returns the kind of text that Excel's `number_format` shows. A built-in format has only a
+    `format_id`."""
     if format_id in _DATE_IDS:
         return Shown.DATE
     if format_id in _TIME_IDS:
@@ -88,14 +92,15 @@ def shown_by(number_format: str, format_id: int | None = None) -> Shown:
 
 
 def padded_width(number_format: str) -> int:
-    """How many digits a format such as `00000` shows at least: zip codes and article numbers."""
+    """Returns how many digits a format such as `00000` shows at least, for zip codes and article
+    numbers. 0 for other formats."""
     return len(number_format) if _ZEROS.fullmatch(number_format) else 0
 
 
 def serial_text(serial: float, shown: Shown, from_1904: bool) -> str | None:
-    """Excel's day count as ISO 8601, to the millisecond; None where Excel shows `########`.
+    """Returns Excel's day count as ISO 8601, to the millisecond. None if Excel shows `########`.
 
-    A date alone where there is no time of day, a time alone where there is no day; elapsed time
+    Without a time of day, the text is only a date. Without a day, it is only a time. Elapsed time
     is hours:minutes:seconds.
     """
     if not 0 <= serial < 3_000_000:
@@ -116,7 +121,7 @@ def _day(days: int, from_1904: bool) -> str | None:
     if from_1904:
         start = date(1904, 1, 1)
     elif days == 60:
-        return "1900-02-29"  # which Excel has, as Lotus 1-2-3 had it
+        return "1900-02-29"  # Excel has this day because Lotus 1-2-3 had it
     else:
         start = date(1899, 12, 30) if days > 60 else date(1899, 12, 31)
     if days > (_LAST_DAY - start).days:

@@ -1,7 +1,7 @@
-"""The spec's `where:`: which rows of a sheet are wanted.
+"""The spec's `where:`, which chooses rows of a sheet.
 
-Patterns are searched by RE2, which takes time in proportion to the text whatever the pattern: the
-standard library's `re` may take years over thirty characters.
+RE2 searches the patterns. Its time is proportional to the length of the text for every pattern,
+while the standard library's `re` may take years for thirty characters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.job.spec import Condition, JobSpec
 
 
 def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:
-    """Raises if `where:` speaks of a column that the sheet does not have.
+    """Raises if `where:` names a column that the sheet does not have.
 
     Raises:
         Refused: with its line and the nearest name.
@@ -36,7 +36,8 @@ def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:
 def wanted(
     conditions: Sequence[Condition], columns: Mapping[str, pa.Array]
 ) -> npt.NDArray[np.bool_]:
-    """For each row of a batch, whether every condition holds; `columns` holds texts, no nulls."""
+    """Returns for each row of a batch whether every condition is true. `columns` has texts without
+    nulls."""
     flags: list[npt.NDArray[np.bool_]] = []
     for condition in conditions:
         found = _holds(condition, columns[condition.column]).to_numpy(zero_copy_only=False)
