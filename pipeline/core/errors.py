@@ -46,7 +46,7 @@ class LedgerBusy(DiskRefused):
     def __init__(self) -> None:
         super().__init__(
             "Another program has locked ledger.sqlite, for example a database editor or a backup. "
-            "Close the file there, then give the same command again. Nothing more was sent."
+            "Close the file there, then try again. Nothing more was sent."
         )
 
 

@@ -99,7 +99,7 @@ class Job:
         if self.spec is None:
             raise Refused(
                 f"{self.folder.path}: the job file of this run folder is missing or has an error. "
-                "Give the same command with the job file instead of the folder to see the error."
+                "Name the job file instead of the folder to see the error."
             )
         return self.spec
 

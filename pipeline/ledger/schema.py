@@ -199,8 +199,8 @@ def _refuse_odd_files(path: Path) -> None:
             except NotAFile as error:
                 raise StorageFailed(
                     f"{error.filename}: the runner cannot use this file of the ledger, because it "
-                    f"is {error.strerror}. Nothing was sent. Restore the file from a copy of the "
-                    "run folder."
+                    f"is {error.strerror}. Nothing was sent. Restore the file from a copy that "
+                    "was made after the last run."
                 ) from None
 
 
@@ -272,7 +272,7 @@ def check_version(path: Path, db: sqlite3.Connection) -> int:
         raise StorageFailed(
             f"{path}: this ledger does not have the tables that the runner makes. Changed tables "
             "could make the runner pay for rows twice, so nothing was sent. Restore the ledger "
-            "from a copy of the run folder."
+            "from a copy that was made after the last run."
         )
     return version
 
@@ -323,9 +323,9 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
     problem = "is missing or empty" if empty else f"has no record of run {trace.run_id}"
     return StorageFailed(
         f"{path}: the ledger {problem}, but {trace.file} shows that a run used this folder. With "
-        "this ledger the runner would pay for every row again. Restore the ledger from a copy of "
-        "the run folder. Without a copy, set another `output:` in the job file; the next run then "
-        "pays for every row. Nothing was sent."
+        "this ledger the runner would pay for every row again. Restore the ledger from a copy that "
+        "was made after the last run. Without a copy, set another `output:` in the job file: the "
+        "next run then pays for every row. Nothing was sent."
     )
 
 

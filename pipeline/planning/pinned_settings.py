@@ -172,7 +172,7 @@ def _settings(text: str) -> JsonObject:
             return pins
     except (ValueError, KeyError):
         pass
-    raise altered("the record of the settings that the folder is tied to")
+    raise altered("the record of the pinned settings")
 
 
 def pinned_workflow(read: Read) -> str | None:

@@ -159,7 +159,7 @@ def storing(path: Path) -> Iterator[None]:
         raise DiskRefused(
             f"{path}: the disk refused this file ({error.strerror or error}). The runner has "
             "stopped sending, and all answers so far are safe in the ledger. Free some space on "
-            "that disk, then give the same command again."
+            "that disk, then run the command again."
         ) from error
 
 

@@ -13,8 +13,9 @@ RESULTS = "results"
 
 KEEP_LEDGER = (
     "Do not run this job: with a wrong record the runner could pay for a row twice. Restore the "
-    "whole run folder from a copy. Without a copy, read the intact answers from results/ and set "
-    "another `output:` in the job file for the other rows"
+    "whole run folder from a copy that was made after the last run: an older one would pay again. "
+    "Without a copy, read the intact answers from results/ and set another `output:` in the job "
+    "file for the other rows"
 )
 RESTORE = "Restore the file from a copy of the run folder. Until then `export` refuses to use it"
 

@@ -133,7 +133,7 @@ def test_a_run_folder_whose_spec_is_elsewhere_now_is_shown_and_told_how_to_go_on
     assert "tales: 11 rows: 5 ok" in done.stdout
     done = kept.shell([*kept.command("run")[:-2], str(kept.output)])
     assert done.returncode == 2
-    assert "Give the same command with the job file instead of the folder" in done.stderr
+    assert "Name the job file instead of the folder" in done.stderr
     assert "Nothing was sent." in done.stderr
 
 

@@ -40,7 +40,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     report = report or report_job(job)
     folder = job.folder
     if wal.is_damaged(folder.ledger):
-        raise altered("what was last written to it")
+        raise altered("the log of its last writes (ledger.sqlite-wal)")
     with reader.reading(folder.ledger) as read:
         history = read(lambda db: count_history(db, report.in_use))
         samples = read_samples(folder, read)
