@@ -1,4 +1,4 @@
-"""Sheets that changed in a way that their user may not have meant: a question comes first."""
+"""If the sheet changed in a way that the user may not intend, the runner asks first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Job
 
 
 def asked(job: Job, words: str, *command: str) -> None:
-    """The command is refused where nobody can be asked, with these words, and sends nothing."""
+    """Checks that the command is refused with these words without a terminal, and sends nothing."""
     verb, *options = command
     done = job.call(verb, *options)
     assert done.returncode == 2, done.stderr
@@ -20,8 +20,8 @@ def asked(job: Job, words: str, *command: str) -> None:
 
 
 @pytest.mark.parametrize("ids", [False, True])
-def test_a_row_number_that_is_another_row_now_is_named_and_asked_for(sandbox, make_job, ids):
-    """After a sort, row 1 is not the one that the report called row 1."""
+def test_a_row_number_that_now_means_another_row_is_shown_and_confirmed(sandbox, make_job, ids):
+    """After a sort, row 1 is not the row that the report called row 1."""
     rows = [["A1", "beta"], ["A2", "alpha"], ["A3", "gamma"]]
     spec = {"variables": {"story": "story"}} | ({"id": "sku"} if ids else {})
     job = make_job(sandbox.url, ["sku", "story"], rows, **spec)
@@ -33,11 +33,11 @@ def test_a_row_number_that_is_another_row_now_is_named_and_asked_for(sandbox, ma
     assert sandbox.received() == 3
     assert job.run("--again", "1", "--yes")["requests"] == 1
     assert sandbox.billed()['{"story":"alpha"}'] == 2
-    # That run has seen the new order, and its report speaks of it.
+    # That run has read the new order, and its report uses the new numbers.
     assert job.run("--again", "3", "--yes")["requests"] == 1
 
 
-def test_numbers_are_believed_while_the_rows_stand_where_they_stood(sandbox, make_job):
+def test_row_numbers_need_no_question_while_the_rows_keep_their_places(sandbox, make_job):
     """Another column, a new row at the end and equal rows that change places change nothing."""
     job = make_job(sandbox.url, rows=[["a #fault:blocked"], ["same"], ["same"]])
     job.run(expect=3)
@@ -47,7 +47,7 @@ def test_numbers_are_believed_while_the_rows_stand_where_they_stood(sandbox, mak
     assert sandbox.received() == 4
 
 
-def test_a_new_folder_beside_a_paid_one_says_what_is_paid_there(sandbox, make_job):
+def test_a_new_run_folder_says_how_many_rows_are_paid_in_another_one(sandbox, make_job):
     """A changed `name:` would pay for every row again."""
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(6)])
     job.run("--limit", "4")
@@ -64,8 +64,8 @@ def test_a_new_folder_beside_a_paid_one_says_what_is_paid_there(sandbox, make_jo
     asked(job, "6 of these 6 rows are already paid or maybe paid in", "run")
 
 
-def test_the_folder_of_another_job_of_the_workflow_counts_wherever_it_is(sandbox, make_job):
-    """Its spec stands beside this one. Rehearsals and other hosts do not count."""
+def test_the_folder_of_another_job_of_the_workflow_counts_at_any_place(sandbox, make_job):
+    """Its job file is next to this one. Rehearsals and other hosts do not count."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]], output="far/away/kept")
     job.run()
     job.call("run", "--sandbox")
@@ -77,7 +77,7 @@ def test_the_folder_of_another_job_of_the_workflow_counts_wherever_it_is(sandbox
     assert other.run()["requests"] == 2
 
 
-def test_equal_rows_are_paid_elsewhere_as_often_as_they_were(sandbox, make_job):
+def test_equal_rows_count_as_often_as_another_folder_paid_for_them(sandbox, make_job):
     """One of three."""
     job = make_job(sandbox.url, rows=[["same"]])
     job.run()
@@ -91,8 +91,8 @@ COLUMNS = ["sku", "story", "lang"]
 
 
 @pytest.mark.parametrize("ids", [False, True])
-def test_another_text_in_most_finished_rows_is_asked_for(sandbox, make_job, ids):
-    """A program rewrote a column: 30 of 40 finished rows would be paid for again."""
+def test_another_text_in_most_finished_rows_needs_a_confirmation(sandbox, make_job, ids):
+    """A program rewrote a column, so the run would pay for 30 of 40 finished rows again."""
     spec = {"variables": {"story": "story"}} | ({"id": "sku"} if ids else {})
     job = make_job(sandbox.url, COLUMNS, ROWS, **spec)
     job.run()
@@ -109,7 +109,7 @@ def test_another_text_in_most_finished_rows_is_asked_for(sandbox, make_job, ids)
 
 
 @pytest.mark.parametrize("ids", [False, True])
-def test_a_new_sheet_a_few_edits_and_a_sorted_sheet_are_not_asked_for(sandbox, make_job, ids):
+def test_a_new_sheet_a_few_edits_and_a_sorted_sheet_need_no_confirmation(sandbox, make_job, ids):
     """Only new and edited rows are sent, as on every night."""
     spec = {"variables": {"story": "story"}} | ({"id": "sku"} if ids else {})
     job = make_job(sandbox.url, COLUMNS, ROWS, **spec)

@@ -1,7 +1,7 @@
 """Small files and answers that would cost hours or all memory end soon, in little memory.
 
-Each command is a process of its own that the kernel ends after 10 s of CPU time, and whose peak
-memory is measured. The hostile files are made here; each is a refusal, or the right result.
+Each command is a separate process. The kernel ends it after 10 s of CPU time, and its peak memory
+is measured. The hostile files are made here. Each gives a refusal or the right result.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MB = 1_000_000
 
 
 def bounded(job: Job, verb: str, *options: str) -> tuple[int, str]:
-    """(exit code, what was said) of a command that stays within the bounds."""
+    """Returns (exit code, output) of a command that stays within the bounds."""
     done = job.measured(verb, *options, most_cpu_s=CPU_S)
     spent = f"{done.cpu_s:.1f} s, {done.peak_bytes / 1e6:.0f} MB"
     said = done.stdout + done.stderr
@@ -54,7 +54,7 @@ def workbook_of(
     return lambda path: write_workbook(path, sheets(), parts=parts())
 
 
-# These run in `make soak` only. For each, `make test` has a quicker case of the same kind, except
+# These run only in `make soak`. For each, `make test` has a quicker case of the same kind, except
 # for the dense answers, which all take long.
 LONG = {
     "a page that unpacks to a gigabyte",
@@ -95,7 +95,7 @@ def parquet(path: Path, columns: dict[str, pa.Array], **more: object) -> None:
 
 
 def repeated(value: str, times: int) -> pa.Array:
-    """`value` again and again, without its memory."""
+    """Repeats `value` without remembering earlier ones."""
     return pa.DictionaryArray.from_arrays(pa.nulls(times, pa.int32()).fill_null(0), [value])
 
 
@@ -113,7 +113,7 @@ def long_header(path: Path) -> None:
 
 
 def growing_jsonl(path: Path) -> None:
-    """Another long name in each line."""
+    """A file with another long name in each line."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f'{{"{name}":"x","story":"x"}}\n' for name in LONG_NAMES)
 
@@ -124,13 +124,13 @@ def long_header_parquet(path: Path) -> None:
 
 
 def sparse_jsonl(path: Path) -> None:
-    """16,000 names in one line, and none in 300,000 others."""
+    """16,000 names in one line, and none of them in 300,000 other lines."""
     first = json.dumps({f"n{n}": "x" for n in range(16_000)} | {"story": "x"})
     path.write_text(f"{first}\n" + '{"story":"x"}\n' * 300_000, encoding="utf-8")
 
 
 def text(*pieces: str | int) -> Callable[[Path], None]:
-    """A file of these texts; a number says how often the text before it comes."""
+    """A file of these texts. A number says how often the text before it is repeated."""
 
     def write(path: Path) -> None:
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -341,8 +341,8 @@ PATTERNS = (
 )
 
 
-def test_no_pattern_that_is_allowed_takes_much_memory(make_job):
-    """100 MB more than none, in any of the forms that cost most."""
+def test_no_allowed_pattern_takes_much_memory(make_job):
+    """At most 100 MB more than no pattern, in each of the forms that cost most."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     none = job.measured("check").peak_bytes
     for piece in PATTERNS:
@@ -373,7 +373,7 @@ SPECS = {
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_spec_of_a_megabyte_costs_little(make_job, name):
-    """With a refusal of some lines, or as it is meant."""
+    """It is refused in a few lines, or read correctly."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     job.spec.write_text(LEAST + SPECS[name], encoding="utf-8")
     code, said = bounded(job, "check")
@@ -381,8 +381,9 @@ def test_a_spec_of_a_megabyte_costs_little(make_job, name):
     assert len(said.splitlines()) < 40
 
 
-def test_specs_beside_a_clean_one_cost_it_little_and_never_end_it(make_job):
-    """Patterns, paths that no system takes, and megabytes of brackets, as the workflow's own."""
+def test_other_job_files_in_the_folder_cost_a_clean_one_little(make_job):
+    """They have patterns, impossible paths and megabytes of brackets, and none of them ends the
+    run."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
     for name, more in {
         "pattern": 'where: {column: a, matches: "(?i)' + r"\\pL" * 60_000 + '"}\n',
@@ -411,7 +412,7 @@ def blank_cells(number: int, width: int = 40) -> str:
 
 
 def sharing(number: int, length: int) -> str:
-    """A column of formulas that share one long one."""
+    """A column of formulas that share one long formula."""
     formula = "+".join(["A2"] * (length // 3))
     first = cell("B2", "1", "n", raw=f'<f t="shared" ref="B2:B9" si="0">{formula}</f><v>1</v>')
     more = (
@@ -473,10 +474,10 @@ def answering() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("name", each(COPIES))
-def test_a_workbook_that_is_cheap_to_read_and_dear_to_copy_is_refused_at_export(
+def test_a_workbook_that_is_cheap_to_read_and_costly_to_copy_is_refused_at_export(
     make_job, answering, name
 ):
-    """Its answers go into a .csv all the same."""
+    """A .csv export of its answers still works."""
     job = make_job(answering.url, input="sheet.xlsx", sheet="Sheet1", variables={"story": "story"})
     COPIES[name](job.folder / "sheet.xlsx")
     if name.startswith("formulas"):
@@ -497,7 +498,7 @@ def sparse(path: Path) -> None:
 
 
 def many_texts(path: Path) -> None:
-    """A cell that asks for the last of three million shared texts."""
+    """A cell that refers to the last of three million shared texts."""
     texts = shared(["a"] * 3_000_000)
     row = '<row r="1"><c r="A1" t="s"><v>2999999</v></c></row>'
     write_workbook(path, worksheet(row), parts={"xl/sharedStrings.xml": texts})
@@ -508,7 +509,7 @@ EXPORTS = {"o.csv": sparse, "o.jsonl": sparse, "o.parquet": sparse, "o.xlsx": ma
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_a_file_in_the_place_of_an_earlier_export_costs_little(make_job, answering, name):
-    """Somebody who can write to the same folder put it there."""
+    """Another user who can write to the folder put it there."""
     job = make_job(answering.url, rows=[["a"]])
     assert bounded(job, "run")[0] == 0
     EXPORTS[name](job.folder / name)
@@ -542,7 +543,7 @@ def test_a_large_workbook_is_copied(make_job, answering):
 
 
 def dense(name: str, value: str, times: int) -> Callable[[], str]:
-    """A field with a list of so many values."""
+    """A field with a list of this many values."""
     return lambda: f'"{name}":[' + f"{value}," * times + "0]"
 
 
@@ -555,13 +556,11 @@ DENSE: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", each(DENSE))
-def test_a_paid_answer_of_40_to_60_mb_is_kept_whole_and_costs_little_at_the_run_and_each_export(
-    make_job, name
-):
-    """The row is ok; what is more than 10,000 citations is text beside them."""
+def test_a_paid_answer_of_40_to_60_mb_is_kept_whole_and_costs_little(make_job, name):
+    """In the run and in each export. The row is ok, and more than 10,000 citations become text."""
     field = DENSE[name]()
     body = f'{{"success":true,"result":"paid",{field}}}'.encode()
-    assert 39e6 < len(body) < 64 * 2**20  # which is the most that is read
+    assert 39e6 < len(body) < 64 * 2**20  # the runner reads no more than that
 
     def answer(_: bytes) -> Answer:
         return 200, {}, body

@@ -1,4 +1,4 @@
-"""`dedupe: true`: equal rows are one paid request, and each of them has its answer."""
+"""`dedupe: true`: equal rows are one paid request, and each of them gets its answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def failed_rows(job) -> list[str]:
 
 
 def test_equal_rows_are_one_request_and_each_counts_and_has_the_answer(sandbox, make_job):
-    """In the summary, the export, failures.csv, `max_paid` and `verify`; again sends nothing."""
+    """In the summary, the export, failures.csv, `max_paid` and `verify`. A second run sends
+    nothing."""
     job = make_job(sandbox.url, rows=rows(*STORIES), dedupe=True, max_paid=3)
     summary = job.run(expect=3)
     assert (summary["rows"], summary["ok"], summary["failed"]) == (7, 5, 2)
@@ -52,7 +53,7 @@ def test_equal_rows_are_one_request_and_each_counts_and_has_the_answer(sandbox, 
     assert sandbox.received() == 3
 
 
-def test_naming_any_of_the_equal_rows_is_about_the_one_that_is_sent(sandbox, make_job):
+def test_naming_any_of_the_equal_rows_names_the_one_that_is_sent(sandbox, make_job):
     """For `resume --rows`, `settle`, `--again` and `--limit`."""
     job = make_job(sandbox.url, rows=rows(*STORIES), dedupe=True)
     assert job.run("--limit", "1")["ok"] == 3
@@ -70,8 +71,8 @@ def test_naming_any_of_the_equal_rows_is_about_the_one_that_is_sent(sandbox, mak
     assert verified(job)
 
 
-def test_an_ambiguous_answer_is_ambiguous_for_each_of_the_equal_rows(sandbox, make_job):
-    """And sent once more, for all of them, only when the user says so."""
+def test_an_ambiguous_request_makes_each_of_the_equal_rows_ambiguous(sandbox, make_job):
+    """It is sent once more, for all of them, only if the user says so."""
     lost = "lost #fault:not-json"
     job = make_job(sandbox.url, rows=rows(lost, "a", lost), dedupe=True)
     summary = job.run(expect=5)
@@ -82,10 +83,8 @@ def test_an_ambiguous_answer_is_ambiguous_for_each_of_the_equal_rows(sandbox, ma
     assert verified(job)
 
 
-def test_turning_it_off_sends_the_other_equal_rows_and_turning_it_on_sends_nothing(
-    sandbox, make_job
-):
-    """No answer is lost and none is paid again, whichever way."""
+def test_turning_dedupe_off_sends_the_other_equal_rows_and_on_sends_nothing(sandbox, make_job):
+    """No answer is lost and none is paid again, in both directions."""
     job = make_job(sandbox.url, rows=rows("a", "b", "a", "a"), dedupe=True)
     job.run()
     job.write_spec(dedupe=False)
@@ -103,8 +102,8 @@ def test_turning_it_off_sends_the_other_equal_rows_and_turning_it_on_sends_nothi
     assert len(pd.read_parquet(job.results)) == 3
 
 
-def test_with_ids_equal_rows_differ_by_their_id_alone(sandbox, make_job):
-    """The best answer held for any of them is the answer of all, wherever its id stands now."""
+def test_with_ids_equal_rows_differ_only_in_their_id(sandbox, make_job):
+    """The best answer for any of them is the answer of all, also if its id moved."""
     sheet = [["1", "a"], ["2", "lost #fault:json-500"], ["3", "a"]]
     job = make_job(sandbox.url, ["sku", "story"], sheet, id="sku", variables={"story": "story"})
     assert job.run("--limit", "1")["requests"] == 1
@@ -112,7 +111,7 @@ def test_with_ids_equal_rows_differ_by_their_id_alone(sandbox, make_job):
     job.write_sheet(["sku", "story"], [["3", "a"], ["0", sheet[1][1]], ["2", sheet[1][1]]])
     assert (
         job.run(expect=3)["requests"] == 1
-    )  # row 3 has the answer of id 1; the failing ones share
+    )  # row 3 has the answer of id 1; the failing ones share one
     assert verified(job)
     job.write_sheet(["sku", "story"], [["2", sheet[1][1]], ["0", sheet[1][1]], ["1", "a"]])
     done = job.call("resume", "--json")
@@ -125,7 +124,7 @@ def test_with_ids_equal_rows_differ_by_their_id_alone(sandbox, make_job):
 
 
 def test_a_killed_run_leaves_equal_rows_ambiguous_together(start_sandbox, make_job):
-    """`status` counts each of them while the one is on its way (pending), and after."""
+    """`status` counts each of them, as pending while the request is in flight and afterwards."""
     sandbox = start_sandbox(latency="60s")
     job = make_job(sandbox.url, rows=rows("a", "a", "a"), dedupe=True)
     process = job.start()
@@ -145,7 +144,7 @@ def test_a_killed_run_leaves_equal_rows_ambiguous_together(start_sandbox, make_j
     "change", ["UPDATE duplicates SET first_row = 3", "UPDATE duplicates SET sheet_row = 2"]
 )
 def test_a_duplicate_at_a_wrong_place_is_found(sandbox, make_job, change):
-    """By `verify`; the next run makes it anew from the sheet."""
+    """By `verify`. The next run writes it again from the sheet."""
     job = make_job(sandbox.url, rows=rows("a", "b", "c", "a"), dedupe=True)
     job.run()
     db = sqlite3.connect(job.output / "ledger.sqlite", isolation_level=None)

@@ -1,4 +1,4 @@
-"""Naughty texts arrive as they stand in the sheet, whatever kind of sheet it is."""
+"""Naughty texts arrive exactly as in the sheet, for every kind of sheet."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_naughty_text_arrives_byte_for_byte_and_is_paid_once(
 def test_a_run_on_a_sheet_that_cannot_be_read_ends_with_2_and_sends_nothing(
     sandbox, make_job, name, content, words
 ):
-    """One line that says where, and no traceback."""
+    """One line says where, and there is no traceback."""
     job = make_job(sandbox.url)
     (job.folder / name).write_bytes(content)
     job.write_spec(input=name)

@@ -1,8 +1,8 @@
-"""Files that are broken, or made to exhaust the machine: a refusal, soon, in little memory.
+"""Files that are broken or made to exhaust the machine are refused soon and in little memory.
 
 The kinds follow public collections: the corpora of zip and XML bombs ("billion laughs", nested
-tags, lying directories), what calamine's and openpyxl's issue trackers hold of odd workbooks, and
-parquet-testing's bad data. All files are made here.
+tags, lying directories), the odd workbooks in the issue trackers of calamine and openpyxl, and the
+bad data of parquet-testing. All files are made here.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def zipped(parts: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATE
 
 
 def book(part: str = SHEET, content: str | bytes = PLAIN, **more) -> bytes:
-    """A workbook in which one part is as given."""
+    """A workbook in which one part has this content."""
     plain = TEXTS if part == "xl/sharedStrings.xml" else PLAIN
     return zipped(parts_of({"Sheet1": plain}) | {part: content}, **more)
 
 
 def repeated(part: str, before: str, block: str, megabytes: int, after: str) -> bytes:
-    """A workbook in which one part is a block, over and over."""
+    """A workbook in which one part repeats a block."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         plain = TEXTS if part == "xl/sharedStrings.xml" else PLAIN
@@ -82,7 +82,7 @@ def patched(raw: bytes, old: bytes, new: bytes, last: bool = True) -> bytes:
 
 
 def lying(more: int) -> bytes:
-    """A workbook whose directory gives its sheet another size than it has."""
+    """A workbook whose directory states a wrong size for its sheet."""
     made = book()
     size = struct.pack("<L", len(PLAIN))
     lie = struct.pack("<L", len(PLAIN) + more)
@@ -221,7 +221,7 @@ from tests.unit.inputs.test_inputs import snap
 
 for line in sys.stdin:
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     begun = time.monotonic()
     try:
         told = f"read {snap(Path(line.strip()))[0].rows} rows"
@@ -235,7 +235,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def reader() -> Iterator[subprocess.Popen[str]]:
-    """A process that reads sheets as a run does, and tells what came of it and what it took."""
+    """A process that reads sheets as a run does, and returns the outcome, time and memory."""
     with subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -254,7 +254,7 @@ def told_by(reader: subprocess.Popen[str], path: Path) -> tuple[str, float, int]
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_workbook_is_refused_with_what_is_wrong(tmp_path, name):
-    """One line, what to do, nothing sent."""
+    """One line says what to do and that nothing was sent."""
     content, words = BROKEN[name]
     with pytest.raises(Refused) as caught:
         read(sheet(tmp_path, content, "sheet.xlsx"))
@@ -278,7 +278,7 @@ def test_a_workbook_that_is_a_bomb_is_refused_within_ten_seconds_and_500_mb(tmp_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_a_million_blank_rows_cost_neither_time_nor_memory(tmp_path, reader):
-    """With styles in every cell, as a formatted column leaves them behind."""
+    """Every cell has a style, as in a formatted column."""
     blank = "".join(f'<row r="{n}"><c r="A{n}" s="0"/></row>' for n in range(3, 300_001))
     content = worksheet(rows([cell("A1", "story")], [cell("A2", "x")]) + blank)
     path = write_workbook(tmp_path / "sheet.xlsx", content)
@@ -289,7 +289,7 @@ def test_a_million_blank_rows_cost_neither_time_nor_memory(tmp_path, reader):
 
 
 def flipped(raw: bytes, dice: random.Random) -> bytes:
-    """`raw` with a few bits turned, or cut."""
+    """`raw` with a few flipped bits, or cut."""
     altered = bytearray(raw)
     for _ in range(dice.choice([1, 1, 3])):
         altered[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
@@ -298,7 +298,7 @@ def flipped(raw: bytes, dice: random.Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_flipped_bits_of_a_workbook_give_the_same_rows_or_a_refusal(tmp_path, seed):
-    """The zip's own checksums find what is not found otherwise."""
+    """The zip's own checksums find changes that nothing else finds."""
     data = rows(
         [cell("A1", 0, "s"), cell("B1", 1, "s")],
         *(
@@ -323,7 +323,7 @@ def test_flipped_bits_of_a_workbook_give_the_same_rows_or_a_refusal(tmp_path, se
 
 @pytest.mark.parametrize("seed", range(4))
 def test_flipped_bytes_within_the_parts_of_a_workbook_are_read_or_refused(tmp_path, seed):
-    """A zip that is in order around XML that is not: never anything but a refusal."""
+    """A valid zip with broken XML in it never gives anything but rows or a refusal."""
     parts = parts_of({"Sheet1": worksheet(table([["a", "b"], ["1", "2"], ["3", "4"]]))})
     dice = random.Random(seed)
     outcomes = set()
@@ -342,8 +342,8 @@ def test_flipped_bytes_within_the_parts_of_a_workbook_are_read_or_refused(tmp_pa
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_flipped_bits_of_a_parquet_sheet_are_refused_where_it_has_checksums(tmp_path, seed):
-    """Never a traceback; without checksums a flipped letter is a letter."""
+def test_flipped_bits_of_a_parquet_sheet_are_refused_if_it_has_checksums(tmp_path, seed):
+    """Never a traceback. Without checksums the reader cannot notice a flipped letter."""
     checksums = seed % 2 == 0
     content = {"a": [f"text {n} é" for n in range(500)], "n": list(range(500))}
     whole = tmp_path / "whole.parquet"

@@ -1,7 +1,7 @@
-"""Texts of servers and sheets at their worst, 1 MB of each: what reads them takes linear time.
+"""The functions that read texts of servers and sheets take linear time for the worst 1 MB.
 
-Each case runs in a process of its own that the kernel ends after 5 s of CPU time. A linear
-function needs 0.01 to 1.6 s. A quadratic one would need an hour.
+Each case runs in a separate process that the kernel ends after 5 s of CPU time. A linear function
+needs 0.01 to 1.6 s. A quadratic one would need an hour.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def filled(piece: str) -> str:
 
 
 def numbered(piece: str) -> str:
-    """1 MB of `piece`, each with another number where it has {}."""
+    """1 MB of `piece`, with another number in place of each {}."""
     return "".join(piece.replace("{}", str(n)) for n in range(MB // (len(piece) + 4)))
 
 
@@ -251,7 +251,7 @@ def _limited(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_megabyte_of_the_worst_text_takes_a_moment(case):
-    """None of them stops a run: the kernel would end this process."""
+    """If one took longer, the kernel would end this process."""
     process = _IN_FORKS.Process(target=_limited, args=(case,))
     process.start()
     process.join()

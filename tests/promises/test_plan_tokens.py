@@ -1,4 +1,4 @@
-"""`check --json` gives a plan's token, and `run --plan` carries out exactly that plan, once."""
+"""`check --json` returns a plan's token, and `run --plan` carries out exactly that plan, once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Job
 
 
 def planned(job: Job, *options: str) -> dict:
-    """What `check --json` says."""
+    """The output of `check --json`."""
     return json.loads(job.call("check", "--json", *options).stdout)
 
 
@@ -20,7 +20,7 @@ def carried_out(job: Job, verb: str, token: str, *options: str) -> subprocess.Co
 
 
 def test_a_plan_is_carried_out_once_and_without_a_question(sandbox, make_job):
-    """--again, which without it needs --yes, and which --yes pays for as often as it is given."""
+    """For --again, which needs --yes without a plan, and with --yes pays each time."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     job.run()
     plan = planned(job, "--again", "1")
@@ -35,8 +35,8 @@ def test_a_plan_is_carried_out_once_and_without_a_question(sandbox, make_job):
     assert sum(sandbox.billed().values()) == 4
 
 
-def test_a_plan_for_a_first_run_holds_until_anything_changes(sandbox, make_job):
-    """An empty folder has no id yet; the same plan may be finished by its own command."""
+def test_a_plan_for_a_first_run_is_valid_until_anything_changes(sandbox, make_job):
+    """An empty folder has no id yet. A command with another selection does not use the plan up."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])
     plan = planned(job, "--limit", "1")["plan"]
     assert carried_out(job, "run", plan).returncode == 2
@@ -48,8 +48,8 @@ def test_a_plan_for_a_first_run_holds_until_anything_changes(sandbox, make_job):
 
 
 @pytest.mark.parametrize("change", ["sheet", "order", "constant", "settled", "sent", "folder"])
-def test_a_plan_that_no_longer_holds_sends_nothing(sandbox, make_job, change):
-    """Whatever decides what is sent is part of it."""
+def test_a_plan_that_is_no_longer_valid_sends_nothing(sandbox, make_job, change):
+    """Everything that decides which rows are sent is part of the plan."""
     rows = [["a"], ["b #fault:html-504-billed"], ["c"]]
     job = make_job(sandbox.url, rows=rows)
     job.run("--limit", "2", expect=5)
@@ -75,8 +75,8 @@ def test_a_plan_that_no_longer_holds_sends_nothing(sandbox, make_job, change):
     assert sandbox.received() == received
 
 
-def test_a_plan_accepts_the_bills_of_a_changed_spec_that_it_names(sandbox, make_job):
-    """Without --accept-changes, and for nothing more."""
+def test_a_plan_accepts_the_bills_of_a_changed_spec(sandbox, make_job):
+    """Without --accept-changes, and for no other rows."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     job.run()
     job.write_spec(constants={"tone": "cold"})
@@ -87,8 +87,8 @@ def test_a_plan_accepts_the_bills_of_a_changed_spec_that_it_names(sandbox, make_
     assert sum(sandbox.billed().values()) == 5
 
 
-def test_a_spent_plan_is_known_after_a_kill_that_came_before_the_first_request(sandbox, make_job):
-    """It is spent in the commit that marks its rows: nothing can be billed without it."""
+def test_a_plan_stays_carried_out_after_a_kill_before_the_first_request(sandbox, make_job):
+    """One commit marks its rows and the plan, so nothing can be billed before it."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]], max_paid=2)
     job.run()
     plan = planned(job, "--again", "all")["plan"]
@@ -99,8 +99,8 @@ def test_a_spent_plan_is_known_after_a_kill_that_came_before_the_first_request(s
     assert sum(sandbox.billed().values()) == 4
 
 
-def test_checks_of_a_resume_show_what_it_would_send(sandbox, make_job):
-    """With the command for it, and with its refusals."""
+def test_a_check_of_a_resume_shows_the_rows_that_it_would_send(sandbox, make_job):
+    """With the command to send them, and with the same refusals."""
     job = make_job(sandbox.url, rows=[["a"], ["b #fault:blocked"], ["c"]])
     job.run("--limit", "2", expect=3)
     assert planned(job)["to_send"] == 1

@@ -1,7 +1,7 @@
-"""A changed spec: rows that were paid under any settings of the folder are finished.
+"""With a changed job file, rows that were paid under any settings of the folder stay finished.
 
-Each test holds the number in the refusal, and what a run pays after --accept-changes, against the
-server's book of bills.
+Each test compares the number in the refusal, and the requests of a run with --accept-changes, with
+the server's book of bills.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STORIES = [[f"story {n}"] for n in range(20)]
 
 
 def refused(job: Job, *options: str) -> int:
-    """How many bills a run names that it refuses to make."""
+    """Returns how many finished rows a refused run says it would pay for again."""
     done = job.call("run", "--rate", "5000", *options)
     assert done.returncode == 2, done.stderr
     [number] = re.findall(r"so (?:at most )?(\d+) finished rows? would be sent", done.stderr)
@@ -46,7 +46,7 @@ def test_rows_that_a_where_hid_from_the_last_run_are_still_finished(sandbox, mak
     assert bills(sandbox) == 40
 
 
-def test_a_test_sheet_that_is_accepted_accepts_its_own_rows_only(sandbox, make_job):
+def test_accepting_a_test_sheet_accepts_only_its_own_rows(sandbox, make_job):
     """`--input` of a sheet with two of the rows."""
     job = make_job(sandbox.url, rows=STORIES)
     job.run()
@@ -59,8 +59,8 @@ def test_a_test_sheet_that_is_accepted_accepts_its_own_rows_only(sandbox, make_j
     assert bills(sandbox) == 22
 
 
-def test_what_is_accepted_for_a_sample_is_accepted_for_no_other_row(sandbox, make_job):
-    """--limit names the bills of the limit, and the rest is asked for by itself."""
+def test_accepting_a_sample_accepts_no_other_row(sandbox, make_job):
+    """The refusal counts the rows within --limit. The other rows need another confirmation."""
     job = make_job(sandbox.url, rows=STORIES[:6])
     job.run()
     job.write_spec(constants={"tone": "cold"})
@@ -73,10 +73,8 @@ def test_what_is_accepted_for_a_sample_is_accepted_for_no_other_row(sandbox, mak
     assert bills(sandbox) == 6 + 2 + 5
 
 
-def test_what_was_accepted_goes_on_after_a_stop_without_being_asked_for_again(
-    start_sandbox, make_job
-):
-    """The credits end in the middle of it."""
+def test_accepted_rows_continue_after_a_stop_without_another_confirmation(start_sandbox, make_job):
+    """The credits run out in the middle."""
     sandbox = start_sandbox()
     job = make_job(sandbox.url, rows=STORIES, concurrency=1)
     job.run()
@@ -88,10 +86,8 @@ def test_what_was_accepted_goes_on_after_a_stop_without_being_asked_for_again(
     assert bills(sandbox) == 40
 
 
-def test_a_setting_that_comes_back_brings_its_answers_and_a_third_one_is_asked_for(
-    sandbox, make_job
-):
-    """Rows of the first setting are finished also where the second one was never paid for them."""
+def test_an_earlier_setting_brings_back_its_answers_and_a_third_one_is_refused(sandbox, make_job):
+    """Rows of the first setting are finished, also if the second setting never paid for them."""
     job = make_job(sandbox.url, rows=STORIES[:5], constants={"tone": "warm"})
     job.run()
     job.write_spec(constants={"tone": "cold"})
@@ -104,10 +100,10 @@ def test_a_setting_that_comes_back_brings_its_answers_and_a_third_one_is_asked_f
 
 
 @pytest.mark.parametrize("verb", ["run", "resume"])
-def test_a_row_that_waits_under_one_setting_and_was_paid_under_another_is_asked_for(
+def test_a_row_pending_under_one_setting_and_paid_under_another_is_refused(
     start_sandbox, make_job, verb
 ):
-    """It was refused, or failed, under the first one, so it is not new there."""
+    """The API rejected it under the first setting, so it is not new there."""
     sandbox = start_sandbox()
     story = "a #fault:blocked" if verb == "resume" else "a"
     sandbox.set_credits(1_000_000 if verb == "resume" else 0)
@@ -125,7 +121,7 @@ def test_a_row_that_waits_under_one_setting_and_was_paid_under_another_is_asked_
 
 
 def test_equal_rows_are_counted_as_often_as_they_were_paid(sandbox, make_job):
-    """Three of them were paid; the fourth and the other text are new."""
+    """Three of them were paid. The fourth and the row with another text are new."""
     job = make_job(sandbox.url, rows=[["same"]] * 3)
     job.run()
     job.write_sheet(["story"], [["same"]] * 4 + [["other"]])
@@ -134,8 +130,8 @@ def test_equal_rows_are_counted_as_often_as_they_were_paid(sandbox, make_job):
     assert job.run("--accept-changes")["requests"] == 5
 
 
-def test_rows_that_are_new_anyway_are_not_asked_for(sandbox, make_job):
-    """With a renamed column and one more equal row: its text was paid for two rows, not three."""
+def test_rows_that_are_new_in_any_case_need_no_confirmation(sandbox, make_job):
+    """A column was renamed and an equal row added. Its text was paid for two rows, not three."""
     job = make_job(sandbox.url, rows=[["same"]] * 2, variables={"story": "story"})
     job.run()
     job.write_sheet(["idea"], [["same"]] * 3)
@@ -143,8 +139,8 @@ def test_rows_that_are_new_anyway_are_not_asked_for(sandbox, make_job):
     assert job.run()["requests"] == 1
 
 
-def test_an_id_that_is_added_or_taken_away_is_a_change(sandbox, make_job):
-    """Answers belong to (id, texts) with it, and to the texts alone without."""
+def test_adding_or_removing_the_id_is_a_change(sandbox, make_job):
+    """Answers belong to (id, texts) with an id, and to the texts alone without."""
     rows = [[f"A{n}", f"story {n}"] for n in range(4)]
     job = make_job(sandbox.url, ["sku", "story"], rows, variables={"story": "story"})
     job.run()
@@ -156,7 +152,7 @@ def test_an_id_that_is_added_or_taken_away_is_a_change(sandbox, make_job):
 
 
 def test_equal_rows_that_are_sent_once_are_counted_once(sandbox, make_job):
-    """`dedupe: true`: one request for three rows, whatever their ids."""
+    """`dedupe: true`: one request for three rows with different ids."""
     rows = [[f"A{n}", "same"] for n in range(3)] + [["B", "other"]]
     job = make_job(
         sandbox.url, ["sku", "story"], rows, variables={"story": "story"}, id="sku", dedupe=True
@@ -168,8 +164,8 @@ def test_equal_rows_that_are_sent_once_are_counted_once(sandbox, make_job):
     assert job.run("--accept-changes")["requests"] == 2
 
 
-def test_another_encoding_is_asked_for_with_the_rows_whose_text_it_changes(sandbox, make_job):
-    """Two of three cells read alike in both, so they are known."""
+def test_another_encoding_is_refused_with_the_number_of_rows_that_it_changes(sandbox, make_job):
+    """Two of three cells have the same text in both encodings, so they stay finished."""
     job = make_job(sandbox.url, encoding="cp1252")
     job.sheet.write_bytes("story\nplain\nGrün\nalso plain\n".encode("cp1250"))
     job.run()
@@ -181,7 +177,7 @@ def test_another_encoding_is_asked_for_with_the_rows_whose_text_it_changes(sandb
     assert bills(sandbox) == 5
 
 
-def test_where_the_old_texts_cannot_be_worked_out_the_most_is_named(sandbox, make_job):
+def test_an_upper_bound_is_shown_if_the_old_texts_cannot_be_computed(sandbox, make_job):
     """The sheet has lost a column that was sent."""
     rows = [[f"story {n}", "note"] for n in range(4)]
     job = make_job(sandbox.url, ["story", "note"], rows)
@@ -195,7 +191,7 @@ def test_where_the_old_texts_cannot_be_worked_out_the_most_is_named(sandbox, mak
     assert set(sandbox.billed().values()) == {1}
 
 
-def test_a_workbook_is_read_by_the_text_rules_that_its_folder_began_with(sandbox, make_job):
+def test_a_workbook_is_read_with_the_text_rules_that_its_folder_began_with(sandbox, make_job):
     """Rules 2 round fractions to 15 digits. A folder without a number has rules 1."""
     job = make_job(sandbox.url, variables={"story": "Price"}, input="sheet.xlsx")
     frame = pd.DataFrame({"Price": [0.1 + 0.2, 1.5, 2.0]})

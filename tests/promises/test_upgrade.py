@@ -1,8 +1,8 @@
-"""Run folders that earlier releases left, in the hands of this one.
+"""This release continues run folders of earlier releases.
 
-Each was killed in its third run: two parts are sealed, an answer is in no part yet, a request has
-none, and of the rest rows are failed, ambiguous or were never sent. `releases/keep.py` made them.
-The book of bills of their sandbox is kept with them.
+Each folder was killed in its third run. Two parts are sealed, one answer is in no part yet, and one
+request has no answer. The other rows are failed, ambiguous or were never sent. `releases/keep.py`
+made the folders. The book of bills of their sandbox is stored with them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FAILED, INTERRUPTED, NEVER_SENT = {"T3", "T7"}, "T8", {"T10", "T11"}
 
 
 class Kept(Job):
-    """A kept job; every command is a rehearsal on its own sandbox."""
+    """A job that an earlier release left. Every command is a rehearsal on its own sandbox."""
 
     @property
     def output(self) -> Path:
@@ -46,26 +46,26 @@ class Kept(Job):
         return {body: (received, billed) for body, received, billed in rows}
 
     def statuses(self) -> dict[str, str]:
-        """How each row stands, by its id."""
+        """The status of each row, by its id."""
         table = self.export()
         return dict(zip(table["Tale"], table["_status"], strict=True))
 
     def sums(self) -> dict[str, str]:
-        """What the sealed parts hold, by their names."""
+        """The checksums of the sealed parts, by their names."""
         parts = self.results.glob("part-*.parquet")
         return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}
 
 
 @pytest.fixture(params=RELEASES, ids=lambda path: path.name.removesuffix(".tar.gz"))
 def kept(request, tmp_path) -> Kept:
-    """One of them as it was left, at another place."""
+    """One of them, copied unchanged to another place."""
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     return Kept(tmp_path, tmp_path / "tales.yaml", tmp_path / "tales.csv", "")
 
 
-def test_the_release_that_is_being_made_is_kept_and_says_nothing_of_a_machine(kept):
-    """Small, too: it is in every checkout."""
+def test_the_present_release_is_kept_and_names_no_machine(kept):
+    """It is small too, because it is in every checkout."""
     assert pipeline.__version__ in {path.name.removesuffix(".tar.gz") for path in RELEASES}
     assert all(path.stat().st_size < 100_000 for path in RELEASES)
     for path in kept.folder.rglob("*"):
@@ -74,16 +74,16 @@ def test_the_release_that_is_being_made_is_kept_and_says_nothing_of_a_machine(ke
 
 
 @pytest.mark.parametrize("command", READING)
-def test_it_is_read_as_it_is_before_anything_is_sent(kept, command):
-    """Also what the killed run left."""
+def test_an_old_folder_is_readable_before_anything_is_sent(kept, command):
+    """Also the traces of the killed run."""
     before = kept.book()
     done = kept.call(*command.replace("done.csv", str(kept.folder / "done.csv")).split())
     assert done.returncode == 0, done.stderr
     assert kept.book() == before
 
 
-def test_its_answers_come_home_beside_their_rows(kept):
-    """The one in no part too, byte for byte as they were billed."""
+def test_the_answers_of_an_old_folder_are_exported_next_to_their_rows(kept):
+    """Also the answer that is in no part yet, byte for byte as it was billed."""
     counts = Counter(kept.statuses().values())
     assert counts == {"ok": 5, "failed": 2, "ambiguous": 2, "pending": 2}
     answers = kept.export().set_index("Tale")["result"].dropna()
@@ -94,8 +94,8 @@ def test_its_answers_come_home_beside_their_rows(kept):
     assert set(answers) <= billed
 
 
-def test_a_plain_run_sends_what_was_never_sent_and_nothing_twice(kept):
-    """The request that was on its way is ambiguous; sealed parts stay as they are."""
+def test_a_plain_run_sends_the_rows_that_were_never_sent_and_none_twice(kept):
+    """The request that was in flight is ambiguous. Sealed parts do not change."""
     before, parts = kept.book(), kept.sums()
     ended = json.loads(kept.call("run", "--json").stdout)
     assert (ended["requests"], ended["ok"], ended["exit_code"]) == (2, 7, 5)
@@ -112,7 +112,7 @@ def test_a_plain_run_sends_what_was_never_sent_and_nothing_twice(kept):
 
 
 def test_a_resume_sends_its_failed_rows_again_and_no_row_that_may_have_been_paid(kept):
-    """And is the same folder afterwards as one of this release."""
+    """Afterwards the folder is the same as one of this release."""
     before = kept.book()
     ended = kept.call("resume", "--only", "request_blocked", "--json")
     assert json.loads(ended.stdout)["requests"] == 1
@@ -126,7 +126,7 @@ def test_a_resume_sends_its_failed_rows_again_and_no_row_that_may_have_been_paid
     assert (kept.output / "report.html").stat().st_size > 10_000
 
 
-def test_a_run_folder_whose_spec_is_elsewhere_now_is_shown_and_told_how_to_go_on(kept):
+def test_a_run_folder_whose_job_file_moved_is_shown_with_how_to_continue(kept):
     """It names the place where it was made."""
     done = kept.shell([*kept.command("status")[:-2], str(kept.output)])
     assert done.returncode == 0, done.stderr
@@ -138,8 +138,8 @@ def test_a_run_folder_whose_spec_is_elsewhere_now_is_shown_and_told_how_to_go_on
 
 
 @pytest.mark.parametrize("command", [*READING, "run", "resume", "settle --only gateway"])
-def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_left_as_it_is(kept, command):
-    """With what to do about it, before anything is sent or written."""
+def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_unchanged(kept, command):
+    """The message says what to do. Nothing is sent or written."""
     with sqlite3.connect(kept.output / "ledger.sqlite") as db:
         db.execute("PRAGMA user_version = 3")
     db.close()
@@ -160,16 +160,17 @@ def test_a_folder_of_a_newer_release_is_refused_by_every_command_and_left_as_it_
 
 @pytest.fixture(params=WORKBOOKS, ids=lambda path: path.name.removesuffix(".tar.gz"))
 def workbook(request, tmp_path) -> Kept:
-    """A kept job whose sheet is a workbook: 4 of 5 rows ok, 2 of them to be asked again."""
+    """An old job whose sheet is a workbook: 4 of 5 rows are ok, and 2 of them are marked by
+    --again."""
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     return Kept(tmp_path, tmp_path / "tales.yaml", tmp_path / "tales.xlsx", "")
 
 
-def test_a_workbook_is_read_by_the_text_rules_of_its_folder_and_only_what_was_asked_is_sent(
+def test_a_workbook_is_read_with_the_text_rules_of_its_folder_and_pays_for_no_other_row(
     workbook,
 ):
-    """The sheet did not change, so nothing but the two rows marked by --again is paid for."""
+    """The sheet did not change, so the run pays only for the two rows marked by --again."""
     before = workbook.book()
     ended = json.loads(workbook.call("run", "--json", "--max-paid", "99").stdout)
     assert (ended["requests"], ended["ok"], ended["ambiguous"]) == (2, 4, 1)
@@ -181,7 +182,7 @@ def test_a_workbook_is_read_by_the_text_rules_of_its_folder_and_only_what_was_as
 
 
 @pytest.mark.parametrize("workbook", WORKBOOKS[:1], indirect=True, ids=["0.1.0"])
-def test_newer_text_rules_are_taken_only_with_accept_changes_and_the_number_of_bills(workbook):
+def test_newer_text_rules_need_accept_changes_and_show_the_number_of_bills(workbook):
     """Two of the prices have another text under rules 2."""
     workbook.call("run", "--max-paid", "99")
     checked = workbook.call("check")

@@ -1,4 +1,4 @@
-"""`where:`: only the rows that are wanted are sent, and paid ones stay paid."""
+"""`where:` chooses the rows to send, and paid rows stay paid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parsed(tmp_path: Path, text: str) -> tuple[Condition, ...]:
     ],
 )
 def test_conditions_are_read_as_they_are_written(tmp_path, text, conditions):
-    """One of them, or a list of which all must hold."""
+    """One condition, or a list of conditions that must all be true."""
     assert list(parsed(tmp_path, text)) == conditions
 
 
@@ -61,8 +61,8 @@ def test_conditions_are_read_as_they_are_written(tmp_path, text, conditions):
         ("dedupe: [true]", ["`dedupe` must be true or false"]),
     ],
 )
-def test_what_is_no_condition_is_refused_with_its_line(tmp_path, text, words):
-    """And with what there is."""
+def test_an_invalid_condition_is_refused_with_its_line(tmp_path, text, words):
+    """The message shows what is valid."""
     with pytest.raises(Refused) as caught:
         parsed(tmp_path, text)
     for word in words:
@@ -81,13 +81,13 @@ def test_what_is_no_condition_is_refused_with_its_line(tmp_path, text, words):
         (Condition("a", "matches", "(?i)^ B$", negated=True), [True, True, False, True]),
     ],
 )
-def test_a_condition_looks_at_the_cell_as_it_stands(condition, flags):
-    """A space is no empty cell, and a pattern is searched for anywhere."""
+def test_a_condition_looks_at_the_exact_text_of_the_cell(condition, flags):
+    """A cell with a space is not empty, and a pattern may match anywhere in the text."""
     assert list(wanted([condition], {"a": pa.array(["", "Äb", " b", " "])})) == flags
 
 
-def test_no_pattern_takes_longer_than_its_text_is_long():
-    """Python's `re` would take years over this one."""
+def test_every_pattern_takes_time_in_proportion_to_the_text():
+    """Python's `re` would take years for this one."""
     texts = {"a": pa.array(["a" * 100_000 + "!"] * 10)}
     begun = time.monotonic()
     assert not wanted([Condition("a", "matches", "^(a+)+$")], texts).any()
@@ -106,8 +106,8 @@ def test_no_pattern_takes_longer_than_its_text_is_long():
         ("where: [" + "{column: a, empty: true}," * 101 + "]", ["line 4", "101 conditions"]),
     ],
 )
-def test_what_is_too_much_for_the_library_of_patterns_never_reaches_it(tmp_path, text, words):
-    """45 KB of `\\pL` would take 577 MB there, and 240 KB the process."""
+def test_a_pattern_that_is_too_large_never_reaches_the_library(tmp_path, text, words):
+    """45 KB of `\\pL` would take 577 MB in the library, and 240 KB would end the process."""
     with pytest.raises(Refused) as caught:
         parsed(tmp_path, text)
     for word in words:
@@ -115,14 +115,14 @@ def test_what_is_too_much_for_the_library_of_patterns_never_reaches_it(tmp_path,
     assert "no pattern" not in str(caught.value)
 
 
-def test_as_much_as_is_allowed_is_read(tmp_path):
+def test_the_largest_allowed_conditions_are_read(tmp_path):
     """100 conditions, or a pattern of 2,000 characters."""
     assert len(parsed(tmp_path, "where: [" + "{column: a, empty: true}," * 100 + "]")) == 100
     assert parsed(tmp_path, 'where: {column: a, matches: "' + "a" * 2000 + '"}')
 
 
-def test_rows_that_are_not_wanted_are_skipped_and_say_why(sandbox, make_job):
-    """Apart from those with an empty cell and those that another run left ambiguous."""
+def test_rows_that_where_leaves_out_are_skipped_with_the_reason(sandbox, make_job):
+    """The reason differs from that of empty cells and of rows that another run left ambiguous."""
     sheet = [
         ["de", "a", ""],
         ["en", "b", ""],
@@ -151,8 +151,8 @@ def test_rows_that_are_not_wanted_are_skipped_and_say_why(sandbox, make_job):
     assert job.call("verify").returncode == 0
 
 
-def test_where_no_row_is_wanted_nothing_is_sent_and_that_is_success(sandbox, make_job):
-    """All of them are skipped, with `dedupe: true` too."""
+def test_a_where_that_matches_no_row_sends_nothing_and_succeeds(sandbox, make_job):
+    """All rows are skipped, also with `dedupe: true`."""
     job = make_job(sandbox.url, rows=[["a"], ["a"]], where={"column": "story", "equals": "z"})
     for dedupe in (False, True):
         job.write_spec(where={"column": "story", "equals": "z"}, dedupe=dedupe)
@@ -162,7 +162,7 @@ def test_where_no_row_is_wanted_nothing_is_sent_and_that_is_success(sandbox, mak
     assert sandbox.received() == 0
 
 
-def test_a_column_that_is_not_there_is_refused_with_the_nearest_one(sandbox, make_job):
+def test_a_missing_column_is_refused_with_the_nearest_name(sandbox, make_job):
     """Before anything is sent."""
     job = make_job(sandbox.url, rows=[["a"]], where={"column": "stori", "empty": True})
     done = job.call("check")
@@ -171,8 +171,8 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest_one(sandbox, mak
     assert '"story"' in done.stderr
 
 
-def test_changing_what_is_wanted_never_pays_for_a_row_again(sandbox, make_job):
-    """Row keys do not depend on it; what was paid is there whenever its row is wanted."""
+def test_changing_where_never_pays_for_a_row_again(sandbox, make_job):
+    """Row keys do not depend on it. A paid answer is back as soon as its row is wanted again."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
     not_b = {"column": "story", "equals": "b", "not": True}
     job.write_spec(where=not_b)
@@ -189,10 +189,8 @@ def test_changing_what_is_wanted_never_pays_for_a_row_again(sandbox, make_job):
     assert job.call("verify").returncode == 0
 
 
-def test_a_limit_counts_the_rows_that_are_not_skipped_whether_they_are_done_or_not(
-    sandbox, make_job
-):
-    """`--limit 3` sends 3 of 8 rows, 3 of which are skipped; given again it sends nothing more."""
+def test_a_limit_counts_rows_that_are_not_skipped_done_or_not(sandbox, make_job):
+    """`--limit 3` sends 3 of 8 rows, of which 3 are skipped. The same again sends nothing more."""
     stories = ["no 1", "no 2", "a", "no 3", "b", "c #fault:blocked", "d", "e"]
     job = make_job(
         sandbox.url,
@@ -214,8 +212,8 @@ def test_a_limit_counts_the_rows_that_are_not_skipped_whether_they_are_done_or_n
     }
 
 
-def test_under_dedupe_a_limit_counts_rows_and_not_requests(sandbox, make_job):
-    """Three rows of one text, the first row skipped: one request is the sample of three rows."""
+def test_with_dedupe_a_limit_counts_rows_and_not_requests(sandbox, make_job):
+    """Three rows have one text and the first row is skipped, so one request is the whole sample."""
     where = {"column": "story", "equals": "no", "not": True}
     rows = [["no"], ["a"], ["a"], ["a"], ["b"]]
     job = make_job(sandbox.url, rows=rows, where=where, dedupe=True)
@@ -225,10 +223,8 @@ def test_under_dedupe_a_limit_counts_rows_and_not_requests(sandbox, make_job):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".xlsx", ".jsonl"])
-def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
-    sandbox, make_job, ending
-):
-    """5 of 50 rows, home, and the rest: 45 requests, and no row is paid twice."""
+def test_another_folder_sends_exactly_the_unanswered_rows_of_an_export(sandbox, make_job, ending):
+    """First 5 of 50 rows, an export, then the rest: 45 requests, and no row is paid twice."""
     job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(50)])
     assert job.run("--limit", "5")["requests"] == 5
     exported = job.folder / f"done{ending}"
@@ -260,7 +256,7 @@ def test_the_unanswered_rows_of_an_export_are_exactly_what_another_folder_sends(
     ],
 )
 def test_a_row_that_is_skipped_now_keeps_its_paid_answer(sandbox, make_job, ending, dedupe):
-    """In every kind of export, and in every count; why it is not sent stands beside it."""
+    """In every kind of export and in every count. The reason for skipping is next to the answer."""
     rows = [["de", "a"], ["en", "a"], ["de", "b"], ["en", "c #fault:blocked"], ["en", ""]]
     fields = {"variables": {"story": "story"}, "empty": "skip", "dedupe": dedupe}
     job = make_job(sandbox.url, ["lang", "story"], rows, **fields)
@@ -285,8 +281,8 @@ def test_a_row_that_is_skipped_now_keeps_its_paid_answer(sandbox, make_job, endi
     assert job.run(expect=3)["requests"] == 0
 
 
-def test_equal_rows_of_which_one_is_skipped_keep_an_answer_each(sandbox, make_job):
-    """The one that is sent takes its answer first, and no answer is given away twice."""
+def test_equal_rows_keep_one_answer_each_if_one_of_them_is_skipped(sandbox, make_job):
+    """The row that is sent gets its answer first, and no answer belongs to two rows."""
     rows = [["en", "same"], ["de", "same"], ["en", "same"]]
     job = make_job(sandbox.url, ["lang", "story"], rows[:2], variables={"story": "story"})
     job.run()

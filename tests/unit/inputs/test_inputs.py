@@ -1,4 +1,4 @@
-"""Sheets: text as it stands, or a refusal with the place."""
+"""Sheets are read exactly, or refused with the place."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def snap(path: Path, **fields: object) -> tuple[Snapshot, Variables, JobSpec]:
         ("a\n" + "x" * 3_000_000 + "\n", ("a",), [("x" * 3_000_000,)]),
     ],
 )
-def test_delimited_text_is_read_as_it_stands(tmp_path, content, columns, rows):
-    """Dialects, marks, quotes, blank rows at the end, and separators that are none."""
+def test_delimited_text_is_read_exactly(tmp_path, content, columns, rows):
+    """Dialects, marks, quotes, blank rows at the end, and separators inside cells."""
     assert read(sheet(tmp_path, content)) == (columns, rows)
 
 
 @pytest.mark.parametrize("content", ["a\ncafé\n", "\ufeffa\ncafé\n"])
-def test_utf8_that_the_spec_calls_by_another_name_is_refused(tmp_path, content):
-    """A sheet that was saved anew as UTF-8 would be paid for as gibberish."""
+def test_utf8_is_refused_if_the_spec_names_another_encoding(tmp_path, content):
+    """If the user saves the sheet again as UTF-8, the run would pay for gibberish."""
     path = sheet(tmp_path, content)
     with pytest.raises(Refused, match="is UTF-8 text"):
         read(path, encoding="cp1252")
@@ -100,7 +100,7 @@ def test_utf8_that_the_spec_calls_by_another_name_is_refused(tmp_path, content):
         ("naïve", "UTF-8"),
     ],
 )
-def test_an_encoding_that_is_named_is_used(tmp_path, text, encoding):
+def test_the_encoding_in_the_spec_is_used(tmp_path, text, encoding):
     """Western, Chinese and Japanese Excel, and UTF-16 without its mark."""
     path = sheet(tmp_path, f"a\n{text}\n".encode(encoding))
     assert read(path, encoding=encoding) == (("a",), [(text,)])
@@ -110,8 +110,8 @@ def test_an_encoding_that_is_named_is_used(tmp_path, text, encoding):
     ("mark", "encoding"),
     [("utf-8-sig", "utf-8"), ("utf-16", "utf-16-le"), ("utf-16", "utf-8"), ("utf-32", "utf-16")],
 )
-def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path, mark, encoding):
-    """Also where the spec names an encoding that would keep it."""
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path, mark, encoding):
+    """Also if the spec names an encoding that would leave the mark in the text."""
     assert read(sheet(tmp_path, "a\né\n".encode(mark)), encoding=encoding) == (("a",), [("é",)])
 
 
@@ -145,8 +145,8 @@ def test_a_byte_order_mark_that_the_spec_contradicts_is_refused(tmp_path):
         (b"a" * 70_000_000, ["line 1", "over 64 million"]),
     ],
 )
-def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content, words):
-    """Never a shifted column, never a guess."""
+def test_text_that_is_not_valid_is_refused_with_its_line(tmp_path, content, words):
+    """Cells never move to another column, and nothing is guessed."""
     with pytest.raises(Refused) as caught:
         read(sheet(tmp_path, content))
     for word in words:
@@ -163,8 +163,8 @@ def test_text_that_cannot_be_trusted_is_refused_with_its_line(tmp_path, content,
         ("nowhere/stories.csv", ["no such file"]),
     ],
 )
-def test_a_sheet_that_is_not_there_is_refused_with_the_nearest_name(tmp_path, name, words):
-    """Or with the kinds that can be read."""
+def test_a_missing_sheet_is_refused_with_the_nearest_name(tmp_path, name, words):
+    """A file of an unknown kind is refused with the kinds that can be read."""
     sheet(tmp_path, "a\n1\n", "stories.csv")
     sheet(tmp_path, "a\n1\n", "other.doc")
     with pytest.raises(Refused) as caught:
@@ -175,13 +175,13 @@ def test_a_sheet_that_is_not_there_is_refused_with_the_nearest_name(tmp_path, na
 
 @pytest.mark.parametrize("encoding", ["latin-99", "base64", "undefined", "a\0b"])
 def test_an_unknown_encoding_is_refused(tmp_path, encoding):
-    """With some that are known; a codec of Python that is none for files is none either."""
+    """The message names some encodings. A codec of Python that is not for text is unknown too."""
     with pytest.raises(Refused, match=r"cp1252"):
         read(sheet(tmp_path, "a\n1\n"), encoding=encoding)
 
 
 def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
-    """Integers without .0, exact decimals, ISO times, nulls empty."""
+    """Integers without .0, exact decimals, ISO times, and empty texts for nulls."""
     moment = datetime.datetime(2024, 1, 2, 3, 4, 5, 600000)
     table = pa.table(
         {
@@ -238,7 +238,7 @@ def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
     ],
 )
 def test_parquet_values_of_every_width_keep_all_their_digits(tmp_path, column, text):
-    """And no more than their width means; NaN is an empty cell."""
+    """They get no digits that their width does not have. NaN is an empty cell."""
     pq.write_table(pa.table({"x": column, "last": ["row"]}), tmp_path / "sheet.parquet")
     assert read(tmp_path / "sheet.parquet")[1] == [(text, "row")]
 
@@ -256,8 +256,8 @@ def test_parquet_values_of_every_width_keep_all_their_digits(tmp_path, column, t
         (pa.array([0], pa.timestamp("us", tz="Mars/Phobos")), "cannot become text"),
     ],
 )
-def test_parquet_columns_that_are_no_text_are_refused_by_name(tmp_path, column, words):
-    """Nested values have no one text; some days and hours are on no calendar."""
+def test_parquet_columns_that_cannot_become_text_are_refused_by_name(tmp_path, column, words):
+    """Nested values have no single text, and some dates and time zones do not exist."""
     pq.write_table(pa.table({"odd": column}), tmp_path / "sheet.parquet")
     with pytest.raises(Refused) as caught:
         read(tmp_path / "sheet.parquet")
@@ -282,8 +282,8 @@ def test_broken_parquet_is_refused(tmp_path):
 # -- the snapshot -------------------------------------------------------------------------
 
 
-def test_the_snapshot_holds_the_sheet_and_yields_what_is_sent(tmp_path):
-    """All columns as text, and three of its own; the bodies are the variables' own bytes."""
+def test_the_snapshot_contains_the_sheet_and_yields_the_rows_to_send(tmp_path):
+    """It has all columns as text, and three more. The bodies have the exact bytes of the texts."""
     path = sheet(tmp_path, "note,story,row\nn1,é,x\nn2,b,y\n")
     snapshot, variables, spec = snap(path, variables=(("story", "story"),))
     assert (snapshot.rows, snapshot.skipped) == (2, 0)
@@ -301,7 +301,7 @@ def test_the_snapshot_holds_the_sheet_and_yields_what_is_sent(tmp_path):
 
 
 def test_equal_rows_and_skipped_rows_keep_their_places(tmp_path):
-    """Across batches: occurrences count equal rows, skipped rows have no key."""
+    """Also across batches. Occurrences count equal rows, and skipped rows have no key."""
     lines = ["twin" if n % 3 == 0 else "" if n % 3 == 1 else f"s{n}" for n in range(6000)]
     path = sheet(tmp_path, "note,story\n" + "".join(f"n,{line}\n" for line in lines))
     snapshot, variables, spec = snap(path, empty="skip", variables=(("story", "story"),))
@@ -317,7 +317,7 @@ def test_equal_rows_and_skipped_rows_keep_their_places(tmp_path):
 
 
 def test_with_an_id_an_answer_belongs_to_id_and_key(tmp_path):
-    """Equal texts with two ids are two identities."""
+    """Equal texts with two ids have two identities."""
     path = sheet(tmp_path, "sku,story\na,same\nb,same\n")
     snapshot, variables, spec = snap(path, id="sku", variables=(("story", "story"),))
     first, second = snapshot.selected(spec, variables, np.array([True, True]))
@@ -344,10 +344,10 @@ def test_with_an_id_an_answer_belongs_to_id_and_key(tmp_path):
         ("_a,_b\nx,y\n", {}, ["no column is mapped"]),
     ],
 )
-def test_a_sheet_that_cannot_be_sent_whole_is_refused_before_anything_is(
+def test_a_sheet_with_one_unusable_row_is_refused_before_any_row_is_sent(
     tmp_path, content, fields, words
 ):
-    """Naming the places."""
+    """The message names the places."""
     with pytest.raises(Refused) as caught:
         snap(sheet(tmp_path, content), **fields)
     for word in words:
@@ -355,15 +355,15 @@ def test_a_sheet_that_cannot_be_sent_whole_is_refused_before_anything_is(
 
 
 def test_the_runners_own_columns_are_variables_only_when_mapped(tmp_path):
-    """An exported sheet can be an input again."""
+    """So an exported sheet can be an input again."""
     path = sheet(tmp_path, "a,result,citations,_status\nx,r,c,ok\n")
     assert [s.name for s in snap(path)[1].sources] == ["a"]
     mapped = snap(path, variables=(("draft", "result"),))[1]
     assert [s.name for s in mapped.sources] == ["draft"]
 
 
-def test_blank_rows_at_the_end_of_a_parquet_sheet_are_no_rows(tmp_path):
-    """However many, and over the border of a batch; between rows they are rows."""
+def test_blank_rows_at_the_end_of_a_parquet_sheet_do_not_count(tmp_path):
+    """Any number of them, and across batches. Blank rows between filled rows count."""
     path = tmp_path / "sheet.parquet"
     texts = ["a", None, *["b"] * 1997, "last", *[None] * 4500]
     pq.write_table(pa.table({"x": pa.array(texts, pa.string())}), path)

@@ -1,4 +1,4 @@
-"""JSON Lines: strings as they are, numbers as they are written, or a refusal with the line."""
+"""JSON Lines: strings and numbers are read exactly, or refused with the line."""
 
 from __future__ import annotations
 
@@ -68,10 +68,8 @@ def lines(tmp_path, content: bytes | str):
         ),
     ],
 )
-def test_each_line_is_a_row_as_it_is_written_or_refused_with_its_place(
-    tmp_path, content, columns, rows
-):
-    """Names of all lines are columns; null and what is left out are empty."""
+def test_each_line_is_read_exactly_or_refused_with_its_place(tmp_path, content, columns, rows):
+    """The names of all lines are columns. Null and missing values are empty."""
     path = lines(tmp_path, content)
     if columns is not None:
         assert read(path) == (columns, rows)
@@ -83,8 +81,8 @@ def test_each_line_is_a_row_as_it_is_written_or_refused_with_its_place(
     assert str(caught.value).endswith("Nothing was sent.")
 
 
-def test_nested_values_that_are_not_sent_stay_as_they_are_written(tmp_path):
-    """Numbers in them too; they go home with the export."""
+def test_nested_values_that_are_not_sent_keep_their_text(tmp_path):
+    """Numbers in them too, because the export contains them."""
     path = lines(tmp_path, '{"a":"x","b":{"n":[1.10,true,null,"é\\n"]}}\n')
     snapshot = snap(path, variables=(("a", "a"),))[0]
     assert list(stored_cells(snapshot.path)) == [(1, ("x", '{"n":[1.10,true,null,"é\\n"]}'))]
@@ -94,22 +92,22 @@ def nested(depth: int) -> str:
     return f'{"[" * depth}"😀"{"]" * depth}'
 
 
-def test_values_that_are_nested_in_a_column_that_is_not_sent_are_kept(tmp_path):
-    """A hundred deep."""
+def test_deeply_nested_values_in_a_column_that_is_not_sent_are_kept(tmp_path):
+    """A hundred levels."""
     path = lines(tmp_path, f'{{"a":"x","b":{nested(100)}}}\n'.replace("😀", "\\ud83d\\ude00"))
     snapshot = snap(path, variables=(("a", "a"),))[0]
     assert list(stored_cells(snapshot.path)) == [(1, ("x", nested(100)))]
 
 
 @pytest.mark.parametrize("depth", [900, 5000])
-def test_values_that_are_nested_deeper_than_can_be_written_are_refused(tmp_path, depth):
-    """Python's own reader gives up at a thousand, a writer before."""
+def test_values_that_are_nested_too_deeply_to_be_written_are_refused(tmp_path, depth):
+    """Python's reader stops at a thousand levels, and the writer earlier."""
     with pytest.raises(Refused, match="line 1: a value is nested too deeply"):
         snap(lines(tmp_path, f'{{"a":"x","b":{nested(depth)}}}\n'), variables=(("a", "a"),))
 
 
 def test_empty_values_are_named_by_line_and_column(tmp_path):
-    """A line that is blank is no row, and counts as a line."""
+    """A blank line is not a row, but it counts as a line."""
     with pytest.raises(
         Refused, match=r'2 cells that would be sent are empty: line 3, column "a"; l'
     ):
@@ -128,7 +126,7 @@ def test_a_line_of_a_hundred_megabytes_is_a_row_and_a_longer_one_is_refused(tmp_
 
 
 def test_a_file_that_is_saved_between_the_two_readings_is_refused(tmp_path):
-    """A name that was no column then."""
+    """The new version has a name that was not a column."""
     path = lines(tmp_path, '{"a":"x"}\n')
     opened = open_table(spec_for(path))
     path.write_text('{"a":"x","b":"y"}\n')

@@ -1,4 +1,4 @@
-"""Workbooks: what stands in a cell as text, or a refusal that names the cell."""
+"""Workbooks: a cell becomes text, or a refusal names the cell."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def texts(path: Path, **fields: object) -> list[str]:
 
 
 def refusal(path: Path, **fields: object) -> str:
-    """What the user is told, when the whole sheet is read as a run reads it."""
+    """Returns the refusal that the user sees when a run reads the whole sheet."""
     with pytest.raises(Refused) as caught:
         snap(path, **fields)
     message = str(caught.value)
@@ -69,7 +69,7 @@ def refusal(path: Path, **fields: object) -> str:
     ],
 )
 def test_numbers_have_the_fewest_digits_that_mean_them(tmp_path, value, expected):
-    """No `.0`, no exponents of everyday sizes, no digit lost of a long number."""
+    """No `.0`, no exponent for everyday sizes, and no lost digit of a long number."""
     assert texts(one_column(tmp_path, cell("A2", value, "n"))) == [expected]
 
 
@@ -100,17 +100,17 @@ def test_numbers_have_the_fewest_digits_that_mean_them(tmp_path, value, expected
         (14, "2958465", "9999-12-31"),
     ],
 )
-def test_dates_are_iso_and_number_formats_change_nothing_but_leading_zeros(
+def test_dates_are_iso_and_number_formats_change_only_leading_zeros(
     tmp_path, number_format, value, expected
 ):
-    """A date alone has no time, a time alone has no day; zip codes keep their zeros."""
+    """A date alone has no time, and a time alone has no day. Zip codes keep their zeros."""
     parts = {"xl/styles.xml": styles(0, number_format)}
     path = one_column(tmp_path, cell("A2", value, "n", style=1), parts=parts)
     assert texts(path) == [expected]
 
 
 def test_dates_that_count_from_1904_are_the_same_days(tmp_path):
-    """Excel on old Macs."""
+    """Old Macs write such workbooks."""
     parts = {"xl/styles.xml": styles(14)}
     path = one_column(
         tmp_path,
@@ -124,7 +124,7 @@ def test_dates_that_count_from_1904_are_the_same_days(tmp_path):
 
 @pytest.mark.parametrize("value", ["-1", "2958466", "1E+12"])
 def test_a_date_that_excel_shows_as_hashes_is_refused_by_its_cell(tmp_path, value):
-    """There is no such day."""
+    """Such a day does not exist."""
     parts = {"xl/styles.xml": styles(14)}
     message = refusal(one_column(tmp_path, cell("A2", value, "n", style=0), parts=parts))
     assert "Sheet1!A2" in message
@@ -168,13 +168,13 @@ def test_a_date_that_excel_shows_as_hashes_is_refused_by_its_cell(tmp_path, valu
         (cell("A2", kind="inlineStr", raw="<is><t><![CDATA[<b>&]]></t></is>"), "<b>&"),
     ],
 )
-def test_texts_booleans_and_calculated_formulas_are_read_as_they_stand(tmp_path, content, expected):
-    """Spaces, line ends, escapes, rich text without the readings beside it."""
+def test_texts_booleans_and_calculated_formulas_are_read_exactly(tmp_path, content, expected):
+    """Spaces, line ends, escapes, and rich text without its phonetic readings."""
     assert texts(one_column(tmp_path, content)) == [expected]
 
 
-def test_shared_texts_are_the_same_wherever_they_stand(tmp_path):
-    """In any order, many times, rich or plain, and over what is kept in memory."""
+def test_shared_texts_are_read_exactly_in_any_cell(tmp_path):
+    """In any order, many times, rich or plain, and more of them than fit into the cache."""
     long = [f"{n} " + "x" * 2000 for n in range(5000)]
     order = [*range(4999, -1, -1), *range(0, 5000, 7)]
     cells = [cell(f"A{r}", n + 1, "s") for r, n in enumerate(order, 2)]
@@ -187,8 +187,8 @@ def test_shared_texts_are_the_same_wherever_they_stand(tmp_path):
     assert texts(path) == [long[n] for n in order]
 
 
-def test_a_table_may_begin_anywhere_and_places_are_excels_own(tmp_path):
-    """The header is the first row that holds anything."""
+def test_a_table_may_begin_anywhere_and_places_are_those_of_excel(tmp_path):
+    """The header is the first row that is not empty."""
     data = rows([cell("C5", "sku"), cell("D5", "story")], [cell("C6", "a")], first=5)
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, before='<dimension ref="A1"/>'))
     assert read(path) == (("sku", "story"), [("a", "")])
@@ -196,7 +196,7 @@ def test_a_table_may_begin_anywhere_and_places_are_excels_own(tmp_path):
 
 
 def test_the_header_may_be_a_row_below_titles(tmp_path):
-    """`header_row:` names it; what stands above is not read."""
+    """`header_row:` names it, and the rows above it are not read."""
     path = write_workbook(
         tmp_path / "sheet.xlsx",
         worksheet(table([["Products 2024"], [], ["sku", "story"], ["a", "b"]])),
@@ -208,8 +208,8 @@ def test_the_header_may_be_a_row_below_titles(tmp_path):
     assert "row 9 is empty" in refusal(path, header_row=9)
 
 
-def test_blank_rows_between_are_rows_and_those_at_the_end_are_none(tmp_path):
-    """As in every other kind of sheet, whatever size the sheet declares."""
+def test_blank_rows_between_filled_rows_count_and_those_at_the_end_do_not(tmp_path):
+    """As in every other kind of sheet, for any size that the worksheet declares."""
     data = (
         table([["story"], ["a"], [], [None], ["b"]])
         + '<row r="900000"/><row><c r="A900001"/></row>'
@@ -222,15 +222,15 @@ def test_blank_rows_between_are_rows_and_those_at_the_end_are_none(tmp_path):
 
 
 def test_rows_and_cells_without_an_address_follow_the_one_before(tmp_path):
-    """Some programs leave the addresses out."""
+    """Some programs do not write addresses."""
     inline = '<c t="inlineStr"><is><t>{}</t></is></c>'
     data = "".join(f"<row>{inline.format(a)}{inline.format(b)}</row>" for a, b in ["ab", "cd"])
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data))
     assert read(path) == (("a", "b"), [("c", "d")])
 
 
-def test_hidden_rows_and_columns_are_rows_and_columns(tmp_path):
-    """A filter in Excel changes nothing of what is sent."""
+def test_hidden_rows_and_columns_are_read_like_others(tmp_path):
+    """A filter in Excel does not change which rows are sent."""
     data = rows([cell("A1", "story")]) + f'<row r="2" hidden="1">{cell("A2", "unseen")}</row>'
     hidden = '<cols><col min="1" max="1" hidden="1"/></cols>'
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, before=hidden))
@@ -238,7 +238,7 @@ def test_hidden_rows_and_columns_are_rows_and_columns(tmp_path):
 
 
 def test_prefixed_and_strict_workbooks_are_read(tmp_path):
-    """.NET writes `x:row`; Excel's Strict Open XML has other namespaces."""
+    """.NET writes `x:row`, and Excel's Strict Open XML has other namespaces."""
     parts = parts_of({"Sheet1": worksheet(table([["story"], ["a"]]))})
     name = "xl/worksheets/sheet1.xml"
     for tag in ("worksheet", "sheetData", "row", "c", "is", "t"):
@@ -255,8 +255,8 @@ def test_prefixed_and_strict_workbooks_are_read(tmp_path):
 # -- which sheet --------------------------------------------------------------------------
 
 
-def test_the_sheet_is_named_or_the_only_one_that_is_shown(tmp_path):
-    """Among several none is picked; a hidden one may be named."""
+def test_the_worksheet_is_the_named_one_or_the_only_visible_one(tmp_path):
+    """The runner does not choose among several. The spec may name a hidden one."""
     sheets = {name: worksheet(table([["story"], [name]])) for name in ("Stories", "Notes", "Lists")}
     path = write_workbook(tmp_path / "sheet.xlsx", sheets)
     assert "It has: Stories, Notes, Lists" in refusal(path)
@@ -282,7 +282,7 @@ def test_the_sheet_is_named_or_the_only_one_that_is_shown(tmp_path):
     ],
 )
 def test_a_setting_or_a_file_of_another_kind_is_refused(tmp_path, ending, fields, words):
-    """A line of the spec that does nothing would be taken for one that does."""
+    """The user would think that a line of the spec without an effect has one."""
     path = tmp_path / f"sheet{ending}"
     path.write_text("story\nx\n")
     for word in words:
@@ -303,10 +303,10 @@ def test_a_setting_or_a_file_of_another_kind_is_refused(tmp_path, ending, fields
     ],
 )
 @pytest.mark.parametrize("column", ["sku", "story"])
-def test_a_formula_that_nobody_calculated_is_refused_in_every_column(
+def test_a_formula_that_was_never_calculated_is_refused_in_every_column(
     tmp_path, content, settings, column
 ):
-    """Also where a program put 0 into every formula and asks Excel to calculate them."""
+    """Also if a program wrote 0 into every formula and asks Excel to calculate them."""
     data = rows([cell("A1", "sku"), cell("B1", "story")], [cell("A2", "a"), content])
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data), settings=settings)
     message = refusal(path, variables=((column, column),))
@@ -316,15 +316,15 @@ def test_a_formula_that_nobody_calculated_is_refused_in_every_column(
 
 
 def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path):
-    """`=IF(A2="","",…)` in rows that are not filled yet: they are no rows."""
+    """`=IF(A2="","",…)` in rows that are not filled yet does not make them rows."""
     empty = '<f>IF(A2="","",1)</f><v></v>'
     path = one_column(tmp_path, cell("A2", "x"), cell("A3", kind="str", raw=empty))
     assert texts(path) == ["x"]
 
 
 @pytest.mark.parametrize("formula", [{}, {"formula": "1/0"}])
-def test_an_error_is_refused_where_it_would_be_sent_and_is_text_elsewhere(tmp_path, formula):
-    """A failed look-up beside the column that is sent harms nobody."""
+def test_an_error_is_refused_if_it_would_be_sent_and_is_text_elsewhere(tmp_path, formula):
+    """A failed look-up does no harm in a column that is not sent."""
     data = rows(
         [cell("A1", "sku"), cell("B1", "story")],
         [cell("A2", "#N/A", "e", **formula), cell("B2", "x")],
@@ -348,10 +348,10 @@ def test_an_error_is_refused_where_it_would_be_sent_and_is_text_elsewhere(tmp_pa
         ("B1:B1", "story", False),
     ],
 )
-def test_merged_cells_are_refused_where_a_cell_that_is_sent_lost_its_value(
+def test_merged_cells_are_refused_if_a_cell_that_is_sent_has_no_value(
     tmp_path, ref, mapped, refused
 ):
-    """Only the first cell of them holds it."""
+    """Only the first cell of a merged range has a value."""
     data = table([["sku", "story"], ["a", "b"], ["c", "d"]])
     merged = f'<mergeCells count="1"><mergeCell ref="{ref}"/></mergeCells>'
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data, merged))
@@ -378,14 +378,14 @@ def test_merged_cells_are_refused_where_a_cell_that_is_sent_lost_its_value(
     ],
 )
 def test_a_header_or_a_cell_that_cannot_be_used_is_refused_by_cell(tmp_path, data, words):
-    """Blank and repeated names, values beside the table, halves of characters."""
+    """Blank and repeated names, values outside the table, halves of characters."""
     message = refusal(write_workbook(tmp_path / "sheet.xlsx", worksheet(data)))
     for word in words:
         assert word in message, message
 
 
 def test_repeated_and_blank_ids_are_named_by_their_rows_in_the_sheet(tmp_path):
-    """Rows as Excel counts them."""
+    """With the row numbers of Excel."""
     path = write_workbook(
         tmp_path / "sheet.xlsx", worksheet(table([[], ["sku", "x"], ["a", "b"], ["a", "c"]]))
     )
@@ -395,8 +395,8 @@ def test_repeated_and_blank_ids_are_named_by_their_rows_in_the_sheet(tmp_path):
 # -- beside other readers -----------------------------------------------------------------
 
 
-def test_what_openpyxl_and_calamine_read_is_what_is_read(tmp_path):
-    """A workbook that a library wrote, seen by two others."""
+def test_the_reader_agrees_with_openpyxl_and_calamine(tmp_path):
+    """On a workbook that openpyxl wrote."""
     book = openpyxl.Workbook()
     page = book.active
     assert page is not None
@@ -427,7 +427,7 @@ def test_what_openpyxl_and_calamine_read_is_what_is_read(tmp_path):
 
 
 def test_a_workbook_that_is_saved_between_its_header_and_its_rows_is_refused(tmp_path):
-    """What is sent would be another sheet than the one that was looked at."""
+    """Otherwise the run would send another sheet than the one that was checked."""
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table([["sku", "story"], ["a", "b"]])))
     opened = open_table(spec_for(path))
     write_workbook(path, worksheet(table([["story", "sku"], ["b", "a"]])))
@@ -436,7 +436,7 @@ def test_a_workbook_that_is_saved_between_its_header_and_its_rows_is_refused(tmp
 
 
 def test_a_workbook_as_wide_as_excel_allows_is_read(tmp_path):
-    """16,384 columns; an address has up to three letters."""
+    """It has 16,384 columns, and addresses of up to three letters."""
     lines = [[f"c{n}" for n in range(16_384)], [str(n) for n in range(16_384)]]
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(table(lines)))
     found, [row] = read(path)

@@ -1,4 +1,4 @@
-"""What changed between two sheets."""
+"""The differences between two sheets."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def keys(texts: list[str], ids: list[str] | None = None) -> SheetKeys:
         ("", "ab", Drift(0, 0, 2, 0)),
     ],
 )
-def test_drift_counts_what_is_the_same_changed_new_and_gone(before, now, found):
-    """Without ids a changed row is known by its place."""
+def test_drift_counts_rows_that_are_the_same_changed_new_and_gone(before, now, found):
+    """Without ids, a changed row is found by its row number."""
     assert drift(keys(list(before)), keys(list(now))) == found
 
 
-def test_with_ids_a_changed_row_is_known_by_its_id():
-    """Wherever it stands now."""
+def test_with_ids_a_changed_row_is_found_by_its_id():
+    """At any place in the sheet."""
     before = keys(["1a", "2b", "3c"], ["1", "2", "3"])
     now = keys(["4d", "3c", "2x", "1a"], ["4", "3", "2", "1"])
     assert drift(before, now) == Drift(same=2, changed=1, new=1, gone=0)

@@ -1,4 +1,4 @@
-"""What a run folder is tied to."""
+"""The settings that a run folder is tied to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.ledger.ledger import open_ledger
 from pipeline.planning.pinned_settings import pins_text, read_pins
 
 
-def test_a_folder_of_the_first_release_belongs_to_its_host_whatever_the_path(tmp_path):
-    """That release kept no path."""
+def test_a_folder_of_the_first_release_belongs_to_its_host_with_any_path(tmp_path):
+    """That release did not store a path."""
     spec = JobSpec(tmp_path / "a.yaml", "a", "wf", tmp_path / "a.csv", tmp_path / "runs")
     variables = Variables("wf", ())
     with open_ledger(tmp_path / "ledger.sqlite", SystemClock()) as ledger:

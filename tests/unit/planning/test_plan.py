@@ -39,7 +39,7 @@ def request(pairs: dict[str, str], workflow: str = "wf"):
 
 @given(PAIRS)
 def test_a_body_is_the_flat_map_of_variables_in_the_order_of_their_names(pairs):
-    """As JSON in UTF-8, and the same at each attempt."""
+    """It is JSON in UTF-8, and the same for each attempt."""
     body = request(pairs).body
     assert json.loads(body) == pairs
     assert list(json.loads(body)) == sorted(pairs)
@@ -48,8 +48,8 @@ def test_a_body_is_the_flat_map_of_variables_in_the_order_of_their_names(pairs):
 
 
 @given(PAIRS, PAIRS)
-def test_two_sets_of_variables_have_one_key_only_if_they_are_the_same(one, other):
-    """However their texts run together."""
+def test_two_sets_of_variables_have_the_same_key_only_if_they_are_equal(one, other):
+    """Also if their texts joined together are equal."""
     assert (request(one).row_key == request(other).row_key) == (one == other)
 
 
@@ -57,15 +57,16 @@ def spec_of(**fields) -> JobSpec:
     return JobSpec(Path("job.yaml"), "job", "wf", Path("data/sheet.csv"), Path("o"), **fields)
 
 
-def test_a_workbook_with_a_title_above_its_table_is_told_of_the_header_row():
-    """It has no separators to get wrong."""
+def test_a_workbook_with_a_title_above_its_table_gets_a_hint_about_header_row():
+    """A workbook has no separators, so those are not the cause."""
     spec = replace(spec_of(variables=(("name", "Name"),)), input=Path("data/sheet.xlsx"))
     with pytest.raises(Refused, match=r"only one column\. If another row .* set `header_row:`"):
         bind(spec, ["Our articles, as of November"])
 
 
 def test_constants_are_sent_with_every_row_and_belong_to_its_key():
-    """In the order of the names, as UTF-8 and without blanks: the bytes of every release."""
+    """In the order of the names, as UTF-8 without spaces: these bytes are the same in every
+    release."""
     bound = bind(spec_of(variables=(("b", "B"),), constants=(("a", "wärm"),)), ["x", "B"])
     requests = list(bound.requests([["-", "-"], ["1", "2"]]))
     assert [one.body.decode() for one in requests] == [
@@ -78,8 +79,8 @@ def test_constants_are_sent_with_every_row_and_belong_to_its_key():
     assert source.column_name == "B"
 
 
-def test_what_a_spec_does_not_map_goes_under_its_own_name_but_for_what_the_runner_added():
-    """Neither the columns of an export nor what a constant is called."""
+def test_without_a_mapping_columns_keep_their_names_except_those_the_runner_added():
+    """Columns of an export and columns named like a constant are not sent."""
     columns = ["tone", "story", "result", "citations", "_status", "_row"]
     bound = bind(spec_of(constants=(("tone", "warm"),)), columns)
     assert [(s.name, s.column, s.constant) for s in bound.sources] == [
@@ -124,21 +125,21 @@ def test_what_a_spec_does_not_map_goes_under_its_own_name_but_for_what_the_runne
     ],
 )
 def test_a_mapping_that_does_not_fit_the_sheet_is_refused_with_what_to_do(fields, columns, words):
-    """Where, what, and what there is instead; before anything is sent."""
+    """The message says where, what is wrong, and what the sheet has instead."""
     with pytest.raises(Refused) as refused:
         bind(spec_of(**fields), columns)
     for part in [*words, "Nothing was sent."]:
         assert part in str(refused.value)
 
 
-def test_an_id_column_that_is_there_and_a_mapped_result_are_taken():
-    """Mapping `result` by name says that it is no answer."""
+def test_an_existing_id_column_and_a_mapped_result_are_accepted():
+    """Mapping `result` by name says that it is not an answer."""
     bound = bind(spec_of(variables=(("result", "result"),), id="SKU"), ["SKU", "result"])
     assert bound.mapped == (1,)
 
 
-def test_keys_do_not_depend_on_where_the_columns_stand_but_on_the_workflow():
-    """Reordering a sheet changes nothing."""
+def test_keys_depend_on_the_workflow_and_not_on_the_order_of_columns():
+    """So moving columns in a sheet changes nothing."""
     spec = spec_of()
     [ab] = bind(spec, ["a", "b"]).requests([["1"], ["2"]])
     [ba] = bind(spec, ["b", "a"]).requests([["2"], ["1"]])
@@ -155,7 +156,7 @@ def test_the_key_is_the_same_in_every_release():
 
 
 @given(st.lists(st.integers(0, 4), max_size=40))
-def test_occurrences_count_the_equal_ones_before(values):
+def test_occurrences_count_the_equal_rows_before(values):
     """In the order of the sheet."""
     raw = b"".join(value.to_bytes(16, "big") for value in values)
     assert list(occurrences(raw)) == [values[:n].count(v) for n, v in enumerate(values)]
@@ -175,29 +176,29 @@ def planned(
 
 
 def test_duplicates_are_the_rows_that_are_equal_to_an_earlier_one():
-    """Each with the sheet row of the first of them; skipped rows have no place among them."""
+    """Each has the row number of the first equal row. Skipped rows are not among them."""
     raw = b"".join(letter.encode().ljust(16, b".") for letter in "abacab")
     found = find_duplicates(raw, np.array([1, 2, 4, 5, 8, 9]))
     assert list(zip(found.numbers, found.firsts, strict=True)) == [(4, 1), (8, 1), (9, 2)]
 
 
-def test_keys_that_share_their_first_half_are_told_apart():
-    """Sorting goes by 64 bits until two of them are equal."""
+def test_keys_with_the_same_first_half_are_different():
+    """The sort uses 64 bits unless two of them are equal."""
     raw = b"".join(b"12345678" + str(n).encode().ljust(8) for n in (2, 1, 2))
     assert list(occurrences(raw)) == [0, 0, 1]
     assert list(occurrences(b"0" * 16 + raw)) == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("place", range(16))
-def test_keys_that_differ_in_one_bit_are_told_apart(place):
-    """Else a row would be taken for another one that is paid, and never be sent."""
+def test_keys_that_differ_in_one_bit_are_different(place):
+    """Otherwise the runner would take a row for another, paid one and never send it."""
     one, other = bytearray(b"\xff" * 16), bytearray(b"\xff" * 16)
     other[place] ^= 1
     assert list(occurrences(bytes(one + other + one))) == [0, 0, 1]
 
 
-def test_duplicates_count_as_rows_and_are_sent_never():
-    """Naming one of them names the row that is sent for it; each has the exit code's ear."""
+def test_duplicates_count_as_rows_and_are_never_sent():
+    """Naming one of them names the row that is sent for it. Each affects the exit code."""
     duplicates = Duplicates(np.array([3, 4]), np.array([1, 1]))
     plan = planned(4, {}, Selection(), duplicates)
     assert list(plan.send) == [True, True, False, False]
@@ -215,8 +216,8 @@ def test_duplicates_count_as_rows_and_are_sent_never():
     assert none.kept == Counter({State.FAILED: 3, State.PENDING: 1})
 
 
-def test_a_plan_sends_what_the_selection_names_up_to_its_limit():
-    """And counts where every row stands."""
+def test_a_plan_sends_the_rows_of_the_selection_up_to_its_limit():
+    """It counts the state of every row."""
     states = [None, State.OK, State.PENDING, State.FAILED, State.AMBIGUOUS, None]
     held = {n: Held(s, None) for n, s in enumerate(states, start=1) if s is not None}
     plan = planned(6, held, Selection())
@@ -249,8 +250,8 @@ def test_rows_and_limit_narrow_a_selection_together():
 
 
 @pytest.mark.parametrize("text", ["", "0", "3-", "-3", "9-7", "a", "1,,2", "1.5", "٣-"])
-def test_what_is_no_list_of_rows_is_refused(text):
-    """With an example."""
+def test_a_text_that_is_not_a_list_of_rows_is_refused(text):
+    """With an example of one."""
     says = "such as 3,7-9. Row 1 is the first row below the column names. Nothing was sent."
     with pytest.raises(Refused, match=says):
         parse_rows(text)
@@ -275,21 +276,21 @@ EVERY = [None, FAILED_A, FAILED_B, LOST, ANSWERED]
     ],
 )
 def test_resume_sends_the_rows_of_its_line_in_the_table_and_no_others(options, sent):
-    """Ambiguous ones only where the user says so, answered ones never."""
+    """Ambiguous rows only if the user says so, and rows with an answer never."""
     codes = {name: frozenset({options[name]}) for name in ("only", "excluded") if name in options}
     rows = parse_rows(options["rows"]) if "rows" in options else None
     selection = select_resume(**(options | codes | {"rows": rows}))
     assert [held for held in EVERY if selection.chooses(held)] == sent
 
 
-def test_run_sends_what_is_pending_and_again_what_is_answered():
-    """Neither sends anything that failed or may have been paid for nothing."""
+def test_run_sends_pending_rows_and_again_sends_rows_with_an_answer():
+    """Neither sends failed or ambiguous rows."""
     assert [held for held in EVERY if Selection().chooses(held)] == [None]
     assert [held for held in EVERY if select_again(None).chooses(held)] == [ANSWERED]
 
 
-def test_what_narrows_a_command_is_kept_by_its_selection():
-    """Rows and limit, and that it asks for another version."""
+def test_a_selection_keeps_the_options_that_narrow_a_command():
+    """Rows, the limit, and the wish for another version."""
     rows = parse_rows("1-2")
     assert select_resume(rows=rows, limit=3).named(4).tolist() == [True, True, False, False]
     assert select_resume(limit=3).named(4).tolist() == [True, True, True, False]
@@ -301,15 +302,15 @@ def test_what_narrows_a_command_is_kept_by_its_selection():
 GIVEN_UP = Held(State.FAILED, "request_blocked", given_up=True)
 
 
-def test_a_row_that_was_given_up_is_sent_only_when_it_is_named():
-    """By its number; a code does not name it."""
+def test_a_row_that_was_given_up_is_sent_only_if_it_is_named():
+    """By its number. An error code does not name it."""
     assert not select_resume().chooses(GIVEN_UP)
     assert not select_resume(only=frozenset({"request_blocked"})).chooses(GIVEN_UP)
     assert select_resume(rows=parse_rows("1")).chooses(GIVEN_UP)
 
 
-def test_a_plan_knows_what_may_be_paid_twice():
-    """Ambiguous rows, answered ones, and failed ones that may have been billed."""
+def test_a_plan_knows_which_rows_may_be_paid_twice():
+    """Ambiguous rows, rows with an answer, and failed rows that may have been billed."""
     held = {
         1: Held(State.AMBIGUOUS, "gateway", maybe_paid=True),
         2: Held(State.FAILED, "run_failed", maybe_paid=True),
@@ -324,8 +325,8 @@ def test_a_plan_knows_what_may_be_paid_twice():
     assert list(again.covered) == [True] * 4
 
 
-def test_a_plan_adds_up_what_is_held_in_several_ways_and_batches():
-    """Codes, rows that stay, and what may be paid twice, by row number."""
+def test_a_plan_adds_up_rows_of_several_states_and_batches():
+    """Error codes, rows that are not sent, and rows that may be paid twice, by number."""
     held = {
         1: Held(State.FAILED, "a", maybe_paid=True),
         2: Held(State.FAILED, "b", maybe_paid=True),
@@ -350,16 +351,16 @@ def test_a_plan_adds_up_what_is_held_in_several_ways_and_batches():
     assert batches.kept == Counter({State.FAILED: 2})
 
 
-def test_only_rows_with_the_codes_that_were_named_raise_the_exit_code():
-    """And of those only the rows that were named; ambiguous ones are told if they are left out."""
+def test_only_rows_with_the_named_codes_raise_the_exit_code():
+    """And of those only the named rows. Ambiguous ones that are left out are counted."""
     held = {1: FAILED_A, 2: FAILED_B, 3: LOST, 4: Held(State.AMBIGUOUS, "b"), 5: LOST}
     plan = planned(6, held, select_resume(only=frozenset({"a"}), limit=4))
     assert plan.covered.tolist() == [True, False, True, False, False, False]
     assert plan.ambiguous_left == 1
 
 
-def test_rows_that_were_given_up_are_told_where_the_command_would_have_sent_them():
-    """By their numbers, so that the user can name them; others are not spoken of."""
+def test_rows_that_were_given_up_are_listed_if_the_command_would_have_sent_them():
+    """By their numbers, so that the user can name them. Others are not listed."""
     held = {
         1: GIVEN_UP,
         2: FAILED_A,
@@ -375,7 +376,7 @@ def test_rows_that_were_given_up_are_told_where_the_command_would_have_sent_them
     assert (named.given_up_left, named.send.tolist()) == ([], [True, True, False, False])
 
 
-def test_without_duplicates_a_plan_is_the_same_whether_they_were_looked_for_or_not():
+def test_without_duplicates_a_plan_is_the_same_with_and_without_dedupe():
     """`dedupe: true` on a sheet whose rows all differ."""
     held = {1: FAILED_A, 2: ANSWERED}
     one, other = planned(4, held, Selection()), planned(4, held, Selection(), no_duplicates())
