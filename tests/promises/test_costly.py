@@ -239,7 +239,7 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "1 row",
     ),
     "a quote that never ends": ("csv", text('story\n"', 1, "a\n", 30 * MB), "line 2"),
-    "16,000 names of 2,000 characters": ("csv", long_header, "characters together"),
+    "16,000 names of 2,000 characters": ("csv", long_header, "together have"),
     "names of 2,000 characters in cells": (
         "xlsx",
         lambda path: write_workbook(
@@ -248,14 +248,14 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
                 rows([cell(address(n, 1), name) for n, name in enumerate(LONG_NAMES[:4000], 1)])
             ),
         ),
-        "characters together",
+        "together have",
     ),
     "4,000 names of 2,000 characters in a schema": (
         "parquet",
         long_header_parquet,
-        "characters together",
+        "together have",
     ),
-    "16,000 lines with a long name each": ("jsonl", growing_jsonl, "characters together"),
+    "16,000 lines with a long name each": ("jsonl", growing_jsonl, "together have"),
     "one name of 20 million characters": (
         "csv",
         text("x", 20 * MB, ",story\nx,y\n", 1),

@@ -392,7 +392,7 @@ def test_repeated_and_blank_ids_are_named_by_their_rows_in_the_sheet(tmp_path):
     assert "Sheet1!A4" in refusal(path, id="sku")
 
 
-# -- beside other readers -----------------------------------------------------------------
+# -- compared with other readers ----------------------------------------------------------
 
 
 def test_the_reader_agrees_with_openpyxl_and_calamine(tmp_path):
