@@ -24,11 +24,7 @@ _FILE = click.Path(dir_okay=False)
 
 
 @click.command()
-@click.option(
-    "--workflows",
-    type=_FILE,
-    help="YAML file with keys, credits and workflows; without it, three example workflows.",
-)
+@click.option("--workflows", type=_FILE, help="YAML file with your keys, credits and workflows.")
 @click.option(
     "--port",
     metavar="N",
@@ -43,7 +39,7 @@ _FILE = click.Path(dir_okay=False)
     type=click.IntRange(0),
     default=50,
     show_default=True,
-    help="Requests that each key may send per window.",
+    help="Requests per window and key.",
 )
 @click.option(
     "--window",
@@ -58,77 +54,74 @@ _FILE = click.Path(dir_okay=False)
     default=LIMITERS[0],
     show_default=True,
     metavar="KIND",
-    help=f"How the limit counts requests: {', '.join(LIMITERS)}.",
+    help="How the limit counts.",
 )
 @click.option(
     "--latency",
     metavar="TIME",
     default="0s",
     show_default=True,
-    help="How long an answer takes: 2s, uniform:1s-5s, exponential:2s or lognormal:20s.",
+    help="Answer time: 2s or lognormal:20s.",
 )
 @click.option(
     "--max-duration",
     metavar="TIME",
     default="300s",
     show_default=True,
-    help="Longest run; after it the client gets a proxy's 504 page and no bill.",
+    help="Longest run, then a 504 page.",
 )
 @click.option(
     "--headers",
     type=click.Choice(["success", "every"]),
     default="success",
-    show_default=True,
-    help="Which responses carry the rate-limit headers: answers only, or errors too.",
+    metavar="WORD",
+    help="Limit headers on: success (default) or every.",
 )
 @click.option(
     "--missing",
     type=click.Choice(["undefined", "error"]),
     default="undefined",
-    show_default=True,
-    help="What a missing variable causes: the text `undefined` in the prompt, or error 400.",
+    metavar="WORD",
+    help="Missing variable: undefined (default) or error.",
 )
 @click.option(
     "--idle",
     metavar="TIME",
     default="75s",
     show_default=True,
-    help="How long an idle connection stays open.",
+    help="How long idle connections stay open.",
 )
 @click.option(
     "--credits",
     metavar="N",
     type=int,
-    help="Balance of the account, instead of the one in the file.",
+    help="The account's balance, instead of the file's.",
 )
-@click.option("--book", type=_FILE, help="File for the bills; without it, a temporary file.")
+@click.option("--book", type=_FILE, help="File for the bills, instead of a temporary one.")
 @click.option(
     "--spoil",
     multiple=True,
     metavar="FAULT=PERCENT",
-    help="Spoil a share of the rows with a fault, the same rows each time; may be repeated.",
+    help="Give a share of the rows a fault. Can be repeated.",
 )
 @click.option("--faults", is_flag=True, help="List the faults and how to cause one.")
 @click.option(
     "--model-url",
     metavar="URL",
-    help="OpenAI-compatible endpoint that writes the answers, such as http://127.0.0.1:11434/v1.",
+    help="OpenAI-compatible endpoint that writes the answers.",
 )
 @click.option("--model", metavar="NAME", help="Name of the model at --model-url.")
 def sandbox(faults: bool, spoil: tuple[str, ...], **options: Any) -> None:
     """Serves a local copy of the API. It is free and needs no key of yours.
 
-    Use it to rehearse with a slow or failing API. For a plain rehearsal, `pipeline run JOB
-    --sandbox` is enough: it starts its own sandbox.
-
-    The answers are made-up text. With --model-url a model of yours writes them; set
-    SANDBOX_MODEL_KEY if it needs a key. /_sandbox/bills lists every bill.
-
     \b
     Examples:
-      pipeline sandbox --limit 10 --latency 2s
-      pipeline sandbox --spoil html-502=1 --spoil json-500-once=5
+      pipeline sandbox --latency lognormal:20s --spoil html-502=1
       pipeline sandbox --model-url http://127.0.0.1:11434/v1 --model llama3.2
+
+    Use it to rehearse with a slow or failing API. For a plain rehearsal, `pipeline run JOB
+    --sandbox` is enough: it starts its own sandbox. The answers are made-up text, unless a model
+    at --model-url writes them. SANDBOX_MODEL_KEY is the key for that model.
     """
     from pipeline.sandbox.server import Options, serve
 
