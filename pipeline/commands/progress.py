@@ -67,8 +67,10 @@ class ProgressBar:
                 self._say(f"Stopping: {why(event.stopped)} {_still(event)}")
 
     def close(self) -> None:
-        """Leaves the bar on the screen and ends its line."""
+        """Leaves the bar on the screen with the last counts, and ends its line."""
         if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.set_postfix_str(self._troubled())
             self._bar.close()
 
     def _start(self, event: RunStarted) -> None:
@@ -109,14 +111,18 @@ class ProgressBar:
         wait_s = (event.next_at_s or 0.0) - time.monotonic()
         if wait_s >= _WAIT_SHOWN_S:
             self._pace += f", next request in {wait_s:.0f} s"
-        text = f"{self._counts[State.FAILED]} failed, "
-        if self._counts[State.AMBIGUOUS]:
-            text += f"{self._counts[State.AMBIGUOUS]} ambiguous, "
+        text = f"{self._troubled()}, "
         if self._bar is not None:
             self._bar.set_postfix_str(text + self._pace, refresh=False)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
             self._say(f"{self._done()} of {self._rows} rows done, {text}{self._pace}")
+
+    def _troubled(self) -> str:
+        """How many rows are not ok."""
+        ambiguous = self._counts[State.AMBIGUOUS]
+        more = f", {ambiguous} ambiguous" if ambiguous else ""
+        return f"{self._counts[State.FAILED]} failed{more}"
 
     def _done(self) -> int:
         return sum(self._counts[state] for state in _SETTLED)
