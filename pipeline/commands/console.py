@@ -68,7 +68,12 @@ def job_said(said: JobOptions) -> Job:
     changed = {name: value for name, value in given.items() if value is not None}
     if "input" in changed:
         changed["input"] = changed["input"].absolute()
-    return replace(job, spec=replace(job.to_run(), **changed)) if changed else job
+    if not changed:
+        return job
+    spec = job.to_run()
+    # A message about the value of an option must not name a line of the job file.
+    lines = {key: line for key, line in spec.lines.items() if key not in changed}
+    return replace(job, spec=replace(spec, lines=lines, **changed))
 
 
 def words_said(said: JobOptions, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -861,6 +861,17 @@ def test_options_that_make_no_sense_together_are_refused(make_job, options, word
     assert words in done.stderr
 
 
+def test_a_file_that_an_option_names_is_not_looked_for_in_the_job_file(make_job):
+    """The message about it names no line there."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    done = job.call("run", "--input", "nowhere.csv")
+    assert done.returncode == 2
+    assert "nowhere.csv: there is no such file" in done.stderr
+    assert "job.yaml" not in done.stderr
+    job.sheet.unlink()
+    assert "job.yaml line " in job.call("run").stderr
+
+
 def test_a_sheet_given_as_a_job_is_recognised(make_job):
     """Users mix them up."""
     job = make_job("http://127.0.0.1:9", rows=[["a"]])
