@@ -269,7 +269,7 @@ class RunFolder:
                 "Nothing was sent."
             ) from None
         try:
-            if not _take(fd):
+            if not _try_lock(fd):
                 holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise Locked(
                     f"{self.path}: another run (process {holder}) is using this folder. Wait until "
@@ -295,7 +295,7 @@ def _allocate(file: BinaryIO, size: int) -> None:
         file.flush()
 
 
-def _take(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     """Whether this process got the lock. A `status` command may have it for some microseconds."""
     for _ in range(4):
         try:

@@ -84,13 +84,13 @@ def _limit(value: Any) -> int | None:
     raise ValueError("not a number of rows")
 
 
-def _options(said: Any) -> tuple[tuple[str, ...], dict[str, str]]:
+def _options(options: Any) -> tuple[tuple[str, ...], dict[str, str]]:
     """Returns the options to repeat, and the options to withhold by name."""
-    if not isinstance(said, list) or len(said) % 2:
+    if not isinstance(options, list) or len(options) % 2:
         raise ValueError("not pairs of options and values")
     repeated: list[str] = []
     withheld: dict[str, str] = {}
-    for name, value in zip(map(_text, said[::2]), map(_text, said[1::2]), strict=True):
+    for name, value in zip(map(_text, options[::2]), map(_text, options[1::2]), strict=True):
         if name in (BASE_URL, KEY_FILE, RAY_ADDRESS):
             withheld[name] = value
         elif _REPEATED[name](value):

@@ -128,13 +128,13 @@ def load_spec(path: Path) -> JobSpec:
     """
     fields = Fields(path, compose(path))
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
-    said = _said(fields)
-    _note_both(fields, said)
+    values = _values(fields)
+    _note_both(fields, values)
     notify = _notify(fields)
     fields.refuse_faults()
     here = path.absolute().parent
-    said.setdefault("output", here / "runs" / said["name"])
-    return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **said)
+    values.setdefault("output", here / "runs" / values["name"])
+    return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **values)
 
 
 def load_output(path: Path, workflow: str) -> Path | None:
@@ -147,28 +147,28 @@ def load_output(path: Path, workflow: str) -> Path | None:
     """
     fields = Fields(path, compose(path))
     names = ("name", "workflow", "output")
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         key.name: key.type.read(fields, key.name)
         for key in KEYS
         if key.type is not None and key.name in names
     }
     fields.refuse_faults()
-    if said["workflow"] != workflow:
+    if values["workflow"] != workflow:
         return None
-    output: Path | None = said["output"]
-    return output or path.absolute().parent / "runs" / said["name"]
+    output: Path | None = values["output"]
+    return output or path.absolute().parent / "runs" / values["name"]
 
 
-def _said(fields: Fields) -> dict[str, Any]:
+def _values(fields: Fields) -> dict[str, Any]:
     """Returns the values in the file, by key. Other keys get the defaults of `JobSpec`."""
     read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
     read["where"] = _conditions(fields)
     return {key: value for key, value in read.items() if value is not None}
 
 
-def _note_both(fields: Fields, said: dict[str, Any]) -> None:
-    mapped = {variable for variable, _ in said.get("variables", ())}
-    for name, _ in said.get("constants", ()):
+def _note_both(fields: Fields, values: dict[str, Any]) -> None:
+    mapped = {variable for variable, _ in values.get("variables", ())}
+    for name, _ in values.get("constants", ()):
         if name in mapped:
             fields.note(
                 f"constants.{name}",
@@ -195,8 +195,8 @@ def _notify(fields: Fields) -> Notify | None:
             "textfile",
             f"`textfile` must end in {TEXTFILE_ENDING}: the collector reads no other files",
         )
-    said: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
-    return Notify(**said)
+    values: dict[str, Any] = {key: value for key, value in read.items() if value is not None}
+    return Notify(**values)
 
 
 def _conditions(fields: Fields) -> tuple[Condition, ...]:

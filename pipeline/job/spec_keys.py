@@ -141,8 +141,8 @@ KEYS = (
         "output",
         FilePath(),
         "`runs/NAME`",
-        "The run folder. The path is relative to the job file. The runner refuses a folder that "
-        "contains other files and no run.",
+        "The run folder, which gets all answers and records of the job. The path is relative to "
+        "the job file. The runner refuses a folder that contains other files but no run.",
     ),
     Key(
         "variables",
@@ -161,9 +161,9 @@ KEYS = (
         "id",
         Text(),
         "none",
-        "The column that identifies a row, such as an article number. Each row needs a different "
-        "one. An answer then belongs to this id and the row's texts: a row with the same texts and "
-        "a new id is a new row.",
+        "The column that identifies a row, such as an article number. No two rows can have the "
+        "same id, and no id can be blank. A row with a new id is a new row, even if its texts are "
+        "equal to those of another row.",
     ),
     Key(
         "empty",
@@ -185,7 +185,8 @@ KEYS = (
         "dedupe",
         Flag(),
         "`false`",
-        "With `true`, the runner sends equal rows only once and gives the answer to each of them.",
+        "With `true`, the runner sends equal rows only once and gives the answer to each of them. "
+        "Rows that differ only in their `id` count as equal.",
     ),
     Key(
         "sheet",
@@ -197,7 +198,7 @@ KEYS = (
         "header_row",
         Number(int, at_least=1),
         "1",
-        "The row of the workbook with the column names, if there is a title above them.",
+        "The row of the workbook that contains the column names, if there are titles above it.",
     ),
     Key(
         "encoding",
@@ -222,13 +223,13 @@ KEYS = (
         "concurrency",
         Number(int, at_least=1),
         "2000",
-        "The most requests that can be in flight at the same time.",
+        "The most requests that can wait for a response at the same time.",
     ),
     Key(
         "retries",
         Number(int, at_least=0),
         "2",
-        "How many times the runner retries a row after the API itself reports a failed run.",
+        "How often the runner sends a row again by itself if the API says that its run failed.",
     ),
     Key(
         "rate",
@@ -240,8 +241,8 @@ KEYS = (
         "deadline_s",
         Number(float, above=0, at_most=MAX_WAIT_S),
         "330",
-        "How many seconds the runner waits for a response, at most 86,400 (one day). A row without "
-        "one is then ambiguous.",
+        "How many seconds the runner waits for a response, at most 86,400 (one day). After that, "
+        "the row is ambiguous: it may be paid, and the runner does not send it again by itself.",
     ),
     Key(
         "engine",
@@ -254,7 +255,8 @@ KEYS = (
         "ray_address",
         Text(),
         "a new cluster on this machine",
-        "For `engine: ray`: the address of the cluster, or `auto` for the cluster of this machine.",
+        "For `engine: ray`: the address of the cluster, or `auto` for the cluster that this "
+        "machine is in.",
     ),
     Key(
         "workers",

@@ -133,9 +133,9 @@ def variable_names(columns: Sequence[str]) -> list[str]:
     documents is that names must match the template's exactly.
     """
     names: list[str] = []
-    taken, numbers = set(columns), Counter[str]()
+    used, numbers = set(columns), Counter[str]()
     for position, column in enumerate(columns, start=1):
-        taken.discard(column)
+        used.discard(column)
         name = column
         if not (_VARIABLE.fullmatch(column) and len(column) <= _NAME_CHARACTERS):
             plain = (
@@ -144,15 +144,15 @@ def variable_names(columns: Sequence[str]) -> list[str]:
             name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:_NAME_CHARACTERS]
             if not name or name[0].isdigit():
                 name = f"column_{name or position}"
-        names.append(_unlike(name, taken, numbers))
-        taken.add(names[-1])
+        names.append(_unlike(name, used, numbers))
+        used.add(names[-1])
     return names
 
 
-def _unlike(name: str, taken: set[str], numbers: Counter[str]) -> str:
+def _unlike(name: str, used: set[str], numbers: Counter[str]) -> str:
     """Returns `name`, with the next of its `numbers` if another column already has it."""
     found = name
-    while found in taken:
+    while found in used:
         numbers[name] += 1
         found = f"{name}_{numbers[name] + 1}"
     return found
@@ -218,11 +218,12 @@ def _of_the_runner(name: str, earlier: bool) -> bool:
 def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: int) -> Iterator[str]:
     here = resolved(spec.source.parent)
     sheet = os.path.relpath(resolved(spec.input.parent) / spec.input.name, here)
-    yield "# A job file. Lines that begin with # do nothing. To use one, delete its #."
+    yield "# This is a job file. Lines that begin with # are off. To turn an option on, delete the"
+    yield "# first # and the space after it."
     yield ""
     yield f"name: {quoted(spec.name)}"
     yield f"workflow: {quoted(spec.workflow)}"
-    yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}. The path is relative to this file."
+    yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}, path relative to this file"
     if spec.encoding is not None:
         yield f"encoding: {quoted(spec.encoding)}"
     if spec.sheet is not None:
@@ -230,9 +231,9 @@ def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: in
     if spec.header_row is not None:
         yield f"header_row: {spec.header_row}"
     yield ""
-    yield "# Left, a variable of the workflow. Right, the column that fills it. Write each variable"
-    yield "# exactly as it is between {{ }} in the workflow's template, and delete the lines of the"
-    yield "# columns that the template does not use."
+    yield "# Left, a variable of the workflow. Right, the column of the sheet that fills it."
+    yield "# Write each variable exactly as it is between {{ }} in the workflow's template."
+    yield "# Delete the lines of columns that the template does not use."
     yield "variables:"
     mapped = _mapped(columns)
     for column in columns:
@@ -263,7 +264,7 @@ _OPTIONS = (
     "",
     "# max_paid: 500  # pay for at most 500 requests, in all runs together",
     "# max_paid_per_run: 100  # pay for at most 100 requests in one run",
-    "# rate: 5  # requests per second. Without this line, the runner finds the server's limit.",
+    "# rate: 5  # send 5 requests per second. Left out, the runner learns the limit of your key",
 )
 
 
@@ -282,9 +283,9 @@ def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
     for column in columns:
         words = set(re.split(r"[^a-z]+", column.name.lower()))
         if column.unique and not column.blank and column.short and words & _ID_WORDS:
-            yield f"# id: {quoted(column.name)}  # identifies a row, no two rows have the same"
+            yield f"# id: {quoted(column.name)}  # the column that identifies a row"
             return
-    yield "# id: ...  # the column that identifies a row, never blank and never the same twice"
+    yield "# id: ...  # a column that identifies each row: never blank, never the same text twice"
 
 
 def _write(path: Path, text: str) -> None:

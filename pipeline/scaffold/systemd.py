@@ -29,7 +29,7 @@ Type=oneshot
 User={user}
 UMask=0077
 WorkingDirectory={directory}
-# A core dump would hold the key.
+# A core dump would contain the key.
 LimitCORE=0
 ExecStart={command}
 {credential}

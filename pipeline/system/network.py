@@ -79,7 +79,7 @@ def _unusable(where: str) -> Refused:
 
 def _variable(name: str, value: str) -> str:
     """Returns the name of the variable with this `value`, in the case that the user wrote."""
-    found = [one for one, held in os.environ.items() if one.lower() == name and held == value]
+    found = [one for one, text in os.environ.items() if one.lower() == name and text == value]
     return found[0] if found else "The proxy in the system's settings"
 
 

@@ -172,7 +172,7 @@ def test_a_key_file_may_be_a_link_and_the_rights_of_its_target_count(tmp_path):
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
 def test_a_key_file_that_other_users_can_open_is_refused(tmp_path, mode):
     """Other users are the group and everyone else."""
-    with pytest.raises(Refused, match="others on this machine"):
+    with pytest.raises(Refused, match="other users of this machine"):
         find_access(None, key_file(tmp_path, mode), {})
 
 
@@ -182,9 +182,9 @@ def test_only_systemd_may_let_others_read_a_key_file(tmp_path):
     file = tmp_path / "aitutor-api-key"
     file.write_text("sk_sandbox")
     file.chmod(0o440)
-    with pytest.raises(Refused, match="others on this machine"):
+    with pytest.raises(Refused, match="other users of this machine"):
         find_access(None, file, {})
-    with pytest.raises(Refused, match="others on this machine"):
+    with pytest.raises(Refused, match="other users of this machine"):
         find_access(None, file, {"CREDENTIALS_DIRECTORY": str(tmp_path.parent)})
     systemd = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert find_access(None, file, systemd).key == find_access(None, None, systemd).key
@@ -296,7 +296,7 @@ def test_the_refusal_of_an_invalid_address_names_its_option_or_variable(address,
     with pytest.raises(Refused) as caught:
         find_access(given, None, {"AITUTOR_API_KEY": "sk_sandbox", "AITUTOR_BASE_URL": address})
     message = str(caught.value)
-    assert message.startswith(f"{named_by} {address}".rstrip() + ": not an ")
+    assert message.startswith(f"{named_by} {address}".rstrip() + ": this is not an ")
     assert message.endswith("Write it like https://aitutor-api.vercel.app. Nothing was sent.")
 
 
