@@ -490,7 +490,10 @@ def test_a_run_folder_works_as_the_job_and_is_readable_without_its_job_file(sand
     assert "request_blocked" in job.shell([*command, "report", folder]).stdout
     assert job.shell([*command, "export", folder, "--to", f"{job.folder}/x.csv"]).returncode == 0
     gone = job.shell([*command, "run", folder])
-    assert (gone.returncode, "spec" in gone.stderr) == (2, True)
+    assert (gone.returncode, "the job file of this run folder is missing" in gone.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_before_the_first_paid_run_the_message_names_the_rehearsal(make_job):
