@@ -39,9 +39,9 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
     if checked.new_under_newest_rules:
         lines.append(
             f"This run folder turns cells into text by version {checked.text_rules} of the rules. "
-            f"By the newest rules {counted(checked.new_under_newest_rules, 'finished row')} would "
-            "have another text, and so be new. --accept-changes switches to the newest rules, and "
-            f"these rows are {paid} again."
+            f"By the newest rules, {counted(checked.new_under_newest_rules, 'finished row')} would "
+            "have another text and count as new. --accept-changes switches to the newest rules. "
+            f"These rows are then {paid} again."
         )
     if checked.first_bodies:
         lines.append("The first requests, exactly as the API receives them:")

@@ -186,7 +186,7 @@ def test_newer_text_rules_need_accept_changes_and_show_the_number_of_bills(workb
     """Two of the prices have another text under rules 2."""
     workbook.call("run", "--max-paid", "99")
     checked = workbook.call("check")
-    assert "2 finished rows would be new" in checked.stdout, checked.stdout
+    assert "2 finished rows would have another text" in checked.stdout, checked.stdout
     found = json.loads(workbook.call("check", "--json").stdout)
     assert (found["to_send"], found["text_rules"]) == (0, 1)
     assert found["new_under_newest_rules"] == 2
