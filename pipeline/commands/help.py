@@ -14,7 +14,7 @@ SEND, LIMITS, WHERE, OUTPUT = GROUPS = ("What to send", "Limits", "Where", "Outp
 
 
 class GroupedOption(click.Option):
-    """An option that stands in one of `GROUPS`.
+    """An option that belongs to one of `GROUPS`.
 
     `left_out` says what applies without the option. Only docs/cli.md shows it, and the range of a
     number: in a terminal they would take a second line.

@@ -125,7 +125,7 @@ class RunFolder:
     def refuse_odd(self) -> None:
         """Refuses entries of the folder that are neither files nor folders. Changes nothing.
 
-        The runner would write elsewhere through a link, and a FIFO blocks whoever opens it.
+        The runner would write elsewhere through a link, and a FIFO blocks a process that opens it.
 
         Raises:
             Refused: with the name of the entry.

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline.core.errors import DiskRefused, LedgerBusy, StorageFailed
 
-# How long `call` waits for another program's lock, as nothing that was paid depends on it. And how
-# often `say_blocked` is called while a coroutine waits.
+# How long `call` waits for another program's lock. Nothing that was paid depends on such a call.
 PATIENCE_S = 30.0
+# How often `say_blocked` is called while a coroutine waits.
 _SAY_EVERY_S = 30.0
 _TRY_EVERY_MS = 500
 # Errors of a write or of enlarging a file. SQLite rolls the whole commit back, before any fsync.
@@ -47,7 +47,7 @@ class GroupCommit:
     exceptions.
 
     * Full disk: SQLite rolls the whole commit back before any fsync. Then `make_room` is called
-      once. If it made room, only operations that save something paid are carried out from then on.
+      once. If it made room, only operations with `saves` are carried out from then on.
     * Lock of another program: SQLite writes nothing. Operations of coroutines wait until the lock
       is free or `leave` ends the wait. Meanwhile `say_blocked` is called in their loop every 30 s
       with True, and once with False after the wait.
@@ -85,8 +85,8 @@ class GroupCommit:
     async def durably(self, operation: Operation[T], *, saves: bool = False) -> T:
         """Does the same for a coroutine. Cancelling the wait does not cancel the write.
 
-        `saves`: the operation saves something that was paid, so it is carried out on a full disk
-        too.
+        `saves`: the operation is carried out on a full disk too. It saves something that was paid,
+        or withdraws an intent.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()

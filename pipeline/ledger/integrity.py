@@ -58,7 +58,7 @@ def check_ledger(path: Path) -> None:
 
 @contextmanager
 def checked_beside(path: Path) -> Iterator[None]:
-    """Checks the ledger while the block reads it. Use what the block read only after the block.
+    """Checks the ledger while the block reads it. Do not use the values before the block is over.
 
     Raises:
         StorageFailed: as `check_ledger`, at the end of the block. It replaces an exception of the

@@ -51,11 +51,11 @@ Sealer writes the file, and `seal` deletes the payload and the request. After a 
 steps, `unsealed_part` returns the part, and the next run finishes it under the same name.
 
 `GroupCommit` makes this fast enough. One commit takes about a millisecond and each request needs
-two, so single commits would cap a run at about 400 rows a second. All operations that arrive
-during one commit share the next.
+two, so single commits would cap a run at 500 rows a second. All operations that arrive during one
+commit share the next.
 
 Damage must not make a paid row look new. `checksums` covers every entry and `wal` the last commits.
-`integrity` checks all rows and attempts before a run sends.
+`integrity` checks the tables that decide about rows and money before a run sends.
 """
 
 from __future__ import annotations

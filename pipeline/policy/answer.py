@@ -4,10 +4,13 @@ One rule is behind every line: a request counts as refused or failed only if the
 A response that proves nothing makes the row ambiguous. "The API's JSON" is an object whose
 `success` is false and whose `error` is text. Its `code` decides, then its message, then the status.
 
-In two cases only the status decides. Only 429 means that the rate limit refused the request: a row
-whose 500 called itself rate limited was sent 992 times in 20 s. And 408, 499 and every 5xx except
-500 are ambiguous whatever their text, because they may come from a proxy that gave up while the API
-still works on the request.
+In three cases only the status decides:
+
+* Only 429 means that the rate limit refused the request. A row whose 500 called itself rate limited
+  was sent 992 times in 20 s.
+* 408, 499 and every 5xx except 500 are ambiguous with any text, because they may come from a proxy
+  that gave up while the API still works on the request.
+* A 3xx is ambiguous and stops the run. The runner follows no redirect.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Cutoff:
         return self.left_s(wall=wall, monotonic=monotonic) - self.answer_s
 
     def stopped(self) -> Stopped:
-        """Returns the reason why a run ends that may not send any more requests."""
+        """Returns the reason for the end of a run that has no time left to send."""
         return Stopped(
             StopCode.UNTIL,
             "The run stops before the time of --until, because an answer "

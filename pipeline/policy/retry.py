@@ -32,7 +32,7 @@ _RETRY_MIN_S, _RETRY_MAX_S = 1.0, 60.0
 # After its first refusal a row does not wait, because a 429 can hit any row. Then it waits 0.25 s,
 # and twice as long each time, up to a minute. Its requests are due after 0, 0, 0.25, 0.75, ...
 # 31.75 and 63.75 s: nine in the first minute, fewer in each later one. The pace cannot give this
-# bound: it slows down the run, and one row that is refused while others are not does not do that.
+# bound: a single row that is refused again and again hardly slows down the run.
 _REFUSED_MIN_S, _REFUSED_MAX_S = 0.25, 60.0
 MOST_PER_MINUTE = 9
 """The most requests for one row within a minute, whatever the server returns."""
@@ -83,9 +83,10 @@ class BackOff:
     """The pause of the whole run while the API cannot be reached.
 
     It begins with the first request that was provably not sent. From then on one request at a time
-    may go, 1 s to 60 s apart. It ends with a response of any kind to a request sent since. Older
-    requests prove nothing: a server that shuts down responds to hundreds of them while it accepts
-    no new connection.
+    may go, 1 s to 60 s apart. It ends when a request sent since has reached the server: with any
+    outcome that proves a connection (also a timeout or a lost answer), or when the request has not
+    failed for 31 s. Older requests prove nothing: a server that shuts down responds to hundreds of
+    them while it accepts no new connection.
     """
 
     ever_answered: bool = False
@@ -141,8 +142,8 @@ class BackOff:
         self._next_at = now + self._wait_s
 
     def answered(self, sent_at: float) -> bool:
-        """Notes a response of any kind to the request of `sent_at`. Returns whether the API is
-        reachable now."""
+        """Notes that the request of `sent_at` reached the server, also if its answer was lost.
+        Returns whether the API is reachable now."""
         self.ever_answered = True
         if self._away_since is not None and sent_at < self._away_since:
             return False
@@ -184,7 +185,8 @@ class _InARow:
         return max(self._came[kind], in_order)
 
     def pass_over(self, nth: int, kind: str = "") -> None:
-        """Notes an outcome of the `nth` request that neither ends a sequence nor counts in one."""
+        """Notes the outcome of the `nth` request. It ends no sequence, and counts only in those of
+        `kind`."""
         self._sent[nth] = kind
         if len(self._sent) > _SENT_KEPT:
             del self._sent[next(iter(self._sent))]
@@ -204,8 +206,9 @@ class _InARow:
 class Breakers:
     """Patterns of outcomes that stop a run before they cost more.
 
-    * Ten ambiguous outcomes in a row. In the next run, `probing` lets one row at a time through
-      until the API has responded to one.
+    * Ten ambiguous outcomes in a row, without interrupted ones. In the next run, `probing` lets one
+      row at a time through until the API has responded to one. If its answer is lost too, the run
+      stops.
     * In a folder without any ok row: the first ten failed rows all have the same code.
     * Ten errors in a row with the same status and without the API's own JSON. Such pages differ in
       their request ids, so their codes are compared, which are made of the status.

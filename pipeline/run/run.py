@@ -8,21 +8,22 @@ A command or a program calls `run_job`. The work is done by `_run_job`, in this 
    leaves the disk unchanged.
 2. Take the folder. `_lock` makes sure that only one run works in it. The ledger is opened:
    `ledger.sqlite` is the record of every request, and it alone decides which rows are sent.
-3. Repair. `recover` finishes whatever an earlier run left half done, even one ended by `kill -9`.
+3. Repair. `recover` finishes the work of a run that ended halfway, even by `kill -9`.
 4. Plan. `_prepare` copies the whole sheet into a snapshot, checks each row of the ledger against
-   its checksum, and compares the two. The result says for each row whether it is sent.
-5. Ask. `permit` returns only if the user allows whatever the plan may pay for twice.
+   its checksum, and looks up each row of the sheet in the ledger. The plan lists the rows to send.
+5. Ask. `permit` returns only if the user allows every request that may pay for a row twice.
 6. Begin. `_Run.begin` records the run, its settings and its snapshot durably. From now on rows are
    read from the snapshot, so a sheet that is saved again during the run changes nothing.
 7. Send. `Sending` opens an engine and lets the executor send the rows, at the pace that the
    throttle allows. Answers that are in the ledger are sealed into parts meanwhile.
 8. Conclude. `_Run.conclude` seals the rest, and writes `failures.csv` and `summary.json`.
 
-Around all this, `notifying` reports the end of the run to the addresses under `notify:`, after the
-folder is free again.
+Around all this, `notifying` notifies the addresses and files under `notify:`. The healthcheck gets
+a ping when the run has its folder. All of them get the end of the run, after the folder is free
+again.
 
 Nothing is sent before step 7. A run may be killed at any instant: the next one repairs and
-continues. `check.check_job` does only steps 1 and 4, and shows the plan.
+continues. `check.check_job` does only steps 1 and 4, with a temporary snapshot, and shows the plan.
 
 To read on: `planning.plan` for the choice of rows, `sending.executor` for the life of one request,
 `ledger.ledger` for what is durable when, `policy.answer` for the meaning of each response, and
@@ -287,7 +288,7 @@ async def _prepare(
 
     Raises:
         Interrupted: when `control` stops the run meanwhile.
-        Refused: for whatever `prepare` refuses.
+        Refused: as `prepare`.
         StorageFailed: when the ledger is damaged or was altered.
     """
 
@@ -322,7 +323,8 @@ class _Run:
     """The records of one run, in a folder that this process has locked.
 
     `interrupted_row_ids` are the ledger's ids of the rows that the last run left in flight. `token`
-    is that of the `--plan` that this run carries out, None if the plan may be carried out again.
+    names the `--plan` that this run carries out. It is None without `--plan`, and for a plan that
+    may be carried out again.
     """
 
     job: Job

@@ -33,7 +33,7 @@ class Backend(Protocol):
         """Returns the model's output.
 
         Raises:
-            ModelBusy, ModelFailed: when there is none; nothing is billed then.
+            ModelBusy, ModelFailed: if the model gives no output. Nothing is billed then.
         """
         ...
 

@@ -44,8 +44,8 @@ Row 2 failed in the API's own words, which is not billed. The budget gets the re
 `RowQueue.failed` keeps the row for 1 s and counts one of its two retries. (A 429 is REFUSED:
 `RowQueue.refused` makes the row due at once the first time, and no retry is used up.) Row 3 left
 while row 2 waited. It may have been billed, so its request stays spent, and no run sends the row
-again until the user says so. After the second row 2 takes every step again, with a permit, a slot
-and an intent of its own. Then no row is left and nothing is in flight: `run` returns None.
+again until the user says so. When its 1 s is over, row 2 takes every step again, with new permits
+and another intent. Then no row is left and nothing is in flight: `run` returns None.
 
 A run can end earlier in three ways. In each of them, the executor first saves the outcomes of the
 requests in flight, as far as the disk accepts them:
@@ -197,7 +197,7 @@ class Executor:
             self._hand_out(self._queue.take(self.clock.monotonic()))
 
     async def _watch_clock(self) -> None:
-        """Stops the run when the time to send is over, whatever the dispatcher waits for."""
+        """Stops the run when the time to send is over, also while the dispatcher waits."""
         while self.until is not None and self.stopped is None:
             if self._queue.holds_any and self._out_of_time():
                 self._stop_in_time()
@@ -443,7 +443,8 @@ async def _wholly(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _judge(reply: Reply) -> Outcome:
-    """Classifies the reply. A body that makes `classify` fail may be paid for: it is kept raw."""
+    """Classifies the reply. If that fails, the row is ambiguous, because its answer may be paid
+    for. The ledger stores the raw body."""
     try:
         return classify(reply)
     except Exception as error:

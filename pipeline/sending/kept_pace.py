@@ -1,4 +1,4 @@
-"""The pace in the user's cache folder: what runs learned of a key's limit, and who else uses it.
+"""The pace in the user's cache folder: the limit that runs learned for a key, and its users.
 
 One small file per host and key stores limit, window and g for the next run. Each active run also
 writes its pace to a file twice a second, so that runs of the same user on this machine share the
@@ -61,7 +61,9 @@ class KeptPace:
         self._kept_at = -math.inf
 
     def recall(self, wall: float) -> Learned | None:
-        """Returns what earlier runs learned, with less trust the older it is. None if unusable.
+        """Returns the limit that earlier runs learned, with less trust the older it is.
+
+        None if there is no usable record.
 
         `wall` is in seconds since 1970.
         """
@@ -91,7 +93,7 @@ class KeptPace:
             self.keep(pace, wall)
 
     def keep(self, pace: Pace, wall: float) -> None:
-        """Stores what `pace` has learned, if it has learned anything."""
+        """Stores the limit that `pace` has learned, if it has learned one."""
         learned = pace.learned()
         if learned is not None:
             held = {"limit": learned.limit, "window_s": learned.window_s, "g": learned.g}

@@ -150,7 +150,7 @@ class Sending:
         return min(fits, self.spec.concurrency)
 
     def _kept_pace(self, access: Access) -> KeptPace | None:
-        """Returns what earlier runs learned of this key. None for a rehearsal or a fixed rate."""
+        """Returns the store of the pace of this key. None for a rehearsal or a fixed rate."""
         if access.host == SANDBOX_HOST or self.spec.rate is not None:
             return None
         return kept_pace(access.host, access.key)

@@ -136,8 +136,8 @@ class EndedPace(NamedTuple):
 def ended_paces(log: Path, most_bytes: int) -> dict[str, EndedPace]:
     """The ended paces by run id, from the last `most_bytes` of log.jsonl.
 
-    The log has no checksums, so nothing that is counted comes from it. If it is lost, only what is
-    drawn or shown from it is missing.
+    The log has no checksums, so no count comes from it. If it is lost, only charts and shown values
+    are missing.
     """
     paces = {}
     for line in last_lines(log, most_bytes):

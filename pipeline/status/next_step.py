@@ -2,8 +2,8 @@
 
 The closing line names one command or none. It is for pending rows first, then for rows that failed
 without a bill, then for ambiguous rows (that command asks), and last for rows that need an edit. A
-row that ended with the same code in two runs is not proposed again, because a third request would
-hardly succeed. `report` has a command for each row that is not ok.
+row that ended with the same code in two runs is not proposed again, because a third request rarely
+succeeds. `report` has a command for each row that is not ok.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def summary_lines(
 
 
 def next_lines(summary: Summary, rehearsal: bool) -> list[str]:
-    """The one command that continues from here, in the last line, after what to know of it. Empty
-    where nothing is left to send."""
+    """Returns notes on the next command, and the command as the last line. Empty if nothing is left
+    to send."""
     if summary.resume_command is None:
         return []
     step = summary.next_step

@@ -405,7 +405,7 @@ async def ray_engine(
     tell: Callable[[Event], None],
 ) -> AsyncIterator[Engine]:
     """Yields an engine of `workers` actors on the cluster at `address`. Without an address, starts
-    a cluster of its own on this machine.
+    a new cluster on this machine.
 
     A program that is already connected to a cluster uses that one, and stays connected.
 
