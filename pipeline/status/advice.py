@@ -24,7 +24,7 @@ class _Advice:
 
 
 _CHECK_ADDRESS = "Check --base-url and AITUTOR_BASE_URL, then run again."
-_DECIDE = "`resume --ambiguous` sends it again, `settle` gives it up."
+_DECIDE = "`resume --ambiguous` sends it again, `settle` counts it as failed."
 _SETTLED = "`settle` counted it as failed. `resume` sends it again and asks first."
 # Rows with these codes are ambiguous until `settle` makes them failed.
 _AMBIGUOUS = frozenset(

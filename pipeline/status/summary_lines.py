@@ -76,7 +76,7 @@ def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str
         return "No run yet."
     began = datetime.fromtimestamp(last.started_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if last.finished_at is None:
-        how = "it was killed"
+        how = "it did not record its end (killed, or the disk refused to write)"
         if in_use:
             how = "it is active"
             if in_flight:

@@ -527,7 +527,7 @@ def test_status_says_whether_the_last_run_is_active_was_killed_or_ended(start_sa
         assert (skipped.returncode, said["exit_code"], said["ambiguous"]) == (0, 0, 0)
         assert str(process.pid) in said["notice"]
         assert "error" not in said
-    assert "it was killed" in job.call("status").stdout
+    assert "it did not record its end" in job.call("status").stdout
     assert (job.status()["ambiguous"], job.status()["in_flight"]) == (1, 0)
     job.run(expect=5)
     assert "exit 5" in job.call("status").stdout

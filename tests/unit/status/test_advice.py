@@ -50,7 +50,7 @@ def test_advice_says_whether_the_request_was_paid_as_the_ledger_knows_it(code):
 def test_the_advice_for_an_ambiguous_row_names_both_decisions_and_for_a_settled_one_the_question():
     """`settle` turns the first into the second."""
     assert advise(State.AMBIGUOUS, "timeout", maybe_paid=True).endswith(
-        "`resume --ambiguous` sends it again, `settle` gives it up."
+        "`resume --ambiguous` sends it again, `settle` counts it as failed."
     )
     settled = advise(State.FAILED, "timeout", maybe_paid=True)
     assert settled.endswith("`resume` sends it again and asks first.")
