@@ -14,6 +14,7 @@ from pipeline.core.wording import counted
 from pipeline.system.paths import resolved
 
 if TYPE_CHECKING:
+    from pipeline.core.model import Summary
     from pipeline.export import Export
     from pipeline.job.job import Job
 
@@ -80,7 +81,7 @@ def export(
         summary = read_status(job).summary
         if not said.quiet:
             for what, done in written.items():
-                tell(*export_lines(what, **asdict(done)))
+                tell(*export_lines(what, summary, job.sandbox, **asdict(done)))
         if said.as_json:
             paths = {what: str(done.path) for what, done in written.items()}
             print_json(as_json(summary) | paths)
@@ -95,6 +96,8 @@ def _same(one: Path, other: Path) -> bool:
 
 def export_lines(
     what: str,
+    summary: Summary,
+    rehearsal: bool,
     path: Path,
     rows: int,
     guarded: int,
@@ -103,10 +106,14 @@ def export_lines(
     lost: tuple[str, ...],
 ) -> list[str]:
     """What an export wrote, and what differs from the sheet. `what` is exported or citations."""
-    from pipeline.status.summary_lines import shown_path
+    from pipeline.status.summary_lines import shown_path, states_text
 
-    of = "the citations of " if what == "citations" else ""
-    lines = [f"Wrote {of}{counted(rows, 'row')} to {shown_path(str(path))}"]
+    where = f"{' of the rehearsal' if rehearsal else ''} to {shown_path(str(path))}"
+    if what == "citations":
+        lines = [f"Wrote the citations of {counted(rows, 'row')}{where}."]
+    else:
+        lines = [f"Wrote {counted(rows, 'row')}{where}: {states_text(summary)}."]
+        lines += [] if summary.ok else ["No row has an answer yet."]
     if guarded:
         lines.append(
             f"{counted(guarded, 'cell')} that would act as a formula got a ' in front. "

@@ -124,6 +124,11 @@ def written_lines(written: Written) -> list[str]:
             "Columns that are in it only as comments, because they are empty or the runner's own: "
             f"{', '.join(written.left_out)}."
         )
+    if written.partly_empty:
+        lines.append(
+            f"{counted(written.partly_empty, 'row')} with an empty cell would be skipped "
+            "(`empty: skip`). Remove the columns that you do not send, or change `empty:`."
+        )
     return [
         *lines,
         f"See what would be sent:    pipeline check {spec}",

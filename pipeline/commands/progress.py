@@ -106,8 +106,9 @@ class ProgressBar:
 
     def _paced(self, event: Paced) -> None:
         limit = _limit(event.limit, event.window_s)
-        self._pace = f"pace {event.per_s:.3g}/s{limit and f' of {limit}'}, "
-        self._pace += f"{event.in_flight} in flight"
+        # What a user needs before pressing Ctrl-C comes first: a narrow terminal cuts the rest.
+        self._pace = f"{event.in_flight} in flight, "
+        self._pace += f"pace {event.per_s:.3g}/s{limit and f' of {limit}'}"
         wait_s = (event.next_at_s or 0.0) - time.monotonic()
         if wait_s >= _WAIT_SHOWN_S:
             self._pace += f", next request in {wait_s:.0f} s"

@@ -111,12 +111,20 @@ class JobSpec:
 
         `paid_max` is the number of paid and maybe paid requests in the run folder so far.
         """
-        limits = []
+        return min(self._limits(paid_max).values(), default=None)
+
+    def limit_name(self, paid_max: int) -> str:
+        """Returns the key whose limit `budget` returns."""
+        limits = self._limits(paid_max)
+        return min(limits, key=limits.__getitem__, default="max_paid")
+
+    def _limits(self, paid_max: int) -> dict[str, int]:
+        limits = {}
         if self.max_paid is not None:
-            limits.append(max(self.max_paid - paid_max, 0))
+            limits["max_paid"] = max(self.max_paid - paid_max, 0)
         if self.max_paid_per_run is not None:
-            limits.append(self.max_paid_per_run)
-        return min(limits, default=None)
+            limits["max_paid_per_run"] = self.max_paid_per_run
+        return limits
 
 
 def load_spec(path: Path) -> JobSpec:

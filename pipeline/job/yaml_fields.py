@@ -17,7 +17,7 @@ from typing import TypeVar
 import yaml
 
 from pipeline.core.errors import Refused
-from pipeline.core.wording import nearest
+from pipeline.core.wording import nearest, shortened
 from pipeline.system.opening import open_file
 from pipeline.system.paths import path_fault
 
@@ -410,7 +410,8 @@ class Fields:
 def _kind(node: yaml.Node) -> str:
     """Returns a description of the value: its text as written, or its kind."""
     if isinstance(node, yaml.ScalarNode):
-        return f'"{node.value}"' if node.style in ("'", '"') else f"`{node.value}`"
+        text = shortened(node.value)
+        return f'"{text}"' if node.style in ("'", '"') else f"`{text}`"
     return "a list" if isinstance(node, yaml.SequenceNode) else "`key: value` lines"
 
 

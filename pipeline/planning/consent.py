@@ -235,10 +235,11 @@ def _twice(prepared: Prepared, paid: str) -> Question | None:
             _YES,
         )
     if ambiguous:
+        twice = sorted({*ambiguous, *risky[State.FAILED]})
         return Question(
-            f"{counted(len(ambiguous), 'row')} ({listed(sorted(ambiguous))}) may have been {paid} "
-            "already and would be sent again. At worst, "
-            f"{counted(len(ambiguous), 'request')} would be {paid} twice.",
+            f"{counted(len(twice), 'row')} ({listed(twice)}) may have been {paid} already and "
+            f"would be sent again. At worst, {counted(len(twice), 'request')} would be {paid} "
+            "twice.",
             _YES,
         )
     return None

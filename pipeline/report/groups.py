@@ -8,6 +8,7 @@ from pipeline.core.model import JsonObject, State
 from pipeline.job.job import Job
 from pipeline.ledger.queries import Unfinished
 from pipeline.status.advice import advise, edit_first
+from pipeline.status.next_step import send_pending
 
 FIRST_ROWS = 5
 
@@ -92,7 +93,9 @@ def _advice(job: Job, state: State, code: str, given_up: bool, maybe_paid: bool)
 
 
 def _command(job: Job, state: State, code: str) -> str:
-    if state is State.PENDING or (state is State.FAILED and edit_first(code)):
+    if state is State.PENDING:
+        return job.command(*send_pending(0, job.limit).words)
+    if state is State.FAILED and edit_first(code):
         return job.command("run")
     only = ("--only", code)
     return job.command("resume", *only, *(("--ambiguous",) if state is State.AMBIGUOUS else ()))

@@ -72,6 +72,8 @@ class Written:
     rows: int
     variables: int
     left_out: tuple[str, ...]
+    partly_empty: int = 0
+    """Rows with an empty cell in the column of a variable. The new job file skips them."""
 
 
 def init_job(
@@ -114,7 +116,7 @@ def init_job(
     load_spec(path)
     mapped = _mapped(columns)
     left_out = tuple(column.name for column in columns if column not in mapped)
-    return Written(path, name, rows, len(mapped), left_out)
+    return Written(path, name, rows, len(mapped), left_out, partly_empty)
 
 
 def quoted(text: str) -> str:

@@ -107,6 +107,7 @@ class Executor:
     budget: int | None
     listeners: tuple[Listener, ...] = ()
     until: Cutoff | None = None
+    limit_name: str = "max_paid"
     stopped: Stopped | None = field(default=None, init=False)
     _back_off: BackOff = field(default_factory=BackOff, init=False)
     _queue: RowQueue = field(default_factory=RowQueue, init=False)
@@ -231,8 +232,8 @@ class Executor:
                 self.stop(
                     Stopped(
                         StopCode.MAX_PAID,
-                        "The run reached `max_paid` or `max_paid_per_run`: that many requests may "
-                        "have been billed. The remaining rows stay pending.",
+                        f"The run reached `{self.limit_name}`: that many requests may have been "
+                        "billed. The remaining rows stay pending.",
                     )
                 )
             most = 1 if self.breakers.probing else self.concurrency

@@ -134,6 +134,7 @@ class Sending:
             concurrency=self._concurrency(engine.fits),
             retries=self.spec.retries,
             budget=self.spec.budget(counts.paid_max),
+            limit_name=self.spec.limit_name(counts.paid_max),
             listeners=(self._tally.see, self.tell),
             until=self.until,
         )

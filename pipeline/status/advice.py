@@ -66,7 +66,8 @@ _ADVICE: dict[str, _Advice] = {
     ),
     ErrorCode.RUN_FAILED: _Advice(
         "The server reports that the workflow failed.",
-        "`report --bodies DIR` writes the response to a file.",
+        "`report --bodies DIR` writes the response to a file. A row that is sent again may be "
+        "billed twice.",
     ),
     "workflow_run_failed": _Advice("The workflow failed on the server."),
     "missing_input": _Advice(

@@ -56,9 +56,13 @@ def next_note(summary: Summary, rehearsal: bool) -> str:
 
 def outcome_line(summary: Summary) -> str:
     """Counts the rows of a job by status, in one sentence."""
+    return f"{summary.job}: {counted(summary.rows, 'row')}: {states_text(summary)}."
+
+
+def states_text(summary: Summary) -> str:
+    """How many rows have each status. Leaves out a status that no row has, except for ok."""
     counts = ((name, getattr(summary, name)) for name in ROW_COUNTS)
-    shown = [f"{rows} {name}" for name, rows in counts if rows or name == "ok"]
-    return f"{summary.job}: {counted(summary.rows, 'row')}: {', '.join(shown)}."
+    return ", ".join(f"{rows} {name}" for name, rows in counts if rows or name == "ok")
 
 
 def paid_line(summary: Summary, rehearsal: bool) -> str:

@@ -67,5 +67,7 @@ def test_a_number_of_400_digits_is_refused_with_its_line(make_job, key):
     job.spec.write_text(f"{job.spec.read_text()}{key}: {'9' * 400}\n")
     done = job.call("check")
     assert done.returncode == 2, done.stderr
-    assert f"{job.spec} line 4: `{key}: 999" in done.stderr
+    assert f"{job.spec} line 4: `{key}` must be " in done.stderr
+    assert "not `999" in done.stderr
+    assert "9" * 101 not in done.stderr
     assert "Traceback" not in done.stderr

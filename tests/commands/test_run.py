@@ -308,7 +308,9 @@ def test_max_paid_is_never_passed(start_sandbox, make_job):
         assert sum(sandbox.billed().values()) <= 10
     assert summary["paid_max"] == 10 == sum(sandbox.billed().values())
     job.write_spec(concurrency=8, max_paid=1000, max_paid_per_run=5)
-    assert job.run(expect=4)["requests"] == 5
+    done = job.call("run", "--json")
+    assert json.loads(done.stdout)["requests"] == 5
+    assert "The run reached `max_paid_per_run`: " in done.stderr
     assert sum(sandbox.billed().values()) == 15
 
 
