@@ -245,7 +245,7 @@ class Pace:
             self._window.scale(after / before, now)
 
     def own_pace(self, now: float) -> float:
-        """The pace that the other runs are told: what this run gets, before any fairness."""
+        """The pace that this run would get alone. The other runs with this key read it."""
         return min(self.g * self._sustained(now), self._ceiling.per_s(now), self._grown(now))
 
     def _count(self, now: float) -> None:
@@ -318,9 +318,9 @@ class Pace:
     # -- denials --------------------------------------------------------------------------
 
     def _note_denial(self, sent_at: float, now: float) -> None:
-        """What a denial says of the window; nothing, if the window has long been known.
+        """Learns from a denial how long the window is, unless that has long been known.
 
-        Then probes that go on being denied have another reason, once.
+        In that case repeated denials of probes have another reason, which is forgiven once.
         """
         if self._denied_since is not None and now > self._mature_at:
             self._forgiven = True

@@ -3,7 +3,7 @@
 Whatever limiter the server uses, it comes down to one number: its effective window
 ``W = limit / sustainable rate``, which no header tells. But ``remaining`` was counted when the
 request arrived, so with ``u = limit - remaining`` the age, at the time of that request's sending,
-of our own u-th most recent admitted send is a sample of W. Indexing every answer by the time at
+of this run's u-th most recent admitted send is a sample of W. Indexing every answer by the time at
 which its request was *sent* makes latency and reordering drop out.
 
 * Samples that sit together (a sliding window, a log): the mean of the freshest, without the
@@ -53,7 +53,7 @@ _SENDS_BEYOND_LIMIT = 20_000
 
 
 class Sends:
-    """The times of our own admitted sends, as many of the newest as the limit needs."""
+    """The times of this run's admitted sends: as many of the newest as the limit needs."""
 
     def __init__(self) -> None:
         self._times: array[float] = array("d")

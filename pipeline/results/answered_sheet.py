@@ -1,7 +1,7 @@
-"""The sheet as it is now, with every row's answer beside it, batch by batch.
+"""Reads the sheet as it is now, batch by batch, each row with its answer.
 
-An answer is found by what the ledger says of its row, never by where the row stands: the sheet may
-have been sorted since. Nothing of a million rows is in memory as a whole.
+The ledger decides which answer belongs to a row, never the row's place: the user may have sorted
+the sheet since. No column of a million rows is in memory as a whole.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSheet:
-    """All that an export is made from: one view of the ledger, the sheet's copy, the answers.
+    """The sources of an export: one view of the ledger, the sheet's copy, the answers.
 
-    `scratch` is a folder for temporary files without a name. `in_use`: a run goes on, and what it
-    has on the way is pending; without it nobody waits for those answers, and they are ambiguous.
+    `scratch` is a folder for temporary files without a name. `in_use`: a run is active, so its rows
+    in flight are pending. If no run is active, no process waits for those answers, and the rows are
+    ambiguous.
     """
 
     read: Read
@@ -81,7 +82,7 @@ class AnsweredSheet:
 
 @contextmanager
 def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[AnsweredSheet]:
-    """What a job has to export, as it stands at this moment; also while a run goes on.
+    """Opens the sources of an export as they are at this moment, also while a run is active.
 
     Raises:
         Refused: before the first run.

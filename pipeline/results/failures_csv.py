@@ -1,7 +1,7 @@
-"""failures.csv: the sheet's rows that are not ok, with what became of each.
+"""Writes failures.csv: the rows of the sheet that are not ok, each with its outcome.
 
-There may be a million of them. They are read, put beside their cells and written some thousands at
-a time, and none is kept.
+There may be a million of them. They are read, joined with their cells and written a few thousand at
+a time, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Draft:
         verified_elsewhere: bool = False,
         in_use: bool = False,
     ) -> None:
-        """Writes the unfinished rows, each beside its cells in `snapshot`. Without a snapshot it
+        """Writes the unfinished rows, each with its cells from `snapshot`. Without a snapshot it
         writes no file. Calls `seen` with each row, in the order of the sheet. `queries.unfinished`
         explains `verified_elsewhere`, and `shown.shown_row` explains `in_use`.
 
@@ -95,10 +95,11 @@ class Draft:
 
 @contextmanager
 def drafted(path: Path) -> Iterator[Draft]:
-    """A draft of the file at `path`, which is kept once the block is left; not where it raises.
+    """Yields a draft of the file at `path`. The draft becomes the file at the end of the block,
+    unless the block raises.
 
-    A long one is in a temporary file beside it, which has no name and is gone with the process: two
-    processes may be at it, a run that ends and a report.
+    A long draft is in a temporary file without a name, which ends with the process: a run that ends
+    and a report may both write this file at the same time.
 
     Raises:
         StorageFailed: when the disk refuses.

@@ -69,10 +69,10 @@ _BEGINNING = 400
 
 
 def flags_of(result: str, request: str) -> tuple[str, ...]:
-    """The flags of an answer's text besides `empty`, in the order of `FLAGS`.
+    """Returns the flags of an answer's text except `empty`, in the order of `FLAGS`.
 
-    `request` is the JSON object of the variables as they were sent. What stands in a variable may
-    come back in an answer: that is no sign of anything. Only the first `LOOKED_AT_CHARACTERS` of
+    `request` is the JSON object of the variables as they were sent. An answer may repeat the text
+    of a variable: that alone is no reason for a flag. Only the first `LOOKED_AT_CHARACTERS` of
     `result` count.
     """
     result = result[:LOOKED_AT_CHARACTERS]

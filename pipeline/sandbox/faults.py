@@ -42,7 +42,7 @@ _MANY_CITATIONS = 10_000
 
 
 class Surroundings(Protocol):
-    """The parts of the server that a fault may change besides its own response."""
+    """The parts of the server that a fault may change, apart from its own response."""
 
     credits: int
 

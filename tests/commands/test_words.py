@@ -1,4 +1,4 @@
-"""User-facing text is plain English: pages, `--help` and messages avoid a short list of words.
+"""Text is plain English: pages, `--help`, messages and docstrings avoid a short list of words.
 
 This is no grammar checker. Each pattern is a habit that made earlier text hard to read, with the
 words to use in its place.
@@ -7,7 +7,10 @@ words to use in its place.
 from __future__ import annotations
 
 import ast
+import io
+import itertools
 import re
+import tokenize
 
 import click
 import pytest
@@ -72,14 +75,31 @@ def test_the_messages_of_a_module_are_plain(path):
     assert [fault for text in messages(path) for fault in faults(text)] == []
 
 
+def test_docstrings_and_comments_are_plain():
+    """Of the package, the tests, the benchmarks and the scripts of docs/."""
+    paths = itertools.chain.from_iterable(
+        (TOP / folder).glob("**/*.py") for folder in ("pipeline", "tests", "benchmarks", "docs")
+    )
+    found = []
+    for path in paths:
+        source = path.read_text(encoding="utf-8")
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        comments = " ".join(token.string for token in tokens if token.type == tokenize.COMMENT)
+        texts = [comments, *(str(one.value) for one in docstrings(ast.parse(source)))]
+        found += [f"{path.name}: {fault}" for text in texts for fault in faults(text)]
+    assert found == []
+
+
+def docstrings(tree: ast.AST) -> list[ast.Constant]:
+    """Every text that is a statement."""
+    values = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
+    return [value for value in values if isinstance(value, ast.Constant)]
+
+
 def messages(path: str) -> list[str]:
     """The texts of a module, each f-string as one text with `…` for its values."""
     tree = ast.parse((TOP / path).read_text(encoding="utf-8"))
-    documentation = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
+    documentation = set(map(id, docstrings(tree)))
     inside = {
         id(part)
         for node in ast.walk(tree)

@@ -1,7 +1,7 @@
 """Power loss: a resume from each content that a disk may show at any moment of a real run.
 
-Each such content is a survivor. The resume finds every row that a listener was told of, and sends
-nothing again that had been sent. The sandbox's book, emptied before, shows what the resume sends.
+Each such content is a survivor. The resume finds every row that a listener heard of, and sends
+no request again. The sandbox's book, emptied before, shows what the resume sends.
 
 In some tests a kill comes before the power cut. Changes that the killed process had not synced are
 visible to the next run, and disappear in the cut unless that run has synced them.
@@ -33,7 +33,7 @@ from tests.support.forks import Forks, forking
 ROWS = [[f"story number {n}" + " and so on" * 60] for n in range(16)]
 _BODY = re.compile(rb'\{"story":"[^"]*"\}')
 
-# Does runs with these limits. A listener writes each answer that it is told of to a file.
+# Does runs with these limits. A listener writes each answer that it hears of to a file.
 TRACED = """
 import os, sys
 from pathlib import Path
@@ -189,7 +189,7 @@ def attack_after_kills(
                 continue
             after = first.killed()
             put_back(after.disk.shown(), job)
-            # One run that only continues. Its listener is not told of earlier answers.
+            # One run that only continues. Its listener does not hear of earlier answers.
             traced = trace(job, len(ROWS))
             tried += resume_some(after.moments(traced, None), every, job, sandbox, forks)
     return tried

@@ -69,7 +69,7 @@ class SharedTexts:
         return text
 
     def _cache(self, written: str, text: str) -> None:
-        self._cached_characters += len(text) + 100  # an object takes as much beside its text
+        self._cached_characters += len(text) + 100  # the size of an object without its text
         if self._cached_characters > _CACHED_CHARACTERS:
             self._cached.clear()
             self._cached_characters = len(text)
@@ -77,7 +77,7 @@ class SharedTexts:
 
 
 class _TextsTarget:
-    """Rich text is joined; the readings that Japanese Excel adds beside it are no part of it."""
+    """Joins rich text. Leaves out the phonetic readings that Japanese Excel adds."""
 
     def __init__(self, texts: SharedTexts) -> None:
         self._texts = texts

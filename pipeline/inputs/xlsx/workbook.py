@@ -53,8 +53,8 @@ class Style:
 
 @dataclass(slots=True)
 class Workbook:
-    """An open workbook. `recalculates` says that its formulas' values are to be made anew when it
-    is opened: a program wrote it and never knew them."""
+    """An open workbook. `recalculates`: a spreadsheet must calculate its formulas when it opens it,
+    because the program that wrote the workbook did not know their values."""
 
     archive: zipfile.ZipFile
     sheets: list[SheetEntry] = field(default_factory=list)

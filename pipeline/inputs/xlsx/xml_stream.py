@@ -40,7 +40,7 @@ class Foreign:
         self.seen = 0
 
     def add(self, known: int) -> None:
-        """One more, beside `known` elements that mean something."""
+        """Counts one more; `known` is the number of elements that mean something."""
         self.seen += 1
         if self.seen > MAX_FOREIGN + _FOREIGN_BESIDE_KNOWN * known:
             raise Malformed("it is full of elements that mean nothing in a sheet")

@@ -318,7 +318,7 @@ def test_citations_of_any_shape_are_kept(citations, kept, odd):
 
 
 def test_absent_citations_have_no_raw_text():
-    """So absent and null citations can be told apart."""
+    """So a reader can distinguish absent and null citations."""
     assert read_answer(b'{"result":"x"}').citations_raw is None
     assert read_answer(b'{"result":"x","citations":null}').citations_raw == "null"
 

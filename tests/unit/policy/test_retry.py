@@ -173,7 +173,7 @@ def test_a_probe_that_did_not_fail_to_connect_in_time_ends_the_pause():
     assert back_off.shut_until(101.0 + PROBE_TRUSTED_AFTER_S - 0.1) is not None
     assert back_off.shut_until(101.0 + PROBE_TRUSTED_AFTER_S) is None
     assert not back_off.away
-    # The next failure begins a pause of its own, whose probe was not sent yet.
+    # The next failure begins a new pause, whose probe was not sent yet.
     back_off.not_sent(200.0, sent_at=200.0)
     assert back_off.shut_until(200.0) == 201.0
 
