@@ -189,6 +189,34 @@ def told_endpoints(
     return healthcheck or None, webhook or None
 
 
+def needed_variables(
+    spec: JobSpec, environment: Mapping[str, str] = os.environ
+) -> dict[str, str | None]:
+    """Returns the variables that a run needs for the addresses of `spec`, for a scheduler.
+
+    The text of a variable is None, because it may be a secret. Only a permission has its text. A
+    permission is passed on if `environment` gives it: the job file alone gives none.
+
+    Raises:
+        Refused: for a variable that is not allowed, and, if all variables are set, for an address
+            that cannot be used.
+    """
+    told = spec.notify
+    texts = [text for text in (told.healthcheck, told.webhook) if text] if told else []
+    names = dict.fromkeys(_VARIABLE.findall("\n".join(texts)))
+    for name in names:
+        _check_allowed(name, f"{spec.at('notify')}: `notify`", environment)
+    if all(environment.get(name, "").strip() for name in names):
+        told_endpoints(spec, None, environment)
+    permissions = {}
+    others = [name for name in names if not name.startswith(PREFIX)]
+    if others:
+        permissions[ALLOWED] = ",".join(others)
+    if texts and environment.get(LOCAL, "").strip() == "1":
+        permissions[LOCAL] = "1"
+    return names | permissions
+
+
 def own_textfile(spec: JobSpec) -> Path | None:
     """Returns the spec's `textfile`, None if it has none. It may only replace an earlier one.
 
@@ -214,13 +242,17 @@ def own_textfile(spec: JobSpec) -> Path | None:
     return path
 
 
-def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
+def _check_allowed(name: str, where: str, environment: Mapping[str, str]) -> None:
     allowed = [one.strip() for one in environment.get(ALLOWED, "").split(",")]
     if not name.startswith(PREFIX) and name not in allowed:
         raise Refused(
             f"{where}: the environment does not allow {name} in an address. Rename the variable to "
             f"{PREFIX}{name}, or set {ALLOWED}={','.join(filter(None, (*allowed, name)))}."
         )
+
+
+def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
+    _check_allowed(name, where, environment)
     value = environment.get(name, "")
     if not value.strip():
         raise Refused(

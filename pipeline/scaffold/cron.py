@@ -16,7 +16,7 @@ _TABLE = """\
 # output unless something needs you. If the last run is still working in the run folder, this one
 # ends at once (--if-locked skip). When the system stops a run (kill, shutdown), the run takes up to
 # {stop} s: it waits for the answers to requests that are already sent, and saves them.
-SHELL=/bin/sh
+{note}SHELL=/bin/sh
 PATH=/usr/local/bin:/usr/bin:/bin
 MAILTO={user}
 {minute} {hour} * * * {command}
@@ -36,14 +36,25 @@ def cron_line(night: Night) -> str:
             "--key-file."
         )
     key = () if night.key_file is None else ("--key-file", str(night.key_file))
-    directory, words = shlex.quote(str(night.spec.parent)), shlex.join(night.command(*key))
-    if "\\%" in f"{directory}{words}" or "\\\\" in f"{directory}{words}":
+    allowed = [f"{name}={text}" for name, text in night.permissions.items()]
+    words = shlex.join([*(("env", *allowed) if allowed else ()), *night.command(*key)])
+    directory = shlex.quote(str(night.spec.parent))
+    file = shlex.quote(str(night.variables_file("cron")))
+    note = night.variables_note(
+        f"cron does not pass on your environment. The command below reads {file}, which has a line "
+        "NAME='value' for each variable. Do not set them in this crontab: cron copies its "
+        "variables into each mail."
+    )
+    if note:
+        note += f"#   install -m 600 /dev/stdin {file}   # write the lines, then Ctrl-D\n"
+    read = f"set -a; [ ! -e {file} ] || . {file}; " if note else ""
+    if any(odd in f"{directory}{words}{file}" for odd in ("\\%", "\\\\")):
         raise NothingWritten(
             f"{night.spec}: in the paths and options, a `\\` comes before a `%` or another `\\`. "
             "Versions of cron read that differently. Use other names, or --as systemd."
         )
     # A plain `%` would end the command and begin its stdin. cron removes the `\`, also in quotes.
-    command = f"umask 077 && cd {directory} && exec {words} </dev/null".replace("%", r"\%")
+    command = f"{read}umask 077 && cd {directory} && exec {words} </dev/null".replace("%", r"\%")
     if len(command) > _MOST_CHARACTERS:
         raise NothingWritten(
             f"The command has {len(command)} characters, and cron takes {_MOST_CHARACTERS}. Use "
@@ -54,5 +65,6 @@ def cron_line(night: Night) -> str:
         hour=night.at.hour,
         user=getpass.getuser(),
         stop=night.stop_s,
+        note=note,
         command=command,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from pipeline.core.errors import NothingWritten
-from pipeline.scaffold.night import Night, clock_time
+from pipeline.scaffold.night import OTEL, Night, clock_time
 from pipeline.system.paths import resolved
 
 # GitHub kills a hosted job after 360 minutes. The install, the drain and storing the ledger need
@@ -20,7 +21,8 @@ _WORKFLOW = """\
 # Before the first night:
 #   1. Make this repository private. The run folder, with every answer, is stored on the branch
 #      {branch}. Do not run this workflow in a fork.
-#   2. Under Settings > Secrets and variables > Actions, add a secret AITUTOR_API_KEY.
+#   2. Under Settings > Secrets and variables > Actions, add these
+#      secrets: {secrets}
 #   3. Commit {spec} and its sheet to the default branch, from which GitHub runs them.
 #   4. Under Actions > {unit} > Run workflow, tick `first_run` and start it. Before that, every
 #      night refuses to start.
@@ -90,7 +92,8 @@ jobs:
       - name: Send
         id: send
         env:
-{key}        run: |
+{env}
+        run: |
 {send}
 
       - name: Keep the ledger
@@ -185,6 +188,7 @@ case "$CODE" in
   0) ;;
   {calm}) echo "::notice::Ended early ($CODE). The next night continues." ;;
   3) echo "::error::Some rows failed (3). See pipeline report."; exit 3 ;;
+  4) echo "::error::Stopped (4): the key, the credits, max_paid or max_paid_per_run."; exit 4 ;;
   5) echo "::error::Some rows are ambiguous (5). Decide what to do: see pipeline report."; exit 5 ;;
   *) echo "::error::Exit code ${{CODE:-none}}. See the log of the step Send."; exit 1 ;;
 esac"""
@@ -209,7 +213,11 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     unit, branch = f"pipeline-{night.name}", f"pipeline-state-{night.name}"
     minutes = _minutes(night, at, until)
     spec = str(night.spec.relative_to(top))
-    key = "          AITUTOR_API_KEY: ${{ secrets.AITUTOR_API_KEY }}\n"
+    # A machine of GitHub needs no proxy.
+    collector = [name for name in night.set_here if name.startswith(OTEL)]
+    secrets = list(dict.fromkeys(["AITUTOR_API_KEY", *night.secrets, *collector]))
+    env = [f"{name}: ${{{{ secrets.{name} }}}}" for name in secrets]
+    env += [f"{name}: {json.dumps(text)}" for name, text in night.permissions.items()]
     text = _WORKFLOW.format(
         **_ACTIONS,
         unit=unit,
@@ -219,7 +227,8 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
         minute=at.minute,
         hour=at.hour,
         timeout=min(minutes + night.stop_s // 60 + _AROUND_MINUTES, _MOST_MINUTES),
-        key="          NO_KEY: a rehearsal\n" if night.sandbox else key,
+        secrets=", ".join(secrets),
+        env=_indented("NO_KEY: a rehearsal" if night.sandbox else "\n".join(env)),
         fetch=_indented(_FETCH),
         begin=_indented(_BEGIN),
         send=_indented(_SEND.format(minutes=minutes, command=_command(night, spec, until))),

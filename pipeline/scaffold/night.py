@@ -7,8 +7,11 @@ time to receive the answers that are paid for. Nothing starts again by itself.
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
@@ -16,7 +19,12 @@ from pathlib import Path
 from pipeline.core.errors import NothingWritten
 from pipeline.core.time_of_day import parse_time
 from pipeline.job.job import Job
+from pipeline.job.spec import JobSpec
+from pipeline.notify.endpoint import needed_variables
+from pipeline.system.network import VARIABLES
 
+OTEL = "OTEL_"
+"""The names of OpenTelemetry's variables begin like this."""
 SAVING_S = 60
 """Seconds that a run needs after its drain to save, to seal and to notify, on a slow disk."""
 
@@ -25,7 +33,9 @@ SAVING_S = 60
 class Night:
     """One job for every night. Paths are absolute. `words` are the options that select this job.
 
-    `drain_s` is the longest time that a stopping run waits for responses.
+    `drain_s` is the longest time that a stopping run waits for responses. A scheduler does not pass
+    on the user's environment. `needed` are the variables without which a night is refused, with
+    their text if it is no secret. `set_here` are set, and a night may need them.
     """
 
     name: str
@@ -38,6 +48,8 @@ class Night:
     key_file: Path | None
     drain_s: float
     sandbox: bool
+    needed: Mapping[str, str | None]
+    set_here: tuple[str, ...]
     python: Path = Path(sys.executable)
 
     def command(self, *more: str) -> tuple[str, ...]:
@@ -48,6 +60,36 @@ class Night:
         until = () if self.until is None else ("--until", clock_time(self.until))
         start = (str(self.python), "-P", "-m", "pipeline", "run", str(self.spec), *self.words)
         return (*start, "--if-locked", "skip", "--fail-on", "new", *until, "--quiet", *more)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The needed variables whose values the user has to write."""
+        return [name for name, text in self.needed.items() if text is None]
+
+    @property
+    def permissions(self) -> dict[str, str]:
+        """The other needed variables, with their values."""
+        return {name: text for name, text in self.needed.items() if text is not None}
+
+    def variables_file(self, kind: str) -> Path:
+        """Returns the file with the variables for a night that is started by `kind`."""
+        beside = self.key_file if kind == "cron" else None
+        return (beside.parent if beside else Path("/etc/pipeline")) / f"{self.name}.env"
+
+    def variables_note(self, start: str) -> str:
+        """Returns comment lines about that file, which begin with the sentence `start`. Returns ""
+        if a night needs no such file."""
+        if not (self.secrets or self.set_here):
+            return ""
+        text = start
+        if self.secrets:
+            text += f" The job file needs: {', '.join(self.secrets)}."
+            text += " Without them, each night ends with 2 and sends nothing."
+        if self.set_here:
+            text += " Your environment has these too, so add them if a night needs them: "
+            text += f"{', '.join(self.set_here)}."
+        lines = textwrap.wrap(text, 98, break_long_words=False, break_on_hyphens=False)
+        return "".join(f"# {line}\n" for line in lines)
 
     @property
     def stop_s(self) -> int:
@@ -67,7 +109,8 @@ def plan_night(
 
     Raises:
         Refused: if a time is not a time of day, if the night has no length, if the job file is
-            missing, or if the file of a scheduler cannot contain a path.
+            missing, if the file of a scheduler cannot contain a path, or if an address under
+            `notify:` cannot be used.
     """
     spec = job.to_run()
     begins, ends = parse_time(at, "--at"), None if until is None else parse_time(until, "--until")
@@ -91,6 +134,8 @@ def plan_night(
         key_file=None if key_file is None else key_file.absolute(),
         drain_s=spec.deadline_s,
         sandbox=job.sandbox,
+        needed={} if job.sandbox else needed_variables(spec),
+        set_here=() if job.sandbox else _set_here(spec),
     )
     for word in (night.name, *night.command(), str(night.folder), str(night.key_file)):
         if not word.isprintable():
@@ -121,7 +166,27 @@ def warnings(night: Night, kind: str) -> list[str]:
                 f"{night.key_file}: this file does not exist yet. Until it contains the key, each "
                 "night ends with exit code 2 and sends nothing."
             )
+    file = night.variables_file(kind)
+    if night.secrets and kind != "github" and not _stands(file):
+        found.append(
+            f"{file}: this file does not exist yet. Until it sets {', '.join(night.secrets)}, each "
+            "night ends with exit code 2 and sends nothing."
+        )
     return found
+
+
+def _set_here(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Returns the names of set variables with which a run reaches the API and its collector."""
+    collector = spec.notify is not None and spec.notify.opentelemetry
+    return tuple(
+        name
+        for name in sorted(environment)
+        if environment[name]
+        and (
+            name in VARIABLES
+            or (collector and name.startswith(OTEL) and name.isascii() and name.isidentifier())
+        )
+    )
 
 
 def _stands(path: Path) -> bool:

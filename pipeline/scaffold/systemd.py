@@ -13,7 +13,7 @@ DEFAULT_KEY = "/etc/pipeline/aitutor-api-key"
 _SERVICE = """\
 # /etc/systemd/system/{unit}.service
 # Put this file and {unit}.timer there, then:
-{key_note}#   sudo systemctl daemon-reload && sudo systemctl enable --now {unit}.timer
+{to_write}#   sudo systemctl daemon-reload && sudo systemctl enable --now {unit}.timer
 # To start a run now: sudo systemctl start {unit}.service
 # To read its output: journalctl -u {unit}
 [Unit]
@@ -48,7 +48,8 @@ Restart=no
 RestartPreventExitStatus=1 2 3 4 5 6 130 143
 # {success}
 # If the unit fails, look at its exit code: 2 the sheet or the job file has an error, 3 rows failed,
-# 4 the key or the credits, 5 rows are ambiguous and you decide, 6 the disk.
+# 4 the key, the credits, max_paid or max_paid_per_run, 5 rows are ambiguous and you decide, 6 the
+# disk.
 SuccessExitStatus={statuses}
 """
 
@@ -101,8 +102,8 @@ def systemd_units(night: Night) -> dict[str, str]:
         "user": getpass.getuser(),
         "directory": _directory(night.spec.parent),
         "command": " ".join(map(_argument, night.command())),
-        "credential": _credential(night),
-        "key_note": _key_note(night),
+        "credential": _credential(night) + _variables(night),
+        "to_write": _to_write(night),
         "drain": round(night.drain_s),
         "saving": night.stop_s - round(night.drain_s),
         "stop": night.stop_s,
@@ -126,13 +127,30 @@ def _credential(night: Night) -> str:
     )
 
 
-def _key_note(night: Night) -> str:
-    if night.sandbox or night.key_file:
-        return ""
-    return (
-        f"#   sudo install -D -m 600 /dev/stdin {DEFAULT_KEY}   # paste the key, press "
-        "Enter, then Ctrl-D\n"
+def _to_write(night: Night) -> str:
+    """Returns the commands that write the files of the unit."""
+    files = {} if night.sandbox or night.key_file else {DEFAULT_KEY: "paste the key, press Enter"}
+    if night.secrets or night.set_here:
+        files[str(night.variables_file("systemd"))] = "write the lines of EnvironmentFile"
+    return "".join(
+        f"#   sudo install -D -m 600 /dev/stdin {file}   # {what}, then Ctrl-D\n"
+        for file, what in files.items()
     )
+
+
+def _variables(night: Night) -> str:
+    text = ""
+    note = night.variables_note(
+        "systemd does not pass on your environment. This file has a line NAME='value' for each "
+        "variable."
+    )
+    if note:
+        text += f"\n{note}EnvironmentFile=-{night.variables_file('systemd')}"
+    if night.permissions:
+        allowed = " ".join(f"{name}={value}" for name, value in night.permissions.items())
+        text += "\n# Your environment gives these permissions to the addresses under `notify:`."
+        text += f"\nEnvironment={allowed}"
+    return text
 
 
 def _directory(path: Path) -> str:

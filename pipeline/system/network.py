@@ -22,6 +22,12 @@ _IN_BRACKETS = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _HOST = re.compile(r"[\w.:-]+")
 _KEY_LOG = "SSLKEYLOGFILE"
 
+VARIABLES = (
+    *("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+"""The variables that name a proxy or files for TLS."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proxy:

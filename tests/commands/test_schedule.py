@@ -22,9 +22,11 @@ SYSTEMD = shutil.which("systemd-analyze")
 ODD = 'it\'s 100% $HOME "odd"'
 
 
-def printed(job: Job, kind: str, *options: str) -> dict[str, str]:
+def printed(
+    job: Job, kind: str, *options: str, env: dict[str, str] | None = None
+) -> dict[str, str]:
     """Returns the files that the command prints, by name."""
-    done = job.call("schedule", "--as", kind, "--json", *options)
+    done = job.call("schedule", "--as", kind, "--json", *options, env=env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["files"]
 
@@ -178,6 +180,137 @@ def test_warnings_about_the_nights_are_printed_apart_from_the_files(make_job, tm
     assert "the secret AITUTOR_API_KEY" in done.stderr
 
 
+# -- the variables of the user's environment that a night needs ----------------------------------
+
+HERE = {
+    "PIPELINE_NOTIFY_HOOK": "s3cret-of-here",
+    "UUID": "s3cret-of-here",
+    "PIPELINE_NOTIFY_VARIABLES": "OTHER, UUID",
+    "HTTPS_PROXY": "http://me:s3cret-of-here@127.0.0.1:9",
+}
+"""The environment in which the user calls `pipeline schedule`."""
+FILLED_IN = "PIPELINE_NOTIFY_HOOK='hook&x'\nUUID='12-34'\n"
+HEARD = ["/12-34/0", "/12-34/start", "/hook&x"]
+
+
+@pytest.fixture
+def watched(sandbox: SandboxProcess, make_job, monitor) -> tuple[Job, Any]:
+    """A job that notifies two addresses of this machine, each with a variable, and the monitor."""
+    heard = monitor()
+    notify = {"healthcheck": f"{heard.url}/${{UUID}}"}
+    notify["webhook"] = f"{heard.url}/${{PIPELINE_NOTIFY_HOOK}}"
+    return make_job(sandbox.url, rows=[["a"]], notify=notify), heard
+
+
+def fill_in(text: str, path: Path) -> None:
+    """Runs the command in a comment that creates the file of variables, here as `path`."""
+    [command] = re.findall(r"^# +(?:sudo )?(install .*\.env'?)  ", text, re.MULTILINE)
+    words = [str(path) if word.endswith(".env") else word for word in shlex.split(command)]
+    subprocess.run(words, input=FILLED_IN, text=True, check=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_service_names_the_variables_of_notify_and_a_night_notifies(watched, tmp_path):
+    """The values are in a file that only root reads, and permissions are in the unit."""
+    job, heard = watched
+    units = printed(job, "systemd", "--at", "02:00", env=HERE)
+    service = units["pipeline-job.service"]
+    assert "s3cret" not in service
+    assert "needs: UUID, PIPELINE_NOTIFY_HOOK." in service
+    assert "HTTPS_PROXY" in service
+    assert directive(service, "EnvironmentFile") == "-/etc/pipeline/job.env"
+    fill_in(service, tmp_path / "job.env")
+    lines = [*shlex.split(directive(service, "Environment")), *shlex.split(FILLED_IN)]
+    (tmp_path / "aitutor-api-key").write_text(KEY)
+    done = subprocess.run(
+        shlex.split(directive(service, "ExecStart")),
+        env=dict(line.split("=", 1) for line in lines) | {"CREDENTIALS_DIRECTORY": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(heard.paths) == HEARD
+    if SYSTEMD is not None:
+        for name, text in units.items():
+            (tmp_path / name).write_text(text)
+        done = subprocess.run(
+            [SYSTEMD, "verify", *[str(tmp_path / name) for name in units]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_cron_line_reads_the_variables_of_notify_from_a_private_file(watched, sandbox):
+    """Without the file, a night sends nothing and prints which variable is missing."""
+    job, heard = watched
+    odd = job.folder / "it's 100%"
+    odd.mkdir()
+    key = shutil.copy(key_file(job), odd / "key")
+    options = ("--at", "02:05", "--key-file", str(key))
+    done = job.call("schedule", "--as", "cron", *options, env=HERE)
+    file = odd / "job.env"
+    assert f"{file}: this file does not exist yet. Until it sets UUID, PIPELINE" in done.stderr
+    table = done.stdout
+    assert "s3cret" not in table
+    done = as_cron_does(table, home=True)
+    assert (done.returncode, "variable UUID is not set" in done.stderr) == (2, True), done.stderr
+    assert (sandbox.received(), heard.paths) == (0, [])
+    fill_in(table, file)
+    assert job.call("schedule", "--as", "cron", *options, env=HERE).stderr == ""
+    done = as_cron_does(table, home=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(heard.paths) == HEARD
+
+
+def test_the_workflow_passes_on_the_variables_of_notify_as_secrets(watched, tmp_path):
+    """The head lists them. It leaves out the proxy, which only this machine needs."""
+    job, heard = watched
+    hosted = Hosted(job, tmp_path, env=HERE)
+    assert "secrets: AITUTOR_API_KEY, UUID, PIPELINE_NOTIFY_HOOK\n" in hosted.text
+    assert "HTTPS_PROXY" not in hosted.text
+    assert "s3cret" not in hosted.text
+    assert hosted.night(first=True) == ["How it ended 1"]
+    hosted.secrets |= {"UUID": "12-34", "PIPELINE_NOTIFY_HOOK": "hook&x"}
+    assert hosted.night() == []
+    assert sorted(heard.paths) == HEARD
+
+
+def test_a_job_file_alone_cannot_give_its_nights_a_permission(watched):
+    """As in a run: the environment allows other variables and addresses of this machine."""
+    job, _ = watched
+    for env, words in (
+        ({}, "does not allow UUID"),
+        (HERE | {"PIPELINE_NOTIFY_LOCAL": ""}, "PIPELINE_NOTIFY_LOCAL=1"),
+    ):
+        done = job.call("schedule", "--at", "02:00", env=env)
+        assert (done.returncode, words in done.stderr, done.stdout) == (2, True, ""), done.stderr
+        assert "s3cret" not in done.stderr
+
+
+def test_a_rehearsal_and_a_job_without_addresses_need_no_variables(watched):
+    """A rehearsal notifies nobody."""
+    job, _ = watched
+    own = {"HTTPS_PROXY": "", "SSL_CERT_FILE": "", "SSL_CERT_DIR": ""}
+    for options in (("--sandbox",), ()):
+        [service, _] = printed(job, "systemd", "--at", "02:00", *options, env=own).values()
+        assert "Environment" not in service
+        job.write_spec()
+
+
+def test_the_variables_of_opentelemetry_are_named_if_the_job_file_asks_for_it(make_job):
+    """Those that are set, without their values."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    env = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=s3cret"}
+    for asked in (False, True):
+        job.write_spec(notify={"opentelemetry": asked})
+        [service, _] = printed(job, "systemd", "--at", "02:00", env=env).values()
+        assert ("OTEL_EXPORTER_OTLP_HEADERS" in service) == asked
+        assert "s3cret" not in service
+
+
 # -- GitHub: the tests run the steps here, with their own repository ------------------------------
 
 KEYS = {
@@ -190,8 +323,9 @@ KEYS = {
 class Hosted:
     """A private repository, and machines that lose everything after each night."""
 
-    def __init__(self, job: Job, tmp_path: Path) -> None:
+    def __init__(self, job: Job, tmp_path: Path, env: dict[str, str] | None = None) -> None:
         self.job, self.tmp_path, self.nights = job, tmp_path, 0
+        self.secrets = {"AITUTOR_API_KEY": KEY}
         self.origin = tmp_path / "origin.git"
         work = tmp_path / "work"
         git("init", "--quiet", "--bare", "--initial-branch=main", str(self.origin))
@@ -203,7 +337,7 @@ class Hosted:
         git("-C", str(work), *commit)
         git("-C", str(work), "push", "--quiet", "origin", "HEAD:main")
         here = Job(work, work / "job.yaml", work / "sheet.csv", job.base_url)
-        [(self.path, text)] = printed(here, "github", "--at", "02:00").items()
+        [(self.path, text)] = printed(here, "github", "--at", "02:00", env=env).items()
         self.flow: dict[str, Any] = yaml.load(text, Loader=yaml.BaseLoader)
         self.text = text
 
@@ -236,6 +370,11 @@ class Hosted:
                 CODE=said.get("code", ""),
                 PATH=f"{self._fast(machine)}:{os.environ['PATH']}",
             )
+            del env["AITUTOR_API_KEY"], env["PIPELINE_NOTIFY_LOCAL"]
+            for name, value in step.get("env", {}).items():
+                secret = re.fullmatch(r"\$\{\{ secrets\.(\w+) \}\}", value)
+                if secret or "${{" not in value:
+                    env[name] = self.secrets.get(secret[1], "") if secret else value
             done = subprocess.run(
                 ["bash", "-e", "-c", step["run"]], cwd=machine, env=env, capture_output=True
             )
@@ -319,6 +458,17 @@ def test_nights_on_machines_that_lose_everything_pay_for_each_row_once(hosted, s
     assert hosted.night() == []
     assert sorted(sandbox.billed().values()) == [0, 1, 1]
     assert sandbox.received() == 3
+
+
+def test_a_night_that_reaches_its_limit_ends_the_workflow_with_4(sandbox, make_job, tmp_path):
+    """It names the limits, because the key and the credits are fine."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]], max_paid_per_run=1)
+    hosted = Hosted(job, tmp_path)
+    assert hosted.night(first=True) == ["How it ended 4"]
+    assert list(sandbox.billed().values()) == [1]
+    assert "max_paid_per_run" in hosted.flow["jobs"]["run"]["steps"][-1]["run"]
+    service = printed(job, "systemd", "--at", "02:00")["pipeline-job.service"]
+    assert "max_paid_per_run" in service
 
 
 @pytest.mark.parametrize("how", ["lost", "offline"])
