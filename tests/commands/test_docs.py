@@ -252,7 +252,8 @@ def test_the_summary_that_a_page_shows_has_real_fields():
 def test_the_help_of_every_command_has_an_example(name):
     """Of that command."""
     command = cli.commands[name]
-    context = click.Context(command, info_name=name, parent=click.Context(cli))
+    top = click.Context(cli, **cli.context_settings)
+    context = click.Context(command, info_name=name, parent=top)
     assert "Example" in command.get_help(context)
     assert f"pipeline {name}" in (command.help or "")
     for parameter in command.params:

@@ -65,8 +65,9 @@ def test_a_page_is_plain(page):
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_the_help_of_a_command_is_plain(name):
     """All of its options."""
+    top = click.Context(cli, **cli.context_settings)
     command = cli.commands[name]
-    assert faults(command.get_help(click.Context(command, info_name=name))) == []
+    assert faults(command.get_help(click.Context(command, info_name=name, parent=top))) == []
 
 
 @pytest.mark.parametrize("path", MODULES)

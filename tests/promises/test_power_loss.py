@@ -232,7 +232,8 @@ def test_a_run_after_a_kill_first_syncs_the_changes_of_the_killed_run(sandbox, m
         killed.append(number)
         return True
 
-    assert attack_after_kills(job, sandbox, killed_at, every=7) > 3
+    # How many commits a run groups depends on the disk: 5 to 10 survivors here.
+    assert attack_after_kills(job, sandbox, killed_at, every=5) >= 3
     assert killed
 
 
