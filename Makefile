@@ -58,8 +58,10 @@ mutants: $(READY)  ## install mutmut and list the code changes that no test noti
 	nice $(MUTANTS)/bin/mutmut run --max-children 2
 	$(MUTANTS)/bin/python tests/support/survivors.py
 
-# Both test targets run at once, because they mostly wait. Ray is installed first: they share one environment.
-check: lint $(RAY)  ## lint, types, import contracts and tests; every commit passes this
+# Ray is installed during the lint, and before the tests: they share one environment. Both test targets run at
+# once, because they mostly wait.
+check: $(READY)  ## lint, types, import contracts and tests; every commit passes this
+	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint $(RAY)
 	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test test-ray
 
 lint: $(READY)

@@ -33,7 +33,7 @@ def summary_of(job: Job) -> dict:
     return json.loads((job.output / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("status", [403, pytest.param(404, marks=pytest.mark.long)])
 def test_a_filter_that_takes_over_in_the_middle_of_a_run_stops_it(make_job, status):
     """Once, 1,474 rows failed in 7 s. Answers to earlier requests arrive in between."""
     blocked = range(200, 600)
