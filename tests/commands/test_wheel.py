@@ -99,13 +99,15 @@ def test_the_wheel_names_its_python_versions():
 
 def test_the_python_versions_in_pyproject_are_those_that_the_documentation_names_as_tested():
     """`make test-wheel` prints them."""
-    contributing = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    contributing, readme = (
+        " ".join((TOP / page).read_text(encoding="utf-8").split())
+        for page in ("CONTRIBUTING.md", "README.md")
+    )
     [said] = re.findall(
         r"`make test-wheel`[^.]*?last on\s+Python\s+([\d., and]+?\d)[;.]\s", contributing
     )
     claimed = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
     assert re.findall(r"3\.\d+", said) == claimed
-    readme = (TOP / "README.md").read_text(encoding="utf-8")
     assert f"Python {claimed[0]} or newer (tested up to {claimed[-1]})" in readme
     assert PROJECT["requires-python"] == f">={claimed[0]}"
 
