@@ -44,6 +44,10 @@ class GroupedCommand(click.Command):
         self._group_of = {name: group for group, names in (groups or {}).items() for name in names}
         self._order = list(groups or GROUPS)
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """`-h` too, whatever context asks first: click keeps the option that it made then."""
+        return ["-h", "--help"]
+
     def grouped(self, ctx: click.Context) -> dict[str, list[click.Parameter]]:
         """The options by group, without the groups that are empty."""
         found: dict[str, list[click.Parameter]] = {group: [] for group in self._order}

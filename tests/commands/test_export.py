@@ -109,8 +109,10 @@ def test_a_column_of_the_user_keeps_its_name(sandbox, make_job):
 
 def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_job):
     """After a kill, and while a run is active."""
-    sandbox = start_sandbox(latency="50ms")
-    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(400)], concurrency=4)
+    sandbox = start_sandbox(latency="100ms", limit=100_000)
+    # Without a pace to learn, requests are in flight at every moment.
+    rows = [[f"story {n}"] for n in range(400)]
+    job = make_job(sandbox.url, rows=rows, concurrency=4, rate=1000)
     process = job.start()
     try:
         while sum(sandbox.billed().values()) < 20:

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from pipeline.cli import cli
-from pipeline.commands.help import GROUPS
+from pipeline.commands.help import GROUPS, GroupedCommand, GroupedOption
 
 WIDTH, HEIGHT = 80, 40
 _MARGIN = 2  # that click leaves free
@@ -90,3 +90,11 @@ def test_the_help_of_a_command_fits_a_terminal_and_begins_with_what_it_does(name
     assert paragraphs[0].startswith(f"Usage: pipeline {name} [OPTIONS]")
     assert len(paragraphs[1].splitlines()) <= 2
     assert re.match(r"  Examples?:\n    pipeline ", paragraphs[2])
+
+
+def test_the_help_of_a_command_names_both_options_whichever_context_asks_first():
+    """click stores the option of the first context, and a program may make its own."""
+    command = GroupedCommand("x", params=[GroupedOption(["--y"], group=GROUPS[0])])
+    command.get_help(click.Context(command))
+    top = click.Context(cli, **cli.context_settings)
+    assert "-h, --help" in command.get_help(click.Context(command, parent=top))
