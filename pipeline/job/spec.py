@@ -107,7 +107,7 @@ class JobSpec:
         return f"{self.source} line {self.lines[key]}" if key in self.lines else str(self.source)
 
     def budget(self, paid_max: int) -> int | None:
-        """Returns how many more requests a run may pay for, or None if there is no limit.
+        """Returns the number of requests that a run may still pay for, None without a limit.
 
         `paid_max` is the number of paid and maybe paid requests in the run folder so far.
         """

@@ -93,8 +93,9 @@ class Executor:
     """Sends one stream of rows. Retries a row only if its last request was certainly not paid.
 
     `concurrency` is the most requests in flight. `retries` is how often a row is retried that
-    failed in the API's own words. `budget` is how many more requests may be billed, None for no
-    limit. `until` ends the sending before a time of day, None if there is no such time.
+    failed in the API's own words. `budget` is the number of requests that may still be billed, None
+    without a limit. `limit_name` is the key of the job file that set it. `until` ends the sending
+    before a time of day, None if there is no such time.
     """
 
     engine: Engine
