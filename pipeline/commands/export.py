@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     "--citations", type=PATH, group=OUTPUT, help="Another such file, with one row per citation."
 )
 @option(
+    "--add",
+    metavar="COLUMNS",
+    group=OUTPUT,
+    help="The columns to add: result,citations,status,flags,error_code,error_message.",
+)
+@option(
     "--flags", is_flag=True, group=OUTPUT, help="Add a column _flags: why an answer looks wrong."
 )
 @option(
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
 def export(
     target: Path | None,
     citations: Path | None,
+    add: str | None,
     flags: bool,
     no_excel_guard: bool,
     force: bool,
@@ -55,6 +62,7 @@ def export(
     Examples:
       pipeline export jobs/stories.yaml --to done.csv
       pipeline export jobs/stories.yaml --to done.xlsx --citations sources.csv
+      pipeline export jobs/stories.yaml --to short.csv --add result,status
 
     If the sheet is a workbook, an .xlsx is a copy of it with the answers added.
     """
@@ -72,7 +80,7 @@ def export(
         guard = not no_excel_guard
         if target is not None:
             written["exported"] = export_job(
-                job, target, excel_guard=guard, flags=flags, force=force
+                job, target, excel_guard=guard, add=_words(add), flags=flags, force=force
             )
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
@@ -88,6 +96,10 @@ def export(
         return 0
 
     finish(said, work)
+
+
+def _words(given: str | None) -> list[str] | None:
+    return None if given is None else [word.strip() for word in given.split(",") if word.strip()]
 
 
 def _same(one: Path, other: Path) -> bool:

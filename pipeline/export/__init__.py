@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.core.added_columns import FLAGS, KINDS, STATUS, USUAL, column_names, is_exported
 from pipeline.core.errors import NothingWritten, StorageFailed
-from pipeline.core.wording import nearest
+from pipeline.core.wording import counted, nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.target import check_target
 from pipeline.inputs.formats import named_ending, open_table
+from pipeline.job.exports import note_export
 from pipeline.job.job import Job
-from pipeline.results.answered_sheet import (
-    ADDED,
-    FLAGS,
-    AnsweredSheet,
-    Exported,
-    opened,
-    sheet_table,
-)
+from pipeline.ledger import queries
+from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, sheet_table
+from pipeline.status.summary import summarize
+from pipeline.system.paths import resolved
 
 _WORKBOOKS = (".xlsx", ".xlsm")
-KINDS = (".csv", ".xlsx", ".parquet", ".jsonl")
+ENDINGS = (".csv", ".xlsx", ".parquet", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,7 @@ def export_job(
     target: Path,
     *,
     excel_guard: bool = True,
+    add: Collection[str] | None = None,
     flags: bool = False,
     force: bool = False,
 ) -> Export:
@@ -54,21 +54,70 @@ def export_job(
 
     To .xlsx, a workbook that the rows came from is copied, with the answers in new columns; from
     any other sheet a new workbook is made. `excel_guard` keeps spreadsheets from running cells of
-    the added columns as formulas (in CSV; in a workbook they are text anyway). `flags` adds
-    `_flags`, the flags of each answer. `force` replaces a file that is not an earlier export.
+    the added columns as formulas (in CSV; in a workbook they are text anyway). `add` are the
+    columns to add: "result", "citations", "status", "error_code", "error_message" and "flags". The
+    default is `add:` of the job file, or else all but the flags. `flags` adds the flags too.
+    `force` replaces a file that is not an earlier export.
+
+    A column of the sheet is replaced only if an earlier export of this run folder added it.
 
     Raises:
         Refused: before the first run; for a target that is the sheet, another file or in the run
-            folder; for another ending; for more than Excel holds; and if the workbook was changed
-            since the last run.
+            folder; for another ending; for more than Excel holds; if the workbook was changed since
+            the last run; for an unknown word in `add`; and if `add` leaves out the status while
+            rows are ambiguous.
         StorageFailed: when an answer is missing, or the file cannot be written.
     """
+    kinds = _kinds(job, add, flags)
     _check(job, target, force)
-    with opened(job, target.absolute().parent, flags=flags) as source:
+    with opened(job, target.absolute().parent, kinds) as source:
+        _refuse_unguarded(job, source, target)
         exported = sheet_table(source)
         if target.suffix.lower() == ".xlsx":
-            return _with_workbook(job, source, exported, target)
-        return _written(exported, target, excel_guard, (*ADDED, FLAGS))
+            done = _with_workbook(job, source, exported, target)
+        else:
+            done = _written(exported, target, excel_guard)
+    columns = exported.schema.names
+    recognised = is_exported(columns)
+    note_export(job.folder, exported.added, resolved(target), None if recognised else columns)
+    return replace(done, renamed=_renamed(job, exported))
+
+
+def _kinds(job: Job, add: Collection[str] | None, flags: bool) -> tuple[str, ...]:
+    """The kinds of columns to add: those of the call, else of the job file, else the usual ones."""
+    given = job.spec.add if job.spec is not None and add is None else add
+    chosen = USUAL if given is None else tuple(given)
+    for word in chosen:
+        if word not in KINDS:
+            raise NothingWritten(
+                f'An export cannot add "{word}".{nearest(word, KINDS)} It can add '
+                f"{', '.join(KINDS)}."
+            )
+    if not chosen:
+        raise NothingWritten(f"Name the columns to add: {', '.join(KINDS)}.")
+    return (*chosen, FLAGS) if flags else chosen
+
+
+def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
+    """Refuses an export without a status while rows are ambiguous. Used as the sheet of another
+    job, it would have them sent again."""
+    if STATUS in source.kinds.values():
+        return
+    ambiguous = summarize(job, source.read(queries.counts), in_use=source.in_use).ambiguous
+    if ambiguous:
+        rows, them = counted(ambiguous, "row"), "it" if ambiguous == 1 else "them"
+        raise NothingWritten(
+            f"{target}: {rows} {'is' if ambiguous == 1 else 'are'} ambiguous and may be paid. "
+            f"Without a status in the file, a run that uses it as a sheet would send {them} again. "
+            f"Add `status` to the columns, or decide about {them} first: "
+            f"{job.command('settle')} --help"
+        )
+
+
+def _renamed(job: Job, exported: Exported) -> tuple[str, ...]:
+    """The added columns, if they could not have their usual names."""
+    usual = column_names(KINDS, job.spec.answer_column if job.spec else None)
+    return () if exported.kinds.keys() <= usual.keys() else exported.added
 
 
 def export_citations(
@@ -83,19 +132,19 @@ def export_citations(
     """
     _check(job, target, force)
     with opened(job, target.absolute().parent) as source:
-        return _written(citations_table(source), target, excel_guard, ())
+        return _written(citations_table(source), target, excel_guard)
 
 
 def _check(job: Job, target: Path, force: bool) -> None:
-    if target.suffix.lower() not in KINDS:
+    if target.suffix.lower() not in ENDINGS:
         raise NothingWritten(
             f"{target}: the runner cannot write a file with {named_ending(target)}."
-            f"{nearest(target.suffix, KINDS)} Use {', '.join(KINDS)}."
+            f"{nearest(target.suffix, ENDINGS)} Use {', '.join(ENDINGS)}."
         )
     check_target(job, target, force=force)
 
 
-def _written(exported: Exported, target: Path, guard: bool, usual: tuple[str, ...]) -> Export:
+def _written(exported: Exported, target: Path, guard: bool) -> Export:
     kind = target.suffix.lower()
     guarded = aside = 0
     try:
@@ -111,8 +160,7 @@ def _written(exported: Exported, target: Path, guard: bool, usual: tuple[str, ..
             aside = write_workbook(exported, target, "citations", [])
     except OSError as error:
         raise _unwritable(target, error) from None
-    renamed = tuple(n for n in exported.added if usual and n not in usual)
-    return Export(target, exported.rows, guarded, renamed, aside)
+    return Export(target, exported.rows, guarded, aside=aside)
 
 
 def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: Path) -> Export:
@@ -130,8 +178,7 @@ def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: 
             aside = write_workbook(exported, target, job.name, summary)
     except OSError as error:
         raise _unwritable(target, error) from None
-    renamed = tuple(n for n in exported.added if n not in (*ADDED, FLAGS))
-    return Export(target, exported.rows, 0, renamed, aside, lost)
+    return Export(target, exported.rows, aside=aside, lost=lost)
 
 
 def _unwritable(target: Path, error: OSError) -> StorageFailed:

@@ -38,4 +38,4 @@ def citations_table(source: AnsweredSheet) -> Exported:
                         found[name].append(value)
             yield pa.record_batch([found[name] for name in schema.names], schema=schema)
 
-    return Exported(schema, source.rows, _ADDED, batches)
+    return Exported(schema, source.rows, {name: name for name in _ADDED}, batches)

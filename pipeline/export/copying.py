@@ -42,7 +42,7 @@ from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
 from pipeline.job.spec import JobSpec
-from pipeline.results.answered_sheet import ADDED, FLAGS, Exported, kept_columns
+from pipeline.results.answered_sheet import Exported
 from pipeline.system.files import sha256_of
 
 _OLD_EXCEL = 124519
@@ -68,7 +68,7 @@ def write_copy(
     run read it.
 
     The added columns follow the last used column. In a workbook that is itself an earlier export,
-    they replace its added columns.
+    those that this run folder wrote are renewed.
 
     Raises:
         Refused: if the workbook no longer has the texts that were sent, naming the row and column.
@@ -84,7 +84,8 @@ def write_copy(
         raise _changed(spec, "the workbook was saved while the runner read it")
     page = _page(spec, book)
     header_row = int(places[0]) - 1
-    columns = _columns(page, header_row, exported, _given_up(spec, table, snapshot, exported))
+    _refuse_taken(spec, table, exported)
+    columns = _columns(page, header_row, exported)
     refuse_too_large(target, 1, max(columns))
     _set_up(page, header_row, columns, exported)
     with TextsAside(target) as aside, replacing(target) as file:
@@ -169,22 +170,20 @@ def _page(spec: JobSpec, book: Workbook) -> Worksheet:
     return (shown or book.worksheets)[0]
 
 
-def _given_up(spec: JobSpec, table: Table, snapshot: Path, exported: Exported) -> set[str]:
-    """The columns of the present sheet that an earlier export added."""
-    kept = kept_columns(table.columns, stored_mapped(snapshot))
-    taken = [name for name in exported.added if name in kept]
-    if taken:
-        raise _changed(spec, f'column "{taken[0]}" was added')
-    return set(table.columns).difference(kept)
+def _refuse_taken(spec: JobSpec, table: Table, exported: Exported) -> None:
+    """Refuses a workbook that has columns of the added names which the snapshot did not have."""
+    for name in exported.added:
+        if name in table.columns and name not in exported.renewed:
+            raise _changed(spec, f'column "{name}" was added')
 
 
-def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set[str]) -> list[int]:
+def _columns(page: Worksheet, header_row: int, exported: Exported) -> list[int]:
     """The place of each added column, counted from 1."""
     merged = {c for area in page.merged_cells.ranges for c in range(area.min_col, area.max_col + 1)}
     at = {
         str(cell.value): cell.column
         for cell in page[header_row]
-        if cell.value in given_up and cell.column not in merged
+        if cell.value in exported.renewed and cell.column not in merged
     }
     free = 1 + max(
         max((c for (_, c), cell in page._cells.items() if cell.value is not None), default=0),
@@ -192,8 +191,7 @@ def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set
     )
     places = []
     for name in exported.added:
-        plain = next(own for own in (*ADDED, FLAGS) if own.lstrip("_") == name.lstrip("_"))
-        place = at.get(plain, free)
+        place = at.get(name, free)
         free += place == free
         places.append(place)
     return places
@@ -202,12 +200,12 @@ def _columns(page: Worksheet, header_row: int, exported: Exported, given_up: set
 def _set_up(page: Worksheet, header_row: int, columns: list[int], exported: Exported) -> None:
     """Writes the header of the added columns in the style of the sheet's own header."""
     like = page.cell(header_row, max(1, min(columns) - 1))
-    for place, name in zip(columns, exported.added, strict=True):
+    for place, (name, kind) in zip(columns, exported.kinds.items(), strict=True):
         cell = page.cell(header_row, place)
         if cell.value is None:
             for look in ("font", "fill", "border", "alignment"):
                 setattr(cell, look, copy(getattr(like, look)))
-            page.column_dimensions[get_column_letter(place)].width = width_of(name)
+            page.column_dimensions[get_column_letter(place)].width = width_of(kind)
         cell.value = name
     if page.freeze_panes is None:
         page.freeze_panes = f"A{header_row + 1}"
@@ -220,13 +218,12 @@ def _fill(
     exported: Exported,
     aside: TextsAside,
 ) -> None:
-    own = len(exported.schema) - len(exported.added)
     numbers = iter(places.tolist())
     # Programs save the height of one line for every row. openpyxl would fix it, and wrapped text
     # would be hidden.
     one_line = 1.5 * (page.sheet_format.defaultRowHeight or 15)
     for batch in exported.batches():
-        added = batch.select(range(own, len(exported.schema)))
+        added = batch.select(list(exported.added))
         for row in rows_of(added):
             number = next(numbers)
             cells: list[Cell | None] = []
@@ -238,7 +235,7 @@ def _fill(
                 cells.append(cell)
             size = page.row_dimensions[number]
             if size.height is None or size.height <= one_line:
-                size.height = shown_height(cells, exported.added)
+                size.height = shown_height(cells, tuple(exported.kinds.values()))
 
 
 def _save(book: Workbook, values: Values, file: BinaryIO, scratch: Path) -> None:

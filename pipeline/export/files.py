@@ -28,17 +28,18 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
     sheet, because an Excel that wrote semicolons reads nothing else. Returns the number of cells
     that got a ' in front.
     """
-    own = len(exported.schema) - len(exported.added)
+    names = exported.schema.names
+    added = [place for place, name in enumerate(names) if name in exported.kinds]
     guarded = 0
     with replacing(target) as raw:
         file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         writer = csv.writer(file, delimiter=exported.delimiter)
-        writer.writerow(exported.schema.names)
+        writer.writerow(names)
         for batch in exported.batches():
             for row in rows_of(batch):
                 cells = [cell_text(value) for value in row]
                 if excel_guard:
-                    for place in range(own, len(cells)):
+                    for place in added:
                         cell = unformulaic(cells[place], exported.delimiter)
                         guarded += cell != cells[place]
                         cells[place] = cell

@@ -6,18 +6,19 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.added_columns import USUAL, is_exported
 from pipeline.core.errors import NothingWritten, Refused
 from pipeline.inputs.xlsx.cells import sheet_rows
 from pipeline.inputs.xlsx.workbook import open_workbook
+from pipeline.job.exports import WrittenFile, read_exports
 from pipeline.job.job import Job
-from pipeline.results.answered_sheet import ADDED
 from pipeline.system.opening import as_object, open_file
 from pipeline.system.paths import resolved
 
@@ -29,8 +30,11 @@ CITATION_COLUMNS = ("row", "position", "url", "title", "domain")
 
 
 def check_target(job: Job, target: Path, *, force: bool) -> None:
-    """Checks that an export may be written to `target`. It may replace an earlier export of any
-    job, as a nightly run does, and any other file only with `force`.
+    """Checks that an export may be written to `target`. It may replace an earlier export, as a
+    nightly run does, and any other file only with `force`.
+
+    A file with all usual columns is an export of some job. One with fewer columns is an export only
+    if this run folder noted that it wrote a file with those columns there.
 
     Raises:
         Refused: for the job's sheet, a place in the run folder, a folder that does not exist, and a
@@ -47,63 +51,65 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
         raise NothingWritten(f"{target}: this is a folder. Name a file in it.")
     if where.exists() and not where.is_file():
         raise NothingWritten(f"{target}: this is not a file. Choose another place.")
-    if not force and where.exists() and where.stat().st_size and not _is_export(where):
+    noted = read_exports(job.folder).files.get(str(where))
+    if not force and where.exists() and where.stat().st_size and not _is_export(where, noted):
         raise NothingWritten(
             f"{target}: this file exists and is not an earlier export. Choose another file, or "
             "add --force to replace it."
         )
 
 
-def _is_export(path: Path) -> bool:
+def _is_export(path: Path, noted: WrittenFile | None) -> bool:
     """Whether a file has the columns that an export adds. A file with anything odd in it is not an
     export: somebody else may have put it there."""
     try:
-        names = _COLUMNS_OF[path.suffix.lower()](path)
+        headers = _HEADERS_OF[path.suffix.lower()](path)
+        return any(_is_header(names) or (noted and noted.has(names)) for names in headers)
     except (OSError, ValueError, KeyError, RecursionError, csv.Error, pa.ArrowException, Refused):
         return False
-    # If the sheet had a column of that name, the added one has one more _ in front.
+
+
+def _is_header(names: list[str]) -> bool:
+    # Release 0.1 put one more _ in front where the sheet had a column of that name.
     plain = {name.lstrip("_") for name in names}
-    return any(plain.issuperset(n.lstrip("_") for n in own) for own in (ADDED, CITATION_COLUMNS))
+    return is_exported(names) or any(map(plain.issuperset, (USUAL, CITATION_COLUMNS)))
 
 
-def _csv_columns(path: Path) -> list[str]:
+def _csv_headers(path: Path) -> Iterator[list[str]]:
     csv.field_size_limit(sys.maxsize)
     with open_file(path, follow=True) as file:
         text = file.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
-    headers = (next(csv.reader(io.StringIO(text, newline=""), delimiter=one), []) for one in ",;\t")
-    return max(headers, key=len)
+    for delimiter in ",;\t|":
+        yield next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
 
 
-def _jsonl_columns(path: Path) -> list[str]:
+def _jsonl_headers(path: Path) -> Iterator[list[str]]:
     with open_file(path, follow=True) as file:
         line = file.readline(_LINE_BYTES)
-    return list(as_object(line))
+    yield list(as_object(line))
 
 
-def _parquet_columns(path: Path) -> list[str]:
+def _parquet_headers(path: Path) -> Iterator[list[str]]:
     with open_file(path, follow=True) as file:
         file.seek(-8, os.SEEK_END)
         if int.from_bytes(file.read(4), "little") > _HEADER_BYTES:
-            return []
-    return list(pq.read_schema(path).names)
+            return
+    yield list(pq.read_schema(path).names)
 
 
-def _xlsx_columns(path: Path) -> list[str]:
-    """The first row, in any worksheet, that looks like the header of an export."""
+def _xlsx_headers(path: Path) -> Iterator[list[str]]:
+    """The first rows of each worksheet."""
     with open_workbook(path) as workbook:
         for entry in workbook.sheets:
             with workbook.open_sheet(entry) as source, workbook.shared_texts() as texts:
                 rows = sheet_rows(source, workbook, texts, lambda _: None)
                 for row in takewhile(lambda row: row.number <= _HEADER_WITHIN_ROWS, rows):
-                    names = [text for _, text in row.cells]
-                    if {"_error_code", "domain"}.intersection(names):
-                        return names
-    return []
+                    yield [text for _, text in row.cells]
 
 
-_COLUMNS_OF: dict[str, Callable[[Path], list[str]]] = {
-    ".csv": _csv_columns,
-    ".jsonl": _jsonl_columns,
-    ".parquet": _parquet_columns,
-    ".xlsx": _xlsx_columns,
+_HEADERS_OF: dict[str, Callable[[Path], Iterator[list[str]]]] = {
+    ".csv": _csv_headers,
+    ".jsonl": _jsonl_headers,
+    ".parquet": _parquet_headers,
+    ".xlsx": _xlsx_headers,
 }

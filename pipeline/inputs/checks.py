@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.added_columns import status_columns
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.formats import open_table
@@ -22,7 +23,6 @@ from pipeline.inputs.table import NO_ROWS, Batch, Table
 from pipeline.inputs.where import wanted
 from pipeline.job.spec import JobSpec
 
-_STATUS = "_status"
 _CELLS_NAMED = 5
 _ID_CHARACTERS = 40
 
@@ -68,8 +68,9 @@ class RowChecks:
         self._table = table
         self._mapped = variables.mapped
         self._id = None if spec.id is None else table.columns.index(spec.id)
-        known = skip_ambiguous and _STATUS in table.columns
-        self._status = table.columns.index(_STATUS) if known else None
+        guards = set(status_columns(table.columns) if skip_ambiguous else ())
+        guards -= {table.columns[position] for position in self._mapped}
+        self._statuses = [p for p, name in enumerate(table.columns) if name in guards]
         self._empty: list[str] = []
         self._ids = bytearray()
         self._id_places: list[npt.NDArray[np.int64]] = []
@@ -85,8 +86,8 @@ class RowChecks:
         if self._spec.where:
             by_name = dict(zip(self._table.columns, arrays, strict=True))
             reasons[~wanted(self._spec.where, by_name)] = Skip.WHERE
-        if self._status is not None:
-            ambiguous = _flags(pc.equal(arrays[self._status], str(State.AMBIGUOUS)))
+        for status in self._statuses:
+            ambiguous = _flags(pc.equal(arrays[status], str(State.AMBIGUOUS)))
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
         for position in self._mapped:
             empty = np.array([not cell for cell in batch.columns[position]], dtype=bool)

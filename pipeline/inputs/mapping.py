@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import repeat
 
+from pipeline.core.added_columns import column_names, exported_columns
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
 from pipeline.inputs.identity import KEY_BYTES, sized
 from pipeline.job.spec import JobSpec
-
-ADDED_COLUMNS = ("result", "citations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +76,27 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
 
     Raises:
         Refused: if a mapped column or the id column is missing, if no column is mapped, or if the
-            sheet has a column `result` that is not mapped and does not come from an export.
+            sheet has a column with the name of the answer that is not mapped and does not come from
+            an export.
     """
     place = {name: position for position, name in enumerate(columns)}
     if spec.variables is not None:
         pairs = spec.variables
     else:
-        if "result" in place and "_status" not in place:
-            raise Refused(
-                f'{spec.input}: the column "result" would be mistaken for an answer. '
-                "Rename the column, or map it under `variables:`."
-            )
-        taken = {name for name, _ in spec.constants}
+        exported = exported_columns(columns).union(spec.exported)
+        for name in ("result", spec.answer_column):
+            if name in place and name not in exported:
+                raise Refused(
+                    f'{spec.input}: the column "{name}" would be mistaken for an answer. '
+                    "Rename the column, or map it under `variables:`."
+                )
+        left_out = exported.union(
+            column_names(("result", "citations")),
+            column_names(("citations",), spec.answer_column),
+            (name for name, _ in spec.constants),
+        )
         pairs = tuple(
-            (name, name)
-            for name in columns
-            if name not in ADDED_COLUMNS and not name.startswith("_") and name not in taken
+            (name, name) for name in columns if name not in left_out and not name.startswith("_")
         )
     for variable, column in pairs:
         if column not in place:

@@ -133,7 +133,7 @@ def take_snapshot(
 ) -> Snapshot:
     """Reads `table` to its end, refuses a sheet that cannot be sent, and writes `path` durably.
 
-    `skip_ambiguous` leaves out the rows whose `_status` in the sheet is ambiguous.
+    `skip_ambiguous` leaves out the rows that a status column of the sheet calls ambiguous.
 
     Raises:
         Refused: for an empty mapped cell (under `empty: refuse`), a blank or repeated id, or a

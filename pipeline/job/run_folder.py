@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.core.errors import DiskRefused, Locked, Refused, StorageFailed
-from pipeline.job.traces import LEDGER, Trace, find_trace, foreign
+from pipeline.job.traces import EXPORTS, LEDGER, Trace, find_trace, foreign
 from pipeline.system.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.system.mounts import network_file_system
 from pipeline.system.opening import NotAFile, check_file, open_file
@@ -64,6 +64,10 @@ class RunFolder:
     @property
     def run(self) -> Path:
         return self.path / "run.json"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / EXPORTS
 
     @property
     def log(self) -> Path:

@@ -97,8 +97,14 @@ class JobSpec:
     ray_address: str | None = None
     workers: int | None = None
     notify: Notify | None = None
+    answer_column: str | None = None
+    """The name of the answer's column in exports: `as:` in the file. None for the usual names."""
+    add: tuple[str, ...] | None = None
+    """The kinds of columns that an export adds. None for the usual ones."""
     text_rules: int = TEXT_RULES
     """The rules by which a cell becomes text. The run folder decides them, not the job file."""
+    exported: tuple[str, ...] = ()
+    """The columns that exports of the run folder added, as the folder notes them."""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """The line of each key in the file (`id`, `variables.story`), for messages."""
 
@@ -171,6 +177,7 @@ def _values(fields: Fields) -> dict[str, Any]:
     """Returns the values in the file, by key. Other keys get the defaults of `JobSpec`."""
     read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
     read["where"] = _conditions(fields)
+    read["answer_column"] = read.pop("as")
     return {key: value for key, value in read.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.core.added_columns import ANSWER_NAME, KINDS
 from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
 from pipeline.job.yaml_fields import Fields
 
@@ -40,10 +41,13 @@ class RequiredText:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text."""
+    """Any text, or one that `rule` describes and `pattern` matches."""
+
+    pattern: re.Pattern[str] | None = None
+    rule: str = ""
 
     def read(self, fields: Fields, key: str) -> str | None:
-        return fields.optional_text(key)
+        return fields.optional_text(key, self.pattern, self.rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,16 @@ class Choice:
 
     def read(self, fields: Fields, key: str) -> str | None:
         return fields.choice(key, self.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A list of words, each of them one of `choices`."""
+
+    choices: tuple[str, ...]
+
+    def read(self, fields: Fields, key: str) -> tuple[str, ...] | None:
+        return fields.words(key, self.choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +277,24 @@ KEYS = (
         Number(int, at_least=1),
         "one per machine, at least two",
         "For `engine: ray`: how many processes send requests.",
+    ),
+    Key(
+        "as",
+        Text(
+            ANSWER_NAME,
+            "up to 60 letters, digits and _, with a letter first, but not `http`, which "
+            "failures.csv needs",
+        ),
+        "`result`",
+        "The name of the answer's column in exports. `as: outline` also names the other columns: "
+        "`outline_citations`, `_outline_status` and so on.",
+    ),
+    Key(
+        "add",
+        Words(KINDS),
+        "all but `flags`",
+        "The columns that an export adds, in a list: `result`, `citations`, `status`, "
+        "`error_code`, `error_message` and `flags`.",
     ),
     Key(
         "notify",

@@ -16,6 +16,7 @@ from pipeline.job.run_note import RUN_NOTE, read_note
 from pipeline.system.opening import last_lines, open_file
 
 LEDGER = "ledger.sqlite"
+EXPORTS = "exports.json"
 # In the order in which a message should name them. A refused run leaves the lock, the empty part,
 # the new copy of the sheet and a log without a run, so these are not here.
 _OF_A_RUN = (
@@ -24,6 +25,7 @@ _OF_A_RUN = (
     "failures.csv",
     "input.parquet",
     "report.html",
+    EXPORTS,
     "sandbox-book.sqlite",
 )
 _PARTS = "results/part-*[1-9]*.parquet"  # part 0 is empty and always exists
@@ -32,7 +34,7 @@ _LOG = "log.jsonl"
 _LOG_BYTES = 256 << 20
 _RUN_IN_LOG = b'"event": "run_started"'
 
-_WRITTEN = r"(input\.parquet|run\.json|summary\.json|failures\.csv|report\.html)"
+_WRITTEN = r"(input\.parquet|run\.json|summary\.json|failures\.csv|report\.html|exports\.json)"
 _OURS = re.compile(
     rf"lock|\.reserve|log\.jsonl|{_WRITTEN}|\.{_WRITTEN}(\.new|(\.[0-9a-f]{{8}})?\.draft)"
     r"|(ledger|sandbox-book)\.sqlite(-wal|-shm|-journal)?"

@@ -221,10 +221,17 @@ class Fields:
             return value
         return None
 
-    def optional_text(self, key: str) -> str | None:
+    def optional_text(
+        self, key: str, pattern: re.Pattern[str] | None = None, rule: str = ""
+    ) -> str | None:
         with self._noting:
             node = self._take(key)
-            return None if node is None else self._text(node, f"`{key}`")
+            if node is None:
+                return None
+            value = self._text(node, f"`{key}`")
+            if pattern and not pattern.fullmatch(value):
+                raise self._fault(node, f"`{key}: {value}` is not allowed. Use {rule}")
+            return value
         return None
 
     def path(self, key: str, missing: str | None) -> Path | None:
@@ -254,6 +261,20 @@ class Fields:
                 )
             return value
         return None
+
+    def words(self, key: str, choices: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Reads a list of words, or a single one."""
+        node = self._take(key)
+        if node is None:
+            return None
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        wrong = [_shown(one) for one in nodes if _shown(one) not in choices]
+        if wrong or not nodes:
+            what = f"`{shortened(wrong[0])}` is" if wrong else "an empty list is"
+            hint = nearest(wrong[0], choices) if wrong else ""
+            self.note(key, f"`{key}`: {what} not possible.{hint} Use {', '.join(choices)}")
+            return None
+        return tuple(_shown(one) for one in nodes)
 
     def number(
         self,

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, STATUS, USUAL, column_names
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
@@ -30,6 +32,7 @@ from pipeline.inputs.stored import (
     stored_mapped,
     whole_snapshot,
 )
+from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.integrity import check_ledger
@@ -41,48 +44,59 @@ from pipeline.results.flags import REPEATED
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.schema import RESULTS_SCHEMA
 
-ADDED = ("result", "citations", "_status", "_error_code", "_error_message")
-FLAGS = "_flags"
 _SKIPPED = "skipped"
-_STATUS = "_status"
 _CHUNK_ROWS = 2000
+_TYPES: dict[str, pa.DataType] = {
+    kind: RESULTS_SCHEMA.field(kind).type if kind in ("citations", FLAGS) else pa.string()
+    for kind in KINDS
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
     """A table that goes home, in batches that can be asked for more than once.
 
-    `added` are the names of the runner's own columns, which stand last. `delimiter` is what the
-    sheet separates its cells by.
+    `kinds` has the kind of each of the runner's own columns by its name. `renewed` are those that
+    the sheet already has. They stand where the sheet has them, and the others at the end.
+    `delimiter` is what the sheet separates its cells by.
     """
 
     schema: pa.Schema
     rows: int
-    added: tuple[str, ...]
+    kinds: Mapping[str, str]
     batches: Callable[[], Iterator[pa.RecordBatch]]
     delimiter: str = ","
+    renewed: frozenset[str] = frozenset()
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names of the runner's own columns, in the order of their kinds."""
+        return tuple(self.kinds)
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSheet:
     """The sources of an export: one view of the ledger, the sheet's copy, the answers.
 
-    `scratch` is a folder for temporary files without a name. `in_use`: a run is active, so its rows
-    in flight are pending. If no run is active, no process waits for those answers, and the rows are
-    ambiguous.
+    `kinds` are the columns to add, by name. `scratch` is a folder for temporary files without a
+    name. `in_use`: a run is active, so its rows in flight are pending. If no run is active, no
+    process waits for those answers, and the rows are ambiguous.
     """
 
     read: Read
     snapshot: Path
     answers: Answers
     rows: int
+    kinds: Mapping[str, str]
     scratch: Path
     in_use: bool = False
 
 
 @contextmanager
-def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[AnsweredSheet]:
+def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[AnsweredSheet]:
     """Opens the sources of an export as they are at this moment, also while a run is active.
+
+    `add` are the kinds of columns to add to the sheet.
 
     Raises:
         Refused: before the first run.
@@ -104,49 +118,64 @@ def opened(job: Job, scratch: Path, *, flags: bool = False) -> Iterator[Answered
                 "nothing if the sheet has no new rows.",
                 closing="",
             )
+        kinds = _kinds(job, snapshot, add)
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
-        answers = find_answers(folder, read, rows, flags=flags)
-        yield AnsweredSheet(read, snapshot, answers, rows, scratch, in_use)
+        answers = find_answers(folder, read, rows, flags=FLAGS in kinds.values())
+        yield AnsweredSheet(read, snapshot, answers, rows, kinds, scratch, in_use)
+
+
+def _kinds(job: Job, snapshot: Path, add: Collection[str]) -> dict[str, str]:
+    """The columns to add, by name. They get the first number that none of them has to share with a
+    column of the sheet which this folder did not write.
+
+    Columns of this folder that the sheet has are renewed, also those that `add` leaves out: a new
+    answer never stands next to an old status.
+    """
+    there = frozenset(stored_columns(snapshot))
+    used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
+    own = there.intersection(read_exports(job.folder).columns).difference(used)
+    found: list[dict[str, str]] = []
+    for number in range(1, len(there) + 2):
+        group = column_names(KINDS, job.spec.answer_column if job.spec else None, number)
+        kinds = {name: kind for name, kind in group.items() if kind in add or name in own}
+        if not kinds.keys() & (there - own):
+            if not kinds.keys().isdisjoint(own):
+                return kinds
+            found.append(kinds)
+    return found[0]
 
 
 def sheet_table(source: AnsweredSheet) -> Exported:
-    """The sheet's rows and columns in their order, then `ADDED`, and `FLAGS` if they were asked
-    for.
+    """The sheet's rows and columns in their order, with the answers in the columns `source.kinds`.
 
     A row whose newer version is not finished shows its last finished answer, with the code and
     message of the newer one.
     """
     columns, mapped = stored_columns(source.snapshot), stored_mapped(source.snapshot)
-    with_flags = source.answers.repeated is not None
-    kept, names = _names(columns, mapped, (*ADDED, FLAGS) if with_flags else ADDED)
     place_of = {name: place for place, name in enumerate(columns)}
-    places = [place_of[name] for name in kept]
-    schema = pa.schema(
-        [
-            *(pa.field(name, pa.large_string(), nullable=False) for name in kept),
-            *(pa.field(n, kind) for n, kind in zip(names, _kinds(with_flags), strict=True)),
-        ]
-    )
-    why, earlier = _Skipped(columns, mapped), _Earlier(columns, mapped)
+    kinds = source.kinds
+    fields = {name: pa.field(name, pa.large_string(), nullable=False) for name in columns}
+    fields |= {name: pa.field(name, _TYPES[kind]) for name, kind in kinds.items()}
+    schema = pa.schema(fields.values())
+    why = _Skipped(columns, mapped)
+    brought = _Brought({kind: place_of[name] for name, kind in kinds.items() if name in place_of})
 
     def batches() -> Iterator[pa.RecordBatch]:
         unfinished = _UnfinishedInOrder(source.read)
         for piece in _pieces(source):
             rest = unfinished.before(piece.first + len(piece.skipped))
-            states = _states(piece, why, rest, source.in_use)
-            added = [*earlier.beside(piece), *states]
-            if with_flags:
-                added.append(_flags(piece, source.answers))
-            sheet = [piece.columns[place] for place in places]
-            yield pa.record_batch([*sheet, *added], schema=schema)
+            added = _answers(piece, source.answers) | _states(piece, why, rest, source.in_use)
+            added = brought.kept(piece, added)
+            yield pa.record_batch(
+                [
+                    added[kinds[name]] if name in kinds else piece.columns[place_of[name]]
+                    for name in fields
+                ],
+                schema=schema,
+            )
 
-    return Exported(schema, source.rows, names, batches, stored_delimiter(source.snapshot))
-
-
-def _kinds(with_flags: bool) -> list[pa.DataType]:
-    citations = RESULTS_SCHEMA.field("citations").type
-    kinds = [pa.string(), citations, pa.string(), pa.string(), pa.string()]
-    return [*kinds, RESULTS_SCHEMA.field("flags").type] if with_flags else kinds
+    delimiter, renewed = stored_delimiter(source.snapshot), kinds.keys() & place_of.keys()
+    return Exported(schema, source.rows, kinds, batches, delimiter, frozenset(renewed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +247,8 @@ class _UnfinishedInOrder:
 
 def _states(
     piece: _Piece, why: _Skipped, unfinished: list[Unfinished], in_use: bool
-) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """(status, error code, error message) of each row."""
+) -> dict[str, pa.Array]:
+    """The status, the error code and the error message of each row."""
     skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
     unanswered = np.where(skipped, _SKIPPED, State.PENDING)
     status = np.where(piece.answered, State.OK, unanswered).astype(object)
@@ -236,11 +265,10 @@ def _states(
         codes[place], messages[place] = shown.code, shown.message or None
         if not row.answered:
             status[place] = shown.state
-    texts = [
-        pa.array([None if v is None else str(v) for v in values], pa.string())
-        for values in (status, codes, messages)
-    ]
-    return texts[0], texts[1], texts[2]
+    return {
+        kind: pa.array([None if v is None else str(v) for v in values], pa.string())
+        for kind, values in ((STATUS, status), ("error_code", codes), ("error_message", messages))
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,38 +287,73 @@ class _Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class _Earlier:
-    """The answers that the sheet itself brought, where it is an earlier export: a row that is
-    skipped because it has its answer keeps it, if the run folder has none for it."""
+class _Brought:
+    """The texts that the sheet brought in columns of an earlier export, by kind and position.
 
-    columns: tuple[str, ...]
-    mapped: tuple[str, ...]
+    A row that is skipped and has no answer in the run folder keeps all of them if the sheet has its
+    answer or calls it ambiguous. Otherwise the next sheet would no longer guard it.
+    """
 
-    def beside(self, piece: _Piece) -> tuple[pa.Array, pa.Array]:
-        """(results, citations): what was found, else of skipped rows the sheet's own."""
-        found = piece.answers["result"], piece.answers["citations"]
-        own = set(self.columns) - set(kept_columns(self.columns, self.mapped))
-        if not {"result", "citations"} <= own or piece.skipped.null_count == len(piece.skipped):
+    places: Mapping[str, int]
+
+    def kept(self, piece: _Piece, found: dict[str, pa.Array]) -> dict[str, pa.Array]:
+        """`found`, with these texts in such rows."""
+        if not self.places or piece.skipped.null_count == len(piece.skipped):
             return found
-        texts = piece.columns[self.columns.index("result")].cast(pa.string())
-        brought = pc.and_(pc.is_valid(piece.skipped), pc.not_equal(texts, ""))
-        brought = pc.and_not(brought, pa.array(piece.answered))
-        cited = piece.columns[self.columns.index("citations")].to_pylist()
-        citations = [
-            _read_citations(text) if own else held
-            for own, text, held in zip(
-                brought.to_pylist(), cited, found[1].to_pylist(), strict=True
+        texts = {
+            kind: piece.columns[place].cast(pa.string()) for kind, place in self.places.items()
+        }
+        keep = np.zeros(len(piece.skipped), dtype=bool)
+        if ANSWER in texts:
+            keep |= _true(pc.not_equal(texts[ANSWER], ""))
+        if STATUS in texts:
+            keep |= _true(pc.equal(texts[STATUS], str(State.AMBIGUOUS)))
+        keep &= _true(pc.is_valid(piece.skipped)) & ~piece.answered
+        if not keep.any():
+            return found
+        read = {kind: _read(kind, column, keep) for kind, column in texts.items()}
+        return found | {
+            kind: pa.array(
+                [
+                    own if kept else held
+                    for kept, own, held in zip(keep, brought, there, strict=True)
+                ],
+                _TYPES[kind],
             )
-        ]
-        return pc.if_else(brought, texts, found[0]), pa.array(citations, found[1].type)
+            for kind, brought in read.items()
+            for there in [found[kind].to_pylist()]
+        }
 
 
-def _read_citations(text: str) -> list[dict[str, str]]:
+def _true(values: pa.Array) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = values.to_numpy(zero_copy_only=False)
+    return found
+
+
+def _read(kind: str, column: pa.Array, keep: npt.NDArray[np.bool_]) -> list[Any]:
+    """The values of an earlier export's column from their texts, where they are kept."""
+    read = {"citations": _read_citations, FLAGS: _read_flags}.get(kind, _read_text)
+    return [read(t) if kept else None for t, kept in zip(column.to_pylist(), keep, strict=True)]
+
+
+def _read_text(text: str) -> str | None:
+    return text or None
+
+
+def _read_flags(text: str) -> list[str] | None:
+    """The flags of a cell as an export wrote it: JSON, or one a line."""
+    if text.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return [str(flag) for flag in json.loads(text)]
+    return text.split("\n") if text else None
+
+
+def _read_citations(text: str) -> list[dict[str, str]] | None:
     """The citations of a cell as an export wrote it: JSON, or one a line as title and address."""
     if not text:
-        return []
+        return None
     if text.startswith("["):
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             return [{"title": one["title"], "url": one["url"]} for one in json.loads(text)]
     lines = (line.rpartition(" ") for line in text.split("\n"))
     return [
@@ -299,36 +362,18 @@ def _read_citations(text: str) -> list[dict[str, str]]:
     ]
 
 
-def _flags(piece: _Piece, answers: Answers) -> pa.Array:
-    assert answers.repeated is not None
+def _answers(piece: _Piece, answers: Answers) -> dict[str, pa.Array]:
+    """The answer of each row, its citations, and its flags if they are asked for."""
+    found = {kind: piece.answers[kind] for kind in (ANSWER, "citations")}
+    if answers.repeated is None:
+        return found
     repeated = answers.repeated[piece.first - 1 :]
-    return pa.array(
-        [
-            None if flags is None else flags + [REPEATED] * bool(again)
-            for flags, again in zip(piece.answers["flags"].to_pylist(), repeated, strict=False)
-        ],
-        RESULTS_SCHEMA.field("flags").type,
-    )
-
-
-def _names(
-    columns: tuple[str, ...], mapped: tuple[str, ...], added: tuple[str, ...]
-) -> tuple[list[str], tuple[str, ...]]:
-    """(columns of the sheet that stay, names of the added ones).
-
-    A sheet that is an earlier export gives up the columns that the runner added then. A column of
-    the user's own of such a name stays, and the added one gets a `_` in front.
-    """
-    kept = kept_columns(columns, mapped)
-    names = []
-    for name in added:
-        while name in kept:
-            name = f"_{name}"
-        names.append(name)
-    return kept, tuple(names)
-
-
-def kept_columns(columns: tuple[str, ...], mapped: tuple[str, ...]) -> list[str]:
-    """The columns of a sheet that are the user's own."""
-    given_up = {*ADDED, FLAGS}.difference(mapped) if _STATUS in columns else set()
-    return [name for name in columns if name not in given_up]
+    return found | {
+        FLAGS: pa.array(
+            [
+                None if flags is None else flags + [REPEATED] * bool(again)
+                for flags, again in zip(piece.answers[FLAGS].to_pylist(), repeated, strict=False)
+            ],
+            _TYPES[FLAGS],
+        )
+    }

@@ -20,6 +20,7 @@ from pipeline.inputs.mapping import bind
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.stored import find_snapshot
 from pipeline.inputs.where import refuse_unknown_columns
+from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
@@ -38,7 +39,8 @@ _LOOK_UP_ROWS = 10_000
 
 
 def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
-    """Returns the job with the text rules of its run folder, by which cells become text.
+    """Returns the job with the text rules of its run folder, by which cells become text, and with
+    the columns that exports of the folder added.
 
     A new folder has the newest rules. So has any folder if the user accepts what a change costs.
 
@@ -48,7 +50,8 @@ def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
     """
     with reading(job.folder.ledger) as read:
         rules = TEXT_RULES if accept_changes else folder_rules(read)
-    return replace(job, spec=replace(job.to_run(), text_rules=rules))
+    exported = read_exports(job.folder).columns
+    return replace(job, spec=replace(job.to_run(), text_rules=rules, exported=exported))
 
 
 def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:

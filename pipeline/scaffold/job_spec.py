@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from pipeline.core.added_columns import exported_columns
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
 from pipeline.inputs.formats import open_table
-from pipeline.inputs.mapping import ADDED_COLUMNS
 from pipeline.inputs.table import NO_ROWS, Table
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_keys import NAME, WORKFLOW
@@ -207,14 +207,10 @@ def _read(table: Table) -> tuple[list[Column], int, int]:
 def _mapped(columns: Sequence[Column]) -> frozenset[Column]:
     """The columns that are variables: not those of an earlier run, and not the wholly empty ones,
     unless there are no others."""
-    earlier = any(column.name == "_status" for column in columns)
-    own = [c for c in columns if not _of_the_runner(c.name, earlier)]
+    earlier = exported_columns(column.name for column in columns)
+    own = [c for c in columns if not c.name.startswith("_") and c.name not in earlier]
     filled = [c for c in own if c.example]
     return frozenset(filled or own or columns)
-
-
-def _of_the_runner(name: str, earlier: bool) -> bool:
-    return name.startswith("_") or (earlier and name in ADDED_COLUMNS)
 
 
 def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: int) -> Iterator[str]:

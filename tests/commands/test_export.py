@@ -59,7 +59,8 @@ def test_csv_keeps_the_sheet_unchanged_and_guards_only_the_added_columns(job):
 def test_a_formula_from_a_server_is_guarded_and_counted(tmp_path):
     """Unless the user turns it off. The sheet's own cells are never changed."""
     batch = pa.record_batch({"a": ["=1"], "result": ["=HYPERLINK(1)"], "_status": ["ok"]})
-    exported = Exported(batch.schema, 1, ("result", "_status"), lambda: iter([batch]))
+    kinds = {"result": "result", "_status": "status"}
+    exported = Exported(batch.schema, 1, kinds, lambda: iter([batch]))
     target = tmp_path / "guarded.csv"
     assert write_csv(exported, target, True) == 1
     assert "=1,'=HYPERLINK(1),ok" in target.read_text("utf-8-sig")
@@ -80,8 +81,8 @@ def test_parquet_and_jsonl_are_exact(job):
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_an_export_can_be_the_next_sheet_and_its_added_columns_are_replaced(job):
-    """They are neither sent nor doubled."""
+def test_an_export_can_be_the_sheet_of_another_folder_and_loses_nothing(job):
+    """Its columns are not sent, and stay. The new ones have the same number in their names."""
     exported = job.folder / "again.csv"
     job.call("export", "--to", str(exported))
     other = str(job.folder / "runs" / "other")
@@ -89,10 +90,13 @@ def test_an_export_can_be_the_next_sheet_and_its_added_columns_are_replaced(job)
     done = job.call("run", "--input", str(exported), "--output", other, "--json", "--yes")
     assert json.loads(done.stdout)["skipped"] == 1
     target = job.folder / "second.parquet"
-    job.call("export", "--output", other, "--to", str(target))
+    exported = job.call("export", "--output", other, "--to", str(target))
+    numbered = [f"{name}_2" for name in ADDED]
+    assert f"are called {', '.join(numbered)}" in exported.stderr
     table = pd.read_parquet(target)
-    assert list(table.columns) == COLUMNS + ADDED
-    assert list(table["_status"]) == ["ok", "failed", "skipped", "ok"]
+    assert list(table.columns) == COLUMNS + ADDED + numbered
+    assert list(table["_status"]) == ["ok", "failed", "ambiguous", "ok"]
+    assert list(table["_status_2"]) == ["ok", "failed", "skipped", "ok"]
 
 
 def test_a_column_of_the_user_keeps_its_name(sandbox, make_job):
@@ -101,10 +105,10 @@ def test_a_column_of_the_user_keeps_its_name(sandbox, make_job):
     job.run()
     target = job.folder / "out.parquet"
     done = job.call("export", "--to", str(target))
-    assert "_result" in done.stderr
+    assert "result_2, citations_2, _status_2" in done.stderr
     table = pd.read_parquet(target)
     assert table["result"][0] == "mine"
-    assert "a" in table["_result"][0]
+    assert "a" in table["result_2"][0]
 
 
 def test_answers_that_are_not_sealed_yet_are_exported_too(start_sandbox, make_job):
@@ -320,9 +324,10 @@ def test_a_skipped_row_says_why(sandbox, make_job):
     assert job.run()["skipped"] == 2
     assert len(sandbox.billed()) == 1
     table = job.export()
-    assert list(table["_status"]) == ["ok", "skipped", "skipped"]
-    assert table["_error_message"][1] == 'empty cell in column "tone"'
-    assert "left it ambiguous" in table["_error_message"][2]
+    assert list(table["_status"]) == ["", "", "ambiguous"]
+    assert list(table["_status_2"]) == ["ok", "skipped", "skipped"]
+    assert table["_error_message_2"][1] == 'empty cell in column "tone"'
+    assert "left it ambiguous" in table["_error_message_2"][2]
 
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(job):

@@ -31,7 +31,7 @@ from pipeline.ledger.reader import Read
 from pipeline.results.answered_sheet import Exported
 from pipeline.status.summary import summarize
 
-WIDTHS = {"result": 70, "citations": 50, "_status": 12, "_error_code": 18, "_error_message": 40}
+WIDTHS = {"result": 70, "citations": 50, "status": 12, "error_code": 18, "error_message": 40}
 _OWN_WIDTH = (10, 40)
 _HEADER_FILL = "FFE7EEF7"
 # Rows grow with wrapped text. With more lines than this, one answer would fill the screen.
@@ -57,9 +57,10 @@ def write_workbook(exported: Exported, target: Path, sheet: str, summary: Summar
         _set_up(page, exported)
         page.append([_header_cell(page, name) for name in exported.schema.names])
         cells = _RowOfCells(page, exported)
+        kinds = [exported.kinds.get(name, "") for name in exported.schema.names]
         for number, row in enumerate(_rows(exported), start=2):
             filled = cells.filled(row, number, aside)
-            height = shown_height(filled, exported.schema.names)
+            height = shown_height(filled, kinds)
             if height is not None:
                 page.row_dimensions[number].height = height
             page.append(filled)
@@ -103,13 +104,13 @@ def as_added(cell: Cell) -> None:
     cell.quotePrefix = True
 
 
-def shown_height(cells: Sequence[Cell | None], names: Sequence[str]) -> float | None:
+def shown_height(cells: Sequence[Cell | None], kinds: Sequence[str]) -> float | None:
     """The height in points that shows the wrapped texts of a row, up to `_SHOWN_LINES` lines; None
     for one line. The file states it because not every program grows rows by itself."""
     lines = 1
-    for cell, name in zip(cells, names, strict=True):
+    for cell, kind in zip(cells, kinds, strict=True):
         if cell is not None and isinstance(cell.value, str) and cell.alignment.wrap_text:
-            lines = max(lines, _lines(cell.value, width_of(name)))
+            lines = max(lines, _lines(cell.value, width_of(kind)))
     return float(min(lines, _SHOWN_LINES) * _LINE_POINTS) if lines > 1 else None
 
 
@@ -155,17 +156,17 @@ def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
 def _set_up(page: WriteOnlyWorksheet, exported: Exported) -> None:
     """Sets column widths and the frozen header, which openpyxl needs before the first row."""
     page.freeze_panes = "A2"
-    own = len(exported.schema) - len(exported.added)
     low, high = _OWN_WIDTH
     widths = page.column_dimensions  # type: ignore[attr-defined]
     for place, name in enumerate(exported.schema.names):
-        width = min(max(len(name) + 2, low), high) if place < own else width_of(name)
+        kind = exported.kinds.get(name)
+        width = width_of(kind) if kind else min(max(len(name) + 2, low), high)
         widths[get_column_letter(place + 1)].width = width
 
 
-def width_of(added: str) -> int:
-    """The width, in characters, of an added column of this name."""
-    return WIDTHS.get(added, WIDTHS.get(added.lstrip("_"), 20))
+def width_of(kind: str) -> int:
+    """The width, in characters, of an added column of this kind."""
+    return WIDTHS.get(kind, 20)
 
 
 def _header_cell(page: WriteOnlyWorksheet, name: str) -> Cell:
@@ -183,10 +184,9 @@ class _RowOfCells:
     def __init__(self, page: WriteOnlyWorksheet, exported: Exported) -> None:
         self._names = exported.schema.names
         self._cells = [WriteOnlyCell(page) for _ in self._names]
-        own = len(self._names) - len(exported.added)
-        for place, cell in enumerate(self._cells):
+        for name, cell in zip(self._names, self._cells, strict=True):
             as_added(cell)
-            if place < own:
+            if name not in exported.kinds:
                 cell.alignment = Alignment(vertical="top")
 
     def filled(self, row: tuple[Any, ...], number: int, aside: TextsAside) -> list[Cell | None]:
