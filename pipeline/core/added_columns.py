@@ -1,7 +1,7 @@
 """The columns that an export adds to a sheet: their kinds, their names, and how to know them. Pure.
 
 With `as: outline` they are `outline`, `outline_citations`, `_outline_status` and so on. If the
-sheet has such a column of its own, all of them get the same number: `result_2`, `_status_2`.
+sheet already has such a column, all of them get the same number: `result_2`, `_status_2`.
 """
 
 from __future__ import annotations

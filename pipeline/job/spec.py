@@ -96,11 +96,11 @@ class JobSpec:
     engine: str = "local"
     ray_address: str | None = None
     workers: int | None = None
-    notify: Notify | None = None
     answer_column: str | None = None
     """The name of the answer's column in exports: `as:` in the file. None for the usual names."""
     add: tuple[str, ...] | None = None
     """The kinds of columns that an export adds. None for the usual ones."""
+    notify: Notify | None = None
     text_rules: int = TEXT_RULES
     """The rules by which a cell becomes text. The run folder decides them, not the job file."""
     exported: tuple[str, ...] = ()

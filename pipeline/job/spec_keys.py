@@ -285,7 +285,7 @@ KEYS = (
             "up to 60 letters, digits and _, with a letter first, but not `http`, which "
             "failures.csv needs",
         ),
-        "`result`",
+        "the usual names, such as `result`",
         "The name of the answer's column in exports. `as: outline` also names the other columns: "
         "`outline_citations`, `_outline_status` and so on.",
     ),

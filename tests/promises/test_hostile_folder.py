@@ -50,6 +50,7 @@ FILES = [
     "results/part-00000.parquet",
     "results/part-00001.parquet",
     "report.html",
+    "exports.json",
 ]
 
 
