@@ -206,6 +206,8 @@ CASES: dict[str, Callable[[], object]] = {
     "guarded: signs": lambda: formulas.unformulaic(filled(";-")),
     "guarded: signs and digits": lambda: formulas.unformulaic(filled(";-1 1 1 1 1 1 1 1")),
     "guarded: a sign and spaces": lambda: formulas.unformulaic(";-" + filled(" ") + "1"),
+    "guarded: dashes": lambda: formulas.unformulaic(filled(";---")),
+    "guarded: a cell's name": lambda: formulas.unformulaic("- A1" + filled(" ") + "x"),
     "guarded: equals": lambda: formulas.unformulaic(filled("\n=")),
     "guarded: controls": lambda: formulas.unformulaic(filled("\0")),
     "guarded: a rare separator": lambda: formulas.unformulaic(filled("~ "), "~"),

@@ -90,17 +90,55 @@ def test_lists_numbers_and_names_in_an_answer_do_not_change(text):
     assert unformulaic(text) == text
 
 
-def test_an_answer_that_begins_with_a_sign_gets_one_quote_in_front():
-    """The rest of the text does not change."""
-    for text in ("- a list item\n- another", "+49 170 1234567", "-5", "@anna", "\ttab"):
-        assert unformulaic(text) == f"'{text}"
+UNCHANGED = ("-5", "+1", "-5%", "-5.5", "-1,234.5", "-.5", "+49 30 1234", "-5 °C", "- 5", "- bullet",
+             "- bullet\n- another\n+ one more", "-", "+", "--", "---\nnext", "- CO2 emissions",
+             "@name", "@name, hello", " - a", "\ttab", "\u200b-5", "-\u00a0Größe")  # fmt: skip
+PREFIXED = ("=1+1", "= hello", "=", "=> next", "-1+cmd|'/C calc'!A0", "- 1+cmd|'/C calc'!A0", "+A1",
+            "-A1", "- A1", "- $A$1 + 2", "+ CO2", "-A1:B2", "-1+1", "-5-3", "+1/2", "-5 - 3",
+            "+1-800-555", "--A1", "---A1", "@SUM(A1)", "@A1", "@A1+1", "-SUM(1)", "- SUM (1)",
+            "-name", "+'C:\\[x.xlsx]S'!A1", "- a\n+HYPERLINK(1)", "-5\n+cmd|' /C calc'!A0",
+            "- 'x'!A1", "-5=5", "-(5)", '+"a"&"b"', "-{1}", " \u200b-A1", "\uff0d1", "\uff0b1",
+            "@ SUM(1)", "-\nSUM(1)", "-\u00a0SUM(1)", "- 2+3", "-5%+A1")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", UNCHANGED)
+def test_a_number_a_list_item_a_name_or_a_dash_at_the_beginning_does_not_change(text):
+    """No spreadsheet calculates it."""
+    assert unformulaic(text) == text
+
+
+@pytest.mark.parametrize("text", PREFIXED)
+def test_a_text_that_a_spreadsheet_would_calculate_gets_one_quote_in_front(text):
+    """Sums, references to cells, and everything that can call a function or another program."""
+    assert unformulaic(text).startswith(f"'{text[0]}")
+
+
+@pytest.mark.skipif(not shutil.which("soffice"), reason="needs LibreOffice")
+def test_libreoffice_makes_no_formula_of_a_text_without_a_quote(tmp_path):
+    """The workbook that it makes of the texts has no formula, and only numbers changed."""
+    source = tmp_path / "in.csv"
+    texts = [unformulaic(text) for text in (*UNCHANGED, *PREFIXED)]
+    source.write_text("".join(as_csv("a", text) for text in texts), encoding="utf-8-sig")
+    infilter = "--infilter=CSV:44,34,76,1,,0,false,true,false,false,false,0,true"
+    subprocess.run(
+        ["soffice", "--headless", infilter, "--convert-to", "xlsx", "--outdir", tmp_path, source],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    cells = [row[1] for row in load_workbook(tmp_path / "in.xlsx").worksheets[0]]
+    assert len(cells) == len(texts)
+    assert {cell.data_type for cell in cells} == {"n", "s"}
+    numbers = {text for cell, text in zip(cells, texts, strict=True) if cell.data_type == "n"}
+    assert numbers <= {"-5", "+1", "-5%", "-5.5", "-1,234.5", "-.5", "- 5", "\u200b-5"}
 
 
 def test_control_characters_are_removed_from_the_added_cells_only(tmp_path):
     """The sheet's own cells do not change, formulas included."""
     own, added = "\0=1;=2\x07", "a\0b\x1b\x7fc\td\ne"
     batch = pa.record_batch({"a": [own], "result": [added], "_status": ["ok"]})
-    exported = Exported(batch.schema, 1, ("result", "_status"), lambda: iter([batch]), ";")
+    kinds = {"result": "result", "_status": "status"}
+    exported = Exported(batch.schema, 1, kinds, lambda: iter([batch]), ";")
     target = tmp_path / "out.csv"
     assert write_csv(exported, target, True) == 1
     with target.open(encoding="utf-8-sig", newline="") as file:
@@ -140,7 +178,7 @@ def test_every_file_for_a_spreadsheet_follows_the_same_rule(make_job):
         assert [row[0] for row in csv.reader(file)] == ["story", *own]
     with (job.output / "failures.csv").open(encoding="utf-8", newline="") as file:
         [row] = csv.DictReader(file)
-    assert (row["story"], row["_error_code"]) == ("fails", "'-1")
+    assert (row["story"], row["_error_code"]) == ("fails", "-1")
     kinds = {c.data_type for page in load_workbook(book) for line in page for c in line if c.value}
     assert kinds <= {"s", "n"}
 
