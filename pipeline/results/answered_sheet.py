@@ -125,20 +125,27 @@ def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[An
 
 
 def _kinds(job: Job, snapshot: Path, add: Collection[str]) -> dict[str, str]:
+    columns = frozenset(stored_columns(snapshot))
+    used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
+    own = columns.intersection(read_exports(job.folder).columns).difference(used)
+    return _named(columns, own, add, job.spec.answer_column if job.spec else None)
+
+
+def _named(
+    columns: frozenset[str], own: frozenset[str], add: Collection[str], answer: str | None
+) -> dict[str, str]:
     """The columns to add, by name. They get the first number that none of them has to share with a
-    column of the sheet which this folder did not write.
+    column of the sheet, except `own`, which this folder wrote.
 
     Columns of this folder that the sheet has are renewed, also those that `add` leaves out: a new
     answer never stands next to an old status.
     """
-    there = frozenset(stored_columns(snapshot))
-    used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
-    own = there.intersection(read_exports(job.folder).columns).difference(used)
     found: list[dict[str, str]] = []
-    for number in range(1, len(there) + 2):
-        group = column_names(KINDS, job.spec.answer_column if job.spec else None, number)
+    foreign = columns - own
+    for number in range(1, len(columns) + 2):
+        group = column_names(KINDS, answer, number)
         kinds = {name: kind for name, kind in group.items() if kind in add or name in own}
-        if not kinds.keys() & (there - own):
+        if kinds.keys().isdisjoint(foreign):
             if not kinds.keys().isdisjoint(own):
                 return kinds
             found.append(kinds)

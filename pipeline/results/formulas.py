@@ -1,9 +1,10 @@
 """What keeps a spreadsheet from calculating a server's text in a text file.
 
 A spreadsheet takes a cell that begins with = for a formula, and Excel also many that begin with + -
-or @. It skips characters that it does not show. Whoever opens the file with another separator than it was written with cuts cells
-at that one, and at line breaks: then quotes in the middle of a cell protect nothing. So the text
-is judged at its beginning, after each separator and after each line break.
+or @. It skips characters that it does not show. Whoever opens the file with another separator than
+it was written with cuts cells at that one, and at line breaks: then quotes in the middle of a cell
+protect nothing. So the text is judged at its beginning, after each separator and after each line
+break.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def unformulaic(text: str, delimiter: str = ",") -> str:
 
 
 def _begins_formula(text: str) -> bool:
-    """Looks for calls in the whole text, because a formula may go on in the next line."""
+    """Looks for calls in the whole text, because the next line may be a part of the formula."""
     found = _FIRST.match(text)
     if found is None:
         return False

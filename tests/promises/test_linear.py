@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import wording
+from pipeline.core import added_columns, wording
+from pipeline.core.added_columns import KINDS
 from pipeline.core.model import Reply
 from pipeline.export.xlsx import cells
 from pipeline.inputs import jsonl, values
@@ -227,10 +228,11 @@ CASES: dict[str, Callable[[], object]] = {
     "cell: half escapes": lambda: shared_strings.unescaped(filled("_x000")),
     "exported: escapes": lambda: cells.escaped(filled("_x0000_")),
     "exported: citations": lambda: answered_sheet._read_citations(filled("\n")),
-    "exported: 16,000 columns": lambda: answered_sheet._names(
-        (*(f"c{n}" for n in range(16_000)), "_status"),
-        tuple(f"c{n}" for n in range(16_000)),
-        ("result",),
+    "exported: 16,000 columns": lambda: answered_sheet._named(
+        frozenset(("result", *(f"result_{n}" for n in range(16_000)))), frozenset(), KINDS, None
+    ),
+    "exported: 16,000 statuses": lambda: added_columns.exported_columns(
+        f"_status_{n}" for n in range(16_000)
     ),
     "JSON Lines: a name twice among many": _twice,
     "header: a long name": lambda: job_spec.variable_names([filled("a ")]),

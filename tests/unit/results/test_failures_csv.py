@@ -20,6 +20,7 @@ from pipeline.core.model import State
 from pipeline.inputs.stored import snapshot_schema
 from pipeline.ledger.queries import Unfinished
 from pipeline.results.failures_csv import ADDED_COLUMNS, failures_csv
+from pipeline.results.formulas import unformulaic
 from tests.conftest import Job
 
 NAUGHTY = [
@@ -116,7 +117,7 @@ def test_the_file_is_the_same_as_from_pythons_csv_and_datetime(tmp_path):
     writer.writerow(["a,b", "row", *ADDED_COLUMNS])
     for row in rows:
         place = row.sheet_row - 1
-        guard = "'" if row.message.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
+        guard = "'" if unformulaic(row.message) != row.message else ""
         sent = datetime.fromtimestamp(row.sent_at, UTC).isoformat(timespec="milliseconds")
         status, paid = row.http_status or "", "yes" if row.maybe_paid else "no"
         told = [row.sheet_row, str(row.state), row.code or "", guard + row.message, status]

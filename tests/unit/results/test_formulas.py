@@ -90,7 +90,8 @@ def test_lists_numbers_and_names_in_an_answer_do_not_change(text):
     assert unformulaic(text) == text
 
 
-UNCHANGED = ("-5", "+1", "-5%", "-5.5", "-1,234.5", "-.5", "+49 30 1234", "-5 °C", "- 5", "- bullet",
+UNCHANGED = ("-5", "+1", "-5%", "-5.5", "-1,234.5", "-.5", "+49 30 1234", "-5 °C", "- 5",
+             "- bullet",
              "- bullet\n- another\n+ one more", "-", "+", "--", "---\nnext", "- CO2 emissions",
              "@name", "@name, hello", " - a", "\ttab", "\u200b-5", "-\u00a0Größe")  # fmt: skip
 PREFIXED = ("=1+1", "= hello", "=", "=> next", "-1+cmd|'/C calc'!A0", "- 1+cmd|'/C calc'!A0", "+A1",
