@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report bench-workbook lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -117,6 +117,9 @@ bench-pacing: $(READY)  ## measure use of the limit and 429s, compared with fixe
 
 bench-report: $(READY)  ## measure seconds, memory and size of a million rows' report, with 2 % and with half of them failed
 	$(BIN)/python benchmarks/report.py
+
+bench-workbook: $(READY)  ## measure reading and exporting a workbook of 200,000 rows, compared with openpyxl
+	$(BIN)/python benchmarks/workbook.py
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \

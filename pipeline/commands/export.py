@@ -115,7 +115,7 @@ def export_lines(
     guarded: int,
     renamed: tuple[str, ...],
     aside: int,
-    lost: tuple[str, ...],
+    without_macros: bool,
 ) -> list[str]:
     """What an export wrote, and what differs from the sheet. `what` is exported or citations."""
     from pipeline.status.summary_lines import shown_path, states_text
@@ -141,9 +141,9 @@ def export_lines(
             f"{counted(aside, 'text')} too long for a cell: see {path.stem}.files next to the "
             "workbook. Each cell names its file."
         )
-    if lost:
+    if without_macros:
         lines.append(
-            f"The copy of the workbook is not complete. Lost: {'; '.join(lost)}. Your workbook "
-            "is unchanged."
+            "The macros of your workbook are not in it, because an .xlsx has none. To keep them, "
+            "export to a file that ends in .xlsm."
         )
     return lines

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline.core.added_columns import FLAGS, KINDS, STATUS, USUAL, column_names, is_exported
 from pipeline.core.errors import NothingWritten, StorageFailed
@@ -13,6 +15,7 @@ from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.target import check_target
 from pipeline.inputs.formats import named_ending, open_table
+from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.job.exports import note_export
 from pipeline.job.job import Job
 from pipeline.ledger import queries
@@ -20,7 +23,8 @@ from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, she
 from pipeline.status.summary import summarize
 from pipeline.system.paths import resolved
 
-_WORKBOOKS = (".xlsx", ".xlsm")
+_MACROS = ".xlsm"
+_WORKBOOKS = (".xlsx", _MACROS)
 ENDINGS = (".csv", ".xlsx", ".parquet", ".jsonl")
 
 
@@ -28,15 +32,15 @@ ENDINGS = (".csv", ".xlsx", ".parquet", ".jsonl")
 class Export:
     """The file that was written. `guarded` cells got a ' in front, so that no spreadsheet runs them
     as formulas. `renamed` are the added columns that could not have their usual name. `aside` texts
-    were too long for a cell and are files next to the workbook. `lost` names what the copy of a
-    workbook could not keep."""
+    were too long for a cell and are files next to the workbook. `without_macros`: the workbook has
+    macros, which an .xlsx cannot have."""
 
     path: Path
     rows: int
     guarded: int = 0
     renamed: tuple[str, ...] = ()
     aside: int = 0
-    lost: tuple[str, ...] = ()
+    without_macros: bool = False
 
 
 def export_job(
@@ -52,8 +56,9 @@ def export_job(
     chooses the format: .csv, .xlsx, .parquet or .jsonl. The file is written completely or not at
     all.
 
-    To .xlsx, a workbook that the rows came from is copied, with the answers in new columns; from
-    any other sheet a new workbook is made. `excel_guard` keeps spreadsheets from running cells of
+    To .xlsx, a workbook that the rows came from is copied, with the answers in new columns and
+    everything else as it was; from any other sheet a new workbook is made. A workbook with macros
+    keeps them in an .xlsm. `excel_guard` keeps spreadsheets from running cells of
     the added columns as formulas (in CSV; in a workbook they are text anyway). `add` are the
     columns to add: "result", "citations", "status", "error_code", "error_message" and "flags". The
     default is `add:` of the job file, or else all but the flags. `flags` adds the flags too.
@@ -73,7 +78,7 @@ def export_job(
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
         exported = sheet_table(source)
-        if target.suffix.lower() == ".xlsx":
+        if target.suffix.lower() in _WORKBOOKS:
             done = _with_workbook(job, source, exported, target)
         else:
             done = _written(exported, target, excel_guard)
@@ -136,7 +141,11 @@ def export_citations(
 
 
 def _check(job: Job, target: Path, force: bool) -> None:
-    if target.suffix.lower() not in ENDINGS:
+    ending = target.suffix.lower()
+    is_copy = (
+        ending == _MACROS and job.spec is not None and job.spec.input.suffix.lower() == _MACROS
+    )
+    if ending not in ENDINGS and not is_copy:
         raise NothingWritten(
             f"{target}: the runner cannot write a file with {named_ending(target)}."
             f"{nearest(target.suffix, ENDINGS)} Use {', '.join(ENDINGS)}."
@@ -164,21 +173,41 @@ def _written(exported: Exported, target: Path, guard: bool) -> Export:
 
 
 def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: Path) -> Export:
-    from pipeline.export.copying import write_copy
-    from pipeline.export.xlsx.workbook import summary_rows, write_workbook
+    from pipeline.export.xlsx.copying import Copied, write_copy
+    from pipeline.export.xlsx.summary import summary_rows
+    from pipeline.export.xlsx.typed import kinds_of_texts
+    from pipeline.export.xlsx.workbook import write_workbook
 
     summary = summary_rows(job, source.read, source.in_use)
-    lost: tuple[str, ...] = ()
     try:
         if job.spec is not None and job.spec.input.suffix.lower() in _WORKBOOKS:
             table = open_table(job.spec)
             copied = write_copy(job.spec, table, source.snapshot, exported, target, summary)
-            aside, lost = copied.aside, copied.lost
         else:
-            aside = write_workbook(exported, target, job.name, summary)
+            sent = _sent(job, source.snapshot)
+            kinds = kinds_of_texts(_own_texts(source.snapshot, exported), sent)
+            aside = write_workbook(exported, target, job.name, summary, kinds, sent)
+            copied = Copied(aside)
     except OSError as error:
         raise _unwritable(target, error) from None
-    return Export(target, exported.rows, aside=aside, lost=lost)
+    return Export(target, exported.rows, aside=copied.aside, without_macros=copied.without_macros)
+
+
+def _sent(job: Job, snapshot: Path) -> frozenset[str]:
+    """The columns whose texts decide what a run sends."""
+    wanted = {*stored_mapped(snapshot)}
+    if job.spec is not None:
+        wanted |= {job.spec.id or "", *(condition.column for condition in job.spec.where)}
+    return frozenset(wanted)
+
+
+def _own_texts(snapshot: Path, exported: Exported) -> Iterator[dict[str, pa.Array]]:
+    """The columns of the sheet that are texts, batch by batch."""
+    columns = stored_columns(snapshot)
+    texts = {f.name for f in exported.schema if pa.types.is_large_string(f.type)}
+    wanted = texts.difference(exported.kinds)
+    for batch in stored_batches(snapshot):
+        yield {n: c for n, c in zip(columns, batch.columns, strict=True) if n in wanted}
 
 
 def _unwritable(target: Path, error: OSError) -> StorageFailed:

@@ -112,4 +112,5 @@ _HEADERS_OF: dict[str, Callable[[Path], Iterator[list[str]]]] = {
     ".jsonl": _jsonl_headers,
     ".parquet": _parquet_headers,
     ".xlsx": _xlsx_headers,
+    ".xlsm": _xlsx_headers,
 }

@@ -275,11 +275,11 @@ def test_texts_next_to_a_workbook_are_replaced_with_it(naughty_job):
 
 
 def test_a_new_workbook_freezes_its_header_and_sums_up_the_run(naughty_job):
-    """The sheet's own cells are texts, and a second worksheet has the counts."""
+    """The numbers of the sheet are numbers, and a second worksheet has the counts."""
     book = load_workbook(exported(naughty_job, "new.xlsx"))
     page, summary = book.worksheets
     assert [cell.value for cell in page[1]] == ["story", *ADDED]
-    assert (page["A2"].value, page["A2"].data_type, page.freeze_panes) == ("0", "s", "A2")
+    assert (page["A2"].value, page["A2"].data_type, page.freeze_panes) == (0, "n", "A2")
     said = {row[0]: row[1] for row in summary.iter_rows(values_only=True)}
     assert (said["rows"], said["ok"], said["failed"]) == (13, 13, 0)
     assert (said["requests paid, at least"], said["requests paid, at most"]) == (13, 13)

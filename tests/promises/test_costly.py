@@ -456,17 +456,6 @@ COPIES: dict[str, Callable[[Path], object]] = {
 }
 
 
-_KIND = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-TYPES = (
-    '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
-    '<Default Extension="rels" '
-    'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
-    '<Default Extension="xml" ContentType="application/xml"/>'
-    f'<Override PartName="/xl/workbook.xml" ContentType="{_KIND}.sheet.main+xml"/>'
-    f'<Override PartName="/xl/{{}}" ContentType="{_KIND}.worksheet+xml"/></Types>'
-)
-
-
 @pytest.fixture(scope="module")
 def answering() -> Iterator[Server]:
     with Server() as server:
@@ -474,10 +463,8 @@ def answering() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("name", each(COPIES))
-def test_a_workbook_that_is_cheap_to_read_and_costly_to_copy_is_refused_at_export(
-    make_job, answering, name
-):
-    """A .csv export of its answers still works."""
+def test_a_workbook_that_a_library_would_copy_at_great_cost_is_copied(make_job, answering, name):
+    """Half a kilobyte for each blank cell, and for each cell of a range, would be all memory."""
     job = make_job(answering.url, input="sheet.xlsx", sheet="Sheet1", variables={"story": "story"})
     COPIES[name](job.folder / "sheet.xlsx")
     if name.startswith("formulas"):
@@ -485,10 +472,6 @@ def test_a_workbook_that_is_cheap_to_read_and_costly_to_copy_is_refused_at_expor
     code, said = bounded(job, "run", "--rate", "5000", "--limit", "1")
     assert code == 0, said
     code, said = bounded(job, "export", "--to", str(job.folder / "out.xlsx"))
-    assert code == 2, said
-    assert "the workbook is too large to copy" in said
-    assert said.rstrip().endswith("Nothing was written.")
-    code, said = bounded(job, "export", "--to", str(job.folder / "out.csv"))
     assert code == 0, said
 
 
@@ -516,27 +499,6 @@ def test_a_file_in_the_place_of_an_earlier_export_costs_little(make_job, answeri
     code, said = bounded(job, "export", "--to", str(job.folder / name))
     assert code == 2, said
     assert "is not an earlier export" in said
-
-
-@pytest.mark.long
-def test_a_large_workbook_is_copied(make_job, answering):
-    """20,000 rows of ten columns, formats and formulas among them."""
-    job = make_job(answering.url, input="sheet.xlsx", variables={"story": "c0"})
-    head = rows([cell(f"{one}1", f"c{n}") for n, one in enumerate(columns(10))])
-    body = "".join(
-        f'<row r="{row}">'
-        + "".join(cell(f"{one}{row}", f"{one} {row}") for one in columns(10))
-        + "</row>"
-        for row in range(2, 20_002)
-    )
-    write_workbook(
-        job.folder / "sheet.xlsx",
-        worksheet(head + body),
-        parts={"[Content_Types].xml": TYPES.format("worksheets/sheet1.xml")},
-    )
-    job.run("--limit", "1")
-    done = job.call("export", "--to", str(job.folder / "out.xlsx"))
-    assert done.returncode == 0, done.stderr
 
 
 # -- answers ------------------------------------------------------------------------------

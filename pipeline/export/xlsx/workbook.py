@@ -1,73 +1,82 @@
-"""An Excel workbook of an export: typed texts, never formulas, row by row.
+"""A new workbook for the answers to a sheet that is not a workbook itself.
 
-Memory does not grow with the rows: openpyxl writes each as it comes.
+Its rows are written as they come, so memory does not grow with them. The runner writes the XML
+itself, because it does so in the copy of a workbook anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from xml.sax.saxutils import escape, quoteattr
+from zipfile import ZIP_DEFLATED, ZipFile
 
-from openpyxl import Workbook
-from openpyxl.cell import WriteOnlyCell
-from openpyxl.cell.cell import Cell
-from openpyxl.styles import Alignment, Font, PatternFill
-from openpyxl.utils import get_column_letter
-from openpyxl.worksheet._write_only import WriteOnlyWorksheet
-from openpyxl.worksheet.worksheet import Worksheet
+import pyarrow as pa
 
 from pipeline.core.errors import NothingWritten
-from pipeline.core.model import ROW_COUNTS
-from pipeline.core.money import paid_word
 from pipeline.export.files import cell_text, replacing, rows_of
-from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, escaped, fits
+from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, CellXml, escaped, fits
 from pipeline.export.xlsx.long_texts import TextsAside
-from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET, SUMMARY_TITLE
-from pipeline.job.job import Job
-from pipeline.ledger import queries
-from pipeline.ledger.reader import Read
+from pipeline.export.xlsx.package import BOOK_TYPE, CONTENT_TYPES, SHEET_TYPE
+from pipeline.export.xlsx.styles import HEAD, MAIN, Styles
+from pipeline.export.xlsx.summary import SummaryRows, summary_part
+from pipeline.export.xlsx.typed import Convert, of_value
+from pipeline.inputs.table import address
+from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET
 from pipeline.results.answered_sheet import Exported
-from pipeline.status.summary import summarize
 
-WIDTHS = {"result": 70, "citations": 50, "status": 12, "error_code": 18, "error_message": 40}
-_OWN_WIDTH = (10, 40)
-_HEADER_FILL = "FFE7EEF7"
+_WIDTHS = {"result": 70, "citations": 50, "status": 12, "error_code": 18, "error_message": 40}
+_OTHER_WIDTH = 20
+_OWN_WIDTHS = (8, 40)
 # Rows grow with wrapped text. With more lines than this, one answer would fill the screen.
 _SHOWN_LINES = 12
 _LINE_POINTS = 15
 # From here on, most characters (Chinese, Japanese, Korean, emoji) are two wide.
 _WIDE = "\u2e80"
+_FORBIDDEN_IN_NAMES = str.maketrans(dict.fromkeys("[]:*?/\\", "_"))
+_LINKS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006"
+_STYLES_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.styles+xml"
+_XML_TYPE = "application/xml"
+_LINKS_TYPE = "application/vnd.openxmlformats-package.relationships+xml"
 
-SummaryRows = list[tuple[str, str | int]]
 
-
-def write_workbook(exported: Exported, target: Path, sheet: str, summary: SummaryRows) -> int:
+def write_workbook(
+    exported: Exported,
+    target: Path,
+    sheet: str,
+    summary: SummaryRows,
+    converts: Mapping[str, Convert] | None = None,
+    sent: frozenset[str] = frozenset(),
+) -> int:
     """Writes a new workbook: the table on a worksheet named `sheet`, and `summary`, unless it is
     empty, on a second one. Returns the number of texts that went into separate files.
+
+    `converts` has what makes numbers and dates of the texts of a column. Typed values keep their
+    type, in the columns `sent` only if the reader of workbooks makes the same text of them.
 
     Raises:
         Refused: for more rows or columns than Excel has.
     """
     refuse_too_large(target, exported.rows + 1, len(exported.schema))
+    styles = Styles()
+    title = sheet.translate(_FORBIDDEN_IN_NAMES)[:31]
     with TextsAside(target) as aside, replacing(target) as file:
-        book = Workbook(write_only=True)
-        page = book.create_sheet(sheet[:31])
-        _set_up(page, exported)
-        page.append([_header_cell(page, name) for name in exported.schema.names])
-        cells = _RowOfCells(page, exported)
-        kinds = [exported.kinds.get(name, "") for name in exported.schema.names]
-        for number, row in enumerate(_rows(exported), start=2):
-            filled = cells.filled(row, number, aside)
-            height = shown_height(filled, kinds)
-            if height is not None:
-                page.row_dimensions[number].height = height
-            page.append(filled)
-            page.row_dimensions.pop(number, None)
-        if summary:
-            add_summary(book.create_sheet(SUMMARY_SHEET), summary)
-        book.save(file)
+        with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+            with archive.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as part:
+                _write_sheet(part, exported, _own(exported, converts or {}, sent), styles, aside)
+            titles = [title]
+            if summary:
+                titles.append(SUMMARY_SHEET)
+                content = summary_part(summary, MAIN, styles.ANSWER)
+                archive.writestr("xl/worksheets/sheet2.xml", content)
+            last = address(len(exported.schema), exported.rows + 1)
+            for name, content in _parts(titles, last, styles).items():
+                archive.writestr(name, content)
         aside.publish()
     return aside.count
 
@@ -86,118 +95,186 @@ def refuse_too_large(target: Path, rows: int, columns: int) -> None:
         )
 
 
-def put_text(cell: Cell, text: str, row: int, column: str, aside: TextsAside) -> None:
-    """Makes `text` the value of a cell, always as text. A text that is too long goes to a file,
-    which the cell then names. An empty text leaves the cell empty."""
-    value = escaped(text)
-    if not fits(value):
-        value = aside.put(row, column, text)
-    cell.value = value or None
-    if value:
-        cell.data_type = "s"  # else a text that begins with = is a formula, and #N/A an error
+class AnswerCells:
+    """Makes the cells of the runner's own columns. A text is never a formula. One that is too long
+    goes to a file, which the cell then names."""
+
+    def __init__(self, xml: CellXml, style: int | None, aside: TextsAside) -> None:
+        self._xml = xml
+        self._style = style
+        self._aside = aside
+
+    def made(self, place: int, row: int, column: str, value: Any) -> str | None:
+        """Returns the XML of a cell in column `place`, or None if it has no value."""
+        ref = address(place, row)
+        if isinstance(value, int):
+            return self._xml.number(ref, self._style, str(value))
+        text = escaped(cell_text(value))
+        if not fits(text):
+            text = self._aside.put(row, column, cell_text(value))
+        return self._xml.text(ref, self._style, text) if text else None
 
 
-def as_added(cell: Cell) -> None:
-    """Formats a cell of an added column: wrapped, aligned to the top. `quotePrefix` keeps a text
-    a text when somebody edits it."""
-    cell.alignment = Alignment(wrap_text=True, vertical="top")
-    cell.quotePrefix = True
+def width_of(kind: str) -> int:
+    """The width, in characters, of a column of the runner's own."""
+    return _WIDTHS.get(kind, _OTHER_WIDTH)
 
 
-def shown_height(cells: Sequence[Cell | None], kinds: Sequence[str]) -> float | None:
+def shown_height(values: Sequence[Any], widths: Sequence[int]) -> float | None:
     """The height in points that shows the wrapped texts of a row, up to `_SHOWN_LINES` lines; None
     for one line. The file states it because not every program grows rows by itself."""
-    lines = 1
-    for cell, kind in zip(cells, kinds, strict=True):
-        if cell is not None and isinstance(cell.value, str) and cell.alignment.wrap_text:
-            lines = max(lines, _lines(cell.value, width_of(kind)))
+    texts = zip(map(cell_text, values), widths, strict=True)
+    lines = max((_lines(text, width) for text, width in texts), default=1)
     return float(min(lines, _SHOWN_LINES) * _LINE_POINTS) if lines > 1 else None
 
 
 def _lines(text: str, width: int) -> int:
     """About how many lines a text takes in a column of `width` characters."""
     beginning = text[: _SHOWN_LINES * width].split("\n")
-    return sum(1 + (len(line) + sum(map(_WIDE.__lt__, line))) // width for line in beginning)
+    return sum(1 + _width(line) // width for line in beginning)
 
 
-def add_summary(page: Worksheet, summary: SummaryRows) -> None:
-    """Fills an empty worksheet with the summary of the job."""
-    page.column_dimensions["A"].width = 24
-    page.column_dimensions["B"].width = 60
-    for number, (name, value) in enumerate([(SUMMARY_TITLE, ""), *summary]):
-        first, second = WriteOnlyCell(page, escaped(name)), WriteOnlyCell(page)
-        second.value = escaped(value) if isinstance(value, str) else value
-        first.data_type = "s"
-        if isinstance(value, str):
-            second.data_type = "s"
-        second.alignment = Alignment(horizontal="left", vertical="top", wrap_text=True)
-        first.font = Font(bold=number == 0)
-        page.append([first, second if value != "" else None])
+def _width(line: str) -> int:
+    return len(line) + (0 if line.isascii() else sum(map(_WIDE.__lt__, line)))
 
 
-def summary_rows(job: Job, read: Read, in_use: bool) -> SummaryRows:
-    """The rows of the summary worksheet: (name, value)."""
-    summary = summarize(job, read(queries.counts), in_use=in_use)
-    last = read(queries.last_run)
-    assert last is not None
-    began = datetime.fromtimestamp(last.started_at, UTC)
-    rows: SummaryRows = [
-        ("job", job.name),
-        ("last run", summary.run_id),
-        ("began", f"{began:%Y-%m-%d %H:%M:%S} UTC"),
-        ("rows", summary.rows),
-        *((state, getattr(summary, state)) for state in ROW_COUNTS),
-        (f"requests {paid_word(job.sandbox)}, at least", summary.paid_min),
-        (f"requests {paid_word(job.sandbox)}, at most", summary.paid_max),
+def _own(
+    exported: Exported, converts: Mapping[str, Convert], sent: frozenset[str]
+) -> list[Convert | None]:
+    """What converts the values of each column; None for a column of the runner's own."""
+    return [
+        None
+        if field.name in exported.kinds
+        else converts.get(field.name, partial(of_value, exact=field.name in sent))
+        for field in exported.schema
     ]
-    return rows + [(f"rows with {code}", count) for code, count in summary.by_code.items()]
 
 
-def _set_up(page: WriteOnlyWorksheet, exported: Exported) -> None:
-    """Sets column widths and the frozen header, which openpyxl needs before the first row."""
-    page.freeze_panes = "A2"
-    low, high = _OWN_WIDTH
-    widths = page.column_dimensions  # type: ignore[attr-defined]
-    for place, name in enumerate(exported.schema.names):
-        kind = exported.kinds.get(name)
-        width = width_of(kind) if kind else min(max(len(name) + 2, low), high)
-        widths[get_column_letter(place + 1)].width = width
+def _write_sheet(
+    part: IO[bytes],
+    exported: Exported,
+    own: list[Convert | None],
+    styles: Styles,
+    aside: TextsAside,
+) -> None:
+    names = exported.schema.names
+    batches = exported.batches()
+    first = next(batches, None)
+    widths = [
+        _width_of_own(name, None if first is None else first.column(place))
+        if own[place]
+        else width_of(exported.kinds[name])
+        for place, name in enumerate(names)
+    ]
+    cols = "".join(
+        f'<col min="{place}" max="{place}" width="{width}" customWidth="1"/>'
+        for place, width in enumerate(widths, start=1)
+    )
+    xml = CellXml()
+    header = "".join(
+        xml.text(address(place, 1), styles.HEADER, escaped(name))
+        for place, name in enumerate(names, start=1)
+    )
+    part.write(
+        f'{HEAD}<worksheet xmlns="{MAIN}"><sheetViews><sheetView tabSelected="1" '
+        'workbookViewId="0"><pane ySplit="1" topLeftCell="A2" activePane="bottomLeft" '
+        f'state="frozen"/></sheetView></sheetViews><cols>{cols}</cols><sheetData>'
+        f'<row r="1">{header}</row>'.encode()
+    )
+    cells = _Cells(names, own, styles, aside)
+    added = [place for place, convert in enumerate(own) if convert is None]
+    rows = chain.from_iterable(map(rows_of, chain([] if first is None else [first], batches)))
+    number = 1
+    for number, row in enumerate(rows, start=2):
+        content = cells.row(number, row)
+        height = shown_height([row[p] for p in added], [widths[p] for p in added])
+        high = "" if height is None else f' ht="{height}" customHeight="1"'
+        part.write(f'<row r="{number}"{high}>{content}</row>'.encode())
+    last = address(len(names), number)
+    part.write(f'</sheetData><autoFilter ref="A1:{last}"/></worksheet>'.encode())
 
 
-def width_of(kind: str) -> int:
-    """The width, in characters, of an added column of this kind."""
-    return WIDTHS.get(kind, 20)
+class _Cells:
+    """Makes the cells of a row of a new workbook."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        own: list[Convert | None],
+        styles: Styles,
+        aside: TextsAside,
+    ) -> None:
+        self._columns = list(zip(names, own, strict=True))
+        self._styles = styles
+        self._xml = CellXml()
+        self._answers = AnswerCells(self._xml, styles.ANSWER, aside)
+        self._texts = AnswerCells(self._xml, styles.OWN, aside)
+
+    def row(self, number: int, values: Sequence[Any]) -> str:
+        made = (
+            self._cell(place, number, *column, value)
+            for place, (column, value) in enumerate(zip(self._columns, values, strict=True), 1)
+        )
+        return "".join(filter(None, made))
+
+    def _cell(
+        self, place: int, row: int, name: str, convert: Convert | None, value: Any
+    ) -> str | None:
+        if convert is None:
+            return self._answers.made(place, row, name, value)
+        typed = convert(value)
+        if typed is None:
+            return self._texts.made(place, row, name, value if value is None else str(value))
+        style = self._styles.number(typed.format) if typed.format else self._styles.PLAIN
+        ref = address(place, row)
+        if typed.is_boolean:
+            return self._xml.boolean(ref, style, typed.digits == "1")
+        return self._xml.number(ref, style, typed.digits)
 
 
-def _header_cell(page: WriteOnlyWorksheet, name: str) -> Cell:
-    cell = WriteOnlyCell(page, escaped(name))
-    cell.data_type = "s"
-    cell.font = Font(bold=True)
-    cell.fill = PatternFill("solid", fgColor=_HEADER_FILL)
-    cell.alignment = Alignment(vertical="top", wrap_text=True)
-    return cell
+def _width_of_own(name: str, values: pa.Array | None) -> int:
+    """The width of a column of the sheet, from its name and its first values."""
+    least, most = _OWN_WIDTHS
+    texts = [name, *(str(v) for v in (values.to_pylist() if values is not None else []))]
+    longest = max(max(map(_width, text[: 2 * most].split("\n"))) for text in texts)
+    return min(max(longest + 2, least), most)
 
 
-class _RowOfCells:
-    """One cell per column, reused for each row, because making cells takes most of the time."""
+def _parts(titles: Sequence[str], last: str, styles: Styles) -> dict[str, str]:
+    """The other parts of a workbook with these worksheets. `last` is the last cell of the first, up
+    to which its filter reaches."""
+    numbers = range(1, len(titles) + 1)
+    sheets = "".join(
+        f'<sheet name={quoteattr(title)} sheetId="{n}" r:id="rId{n}"/>'
+        for n, title in zip(numbers, titles, strict=True)
+    )
+    # Excel itself keeps a filter under this name, and some programs look for it there.
+    title = escape(titles[0].replace("'", "''"))
+    filtered = f"'{title}'!$A$1:" + re.sub("([A-Z]+)", r"$\1$", last)
+    links = [(f"rId{n}", "worksheet", f"worksheets/sheet{n}.xml") for n in numbers]
+    links.append(("rId9001", "styles", "styles.xml"))
+    types = [(f"/xl/worksheets/sheet{n}.xml", SHEET_TYPE) for n in numbers]
+    types += [("/xl/workbook.xml", BOOK_TYPE), ("/xl/styles.xml", _STYLES_TYPE)]
+    overrides = "".join(
+        f'<Override PartName="{name}" ContentType="{kind}"/>' for name, kind in types
+    )
+    return {
+        CONTENT_TYPES: f'{HEAD}<Types xmlns="{_PACKAGE}/content-types">'
+        f'<Default Extension="xml" ContentType="{_XML_TYPE}"/>'
+        f'<Default Extension="rels" ContentType="{_LINKS_TYPE}"/>{overrides}</Types>',
+        "_rels/.rels": _listed([("rId1", "officeDocument", "xl/workbook.xml")]),
+        "xl/workbook.xml": f'{HEAD}<workbook xmlns="{MAIN}" xmlns:r="{_LINKS}">'
+        f"<sheets>{sheets}</sheets><definedNames>"
+        '<definedName name="_xlnm._FilterDatabase" localSheetId="0" hidden="1">'
+        f"{filtered}</definedName></definedNames></workbook>",
+        "xl/_rels/workbook.xml.rels": _listed(links),
+        "xl/styles.xml": styles.xml(),
+    }
 
-    def __init__(self, page: WriteOnlyWorksheet, exported: Exported) -> None:
-        self._names = exported.schema.names
-        self._cells = [WriteOnlyCell(page) for _ in self._names]
-        for name, cell in zip(self._names, self._cells, strict=True):
-            as_added(cell)
-            if name not in exported.kinds:
-                cell.alignment = Alignment(vertical="top")
 
-    def filled(self, row: tuple[Any, ...], number: int, aside: TextsAside) -> list[Cell | None]:
-        for cell, name, value in zip(self._cells, self._names, row, strict=True):
-            if isinstance(value, int):
-                cell.value = value
-            else:
-                put_text(cell, cell_text(value), number, name, aside)
-        return [cell if cell.value is not None else None for cell in self._cells]
-
-
-def _rows(exported: Exported) -> Iterator[tuple[Any, ...]]:
-    for batch in exported.batches():
-        yield from rows_of(batch)
+def _listed(links: Sequence[tuple[str, str, str]]) -> str:
+    entries = "".join(
+        f'<Relationship Id="{id_}" Type="{_LINKS}/{kind}" Target="{target}"/>'
+        for id_, kind, target in links
+    )
+    return f'{HEAD}<Relationships xmlns="{_PACKAGE}/relationships">{entries}</Relationships>'

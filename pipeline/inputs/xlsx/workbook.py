@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.values import Shown, padded_width, shown_by
@@ -51,12 +51,26 @@ class Style:
     digits: int = 0
 
 
+class Link(NamedTuple):
+    """A relationship of a part: its kind (the end of `type`), the part that it leads to (None if
+    the file has no such part), its id and its whole type."""
+
+    kind: str
+    part: str | None
+    id: str
+    type: str
+
+
 @dataclass(slots=True)
 class Workbook:
-    """An open workbook. `recalculates`: a spreadsheet must calculate its formulas when it opens it,
-    because the program that wrote the workbook did not know their values."""
+    """An open workbook, whose list of worksheets is in `main`.
+
+    `recalculates`: a spreadsheet must calculate the formulas when it opens the workbook, because
+    the program that wrote it did not know their values.
+    """
 
     archive: zipfile.ZipFile
+    main: str
     sheets: list[SheetEntry] = field(default_factory=list)
     styles: list[Style] = field(default_factory=list)
     from_1904: bool = False
@@ -66,6 +80,19 @@ class Workbook:
     def open_sheet(self, sheet: SheetEntry) -> IO[bytes]:
         """The XML of one worksheet."""
         return _open_part(self.archive, sheet.part)
+
+    def open_part(self, part: str) -> IO[bytes]:
+        """Opens a part that is never large.
+
+        Raises:
+            Malformed: when it is over 32 MB, or packed in a way that no spreadsheet uses.
+        """
+        _refuse_large(self.archive, part)
+        return _open_part(self.archive, part)
+
+    def links(self, part: str) -> list[Link]:
+        """Returns the relationships of a part, in order."""
+        return list(_links(self.archive, _names(self.archive), part))
 
     @contextlib.contextmanager
     def shared_texts(self) -> Iterator[SharedTexts]:
@@ -173,30 +200,25 @@ def _directory_bytes(path: Path) -> int:
 
 
 def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
-    names = {entry.filename.lower(): entry.filename for entry in archive.infolist()}
+    names = _names(archive)
     if len(names) != len(archive.infolist()):
         raise Malformed("one of its parts is there twice")
-    main = "xl/workbook.xml"
-    for kind, target, _ in _relations(archive, names, "_rels/.rels", ""):
-        main = target if kind == "officeDocument" else main
-    if main.lower() not in names:
+    main = names.get("xl/workbook.xml")
+    for link in _links(archive, names, ""):
+        main = link.part if link.kind == "officeDocument" else main
+    if main is None:
         raise Malformed(
             "it has no xl/workbook.xml. If it is an .xlsb or .ods file, save it as .xlsx"
         )
-    folder, base = posixpath.split(main)
-    links = f"{folder}/_rels/{base}.rels"
-    related = {
-        name: (kind, names.get(target.lower()))
-        for kind, target, name in _relations(archive, names, links, folder)
-    }
+    related = {link.id: link for link in _links(archive, names, main)}
     listed = _WorkbookTarget()
-    _read_part(archive, names[main.lower()], listed)
-    workbook = Workbook(archive, from_1904=listed.from_1904, recalculates=listed.recalculates)
-    for name, link, visible in listed.sheets:
-        kind, part = related.get(link, ("", None))
-        if kind == "worksheet" and part is not None:
-            workbook.sheets.append(SheetEntry(name, part, visible))
-    parts = dict(related.values())
+    _read_part(archive, main, listed)
+    workbook = Workbook(archive, main, from_1904=listed.from_1904, recalculates=listed.recalculates)
+    for name, id_, visible in listed.sheets:
+        link = related.get(id_, Link("", None, "", ""))
+        if link.kind == "worksheet" and link.part is not None:
+            workbook.sheets.append(SheetEntry(name, link.part, visible))
+    parts = {link.kind: link.part for link in related.values()}
     workbook.texts_part = parts.get("sharedStrings")
     if "styles" in parts:
         found = parts["styles"]
@@ -208,17 +230,23 @@ def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
     return workbook
 
 
-def _relations(
-    archive: zipfile.ZipFile, names: dict[str, str], part: str, folder: str
-) -> Iterator[tuple[str, str, str]]:
-    """(kind, part in the zip, id) of each link that `part` lists."""
-    if part.lower() not in names:
+def _names(archive: zipfile.ZipFile) -> dict[str, str]:
+    """The name of each part by its name in small letters: case does not count (OPC, 6.2.2.3)."""
+    return {entry.filename.lower(): entry.filename for entry in archive.infolist()}
+
+
+def _links(archive: zipfile.ZipFile, names: dict[str, str], part: str) -> Iterator[Link]:
+    """The relationships of a part. The part "" is the file itself."""
+    folder, base = posixpath.split(part)
+    listing = names.get(posixpath.join(folder, "_rels", f"{base}.rels").lower())
+    if listing is None:
         return
     target = _RelationsTarget()
-    _read_part(archive, names[part.lower()], target)
-    for kind, link, name in target.found:
+    _read_part(archive, listing, target)
+    for kind, link, id_ in target.found:
         joined = posixpath.normpath(posixpath.join("/", folder, link.replace("\\", "/")))
-        yield kind.rpartition("/")[2], joined.lstrip("/"), name
+        found = names.get(joined.lstrip("/").lower())
+        yield Link(kind.rpartition("/")[2], found, id_, kind)
 
 
 def _read_part(
@@ -226,11 +254,15 @@ def _read_part(
     part: str,
     target: _RelationsTarget | _WorkbookTarget | _StylesTarget,
 ) -> None:
-    if archive.getinfo(part).file_size > _MAX_SMALL_PART_BYTES:
-        raise Malformed(f"{part} is over 32 MB")
+    _refuse_large(archive, part)
     with _open_part(archive, part) as source:
         for _ in stream(source, target):
             pass
+
+
+def _refuse_large(archive: zipfile.ZipFile, part: str) -> None:
+    if archive.getinfo(part).file_size > _MAX_SMALL_PART_BYTES:
+        raise Malformed(f"{part} is over 32 MB")
 
 
 def _open_part(archive: zipfile.ZipFile, part: str) -> IO[bytes]:

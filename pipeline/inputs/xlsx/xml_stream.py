@@ -6,8 +6,8 @@ in pieces but holds a tag until it ends, so the length of a tag is bounded as we
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import IO, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 from xml.parsers import expat
 
 CHUNK_BYTES = 1 << 20
@@ -46,8 +46,21 @@ class Foreign:
             raise Malformed("it is full of elements that mean nothing in a sheet")
 
 
-def stream(source: IO[bytes], target: XmlTarget) -> Iterator[None]:
+class Readable(Protocol):
+    """Bytes that can be read piece by piece."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def stream(
+    source: Readable,
+    target: XmlTarget,
+    on_parser: Callable[[expat.XMLParserType], None] | None = None,
+) -> Iterator[None]:
     """Feeds `source` to `target`, and comes back after each megabyte.
+
+    `on_parser` gets the parser before the first byte, for a target that needs the place of a tag in
+    the bytes, or fewer events.
 
     Raises:
         Malformed: when it is no XML, has a DTD or a tag of over 8 MB, or the target says so.
@@ -59,6 +72,8 @@ def stream(source: IO[bytes], target: XmlTarget) -> Iterator[None]:
     parser.EndElementHandler = target.end
     parser.CharacterDataHandler = target.text
     parser.StartDoctypeDeclHandler = _refuse_doctype
+    if on_parser is not None:
+        on_parser(parser)
     fed = 0
     try:
         while chunk := source.read(CHUNK_BYTES):
