@@ -97,13 +97,13 @@ def main() -> None:
         command = [sys.executable, "-c", OPENPYXL, str(book), str(bench.folder / "other.xlsx")]
         other = used(command)
         steps.append(step("openpyxl: load, add, save", rows, other))
-        ratio("openpyxl beside the export", ours, other)
+        ratio("openpyxl, compared with the export", ours, other)
         if arguments.before:
             target = str(bench.folder / "before.xlsx")
             command = [arguments.before, "-m", "pipeline", "export", str(bench.spec)]
             before = used([*command, "--to", target, "--quiet"], bench.environment())
             steps.append(step("export .xlsx of the other release", rows, before))
-            ratio("the other release beside this one", ours, before)
+            ratio("the other release, compared with this one", ours, before)
     keep("workbook", steps, server=kind)
 
 

@@ -226,7 +226,7 @@ def with_picture(path: Path, drawing: str) -> None:
     by_hand(path, behind='<drawing r:id="rId7"/>', parts=parts)
 
 
-def picture_beside(path: Path) -> None:
+def picture_next_to(path: Path) -> None:
     """A picture next to the rows, in columns F to H."""
     with_picture(path, anchored(4, 5, 9, 7))
 
@@ -327,7 +327,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "without places": without_places,
     "UTF-16": utf_16,
     "without styles": without_styles,
-    "a picture beside the rows": picture_beside,
+    "a picture next to the rows": picture_next_to,
     "a picture above the rows": picture_above,
     "a table": with_table,
     "unknown parts": unknown_parts,

@@ -237,8 +237,8 @@ class _SheetTarget:
             editor.replace(begin, end, self._all_widths())
 
     def _all_widths(self) -> bytes:
-        """The widths of all columns. Those of the new ones replace what was said of their places,
-        often one width for all columns up to the last one of Excel."""
+        """The widths of all columns. Often one width is for all columns up to the last one of
+        Excel: it is split where the new columns stand."""
         p = self._editor.prefix.encode()
         new = {column.place: column.width for column in self._columns}
         made = [

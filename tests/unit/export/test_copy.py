@@ -247,7 +247,7 @@ def test_macros_stay_in_an_xlsm_and_are_left_out_of_an_xlsx(tmp_path, server):
 @pytest.mark.parametrize(
     ("drawing", "place"),
     [
-        (anchored(4, 5, 9, 7), "I4"),  # beside the rows, in F to H
+        (anchored(4, 5, 9, 7), "I4"),  # next to the rows, in F to H
         (anchored(0, 5, 2, 7), "E4"),  # above them
         (anchored(4, 5, 9, 16_383), "E4"),  # a line to the last column of Excel
     ],
