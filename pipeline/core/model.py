@@ -29,12 +29,15 @@ MIN_RATE, MAX_RATE = 0.001, 1_000_000
 MAX_WAIT_S = 86_400
 """The longest wait that a setting allows, for a response or between two refreshes: a day."""
 
-TEXT_RULES = 2
+TEXT_RULES = 3
 """The newest rules by which a cell becomes text.
 
 A run folder keeps the rules that it began with, because a row with another text is another row and
 would be paid for again. 1: release 0.1. 2: fractions in workbooks have 15 significant digits, as
-Excel shows them.
+Excel shows them. 3: in workbooks, the section of a number format that applies to the number decides
+whether it is a date. East Asian and Thai dates are dates. Every kind of format with zeros before
+the number keeps these zeros and the texts next to them. A whole number that ends in `.0` keeps
+every digit.
 """
 
 

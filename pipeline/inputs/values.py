@@ -60,7 +60,8 @@ def literal_text(literal: str, significant: int | None = None) -> str | None:
 
     Whole numbers keep every digit, also digits that do not fit into a float. Other numbers are
     rounded to `significant` digits: Excel calculates with 17 and shows 15, so it shows 0.1 + 0.2 as
-    0.3.
+    0.3. A number with an exponent or a decimal point is rounded even if it is a whole number:
+    `without_zero_fraction` keeps the digits of those that a program wrote in full.
     """
     if literal.isascii() and literal.isdigit():
         return literal.lstrip("0") or "0"
@@ -76,9 +77,16 @@ def literal_text(literal: str, significant: int | None = None) -> str | None:
     return number_text(value) if math.isfinite(value) else None
 
 
+def without_zero_fraction(literal: str) -> str:
+    """Returns `1234567890123456` for `1234567890123456.0`, as programs write whole numbers that
+    they store as floats."""
+    whole, point, fraction = literal.partition(".")
+    return whole if point and whole[-1:].isdigit() and not fraction.strip("0") else literal
+
+
 def shown_by(number_format: str, format_id: int | None = None) -> Shown:
-    """Returns the kind of text that Excel's `number_format` shows. A built-in format has only a
-    `format_id`."""
+    """Returns the kind of text that Excel's `number_format` shows by text rules 1 and 2. A built-in
+    format has only a `format_id`."""
     if format_id in _DATE_IDS:
         return Shown.DATE
     if format_id in _TIME_IDS:
@@ -92,8 +100,8 @@ def shown_by(number_format: str, format_id: int | None = None) -> Shown:
 
 
 def padded_width(number_format: str) -> int:
-    """Returns how many digits a format such as `00000` shows at least, for zip codes and article
-    numbers. 0 for other formats."""
+    """Returns how many digits a format such as `00000` shows at least by text rules 1 and 2, for
+    zip codes and article numbers. 0 for other formats."""
     return len(number_format) if _ZEROS.fullmatch(number_format) else 0
 
 

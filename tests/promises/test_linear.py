@@ -20,7 +20,7 @@ from pipeline.core.added_columns import KINDS
 from pipeline.core.model import Reply
 from pipeline.export.xlsx import cells
 from pipeline.inputs import jsonl, values
-from pipeline.inputs.xlsx import reader, shared_strings
+from pipeline.inputs.xlsx import format_code, reader, shared_strings
 from pipeline.inputs.xlsx.cells import Merged
 from pipeline.job.spec import JobSpec
 from pipeline.policy.answer import classify
@@ -223,6 +223,7 @@ CASES: dict[str, Callable[[], object]] = {
     "number format: hours": lambda: values.shown_by("[" + filled("h")),
     "number format: quotes": lambda: values.shown_by('"' + filled('""')),
     "number format: backslashes": lambda: values.shown_by(filled("\\") + "x"),
+    "number format: parts": lambda: format_code.parse(filled("[")),
     "number format: zeros": lambda: values.padded_width(filled("0") + "x"),
     "cell: escapes": lambda: shared_strings.unescaped(filled("_x")),
     "cell: half escapes": lambda: shared_strings.unescaped(filled("_x000")),

@@ -16,6 +16,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -183,7 +184,7 @@ def test_a_workbook_is_read_with_the_text_rules_of_its_folder_and_pays_for_no_ot
 
 @pytest.mark.parametrize("workbook", WORKBOOKS[:1], indirect=True, ids=["0.1.0"])
 def test_newer_text_rules_need_accept_changes_and_show_the_number_of_bills(workbook):
-    """Two of the prices have another text under rules 2."""
+    """Two of the prices have another text since rules 2."""
     workbook.call("run", "--max-paid", "99")
     checked = workbook.call("check")
     assert "2 finished rows would have another text" in checked.stdout, checked.stdout
@@ -197,4 +198,34 @@ def test_newer_text_rules_need_accept_changes_and_show_the_number_of_bills(workb
     assert ended["requests"] == 2
     assert '{"note":"plain","price":"0.3"}' in workbook.book()
     assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
-    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 2
+    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 3
+
+
+def with_formats(sheet: Path, formats: dict[str, str]) -> None:
+    """Gives cells of a workbook another number format, as a user does in a spreadsheet."""
+    book = openpyxl.load_workbook(sheet)
+    for name, number_format in formats.items():
+        book.active[name].number_format = number_format
+    book.save(sheet)
+
+
+@pytest.mark.parametrize("workbook", WORKBOOKS[1:], indirect=True, ids=["0.2.0"])
+def test_a_folder_with_text_rules_2_keeps_its_texts_and_shows_what_rules_3_would_bill(workbook):
+    """Under rules 2, both formats leave the number as it is. Under rules 3, they make a date of the
+    one and keep the zeros of the other."""
+    workbook.call("run", "--max-paid", "99")
+    with_formats(workbook.sheet, {"A3": "[$-404]e", "A5": '"SKU-"0000;@'})
+    before = workbook.book()
+    found = json.loads(workbook.call("check", "--json").stdout)
+    assert (found["to_send"], found["text_rules"], found["new_under_newest_rules"]) == (0, 2, 2)
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    assert workbook.book() == before
+    checked = workbook.call("check")
+    assert "2 finished rows would have another text" in checked.stdout, checked.stdout
+    ended = json.loads(workbook.call("run", "--accept-changes", "--json").stdout)
+    assert ended["requests"] == 2
+    assert {json.loads(body)["price"] for body in set(workbook.book()) - set(before)} == {
+        "1900-01-01T12:00:00",
+        "SKU-0007",
+    }
+    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 3

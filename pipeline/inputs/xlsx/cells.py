@@ -15,9 +15,10 @@ from typing import IO
 
 from pipeline.core.model import TEXT_RULES
 from pipeline.inputs.table import address
-from pipeline.inputs.values import Shown, boolean_text, literal_text, serial_text
+from pipeline.inputs.values import boolean_text
+from pipeline.inputs.xlsx.numbers import NO_DATE, Numbers
 from pipeline.inputs.xlsx.shared_strings import SharedTexts, unescaped
-from pipeline.inputs.xlsx.workbook import Style, Workbook
+from pipeline.inputs.xlsx.workbook import Workbook
 from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, prefix_of, stream
 
 MAX_ROWS = 1_048_576
@@ -25,9 +26,6 @@ MAX_COLUMNS = 16_384
 
 _ADDRESS = re.compile(r"([A-Za-z]{1,3})([1-9][0-9]{0,6})")
 _LETTERS = re.compile("[A-Za-z]{1,3}")
-_NO_DATE = "########"
-# How many digits Excel shows of a number, whatever its cell holds.
-_SIGNIFICANT = 15
 
 
 class Flaw(Enum):
@@ -208,11 +206,7 @@ class _CellValues:
     """A cell's text by its kind (`t`) and style (`s`): ECMA-376 part 1, 18.3.1.4 and 18.18.11."""
 
     def __init__(self, workbook: Workbook, texts: SharedTexts, text_rules: int) -> None:
-        self._significant = _SIGNIFICANT if text_rules >= 2 else None
-        self._plain = Style()
-        self._styles = {"0": self._plain}
-        self._styles |= {str(i): style for i, style in enumerate(workbook.styles)}
-        self._from_1904 = workbook.from_1904
+        self._numbers = Numbers(workbook, text_rules)
         self.recalculates = workbook.recalculates
         self._texts = texts
 
@@ -225,7 +219,8 @@ class _CellValues:
         if kind == "s":
             return self._shared(raw)
         if kind is None or kind == "n":
-            return self._number(style, raw)
+            text = self._numbers.text(style, raw)
+            return text, (Flaw.ERROR if text == NO_DATE else None)
         if kind in ("str", "inlineStr"):
             return _whole_characters(unescaped(raw))
         if kind == "b":
@@ -239,20 +234,6 @@ class _CellValues:
             return _whole_characters(self._texts[raw])
         except IndexError:
             return None, None
-
-    def _number(self, style: str | None, raw: str) -> tuple[str | None, Flaw | None]:
-        if not raw:
-            return "", None
-        text = literal_text(raw, self._significant)
-        format_ = self._plain if style is None else self._styles.get(style)
-        if format_ is None:
-            return None, None
-        if text is None or format_.shown is Shown.NUMBER:
-            if text and format_.digits and text.isdigit():
-                text = text.zfill(format_.digits)
-            return text, None
-        moment = serial_text(float(raw), format_.shown, self._from_1904)
-        return (_NO_DATE, Flaw.ERROR) if moment is None else (moment, None)
 
 
 def _whole_characters(text: str) -> tuple[str, Flaw | None]:

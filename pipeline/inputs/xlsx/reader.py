@@ -1,9 +1,10 @@
 """Excel workbooks: what a cell holds as text, and a refusal by cell for what holds no value.
 
-Dates are ISO 8601, numbers have no format but leading zeros (`00000`). A formula is what Excel
-last calculated. An error such as #DIV/0! is refused where it would be sent, and is text elsewhere.
-Hidden rows and columns are rows and columns. Merged cells are refused where they would leave a
-cell empty that is sent, as only the first of them holds the value.
+Dates are ISO 8601. Numbers have no format except the zeros before them (`00000`) and the texts next
+to these zeros. A formula is what Excel last calculated. An error such as #DIV/0! is refused where
+it would be sent, and is text elsewhere. Hidden rows and columns are rows and columns. Merged cells
+are refused where they would leave a cell empty that is sent, as only the first of them holds the
+value.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.values import Shown, padded_width, shown_by
 from pipeline.inputs.xlsx.shared_strings import SharedTexts
 from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, stream
 
@@ -43,12 +42,12 @@ class SheetEntry:
     visible: bool
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Style:
-    """What a cell's style makes of its number."""
+    """The number format of a cell's style. A built-in format has a `format_id` and no `code`."""
 
-    shown: Shown = Shown.NUMBER
-    digits: int = 0
+    code: str = ""
+    format_id: int | None = None
 
 
 class Link(NamedTuple):
@@ -351,5 +350,5 @@ class _StylesTarget:
     def _style(self, format_id: str) -> Style:
         code = self._formats.get(format_id)
         if code is None:
-            return Style(shown_by("", int(format_id) if format_id.isdecimal() else None))
-        return Style(shown_by(code), padded_width(code))
+            return Style("", int(format_id) if format_id.isdecimal() else None)
+        return Style(code)

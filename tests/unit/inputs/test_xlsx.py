@@ -82,7 +82,6 @@ def test_numbers_have_the_fewest_digits_that_mean_them(tmp_path, value, expected
         ('[Red]0.0" m"', "3", "3"),
         ("00000", "123", "00123"),
         ("00000", "1234567", "1234567"),
-        ("00000", "-5", "-5"),
         (14, "45293", "2024-01-02"),
         (14, "45293.5", "2024-01-02T12:00:00"),
         (22, "45293.520983796295", "2024-01-02T12:30:13"),
@@ -107,6 +106,182 @@ def test_dates_are_iso_and_number_formats_change_only_leading_zeros(
     parts = {"xl/styles.xml": styles(0, number_format)}
     path = one_column(tmp_path, cell("A2", value, "n", style=1), parts=parts)
     assert texts(path) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0.30000000000000004", "0.3"),
+        ("1.0000000000000002E-2", "0.01"),
+        ("1.5e3", "1500"),
+        ("1E+21", "1e+21"),
+        ("1.2345678901234567E+19", "12345678901234600000"),
+        ("1234567890123456.7", "1234567890123460"),
+        ("12345678901234567890", "12345678901234567890"),
+        ("1234567890123456.0", "1234567890123456"),
+        ("-1234567890123456.", "-1234567890123456"),
+        (".0", "0"),
+    ],
+)
+def test_numbers_have_15_digits_and_whole_numbers_written_in_full_have_all(
+    tmp_path, value, expected
+):
+    """Excel itself writes more than 15 digits only of calculated numbers, and shows 15 of them.
+    Other programs write long article numbers in full, some of them with `.0`."""
+    assert texts(one_column(tmp_path, cell("A2", value, "n"))) == [expected]
+
+
+DAY = "2024-01-02"
+
+
+@pytest.mark.parametrize(
+    ("number_format", "value", "expected"),
+    [
+        ("aaaa", "45293", DAY),
+        ("aaa", "45293", DAY),
+        ("e", "45293", DAY),
+        ("ee", "45293", DAY),
+        ('ggge"年"m"月"d"日"', "45293", DAY),
+        ("bbbb", "45293", DAY),
+        ("[$-D07041E]d/m/bb", "45293", DAY),
+        ("[$-107041E]d mmm yyyy", "45293", DAY),
+        ("[$-411]ge.m.d;@", "45293", DAY),
+        ("[$-804]aaaa;@", "45293", DAY),
+        ("[$-404]e/m/d;@", "45293", DAY),
+        ("e-m-d", "45293", DAY),
+        ('[DBNum1][$-804]yyyy"年"m"月"', "45293", DAY),
+        ("B2yyyy/mm/dd", "45293", DAY),
+        (71, "45293", DAY),
+        (81, "45293", DAY),
+        (76, "0.5", "12:00:00"),
+        (79, "1.5", "36:00:00"),
+        ("上午/下午hh時mm分", "0.5", "12:00:00"),
+        ("[Red][>40000]yyyy;0", "45293", DAY),
+        ('[=0]"";yyyy\\-mm\\-dd', "45293", DAY),
+        ("yyyy;0", "-3", "-3"),
+        ("yyyy;0", "45293", DAY),
+        ("0;yyyy", "45293", "45293"),
+        ("mm:ss.000", "0.0000115856", "00:00:01.001"),
+        ("[ss],00", "0.0000115741", "0:00:01"),
+        ("General", "45293", "45293"),
+        ("GENERAL;[Red]General", "45293", "45293"),
+        ("Standard", "45293", "45293"),
+        ("0.00E+00", "45293", "45293"),
+        ("##0.0e-0", "45293", "45293"),
+        ('"sale"0', "45293", "45293"),
+        ("0 kg/d", "45293", "45293"),
+        ("EUR #,##0", "45293", "45293"),
+        ("[Magenta]0.0", "45293", "45293"),
+        ("[Color10]0;[Cyan]-0", "45293", "45293"),
+        ("[<=100]0;[Red]0", "45293", "45293"),
+        ("@", "45293", "45293"),
+        ('0;0;0;"day"@', "45293", "45293"),
+        ("d" * 300, "45293", "45293"),
+    ],
+)
+def test_the_section_for_the_number_decides_whether_it_is_a_date(
+    tmp_path, number_format, value, expected
+):
+    """Also in the formats of China, Japan and Thailand. `e` is a year, and `E+` an exponent."""
+    parts = {"xl/styles.xml": styles(0, number_format)}
+    path = one_column(tmp_path, cell("A2", value, "n", style=1), parts=parts)
+    assert texts(path) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("number_format", "value", "expected"),
+    [
+        ("00000;@", "42", "00042"),
+        ("[$-409]00000", "42", "00042"),
+        ("00000_)", "42", "00042"),
+        ("* 00000", "42", "00042"),
+        ("[Blue]00000", "42", "00042"),
+        ("0000000000000", "4006381333931", "4006381333931"),
+        ("0000000000000", "42", "0000000000042"),
+        ("#0000", "42", "0042"),
+        ("00000-0000", "12345678", "01234-5678"),
+        ("000\\-00", "12345", "123-45"),
+        ("000\\-00", "12345678901234567890", "123456789012345678-90"),
+        ("00:00", "830", "08:30"),
+        ('"SKU-"0000', "42", "SKU-0042"),
+        ('"SKU-"0000', "-42", "-SKU-0042"),
+        ('"SKU-"0000" A"', "42", "SKU-0042 A"),
+        ("[$Nr.-407]\\ 000", "7", "Nr. 007"),
+        ("00000", "-5", "-00005"),
+        ("00000;-00000", "-5", "-00005"),
+        ("00000;(00000)", "-5", "(00005)"),
+        ("00000;0", "-5", "-5"),
+        ("[<1000]0000;000000", "42", "0042"),
+        ("[<1000]0000;000000", "4200", "004200"),
+        ("[<1000]0000;000000", "-42", "-42"),
+        ("0000;;", "0", "0"),
+        ("00000", "12.5", "12.5"),
+        ("00.00", "5", "5"),
+        ("0,000", "5", "5"),
+        ("0000,", "5", "5"),
+        ("00%", "5", "5"),
+        ("00/00", "5", "5"),
+        ("00E+00", "5", "5"),
+        ('"SKU-"0', "5", "5"),
+        ('0" m"', "5", "5"),
+        ("t00000", "5", "5"),
+    ],
+)
+def test_formats_with_zeros_before_the_number_keep_the_zeros_and_the_texts_next_to_them(
+    tmp_path, number_format, value, expected
+):
+    """The user sees `SKU-0042`. A format with anything else in it changes no number."""
+    parts = {"xl/styles.xml": styles(0, number_format)}
+    path = one_column(tmp_path, cell("A2", value, "n", style=1), parts=parts)
+    assert texts(path) == [expected]
+
+
+@pytest.mark.parametrize("rules", [1, 2])
+@pytest.mark.parametrize(
+    ("number_format", "value", "expected"),
+    [
+        ("e", "45293", "45293"),
+        ("aaaa", "45293", "45293"),
+        (71, "45293", "45293"),
+        ('[=0]"";yyyy', "45293", "45293"),
+        ("0 kg/d", "45293", DAY),
+        ("Standard", "45293", DAY),
+        ("00000;@", "42", "42"),
+        ("#0000", "42", "42"),
+        ('"SKU-"0000', "42", "42"),
+        ("00000", "42", "00042"),
+        ("00000", "-5", "-5"),
+        ("yyyy", "45293", DAY),
+        (46, "1.0625", "25:30:00"),
+    ],
+)
+def test_earlier_text_rules_give_the_same_texts_as_before(
+    tmp_path, rules, number_format, value, expected
+):
+    """The rows of a folder with these rules would have another text otherwise."""
+    parts = {"xl/styles.xml": styles(0, number_format)}
+    path = one_column(tmp_path, cell("A2", value, "n", style=1), parts=parts)
+    assert texts(path, text_rules=rules) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [(1, ["1234567890123456", "0.30000000000000004"]), (2, ["1234567890123460", "0.3"])],
+)
+def test_earlier_text_rules_round_numbers_as_before(tmp_path, rules, expected):
+    """Rules 1 round nothing, and rules 2 also round a whole number with `.0`."""
+    numbers = ("1234567890123456.0", "0.30000000000000004")
+    cells = [cell(f"A{row}", number, "n") for row, number in enumerate(numbers, 2)]
+    assert texts(one_column(tmp_path, *cells), text_rules=rules) == expected
+
+
+def test_a_workbook_with_more_number_formats_than_any_program_writes_is_refused(tmp_path):
+    """Each format takes time to split into its parts."""
+    formats = [f"0.{'0' * (n % 200)}{'#' * (n // 200)}" for n in range(6000)]
+    cells = [cell(f"A{n}", n, "n", style=n) for n in range(2, 6000)]
+    path = one_column(tmp_path, *cells, parts={"xl/styles.xml": styles(0, *formats)})
+    assert "it has over 5,000 number formats" in refusal(path)
+    assert len(texts(path, text_rules=2)) == 5998
 
 
 def test_dates_that_count_from_1904_are_the_same_days(tmp_path):
