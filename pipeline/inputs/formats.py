@@ -81,6 +81,7 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
     for name, value, kinds in (
         ("sheet", spec.sheet, _WORKBOOKS),
         ("header_row", spec.header_row, _WORKBOOKS),
+        ("shown", spec.shown or None, _WORKBOOKS),
         ("encoding", spec.encoding, _TEXTS),
     ):
         if value is not None and kind not in kinds:

@@ -12,6 +12,8 @@ from enum import Enum
 
 _DAY_MS = 86_400_000
 _LAST_DAY = date(9999, 12, 31)
+# Excel has these days because Lotus 1-2-3 had them.
+_DAYS_OF_LOTUS = {0: (1900, 1, 0), 60: (1900, 2, 29)}
 _LITERAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 # Pieces of a number format that Excel shows literally or not: quoted and escaped text, padding,
 # colours. Excel accepts at most 255 characters in a format, so no bracket is further from its end.
@@ -119,22 +121,25 @@ def serial_text(serial: float, shown: Shown, from_1904: bool) -> str | None:
     clock = (datetime.min + timedelta(milliseconds=milliseconds)).time()
     if days == 0 and (shown is Shown.TIME or not from_1904):
         return _clock_text(clock)
-    day = _day(days, from_1904)
-    if day is None:
+    parts = calendar_day(days, from_1904)
+    if parts is None:
         return None
+    day = "{:04}-{:02}-{:02}".format(*parts)
     return f"{day}T{_clock_text(clock)}" if milliseconds else day
 
 
-def _day(days: int, from_1904: bool) -> str | None:
+def calendar_day(days: int, from_1904: bool) -> tuple[int, int, int] | None:
+    """Returns Excel's day as (year, month, day). None for a day after the year 9999."""
+    if not from_1904 and days in _DAYS_OF_LOTUS:
+        return _DAYS_OF_LOTUS[days]
     if from_1904:
         start = date(1904, 1, 1)
-    elif days == 60:
-        return "1900-02-29"  # Excel has this day because Lotus 1-2-3 had it
     else:
         start = date(1899, 12, 30) if days > 60 else date(1899, 12, 31)
     if days > (_LAST_DAY - start).days:
         return None
-    return (start + timedelta(days=days)).isoformat()
+    day = start + timedelta(days=days)
+    return day.year, day.month, day.day
 
 
 def _elapsed(days: int, milliseconds: int) -> str:

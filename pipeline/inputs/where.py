@@ -1,4 +1,4 @@
-"""The spec's `where:`, which chooses rows of a sheet.
+"""The spec's `where:`, which chooses rows of a sheet, and the names of columns in the spec.
 
 RE2 searches the patterns. Its time is proportional to the length of the text for every pattern,
 while the standard library's `re` may take years for thirty characters.
@@ -19,17 +19,20 @@ from pipeline.job.spec import Condition, JobSpec
 
 
 def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:
-    """Raises if `where:` names a column that the sheet does not have.
+    """Raises if `where:` or `shown:` names a column that the sheet does not have.
 
     Raises:
         Refused: with its line and the nearest name.
     """
-    for number, condition in enumerate(spec.where):
-        if condition.column not in columns:
+    names = [(f"where.{number}", one.column) for number, one in enumerate(spec.where)]
+    if not isinstance(spec.shown, bool):
+        names += [(f"shown.{number}", name) for number, name in enumerate(spec.shown)]
+    known = frozenset(columns)
+    for key, name in names:
+        if name not in known:
             raise Refused(
-                f"{spec.at(f'where.{number}')}: {spec.input.name} has no column "
-                f'"{condition.column}" for `where:`.{nearest(condition.column, columns)} It has: '
-                f"{', '.join(columns)}."
+                f'{spec.at(key)}: {spec.input.name} has no column "{name}" for '
+                f"`{key.partition('.')[0]}:`.{nearest(name, columns)} It has: {', '.join(columns)}."
             )
 
 

@@ -66,11 +66,12 @@ class JobSpec:
 
     `variables` are (variable, column) pairs, or None if each column fills the variable of its name.
     `constants` are (variable, text) pairs. Rows that do not meet all conditions of `where` are
-    skipped. `dedupe` sends equal rows once, for all of them. `deadline_s` is the total time for one
-    response, from its request to its last byte. The API's own limit is 300 s, and that of its edge
-    is a little more. `engine` is the place that requests are sent from. `ray_address` (None for a
-    new cluster on this machine) and `workers` (None for one per machine, at least two) only apply
-    to the engine ray.
+    skipped. `shown` are the columns that are sent as the sheet displays them in the language
+    `locale`, or True for all columns that the job uses. `dedupe` sends equal rows once, for all of
+    them. `deadline_s` is the total time for one response, from its request to its last byte. The
+    API's own limit is 300 s, and that of its edge is a little more. `engine` is the place that
+    requests are sent from. `ray_address` (None for a new cluster on this machine) and `workers`
+    (None for one per machine, at least two) only apply to the engine ray.
     """
 
     source: Path
@@ -87,6 +88,8 @@ class JobSpec:
     sheet: str | None = None
     header_row: int | None = None
     encoding: str | None = None
+    shown: tuple[str, ...] | bool = False
+    locale: str | None = None
     max_paid: int | None = None
     max_paid_per_run: int | None = None
     concurrency: int = 2000
@@ -111,6 +114,10 @@ class JobSpec:
     def at(self, key: str) -> str:
         """Returns the path of the file, with the line of `key` if the key has one."""
         return f"{self.source} line {self.lines[key]}" if key in self.lines else str(self.source)
+
+    def shows(self, column: str) -> bool:
+        """Returns whether `column` is sent as the sheet displays it, if the job uses it."""
+        return self.shown is True or (self.shown is not False and column in self.shown)
 
     def budget(self, paid_max: int) -> int | None:
         """Returns the number of requests that a run may still pay for, None without a limit.
@@ -144,6 +151,7 @@ def load_spec(path: Path) -> JobSpec:
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
     values = _values(fields)
     _note_both(fields, values)
+    _note_idle(fields, values)
     notify = _notify(fields)
     fields.refuse_faults()
     here = path.absolute().parent
@@ -189,6 +197,11 @@ def _note_both(fields: Fields, values: dict[str, Any]) -> None:
                 f"constants.{name}",
                 f"`{name}` is both a variable and a constant. Remove one of them",
             )
+
+
+def _note_idle(fields: Fields, values: dict[str, Any]) -> None:
+    if "locale" in values and not values.get("shown"):
+        fields.note("locale", "`locale` has no effect without `shown`. Leave it out")
 
 
 def _notify(fields: Fields) -> Notify | None:

@@ -18,6 +18,23 @@ from pipeline.job.yaml_fields import Fields
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 EMPTY_CHOICES = ("refuse", "send", "skip")
+DEFAULT_LOCALE = "en_US"
+LOCALES = (
+    DEFAULT_LOCALE,
+    "en_GB",
+    "de_DE",
+    "fr_FR",
+    "es_ES",
+    "it_IT",
+    "pt_BR",
+    "nl_NL",
+    "pl_PL",
+    "sv_SE",
+    "da_DK",
+    "ja_JP",
+    "zh_CN",
+)
+"""The languages in which the runner can show numbers and dates as a spreadsheet displays them."""
 
 
 class Type(Protocol):
@@ -87,6 +104,16 @@ class Flag:
 
     def read(self, fields: Fields, key: str) -> bool | None:
         return fields.flag(key)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNames:
+    """A list of column names, at most `most` of them, or true for all columns or false for none."""
+
+    most: int
+
+    def read(self, fields: Fields, key: str) -> tuple[str, ...] | bool | None:
+        return fields.names_or_flag(key, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +246,21 @@ KEYS = (
         Text(),
         "UTF-8, or the encoding of the file's byte order mark",
         "The encoding of a text file, such as `cp1252` or `gbk`.",
+    ),
+    Key(
+        "shown",
+        ColumnNames(16_384),  # as many as a sheet has columns
+        "`false`",
+        "Columns of a workbook whose numbers and dates are sent as the sheet displays them, such "
+        "as `[Price, Discount]`, or `true` for every column that the job uses. See "
+        "[Spreadsheets](spreadsheets.md).",
+    ),
+    Key(
+        "locale",
+        Choice(LOCALES),
+        "American English (`en_US`)",
+        "For `shown`: the language of your spreadsheet program, which decides the decimal sign and "
+        f"the names of months: {', '.join(f'`{name}`' for name in LOCALES)}.",
     ),
     Key(
         "max_paid",

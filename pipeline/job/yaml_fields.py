@@ -339,6 +339,26 @@ class Fields:
             return isinstance(node, yaml.ScalarNode) and node.value.lower() in _YES
         return None
 
+    def names_or_flag(self, key: str, most: int) -> tuple[str, ...] | bool | None:
+        """Reads a list of texts, or true or false."""
+        node = self._take(key)
+        if node is None:
+            return None
+        if node.tag.endswith(":bool"):
+            return self.flag(key)
+        with self._noting:
+            if not isinstance(node, yaml.SequenceNode):
+                raise self._fault(
+                    node, f"`{key}` must be a list such as [Price], or true, not {_kind(node)}"
+                )
+            if len(node.value) > most:
+                raise self._fault(
+                    node, f"`{key}` has {len(node.value):,} names, and the limit is {most:,}"
+                )
+            self.lines.update({f"{key}.{n}": _line(one) for n, one in enumerate(node.value)})
+            return tuple(self._text(one, f"a name in `{key}`") for one in node.value)
+        return None
+
     def sections(self, key: str, what: str, wanted: str) -> list[Fields]:
         """Reads a list of mappings, or a single mapping. `what` names one of them in messages. Each
         value that is not a mapping is noted with the text `wanted`."""

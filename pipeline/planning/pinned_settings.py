@@ -15,6 +15,7 @@ from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, JsonObject
 from pipeline.inputs.mapping import Variables
 from pipeline.job.access import URL_VARIABLE
 from pipeline.job.spec import JobSpec
+from pipeline.job.spec_keys import DEFAULT_LOCALE
 from pipeline.ledger import queries
 from pipeline.ledger.queries import reached
 from pipeline.ledger.reader import Read
@@ -23,6 +24,8 @@ from pipeline.system.opening import as_object
 
 _NAMED = 5
 _RULES = "text_rules"
+_SHOWN = "shown"
+_LOCALE = "locale"
 _WORDS = {
     "workflow": "the workflow",
     "variables": "the variables or their columns",
@@ -30,6 +33,7 @@ _WORDS = {
     "id": "the id column",
     "encoding": "the encoding",
     "sheet": "the worksheet",
+    _SHOWN: "the columns that are sent as the sheet displays them",
     _RULES: "the rules that turn a cell into text",
 }
 
@@ -78,6 +82,12 @@ def rules_of(pins: JsonObject) -> int:
     return rules
 
 
+def shown_of(pins: JsonObject) -> tuple[tuple[str, ...], str | None]:
+    """Returns the columns in a set of pins that are sent as the sheet displays them, and the
+    language of the display."""
+    return tuple(pins.get(_SHOWN, ())), pins.get(_LOCALE)
+
+
 def folder_rules(read: Read) -> int:
     """Returns the text rules that the folder began with or was moved to. A new folder has the
     newest ones.
@@ -103,6 +113,9 @@ def _alone(name: str, pinned: JsonObject) -> Any:
     left out here because `constants` has them."""
     if name == _RULES:
         return rules_of(pinned)
+    if name == _SHOWN:
+        columns, locale = shown_of(pinned)
+        return f"{', '.join(columns)} ({locale})" if columns else None
     if name != "variables":
         return pinned[name]
     return {variable: column for variable, column in pinned[name] if column is not None}
@@ -134,6 +147,9 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
         "encoding": spec.encoding,
         "sheet": spec.sheet,
     }
+    sent = {s.column_name for s in variables.sources} | {spec.id}
+    if shown := sorted(name for name in sent if name is not None and spec.shows(name)):
+        now |= {_SHOWN: shown, _LOCALE: spec.locale or DEFAULT_LOCALE}
     if spec.text_rules > 1:  # the first release stored no number for rules 1
         now[_RULES] = spec.text_rules
     before = _pinned(read)

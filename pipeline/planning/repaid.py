@@ -27,10 +27,11 @@ from pipeline.inputs.stored import stored_batches
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
 from pipeline.ledger.reader import Read
-from pipeline.planning.pinned_settings import Pins, differences, rules_of
+from pipeline.planning.pinned_settings import Pins, differences, rules_of, shown_of
 from pipeline.planning.plan import Plan
 
 _LOOK_UP_ROWS = 10_000
+_DECIDE_DISPLAY = ("shown", "locale", "variables", "id")
 
 Columns = list[list[str]]
 
@@ -61,7 +62,7 @@ def find_repaid(
     rows = int(plan.sent_unpaid.sum())
     if not pins.others or not rows:
         return Repaid()
-    look_up = _LookUp(spec, snapshot, variables, plan, pins.text, read)
+    look_up = _LookUp(spec, snapshot, variables, plan, pins, read)
     by_pins = {number: look_up.paid_under(before) for number, before in pins.others.items()}
     lost = [number for number, found in by_pins.items() if found is None]
     found = {number: rows for number, rows in by_pins.items() if rows}
@@ -107,7 +108,7 @@ class _LookUp:
     snapshot: Snapshot
     variables: Variables
     plan: Plan
-    now: str
+    pins: Pins
     read: Read
 
     def paid_under(self, before: JsonObject) -> dict[int, int] | None:
@@ -126,10 +127,30 @@ class _LookUp:
     def _as_before(self, before: JsonObject) -> JobSpec | None:
         """Returns a spec that reads the sheet as a run under `before` read it. None if that is the
         present way."""
-        encoding, rules = before["encoding"], rules_of(before)
-        if (encoding, rules) == (self.spec.encoding, self.spec.text_rules):
-            return None
-        return replace(self.spec, encoding=encoding, text_rules=rules)
+        columns, locale = shown_of(before)
+        read_before = replace(
+            self.spec,
+            encoding=before["encoding"],
+            text_rules=rules_of(before),
+            shown=tuple(self._renamed(before, column) for column in columns),
+            locale=locale,
+        )
+        if replace(read_before, shown=self.spec.shown, locale=self.spec.locale) != self.spec:
+            return read_before
+        # A column that is only in `before` may be displayed now, although it is not pinned now.
+        same = all(before.get(key) == self.pins.now.get(key) for key in _DECIDE_DISPLAY)
+        return None if same or not (columns or self.spec.shown) else read_before
+
+    def _renamed(self, before: JsonObject, column: str) -> str:
+        """Returns the name that a column of `before` has now. If the sheet has no column of that
+        name, this is the column that its variable or the id has now."""
+        if column in self.snapshot.columns:
+            return column
+        now = {s.name: s.column_name for s in self.variables.sources}
+        names = [now.get(name) for name, was in before["variables"] if was == column]
+        if before["id"] == column:
+            names.append(self.spec.id)
+        return next(filter(None, names), column)
 
     def _as_now(self) -> Iterator[tuple[int, Columns]]:
         for first, columns, keys, _ in stored_batches(self.snapshot.path):
@@ -205,7 +226,7 @@ class _LookUp:
         found: dict[int, int] = {}
         for start in range(0, len(known), _LOOK_UP_ROWS):
             wanted = known[start : start + _LOOK_UP_ROWS]
-            operation = matching.paid_before(wanted, self.now, deduped=self.spec.dedupe)
+            operation = matching.paid_before(wanted, self.pins.text, deduped=self.spec.dedupe)
             for name, row_ids in self.read(operation).items():
                 found |= dict(zip(numbers[name], row_ids, strict=False))
         return found

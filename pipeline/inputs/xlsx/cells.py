@@ -16,6 +16,7 @@ from typing import IO
 from pipeline.core.model import TEXT_RULES
 from pipeline.inputs.table import address
 from pipeline.inputs.values import boolean_text
+from pipeline.inputs.xlsx.locales import Undisplayable
 from pipeline.inputs.xlsx.numbers import NO_DATE, Numbers
 from pipeline.inputs.xlsx.shared_strings import SharedTexts, unescaped
 from pipeline.inputs.xlsx.workbook import Workbook
@@ -37,6 +38,23 @@ class Flaw(Enum):
     NO_TEXT = "half a character"
 
 
+@dataclass(frozen=True, slots=True)
+class NotShown:
+    """The text that a sheet displays in a cell is not known. `value` says why."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Displayed:
+    """The columns (from 1) that are read as the sheet displays them, in the rows below the header
+    row, and the language of the program that displays them."""
+
+    columns: frozenset[int]
+    below: int
+    locale: str
+
+
 @dataclass(slots=True)
 class SheetRow:
     """The cells of one row that hold something: (column from 1, text), in order.
@@ -47,7 +65,7 @@ class SheetRow:
 
     number: int
     cells: list[tuple[int, str]] = field(default_factory=list)
-    flaws: list[tuple[int, Flaw]] = field(default_factory=list)
+    flaws: list[tuple[int, Flaw | NotShown]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +85,15 @@ def sheet_rows(
     texts: SharedTexts,
     on_merged: Callable[[Merged], None],
     text_rules: int = TEXT_RULES,
+    displayed: Displayed | None = None,
 ) -> Iterator[SheetRow]:
     """The rows that hold anything, from the top; then each merged range goes to `on_merged`.
 
     Raises:
         Malformed: when the part is not a worksheet.
     """
-    target = _SheetTarget(_CellValues(workbook, texts, text_rules), on_merged)
+    values = _CellValues(workbook, texts, text_rules, displayed)
+    target = _SheetTarget(values, on_merged)
     for _ in stream(source, target):
         rows, target.rows = target.rows, []
         yield from rows
@@ -186,7 +206,7 @@ class _SheetTarget:
             outdated = self._values.recalculates
             row.flaws.append((self._column, Flaw.OUTDATED if outdated else Flaw.NOT_CALCULATED))
             return
-        text, flaw = self._values.read(kind, cell.get("s"), raw)
+        text, flaw = self._values.read(kind, cell.get("s"), raw, self._column, row.number)
         if text is None:
             where = address(self._column, row.number)
             raise Malformed(f"{where} refers to nothing, or its value has the wrong type")
@@ -205,8 +225,17 @@ class _SheetTarget:
 class _CellValues:
     """A cell's text by its kind (`t`) and style (`s`): ECMA-376 part 1, 18.3.1.4 and 18.18.11."""
 
-    def __init__(self, workbook: Workbook, texts: SharedTexts, text_rules: int) -> None:
-        self._numbers = Numbers(workbook, text_rules)
+    def __init__(
+        self,
+        workbook: Workbook,
+        texts: SharedTexts,
+        text_rules: int,
+        displayed: Displayed | None,
+    ) -> None:
+        self._displayed = displayed
+        self._numbers = Numbers(
+            workbook, text_rules, None if displayed is None else displayed.locale
+        )
         self.recalculates = workbook.recalculates
         self._texts = texts
 
@@ -214,11 +243,16 @@ class _CellValues:
         """Whether nobody calculated a formula's value. An empty text is a value."""
         return self.recalculates or not has_value or (not raw and kind != "str")
 
-    def read(self, kind: str | None, style: str | None, raw: str) -> tuple[str | None, Flaw | None]:
+    def read(
+        self, kind: str | None, style: str | None, raw: str, column: int, row: int
+    ) -> tuple[str | None, Flaw | NotShown | None]:
         """(text, flaw). No text: the file is damaged."""
         if kind == "s":
             return self._shared(raw)
         if kind is None or kind == "n":
+            shown = self._displayed
+            if shown is not None and column in shown.columns and row > shown.below:
+                return self._as_displayed(style, raw)
             text = self._numbers.text(style, raw)
             return text, (Flaw.ERROR if text == NO_DATE else None)
         if kind in ("str", "inlineStr"):
@@ -228,6 +262,15 @@ class _CellValues:
         if kind == "e":
             return raw, Flaw.ERROR
         return (raw.removesuffix("T00:00:00") if kind == "d" else None), None
+
+    def _as_displayed(
+        self, style: str | None, raw: str
+    ) -> tuple[str | None, Flaw | NotShown | None]:
+        try:
+            text = self._numbers.displayed(style, raw)
+        except Undisplayable as error:
+            return "", NotShown(str(error))
+        return text, (Flaw.ERROR if text == NO_DATE else None)
 
     def _shared(self, raw: str) -> tuple[str | None, Flaw | None]:
         try:

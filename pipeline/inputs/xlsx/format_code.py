@@ -162,7 +162,8 @@ class Section:
         )
 
 
-_GENERAL = Section((Part(Kind.GENERAL, "General"),))
+GENERAL = Section((Part(Kind.GENERAL, "General"),))
+"""The section of a format that has none for numbers, such as `@`."""
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,12 @@ class FormatCode:
 def parse(code: str) -> FormatCode:
     """Splits a number format. A longer one than Excel accepts has no effect."""
     if len(code) > MAX_CHARACTERS:
-        return FormatCode(code, (_GENERAL,))
+        return FormatCode(code, (GENERAL,))
     sections = list(_sections(code))[:4]
     # The fourth section is for texts, and so is the last one if it shows the text of the cell.
     if len(sections) == 4 or Kind.TEXT in sections[-1].kinds:
         sections.pop()
-    return FormatCode(code, tuple(sections) or (_GENERAL,))
+    return FormatCode(code, tuple(sections) or (GENERAL,))
 
 
 def _sections(code: str) -> Iterator[Section]:

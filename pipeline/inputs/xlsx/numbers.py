@@ -1,9 +1,10 @@
-"""The text of a number cell, by the text rules of the run folder."""
+"""The text of a number cell, by the text rules of the run folder or as the sheet displays it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.core.wording import shortened
 from pipeline.inputs.values import (
     Shown,
     literal_text,
@@ -13,8 +14,11 @@ from pipeline.inputs.values import (
     without_zero_fraction,
 )
 from pipeline.inputs.xlsx.format_code import FormatCode, parse
+from pipeline.inputs.xlsx.locales import LOCALES, Undisplayable
+from pipeline.inputs.xlsx.number_formats import displayed, shown_code
 from pipeline.inputs.xlsx.workbook import Style, Workbook
 from pipeline.inputs.xlsx.xml_stream import Malformed
+from pipeline.job.spec_keys import DEFAULT_LOCALE
 
 NO_DATE = "########"
 """The text that Excel shows for a date that does not exist."""
@@ -32,10 +36,11 @@ Reading = Callable[[str, str], str | None]
 
 
 class Numbers:
-    """Reads the number cells of a workbook."""
+    """Reads the number cells of a workbook. `locale` is the language for `displayed`."""
 
-    def __init__(self, workbook: Workbook, text_rules: int) -> None:
+    def __init__(self, workbook: Workbook, text_rules: int, locale: str | None = None) -> None:
         self._rules = text_rules
+        self._locale = locale
         self._significant = _SIGNIFICANT if text_rules >= 2 else None
         self._from_1904 = workbook.from_1904
         self._styles = {"0": Style()} | {str(n): one for n, one in enumerate(workbook.styles)}
@@ -59,6 +64,24 @@ class Numbers:
                 return None
             reading = self._readings[style] = self._reading(self._styles[style])
         return text if reading is None else reading(text, raw)
+
+    def displayed(self, style: str | None, raw: str) -> str | None:
+        """Returns the text that the sheet displays, or NO_DATE. None if the file is damaged.
+
+        Raises:
+            Undisplayable: for a format that `number_formats` does not know.
+        """
+        known = Style() if style is None else self._styles.get(style)
+        if known is None or literal_text(raw) is None:
+            return None if raw else ""
+        locale = LOCALES[self._locale or DEFAULT_LOCALE]
+        try:
+            code = self._parsed(shown_code(known.code, known.format_id, locale))
+            text = displayed(code, float(raw), locale, from_1904=self._from_1904)
+        except Undisplayable as error:
+            named = f"number format `{shortened(known.code)}`: " if known.code else ""
+            raise Undisplayable(f"{named}{error}") from None
+        return NO_DATE if text is None else text
 
     def _reading(self, style: Style) -> Reading | None:
         """Returns how the numbers of a style become text. None if their format changes nothing."""

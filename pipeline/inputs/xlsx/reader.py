@@ -18,7 +18,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
 from pipeline.inputs.mapping import bind
 from pipeline.inputs.table import Batch, Table, address, batched, refuse_too_wide
-from pipeline.inputs.xlsx.cells import Flaw, Merged, SheetRow, sheet_rows
+from pipeline.inputs.xlsx.cells import Displayed, Flaw, Merged, NotShown, SheetRow, sheet_rows
 from pipeline.inputs.xlsx.workbook import (
     SUMMARY_SHEET,
     SUMMARY_TITLE,
@@ -27,6 +27,7 @@ from pipeline.inputs.xlsx.workbook import (
     open_workbook,
 )
 from pipeline.job.spec import JobSpec
+from pipeline.job.spec_keys import DEFAULT_LOCALE
 
 # A sheet of this many places, hardly any of them filled, is an accident or an attack.
 _MANY_CELLS = 500_000
@@ -54,7 +55,7 @@ def open_xlsx(spec: JobSpec) -> Table:
 
 
 def _batches(spec: JobSpec, header: _Header) -> Iterator[Batch]:
-    with _reading(spec) as sheet:
+    with _reading(spec, _displayed(spec, header)) as sheet:
         if sheet.header() != header:
             raise Refused(
                 f"{spec.input}: the file was saved while the runner read it. Run the command again."
@@ -105,15 +106,30 @@ class _Worksheet:
         return _Header(self._name, row.number, left, columns)
 
 
+def _displayed(spec: JobSpec, header: _Header) -> Displayed | None:
+    """Returns the columns of `shown:`. If it is true, these are the columns that the job uses."""
+    names = set(header.columns)
+    if spec.shown is True and spec.variables is not None:
+        names = {column for _, column in spec.variables} | {one.column for one in spec.where}
+        names |= {spec.id or ""}
+    columns = [
+        position
+        for position, name in enumerate(header.columns, header.left)
+        if name in names and spec.shows(name)
+    ]
+    locale = spec.locale or DEFAULT_LOCALE
+    return Displayed(frozenset(columns), header.row, locale) if columns else None
+
+
 @contextlib.contextmanager
-def _reading(spec: JobSpec) -> Iterator[_Worksheet]:
+def _reading(spec: JobSpec, displayed: Displayed | None = None) -> Iterator[_Worksheet]:
     with contextlib.ExitStack() as stack:
         workbook = stack.enter_context(open_workbook(spec.input))
         entry = _chosen(spec, workbook)
         source = stack.enter_context(workbook.open_sheet(entry))
         texts = stack.enter_context(workbook.shared_texts())
         merged: list[Merged] = []
-        rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules)
+        rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules, displayed)
         yield _Worksheet(spec, entry.name, rows, merged)
 
 
@@ -186,6 +202,13 @@ class _SheetBody:
     def _check(self, row: SheetRow) -> None:
         for column, flaw in row.flaws:
             where = self._header.at(column, row.number)
+            if isinstance(flaw, NotShown):
+                raise _refusal(
+                    self._spec,
+                    where,
+                    f"the runner cannot show this cell as the sheet does ({flaw.value}). Change "
+                    "the number format of the cell, or take its column out of `shown:`",
+                )
             if flaw is Flaw.NOT_CALCULATED:
                 raise _refusal(
                     self._spec,

@@ -617,3 +617,75 @@ def test_a_workbook_as_wide_as_excel_allows_is_read(tmp_path):
     found, [row] = read(path)
     assert list(found) == lines[0]
     assert list(row) == lines[1]
+
+
+# -- as the sheet displays it -------------------------------------------------------------
+
+
+def prices(tmp_path: Path, *numbers: tuple[str, str], **parts: str) -> Path:
+    """A workbook with the columns Price and Note. Each number has its own format, in both."""
+    cells = [
+        [cell(f"A{row}", value, "n", style=row - 1), cell(f"B{row}", value, "n", style=row - 1)]
+        for row, (_, value) in enumerate(numbers, 2)
+    ]
+    used = styles(0, *(number_format for number_format, _ in numbers))
+    header = [cell("A1", "Price"), cell("B1", "Note")]
+    data = worksheet(rows(header, *cells))
+    return write_workbook(tmp_path / "sheet.xlsx", data, parts={"xl/styles.xml": used, **parts})
+
+
+def test_the_columns_of_shown_are_read_as_the_sheet_displays_them(tmp_path):
+    """Only these columns, in the language of the job."""
+    euro = "#,##0.00\\ [$€-407]"
+    path = prices(tmp_path, (euro, "1172.915"), ("0%", "0.1"), ("d. mmm", "45235"), ("00000", "7"))
+    stored = ["1172.915", "0.1", "2023-11-05", "00007"]
+    german = ["1.172,92 €", "10%", "5. Nov", "00007"]
+    assert [row[0] for row in read(path)[1]] == stored
+    _, found = read(path, shown=("Price",), locale="de_DE")
+    assert [row[0] for row in found] == german
+    assert [row[1] for row in found] == stored
+    assert texts(path, shown=("Price",))[0] == "1,172.92 €"
+    _, found = read(path, shown=True, locale="de_DE", variables=(("p", "Price"),))
+    assert [row[0] for row in found] == german
+    assert [row[1] for row in found] == stored
+    _, found = read(path, shown=True, locale="de_DE", variables=(("p", "Price"),), id="Note")
+    assert [row[1] for row in found] == german
+
+
+def test_texts_booleans_and_the_header_are_the_same_in_a_column_of_shown(tmp_path):
+    """Also the text that a formula has as its result. A number without a style has no format."""
+    data = rows(
+        [cell("A1", "2024", "n", style=1)],
+        [cell("A2", "10%", style=1)],
+        [cell("A3", "1", "b", style=1)],
+        [cell("A4", "x", "str", formula='"x"', style=1)],
+        [cell("A5", "1.5", "n", formula="1+0.5", style=1)],
+        [cell("A6", "1.5", "n")],
+    )
+    parts = {"xl/styles.xml": styles(0, "0.00")}
+    path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data), parts=parts)
+    assert read(path, shown=("2024",)) == (
+        ("2024",),
+        [("10%",), ("TRUE",), ("x",), ("1.50",), ("1.5",)],
+    )
+
+
+def test_a_cell_whose_format_is_not_known_is_refused_with_the_format(tmp_path):
+    """Only in a column of `shown:`."""
+    path = prices(tmp_path, ("0.00", "5"), ("ggge", "45235"))
+    message = refusal(path, shown=("Price",), variables=(("p", "Price"),))
+    assert "Sheet1!A3: the runner cannot show this cell as the sheet does" in message
+    assert "number format `ggge`: `ggg` in it is not known for en_US" in message
+    assert "take its column out of `shown:`" in message
+    assert "programs differ in the short names of months for fr_FR" in refusal(
+        prices(tmp_path, ("d mmm", "45235")), shown=True, locale="fr_FR"
+    )
+    path = prices(tmp_path, ("yyyy", "-5"))
+    assert "########" in refusal(path, shown=("Price",), variables=(("p", "Price"),))
+
+
+def test_shown_is_only_for_workbooks(tmp_path):
+    """Other files have no number formats."""
+    path = tmp_path / "sheet.csv"
+    path.write_text("story\nx\n")
+    assert "`shown:` is only for .xlsx and .xlsm files" in refusal(path, shown=("story",))
