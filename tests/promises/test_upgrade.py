@@ -229,3 +229,20 @@ def test_a_folder_with_text_rules_2_keeps_its_texts_and_shows_what_rules_3_would
         "SKU-0007",
     }
     assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 3
+
+
+@pytest.mark.parametrize("workbook", WORKBOOKS[1:], indirect=True, ids=["0.2.0"])
+def test_a_folder_with_earlier_text_rules_can_send_a_column_as_the_sheet_displays_it(workbook):
+    """The other columns keep the rules of the folder."""
+    workbook.call("run", "--max-paid", "99")
+    with_formats(workbook.sheet, {"A3": "0.00"})
+    before = workbook.book()
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    spec = workbook.spec.read_text()
+    workbook.spec.write_text(f"{spec}shown: [Note]\n")
+    assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
+    workbook.spec.write_text(f"{spec}shown: [Price]\n")
+    refused = workbook.call("run")
+    assert refused.returncode == 2
+    assert "finished row" in refused.stderr
+    assert workbook.book() == before

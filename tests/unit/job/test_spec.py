@@ -223,3 +223,36 @@ def test_a_job_file_that_is_missing_or_not_text_is_refused(tmp_path):
     (tmp_path / "job.yaml").write_bytes(b"name: \xff")
     with pytest.raises(Refused, match="not UTF-8"):
         load_spec(tmp_path / "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("shown: [Price, Discount]", ("Price", "Discount")),
+        ("shown: [Price]\nlocale: de_DE", ("Price",)),
+        ("shown: true", True),
+        ("shown: false", False),
+        ("shown:", False),
+    ],
+)
+def test_shown_is_a_list_of_columns_or_true(tmp_path, line, shown):
+    """Without it, no column is sent as the sheet displays it."""
+    spec = load(tmp_path, f"{LEAST}{line}\n")
+    assert spec.shown == shown
+    assert spec.shows("Price") == bool(shown)
+    assert spec.shows("Note") == (shown is True)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("shown: Price", "`shown` must be a list such as [Price], or true, not `Price`"),
+        ("shown: {Price: 1}", "not `key: value` lines"),
+        ("shown: [Price, 5]", "YAML reads `5` as"),
+        ("shown: true\nlocale: en", "`locale: en` is not one of en_US, en_GB, de_DE"),
+        ("shown: false\nlocale: de_DE", "`locale` has no effect without `shown`"),
+    ],
+)
+def test_another_value_of_shown_or_an_unknown_language_is_refused(tmp_path, line, words):
+    """The message lists the languages."""
+    assert words in refusal(tmp_path, f"{LEAST}{line}\n")
