@@ -64,6 +64,16 @@ def open_table(spec: JobSpec) -> Table:
     return table
 
 
+def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
+    """Returns, for each column of a workbook that is displayed in another way than it is sent, an
+    example (text that is sent, text that is displayed). No column for other files."""
+    if spec.input.suffix.lower() not in _WORKBOOKS:
+        return {}
+    from pipeline.inputs.xlsx import reader
+
+    return reader.displayed_differently(spec)
+
+
 def named_ending(path: Path) -> str:
     """Returns ``the ending .txt`` or ``no ending``, for messages."""
     return f"the ending {path.suffix}" if path.suffix else "no ending"

@@ -20,7 +20,7 @@ import yaml
 from pipeline.core.added_columns import exported_columns
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
-from pipeline.inputs.formats import open_table
+from pipeline.inputs.formats import displayed_differently, open_table
 from pipeline.inputs.table import NO_ROWS, Table
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_keys import NAME, WORKFLOW
@@ -111,7 +111,8 @@ def init_job(
     )
     table = open_table(draft)
     columns, rows, partly_empty = _read(table)
-    text = "".join(f"{line}\n" for line in _lines(draft, columns, rows, partly_empty))
+    lines = [*_lines(draft, columns, rows, partly_empty), *_shown_lines(draft, columns)]
+    text = "".join(f"{line}\n" for line in lines)
     _write(path, text)
     load_spec(path)
     mapped = _mapped(columns)
@@ -266,14 +267,30 @@ _OPTIONS = (
 )
 
 
+def _shown_lines(spec: JobSpec, columns: Sequence[Column]) -> Iterator[str]:
+    """Proposes `shown:` for columns that the sheet displays in another way than they are sent."""
+    mapped = {column.name for column in _mapped(columns)}
+    examples = {n: pair for n, pair in displayed_differently(spec).items() if n in mapped}
+    if not examples:
+        return
+    sent, displayed = (_example(text) for text in next(iter(examples.values())))
+    names = ", ".join(quoted(name) for name in examples)
+    yield ""
+    yield f"# shown: [{names}]  # send {displayed} as displayed instead of {sent}"
+    yield "# locale: de_DE  # for `shown`: the language of your spreadsheet program, if not en_US"
+
+
 def _about(column: Column, rows: int) -> str:
     if column.empty == rows:
         return "every cell is empty"
-    example = " ".join(_UNPRINTABLE.sub(" ", printable(column.example)).split())
-    if len(example) > _EXAMPLE_CHARACTERS:
-        example = f"{example[:_EXAMPLE_CHARACTERS]}…"
     gaps = f" ({column.empty} empty)" if column.empty else ""
-    return f"for example: {example}{gaps}"
+    return f"for example: {_example(column.example)}{gaps}"
+
+
+def _example(text: str) -> str:
+    example = " ".join(_UNPRINTABLE.sub(" ", printable(text)).split())
+    long = len(example) > _EXAMPLE_CHARACTERS
+    return f"{example[:_EXAMPLE_CHARACTERS]}…" if long else example
 
 
 def _id_lines(columns: Sequence[Column]) -> Iterator[str]:

@@ -295,6 +295,40 @@ def test_a_workbook_with_a_title_and_two_worksheets_is_described_by_options(tmp_
     assert open_table(spec).columns == ("sku", "name")
 
 
+def test_columns_that_a_workbook_displays_in_another_way_are_proposed_in_a_comment(tmp_path):
+    """Not a column whose format the runner does not know, and not one without a difference."""
+    book = openpyxl.Workbook()
+    book.active.append(["SKU", "Unit price", "Discount", "Since", "Count", "Empty"])
+    for count in range(3):
+        book.active.append(["A", 172.92, 0.1, 45293, count])
+    for row in book.active.iter_rows(min_row=2):
+        formats = ("@", "#,##0.00\\ [$€-407]", "0%", "ggge", "0")
+        for one, number_format in zip(row, formats, strict=False):
+            one.number_format = number_format
+    book.active["B2"] = 5
+    book.active["B2"].number_format = "General"
+    book.save(tmp_path / "prices.xlsx")
+    done = pipeline(tmp_path, "init", "prices.xlsx", "--workflow", "wf_x", "--to", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "job.yaml").read_text()
+    line = "# shown: [Unit price, Discount]  # send 172.92 € as displayed instead of 172.92\n"
+    assert line in text
+    assert load_spec(tmp_path / "job.yaml").shown is False
+    (tmp_path / "job.yaml").write_text(text.replace("# shown", "shown").replace("# loc", "loc"))
+    done = pipeline(tmp_path, "check", "job.yaml", "--sandbox")
+    assert '"Discount":"10%"' in done.stdout, done.stderr
+    assert '"unit_price":"172,92 €"' in done.stdout
+
+
+def test_a_sheet_that_is_displayed_as_it_is_sent_gets_no_such_comment(tmp_path):
+    """Also a file without formats."""
+    pd.DataFrame({"a": ["x"], "n": [1.5]}).to_excel(tmp_path / "a.xlsx", index=False)
+    written(tmp_path / "b.csv", ["a"], [["x"]])
+    for name in ("a.xlsx", "b.csv"):
+        pipeline(tmp_path, "init", name, "--workflow", "wf_x", "--to", f"{name}.yaml")
+        assert "shown" not in (tmp_path / f"{name}.yaml").read_text()
+
+
 def test_the_refusal_of_a_sheet_instead_of_a_job_file_names_pipeline_init(tmp_path):
     """This is the first mistake of a new user."""
     (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
@@ -33,6 +34,7 @@ from pipeline.job.spec_keys import DEFAULT_LOCALE
 _MANY_CELLS = 500_000
 _BLANK_BESIDE_FILLED = 100
 _NAMES_SHOWN = 20
+_EXAMPLE_ROWS = 2000
 
 
 def open_xlsx(spec: JobSpec) -> Table:
@@ -104,6 +106,35 @@ class _Worksheet:
         columns = tuple(named.get(column, "") for column in range(left, right + 1))
         refuse_too_wide(self._spec.input, columns)
         return _Header(self._name, row.number, left, columns)
+
+
+def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
+    """Returns, for each column with a cell that the sheet displays in another way than the runner
+    would send it, the first such cell as (text that is sent, text that is displayed).
+
+    Looks at the first 2,000 rows. Leaves out columns with a cell whose display is not known.
+    """
+    with _reading(spec) as sheet:
+        header = sheet.header()
+    whole = replace(spec, shown=header.columns)
+    found: dict[int, tuple[str, str]] = {}
+    unknown: set[int] = set()
+    with _reading(spec) as sheet, _reading(whole, _displayed(whole, header)) as displayed:
+        below = islice(displayed.rows, _EXAMPLE_ROWS)
+        shown = next(below, None)
+        for row in islice(sheet.rows, _EXAMPLE_ROWS):
+            while shown is not None and shown.number < row.number:
+                shown = next(below, None)
+            if shown is None:
+                break
+            if shown.number == row.number > header.row:
+                unknown |= {column for column, flaw in shown.flaws if isinstance(flaw, NotShown)}
+                sent = dict(row.cells)
+                for column, text in shown.cells:
+                    if sent.get(column, text) != text:
+                        found.setdefault(column, (sent[column], text))
+    names = dict(enumerate(header.columns, header.left))
+    return {names[c]: found[c] for c in sorted(found) if c in names and c not in unknown}
 
 
 def _displayed(spec: JobSpec, header: _Header) -> Displayed | None:
