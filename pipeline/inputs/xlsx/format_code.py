@@ -136,17 +136,23 @@ class Section:
     def padded(self, digits: str) -> str:
         """Returns the digits of a whole number with the zeros and texts of this section. The first
         place has all digits for which there is no other place."""
+        zeros, places, template = self._padding
+        digits = digits.zfill(zeros)
+        more = max(len(digits) - places, 0) + 1
+        first = [""] * (places - len(digits)) + [digits[:more]]
+        return template.format(*first, *digits[more:])
+
+    @cached_property
+    def _padding(self) -> tuple[int, int, str]:
+        """The number of zeros and of all places, and the texts with `{}` at each place."""
         places = [part.text for part in self.parts if part.kind is Kind.DIGIT]
-        digits = digits.zfill(places.count("0"))
-        more = max(len(digits) - len(places), 0) + 1
-        filled = ["" for _ in places[len(digits) :]] + [digits[:more], *digits[more:]]
-        each = iter(filled)
-        shown = {Kind.LITERAL, Kind.DIGIT}
-        return "".join(
-            next(each) if part.kind is Kind.DIGIT else part.text
-            for part in self.parts
-            if part.kind in shown
+        literals = [p.text.replace("{", "{{").replace("}", "}}") for p in self.parts]
+        template = "".join(
+            "{}" if part.kind is Kind.DIGIT else literal
+            for part, literal in zip(self.parts, literals, strict=True)
+            if part.kind in (Kind.DIGIT, Kind.LITERAL)
         )
+        return places.count("0"), len(places), template
 
     def _is_digit(self, at: int) -> bool:
         """Whether part `at` is the place of a digit. The zeros of `ss.000` belong to the time."""

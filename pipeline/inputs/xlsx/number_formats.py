@@ -7,8 +7,10 @@ Excel. Spaces at both ends, which only align the numbers of a column, are left o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
+from functools import partial
 
 from pipeline.inputs.values import Shown, number_text
 from pipeline.inputs.xlsx.format_code import GENERAL, FormatCode, Kind, Part, Section
@@ -68,58 +70,67 @@ def shown_code(code: str, format_id: int | None, locale: Locale) -> str:
     return found.replace("/", "\\/") if format_id in (14, 22) else found
 
 
-def displayed(
-    code: FormatCode, number: float, locale: Locale, *, from_1904: bool = False
-) -> str | None:
-    """Returns the text that a program in this language displays. None for a date that does not
-    exist.
+class Display:
+    """Shows numbers in one format and one language. It looks at each section of the format once."""
 
-    Raises:
-        Undisplayable: if the format is not in the part that this module knows.
-    """
-    section = code.section_for(number)
-    if section is None or (section is GENERAL and code.code != "@"):
-        raise Undisplayable("it has no section for this number")
-    _refuse_unknown(section)
-    value = Decimal(f"{number:.15g}")  # Excel shows 15 digits of a number
-    if section.shown is not Shown.NUMBER:
-        text = Moment(section, locale, from_1904).text(value)
-    else:
-        if number < 0 and code.has_conditions:
+    def __init__(self, code: FormatCode, locale: Locale, *, from_1904: bool = False) -> None:
+        self._code = code
+        self._locale = locale
+        self._from_1904 = from_1904
+        self._shows: dict[int, Callable[[Decimal], str | None]] = {}
+
+    def text(self, number: float) -> str | None:
+        """Returns the text that a program in this language displays. None for a date that does not
+        exist.
+
+        Raises:
+            Undisplayable: if the format is not in the part that this module knows.
+        """
+        section = self._code.section_for(number)
+        if section is None or (section is GENERAL and self._code.code != "@"):
+            raise Undisplayable("it has no section for this number")
+        show = self._shows.get(id(section))
+        if show is None:
+            show = self._shows[id(section)] = self._prepared(section)
+        value = Decimal(f"{number:.15g}")  # Excel shows 15 digits of a number
+        is_negative = section.shown is Shown.NUMBER and number < 0
+        text = self._negative(show(-value)) if is_negative else show(value)
+        return text if text is None else text.strip(" ")
+
+    def _prepared(self, section: Section) -> Callable[[Decimal], str | None]:
+        for part in section.parts:
+            if part.kind in (Kind.UNQUOTED, Kind.UNKNOWN):
+                raise Undisplayable(f"`{part.text}` in it is not known")
+        if section.shown is Shown.NUMBER:
+            return _number(section, self._locale)
+        return Moment(section, self._locale, self._from_1904).text
+
+    def _negative(self, text: str | None) -> str:
+        if self._code.has_conditions:
             raise Undisplayable("programs show the minus of a number with a condition differently")
-        text = _number(section, abs(value), locale)
-        if number < 0 and code.shows_minus():
-            text = _negative(text)
-    return text if text is None else text.strip(" ")
+        text = text or ""
+        if self._code.shows_minus():
+            if not set(text) & set("123456789"):
+                raise Undisplayable(
+                    "programs differ in the minus of a number that rounds to 0 or shows no digit"
+                )
+            text = f"-{text}"
+        return text
 
 
-def _negative(text: str) -> str:
-    if not set(text) & set("123456789"):
-        raise Undisplayable(
-            "programs differ in the minus of a number that rounds to 0 or shows no digit"
-        )
-    return f"-{text}"
-
-
-def _refuse_unknown(section: Section) -> None:
-    for part in section.parts:
-        if part.kind in (Kind.UNQUOTED, Kind.UNKNOWN):
-            raise Undisplayable(f"`{part.text}` in it is not known")
-
-
-def _number(section: Section, value: Decimal, locale: Locale) -> str:
-    """Returns the text of a number without its sign."""
+def _number(section: Section, locale: Locale) -> Callable[[Decimal], str]:
+    """Returns the function that shows a number without its sign."""
     kinds = section.kinds
     if kinds & {Kind.TEXT, Kind.DATE, Kind.HALF_DAY, Kind.ELAPSED}:
         raise Undisplayable("it mixes a number with letters of a date or with @")
     _refuse_other_signs(section, locale)
     if Kind.GENERAL in kinds:
-        return _general(section, value, locale)
+        return partial(_general, section, locale)
     if Kind.EXPONENT in kinds:
-        return _scientific(section, value, locale)
+        return partial(_scientific, section, locale)
     if Kind.SLASH in kinds:
-        return _fraction(section, value)
-    return _decimal(section, value, locale)
+        return partial(_fraction, section)
+    return _Places(section, locale).text
 
 
 def _refuse_other_signs(section: Section, locale: Locale) -> None:
@@ -134,7 +145,7 @@ def _refuse_other_signs(section: Section, locale: Locale) -> None:
                 )
 
 
-def _general(section: Section, value: Decimal, locale: Locale) -> str:
+def _general(section: Section, locale: Locale, value: Decimal) -> str:
     if section.kinds - {Kind.GENERAL, Kind.LITERAL, Kind.SPACE, *_SILENT}:
         raise Undisplayable("it has more than General in it")
     text = number_text(float(value)).upper().replace(".", locale.decimal)
@@ -150,25 +161,30 @@ def _fixed(part: Part, locale: Locale) -> str:
     return locale.decimal if part.kind is Kind.POINT else part.text
 
 
-def _decimal(section: Section, value: Decimal, locale: Locale) -> str:
-    whole, fraction = _places(section)
-    grouped, scale = _commas(section)
-    percents = sum(part.kind is Kind.PERCENT for part in section.parts)
-    value = _EXACT.scaleb(value, 2 * percents - 3 * scale)
-    digits, _, behind = _rounded(value, len(fraction)).partition(".")
-    texts = iter(
-        (
-            *_whole(digits, whole, locale.thousands if grouped else ""),
-            *_behind(behind, fraction),
+class _Places:
+    """A section with places for digits, thousands, percent and texts, but no exponent."""
+
+    def __init__(self, section: Section, locale: Locale) -> None:
+        self._whole, self._fraction = _places(section)
+        grouped, scale = _commas(section)
+        self._separator = locale.thousands if grouped else ""
+        percents = sum(part.kind is Kind.PERCENT for part in section.parts)
+        self._scale = 2 * percents - 3 * scale
+        # None for the place of a digit.
+        self._texts = [
+            (None if part.kind is Kind.DIGIT else _fixed(part, locale), part.kind is Kind.POINT)
+            for part in section.parts
+        ]
+
+    def text(self, value: Decimal) -> str:
+        value = _EXACT.scaleb(value, self._scale)
+        digits, _, behind = _rounded(value, len(self._fraction)).partition(".")
+        each = iter(_whole(digits, self._whole, self._separator) + _behind(behind, self._fraction))
+        bare = "" if self._whole or digits == "0" else digits  # `.00` shows 12.5 as 12.50
+        return "".join(
+            next(each) if fixed is None else bare + fixed if is_point else fixed
+            for fixed, is_point in self._texts
         )
-    )
-    bare = "" if whole or digits == "0" else digits  # `.00` shows 12.5 as 12.50
-    shown = []
-    for part in section.parts:
-        if part.kind is Kind.POINT:
-            shown.append(bare)
-        shown.append(next(texts) if part.kind is Kind.DIGIT else _fixed(part, locale))
-    return "".join(shown)
 
 
 def _rounded(value: Decimal, places: int) -> str:
@@ -241,7 +257,7 @@ def _behind(digits: str, places: str) -> list[str]:
     return texts
 
 
-def _scientific(section: Section, value: Decimal, locale: Locale) -> str:
+def _scientific(section: Section, locale: Locale, value: Decimal) -> str:
     kinds = [part.kind for part in section.parts]
     at = kinds.index(Kind.EXPONENT)
     head, sign, tail = section.parts[:at], section.parts[at].text, section.parts[at + 1 :]
@@ -259,7 +275,7 @@ def _scientific(section: Section, value: Decimal, locale: Locale) -> str:
     exponent = value.adjusted() if value else 0
     if Decimal(_rounded(value.scaleb(-exponent, _EXACT), len(fraction))) >= 10:
         exponent += 1
-    shown = _decimal(mantissa, value.scaleb(-exponent, _EXACT), locale)
+    shown = _Places(mantissa, locale).text(value.scaleb(-exponent, _EXACT))
     power = str(abs(exponent)).zfill(sum(part.text == "0" for part in tail[:width]))
     minus = "-" if exponent < 0 else "+" if sign[1] == "+" else ""
     return f"{shown}E{minus}{power}" + "".join(_fixed(part, locale) for part in tail[width:])

@@ -15,7 +15,7 @@ from pipeline.inputs.values import (
 )
 from pipeline.inputs.xlsx.format_code import FormatCode, parse
 from pipeline.inputs.xlsx.locales import LOCALES, Undisplayable
-from pipeline.inputs.xlsx.number_formats import displayed, shown_code
+from pipeline.inputs.xlsx.number_formats import Display, shown_code
 from pipeline.inputs.xlsx.workbook import Style, Workbook
 from pipeline.inputs.xlsx.xml_stream import Malformed
 from pipeline.job.spec_keys import DEFAULT_LOCALE
@@ -45,6 +45,7 @@ class Numbers:
         self._from_1904 = workbook.from_1904
         self._styles = {"0": Style()} | {str(n): one for n, one in enumerate(workbook.styles)}
         self._readings: dict[str, Reading | None] = {}
+        self._displays: dict[Style, Display] = {}
         self._codes: dict[str, FormatCode] = {}
 
     def text(self, style: str | None, raw: str) -> str | None:
@@ -74,14 +75,19 @@ class Numbers:
         known = Style() if style is None else self._styles.get(style)
         if known is None or literal_text(raw) is None:
             return None if raw else ""
-        locale = LOCALES[self._locale or DEFAULT_LOCALE]
         try:
-            code = self._parsed(shown_code(known.code, known.format_id, locale))
-            text = displayed(code, float(raw), locale, from_1904=self._from_1904)
+            if known not in self._displays:
+                self._displays[known] = self._display(known)
+            text = self._displays[known].text(float(raw))
         except Undisplayable as error:
             named = f"number format `{shortened(known.code)}`: " if known.code else ""
             raise Undisplayable(f"{named}{error}") from None
         return NO_DATE if text is None else text
+
+    def _display(self, style: Style) -> Display:
+        locale = LOCALES[self._locale or DEFAULT_LOCALE]
+        code = self._parsed(shown_code(style.code, style.format_id, locale))
+        return Display(code, locale, from_1904=self._from_1904)
 
     def _reading(self, style: Style) -> Reading | None:
         """Returns how the numbers of a style become text. None if their format changes nothing."""

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.inputs.xlsx.format_code import parse
 from pipeline.inputs.xlsx.locales import LOCALES, Undisplayable
-from pipeline.inputs.xlsx.number_formats import displayed, shown_code
+from pipeline.inputs.xlsx.number_formats import Display, shown_code
 from pipeline.job.spec_keys import LOCALES as ACCEPTED
 from tests.support.workbooks import CONTENT_TYPES, cell, rows, styles, worksheet, write_workbook
 
@@ -21,7 +21,7 @@ Format = str | int
 def display(number_format: Format, value: str, language: str = "en_US", **more: bool) -> str | None:
     locale = LOCALES[language]
     code, id_ = ("", number_format) if isinstance(number_format, int) else (number_format, None)
-    return displayed(parse(shown_code(code, id_, locale)), float(value), locale, **more)
+    return Display(parse(shown_code(code, id_, locale)), locale, **more).text(float(value))
 
 
 # Also what LibreOffice displays, in American English.
