@@ -18,6 +18,7 @@ _FLAGS = {
     "template": "the text contains an unfilled placeholder of a template",
     "repeated": "another row, with other variables, has the same text",
 }
+MARKED_TITLE = "Answers that look wrong"
 MOST_GROUPS = 20
 """How many groups of rows a terminal shows, the largest first."""
 
@@ -54,15 +55,29 @@ def left_out_line(groups: Sequence[Group], shown: int = MOST_GROUPS) -> str | No
 def marked_lines(marked: list[FlaggedAnswers], unread: str | None, rehearsal: bool) -> list[str]:
     """The answers that look wrong, by flag. Their rows are ok, because they were paid."""
     if unread:
-        return ["", f"The runner could not check the answers: {unread}"]
-    title = f"Answers that look wrong (their rows are ok, and were {paid_word(rehearsal)}):"
-    lines = ["", title] if marked else []
-    for found in marked:
-        lines.append(
-            f"{found.count} {found.mark}: {listed(found.first_rows, found.count)}: "
-            f"{_FLAGS[found.mark]}"
-        )
-    return lines
+        return ["", unread_line(unread)]
+    title = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
+    return [*title, *(f"{mark_line(found)}: {mark_meaning(found)}" for found in marked)]
+
+
+def marked_note(rehearsal: bool) -> str:
+    """Why the rows of such answers do not count as failed."""
+    return f"their rows are ok, and were {paid_word(rehearsal)}"
+
+
+def mark_line(found: FlaggedAnswers) -> str:
+    """How many answers have a flag, and the first row numbers."""
+    return f"{found.count} {found.mark}: {listed(found.first_rows, found.count)}"
+
+
+def mark_meaning(found: FlaggedAnswers) -> str:
+    """What the flag says about those answers."""
+    return _FLAGS[found.mark]
+
+
+def unread_line(unread: str) -> str:
+    """Why no answer was checked."""
+    return f"The runner could not check the answers: {unread}"
 
 
 def group_line(group: Group, rehearsal: bool) -> str:

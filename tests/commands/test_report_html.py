@@ -33,6 +33,8 @@ from pipeline.report.groups import Group
 from pipeline.report.html import samples
 from pipeline.report.html.markup import element, http_url, link, visible
 from pipeline.report.html.page import PageFacts, page
+from pipeline.report.overview import FlaggedAnswers
+from pipeline.results.flags import FLAGS
 from pipeline.status.summary import summarize_error
 from tests.conftest import TOP, Job, started_sandbox
 from tests.support.servers import Answer, Server
@@ -484,6 +486,34 @@ def test_a_report_shows_no_answer_of_a_row_that_is_no_longer_in_the_sheet(sandbo
     assert "Row 2 " in text.partition("kept one")[0]
 
 
+def test_the_page_names_the_answers_that_look_wrong_after_the_failed_rows(make_job):
+    """With the same words and rows as the terminal. Their rows count as ok."""
+    texts = {"a": "I'm sorry, but I can't help with that.", "b": "undefined", "c": "fine"}
+
+    def answer(body: bytes) -> Answer:
+        story = json.loads(body)["story"]
+        if story == "blocked":
+            return 400, {}, b'{"success": false, "error": "no", "code": "request_blocked"}'
+        return 200, {}, json.dumps({"success": True, "result": texts[story]}).encode()
+
+    with Server(answer) as server:
+        job = make_job(server.url, rows=[["a"], ["b"], ["c"], ["blocked"], ["b"]])
+        job.run(expect=3)
+    said = job.call("report").stdout
+    text = Parsed((job.output / "report.html").read_text(encoding="utf-8")).text
+    for line in ("1 refusal: row 1", "2 undefined: rows 2, 5"):
+        assert line in said
+        assert line in text
+    assert text.index("1 failed request_blocked") < text.index("1 refusal") < text.index("Charts")
+    assert "Answers that look wrong" in text
+    assert "run --again ROWS" in text
+
+
+def test_a_page_without_suspicious_answers_has_no_section_for_them(reported):
+    """Nor an empty heading."""
+    assert "Answers that look wrong" not in (reported.output / "report.html").read_text()
+
+
 def test_a_killed_run_can_be_reported_with_its_answers_in_no_part(start_sandbox, make_job):
     """They are shown from the ledger. Rows in flight are ambiguous."""
     sandbox = start_sandbox()
@@ -529,6 +559,7 @@ def test_the_largest_page_of_the_most_hostile_texts_is_under_two_megabytes():
         pictures=[],
         written_at=1e9,
         version="1",
+        marked=[FlaggedAnswers(flag, 10**6, (1, 2, 3, 4, 5)) for flag in FLAGS],
     )
     text = page(facts)
     assert Parsed(text).elements <= ELEMENTS

@@ -33,12 +33,25 @@ from pipeline.report.html.markup import (
 )
 from pipeline.report.html.samples import SampleAnswer, Samples
 from pipeline.report.html.style import STYLE
-from pipeline.report.terminal import group_line, left_out_line
+from pipeline.report.overview import FlaggedAnswers
+from pipeline.report.terminal import (
+    MARKED_TITLE,
+    group_line,
+    left_out_line,
+    mark_line,
+    mark_meaning,
+    marked_note,
+    unread_line,
+)
 from pipeline.status.summary_lines import last_run_line, next_note, outcome_line, paid_line
 
 # Together they keep a page small even if every character of it takes eight when escaped.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
 _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
+_LOOK = (
+    "`export --flags` writes the flags next to the answers. `run --again ROWS` sends the rows that "
+    "you name once more, for another version of their answers."
+)
 _WHY = {
     "first": "one of the first",
     "random": "picked at random",
@@ -50,7 +63,7 @@ _WHY = {
 class PageFacts:
     """The data of a page. `sent` has the variables (JSON text) of the rows that `groups` name, by
     row of the sheet. `written_at` is in seconds since 1970. `to_add` names the options that its
-    commands lack."""
+    commands lack. `marked` and `unread` are those of the `Report`."""
 
     summary: Summary
     groups: Sequence[Group]
@@ -66,6 +79,8 @@ class PageFacts:
     written_at: float
     version: str
     to_add: str | None = None
+    marked: Sequence[FlaggedAnswers] = ()
+    unread: str | None = None
 
 
 def page(facts: PageFacts) -> str:
@@ -80,6 +95,7 @@ def page(facts: PageFacts) -> str:
                 "main",
                 *_outcome(facts),
                 _failures(facts),
+                _marked(facts),
                 _pictures(facts.pictures),
                 _samples(facts.samples),
                 _runs(facts.history.runs),
@@ -157,6 +173,31 @@ def _failures(facts: PageFacts) -> Markup | None:
         *(_group(group, facts) for group in facts.groups[:_MOST_GROUPS]),
         element("p", more) if more else None,
     )
+
+
+def _marked(facts: PageFacts) -> Markup | None:
+    """The answers to look at, next to the rows that failed: their rows count as ok."""
+    if facts.unread:
+        lines = [element("p", foreign(unread_line(facts.unread), 1000))]
+    elif facts.marked:
+        note = f"{_sentence(marked_note(facts.rehearsal))} Only a reader can judge the answers."
+        lines = [element("p", note), *map(_mark, facts.marked), element("p", _LOOK)]
+    else:
+        return None
+    return element("section", element("h2", MARKED_TITLE), *lines)
+
+
+def _mark(found: FlaggedAnswers) -> Markup:
+    return element(
+        "article",
+        element("h3", foreign(mark_line(found), _MESSAGE)),
+        element("p", _sentence(mark_meaning(found))),
+        class_="marked",
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _group(group: Group, facts: PageFacts) -> Markup:

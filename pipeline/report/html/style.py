@@ -28,6 +28,7 @@ a { color: var(--link); }
 .counts b { display: block; font-size: 1.35rem; line-height: 1.2; }
 .counts .ok { border-color: #0072b2; }
 .counts .ambiguous, article.ambiguous { border-color: #e69f00; }
+article.marked { border-color: #cc79a7; }
 .counts .failed, article.failed { border-color: #d55e00; }
 article { background: var(--panel); border-radius: .4rem; border-left: .3rem solid #999999;
   padding: .75rem 1rem; margin: 0 0 1rem; }

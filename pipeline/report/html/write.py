@@ -53,6 +53,8 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             in_use=report.in_use,
             in_flight=report.in_flight,
             to_add=job.to_add,
+            marked=report.marked,
+            unread=report.unread,
             rehearsal=job.sandbox,
             workflow=pinned_workflow(read) or "unknown",
             history=history,
