@@ -69,6 +69,7 @@ def export(
     said = JobOptions(**given)
 
     def work(job: Job) -> int:
+        from pipeline.commands.bar import rows_shown
         from pipeline.export import export_citations, export_job
         from pipeline.status.summary import as_json, read_status
 
@@ -79,9 +80,16 @@ def export(
         written: dict[str, Export] = {}
         guard = not no_excel_guard
         if target is not None:
-            written["exported"] = export_job(
-                job, target, excel_guard=guard, add=_words(add), flags=flags, force=force
-            )
+            with rows_shown(said) as on_rows:
+                written["exported"] = export_job(
+                    job,
+                    target,
+                    excel_guard=guard,
+                    add=_words(add),
+                    flags=flags,
+                    force=force,
+                    on_rows=on_rows,
+                )
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
         if not written:

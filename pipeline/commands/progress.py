@@ -7,10 +7,9 @@ import io
 import sys
 import time
 from collections import Counter
-from typing import Any, TextIO
+from typing import TextIO
 
-from tqdm import tqdm
-
+from pipeline.commands.bar import FittingBar, Word
 from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
@@ -36,11 +35,12 @@ class ProgressBar:
     def __init__(self, stream: TextIO | None = None) -> None:
         # sys.stderr is None if the caller closed it.
         self._stream: TextIO = stream or sys.stderr or io.StringIO()
-        self._bar: tqdm[Any] | None = None
+        self._bar: FittingBar | None = None
         self._counts: Counter[State] = Counter()
         self._rows = 0
         self._next_line = 0.0
-        self._pace = ""
+        self._pace: list[Word] = []
+        self._over = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -69,21 +69,16 @@ class ProgressBar:
     def close(self) -> None:
         """Leaves the bar on the screen with the last counts, and ends its line."""
         if self._bar is not None:
+            self._over = True
             with contextlib.suppress(OSError, ValueError):
-                self._bar.set_postfix_str(self._troubled())
-            self._bar.close()
+                self._bar.close()
 
     def _start(self, event: RunStarted) -> None:
         self._counts = Counter(event.kept)
         self._rows = event.to_send + self._done()
         if event.to_send and self._stream.isatty():
-            self._bar = tqdm(
-                total=self._rows,
-                initial=self._done(),
-                unit=" rows",
-                file=self._stream,
-                dynamic_ncols=True,
-                smoothing=0.1,
+            self._bar = FittingBar(
+                self._words, total=self._rows, initial=self._done(), file=self._stream
             )
         else:
             self._say(f"{event.to_send} of {event.rows} rows to send.")
@@ -106,24 +101,35 @@ class ProgressBar:
 
     def _paced(self, event: Paced) -> None:
         limit = _limit(event.limit, event.window_s)
-        # What a user needs before pressing Ctrl-C comes first: a narrow terminal cuts the rest.
-        self._pace = f"{event.in_flight} in flight, "
-        self._pace += f"pace {event.per_s:.3g}/s{limit and f' of {limit}'}"
         wait_s = (event.next_at_s or 0.0) - time.monotonic()
+        self._pace = [
+            Word(f"{event.in_flight} in flight", 2),
+            Word(f"pace {_number(event.per_s)}/s", 5),
+        ]
+        self._pace += [Word(f"limit {limit}", 6)] if limit else []
         if wait_s >= _WAIT_SHOWN_S:
-            self._pace += f", next request in {wait_s:.0f} s"
-        text = f"{self._troubled()}, "
+            self._pace.append(Word(f"next request in {wait_s:.0f} s", 3))
         if self._bar is not None:
-            self._bar.set_postfix_str(text + self._pace, refresh=False)
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.refresh()
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
-            self._say(f"{self._done()} of {self._rows} rows done, {text}{self._pace}")
+            words = ", ".join(word.text for word in (*self._troubled(), *self._pace))
+            self._say(f"{self._done()} of {self._rows} rows done, {words}")
 
-    def _troubled(self) -> str:
+    def _words(self, left: str | None) -> list[Word]:
+        """What stands after the count on a terminal. A narrow one has no room for the limit, then
+        for the pace and the time that is left. The last to go are the requests in flight, which a
+        user wants to know before pressing Ctrl-C, and the rows that are not ok."""
+        if self._over and self._bar is not None:
+            return [*self._troubled(), Word(self._bar.took(), 2)]
+        return [*self._troubled(), *self._pace, *([Word(left, 4)] if left else [])]
+
+    def _troubled(self) -> list[Word]:
         """How many rows are not ok."""
-        ambiguous = self._counts[State.AMBIGUOUS]
-        more = f", {ambiguous} ambiguous" if ambiguous else ""
-        return f"{self._counts[State.FAILED]} failed{more}"
+        failed, ambiguous = self._counts[State.FAILED], self._counts[State.AMBIGUOUS]
+        more = [Word(f"{ambiguous} ambiguous", 1)] if ambiguous else []
+        return [Word(f"{failed} failed", 0), *more]
 
     def _done(self) -> int:
         return sum(self._counts[state] for state in _SETTLED)
@@ -164,6 +170,10 @@ def _still(event: Stopping) -> str:
     if event.stopped.code is StopCode.INTERRUPTED:
         line += " Interrupt again to leave now: those rows are then ambiguous."
     return line
+
+
+def _number(per_s: float) -> str:
+    return f"{per_s:.3g}" if per_s < 1000 else f"{per_s:.0f}"
 
 
 def _limit(limit: int | None, window_s: float | None) -> str:

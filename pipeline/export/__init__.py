@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def export_job(
     add: Collection[str] | None = None,
     flags: bool = False,
     force: bool = False,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> Export:
     """Writes the sheet as it is now with every answer next to its row. The ending of `target`
     chooses the format: .csv, .xlsx, .parquet or .jsonl. The file is written completely or not at
@@ -62,7 +63,8 @@ def export_job(
     the added columns as formulas (in CSV; in a workbook they are text anyway). `add` are the
     columns to add: "result", "citations", "status", "error_code", "error_message" and "flags". The
     default is `add:` of the job file, or else all but the flags. `flags` adds the flags too.
-    `force` replaces a file that is not an earlier export.
+    `force` replaces a file that is not an earlier export. `on_rows` is called after each few
+    thousand rows, with the rows written so far and all rows.
 
     A column of the sheet is replaced only if an earlier export of this run folder added it.
 
@@ -78,6 +80,8 @@ def export_job(
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
         exported = sheet_table(source)
+        if on_rows is not None:
+            exported = _watched(exported, on_rows)
         if target.suffix.lower() in _WORKBOOKS:
             done = _with_workbook(job, source, exported, target)
         else:
@@ -170,6 +174,19 @@ def _written(exported: Exported, target: Path, guard: bool) -> Export:
     except OSError as error:
         raise _unwritable(target, error) from None
     return Export(target, exported.rows, guarded, aside=aside)
+
+
+def _watched(exported: Exported, on_rows: Callable[[int, int], None]) -> Exported:
+    """The same table. Calls `on_rows` when a batch is written and the next one is asked for."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        rows = 0
+        for batch in exported.batches():
+            yield batch
+            rows += batch.num_rows
+            on_rows(rows, exported.rows)
+
+    return replace(exported, batches=batches)
 
 
 def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: Path) -> Export:
