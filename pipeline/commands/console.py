@@ -224,14 +224,10 @@ def answer(said: JobOptions, *lines: str) -> None:
 def show_run(job: Job, summary: Summary, said: JobOptions) -> None:
     """Prints the summary of a job after a command that changed it: on stderr, JSON on stdout."""
     from pipeline.status.exit_codes import needs_person
-    from pipeline.status.summary import as_json, for_person
-    from pipeline.status.summary_lines import summary_lines
+    from pipeline.status.summary import as_json
 
     if not said.quiet or needs_person(summary):
-        lines = summary_lines(
-            for_person(job, summary), job.command("report"), rehearsal=job.sandbox
-        )
-        tell(*lines)
+        tell(*_summary_lines(job, summary, job.command("report")))
     if said.as_json:
         print_json(as_json(summary))
 
@@ -239,11 +235,29 @@ def show_run(job: Job, summary: Summary, said: JobOptions) -> None:
 def show(job: Job, summary: Summary, said: JobOptions) -> None:
     """Prints the summary of a job as the result of a command that only reads."""
     from pipeline.status.exit_codes import needs_person
+
+    if not said.quiet or needs_person(summary):
+        answer(said, *_summary_lines(job, summary))
+
+
+def _summary_lines(job: Job, summary: Summary, report_command: str | None = None) -> list[str]:
     from pipeline.status.summary import for_person
     from pipeline.status.summary_lines import summary_lines
 
-    if not said.quiet or needs_person(summary):
-        answer(said, *summary_lines(for_person(job, summary), rehearsal=job.sandbox))
+    lines = summary_lines(for_person(job, summary), report_command, rehearsal=job.sandbox)
+    return [*lines, *_export_lines(job, summary)]
+
+
+def _export_lines(job: Job, summary: Summary) -> list[str]:
+    """The command that brings the answers home, once every row has ended. If another command comes
+    first, because it sends failed rows again, this one is not the next."""
+    if summary.pending or not summary.ok:
+        return []
+    from pipeline.export.proposed import proposed_export
+
+    command = proposed_export(job)
+    before = "To export the answers so far" if summary.resume_command else "Next"
+    return [f"{before}: {command}"] if command else []
 
 
 def print_json(found: dict[str, Any]) -> None:

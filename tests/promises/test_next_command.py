@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.job.run_folder import RunFolder
@@ -283,6 +284,9 @@ def paste_to_the_end(world: World, said: str) -> str | None:
         if found is None:
             return None
         before, command = found
+        if command.startswith("pipeline export "):
+            exports(world, command)
+            return None
         if "edit the cells" in before:
             world.edit()
         received = world.sandbox.received()
@@ -298,6 +302,29 @@ def paste_to_the_end(world: World, said: str) -> str | None:
         assert world.sandbox.received() > received, command
         said = done.stderr
     raise AssertionError(f"it never ends: {said}")
+
+
+def exports(world: World, command: str) -> None:
+    """Pastes a command that exports. It sends nothing, and the file has every row."""
+    received = world.sandbox.received()
+    done = pasted_in(world.job.folder, world.job, command)
+    assert done.returncode == 0, (command, done.stderr)
+    assert f"Wrote {len(STORIES)} rows" in done.stderr
+    assert world.sandbox.received() == received
+
+
+def pasted_in(folder: Path, job: Job, command: str) -> Ended:
+    """Runs a printed command in a folder, into which it may write."""
+    words = shlex.split(command)[1:]
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *words],
+        cwd=folder,
+        env=job.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def see(world: World, end: Ending, codes: set[int]) -> None:
@@ -375,7 +402,8 @@ def test_a_rehearsal_continues_as_a_rehearsal(sandbox, make_job):
     _, command = one_command(done.stderr) or ("", "")
     assert "--sandbox" in command
     done = job.paste(command)
-    assert (done.returncode, one_command(done.stderr)) == (0, None)
+    _, command = one_command(done.stderr) or ("", "")
+    assert (done.returncode, command.split()[1]) == (0, "export")
     assert sandbox.received() == 0
 
 
@@ -440,7 +468,8 @@ def test_a_row_that_failed_the_same_way_in_two_runs_is_not_proposed_a_third_time
     done = job.call("run")
     _, command = one_command(done.stderr) or ("", "")
     done = job.paste(command)
-    assert (done.returncode, one_command(done.stderr)) == (3, None)
+    _, export = one_command(done.stderr) or ("", "")
+    assert (done.returncode, export.split()[1]) == (3, "export")
     found = json.loads(job.call("report", "--json").stdout)
     assert found["resume_command"] is None
     assert found["groups"][0]["command"] == command + " --only internal_server_error"
@@ -460,6 +489,91 @@ def test_after_ten_ambiguous_rows_the_next_run_tries_one_row_first(start_sandbox
     assert "--ambiguous" in command
     assert job.paste(command).returncode == 2
     assert list(sandbox.billed().values()) == [1] * 15
+
+
+def run_in_its_folder(job: Job, *options: str) -> str:
+    """Returns what a run in the folder of the job prints."""
+    command = shlex.join(["pipeline", "run", "job.yaml", *options])
+    done = pasted_in(job.folder, job, command)
+    assert done.returncode in (0, 3), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".xlsx", ".parquet", ".jsonl"])
+def test_a_finished_run_ends_with_the_export_command(sandbox, make_job, ending):
+    """In the format of the sheet. A .tsv becomes a .csv. Pasted twice, it replaces its own file."""
+    job = make_job(sandbox.url, rows=[[story] for story in LEFT])
+    job.sheet = job.sheet.with_suffix(ending)
+    written_sheet(job.sheet, LEFT)
+    job.write_spec()
+    said = run_in_its_folder(job)
+    written = {".tsv": ".csv"}.get(ending, ending)
+    assert said.splitlines()[-1] == f"Next: pipeline export job.yaml --to job-done{written}"
+    for _ in range(2):
+        done = pasted_in(job.folder, job, said.splitlines()[-1].removeprefix("Next: "))
+        assert (done.returncode, "5 ok" in done.stderr) == (0, True), done.stderr
+    assert (job.folder / f"job-done{written}").exists()
+    assert sandbox.received() == 5
+    for verb in ("status", "report"):
+        shown = pasted_in(job.folder, job, f"pipeline {verb} job.yaml").stdout
+        assert f"Next: pipeline export job.yaml --to job-done{written}" in shown
+
+
+def written_sheet(path: Path, stories: list[str]) -> None:
+    frame = pd.DataFrame({"story": stories})
+    if path.suffix == ".xlsx":
+        frame.to_excel(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False)
+
+
+def test_the_proposed_export_replaces_neither_the_sheet_nor_a_file_of_the_user(sandbox, make_job):
+    """The name is free, or that of an earlier export. A rehearsal has another name."""
+    job = make_job(sandbox.url, rows=[[story] for story in LEFT])
+    job.sheet = job.sheet.rename(job.folder / "job-done.csv")
+    (job.folder / "job-done-2.csv").write_text("notes\nof the user\n")
+    job.write_spec()
+    said = run_in_its_folder(job)
+    assert said.endswith("Next: pipeline export job.yaml --to job-done-3.csv\n")
+    said = run_in_its_folder(job, "--sandbox")
+    assert said.endswith("Next: pipeline export job.yaml --sandbox --to job-rehearsal.csv\n")
+    done = pasted_in(job.folder, job, said.splitlines()[-1].removeprefix("Next: "))
+    assert done.returncode == 0, done.stderr
+    assert (job.folder / "job-done-2.csv").read_text() == "notes\nof the user\n"
+
+
+def test_another_sheet_of_the_command_line_is_exported_as_csv(sandbox, make_job):
+    """The copy of a workbook is made of the one that the job file names, so it would be refused."""
+    job = make_job(sandbox.url, rows=[[story] for story in LEFT])
+    for name, stories in (("sheet.xlsx", ["another"]), ("other.xlsx", LEFT)):
+        written_sheet(job.folder / name, stories)
+    job.sheet = job.folder / "sheet.xlsx"
+    job.write_spec()
+    said = run_in_its_folder(job, "--input", "other.xlsx")
+    assert said.endswith("Next: pipeline export job.yaml --to job-done.csv\n")
+    shown = pasted_in(job.folder, job, "pipeline status job.yaml").stdout
+    assert "--to job-done.csv" in shown
+    done = pasted_in(job.folder, job, said.splitlines()[-1].removeprefix("Next: "))
+    assert (done.returncode, "5 ok" in done.stderr) == (0, True), done.stderr
+
+
+def test_the_export_follows_the_command_that_sends_failed_rows_again(sandbox, make_job):
+    """It is on a line of its own. While rows are pending, there is no export to propose."""
+    job = make_job(sandbox.url, rows=[["a"], ["b #fault:json-500"], ["c"]], retries=0)
+    assert "pipeline export" not in run_in_its_folder(job, "--limit", "1")
+    *_, again, export = run_in_its_folder(job).splitlines()
+    assert again == "Next: pipeline resume job.yaml"
+    assert export == "To export the answers so far: pipeline export job.yaml --to job-done.csv"
+
+
+def test_a_job_without_any_answer_proposes_no_export(sandbox, make_job):
+    """There is nothing to bring home."""
+    job = make_job(sandbox.url, rows=[["#fault:blocked"]])
+    assert "pipeline export" not in run_in_its_folder(job)
 
 
 def test_no_page_and_no_message_recommends_the_same_command():

@@ -1,0 +1,48 @@
+"""The export command that a finished run proposes. It can be pasted, and replaces no file of the
+user's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.core.errors import Refused
+from pipeline.export.target import check_target
+from pipeline.job.job import Job
+
+# What a sheet of these kinds is exported to. From any other sheet the export is a .csv.
+_ENDINGS = {
+    ".xlsx": ".xlsx",
+    ".xlsm": ".xlsx",
+    ".parquet": ".parquet",
+    ".jsonl": ".jsonl",
+}
+_NAMES_TRIED = 9
+
+
+def proposed_export(job: Job) -> str | None:
+    """Returns the command that writes the sheet with its answers into the current folder, in the
+    format of the sheet. None if no file can be written there.
+
+    The file may exist if it is an earlier export. A rehearsal has another name, because it
+    must not replace paid answers.
+    """
+    name = f"{job.name}-{'rehearsal' if job.sandbox else 'done'}"
+    for number in range(1, _NAMES_TRIED + 1):
+        target = Path(f"{name}{f'-{number}' if number > 1 else ''}{_ending(job)}")
+        try:
+            check_target(job, target, force=False)
+            writable = os.access(Path.cwd(), os.W_OK)
+        except Refused:
+            continue
+        except OSError:  # somebody removed the current folder
+            return None
+        return job.command("export", "--to", str(target)) if writable else None
+    return None
+
+
+def _ending(job: Job) -> str:
+    # An export reads the workbook that the job file names, which is not the one of `--input`.
+    if job.spec is None or "--input" in job.sending:
+        return ".csv"
+    return _ENDINGS.get(job.spec.input.suffix.lower(), ".csv")
