@@ -100,7 +100,9 @@ def check(**given: Any) -> None:
             if job.to_add and checked.to_send:
                 answer(said, job.to_add)
         if said.as_json:
-            print_json(asdict(checked) | {"exit_code": code})
+            found = asdict(checked)
+            del found["names"]
+            print_json(found | {"exit_code": code})
         return code
 
     finish(said, work)

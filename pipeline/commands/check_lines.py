@@ -7,6 +7,7 @@ from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, lasting, shortened
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
+from pipeline.inputs.row_names import RowNames
 from pipeline.run.check import Checked
 
 _BODY_CHARACTERS = 2000
@@ -14,7 +15,7 @@ _BODY_CHARACTERS = 2000
 
 def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str]:
     """Rows, drift, empty cells, the first bodies, and what a run would cost at most."""
-    paid = paid_word(rehearsal)
+    paid, names = paid_word(rehearsal), checked.names
     counts = [f"{getattr(checked, name)} {name}" for name in ROW_COUNTS if getattr(checked, name)]
     lines = [f"{checked.job}: {counted(checked.rows, 'row')}: {', '.join(counts)}."]
     if checked.new_folder:
@@ -34,8 +35,8 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
         )
     for column, number in checked.empty_cells.items():
         lines.append(f'Empty cells in "{shortened(column)}": {number}.')
-    lines += [_variable(facts) for facts in checked.variables if facts.longest is not None]
-    lines += [_marked(facts) for facts in checked.variables if facts.marked]
+    lines += [_variable(facts, names) for facts in checked.variables if facts.longest is not None]
+    lines += [_marked(facts, names) for facts in checked.variables if facts.marked]
     if checked.new_under_newest_rules:
         lines.append(
             f"This run folder turns cells into text by version {checked.text_rules} of the rules. "
@@ -45,7 +46,7 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
         )
     if checked.first_bodies:
         lines.append("The first requests, exactly as the API receives them:")
-        lines += [f"  row {body.row}: {_body(body.body)}" for body in checked.first_bodies]
+        lines += [f"  {names.row(body.row)}: {_body(body.body)}" for body in checked.first_bodies]
     lines.append(_cost(checked, paid))
     if checked.to_send:
         lines.append(_time(checked, rehearsal))
@@ -84,24 +85,29 @@ def _equal_rows(checked: Checked, paid: str) -> str:
     )
 
 
-def _variable(facts: VariableFacts) -> str:
-    rows = f"(rows {facts.shortest_row} and {facts.longest_row})"
-    sizes = f"{facts.shortest} to {facts.longest} characters {rows}"
-    if facts.longest is not None and facts.shortest == facts.longest:
-        sizes = counted(facts.longest, "character")
-    return (
-        f'"{shortened(facts.name)}" from "{shortened(facts.column)}": {sizes}{_and_empty(facts)}.'
-    )
+def _variable(facts: VariableFacts, names: RowNames) -> str:
+    name, column = shortened(facts.name), shortened(facts.column)
+    return f'"{name}" from "{column}": {_sizes(facts, names)}{_and_empty(facts)}.'
+
+
+def _sizes(facts: VariableFacts, names: RowNames) -> str:
+    """The length of the shortest and of the longest text, and their rows."""
+    least, most = facts.shortest or 0, facts.longest or 0
+    if least == most or facts.shortest_row is None or facts.longest_row is None:
+        return counted(most, "character")
+    shortest = f"{counted(least, 'character')} in {names.row(facts.shortest_row)}"
+    return f"{shortest} to {most} in {names.row(facts.longest_row)}"
 
 
 def _and_empty(facts: VariableFacts) -> str:
     return f", {facts.empty} empty" if facts.empty else ""
 
 
-def _marked(facts: VariableFacts) -> str:
+def _marked(facts: VariableFacts, names: RowNames) -> str:
+    first = "" if facts.marked_row is None else f" (first in {names.row(facts.marked_row)})"
     return (
         f"Careful: {{{{…}}}}, $$ or $& in {counted(facts.marked, 'text')} for "
-        f'"{shortened(facts.name)}" (first in row {facts.marked_row}). The template of the '
+        f'"{shortened(facts.name)}"{first}. The template of the '
         "workflow may expand that, and the model then gets another text."
     )
 

@@ -51,12 +51,11 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         # Printed before the page is drawn: that takes a while, and fails if a part is damaged.
         show(job, found.summary, said)
         if not said.quiet:
-            answer(
-                said, *(group_lines(found.groups, job.sandbox) or [all_well_line(found.summary)])
-            )
+            groups = group_lines(found.groups, job.sandbox, found.names)
+            answer(said, *(groups or [all_well_line(found.summary)]))
             if job.to_add and not found.summary.resume_command:
                 answer(said, "", job.to_add)
-            answer(said, *marked_lines(found.marked, found.unread, job.sandbox))
+            answer(said, *marked_lines(found.marked, found.unread, job.sandbox, found.names))
         path = write_report(job, found)
         if not said.quiet:
             answer(said, "", f"Report to read and forward: {shown_path(str(path))}")
@@ -65,9 +64,9 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         if said.as_json:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]
-            groups = groups_json(found.groups)
             counts = {"in_use": found.in_use, "in_flight": found.in_flight}
-            print_json(summary | counts | {"groups": groups, "marked": marked})
+            groups_found = groups_json(found.groups)
+            print_json(summary | counts | {"groups": groups_found, "marked": marked})
         if open_:
             _open(path)
         return 0

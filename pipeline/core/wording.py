@@ -13,7 +13,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_NAMED = 10
+NAMED = 10
+"""The number of rows that a message names one by one."""
 _COMPARED_CHARACTERS = 100
 _MESSAGE_CHARACTERS = 100
 CODES_SHOWN = 20
@@ -72,8 +73,8 @@ def lasting(seconds: float) -> str:
 
 def listed(rows: Sequence[int], total: int | None = None) -> str:
     """Lists the first row numbers. `total` is the number of all rows if `rows` is only a part."""
-    more = (len(rows) if total is None else total) - min(len(rows), _NAMED)
-    numbers = ", ".join(map(str, rows[:_NAMED]))
+    more = (len(rows) if total is None else total) - min(len(rows), NAMED)
+    numbers = ", ".join(map(str, rows[:NAMED]))
     word = "row" if len(rows) == 1 and not more else "rows"
     return f"{word} {numbers}" + (f" and {more} more" if more > 0 else "")
 

@@ -2,7 +2,8 @@
 from it.
 
 `input.parquet` has every column as text, then `row` (from 1), `row_key` (hex, null for a skipped
-row) and `skipped` (the reason, null for other rows). If the user saves the sheet during the run,
+row), `skipped` (the reason, null for other rows) and `place` (the line of a text file, or the row
+of a worksheet). If the user saves the sheet during the run,
 the run does not mix the two versions.
 
 A row is skipped if `where:` or `empty: skip` leaves it out. It is also skipped if the sheet is
@@ -146,6 +147,8 @@ def take_snapshot(
         "columns": table.columns,
         "mapped": [table.columns[position] for position in variables.mapped],
         "delimiter": table.delimiter,
+        "place_word": table.place_word,
+        "id_column": spec.id,
     }
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)
@@ -198,7 +201,8 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
             keys = names.add(batch, reasons, rows + 1)
             rows += len(batch)
             span = numbers(np.arange(rows - len(batch) + 1, rows + 1), pa.int64())
-            arrays += [span, texts(keys), _skipped(reasons)]
+            places = numbers(np.array(batch.places, dtype=np.int64), pa.int64())
+            arrays += [span, texts(keys), _skipped(reasons), places]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
         check.finish(rows)
     return rows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from pipeline.system.opening import as_object, open_file
 
 METADATA = b"pipeline"
 OWN_COLUMNS = ("row", "row_key", "skipped")
+PLACE = "place"
 
 
 def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
@@ -121,7 +122,7 @@ def stored_batches(path: Path) -> Iterator[Stored]:
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
             for batch in file.iter_batches(batch_size=2000):
-                keys, skipped = batch.columns[width + 1 :]
+                keys, skipped = batch.columns[width + 1 : width + 3]
                 yield Stored(first, batch.columns[:width], keys, skipped)
                 first += batch.num_rows
     except (OSError, pa.ArrowException) as error:
@@ -142,6 +143,79 @@ def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, 
         low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
         for number in wanted[low:high].tolist():
             yield number, tuple(column[number - first].as_py() for column in columns)
+
+
+class StoredNames(NamedTuple):
+    """How the user finds rows of a snapshot: by a place, of which `word` says what it counts, and
+    by the text in `id_column`. Both are by row number. `word` is None in a snapshot of an earlier
+    release, and `id_column` without an `id:` in the job file."""
+
+    word: str | None
+    places: dict[int, int]
+    id_column: str | None
+    ids: dict[int, str]
+
+
+def stored_names(path: Path, wanted: Iterable[int]) -> StoredNames:
+    """Returns the places and the ids of a few rows. Reads only the parts of the file that they are
+    in.
+
+    Raises:
+        StorageFailed: if it cannot be read.
+    """
+    try:
+        about = _stored(path)
+        word, id_column = about.get("place_word"), about.get("id_column")
+        found = StoredNames(word, {}, id_column, {})
+        columns: dict[str, dict[int, Any]] = {PLACE: found.places} if word is not None else {}
+        if id_column is not None:
+            position = list(about["columns"]).index(id_column)
+            columns[_stored_name(path, position)] = found.ids
+        _read_at(path, np.unique(np.fromiter(wanted, np.int64)), columns)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    return found
+
+
+def _stored_name(path: Path, position: int) -> str:
+    with open_file(path) as file:
+        return str(pq.read_schema(file).names[position])
+
+
+def _read_at(path: Path, wanted: npt.NDArray[np.int64], columns: dict[str, dict[int, Any]]) -> None:
+    """Reads the values of the rows `wanted` in the named columns."""
+    with (
+        open_file(path) as content,
+        pq.ParquetFile(content, page_checksum_verification=True) as file,
+    ):
+        first = 1
+        for group in range(file.num_row_groups if columns else 0):
+            size = file.metadata.row_group(group).num_rows
+            here = wanted[(wanted >= first) & (wanted < first + size)]
+            if len(here):
+                table = file.read_row_group(group, columns=list(columns))
+                for name, values in columns.items():
+                    cells = table[name].take(numbers(here - first, pa.int64())).to_pylist()
+                    values.update(zip(here.tolist(), cells, strict=True))
+            first += size
+
+
+def stored_places(path: Path) -> tuple[str, npt.NDArray[np.int64]] | None:
+    """Returns what a place counts, and the place of every row, 8 bytes each. None for a snapshot of
+    an earlier release.
+
+    Raises:
+        StorageFailed: if it cannot be read.
+    """
+    try:
+        word = _stored(path).get("place_word")
+        if not isinstance(word, str):
+            return None
+        with open_file(path) as file:
+            table = pq.read_table(file, columns=[PLACE], page_checksum_verification=True)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    return word, table[PLACE].to_numpy()
 
 
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
@@ -171,7 +245,10 @@ def _damaged(path: Path, what: str) -> StorageFailed:
 
 
 def snapshot_schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
-    taken = set(OWN_COLUMNS)
+    """Returns the columns of a snapshot: the sheet's, then the runner's own. A snapshot of an
+    earlier release has no places, and says no word for them."""
+    placed = "place_word" in about
+    taken = {*OWN_COLUMNS, *([PLACE] if placed else [])}
     fields = []
     for name in columns:
         stored = name
@@ -181,4 +258,5 @@ def snapshot_schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
         fields.append(pa.field(stored, pa.large_string(), nullable=False))
     fields += [pa.field("row", pa.int64(), nullable=False)]
     fields += [pa.field(name, pa.string()) for name in ("row_key", "skipped")]
+    fields += [pa.field(PLACE, pa.int64(), nullable=False)] if placed else []
     return pa.schema(fields, metadata={METADATA: json.dumps(about).encode()})

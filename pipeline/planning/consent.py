@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pipeline.core.errors import Refused
 from pipeline.core.model import API_CODES, ErrorCode, State
 from pipeline.core.money import paid_word
-from pipeline.core.wording import counted, few_words, listed, nearest
+from pipeline.core.wording import counted, few_words, nearest
 from pipeline.inputs.checks import Skip
+from pipeline.inputs.row_names import RowNames
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
@@ -166,18 +167,19 @@ def _named(selection: Selection) -> frozenset[str]:
 
 def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]:
     """Yields facts that the user should know about a plan and that need no consent."""
-    plan = prepared.plan
+    # Without ids, because notices are logged, and the log has no texts of the sheet.
+    plan, names = prepared.plan, prepared.names.without_ids()
     if prepared.repaid.requests:
         rows = counted(prepared.repaid.requests, "finished row")
         yield f"Because of --accept-changes, {rows} will be {paid_word(job.sandbox)} again."
-    yield from _left_out(job, plan, selection)
+    yield from _left_out(job, plan, selection, names)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before, so `resume` sends the same rows as `run`."
     failed = prepared.plan.risky[State.FAILED]
     if failed:
         yield (
             f"{len(failed)} of the failed rows to send again may have been "
-            f"{paid_word(job.sandbox)} already: {listed(sorted(failed))}."
+            f"{paid_word(job.sandbox)} already: {names.rows(sorted(failed))}."
         )
     elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
     if elsewhere:
@@ -188,7 +190,7 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
         )
 
 
-def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
+def _left_out(job: Job, plan: Plan, selection: Selection, names: RowNames) -> Iterator[str]:
     """Yields reasons why a selection may send fewer rows than the user expects."""
     for code in sorted(_named(selection)):
         if code not in plan.codes:
@@ -199,7 +201,7 @@ def _left_out(job: Job, plan: Plan, selection: Selection) -> Iterator[str]:
         first = ",".join(map(str, plan.given_up_left[:_PASTED]))
         yield (
             f"{counted(number, 'row')} left out that you gave up with `settle`: "
-            f"{listed(plan.given_up_left)}. To send them, name them with --rows: "
+            f"{names.rows(plan.given_up_left)}. To send them, name them with --rows: "
             f"{job.command('resume', '--rows', first)}"
             f"{'' if number <= _PASTED else ' and so on'}"
         )
@@ -225,19 +227,19 @@ def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
 
 
 def _twice(prepared: Prepared, paid: str) -> Question | None:
-    risky = prepared.plan.risky
+    risky, names = prepared.plan.risky, prepared.names
     again, ambiguous = risky[State.OK], risky[State.AMBIGUOUS]
     if again:
         return Question(
-            f"{counted(len(again), 'row')} with an answer ({listed(again)}) would be sent and "
-            f"{paid} again: at most {counted(len(again), 'request')}. The answers that you have "
-            "stay in the results.",
+            f"{counted(len(again), 'row')} with an answer, {names.rows(sorted(again))}, would be "
+            f"sent and {paid} again: at most {counted(len(again), 'request')}. The answers that "
+            "you have stay in the results.",
             _YES,
         )
     if ambiguous:
         twice = sorted({*ambiguous, *risky[State.FAILED]})
         return Question(
-            f"{counted(len(twice), 'row')} ({listed(twice)}) may have been {paid} already and "
+            f"{counted(len(twice), 'row')}, {names.rows(twice)}, may have been {paid} already and "
             f"would be sent again. At worst, {counted(len(twice), 'request')} would be {paid} "
             "twice.",
             _YES,
@@ -249,7 +251,8 @@ def _moved(prepared: Prepared) -> Question | None:
     moved = prepared.moved
     if not moved:
         return None
-    named = [f"row {row.number} was {row.before} and is {row.now}" for row in moved[:_NAMED]]
+    names = prepared.names.without_ids()  # before and now are the ids
+    named = [f"{names.row(row.number)} was {row.before} and is {row.now}" for row in moved[:_NAMED]]
     more = [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
     return Question(
         "The sheet changed since the last run, and these row numbers now mean other rows: "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.inputs.checks import Skip
 from pipeline.inputs.mapping import Variables
+from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.table import Table
 from pipeline.planning.changes import MassChange, MovedRow
@@ -38,9 +39,9 @@ class Prepared:
     """A sheet that was read and compared with the ledger.
 
     `moved`, `mass_change` and `neighbours` are facts about the rows to send that the user may not
-    know. `skips` counts the skipped rows without an answer, by reason. `kept_answers` counts the
-    skipped rows that have an answer from an earlier run. `repaid` has the rows that a changed spec
-    would pay for again.
+    know. `names` names the rows that questions and notices list. `skips` counts the skipped rows
+    without an answer, by reason. `kept_answers` counts the skipped rows that have an answer from an
+    earlier run. `repaid` has the rows that a changed spec would pay for again.
     """
 
     snapshot: Snapshot
@@ -53,3 +54,4 @@ class Prepared:
     moved: tuple[MovedRow, ...]
     mass_change: MassChange | None
     neighbours: tuple[Neighbour, ...]
+    names: RowNames

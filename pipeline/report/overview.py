@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
+from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries, reader
@@ -31,7 +33,8 @@ class FlaggedAnswers:
 class Report:
     """A job's summary, its rows that are not ok by how they ended, and its answers that look wrong
     by flag (`marked`). `unread` says why the answers could not be checked. `in_use`: a run is
-    active, and `in_flight` of the pending rows were sent and have no response yet."""
+    active, and `in_flight` of the pending rows were sent and have no response yet. `names` names
+    the rows as the user's program does."""
 
     summary: Summary
     groups: list[Group]
@@ -39,6 +42,7 @@ class Report:
     unread: str | None = None
     in_use: bool = False
     in_flight: int = 0
+    names: RowNames = field(default_factory=RowNames)
 
 
 def report_job(job: Job) -> Report:
@@ -69,7 +73,14 @@ def report_job(job: Job) -> Report:
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
     in_flight = stand(counts, in_use).in_flight
     shown = groups.largest_first(job, in_use)
-    return Report(summary, shown, marked, unread, in_use, in_flight)
+    report = Report(summary, shown, marked, unread, in_use, in_flight)
+    return replace(report, names=row_names(snapshot, first_rows(report)))
+
+
+def first_rows(report: Report) -> list[int]:
+    """The rows that a report names."""
+    of_groups = (group.first_rows for group in report.groups)
+    return list(chain(*of_groups, *(found.first_rows for found in report.marked)))
 
 
 def _marked(folder: RunFolder, read: Read, rows: int) -> list[FlaggedAnswers]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from pipeline.core.model import State
 from pipeline.core.money import paid_word
-from pipeline.core.wording import counted, listed, shortened
+from pipeline.core.wording import counted, shortened
+from pipeline.inputs.row_names import RowNames
 from pipeline.report.groups import Group
 from pipeline.report.overview import FlaggedAnswers
 
@@ -23,11 +24,11 @@ MOST_GROUPS = 20
 """How many groups of rows a terminal shows, the largest first."""
 
 
-def group_lines(groups: list[Group], rehearsal: bool) -> list[str]:
+def group_lines(groups: list[Group], rehearsal: bool, names: RowNames) -> list[str]:
     """Rows that are not ok, by code: how many, which, what to do, and the command to paste."""
     lines = []
     for group in groups[:MOST_GROUPS]:
-        lines += ["", group_line(group, rehearsal), *_indented(group.advice)]
+        lines += ["", group_line(group, rehearsal, names), *_indented(group.advice)]
         if group.message and group.state is not State.PENDING:
             lines.append(f"    First message: {shortened(group.message)}")
         if group.command:
@@ -52,12 +53,14 @@ def left_out_line(groups: Sequence[Group], shown: int = MOST_GROUPS) -> str | No
     return f"And {counted(rows, 'row')} of {more}: see failures.csv." if left else None
 
 
-def marked_lines(marked: list[FlaggedAnswers], unread: str | None, rehearsal: bool) -> list[str]:
+def marked_lines(
+    marked: list[FlaggedAnswers], unread: str | None, rehearsal: bool, names: RowNames
+) -> list[str]:
     """The answers that look wrong, by flag. Their rows are ok, because they were paid."""
     if unread:
         return ["", unread_line(unread)]
     title = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
-    return [*title, *(f"{mark_line(found)}: {mark_meaning(found)}" for found in marked)]
+    return [*title, *(f"{mark_line(found, names)}: {mark_meaning(found)}" for found in marked)]
 
 
 def marked_note(rehearsal: bool) -> str:
@@ -65,9 +68,9 @@ def marked_note(rehearsal: bool) -> str:
     return f"their rows are ok, and were {paid_word(rehearsal)}"
 
 
-def mark_line(found: FlaggedAnswers) -> str:
-    """How many answers have a flag, and the first row numbers."""
-    return f"{found.count} {found.mark}: {listed(found.first_rows, found.count)}"
+def mark_line(found: FlaggedAnswers, names: RowNames) -> str:
+    """How many answers have a flag, and the first rows."""
+    return f"{found.count} {found.mark}: {names.rows(found.first_rows, found.count)}"
 
 
 def mark_meaning(found: FlaggedAnswers) -> str:
@@ -80,10 +83,10 @@ def unread_line(unread: str) -> str:
     return f"The runner could not check the answers: {unread}"
 
 
-def group_line(group: Group, rehearsal: bool) -> str:
-    """How many rows ended with one code, their status, and the first row numbers."""
+def group_line(group: Group, rehearsal: bool, names: RowNames) -> str:
+    """How many rows ended with one code, their status, and the first rows."""
     maybe = f", {group.maybe_paid} maybe {paid_word(rehearsal)}" if group.maybe_paid else ""
     return (
         f"{group.count} {group.state} {group.code or '(no code)'}{maybe}: "
-        f"{listed(group.first_rows, group.count)}"
+        f"{names.rows(group.first_rows, group.count)}"
     )

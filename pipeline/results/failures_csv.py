@@ -17,10 +17,11 @@ from tempfile import SpooledTemporaryFile
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.inputs.arrow import numbers
-from pipeline.inputs.stored import stored_batches, stored_columns, whole_snapshot
+from pipeline.inputs.stored import stored_batches, stored_columns, stored_places, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Unfinished
@@ -38,6 +39,7 @@ ADDED_COLUMNS = (
     "_attempts",
     "_maybe_paid",
     "_last_sent_at",
+    "_place",
 )
 
 Seen = Callable[[Unfinished], None]
@@ -133,7 +135,7 @@ def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> Iterator[b
     """The whole file in pieces, of rows in the order of the sheet; each of them is taken, and let
     go."""
     rows = iter(unfinished)
-    columns = stored_columns(snapshot)
+    columns, places = stored_columns(snapshot), stored_places(snapshot)
     shown = [place for place, name in enumerate(columns) if name not in ADDED_COLUMNS]
     yield _lines([[*(columns[place] for place in shown), *ADDED_COLUMNS]])
     row = next(rows, None)
@@ -144,7 +146,9 @@ def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> Iterator[b
                 beside.append(row)
             row = next(rows, None)
         if beside:
-            yield _lines(_beside([cells[place] for place in shown], first, beside))
+            found = _beside([cells[place] for place in shown], first, beside)
+            named = _places(places, [row.sheet_row for row in beside])
+            yield _lines((*row, place) for row, place in zip(found, named, strict=True))
         if row is None:
             break
     deque(rows, maxlen=0)
@@ -158,6 +162,16 @@ def _beside(
     cells = [column.take(places).to_pylist() for column in columns]
     added = zip(*map(_added, rows), strict=True)
     return zip(*cells, *added, _times([row.sent_at for row in rows]), strict=True)
+
+
+def _places(
+    known: tuple[str, npt.NDArray[np.int64]] | None, rows: list[int]
+) -> Iterable[str | None]:
+    """Where the user finds each row: `line 26` or `Sheet1 row 25`."""
+    if known is None:
+        return [None] * len(rows)
+    word, places = known
+    return [unformulaic(f"{word} {place}") for place in places[np.array(rows) - 1].tolist()]
 
 
 def _lines(rows: Iterable[Iterable[object]]) -> bytes:
@@ -175,7 +189,7 @@ def _told(rows: Iterable[Unfinished], seen: Seen, in_use: bool) -> Iterator[Unfi
 
 
 def _added(row: Unfinished) -> tuple[object, ...]:
-    """All of `ADDED_COLUMNS` but the time; what is None is an empty cell."""
+    """All of `ADDED_COLUMNS` except the time and the place. None is an empty cell."""
     return (
         row.sheet_row,
         row.state,

@@ -17,6 +17,7 @@ from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Row, State
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.identity import SheetKeys, digests
+from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.inputs.stored import find_snapshot, stored_keys
 from pipeline.job.access import RunKey, find_access, find_host
 from pipeline.job.job import Job
@@ -65,6 +66,7 @@ class Checked:
     * `in_use`: another run is active, so a second one would be refused.
     * `drift`: the changes of the sheet since the last run, None before the first run.
     * `questions`: the questions that the user would be asked first.
+    * `names`: the first rows as the user's program names them. It is not in JSON.
     * `plan`: the token with which `run --plan` carries out exactly this plan.
     * `refusal`: why a run would be refused, if the reason is a changed job file or an address or
       file under `notify:`.
@@ -98,6 +100,7 @@ class Checked:
     questions: list[str]
     plan: str
     refusal: str | None
+    names: RowNames
 
 
 def check_job(
@@ -139,6 +142,8 @@ def check_job(
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key)
         states = _shown(plan.counts, in_use)
+        variables = describe(path, prepared.variables.sources)
+        bodies = [Body(row.number, row.body.decode()) for row in _first(spec, prepared)]
         return Checked(
             job=job.name,
             rows=prepared.snapshot.rows,
@@ -163,12 +168,20 @@ def check_job(
             drift=_drift(job, spec, prepared, read),
             skipped_by=_skipped_by(prepared.skips),
             empty_cells=dict(prepared.snapshot.empty_cells),
-            variables=describe(path, prepared.variables.sources),
-            first_bodies=[Body(row.number, row.body.decode()) for row in _first(spec, prepared)],
+            variables=variables,
+            first_bodies=bodies,
             questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes, key),
+            names=row_names(path, _shown_rows(variables, bodies)),
         )
+
+
+def _shown_rows(variables: list[VariableFacts], bodies: list[Body]) -> Iterator[int]:
+    yield from (body.row for body in bodies)
+    for facts in variables:
+        rows = (facts.shortest_row, facts.longest_row, facts.marked_row)
+        yield from (row for row in rows if row is not None)
 
 
 def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -> int:

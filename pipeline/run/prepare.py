@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import numpy.typing as npt
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Alike, State
+from pipeline.core.wording import NAMED
 from pipeline.inputs.checks import Skip
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import bind
+from pipeline.inputs.row_names import no_such_row, row_names
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.stored import find_snapshot
 from pipeline.inputs.where import refuse_unknown_columns
@@ -26,7 +29,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
 from pipeline.ledger.reader import Read, reading
-from pipeline.planning.changes import find_mass_change, find_moved
+from pipeline.planning.changes import MovedRow, find_mass_change, find_moved
 from pipeline.planning.pinned_settings import folder_rules, read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
@@ -93,10 +96,7 @@ def prepare(
         spec, sheet.table, sheet.variables, path, skip_ambiguous=skip_ambiguous
     )
     if selection.rows is not None and selection.rows.last > snapshot.rows:
-        raise Refused(
-            f"There is no row {selection.rows.last}: {spec.input.name} has {snapshot.rows} data "
-            "rows."
-        )
+        raise Refused(no_such_row(selection.rows.last, spec.input.name, snapshot.rows, path))
     plan = _lay_over(spec, snapshot, selection, read)
     read(matching.check_absent)
     skips, kept = _keep_answers(spec, snapshot, plan, read)
@@ -117,7 +117,15 @@ def prepare(
         moved,
         mass_change,
         neighbours,
+        row_names(snapshot.path, _to_name(plan, moved)),
     )
+
+
+def _to_name(plan: Plan, moved: Sequence[MovedRow]) -> Iterator[int]:
+    """Yields the rows that a question or a notice may name: the first ones of each list."""
+    for numbers in (*plan.risky.values(), plan.given_up_left):
+        yield from sorted(numbers)[:NAMED]
+    yield from (row.number for row in moved[:NAMED])
 
 
 def _keep_answers(

@@ -7,7 +7,8 @@ from collections import Counter
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Clock, State
-from pipeline.core.wording import counted
+from pipeline.inputs.row_names import no_such_row
+from pipeline.inputs.stored import find_snapshot
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader
 from pipeline.ledger.ledger import open_ledger
@@ -73,12 +74,10 @@ def settle_job(
         # because a run takes hours.
         read(queries.check_structure)
         counts = read(queries.counts)
+        snapshot = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
         refuse_unknown_codes(only or (), stand(counts, False).by_code, read)
     if rows is not None and rows.last > counts.sheet_rows:
-        raise Refused(
-            f"There is no row {rows.last}: the sheet had {counted(counts.sheet_rows, 'data row')} "
-            "in the last run."
-        )
+        raise Refused(no_such_row(rows.last, "the last run's sheet", counts.sheet_rows, snapshot))
     decidable = {State.AMBIGUOUS} if only is None and rows is None else set(_DECIDABLE)
 
     def chosen(row: Unfinished) -> bool:

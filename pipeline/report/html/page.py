@@ -11,11 +11,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline.core.model import ROW_COUNTS, State, Summary
 from pipeline.core.wording import counted
+from pipeline.inputs.row_names import RowNames
 from pipeline.ledger.past_runs import RunFacts
 from pipeline.ledger.queries import LastRun
 from pipeline.ledger.trends import History
@@ -63,7 +64,8 @@ _WHY = {
 class PageFacts:
     """The data of a page. `sent` has the variables (JSON text) of the rows that `groups` name, by
     row of the sheet. `written_at` is in seconds since 1970. `to_add` names the options that its
-    commands lack. `marked` and `unread` are those of the `Report`."""
+    commands lack. `marked`, `unread` and `names` are those of the `Report`, but `names` also has
+    the rows of `samples`."""
 
     summary: Summary
     groups: Sequence[Group]
@@ -81,6 +83,7 @@ class PageFacts:
     to_add: str | None = None
     marked: Sequence[FlaggedAnswers] = ()
     unread: str | None = None
+    names: RowNames = field(default_factory=RowNames)
 
 
 def page(facts: PageFacts) -> str:
@@ -97,7 +100,7 @@ def page(facts: PageFacts) -> str:
                 _failures(facts),
                 _marked(facts),
                 _pictures(facts.pictures),
-                _samples(facts.samples),
+                _samples(facts.samples, facts.names),
                 _runs(facts.history.runs),
             ),
             _footer(facts),
@@ -181,23 +184,28 @@ def _marked(facts: PageFacts) -> Markup | None:
         lines = [element("p", foreign(unread_line(facts.unread), 1000))]
     elif facts.marked:
         note = f"{_sentence(marked_note(facts.rehearsal))} Only a reader can judge the answers."
-        lines = [element("p", note), *map(_mark, facts.marked), element("p", _LOOK)]
+        marks = [_mark(found, facts.names) for found in facts.marked]
+        lines = [element("p", note), *marks, element("p", _LOOK)]
     else:
         return None
     return element("section", element("h2", MARKED_TITLE), *lines)
 
 
-def _mark(found: FlaggedAnswers) -> Markup:
+def _mark(found: FlaggedAnswers, names: RowNames) -> Markup:
     return element(
         "article",
-        element("h3", foreign(mark_line(found), _MESSAGE)),
+        element("h3", foreign(mark_line(found, names), _MESSAGE)),
         element("p", _sentence(mark_meaning(found))),
         class_="marked",
     )
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{_capital(text)}."
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _group(group: Group, facts: PageFacts) -> Markup:
@@ -206,10 +214,10 @@ def _group(group: Group, facts: PageFacts) -> Markup:
     first = group.message and group.state is not State.PENDING
     return element(
         "article",
-        element("h3", foreign(group_line(group, facts.rehearsal), _MESSAGE)),
+        element("h3", foreign(group_line(group, facts.rehearsal, facts.names), _MESSAGE)),
         element("p", group.advice),
         element("p", "First message: ", foreign(group.message, _MESSAGE)) if first else None,
-        *(_sent(f"Row {row}", sent[row]) for row in rows),
+        *(_sent(_row(row, facts.names), sent[row]) for row in rows),
         _command(group.command) if group.command else None,
         class_=str(group.state),
     )
@@ -222,7 +230,11 @@ def _command(command: str) -> Markup:
     return element("pre", element("code", element("span", first), *words), class_="command")
 
 
-def _sent(heading: str, variables: str) -> Markup:
+def _row(number: int, names: RowNames) -> Markup:
+    return foreign(_capital(names.row(number)), _MESSAGE)
+
+
+def _sent(heading: Markup, variables: str) -> Markup:
     return element("div", element("p", heading, class_="row"), _variables(variables), class_="sent")
 
 
@@ -262,7 +274,7 @@ def _pictures(pictures: Sequence[Picture]) -> Markup | None:
     )
 
 
-def _samples(samples: Samples) -> Markup | None:
+def _samples(samples: Samples, names: RowNames) -> Markup | None:
     if not samples.shown:
         return None
     read = f"{samples.answers:,} answers"
@@ -272,14 +284,14 @@ def _samples(samples: Samples) -> Markup | None:
         "section",
         element("h2", "Some of the answers"),
         element("p", f"{len(samples.shown)} of the {read}, the ones that this report read."),
-        *map(_answer, samples.shown),
+        *(_answer(answer, names) for answer in samples.shown),
     )
 
 
-def _answer(answer: SampleAnswer) -> Markup:
+def _answer(answer: SampleAnswer, names: RowNames) -> Markup:
     return element(
         "article",
-        element("h3", f"Row {answer.sheet_row:,} ", element("small", _WHY[answer.why])),
+        element("h3", _row(answer.sheet_row, names), " ", element("small", _WHY[answer.why])),
         _variables(answer.variables),
         element("div", cut(answer.result, _RESULT), attributes={"dir": "auto"}, class_="result"),
         _citations(answer.citations),

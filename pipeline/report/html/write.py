@@ -7,6 +7,8 @@ from pathlib import Path
 from pipeline.core.clock import SystemClock
 from pipeline.core.model import Clock
 from pipeline.core.version import __version__
+from pipeline.inputs.row_names import row_names
+from pipeline.inputs.stored import find_snapshot
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.schema import altered
@@ -15,7 +17,7 @@ from pipeline.planning.pinned_settings import pinned_workflow
 from pipeline.report.html.charts import pictures
 from pipeline.report.html.page import PageFacts, page
 from pipeline.report.html.samples import read_samples
-from pipeline.report.overview import Report, report_job
+from pipeline.report.overview import Report, first_rows, report_job
 from pipeline.status.event_log import ended_paces
 from pipeline.status.summary import for_person
 from pipeline.system.files import write_durably
@@ -44,6 +46,8 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
     with reader.reading(folder.ledger) as read:
         history = read(lambda db: count_history(db, report.in_use))
         samples = read_samples(folder, read)
+        snapshot = find_snapshot(folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
+        to_name = (*first_rows(report), *(answer.sheet_row for answer in samples.shown))
         paces = ended_paces(folder.log, _LOG_BYTES)
         limits = {run_id: pace.limit for run_id, pace in paces.items() if pace.limit}
         facts = PageFacts(
@@ -55,6 +59,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             to_add=job.to_add,
             marked=report.marked,
             unread=report.unread,
+            names=row_names(snapshot, to_name),
             rehearsal=job.sandbox,
             workflow=pinned_workflow(read) or "unknown",
             history=history,
