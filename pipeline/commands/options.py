@@ -87,7 +87,12 @@ ONLY = option(
 EXCEPT = option(
     "--except", "except_", metavar="CODES", group=SEND, help="No rows with these error codes."
 )
-ROWS = option("--rows", metavar="ROWS", group=SEND, help="Only these rows, such as 3,7-9.")
+ROWS = option(
+    "--rows",
+    metavar="ROWS",
+    group=SEND,
+    help="Rows such as 3,7-9: row 1 is the first below the header.",
+)
 AMBIGUOUS = option(
     "--ambiguous",
     is_flag=True,
@@ -95,7 +100,10 @@ AMBIGUOUS = option(
     help="Also ambiguous rows. They may be paid twice.",
 )
 AGAIN = option(
-    "--again", metavar="ROWS", group=SEND, help="Pay again for ok rows: all, or such as 3,7-9."
+    "--again",
+    metavar="ROWS",
+    group=SEND,
+    help="Pay again for ok rows: all, or row numbers such as 3,7-9, as `report` shows them.",
 )
 RATE = option(
     "--rate",

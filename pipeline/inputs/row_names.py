@@ -48,9 +48,10 @@ class RowNames:
         return replace(self, id_column=None, ids={})
 
     def _places(self, numbers: list[int]) -> list[str]:
-        """The rows as the user's program numbers them. Empty if it numbers them as the runner."""
-        places = [self.places.get(number, number) for number in numbers]
-        if places == numbers:
+        """The rows as the user's program numbers them. Empty if it numbers them as the runner does,
+        and if the place of one is not known."""
+        places = [self.places[number] for number in numbers if number in self.places]
+        if places == numbers or len(places) < len(numbers):
             return []
         return [f"{self.word}{'s' if len(places) > 1 else ''} {', '.join(map(str, places))}"]
 

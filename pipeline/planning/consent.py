@@ -201,7 +201,7 @@ def _left_out(job: Job, plan: Plan, selection: Selection, names: RowNames) -> It
         first = ",".join(map(str, plan.given_up_left[:_PASTED]))
         yield (
             f"{counted(number, 'row')} left out that you gave up with `settle`: "
-            f"{names.rows(plan.given_up_left)}. To send them, name them with --rows: "
+            f"{names.rows(sorted(plan.given_up_left))}. To send them, name them with --rows: "
             f"{job.command('resume', '--rows', first)}"
             f"{'' if number <= _PASTED else ' and so on'}"
         )
@@ -231,16 +231,16 @@ def _twice(prepared: Prepared, paid: str) -> Question | None:
     again, ambiguous = risky[State.OK], risky[State.AMBIGUOUS]
     if again:
         return Question(
-            f"{counted(len(again), 'row')} with an answer, {names.rows(sorted(again))}, would be "
-            f"sent and {paid} again: at most {counted(len(again), 'request')}. The answers that "
-            "you have stay in the results.",
+            f"{counted(len(again), 'row')} with an answer would be sent and {paid} again: "
+            f"{names.rows(sorted(again))}. That is at most {counted(len(again), 'request')}. The "
+            "answers that you have stay in the results.",
             _YES,
         )
     if ambiguous:
         twice = sorted({*ambiguous, *risky[State.FAILED]})
         return Question(
-            f"{counted(len(twice), 'row')}, {names.rows(twice)}, may have been {paid} already and "
-            f"would be sent again. At worst, {counted(len(twice), 'request')} would be {paid} "
+            f"{counted(len(twice), 'row')} may have been {paid} already and would be sent again: "
+            f"{names.rows(twice)}. At worst, {counted(len(twice), 'request')} would be {paid} "
             "twice.",
             _YES,
         )

@@ -37,7 +37,10 @@ def test_check_describes_the_texts_of_each_variable_in_the_rows_that_may_be_sent
         "name": "text", "column": "story", "empty": 1, "shortest": 1, "shortest_row": 5,
         "longest": 3, "longest_row": 4, "marked": 0, "marked_row": None,
     }  # fmt: skip
-    assert '"text" from "story": 1 to 3 characters (rows 5 and 4), 1 empty.' in found["said"]
+    assert (
+        '"text" from "story": 1 character in row 5 (line 6) to 3 in row 4 (line 5), 1 empty.'
+        in found["said"]
+    )
     assert "1 because `where:` in the job file leaves it out" in found["said"]
     assert sandbox.received() == 0
 
@@ -68,7 +71,9 @@ def test_check_warns_of_texts_that_a_template_may_expand(sandbox, make_job):
     texts = ["{a}", "5 $", "{{", "cash $$", "{{name}}", "$&", "$1"]
     found = checked(make_job(sandbox.url, rows=[[text] for text in texts]))
     assert (found["variables"][0]["marked"], found["variables"][0]["marked_row"]) == (3, 4)
-    assert 'Careful: {{…}}, $$ or $& in 3 texts for "story" (first in row 4)' in found["said"]
+    assert (
+        'Careful: {{…}}, $$ or $& in 3 texts for "story" (first in row 4 (line 5))' in found["said"]
+    )
 
 
 def test_check_says_what_equal_rows_cost_and_how_to_send_them_once(sandbox, make_job):

@@ -169,7 +169,7 @@ def test_a_settled_row_is_sent_again_only_after_a_question(sandbox, make_job):
     for options in ((), ("--rows", "2"), ("--only", "gateway")):
         done = job.call("resume", *options)
         assert done.returncode == 2, options
-        assert "1 row (row 2) may have been paid already" in done.stderr
+        assert "would be sent again: row 2 (line 3)." in done.stderr
     assert sandbox.received() == received
     assert job.call("resume", "--yes").returncode == 5
     assert sandbox.received() == received + 1
@@ -720,7 +720,7 @@ def test_a_selection_that_sends_nothing_says_why(sandbox, make_job):
     before = sandbox.received()
     done = job.call("resume", "--only", "request_blocked")
     assert sandbox.received() == before
-    assert "1 row left out that you gave up with `settle`: row 3." in done.stderr
+    assert "1 row left out that you gave up with `settle`: row 3 (line 4)." in done.stderr
     [line] = [line for line in done.stderr.splitlines() if "gave up" in line]
     job.paste(line.partition("name them with --rows: ")[2])
     assert sandbox.received() == before + 1

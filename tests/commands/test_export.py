@@ -399,6 +399,6 @@ def test_flags_are_exported_with_the_option_flags(make_job):
     assert [row["_flags"] for row in rows] == [["repeated"]] * 2 + [["refusal"], [], ["repeated"]]
     assert "_flags" not in pq.read_schema(exported(job, "plain.parquet")).names
     report = job.call("report", "--json")
-    assert "3 repeated: rows 1, 2, 5: another row" in report.stderr
+    assert "3 repeated: rows 1, 2, 5 (lines 2, 3, 6): another row" in report.stderr
     marked = {one["mark"]: one["first_rows"] for one in json.loads(report.stdout)["marked"]}
     assert marked == {"refusal": [3], "repeated": [1, 2, 5]}

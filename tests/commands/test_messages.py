@@ -56,7 +56,12 @@ MISTAKES = [
     (["run", "JOB"], {"encoding": "latin99"}, SHEET, ["sheet.csv: there is no encoding `latin99`"]),
     (["run", "JOB", "--until", "6pm"], {}, SHEET, ["--until 6pm: this is not a time of day"]),
     (["resume", "JOB", "--rows", "3-"], {}, SHEET, ['"3-" is not a list of rows']),
-    (["resume", "JOB", "--rows", "9"], {}, SHEET, ["There is no row 9: sheet.csv has 2 data rows"]),
+    (
+        ["resume", "JOB", "--rows", "9"],
+        {},
+        SHEET,
+        ["There is no row 9: sheet.csv has 2 data rows.", "row 2 (line 3)"],
+    ),
     (["status", "JOB"], {}, SHEET, ["runs/job: no run yet."]),
     (["settle", "JOB"], {}, SHEET, ["runs/job: no run yet."]),
     (["schedule", "JOB", "--at", "2"], {}, SHEET, ["--at 2: this is not a time of day"]),

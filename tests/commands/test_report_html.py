@@ -501,7 +501,7 @@ def test_the_page_names_the_answers_that_look_wrong_after_the_failed_rows(make_j
         job.run(expect=3)
     said = job.call("report").stdout
     text = Parsed((job.output / "report.html").read_text(encoding="utf-8")).text
-    for line in ("1 refusal: row 1", "2 undefined: rows 2, 5"):
+    for line in ("1 refusal: row 1 (line 2)", "2 undefined: rows 2, 5 (lines 3, 6)"):
         assert line in said
         assert line in text
     assert text.index("1 failed request_blocked") < text.index("1 refusal") < text.index("Charts")

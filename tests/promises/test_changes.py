@@ -28,8 +28,8 @@ def test_a_row_number_that_now_means_another_row_is_shown_and_confirmed(sandbox,
     job.run()
     job.write_sheet(["sku", "story"], sorted(rows, key=lambda row: row[1]))
     names = ('"A1"', '"A2"') if ids else ('"beta"', '"alpha"')
-    asked(job, f"row 1 was {names[0]} and is {names[1]}", "run", "--again", "1")
-    asked(job, "row 2 was", "resume", "--rows", "2-3")
+    asked(job, f"row 1 (line 2) was {names[0]} and is {names[1]}", "run", "--again", "1")
+    asked(job, "row 2 (line 3) was", "resume", "--rows", "2-3")
     assert sandbox.received() == 3
     assert job.run("--again", "1", "--yes")["requests"] == 1
     assert sandbox.billed()['{"story":"alpha"}'] == 2

@@ -77,7 +77,10 @@ def test_an_ambiguous_request_makes_each_of_the_equal_rows_ambiguous(sandbox, ma
     job = make_job(sandbox.url, rows=rows(lost, "a", lost), dedupe=True)
     summary = job.run(expect=5)
     assert (summary["ambiguous"], summary["paid_max"]) == (2, 2)
-    assert "1 row (row 1) may have been paid already" in job.call("resume", "--ambiguous").stderr
+    assert (
+        "1 row may have been paid already and would be sent again: row 1 (line 2)."
+        in job.call("resume", "--ambiguous").stderr
+    )
     job.call("resume", "--ambiguous", "--yes", "--rows", "3")
     assert sandbox.billed()[body(lost)] == 2
     assert verified(job)

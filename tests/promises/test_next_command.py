@@ -562,7 +562,7 @@ def test_another_sheet_of_the_command_line_is_exported_as_csv(sandbox, make_job)
 
 
 def test_the_export_follows_the_command_that_sends_failed_rows_again(sandbox, make_job):
-    """It is on a line of its own. While rows are pending, there is no export to propose."""
+    """It is on the next line. While rows are pending, there is no export to propose."""
     job = make_job(sandbox.url, rows=[["a"], ["b #fault:json-500"], ["c"]], retries=0)
     assert "pipeline export" not in run_in_its_folder(job, "--limit", "1")
     *_, again, export = run_in_its_folder(job).splitlines()

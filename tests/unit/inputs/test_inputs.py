@@ -288,7 +288,15 @@ def test_the_snapshot_contains_the_sheet_and_yields_the_rows_to_send(tmp_path):
     snapshot, variables, spec = snap(path, variables=(("story", "story"),))
     assert (snapshot.rows, snapshot.skipped) == (2, 0)
     frame = pd.read_parquet(snapshot.path)
-    assert list(frame.columns) == ["note", "story", "sheet.row", "row", "row_key", "skipped"]
+    assert list(frame.columns) == [
+        "note",
+        "story",
+        "sheet.row",
+        "row",
+        "row_key",
+        "skipped",
+        "place",
+    ]
     assert list(frame["row"]) == [1, 2]
     assert stored_columns(snapshot.path) == ("note", "story", "row")
     assert list(stored_cells(snapshot.path)) == [(1, ("n1", "é", "x")), (2, ("n2", "b", "y"))]
