@@ -37,8 +37,8 @@ PARTS = {
     f'<Relationship Id="rId1" Type="{LINKS}/worksheet" Target="sheet.xml"/>'
     f'<Relationship Id="rId2" Type="{LINKS}/styles" Target="styles.xml"/></Relationships>',
     "xl/styles.xml": f'<styleSheet xmlns="{MAIN}"><fonts count="1"><font><sz val="11"/></font>'
-    '</fonts><fills count="1"><fill><patternFill/></fill></fills><borders count="1"><border/></borders>'
-    '<cellXfs count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellXfs>'
+    '</fonts><fills count="1"><fill><patternFill/></fill></fills><borders count="1"><border/>'
+    '</borders><cellXfs count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellXfs>'
     "</styleSheet>",
 }
 OPENPYXL = """
