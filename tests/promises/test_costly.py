@@ -85,8 +85,8 @@ def columns(number: int) -> list[str]:
     return [next(every) for _ in range(number)]
 
 
-def number_cells(*numbers: str) -> str:
-    cells = [[cell(f"A{n}", number, "n", style=n % 2)] for n, number in enumerate(numbers, 2)]
+def number_cells(*numbers: str, formats: int = 2) -> str:
+    cells = [[cell(f"A{n}", number, "n", style=n % formats)] for n, number in enumerate(numbers, 2)]
     return rows([cell("A1", "story")], *cells)
 
 
@@ -158,6 +158,14 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
             parts={"xl/styles.xml": styles("[" * 80_000, "[h" * 40_000, "[$" * 40_000)},
         ),
         "2 rows",
+    ),
+    "1,000 number formats of the longest kind": (
+        "xlsx",
+        workbook(
+            worksheet(number_cells(*["1"] * 990, formats=990)),
+            parts={"xl/styles.xml": styles(*(f"s.{'0' * 240};{n}" for n in range(990)))},
+        ),
+        "990 rows",
     ),
     "300,000 merges of whole rows": (
         "xlsx",

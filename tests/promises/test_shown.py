@@ -140,3 +140,15 @@ def test_a_format_that_is_not_known_is_refused_before_anything_is_sent(job, sand
     assert "`ggge`" in done.stderr
     assert done.stderr.endswith("Nothing was sent.\n")
     assert sandbox.received() == 0
+
+
+def test_an_export_of_displayed_columns_is_a_sheet_that_sends_nothing(job, sandbox):
+    """A workbook keeps the numbers and their formats. A CSV has the displayed texts."""
+    job.write_spec(**spec({"price": "Price"}, shown=["Price"], locale="de_DE"))
+    job.run()
+    for name in ("done.xlsx", "done.csv"):
+        assert job.call("export", "--to", str(job.folder / name)).returncode == 0
+    assert job.run("--input", str(job.folder / "done.xlsx"))["requests"] == 0
+    job.write_spec(**spec({"price": "Price"}) | {"input": "done.csv"})
+    assert job.run()["requests"] == 0
+    assert sum(sandbox.billed().values()) == 3

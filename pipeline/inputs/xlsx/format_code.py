@@ -118,7 +118,7 @@ class Section:
         """The kind of text that this section makes of a number. A section with places for digits
         makes a number, whatever its letters: `0 kg/d`."""
         letters = {part.letter for part in self.parts}
-        if Kind.GENERAL in self.kinds or any(map(self._is_digit, range(len(self.parts)))):
+        if Kind.GENERAL in self.kinds or self._has_digits():
             return Shown.NUMBER
         if Kind.ELAPSED in self.kinds:
             return Shown.ELAPSED
@@ -154,18 +154,16 @@ class Section:
         )
         return places.count("0"), len(places), template
 
-    def _is_digit(self, at: int) -> bool:
-        """Whether part `at` is the place of a digit. The zeros of `ss.000` belong to the time."""
-        if self.parts[at].kind is not Kind.DIGIT:
-            return False
-        before = at - 1
-        while before > 0 and self.parts[before].kind is Kind.DIGIT:
-            before -= 1
-        return not (
-            before > 0
-            and self.parts[before].text in (".", ",")
-            and self.parts[before - 1].letter == "s"
-        )
+    def _has_digits(self) -> bool:
+        """Whether there is a place for a digit. The zeros of `ss.000` belong to the time."""
+        before, in_fraction = "", False
+        for part in self.parts:
+            if part.kind is not Kind.DIGIT:
+                in_fraction = before == "s" and part.text in (".", ",")
+                before = part.letter
+            elif not in_fraction:
+                return True
+        return False
 
 
 GENERAL = Section((Part(Kind.GENERAL, "General"),))

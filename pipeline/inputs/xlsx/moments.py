@@ -7,6 +7,7 @@ seconds first, and a date without a time is not rounded.
 from __future__ import annotations
 
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from itertools import accumulate
 
 from pipeline.inputs.values import calendar_day
 from pipeline.inputs.xlsx.format_code import Kind, Part, Section, parse
@@ -25,10 +26,14 @@ class Moment:
     def __init__(self, section: Section, locale: Locale, from_1904: bool) -> None:
         self._parts, self._locale = _for_system(section.parts, locale)
         self._from_1904 = from_1904
-        self._letters = [part.letter for part in self._parts]
+        letters = [part.letter for part in self._parts]
+        # The letter of a date or time before each part.
+        self._before = list(accumulate(letters, lambda was, letter: letter or was, initial=""))[:-1]
+        self._is_minute = _minutes(self._parts, self._before)
         self._fraction = sum(part.kind is Kind.DIGIT for part in self._parts)
+        self._places = list(accumulate(part.kind is Kind.DIGIT for part in self._parts))
         self._half_day = next((p.text for p in self._parts if p.kind is Kind.HALF_DAY), None)
-        self._has_time = bool({"h", "s"} & set(self._letters)) or any(
+        self._has_time = bool({"h", "s"} & set(letters)) or any(
             part.kind is Kind.ELAPSED for part in self._parts
         )
         kinds = {part.kind for part in self._parts}
@@ -56,7 +61,7 @@ class Moment:
         if part.kind is Kind.ELAPSED:
             return self._elapsed(part, total)
         if part.kind is Kind.DATE:
-            if self._is_minute(at):
+            if self._is_minute[at]:
                 return _padded(int(total // 60 % 60), part.text)
             if part.letter in "hs":
                 return self._clock(part, total)
@@ -64,12 +69,11 @@ class Moment:
         if part.kind is Kind.HALF_DAY:
             return self._morning_or_afternoon(part, total)
         if part.kind is Kind.DIGIT:
-            place = sum(p.kind is Kind.DIGIT for p in self._parts[: at + 1])
-            return str(int(total.scaleb(place)) % 10)
+            return str(int(total.scaleb(self._places[at])) % 10)
         if part.kind is Kind.SLASH:
             return known(self._locale.between, "the sign between day and month", self._locale)
         if part.kind is Kind.POINT:
-            is_fraction = self._fraction and self._before(at) == "s"
+            is_fraction = self._fraction and self._before[at] == "s"
             return self._locale.decimal if is_fraction else "."
         if part.kind is Kind.COMMA:
             return ","
@@ -122,14 +126,16 @@ class Moment:
         what = "the short names of days" if short else "the names of days"
         return known(names, what, locale)[(days + (1468 if self._from_1904 else 6)) % 7]
 
-    def _is_minute(self, at: int) -> bool:
-        """Whether `m` or `mm` is a minute: it is behind an hour or before a second."""
-        if self._letters[at] != "m" or len(self._parts[at].text) > 2:
-            return False
-        return self._before(at) == "h" or next(filter(None, self._letters[at + 1 :]), "") == "s"
 
-    def _before(self, at: int) -> str:
-        return next(filter(None, reversed(self._letters[:at])), "")
+def _minutes(parts: tuple[Part, ...], before: list[str]) -> list[bool]:
+    """Tells for each part whether it is `m` or `mm` as a minute: behind an hour or before a second.
+    `before` has the letter before each part."""
+    minutes, behind = [], ""
+    for part, letter in zip(reversed(parts), reversed(before), strict=True):
+        is_m = part.letter == "m" and part.kind is Kind.DATE and len(part.text) <= 2
+        minutes.append(is_m and (letter == "h" or behind == "s"))
+        behind = part.letter or behind
+    return minutes[::-1]
 
 
 def _for_system(parts: tuple[Part, ...], locale: Locale) -> tuple[tuple[Part, ...], Locale]:

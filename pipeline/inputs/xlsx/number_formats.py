@@ -7,6 +7,7 @@ Excel. Spaces at both ends, which only align the numbers of a column, are left o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
@@ -21,6 +22,10 @@ from pipeline.inputs.xlsx.moments import Moment
 _EXACT = Context(prec=1000)
 _SILENT = (Kind.FILL, Kind.TAG)
 _MAX_DENOMINATOR_DIGITS = 3
+# In a pattern with 0 for the place of a digit and x for other parts.
+_SEPARATING = re.compile("0,+0")
+_DIVIDING = re.compile(",+(?![0,])")
+_STRAY_COMMA = re.compile("(?:^|[^0,]),")
 _BUILT_IN = {
     0: "General",
     1: "0",
@@ -77,7 +82,7 @@ class Display:
         self._code = code
         self._locale = locale
         self._from_1904 = from_1904
-        self._shows: dict[int, Callable[[Decimal], str | None]] = {}
+        self._shows: dict[int, Callable[[Decimal], str | None] | Undisplayable] = {}
 
     def text(self, number: float) -> str | None:
         """Returns the text that a program in this language displays. None for a date that does not
@@ -92,12 +97,20 @@ class Display:
         show = self._shows.get(id(section))
         if show is None:
             show = self._shows[id(section)] = self._prepared(section)
+        if isinstance(show, Undisplayable):
+            raise Undisplayable(str(show))  # the same error again would grow
         value = Decimal(f"{number:.15g}")  # Excel shows 15 digits of a number
         is_negative = section.shown is Shown.NUMBER and number < 0
         text = self._negative(show(-value)) if is_negative else show(value)
         return text if text is None else text.strip(" ")
 
-    def _prepared(self, section: Section) -> Callable[[Decimal], str | None]:
+    def _prepared(self, section: Section) -> Callable[[Decimal], str | None] | Undisplayable:
+        try:
+            return self._show(section)
+        except Undisplayable as error:
+            return error
+
+    def _show(self, section: Section) -> Callable[[Decimal], str | None]:
         for part in section.parts:
             if part.kind in (Kind.UNQUOTED, Kind.UNKNOWN):
                 raise Undisplayable(f"`{part.text}` in it is not known")
@@ -211,23 +224,18 @@ def _commas(section: Section) -> tuple[bool, int]:
     A comma between the places before the decimal point separates. A comma behind the last place
     before the point, or behind the last of all, divides.
     """
-    grouped, scale = False, 0
-    parts = [part for part in section.parts if part.kind not in _SILENT]
-    for at, part in enumerate(parts):
-        if part.kind is not Kind.COMMA:
-            continue
-        before = next((p.kind for p in reversed(parts[:at]) if p.kind is not Kind.COMMA), None)
-        after = next((p.kind for p in parts[at:] if p.kind is not Kind.COMMA), None)
-        beyond = any(p.kind is Kind.POINT for p in parts[:at])
-        if before is not Kind.DIGIT or (beyond and after is Kind.DIGIT):
-            raise Undisplayable("it has a comma that is not between or behind digits")
-        if after is Kind.DIGIT:
-            grouped = True
-        elif any(p.kind is Kind.DIGIT for p in parts[at:]) and after is not Kind.POINT:
-            raise Undisplayable("it has a comma that is not between or behind digits")
-        else:
-            scale += 1
-    return grouped, scale
+    signs = {Kind.DIGIT: "0", Kind.COMMA: ",", Kind.POINT: "."}
+    pattern = "".join(signs.get(p.kind, "x") for p in section.parts if p.kind not in _SILENT)
+    before, _, behind = pattern.partition(".")
+    runs = list(_DIVIDING.finditer(pattern))
+    ends = [pattern[run.end() :] for run in runs]
+    if (
+        _STRAY_COMMA.search(pattern)
+        or _SEPARATING.search(behind)
+        or any("0" in end and not end.startswith(".") for end in ends)
+    ):
+        raise Undisplayable("it has a comma that is not between or behind digits")
+    return bool(_SEPARATING.search(before)), sum(len(run[0]) for run in runs)
 
 
 def _whole(digits: str, places: str, separator: str) -> list[str]:

@@ -26,7 +26,7 @@ NO_DATE = "########"
 # How many digits Excel shows of a number, whatever its cell contains.
 _SIGNIFICANT = 15
 # Excel has at most 250 formats in a workbook. Each takes up to 0.3 ms to split.
-_MAX_FORMATS = 5000
+_MAX_FORMATS = 1000
 _BUILT_IN = {Shown.DATE: "yyyy", Shown.TIME: "h", Shown.ELAPSED: "[h]", Shown.NUMBER: "General"}
 # ECMA-376 part 1, 18.8.30: the built-in formats of the Thai Excel.
 _THAI_DATES, _THAI_TIMES, _THAI_ELAPSED = {71, 72, 73, 74, 77, 81}, {75, 76, 78, 80}, 79
@@ -45,7 +45,7 @@ class Numbers:
         self._from_1904 = workbook.from_1904
         self._styles = {"0": Style()} | {str(n): one for n, one in enumerate(workbook.styles)}
         self._readings: dict[str, Reading | None] = {}
-        self._displays: dict[Style, Display] = {}
+        self._displays: dict[Style, Display | Undisplayable] = {}
         self._codes: dict[str, FormatCode] = {}
 
     def text(self, style: str | None, raw: str) -> str | None:
@@ -78,15 +78,21 @@ class Numbers:
         try:
             if known not in self._displays:
                 self._displays[known] = self._display(known)
-            text = self._displays[known].text(float(raw))
+            display = self._displays[known]
+            if isinstance(display, Undisplayable):
+                raise Undisplayable(str(display))  # the same error again would grow
+            text = display.text(float(raw))
         except Undisplayable as error:
             named = f"number format `{shortened(known.code)}`: " if known.code else ""
             raise Undisplayable(f"{named}{error}") from None
         return NO_DATE if text is None else text
 
-    def _display(self, style: Style) -> Display:
+    def _display(self, style: Style) -> Display | Undisplayable:
         locale = LOCALES[self._locale or DEFAULT_LOCALE]
-        code = self._parsed(shown_code(style.code, style.format_id, locale))
+        try:
+            code = self._parsed(shown_code(style.code, style.format_id, locale))
+        except Undisplayable as error:
+            return error
         return Display(code, locale, from_1904=self._from_1904)
 
     def _reading(self, style: Style) -> Reading | None:

@@ -35,6 +35,7 @@ _MANY_CELLS = 500_000
 _BLANK_BESIDE_FILLED = 100
 _NAMES_SHOWN = 20
 _EXAMPLE_ROWS = 2000
+_EXAMPLE_CELLS = 20_000
 
 
 def open_xlsx(spec: JobSpec) -> Table:
@@ -112,7 +113,8 @@ def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
     """Returns, for each column with a cell that the sheet displays in another way than the runner
     would send it, the first such cell as (text that is sent, text that is displayed).
 
-    Looks at the first 2,000 rows. Leaves out columns with a cell whose display is not known.
+    Looks at the first 2,000 rows and 20,000 cells. Leaves out columns with a cell whose display is
+    not known.
     """
     with _reading(spec) as sheet:
         header = sheet.header()
@@ -122,7 +124,11 @@ def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
     with _reading(spec) as sheet, _reading(whole, _displayed(whole, header)) as displayed:
         below = islice(displayed.rows, _EXAMPLE_ROWS)
         shown = next(below, None)
+        cells = 0
         for row in islice(sheet.rows, _EXAMPLE_ROWS):
+            cells += len(row.cells)
+            if cells > _EXAMPLE_CELLS:
+                break
             while shown is not None and shown.number < row.number:
                 shown = next(below, None)
             if shown is None:

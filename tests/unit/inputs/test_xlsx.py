@@ -278,11 +278,11 @@ def test_earlier_text_rules_round_numbers_as_before(tmp_path, rules, expected):
 
 def test_a_workbook_with_more_number_formats_than_any_program_writes_is_refused(tmp_path):
     """Each format takes time to split into its parts."""
-    formats = [f"0.{'0' * (n % 200)}{'#' * (n // 200)}" for n in range(6000)]
-    cells = [cell(f"A{n}", n, "n", style=n) for n in range(2, 6000)]
+    formats = [f"0.{'0' * (n % 200)}{'#' * (n // 200)}" for n in range(1500)]
+    cells = [cell(f"A{n}", n, "n", style=n) for n in range(2, 1500)]
     path = one_column(tmp_path, *cells, parts={"xl/styles.xml": styles(0, *formats)})
-    assert "it has over 5,000 number formats" in refusal(path)
-    assert len(texts(path, text_rules=2)) == 5998
+    assert "it has over 1,000 number formats" in refusal(path)
+    assert len(texts(path, text_rules=2)) == 1498
 
 
 def test_dates_that_count_from_1904_are_the_same_days(tmp_path):
