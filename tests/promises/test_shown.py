@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 
+import openpyxl
 import pytest
 
 from tests.conftest import Job, SandboxProcess
@@ -144,6 +145,12 @@ def test_a_format_that_is_not_known_is_refused_before_anything_is_sent(job, sand
 
 def test_an_export_of_displayed_columns_is_a_sheet_that_sends_nothing(job, sandbox):
     """A workbook keeps the numbers and their formats. A CSV has the displayed texts."""
+    book = openpyxl.Workbook()
+    book.active.append(["Price"])
+    for number_format, value, _ in CELLS:
+        book.active.append([float(value)])
+        book.active.cell(book.active.max_row, 1).number_format = number_format
+    book.save(job.folder / "sheet.xlsx")
     job.write_spec(**spec({"price": "Price"}, shown=["Price"], locale="de_DE"))
     job.run()
     for name in ("done.xlsx", "done.csv"):
