@@ -1,8 +1,9 @@
 """Shows a number as a spreadsheet program displays it: a closed part of ECMA-376 part 1, 18.8.31.
 
 The job file chooses this for the columns of `shown:`. A format outside of this part is refused and
-never guessed, because the text is sent and paid for. Where programs differ, the text is that of
-Excel. Spaces at both ends, which only align the numbers of a column, are left out.
+never guessed, because the text is sent and paid for. Where LibreOffice differs, the text is that of
+Excel. Where that is not known, the cell is refused. Spaces at both ends, which only align the
+numbers of a column, are left out.
 """
 
 from __future__ import annotations
