@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "target",
     type=PATH,
     group=OUTPUT,
-    help="The file to write: .csv, .xlsx, .parquet or .jsonl.",
+    help="The file to write: .csv, .tsv, .xlsx, .parquet or .jsonl.",
 )
 @option(
     "--citations", type=PATH, group=OUTPUT, help="Another such file, with one row per citation."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import contextlib
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.core.added_columns import FLAGS, KINDS, STATUS, USUAL, column_names, is_exported
 from pipeline.core.errors import NothingWritten, StorageFailed
@@ -16,16 +18,21 @@ from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.target import check_target
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
-from pipeline.job.exports import note_export
+from pipeline.inputs.typed import TYPED
+from pipeline.job.exports import note_export, read_exports
 from pipeline.job.job import Job
+from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
+from pipeline.planning.pinned_settings import folder_rules
 from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, sheet_table
+from pipeline.results.typed_rows import TypedRows, typed_rows
 from pipeline.status.summary import summarize
 from pipeline.system.paths import resolved
 
 _MACROS = ".xlsm"
 _WORKBOOKS = (".xlsx", _MACROS)
-ENDINGS = (".csv", ".xlsx", ".parquet", ".jsonl")
+_TEXTS = (".csv", ".tsv")
+ENDINGS = (*_TEXTS, ".xlsx", ".parquet", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,11 @@ def export_job(
     on_rows: Callable[[int, int], None] | None = None,
 ) -> Export:
     """Writes the sheet as it is now with every answer next to its row. The ending of `target`
-    chooses the format: .csv, .xlsx, .parquet or .jsonl. The file is written completely or not at
-    all.
+    chooses the format: .csv, .tsv, .xlsx, .parquet or .jsonl. The file is written completely or not
+    at all.
+
+    To .parquet and .jsonl, the columns of a Parquet or JSON Lines sheet keep their types and
+    values, and those of other sheets are texts.
 
     To .xlsx, a workbook that the rows came from is copied, with the answers in new columns and
     everything else as it was; from any other sheet a new workbook is made. A workbook with macros
@@ -79,17 +89,40 @@ def export_job(
     _check(job, target, force)
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
-        exported = sheet_table(source)
+        spec = _as_last_run(job, source)
+        exported = sheet_table(source, _typed(spec, source, target))
         if on_rows is not None:
             exported = _watched(exported, on_rows)
         if target.suffix.lower() in _WORKBOOKS:
-            done = _with_workbook(job, source, exported, target)
+            done = _with_workbook(job, spec, source, exported, target)
         else:
             done = _written(exported, target, excel_guard)
     columns = exported.schema.names
     recognised = is_exported(columns)
     note_export(job.folder, exported.added, resolved(target), None if recognised else columns)
     return replace(done, renamed=_renamed(job, exported))
+
+
+def _as_last_run(job: Job, source: AnsweredSheet) -> JobSpec | None:
+    """The spec with the sheet and the text rules of the last run, so that the sheet can be compared
+    with its copy in the run folder."""
+    if job.spec is None:
+        return None
+    given = dict(zip(job.sending[::2], job.sending[1::2], strict=False)).get("--input")
+    return replace(
+        job.spec,
+        input=job.spec.input if given is None else Path(given).absolute(),
+        text_rules=folder_rules(source.read),
+        exported=read_exports(job.folder).columns,
+    )
+
+
+def _typed(spec: JobSpec | None, source: AnsweredSheet, target: Path) -> TypedRows | None:
+    """The rows of the sheet with their own types, for a file with types."""
+    kind = target.suffix.lower()
+    if spec is None or kind not in TYPED:
+        return None
+    return typed_rows(spec, source.snapshot, f"An export to {kind}", as_json=kind == ".jsonl")
 
 
 def _kinds(job: Job, add: Collection[str] | None, flags: bool) -> tuple[str, ...]:
@@ -161,7 +194,7 @@ def _written(exported: Exported, target: Path, guard: bool) -> Export:
     kind = target.suffix.lower()
     guarded = aside = 0
     try:
-        if kind == ".csv":
+        if kind in _TEXTS:
             guarded = write_csv(exported, target, guard)
         elif kind == ".jsonl":
             write_jsonl(exported, target)
@@ -189,21 +222,25 @@ def _watched(exported: Exported, on_rows: Callable[[int, int], None]) -> Exporte
     return replace(exported, batches=batches)
 
 
-def _with_workbook(job: Job, source: AnsweredSheet, exported: Exported, target: Path) -> Export:
+def _with_workbook(
+    job: Job, spec: JobSpec | None, source: AnsweredSheet, exported: Exported, target: Path
+) -> Export:
     from pipeline.export.xlsx.copying import Copied, write_copy
     from pipeline.export.xlsx.summary import summary_rows
-    from pipeline.export.xlsx.typed import kinds_of_texts
+    from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts
     from pipeline.export.xlsx.workbook import write_workbook
 
     summary = summary_rows(job, source.read, source.in_use)
     try:
-        if job.spec is not None and job.spec.input.suffix.lower() in _WORKBOOKS:
-            table = open_table(job.spec)
-            copied = write_copy(job.spec, table, source.snapshot, exported, target, summary)
+        if spec is not None and spec.input.suffix.lower() in _WORKBOOKS:
+            table = open_table(spec)
+            copied = write_copy(spec, table, source.snapshot, exported, target, summary)
         else:
             sent = _sent(job, source.snapshot)
-            kinds = kinds_of_texts(_own_texts(source.snapshot, exported), sent)
-            aside = write_workbook(exported, target, job.name, summary, kinds, sent)
+            kinds = kinds_of_schema(_schema(spec), sent)
+            texts = _own_texts(source.snapshot, exported, kinds)
+            kinds |= kinds_of_texts(texts, sent)
+            aside = write_workbook(exported, target, job.name, summary, kinds)
             copied = Copied(aside)
     except OSError as error:
         raise _unwritable(target, error) from None
@@ -218,13 +255,23 @@ def _sent(job: Job, snapshot: Path) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _own_texts(snapshot: Path, exported: Exported) -> Iterator[dict[str, pa.Array]]:
-    """The columns of the sheet that are texts, batch by batch."""
+def _schema(spec: JobSpec | None) -> pa.Schema:
+    """The types of the columns of the sheet, if it has types and is still there."""
+    if spec is not None and spec.input.suffix.lower() == ".parquet":
+        with contextlib.suppress(OSError, pa.ArrowException):
+            return pq.read_schema(spec.input)
+    return pa.schema([])
+
+
+def _own_texts(
+    snapshot: Path, exported: Exported, known: Container[str]
+) -> Iterator[dict[str, pa.Array]]:
+    """The columns of the sheet whose kind is not `known`, batch by batch."""
     columns = stored_columns(snapshot)
-    texts = {f.name for f in exported.schema if pa.types.is_large_string(f.type)}
-    wanted = texts.difference(exported.kinds)
+    wanted = [n for n in columns if n not in exported.kinds and n not in known]
     for batch in stored_batches(snapshot):
-        yield {n: c for n, c in zip(columns, batch.columns, strict=True) if n in wanted}
+        there = dict(zip(columns, batch.columns, strict=True))
+        yield {name: there[name] for name in wanted}
 
 
 def _unwritable(target: Path, error: OSError) -> StorageFailed:

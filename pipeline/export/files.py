@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.inputs.typed import JSON_TEXT
 from pipeline.results.answered_sheet import Exported
 from pipeline.results.formulas import unformulaic
 from pipeline.system import files
@@ -24,23 +25,26 @@ _NOT_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
-    """Writes UTF-8 with a byte order mark, so that Excel reads it, and with the separator of the
-    sheet, because an Excel that wrote semicolons reads nothing else. Returns the number of cells
-    that got a ' in front.
+    """Writes UTF-8 with a byte order mark, so that Excel reads it. A .tsv has tabs. A .csv has the
+    separator of the sheet, because an Excel that wrote semicolons reads nothing else, but never
+    tabs. Returns the number of cells that got a ' in front.
     """
+    delimiter = "," if exported.delimiter == "\t" else exported.delimiter
+    if target.suffix.lower() == ".tsv":
+        delimiter = "\t"
     names = exported.schema.names
     added = [place for place, name in enumerate(names) if name in exported.kinds]
     guarded = 0
     with replacing(target) as raw:
         file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        writer = csv.writer(file, delimiter=exported.delimiter)
+        writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(names)
         for batch in exported.batches():
             for row in rows_of(batch):
                 cells = [cell_text(value) for value in row]
                 if excel_guard:
                     for place in added:
-                        cell = unformulaic(cells[place], exported.delimiter)
+                        cell = unformulaic(cells[place], delimiter)
                         guarded += cell != cells[place]
                         cells[place] = cell
                 writer.writerow(cells)
@@ -51,11 +55,17 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
 
 def write_jsonl(exported: Exported, target: Path) -> None:
     """Writes one JSON object per line. Citations are lists of {title, url}."""
-    names = exported.schema.names
+    keys = [json.dumps(name, ensure_ascii=False) for name in exported.schema.names]
+    as_json = [JSON_TEXT in (field.metadata or {}) for field in exported.schema]
     with replacing(target) as file:
         for batch in exported.batches():
             for row in rows_of(batch):
-                line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
+                pairs = (
+                    f"{key}: {value if plain else json.dumps(value, ensure_ascii=False)}"
+                    for key, value, plain in zip(keys, row, as_json, strict=True)
+                    if value is not None or not plain  # this line of the sheet lacks the name
+                )
+                line = f"{{{', '.join(pairs)}}}"
                 file.write(line.translate(_NOT_LINE_ENDS).encode() + b"\n")
 
 

@@ -109,6 +109,7 @@ def _xlsx_headers(path: Path) -> Iterator[list[str]]:
 
 _HEADERS_OF: dict[str, Callable[[Path], Iterator[list[str]]]] = {
     ".csv": _csv_headers,
+    ".tsv": _csv_headers,
     ".jsonl": _jsonl_headers,
     ".parquet": _parquet_headers,
     ".xlsx": _xlsx_headers,

@@ -29,6 +29,7 @@ _EMPTY_BESIDE_FILLED = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 _TOO_DEEP = "a value is nested too deeply. Remove it, or write it as a string"
+SAVED_MEANWHILE = "the file was saved while the runner read it. Run the command again."
 _ONE_OBJECT = "Write one object {…} on each line"
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -36,6 +37,17 @@ _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 def open_jsonl(spec: JobSpec) -> Table:
     """Opens a file of JSON objects. Nested values are refused in columns that would be sent."""
+    columns = names_in(spec)
+
+    def batches() -> Iterator[Batch]:
+        rows = ((place, texts) for place, texts, _ in objects_in(spec, columns))
+        return batched(rows, len(columns))
+
+    return Table(spec.input, columns, "line", batches)
+
+
+def names_in(spec: JobSpec) -> tuple[str, ...]:
+    """Reads the names in all lines, in the order in which they first appear."""
     path = spec.input
     names: dict[str, None] = {}
     characters = 0
@@ -59,46 +71,41 @@ def open_jsonl(spec: JobSpec) -> Table:
             )
     if not names:
         raise Refused(f"{path}: the file has no objects with names. Write one object on each line.")
-    columns = tuple(names)
-    return Table(path, columns, "line", lambda: _batches(spec, columns))
+    return tuple(names)
 
 
-def _batches(spec: JobSpec, columns: tuple[str, ...]) -> Iterator[Batch]:
+def objects_in(
+    spec: JobSpec, columns: tuple[str, ...]
+) -> Iterator[tuple[int, list[str], dict[str, Any]]]:
+    """Yields (line, texts by column, object) for each line that is not blank."""
     sent = {columns[position] for position in bind(spec, columns).mapped} | {spec.id}
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        known = set(columns)
-        cells = filled = 0
-        for place, line in _objects(spec.input):
-            if not line.keys() <= known:
-                raise Refused(
-                    f"{spec.input}: the file was saved while the runner read it. Run the command "
-                    "again."
-                )
-            cells += len(columns)
-            filled += len(line)
-            if cells > max(_MANY_CELLS, _EMPTY_BESIDE_FILLED * filled):
+    known = set(columns)
+    cells = filled = 0
+    for place, line in _objects(spec.input):
+        if not line.keys() <= known:
+            raise Refused(f"{spec.input}: {SAVED_MEANWHILE}")
+        cells += len(columns)
+        filled += len(line)
+        if cells > max(_MANY_CELLS, _EMPTY_BESIDE_FILLED * filled):
+            raise _refusal(
+                spec.input,
+                place,
+                f"nearly all cells up to this line are empty: there are {len(columns)} names, "
+                "and each line has only a few of them. Are they values?",
+            )
+        for name, value in line.items():
+            if isinstance(value, dict | list) and name in sent:
                 raise _refusal(
                     spec.input,
                     place,
-                    f"nearly all cells up to this line are empty: there are {len(columns)} names, "
-                    "and each line has only a few of them. Are they values?",
+                    f'"{name}" is {_KINDS[type(value)]}, not text. Write it as a string, or '
+                    "name only the columns to send under `variables:`",
                 )
-            for name, value in line.items():
-                if isinstance(value, dict | list) and name in sent:
-                    raise _refusal(
-                        spec.input,
-                        place,
-                        f'"{name}" is {_KINDS[type(value)]}, not text. Write it as a string, or '
-                        "name only the columns to send under `variables:`",
-                    )
-            try:
-                texts = [_text(line.get(name)) for name in columns]
-            except RecursionError:
-                raise _refusal(spec.input, place, _TOO_DEEP) from None
-            yield place, texts
-
-    return batched(rows(), len(columns))
+        try:
+            texts = [_text(line.get(name)) for name in columns]
+        except RecursionError:
+            raise _refusal(spec.input, place, _TOO_DEEP) from None
+        yield place, texts, line
 
 
 _KINDS: dict[type, str] = {dict: "an object", list: "a list"}
@@ -109,20 +116,20 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return boolean_text(value)
-    return str(value) if isinstance(value, str) else _nested(value)
+    return str(value) if isinstance(value, str) else json_text(value)
 
 
-def _nested(value: object) -> str:
-    """Writes a value as JSON again, for a column that is not sent. Numbers keep their digits."""
+def json_text(value: object) -> str:
+    """Writes a value of a line as JSON again. Numbers keep their digits."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(k, ensure_ascii=False)}:{_nested(v)}" for k, v in value.items())
+        pairs = (f"{json.dumps(k, ensure_ascii=False)}:{json_text(v)}" for k, v in value.items())
         return f"{{{','.join(pairs)}}}"
     if isinstance(value, list):
-        return f"[{','.join(map(_nested, value))}]"
-    return str(value) if isinstance(value, _AsWritten) else json.dumps(value, ensure_ascii=False)
+        return f"[{','.join(map(json_text, value))}]"
+    return str(value) if isinstance(value, AsWritten) else json.dumps(value, ensure_ascii=False)
 
 
-class _AsWritten(str):
+class AsWritten(str):
     """The digits of a number."""
 
     __slots__ = ()
@@ -136,8 +143,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line, object) for each line that is not blank."""
     decode = json.JSONDecoder(
         object_pairs_hook=_object,
-        parse_int=_AsWritten,
-        parse_float=_AsWritten,
+        parse_int=AsWritten,
+        parse_float=AsWritten,
         parse_constant=_refuse_constant,
     ).decode
     with path.open("rb") as file:

@@ -29,17 +29,26 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryErro
 
 _NANOSECONDS = pa.time64("ns")  # it has more digits than Python's own time
 
+Piece = tuple[pa.RecordBatch, Batch]
+"""Consecutive rows, with their own types and as texts."""
+
 
 def open_parquet(spec: JobSpec) -> Table:
     """Opens a Parquet file. Nulls become empty, integers have no `.0`, and times are ISO 8601."""
+    schema, pieces = open_pieces(spec)
+    return Table(spec.input, tuple(schema.names), "row", lambda: (texts for _, texts in pieces()))
+
+
+def open_pieces(spec: JobSpec) -> tuple[pa.Schema, Callable[[], Iterator[Piece]]]:
+    """Opens a Parquet file. Returns its schema, and its rows with their own types and as texts."""
     path = spec.input
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        refuse_too_wide(path, file.schema_arrow.names)
-        batch_rows, long_texts = look_through(path, file.metadata, file.schema_arrow)
+        schema = file.schema_arrow
+        refuse_too_wide(path, schema.names)
+        batch_rows, long_texts = look_through(path, file.metadata, schema)
         if long_texts:
             file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=long_texts)
-        schema = file.schema_arrow
     except _UNREADABLE as error:
         raise Refused(
             f"{path}: the file is not readable as Parquet ({_first_line(error)}). Copy it again "
@@ -49,7 +58,7 @@ def open_parquet(spec: JobSpec) -> Table:
     sent = {names[position] for position in bind(spec, names).mapped} | {spec.id}
     texts = [_text_of(spec, field, field.name in sent) for field in schema]
 
-    def batches() -> Iterator[Batch]:
+    def pieces() -> Iterator[Piece]:
         first, unpacked = 1, 0
         stream = file.iter_batches(batch_size=batch_rows)
         while True:
@@ -60,20 +69,24 @@ def open_parquet(spec: JobSpec) -> Table:
                     return
                 step = _step(batch)
                 for start in range(0, len(batch), step):
-                    columns = []
+                    columns, own = [], []
                     piece = batch.slice(start, step)
-                    for name, text, column in zip(names, texts, piece.columns, strict=True):
+                    for field, text, column in zip(schema, texts, piece.columns, strict=True):
+                        name = field.name
                         where = f'{path} rows {first} to {first + len(piece) - 1}, column "{name}"'
                         column.validate(full=True)
+                        typed = column
                         if isinstance(column, pa.DictionaryArray):
                             column = column.dictionary_decode()
                             if kinds.is_string(column.type):
                                 unpacked += column.nbytes
                                 refuse_too_much(path, unpacked)
+                        own.append(typed if typed.type == field.type else column)
                         if column.type == _NANOSECONDS:
                             column = column.cast(pa.string())
                         columns.append(["" if v is None else text(v) for v in column.to_pylist()])
-                    yield Batch(columns, list(range(first, first + len(piece))))
+                    places = list(range(first, first + len(piece)))
+                    yield pa.record_batch(own, schema=schema), Batch(columns, places)
                     first += len(piece)
             except _UNREADABLE as error:
                 raise Refused(
@@ -81,7 +94,7 @@ def open_parquet(spec: JobSpec) -> Table:
                     "Write the file again without it."
                 ) from None
 
-    return Table(path, names, "row", batches)
+    return schema, pieces
 
 
 def _step(batch: pa.RecordBatch) -> int:

@@ -43,6 +43,7 @@ from pipeline.ledger.shown import shown_row
 from pipeline.results.flags import REPEATED
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.schema import RESULTS_SCHEMA
+from pipeline.results.typed_rows import Piece, TypedRows
 
 _SKIPPED = "skipped"
 _CHUNK_ROWS = 2000
@@ -152,8 +153,9 @@ def _named(
     return found[0]
 
 
-def sheet_table(source: AnsweredSheet) -> Exported:
+def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Exported:
     """The sheet's rows and columns in their order, with the answers in the columns `source.kinds`.
+    The sheet's own columns are texts, or with `typed` they have their own types.
 
     A row whose newer version is not finished shows its last finished answer, with the code and
     message of the newer one.
@@ -161,23 +163,22 @@ def sheet_table(source: AnsweredSheet) -> Exported:
     columns, mapped = stored_columns(source.snapshot), stored_mapped(source.snapshot)
     place_of = {name: place for place, name in enumerate(columns)}
     kinds = source.kinds
-    fields = {name: pa.field(name, pa.large_string(), nullable=False) for name in columns}
+    own = typed.schema if typed else _texts(columns)
+    fields = {name: own.field(name) for name in columns}
     fields |= {name: pa.field(name, _TYPES[kind]) for name, kind in kinds.items()}
-    schema = pa.schema(fields.values())
+    schema = pa.schema(fields.values(), own.metadata)
     why = _Skipped(columns, mapped)
     brought = _Brought({kind: place_of[name] for name, kind in kinds.items() if name in place_of})
 
     def batches() -> Iterator[pa.RecordBatch]:
         unfinished = _UnfinishedInOrder(source.read)
-        for piece in _pieces(source):
+        pieces = ((piece, piece.columns) for piece in _pieces(source))
+        for piece, cells in typed.along(_pieces(source)) if typed else pieces:
             rest = unfinished.before(piece.first + len(piece.skipped))
             added = _answers(piece, source.answers) | _states(piece, why, rest, source.in_use)
             added = brought.kept(piece, added)
             yield pa.record_batch(
-                [
-                    added[kinds[name]] if name in kinds else piece.columns[place_of[name]]
-                    for name in fields
-                ],
+                [added[kinds[name]] if name in kinds else cells[place_of[name]] for name in fields],
                 schema=schema,
             )
 
@@ -185,19 +186,11 @@ def sheet_table(source: AnsweredSheet) -> Exported:
     return Exported(schema, source.rows, kinds, batches, delimiter, frozenset(renewed))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Consecutive rows of the sheet: their cells by column, why they are skipped, and the answer
-    of each, null where there is none."""
-
-    first: int
-    columns: list[pa.Array]
-    skipped: pa.Array
-    answered: npt.NDArray[np.bool_]
-    answers: pa.RecordBatch
+def _texts(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([pa.field(name, pa.large_string(), nullable=False) for name in columns])
 
 
-def _pieces(source: AnsweredSheet) -> Iterator[_Piece]:
+def _pieces(source: AnsweredSheet) -> Iterator[Piece]:
     """The whole sheet, cut where its batches end and where the answers' stretches do."""
     stretches = source.answers.stretches(source.scratch)
     stretch = next(stretches, None)
@@ -210,7 +203,7 @@ def _pieces(source: AnsweredSheet) -> Iterator[_Piece]:
             size = min(end, stretch.last + 1) - begin
             answered, answers = _beside(stretch, begin, size)
             cells = [column.slice(begin - first, size) for column in columns]
-            yield _Piece(begin, cells, skipped.slice(begin - first, size), answered, answers)
+            yield Piece(begin, cells, skipped.slice(begin - first, size), answered, answers)
             begin += size
 
 
@@ -253,7 +246,7 @@ class _UnfinishedInOrder:
 
 
 def _states(
-    piece: _Piece, why: _Skipped, unfinished: list[Unfinished], in_use: bool
+    piece: Piece, why: _Skipped, unfinished: list[Unfinished], in_use: bool
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
     skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
@@ -303,7 +296,7 @@ class _Brought:
 
     places: Mapping[str, int]
 
-    def kept(self, piece: _Piece, found: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    def kept(self, piece: Piece, found: dict[str, pa.Array]) -> dict[str, pa.Array]:
         """`found`, with these texts in such rows."""
         if not self.places or piece.skipped.null_count == len(piece.skipped):
             return found
@@ -369,7 +362,7 @@ def _read_citations(text: str) -> list[dict[str, str]] | None:
     ]
 
 
-def _answers(piece: _Piece, answers: Answers) -> dict[str, pa.Array]:
+def _answers(piece: Piece, answers: Answers) -> dict[str, pa.Array]:
     """The answer of each row, its citations, and its flags if they are asked for."""
     found = {kind: piece.answers[kind] for kind in (ANSWER, "citations")}
     if answers.repeated is None:

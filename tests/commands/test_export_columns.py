@@ -97,7 +97,7 @@ def test_a_column_of_this_folder_is_renewed_at_its_place(job):
     assert "an old text" not in set(now["result"])
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_columns_of_another_job_stay_as_they_are(job, sandbox, make_job, kind):
     """Also in the second night of this job, which renews only its own."""
     first = job.folder / f"first.{kind}"

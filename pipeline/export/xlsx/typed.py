@@ -8,15 +8,14 @@ and 17 digits do not. A column of texts is a column of numbers only if all its c
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from typing import Any
+from datetime import date, datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
+import pyarrow.types as types
 
 from pipeline.inputs.values import Shown, literal_text, number_text, serial_text
 
@@ -27,7 +26,7 @@ _SHOWN_DIGITS = 11
 _FIXED = re.compile(r"-?(?:0|[1-9]\d{0,8})\.(\d{1,6})")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
-_DAY, _SECOND, _CLOCK = "yyyy-mm-dd", "yyyy-mm-dd hh:mm:ss", "hh:mm:ss"
+_DAY, _SECOND = "yyyy-mm-dd", "yyyy-mm-dd hh:mm:ss"
 # The first day from which Excel counts as the calendar does: it has a 29 February 1900.
 _FIRST_DAY = date(1900, 3, 1)
 _DAY_ZERO = datetime(1899, 12, 30)
@@ -43,55 +42,40 @@ class Typed:
     is_boolean: bool = False
 
 
-Convert = Callable[[Any], Typed | None]
-"""Returns the typed content of a value, or None if the cell must be a text."""
+Convert = Callable[[str], Typed | None]
+"""Returns the typed content of a text, or None if the cell must be a text."""
 
 
-def of_value(value: Any, exact: bool) -> Typed | None:
-    """Returns the typed content of a value from a file with types. `exact`: the reader must make
-    the same text of it again."""
-    if isinstance(value, bool):
-        return Typed(str(int(value)), is_boolean=True)
-    if isinstance(value, int):
-        return Typed(str(value)) if abs(value) < 10**DIGITS else None
-    if isinstance(value, float):
-        return _of_float(value, exact)
-    if isinstance(value, Decimal):
-        text = format(value, "f")
-        same = literal_text(text, DIGITS) == text if exact else value.is_finite()
-        return Typed(text) if same and len(value.as_tuple().digits) <= DIGITS else None
-    if isinstance(value, datetime):
-        return None if value.tzinfo else _of_moment(value, _SECOND, exact)
-    if isinstance(value, date):
-        return _of_moment(datetime.combine(value, time()), _DAY, exact)
-    if isinstance(value, time):
-        return None if value.tzinfo else _of_time(value, exact)
+def kinds_of_schema(schema: pa.Schema, sent: Collection[str]) -> dict[str, Convert]:
+    """Returns what converts the texts of each column of a sheet with types. A number of more than
+    15 digits stays a text. `sent` are the columns whose texts a later run must find again."""
+    found: dict[str, Convert] = {}
+    for field in schema:
+        kind = field.type
+        if types.is_boolean(kind):
+            found[field.name] = _boolean
+        elif types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+            found[field.name] = partial(_digits, exact=field.name in sent)
+        elif types.is_date(kind) or types.is_timestamp(kind):
+            found[field.name] = _moment
+        else:
+            found[field.name] = _text
+    return found
+
+
+def _text(text: str) -> Typed | None:
     return None
 
 
-def _of_float(value: float, exact: bool) -> Typed | None:
-    if not math.isfinite(value) or (
-        exact and literal_text(repr(value), DIGITS) != number_text(value)
-    ):
+def _digits(text: str, exact: bool) -> Typed | None:
+    """A number of a sheet that has types."""
+    literal = literal_text(text, DIGITS)
+    if literal is None or (exact and literal != text):
         return None
-    return Typed(repr(value))
-
-
-def _of_moment(value: datetime, code: str, exact: bool) -> Typed | None:
-    if value.date() < _FIRST_DAY:
-        return None
-    serial = (value - _DAY_ZERO) / timedelta(days=1)
-    text = value.date().isoformat() if code == _DAY else value.isoformat()
-    if exact and serial_text(serial, Shown.DATE, False) != text:
-        return None
-    return Typed(number_text(serial), code)
-
-
-def _of_time(value: time, exact: bool) -> Typed | None:
-    serial = (datetime.combine(_DAY_ZERO, value) - _DAY_ZERO) / timedelta(days=1)
-    if exact and serial_text(serial, Shown.TIME, False) != value.isoformat():
-        return None
-    return Typed(repr(serial), _CLOCK)
+    whole = text.lstrip("-")
+    if not whole.isdigit():
+        return Typed(text)
+    return Typed(text, "0" if len(whole) > _SHOWN_DIGITS else "") if len(whole) <= DIGITS else None
 
 
 def _number(text: str) -> Typed | None:
@@ -119,7 +103,10 @@ def _moment(text: str) -> Typed | None:
         value = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return _of_moment(value, _DAY if shape is _DATE else _SECOND, exact=True)
+    serial = (value - _DAY_ZERO) / timedelta(days=1)
+    if value.date() < _FIRST_DAY or serial_text(serial, Shown.DATE, False) != text:
+        return None
+    return Typed(number_text(serial), _DAY if shape is _DATE else _SECOND)
 
 
 def kinds_of_texts(

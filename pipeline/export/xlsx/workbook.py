@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +23,7 @@ from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.export.xlsx.package import BOOK_TYPE, CONTENT_TYPES, SHEET_TYPE
 from pipeline.export.xlsx.styles import HEAD, MAIN, Styles
 from pipeline.export.xlsx.summary import SummaryRows, summary_part
-from pipeline.export.xlsx.typed import Convert, of_value
+from pipeline.export.xlsx.typed import Convert
 from pipeline.inputs.table import address
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET
 from pipeline.results.answered_sheet import Exported
@@ -51,13 +50,11 @@ def write_workbook(
     sheet: str,
     summary: SummaryRows,
     converts: Mapping[str, Convert] | None = None,
-    sent: frozenset[str] = frozenset(),
 ) -> int:
     """Writes a new workbook: the table on a worksheet named `sheet`, and `summary`, unless it is
     empty, on a second one. Returns the number of texts that went into separate files.
 
-    `converts` has what makes numbers and dates of the texts of a column. Typed values keep their
-    type, in the columns `sent` only if the reader of workbooks makes the same text of them.
+    `converts` has what makes numbers and dates of the texts of a column.
 
     Raises:
         Refused: for more rows or columns than Excel has.
@@ -68,7 +65,7 @@ def write_workbook(
     with TextsAside(target) as aside, replacing(target) as file:
         with ZipFile(file, "w", ZIP_DEFLATED) as archive:
             with archive.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as part:
-                _write_sheet(part, exported, _own(exported, converts or {}, sent), styles, aside)
+                _write_sheet(part, exported, _own(exported, converts or {}), styles, aside)
             titles = [title]
             if summary:
                 titles.append(SUMMARY_SHEET)
@@ -138,15 +135,10 @@ def _width(line: str) -> int:
     return len(line) + (0 if line.isascii() else sum(map(_WIDE.__lt__, line)))
 
 
-def _own(
-    exported: Exported, converts: Mapping[str, Convert], sent: frozenset[str]
-) -> list[Convert | None]:
-    """What converts the values of each column; None for a column of the runner's own."""
+def _own(exported: Exported, converts: Mapping[str, Convert]) -> list[Convert | None]:
+    """What converts the values of each column; None where they stay as they are."""
     return [
-        None
-        if field.name in exported.kinds
-        else converts.get(field.name, partial(of_value, exact=field.name in sent))
-        for field in exported.schema
+        None if name in exported.kinds else converts.get(name) for name in exported.schema.names
     ]
 
 
@@ -161,9 +153,9 @@ def _write_sheet(
     batches = exported.batches()
     first = next(batches, None)
     widths = [
-        _width_of_own(name, None if first is None else first.column(place))
-        if own[place]
-        else width_of(exported.kinds[name])
+        width_of(exported.kinds[name])
+        if name in exported.kinds
+        else _width_of_own(name, None if first is None else first.column(place))
         for place, name in enumerate(names)
     ]
     cols = "".join(
@@ -181,8 +173,8 @@ def _write_sheet(
         f'state="frozen"/></sheetView></sheetViews><cols>{cols}</cols><sheetData>'
         f'<row r="1">{header}</row>'.encode()
     )
-    cells = _Cells(names, own, styles, aside)
-    added = [place for place, convert in enumerate(own) if convert is None]
+    cells = _Cells(exported, own, styles, aside)
+    added = [place for place, name in enumerate(names) if name in exported.kinds]
     rows = chain.from_iterable(map(rows_of, chain([] if first is None else [first], batches)))
     number = 1
     for number, row in enumerate(rows, start=2):
@@ -199,16 +191,18 @@ class _Cells:
 
     def __init__(
         self,
-        names: Sequence[str],
+        exported: Exported,
         own: list[Convert | None],
         styles: Styles,
         aside: TextsAside,
     ) -> None:
-        self._columns = list(zip(names, own, strict=True))
         self._styles = styles
         self._xml = CellXml()
-        self._answers = AnswerCells(self._xml, styles.ANSWER, aside)
-        self._texts = AnswerCells(self._xml, styles.OWN, aside)
+        answers = AnswerCells(self._xml, styles.ANSWER, aside)
+        texts = AnswerCells(self._xml, styles.OWN, aside)
+        names = exported.schema.names
+        cells = [answers if name in exported.kinds else texts for name in names]
+        self._columns = list(zip(names, own, cells, strict=True))
 
     def row(self, number: int, values: Sequence[Any]) -> str:
         made = (
@@ -218,13 +212,17 @@ class _Cells:
         return "".join(filter(None, made))
 
     def _cell(
-        self, place: int, row: int, name: str, convert: Convert | None, value: Any
+        self,
+        place: int,
+        row: int,
+        name: str,
+        convert: Convert | None,
+        cells: AnswerCells,
+        value: Any,
     ) -> str | None:
-        if convert is None:
-            return self._answers.made(place, row, name, value)
-        typed = convert(value)
+        typed = convert(value) if convert is not None and value else None
         if typed is None:
-            return self._texts.made(place, row, name, value if value is None else str(value))
+            return cells.made(place, row, name, value)
         style = self._styles.number(typed.format) if typed.format else self._styles.PLAIN
         ref = address(place, row)
         if typed.is_boolean:
