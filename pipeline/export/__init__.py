@@ -147,12 +147,13 @@ def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
         return
     ambiguous = summarize(job, source.read(queries.counts), in_use=source.in_use).ambiguous
     if ambiguous:
-        rows, them = counted(ambiguous, "row"), "it" if ambiguous == 1 else "them"
+        one = ambiguous == 1
         raise NothingWritten(
-            f"{target}: {rows} {'is' if ambiguous == 1 else 'are'} ambiguous and may be paid. "
-            f"Without a status in the file, a run that uses it as a sheet would send {them} again. "
-            f"Add `status` to the columns, or decide about {them} first: "
-            f"{job.command('settle')} --help"
+            f"{target}: {counted(ambiguous, 'row')} {'is' if one else 'are'} ambiguous and may be "
+            f"paid. A run that uses a file without a status as its sheet would send "
+            f"{'it' if one else 'them'} again. Nothing was written. Add `status` to the columns, "
+            f"or decide about the {'row' if one else 'rows'} first. The report shows how: "
+            f"{job.command('report')}"
         )
 
 

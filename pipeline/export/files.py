@@ -20,6 +20,7 @@ from pipeline.system import files
 
 _ROW_GROUP_BYTES = 6 * 1024 * 1024
 _ROW_GROUP_ROWS = 25_000
+_encoded = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` makes an encoder for each value
 # JSON allows these unescaped, but readers that split lines by Unicode's rules would cut there.
 _NOT_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -55,13 +56,13 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
 
 def write_jsonl(exported: Exported, target: Path) -> None:
     """Writes one JSON object per line. Citations are lists of {title, url}."""
-    keys = [json.dumps(name, ensure_ascii=False) for name in exported.schema.names]
+    keys = [_encoded(name) for name in exported.schema.names]
     as_json = [JSON_TEXT in (field.metadata or {}) for field in exported.schema]
     with replacing(target) as file:
         for batch in exported.batches():
             for row in rows_of(batch):
                 pairs = (
-                    f"{key}: {value if plain else json.dumps(value, ensure_ascii=False)}"
+                    f"{key}: {value if plain else _encoded(value)}"
                     for key, value, plain in zip(keys, row, as_json, strict=True)
                     if value is not None or not plain  # this line of the sheet lacks the name
                 )

@@ -26,6 +26,8 @@ _MAX_VALUES = 500_000
 _MANY_CELLS = 500_000
 _EMPTY_BESIDE_FILLED = 100
 
+encoded = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` makes an encoder for each value
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 _TOO_DEEP = "a value is nested too deeply. Remove it, or write it as a string"
@@ -122,11 +124,11 @@ def _text(value: object) -> str:
 def json_text(value: object) -> str:
     """Writes a value of a line as JSON again. Numbers keep their digits."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(k, ensure_ascii=False)}:{json_text(v)}" for k, v in value.items())
+        pairs = (f"{encoded(k)}:{json_text(v)}" for k, v in value.items())
         return f"{{{','.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{','.join(map(json_text, value))}]"
-    return str(value) if isinstance(value, AsWritten) else json.dumps(value, ensure_ascii=False)
+    return str(value) if isinstance(value, AsWritten) else encoded(value)
 
 
 class AsWritten(str):

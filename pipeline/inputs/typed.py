@@ -17,7 +17,14 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.jsonl import SAVED_MEANWHILE, AsWritten, json_text, names_in, objects_in
+from pipeline.inputs.jsonl import (
+    SAVED_MEANWHILE,
+    AsWritten,
+    encoded,
+    json_text,
+    names_in,
+    objects_in,
+)
 from pipeline.inputs.parquet import Piece, open_pieces
 from pipeline.inputs.table import batched
 from pipeline.inputs.values import boolean_text, number_text
@@ -107,7 +114,7 @@ def _writer(field: pa.Field) -> Callable[[Any, str], str]:
         return lambda _, text: text or "null"  # NaN has an empty text
     if kinds.is_nested(kind):
         return lambda value, _: json.dumps(_finite(value), ensure_ascii=False, default=str)
-    return lambda _, text: json.dumps(text, ensure_ascii=False)
+    return lambda _, text: encoded(text)
 
 
 def _finite(value: Any) -> Any:
