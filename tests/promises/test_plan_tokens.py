@@ -25,7 +25,7 @@ def test_a_plan_is_carried_out_once_and_without_a_question(sandbox, make_job):
     job.run()
     plan = planned(job, "--again", "1")
     assert plan["to_send"] == 1
-    assert "paid again: at most 1 request" in plan["questions"][0]
+    assert "paid again: row 1 (line 2). That is at most 1 request" in plan["questions"][0]
     assert carried_out(job, "run", plan["plan"], "--again", "1").returncode == 0
     assert sum(sandbox.billed().values()) == 4
     for options in (("--again", "1"), ("--again", "1", "--yes"), ()):
