@@ -211,11 +211,20 @@ def stored_places(path: Path) -> tuple[str, npt.NDArray[np.int64]] | None:
         word = _stored(path).get("place_word")
         if not isinstance(word, str):
             return None
-        with open_file(path) as file:
-            table = pq.read_table(file, columns=[PLACE], page_checksum_verification=True)
+        with (
+            open_file(path) as content,
+            pq.ParquetFile(content, page_checksum_verification=True) as file,
+        ):
+            batches = file.iter_batches(columns=[PLACE])
+            places = [_as_numpy(batch.column(0)) for batch in batches]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from None
-    return word, table[PLACE].to_numpy()
+    return word, np.concatenate([*places, np.zeros(0, dtype=np.int64)])
+
+
+def _as_numpy(array: pa.Array) -> npt.NDArray[np.int64]:
+    """Returns integers without nulls. `Array.to_numpy` would import pandas."""
+    return np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
 
 
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
