@@ -8,6 +8,7 @@ from pipeline.core.wording import counted, lasting, shortened
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.inputs.row_names import RowNames
+from pipeline.inputs.unseen import unseen_lines
 from pipeline.run.check import Checked
 
 _BODY_CHARACTERS = 2000
@@ -25,6 +26,7 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
             f"{number} because {SKIP_REASONS[n]}" for n, number in checked.skipped_by.items()
         ]
         lines.append(f"Skipped: {'; '.join(reasons)}.")
+    lines += unseen_lines(checked.sheet, checked.hidden)
     if checked.equal_rows:
         lines.append(_equal_rows(checked, paid))
     if checked.drift is not None:

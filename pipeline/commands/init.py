@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from pipeline.commands.console import explain, person_there, print_json, tell
 from pipeline.commands.help import OUTPUT, SEND, command, option
 from pipeline.commands.options import JSON, PATH, OutputOptions
 from pipeline.core.errors import NothingWritten, PipelineError
-from pipeline.core.wording import counted
+from pipeline.core.wording import counted, few_words, shortened
 
 if TYPE_CHECKING:
     from pipeline.scaffold.job_spec import Written
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     group=SEND,
     left_out="1",
-    help="The row of a workbook that has the column names.",
+    help="The row of a workbook, or the line of a text file, that has the column names.",
 )
 @option(
     "--encoding",
@@ -51,6 +53,13 @@ if TYPE_CHECKING:
     group=SEND,
     left_out="utf-8",
     help="Encoding of a text file that is not UTF-8, such as cp1252.",
+)
+@option(
+    "--separator",
+    metavar="CHAR",
+    group=SEND,
+    left_out="comma, semicolon or tab",
+    help='The character between the cells of a text file, such as "|", or tab.',
 )
 @option(
     "--to",
@@ -65,6 +74,7 @@ def init(
     workflow: str | None,
     to: Path | None,
     encoding: str | None,
+    separator: str | None,
     worksheet: str | None,
     header_row: int | None,
     as_json: bool,
@@ -75,7 +85,8 @@ def init(
     Example:
       pipeline init data/products.csv --workflow wf_abc123
 
-    SHEET is a .csv, .tsv, .xlsx, .parquet or .jsonl file. It is never changed.
+    SHEET is a .csv, .tsv, .txt, .xlsx, .ods, .xls, .parquet or .jsonl file. It
+    is never changed.
     """
     from pipeline.scaffold.job_spec import init_job
 
@@ -92,12 +103,18 @@ def init(
             workflow,
             to,
             encoding=encoding,
+            separator=separator,
             worksheet=worksheet,
             header_row=header_row,
         )
     except PipelineError as error:
         explain(error, None, OutputOptions(as_json=as_json, quiet=False), error.exit_code)
-        said = {"sheet": worksheet, "header_row": header_row, "encoding": encoding}
+        said = {
+            "sheet": worksheet,
+            "header_row": header_row,
+            "encoding": encoding,
+            "separator": separator,
+        }
         named = [
             f"--{key.replace('_', '-')}"
             for key, value in said.items()
@@ -111,8 +128,17 @@ def init(
         print_json(asdict(written) | {"path": str(written.path), "exit_code": 0})
 
 
+_NAMED = 20
+
+
+def _first(items: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    return islice(items, _NAMED)
+
+
 def written_lines(written: Written) -> list[str]:
     """What the new job file has, which columns it leaves out, and the next commands."""
+    from pipeline.inputs.unseen import DELIMITER_NAMES, unseen_lines
+
     spec = shlex.quote(str(written.path))
     lines = [
         f"Wrote {written.path}: {counted(written.variables, 'variable')}, "
@@ -124,10 +150,29 @@ def written_lines(written: Written) -> list[str]:
             "Columns that are in it only as comments, because they are empty or the runner's own: "
             f"{', '.join(written.left_out)}."
         )
-    if written.partly_empty:
+    if written.flawed:
+        lines.append("Columns that cannot be sent, so they are in it only as comments:")
+        lines += [
+            f"  {shortened(name)}: {reason}." for name, reason in _first(written.flawed.items())
+        ]
+        more = len(written.flawed) - _NAMED
+        lines += [f"  and {more} more."] if more > 0 else []
+    if written.separator:
+        name = DELIMITER_NAMES.get(written.separator, f"`{written.separator}`")
+        lines.append(f"The cells are separated by {name}: the job file says so (`separator:`).")
+    lines += unseen_lines(written.sheet, "send")
+    sent = written.partly_empty - written.skipped
+    if sent:
         lines.append(
-            f"{counted(written.partly_empty, 'row')} with an empty cell would be skipped "
-            "(`empty: skip`). Remove the columns that you do not send, or change `empty:`."
+            f"{counted(sent, 'row')} would be sent with an empty text, because a cell is empty. To "
+            "skip or refuse such rows, change `empty:`."
+        )
+    if written.skipped:
+        names = few_words([f'"{shortened(name)}"' for name in written.skipped_for])
+        lines.append(
+            f"{counted(written.skipped, 'row')} would be skipped, because the row is blank, or a "
+            f"cell is empty in a column that is nearly always filled: {names}. Fill the cells, or "
+            "change `empty:`."
         )
     return [
         *lines,

@@ -39,7 +39,7 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
     with replacing(target) as raw:
         file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         writer = csv.writer(file, delimiter=delimiter)
-        writer.writerow(names)
+        writer.writerow(exported.headers or names)
         for batch in exported.batches():
             for row in rows_of(batch):
                 cells = [cell_text(value) for value in row]

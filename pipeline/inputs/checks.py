@@ -20,6 +20,7 @@ from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import KEY_BYTES, identity, occurrences
 from pipeline.inputs.mapping import Variables
 from pipeline.inputs.table import NO_ROWS, Batch, Table
+from pipeline.inputs.unseen import SheetFacts, Unseen
 from pipeline.inputs.where import wanted
 from pipeline.job.spec import JobSpec
 
@@ -30,25 +31,32 @@ Reasons = npt.NDArray[np.int8]
 
 
 class Skip(IntEnum):
-    """The reason why a row of the sheet is never sent. If several apply, it is the first one."""
+    """The reason why a row of the sheet is never sent. If several apply, it is the first one of
+    totals, hidden, where, ambiguous and empty."""
 
     NOT = 0
     WHERE = 1
     AMBIGUOUS = 2
     EMPTY = 3
+    HIDDEN = 4
+    TOTALS = 5
 
 
 SKIP_NAMES: dict[Skip, str] = {
     Skip.WHERE: "where",
     Skip.AMBIGUOUS: "ambiguous",
     Skip.EMPTY: "empty",
+    Skip.HIDDEN: "hidden",
+    Skip.TOTALS: "totals",
 }
 """The names of the reasons in `input.parquet` and in JSON."""
 
 SKIP_REASONS: dict[str, str] = {
     "where": "`where:` in the job file leaves it out",
     "ambiguous": "the sheet says that another run left it ambiguous: it may have been paid",
-    "empty": "a cell that would be sent is empty (`empty: skip`)",
+    "empty": "a cell that would be sent is empty, and `empty:` says `skip`",
+    "hidden": "the sheet hides it, and `hidden:` says `skip`",
+    "totals": "it is the totals row of a table",
 }
 """The reasons in words, for messages and exports."""
 
@@ -66,10 +74,14 @@ class RowChecks:
         self.skips: Counter[Skip] = Counter()
         self._spec = spec
         self._table = table
-        self._mapped = variables.mapped
+        choices = {place: spec.empty_in(table.columns[place]) for place in variables.mapped}
+        # First the columns that skip a row: the empty cells of a skipped row do not matter.
+        self._choices = sorted(choices.items(), key=lambda pair: pair[1] != "skip")
+        self._refused = 0
+        self._unseen = Unseen(table, variables.mapped)
         self._id = None if spec.id is None else table.columns.index(spec.id)
         guards = set(status_columns(table.columns) if skip_ambiguous else ())
-        guards -= {table.columns[position] for position in self._mapped}
+        guards -= {table.columns[position] for position in variables.mapped}
         self._statuses = [p for p, name in enumerate(table.columns) if name in guards]
         self._empty: list[str] = []
         self._ids = bytearray()
@@ -83,19 +95,25 @@ class RowChecks:
             Refused: for a blank id, with its place.
         """
         reasons = np.zeros(len(batch), dtype=np.int8)
+        hidden, totals = self._unseen.add(batch)
+        if self._spec.hidden == "skip":
+            reasons[hidden] = Skip.HIDDEN
+        reasons[totals] = Skip.TOTALS
         if self._spec.where:
             by_name = dict(zip(self._table.columns, arrays, strict=True))
-            reasons[~wanted(self._spec.where, by_name)] = Skip.WHERE
+            reasons[~wanted(self._spec.where, by_name) & (reasons == Skip.NOT)] = Skip.WHERE
         for status in self._statuses:
             ambiguous = _flags(pc.equal(arrays[status], str(State.AMBIGUOUS)))
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
-        for position in self._mapped:
+        for position, choice in self._choices:
             empty = np.array([not cell for cell in batch.columns[position]], dtype=bool)
             empty &= reasons == Skip.NOT
             if empty.any():
-                self._note_empty(position, batch, np.flatnonzero(empty))
-                if self._spec.empty == "skip":
+                self.empty_cells[self._table.columns[position]] += int(empty.sum())
+                if choice == "skip":
                     reasons[empty] = Skip.EMPTY
+                elif choice == "refuse":
+                    self._note_empty(position, batch, np.flatnonzero(empty))
         if self._id is not None:
             self._note_ids(batch, reasons == Skip.NOT)
         for reason in SKIP_NAMES:
@@ -106,25 +124,29 @@ class RowChecks:
         """Makes the checks that need the whole sheet, which had `rows` rows.
 
         Raises:
-            Refused: for empty cells under `empty: refuse`, a repeated id, or no rows.
+            Refused: for empty cells in columns under `empty: refuse`, a repeated id, or no rows.
         """
         if rows == 0:
             raise Refused(f"{self._table.path}: {NO_ROWS}")
-        count = self.empty_cells.total()
-        if count and self._spec.empty == "refuse":
+        if count := self._refused:
             more = count - len(self._empty)
             named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
             cells = "cell that would be sent is" if count == 1 else "cells that would be sent are"
             them = "it" if count == 1 else "them"
             raise Refused(
                 f"{self._table.path}: {count} {cells} empty: {named}. "
-                f"Fill {them}, or set `empty: skip` or `empty: send` in the job file."
+                f"Fill {them}, or set `empty: skip` or `empty: send` in the job file, or such a "
+                "word for each column: `empty: {COLUMN: send}`."
             )
         self._refuse_repeated_ids()
 
+    @property
+    def facts(self) -> SheetFacts:
+        """What the user of the sheet may not see, after the last batch."""
+        return self._unseen.facts(self._spec.separator)
+
     def _note_empty(self, position: int, batch: Batch, offsets: npt.NDArray[np.int64]) -> None:
-        column = self._table.columns[position]
-        self.empty_cells[column] += len(offsets)
+        self._refused += len(offsets)
         for offset in offsets[: _CELLS_NAMED - len(self._empty)]:
             self._empty.append(self._table.cell_at(position, batch.places[offset]))
 

@@ -10,12 +10,16 @@ from pathlib import Path
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
+from pipeline.inputs.mapping import used_columns
 from pipeline.inputs.table import Batch, BlankRows, Table, most_rows, refuse_too_wide
+from pipeline.inputs.unseen import looks_blank
 from pipeline.job.spec import JobSpec
 from pipeline.system.paths import leads_to_itself
 
-_TEXTS = (".csv", ".tsv")
-_WORKBOOKS = (".xlsx", ".xlsm")
+TEXTS = (".csv", ".tsv", ".txt")
+_WORKBOOKS = (".xlsx", ".xlsm", ".ods", ".xls", ".xlsb")
+_EXCEL = (".xlsx", ".xlsm")
+_MANY_BLANK_CELLS = 2_000_000
 _JSON = (".json", ".ndjson")
 
 
@@ -26,6 +30,7 @@ def open_table(spec: JobSpec) -> Table:
         Refused: if the file is missing or of an unknown kind, or its header cannot be used. Rows
             are read lazily, and `batches` refuses them in the same way.
     """
+    from pipeline.inputs.calamine import open_calamine
     from pipeline.inputs.delimited import open_delimited
     from pipeline.inputs.jsonl import open_jsonl
     from pipeline.inputs.parquet import open_parquet
@@ -34,8 +39,12 @@ def open_table(spec: JobSpec) -> Table:
     kinds: dict[str, Callable[[JobSpec], Table]] = {
         ".csv": open_delimited,
         ".tsv": open_delimited,
+        ".txt": open_delimited,
         ".xlsx": open_xlsx,
         ".xlsm": open_xlsx,
+        ".ods": open_calamine,
+        ".xls": open_calamine,
+        ".xlsb": open_calamine,
         ".parquet": open_parquet,
         ".jsonl": open_jsonl,
     }
@@ -60,14 +69,14 @@ def open_table(spec: JobSpec) -> Table:
         table = replace(table, batches=partial(_without_blank_end, table))
     except OSError as error:
         raise Refused(f"{path}: the file cannot be read ({error.strerror or error}).") from None
-    _check_header(table)
+    _check_header(spec, table)
     return table
 
 
 def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
     """Returns, for each column of a workbook that is displayed in another way than it is sent, an
     example (text that is sent, text that is displayed). No column for other files."""
-    if spec.input.suffix.lower() not in _WORKBOOKS:
+    if spec.input.suffix.lower() not in _EXCEL:
         return {}
     from pipeline.inputs.xlsx import reader
 
@@ -80,7 +89,7 @@ def named_ending(path: Path) -> str:
 
 
 def _saved_as(ending: str) -> str:
-    if ending in (".xls", ".xlsb", ".ods", ".numbers"):
+    if ending in (".numbers", ".gsheet"):
         return " Save the workbook as .xlsx."
     return " If each line is one JSON object, rename the file to .jsonl." if ending in _JSON else ""
 
@@ -90,61 +99,104 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
     kind = spec.input.suffix.lower()
     for name, value, kinds in (
         ("sheet", spec.sheet, _WORKBOOKS),
-        ("header_row", spec.header_row, _WORKBOOKS),
-        ("shown", spec.shown or None, _WORKBOOKS),
-        ("encoding", spec.encoding, _TEXTS),
+        ("header_row", spec.header_row, _WORKBOOKS + TEXTS),
+        ("shown", spec.shown or None, _EXCEL),
+        ("encoding", spec.encoding, TEXTS),
+        ("separator", spec.separator, TEXTS),
+        ("hidden", None if spec.hidden == "send" else spec.hidden, _EXCEL),
     ):
         if value is not None and kind not in kinds:
             raise Refused(
-                f"{spec.at(name)}: `{name}:` is only for {' and '.join(kinds)} files, and "
-                f"{spec.input.name} is neither. Leave `{name}:` out."
+                f"{spec.at(name)}: `{name}:` is only for {', '.join(kinds)} files, but "
+                f"{spec.input.name} is none of them. Leave `{name}:` out."
             )
 
 
 def _without_blank_end(table: Table) -> Iterator[Batch]:
-    """Yields the rows up to the last filled one. Blank rows after it are not rows of the sheet."""
+    """Yields the rows up to the last filled one. Rows after it that are blank, or only look blank,
+    are not rows of the sheet."""
     blank, width = BlankRows(table.path, table.place_word), len(table.columns)
+    looking_blank: list[tuple[BlankRows, Batch]] = []
+    cells = 0
     for batch in table.batches():
         filled_rows = _filled_rows(batch)
         if filled_rows:
-            filled, rest = batch.split(filled_rows)
-            before = blank.before(filled_rows, batch.places[0])
-            while places := list(islice(before, most_rows(width))):
-                yield Batch([[""] * len(places)] * width, places)
+            for before, held in looking_blank:
+                yield from _blank_batches(before.before(0, held.places[0]), width)
+                yield held
+            looking_blank, cells = [], 0
+            filled, batch = batch.split(filled_rows)
+            yield from _blank_batches(blank.before(filled_rows, filled.places[0]), width)
             yield filled
-            batch = rest
         places = batch.places
-        if places and len(places) == places[-1] - places[0] + 1:
+        if any(any(column) for column in batch.columns):
+            looking_blank.append((blank, batch))
+            blank = blank.following()
+            cells += len(batch) * width
+            if cells > _MANY_BLANK_CELLS:
+                raise Refused(
+                    f"{table.path} {table.place_word} {places[-1]}: over {_MANY_BLANK_CELLS:,} "
+                    "cells before this one only look empty: they have spaces or unseen characters. "
+                    "Clear them."
+                )
+        elif places and len(places) == places[-1] - places[0] + 1:
             blank.hold(places[0], places[-1] + 1)
         else:
             for place in places:
                 blank.hold(place, place + 1)
 
 
+def _blank_batches(places: Iterator[int], width: int) -> Iterator[Batch]:
+    while some := list(islice(places, most_rows(width))):
+        yield Batch([[""] * len(some)] * width, some)
+
+
 def _filled_rows(batch: Batch) -> int:
-    """Returns the number of rows without the blank ones at the end."""
+    """Returns the number of rows without those at the end that are blank or only look blank."""
     for row in range(len(batch) - 1, -1, -1):
-        if any(column[row] for column in batch.columns):
+        if not all(looks_blank(column[row]) for column in batch.columns):
             return row + 1
     return 0
 
 
-def _check_header(table: Table) -> None:
+def _check_header(spec: JobSpec, table: Table) -> None:
+    """Notes the columns without a name and those with the same name.
+
+    Raises:
+        Refused: if such a column is used.
+    """
     refuse_too_wide(table.path, table.columns)
-    seen: dict[str, int] = {}
-    for position, name in enumerate(table.columns):
-        if not name.strip():
-            where, title = f"column {position + 1} has", " If the first line is a title, remove it."
-            if table.sheet:
-                title = ""
-                where = f"{table.cell_at(position, table.header_row)} has"
-            raise Refused(
-                f"{table.path}: {where} no name in the header. Name it or remove it.{title}"
-            )
-        if name in seen:
-            where = f'the header names "{name}" twice'
-            if table.sheet:
-                cells = [table.cell_at(p, table.header_row) for p in (seen[name], position)]
-                where += f", in {' and '.join(cells)}"
-            raise Refused(f"{table.path}: {where}. Rename one of them.")
-        seen[name] = position
+    used, flaws = used_columns(spec, table.columns), table.found.flaws
+    places: dict[str, list[int]] = {}
+    for position, name in enumerate(table.headers or table.columns):
+        places.setdefault(name.strip() and name, []).append(position)
+    for name, same in places.items():
+        for position in same if not name or len(same) > 1 else ():
+            if name:
+                flaws[position], hint = _twice(table, name, same), "Rename one of them."
+            else:
+                hint = _NAME_IT
+                flaws.setdefault(position, _nameless(table, position))
+            if position in used:
+                raise Refused(f"{table.path}: {flaws[position]}. {hint}")
+
+
+_NAME_IT = (
+    "Name it, or name only other columns under `variables:`. If this row is a title, set "
+    "`header_row:` to the row of the column names."
+)
+
+
+def _twice(table: Table, name: str, same: list[int]) -> str:
+    cells = [str(position + 1) for position in same[:2]]
+    if table.sheet:
+        cells = [table.cell_at(position, table.header_row) for position in same[:2]]
+    which = "" if table.sheet else "columns "
+    return f'the header names "{name}" twice, in {which}{" and ".join(cells)}'
+
+
+def _nameless(table: Table, position: int) -> str:
+    where = f"column {position + 1}"
+    if table.sheet:
+        where = table.cell_at(position, table.header_row)
+    return f"{where} has no name in the header"

@@ -6,6 +6,7 @@ name, or its value is `null`, the cell is empty. So the file is read twice: firs
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.mapping import bind
-from pipeline.inputs.table import MAX_COLUMNS, MAX_NAMES_CHARACTERS, Batch, Table, batched
+from pipeline.inputs.disguise import refuse_disguised
+from pipeline.inputs.mapping import used_columns
+from pipeline.inputs.table import MAX_COLUMNS, MAX_NAMES_CHARACTERS, Batch, Findings, Table, batched
 from pipeline.inputs.values import boolean_text
 from pipeline.job.spec import JobSpec
 
@@ -39,18 +41,19 @@ _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 def open_jsonl(spec: JobSpec) -> Table:
     """Opens a file of JSON objects. Nested values are refused in columns that would be sent."""
-    columns = names_in(spec)
+    columns, found = names_in(spec), Findings()
 
     def batches() -> Iterator[Batch]:
-        rows = ((place, texts) for place, texts, _ in objects_in(spec, columns))
+        rows = ((place, texts) for place, texts, _ in objects_in(spec, columns, found))
         return batched(rows, len(columns))
 
-    return Table(spec.input, columns, "line", batches)
+    return Table(spec.input, columns, "line", batches, found=found)
 
 
 def names_in(spec: JobSpec) -> tuple[str, ...]:
     """Reads the names in all lines, in the order in which they first appear."""
     path = spec.input
+    refuse_disguised(path)
     names: dict[str, None] = {}
     characters = 0
     for place, line in _objects(path):
@@ -77,10 +80,13 @@ def names_in(spec: JobSpec) -> tuple[str, ...]:
 
 
 def objects_in(
-    spec: JobSpec, columns: tuple[str, ...]
+    spec: JobSpec, columns: tuple[str, ...], found: Findings | None = None
 ) -> Iterator[tuple[int, list[str], dict[str, Any]]]:
-    """Yields (line, texts by column, object) for each line that is not blank."""
-    sent = {columns[position] for position in bind(spec, columns).mapped} | {spec.id}
+    """Yields (line, texts by column, object) for each line that is not blank. Notes lists and
+    objects in `found`."""
+    found = found or Findings()
+    used = {columns[position] for position in used_columns(spec, columns)}
+    place_of = {name: position for position, name in enumerate(columns)}
     known = set(columns)
     cells = filled = 0
     for place, line in _objects(spec.input):
@@ -96,11 +102,15 @@ def objects_in(
                 "and each line has only a few of them. Are they values?",
             )
         for name, value in line.items():
-            if isinstance(value, dict | list) and name in sent:
+            if not isinstance(value, dict | list):
+                continue
+            what = f"{_KINDS[type(value)]}, not text"
+            found.flaws.setdefault(place_of[name], f"in line {place} it is {what}")
+            if name in used:
                 raise _refusal(
                     spec.input,
                     place,
-                    f'"{name}" is {_KINDS[type(value)]}, not text. Write it as a string, or '
+                    f'"{name}" is {what}. Write it as a string, or '
                     "name only the columns to send under `variables:`",
                 )
         try:
@@ -216,7 +226,9 @@ def _refuse_constant(name: str) -> NoReturn:
 def _without_mark(path: Path, raw: bytes) -> bytes:
     if raw.startswith(_MARKS):
         raise _refusal(path, 1, "this file is UTF-16, but JSON is UTF-8. Save the file as UTF-8")
-    return raw.removeprefix(b"\xef\xbb\xbf")
+    while raw.startswith(codecs.BOM_UTF8):
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    return raw
 
 
 def _malformed(error: json.JSONDecodeError, text: str) -> str:

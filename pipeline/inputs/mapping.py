@@ -71,6 +71,29 @@ class Variables:
             yield RowRequest(row_key, body.encode())
 
 
+def used_columns(spec: JobSpec, columns: Sequence[str]) -> frozenset[int]:
+    """Returns the positions of the columns whose texts matter: those that are sent, the id, and
+    those of `where:`. Names that the sheet does not have are refused elsewhere."""
+    names = {column for _, column in _pairs_of(spec, columns)}
+    names |= {spec.id or "", *(condition.column for condition in spec.where)}
+    return frozenset(place for place, name in enumerate(columns) if name in names)
+
+
+def _pairs_of(spec: JobSpec, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Returns the (variable, column) pairs of the spec, or those that it leaves to the sheet."""
+    if spec.variables is not None:
+        return spec.variables
+    left_out = exported_columns(columns).union(
+        spec.exported,
+        column_names(("result", "citations")),
+        column_names(("citations",), spec.answer_column),
+        (name for name, _ in spec.constants),
+    )
+    return tuple(
+        (name, name) for name in columns if name not in left_out and not name.startswith("_")
+    )
+
+
 def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
     """Returns the spec's mapping, tied to the columns of its sheet.
 
@@ -80,9 +103,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
             an export.
     """
     place = {name: position for position, name in enumerate(columns)}
-    if spec.variables is not None:
-        pairs = spec.variables
-    else:
+    if spec.variables is None:
         exported = exported_columns(columns).union(spec.exported)
         for name in ("result", spec.answer_column):
             if name in place and name not in exported:
@@ -90,14 +111,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
                     f'{spec.input}: the column "{name}" would be mistaken for an answer. '
                     "Rename the column, or map it under `variables:`."
                 )
-        left_out = exported.union(
-            column_names(("result", "citations")),
-            column_names(("citations",), spec.answer_column),
-            (name for name, _ in spec.constants),
-        )
-        pairs = tuple(
-            (name, name) for name in columns if name not in left_out and not name.startswith("_")
-        )
+    pairs = _pairs_of(spec, columns)
     for variable, column in pairs:
         if column not in place:
             raise Refused(
@@ -123,9 +137,10 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
 def _one_column(spec: JobSpec, columns: Sequence[str]) -> str:
     if len(columns) > 1:
         return ""
-    if spec.input.suffix.lower() in (".xlsx", ".xlsm"):
-        return " That is only one column. If another row is the header, set `header_row:`."
-    return " That is only one column. The separator has to be a comma, a semicolon or a tab."
+    return (
+        " That is only one column. If another row is the header, set `header_row:`. If a text file "
+        "separates its cells by another character, set `separator:`."
+    )
 
 
 def _pairs(source: VariableSource, columns: Sequence[Sequence[str]]) -> Iterable[bytes]:

@@ -44,6 +44,21 @@ class _Page(NamedTuple):
     values: int
 
 
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether the values are bytes."""
+    return bool(
+        kinds.is_binary(kind)
+        or kinds.is_large_binary(kind)
+        or kinds.is_binary_view(kind)
+        or kinds.is_fixed_size_binary(kind)
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether the values have no fixed length, so that one of them may be long."""
+    return bool(kinds.is_string(kind) or kinds.is_binary(kind))
+
+
 def look_through(path: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> tuple[int, list[str]]:
     """Returns how many rows to read at once, and the columns to read as dictionaries because one of
     their texts may be long and in many rows.
@@ -59,7 +74,7 @@ def look_through(path: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> tu
     if cells > max(_MANY_CELLS, _CELLS_PER_BYTE * size):
         raise _refusal(path, f"{cells:,} cells")
     flat = {field.name for field in schema if not kinds.is_nested(field.type)}
-    texts = {f.name for f in schema if kinds.is_string(f.type)}
+    texts = {f.name for f in schema if is_text(f.type)}
     batch_rows, total = BATCH_ROWS, 0
     long_texts: set[str] = set()
     with path.open("rb") as file:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +19,15 @@ import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
-from pipeline.inputs.mapping import bind
-from pipeline.inputs.pages import BATCH_BYTES, look_through, refuse_too_much
-from pipeline.inputs.table import Batch, Table, refuse_too_wide
+from pipeline.inputs.mapping import used_columns
+from pipeline.inputs.pages import (
+    BATCH_BYTES,
+    is_binary,
+    is_text,
+    look_through,
+    refuse_too_much,
+)
+from pipeline.inputs.table import Batch, Findings, Table, distinct_names, refuse_too_wide
 from pipeline.inputs.values import boolean_text, number_text
 from pipeline.job.spec import JobSpec
 
@@ -35,12 +43,29 @@ Piece = tuple[pa.RecordBatch, Batch]
 
 def open_parquet(spec: JobSpec) -> Table:
     """Opens a Parquet file. Nulls become empty, integers have no `.0`, and times are ISO 8601."""
-    schema, pieces = open_pieces(spec)
-    return Table(spec.input, tuple(schema.names), "row", lambda: (texts for _, texts in pieces()))
+    opened = open_pieces(spec)
+    return Table(
+        spec.input,
+        tuple(opened.schema.names),
+        "row",
+        lambda: (texts for _, texts in opened.pieces()),
+        headers=opened.headers,
+        found=opened.found,
+    )
 
 
-def open_pieces(spec: JobSpec) -> tuple[pa.Schema, Callable[[], Iterator[Piece]]]:
-    """Opens a Parquet file. Returns its schema, and its rows with their own types and as texts."""
+class OpenFile(NamedTuple):
+    """An open Parquet file: its names as they are in the file, its schema with names that are all
+    different, what was noted about its columns, and its rows."""
+
+    headers: tuple[str, ...]
+    schema: pa.Schema
+    found: Findings
+    pieces: Callable[[], Iterator[Piece]]
+
+
+def open_pieces(spec: JobSpec) -> OpenFile:
+    """Opens a Parquet file, for its rows with their own types and as texts."""
     path = spec.input
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -54,9 +79,16 @@ def open_pieces(spec: JobSpec) -> tuple[pa.Schema, Callable[[], Iterator[Piece]]
             f"{path}: the file is not readable as Parquet ({_first_line(error)}). Copy it again "
             "from its source."
         ) from None
-    names = tuple(schema.names)
-    sent = {names[position] for position in bind(spec, names).mapped} | {spec.id}
-    texts = [_text_of(spec, field, field.name in sent) for field in schema]
+    names = distinct_names(schema.names)
+    named = pa.schema(
+        [field.with_name(name) for field, name in zip(schema, names, strict=True)], schema.metadata
+    )
+    used, found = used_columns(spec, names), Findings()
+    uuids = {leaf.path for leaf in _leaves(file) if str(leaf.logical_type) == "UUID"}
+    texts = [
+        _uuid if field.name in uuids else _text_of(path, position, field, position in used, found)
+        for position, field in enumerate(schema)
+    ]
 
     def pieces() -> Iterator[Piece]:
         first, unpacked = 1, 0
@@ -76,9 +108,11 @@ def open_pieces(spec: JobSpec) -> tuple[pa.Schema, Callable[[], Iterator[Piece]]
                         where = f'{path} rows {first} to {first + len(piece) - 1}, column "{name}"'
                         column.validate(full=True)
                         typed = column
+                        if isinstance(column, pa.ExtensionArray):
+                            column = column.storage
                         if isinstance(column, pa.DictionaryArray):
                             column = column.dictionary_decode()
-                            if kinds.is_string(column.type):
+                            if is_text(column.type):
                                 unpacked += column.nbytes
                                 refuse_too_much(path, unpacked)
                         own.append(typed if typed.type == field.type else column)
@@ -86,7 +120,7 @@ def open_pieces(spec: JobSpec) -> tuple[pa.Schema, Callable[[], Iterator[Piece]]
                             column = column.cast(pa.string())
                         columns.append(["" if v is None else text(v) for v in column.to_pylist()])
                     places = list(range(first, first + len(piece)))
-                    yield pa.record_batch(own, schema=schema), Batch(columns, places)
+                    yield pa.record_batch(own, schema=named), Batch(columns, places)
                     first += len(piece)
             except _UNREADABLE as error:
                 raise Refused(
@@ -94,7 +128,11 @@ def open_pieces(spec: JobSpec) -> tuple[pa.Schema, Callable[[], Iterator[Piece]]
                     "Write the file again without it."
                 ) from None
 
-    return schema, pieces
+    return OpenFile(tuple(schema.names), named, found, pieces)
+
+
+def _leaves(file: pq.ParquetFile) -> list[pq.ColumnSchema]:
+    return [file.schema.column(place) for place in range(len(file.schema.names))]
 
 
 def _step(batch: pa.RecordBatch) -> int:
@@ -102,15 +140,19 @@ def _step(batch: pa.RecordBatch) -> int:
     them."""
     longest = 1
     for column in batch.columns:
-        if isinstance(column, pa.DictionaryArray) and kinds.is_string(column.dictionary.type):
+        if isinstance(column, pa.DictionaryArray) and is_text(column.dictionary.type):
             longest = max(longest, pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
     return max(1, min(len(batch), BATCH_BYTES // longest))
 
 
-def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]:
+def _text_of(
+    path: Path, position: int, field: pa.Field, used: bool, found: Findings
+) -> Callable[[Any], str]:
     """Returns the function that turns a value of this column into text. Lists and structs become
-    JSON, and are refused if the column is sent."""
+    JSON, and are refused if the column is used."""
     kind = field.type
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type
     known: list[tuple[Callable[[Any], bool], Callable[[Any], str]]] = [
@@ -131,12 +173,29 @@ def _text_of(spec: JobSpec, field: pa.Field, sent: bool) -> Callable[[Any], str]
     for is_kind, text in known:
         if is_kind(kind):
             return text
-    if kinds.is_nested(kind) and not sent:
-        return partial(json.dumps, ensure_ascii=False, default=str)
-    raise Refused(
-        f'{spec.input}: column "{field.name}" has the type {field.type}, which is not text, '
-        "numbers or dates. Remove the column or convert it to text."
-    )
+    if is_binary(kind):
+        return bytes.decode if used else partial(_decoded, position, found)
+    what = f"has the type {field.type}, which is not text, numbers or dates"
+    if used:
+        raise Refused(
+            f'{path}: column "{field.name}" {what}. Remove the column or convert it to text.'
+        )
+    found.flaws[position] = f"it {what}"
+    nested = kinds.is_nested(kind)
+    return partial(json.dumps, ensure_ascii=False, default=str) if nested else str
+
+
+def _uuid(value: bytes) -> str:
+    return str(UUID(bytes=value))
+
+
+def _decoded(position: int, found: Findings, value: bytes) -> str:
+    """Returns bytes of a column that is not used: as text, or else as hexadecimal digits."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        found.flaws[position] = "it has bytes that are not UTF-8 text"
+        return value.hex()
 
 
 def _number(value: float) -> str:

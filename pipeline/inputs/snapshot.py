@@ -6,7 +6,8 @@ row), `skipped` (the reason, null for other rows) and `place` (the line of a tex
 of a worksheet). If the user saves the sheet during the run,
 the run does not mix the two versions.
 
-A row is skipped if `where:` or `empty: skip` leaves it out. It is also skipped if the sheet is
+A row is skipped if `where:`, `empty:` or `hidden:` leaves it out, or if it is the totals row of a
+table. It is also skipped if the sheet is
 another folder's failures.csv or export in which the row is ambiguous, because it may have been paid
 there.
 """
@@ -41,6 +42,7 @@ from pipeline.inputs.identity import (
 from pipeline.inputs.mapping import Variables
 from pipeline.inputs.stored import snapshot_schema, stored_batches
 from pipeline.inputs.table import Batch, Table
+from pipeline.inputs.unseen import SheetFacts
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
 
@@ -62,7 +64,7 @@ class Snapshot:
     with the same variables as an earlier row (and the same id, unless equal rows are sent once).
     `duplicates` are those of them for which another row is sent. `empty_cells` counts empty cells
     by mapped column, and `skips` the skipped rows by reason. `skipped_rows` lists the skipped rows
-    in the order of the sheet.
+    in the order of the sheet. `facts` are those that the user of the sheet may not see.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class Snapshot:
     empty_cells: Counter[str] = field(default_factory=Counter)
     skips: Counter[Skip] = field(default_factory=Counter)
     skipped_rows: list[SkippedRow] = field(default_factory=list)
+    facts: SheetFacts = field(default_factory=SheetFacts)
 
     def identity_at(self, position: int) -> bytes:
         return bytes(self.identities[position * KEY_BYTES : (position + 1) * KEY_BYTES])
@@ -145,7 +148,13 @@ def take_snapshot(
     about: JsonObject = {
         "snapshot_id": snapshot_id,
         "columns": table.columns,
+        "headers": table.headers or table.columns,
         "mapped": [table.columns[position] for position in variables.mapped],
+        "skip_if_empty": [
+            name
+            for name in (table.columns[position] for position in variables.mapped)
+            if spec.empty_in(name) == "skip"
+        ],
         "delimiter": table.delimiter,
         "place_word": table.place_word,
         "id_column": spec.id,
@@ -183,6 +192,7 @@ def take_snapshot(
         check.empty_cells,
         check.skips,
         names.skipped,
+        check.facts,
     )
 
 

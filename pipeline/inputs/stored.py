@@ -63,9 +63,23 @@ def stored_columns(path: Path) -> tuple[str, ...]:
     return tuple(_stored(path)["columns"])
 
 
+def stored_headers(path: Path) -> dict[str, str]:
+    """Returns the name of each column as the sheet itself has it: two columns may have the same."""
+    about = _stored(path)
+    columns = stored_columns(path)
+    return dict(zip(columns, about.get("headers") or columns, strict=True))
+
+
 def stored_mapped(path: Path) -> tuple[str, ...]:
     """Returns the names of the mapped columns from a snapshot on disk."""
     return tuple(_stored(path)["mapped"])
+
+
+def stored_skip_if_empty(path: Path) -> tuple[str, ...]:
+    """Returns the names of the columns whose empty cells skip a row. A snapshot of an earlier
+    release has one choice for all mapped columns."""
+    about = _stored(path)
+    return tuple(about["skip_if_empty"] if "skip_if_empty" in about else about["mapped"])
 
 
 def stored_delimiter(path: Path) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.errors import Refused
 
 BATCH_ROWS = 2000
+NAMED = 5
+"""The number of cells that a message names."""
 NO_ROWS = "the sheet has no rows below the column names. Add at least one."
 MAX_COLUMNS = 16_384
 """The limit of a worksheet in Excel."""
@@ -37,6 +42,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.places)
 
+    def without(self, rows: npt.NDArray[np.bool_]) -> Batch:
+        """Returns the batch without the rows whose flag is set."""
+        if not rows.any():
+            return self
+        kept = np.flatnonzero(~rows).tolist()
+        columns = [[column[row] for row in kept] for column in self.columns]
+        return Batch(columns, [self.places[row] for row in kept])
+
     def split(self, at: int) -> tuple[Batch, Batch]:
         """Returns the rows before `at`, and the rest."""
         if at == len(self):
@@ -45,13 +58,59 @@ class Batch:
         return first, Batch([column[at:] for column in self.columns], self.places[at:])
 
 
+@dataclass(slots=True)
+class Tally:
+    """Counts cells or rows, and keeps the first of them for a message."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, where: Callable[[], str], number: int = 1) -> None:
+        self.count += number
+        if len(self.first) < NAMED:
+            self.first.append(where())
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a reader notices while it reads the rows. It is complete after the last row.
+
+    `flaws` says, by the position of a column, why it cannot be sent. A column that is sent is
+    refused instead. `strays` are the cells of a workbook that are in no column of the table, and
+    `stray_columns` their columns. `hidden` has one byte for each row of a workbook by its number,
+    `hidden_columns` the positions of hidden columns, and `totals` the first and last row of the
+    totals of a table.
+    """
+
+    flaws: dict[int, str] = field(default_factory=dict)
+    strays: Tally = field(default_factory=Tally)
+    stray_columns: set[int] = field(default_factory=set)
+    hidden: bytearray = field(default_factory=bytearray)
+    hidden_columns: set[int] = field(default_factory=set)
+    filtered: bool = False
+    totals: list[tuple[int, int]] = field(default_factory=list)
+
+    def hidden_at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Returns for each place whether the row there is hidden."""
+        known = np.frombuffer(bytes(self.hidden) or b"\0", dtype=np.bool_)
+        return np.asarray(known[np.where(places < len(known), places, 0)])
+
+    def totals_at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Returns for each place whether the row there has the totals of a table."""
+        found = np.zeros(len(places), dtype=np.bool_)
+        for first, last in self.totals:
+            found |= (first <= places) & (places <= last)
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """An open sheet: its column names in order, and its rows, readable once.
 
     `place_word` says what a place counts: "line", "row" or "Sheet1 row". `delimiter` separates the
     cells of a text file. `sheet`, `header_row` and `first_column` (from 1) say where the columns
-    are in a workbook.
+    are in a workbook. `headers` are the names as the file has them, where `columns` may be others:
+    see `distinct_names`. `found` fills while the rows are read.
     """
 
     path: Path
@@ -62,6 +121,8 @@ class Table:
     sheet: str | None = None
     header_row: int = 1
     first_column: int = 1
+    headers: tuple[str, ...] = ()
+    found: Findings = field(default_factory=Findings)
 
     def cell_at(self, position: int, place: int) -> str:
         """Returns where the user finds a cell: `line 17, column "Story"`, or `Sheet1!C17`."""
@@ -77,6 +138,26 @@ def address(column: int, row: int) -> str:
         column, rest = divmod(column - 1, 26)
         letters = chr(65 + rest) + letters
     return f"{letters}{row}"
+
+
+def distinct_names(headers: Sequence[str], first_column: int = 1) -> tuple[str, ...]:
+    """Gives each column another name, because a column is found by its name.
+
+    A column without a name becomes `(column D)`. A second `Price` becomes `Price (column D)`.
+    """
+    taken = {name for name in headers if name.strip()}
+    named: set[str] = set()
+    columns = []
+    for place, header in enumerate(headers, start=first_column):
+        name = header
+        if not header.strip() or header in named:
+            name = f"{header} (column {address(place, 0)[:-1]})".lstrip()
+            while name in taken:
+                name += "'"
+            taken.add(name)
+        named.add(name)
+        columns.append(name)
+    return tuple(columns)
 
 
 def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch]:
@@ -115,6 +196,12 @@ class BlankRows:
         self._first = self._stop = 0
         self._held: list[tuple[int, int]] = []
         self._blank = self._filled = 0
+
+    def following(self) -> BlankRows:
+        """Returns an empty one for the rows after these, which counts on."""
+        after = BlankRows(self._path, self._place_word)
+        after._blank, after._filled = self._blank, self._filled
+        return after
 
     def hold(self, first: int, stop: int) -> None:
         """Adds the blank rows from `first` to before `stop`. They come after all earlier ones."""

@@ -56,7 +56,7 @@ def open_typed(spec: JobSpec, *, as_json: bool = False) -> TypedTable:
         Refused: as `open_table`.
     """
     if spec.input.suffix.lower() == ".parquet":
-        schema, pieces = open_pieces(spec)
+        _, schema, _, pieces = open_pieces(spec)
         if not as_json:
             return TypedTable(spec.input, "row", schema, pieces)
         return TypedTable(spec.input, "row", _of_json(schema.names), lambda: _as_json(pieces()))

@@ -150,5 +150,18 @@ def _elapsed(days: int, milliseconds: int) -> str:
     return f"{text}.{rest:03}" if rest else text
 
 
+def iso_text(value: datetime | date | time) -> str:
+    """Returns a date or time as `serial_text` writes it."""
+    if isinstance(value, datetime):
+        day, clock = value.date().isoformat(), value.time()
+        return f"{day}T{_clock_text(clock)}" if clock != time.min else day
+    return _clock_text(value) if isinstance(value, time) else value.isoformat()
+
+
+def elapsed_text(value: timedelta) -> str:
+    """Returns a duration as `serial_text` writes it."""
+    return _elapsed(value.days, round(value.microseconds / 1000) + value.seconds * 1000)
+
+
 def _clock_text(clock: time) -> str:
     return clock.isoformat(timespec="milliseconds" if clock.microsecond else "seconds")

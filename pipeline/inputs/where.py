@@ -1,4 +1,4 @@
-"""The spec's `where:`, which chooses rows of a sheet, and the names of columns in the spec.
+"""The columns that a spec names to choose rows of a sheet, and its `where:`.
 
 RE2 searches the patterns. Its time is proportional to the length of the text for every pattern,
 while the standard library's `re` may take years for thirty characters.
@@ -19,12 +19,13 @@ from pipeline.job.spec import Condition, JobSpec
 
 
 def refuse_unknown_columns(spec: JobSpec, columns: Sequence[str]) -> None:
-    """Raises if `where:` or `shown:` names a column that the sheet does not have.
+    """Raises if `where:`, `empty:` or `shown:` names a column that the sheet does not have.
 
     Raises:
         Refused: with its line and the nearest name.
     """
     names = [(f"where.{number}", one.column) for number, one in enumerate(spec.where)]
+    names += [(f"empty.{column}", column) for column, _ in spec.empty_by_column]
     if not isinstance(spec.shown, bool):
         names += [(f"shown.{number}", name) for number, name in enumerate(spec.shown)]
     known = frozenset(columns)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.model import TEXT_RULES
-from pipeline.job.spec_keys import KEYS
+from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS
 from pipeline.job.yaml_fields import Fields, compose
 
 TESTS = ("empty", "equals", "matches")
@@ -65,13 +65,14 @@ class JobSpec:
     """One job, with every default filled in and every path absolute.
 
     `variables` are (variable, column) pairs, or None if each column fills the variable of its name.
-    `constants` are (variable, text) pairs. Rows that do not meet all conditions of `where` are
-    skipped. `shown` are the columns that are sent as the sheet displays them in the language
-    `locale`, or True for all columns that the job uses. `dedupe` sends equal rows once, for all of
-    them. `deadline_s` is the total time for one response, from its request to its last byte. The
-    API's own limit is 300 s, and that of its edge is a little more. `engine` is the place that
-    requests are sent from. `ray_address` (None for a new cluster on this machine) and `workers`
-    (None for one per machine, at least two) only apply to the engine ray.
+    `constants` are (variable, text) pairs. `empty` says what happens to an empty cell, and
+    `empty_by_column` has (column, choice) pairs for single columns. Rows that do not meet all
+    conditions of `where` are skipped. `shown` are the columns that are sent as the sheet displays
+    them in the language `locale`, or True for all columns that the job uses. `dedupe` sends equal
+    rows once, for all of them. `deadline_s` is the total time for one response, from its request to
+    its last byte. The API's own limit is 300 s, and that of its edge is a little more. `engine` is
+    the place that requests are sent from. `ray_address` (None for a new cluster on this machine)
+    and `workers` (None for one per machine, at least two) only apply to the engine ray.
     """
 
     source: Path
@@ -83,6 +84,7 @@ class JobSpec:
     constants: tuple[tuple[str, str], ...] = ()
     id: str | None = None
     empty: str = "refuse"
+    empty_by_column: tuple[tuple[str, str], ...] = ()
     where: tuple[Condition, ...] = ()
     dedupe: bool = False
     sheet: str | None = None
@@ -90,6 +92,8 @@ class JobSpec:
     encoding: str | None = None
     shown: tuple[str, ...] | bool = False
     locale: str | None = None
+    separator: str | None = None
+    hidden: str = "send"
     max_paid: int | None = None
     max_paid_per_run: int | None = None
     concurrency: int = 2000
@@ -118,6 +122,10 @@ class JobSpec:
     def shows(self, column: str) -> bool:
         """Returns whether `column` is sent as the sheet displays it, if the job uses it."""
         return self.shown is True or (self.shown is not False and column in self.shown)
+
+    def empty_in(self, column: str) -> str:
+        """Returns what happens to an empty cell of `column`: refuse, send or skip."""
+        return dict(self.empty_by_column).get(column, self.empty)
 
     def budget(self, paid_max: int) -> int | None:
         """Returns the number of requests that a run may still pay for, None without a limit.
@@ -186,7 +194,17 @@ def _values(fields: Fields) -> dict[str, Any]:
     read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
     read["where"] = _conditions(fields)
     read["answer_column"] = read.pop("as")
+    read |= _empty(fields)
     return {key: value for key, value in read.items() if value is not None}
+
+
+def _empty(fields: Fields) -> dict[str, Any]:
+    """Returns the choice for every column, and the choices for single columns."""
+    chosen = fields.choices("empty", EMPTY_CHOICES)
+    if not isinstance(chosen, dict):
+        return {"empty": chosen}
+    others = chosen.pop(OTHER_COLUMNS, None)
+    return {"empty": others, "empty_by_column": tuple(chosen.items())}
 
 
 def _note_both(fields: Fields, values: dict[str, Any]) -> None:

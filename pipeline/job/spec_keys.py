@@ -35,6 +35,9 @@ LOCALES = (
     "zh_CN",
 )
 """The languages in which the runner can show numbers and dates as a spreadsheet displays them."""
+TAB = "\t"
+OTHER_COLUMNS = "*"
+"""Under `empty:`, this name stands for all columns that are not named there."""
 
 
 class Type(Protocol):
@@ -86,6 +89,32 @@ class Choice:
 
     def read(self, fields: Fields, key: str) -> str | None:
         return fields.choice(key, self.choices)
+
+
+def separator_of(text: str) -> str:
+    """Returns the character that `text` names: one character, or tab.
+
+    Raises:
+        ValueError: for other texts.
+    """
+    if text in ("tab", TAB):
+        return TAB
+    if len(text) != 1 or text.isalnum() or text in '"\r\n\0 ':
+        raise ValueError('`separator` must be one character in quotes, such as "|", or tab')
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Separator:
+    """One character, or the word tab."""
+
+    def read(self, fields: Fields, key: str) -> str | None:
+        text = fields.optional_text(key)
+        try:
+            return None if text is None else separator_of(text)
+        except ValueError as error:
+            fields.note(key, str(error))
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +204,8 @@ KEYS = (
         "input",
         FilePath("Name the sheet, such as `input: ../data/stories.csv`."),
         "required",
-        "The sheet: a .csv, .tsv, .xlsx, .xlsm, .parquet or .jsonl file. The path is relative to "
-        "the job file.",
+        "The sheet: a .csv, .tsv, .txt, .xlsx, .xlsm, .ods, .xls, .xlsb, .parquet or .jsonl file. "
+        "The path is relative to the job file.",
     ),
     Key(
         "output",
@@ -208,10 +237,12 @@ KEYS = (
     ),
     Key(
         "empty",
-        Choice(EMPTY_CHOICES),
+        None,
         "`refuse`",
         "What the runner does if a cell that it would send is empty: `refuse` the whole sheet and "
-        "send nothing, `skip` the row, or `send` the row with an empty text.",
+        "send nothing, `skip` the row, or `send` the row with an empty text. One word is for all "
+        "columns. Lines of `column: word` are for single columns, such as `empty: {Note: send}`. "
+        'For the other columns it stays `refuse`, unless `"*": send` or `"*": skip` changes it.',
     ),
     Key(
         "where",
@@ -239,7 +270,8 @@ KEYS = (
         "header_row",
         Number(int, at_least=1),
         "1",
-        "The row of the workbook that contains the column names, if there are titles above it.",
+        "The row of the workbook, or the line of the text file, that contains the column names, if "
+        "there are titles above it.",
     ),
     Key(
         "encoding",
@@ -261,6 +293,19 @@ KEYS = (
         "American English (`en_US`)",
         "For `shown`: the language of your spreadsheet program, which decides the decimal sign and "
         f"the names of months: {', '.join(f'`{name}`' for name in LOCALES)}.",
+    ),
+    Key(
+        "separator",
+        Separator(),
+        "comma, semicolon or tab, whichever the header has",
+        'The character between the cells of a text file, such as `"|"`, or `tab`.',
+    ),
+    Key(
+        "hidden",
+        Choice(("send", "skip")),
+        "`send`",
+        "What the runner does with the hidden rows of a .xlsx, also those that a filter hides: "
+        "`send` them like the others, or `skip` them.",
     ),
     Key(
         "max_paid",

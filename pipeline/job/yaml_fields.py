@@ -26,7 +26,9 @@ MAX_SPEC_BYTES = 1_000_000
 MAX_VALUES = 40_000
 MAX_FAULTS = 20
 """The number of errors that are shown with hints. The others are only counted."""
-SHEETS = (".csv", ".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")
+SHEETS = (
+    *(".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".ods", ".xls", ".xlsb", ".parquet", ".jsonl"),
+)
 
 _YAML_KINDS = {
     "bool": "a yes/no value",
@@ -275,6 +277,16 @@ class Fields:
             self.note(key, f"`{key}`: {what} not possible.{hint} Use {', '.join(choices)}")
             return None
         return tuple(_shown(one) for one in nodes)
+
+    def choices(self, key: str, choices: tuple[str, ...]) -> str | dict[str, str] | None:
+        """Reads one word of `choices`, or a mapping with one for each name."""
+        node = self._take(key)
+        if not isinstance(node, yaml.MappingNode):
+            return self.choice(key, choices)
+        inner = Fields(self._path, node, f"`{key}`", self._noting)
+        self.lines.update({f"{key}.{name}": line for name, line in inner.lines.items()})
+        found = {name: inner.choice(name, choices) for name in inner.lines}
+        return {name: value for name, value in found.items() if value is not None}
 
     def number(
         self,

@@ -10,8 +10,9 @@ from pipeline.core.errors import Refused
 from pipeline.core.model import API_CODES, ErrorCode, State
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, few_words, nearest
-from pipeline.inputs.checks import Skip
+from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.row_names import RowNames
+from pipeline.inputs.unseen import unseen_lines
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
@@ -172,6 +173,9 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     if prepared.repaid.requests:
         rows = counted(prepared.repaid.requests, "finished row")
         yield f"Because of --accept-changes, {rows} will be {paid_word(job.sandbox)} again."
+    if prepared.pins.before is None:
+        yield from unseen_lines(prepared.snapshot.facts, job.to_run().hidden)
+    yield from _skipped(prepared)
     yield from _left_out(job, plan, selection, names)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before, so `resume` sends the same rows as `run`."
@@ -188,6 +192,19 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             "left them ambiguous, so they may have been paid. To send them too: "
             f"{job.command('resume', '--ambiguous')}"
         )
+
+
+def _skipped(prepared: Prepared) -> Iterator[str]:
+    """Yields how many rows the first run skips, and why. For ambiguous rows, `notices` says more
+    in each run."""
+    rows = prepared.skips.total() - prepared.skips[Skip.AMBIGUOUS]
+    if rows and prepared.pins.before is None:
+        reasons = [
+            f"{prepared.skips[reason]} because {SKIP_REASONS[name]}"
+            for reason, name in SKIP_NAMES.items()
+            if prepared.skips[reason] and reason is not Skip.AMBIGUOUS
+        ]
+        yield f"{counted(rows, 'row')} skipped: {'; '.join(reasons)}."
 
 
 def _left_out(job: Job, plan: Plan, selection: Selection, names: RowNames) -> Iterator[str]:

@@ -26,6 +26,7 @@ _NAMED = 5
 _RULES = "text_rules"
 _SHOWN = "shown"
 _LOCALE = "locale"
+_HIDDEN = "hidden"
 _WORDS = {
     "workflow": "the workflow",
     "variables": "the variables or their columns",
@@ -34,6 +35,7 @@ _WORDS = {
     "encoding": "the encoding",
     "sheet": "the worksheet",
     _SHOWN: "the columns that are sent as the sheet displays them",
+    _HIDDEN: "the choice for hidden rows",
     _RULES: "the rules that turn a cell into text",
 }
 
@@ -116,6 +118,8 @@ def _alone(name: str, pinned: JsonObject) -> Any:
     if name == _SHOWN:
         columns, locale = shown_of(pinned)
         return f"{', '.join(columns)} ({locale})" if columns else None
+    if name == _HIDDEN:
+        return pinned.get(name, "send")
     if name != "variables":
         return pinned[name]
     return {variable: column for variable, column in pinned[name] if column is not None}
@@ -150,6 +154,8 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     sent = {s.column_name for s in variables.sources} | {spec.id}
     if shown := sorted(name for name in sent if name is not None and spec.shows(name)):
         now |= {_SHOWN: shown, _LOCALE: spec.locale or DEFAULT_LOCALE}
+    if spec.hidden != "send":  # earlier releases stored nothing for it
+        now[_HIDDEN] = spec.hidden
     if spec.text_rules > 1:  # the first release stored no number for rules 1
         now[_RULES] = spec.text_rules
     before = _pinned(read)

@@ -29,7 +29,9 @@ from pipeline.inputs.stored import (
     stored_batches,
     stored_columns,
     stored_delimiter,
+    stored_headers,
     stored_mapped,
+    stored_skip_if_empty,
     whole_snapshot,
 )
 from pipeline.job.exports import read_exports
@@ -59,7 +61,8 @@ class Exported:
 
     `kinds` has the kind of each of the runner's own columns by its name. `renewed` are those that
     the sheet already has. They stand where the sheet has them, and the others at the end.
-    `delimiter` is what the sheet separates its cells by.
+    `delimiter` is what the sheet separates its cells by. `headers` are the names for a text file,
+    where two columns may have the same name, if they differ from those of `schema`.
     """
 
     schema: pa.Schema
@@ -68,6 +71,7 @@ class Exported:
     batches: Callable[[], Iterator[pa.RecordBatch]]
     delimiter: str = ","
     renewed: frozenset[str] = frozenset()
+    headers: tuple[str, ...] = ()
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -160,14 +164,14 @@ def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Export
     A row whose newer version is not finished shows its last finished answer, with the code and
     message of the newer one.
     """
-    columns, mapped = stored_columns(source.snapshot), stored_mapped(source.snapshot)
+    columns = stored_columns(source.snapshot)
     place_of = {name: place for place, name in enumerate(columns)}
     kinds = source.kinds
     own = typed.schema if typed else _texts(columns)
     fields = {name: own.field(name) for name in columns}
     fields |= {name: pa.field(name, _TYPES[kind]) for name, kind in kinds.items()}
     schema = pa.schema(fields.values(), own.metadata)
-    why = _Skipped(columns, mapped)
+    why = _Skipped(columns, stored_skip_if_empty(source.snapshot))
     brought = _Brought({kind: place_of[name] for name, kind in kinds.items() if name in place_of})
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -183,7 +187,9 @@ def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Export
             )
 
     delimiter, renewed = stored_delimiter(source.snapshot), kinds.keys() & place_of.keys()
-    return Exported(schema, source.rows, kinds, batches, delimiter, frozenset(renewed))
+    header_of = stored_headers(source.snapshot)
+    headers = tuple(header_of.get(name, name) for name in fields)
+    return Exported(schema, source.rows, kinds, batches, delimiter, frozenset(renewed), headers)
 
 
 def _texts(columns: tuple[str, ...]) -> pa.Schema:
@@ -276,13 +282,13 @@ class _Skipped:
     """Why a row was not sent, in words; of an empty cell with its column."""
 
     columns: tuple[str, ...]
-    mapped: tuple[str, ...]
+    skip_if_empty: tuple[str, ...]
 
     def words(self, reason: str, cells: list[str]) -> str:
         if reason != SKIP_NAMES[Skip.EMPTY]:
             return SKIP_REASONS[reason]
         named = dict(zip(self.columns, cells, strict=True))
-        empty = [f'"{name}"' for name in self.mapped if not named[name]]
+        empty = [f'"{name}"' for name in self.skip_if_empty if not named[name]]
         return f"empty cell in column {', '.join(empty)}"
 
 

@@ -19,6 +19,7 @@ from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.identity import SheetKeys, digests
 from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.inputs.stored import find_snapshot, stored_keys
+from pipeline.inputs.unseen import SheetFacts
 from pipeline.job.access import RunKey, find_access, find_host
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
@@ -61,6 +62,8 @@ class Checked:
     * `text_rules`: the number of the rules by which cells become text here. Under the newest rules,
       `new_under_newest_rules` finished rows would have another text and so be new.
     * `skipped_by`: skipped rows by reason.
+    * `sheet`: what the user of the sheet may not see, such as hidden rows. `hidden` is what happens
+      to those: send or skip.
     * `pace_per_s`: `rate:`, or what earlier runs learned of the key, None if neither is known.
       `duration_s` is the time in seconds that `paid_at_most` requests take at that pace.
     * `in_use`: another run is active, so a second one would be refused.
@@ -94,6 +97,8 @@ class Checked:
     in_use: bool
     drift: Drift | None
     skipped_by: dict[str, int]
+    sheet: SheetFacts
+    hidden: str
     empty_cells: dict[str, int]
     variables: list[VariableFacts]
     first_bodies: list[Body]
@@ -167,6 +172,8 @@ def check_job(
             in_use=in_use,
             drift=_drift(job, spec, prepared, read),
             skipped_by=_skipped_by(prepared.skips),
+            sheet=prepared.snapshot.facts,
+            hidden=spec.hidden,
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=variables,
             first_bodies=bodies,

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,12 @@ import yaml
 from pipeline.core.added_columns import exported_columns
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
-from pipeline.inputs.formats import displayed_differently, open_table
+from pipeline.inputs.delimited import other_separator
+from pipeline.inputs.formats import TEXTS, displayed_differently, open_table
 from pipeline.inputs.table import NO_ROWS, Table
+from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.job.spec_keys import NAME, WORKFLOW
+from pipeline.job.spec_keys import NAME, TAB, WORKFLOW, separator_of
 from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
@@ -52,7 +54,7 @@ _ID_WORDS = {
 class Column:
     """A column of the sheet. `example` is its first text. `empty` counts empty cells, and `blank`
     also counts those with only spaces. `unique` is true if no text occurs twice, and `short` if
-    every text has the length of a name and no space."""
+    every text has the length of a name and no space. `flaw` is why it cannot be sent."""
 
     name: str
     variable: str
@@ -61,6 +63,7 @@ class Column:
     blank: int
     unique: bool
     short: bool
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,17 @@ class Written:
     variables: int
     left_out: tuple[str, ...]
     partly_empty: int = 0
-    """Rows with an empty cell in the column of a variable. The new job file skips them."""
+    """Rows with an empty cell in the column of a variable."""
+    skipped: int = 0
+    """Those of them that the new job file skips."""
+    skipped_for: tuple[str, ...] = ()
+    """The columns whose empty cells skip a row."""
+    flawed: dict[str, str] = field(default_factory=dict)
+    """The columns that cannot be sent, and why."""
+    sheet: SheetFacts = field(default_factory=SheetFacts)
+    """What the user of the sheet may not see, such as hidden rows."""
+    separator: str | None = None
+    """The character between the cells of a text file, if it is not the usual one."""
 
 
 def init_job(
@@ -82,6 +95,7 @@ def init_job(
     to: Path | None = None,
     *,
     encoding: str | None = None,
+    separator: str | None = None,
     worksheet: str | None = None,
     header_row: int | None = None,
 ) -> Written:
@@ -105,19 +119,85 @@ def init_job(
         workflow,
         sheet,
         path,
+        variables=(),  # no column is used, so that none is refused
         encoding=encoding,
+        separator=_separator(separator),
         sheet=worksheet,
         header_row=header_row,
     )
-    table = open_table(draft)
-    columns, rows, partly_empty = _read(table)
-    lines = [*_lines(draft, columns, rows, partly_empty), *_shown_lines(draft, columns)]
+    draft, table = _opened(draft)
+    unseen = Unseen(table, range(len(table.columns)))
+    columns, rows, gaps = _read(table, unseen)
+    _refuse_title(draft, table, columns)
+    mapped = _mapped(columns)
+    for_empty = _for_empty(columns, rows, gaps)
+    skipped_for = tuple(name for name, choice in for_empty.items() if choice == "skip")
+    hidden_rows = unseen.facts(None).hidden_rows
+    lines = [
+        *_lines(draft, columns, rows, for_empty, hidden_rows, gaps.blank_rows),
+        *_shown_lines(draft, columns),
+    ]
     text = "".join(f"{line}\n" for line in lines)
     _write(path, text)
     load_spec(path)
-    mapped = _mapped(columns)
-    left_out = tuple(column.name for column in columns if column not in mapped)
-    return Written(path, name, rows, len(mapped), left_out, partly_empty)
+    left_out = tuple(c.name for c in columns if c not in mapped and not c.flaw)
+    return Written(
+        path,
+        name,
+        rows,
+        len(mapped),
+        left_out,
+        gaps.rows_in([column in mapped for column in columns]),
+        gaps.rows_in([column.name in skipped_for for column in columns]),
+        skipped_for,
+        {column.name: column.flaw for column in columns if column.flaw},
+        unseen.facts(draft.separator),
+        draft.separator,
+    )
+
+
+def _separator(text: str | None) -> str | None:
+    try:
+        return None if text is None else separator_of(text)
+    except ValueError as error:
+        raise NothingWritten(f"{error}.") from None
+
+
+def _opened(draft: JobSpec) -> tuple[JobSpec, Table]:
+    """Opens the sheet. The draft then names the separator of a text file if it is not the usual
+    one, so that a later run does not have to guess it again."""
+    table = open_table(draft)
+    if draft.input.suffix.lower() not in TEXTS or draft.separator is not None:
+        return draft, table
+    usual = USUAL_DELIMITERS.get(draft.input.suffix.lower(), ",")
+    found = table.delimiter if table.delimiter != usual else None
+    if len(table.columns) == 1 and found is None:
+        found = other_separator(draft)
+    if found is None:
+        return draft, table
+    draft = replace(draft, separator=found)
+    return draft, open_table(draft)
+
+
+def _refuse_title(draft: JobSpec, table: Table, columns: Sequence[Column]) -> None:
+    """Raises if the header has names for less than half of the columns: it is a title then.
+
+    Raises:
+        NothingWritten: with the option that names another row.
+    """
+    named = [name for name in table.headers or table.columns if name.strip()]
+    beside = len(table.found.stray_columns)
+    width = beside + sum(1 for column in columns if column.example or column.name in named)
+    if draft.header_row is None and len(named) * 2 <= width and width > 1:
+        raise NothingWritten(
+            f"{draft.input}: only {counted(len(named), 'column')} of {width} has a name in "
+            f"{table.place_word} {table.header_row}. If that is a title, set `header_row:` to the "
+            "row of the column names. If it is not, set it to this row."
+        )
+    if all(column.flaw for column in columns):
+        raise NothingWritten(
+            f"{draft.input}: no column can be sent. Of the first, the reason is: {columns[0].flaw}."
+        )
 
 
 def quoted(text: str) -> str:
@@ -166,14 +246,34 @@ def _job_name(path: Path) -> str:
     return name if NAME.fullmatch(name) else "job"
 
 
-def _read(table: Table) -> tuple[list[Column], int, int]:
-    """Returns the columns, the number of rows, and how many have an empty cell in a variable."""
+class _Gaps:
+    """The empty cells of a sheet, with one bit for each."""
+
+    def __init__(self) -> None:
+        self._bits: list[np.ndarray] = []
+        self.blank_rows = 0
+
+    def add(self, empty: np.ndarray) -> None:
+        """Adds a batch. `empty` has one line per column and one flag per row."""
+        self._bits.append(np.packbits(empty, axis=0))
+        self.blank_rows += int(empty.all(axis=0).sum())
+
+    def rows_in(self, columns: list[bool]) -> int:
+        """Returns how many rows have an empty cell in one of the chosen columns."""
+        chosen = np.packbits(columns)[:, None]
+        return sum(int((bits & chosen).any(axis=0).sum()) for bits in self._bits)
+
+
+def _read(table: Table, unseen: Unseen) -> tuple[list[Column], int, _Gaps]:
+    """Returns the columns, the number of rows, and the empty cells."""
     width = len(table.columns)
     examples, empty, blank = [""] * width, [0] * width, [0] * width
     short = [True] * width
     hashes: list[list[np.ndarray]] = [[] for _ in range(width)]
-    gaps: list[np.ndarray] = []
-    for batch in table.batches():
+    gaps, rows = _Gaps(), 0
+    for whole in table.batches():
+        _, totals = unseen.add(whole)
+        batch = whole.without(totals)
         found = np.zeros((width, len(batch)), dtype=np.bool_)
         for position, texts in enumerate(batch.columns):
             found[position] = [not text for text in texts]
@@ -182,8 +282,8 @@ def _read(table: Table) -> tuple[list[Column], int, int]:
             examples[position] = examples[position] or next(filter(None, texts), "")
             short[position] &= all(len(t) <= _NAME_CHARACTERS and " " not in t for t in texts)
             hashes[position].append(np.fromiter(map(hash, texts), np.int64, len(texts)))
-        gaps.append(np.packbits(found, axis=0))
-    rows = sum(gap.shape[1] for gap in gaps)
+        gaps.add(found)
+        rows += len(batch)
     if not rows:
         raise NothingWritten(f"{table.path}: {NO_ROWS}")
     columns = [
@@ -195,26 +295,51 @@ def _read(table: Table) -> tuple[list[Column], int, int]:
             blank[position],
             len(np.unique(np.concatenate(hashes[position]))) == rows,
             short[position],
+            table.found.flaws.get(position, ""),
         )
         for position, (name, variable) in enumerate(
             zip(table.columns, variable_names(table.columns), strict=True)
         )
     ]
-    mapped = _mapped(columns)
-    bits = np.packbits([column in mapped for column in columns])[:, None]
-    return columns, rows, sum(int((gap & bits).any(axis=0).sum()) for gap in gaps)
+    return columns, rows, gaps
+
+
+def _for_empty(columns: Sequence[Column], rows: int, gaps: _Gaps) -> dict[str, str]:
+    """Returns what the new job file does with an empty cell, for each variable that has one.
+
+    A column that is empty in many rows is optional: its empty cells are sent. A column that is
+    nearly always filled was probably forgotten in the other rows: skipping them costs nothing, and
+    they are sent once they are filled. `refuse` would stop the first `check`. Blank rows do not
+    count, and a column that is only empty there skips them.
+    """
+    blank = gaps.blank_rows
+    partly = [column for column in columns if column in _mapped(columns) and column.empty]
+    forgotten = {c.name for c in partly if c.empty - blank <= rows * _FORGOTTEN}
+    skipped = gaps.rows_in([c.name in forgotten for c in columns]) - blank
+    if skipped > rows * _FORGOTTEN_TOGETHER:
+        # Each is rarely empty, but together they would skip many rows.
+        forgotten = {c.name for c in partly if c.empty == blank}
+    return {c.name: "skip" if c.name in forgotten else "send" for c in partly}
 
 
 def _mapped(columns: Sequence[Column]) -> frozenset[Column]:
-    """The columns that are variables: not those of an earlier run, and not the wholly empty ones,
-    unless there are no others."""
+    """The columns that are variables: not those that cannot be sent, those of an earlier run, and
+    the wholly empty ones. The last two are variables if there are no others."""
     earlier = exported_columns(column.name for column in columns)
-    own = [c for c in columns if not c.name.startswith("_") and c.name not in earlier]
+    own = [c for c in columns if not (c.name.startswith("_") or c.name in earlier or c.flaw)]
     filled = [c for c in own if c.example]
-    return frozenset(filled or own or columns)
+    sound = [c for c in columns if not c.flaw]
+    return frozenset(filled or own or sound)
 
 
-def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: int) -> Iterator[str]:
+def _lines(
+    spec: JobSpec,
+    columns: Sequence[Column],
+    rows: int,
+    for_empty: dict[str, str],
+    hidden_rows: int,
+    blank_rows: int,
+) -> Iterator[str]:
     here = resolved(spec.source.parent)
     sheet = os.path.relpath(resolved(spec.input.parent) / spec.input.name, here)
     yield "# This is a job file. Lines that begin with # are off. To turn an option on, delete the"
@@ -225,6 +350,8 @@ def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: in
     yield f"input: {quoted(sheet)}  # {counted(rows, 'row')}, path relative to this file"
     if spec.encoding is not None:
         yield f"encoding: {quoted(spec.encoding)}"
+    if spec.separator is not None:
+        yield f"separator: {'tab' if spec.separator == TAB else quoted(spec.separator)}"
     if spec.sheet is not None:
         yield f"sheet: {quoted(spec.sheet)}"
     if spec.header_row is not None:
@@ -241,19 +368,37 @@ def _lines(spec: JobSpec, columns: Sequence[Column], rows: int, partly_empty: in
     yield "# constants: {tone: warm}  # variables that have the same text in every row"
     yield ""
     yield from _id_lines(columns)
-    if partly_empty and any(column.empty for column in mapped):
-        # `check` shows nothing of a refused sheet, and skipped rows cost nothing.
-        choice = "skip" if partly_empty < rows else "send"
-        have = "has" if partly_empty == 1 else "have"
-        yield f"# {counted(partly_empty, 'row')} {have} an empty cell in the column of a variable."
-        yield f"empty: {choice}  # {_EMPTY}"
-    else:
-        yield "# No variable has an empty cell now. The default refuses a sheet that has one."
-        yield f"# empty: refuse  # {_EMPTY}"
+    if hidden_rows:
+        which = f"the {counted(hidden_rows, 'row')} that the workbook hides"
+        yield f"# hidden: skip  # leave out {which}, also by a filter"
+    yield from _empty_lines(columns, rows, for_empty, blank_rows)
     yield from _OPTIONS
 
 
+def _empty_lines(
+    columns: Sequence[Column], rows: int, for_empty: dict[str, str], blank_rows: int
+) -> Iterator[str]:
+    yield f"# What happens to an empty cell is one of {_EMPTY}."
+    if not for_empty:
+        yield "# No variable has an empty cell now. The default refuses a sheet that has one."
+        yield "# empty: refuse  # or for single columns: {NAME: send, OTHER: skip}"
+        return
+    yield "# Columns that are not named here have no empty cell now. One would refuse the sheet."
+    yield "empty:"
+    for column in columns:
+        choice = for_empty.get(column.name)
+        if choice:
+            why = "often empty, so it seems optional" if choice == "send" else _SKIPS
+            why = "only in blank rows, which are skipped" if column.empty == blank_rows else why
+            cells = f"{column.empty} of {rows} cells {'is' if column.empty == 1 else 'are'} empty"
+            yield f"  {quoted(column.name)}: {choice}  # {cells}: {why}"
+
+
 _EMPTY = "refuse (send nothing), skip (leave the row out) or send (as an empty text)"
+_SKIPS = "seldom, so forgotten? Fill it, or write send"
+# Up to this part of all rows, the empty cells of a column look forgotten.
+_FORGOTTEN = 0.05
+_FORGOTTEN_TOGETHER = 0.1
 
 _OPTIONS = (
     "",
@@ -281,6 +426,8 @@ def _shown_lines(spec: JobSpec, columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _about(column: Column, rows: int) -> str:
+    if column.flaw:
+        return f"cannot be sent: {_one_line(column.flaw)}"
     if column.empty == rows:
         return "every cell is empty"
     gaps = f" ({column.empty} empty)" if column.empty else ""
@@ -288,16 +435,26 @@ def _about(column: Column, rows: int) -> str:
 
 
 def _example(text: str) -> str:
-    example = " ".join(_UNPRINTABLE.sub(" ", printable(text)).split())
+    example = _one_line(text)
     long = len(example) > _EXAMPLE_CHARACTERS
     return f"{example[:_EXAMPLE_CHARACTERS]}…" if long else example
+
+
+def _one_line(text: str) -> str:
+    return " ".join(_UNPRINTABLE.sub(" ", printable(text)).split())
 
 
 def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
     """Suggests an id column. An id distinguishes equal rows and shows which row an edit changed."""
     for column in columns:
         words = set(re.split(r"[^a-z]+", column.name.lower()))
-        if column.unique and not column.blank and column.short and words & _ID_WORDS:
+        if (
+            not column.flaw
+            and column.unique
+            and not column.blank
+            and column.short
+            and words & _ID_WORDS
+        ):
             yield f"# id: {quoted(column.name)}  # the column that identifies a row"
             return
     yield "# id: ...  # a column that identifies each row: never blank, never the same text twice"

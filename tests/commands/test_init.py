@@ -8,11 +8,14 @@ import os
 import pty
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import openpyxl
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import assume, example, given, settings
@@ -24,6 +27,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.run.prepare import open_sheet
 from pipeline.scaffold.job_spec import init_job, quoted, variable_names
+from tests.support.workbooks import cell, rows, worksheet, write_workbook
 
 ODD = [
     "Größe (cm)", "it's", 'say "hi"', "a: b", "#1", "two\nlines", "😀", "yes", "0123", "null",
@@ -66,7 +70,7 @@ def test_the_new_job_file_can_be_checked_and_rehearsed_with_the_printed_commands
     assert "  note: note  # for example: blue (1 empty)\n" in text
     assert "  # old: old  # every cell is empty\n" in text
     assert "# id: SKU " in text
-    assert "\nempty: skip" in text
+    assert "\nempty:\n  note: send  # 1 of 2 cells is empty" in text
     spec = load_spec(tmp_path / "jobs" / "my-sheet.yaml")
     assert (spec.name, spec.workflow) == ("my-sheet", "wf_abc123")
     assert spec.input.samefile(tmp_path / "data" / "my sheet.csv")
@@ -168,17 +172,130 @@ def test_the_added_columns_of_an_export_become_comments(tmp_path):
     assert init_job(own, "wf", tmp_path / "own.yaml").variables == 2
 
 
-def test_the_refusal_of_a_title_above_a_text_table_says_what_to_do(tmp_path):
-    """With and without separators in the title. It gives no advice that is refused next."""
-    for title in ("Our articles", "Our articles,,"):
+def test_a_title_above_a_text_table_is_skipped_by_header_row(tmp_path):
+    """With and without separators in the title. The refusal says so, and a run reads the same."""
+    for title in ("Our articles", "Our articles,,", '"Our, articles",,'):
         text = f"{title}\nname,price,story\na,1,b\n"
         (tmp_path / "list.csv").write_text(text, encoding="utf-8")
         done = pipeline(tmp_path, "init", "list.csv", "--workflow", "wf_x")
         assert done.returncode == 2
-        assert "title, remove it" in done.stderr
-        more = pipeline(tmp_path, "init", "list.csv", "--workflow", "wf_x", "--header-row", "2")
-        assert more.returncode == 2
-        assert "No job file exists yet" not in more.stderr
+        assert "No job file exists yet, so use the option --header-row" in done.stderr
+        to = ("--header-row", "2", "--to", "job.yaml")
+        more = pipeline(tmp_path, "init", "list.csv", "--workflow", "wf_x", *to)
+        assert more.returncode == 0, more.stderr
+        checked = pipeline(tmp_path, "check", "job.yaml", "--sandbox")
+        assert '{"name":"a","price":"1","story":"b"}' in checked.stdout
+        (tmp_path / "job.yaml").unlink()
+
+
+def test_columns_that_cannot_be_sent_are_comments_with_the_reason(tmp_path):
+    """In a workbook, Parquet and JSON Lines: `init` accepts each sheet that a run can send."""
+    text = [cell("A1", "story"), cell("B1", "price"), cell("C1", "price"), cell("D1", ""),
+            cell("E1", "sum"), cell("F1", "look-up"), cell("G1", "group"),
+            cell("H1", "end")]  # fmt: skip
+    first = [cell("A2", "x"), cell("B2", "1"), cell("C2", "2"), cell("D2", "3"),
+             cell("E2", formula="1+1"), cell("F2", "#N/A", "e"), cell("G2", "g"), cell("H2", "z"),
+             cell("J2", "note")]  # fmt: skip
+    merged = '<mergeCells count="1"><mergeCell ref="G2:G3"/></mergeCells>'
+    data = rows(text, first, [cell("A3", "y"), cell("H3", "z")])
+    write_workbook(tmp_path / "s.xlsx", worksheet(data, behind=merged))
+    done = pipeline(tmp_path, "init", "s.xlsx", "--workflow", "wf", "--to", "book.yaml")
+    assert done.returncode == 0, done.stderr
+    job = (tmp_path / "book.yaml").read_text(encoding="utf-8")
+    for line in (
+        '# price: price  # cannot be sent: the header names "price" twice, in Sheet1!B1 and',
+        '"price (column C)"  # cannot be sent: the header names "price" twice',
+        '"(column D)"  # cannot be sent: Sheet1!D1 has no name in the header',
+        "# sum: sum  # cannot be sent: Sheet1!E2: this cell has a formula that was never",
+        "# cannot be sent: Sheet1!F2: #N/A would be sent as text",
+        "# group: group  # cannot be sent: Sheet1!G2:G3: these merged cells have only one",
+    ):
+        assert line in job, job
+    assert load_spec(tmp_path / "book.yaml").variables == (("story", "story"), ("end", "end"))
+    odd = {
+        "story": ["a"],
+        "tags": [["x"]],
+        "box": [{"a": 1}],
+        "raw": [b"\xff"],
+        "for": [timedelta(1)],
+    }
+    pq.write_table(pa.table(odd), tmp_path / "s.parquet")
+    (tmp_path / "s.jsonl").write_text('{"story": "a", "tags": ["x"], "box": {"a": 1}}\n')
+    for kind, flawed in (("parquet", ["tags", "box", "raw", "for"]), ("jsonl", ["tags", "box"])):
+        found = init_job(tmp_path / f"s.{kind}", "wf", tmp_path / f"{kind}.yaml")
+        assert list(found.flawed) == flawed
+    for name in ("book", "parquet", "jsonl"):
+        ran = pipeline(tmp_path, "run", f"{name}.yaml", "--sandbox", "--json")
+        assert json.loads(ran.stdout.splitlines()[-1])["failed"] == 0
+        out = pipeline(tmp_path, "export", f"{name}.yaml", "--sandbox", "--to", f"{name}.csv")
+        assert out.returncode == 0, out.stderr
+
+
+def test_a_sheet_with_no_column_that_can_be_sent_is_refused_with_a_reason(tmp_path):
+    """Nothing is written."""
+    pq.write_table(pa.table({"tags": [["x"]]}), tmp_path / "s.parquet")
+    done = pipeline(tmp_path, "init", "s.parquet", "--workflow", "wf")
+    assert done.returncode == 2
+    assert "no column can be sent" in done.stderr
+    assert "type list" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "separator", "words"),
+    [
+        ("s.csv", "a|b\n1|2, 3\n", "|", "`|`"),
+        ("s.csv", "a^b\n1^2\n", "^", "`^`"),
+        ("s.csv", "a;b\n1;2\n", ";", "semicolons"),
+        ("s.txt", "\ufeffa\tb\r\n1\t2\r\n".encode("utf-16-le"), "\t", "tabs"),
+        ("s.tsv", "a\tb\n1\t2\n", None, ""),
+        ("s.csv", "a,b\n1,2\n", None, ""),
+    ],
+)
+def test_another_separator_is_said_and_written_into_the_job_file(
+    tmp_path, name, content, separator, words
+):
+    """It is also an option, and a run never guesses an unusual one."""
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = pipeline(tmp_path, "init", name, "--workflow", "wf", "--to", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert ("separated by" in done.stderr) == (words in done.stderr) == bool(words) or not words
+    spec = load_spec(tmp_path / "job.yaml")
+    assert (spec.separator, open_table(spec).columns) == (separator, ("a", "b"))
+    if separator:
+        option = "tab" if separator == "\t" else separator
+        said = init_job(path, "wf", tmp_path / "said.yaml", separator=option)
+        assert (said.separator, said.variables) == (separator, 2)
+
+
+def test_a_csv_export_has_the_same_names_twice_as_its_sheet(tmp_path):
+    """Other kinds of files call the second one by its letter. A run from the export is free."""
+    (tmp_path / "s.csv").write_text("a,price,price,\nx,1,2,3\n")
+    init_job(tmp_path / "s.csv", "wf", tmp_path / "job.yaml")
+    assert pipeline(tmp_path, "run", "job.yaml", "--sandbox").returncode == 0
+    for kind in ("csv", "jsonl"):
+        pipeline(tmp_path, "export", "job.yaml", "--sandbox", "--to", f"out.{kind}")
+    header = (tmp_path / "out.csv").read_text(encoding="utf-8-sig").partition("\n")[0]
+    assert header.strip().startswith("a,price,price,,result")
+    assert '"price (column C)": "2"' in (tmp_path / "out.jsonl").read_text().replace('":"', '": "')
+    (tmp_path / "s.csv").write_bytes((tmp_path / "out.csv").read_bytes())
+    again = pipeline(tmp_path, "run", "job.yaml", "--sandbox", "--json")
+    assert json.loads(again.stdout.splitlines()[-1])["requests"] == 0
+
+
+def test_a_run_says_how_to_name_an_unusual_separator(tmp_path):
+    """Without the key, the file has one column."""
+    (tmp_path / "s.csv").write_text("a|b\n1|2\n")
+    (tmp_path / "job.yaml").write_text("name: j\nworkflow: wf\ninput: s.csv\nvariables: {x: a}\n")
+    done = pipeline(tmp_path, "check", "job.yaml", "--sandbox")
+    assert done.returncode == 2
+    assert "set `separator:`" in done.stderr
+    (tmp_path / "job.yaml").write_text("name: j\nworkflow: wf\ninput: s.csv\nseparator: '|'\n")
+    assert '{"a":"1","b":"2"}' in pipeline(tmp_path, "check", "job.yaml", "--sandbox").stdout
+    (tmp_path / "job.yaml").write_text("name: j\nworkflow: wf\ninput: s.csv\nseparator: ab\n")
+    assert "line 4: `separator` must be one character" in (
+        pipeline(tmp_path, "check", "job.yaml", "--sandbox").stderr
+    )
 
 
 def test_two_sheets_with_the_same_file_name_can_have_two_jobs(tmp_path):
@@ -264,7 +381,49 @@ def test_a_parquet_file_is_also_a_sheet(tmp_path):
     pd.DataFrame({"a": ["x", None], "n": [1, 2]}).to_parquet(tmp_path / "s.parquet")
     found = init_job(tmp_path / "s.parquet", "wf", tmp_path / "s.yaml")
     assert (found.rows, found.variables) == (2, 2)
-    assert load_spec(found.path).empty == "skip"
+    assert load_spec(found.path).empty_in("a") == "send"
+
+
+def test_an_optional_column_loses_no_row_and_a_forgotten_cell_skips_its_row(tmp_path):
+    """The file says why, and the terminal how many rows. The sheet of the README loses none."""
+    rows = [[f"item {n}", "" if n % 2 else "x", "" if n == 7 else "5"] for n in range(40)]
+    written(tmp_path / "s.csv", ["Item", "Note", "Price"], rows)
+    done = pipeline(tmp_path, "init", "s.csv", "--workflow", "wf", "--to", "s.yaml")
+    text = (tmp_path / "s.yaml").read_text(encoding="utf-8")
+    assert "  Note: send  # 20 of 40 cells are empty: often" in text
+    assert "  Price: skip  # 1 of 40 cells is empty: seldom" in text
+    assert (
+        "1 row would be skipped, because the row is blank, or a cell is empty in a column"
+        in done.stderr
+    )
+    checked = pipeline(tmp_path, "check", "s.yaml", "--sandbox", "--json")
+    found = json.loads(checked.stdout)
+    assert (found["to_send"], found["skipped_by"]) == (39, {"empty": 1})
+    assert "1 because a cell that would be sent is empty" in checked.stderr
+    first, again = (pipeline(tmp_path, "run", "s.yaml", "--sandbox").stderr for _ in range(2))
+    assert "1 row skipped: 1 because a cell that would be sent is empty" in first
+    assert "skipped:" not in again
+    products = Path(__file__).parents[2] / "data" / "products.csv"
+    assert init_job(products, "wf", tmp_path / "p.yaml").skipped == 0
+
+
+def test_a_blank_row_makes_no_column_optional_and_is_skipped(tmp_path):
+    """Otherwise it would be paid for."""
+    rows = [["a", "x", "1"], ["b", "", "2"], ["", "", ""], ["c", "", "3"]]
+    written(tmp_path / "s.csv", ["Item", "Note", "Price"], rows)
+    found = init_job(tmp_path / "s.csv", "wf", tmp_path / "s.yaml")
+    assert (found.skipped, found.skipped_for) == (1, ("Item", "Price"))
+    assert "only in blank rows" in (tmp_path / "s.yaml").read_text(encoding="utf-8")
+    checked = pipeline(tmp_path, "check", "s.yaml", "--sandbox", "--json")
+    assert json.loads(checked.stdout)["to_send"] == 3
+
+
+def test_columns_that_are_each_rarely_empty_never_skip_many_rows_together(tmp_path):
+    """Here every row would be skipped."""
+    rows = [["" if row == column else "x" for column in range(30)] for row in range(30)]
+    written(tmp_path / "s.csv", [f"c{n}" for n in range(30)], rows)
+    found = init_job(tmp_path / "s.csv", "wf", tmp_path / "s.yaml")
+    assert (found.partly_empty, found.skipped) == (30, 0)
 
 
 def test_a_workbook_with_a_title_and_two_worksheets_is_described_by_options(tmp_path):

@@ -343,6 +343,26 @@ def test_empty_cells_are_refused_skipped_or_sent(sandbox, make_job):
     assert '{"story":""}' in sandbox.billed()
 
 
+def test_each_column_can_have_another_choice_for_empty_cells(sandbox, make_job):
+    """The others are refused, or do what "*" says. A column that is not there is refused."""
+    columns, rows = ["story", "note", "price"], [["a", "", "1"], ["b", "x", ""], ["c", "", "3"]]
+    job = make_job(sandbox.url, columns, rows)
+    for empty, words in (
+        ({"note": "send"}, ['line 3, column "price"', "1 cell"]),
+        ({"notes": "send"}, ["job.yaml line", '"notes" for `empty:`', 'Did you mean "note"?']),
+    ):
+        job.write_spec(empty=empty)
+        refused = job.call("run")
+        assert refused.returncode == 2
+        assert all(word in refused.stderr for word in words), refused.stderr
+    assert sandbox.received() == 0
+    job.write_spec(empty={"note": "send", "*": "skip"})
+    summary = job.run()
+    assert (summary["ok"], summary["skipped"]) == (2, 1)
+    assert '{"note":"","price":"1","story":"a"}' in sandbox.billed()
+    assert list(job.export()["_error_message"])[1] == 'empty cell in column "price"'
+
+
 def test_429s_use_up_no_retries_and_lose_no_row(start_sandbox, make_job):
     """Far faster than the limit and with `retries=0`, every row is ok and billed once."""
     sandbox = start_sandbox(limit=20, window="1s")

@@ -27,6 +27,7 @@ MAX_COLUMNS = 16_384
 
 _ADDRESS = re.compile(r"([A-Za-z]{1,3})([1-9][0-9]{0,6})")
 _LETTERS = re.compile("[A-Za-z]{1,3}")
+_TRUE = ("1", "true")
 
 
 class Flaw(Enum):
@@ -79,6 +80,21 @@ class Merged:
     right: int
 
 
+@dataclass(slots=True)
+class View:
+    """What a worksheet does not show: hidden rows (one byte for each row, by its number), ranges of
+    hidden columns, and whether it has a filter."""
+
+    rows: bytearray = field(default_factory=bytearray)
+    columns: list[tuple[int, int]] = field(default_factory=list)
+    filtered: bool = False
+
+    def hide_row(self, number: int) -> None:
+        if number >= len(self.rows):
+            self.rows.extend(bytes(number + 1 - len(self.rows)))
+        self.rows[number] = 1
+
+
 def sheet_rows(
     source: IO[bytes],
     workbook: Workbook,
@@ -86,14 +102,16 @@ def sheet_rows(
     on_merged: Callable[[Merged], None],
     text_rules: int = TEXT_RULES,
     displayed: Displayed | None = None,
+    view: View | None = None,
 ) -> Iterator[SheetRow]:
-    """The rows that hold anything, from the top; then each merged range goes to `on_merged`.
+    """The rows that hold anything, from the top; then each merged range goes to `on_merged`. What
+    the worksheet hides goes to `view`.
 
     Raises:
         Malformed: when the part is not a worksheet.
     """
     values = _CellValues(workbook, texts, text_rules, displayed)
-    target = _SheetTarget(values, on_merged)
+    target = _SheetTarget(values, on_merged, view or View())
     for _ in stream(source, target):
         rows, target.rows = target.rows, []
         yield from rows
@@ -104,11 +122,14 @@ def sheet_rows(
 class _SheetTarget:
     """Called five times for each cell: what is common comes first, and nothing is looked up."""
 
-    def __init__(self, values: _CellValues, on_merged: Callable[[Merged], None]) -> None:
+    def __init__(
+        self, values: _CellValues, on_merged: Callable[[Merged], None], view: View
+    ) -> None:
         self.rows: list[SheetRow] = []
         self.ended = False
         self._values = values
         self._on_merged = on_merged
+        self._view = view
         self._foreign = Foreign()
         self._known = 0
         self._columns: dict[str, int] = {}
@@ -141,8 +162,13 @@ class _SheetTarget:
                 self._collecting = not self._has_value and not self._in_reading
             elif name == "rPh":
                 self._in_reading = True
+            elif name == "col" and attributes.get("hidden") in _TRUE:
+                ends = attributes.get("min", ""), attributes.get("max", "")
+                self._view.columns.append((_whole(ends[0]), _whole(ends[1])))
+            elif name == "autoFilter":
+                self._view.filtered = True
             elif name == "mergeCell":
-                self._on_merged(_merged(attributes.get("ref", "")))
+                self._on_merged(merged_range(attributes.get("ref", "")))
 
     def end(self, name: str) -> None:
         if self._prefix:
@@ -171,6 +197,8 @@ class _SheetTarget:
         number = self._last_row + 1 if stated is None else _whole(stated)
         if not self._last_row < number <= MAX_ROWS:
             raise Malformed(f"row {number} comes after row {self._last_row}")
+        if attributes.get("hidden") in _TRUE:
+            self._view.hide_row(number)
         self._row = SheetRow(number)
         self._row_text = str(number)
         self._last_row = number
@@ -295,7 +323,8 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _merged(ref: str) -> Merged:
+def merged_range(ref: str) -> Merged:
+    """Returns the corners of a range such as B2:C5."""
     first, _, last = ref.partition(":")
     ends = [_ADDRESS.fullmatch(end) for end in (first, last or first)]
     corners = [(_number_of(end[1]), int(end[2])) for end in ends if end]

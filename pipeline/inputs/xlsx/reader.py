@@ -2,24 +2,42 @@
 
 Dates are ISO 8601. Numbers have no format except the zeros before them (`00000`) and the texts next
 to these zeros. A formula is what Excel last calculated. An error such as #DIV/0! is refused where
-it would be sent, and is text elsewhere. Hidden rows and columns are rows and columns. Merged cells
-are refused where they would leave a cell empty that is sent, as only the first of them holds the
-value.
+it would be sent, and is text elsewhere. Hidden rows and columns are noted. Merged cells are refused
+where they would leave a cell empty that is sent, as only the first of them holds the value. All of
+this concerns only columns that are used; of the others, the table notes why they cannot be sent.
 """
 
 from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
-from pipeline.inputs.mapping import bind
-from pipeline.inputs.table import Batch, Table, address, batched, refuse_too_wide
-from pipeline.inputs.xlsx.cells import Displayed, Flaw, Merged, NotShown, SheetRow, sheet_rows
+from pipeline.inputs.mapping import used_columns
+from pipeline.inputs.table import (
+    Batch,
+    Findings,
+    Table,
+    address,
+    batched,
+    distinct_names,
+    refuse_too_wide,
+)
+from pipeline.inputs.xlsx.cells import (
+    Displayed,
+    Flaw,
+    Merged,
+    NotShown,
+    SheetRow,
+    View,
+    sheet_rows,
+)
+from pipeline.inputs.xlsx.tables import totals_rows
 from pipeline.inputs.xlsx.workbook import (
     SUMMARY_SHEET,
     SUMMARY_TITLE,
@@ -36,6 +54,20 @@ _BLANK_BESIDE_FILLED = 100
 _NAMES_SHOWN = 20
 _EXAMPLE_ROWS = 2000
 _EXAMPLE_CELLS = 20_000
+_MERGED = "these merged cells have only one value, in the first cell"
+_FLAWS = {
+    Flaw.NOT_CALCULATED: (
+        "this cell has a formula that was never calculated",
+        "Open the workbook in Excel or LibreOffice and save it",
+    ),
+    Flaw.OUTDATED: (
+        "this cell has a formula whose value may be old or missing: the workbook asks to be "
+        "calculated when it is opened (fullCalcOnLoad)",
+        "Open it in Excel or LibreOffice and save it",
+    ),
+    Flaw.NO_TEXT: ("this cell contains half a character, which is not text", "Type it again"),
+    Flaw.ERROR: ("{} would be sent as text", "Fix or clear the cell"),
+}
 
 
 def open_xlsx(spec: JobSpec) -> Table:
@@ -44,26 +76,34 @@ def open_xlsx(spec: JobSpec) -> Table:
     The header is row `header_row:`, or the first that holds anything; columns begin with its first
     cell.
     """
-    with _reading(spec) as sheet:
+    return open_worksheet(spec, _reading)
+
+
+def open_worksheet(spec: JobSpec, reading: Reading) -> Table:
+    """Opens the worksheet that `reading` gives, for any kind of workbook."""
+    with reading(spec, None) as sheet:
         header = sheet.header()
+    found = Findings(dict(header.flaws))
     return Table(
         spec.input,
         header.columns,
         f"{header.sheet} row",
-        lambda: _batches(spec, header),
+        lambda: _batches(spec, reading, header, found),
         header_row=header.row,
         first_column=header.left,
         sheet=header.sheet,
+        headers=header.texts,
+        found=found,
     )
 
 
-def _batches(spec: JobSpec, header: _Header) -> Iterator[Batch]:
-    with _reading(spec, _displayed(spec, header)) as sheet:
+def _batches(spec: JobSpec, reading: Reading, header: _Header, found: Findings) -> Iterator[Batch]:
+    with reading(spec, _displayed(spec, header)) as sheet:
         if sheet.header() != header:
             raise Refused(
                 f"{spec.input}: the file was saved while the runner read it. Run the command again."
             )
-        yield from batched(_SheetBody(spec, header).texts(sheet), len(header.columns))
+        yield from batched(_SheetBody(spec, header, found).texts(sheet), len(header.columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +113,34 @@ class _Header:
     sheet: str
     row: int
     left: int
-    columns: tuple[str, ...]
+    texts: tuple[str, ...]
+    flaws: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return distinct_names(self.texts, self.left)
 
     def at(self, column: int, row: int) -> str:
         return f"{self.sheet}!{address(column, row)}"
 
 
-class _Worksheet:
+class Worksheet:
     """The open sheet of a spec: first its header, then the rows below. `merged` fills up with
     the last of them, as merged ranges stand behind the cells."""
 
     def __init__(
-        self, spec: JobSpec, name: str, rows: Iterator[SheetRow], merged: list[Merged]
+        self,
+        spec: JobSpec,
+        name: str,
+        rows: Iterator[SheetRow],
+        merged: list[Merged],
+        view: View | None = None,
+        totals: Sequence[Merged] = (),
     ) -> None:
         self.rows = rows
         self.merged = merged
+        self.view = view or View()
+        self.totals = totals
         self._spec = spec
         self._name = name
 
@@ -97,16 +150,25 @@ class _Worksheet:
         if row is None or wanted not in (None, row.number):
             which = "the worksheet is empty" if wanted is None else f"row {wanted} is empty"
             raise _refusal(self._spec, self._name, f"{which}. Where are the column names?")
-        for column, flaw in row.flaws:
-            where = f"{self._name}!{address(column, row.number)}"
-            raise _refusal(
-                self._spec, where, f"the header has {flaw.value} here. Type the column's name"
-            )
-        named = dict(row.cells)
+        flawed = {column for column, _ in row.flaws}
+        named = dict.fromkeys(flawed, "")  # a cell without a value names no column
+        named |= {column: text for column, text in row.cells if column not in flawed}
         left, right = min(named), max(named)
-        columns = tuple(named.get(column, "") for column in range(left, right + 1))
-        refuse_too_wide(self._spec.input, columns)
-        return _Header(self._name, row.number, left, columns)
+        texts = tuple(named.get(column, "") for column in range(left, right + 1))
+        refuse_too_wide(self._spec.input, texts)
+        flaws = tuple(
+            (
+                column - left,
+                f"{self._name}!{address(column, row.number)}: the header has {flaw.value}",
+            )
+            for column, flaw in row.flaws
+        )
+        return _Header(self._name, row.number, left, texts, flaws)
+
+
+Reading = Callable[[JobSpec, Displayed | None], AbstractContextManager[Worksheet]]
+"""Opens the worksheet of a spec, as long as the context lasts, with some columns as they are
+displayed."""
 
 
 def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
@@ -159,30 +221,41 @@ def _displayed(spec: JobSpec, header: _Header) -> Displayed | None:
 
 
 @contextlib.contextmanager
-def _reading(spec: JobSpec, displayed: Displayed | None = None) -> Iterator[_Worksheet]:
+def _reading(spec: JobSpec, displayed: Displayed | None = None) -> Iterator[Worksheet]:
     with contextlib.ExitStack() as stack:
         workbook = stack.enter_context(open_workbook(spec.input))
-        entry = _chosen(spec, workbook)
+        entry = _entry(spec, workbook)
         source = stack.enter_context(workbook.open_sheet(entry))
         texts = stack.enter_context(workbook.shared_texts())
         merged: list[Merged] = []
-        rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules, displayed)
-        yield _Worksheet(spec, entry.name, rows, merged)
+        view = View()
+        rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules, displayed, view)
+        totals = list(totals_rows(workbook, entry))
+        yield Worksheet(spec, entry.name, rows, merged, view, totals)
 
 
-def _chosen(spec: JobSpec, workbook: Workbook) -> SheetEntry:
+def _entry(spec: JobSpec, workbook: Workbook) -> SheetEntry:
+    shown = [sheet for sheet in workbook.sheets if sheet.visible]
+    if spec.sheet is None and len(shown) > 1:
+        shown = [sheet for sheet in shown if not _is_summary(workbook, sheet)]
     names = [sheet.name for sheet in workbook.sheets]
+    chosen = choose_sheet(spec, names, [sheet.name for sheet in shown])
+    return workbook.sheets[names.index(chosen)]
+
+
+def choose_sheet(spec: JobSpec, names: list[str], shown: list[str]) -> str:
+    """Returns the worksheet that `sheet:` names, or the only one of those that are shown.
+
+    Raises:
+        Refused: with the names to choose from.
+    """
     if spec.sheet is not None:
-        for sheet in workbook.sheets:
-            if sheet.name == spec.sheet:
-                return sheet
+        if spec.sheet in names:
+            return spec.sheet
         raise Refused(
             f'{spec.at("sheet")}: {spec.input.name} has no worksheet "{spec.sheet}".'
             f"{nearest(spec.sheet, names)} It has: {_listed(names)}."
         )
-    shown = [sheet for sheet in workbook.sheets if sheet.visible]
-    if len(shown) > 1:
-        shown = [sheet for sheet in shown if not _is_summary(workbook, sheet)]
     if len(shown) == 1:
         return shown[0]
     if not names:
@@ -208,26 +281,36 @@ def _listed(names: list[str]) -> str:
 
 
 class _SheetBody:
-    """The rows below the header, as texts, each cell judged by whether it is sent."""
+    """The rows below the header, as texts, each cell judged by whether its column is used."""
 
-    def __init__(self, spec: JobSpec, header: _Header) -> None:
+    def __init__(self, spec: JobSpec, header: _Header, found: Findings) -> None:
         self._spec = spec
         self._header = header
-        self._sent: list[int] | None = None
+        self._found = found
+        left = header.left
+        self._used = sorted(left + position for position in used_columns(spec, header.columns))
+        self._unflawed = list(range(left, left + len(header.texts)))
         self._places = self._filled = 0
 
-    def texts(self, sheet: _Worksheet) -> Iterator[tuple[int, list[str]]]:
+    def texts(self, sheet: Worksheet) -> Iterator[tuple[int, list[str]]]:
         """(row number, one text a column) of each row; the blank ones between are rows too."""
-        left, width = self._header.left, len(self._header.columns)
+        left, width = self._header.left, len(self._header.texts)
         last = self._header.row
+        self._found.hidden = sheet.view.rows
+        self._found.totals = [
+            (totals.top, totals.bottom)
+            for totals in sheet.totals
+            if totals.left < left + width and totals.right >= left
+        ]
         for row in sheet.rows:
             if row.flaws:
                 self._check(row)
             texts = [""] * width
             for column, text in row.cells:
-                if not left <= column < left + width:
-                    raise self._nameless(column, row.number)
-                texts[column - left] = text
+                if left <= column < left + width:
+                    texts[column - left] = text
+                else:
+                    self._note_stray(column, row.number)
             self._measure(row, (row.number - last) * width)
             for number in range(last + 1, row.number):
                 yield number, [""] * width
@@ -235,6 +318,14 @@ class _SheetBody:
             last = row.number
         for merged in sheet.merged:
             self._check_merged(merged, last)
+        self._note_view(sheet.view)
+
+    def _note_view(self, view: View) -> None:
+        left, width = self._header.left, len(self._header.texts)
+        self._found.filtered = view.filtered
+        for first, end in view.columns:
+            shown = range(max(first, left) - left, min(end + 1, left + width) - left)
+            self._found.hidden_columns.update(shown)
 
     def _check(self, row: SheetRow) -> None:
         for column, flaw in row.flaws:
@@ -246,66 +337,49 @@ class _SheetBody:
                     f"the runner cannot show this cell as the sheet does ({flaw.value}). Change "
                     "the number format of the cell, or take its column out of `shown:`",
                 )
-            if flaw is Flaw.NOT_CALCULATED:
-                raise _refusal(
-                    self._spec,
-                    where,
-                    "this cell has a formula that was never calculated. Open the workbook in Excel "
-                    "or LibreOffice and save it",
-                )
-            if flaw is Flaw.OUTDATED:
-                raise _refusal(
-                    self._spec,
-                    where,
-                    "this cell has a formula whose value may be old or missing: the workbook asks "
-                    "to be calculated when it is opened (fullCalcOnLoad). Open it in Excel or "
-                    "LibreOffice and save it",
-                )
-            if flaw is Flaw.NO_TEXT:
-                raise _refusal(
-                    self._spec,
-                    where,
-                    "this cell contains half a character, which is not text. Type it again",
-                )
-            if self._is_sent(column):
-                shown = dict(row.cells).get(column, "")
-                raise _refusal(
-                    self._spec, where, f"{shown} would be sent as text. Fix or clear the cell"
-                )
+            what, fix = _FLAWS[flaw]
+            if flaw is Flaw.ERROR:
+                what = what.format(dict(row.cells).get(column, ""))
+            if self._is_used(column, column):
+                raise _refusal(self._spec, where, f"{what}. {fix}")
+            self._note_flaw(column, column, f"{where}: {what}")
 
     def _check_merged(self, merged: Merged, last_row: int) -> None:
         top, bottom = max(merged.top, self._header.row + 1), min(merged.bottom, last_row)
-        below = max(top, merged.top + 1) <= bottom and self._is_sent(merged.left)
-        if below or (top <= bottom and self._are_sent(merged.left + 1, merged.right)):
+        if top > bottom:
+            return
+        # The first cell of the range has the value: its column only lacks one further down.
+        below = max(top, merged.top + 1) <= bottom
+        first = merged.left + (not below)
+        where = f"{self._header.sheet}!{merged.ref}"
+        if self._is_used(first, merged.right):
+            raise _refusal(self._spec, where, f"{_MERGED}. Unmerge them and fill the others")
+        self._note_flaw(first, merged.right, f"{where}: {_MERGED}")
+
+    def _is_used(self, first: int, last: int) -> bool:
+        """Whether any of these columns is used. A sheet may merge cells 300,000 times."""
+        return bisect_left(self._used, first) < bisect_right(self._used, last)
+
+    def _note_flaw(self, first: int, last: int, reason: str) -> None:
+        """Notes why these columns cannot be sent, unless an earlier reason is known."""
+        span = slice(bisect_left(self._unflawed, first), bisect_right(self._unflawed, last))
+        for column in self._unflawed[span]:
+            self._found.flaws.setdefault(column - self._header.left, reason)
+        del self._unflawed[span]
+
+    def _note_stray(self, column: int, row: int) -> None:
+        """Notes a cell in a column without a name. It is refused if every column is sent."""
+        header = self._header
+        if self._spec.variables is None:
             raise _refusal(
                 self._spec,
-                f"{self._header.sheet}!{merged.ref}",
-                "these merged cells have only one value, in the first cell. Unmerge them and fill "
-                "the others",
+                header.at(column, row),
+                "this cell has a value, but its column has no name in "
+                f"{header.at(column, header.row)}. Name the column or clear the cell. If another "
+                "row is the header, set `header_row:` in the job file",
             )
-
-    def _is_sent(self, column: int) -> bool:
-        return self._are_sent(column, column)
-
-    def _are_sent(self, first: int, last: int) -> bool:
-        """Whether any of these columns is sent. A sheet may merge cells 300,000 times."""
-        if self._sent is None:
-            columns, left = self._header.columns, self._header.left
-            sent = {left + position for position in bind(self._spec, columns).mapped}
-            if self._spec.id is not None:
-                sent.add(left + columns.index(self._spec.id))
-            self._sent = sorted(sent)
-        return bisect_left(self._sent, first) < bisect_right(self._sent, last)
-
-    def _nameless(self, column: int, row: int) -> Refused:
-        header = self._header
-        return _refusal(
-            self._spec,
-            header.at(column, row),
-            "this cell has a value, but its column has no name in "
-            f"{header.at(column, header.row)}. Name the column or clear the cell. If another row "
-            "is the header, set `header_row:` in the job file",
-        )
+        self._found.strays.add(lambda: header.at(column, row))
+        self._found.stray_columns.add(column)
 
     def _measure(self, row: SheetRow, places: int) -> None:
         self._places += places

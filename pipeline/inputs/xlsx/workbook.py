@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.disguise import refuse_disguised
 from pipeline.inputs.xlsx.shared_strings import SharedTexts
-from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, stream
+from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, XmlTarget, stream
 
 # Sheets unpack to 5 to 20 times their size, to 80 times where one long text fills a column.
 _BOMB_RATIO = 200
 _BOMB_BYTES = 20 << 20
 _MAX_DIRECTORY_BYTES = 4 << 20
 _MAX_SMALL_PART_BYTES = 32 << 20
-_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 SUMMARY_SHEET = "Summary"
 SUMMARY_TITLE = "Run summary"
@@ -111,7 +111,7 @@ def open_workbook(path: Path) -> Iterator[Workbook]:
     Raises:
         Refused: when it is no workbook, has a password, is damaged or made to exhaust the machine.
     """
-    _refuse_other_kinds(path)
+    refuse_disguised(path)
     try:
         if _directory_bytes(path) > _MAX_DIRECTORY_BYTES:
             raise Malformed("it lists more parts than any workbook has")
@@ -145,38 +145,6 @@ def _refuse_bomb(archive: zipfile.ZipFile) -> None:
         )
 
 
-def _refuse_other_kinds(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(512)
-        if head.startswith(b"PK"):
-            return
-        encrypted = head.startswith(_OLE) and _holds(file, "EncryptedPackage".encode("utf-16-le"))
-    if not head:
-        what = "the file is empty. Save the workbook again."
-    elif encrypted:
-        what = "the workbook is protected by a password. Save a copy without one."
-    elif head.startswith(_OLE):
-        what = "the workbook has the old format (.xls). Open it and save it as .xlsx."
-    elif head.lstrip().lower().startswith((b"<html", b"<!doctype", b"<table", b"<?xml")):
-        what = "the file is a web page or XML, not a workbook. Open it and save it as .xlsx."
-    else:
-        what = (
-            "the file is not an Excel workbook. If it is text, rename it to .csv. Otherwise, save "
-            "it as .xlsx."
-        )
-    raise Refused(f"{path}: {what}")
-
-
-def _holds(file: IO[bytes], wanted: bytes) -> bool:
-    file.seek(0)
-    before = b""
-    while block := file.read(1 << 20):
-        if wanted in before + block:
-            return True
-        before = block[-len(wanted) :]
-    return False
-
-
 def _damaged(path: Path, what: str) -> Refused:
     return Refused(
         f"{path}: the file is not readable as a workbook ({what.splitlines()[0].rstrip('.')}). "
@@ -206,9 +174,7 @@ def _read_workbook(archive: zipfile.ZipFile) -> Workbook:
     for link in _links(archive, names, ""):
         main = link.part if link.kind == "officeDocument" else main
     if main is None:
-        raise Malformed(
-            "it has no xl/workbook.xml. If it is an .xlsb or .ods file, save it as .xlsx"
-        )
+        raise Malformed("it has no xl/workbook.xml. If it is of another kind, save it as .xlsx")
     related = {link.id: link for link in _links(archive, names, main)}
     listed = _WorkbookTarget()
     _read_part(archive, main, listed)
@@ -248,11 +214,7 @@ def _links(archive: zipfile.ZipFile, names: dict[str, str], part: str) -> Iterat
         yield Link(kind.rpartition("/")[2], found, id_, kind)
 
 
-def _read_part(
-    archive: zipfile.ZipFile,
-    part: str,
-    target: _RelationsTarget | _WorkbookTarget | _StylesTarget,
-) -> None:
+def _read_part(archive: zipfile.ZipFile, part: str, target: XmlTarget) -> None:
     _refuse_large(archive, part)
     with _open_part(archive, part) as source:
         for _ in stream(source, target):

@@ -35,7 +35,7 @@ def lines(tmp_path, content: bytes | str):
         ('{"a":true,"b":false}\n', ("a", "b"), [("TRUE", "FALSE")]),
         ('{"a":null,"b":"null"}\n', ("a", "b"), [("", "null")]),
         ('{"a":"\\ud83d\\ude00\\u0000\\n\\u2028"}\n', ("a",), [("😀\0\n\u2028",)]),
-        ('{"a":"\u2028\x85 "}\n', ("a",), [("\u2028\x85 ",)]),
+        ('{"a":"\u2028\x85 "}\n{"a":1}\n', ("a",), [("\u2028\x85 ",), ("1",)]),
         ('{"a":"x"}\n{}\n{"a":"y"}\n', ("a",), [("x",), ("",), ("y",)]),
         ('{"":"x","a":"y"}\n', None, ["no name"]),
         ('{"a":"x"\n', None, ["line 1", "not one JSON object", "character"]),

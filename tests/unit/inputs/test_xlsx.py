@@ -13,6 +13,7 @@ from pipeline.core.errors import Refused
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import stored_cells
+from pipeline.job.spec import Condition
 from tests.support.workbooks import (
     cell,
     parts_of,
@@ -449,11 +450,10 @@ def test_the_worksheet_is_the_named_one_or_the_only_visible_one(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "fields", "words"),
     [
-        (".csv", {"sheet": "Sheet1"}, ["`sheet:`", ".xlsx and .xlsm"]),
+        (".csv", {"sheet": "Sheet1"}, ["`sheet:`", ".xlsx, .xlsm"]),
         (".parquet", {"header_row": 2}, ["`header_row:`"]),
-        (".xlsx", {"encoding": "cp1252"}, ["`encoding:`", ".csv and .tsv"]),
-        (".xls", {}, ["Save the workbook as .xlsx"]),
-        (".ods", {}, ["Save the workbook as .xlsx"]),
+        (".xlsx", {"encoding": "cp1252"}, ["`encoding:`", ".csv, .tsv"]),
+        (".numbers", {}, ["Save the workbook as .xlsx"]),
         (".json", {}, ["rename the file to .jsonl"]),
     ],
 )
@@ -478,17 +478,26 @@ def test_a_setting_or_a_file_of_another_kind_is_refused(tmp_path, ending, fields
         (cell("B2", "0", formula="1+1"), '<calcPr calcId="124519" fullCalcOnLoad="1"/>'),
     ],
 )
-@pytest.mark.parametrize("column", ["sku", "story"])
-def test_a_formula_that_was_never_calculated_is_refused_in_every_column(
-    tmp_path, content, settings, column
+def test_a_formula_that_was_never_calculated_is_refused_where_it_is_used(
+    tmp_path, content, settings
 ):
-    """Also if a program wrote 0 into every formula and asks Excel to calculate them."""
+    """In a column of a variable, the id or `where:`. Also if a program wrote 0 into every formula
+    and asks Excel to calculate them."""
     data = rows([cell("A1", "sku"), cell("B1", "story")], [cell("A2", "a"), content])
     path = write_workbook(tmp_path / "sheet.xlsx", worksheet(data), settings=settings)
-    message = refusal(path, variables=((column, column),))
-    assert "Sheet1!B2: this cell has a formula" in message
-    assert "in Excel or LibreOffice and save it" in message
-    assert ("fullCalcOnLoad" in message) == ("fullCalcOnLoad" in settings)
+    other = (("sku", "sku"),)
+    where = (Condition("story", "empty", negated=True),)
+    for fields in (
+        {"variables": (("x", "story"),)},
+        {"variables": other, "id": "story"},
+        {"variables": other, "where": where},
+    ):
+        message = refusal(path, **fields)
+        assert "Sheet1!B2: this cell has a formula" in message
+        assert "in Excel or LibreOffice and save it" in message
+        assert ("fullCalcOnLoad" in message) == ("fullCalcOnLoad" in settings)
+    snapshot, *_ = snap(path, variables=other)
+    assert list(stored_cells(snapshot.path)) == [(1, ("a", ""))]
 
 
 def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path):

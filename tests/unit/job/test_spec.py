@@ -87,6 +87,8 @@ def test_a_key_with_null_counts_as_missing(tmp_path):
         ),
         (LEAST + "id: 7\n", ["line 4", "`id`", '"7"']),
         (LEAST + "empty: skipp\n", ["line 4", "refuse, send, skip", '"skip"']),
+        (LEAST + "empty: {a: skip,\n  b: sent}\n", ["line 5", "`b: sent`", '"send"']),
+        (LEAST + "empty: [skip]\n", ["line 4", "a list", "refuse, send, skip"]),
         (LEAST + "retries: -1\n", ["line 4", "whole number of 0 or more"]),
         (LEAST + "retries: two\n", ["whole number"]),
         (LEAST + "concurrency: 0\n", ["1 or more"]),

@@ -1,0 +1,56 @@
+"""Hidden rows and totals rows of a workbook: sent or skipped as the job says, and paid once."""
+
+from __future__ import annotations
+
+import json
+
+from tests.unit.inputs.test_unseen import book
+
+
+def test_a_paid_answer_of_a_row_that_is_hidden_later_stays_in_the_export(sandbox, make_job):
+    """`hidden: skip` sends nothing again, and neither does the way back."""
+    job = make_job(sandbox.url)
+    book(job.folder / "book.xlsx", hidden=())
+    fields = {"input": "book.xlsx", "variables": {"story": "story"}}
+    job.write_spec(**fields)
+    assert job.run()["ok"] == 4
+    assert len(sandbox.billed()) == 4
+    assert not any("Total" in body for body in sandbox.billed())
+    book(job.folder / "book.xlsx", hidden=(3,))
+    job.write_spec(**fields, hidden="skip")
+    summary = job.run()
+    assert (summary["requests"], summary["ok"], summary["skipped"]) == (0, 4, 1)
+    table = job.export()
+    assert list(table["_status"]) == ["ok", "ok", "ok", "ok", "skipped"]
+    assert table["result"][1]
+    assert "the sheet hides it" in table["_error_message"][1]
+    assert "totals row" in table["_error_message"][4]
+    job.write_spec(**fields)
+    assert job.run()["requests"] == 0
+    assert len(sandbox.billed()) == 4
+    assert job.call("verify").returncode == 0
+
+
+def test_check_and_the_first_run_say_what_the_user_may_not_see(sandbox, make_job):
+    """Later runs do not. With `hidden: skip`, the rows are skipped with this reason."""
+    job = make_job(sandbox.url)
+    book(job.folder / "book.xlsx", hidden=(3, 5))
+    fields = {"input": "book.xlsx", "variables": {"story": "story", "cost": "cost"}}
+    job.write_spec(**fields)
+    checked = job.call("check")
+    said = (
+        "2 rows are hidden in the sheet, by a filter or by hand (Sheet1 row 3, Sheet1 row 5): sent",
+        'Hidden columns, which are sent if `variables:` names them: "cost"',
+        "The totals row of a table is never sent: Sheet1 row 6",
+    )
+    assert all(words in checked.stdout for words in said), checked.stdout
+    assert "Skipped: 1 because it is the totals row of a table" in checked.stdout
+    job.write_spec(**fields, hidden="skip")
+    found = json.loads(job.call("check", "--json").stdout.splitlines()[-1])
+    assert found["skipped_by"] == {"hidden": 2, "totals": 1}
+    assert (found["sheet"]["hidden_rows"], found["to_send"]) == (2, 2)
+    first, second = job.call("run"), job.call("run")
+    assert "skipped (`hidden: skip`)" in first.stderr
+    assert "3 rows skipped: 2 because the sheet hides it" in first.stderr
+    assert "hidden" not in second.stderr
+    assert len(sandbox.billed()) == 2
