@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import decimal
 import shutil
 import subprocess
 import zipfile
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import openpyxl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import Refused
-from pipeline.export.xlsx.typed import kinds_of_texts, of_value
+from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts
 from pipeline.export.xlsx.workbook import write_workbook
 from pipeline.results.answered_sheet import Exported
 from tests.conftest import Job
@@ -125,35 +125,70 @@ def test_more_rows_than_excel_has_are_refused_and_other_formats_named(tmp_path):
     assert not (tmp_path / "large.xlsx").exists()
 
 
-@pytest.mark.parametrize(
-    ("value", "exact", "digits"),
+TYPES = pa.schema(
     [
-        (5, True, "5"),
-        (10**15, True, None),
-        (0.1 + 0.2, False, "0.30000000000000004"),
-        (0.1 + 0.2, True, None),
-        (0.25, True, "0.25"),
-        (float("nan"), False, None),
-        (float("inf"), False, None),
-        (decimal.Decimal("1.10"), True, None),
-        (decimal.Decimal("1.10"), False, "1.10"),
-        (decimal.Decimal("1.5"), True, "1.5"),
-        (datetime.date(1900, 2, 28), False, None),
-        (datetime.date(2024, 2, 29), True, "45351"),
-        (datetime.datetime(2024, 2, 29), True, None),
-        (datetime.datetime(2024, 2, 29, 12), True, "45351.5"),
-        (datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC), False, None),
-        (datetime.time(6), True, "0.25"),
-        (True, True, "1"),
-        ("5", True, None),
-        ([1], False, None),
-        (None, False, None),
+        ("i", pa.int64()),
+        ("f", pa.float64()),
+        ("d", pa.date32()),
+        ("b", pa.bool_()),
+        ("s", pa.string()),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "sent", "alone"),
+    [
+        ("i", "5", "5", "5"),
+        ("i", "123456789012", "123456789012", "123456789012"),
+        ("i", "1234567890123456", None, None),
+        ("f", "0.30000000000000004", None, "0.30000000000000004"),
+        ("f", "0.25", "0.25", "0.25"),
+        ("f", "1e+21", "1e+21", "1e+21"),
+        ("f", "", None, None),
+        ("d", "1900-02-28", None, None),
+        ("d", "2024-02-29", "45351", "45351"),
+        ("d", "2024-02-29T12:00:00", "45351.5", "45351.5"),
+        ("d", "2024-02-29T00:00:00", None, None),
+        ("d", "2024-02-29T12:00:00+01:00", None, None),
+        ("b", "TRUE", "1", "1"),
+        ("s", "5", None, None),
     ],
 )
-def test_a_value_is_typed_if_excel_keeps_it(value, exact, digits):
-    """With `exact` also only if the reader makes the same text of it."""
-    typed = of_value(value, exact)
-    assert (typed and typed.digits) == digits
+def test_a_cell_of_a_typed_column_is_typed_if_excel_keeps_it(column, text, sent, alone):
+    """A column that is sent needs the same text again. A text stays a text."""
+    for columns, digits in (((column,), sent), ((), alone)):
+        typed = kinds_of_schema(TYPES, columns)[column](text)
+        assert (typed and typed.digits) == digits
+
+
+def test_a_parquet_sheet_becomes_a_workbook_with_its_types(sandbox, make_job):
+    """And a run of the workbook sends nothing, whatever digits the numbers have."""
+    table = pa.table(
+        {
+            "sku": ["12", "007"],
+            "pieces": [5, None],
+            "price": [0.1 + 0.2, 2.5],
+            "single": pa.array([0.1, 3.0], pa.float32()),
+            "big": [2**60, 1],
+            "when": [datetime.date(2024, 2, 29), None],
+            "seen": [datetime.datetime(2024, 2, 29), datetime.datetime(2024, 2, 29, 10)],
+            "sold": [True, False],
+        }
+    )
+    job = make_job(sandbox.url, input="sheet.parquet", id="sku", empty="send")
+    pq.write_table(table, job.folder / "sheet.parquet")
+    job.run()
+    target = exported(job)
+    page = openpyxl.load_workbook(target).worksheets[0]
+    values = [[cell.value for cell in row[:8]] for row in page.iter_rows(min_row=2)]
+    day = datetime.datetime(2024, 2, 29)
+    price, big = str(0.1 + 0.2), str(2**60)
+    assert values[0] == ["12", 5, price, 0.1, big, day, "2024-02-29T00:00:00", True]
+    assert values[1] == ["007", None, 2.5, 3, 1, None, day.replace(hour=10), False]
+    billed = sandbox.billed()
+    assert job.run("--input", str(target))["requests"] == 0
+    assert sandbox.billed() == billed
 
 
 @pytest.mark.parametrize(

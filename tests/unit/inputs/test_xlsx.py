@@ -698,4 +698,4 @@ def test_shown_is_only_for_workbooks(tmp_path):
     """Other files have no number formats."""
     path = tmp_path / "sheet.csv"
     path.write_text("story\nx\n")
-    assert "`shown:` is only for .xlsx and .xlsm files" in refusal(path, shown=("story",))
+    assert "`shown:` is only for .xlsx, .xlsm files" in refusal(path, shown=("story",))

@@ -112,7 +112,7 @@ def test_without_a_mapping_columns_keep_their_names_except_those_the_runner_adde
         (
             {"variables": (("story", "Story"),)},
             ["Idea;Tone"],
-            ["It has: Idea;Tone. That is only one column. The separator has to be a comma"],
+            ["It has: Idea;Tone. That is only one column. If another row is the header"],
         ),
         (
             {"id": "SKU", "lines": {"id": 9}},
