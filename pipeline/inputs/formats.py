@@ -19,7 +19,7 @@ from pipeline.system.paths import leads_to_itself
 TEXTS = (".csv", ".tsv", ".txt")
 _WORKBOOKS = (".xlsx", ".xlsm", ".ods", ".xls", ".xlsb")
 _EXCEL = (".xlsx", ".xlsm")
-_MANY_BLANK_CELLS = 2_000_000
+_MANY_BLANK_CELLS = 1_000_000
 _JSON = (".json", ".ndjson")
 
 

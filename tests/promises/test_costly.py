@@ -20,7 +20,16 @@ import pytest
 from pipeline.inputs.table import address
 from tests.conftest import Job
 from tests.support.servers import Answer, Server
-from tests.support.workbooks import cell, rows, shared, styles, table, worksheet, write_workbook
+from tests.support.workbooks import (
+    cell,
+    rows,
+    shared,
+    styles,
+    table,
+    worksheet,
+    write_repeated,
+    write_workbook,
+)
 
 CPU_S = 10
 PEAK_BYTES = 500e6
@@ -142,6 +151,9 @@ def text(*pieces: str | int) -> Callable[[Path], None]:
     return write
 
 
+NO_TEXT = b"story\n" + b"\xff" * 3 * MB
+
+
 SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "numbers of 40,000 digits": (
         "xlsx",
@@ -240,6 +252,13 @@ SHEETS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         text("story,b\nx,y\n", 1, ",\n", 5 * MB),
         "1 row",
     ),
+    "10 MB of rows that look blank": (
+        "csv",
+        text("story\nx\n", 1, " \n", 5 * MB),
+        "only look empty",
+    ),
+    "3 MB of bytes that are no text": ("csv", lambda path: path.write_bytes(NO_TEXT), "not utf-8"),
+    "an .ods of one cell that is repeated": ("ods", write_repeated, "too much memory"),
     "a million columns": ("csv", million_columns, "columns"),
     "a quoted cell of 10 million characters, each in 4 bytes": (
         "csv",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pytest
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.formats import open_table
-from tests.support.workbooks import table, worksheet, write_workbook
+from tests.support.workbooks import table, worksheet, write_repeated, write_workbook
 from tests.unit.inputs.test_inputs import read, sheet, snap, spec_for
 
 
@@ -44,21 +43,7 @@ def test_other_workbooks_become_text_by_the_rules_for_xlsx(kind):
 @pytest.mark.parametrize(("lines", "words"), [(1 << 20, "cells"), (5000, "too much memory")])
 def test_a_small_workbook_of_many_cells_ends_soon_in_little_memory(tmp_path, lines, words):
     """calamine has a place in memory for each cell up to the last one."""
-    content = (
-        '<?xml version="1.0"?><office:document-content '
-        'xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0" '
-        'xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" '
-        'xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"><office:body>'
-        '<office:spreadsheet><table:table table:name="a">'
-        f'<table:table-row table:number-rows-repeated="{lines}">'
-        '<table:table-cell table:number-columns-repeated="16384" office:value-type="string">'
-        "<text:p>x</text:p></table:table-cell></table:table-row></table:table>"
-        "</office:spreadsheet></office:body></office:document-content>"
-    )
-    with zipfile.ZipFile(tmp_path / "far.ods", "w") as archive:
-        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
-        archive.writestr("META-INF/manifest.xml", "<manifest/>")
-        archive.writestr("content.xml", content)
+    write_repeated(tmp_path / "far.ods", lines)
     assert words in refused(tmp_path / "far.ods")
 
 
