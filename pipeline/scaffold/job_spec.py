@@ -8,32 +8,27 @@ from __future__ import annotations
 import math
 import os
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from pipeline.core.added_columns import exported_columns
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
 from pipeline.inputs.delimited import other_separator
 from pipeline.inputs.formats import TEXTS, displayed_differently, open_table
-from pipeline.inputs.table import NO_ROWS, Table
+from pipeline.inputs.table import Table
 from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_keys import NAME, TAB, WORKFLOW, separator_of
+from pipeline.scaffold.columns import Column, Gaps, mapped_columns, read_columns
 from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
-_NAME_CHARACTERS = 60
 # Characters that YAML reads as line ends or rejects.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9 _-]*[A-Za-z0-9_])?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ID_WORDS = {
     "id",
     "sku",
@@ -48,22 +43,6 @@ _ID_WORDS = {
     "isbn",
     "slug",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the sheet. `example` is its first text. `empty` counts empty cells, and `blank`
-    also counts those with only spaces. `unique` is true if no text occurs twice, and `short` if
-    every text has the length of a name and no space. `flaw` is why it cannot be sent."""
-
-    name: str
-    variable: str
-    example: str
-    empty: int
-    blank: int
-    unique: bool
-    short: bool
-    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +106,9 @@ def init_job(
     )
     draft, table = _opened(draft)
     unseen = Unseen(table, range(len(table.columns)))
-    columns, rows, gaps = _read(table, unseen)
+    columns, rows, gaps = read_columns(table, unseen)
     _refuse_title(draft, table, columns)
-    mapped = _mapped(columns)
+    mapped = mapped_columns(columns)
     for_empty = _for_empty(columns, rows, gaps)
     skipped_for = tuple(name for name, choice in for_empty.items() if choice == "skip")
     hidden_rows = unseen.facts(None).hidden_rows
@@ -209,102 +188,12 @@ def quoted(text: str) -> str:
     return str(written).rstrip("\n")
 
 
-def variable_names(columns: Sequence[str]) -> list[str]:
-    """Returns for each column a name that a template can contain between ``{{`` and ``}}``.
-
-    A name consists of ASCII letters, digits and _, and no two are equal. The only rule that the API
-    documents is that names must match the template's exactly.
-    """
-    names: list[str] = []
-    used, numbers = set(columns), Counter[str]()
-    for position, column in enumerate(columns, start=1):
-        used.discard(column)
-        name = column
-        if not (_VARIABLE.fullmatch(column) and len(column) <= _NAME_CHARACTERS):
-            plain = (
-                unicodedata.normalize("NFKD", column.casefold()).encode("ascii", "ignore").decode()
-            )
-            name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:_NAME_CHARACTERS]
-            if not name or name[0].isdigit():
-                name = f"column_{name or position}"
-        names.append(_unlike(name, used, numbers))
-        used.add(names[-1])
-    return names
-
-
-def _unlike(name: str, used: set[str], numbers: Counter[str]) -> str:
-    """Returns `name`, with the next of its `numbers` if another column already has it."""
-    found = name
-    while found in used:
-        numbers[name] += 1
-        found = f"{name}_{numbers[name] + 1}"
-    return found
-
-
 def _job_name(path: Path) -> str:
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:100]
     return name if NAME.fullmatch(name) else "job"
 
 
-class _Gaps:
-    """The empty cells of a sheet, with one bit for each."""
-
-    def __init__(self) -> None:
-        self._bits: list[np.ndarray] = []
-        self.blank_rows = 0
-
-    def add(self, empty: np.ndarray) -> None:
-        """Adds a batch. `empty` has one line per column and one flag per row."""
-        self._bits.append(np.packbits(empty, axis=0))
-        self.blank_rows += int(empty.all(axis=0).sum())
-
-    def rows_in(self, columns: list[bool]) -> int:
-        """Returns how many rows have an empty cell in one of the chosen columns."""
-        chosen = np.packbits(columns)[:, None]
-        return sum(int((bits & chosen).any(axis=0).sum()) for bits in self._bits)
-
-
-def _read(table: Table, unseen: Unseen) -> tuple[list[Column], int, _Gaps]:
-    """Returns the columns, the number of rows, and the empty cells."""
-    width = len(table.columns)
-    examples, empty, blank = [""] * width, [0] * width, [0] * width
-    short = [True] * width
-    hashes: list[list[np.ndarray]] = [[] for _ in range(width)]
-    gaps, rows = _Gaps(), 0
-    for whole in table.batches():
-        _, totals = unseen.add(whole)
-        batch = whole.without(totals)
-        found = np.zeros((width, len(batch)), dtype=np.bool_)
-        for position, texts in enumerate(batch.columns):
-            found[position] = [not text for text in texts]
-            empty[position] += int(found[position].sum())
-            blank[position] += sum(not text.strip() for text in texts)
-            examples[position] = examples[position] or next(filter(None, texts), "")
-            short[position] &= all(len(t) <= _NAME_CHARACTERS and " " not in t for t in texts)
-            hashes[position].append(np.fromiter(map(hash, texts), np.int64, len(texts)))
-        gaps.add(found)
-        rows += len(batch)
-    if not rows:
-        raise NothingWritten(f"{table.path}: {NO_ROWS}")
-    columns = [
-        Column(
-            name,
-            variable,
-            examples[position],
-            empty[position],
-            blank[position],
-            len(np.unique(np.concatenate(hashes[position]))) == rows,
-            short[position],
-            table.found.flaws.get(position, ""),
-        )
-        for position, (name, variable) in enumerate(
-            zip(table.columns, variable_names(table.columns), strict=True)
-        )
-    ]
-    return columns, rows, gaps
-
-
-def _for_empty(columns: Sequence[Column], rows: int, gaps: _Gaps) -> dict[str, str]:
+def _for_empty(columns: Sequence[Column], rows: int, gaps: Gaps) -> dict[str, str]:
     """Returns what the new job file does with an empty cell, for each variable that has one.
 
     A column that is empty in many rows is optional: its empty cells are sent. A column that is
@@ -313,23 +202,13 @@ def _for_empty(columns: Sequence[Column], rows: int, gaps: _Gaps) -> dict[str, s
     count, and a column that is only empty there skips them.
     """
     blank = gaps.blank_rows
-    partly = [column for column in columns if column in _mapped(columns) and column.empty]
+    partly = [column for column in columns if column in mapped_columns(columns) and column.empty]
     forgotten = {c.name for c in partly if c.empty - blank <= rows * _FORGOTTEN}
     skipped = gaps.rows_in([c.name in forgotten for c in columns]) - blank
     if skipped > rows * _FORGOTTEN_TOGETHER:
         # Each is rarely empty, but together they would skip many rows.
         forgotten = {c.name for c in partly if c.empty == blank}
     return {c.name: "skip" if c.name in forgotten else "send" for c in partly}
-
-
-def _mapped(columns: Sequence[Column]) -> frozenset[Column]:
-    """The columns that are variables: not those that cannot be sent, those of an earlier run, and
-    the wholly empty ones. The last two are variables if there are no others."""
-    earlier = exported_columns(column.name for column in columns)
-    own = [c for c in columns if not (c.name.startswith("_") or c.name in earlier or c.flaw)]
-    filled = [c for c in own if c.example]
-    sound = [c for c in columns if not c.flaw]
-    return frozenset(filled or own or sound)
 
 
 def _lines(
@@ -361,7 +240,7 @@ def _lines(
     yield "# Write each variable exactly as it is between {{ }} in the workflow's template."
     yield "# Delete the lines of columns that the template does not use."
     yield "variables:"
-    mapped = _mapped(columns)
+    mapped = mapped_columns(columns)
     for column in columns:
         mark = "" if column in mapped else "# "
         yield f"  {mark}{quoted(column.variable)}: {quoted(column.name)}  # {_about(column, rows)}"
@@ -414,7 +293,7 @@ _OPTIONS = (
 
 def _shown_lines(spec: JobSpec, columns: Sequence[Column]) -> Iterator[str]:
     """Proposes `shown:` for columns that the sheet displays in another way than they are sent."""
-    mapped = {column.name for column in _mapped(columns)}
+    mapped = {column.name for column in mapped_columns(columns)}
     examples = {n: pair for n, pair in displayed_differently(spec).items() if n in mapped}
     if not examples:
         return

@@ -26,7 +26,8 @@ from pipeline.inputs.formats import open_table
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.run.prepare import open_sheet
-from pipeline.scaffold.job_spec import init_job, quoted, variable_names
+from pipeline.scaffold.columns import variable_names
+from pipeline.scaffold.job_spec import init_job, quoted
 from tests.support.workbooks import cell, rows, worksheet, write_workbook
 
 ODD = [

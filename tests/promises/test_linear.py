@@ -29,7 +29,7 @@ from pipeline.report.html import markup
 from pipeline.results import answered_sheet, formulas
 from pipeline.results.flags import flags_of
 from pipeline.sandbox.workflows import Workflow
-from pipeline.scaffold import job_spec
+from pipeline.scaffold import columns, job_spec
 from pipeline.sending.engines.client import _plain
 
 MB = 1_000_000
@@ -236,10 +236,10 @@ CASES: dict[str, Callable[[], object]] = {
         f"_status_{n}" for n in range(16_000)
     ),
     "JSON Lines: a name twice among many": _twice,
-    "header: a long name": lambda: job_spec.variable_names([filled("a ")]),
+    "header: a long name": lambda: columns.variable_names([filled("a ")]),
     "header: a long name as YAML": lambda: job_spec.quoted("a" + filled(" ")),
-    "header: 16,000 names": lambda: job_spec.variable_names([f"c {n}" for n in range(16_000)]),
-    "header: 16,000 names that become one": lambda: job_spec.variable_names(
+    "header: 16,000 names": lambda: columns.variable_names([f"c {n}" for n in range(16_000)]),
+    "header: 16,000 names that become one": lambda: columns.variable_names(
         ["a" + "-" * n for n in range(16_000)]
     ),
     "header: a name that is not there": lambda: wording.nearest("a" * 1000, [filled("a")]),
