@@ -131,8 +131,6 @@ def typed_rows(spec: JobSpec, snapshot: Path, what: str, *, as_json: bool) -> Ty
         if missing:
             name = next(name for name in names if name in missing)
             raise changed(path, what, f'column "{name}" was {how}')
-    if len(table.schema.names) > len(columns):
-        raise changed(path, what, "a column was added whose name the sheet already has")
     sent = [*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])]
     return TypedRows(table, columns, tuple(dict.fromkeys(sent)), what)
 

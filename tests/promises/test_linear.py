@@ -20,6 +20,7 @@ from pipeline.core.added_columns import KINDS
 from pipeline.core.model import Reply
 from pipeline.export.xlsx import cells
 from pipeline.inputs import jsonl, values
+from pipeline.inputs.table import Findings
 from pipeline.inputs.xlsx import format_code, reader, shared_strings
 from pipeline.inputs.xlsx.cells import Merged
 from pipeline.job.spec import JobSpec
@@ -92,7 +93,7 @@ def _merged() -> None:
     """40,000 merged ranges (1 MB of XML) of 16,384 columns, of which only the last is sent."""
     columns = tuple(f"c{n}" for n in range(16_384))
     spec = JobSpec(Path(), "job", "wf", Path("a.xlsx"), Path(), variables=(("c", "c16383"),))
-    body = reader._SheetBody(spec, reader._Header("S", 1, 1, columns))
+    body = reader._SheetBody(spec, reader._Header("S", 1, 1, columns), Findings())
     for _ in range(40_000):
         body._check_merged(Merged("B1:XFC9", 1, 1, 9, 16_383), 9)
 
