@@ -255,7 +255,7 @@ def _export_lines(job: Job, summary: Summary) -> list[str]:
         return []
     from pipeline.export.proposed import proposed_export
 
-    command = proposed_export(job)
+    command = proposed_export(job, summary.ambiguous)
     before = "To export the answers so far" if summary.resume_command else "Next"
     return [f"{before}: {command}"] if command else []
 

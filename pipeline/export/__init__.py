@@ -106,12 +106,11 @@ def export_job(
 def _as_last_run(job: Job, source: AnsweredSheet) -> JobSpec | None:
     """The spec with the sheet and the text rules of the last run, so that the sheet can be compared
     with its copy in the run folder."""
-    if job.spec is None:
+    if job.spec is None or job.sheet is None:
         return None
-    given = dict(zip(job.sending[::2], job.sending[1::2], strict=False)).get("--input")
     return replace(
         job.spec,
-        input=job.spec.input if given is None else Path(given).absolute(),
+        input=job.sheet,
         text_rules=folder_rules(source.read),
         exported=read_exports(job.folder).columns,
     )
@@ -146,6 +145,7 @@ def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
     if STATUS in source.kinds.values():
         return
     ambiguous = summarize(job, source.read(queries.counts), in_use=source.in_use).ambiguous
+    ambiguous += source.unknown.count(source.snapshot) if source.unknown else 0
     if ambiguous:
         one = ambiguous == 1
         raise NothingWritten(
@@ -180,9 +180,7 @@ def export_citations(
 
 def _check(job: Job, target: Path, force: bool) -> None:
     ending = target.suffix.lower()
-    is_copy = (
-        ending == _MACROS and job.spec is not None and job.spec.input.suffix.lower() == _MACROS
-    )
+    is_copy = ending == _MACROS and job.sheet is not None and job.sheet.suffix.lower() == _MACROS
     if ending not in ENDINGS and not is_copy:
         raise NothingWritten(
             f"{target}: the runner cannot write a file with {named_ending(target)}."

@@ -6,27 +6,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.core.added_columns import STATUS
 from pipeline.core.errors import Refused
 from pipeline.export.target import check_target
 from pipeline.job.job import Job
 
 # What a sheet of these kinds is exported to. From any other sheet the export is a .csv.
-_ENDINGS = {
-    ".xlsx": ".xlsx",
-    ".xlsm": ".xlsx",
-    ".parquet": ".parquet",
-    ".jsonl": ".jsonl",
-}
+_ENDINGS = {ending: ending for ending in (".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")}
+_ENDINGS |= dict.fromkeys((".ods", ".xls", ".xlsb"), ".xlsx")
 _NAMES_TRIED = 9
 
 
-def proposed_export(job: Job) -> str | None:
+def proposed_export(job: Job, ambiguous: int) -> str | None:
     """Returns the command that writes the sheet with its answers into the current folder, in the
-    format of the sheet. None if no file can be written there.
+    format of the sheet. None if no file can be written there, or if the job file leaves out the
+    status while `ambiguous` rows need it.
 
     The file may exist if it is an earlier export. A rehearsal has another name, because it
     must not replace paid answers.
     """
+    add = job.spec.add if job.spec is not None else None
+    if ambiguous and add is not None and STATUS not in add:
+        return None
     name = f"{job.name}-{'rehearsal' if job.sandbox else 'done'}"
     for number in range(1, _NAMES_TRIED + 1):
         target = Path(f"{name}{f'-{number}' if number > 1 else ''}{_ending(job)}")
@@ -42,7 +43,4 @@ def proposed_export(job: Job) -> str | None:
 
 
 def _ending(job: Job) -> str:
-    # An export reads the workbook that the job file names, which is not the one of `--input`.
-    if job.spec is None or "--input" in job.sending:
-        return ".csv"
-    return _ENDINGS.get(job.spec.input.suffix.lower(), ".csv")
+    return ".csv" if job.sheet is None else _ENDINGS.get(job.sheet.suffix.lower(), ".csv")

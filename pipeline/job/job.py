@@ -19,6 +19,7 @@ from pipeline.system.paths import path_fault, resolved
 
 SANDBOX_SUFFIX = ".sandbox"
 _MAX_PAID = "--max-paid"
+_INPUT = "--input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,16 @@ class Job:
             "these from a run folder, because somebody else may have written it. Add them "
             f"yourself if you know them: {', '.join(options)}."
         )
+
+    @property
+    def sheet(self) -> Path | None:
+        """The sheet of the last run: that of `--input`, or else that of the job file. None without
+        a job file."""
+        if self.spec is None:
+            return None
+        if _INPUT not in self.sending[:-1]:
+            return self.spec.input
+        return Path(self.sending[self.sending.index(_INPUT) + 1]).absolute()
 
     def command(self, verb: str, *options: str) -> str:
         """Returns a command line about this job that the user can paste."""

@@ -394,6 +394,21 @@ def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
         yield sheet_row, body
 
 
+def ambiguous_and_absent(
+    *,
+    deduped: bool,
+) -> Callable[[sqlite3.Connection], dict[bytes, str | None]]:
+    """Returns the error code of each row that may be paid and that the last run did not find among
+    the rows to send, by its identity (`deduped`: by its row key)."""
+    name = "row_key" if deduped else "identity"
+    return lambda db: dict(
+        db.execute(
+            f"SELECT {name}, code FROM rows"
+            " WHERE sheet_row IS NULL AND state IN ('ambiguous', 'sending')"
+        ).fetchall()
+    )
+
+
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:
     """Yields the places of the answers to the sheet's rows. Does not test checksums: the caller has
     the ledger checked (see `integrity.check_ledger`).

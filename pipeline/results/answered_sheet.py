@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, STATUS, USUAL, col
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
+from pipeline.inputs.identity import identity
+from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.stored import (
     stored_batches,
     stored_columns,
@@ -95,6 +97,59 @@ class AnsweredSheet:
     kinds: Mapping[str, str]
     scratch: Path
     in_use: bool = False
+    unknown: SkippedUnknown | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedUnknown:
+    """The skipped rows that may be paid, because the row was sent before it was left out.
+
+    They are ambiguous in an export, although they count as skipped. Otherwise the file, as the
+    sheet of another job, would have them sent again. `codes` are error codes by the name of a row.
+    """
+
+    codes: Mapping[bytes, str | None]
+    variables: Variables
+    id_place: int | None
+
+    def among(self, piece: Piece) -> dict[int, str | None]:
+        """The error code of each of them in `piece`, by its place."""
+        skipped = _true(pc.is_valid(piece.skipped)) & ~piece.answered
+        return self._found(piece.columns, np.flatnonzero(skipped))
+
+    def count(self, snapshot: Path) -> int:
+        """How many there are in the whole sheet."""
+        if not self.codes:
+            return 0
+        return sum(
+            len(self._found(batch.columns, np.flatnonzero(_true(pc.is_valid(batch.skipped)))))
+            for batch in stored_batches(snapshot)
+        )
+
+    def _found(
+        self, columns: list[pa.Array], places: npt.NDArray[np.int64]
+    ) -> dict[int, str | None]:
+        if not self.codes or not len(places):
+            return {}
+        texts = [column.take(pa.array(places)).to_pylist() for column in columns]
+        ids = repeat(None) if self.id_place is None else texts[self.id_place]
+        keys = self.variables.keys(texts)
+        names = [identity(key, row_id) for key, row_id in zip(keys, ids, strict=False)]
+        found = zip(places.tolist(), names, strict=True)
+        return {place: self.codes[name] for place, name in found if name in self.codes}
+
+
+def _unknown(job: Job, snapshot: Path, read: Read) -> SkippedUnknown | None:
+    if job.spec is None:
+        return None
+    codes = read(queries.ambiguous_and_absent(deduped=job.spec.dedupe))
+    columns = stored_columns(snapshot)
+    try:
+        variables = bind(job.spec, columns)
+    except Refused:  # the spec is for another sheet by now
+        return None
+    named = job.spec.id is not None and not job.spec.dedupe
+    return SkippedUnknown(codes, variables, columns.index(job.spec.id) if named else None)
 
 
 @contextmanager
@@ -126,7 +181,8 @@ def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[An
         kinds = _kinds(job, snapshot, add)
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         answers = find_answers(folder, read, rows, flags=FLAGS in kinds.values())
-        yield AnsweredSheet(read, snapshot, answers, rows, kinds, scratch, in_use)
+        unknown = _unknown(job, snapshot, read)
+        yield AnsweredSheet(read, snapshot, answers, rows, kinds, scratch, in_use, unknown)
 
 
 def _kinds(job: Job, snapshot: Path, add: Collection[str]) -> dict[str, str]:
@@ -179,7 +235,9 @@ def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Export
         pieces = ((piece, piece.columns) for piece in _pieces(source))
         for piece, cells in typed.along(_pieces(source)) if typed else pieces:
             rest = unfinished.before(piece.first + len(piece.skipped))
-            added = _answers(piece, source.answers) | _states(piece, why, rest, source.in_use)
+            may_be_paid = source.unknown.among(piece) if source.unknown else {}
+            states = _states(piece, why, rest, may_be_paid, source.in_use)
+            added = _answers(piece, source.answers) | states
             added = brought.kept(piece, added)
             yield pa.record_batch(
                 [added[kinds[name]] if name in kinds else cells[place_of[name]] for name in fields],
@@ -252,7 +310,11 @@ class _UnfinishedInOrder:
 
 
 def _states(
-    piece: Piece, why: _Skipped, unfinished: list[Unfinished], in_use: bool
+    piece: Piece,
+    why: _Skipped,
+    unfinished: list[Unfinished],
+    may_be_paid: Mapping[int, str | None],
+    in_use: bool,
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
     skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
@@ -263,6 +325,8 @@ def _states(
     for place in np.flatnonzero(skipped).tolist():
         cells = [column[place].as_py() for column in piece.columns]
         messages[place] = why.words(piece.skipped[place].as_py(), cells)
+    for place, code in may_be_paid.items():
+        status[place], codes[place] = State.AMBIGUOUS, code
     for row in unfinished:
         place = row.sheet_row - piece.first
         shown = shown_row(row, in_use)

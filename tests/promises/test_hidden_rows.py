@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.unit.inputs.test_unseen import book
 
 
@@ -54,3 +56,34 @@ def test_check_and_the_first_run_say_what_the_user_may_not_see(sandbox, make_job
     assert "3 rows skipped: 2 because the sheet hides it" in first.stderr
     assert "hidden" not in second.stderr
     assert len(sandbox.billed()) == 2
+
+
+@pytest.mark.parametrize("named", [{}, {"id": "sku"}, {"dedupe": True}])
+def test_an_ambiguous_row_that_is_left_out_later_is_ambiguous_in_an_export(
+    sandbox, make_job, named
+):
+    """So another job that uses the export as its sheet does not send the row again."""
+    rows = [["1", "a", "yes"], ["2", "lost #fault:html-504-billed", "yes"], ["3", "c", "yes"]]
+    fields = {"variables": {"story": "story"}, **named}
+    job = make_job(sandbox.url, ["sku", "story", "wanted"], rows, **fields)
+    job.run(expect=5)
+    billed = sandbox.billed()
+    rows[1][2] = "no"
+    job.write_sheet(["sku", "story", "wanted"], rows)
+    job.write_spec(**fields, where=[{"column": "wanted", "equals": "yes"}])
+    summary = job.run()
+    assert (summary["requests"], summary["skipped"]) == (0, 1)
+    table = job.export()
+    assert list(table["_status"]) == ["ok", "ambiguous", "ok"]
+    assert "`where:`" in table["_error_message"][1]
+    refused = job.call("export", "--to", str(job.folder / "short.csv"), "--add", "result")
+    assert (refused.returncode, "1 row is ambiguous" in refused.stderr) == (2, True)
+    job.write_spec(input="exported.parquet", output="elsewhere", **fields)
+    job.call("run", "--yes", "--json")
+    # The new folder pays for the rows with an answer, as it was told, and for no ambiguous one.
+    assert sandbox.billed()[lost(sandbox)] == billed[lost(sandbox)] == 1
+
+
+def lost(sandbox) -> str:
+    """The body of the row whose outcome is not known."""
+    return next(body for body in sandbox.billed() if "html-504" in body)

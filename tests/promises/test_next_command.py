@@ -501,22 +501,21 @@ def run_in_its_folder(job: Job, *options: str) -> str:
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".xlsx", ".parquet", ".jsonl"])
 def test_a_finished_run_ends_with_the_export_command(sandbox, make_job, ending):
-    """In the format of the sheet. A .tsv becomes a .csv. Pasted twice, it replaces its own file."""
+    """In the format of the sheet. Pasted twice, it replaces its own file."""
     job = make_job(sandbox.url, rows=[[story] for story in LEFT])
     job.sheet = job.sheet.with_suffix(ending)
     written_sheet(job.sheet, LEFT)
     job.write_spec()
     said = run_in_its_folder(job)
-    written = {".tsv": ".csv"}.get(ending, ending)
-    assert said.splitlines()[-1] == f"Next: pipeline export job.yaml --to job-done{written}"
+    assert said.splitlines()[-1] == f"Next: pipeline export job.yaml --to job-done{ending}"
     for _ in range(2):
         done = pasted_in(job.folder, job, said.splitlines()[-1].removeprefix("Next: "))
         assert (done.returncode, "5 ok" in done.stderr) == (0, True), done.stderr
-    assert (job.folder / f"job-done{written}").exists()
+    assert (job.folder / f"job-done{ending}").exists()
     assert sandbox.received() == 5
     for verb in ("status", "report"):
         shown = pasted_in(job.folder, job, f"pipeline {verb} job.yaml").stdout
-        assert f"Next: pipeline export job.yaml --to job-done{written}" in shown
+        assert f"Next: pipeline export job.yaml --to job-done{ending}" in shown
 
 
 def written_sheet(path: Path, stories: list[str]) -> None:
@@ -546,17 +545,17 @@ def test_the_proposed_export_replaces_neither_the_sheet_nor_a_file_of_the_user(s
     assert (job.folder / "job-done-2.csv").read_text() == "notes\nof the user\n"
 
 
-def test_another_sheet_of_the_command_line_is_exported_as_csv(sandbox, make_job):
-    """The copy of a workbook is made of the one that the job file names, so it would be refused."""
+def test_another_sheet_of_the_command_line_is_the_one_that_is_exported(sandbox, make_job):
+    """The copy is made of the workbook that the last run read, not of the one in the job file."""
     job = make_job(sandbox.url, rows=[[story] for story in LEFT])
     for name, stories in (("sheet.xlsx", ["another"]), ("other.xlsx", LEFT)):
         written_sheet(job.folder / name, stories)
     job.sheet = job.folder / "sheet.xlsx"
     job.write_spec()
     said = run_in_its_folder(job, "--input", "other.xlsx")
-    assert said.endswith("Next: pipeline export job.yaml --to job-done.csv\n")
+    assert said.endswith("Next: pipeline export job.yaml --to job-done.xlsx\n")
     shown = pasted_in(job.folder, job, "pipeline status job.yaml").stdout
-    assert "--to job-done.csv" in shown
+    assert "--to job-done.xlsx" in shown
     done = pasted_in(job.folder, job, said.splitlines()[-1].removeprefix("Next: "))
     assert (done.returncode, "5 ok" in done.stderr) == (0, True), done.stderr
 
