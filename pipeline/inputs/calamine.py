@@ -13,8 +13,9 @@ from typing import Any
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.disguise import refuse_disguised
-from pipeline.inputs.table import Table, address
-from pipeline.inputs.xlsx.cells import Merged, SheetRow
+from pipeline.inputs.table import Table
+from pipeline.inputs.xlsx.areas import Area
+from pipeline.inputs.xlsx.cells import SheetRow
 from pipeline.inputs.xlsx.reader import Worksheet, choose_sheet, open_worksheet
 from pipeline.job.spec import JobSpec
 from pipeline.system.children import start_python
@@ -51,7 +52,7 @@ def _reading(spec: JobSpec, _: object) -> Iterator[Worksheet]:
         assert process.stdin is not None
         process.stdin.write(f"{json.dumps(name)}\n".encode())
         process.stdin.flush()
-        merged = [_merged(*corners) for corners in answer()]
+        merged = [Area(*corners) for corners in answer()]
         rows = iter(answer, "end")
         yield Worksheet(
             spec,
@@ -80,8 +81,3 @@ def _answer(path: Path, process: Popen[bytes]) -> Any:
             f"{path}: the file is not readable as a workbook ({answer['error']}). {_SAVE}"
         )
     return answer
-
-
-def _merged(top: int, left: int, bottom: int, right: int) -> Merged:
-    ref = ":".join((address(left, top), address(right, bottom)))
-    return Merged(ref, top, left, bottom, right)

@@ -22,7 +22,7 @@ from pipeline.export.xlsx import cells
 from pipeline.inputs import jsonl, values
 from pipeline.inputs.table import Findings
 from pipeline.inputs.xlsx import format_code, reader, shared_strings
-from pipeline.inputs.xlsx.cells import Merged
+from pipeline.inputs.xlsx.areas import Area
 from pipeline.job.spec import JobSpec
 from pipeline.policy.answer import classify
 from pipeline.policy.masking import Mask
@@ -95,7 +95,7 @@ def _merged() -> None:
     spec = JobSpec(Path(), "job", "wf", Path("a.xlsx"), Path(), variables=(("c", "c16383"),))
     body = reader._SheetBody(spec, reader._Header("S", 1, 1, columns), Findings())
     for _ in range(40_000):
-        body._check_merged(Merged("B1:XFC9", 1, 1, 9, 16_383), 9)
+        body._check_merged(Area(1, 1, 9, 16_383), 9)
 
 
 MARKED = {

@@ -26,11 +26,12 @@ from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.export.xlsx.package import Parts
 from pipeline.export.xlsx.styles import with_answer_style
 from pipeline.export.xlsx.summary import SummaryRows, summary_part
-from pipeline.export.xlsx.survey import SheetTable, Survey, survey
+from pipeline.export.xlsx.survey import Survey, survey
 from pipeline.export.xlsx.workbook import AnswerCells, refuse_too_large, shown_height, width_of
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table, address
 from pipeline.inputs.xlsx.cells import sheet_rows
+from pipeline.inputs.xlsx.tables import SheetTable
 from pipeline.inputs.xlsx.workbook import (
     SUMMARY_SHEET,
     SUMMARY_TITLE,

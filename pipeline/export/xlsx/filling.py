@@ -8,8 +8,8 @@ from typing import IO
 
 from pipeline.core.errors import NothingWritten
 from pipeline.export.xlsx.editor import Editor, end_tag, with_attribute
-from pipeline.export.xlsx.survey import area_of, column_number
 from pipeline.inputs.table import address
+from pipeline.inputs.xlsx.areas import area_of, column_number
 from pipeline.inputs.xlsx.xml_stream import Malformed
 
 # Programs save the height of one line for every row. A row that is higher was made so by a person.

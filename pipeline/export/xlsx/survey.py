@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from xml.parsers.expat import XMLParserType
 
-from pipeline.inputs.table import address
+from pipeline.inputs.xlsx.areas import Area, area_of, column_number
+from pipeline.inputs.xlsx.tables import SheetTable, tables_of
 from pipeline.inputs.xlsx.workbook import SheetEntry, Workbook
-from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, prefix_of, stream
+from pipeline.inputs.xlsx.xml_stream import Foreign, prefix_of, stream
 
-_CORNER = re.compile(r"\$?([A-Za-z]{1,3})\$?([1-9][0-9]{0,6})")
 _CONTENT = frozenset(("v", "f", "t"))
 _EMU_PER_COLUMN = 609_600  # 64 pixels, the default width: a picture may end in a wider column
 _EMU_PER_ROW = 190_500
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """A rectangle of cells, both ends included, counted from 1."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def ref(self) -> str:
-        """The area as a workbook writes it: `A1:C5`."""
-        return f"{address(self.left, self.top)}:{address(self.right, self.bottom)}"
-
-    def overlaps_rows(self, top: int, bottom: int) -> bool:
-        return self.top <= bottom and top <= self.bottom
-
-
-@dataclass(frozen=True, slots=True)
-class SheetTable:
-    """A table of the worksheet (an Excel "table", which has a filter and stripes): where it is, its
-    part in the file, where its filter is, the names of its columns and the largest of their ids.
-    `fixed`: its columns come from a query, or it has no header row."""
-
-    part: str
-    area: Area
-    filter: Area | None
-    columns: tuple[str, ...]
-    last_id: int
-    fixed: bool
 
 
 @dataclass(slots=True)
@@ -76,40 +43,16 @@ def survey(workbook: Workbook, entry: SheetEntry, header_row: int, last_row: int
         for _ in stream(source, target, _only_tags):
             pass
     for link in workbook.links(entry.part):
-        if link.part is not None and link.kind == "table":
-            found.tables.append(_table(workbook, link.part))
-        elif link.part is not None and link.kind == "drawing":
+        if link.part is not None and link.kind == "drawing":
             found.pictures += _pictures(workbook, link.part)
-    found.tables = [t for t in found.tables if t.area.overlaps_rows(header_row, last_row)]
+    tables = tables_of(workbook, entry)
+    found.tables = [t for t in tables if t.area.overlaps_rows(header_row, last_row)]
     found.pictures = [p for p in found.pictures if p.overlaps_rows(header_row, last_row)]
     return found
 
 
 def _only_tags(parser: XMLParserType) -> None:
     parser.CharacterDataHandler = parser.EndElementHandler = None
-
-
-def area_of(ref: str) -> Area:
-    """Returns the cells of `A1:C5`, or of one cell.
-
-    Raises:
-        Malformed: if `ref` is not a range.
-    """
-    first, _, last = ref.partition(":")
-    ends = [_CORNER.fullmatch(end) for end in (first, last or first)]
-    corners = [(column_number(end[1]), int(end[2])) for end in ends if end]
-    if len(corners) != 2:
-        raise Malformed(f"{ref[:20]!r} where a range of cells belongs")
-    (left, top), (right, bottom) = corners
-    return Area(top, left, bottom, right)
-
-
-def column_number(letters: str) -> int:
-    """Returns 3 for column C."""
-    number = 0
-    for letter in letters.upper():
-        number = number * 26 + ord(letter) - 64
-    return number
 
 
 class _SheetTarget:
@@ -158,47 +101,6 @@ class _SheetTarget:
         if column is None:
             column = self._columns[letters] = column_number(letters)
         return column
-
-
-class _TableTarget:
-    def __init__(self) -> None:
-        self.area: Area | None = None
-        self.filter: Area | None = None
-        self.columns: list[str] = []
-        self.last_id = 0
-        self.fixed = False
-        self._foreign = Foreign()
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        self._foreign.add(0)
-        name = name.rpartition(":")[2]
-        if name == "table" and self.area is None:
-            self.area = area_of(attributes.get("ref", ""))
-            kind = attributes.get("tableType", "worksheet")
-            self.fixed = kind != "worksheet" or attributes.get("headerRowCount") == "0"
-        elif name == "autoFilter" and self.filter is None:
-            self.filter = area_of(attributes.get("ref", ""))
-        elif name == "tableColumn":
-            self.columns.append(attributes.get("name", ""))
-            self.last_id = max(self.last_id, int(_number(attributes.get("id"), 0)))
-
-    def end(self, name: str) -> None:
-        pass
-
-    def text(self, text: str) -> None:
-        pass
-
-
-def _table(workbook: Workbook, part: str) -> SheetTable:
-    target = _TableTarget()
-    with workbook.open_part(part) as source:
-        for _ in stream(source, target):
-            pass
-    if target.area is None:
-        raise Malformed(f"{part} is not a table")
-    return SheetTable(
-        part, target.area, target.filter, tuple(target.columns), target.last_id, target.fixed
-    )
 
 
 class _DrawingTarget:

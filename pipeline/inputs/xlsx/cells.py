@@ -16,6 +16,7 @@ from typing import IO
 from pipeline.core.model import TEXT_RULES
 from pipeline.inputs.table import address
 from pipeline.inputs.values import boolean_text
+from pipeline.inputs.xlsx.areas import Area, area_of, column_number
 from pipeline.inputs.xlsx.locales import Undisplayable
 from pipeline.inputs.xlsx.numbers import NO_DATE, Numbers
 from pipeline.inputs.xlsx.shared_strings import SharedTexts, unescaped
@@ -25,7 +26,6 @@ from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, prefix_of, strea
 MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384
 
-_ADDRESS = re.compile(r"([A-Za-z]{1,3})([1-9][0-9]{0,6})")
 _LETTERS = re.compile("[A-Za-z]{1,3}")
 _TRUE = ("1", "true")
 
@@ -69,17 +69,6 @@ class SheetRow:
     flaws: list[tuple[int, Flaw | NotShown]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """A merged range, both ends included. Only its first cell holds a value."""
-
-    ref: str
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-
 @dataclass(slots=True)
 class View:
     """What a worksheet does not show: hidden rows (one byte for each row, by its number), ranges of
@@ -99,7 +88,7 @@ def sheet_rows(
     source: IO[bytes],
     workbook: Workbook,
     texts: SharedTexts,
-    on_merged: Callable[[Merged], None],
+    on_merged: Callable[[Area], None],
     text_rules: int = TEXT_RULES,
     displayed: Displayed | None = None,
     view: View | None = None,
@@ -122,9 +111,7 @@ def sheet_rows(
 class _SheetTarget:
     """Called five times for each cell: what is common comes first, and nothing is looked up."""
 
-    def __init__(
-        self, values: _CellValues, on_merged: Callable[[Merged], None], view: View
-    ) -> None:
+    def __init__(self, values: _CellValues, on_merged: Callable[[Area], None], view: View) -> None:
         self.rows: list[SheetRow] = []
         self.ended = False
         self._values = values
@@ -168,7 +155,7 @@ class _SheetTarget:
             elif name == "autoFilter":
                 self._view.filtered = True
             elif name == "mergeCell":
-                self._on_merged(merged_range(attributes.get("ref", "")))
+                self._on_merged(area_of(attributes.get("ref", "")))
 
     def end(self, name: str) -> None:
         if self._prefix:
@@ -246,7 +233,7 @@ class _SheetTarget:
     def _column_of(self, letters: str) -> int:
         if not _LETTERS.fullmatch(letters):
             raise Malformed(f"a cell {letters[:20]!r} in row {self._row_text}")
-        self._columns[letters] = _number_of(letters)
+        self._columns[letters] = column_number(letters)
         return self._columns[letters]
 
 
@@ -321,21 +308,3 @@ def _whole(digits: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
         raise Malformed(f"{digits[:20]!r} where a number belongs")
     return int(digits)
-
-
-def merged_range(ref: str) -> Merged:
-    """Returns the corners of a range such as B2:C5."""
-    first, _, last = ref.partition(":")
-    ends = [_ADDRESS.fullmatch(end) for end in (first, last or first)]
-    corners = [(_number_of(end[1]), int(end[2])) for end in ends if end]
-    if len(corners) != 2:
-        raise Malformed(f"{ref[:20]!r} where merged cells belong")
-    (left, top), (right, bottom) = corners
-    return Merged(ref, top, left, bottom, right)
-
-
-def _number_of(letters: str) -> int:
-    number = 0
-    for letter in letters.upper():
-        number = number * 26 + ord(letter) - 64
-    return number

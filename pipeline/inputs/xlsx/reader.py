@@ -28,10 +28,10 @@ from pipeline.inputs.table import (
     distinct_names,
     refuse_too_wide,
 )
+from pipeline.inputs.xlsx.areas import Area
 from pipeline.inputs.xlsx.cells import (
     Displayed,
     Flaw,
-    Merged,
     NotShown,
     SheetRow,
     View,
@@ -133,9 +133,9 @@ class Worksheet:
         spec: JobSpec,
         name: str,
         rows: Iterator[SheetRow],
-        merged: list[Merged],
+        merged: list[Area],
         view: View | None = None,
-        totals: Sequence[Merged] = (),
+        totals: Sequence[Area] = (),
     ) -> None:
         self.rows = rows
         self.merged = merged
@@ -227,7 +227,7 @@ def _reading(spec: JobSpec, displayed: Displayed | None = None) -> Iterator[Work
         entry = _entry(spec, workbook)
         source = stack.enter_context(workbook.open_sheet(entry))
         texts = stack.enter_context(workbook.shared_texts())
-        merged: list[Merged] = []
+        merged: list[Area] = []
         view = View()
         rows = sheet_rows(source, workbook, texts, merged.append, spec.text_rules, displayed, view)
         totals = list(totals_rows(workbook, entry))
@@ -344,7 +344,7 @@ class _SheetBody:
                 raise _refusal(self._spec, where, f"{what}. {fix}")
             self._note_flaw(column, column, f"{where}: {what}")
 
-    def _check_merged(self, merged: Merged, last_row: int) -> None:
+    def _check_merged(self, merged: Area, last_row: int) -> None:
         top, bottom = max(merged.top, self._header.row + 1), min(merged.bottom, last_row)
         if top > bottom:
             return
