@@ -17,6 +17,9 @@ KINDS = (ANSWER, "citations", STATUS, "error_code", "error_message", FLAGS)
 USUAL = KINDS[:-1]
 """The kinds that an export adds if the user chooses none."""
 
+TEXT_ASIDE = r"^\([0-9,]+ characters, too long for a cell: .*\.files/row-.*\.txt\)$"
+"""The text of a cell of an .xlsx export whose own text is in a file next to the workbook."""
+
 # failures.csv has a column `_http_status`, which is no answer's status.
 ANSWER_NAME = re.compile(r"(?!http\Z)[^\W\d_]\w{0,59}")
 """What `as:` can be."""
@@ -44,9 +47,10 @@ def _name(kind: str, answer: str | None) -> str:
     return f"_{answer}_{kind}" if answer else f"_{kind}"
 
 
-def status_columns(columns: Iterable[str]) -> list[str]:
-    """Returns the columns in which an export says how rows ended."""
-    return [name for name in columns if _STATUS.fullmatch(name)]
+def status_columns(columns: Iterable[str]) -> list[int]:
+    """Returns the places of the columns in which an export says how rows ended. A person may have
+    typed the names again, so capital letters and spaces at the ends do not count."""
+    return [place for place, name in enumerate(columns) if _STATUS.fullmatch(name.strip().lower())]
 
 
 def exported_columns(columns: Iterable[str]) -> set[str]:

@@ -20,6 +20,8 @@ from pipeline.inputs.xlsx.reader import Worksheet, choose_sheet, open_worksheet
 from pipeline.job.spec import JobSpec
 from pipeline.system.children import start_python
 
+_MANY_ROWS = 100_000
+_ROWS_PER_BYTE = 1
 _MODULE = "pipeline.inputs.calamine_process"
 _SAVE = "Open it in Excel or LibreOffice and save it as .xlsx."
 
@@ -57,12 +59,24 @@ def _reading(spec: JobSpec, _: object) -> Iterator[Worksheet]:
         yield Worksheet(
             spec,
             name,
-            (SheetRow(number, list(map(tuple, cells))) for number, cells in rows),
+            _bounded(spec.input, rows),
             merged,
         )
     finally:
         process.kill()
         process.communicate()
+
+
+def _bounded(path: Path, rows: Iterator[Any]) -> Iterator[SheetRow]:
+    """The rows, unless a small file becomes very many: one row can be repeated a million times."""
+    most = max(_MANY_ROWS, _ROWS_PER_BYTE * path.stat().st_size)
+    for count, (number, cells) in enumerate(rows, start=1):
+        if count > most:
+            raise Refused(
+                f"{path}: its {path.stat().st_size:,} bytes would become over {most:,} rows, far "
+                f"more than in a real sheet. {_SAVE}"
+            )
+        yield SheetRow(number, list(map(tuple, cells)))
 
 
 def _answer(path: Path, process: Popen[bytes]) -> Any:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.added_columns import status_columns
+from pipeline.core.added_columns import TEXT_ASIDE, status_columns
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.formats import open_table
@@ -80,9 +80,9 @@ class RowChecks:
         self._refused = 0
         self._unseen = Unseen(table, variables.mapped)
         self._id = None if spec.id is None else table.columns.index(spec.id)
-        guards = set(status_columns(table.columns) if skip_ambiguous else ())
-        guards -= {table.columns[position] for position in variables.mapped}
-        self._statuses = [p for p, name in enumerate(table.columns) if name in guards]
+        # By the names as the sheet writes them: it may have two columns of one name.
+        guards = status_columns(table.headers or table.columns) if skip_ambiguous else ()
+        self._statuses = [place for place in guards if place not in variables.mapped]
         self._empty: list[str] = []
         self._ids = bytearray()
         self._id_places: list[npt.NDArray[np.int64]] = []
@@ -103,8 +103,10 @@ class RowChecks:
             by_name = dict(zip(self._table.columns, arrays, strict=True))
             reasons[~wanted(self._spec.where, by_name) & (reasons == Skip.NOT)] = Skip.WHERE
         for status in self._statuses:
-            ambiguous = _flags(pc.equal(arrays[status], str(State.AMBIGUOUS)))
+            said = pc.utf8_lower(pc.utf8_trim_whitespace(arrays[status]))
+            ambiguous = _flags(pc.equal(said, str(State.AMBIGUOUS)))
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
+        self._refuse_placeholders(batch, arrays)
         for position, choice in self._choices:
             empty = np.array([not cell for cell in batch.columns[position]], dtype=bool)
             empty &= reasons == Skip.NOT
@@ -119,6 +121,21 @@ class RowChecks:
         for reason in SKIP_NAMES:
             self.skips[reason] += int((reasons == reason).sum())
         return reasons
+
+    def _refuse_placeholders(self, batch: Batch, arrays: list[pa.Array]) -> None:
+        """Refuses a cell that names a file instead of a text: an export to .xlsx wrote it, and it
+        would be sent and paid for as it is."""
+        if self._table.sheet is None:
+            return
+        for position, _ in self._choices:
+            found = _flags(pc.match_substring_regex(arrays[position], TEXT_ASIDE))
+            if found.any():
+                cell = self._table.cell_at(position, batch.places[int(found.argmax())])
+                raise Refused(
+                    f"{self._table.path} {cell}: the text of this cell is in the file that the "
+                    "cell names, because it is too long for a workbook. Use the sheet as it was "
+                    "before the export, or export to .csv."
+                )
 
     def finish(self, rows: int) -> None:
         """Makes the checks that need the whole sheet, which had `rows` rows.

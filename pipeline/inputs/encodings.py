@@ -53,7 +53,7 @@ def _proposal(path: Path, encoding: str) -> str:
             "Save the file as UTF-8, or set its `encoding:` in the job file (cp1252 for Western "
             "Excel, gbk for Chinese Excel, …)."
         )
-    return f"Save the file as UTF-8, or set its encoding in the job file. {'. '.join(named)}."
+    return f"Save the file as UTF-8, or set its `encoding:` in the job file. {'. '.join(named)}."
 
 
 def _readings(sample: bytes, at: int) -> list[tuple[str, str]]:
@@ -66,7 +66,7 @@ def _readings(sample: bytes, at: int) -> list[tuple[str, str]]:
         head = sample[:at].decode(match.encoding, errors="ignore")
         line = f"{head}{sample[at:].decode(match.encoding, errors='ignore')}"[len(head) :]
         start = head.rpartition("\n")[2]
-        text = start + line.partition("\n")[0]
+        text = (start + line.partition("\n")[0]).rstrip("\r")
         western = "cp1252" in match.could_be_from_charset
         readings.setdefault(text, "cp1252" if western else match.encoding)
     return [(name.replace("_", "-"), text) for text, name in readings.items()]

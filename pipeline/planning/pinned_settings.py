@@ -27,6 +27,8 @@ _RULES = "text_rules"
 _SHOWN = "shown"
 _LOCALE = "locale"
 _HIDDEN = "hidden"
+_LAYOUT = ("separator", "header_row")
+_RULES_WITH_LAYOUT = 3
 _WORDS = {
     "workflow": "the workflow",
     "variables": "the variables or their columns",
@@ -34,6 +36,8 @@ _WORDS = {
     "id": "the id column",
     "encoding": "the encoding",
     "sheet": "the worksheet",
+    "separator": "the separator",
+    "header_row": "the row of the column names",
     _SHOWN: "the columns that are sent as the sheet displays them",
     _HIDDEN: "the choice for hidden rows",
     _RULES: "the rules that turn a cell into text",
@@ -90,6 +94,14 @@ def shown_of(pins: JsonObject) -> tuple[tuple[str, ...], str | None]:
     return tuple(pins.get(_SHOWN, ())), pins.get(_LOCALE)
 
 
+def layout_of(pins: JsonObject, spec: JobSpec) -> dict[str, Any]:
+    """Returns the separator and the row of the column names in a set of pins. Releases before text
+    rules 3 pinned neither, so theirs count as unchanged."""
+    if rules_of(pins) < _RULES_WITH_LAYOUT:
+        return {name: pins.get(name, getattr(spec, name)) for name in _LAYOUT}
+    return {name: pins.get(name) for name in _LAYOUT}
+
+
 def folder_rules(read: Read) -> int:
     """Returns the text rules that the folder began with or was moved to. A new folder has the
     newest ones.
@@ -120,6 +132,8 @@ def _alone(name: str, pinned: JsonObject) -> Any:
         return f"{', '.join(columns)} ({locale})" if columns else None
     if name == _HIDDEN:
         return pinned.get(name, "send")
+    if name in _LAYOUT:
+        return pinned.get(name)
     if name != "variables":
         return pinned[name]
     return {variable: column for variable, column in pinned[name] if column is not None}
@@ -154,6 +168,7 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     sent = {s.column_name for s in variables.sources} | {spec.id}
     if shown := sorted(name for name in sent if name is not None and spec.shows(name)):
         now |= {_SHOWN: shown, _LOCALE: spec.locale or DEFAULT_LOCALE}
+    now |= {name: value for name in _LAYOUT if (value := getattr(spec, name)) is not None}
     if spec.hidden != "send":  # earlier releases stored nothing for it
         now[_HIDDEN] = spec.hidden
     if spec.text_rules > 1:  # the first release stored no number for rules 1

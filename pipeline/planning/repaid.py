@@ -27,7 +27,7 @@ from pipeline.inputs.stored import stored_batches
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
 from pipeline.ledger.reader import Read
-from pipeline.planning.pinned_settings import Pins, differences, rules_of, shown_of
+from pipeline.planning.pinned_settings import Pins, differences, layout_of, rules_of, shown_of
 from pipeline.planning.plan import Plan
 
 _LOOK_UP_ROWS = 10_000
@@ -134,6 +134,7 @@ class _LookUp:
             text_rules=rules_of(before),
             shown=tuple(self._renamed(before, column) for column in columns),
             locale=locale,
+            **layout_of(before, self.spec),
         )
         if replace(read_before, shown=self.spec.shown, locale=self.spec.locale) != self.spec:
             return read_before

@@ -188,23 +188,27 @@ def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[An
 def _kinds(job: Job, snapshot: Path, add: Collection[str]) -> dict[str, str]:
     columns = frozenset(stored_columns(snapshot))
     used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
-    own = columns.intersection(read_exports(job.folder).columns).difference(used)
-    return _named(columns, own, add, job.spec.answer_column if job.spec else None)
+    noted = frozenset(read_exports(job.folder).columns).difference(used)
+    return _named(columns, noted, add, job.spec.answer_column if job.spec else None)
 
 
 def _named(
-    columns: frozenset[str], own: frozenset[str], add: Collection[str], answer: str | None
+    columns: frozenset[str], noted: frozenset[str], add: Collection[str], answer: str | None
 ) -> dict[str, str]:
     """The columns to add, by name. They get the first number that none of them has to share with a
-    column of the sheet, except `own`, which this folder wrote.
+    column of the sheet, except those that this folder wrote: they are among the `noted` ones, and
+    their status is there if this folder wrote one. A `result` alone is the user's own.
 
     Columns of this folder that the sheet has are renewed, also those that `add` leaves out: a new
     answer never stands next to an old status.
     """
     found: list[dict[str, str]] = []
-    foreign = columns - own
     for number in range(1, len(columns) + 2):
         group = column_names(KINDS, answer, number)
+        status = next(name for name, kind in group.items() if kind == STATUS)
+        lacks_status = status in noted and status not in columns
+        own = frozenset() if lacks_status else columns & noted
+        foreign = columns - own
         kinds = {name: kind for name, kind in group.items() if kind in add or name in own}
         if kinds.keys().isdisjoint(foreign):
             if not kinds.keys().isdisjoint(own):

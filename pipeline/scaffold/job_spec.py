@@ -201,8 +201,8 @@ def _for_empty(columns: Sequence[Column], rows: int, gaps: Gaps) -> dict[str, st
     they are sent once they are filled. `refuse` would stop the first `check`. Blank rows do not
     count, and a column that is only empty there skips them.
     """
-    blank = gaps.blank_rows
-    partly = [column for column in columns if column in mapped_columns(columns) and column.empty]
+    blank, mapped = gaps.blank_rows, mapped_columns(columns)
+    partly = [column for column in columns if column in mapped and column.empty]
     forgotten = {c.name for c in partly if c.empty - blank <= rows * _FORGOTTEN}
     skipped = gaps.rows_in([c.name in forgotten for c in columns]) - blank
     if skipped > rows * _FORGOTTEN_TOGETHER:

@@ -291,3 +291,44 @@ def test_schema_of_a_parquet_export_is_the_same_every_night(job):
     export(job, second)
     assert pq.read_schema(first).equals(pq.read_schema(second))
     assert pq.read_table(first).equals(pq.read_table(second))
+
+
+@pytest.mark.parametrize("names", [["result", "_status"] * 2, ["_status", "_status"]])
+def test_any_of_two_status_columns_with_one_name_guards_a_row(sandbox, make_job, names):
+    """As when a person pastes two exports next to each other."""
+    cells = {"result": "r", "_status": "ok"}
+    rows = [
+        ["x #fault:html-504-billed", *(cells[name] for name in names[:-1]), " Ambiguous "],
+        ["y", *(cells[name] for name in names)],
+    ]
+    job = make_job(sandbox.url, variables={"story": "story"})
+    lines = [",".join(row) for row in (["story", *names], *rows)]
+    job.sheet.write_text("\n".join(lines) + "\n")
+    assert job.run()["skipped"] == 1
+    assert not any("html-504" in body for body in sandbox.billed())
+
+
+def test_a_result_of_the_user_is_kept_although_the_folder_once_wrote_one(job):
+    """Without the status of the runner next to it, the column is the user's own."""
+    export(job, job.folder / "first.csv")
+    job.sheet.write_text("no,story,result\n1,a,mine\n2,b,mine too\n")
+    job.write_spec(variables={"story": "story"})
+    job.call("run", "--yes")
+    columns = export(job, job.folder / "second.csv")
+    assert columns == ["no", "story", "result", *(f"{name}_2" for name in ADDED)]
+    assert "mine too" in (job.folder / "second.csv").read_text("utf-8-sig")
+
+
+def test_a_text_that_an_export_put_aside_is_not_sent_as_the_name_of_its_file(sandbox, make_job):
+    """A cell of a workbook cannot hold it. The run of the export is refused with the cell."""
+    job = make_job(sandbox.url, rows=[["y" * 40_000], ["short"]])
+    job.run()
+    target = job.folder / "out.xlsx"
+    assert job.call("export", "--to", str(target)).returncode == 0
+    billed = sandbox.billed()
+    done = job.call("run", "--input", str(target))
+    assert (done.returncode, "job!A2: the text of this cell is in the file" in done.stderr) == (
+        2,
+        True,
+    ), done.stderr
+    assert sandbox.billed() == billed

@@ -135,3 +135,34 @@ def test_a_new_sheet_a_few_edits_and_a_sorted_sheet_need_no_confirmation(sandbox
     fresh = [[f"B{n}", f"{words[n % 10]} {words[n // 10]} tale {n}", "en"] for n in range(40)]
     job.write_sheet(COLUMNS, fresh)
     assert job.run()["requests"] == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        (
+            "Text|\nred;a|\ngreen;b|\n",
+            {"variables": {"x": "Text"}, "separator": "|"},
+            {"variables": {"x": "Text|"}, "separator": ","},
+        ),
+        (
+            "T1,T2\na,b\n1,2\n3,4\n",
+            {"variables": {"x": "a"}, "header_row": 2},
+            {"variables": {"x": "T2"}},
+        ),
+    ],
+    ids=["separator", "header_row"],
+)
+def test_another_layout_with_other_variables_is_refused_with_the_number_of_bills(
+    sandbox, make_job, text, first, second
+):
+    """The cells of the sheet are the same, so their rows are not new ones."""
+    job = make_job(sandbox.url)
+    job.sheet.write_text(text)
+    job.write_spec(**first)
+    job.run()
+    billed = sandbox.billed()
+    job.write_spec(**second)
+    done = job.call("run")
+    assert (done.returncode, "2 finished rows would be" in done.stderr) == (2, True), done.stderr
+    assert sandbox.billed() == billed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import pytest
 
@@ -58,6 +59,32 @@ def test_check_and_the_first_run_say_what_the_user_may_not_see(sandbox, make_job
     assert len(sandbox.billed()) == 2
 
 
+@pytest.mark.parametrize("left_out", ["totals", "hidden"])
+def test_an_error_in_a_row_that_is_never_sent_refuses_nothing(sandbox, make_job, left_out):
+    """A totals row often has a formula that no program calculated."""
+    job = make_job(sandbox.url)
+    path = job.folder / "book.xlsx"
+    book(path, hidden=(3,) if left_out == "hidden" else ())
+    row = "3" if left_out == "hidden" else "6"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
+    sheet = parts["xl/worksheets/sheet1.xml"]
+    start = sheet.index(f'<c r="B{row}"')
+    end = min(
+        sheet.index(mark, start) + len(mark) for mark in ("</c>", "/>") if mark in sheet[start:]
+    )
+    error = f'<c r="B{row}" t="e"><v>#DIV/0!</v></c>'
+    parts["xl/worksheets/sheet1.xml"] = sheet[:start] + error + sheet[end:]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    variables = {"story": "story", "cost": "cost"}
+    job.write_spec(input="book.xlsx", variables=variables, hidden="skip", empty="send")
+    done = job.call("run")
+    assert done.returncode == 0, done.stderr
+    assert not any("#DIV" in body for body in sandbox.billed())
+
+
 @pytest.mark.parametrize("named", [{}, {"id": "sku"}, {"dedupe": True}])
 def test_an_ambiguous_row_that_is_left_out_later_is_ambiguous_in_an_export(
     sandbox, make_job, named
@@ -80,7 +107,7 @@ def test_an_ambiguous_row_that_is_left_out_later_is_ambiguous_in_an_export(
     assert (refused.returncode, "1 row is ambiguous" in refused.stderr) == (2, True)
     job.write_spec(input="exported.parquet", output="elsewhere", **fields)
     job.call("run", "--yes", "--json")
-    # The new folder pays for the rows with an answer, as it was told, and for no ambiguous one.
+    # `--yes` lets the new folder pay for the rows that have an answer, but never for this one.
     assert sandbox.billed()[lost(sandbox)] == billed[lost(sandbox)] == 1
 
 

@@ -181,6 +181,29 @@ def utf_16(path: Path) -> None:
     by_hand(path, edit=edit)
 
 
+def namespace_on_the_sheet(path: Path) -> None:
+    """The prefix of links is declared where it is used, as the Open XML SDK may do."""
+
+    def edit(name: str, content: str) -> str:
+        if name != "xl/workbook.xml":
+            return content
+        content = content.replace(f' xmlns:r="{_LINKS}"', "")
+        return content.replace("r:id=", f'xmlns:r="{_LINKS}" r:id=')
+
+    by_hand(path, edit=edit)
+
+
+def at_the_root(path: Path) -> None:
+    """The parts of the workbook are in no folder."""
+    draft = path.with_suffix(".draft")
+    by_hand(draft)
+    with zipfile.ZipFile(draft) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name).decode().replace('"/xl/', '"/').replace('"xl/', '"')
+            new.writestr(name.removeprefix("xl/"), content)
+    draft.unlink()
+
+
 def without_styles(path: Path) -> None:
     """No styles at all, as small programs write them."""
     path.with_suffix(".draft").unlink(missing_ok=True)
@@ -326,6 +349,8 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "prefixed": prefixed,
     "without places": without_places,
     "UTF-16": utf_16,
+    "a namespace on the sheet": namespace_on_the_sheet,
+    "at the root": at_the_root,
     "without styles": without_styles,
     "a picture next to the rows": picture_next_to,
     "a picture above the rows": picture_above,

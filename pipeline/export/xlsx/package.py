@@ -65,15 +65,16 @@ class Parts:
         link_id = _free("rId", {link.id for link in links})
         kind = next(link.type for link in links if link.kind == "worksheet")
         folder = posixpath.dirname(book.main)
-        part = _free(f"{folder}/worksheets/sheet", set(book.archive.namelist()), ".xml")
+        beginning = posixpath.join(folder, "worksheets", "sheet")
+        part = _free(beginning, set(book.archive.namelist()), ".xml")
         title = name if name.lower() not in listed.names else _free(f"{name} ", listed.names)
         self.added[part] = content
         self._edit(
             book.main,
             "sheets",
             lambda p: (
-                f'<{p}sheet name={quoteattr(title)} sheetId="{listed.last_id + 1}" '
-                f'{listed.link_prefix}id="{link_id}"/>'
+                f"<{p}sheet xmlns:r={quoteattr(posixpath.dirname(kind))} "
+                f'name={quoteattr(title)} sheetId="{listed.last_id + 1}" r:id="{link_id}"/>'
             ),
         )
         self._edit(
@@ -84,9 +85,10 @@ class Parts:
                 f"Target={quoteattr(posixpath.relpath(part, folder or '.'))}/>"
             ),
         )
-        if CONTENT_TYPES in book.archive.namelist():
+        types = _part_of(book, CONTENT_TYPES)
+        if types in book.archive.namelist():
             said = f'PartName={quoteattr("/" + part)} ContentType="{SHEET_TYPE}"'
-            self._edit(CONTENT_TYPES, "Types", lambda p: f"<{p}Override {said}/>")
+            self._edit(types, "Types", lambda p: f"<{p}Override {said}/>")
 
     def calculate_again(self) -> None:
         """Makes Excel calculate the formulas when it opens the file."""
@@ -108,14 +110,15 @@ class Parts:
             without=lambda said: said.get("Type", "").endswith(f"/{_MACROS}"),
         )
         names = {f"/{part}".lower() for part in gone}
+        listing = _part_of(book, CONTENT_TYPES)
         types = edited(
-            self.content(CONTENT_TYPES),
+            self.content(listing),
             without=lambda said: (
                 said.get("PartName", "").lower() in {*names, f"/{book.main}".lower()}
             ),
         )
         said = f'PartName={quoteattr("/" + book.main)} ContentType="{BOOK_TYPE}"'
-        self.changed[CONTENT_TYPES] = edited(types, {"Types": lambda p: f"<{p}Override {said}/>"})
+        self.changed[listing] = edited(types, {"Types": lambda p: f"<{p}Override {said}/>"})
         return bool(gone)
 
     def write(self, file: BinaryIO) -> None:
@@ -143,13 +146,12 @@ class Parts:
 
 
 class _SheetList:
-    """The sheets of a workbook of every kind, and how the workbook refers to their parts."""
+    """The sheets of a workbook, of every kind, and its namespace."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.last_id = 0
         self.namespace = MAIN
-        self.link_prefix = "r:"
         self._foreign = Foreign()
         self._first = True
 
@@ -163,9 +165,6 @@ class _SheetList:
             self.names.add(attributes.get("name", "").lower())
             id_ = attributes.get("sheetId", "0")
             self.last_id = max(self.last_id, int(id_))
-            self.link_prefix = next(
-                (prefix_of(key) for key in attributes if key.endswith(":id")), self.link_prefix
-            )
 
     def end(self, name: str) -> None:
         pass
@@ -177,7 +176,11 @@ class _SheetList:
 def _links_part(workbook: Workbook, part: str) -> str:
     """Returns the name of the part that lists the relationships of `part`."""
     folder, base = posixpath.split(part)
-    name = posixpath.join(folder, "_rels", f"{base}.rels")
+    return _part_of(workbook, posixpath.join(folder, "_rels", f"{base}.rels"))
+
+
+def _part_of(workbook: Workbook, name: str) -> str:
+    """Returns the name of a part as the file writes it: case does not count (OPC, 6.2.2.3)."""
     names = (one for one in workbook.archive.namelist() if one.lower() == name.lower())
     return next(names, name)
 

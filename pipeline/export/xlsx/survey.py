@@ -40,7 +40,7 @@ def survey(workbook: Workbook, entry: SheetEntry, header_row: int, last_row: int
     found = Survey()
     target = _SheetTarget(found, header_row, last_row)
     with workbook.open_sheet(entry) as source:
-        for _ in stream(source, target, _only_tags):
+        for _ in stream(source, target, target.begin):
             pass
     for link in workbook.links(entry.part):
         if link.part is not None and link.kind == "drawing":
@@ -49,10 +49,6 @@ def survey(workbook: Workbook, entry: SheetEntry, header_row: int, last_row: int
     found.tables = [t for t in tables if t.area.overlaps_rows(header_row, last_row)]
     found.pictures = [p for p in found.pictures if p.overlaps_rows(header_row, last_row)]
     return found
-
-
-def _only_tags(parser: XMLParserType) -> None:
-    parser.CharacterDataHandler = parser.EndElementHandler = None
 
 
 class _SheetTarget:
@@ -66,6 +62,14 @@ class _SheetTarget:
         self._columns: dict[str, int] = {}
         self._row = self._column = 0
         self._style: str | None = None
+        self._parser: XMLParserType | None = None
+        self._in_sparkline = False
+        self._ref = ""
+
+    def begin(self, parser: XMLParserType) -> None:
+        """Leaves out the texts and ends of tags, which take most of the time."""
+        parser.CharacterDataHandler = parser.EndElementHandler = None
+        self._parser = parser
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if self._prefix is None:
@@ -86,14 +90,25 @@ class _SheetTarget:
             area = area_of(attributes.get("ref", ""))
             if area.overlaps_rows(self._header_row, self._last_row):
                 self._found.last_column = max(self._found.last_column, area.right)
+        elif name.endswith(":sparkline"):
+            self._in_sparkline = True
+        elif name.endswith(":sqref") and self._in_sparkline and self._parser is not None:
+            self._ref = ""
+            self._parser.CharacterDataHandler = self.text
+            self._parser.EndElementHandler = self.end
         elif name == "sheetFormatPr":
             self._found.row_height = _number(attributes.get("defaultRowHeight"), 15.0)
 
     def end(self, name: str) -> None:
-        pass
+        """Only called for the place of a sparkline, which is drawn in a cell without a value."""
+        if self._parser is not None:
+            self.begin(self._parser)
+        self._in_sparkline = False
+        for ref in self._ref.split():
+            self._found.last_column = max(self._found.last_column, area_of(ref).right)
 
     def text(self, text: str) -> None:
-        pass
+        self._ref += text[:100]
 
     def _column_of(self, ref: str) -> int:
         letters = ref.rstrip("0123456789")

@@ -303,7 +303,7 @@ class _SheetBody:
             if totals.left < left + width and totals.right >= left
         ]
         for row in sheet.rows:
-            if row.flaws:
+            if row.flaws and not self._is_left_out(row.number, sheet.view):
                 self._check(row)
             texts = [""] * width
             for column, text in row.cells:
@@ -319,6 +319,11 @@ class _SheetBody:
         for merged in sheet.merged:
             self._check_merged(merged, last)
         self._note_view(sheet.view)
+
+    def _is_left_out(self, number: int, view: View) -> bool:
+        """Whether a row is never sent, so that its cells do not matter."""
+        hidden = self._spec.hidden == "skip" and number < len(view.rows) and view.rows[number]
+        return bool(hidden) or any(top <= number <= end for top, end in self._found.totals)
 
     def _note_view(self, view: View) -> None:
         left, width = self._header.left, len(self._header.texts)

@@ -97,9 +97,17 @@ def load_workbook(path: Path) -> openpyxl.Workbook:
 
 
 def parts(path: Path) -> dict[str, bytes]:
+    """The parts of a workbook by their usual names: one of the workbooks has them at the root."""
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-        return {name: archive.read(name) for name in archive.namelist()}
+        names = archive.namelist()
+        prefix = "" if "xl/workbook.xml" in names else "xl/"
+        return {
+            name if name in ("[Content_Types].xml", "_rels/.rels") else f"{prefix}{name}": (
+                archive.read(name)
+            )
+            for name in names
+        }
 
 
 def cells_of(sheet: bytes) -> dict[str, str]:
@@ -164,6 +172,20 @@ def test_a_copy_of_any_workbook_adds_cells_and_changes_nothing_else(tmp_path, se
     received = server.received.total()
     used_as_sheet(job, target)
     assert server.received.total() == received
+
+
+@pytest.mark.parametrize("kind", ["a namespace on the sheet", "prefixed", "exact values"])
+def test_another_program_reads_the_copy(tmp_path, server, kind):
+    """Its list of sheets is well-formed, and the summary is a second sheet."""
+    book = load_workbook(exported(run_on(tmp_path, server, KINDS[kind])))
+    assert book.sheetnames == ["Stories", "Summary"]
+    assert book["Stories"]["E4"].value == "result"
+
+
+def test_new_columns_stand_behind_sparklines(tmp_path, server):
+    """A sparkline is drawn in a cell that has no value."""
+    job = run_on(tmp_path, server, KINDS["unknown parts"])
+    assert load_workbook(exported(job)).worksheets[0]["F4"].value == "result"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -154,3 +155,26 @@ def test_equal_and_missing_names_are_refused_only_where_they_are_used(tmp_path):
     assert (
         json.dumps(read(tmp_path / "s.parquet", variables=(("a", "a"),))[1]) == '[["x", "1", "2"]]'
     )
+
+
+def test_a_row_that_is_repeated_a_million_times_is_refused(tmp_path):
+    """A few bytes of an .ods can say so."""
+    row = (
+        '<table:table-row table:number-rows-repeated="1000000"><table:table-cell '
+        'office:value-type="string"><text:p>x</text:p></table:table-cell></table:table-row>'
+    )
+    path = tmp_path / "sheet.ods"
+    name = "urn:oasis:names:tc:opendocument:xmlns:"
+    content = (
+        f'<office:document-content xmlns:office="{name}office:1.0" xmlns:table="{name}table:1.0" '
+        f'xmlns:text="{name}text:1.0"><office:body><office:spreadsheet><table:table '
+        f'table:name="S">{row}</table:table></office:spreadsheet></office:body>'
+        "</office:document-content>"
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("content.xml", content)
+        archive.writestr("META-INF/manifest.xml", "<manifest/>")
+    with pytest.raises(Refused, match="far more than in a real sheet"):
+        for _ in open_table(spec_for(path)).batches():
+            pass
