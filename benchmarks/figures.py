@@ -38,14 +38,24 @@ def throughput() -> str:
 
 def scale() -> str:
     kept, flight = _kept("scale"), _kept("in-flight")
-    lines = ["| command | rows | wall s | CPU s | MB |", "|---|---|---|---|---|"]
-    for one in [*kept["figures"], *flight["figures"]]:
-        lines.append(
-            f"| {one['name']} | {one['rows']:,} | {one['wall_s']:.1f} | {one['cpu_s']:.1f} |"
-            f" {one['rss_mb']:.0f} |"
-        )
+    lines = _steps([*kept["figures"], *flight["figures"]])
     ideal = f"Ideal for the last line: {flight['ideal_s']:.0f} s."
     return "\n".join([*lines, "", f"{ideal} {_about(kept)}"])
+
+
+def workbook() -> str:
+    kept = _kept("workbook")
+    return "\n".join([*_steps(kept["figures"]), "", _about(kept)])
+
+
+def _steps(steps: list[dict[str, Any]]) -> list[str]:
+    lines = ["| command | rows | wall s | CPU s | MB |", "|---|---|---|---|---|"]
+    for one in steps:
+        lines.append(
+            f"| {one['name']} | {one['rows']:,} | {one['wall_s']:.1f} | {one['cpu_s']:.1f} |"
+            f" {one['rss_mb']:,.0f} |"
+        )
+    return lines
 
 
 def ceiling() -> str:
@@ -109,6 +119,7 @@ def _about(kept: dict[str, Any]) -> str:
 TABLES = {
     "throughput": throughput,
     "scale": scale,
+    "workbook": workbook,
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,
 }

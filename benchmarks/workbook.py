@@ -98,13 +98,13 @@ def main() -> None:
         other = used(command)
         steps.append(step("openpyxl: load, add, save", rows, other))
         ratio("openpyxl, compared with the export", ours, other)
+        keep("workbook", steps, server=kind)
         if arguments.before:
             target = str(bench.folder / "before.xlsx")
             command = [arguments.before, "-m", "pipeline", "export", str(bench.spec)]
             before = used([*command, "--to", target, "--quiet"], bench.environment())
-            steps.append(step("export .xlsx of the other release", rows, before))
+            step("export .xlsx of the other release", rows, before)
             ratio("the other release, compared with this one", ours, before)
-    keep("workbook", steps, server=kind)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,13 @@ STORIES = [["1", "a plain story"], ["2", "#fault:blocked"], ["3", "#fault:html-5
 ROWS = [*STORIES, ["4", "another"]]
 ADDED = ["result", "citations", "_status", "_error_code", "_error_message"]
 KINDS = ("csv", "xlsx", "parquet", "jsonl")
+# Each pair takes five seconds. The others run only in `make soak`.
+ALWAYS = {("csv", None), ("xlsx", "outline")}
+SOME = [
+    pytest.param(kind, answer, marks=() if (kind, answer) in ALWAYS else pytest.mark.long)
+    for kind in KINDS
+    for answer in (None, "outline")
+]
 
 
 @pytest.fixture
@@ -116,8 +123,7 @@ def test_the_columns_of_another_job_stay_as_they_are(job, sandbox, make_job, kin
     assert sandbox.billed() == bills
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("answer", [None, "outline"])
+@pytest.mark.parametrize(("kind", "answer"), SOME)
 def test_an_ambiguous_row_of_an_export_is_sent_in_no_other_folder(job, sandbox, kind, answer):
     """Under whatever name the status stands, and with every choice of columns that is allowed."""
     if answer:
@@ -138,8 +144,7 @@ def test_an_ambiguous_row_of_an_export_is_sent_in_no_other_folder(job, sandbox, 
         assert sandbox.billed().keys() == before.keys()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("answer", [None, "outline"])
+@pytest.mark.parametrize(("kind", "answer"), SOME)
 def test_every_choice_of_columns_can_be_the_next_sheet(job, sandbox, kind, answer):
     """Nothing is sent in the folder that wrote it, and a night replaces its own file."""
     settled(job)

@@ -77,6 +77,10 @@ LONG = {
     "citations",
     "300,000 merges of whole rows",
     "formulas that share a long one",
+    "a validation of a million places",
+    "a link of the whole sheet",
+    "1,000 merges of whole rows",
+    "o.xlsx",
 }
 
 
@@ -517,7 +521,7 @@ def many_texts(path: Path) -> None:
 EXPORTS = {"o.csv": sparse, "o.jsonl": sparse, "o.parquet": sparse, "o.xlsx": many_texts}
 
 
-@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("name", each(EXPORTS))
 def test_a_file_in_the_place_of_an_earlier_export_costs_little(make_job, answering, name):
     """Another user who can write to the folder put it there."""
     job = make_job(answering.url, rows=[["a"]])

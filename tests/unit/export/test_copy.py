@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import openpyxl
@@ -45,6 +46,14 @@ _MAY_DIFFER = {
     "xl/styles.xml",
     "xl/worksheets/sheet1.xml",
 }
+
+
+# A copy of a copy differs from a copy only in these. The others run only in `make soak`.
+_COPIED_TWICE = ("written by hand", "prefixed", "a table", "wide formats")
+
+
+def each_second_time(kinds: Iterable[str]) -> list[Any]:
+    return [pytest.param(k, marks=() if k in _COPIED_TWICE else pytest.mark.long) for k in kinds]
 
 
 def answer(body: bytes) -> Answer:
@@ -188,7 +197,7 @@ def test_new_columns_stand_behind_sparklines(tmp_path, server):
     assert load_workbook(exported(job)).worksheets[0]["F4"].value == "result"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each_second_time(KINDS))
 def test_a_copy_of_a_copy_renews_the_columns(tmp_path, server, kind):
     """It has the same columns in the same places, and one summary."""
     job = run_on(tmp_path, server, KINDS[kind])
@@ -419,6 +428,7 @@ def test_the_summary_of_another_job_stays(tmp_path, server):
     assert header == ["No", "Story", "When", *ADDED, *(f"{name}_2" for name in ADDED)]
 
 
+@pytest.mark.long
 def test_a_copy_takes_little_memory(tmp_path, server):
     """20,000 rows of ten cells: half a kilobyte a cell would be 100 MB."""
     rows = "".join(
