@@ -1,10 +1,9 @@
 """Measures a large workbook: reading it, and exporting it with its answers.
 
-    python benchmarks/workbook.py [--rows 200000] [--before PYTHON]
+    python benchmarks/workbook.py [--rows 200000]
 
 The workbook has ten columns. The export is compared with openpyxl, which loads the same workbook,
-adds five columns and saves it. `--before` names the Python of another installation of the runner,
-such as that of the last release, whose export is measured too.
+adds five columns and saves it.
 """
 
 from __future__ import annotations
@@ -80,16 +79,14 @@ def ratio(what: str, ours: Used, other: Used) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--before", metavar="PYTHON")
-    arguments = parser.parse_args()
-    rows: int = arguments.rows
+    rows: int = parser.parse_args().rows
     steps: list[Step] = []
     with serving() as (kind, url), tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), url)
         bench.write([], input="book.xlsx", variables={"text": "c0", "number": "c1"})
         book = bench.folder / "book.xlsx"
         write_book(book, rows)
-        steps.append(step("run: read and send", rows, bench.call("run", "--quiet")))
+        bench.call("run", "--quiet")
         steps.append(step("run again: read only", rows, bench.call("run", "--quiet")))
         target = str(bench.folder / "done.xlsx")
         ours = bench.call("export", "--to", target, "--quiet")
@@ -99,12 +96,6 @@ def main() -> None:
         steps.append(step("openpyxl: load, add, save", rows, other))
         ratio("openpyxl, compared with the export", ours, other)
         keep("workbook", steps, server=kind)
-        if arguments.before:
-            target = str(bench.folder / "before.xlsx")
-            command = [arguments.before, "-m", "pipeline", "export", str(bench.spec)]
-            before = used([*command, "--to", target, "--quiet"], bench.environment())
-            step("export .xlsx of the other release", rows, before)
-            ratio("the other release, compared with this one", ours, before)
 
 
 if __name__ == "__main__":
