@@ -106,7 +106,7 @@ class RowChecks:
             said = pc.utf8_lower(pc.utf8_trim_whitespace(arrays[status]))
             ambiguous = _flags(pc.equal(said, str(State.AMBIGUOUS)))
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
-        self._refuse_placeholders(batch, arrays)
+        self._refuse_names_of_files(batch, arrays, reasons)
         for position, choice in self._choices:
             empty = np.array([not cell for cell in batch.columns[position]], dtype=bool)
             empty &= reasons == Skip.NOT
@@ -122,13 +122,16 @@ class RowChecks:
             self.skips[reason] += int((reasons == reason).sum())
         return reasons
 
-    def _refuse_placeholders(self, batch: Batch, arrays: list[pa.Array]) -> None:
+    def _refuse_names_of_files(
+        self, batch: Batch, arrays: list[pa.Array], reasons: Reasons
+    ) -> None:
         """Refuses a cell that names a file instead of a text: an export to .xlsx wrote it, and it
         would be sent and paid for as it is."""
         if self._table.sheet is None:
             return
         for position, _ in self._choices:
             found = _flags(pc.match_substring_regex(arrays[position], TEXT_ASIDE))
+            found = found & (reasons == Skip.NOT)
             if found.any():
                 cell = self._table.cell_at(position, batch.places[int(found.argmax())])
                 raise Refused(

@@ -11,7 +11,6 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIP = b"PK\x03\x04"
 _WEB = (b"<html", b"<!doctype", b"<table", b"<?xml")
 _TEXTS = (".csv", ".tsv", ".txt", ".jsonl")
-_OLE_KINDS = (".xls",)
 _ZIP_KINDS = {".xlsx": ".xlsx", ".xlsm": ".xlsx", ".xlsb": ".xlsb", ".ods": ".ods"}
 _NAMES = {
     ".xlsx": "an Excel workbook",

@@ -84,10 +84,6 @@ class Editor:
         one tag."""
         return place if closed else self._base + self._kept.index(b">", place - self._base) + 1
 
-    def bytes_from(self, begin: int, end: int) -> bytes:
-        """Returns bytes of the part that are still in memory."""
-        return bytes(self._kept[begin - self._base : end - self._base])
-
     def replace(self, begin: int, end: int, content: bytes) -> None:
         """Writes `content` in place of the bytes from `begin` to before `end`. Changes must come in
         the order of their places."""
