@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, STATUS, USUAL, column_names
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.inputs.arrow import array_of, as_numpy, positions, text_scalar, texts
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.identity import identity
 from pipeline.inputs.mapping import Variables, bind
@@ -114,7 +115,7 @@ class SkippedUnknown:
 
     def among(self, piece: Piece) -> dict[int, str | None]:
         """The error code of each of them in `piece`, by its place."""
-        skipped = _true(pc.is_valid(piece.skipped)) & ~piece.answered
+        skipped = as_numpy(pc.is_valid(piece.skipped)) & ~piece.answered
         return self._found(piece.columns, np.flatnonzero(skipped))
 
     def count(self, snapshot: Path) -> int:
@@ -122,7 +123,7 @@ class SkippedUnknown:
         if not self.codes:
             return 0
         return sum(
-            len(self._found(batch.columns, np.flatnonzero(_true(pc.is_valid(batch.skipped)))))
+            len(self._found(batch.columns, np.flatnonzero(as_numpy(pc.is_valid(batch.skipped)))))
             for batch in stored_batches(snapshot)
         )
 
@@ -131,7 +132,7 @@ class SkippedUnknown:
     ) -> dict[int, str | None]:
         if not self.codes or not len(places):
             return {}
-        texts = [column.take(pa.array(places)).to_pylist() for column in columns]
+        texts = [column.take(positions(places)).to_pylist() for column in columns]
         ids = repeat(None) if self.id_place is None else texts[self.id_place]
         keys = self.variables.keys(texts)
         names = [identity(key, row_id) for key, row_id in zip(keys, ids, strict=False)]
@@ -281,7 +282,7 @@ def _beside(
     low, high = np.searchsorted(stretch.rows, [begin, begin + size])
     places = np.full(size, -1)
     places[stretch.rows[low:high] - begin] = np.arange(high - low)
-    take = pa.array(places, mask=places < 0)
+    take = positions(places)
     found = stretch.answers.slice(low, high - low).combine_chunks()
     arrays = [pa.concat_arrays(column.chunks or [_none(column)]) for column in found.columns]
     return places >= 0, pa.record_batch(
@@ -290,7 +291,7 @@ def _beside(
 
 
 def _none(column: pa.ChunkedArray) -> pa.Array:
-    return pa.array([], column.type)
+    return pa.nulls(0, column.type)
 
 
 class _UnfinishedInOrder:
@@ -321,7 +322,7 @@ def _states(
     in_use: bool,
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
-    skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
+    skipped = as_numpy(pc.is_valid(piece.skipped))
     unanswered = np.where(skipped, _SKIPPED, State.PENDING)
     status = np.where(piece.answered, State.OK, unanswered).astype(object)
     codes = np.full(len(status), None, dtype=object)
@@ -340,7 +341,7 @@ def _states(
         if not row.answered:
             status[place] = shown.state
     return {
-        kind: pa.array([None if v is None else str(v) for v in values], pa.string())
+        kind: texts([None if v is None else str(v) for v in values])
         for kind, values in ((STATUS, status), ("error_code", codes), ("error_message", messages))
     }
 
@@ -379,15 +380,15 @@ class _Brought:
         }
         keep = np.zeros(len(piece.skipped), dtype=bool)
         if ANSWER in texts:
-            keep |= _true(pc.not_equal(texts[ANSWER], ""))
+            keep |= as_numpy(pc.not_equal(texts[ANSWER], text_scalar("")))
         if STATUS in texts:
-            keep |= _true(pc.equal(texts[STATUS], str(State.AMBIGUOUS)))
-        keep &= _true(pc.is_valid(piece.skipped)) & ~piece.answered
+            keep |= as_numpy(pc.equal(texts[STATUS], text_scalar(State.AMBIGUOUS)))
+        keep &= as_numpy(pc.is_valid(piece.skipped)) & ~piece.answered
         if not keep.any():
             return found
         read = {kind: _read(kind, column, keep) for kind, column in texts.items()}
         return found | {
-            kind: pa.array(
+            kind: array_of(
                 [
                     own if kept else held
                     for kept, own, held in zip(keep, brought, there, strict=True)
@@ -397,11 +398,6 @@ class _Brought:
             for kind, brought in read.items()
             for there in [found[kind].to_pylist()]
         }
-
-
-def _true(values: pa.Array) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = values.to_numpy(zero_copy_only=False)
-    return found
 
 
 def _read(kind: str, column: pa.Array, keep: npt.NDArray[np.bool_]) -> list[Any]:
@@ -443,7 +439,7 @@ def _answers(piece: Piece, answers: Answers) -> dict[str, pa.Array]:
         return found
     repeated = answers.repeated[piece.first - 1 :]
     return found | {
-        FLAGS: pa.array(
+        FLAGS: array_of(
             [
                 None if flags is None else flags + [REPEATED] * bool(again)
                 for flags, again in zip(piece.answers[FLAGS].to_pylist(), repeated, strict=False)
