@@ -7,9 +7,9 @@ import io
 import sys
 import time
 from collections import Counter
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from pipeline.commands.bar import FittingBar, Word
+from pipeline.commands.bar_words import Word
 from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
@@ -23,6 +23,9 @@ from pipeline.core.events import (
 )
 from pipeline.core.model import State, StopCode, Stopped
 from pipeline.core.wording import counted, printable
+
+if TYPE_CHECKING:
+    from pipeline.commands.bar import FittingBar
 
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0
@@ -77,6 +80,8 @@ class ProgressBar:
         self._counts = Counter(event.kept)
         self._rows = event.to_send + self._done()
         if event.to_send and self._stream.isatty():
+            from pipeline.commands.bar import FittingBar  # a night needs no tqdm
+
             self._bar = FittingBar(
                 self._words, total=self._rows, initial=self._done(), file=self._stream
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from xml.sax.saxutils import quoteattr
-
 from pipeline.export.xlsx.editor import edited
+from pipeline.export.xlsx.markup import quoteattr
 from pipeline.inputs.xlsx.workbook import Workbook
 from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, stream
 
