@@ -40,7 +40,6 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.report.bodies import write_bodies
         from pipeline.report.groups import as_json as groups_json
-        from pipeline.report.html.write import write_report
         from pipeline.report.overview import report_job
         from pipeline.report.terminal import group_lines, marked_lines
         from pipeline.status.summary import as_json
@@ -56,6 +55,9 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
             if job.to_add and not found.summary.resume_command:
                 answer(said, "", job.to_add)
             answer(said, *marked_lines(found.marked, found.unread, job.sandbox, found.names))
+        # The charts' library takes 0.6 s to import. The text above is there before.
+        from pipeline.report.html.write import write_report
+
         path = write_report(job, found)
         if not said.quiet:
             answer(said, "", f"Report to read and forward: {shown_path(str(path))}")
