@@ -22,11 +22,13 @@ from pipeline.status.summary import summarize
 
 @dataclass(frozen=True, slots=True)
 class FlaggedAnswers:
-    """The answers with one flag (`mark`): how many, and the first rows."""
+    """The answers with one flag (`mark`): how many, and the first rows. `command` asks for them
+    again. It is None while a run is active."""
 
     mark: str
     count: int
     first_rows: tuple[int, ...]
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def report_job(job: Job) -> Report:
             marked, unread = _marked(job.folder, read, summary.rows), None
         except StorageFailed as error:
             marked, unread = [], str(error)
+    if not in_use:
+        marked = [_with_command(job, found, summary.paid_max) for found in marked]
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
     in_flight = stand(counts, in_use).in_flight
     shown = groups.largest_first(job, in_use)
@@ -81,6 +85,11 @@ def first_rows(report: Report) -> list[int]:
     """The rows that a report names."""
     of_groups = (group.first_rows for group in report.groups)
     return list(chain(*of_groups, *(found.first_rows for found in report.marked)))
+
+
+def _with_command(job: Job, found: FlaggedAnswers, paid: int) -> FlaggedAnswers:
+    command = job.affording(paid, found.count).command("run", "--again", found.mark)
+    return replace(found, command=command)
 
 
 def _marked(folder: RunFolder, read: Read, rows: int) -> list[FlaggedAnswers]:

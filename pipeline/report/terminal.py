@@ -56,11 +56,16 @@ def left_out_line(groups: Sequence[Group], shown: int = MOST_GROUPS) -> str | No
 def marked_lines(
     marked: list[FlaggedAnswers], unread: str | None, rehearsal: bool, names: RowNames
 ) -> list[str]:
-    """The answers that look wrong, by flag. Their rows are ok, because they were paid."""
+    """The answers that look wrong, by flag, and the command that asks for them again. Their rows
+    are ok, because they were paid."""
     if unread:
         return ["", unread_line(unread)]
-    title = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
-    return [*title, *(f"{mark_line(found, names)}: {mark_meaning(found)}" for found in marked)]
+    lines = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
+    for found in marked:
+        lines.append(f"{mark_line(found, names)}: {mark_meaning(found)}")
+        if found.command:
+            lines.append(f"    {found.command}")
+    return lines
 
 
 def marked_note(rehearsal: bool) -> str:

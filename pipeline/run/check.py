@@ -142,7 +142,7 @@ def check_job(
         with checked_beside(job.folder.ledger):
             prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
-        refuse_impossible(job, plan, selection, read)
+        refuse_impossible(job, prepared, selection, read)
         budget = spec.budget(read(queries.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key)

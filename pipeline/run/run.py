@@ -355,7 +355,7 @@ class _Run:
             snapshot_sha256=snapshot.sha256,
             pins=self.prepared.pins.text,
             accepted=self.prepared.repaid.row_ids,
-            again=plan.chosen_ids if self.options.selection.again else (),
+            again=self.prepared.again,
             token=self.token,
         )
         folder.adopt_snapshot()

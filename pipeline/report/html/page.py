@@ -50,8 +50,8 @@ from pipeline.status.summary_lines import last_run_line, next_note, outcome_line
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
 _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
 _LOOK = (
-    "`export --flags` writes the flags next to the answers. `run --again ROWS` sends the rows that "
-    "you name once more, for another version of their answers."
+    "`export --flags` writes the flags next to the answers. `run --again FLAG` sends these rows "
+    "once more, for another version of their answers. It shows the cost and asks first."
 )
 _WHY = {
     "first": "one of the first",
@@ -196,6 +196,7 @@ def _mark(found: FlaggedAnswers, names: RowNames) -> Markup:
         "article",
         element("h3", foreign(mark_line(found, names), _MESSAGE)),
         element("p", _sentence(mark_meaning(found))),
+        _command(found.command) if found.command else None,
         class_="marked",
     )
 

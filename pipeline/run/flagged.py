@@ -1,0 +1,86 @@
+"""Finds the rows whose answers have a flag, for `run --again FLAG`.
+
+The flags are those that `report` counts, in the sheet of the last run. The rows are named by their
+ids in the ledger, so a sheet that was sorted or edited since then does not change which answers are
+asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from pipeline.core.errors import Refused
+from pipeline.core.wording import few_words, nearest, shortened
+from pipeline.job.job import Job
+from pipeline.ledger import queries
+from pipeline.ledger.queries import Answered
+from pipeline.ledger.reader import Read
+from pipeline.planning.selection import Flagged, Selection
+from pipeline.results.flags import FLAGS
+from pipeline.results.lookup import Rows, find_answers
+
+
+def find_flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:
+    """Returns the rows whose answers have a flag of `selection`. None if it has no flags.
+
+    Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
+
+    Raises:
+        Refused: for a flag that no answer of this job can have.
+        StorageFailed: when an answer is missing or damaged.
+    """
+    if not selection.flags:
+        return None
+    _refuse_unknown(selection.flags, FLAGS)
+    sheet_rows = read(queries.counts).sheet_rows
+    found = find_answers(job.folder, read, sheet_rows, flags=True).flagged
+    rows = {flag: found[flag] for flag in sorted(selection.flags) if flag in found}
+    flags_at = _flags_at(rows)
+    reasons, answers = read(lambda db: _by_row_id(queries.answered(db), flags_at))
+    asked_for = read(queries.again_reasons)
+    return Flagged(
+        selection.flags,
+        reasons,
+        frozenset(
+            row_id
+            for row_id, earlier in asked_for.items()
+            if row_id in reasons and earlier.issuperset(reasons[row_id].split("\n"))
+        ),
+        answers,
+        _number([numbers for flag, numbers in rows.items() if flag not in FLAGS]),
+    )
+
+
+def _refuse_unknown(flags: frozenset[str], known: tuple[str, ...]) -> None:
+    for flag in sorted(flags - frozenset(known)):
+        raise Refused(
+            f'There is no flag "{shortened(flag)}".{nearest(flag, [*known, "all"])} The flags of '
+            f"this job are: {few_words(known)}. Rows are numbers such as 3,7-9."
+        )
+
+
+def _flags_at(rows: Mapping[str, Rows]) -> dict[int, str]:
+    """Returns the flags of each row of the sheet, one a line."""
+    flags: dict[int, str] = {}
+    for flag, numbers in rows.items():
+        for number in numbers.tolist():
+            flags[number] = f"{flags[number]}\n{flag}" if number in flags else flag
+    return flags
+
+
+def _by_row_id(
+    answered: Iterable[Answered], flags_at: Mapping[int, str]
+) -> tuple[dict[int, str], int]:
+    """Returns (flags by the ledger's row id, number of answers of the sheet)."""
+    flags, answers = {}, 0
+    for one in answered:
+        answers += 1
+        if one.sheet_row in flags_at:
+            flags[one.row_id] = flags_at[one.sheet_row]
+    return flags, answers
+
+
+def _number(rows: list[Rows]) -> int:
+    return len(np.unique(np.concatenate(rows))) if rows else 0
