@@ -17,13 +17,13 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Answered
 from pipeline.ledger.reader import Read
-from pipeline.planning.selection import Flagged, Selection
+from pipeline.planning.selection import Flagged
 from pipeline.results.flags import FLAGS
 from pipeline.results.lookup import Rows, find_answers
 
 
-def find_flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:
-    """Returns the rows whose answers have a flag of `selection`. None if it has no flags.
+def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
+    """Returns the rows whose answers have one of `flags`.
 
     Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
 
@@ -31,17 +31,15 @@ def find_flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:
         Refused: for a flag that no answer of this job can have.
         StorageFailed: when an answer is missing or damaged.
     """
-    if not selection.flags:
-        return None
-    _refuse_unknown(selection.flags, FLAGS)
+    _refuse_unknown(flags, FLAGS)
     sheet_rows = read(queries.counts).sheet_rows
     found = find_answers(job.folder, read, sheet_rows, flags=True).flagged
-    rows = {flag: found[flag] for flag in sorted(selection.flags) if flag in found}
+    rows = {flag: found[flag] for flag in sorted(flags) if flag in found}
     flags_at = _flags_at(rows)
     reasons, answers = read(lambda db: _by_row_id(queries.answered(db), flags_at))
     asked_for = read(queries.again_reasons)
     return Flagged(
-        selection.flags,
+        flags,
         reasons,
         frozenset(
             row_id

@@ -35,7 +35,6 @@ from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
 from pipeline.planning.selection import Flagged, Selection
-from pipeline.run.flagged import find_flagged
 from pipeline.run.neighbours import find_neighbours
 from pipeline.system.paths import resolved
 
@@ -89,7 +88,7 @@ def prepare(
     """
     spec = job.to_run()
     pins = read_pins(read, spec, sheet.variables, host)
-    flagged = find_flagged(job, selection, read)
+    flagged = _flagged(job, selection, read)
     last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
     if last == path:  # the new snapshot is about to replace it
         last = None
@@ -122,6 +121,16 @@ def prepare(
         row_names(snapshot.path, _to_name(plan, moved)),
         flagged,
     )
+
+
+def _flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:
+    """Returns the rows that the flags of `selection` choose, None if it has no flags."""
+    if not selection.flags:
+        return None
+    # Imported here, because no other plan reads answers.
+    from pipeline.run.flagged import find_flagged
+
+    return find_flagged(job, selection.flags, read)
 
 
 def _to_name(plan: Plan, moved: Sequence[MovedRow]) -> Iterator[int]:

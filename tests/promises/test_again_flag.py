@@ -310,7 +310,7 @@ def test_the_command_of_the_report_sends_the_rows_of_its_flag(sandbox, make_job)
 
 
 def test_a_rehearsal_and_a_program_ask_for_flags_too(sandbox, make_job, monkeypatch):
-    """The sandbox of the rehearsal bills them in the book of its own folder."""
+    """Options and messages are the same as for a paid run on the command line."""
     job = made(sandbox, make_job, ROWS)
     found = pipeline.find_job(job.spec, sandbox=True)
     pipeline.run_job(found)
