@@ -116,13 +116,13 @@ def run_selection(said: RunCommand | CheckCommand) -> Selection:
     if bool(rows) + bool(flags) + ("all" in again) > 1:
         raise Refused(
             "--again takes flags, or rows such as 3,7-9, or all, and not several of these kinds. "
-            "To choose some of the rows with a flag: --again FLAG --rows 3,7-9"
+            "`--again FLAG --rows 3,7-9` chooses some of the rows with a flag."
         )
     if said.rows and not flags:
         raise Refused(
-            "In `run`, --rows chooses among the rows with a flag: --again FLAG --rows 3,7-9. To "
-            "ask for rows again without a flag: --again 3,7-9. To send failed rows: `resume --rows`"
-            " 3,7-9."
+            "In `run`, --rows chooses some of the rows with a flag: `--again FLAG --rows 3,7-9`. "
+            "`--again 3,7-9` asks again for any rows with an answer, and `resume --rows 3,7-9` "
+            "sends failed rows."
         )
     if flags:
         return select_again(rows_said(said.rows), limit, flags=flags)

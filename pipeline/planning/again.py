@@ -42,8 +42,8 @@ def left_out_again(job: Job, plan: Plan, selection: Selection, names: RowNames) 
     first = ",".join(map(str, rows[:_PASTED]))
     flags = [word for flag in sorted(selection.flags) for word in ("--again", flag)]
     return (
-        f"{counted(len(rows), 'row')} left out: {names.rows(rows)}. The last version of each was "
-        "asked for because of the same flag, and has it again. To read the answers: "
+        f"{counted(len(rows), 'row')} left out: {names.rows(rows)}. You asked for the last version "
+        "of each because of the same flag, and it has that flag again. To read the answers: "
         f"`{job.command('show', '--rows', first)}`. To send the rows anyway, name them with "
         f"--rows: {job.command('run', *flags, '--rows', first)}"
         f"{'' if len(rows) <= _PASTED else ' and so on'}"

@@ -113,7 +113,7 @@ def test_a_row_that_gets_the_same_flag_twice_is_left_out_until_its_number_is_nam
     job.run()
     assert sent_by(sandbox, job, "--again", "empty", "--yes") == {"two": 1, "four": 1}
     said = refused(sandbox, job, "--again", "empty", "--yes")
-    assert "2 rows left out: rows 2, 4 (lines 3, 5). The last version of each was" in said
+    assert "2 rows left out: rows 2, 4 (lines 3, 5). You asked for the last version of" in said
     assert f"`pipeline show {job.spec} --rows 2,4`" in said
     assert said.endswith("--again empty --rows 2,4\n")
     job.write_sheet(COLUMNS, [*ROWS, ["A5", "five", EMPTY]])
@@ -169,8 +169,8 @@ def test_rows_and_limit_narrow_the_flagged_rows(sandbox, make_job):
         (("--again", "empty", "--again", "3"), "not several of these kinds"),
         (("--again", "all", "--again", "empty"), "not several of these kinds"),
         (("--again", "all", "--again", "3"), "not several of these kinds"),
-        (("--again", "3", "--rows", "3"), "--again FLAG --rows 3,7-9"),
-        (("--rows", "3"), "To send failed rows"),
+        (("--again", "3", "--rows", "3"), "`--again FLAG --rows 3,7-9`"),
+        (("--rows", "3"), "`resume --rows 3,7-9` sends failed rows"),
         (("--again", "3x"), '"3x" is not a list of rows'),
     ],
 )
