@@ -8,8 +8,8 @@ from itertools import chain
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.inputs.row_names import RowNames, row_names
+from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.job import Job
-from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read, refuse_before_first_run
@@ -67,7 +67,7 @@ def report_job(job: Job) -> Report:
         snapshot = current_snapshot(job.folder, read)
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
-            marked, unread = _marked(job.folder, read, summary.rows), None
+            marked, unread = _marked(job, read, summary.rows), None
         except StorageFailed as error:
             marked, unread = [], str(error)
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
@@ -83,8 +83,9 @@ def first_rows(report: Report) -> list[int]:
     return list(chain(*of_groups, *(found.first_rows for found in report.marked)))
 
 
-def _marked(folder: RunFolder, read: Read, rows: int) -> list[FlaggedAnswers]:
-    found = find_answers(folder, read, rows, flags=True).flagged
+def _marked(job: Job, read: Read, rows: int) -> list[FlaggedAnswers]:
+    columns = AnswerColumns(job.spec.columns if job.spec else ())
+    found = find_answers(job.folder, read, rows, flags=True, columns=columns).flagged
     return [
         FlaggedAnswers(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
         for mark, numbers in found.items()

@@ -1,7 +1,11 @@
 """Flags: what makes a paid answer look wrong, decided from its text and the variables it is for.
 
+They are stored with the answer. Three more kinds are computed whenever answers are read, because
+they depend on the job file and on other rows: `not_json`, `missing:NAME` and `type:NAME` of
+`columns:`, and `repeated`. `all_flags` puts them together.
+
 A flagged row is ok all the same: it was paid, and only its reader knows whether it will do. So a
-flag prefers to miss one over crying wolf. `repeated` needs the other answers too: see `lookup`.
+flag prefers to miss one over crying wolf. `repeated` needs the other answers: see `lookup`.
 
 An answer that is slow to look at would stop its run folder for good, as it is looked at again at
 each start. So each pattern takes time in proportion to the text, whatever the text is, and the
@@ -13,8 +17,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from pipeline.job.answer_columns import AnswerColumn, flags_of_columns
 from pipeline.policy.answer import EMPTY
 
 REFUSAL = "refusal"
@@ -66,6 +71,16 @@ _PLACE = re.compile(
     r"\{(?=([^{}]++)\})|\$(?=\$([^$]++)\$\$)|%(?=([^%]++)%)|\[(?=\[([^\[\]]++)\]\])"
 )
 _BEGINNING = 400
+
+
+def known_flags(columns: Iterable[AnswerColumn]) -> tuple[str, ...]:
+    """Returns every flag that an answer of a job with these columns can have."""
+    return (*FLAGS, *flags_of_columns(columns))
+
+
+def all_flags(stored: Iterable[str], of_columns: Iterable[str], repeated: bool) -> list[str]:
+    """Returns the flags of one answer in the order of `known_flags`."""
+    return [*stored, *([REPEATED] if repeated else []), *of_columns]
 
 
 def flags_of(result: str, request: str) -> tuple[str, ...]:

@@ -27,13 +27,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
+from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
-from pipeline.results.flags import FLAGS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.results.flags import REPEATED, REPEATED_FROM_CHARACTERS, all_flags, known_flags
 from pipeline.results.schema import RESULTS_SCHEMA, results_table
 from pipeline.results.sealing import PART_FILE_BYTES
 from pipeline.system.opening import read_file
@@ -42,6 +43,7 @@ STRETCH_BYTES = 12 * 1024 * 1024
 # So that a shuffled sheet does not cut every part into thousands of pieces.
 _MOST_STRETCHES = 200
 ANSWER_COLUMNS = ("id", "result", "citations", "flags")
+NO_COLUMNS = AnswerColumns(())
 
 _UNSEALED_ROWS = 200
 _CHUNK_ROWS = 20_000
@@ -98,6 +100,11 @@ class Answers:
     _first_rows: Rows
     _sheet_rows: int
 
+    @property
+    def answered(self) -> int:
+        """How many rows of the sheet have an answer."""
+        return sum(len(placed.rows) for placed in self._placed)
+
     def stretches(self, scratch: Path) -> Iterator[Stretch]:
         """Every row of the sheet once, in order. The temporary file is made in `scratch`, has no
         name, and is gone with the process.
@@ -121,9 +128,11 @@ def find_answers(
     sheet_rows: int,
     *,
     flags: bool = False,
+    columns: AnswerColumns = NO_COLUMNS,
     stretch_bytes: int = STRETCH_BYTES,
 ) -> Answers:
-    """Looks every answer up that the ledger counts for a row of the sheet.
+    """Looks every answer up that the ledger counts for a row of the sheet. With `flags`, those that
+    `columns` computes are found too.
 
     `stretch_bytes` of answers are in memory at once, and one answer more.
 
@@ -133,7 +142,7 @@ def find_answers(
         StorageFailed: when one of them is not in the results, or a part is not what was written.
     """
     loads = _loads(folder, read)
-    held = _HeldAnswers(flags)
+    held = _HeldAnswers(flags, columns)
     for load in loads:
         held.add(load(held.columns))
     of_row, keys = _wanted(read, held.run_numbers)
@@ -148,7 +157,7 @@ def find_answers(
     return Answers(
         held.with_ids,
         repeated,
-        {flag: flagged[flag] for flag in FLAGS if len(flagged.get(flag, ()))},
+        {flag: flagged[flag] for flag in held.known if len(flagged.get(flag, ()))},
         loads,
         placed.split(held.counts),
         first_rows.astype(np.int64),
@@ -210,7 +219,7 @@ def _keys(runs: Rows, rows: Rows) -> Rows:
 class _HeldAnswers:
     """What is known of each answer that is held, one number a column, in the order of the parts."""
 
-    def __init__(self, flags: bool) -> None:
+    def __init__(self, flags: bool, columns: AnswerColumns) -> None:
         self.columns: tuple[str, ...] = ("run_id", "row", "id", "result", "citations_raw")
         if flags:
             self.columns += ("row_key", "flags")
@@ -223,6 +232,8 @@ class _HeldAnswers:
         self._sizes: list[npt.NDArray[np.int32]] = []
         self._flagged: dict[str, list[Rows]] = defaultdict(list)
         self._flagging = flags
+        self._answer_columns = columns
+        self.known = known_flags(columns.columns)
 
     def add(self, table: pa.Table) -> None:
         """The next part, with `columns`."""
@@ -237,10 +248,18 @@ class _HeldAnswers:
             self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
             keys = (int(key[:16], 16) for key in table["row_key"].to_pylist())
             self.variables.append(np.fromiter(keys, np.uint64))
-            flagged = table["flags"].to_pylist()
-            for flag in FLAGS:
-                has = [flag in flags for flags in flagged]
-                self._flagged[flag].append(np.flatnonzero(has) + before)
+            self._add_flags(table, before)
+
+    def _add_flags(self, table: pa.Table, before: int) -> None:
+        places: dict[str, list[int]] = {flag: [] for flag in self.known}
+        read = self._answer_columns.read if self._answer_columns.columns else None
+        computed = (read(answer).flags for answer in table["result"].to_pylist()) if read else None
+        for place, stored in enumerate(table["flags"].to_pylist(), before):
+            for flag in all_flags(stored, next(computed) if computed else (), repeated=False):
+                if flag in places:
+                    places[flag].append(place)
+        for flag, found in places.items():
+            self._flagged[flag].append(np.array(found, np.int64))
 
     def place(
         self, of_row: Rows, keys: Rows, sheet_rows: int, folder: RunFolder
