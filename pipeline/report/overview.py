@@ -15,6 +15,7 @@ from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
+from pipeline.results.flags import NOTES
 from pipeline.results.lookup import find_answers
 from pipeline.status.next_step import stand
 from pipeline.status.summary import summarize
@@ -89,4 +90,5 @@ def _marked(job: Job, read: Read, rows: int) -> list[FlaggedAnswers]:
     return [
         FlaggedAnswers(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
         for mark, numbers in found.items()
+        if mark not in NOTES
     ]

@@ -64,7 +64,16 @@ def marked_lines(
     if unread:
         return ["", unread_line(unread)]
     title = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
-    return [*title, *(f"{mark_line(found, names)}: {mark_meaning(found)}" for found in marked)]
+    shown = marked[:MOST_GROUPS]
+    lines = [f"{mark_line(found, names)}: {mark_meaning(found)}" for found in shown]
+    more = more_marks(marked)
+    return [*title, *lines, *([more] if more else [])]
+
+
+def more_marks(marked: Sequence[FlaggedAnswers], shown: int = MOST_GROUPS) -> str | None:
+    """How many flags are left out. A job with many columns may have hundreds."""
+    left = len(marked) - shown
+    return f"And {counted(left, 'more flag')}: see `export --flags`." if left > 0 else None
 
 
 def marked_note(rehearsal: bool) -> str:

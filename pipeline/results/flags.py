@@ -27,6 +27,15 @@ UNDEFINED = "undefined"
 TEMPLATE = "template"
 REPEATED = "repeated"
 FLAGS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
+NOTES = (
+    "result_not_text",
+    "result_repaired",
+    "citations_odd",
+    "citations_cut",
+    "charset_guessed",
+)
+"""Flags of answers that the runner had to change to store them (see `policy.answer`). They do not
+make an answer look wrong, so the report leaves them out."""
 
 REPEATED_FROM_CHARACTERS = 40
 """Shorter answers, such as a label or a yes, are equal by right."""
@@ -75,7 +84,7 @@ _BEGINNING = 400
 
 def known_flags(columns: Iterable[AnswerColumn]) -> tuple[str, ...]:
     """Returns every flag that an answer of a job with these columns can have."""
-    return (*FLAGS, *flags_of_columns(columns))
+    return (*FLAGS, *NOTES, *flags_of_columns(columns))
 
 
 def all_flags(stored: Iterable[str], of_columns: Iterable[str], repeated: bool) -> list[str]:

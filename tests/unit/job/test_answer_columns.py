@@ -70,7 +70,7 @@ def test_the_json_of_an_answer_may_stand_in_text_in_a_fence_or_in_a_string(answe
     ],
 )
 def test_an_answer_without_exactly_one_json_text_is_a_flag(answer):
-    """The runner never guesses which of two objects is meant."""
+    """The runner does not choose one of two objects."""
     assert TITLE.read(answer) == Parts((None,), ("not_json",))
 
 
