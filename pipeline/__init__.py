@@ -33,6 +33,7 @@ _HOME = {
     "JobSpec": "pipeline.job.spec",
     "check_job": "pipeline.run.check",
     "Checked": "pipeline.run.check",
+    "AnswerColumn": "pipeline.job.answer_columns",
     "init_job": "pipeline.scaffold.job_spec",
     "Written": "pipeline.scaffold.job_spec",
     "read_status": "pipeline.status.summary",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.core.version import __version__ as __version__
     from pipeline.export import Export, export_citations, export_job
+    from pipeline.job.answer_columns import AnswerColumn
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
     from pipeline.planning.consent import Consent
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [
+    "AnswerColumn",
     "AttemptEnded",
     "Checked",
     "ConcurrencyBinds",

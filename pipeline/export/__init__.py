@@ -71,7 +71,8 @@ def export_job(
     everything else as it was; from any other sheet a new workbook is made. A workbook with macros
     keeps them in an .xlsm. `excel_guard` keeps spreadsheets from running cells of
     the added columns as formulas (in CSV; in a workbook they are text anyway). `add` are the
-    columns to add: "result", "citations", "status", "error_code", "error_message" and "flags". The
+    columns to add: "result", "columns", "citations", "status", "error_code", "error_message" and
+    "flags". The
     default is `add:` of the job file, or else all but the flags. `flags` adds the flags too.
     `force` replaces a file that is not an earlier export. `on_rows` is called after each few
     thousand rows, with the rows written so far and all rows.
@@ -90,7 +91,8 @@ def export_job(
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
         spec = _as_last_run(job, source)
-        exported = sheet_table(source, _typed(spec, source, target))
+        with_types = target.suffix.lower() == ".parquet"
+        exported = sheet_table(source, _typed(spec, source, target), with_types=with_types)
         if on_rows is not None:
             exported = _watched(exported, on_rows)
         if target.suffix.lower() in _WORKBOOKS:
@@ -159,7 +161,7 @@ def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
 
 def _renamed(job: Job, exported: Exported) -> tuple[str, ...]:
     """The added columns, if they could not have their usual names."""
-    usual = column_names(KINDS, job.spec.answer_column if job.spec else None)
+    usual = job.spec.column_names(KINDS) if job.spec else column_names(KINDS)
     return () if exported.kinds.keys() <= usual.keys() else exported.added
 
 
@@ -226,19 +228,20 @@ def _with_workbook(
 ) -> Export:
     from pipeline.export.xlsx.copying import Copied, write_copy
     from pipeline.export.xlsx.summary import summary_rows
-    from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts
+    from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts, kinds_of_types
     from pipeline.export.xlsx.workbook import write_workbook
 
     summary = summary_rows(job, source.read, source.in_use)
     try:
         if spec is not None and spec.input.suffix.lower() in _WORKBOOKS:
             table = open_table(spec)
-            copied = write_copy(spec, table, source.snapshot, exported, target, summary)
+            converts = kinds_of_types(exported.types)
+            copied = write_copy(spec, table, source.snapshot, exported, converts, target, summary)
         else:
             sent = _sent(job, source.snapshot)
             kinds = kinds_of_schema(_schema(spec), sent)
             texts = _own_texts(source.snapshot, exported, kinds)
-            kinds |= kinds_of_texts(texts, sent)
+            kinds |= kinds_of_texts(texts, sent) | kinds_of_types(exported.types)
             aside = write_workbook(exported, target, job.name, summary, kinds)
             copied = Copied(aside)
     except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.added_columns import USUAL, is_exported
+from pipeline.core.added_columns import USUAL, column_names, is_exported
 from pipeline.core.errors import NothingWritten, Refused
 from pipeline.inputs.xlsx.cells import sheet_rows
 from pipeline.inputs.xlsx.workbook import open_workbook
@@ -72,7 +72,8 @@ def _is_export(path: Path, noted: WrittenFile | None) -> bool:
 def _is_header(names: list[str]) -> bool:
     # Release 0.1 put one more _ in front where the sheet had a column of that name.
     plain = {name.lstrip("_") for name in names}
-    return is_exported(names) or any(map(plain.issuperset, (USUAL, CITATION_COLUMNS)))
+    usual = [name.lstrip("_") for name in column_names(USUAL)]
+    return is_exported(names) or any(map(plain.issuperset, (usual, CITATION_COLUMNS)))
 
 
 def _csv_headers(path: Path) -> Iterator[list[str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.added_columns import column_names
 from pipeline.core.model import TEXT_RULES
+from pipeline.job.answer_columns import AnswerColumn
+from pipeline.job.spec_columns import read_columns
 from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS
 from pipeline.job.yaml_fields import Fields, compose
 
@@ -105,6 +108,8 @@ class JobSpec:
     workers: int | None = None
     answer_column: str | None = None
     """The name of the answer's column in exports: `as:` in the file. None for the usual names."""
+    columns: tuple[AnswerColumn, ...] = ()
+    """The columns that the parts of JSON answers fill. They change no request."""
     add: tuple[str, ...] | None = None
     """The kinds of columns that an export adds. None for the usual ones."""
     notify: Notify | None = None
@@ -126,6 +131,10 @@ class JobSpec:
     def empty_in(self, column: str) -> str:
         """Returns what happens to an empty cell of `column`: refuse, send or skip."""
         return dict(self.empty_by_column).get(column, self.empty)
+
+    def column_names(self, kinds: Iterable[str], number: int = 1) -> dict[str, str]:
+        """Returns the kind of each column that an export adds, by its name."""
+        return column_names(kinds, self.answer_column, number, [one.name for one in self.columns])
 
     def budget(self, paid_max: int) -> int | None:
         """Returns the number of requests that a run may still pay for, None without a limit.
@@ -194,6 +203,7 @@ def _values(fields: Fields) -> dict[str, Any]:
     read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
     read["where"] = _conditions(fields)
     read["answer_column"] = read.pop("as")
+    read["columns"] = read_columns(fields, read["answer_column"])
     read |= _empty(fields)
     return {key: value for key, value in read.items() if value is not None}
 

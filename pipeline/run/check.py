@@ -34,6 +34,7 @@ from pipeline.planning.drift import Drift, drift
 from pipeline.planning.prepared import Prepared
 from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.planning.selection import Selection
+from pipeline.results.column_facts import ColumnsFacts, column_facts
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
@@ -68,6 +69,7 @@ class Checked:
       `duration_s` is the time in seconds that `paid_at_most` requests take at that pace.
     * `in_use`: another run is active, so a second one would be refused.
     * `drift`: the changes of the sheet since the last run, None before the first run.
+    * `columns`: how well `columns:` fits the answers of the last run, None without columns.
     * `questions`: the questions that the user would be asked first.
     * `names`: the first rows as the user's program names them. It is not in JSON.
     * `plan`: the token with which `run --plan` carries out exactly this plan.
@@ -102,6 +104,7 @@ class Checked:
     empty_cells: dict[str, int]
     variables: list[VariableFacts]
     first_bodies: list[Body]
+    columns: ColumnsFacts | None
     questions: list[str]
     plan: str
     refusal: str | None
@@ -177,6 +180,7 @@ def check_job(
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=variables,
             first_bodies=bodies,
+            columns=column_facts(job, read),
             questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes, key),

@@ -13,12 +13,12 @@ import numpy as np
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import few_words, nearest, shortened
+from pipeline.job.answer_columns import AnswerColumns, flags_of_columns
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Answered
 from pipeline.ledger.reader import Read
 from pipeline.planning.selection import Flagged
-from pipeline.results.flags import FLAGS
+from pipeline.results.flags import known_flags
 from pipeline.results.lookup import Rows, find_answers
 
 
@@ -31,28 +31,36 @@ def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
         Refused: for a flag that no answer of this job can have.
         StorageFailed: when an answer is missing or damaged.
     """
-    _refuse_unknown(flags, FLAGS)
-    sheet_rows = read(queries.counts).sheet_rows
-    found = find_answers(job.folder, read, sheet_rows, flags=True).flagged
-    rows = {flag: found[flag] for flag in sorted(flags) if flag in found}
-    flags_at = _flags_at(rows)
-    reasons, answers = read(lambda db: _by_row_id(queries.answered(db), flags_at))
-    asked_for = read(queries.again_reasons)
-    return Flagged(
-        flags,
-        reasons,
-        frozenset(
-            row_id
-            for row_id, earlier in asked_for.items()
-            if row_id in reasons and earlier.issuperset(reasons[row_id].split("\n"))
-        ),
-        answers,
-        _number([numbers for flag, numbers in rows.items() if flag not in FLAGS]),
+    columns = job.to_run().columns
+    _refuse_unknown(flags, known_flags(columns))
+    answers = find_answers(
+        job.folder,
+        read,
+        read(queries.counts).sheet_rows,
+        flags=True,
+        columns=AnswerColumns(columns),
     )
+    rows = {flag: answers.flagged[flag] for flag in sorted(flags)}
+    flags_at = _flags_at(rows)
+    reasons = read(
+        lambda db: {
+            one.row_id: flags_at[one.sheet_row]
+            for one in queries.answered(db)
+            if one.sheet_row in flags_at
+        }
+    )
+    asked_for = read(queries.again_reasons)
+    tried = (
+        row_id
+        for row_id, earlier in asked_for.items()
+        if row_id in reasons and earlier.issuperset(reasons[row_id].split("\n"))
+    )
+    computed = [rows[flag] for flag in flags.intersection(flags_of_columns(columns))]
+    return Flagged(flags, reasons, frozenset(tried), answers.answered, _number(computed))
 
 
-def _refuse_unknown(flags: frozenset[str], known: tuple[str, ...]) -> None:
-    for flag in sorted(flags - frozenset(known)):
+def _refuse_unknown(flags: Iterable[str], known: tuple[str, ...]) -> None:
+    for flag in sorted(set(flags) - set(known)):
         raise Refused(
             f'There is no flag "{shortened(flag)}".{nearest(flag, [*known, "all"])} The flags of '
             f"this job are: {few_words(known)}. Rows are numbers such as 3,7-9."
@@ -66,18 +74,6 @@ def _flags_at(rows: Mapping[str, Rows]) -> dict[int, str]:
         for number in numbers.tolist():
             flags[number] = f"{flags[number]}\n{flag}" if number in flags else flag
     return flags
-
-
-def _by_row_id(
-    answered: Iterable[Answered], flags_at: Mapping[int, str]
-) -> tuple[dict[int, str], int]:
-    """Returns (flags by the ledger's row id, number of answers of the sheet)."""
-    flags, answers = {}, 0
-    for one in answered:
-        answers += 1
-        if one.sheet_row in flags_at:
-            flags[one.row_id] = flags_at[one.sheet_row]
-    return flags, answers
 
 
 def _number(rows: list[Rows]) -> int:

@@ -49,6 +49,7 @@ from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Su
 from pipeline.core.version import __version__
 from pipeline.inputs.table import Batch
 from pipeline.job.access import Access, RunKey, find_access
+from pipeline.job.answer_shape import sample_shape
 from pipeline.job.job import Job, find_job, job_of
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
@@ -432,7 +433,8 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
     """
     book = folder.path / "sandbox-book.sqlite"
     try:
-        with spawned_sandbox(spec.workflow, variables, book, start_python) as spawned:
+        shape = sample_shape(spec.columns)
+        with spawned_sandbox(spec.workflow, variables, book, start_python, shape) as spawned:
             yield Access(spawned.url, spawned.key, SANDBOX_HOST)
     except DidNotStart as error:
         raise EngineAway(

@@ -288,6 +288,10 @@ _OPTIONS = (
     "# max_paid: 500  # pay for at most 500 requests, in all runs together",
     "# max_paid_per_run: 100  # pay for at most 100 requests in one run",
     "# rate: 5  # send 5 requests per second. Left out, the runner learns the limit of your key",
+    "",
+    "# columns:  # if the workflow answers with JSON, export its parts as columns",
+    "#   title: $.title",
+    "#   score: {path: $.score, type: number}",
 )
 
 

@@ -321,3 +321,29 @@ def test_a_rehearsal_and_a_program_ask_for_flags_too(sandbox, make_job, monkeypa
     assert pipeline.check_job(found, selection=only).to_send == 1
     with pytest.raises(pipeline.Refused, match="no flag"):
         pipeline.check_job(found, selection=pipeline.select_again(flags=["emty"]))
+
+
+def test_answers_that_do_not_fit_the_columns_are_asked_for_again(sandbox, make_job):
+    """`not_json` as any flag. If most answers do not fit, the question says first that another path
+    costs nothing: after it, no answer has the flag."""
+    faults = ["", "", "", "#fault:result-prose-once", "", "#fault:result-prose-once"]
+    rows = [[f"A{n}", f"story {n}", fault] for n, fault in enumerate(faults)]
+    columns = {"title": "$.title", "score": {"path": "$.scores", "type": "number"}}
+    spec = {"workflow": "wf_mine", "variables": VARIABLES, "empty": "send"}
+    sandbox.publish("wf_mine", "{{story}} {{fault}}", answer={"title": "text", "score": "number"})
+    job = make_job(sandbox.url, COLUMNS, rows)
+    job.write_spec(columns=columns, **spec)
+    job.run()
+    assert "columns" not in refused(sandbox, job, "--again", "not_json")
+    assert sent_by(sandbox, job, "--again", "not_json", "--yes") == {"story 3": 1, "story 5": 1}
+    words = (
+        "pipeline: Changing `columns:` in the job file costs nothing, so check its paths and types "
+        'first: 6 of 6 answers do not fit them. 6 rows whose answer has one of the flags "empty", '
+        '"missing:score" would be sent and paid again: rows 1, 2, 3, 4, 5, 6 (lines'
+    )
+    flags = ("--again", "missing:score", "--again", "empty")
+    assert refused(sandbox, job, *flags).startswith(words)
+    assert 'Did you mean "missing:score"?' in refused(sandbox, job, "--again", "missing:scores")
+    job.write_spec(columns=columns | {"score": {"path": "$.score", "type": "number"}}, **spec)
+    assert "No answer has the flag" in refused(sandbox, job, "--again", "missing:score", "--yes")
+    assert job.export()["score"].notna().all()

@@ -42,6 +42,7 @@ from pipeline.report.terminal import (
     mark_line,
     mark_meaning,
     marked_note,
+    more_marks,
     unread_line,
 )
 from pipeline.status.summary_lines import last_run_line, next_note, outcome_line, paid_line
@@ -184,8 +185,9 @@ def _marked(facts: PageFacts) -> Markup | None:
         lines = [element("p", foreign(unread_line(facts.unread), 1000))]
     elif facts.marked:
         note = f"{_sentence(marked_note(facts.rehearsal))} Only a reader can judge the answers."
-        marks = [_mark(found, facts.names) for found in facts.marked]
-        lines = [element("p", note), *marks, element("p", _LOOK)]
+        marks = [_mark(found, facts.names) for found in facts.marked[:_MOST_GROUPS]]
+        ends = filter(None, (more_marks(facts.marked, _MOST_GROUPS), _LOOK))
+        lines = [element("p", note), *marks, *(element("p", end) for end in ends)]
     else:
         return None
     return element("section", element("h2", MARKED_TITLE), *lines)
