@@ -37,6 +37,7 @@ MISSING, TYPE = "missing:", "type:"
 
 MAX_CHARACTERS = 1_000_000
 """Longer answers are not read as JSON: that would take seconds of CPU time for each column."""
+_MOST_OF_A_PATH = 1000
 _DEEPEST = 100
 _MOST_STARTS = 1000
 _MOST_DIGITS = 400
@@ -120,6 +121,8 @@ def compiled(path: str) -> JSONPath:
     """
     from jsonpath import JSONPath, JSONPathError
 
+    if len(path) > _MOST_OF_A_PATH:
+        raise ValueError(f"it has more than {_MOST_OF_A_PATH:,} characters")
     if path.count("..") > 1:
         raise ValueError("`..` may stand in it only once")
     try:

@@ -161,7 +161,18 @@ def test_a_path_may_choose_by_conditions():
 
 
 @pytest.mark.parametrize(
-    "path", ["title", "$.", "$.a[", "", "$.a..b..c", "$[?match(@.a, 'x')]", "$.a.length()", "^.a"]
+    "path",
+    [
+        "title",
+        "$.",
+        "$.a[",
+        "",
+        "$.a..b..c",
+        "$[?match(@.a, 'x')]",
+        "$.a.length()",
+        "^.a",
+        f"$.{'a' * 1000}",
+    ],
 )
 def test_a_text_that_is_no_path_is_refused(path):
     """Also a path that could take too long: two `..`, or a pattern."""
