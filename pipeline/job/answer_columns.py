@@ -123,11 +123,13 @@ def compiled(path: str) -> JSONPath:
 
     if len(path) > _MOST_OF_A_PATH:
         raise ValueError(f"it has more than {_MOST_OF_A_PATH:,} characters")
+    if sum(map(path.count, "([!")) > _DEEPEST:
+        raise ValueError("it is nested too deeply")
     if path.count("..") > 1:
         raise ValueError("`..` may stand in it only once")
     try:
         found = _environment().compile(path)
-    except (JSONPathError, RecursionError) as error:
+    except JSONPathError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     assert isinstance(found, JSONPath)  # RFC 9535 has no compound paths
     return found
