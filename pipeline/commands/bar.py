@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 from tqdm import tqdm
 
@@ -36,6 +36,24 @@ class Word(NamedTuple):
 
 Words = Callable[[str | None], list[Word]]
 """Gives the words. Its argument is the time that is left, None if that is not known."""
+
+
+class Bar(Protocol):
+    """A bar that `ProgressBar` draws."""
+
+    def update(self, n: float | None = 1) -> Any: ...
+
+    def refresh(self) -> Any: ...
+
+    def write(self, s: str, file: TextIO | None = None) -> Any: ...
+
+    def took(self) -> str: ...
+
+    def close(self) -> None: ...
+
+
+MakeBar = Callable[..., Bar]
+"""Makes a bar of the words after the count, `total`, `initial`, and the stream `file`."""
 
 
 class FittingBar(_Tqdm):
@@ -91,12 +109,13 @@ def rows_shown(said: OutputOptions) -> Iterator[Callable[[int, int], None] | Non
 def fitting(words: list[Word], room: int) -> str:
     """Returns the words in their order, each after a comma, without those that do not fit."""
     shown = list(words)
-    while shown and len(_joined(shown)) > room:
+    while shown and len(joined(shown)) > room:
         shown.remove(max(shown, key=lambda word: word.rank))
-    return _joined(shown)
+    return joined(shown)
 
 
-def _joined(words: list[Word]) -> str:
+def joined(words: list[Word]) -> str:
+    """Returns the words, each after a comma."""
     return "".join(f", {word.text}" for word in words)
 
 

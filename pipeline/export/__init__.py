@@ -19,13 +19,12 @@ from pipeline.export.target import check_target
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.typed import TYPED
-from pipeline.job.exports import note_export, read_exports
+from pipeline.job.exports import note_export
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
-from pipeline.planning.pinned_settings import folder_rules
 from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, sheet_table
-from pipeline.results.typed_rows import TypedRows, typed_rows
+from pipeline.results.typed_rows import TypedRows, as_last_run, typed_rows
 from pipeline.status.summary import summarize
 from pipeline.system.paths import resolved
 
@@ -90,7 +89,7 @@ def export_job(
     _check(job, target, force)
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
-        spec = _as_last_run(job, source)
+        spec = as_last_run(job, source.read)
         with_types = target.suffix.lower() == ".parquet"
         exported = sheet_table(source, _typed(spec, source, target), with_types=with_types)
         if on_rows is not None:
@@ -103,19 +102,6 @@ def export_job(
     recognised = is_exported(columns)
     note_export(job.folder, exported.added, resolved(target), None if recognised else columns)
     return replace(done, renamed=_renamed(job, exported))
-
-
-def _as_last_run(job: Job, source: AnsweredSheet) -> JobSpec | None:
-    """The spec with the sheet and the text rules of the last run, so that the sheet can be compared
-    with its copy in the run folder."""
-    if job.spec is None or job.sheet is None:
-        return None
-    return replace(
-        job.spec,
-        input=job.sheet,
-        text_rules=folder_rules(source.read),
-        exported=read_exports(job.folder).columns,
-    )
 
 
 def _typed(spec: JobSpec | None, source: AnsweredSheet, target: Path) -> TypedRows | None:
@@ -233,7 +219,8 @@ def _with_workbook(
 
     summary = summary_rows(job, source.read, source.in_use)
     try:
-        if spec is not None and spec.input.suffix.lower() in _WORKBOOKS:
+        sheet = spec.input if spec is not None else None
+        if spec is not None and isinstance(sheet, Path) and sheet.suffix.lower() in _WORKBOOKS:
             table = open_table(spec)
             converts = kinds_of_types(exported.types)
             copied = write_copy(spec, table, source.snapshot, exported, converts, target, summary)
@@ -259,9 +246,10 @@ def _sent(job: Job, snapshot: Path) -> frozenset[str]:
 
 def _schema(spec: JobSpec | None) -> pa.Schema:
     """The types of the columns of the sheet, if it has types and is still there."""
-    if spec is not None and spec.input.suffix.lower() == ".parquet":
+    sheet = spec.input if spec is not None else None
+    if isinstance(sheet, Path) and sheet.suffix.lower() == ".parquet":
         with contextlib.suppress(OSError, pa.ArrowException):
-            return pq.read_schema(spec.input)
+            return pq.read_schema(sheet)
     return pa.schema([])
 
 

@@ -41,7 +41,8 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
             file that is not an earlier export.
     """
     where = resolved(target)
-    if job.spec is not None and where == resolved(job.spec.input):
+    sheet = job.spec.input if job.spec is not None else None
+    if isinstance(sheet, Path) and where == resolved(sheet):
         raise NothingWritten(f"{target}: this is the sheet of the job. Choose another file.")
     if where.is_relative_to(resolved(job.folder.path)):
         raise NothingWritten(f"{target}: this is inside the run folder. Choose another folder.")

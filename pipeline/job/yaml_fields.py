@@ -493,4 +493,5 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
+    """Returns the line of a node, 0 for one that does not come from a file."""
+    return int(node.start_mark.line) + 1 if node.start_mark else 0

@@ -201,10 +201,13 @@ def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -
     if spec == job.to_run():
         return 0
     newest = path.with_name("newest.parquet")
-    sheet = open_sheet(spec, job.folder)
-    with reader.reading(job.folder.ledger) as read:
-        moved = replace(job, spec=spec)
-        return prepare(moved, sheet, host, selection, read, newest).repaid.requests
+    try:
+        sheet = open_sheet(spec, job.folder)
+        with reader.reading(job.folder.ledger) as read:
+            moved = replace(job, spec=spec)
+            return prepare(moved, sheet, host, selection, read, newest).repaid.requests
+    except Refused:  # the newest rules refuse this sheet, so nothing of it would be sent
+        return 0
 
 
 def _shown(held: Counter[State], in_use: bool) -> Counter[State]:

@@ -28,9 +28,10 @@ from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
+from pipeline.ledger.pins import folder_rules
 from pipeline.ledger.reader import Read, reading
 from pipeline.planning.changes import MovedRow, find_mass_change, find_moved
-from pipeline.planning.pinned_settings import folder_rules, read_pins
+from pipeline.planning.pinned_settings import read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
@@ -63,9 +64,10 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
     Raises:
         Refused: when it cannot be read, lacks a mapped column, or is a file of this run folder.
     """
-    if resolved(spec.input).parent == resolved(folder.path):
+    file = spec.input
+    if isinstance(file, Path) and resolved(file).parent == resolved(folder.path):
         raise Refused(
-            f"{spec.input}: this file is in the job's own run folder, so it cannot be the job's "
+            f"{file}: this file is in the job's own run folder, so it cannot be the job's "
             "sheet. To send failed rows again, use `pipeline resume`. To use the file as the sheet "
             "of another job, give that job another `output:`."
         )

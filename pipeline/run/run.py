@@ -50,7 +50,8 @@ from pipeline.core.version import __version__
 from pipeline.inputs.table import Batch
 from pipeline.job.access import Access, RunKey, find_access
 from pipeline.job.answer_shape import sample_shape
-from pipeline.job.job import Job, find_job, job_of
+from pipeline.job.frame import Frame
+from pipeline.job.job import Job, as_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
@@ -165,7 +166,7 @@ async def run_job_async(
             still accepted is saved.
     """
     options = replace(options or RunOptions(), **fields)
-    job = replace(_as_job(job), limit=options.selection.limit)
+    job = replace(as_job(job), limit=options.selection.limit)
     key = RunKey(options.key_file)
     async with notifying(job, options.listeners, key) as notifier:
         options = replace(options, listeners=notifier.heard_by)
@@ -242,12 +243,6 @@ def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Cutoff
         return None
     now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
     return Cutoff(options.until, **now, deadline_s=deadline_s)
-
-
-def _as_job(job: Job | JobSpec | str | Path) -> Job:
-    if isinstance(job, Job):
-        return job
-    return job_of(job) if isinstance(job, JobSpec) else find_job(job)
 
 
 async def _lock(
@@ -401,7 +396,7 @@ class _Run:
             "schema_version": 1,
             "run_id": self.run_id,
             "job": spec.name,
-            "spec": str(spec.source),
+            **_source(spec),
             "workflow": spec.workflow,
             "host": host,
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
@@ -410,6 +405,14 @@ class _Run:
             "limit": self.job.limit,
             "options": _resolved(spec),
         }
+
+
+def _source(spec: JobSpec) -> JsonObject:
+    """Returns the job file, or the settings of the call that passed a frame, so that commands can
+    read the folder without the frame."""
+    if isinstance(spec.input, Frame):
+        return {"frame": {key: v for key, v in spec.input.settings.items() if key != "notify"}}
+    return {"spec": str(spec.job_file)}
 
 
 def _resolved(spec: JobSpec) -> JsonObject:
@@ -421,7 +424,9 @@ def _resolved(spec: JobSpec) -> JsonObject:
     said = asdict(replace(spec, lines={}, notify=None))
     for left_out in ("source", "lines", "notify"):
         del said[left_out]
-    return {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
+    return {
+        key: str(value) if isinstance(value, Path | Frame) else value for key, value in said.items()
+    }
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ def write_copy(
     before = _sha256(spec)
     places = _places(spec, table, snapshot)
     _refuse_taken(spec, table, exported)
-    with open_workbook(spec.input) as workbook:
+    with open_workbook(spec.file) as workbook:
         entry = next(sheet for sheet in workbook.sheets if sheet.name == table.sheet)
         last_row = int(places.max(initial=table.header_row))
         found = survey(workbook, entry, table.header_row, last_row)
@@ -89,7 +89,7 @@ def write_copy(
         if exported.renewed:  # a formula may refer to their cells
             parts.calculate_again()
         _put_summary(parts, spec, summary, styles.text if styles else None)
-        macros = spec.input.suffix.lower() == ".xlsm" and target.suffix.lower() == ".xlsx"
+        macros = spec.file.suffix.lower() == ".xlsm" and target.suffix.lower() == ".xlsx"
         without_macros = macros and parts.drop_macros()
         with TextsAside(target) as aside, replacing(target) as file:
             make = _cells_of(converts, styles, aside)
@@ -106,14 +106,14 @@ def write_copy(
 
 def _sha256(spec: JobSpec) -> str:
     try:
-        return sha256_of(spec.input, follow=True)
+        return sha256_of(spec.file, follow=True)
     except OSError as error:
         raise _changed(spec, f"the runner cannot read the workbook ({error.strerror})") from None
 
 
 def _changed(spec: JobSpec, how: str) -> Refused:
     return NothingWritten(
-        f"{spec.input}: {how}. An export to .xlsx copies this workbook, so it must be as the last "
+        f"{spec.file}: {how}. An export to .xlsx copies this workbook, so it must be as the last "
         "run read it. Run again, which sends only new and changed rows, or export to .csv, which "
         "shows the sheet as it was sent."
     )
