@@ -128,7 +128,7 @@ def open_rows(
                         if isinstance(column, pa.ExtensionArray):
                             column = column.storage
                         if isinstance(column, pa.DictionaryArray):
-                            column = column.dictionary_decode()
+                            column = _readable(column).dictionary_decode()
                             if is_text(column.type):
                                 unpacked += column.nbytes
                                 source.unpacked(unpacked)
@@ -148,6 +148,14 @@ def open_rows(
                 ) from None
 
     return OpenRows(tuple(schema.names), named, found, pieces)
+
+
+def _readable(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Returns the same values in a form that Arrow's functions accept. They do not accept views,
+    which polars uses."""
+    if not kinds.is_string_view(column.dictionary.type):
+        return column
+    return pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(pa.string()))
 
 
 def _refuse_inexact(where: Input, name: str, column: pa.Array, first: int) -> None:
@@ -177,8 +185,10 @@ def _step(batch: pa.RecordBatch) -> int:
     them."""
     longest = 1
     for column in batch.columns:
-        if isinstance(column, pa.DictionaryArray) and is_text(column.dictionary.type):
-            longest = max(longest, pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
+        if isinstance(column, pa.DictionaryArray):
+            texts = _readable(column).dictionary
+            if is_text(texts.type):
+                longest = max(longest, pc.max(pc.binary_length(texts)).as_py() or 0)
     return max(1, min(len(batch), BATCH_BYTES // longest))
 
 

@@ -32,11 +32,12 @@ def read_frame(given: Any) -> ReadFrame:
     """Reads the rows of any frame.
 
     Raises:
-        Refused: if `given` is no frame, or has no columns.
+        Refused: if `given` is no frame, or has no columns or no rows.
     """
     read = _of_pandas(given) if is_pandas(given) else ReadFrame(_of_arrow(given))
-    if not read.table.num_columns:
-        raise Refused("The frame has no columns.")
+    for number, what in ((read.table.num_columns, "columns"), (read.table.num_rows, "rows")):
+        if not number:
+            raise Refused(f"The frame has no {what}.")
     return read
 
 

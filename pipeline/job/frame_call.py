@@ -37,11 +37,12 @@ _CHOOSING: dict[str, Callable[[str], str]] = {
 
 def _pairs(options: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yields each option with its value, or with an empty text if it has none."""
-    for name, following in zip(options, (*options[1:], ""), strict=True):
+    for name, following in zip(options, (*options[1:], ""), strict=False):
         if name.startswith("--"):
             yield name, "" if following.startswith("--") else following
 
 
+_OPTIONS = "base-url|key-file|output|concurrency|max-paid|rate|engine|ray-address|workers"
 # Messages name the keys of the job file and the options of commands.
 _IN_PYTHON = (
     (
@@ -49,7 +50,10 @@ _IN_PYTHON = (
         lambda m: f"consent=pipeline.Consent({_name(m[1])}=True)",
     ),
     (r"(?<![\w-])--(sandbox)\b", lambda m: f"{m[1]}=True"),
-    (r"(?<![\w-])--([a-z][a-z-]+)\b", lambda m: f"{_name(m[1])}="),
+    (r"`resume --ambiguous`", lambda m: "`pipeline.select_resume(ambiguous=True)`"),
+    (r"`resume`", lambda m: "`pipeline.select_resume()`"),
+    (r"`run`", lambda m: "`run_frame`"),
+    (rf"(?<![\w-])--({_OPTIONS})\b", lambda m: f"{_name(m[1])}="),
     (r"`(\w+): \{(\w+): (\w+)\}`", lambda m: f'`{m[1]}={{"{m[2]}": "{m[3]}"}}`'),
     (r"`(\w+): (\w+)`", lambda m: f'`{m[1]}="{m[2]}"`'),
     (r"`(\w+):`", lambda m: f"`{m[1]}=`"),

@@ -65,6 +65,7 @@ from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Cutoff
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
+from pipeline.run.in_thread import run_in_thread
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
@@ -129,18 +130,17 @@ def run_job(
 ) -> Summary:
     """Sends the rows of a job that are not done yet, and returns the summary.
 
-    Takes and raises the same as `run_job_async`.
-
-    Raises:
-        Refused: also inside a running event loop, such as a notebook's.
+    Takes and raises the same as `run_job_async`. Where an event loop is already running, as in a
+    notebook, the run works in a thread: an interrupt then stops sending, waits for the answers in
+    flight, and raises KeyboardInterrupt. A second one leaves at once.
     """
-    with contextlib.suppress(RuntimeError):
+    control = control or Control()
+    run = run_job_async(job, options, control=control, **fields)
+    try:
         asyncio.get_running_loop()
-        raise Refused(
-            "An event loop is already running here, as in a notebook. Use "
-            "`await pipeline.run_job_async(…)`."
-        )
-    return asyncio.run(run_job_async(job, options, control=control, **fields))
+    except RuntimeError:
+        return asyncio.run(run)
+    return run_in_thread(lambda _: run, control)
 
 
 async def run_job_async(
