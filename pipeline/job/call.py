@@ -37,7 +37,7 @@ def as_settings(given: Mapping[str, Any]) -> JsonObject:
 
 
 def _plain(name: str, value: Any, depth: int = 0) -> Any:
-    if hasattr(value, "item") and not isinstance(value, Mapping):  # a number of numpy
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         value = value.item()
     if value is None or isinstance(value, str | bool | int | float):
         return value

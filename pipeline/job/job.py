@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.core.errors import PipelineError, Refused
 from pipeline.core.model import SANDBOX_HOST
 from pipeline.job.access import DEFAULT_BASE_URL, URL_VARIABLE
+from pipeline.job.call import as_settings
 from pipeline.job.frame import Frame
 from pipeline.job.frame_call import frame_call
 from pipeline.job.run_folder import RunFolder
@@ -235,11 +236,16 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
         )
     rehearsal = noted.host == SANDBOX_HOST
     try:
-        spec = load_spec(noted.spec) if noted.spec else frame_spec(Frame(noted.settings or {}))
+        spec = load_spec(noted.spec) if noted.spec else _known(noted)
         spec = replace(spec, output=folder.path)
     except PipelineError:
         return Job(noted.job, folder, None, rehearsal, words)
     return Job(noted.job, folder, spec, rehearsal, words)
+
+
+def _known(noted: Noted) -> JobSpec:
+    """Returns the spec of a frame that a program has sent. Its folder can be read without it."""
+    return frame_spec(Frame(as_settings(noted.settings or {})))
 
 
 def _as_last_run(job: Job) -> Job:

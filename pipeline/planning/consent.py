@@ -94,7 +94,7 @@ def questions(job: Job, prepared: Prepared) -> list[Question]:
     found = (
         _moved(prepared),
         _paid_elsewhere(prepared),
-        _mass_change(prepared, word),
+        _mass_change(prepared, word, job.of_frame),
         _again(prepared, word) or _twice(prepared, word),
     )
     return [question for question in found if question is not None]
@@ -279,14 +279,15 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
     )
 
 
-def _mass_change(prepared: Prepared, paid: str) -> Question | None:
+def _mass_change(prepared: Prepared, paid: str, of_frame: bool) -> Question | None:
     change = prepared.mass_change
     if change is None:
         return None
     same = "under the same id" if change.by_id else "in the same place"
+    shown = "" if of_frame else " `pipeline check` shows the first requests."
     return Question(
         f"{change.changed} of {counted(change.finished, 'finished row')} have another text {same}, "
         f"so they count as new: {counted(prepared.plan.new_to_send, 'request')} would be {paid}. "
-        "Did a program rewrite the sheet? `pipeline check` shows the first requests.",
+        f"Did a program rewrite the sheet?{shown}",
         _ACCEPT,
     )

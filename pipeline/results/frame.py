@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame  # for annotations in other modules
 
 
-def read_results(job: Job | JobSpec | str | os.PathLike[str], *, paid: bool = False) -> DataFrame:
+def read_results(job: Job | JobSpec | str | os.PathLike[str], paid: bool = False) -> DataFrame:
     """Returns the sheet of the last run with every answer next to its row, as a DataFrame.
 
     The rows are in the order of the sheet. The columns of a Parquet or JSON Lines sheet keep their

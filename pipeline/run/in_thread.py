@@ -12,6 +12,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pipeline.core.events import Event, Listener
@@ -38,13 +39,23 @@ def run_in_thread(
     """
     thread = _Thread(work)
     reason: BaseException | None = None
-    thread.start()
+    interrupts = 0
+    step: Callable[[], None] = thread.start
     while not thread.ended.is_set():
         try:
-            thread.listen(listener)
-        except BaseException as error:  # whatever it is, no thread may send on its own
-            thread.call(control.abandon if reason else lambda: control.stop(_MESSAGE))
+            step()
+            step = partial(thread.listen, listener)
+        except KeyboardInterrupt as error:
+            interrupts += 1
+            thread.call(control.abandon if interrupts > 1 else partial(control.stop, _MESSAGE))
             reason = reason or error
+            step = partial(thread.listen, listener)
+        except BaseException as error:  # no thread may send on its own, whatever went wrong
+            if thread.ident is None:  # the system allows no more threads
+                raise
+            thread.call(partial(control.stop, _MESSAGE))
+            reason = reason or error
+            step = partial(thread.listen, lambda _: None)
     thread.join()
     if reason is not None:
         raise reason
