@@ -22,7 +22,7 @@ _DEEPEST = 4
 
 
 def as_settings(given: Mapping[str, Any]) -> JsonObject:
-    """Returns options as JSON values, without those that are None.
+    """Returns options as JSON values, and leaves out each None.
 
     Raises:
         Refused: if a value is of another kind than a job file can have, or all are too long.
