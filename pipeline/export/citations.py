@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from pipeline.inputs.arrow import array_of
 from pipeline.results.answered_sheet import AnsweredSheet, Exported
 from pipeline.system.network import domain_of
 
@@ -36,6 +37,7 @@ def citations_table(source: AnsweredSheet) -> Exported:
                     values = (row_id, row, position, url, citation["title"] or "", domain_of(url))
                     for name, value in zip(("id", "row", "position", *_ADDED), values, strict=True):
                         found[name].append(value)
-            yield pa.record_batch([found[name] for name in schema.names], schema=schema)
+            arrays = [array_of(found[field.name], field.type) for field in schema]
+            yield pa.record_batch(arrays, schema=schema)
 
     return Exported(schema, source.rows, {name: name for name in _ADDED}, batches)

@@ -1,17 +1,48 @@
-"""Turns Python values into Arrow arrays, column by column.
+"""Turns Python values into Arrow arrays and Arrow arrays into numpy's, column by column.
 
-`pyarrow.array` imports pandas to check whether a list is a pandas object. That takes 35 MB of
-memory and half as much CPU time as a run of a thousand rows. Arrays made of buffers avoid both.
+pyarrow imports pandas whenever it makes an array or a scalar of Python values, to check whether one
+of them is a pandas object, and for `to_numpy`. That takes 35 MB of memory and 0.3 s of CPU time,
+half as much as a run of a thousand rows. Arrays made of buffers avoid both.
+
+Without pandas, pyarrow would make other texts of times in nanoseconds, and so other rows. That is
+why nothing keeps pyarrow from importing pandas where a sheet has such values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.types as kinds
+
+
+def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Returns an array of texts, booleans, numbers, or lists or structs of these. None becomes
+    null."""
+    if kinds.is_string(kind) or kinds.is_large_string(kind):
+        return texts(values, kind)
+    if kinds.is_list(kind):
+        held = [value or () for value in values]
+        offsets = _offsets(list(map(len, held)), np.int32)
+        inner = [array_of(list(chain.from_iterable(held)), kind.value_type)]
+        buffers = [_validity(values), pa.py_buffer(offsets)]
+        return pa.Array.from_buffers(kind, len(values), buffers, children=inner)
+    if kinds.is_struct(kind):
+        inner = [
+            array_of([None if value is None else value[field.name] for value in values], field.type)
+            for field in kind
+        ]
+        return pa.Array.from_buffers(kind, len(values), [_validity(values)], children=inner)
+    content: list[Any] = [value or 0 for value in values]
+    if kinds.is_boolean(kind):
+        buffer = pa.py_buffer(np.packbits(np.array(content, dtype=bool), bitorder="little"))
+    else:
+        buffer = numbers(content, kind).buffers()[1]
+    return pa.Array.from_buffers(kind, len(values), [_validity(values), buffer])
 
 
 def texts(values: Sequence[str | None], kind: pa.DataType | None = None) -> pa.Array:
@@ -26,10 +57,16 @@ def texts(values: Sequence[str | None], kind: pa.DataType | None = None) -> pa.A
 
 def numbers(values: Sequence[float] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     """Returns an array of integers, floats or times (in the unit of `kind`) without nulls."""
-    content = np.asarray(
-        values, dtype=f"{'f' if pa.types.is_floating(kind) else 'i'}{kind.byte_width}"
-    )
+    content = np.asarray(values, dtype=_dtype(kind))
     return pa.Array.from_buffers(kind, len(content), [None, pa.py_buffer(content)])
+
+
+def positions(chosen: npt.NDArray[np.integer[Any]]) -> pa.Array:
+    """Returns positions for `take`. A negative one becomes null, and takes null."""
+    content = chosen.astype(np.int64, copy=False)
+    there = content >= 0
+    bits = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(pa.int64(), len(content), [bits, pa.py_buffer(content)])
 
 
 def lists(lengths: Sequence[int], values: pa.Array) -> pa.Array:
@@ -39,13 +76,39 @@ def lists(lengths: Sequence[int], values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, values)
 
 
+def text_scalar(text: str, kind: pa.DataType | None = None) -> pa.Scalar:
+    """Returns a text to compare an array of the type `kind` with."""
+    return texts([text], kind)[0]
+
+
+def as_numpy(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Returns numbers or booleans without nulls as an array of numpy."""
+    if isinstance(array, pa.ChunkedArray):
+        empty = np.empty(0, dtype=bool if kinds.is_boolean(array.type) else _dtype(array.type))
+        return np.concatenate([empty, *map(as_numpy, array.chunks)])
+    assert not array.null_count, "a null has no number"
+    if kinds.is_boolean(array.type):
+        flags: npt.NDArray[Any] = as_numpy(array.cast(pa.uint8())).view(bool)
+        return flags
+    content = array.buffers()[1]
+    if content is None:
+        return np.empty(0, dtype=_dtype(array.type))
+    offset = array.offset * array.type.byte_width
+    return np.frombuffer(content, _dtype(array.type), len(array), offset)
+
+
+def _dtype(kind: pa.DataType) -> str:
+    letter = "f" if kinds.is_floating(kind) else "u" if kinds.is_unsigned_integer(kind) else "i"
+    return f"{letter}{kind.byte_width}"
+
+
 def _offsets(lengths: Sequence[int], width: type[np.integer[Any]]) -> npt.NDArray[Any]:
     offsets = np.zeros(len(lengths) + 1, dtype=width)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
-def _validity(values: Sequence[str | None]) -> pa.Buffer | None:
+def _validity(values: Sequence[Any]) -> pa.Buffer | None:
     if None not in values:
         return None
     there = np.fromiter((value is not None for value in values), dtype=bool, count=len(values))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline.core.added_columns import TEXT_ASIDE, status_columns
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.inputs.arrow import as_numpy, text_scalar
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import KEY_BYTES, identity, occurrences
 from pipeline.inputs.mapping import Variables
@@ -104,7 +105,7 @@ class RowChecks:
             reasons[~wanted(self._spec.where, by_name) & (reasons == Skip.NOT)] = Skip.WHERE
         for status in self._statuses:
             said = pc.utf8_lower(pc.utf8_trim_whitespace(arrays[status]))
-            ambiguous = _flags(pc.equal(said, str(State.AMBIGUOUS)))
+            ambiguous = as_numpy(pc.equal(said, text_scalar(State.AMBIGUOUS, said.type)))
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
         self._refuse_names_of_files(batch, arrays, reasons)
         for position, choice in self._choices:
@@ -130,7 +131,7 @@ class RowChecks:
         if self._table.sheet is None:
             return
         for position, _ in self._choices:
-            found = _flags(pc.match_substring_regex(arrays[position], TEXT_ASIDE))
+            found = as_numpy(pc.match_substring_regex(arrays[position], TEXT_ASIDE))
             found = found & (reasons == Skip.NOT)
             if found.any():
                 cell = self._table.cell_at(position, batch.places[int(found.argmax())])
@@ -215,8 +216,3 @@ class RowChecks:
             for place, text in zip(batch.places, batch.columns[self._id], strict=True)
             if place in places
         }
-
-
-def _flags(found: pa.Array) -> npt.NDArray[np.bool_]:
-    flags: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
-    return flags

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.inputs.arrow import as_numpy, positions
 from pipeline.inputs.mapping import VariableSource
 from pipeline.inputs.stored import stored_batches, stored_columns
 
@@ -51,12 +52,12 @@ def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFact
     mapped = [(_Facts(), s.column, s) for s in sources if s.column is not None]
     columns = stored_columns(path)
     for first, arrays, keys, _ in stored_batches(path):
-        kept = np.flatnonzero(pc.is_valid(keys).to_numpy(zero_copy_only=False))
+        kept = np.flatnonzero(as_numpy(pc.is_valid(keys)))
         if not len(kept):
             continue
         whole = len(kept) == len(keys)
         for facts, column, _ in mapped:
-            texts = arrays[column] if whole else arrays[column].take(pa.array(kept))
+            texts = arrays[column] if whole else arrays[column].take(positions(kept))
             facts.add(texts, kept + first)
     return [facts.as_value(source.name, columns[column]) for facts, column, source in mapped]
 
@@ -71,7 +72,7 @@ class _Facts:
         self.marked_row: int | None = None
 
     def add(self, texts: pa.Array, rows: npt.NDArray[np.int64]) -> None:
-        sizes = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
+        sizes = as_numpy(pc.utf8_length(texts))
         filled = np.flatnonzero(sizes)
         self.empty += len(sizes) - len(filled)
         if not len(filled):
@@ -81,7 +82,7 @@ class _Facts:
             self.longest = int(sizes[most]), int(rows[most])
         if self.shortest is None or sizes[least] < self.shortest[0]:
             self.shortest = int(sizes[least]), int(rows[least])
-        found = pc.match_substring_regex(texts, _MARKERS).to_numpy(zero_copy_only=False)
+        found = as_numpy(pc.match_substring_regex(texts, _MARKERS))
         if found.any():
             self.marked += int(found.sum())
             self.marked_row = self.marked_row or int(rows[found.argmax()])

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject
-from pipeline.inputs.arrow import numbers
+from pipeline.inputs.arrow import as_numpy, numbers
 from pipeline.inputs.identity import (
     KEY_BYTES,
     SheetKeys,
@@ -96,7 +96,7 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     identities, ids = bytearray(), bytearray()
     rows: list[npt.NDArray[np.int64]] = []
     for first, cells, hexes, _ in stored_batches(path):
-        kept = np.flatnonzero(pc.is_valid(hexes).to_numpy(zero_copy_only=False))
+        kept = np.flatnonzero(as_numpy(pc.is_valid(hexes)))
         rows.append(kept + first)
         keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
         if place is None:
@@ -230,15 +230,10 @@ def stored_places(path: Path) -> tuple[str, npt.NDArray[np.int64]] | None:
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
             batches = file.iter_batches(columns=[PLACE])
-            places = [_as_numpy(batch.column(0)) for batch in batches]
+            places = [as_numpy(batch.column(0)) for batch in batches]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from None
     return word, np.concatenate([*places, np.zeros(0, dtype=np.int64)])
-
-
-def _as_numpy(array: pa.Array) -> npt.NDArray[np.int64]:
-    """Returns integers without nulls. `Array.to_numpy` would import pandas."""
-    return np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
 
 
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.arrow import array_of
 from pipeline.inputs.arrow_rows import Piece
 from pipeline.inputs.frame import open_frame_rows
 from pipeline.inputs.jsonl import (
@@ -103,7 +104,7 @@ def _readable(column: pa.Array) -> pa.Array:
 
 
 def _json_batch(columns: list[list[str | None]], schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [pa.array(column, pa.large_string()) for column in columns]
+    arrays = [array_of(column, pa.large_string()) for column in columns]
     return pa.record_batch(arrays, schema=schema)
 
 
@@ -159,7 +160,7 @@ def _fragments(spec: JobSpec, names: tuple[str, ...], schema: pa.Schema) -> Iter
 def _typed(spec: JobSpec, names: tuple[str, ...], schema: pa.Schema) -> Iterator[Piece]:
     def made(lines: list[dict[str, Any]]) -> pa.RecordBatch:
         arrays = [
-            pa.array([_value(spec.file, line.get(f.name), f.type) for line in lines], f.type)
+            array_of([_value(spec.file, line.get(f.name), f.type) for line in lines], f.type)
             for f in schema
         ]
         return pa.record_batch(arrays, schema=schema)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
+from pipeline.inputs.arrow import as_numpy, text_scalar
 from pipeline.job.spec import Condition, JobSpec
 
 
@@ -44,7 +45,7 @@ def wanted(
     nulls."""
     flags: list[npt.NDArray[np.bool_]] = []
     for condition in conditions:
-        found = _holds(condition, columns[condition.column]).to_numpy(zero_copy_only=False)
+        found = as_numpy(_holds(condition, columns[condition.column]))
         flags.append(found != condition.negated)
     together: npt.NDArray[np.bool_] = np.logical_and.reduce(flags)
     return together
@@ -52,7 +53,7 @@ def wanted(
 
 def _holds(condition: Condition, texts: pa.Array) -> pa.Array:
     if condition.test == "empty":
-        return pc.equal(pc.binary_length(texts), 0)
+        return pc.equal(texts, text_scalar("", texts.type))
     if condition.test == "equals":
-        return pc.equal(texts, pa.scalar(condition.text, texts.type))
+        return pc.equal(texts, text_scalar(condition.text, texts.type))
     return pc.match_substring_regex(texts, condition.text)

@@ -363,7 +363,7 @@ def _check_pattern(fields: Fields, pattern: str) -> None:
     import pyarrow.compute as pc
 
     try:
-        pc.match_substring_regex(pa.array([""]), pattern)
+        pc.match_substring_regex(pa.nulls(1, pa.string()), pattern)
     except pa.ArrowInvalid as error:
         fields.note(
             "matches",

@@ -34,7 +34,7 @@ from pipeline.core.added_columns import (
 )
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
-from pipeline.inputs.arrow import texts
+from pipeline.inputs.arrow import array_of, as_numpy, positions, text_scalar, texts
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.identity import identity
 from pipeline.inputs.mapping import Variables, bind
@@ -145,7 +145,7 @@ class SkippedUnknown:
 
     def among(self, piece: Piece) -> dict[int, str | None]:
         """The error code of each of them in `piece`, by its place."""
-        skipped = _true(pc.is_valid(piece.skipped)) & ~piece.answered
+        skipped = as_numpy(pc.is_valid(piece.skipped)) & ~piece.answered
         return self._found(piece.columns, np.flatnonzero(skipped))
 
     def count(self, snapshot: Path) -> int:
@@ -153,7 +153,7 @@ class SkippedUnknown:
         if not self.codes:
             return 0
         return sum(
-            len(self._found(batch.columns, np.flatnonzero(_true(pc.is_valid(batch.skipped)))))
+            len(self._found(batch.columns, np.flatnonzero(as_numpy(pc.is_valid(batch.skipped)))))
             for batch in stored_batches(snapshot)
         )
 
@@ -162,7 +162,7 @@ class SkippedUnknown:
     ) -> dict[int, str | None]:
         if not self.codes or not len(places):
             return {}
-        texts = [column.take(pa.array(places)).to_pylist() for column in columns]
+        texts = [column.take(positions(places)).to_pylist() for column in columns]
         ids = repeat(None) if self.id_place is None else texts[self.id_place]
         keys = self.variables.keys(texts)
         names = [identity(key, row_id) for key, row_id in zip(keys, ids, strict=False)]
@@ -333,7 +333,7 @@ def _beside(
     low, high = np.searchsorted(stretch.rows, [begin, begin + size])
     places = np.full(size, -1)
     places[stretch.rows[low:high] - begin] = np.arange(high - low)
-    take = pa.array(places, mask=places < 0)
+    take = positions(places)
     found = stretch.answers.slice(low, high - low).combine_chunks()
     arrays = [pa.concat_arrays(column.chunks or [_none(column)]) for column in found.columns]
     return places >= 0, pa.record_batch(
@@ -342,7 +342,7 @@ def _beside(
 
 
 def _none(column: pa.ChunkedArray) -> pa.Array:
-    return pa.array([], column.type)
+    return pa.nulls(0, column.type)
 
 
 class _UnfinishedInOrder:
@@ -373,7 +373,7 @@ def _states(
     in_use: bool,
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
-    skipped = pc.is_valid(piece.skipped).to_numpy(zero_copy_only=False)
+    skipped = as_numpy(pc.is_valid(piece.skipped))
     unanswered = np.where(skipped, _SKIPPED, State.PENDING)
     status = np.where(piece.answered, State.OK, unanswered).astype(object)
     codes = np.full(len(status), None, dtype=object)
@@ -392,7 +392,7 @@ def _states(
         if not row.answered:
             status[place] = shown.state
     return {
-        kind: pa.array([None if v is None else str(v) for v in values], pa.string())
+        kind: texts([None if v is None else str(v) for v in values])
         for kind, values in ((STATUS, status), ("error_code", codes), ("error_message", messages))
     }
 
@@ -432,15 +432,15 @@ class _Brought:
         }
         keep = np.zeros(len(piece.skipped), dtype=bool)
         if ANSWER in texts:
-            keep |= _true(pc.not_equal(texts[ANSWER], ""))
+            keep |= as_numpy(pc.not_equal(texts[ANSWER], text_scalar("")))
         if STATUS in texts:
-            keep |= _true(pc.equal(texts[STATUS], str(State.AMBIGUOUS)))
-        keep &= _true(pc.is_valid(piece.skipped)) & ~piece.answered
+            keep |= as_numpy(pc.equal(texts[STATUS], text_scalar(State.AMBIGUOUS)))
+        keep &= as_numpy(pc.is_valid(piece.skipped)) & ~piece.answered
         if not keep.any():
             return found
         read = {kind: self._read(kind, column, keep) for kind, column in texts.items()}
         return found | {
-            kind: pa.array(
+            kind: array_of(
                 [
                     own if kept else held
                     for kept, own, held in zip(keep, brought, there, strict=True)
@@ -458,11 +458,6 @@ class _Brought:
             read = partial(_read_part, self.types[kind])
         texts = column.to_pylist()
         return [read(text) if kept else None for text, kept in zip(texts, keep, strict=True)]
-
-
-def _true(values: pa.Array) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = values.to_numpy(zero_copy_only=False)
-    return found
 
 
 def _read_text(text: str) -> str | None:
@@ -515,4 +510,4 @@ def _answers(piece: Piece, source: AnsweredSheet) -> dict[str, pa.Array]:
         None if held is None else all_flags(held, computed, bool(twice))
         for held, computed, twice in zip(stored, read, again, strict=False)
     ]
-    return found | {FLAGS: pa.array(flags, _TYPES[FLAGS])}
+    return found | {FLAGS: array_of(flags, _TYPES[FLAGS])}

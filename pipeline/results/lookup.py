@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
+from pipeline.inputs.arrow import as_numpy, numbers, positions
 from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
@@ -237,7 +238,7 @@ class _HeldAnswers:
         numbers = self.run_numbers
         runs = [numbers.setdefault(run, len(numbers)) for run in table["run_id"].to_pylist()]
         self.counts.append(len(table))
-        self._keys.append(_keys(np.array(runs, np.int64), table["row"].to_numpy()))
+        self._keys.append(_keys(np.array(runs, np.int64), as_numpy(table["row"])))
         self._sizes.append(_bytes_of(table["result"]) + _bytes_of(table["citations_raw"]))
         self.with_ids |= table["id"].null_count < len(table)
         if self._flagging:
@@ -318,8 +319,8 @@ class _Flagged(Mapping[str, Rows]):
 
 
 def _bytes_of(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
-    lengths: npt.NDArray[np.int32] = pc.fill_null(pc.binary_length(texts), 0).to_numpy()
-    return lengths
+    none = numbers([0], pa.int32())[0]
+    return as_numpy(pc.fill_null(pc.binary_length(texts), none))
 
 
 def _hash(text: str) -> int:
@@ -364,23 +365,23 @@ class _Spill:
         """Answers of one part."""
         by_row = np.argsort(placed.rows, kind="stable")
         rows = placed.rows[by_row]
-        table = answers.take(pa.array(placed.positions[by_row])).add_column(
-            0, "sheet_row", pa.array(rows)
+        table = answers.take(positions(placed.positions[by_row])).add_column(
+            0, "sheet_row", numbers(rows, pa.int64())
         )
         place = table.column_names.index("citations")
         cut = pc.list_slice(table["citations"], 0, MAX_CITATIONS, return_fixed_size_list=False)
         table = table.set_column(place, "citations", cut).cast(_SPILLED)
-        numbers = np.searchsorted(first_rows, rows, side="right") - 1
-        begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+        stretches = np.searchsorted(first_rows, rows, side="right") - 1
+        begins = np.flatnonzero(np.diff(stretches, prepend=-1))
         for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
             content = _packed(table.slice(begin, end - begin))
             place = (self.file.seek(0, 2), len(content), zlib.crc32(content))
             self.file.write(content)
-            self.places[int(numbers[begin])].append(place)
+            self.places[int(stretches[begin])].append(place)
 
     def read(self, number: int) -> tuple[Rows, pa.Table]:
         """(the answered rows of a stretch, ascending; the answer of each)."""
-        tables = [_SPILLED.empty_table()]
+        tables = [pa.Table.from_batches([], _SPILLED)]
         for offset, size, checksum in self.places.pop(number, ()):
             self.file.seek(offset)
             content = self.file.read(size)
@@ -391,7 +392,7 @@ class _Spill:
                 )
             tables.append(pa.ipc.open_stream(pa.py_buffer(content)).read_all())
         table = pa.concat_tables(tables).sort_by("sheet_row").combine_chunks()
-        return table["sheet_row"].to_numpy(), table.drop_columns("sheet_row")
+        return as_numpy(table["sheet_row"]), table.drop_columns("sheet_row")
 
 
 def _packed(table: pa.Table) -> bytes:

@@ -20,6 +20,7 @@ from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
 
 _BATCH_ROWS = 2000
+_COMPARED = ("run_id", "row", "id", "row_key", "version", "workflow", "variables")
 _MAKE_EMPTY = (
     "Move the file away if it is there. Then run `pipeline run`: it makes the file again, and "
     "sends nothing if the sheet has no new rows"
@@ -115,7 +116,7 @@ def _load(content: bytes, name: str, db: sqlite3.Connection, findings: Findings)
         findings.add(f"{RESULTS}/{name}", "its columns are not those of a part", RESTORE)
         return int(file.metadata.num_rows)
     for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-        columns = batch.to_pydict()
+        columns = {name: batch[name].to_pylist() for name in _COMPARED}
         for row, key, workflow, variables in zip(
             *(columns[c] for c in ("row", "row_key", "workflow", "variables")), strict=True
         ):
@@ -143,7 +144,7 @@ def _check_empty(folder: RunFolder, db: sqlite3.Connection, findings: Findings) 
         return
     try:
         content = read_file(path, NOTE_BYTES)
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
         whole = len(table) == 0 and _same_schema(table.schema)
     except (OSError, pa.ArrowException, ValueError):
         whole = False

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.inputs.arrow import as_numpy, numbers
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Part
@@ -105,7 +107,7 @@ class _CitationTally:
     def add(self, table: pa.Table) -> None:
         citations = table["citations"].combine_chunks()
         self.answers += len(table)
-        self.cited += pc.sum(pc.greater(pc.list_value_length(citations), 0)).as_py() or 0
+        self.cited += int(np.count_nonzero(as_numpy(pc.list_value_length(citations))))
         urls = pc.struct_field(pc.list_flatten(citations), "url")[:_MOST_URLS]
         self.citations += len(urls)
         for found in pc.value_counts(urls):
@@ -145,7 +147,7 @@ def _candidates(table: pa.Table, chance: random.Random) -> list[SampleAnswer]:
             found["result"],
             tuple((c["title"] or "", c["url"] or "") for c in found["citations"]),
         )
-        for found in table.take(list(places)).to_pylist()
+        for found in table.take(numbers(list(places), pa.int64())).to_pylist()
     ]
 
 

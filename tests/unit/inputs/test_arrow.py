@@ -1,13 +1,14 @@
-"""Arrays made of buffers are equal to those that pyarrow makes."""
+"""Arrays made of buffers are equal to those that pyarrow makes, and are read as pyarrow does."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inputs.arrow import lists, numbers, texts
+from pipeline.inputs.arrow import array_of, as_numpy, lists, numbers, positions, text_scalar, texts
 
 # Lone surrogates have no UTF-8, so neither pyarrow nor this module writes them.
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -35,3 +36,56 @@ def test_arrays_of_numbers_are_equal_to_pyarrows_own(kind):
     """Also without any number."""
     for values in ([], [0, 1, -(2**31), 2**31 - 1]):
         assert numbers(values, kind).equals(pa.array(values, kind))
+
+
+CITATION = pa.struct([("title", pa.string()), ("url", pa.string())])
+citation = st.fixed_dictionaries({"title": anything | st.none(), "url": anything})
+OF_KIND = {
+    pa.string(): anything,
+    pa.large_string(): anything,
+    pa.bool_(): st.booleans(),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.float64(): st.floats(allow_nan=False),
+    pa.list_(pa.string()): st.lists(anything | st.none(), max_size=4),
+    CITATION: citation,
+    pa.list_(CITATION): st.lists(citation | st.none(), max_size=4),
+}
+
+
+@pytest.mark.parametrize("kind", OF_KIND, ids=str)
+@given(data=st.data())
+def test_arrays_of_any_kind_are_equal_to_pyarrows_own(kind, data):
+    """Also with nulls at every level."""
+    values = data.draw(st.lists(OF_KIND[kind] | st.none(), max_size=20))
+    made = array_of(values, kind)
+    made.validate(full=True)
+    assert made.equals(pa.array(values, kind))
+
+
+NUMBERS = [pa.bool_(), pa.int8(), pa.int32(), pa.int64(), pa.uint64(), pa.float32(), pa.float64()]
+
+
+@pytest.mark.parametrize("kind", NUMBERS, ids=str)
+@given(values=st.lists(st.integers(0, 1), max_size=30), start=st.integers(0, 12))
+def test_numpy_gets_the_numbers_that_pyarrow_would_give_it(kind, values, start):
+    """Also of a slice, whose first bit is inside a byte, and of an array in chunks."""
+    array = pa.array(values, pa.int64()).cast(kind).slice(start)
+    chunked = pa.chunked_array([array, array.slice(0, 0), array], kind)
+    for given_one in (array, chunked, pa.chunked_array([], kind)):
+        read = as_numpy(given_one)
+        known = pa.chunked_array([given_one]) if isinstance(given_one, pa.Array) else given_one
+        assert read.dtype == known.to_numpy().dtype
+        assert read.tolist() == given_one.to_pylist()
+
+
+@given(st.lists(st.integers(-1, 3), max_size=20))
+def test_a_negative_position_takes_null(chosen):
+    """So rows without an answer get an empty cell."""
+    taken = texts(["a", "b", "c", "d"]).take(positions(np.array(chosen, dtype=np.int64)))
+    assert taken.to_pylist() == ["abcd"[place] if place >= 0 else None for place in chosen]
+
+
+def test_a_text_is_compared_with_an_array_of_its_kind():
+    """pyarrow would import pandas for a Python text."""
+    for kind in (pa.string(), pa.large_string()):
+        assert text_scalar("é", kind).equals(pa.scalar("é", kind))
