@@ -39,7 +39,7 @@ RECIPES = .recipes
 test-recipes: $(READY)  ## install Airflow, Prefect and a notebook, and run the recipes of docs/recipes.md in them
 	@test -x $(RECIPES)/airflow/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/airflow && $(RECIPES)/airflow/bin/pip install -q apache-airflow --editable .; }
 	@test -x $(RECIPES)/prefect/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/prefect && $(RECIPES)/prefect/bin/pip install -q prefect --editable .; }
-	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel nbclient --editable .; }
+	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel ipywidgets nbclient --editable .; }
 	$(BIN)/python -m pytest tests/commands/test_recipes.py
 
 # Not part of check: it downloads and installs everything again for each Python of the machine. That

@@ -22,6 +22,9 @@ _HOME = {
     "__version__": "pipeline.core.version",
     "run_job": "pipeline.run.run",
     "run_job_async": "pipeline.run.run",
+    "run_frame": "pipeline.notebook",
+    "run_frame_async": "pipeline.notebook",
+    "read_results": "pipeline.results.frame",
     "events_of": "pipeline.run.stream",
     "RunOptions": "pipeline.run.run",
     "IfLocked": "pipeline.run.run",
@@ -33,6 +36,7 @@ _HOME = {
     "JobSpec": "pipeline.job.spec",
     "check_job": "pipeline.run.check",
     "Checked": "pipeline.run.check",
+    "AnswerColumn": "pipeline.job.answer_columns",
     "init_job": "pipeline.scaffold.job_spec",
     "Written": "pipeline.scaffold.job_spec",
     "read_status": "pipeline.status.summary",
@@ -96,8 +100,10 @@ if TYPE_CHECKING:
     from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
     from pipeline.core.version import __version__ as __version__
     from pipeline.export import Export, export_citations, export_job
+    from pipeline.job.answer_columns import AnswerColumn
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
+    from pipeline.notebook import run_frame, run_frame_async
     from pipeline.planning.consent import Consent
     from pipeline.planning.selection import (
         RowNumbers,
@@ -108,6 +114,7 @@ if TYPE_CHECKING:
     )
     from pipeline.report.html.write import write_report
     from pipeline.report.overview import Report, report_job
+    from pipeline.results.frame import read_results
     from pipeline.run.check import Checked, check_job
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.run.settle import reread_job, settle_job
@@ -120,6 +127,7 @@ if TYPE_CHECKING:
     from pipeline.verify import Finding, Verified, verify_job
 
 __all__ = [
+    "AnswerColumn",
     "AttemptEnded",
     "Checked",
     "ConcurrencyBinds",
@@ -167,9 +175,12 @@ __all__ = [
     "load_spec",
     "parse_rows",
     "read_history",
+    "read_results",
     "read_status",
     "report_job",
     "reread_job",
+    "run_frame",
+    "run_frame_async",
     "run_job",
     "run_job_async",
     "select_again",

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from pipeline.planning.selection import Selection
 
 
-_OF_RESUME = ("only", "except_", "rows", "ambiguous")
-_OF_PLAN = ("again", "limit", *_OF_RESUME)
+_OF_RESUME = ("only", "except_", "ambiguous")
+_OF_PLAN = ("again", "limit", "rows", *_OF_RESUME)
 
 
 @command("Show what `run` would send, and what it costs.")
@@ -111,7 +111,7 @@ def check(**given: Any) -> None:
 def _asked(said: CheckCommand) -> tuple[str, Selection]:
     """(`run` or `resume`, the rows that it would choose) for the options given."""
     resumed = [name for name in _OF_RESUME if getattr(said, name)]
-    if not (said.resume or resumed):
+    if not (said.resume or resumed) and (said.again or not said.rows):
         return "run", run_selection(said)
     if said.again:
         raise Refused(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pipeline.core.model import ROW_COUNTS
 from pipeline.core.money import paid_word
-from pipeline.core.wording import counted, lasting, shortened
+from pipeline.core.wording import counted, few_words, lasting, shortened
 from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.unseen import unseen_lines
+from pipeline.results.column_facts import ColumnsFacts
 from pipeline.run.check import Checked
 
 _BODY_CHARACTERS = 2000
+_MOST_COLUMNS = 20
 
 
 def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str]:
@@ -49,6 +51,8 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
     if checked.first_bodies:
         lines.append("The first requests, exactly as the API receives them:")
         lines += [f"  {names.row(body.row)}: {_body(body.body)}" for body in checked.first_bodies]
+    if checked.columns is not None:
+        lines += _columns(checked.columns)
     lines.append(_cost(checked, paid))
     if checked.to_send:
         lines.append(_time(checked, rehearsal))
@@ -60,6 +64,22 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
     elif checked.to_send:
         lines.append(f"Nothing was sent. To send these rows: {run_command}")
     return lines
+
+
+def _columns(found: ColumnsFacts) -> list[str]:
+    """The columns of `columns:`, and how many answers fill each."""
+    if not found.answers:
+        named = [f"{shortened(one.name)} ({one.type})" for one in found.columns]
+        return [f"Columns of the answers: {few_words(named)}. There is no answer yet."]
+    not_json = f", {found.not_json} of them not JSON" if found.not_json else ""
+    lines = [f"Columns of the {counted(found.answers, 'answer')}{not_json}:"]
+    for one in found.columns[:_MOST_COLUMNS]:
+        missing = f", {one.missing} without a value" if one.missing else ""
+        other = f", {one.another_type} of another type" if one.another_type else ""
+        name = f"{shortened(one.name)} ({one.type})"
+        lines.append(f"  {name} from {shortened(one.path)}: {one.filled} filled{missing}{other}.")
+    more = len(found.columns) - _MOST_COLUMNS
+    return lines if more <= 0 else [*lines, f"  and {counted(more, 'more column')}."]
 
 
 def _cost(checked: Checked, paid: str) -> str:

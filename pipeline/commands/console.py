@@ -80,12 +80,13 @@ def words_said(said: JobOptions, names: tuple[str, ...]) -> tuple[str, ...]:
     """The options among `names` that were given, as a user types them."""
     words: list[str] = []
     for name in names:
-        value = getattr(said, name, None)
-        if value is not None and value is not False:
-            words += [
-                f"--{name.strip('_').replace('_', '-')}",
-                *([] if value is True else [str(value)]),
-            ]
+        given = getattr(said, name, None)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value is not False:
+                words += [
+                    f"--{name.strip('_').replace('_', '-')}",
+                    *([] if value is True else [str(value)]),
+                ]
     return tuple(words)
 
 
@@ -102,13 +103,32 @@ def rows_said(text: str | None) -> RowNumbers | None:
 
 
 def run_selection(said: RunCommand | CheckCommand) -> Selection:
-    """The rows that the options of `run` choose."""
+    """The rows that the options of `run` choose.
+
+    Raises:
+        Refused: for --again with flags and rows, and for --rows without a flag.
+    """
     from pipeline.planning.selection import Selection, parse_rows, select_again
 
-    again, limit = said.again, said.limit
-    if again is None:
-        return Selection(limit=limit)
-    return select_again(None if again == "all" else parse_rows(again), limit)
+    again, limit = frozenset(said.again), said.limit
+    rows = {word for word in again if word.strip()[:1].isdigit()}
+    flags = again - rows - {"all"}
+    if bool(rows) + bool(flags) + ("all" in again) > 1:
+        raise Refused(
+            "--again takes flags, or rows such as 3,7-9, or all, and not several of these kinds. "
+            "`--again FLAG --rows 3,7-9` chooses some of the rows with a flag."
+        )
+    if said.rows and not flags:
+        raise Refused(
+            "In `run`, --rows chooses some of the rows with a flag: `--again FLAG --rows 3,7-9`. "
+            "`--again 3,7-9` asks again for any rows with an answer, and `resume --rows 3,7-9` "
+            "sends failed rows."
+        )
+    if flags:
+        return select_again(rows_said(said.rows), limit, flags=flags)
+    if again:
+        return select_again(parse_rows(",".join(said.again)) if rows else None, limit)
+    return Selection(limit=limit)
 
 
 def resume_selection(said: ResumeCommand | CheckCommand) -> Selection:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--add",
     metavar="COLUMNS",
     group=OUTPUT,
-    help="The columns to add: result,citations,status,flags,error_code,error_message.",
+    help="The columns to add: result,columns,citations,status,flags,error_code,error_message.",
 )
 @option(
     "--flags", is_flag=True, group=OUTPUT, help="Add a column _flags: why an answer looks wrong."

@@ -101,9 +101,16 @@ AMBIGUOUS = option(
 )
 AGAIN = option(
     "--again",
+    metavar="WHICH",
+    multiple=True,
+    group=SEND,
+    help="Pay again for ok rows: all, rows such as 3,7-9, or a flag that `report` shows.",
+)
+AGAIN_ROWS = option(
+    "--rows",
     metavar="ROWS",
     group=SEND,
-    help="Pay again for ok rows: all, or row numbers such as 3,7-9, as `report` shows them.",
+    help="With --again FLAG: only these rows, such as 3,7-9.",
 )
 RATE = option(
     "--rate",
@@ -298,24 +305,30 @@ class SendOptions(SheetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgainOption:
-    """The ok rows that `run` sends again."""
+class RowsOption:
+    """The rows that a command names by number."""
 
-    again: str | None
+    rows: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions:
+class AgainOptions(RowsOption):
+    """The ok rows that `run` sends again."""
+
+    again: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions(RowsOption):
     """The rows that `resume` chooses."""
 
     only: str | None
     except_: str | None
-    rows: str | None
     ambiguous: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCommand(AgainOption, SendOptions):
+class RunCommand(AgainOptions, SendOptions):
     """All options of `run`."""
 
 
@@ -325,7 +338,7 @@ class ResumeCommand(ResumeOptions, SendOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckCommand(AgainOption, ResumeOptions, SheetOptions):
+class CheckCommand(AgainOptions, ResumeOptions, SheetOptions):
     """All options of `check`."""
 
     resume: bool

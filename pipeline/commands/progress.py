@@ -1,4 +1,5 @@
-"""The progress of a run: a bar on a terminal, elsewhere one plain line every 30 seconds."""
+"""The progress of a run: a bar on a terminal or in a notebook, elsewhere one plain line every 30
+seconds."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ import io
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from typing import TextIO
 
-from pipeline.commands.bar_words import Word
+from pipeline.commands.bar_words import Bar, MakeBar, Word
 from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
@@ -24,21 +26,28 @@ from pipeline.core.events import (
 from pipeline.core.model import State, StopCode, Stopped
 from pipeline.core.wording import counted, printable
 
-if TYPE_CHECKING:
-    from pipeline.commands.bar import FittingBar
-
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0
 _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
 
 
 class ProgressBar:
-    """Listens to one run and draws its progress on `stream`. Call `close` when the run is over."""
+    """Listens to one run and draws its progress on `stream`. Call `close` when the run is over.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    With `widget`, the bar is made by it. `reworded` is called with each line before it is printed.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        widget: MakeBar | None = None,
+        reworded: Callable[[str], str] = str,
+    ) -> None:
         # sys.stderr is None if the caller closed it.
         self._stream: TextIO = stream or sys.stderr or io.StringIO()
-        self._bar: FittingBar | None = None
+        self._bar: Bar | None = None
+        self._widget = widget
+        self._reworded = reworded
         self._counts: Counter[State] = Counter()
         self._rows = 0
         self._next_line = 0.0
@@ -55,11 +64,11 @@ class ProgressBar:
                 self._paced(event)
             case Waiting():
                 wait_s = max(event.until_s - time.monotonic(), 0)
-                self._say(f"Waiting: {event.reason}. Next try in {wait_s:.0f} s.")
+                self.say(f"Waiting: {event.reason}. Next try in {wait_s:.0f} s.")
             case Notice():
-                self._say(event.message)
+                self.say(event.message)
             case ConcurrencyBinds():
-                self._say(
+                self.say(
                     f"{counted(event.in_flight, 'request')} in flight, which is the most that "
                     "--concurrency allows. That limits the pace now, not the rate limit. To go "
                     "faster, raise --concurrency (at most `ulimit -n`)."
@@ -67,7 +76,7 @@ class ProgressBar:
             case PaceEnded():
                 self._pace_ended(event)
             case Stopping():
-                self._say(f"Stopping: {why(event.stopped)} {_still(event)}")
+                self.say(f"Stopping: {why(event.stopped)} {_still(event)}")
 
     def close(self) -> None:
         """Leaves the bar on the screen with the last counts, and ends its line."""
@@ -79,14 +88,11 @@ class ProgressBar:
     def _start(self, event: RunStarted) -> None:
         self._counts = Counter(event.kept)
         self._rows = event.to_send + self._done()
-        if event.to_send and self._stream.isatty():
-            from pipeline.commands.bar import FittingBar  # a night needs no tqdm
-
-            self._bar = FittingBar(
-                self._words, total=self._rows, initial=self._done(), file=self._stream
-            )
+        if event.to_send and (self._widget or self._stream.isatty()):
+            make = self._widget or _fitting_bar()
+            self._bar = make(self._words, total=self._rows, initial=self._done(), file=self._stream)
         else:
-            self._say(f"{event.to_send} of {event.rows} rows to send.")
+            self.say(f"{event.to_send} of {event.rows} rows to send.")
 
     def _ended(self, event: AttemptEnded) -> None:
         if event.state not in _SETTLED:
@@ -100,9 +106,9 @@ class ProgressBar:
         denied = f"{event.rate_limited} of {event.requests} requests were answered with 429."
         if event.used is not None:
             limit = _limit(event.limit, event.window_s)
-            self._say(f"The run used {event.used:.0%} of the rate limit ({limit}). {denied}")
+            self.say(f"The run used {event.used:.0%} of the rate limit ({limit}). {denied}")
         elif event.rate_limited:
-            self._say(denied)
+            self.say(denied)
 
     def _paced(self, event: Paced) -> None:
         limit = _limit(event.limit, event.window_s)
@@ -120,7 +126,7 @@ class ProgressBar:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
             words = ", ".join(word.text for word in (*self._troubled(), *self._pace))
-            self._say(f"{self._done()} of {self._rows} rows done, {words}")
+            self.say(f"{self._done()} of {self._rows} rows done, {words}")
 
     def _words(self, left: str | None) -> list[Word]:
         """What stands after the count on a terminal. A narrow one has no room for the limit, then
@@ -139,8 +145,9 @@ class ProgressBar:
     def _done(self) -> int:
         return sum(self._counts[state] for state in _SETTLED)
 
-    def _say(self, line: str) -> None:
-        line = printable(line)
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        line = printable(self._reworded(line))
         # A closed terminal, or a pipe without a reader, must not end a paid run.
         with contextlib.suppress(OSError, ValueError):
             if self._bar is not None:
@@ -164,6 +171,12 @@ def why(stopped: Stopped) -> str:
     message = stopped.message.rstrip()
     sentence = message if message.endswith((".", "!", "?")) else f"{message}."
     return f"{sentence} {_HINTS[stopped.code]}" if stopped.code in _HINTS else sentence
+
+
+def _fitting_bar() -> MakeBar:
+    from pipeline.commands.bar import FittingBar  # a night has no terminal and needs no tqdm
+
+    return FittingBar
 
 
 def _still(event: Stopping) -> str:

@@ -22,6 +22,7 @@ from pipeline.commands.console import (
 from pipeline.commands.help import command
 from pipeline.commands.options import (
     AGAIN,
+    AGAIN_ROWS,
     AMBIGUOUS,
     EXCEPT,
     ONLY,
@@ -44,7 +45,7 @@ _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGH
 
 
 @command("Send every row that has not been sent yet.")
-@send_options(AGAIN)
+@send_options(AGAIN, AGAIN_ROWS)
 def run(**given: Any) -> None:
     """Sends every row of JOB that has not been sent yet. Run it again to continue.
 

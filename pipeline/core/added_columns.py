@@ -1,18 +1,20 @@
 """The columns that an export adds to a sheet: their kinds, their names, and how to know them. Pure.
 
-With `as: outline` they are `outline`, `outline_citations`, `_outline_status` and so on. If the
-sheet already has such a column, all of them get the same number: `result_2`, `_status_2`.
+With `as: outline` they are `outline`, `outline_citations`, `_outline_status` and so on. The columns
+of `columns:` keep their own names. If the sheet already has such a column, all of them get the same
+number: `result_2`, `title_2`, `_status_2`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 ANSWER = "result"
 STATUS = "status"
 FLAGS = "flags"
-KINDS = (ANSWER, "citations", STATUS, "error_code", "error_message", FLAGS)
+PARTS = "columns"
+KINDS = (ANSWER, PARTS, "citations", STATUS, "error_code", "error_message", FLAGS)
 """The kinds of columns, in the order in which an export adds them."""
 USUAL = KINDS[:-1]
 """The kinds that an export adds if the user chooses none."""
@@ -28,15 +30,32 @@ _STATUS = re.compile(rf"_+(?:({ANSWER_NAME.pattern})_)?status(?:_([2-9]|[1-9]\d{
 
 
 def column_names(
-    kinds: Iterable[str], answer: str | None = None, number: int = 1
+    kinds: Iterable[str], answer: str | None = None, number: int = 1, parts: Iterable[str] = ()
 ) -> dict[str, str]:
     """Returns the kind of each added column by its name, in the order of `KINDS`.
 
-    `answer` is the name of the answer's column. From 2 on, `number` stands at the end of each name.
+    `answer` is the name of the answer's column, and `parts` are those of `columns:`, each with a
+    kind such as "columns.title". From 2 on, `number` stands at the end of each name.
     """
     chosen = set(kinds)
     end = f"_{number}" if number > 1 else ""
-    return {f"{_name(kind, answer)}{end}": kind for kind in KINDS if kind in chosen}
+    names: dict[str, str] = {}
+    for kind in KINDS:
+        if kind == PARTS:
+            names |= {f"{part}{end}": f"{kind}.{part}" for part in parts if kind in chosen}
+        elif kind in chosen:
+            names[f"{_name(kind, answer)}{end}"] = kind
+    return names
+
+
+def part_of(kind: str) -> str | None:
+    """Returns the name under `columns:` of a column with this kind, None for other kinds."""
+    return kind.partition(".")[2] or None
+
+
+def is_chosen(kind: str, add: Container[str]) -> bool:
+    """Whether `add`, words of `KINDS`, includes a column of this kind."""
+    return kind.partition(".")[0] in add
 
 
 def _name(kind: str, answer: str | None) -> str:
@@ -53,21 +72,27 @@ def status_columns(columns: Iterable[str]) -> list[int]:
     return [place for place, name in enumerate(columns) if _STATUS.fullmatch(name.strip().lower())]
 
 
-def exported_columns(columns: Iterable[str]) -> set[str]:
-    """Returns the columns that an export wrote, as far as its status column shows."""
+def exported_columns(columns: Iterable[str], parts: Iterable[str] = ()) -> set[str]:
+    """Returns the columns that an export wrote, as far as its status column shows. The columns
+    `parts` count if all usual columns of the same export are there."""
     there = set(columns)
-    return {name for group in _groups(there) for name in group if name in there}
+    return {name for group in _groups(there, parts) for name in group if name in there}
 
 
 def is_exported(columns: Iterable[str]) -> bool:
     """Whether these are the columns of an export with all usual columns."""
     there = set(columns)
-    return any(
-        all(name in there for name, kind in group.items() if kind in USUAL)
-        for group in _groups(there)
-    )
+    return any(_is_whole(group, there) for group in _groups(there))
 
 
-def _groups(columns: set[str]) -> list[dict[str, str]]:
-    found = filter(None, map(_STATUS.fullmatch, columns))
-    return [column_names(KINDS, one[1], int(one[2] or 1)) for one in found]
+def _is_whole(group: dict[str, str], there: set[str]) -> bool:
+    return all(name in there for name, kind in group.items() if is_chosen(kind, USUAL))
+
+
+def _groups(columns: set[str], parts: Iterable[str] = ()) -> list[dict[str, str]]:
+    found = []
+    for one in filter(None, map(_STATUS.fullmatch, columns)):
+        answer, number = one[1], int(one[2] or 1)
+        whole = column_names(KINDS, answer, number, parts)
+        found.append(whole if _is_whole(whole, columns) else column_names(KINDS, answer, number))
+    return found

@@ -29,7 +29,7 @@ MIN_RATE, MAX_RATE = 0.001, 1_000_000
 MAX_WAIT_S = 86_400
 """The longest wait that a setting allows, for a response or between two refreshes: a day."""
 
-TEXT_RULES = 3
+TEXT_RULES = 4
 """The newest rules by which a cell becomes text.
 
 A run folder keeps the rules that it began with, because a row with another text is another row and
@@ -37,7 +37,8 @@ would be paid for again. 1: release 0.1. 2: fractions in workbooks have 15 signi
 Excel shows them. 3: in workbooks, the section of a number format that applies to the number decides
 whether it is a date. East Asian and Thai dates are dates. Every kind of format with zeros before
 the number keeps these zeros and the texts next to them. A whole number that ends in `.0` keeps
-every digit.
+every digit. 4: a whole number in a float column of a Parquet file is refused if it is too long for
+that type, because some of its digits may be wrong.
 """
 
 

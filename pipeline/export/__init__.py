@@ -18,14 +18,13 @@ from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.typed import TYPED
-from pipeline.job.exports import note_export, read_exports
+from pipeline.job.exports import note_export
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
-from pipeline.planning.pinned_settings import folder_rules
 from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, sheet_table
 from pipeline.results.export_target import check_target
-from pipeline.results.typed_rows import TypedRows, typed_rows
+from pipeline.results.typed_rows import TypedRows, as_last_run, typed_rows
 from pipeline.status.summary import summarize
 from pipeline.system.paths import resolved
 
@@ -71,7 +70,8 @@ def export_job(
     everything else as it was; from any other sheet a new workbook is made. A workbook with macros
     keeps them in an .xlsm. `excel_guard` keeps spreadsheets from running cells of
     the added columns as formulas (in CSV; in a workbook they are text anyway). `add` are the
-    columns to add: "result", "citations", "status", "error_code", "error_message" and "flags". The
+    columns to add: "result", "columns", "citations", "status", "error_code", "error_message" and
+    "flags". The
     default is `add:` of the job file, or else all but the flags. `flags` adds the flags too.
     `force` replaces a file that is not an earlier export. `on_rows` is called after each few
     thousand rows, with the rows written so far and all rows.
@@ -89,8 +89,9 @@ def export_job(
     _check(job, target, force)
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
-        spec = _as_last_run(job, source)
-        exported = sheet_table(source, _typed(spec, source, target))
+        spec = as_last_run(job, source.read)
+        with_types = target.suffix.lower() == ".parquet"
+        exported = sheet_table(source, _typed(spec, source, target), with_types=with_types)
         if on_rows is not None:
             exported = _watched(exported, on_rows)
         if target.suffix.lower() in _WORKBOOKS:
@@ -101,19 +102,6 @@ def export_job(
     recognised = is_exported(columns)
     note_export(job.folder, exported.added, resolved(target), None if recognised else columns)
     return replace(done, renamed=_renamed(job, exported))
-
-
-def _as_last_run(job: Job, source: AnsweredSheet) -> JobSpec | None:
-    """The spec with the sheet and the text rules of the last run, so that the sheet can be compared
-    with its copy in the run folder."""
-    if job.spec is None or job.sheet is None:
-        return None
-    return replace(
-        job.spec,
-        input=job.sheet,
-        text_rules=folder_rules(source.read),
-        exported=read_exports(job.folder).columns,
-    )
 
 
 def _typed(spec: JobSpec | None, source: AnsweredSheet, target: Path) -> TypedRows | None:
@@ -159,7 +147,7 @@ def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
 
 def _renamed(job: Job, exported: Exported) -> tuple[str, ...]:
     """The added columns, if they could not have their usual names."""
-    usual = column_names(KINDS, job.spec.answer_column if job.spec else None)
+    usual = job.spec.column_names(KINDS) if job.spec else column_names(KINDS)
     return () if exported.kinds.keys() <= usual.keys() else exported.added
 
 
@@ -226,19 +214,21 @@ def _with_workbook(
 ) -> Export:
     from pipeline.export.xlsx.copying import Copied, write_copy
     from pipeline.export.xlsx.summary import summary_rows
-    from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts
+    from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts, kinds_of_types
     from pipeline.export.xlsx.workbook import write_workbook
 
     summary = summary_rows(job, source.read, source.in_use)
     try:
-        if spec is not None and spec.input.suffix.lower() in _WORKBOOKS:
+        sheet = spec.input if spec is not None else None
+        if spec is not None and isinstance(sheet, Path) and sheet.suffix.lower() in _WORKBOOKS:
             table = open_table(spec)
-            copied = write_copy(spec, table, source.snapshot, exported, target, summary)
+            converts = kinds_of_types(exported.types)
+            copied = write_copy(spec, table, source.snapshot, exported, converts, target, summary)
         else:
             sent = _sent(job, source.snapshot)
             kinds = kinds_of_schema(_schema(spec), sent)
             texts = _own_texts(source.snapshot, exported, kinds)
-            kinds |= kinds_of_texts(texts, sent)
+            kinds |= kinds_of_texts(texts, sent) | kinds_of_types(exported.types)
             aside = write_workbook(exported, target, job.name, summary, kinds)
             copied = Copied(aside)
     except OSError as error:
@@ -256,9 +246,10 @@ def _sent(job: Job, snapshot: Path) -> frozenset[str]:
 
 def _schema(spec: JobSpec | None) -> pa.Schema:
     """The types of the columns of the sheet, if it has types and is still there."""
-    if spec is not None and spec.input.suffix.lower() == ".parquet":
+    sheet = spec.input if spec is not None else None
+    if isinstance(sheet, Path) and sheet.suffix.lower() == ".parquet":
         with contextlib.suppress(OSError, pa.ArrowException):
-            return pq.read_schema(spec.input)
+            return pq.read_schema(sheet)
     return pa.schema([])
 
 

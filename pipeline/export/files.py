@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inputs.typed import JSON_TEXT
+from pipeline.job.answer_columns import DATE, TEXT
 from pipeline.results.answered_sheet import Exported
 from pipeline.results.formulas import unformulaic
 from pipeline.system import files
@@ -55,16 +56,23 @@ def write_csv(exported: Exported, target: Path, excel_guard: bool) -> int:
 
 
 def write_jsonl(exported: Exported, target: Path) -> None:
-    """Writes one JSON object per line. Citations are lists of {title, url}."""
-    keys = [_encoded(name) for name in exported.schema.names]
-    as_json = [JSON_TEXT in (field.metadata or {}) for field in exported.schema]
+    """Writes one JSON object per line. Citations are lists of {title, url}. Columns of `columns:`
+    have values of their types, with the digits of the answer."""
+    columns = [
+        (
+            _encoded(field.name),
+            may_lack := JSON_TEXT in (field.metadata or {}),
+            may_lack or exported.types.get(field.name, TEXT) not in (TEXT, DATE),
+        )
+        for field in exported.schema
+    ]
     with replacing(target) as file:
         for batch in exported.batches():
             for row in rows_of(batch):
                 pairs = (
-                    f"{key}: {value if plain else _encoded(value)}"
-                    for key, value, plain in zip(keys, row, as_json, strict=True)
-                    if value is not None or not plain  # this line of the sheet lacks the name
+                    f"{key}: {value if is_json and value is not None else _encoded(value)}"
+                    for (key, may_lack, is_json), value in zip(columns, row, strict=True)
+                    if value is not None or not may_lack
                 )
                 line = f"{{{', '.join(pairs)}}}"
                 file.write(line.translate(_NOT_LINE_ENDS).encode() + b"\n")

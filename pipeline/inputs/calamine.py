@@ -33,10 +33,10 @@ def open_calamine(spec: JobSpec) -> Table:
     Raises:
         Refused: if the file is of another kind than its ending says, or the library is missing.
     """
-    refuse_disguised(spec.input)
+    refuse_disguised(spec.file)
     if importlib.util.find_spec("python_calamine") is None:
         raise Refused(
-            f"{spec.input}: for {spec.input.suffix} files the runner needs a package that is not "
+            f"{spec.file}: for {spec.file.suffix} files the runner needs a package that is not "
             "installed (python-calamine). Install it with `pip install '.[xls]'` in the checkout, "
             "or save the workbook as .xlsx."
         )
@@ -45,9 +45,9 @@ def open_calamine(spec: JobSpec) -> Table:
 
 @contextlib.contextmanager
 def _reading(spec: JobSpec, _: object) -> Iterator[Worksheet]:
-    process = start_python(_MODULE, str(spec.input.absolute()))
+    process = start_python(_MODULE, str(spec.file.absolute()))
     try:
-        answer = partial(_answer, spec.input, process)
+        answer = partial(_answer, spec.file, process)
         sheets = [(name, visible) for name, visible in answer()["sheets"]]
         shown = [name for name, visible in sheets if visible]
         name = choose_sheet(spec, [name for name, _ in sheets], shown)
@@ -59,7 +59,7 @@ def _reading(spec: JobSpec, _: object) -> Iterator[Worksheet]:
         yield Worksheet(
             spec,
             name,
-            _bounded(spec.input, rows),
+            _bounded(spec.file, rows),
             merged,
         )
     finally:

@@ -136,7 +136,7 @@ class RowChecks:
             if found.any():
                 cell = self._table.cell_at(position, batch.places[int(found.argmax())])
                 raise Refused(
-                    f"{self._table.path} {cell}: the text of this cell is in the file that the "
+                    f"{self._table.input} {cell}: the text of this cell is in the file that the "
                     "cell names, because it is too long for a workbook. Use the sheet as it was "
                     "before the export, or export to .csv."
                 )
@@ -148,14 +148,14 @@ class RowChecks:
             Refused: for empty cells in columns under `empty: refuse`, a repeated id, or no rows.
         """
         if rows == 0:
-            raise Refused(f"{self._table.path}: {NO_ROWS}")
+            raise Refused(f"{self._table.input}: {NO_ROWS}")
         if count := self._refused:
             more = count - len(self._empty)
             named = "; ".join(self._empty) + (f"; and {more} more" if more else "")
             cells = "cell that would be sent is" if count == 1 else "cells that would be sent are"
             them = "it" if count == 1 else "them"
             raise Refused(
-                f"{self._table.path}: {count} {cells} empty: {named}. "
+                f"{self._table.input}: {count} {cells} empty: {named}. "
                 f"Fill {them}, or set `empty: skip` or `empty: send` in the job file, or such a "
                 "word for each column: `empty: {COLUMN: send}`."
             )
@@ -179,7 +179,7 @@ class RowChecks:
             if not ids[offset].strip():
                 cell = self._table.cell_at(self._id, batch.places[offset])
                 raise Refused(
-                    f"{self._table.path} {cell}: the id is blank. Give the row an id, or remove "
+                    f"{self._table.input} {cell}: the id is blank. Give the row an id, or remove "
                     "`id:` from the job file."
                 )
         self._ids += b"".join([identity(b"", ids[offset]) for offset in offsets])
@@ -201,7 +201,7 @@ class RowChecks:
         ]
         named += [f"and {more} more"] if (more := len(repeated) - len(named)) else []
         raise Refused(
-            f'{self._table.path}: column "{self._spec.id}" is the id of each row, but it has the '
+            f'{self._table.input}: column "{self._spec.id}" is the id of each row, but it has the '
             f"same id more than once: {'; '.join(named)}. Give each row a different id, or remove "
             "`id:` from the job file."
         )

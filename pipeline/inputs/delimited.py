@@ -46,7 +46,7 @@ _Record = tuple[int, int, list[str]]
 
 def open_delimited(spec: JobSpec) -> Table:
     """Opens a text table. It is UTF-8 unless a byte order mark or `encoding:` says otherwise."""
-    path = spec.input
+    path = spec.file
     refuse_disguised(path)
     encoding = encoding_of(spec)
     dialect = _dialect(spec, encoding)
@@ -94,7 +94,7 @@ def other_separator(spec: JobSpec) -> str | None:
     number of cells. A run does not guess: the user sees the result in the job file."""
     encoding, before = encoding_of(spec), _skipped_lines(spec, "")
     widths = {
-        mark: _widths(spec.input, encoding, _Dialect(mark, before)) for mark in _UNUSUAL_DELIMITERS
+        mark: _widths(spec.file, encoding, _Dialect(mark, before)) for mark in _UNUSUAL_DELIMITERS
     }
     fitting = [mark for mark, found in widths.items() if len(found) == 1 and max(found) > 1]
     return fitting[0] if len(fitting) == 1 else None
@@ -109,7 +109,7 @@ class _Dialect:
 
 
 def _dialect(spec: JobSpec, encoding: str) -> _Dialect:
-    path = spec.input
+    path = spec.file
     with open_text(path, encoding) as file, refusing_undecodable(path, encoding):
         first = file.readline(MAX_CELL_CHARACTERS).lstrip("\ufeff")
         before = _skipped_lines(spec, first)

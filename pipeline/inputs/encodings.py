@@ -103,7 +103,7 @@ def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
     beyond_ascii = False
-    with spec.input.open("rb") as file:
+    with spec.file.open("rb") as file:
         try:
             while block := file.read(1 << 20):
                 beyond_ascii |= not block.isascii()
@@ -114,7 +114,7 @@ def _refuse_utf8_called_otherwise(spec: JobSpec) -> None:
     if beyond_ascii:
         raise Refused(
             f"{spec.at('encoding')}: the job says `encoding: {spec.encoding}`, but "
-            f"{spec.input.name} is UTF-8 text. Leave `encoding:` out."
+            f"{spec.file.name} is UTF-8 text. Leave `encoding:` out."
         )
 
 
@@ -131,21 +131,21 @@ def open_text(path: Path, encoding: str) -> TextIO:
 def encoding_of(spec: JobSpec) -> str:
     """Returns the encoding that the byte order mark names, or else the spec's, or else UTF-8. A
     mark is not part of the text."""
-    with spec.input.open("rb") as file:
+    with spec.file.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     marked = next((name for mark, name in _BOMS if head.startswith(mark)), None)
     if spec.encoding is None or marked == "utf-8-sig":
         if spec.encoding:
             _refuse_utf8_called_otherwise(spec)
         if marked is None:
-            _refuse_unmarked_utf16(spec.input, head)
+            _refuse_unmarked_utf16(spec.file, head)
         return marked or "utf-8"
     if marked and _codec(spec.encoding).startswith("utf"):
         return marked
     if marked:
         raise Refused(
             f"{spec.at('encoding')}: the job says `encoding: {spec.encoding}`, but "
-            f"{spec.input.name} begins with the byte order mark of {marked.upper()}. Leave "
+            f"{spec.file.name} begins with the byte order mark of {marked.upper()}. Leave "
             "`encoding:` out."
         )
     _refuse_utf8_called_otherwise(spec)

@@ -13,6 +13,7 @@ from pipeline.core.wording import nearest
 from pipeline.inputs.mapping import used_columns
 from pipeline.inputs.table import Batch, BlankRows, Table, most_rows, refuse_too_wide
 from pipeline.inputs.unseen import looks_blank
+from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
 from pipeline.system.paths import leads_to_itself
 
@@ -30,7 +31,9 @@ def open_table(spec: JobSpec) -> Table:
         Refused: if the file is missing or of an unknown kind, or its header cannot be used. Rows
             are read lazily, and `batches` refuses them in the same way.
     """
-    path = spec.input
+    if isinstance(spec.input, Frame):
+        return _open_frame(spec)
+    path = spec.file
     if path.is_dir():
         raise Refused(f"{path}: this is a folder, not a sheet. Name the file in it.")
     if not path.is_file():
@@ -51,6 +54,14 @@ def open_table(spec: JobSpec) -> Table:
         table = replace(table, batches=partial(_without_blank_end, table))
     except OSError as error:
         raise Refused(f"{path}: the file cannot be read ({error.strerror or error}).") from None
+    _check_header(spec, table)
+    return table
+
+
+def _open_frame(spec: JobSpec) -> Table:
+    from pipeline.inputs.frame import open_frame
+
+    table = open_frame(spec)
     _check_header(spec, table)
     return table
 
@@ -103,7 +114,7 @@ _READERS: dict[str, Callable[[JobSpec], Table]] = {
 def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
     """Returns, for each column of a workbook that is displayed in another way than it is sent, an
     example (text that is sent, text that is displayed). No column for other files."""
-    if spec.input.suffix.lower() not in _EXCEL:
+    if isinstance(spec.input, Frame) or spec.input.suffix.lower() not in _EXCEL:
         return {}
     from pipeline.inputs.xlsx import reader
 
@@ -123,7 +134,7 @@ def _saved_as(ending: str) -> str:
 
 def _refuse_settings_of_others(spec: JobSpec) -> None:
     """Refuses settings for another kind of sheet: the user would think that they have an effect."""
-    kind = spec.input.suffix.lower()
+    kind = spec.file.suffix.lower()
     for name, value, kinds in (
         ("sheet", spec.sheet, _WORKBOOKS),
         ("header_row", spec.header_row, _WORKBOOKS + TEXTS),
@@ -142,7 +153,7 @@ def _refuse_settings_of_others(spec: JobSpec) -> None:
 def _without_blank_end(table: Table) -> Iterator[Batch]:
     """Yields the rows up to the last filled one. Rows after it that are blank, or only look blank,
     are not rows of the sheet."""
-    blank, width = BlankRows(table.path, table.place_word), len(table.columns)
+    blank, width = BlankRows(table.input, table.place_word), len(table.columns)
     looking_blank: list[tuple[BlankRows, Batch]] = []
     cells = 0
     for batch in table.batches():
@@ -162,7 +173,7 @@ def _without_blank_end(table: Table) -> Iterator[Batch]:
             cells += len(batch) * width
             if cells > _MANY_BLANK_CELLS:
                 raise Refused(
-                    f"{table.path} {table.place_word} {places[-1]}: over {_MANY_BLANK_CELLS:,} "
+                    f"{table.input} {table.place_word} {places[-1]}: over {_MANY_BLANK_CELLS:,} "
                     "cells before this one only look empty: they have spaces or unseen characters. "
                     "Clear them."
                 )
@@ -192,7 +203,7 @@ def _check_header(spec: JobSpec, table: Table) -> None:
     Raises:
         Refused: if such a column is used.
     """
-    refuse_too_wide(table.path, table.columns)
+    refuse_too_wide(table.input, table.columns)
     used, flaws = used_columns(spec, table.columns), table.found.flaws
     places: dict[str, list[int]] = {}
     for position, name in enumerate(table.headers or table.columns):
@@ -205,7 +216,7 @@ def _check_header(spec: JobSpec, table: Table) -> None:
                 hint = _NAME_IT
                 flaws.setdefault(position, _nameless(table, position))
             if position in used:
-                raise Refused(f"{table.path}: {flaws[position]}. {hint}")
+                raise Refused(f"{table.input}: {flaws[position]}. {hint}")
 
 
 _NAME_IT = (

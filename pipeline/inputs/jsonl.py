@@ -47,12 +47,12 @@ def open_jsonl(spec: JobSpec) -> Table:
         rows = ((place, texts) for place, texts, _ in objects_in(spec, columns, found))
         return batched(rows, len(columns))
 
-    return Table(spec.input, columns, "line", batches, found=found)
+    return Table(spec.file, columns, "line", batches, found=found)
 
 
 def names_in(spec: JobSpec) -> tuple[str, ...]:
     """Reads the names in all lines, in the order in which they first appear."""
-    path = spec.input
+    path = spec.file
     refuse_disguised(path)
     names: dict[str, None] = {}
     characters = 0
@@ -89,14 +89,14 @@ def objects_in(
     place_of = {name: position for position, name in enumerate(columns)}
     known = set(columns)
     cells = filled = 0
-    for place, line in _objects(spec.input):
+    for place, line in _objects(spec.file):
         if not line.keys() <= known:
-            raise Refused(f"{spec.input}: {SAVED_MEANWHILE}")
+            raise Refused(f"{spec.file}: {SAVED_MEANWHILE}")
         cells += len(columns)
         filled += len(line)
         if cells > max(_MANY_CELLS, _EMPTY_BESIDE_FILLED * filled):
             raise _refusal(
-                spec.input,
+                spec.file,
                 place,
                 f"nearly all cells up to this line are empty: there are {len(columns)} names, "
                 "and each line has only a few of them. Are they values?",
@@ -108,7 +108,7 @@ def objects_in(
             found.flaws.setdefault(place_of[name], f"in line {place} it is {what}")
             if name in used:
                 raise _refusal(
-                    spec.input,
+                    spec.file,
                     place,
                     f'"{name}" is {what}. Write it as a string, or '
                     "name only the columns to send under `variables:`",
@@ -116,7 +116,7 @@ def objects_in(
         try:
             texts = [_text(line.get(name)) for name in columns]
         except RecursionError:
-            raise _refusal(spec.input, place, _TOO_DEEP) from None
+            raise _refusal(spec.file, place, _TOO_DEEP) from None
         yield place, texts, line
 
 

@@ -83,7 +83,7 @@ def _pairs_of(spec: JobSpec, columns: Sequence[str]) -> tuple[tuple[str, str], .
     """Returns the (variable, column) pairs of the spec, or those that it leaves to the sheet."""
     if spec.variables is not None:
         return spec.variables
-    left_out = exported_columns(columns).union(
+    left_out = exported_columns(columns, _parts(spec)).union(
         spec.exported,
         column_names(("result", "citations")),
         column_names(("citations",), spec.answer_column),
@@ -92,6 +92,10 @@ def _pairs_of(spec: JobSpec, columns: Sequence[str]) -> tuple[tuple[str, str], .
     return tuple(
         (name, name) for name in columns if name not in left_out and not name.startswith("_")
     )
+
+
+def _parts(spec: JobSpec) -> list[str]:
+    return [column.name for column in spec.columns]
 
 
 def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
@@ -104,7 +108,7 @@ def bind(spec: JobSpec, columns: Sequence[str]) -> Variables:
     """
     place = {name: position for position, name in enumerate(columns)}
     if spec.variables is None:
-        exported = exported_columns(columns).union(spec.exported)
+        exported = exported_columns(columns, _parts(spec)).union(spec.exported)
         for name in ("result", spec.answer_column):
             if name in place and name not in exported:
                 raise Refused(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import Refused
+from pipeline.job.frame import Input
 
 BATCH_ROWS = 2000
 NAMED = 5
@@ -113,7 +113,7 @@ class Table:
     see `distinct_names`. `found` fills while the rows are read.
     """
 
-    path: Path
+    input: Input
     columns: tuple[str, ...]
     place_word: str
     batches: Callable[[], Iterator[Batch]]
@@ -190,7 +190,7 @@ class BlankRows:
     """Blank rows, which are rows of the sheet only if a filled row follows. Only their places are
     in memory, not the rows."""
 
-    def __init__(self, path: Path, place_word: str) -> None:
+    def __init__(self, path: Input, place_word: str) -> None:
         self._path = path
         self._place_word = place_word
         self._first = self._stop = 0
@@ -232,7 +232,7 @@ class BlankRows:
             yield from range(first, stop)
 
 
-def refuse_too_wide(path: Path, columns: Sequence[str]) -> None:
+def refuse_too_wide(path: Input, columns: Sequence[str]) -> None:
     """Raises for more columns, or longer column names, than a sheet has. Call this before any other
     use of the names.
 

@@ -18,6 +18,8 @@ import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.arrow import array_of
+from pipeline.inputs.arrow_rows import Piece
+from pipeline.inputs.frame import open_frame_rows
 from pipeline.inputs.jsonl import (
     SAVED_MEANWHILE,
     AsWritten,
@@ -26,9 +28,10 @@ from pipeline.inputs.jsonl import (
     names_in,
     objects_in,
 )
-from pipeline.inputs.parquet import Piece, open_pieces
+from pipeline.inputs.parquet import open_pieces
 from pipeline.inputs.table import batched
 from pipeline.inputs.values import boolean_text, number_text
+from pipeline.job.frame import Frame, Input
 from pipeline.job.spec import JobSpec
 
 JSON_TEXT = b"pipeline.json"
@@ -43,30 +46,31 @@ class TypedTable:
     """An open sheet with its own types. `pieces` yields consecutive rows, also as texts, and each
     call reads the file from its beginning. `place_word` says what a place counts."""
 
-    path: Path
+    input: Input
     place_word: str
     schema: pa.Schema
     pieces: Callable[[], Iterator[Piece]]
 
 
 def open_typed(spec: JobSpec, *, as_json: bool = False) -> TypedTable:
-    """Opens the sheet of `spec` with its own types, or with the JSON text of each value. Its kind
-    is one of `TYPED`.
+    """Opens the sheet of `spec` with its own types, or with the JSON text of each value. It is a
+    frame, or its kind is one of `TYPED`.
 
     Raises:
         Refused: as `open_table`.
     """
-    if spec.input.suffix.lower() == ".parquet":
-        _, schema, _, pieces = open_pieces(spec)
+    if isinstance(spec.input, Frame) or spec.input.suffix.lower() == ".parquet":
+        is_frame = isinstance(spec.input, Frame)
+        _, schema, _, pieces = open_frame_rows(spec) if is_frame else open_pieces(spec)
         if not as_json:
             return TypedTable(spec.input, "row", schema, pieces)
         return TypedTable(spec.input, "row", _of_json(schema.names), lambda: _as_json(pieces()))
     names = names_in(spec)
     if as_json:
         schema = _of_json(names)
-        return TypedTable(spec.input, "line", schema, lambda: _fragments(spec, names, schema))
+        return TypedTable(spec.file, "line", schema, lambda: _fragments(spec, names, schema))
     schema = _inferred(spec, names)
-    return TypedTable(spec.input, "line", schema, lambda: _typed(spec, names, schema))
+    return TypedTable(spec.file, "line", schema, lambda: _typed(spec, names, schema))
 
 
 def _of_json(names: Sequence[str]) -> pa.Schema:
@@ -156,7 +160,7 @@ def _fragments(spec: JobSpec, names: tuple[str, ...], schema: pa.Schema) -> Iter
 def _typed(spec: JobSpec, names: tuple[str, ...], schema: pa.Schema) -> Iterator[Piece]:
     def made(lines: list[dict[str, Any]]) -> pa.RecordBatch:
         arrays = [
-            array_of([_value(spec.input, line.get(f.name), f.type) for line in lines], f.type)
+            array_of([_value(spec.file, line.get(f.name), f.type) for line in lines], f.type)
             for f in schema
         ]
         return pa.record_batch(arrays, schema=schema)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ class Unseen:
         """Returns the facts after the last batch. `separator` is the one that the user named."""
         table = self._table
         found = table.found
-        usual = USUAL_DELIMITERS.get(table.path.suffix.lower(), ",")
+        usual = USUAL_DELIMITERS.get(Path(table.input.name).suffix.lower(), ",")
         said = separator is not None or table.delimiter == usual
         return SheetFacts(
             self._hidden.count,

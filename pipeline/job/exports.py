@@ -66,10 +66,13 @@ def read_exports(folder: RunFolder) -> Exports:
 
 
 def note_export(
-    folder: RunFolder, added: Iterable[str], target: Path, columns: Iterable[str] | None
+    folder: RunFolder,
+    added: Iterable[str],
+    target: Path | None = None,
+    columns: Iterable[str] | None = None,
 ) -> None:
-    """Notes the columns that an export added, and the file with all its `columns` if they are
-    given. A folder that cannot be written is no error, because the export itself is complete."""
+    """Notes the columns that an export added, and its file `target` with all its `columns` if they
+    are given. A folder that cannot be written is no error: the export itself is complete."""
     known = read_exports(folder)
     added = tuple(added)
     names = tuple(dict.fromkeys((*known.columns, *added)))[-_MOST_NAMES:]

@@ -11,9 +11,12 @@ from pathlib import Path
 from pipeline.core.errors import PipelineError, Refused
 from pipeline.core.model import SANDBOX_HOST
 from pipeline.job.access import DEFAULT_BASE_URL, URL_VARIABLE
+from pipeline.job.call import as_settings
+from pipeline.job.frame import Frame
+from pipeline.job.frame_call import frame_call
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.run_note import BASE_URL, KEY_FILE, Noted, read_note
-from pipeline.job.spec import JobSpec, load_spec
+from pipeline.job.spec import JobSpec, frame_spec, load_spec
 from pipeline.system.opening import is_file
 from pipeline.system.paths import path_fault, resolved
 
@@ -26,12 +29,12 @@ _INPUT = "--input"
 class Job:
     """One job and its run folder.
 
-    `spec` is None for a run folder without its job file: commands can show it, but not run it.
-    `words` name the job on a command line. `sending` are further options that make `run` and
-    `resume` do the same again, such as an address. `limit` is the `--limit` of the last run.
-    `withheld` are options of the last run, by name, that no command repeats because only the run
-    folder names them. They decide where the key is sent, and somebody else may have written the
-    folder.
+    The rows of a job come from a file, or from a frame of a Python program. `spec` is None for a
+    run folder without its job file: commands can show it, but not run it. `words` name the job on a
+    command line. `sending` are further options that make `run` and `resume` do the same again, such
+    as an address. `limit` is the `--limit` of the last run. `withheld` are options of the last run,
+    by name, that no command repeats because only the run folder names them. They decide where the
+    key is sent, and somebody else may have written the folder.
     """
 
     name: str
@@ -62,15 +65,18 @@ class Job:
     @property
     def sheet(self) -> Path | None:
         """The sheet of the last run: that of `--input`, or else that of the job file. None without
-        a job file."""
-        if self.spec is None:
+        a job file, and for a frame."""
+        if self.spec is None or isinstance(self.spec.input, Frame):
             return None
         if _INPUT not in self.sending[:-1]:
             return self.spec.input
         return Path(self.sending[self.sending.index(_INPUT) + 1]).absolute()
 
     def command(self, verb: str, *options: str) -> str:
-        """Returns a command line about this job that the user can paste."""
+        """Returns a command line about this job that the user can paste. What sends rows of a frame
+        is a call in the program that has the frame."""
+        if self.of_frame and verb in ("run", "resume", "check"):
+            return frame_call(verb, (*self.sending, *options))
         sending = self.sending if verb in ("run", "resume") else ()
         return shlex.join(("pipeline", verb, *self.words, *sending, *options))
 
@@ -96,6 +102,11 @@ class Job:
         return replace(self, sending=tuple(words))
 
     @property
+    def of_frame(self) -> bool:
+        """Whether a Python program passes the rows of this job as a frame."""
+        return self.spec is not None and isinstance(self.spec.input, Frame)
+
+    @property
     def rehearsed(self) -> bool:
         """Whether the job has a rehearsal, in the folder next to its own."""
         beside = self.folder.path.with_name(self.folder.path.name + SANDBOX_SUFFIX)
@@ -105,8 +116,16 @@ class Job:
         """Returns the spec, for commands that need it.
 
         Raises:
-            Refused: if the job file is missing or has an error.
+            Refused: if the job file is missing or has an error, and for the run folder of a frame
+                without the program that has the frame.
         """
+        frame = self.spec.input if self.spec is not None else None
+        if isinstance(frame, Frame) and frame.table is None:
+            raise Refused(
+                f"{self.folder.path}: the rows of this job come from a frame, which only a Python "
+                "program has. Nothing was sent. Call it there, with the same arguments as before: "
+                f"{self.command('run')}"
+            )
         if self.spec is None:
             raise Refused(
                 f"{self.folder.path}: the job file of this run folder is missing or has an error. "
@@ -143,6 +162,13 @@ def find_job(
     return _as_last_run(job) if sending is None else replace(job, sending=sending)
 
 
+def as_job(job: Job | JobSpec | str | os.PathLike[str]) -> Job:
+    """Returns the job of a path or a spec, or the job itself."""
+    if isinstance(job, Job):
+        return job
+    return job_of(job) if isinstance(job, JobSpec) else find_job(job)
+
+
 def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None = None) -> Job:
     """Returns the job that a spec describes.
 
@@ -155,6 +181,9 @@ def job_of(spec: JobSpec, sandbox: bool = False, words: tuple[str, ...] | None =
     fault = path_fault(output)
     if fault is not None:
         raise Refused(f"{output}: the path of the run folder {fault}. Choose another `output:`.")
+    if spec.source is None:  # its commands read the run folder alone
+        words = words or (str(output.absolute()),)
+        return Job(spec.name, RunFolder(output), spec, sandbox, words)
     words = words or _words(spec.source, None, sandbox)
     return Job(spec.name, RunFolder(output), spec, sandbox, words)
 
@@ -175,8 +204,10 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
     noted = read_note(job.folder.path)
     if (
         noted is None
+        or noted.spec is None  # a frame's, whose input is pinned
+        or spec.source is None
         or not is_file(noted.spec, follow=True)
-        or resolved(noted.spec) == resolved(spec.source)
+        or resolved(noted.spec) == resolved(spec.job_file)
     ):
         return
     other = noted.spec
@@ -186,11 +217,11 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
     except PipelineError:
         return
     same_folder = resolved(folder.path) == resolved(job.folder.path)
-    if same_folder and resolved(known.input) != resolved(spec.input):
+    if same_folder and resolved(known.file) != resolved(spec.file):
         raise Refused(
             f"{spec.source}: another job file, {other}, already uses the run folder "
-            f"{job.folder.path} for another sheet ({known.input.name} in "
-            f"{resolved(known.input).parent}). Give one of the two job files another `name:` or "
+            f"{job.folder.path} for another sheet ({known.file.name} in "
+            f"{resolved(known.file).parent}). Give one of the two job files another `name:` or "
             "`output:`."
         )
 
@@ -205,10 +236,16 @@ def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:
         )
     rehearsal = noted.host == SANDBOX_HOST
     try:
-        spec = replace(load_spec(noted.spec), output=folder.path)
+        spec = load_spec(noted.spec) if noted.spec else _known(noted)
+        spec = replace(spec, output=folder.path)
     except PipelineError:
         return Job(noted.job, folder, None, rehearsal, words)
     return Job(noted.job, folder, spec, rehearsal, words)
+
+
+def _known(noted: Noted) -> JobSpec:
+    """Returns the spec of a frame that a program has sent. Its folder can be read without it."""
+    return frame_spec(Frame(as_settings(noted.settings or {})))
 
 
 def _as_last_run(job: Job) -> Job:

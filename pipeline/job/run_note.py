@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.model import ENGINES, MAX_RATE, MIN_RATE
+from pipeline.core.model import ENGINES, MAX_RATE, MIN_RATE, JsonObject
 from pipeline.core.wording import printable
 from pipeline.job.spec_keys import NAME
 from pipeline.system.opening import read_object
@@ -26,7 +26,8 @@ BASE_URL, KEY_FILE, RAY_ADDRESS = "--base-url", "--key-file", "--ray-address"
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """The last run in a folder. `spec` is its job file, and `host` is where it sent to.
+    """The last run in a folder. `spec` is its job file, and `host` is where it sent to. A run of a
+    frame has `settings`, those of its call, and no job file.
 
     `sending` are its other options, except those that decide where the key is or is sent. Those are
     in `withheld`, by their names. `limit` is its `--limit`.
@@ -34,8 +35,9 @@ class Noted:
 
     run_id: str
     job: str
-    spec: Path
+    spec: Path | None
     host: str
+    settings: JsonObject | None = None
     sending: tuple[str, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
@@ -53,14 +55,22 @@ def read_note(folder: Path) -> Noted | None:
         return Noted(
             run_id=_text(about["run_id"], _RUN_ID),
             job=_text(about["job"], NAME),
-            spec=Path(_text(about["spec"])),
+            spec=None if "frame" in about else Path(_text(about["spec"])),
             host=_text(about["host"]),
+            settings=_settings(about.get("frame")),
             sending=sending,
             withheld=withheld,
             limit=_limit(about.get("limit")),
         )
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _settings(value: Any) -> JsonObject | None:
+    """Returns the settings of a call. `frame_spec` checks each of them."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("not settings")
+    return value
 
 
 def _text(value: Any, pattern: re.Pattern[str] | None = None) -> str:

@@ -1,14 +1,22 @@
-"""Reads a job file into one frozen `JobSpec`, or refuses it with the lines of its errors."""
+"""Reads a job file into one frozen `JobSpec`, or refuses it with the lines of its errors.
+
+The settings of `run_frame` are read in the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.added_columns import column_names
 from pipeline.core.model import TEXT_RULES
-from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS
+from pipeline.job.answer_columns import AnswerColumn
+from pipeline.job.call import node_of
+from pipeline.job.frame import Frame, Input
+from pipeline.job.spec_columns import read_columns
+from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS, Key
 from pipeline.job.yaml_fields import Fields, compose
 
 TESTS = ("empty", "equals", "matches")
@@ -27,6 +35,10 @@ _NEVER = {
     **dict.fromkeys(("host", "url", "base_url", "base-url", "endpoint", "server"), _NO_HOST),
 }
 _PATTERN_ERROR = "Invalid regular expression: "
+_CALL = Path("run_frame")
+_OF_FILES = (
+    *("input", "sheet", "header_row", "encoding", "shown", "locale", "separator", "hidden"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,9 @@ class Notify:
 class JobSpec:
     """One job, with every default filled in and every path absolute.
 
+    `input` is the sheet's file, or the frame of `run_frame`. `source` is the job file, None for a
+    frame.
+
     `variables` are (variable, column) pairs, or None if each column fills the variable of its name.
     `constants` are (variable, text) pairs. `empty` says what happens to an empty cell, and
     `empty_by_column` has (column, choice) pairs for single columns. Rows that do not meet all
@@ -75,10 +90,10 @@ class JobSpec:
     and `workers` (None for one per machine, at least two) only apply to the engine ray.
     """
 
-    source: Path
+    source: Path | None
     name: str
     workflow: str
-    input: Path
+    input: Input
     output: Path
     variables: tuple[tuple[str, str], ...] | None = None
     constants: tuple[tuple[str, str], ...] = ()
@@ -105,6 +120,8 @@ class JobSpec:
     workers: int | None = None
     answer_column: str | None = None
     """The name of the answer's column in exports: `as:` in the file. None for the usual names."""
+    columns: tuple[AnswerColumn, ...] = ()
+    """The columns that the parts of JSON answers fill. They change no request."""
     add: tuple[str, ...] | None = None
     """The kinds of columns that an export adds. None for the usual ones."""
     notify: Notify | None = None
@@ -115,8 +132,33 @@ class JobSpec:
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     """The line of each key in the file (`id`, `variables.story`), for messages."""
 
+    @property
+    def file(self) -> Path:
+        """The sheet's file, for code that reads files.
+
+        Raises:
+            TypeError: for a frame, which has no file.
+        """
+        if isinstance(self.input, Frame):
+            raise TypeError("a frame has no file")
+        return self.input
+
+    @property
+    def job_file(self) -> Path:
+        """The job file, for code that writes or names it.
+
+        Raises:
+            TypeError: for a frame, which has none.
+        """
+        if self.source is None:
+            raise TypeError("a frame has no job file")
+        return self.source
+
     def at(self, key: str) -> str:
-        """Returns the path of the file, with the line of `key` if the key has one."""
+        """Returns the path of the file, with the line of `key` if the key has one. For a frame,
+        this is the argument of the call."""
+        if self.source is None:
+            return f"run_frame({key.partition('.')[0]}=…)"
         return f"{self.source} line {self.lines[key]}" if key in self.lines else str(self.source)
 
     def shows(self, column: str) -> bool:
@@ -126,6 +168,10 @@ class JobSpec:
     def empty_in(self, column: str) -> str:
         """Returns what happens to an empty cell of `column`: refuse, send or skip."""
         return dict(self.empty_by_column).get(column, self.empty)
+
+    def column_names(self, kinds: Iterable[str], number: int = 1) -> dict[str, str]:
+        """Returns the kind of each column that an export adds, by its name."""
+        return column_names(kinds, self.answer_column, number, [one.name for one in self.columns])
 
     def budget(self, paid_max: int) -> int | None:
         """Returns the number of requests that a run may still pay for, None without a limit.
@@ -157,7 +203,7 @@ def load_spec(path: Path) -> JobSpec:
     """
     fields = Fields(path, compose(path))
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
-    values = _values(fields)
+    values = _values(fields, KEYS)
     _note_both(fields, values)
     _note_idle(fields, values)
     notify = _notify(fields)
@@ -165,6 +211,25 @@ def load_spec(path: Path) -> JobSpec:
     here = path.absolute().parent
     values.setdefault("output", here / "runs" / values["name"])
     return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **values)
+
+
+def frame_spec(frame: Frame, other_options: Iterable[str] = ()) -> JobSpec:
+    """Reads the settings of a call that passed a frame. `other_options` are the names of its other
+    options, for the nearest name of one that is unknown.
+
+    Raises:
+        Refused: if a setting has an error.
+    """
+    fields = Fields(_CALL, node_of(frame.settings), "the call")
+    keys = [key for key in KEYS if key.name not in _OF_FILES]
+    known = [*(key.name for key in keys), *other_options]
+    of_files = dict.fromkeys(_OF_FILES, " It is for the files of sheets.")
+    fields.note_unknown(known, "there is no option `{}`.", _NEVER | of_files)
+    values = _values(fields, keys)
+    _note_both(fields, values)
+    notify = _notify(fields)
+    fields.refuse_faults()
+    return JobSpec(source=None, input=frame, notify=notify, **values)
 
 
 def load_output(path: Path, workflow: str) -> Path | None:
@@ -189,11 +254,12 @@ def load_output(path: Path, workflow: str) -> Path | None:
     return output or path.absolute().parent / "runs" / values["name"]
 
 
-def _values(fields: Fields) -> dict[str, Any]:
+def _values(fields: Fields, keys: Iterable[Key]) -> dict[str, Any]:
     """Returns the values in the file, by key. Other keys get the defaults of `JobSpec`."""
-    read = {key.name: key.type.read(fields, key.name) for key in KEYS if key.type is not None}
+    read = {key.name: key.type.read(fields, key.name) for key in keys if key.type is not None}
     read["where"] = _conditions(fields)
     read["answer_column"] = read.pop("as")
+    read["columns"] = read_columns(fields, read["answer_column"])
     read |= _empty(fields)
     return {key: value for key, value in read.items() if value is not None}
 

@@ -377,11 +377,18 @@ KEYS = (
         "`outline_citations`, `_outline_status` and so on.",
     ),
     Key(
+        "columns",
+        None,
+        "none",
+        "Columns for the parts of answers that are JSON, in lines of `name: path` or `name: {path: "
+        "PATH, type: TYPE, join: TEXT}`. See [Answers as columns](answer-columns.md).",
+    ),
+    Key(
         "add",
         Words(KINDS),
         "all but `flags`",
-        "The columns that an export adds, in a list: `result`, `citations`, `status`, "
-        "`error_code`, `error_message` and `flags`.",
+        "The columns that an export adds, in a list: `result`, `columns` (those of `columns:`), "
+        "`citations`, `status`, `error_code`, `error_message` and `flags`.",
     ),
     Key(
         "notify",

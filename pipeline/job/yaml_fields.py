@@ -341,6 +341,26 @@ class Fields:
                     texts.append((name, self._text(value, f"`{name}`")))
         return tuple(texts)
 
+    def entries(self, key: str, wanted: str) -> dict[str, str | Fields] | None:
+        """Reads a mapping whose values are texts or mappings. Another value of `key` is noted with
+        the text `wanted`."""
+        node = self._take(key)
+        if node is None:
+            return None
+        found: dict[str, str | Fields] = {}
+        with self._noting:
+            if not isinstance(node, yaml.MappingNode):
+                raise self._fault(node, f"{wanted}, not {_kind(node)}")
+            for name, value in self._entries(node, f"`{key}`").items():
+                self.lines[f"{key}.{name}"] = _line(value)
+                with self._noting:
+                    found[name] = (
+                        Fields(self._path, value, f"`{name}`", self._noting)
+                        if isinstance(value, yaml.MappingNode)
+                        else self._text(value, f"`{name}`")
+                    )
+        return found
+
     def flag(self, key: str) -> bool | None:
         node = self._take(key)
         if node is None:
@@ -473,4 +493,5 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
+    """Returns the line of a node, 0 for one that does not come from a file."""
+    return int(node.start_mark.line) + 1 if node.start_mark else 0

@@ -61,9 +61,10 @@ Damage must not make a paid row look new. `checksums` covers every entry and `wa
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 from pipeline.core.errors import StorageFailed
@@ -72,7 +73,14 @@ from pipeline.job.traces import Trace
 from pipeline.ledger import wal
 from pipeline.ledger.group_commit import GroupCommit
 from pipeline.ledger.matching import adopt
-from pipeline.ledger.queries import BEGAN_WITH_SCHEMA_1, FOLDER_ID, PINNED, Part, Unfinished, Unread
+from pipeline.ledger.queries import (
+    BEGAN_WITH_SCHEMA_1,
+    FOLDER_ID,
+    PINNED,
+    Part,
+    Unfinished,
+    Unread,
+)
 from pipeline.ledger.reader import refuse_lost
 from pipeline.ledger.schema import (
     SCHEMA_VERSION,
@@ -88,6 +96,8 @@ from pipeline.ledger.schema import (
 from pipeline.system.files import open_private, storing
 
 T = TypeVar("T")
+
+NOT_AGAIN: Mapping[int, str] = MappingProxyType({})
 
 
 class SqliteLedger:
@@ -177,23 +187,24 @@ class SqliteLedger:
 
         self._commits.call(operation)
 
-    def mark_again(self, row_ids: Iterable[int]) -> None:
+    def mark_again(self, reasons: Mapping[int, str]) -> None:
         """Makes ok rows pending again, for another answer (the next version).
 
-        The current answers must be sealed before: a row has one entry in `requests`. The next
-        request uses it, and `seal` deletes it."""
-        marked = list(dict.fromkeys(row_ids))
+        `reasons` says by row id why the user asks: see `queries.again_reasons`. The current answers
+        must be sealed before: a row has one entry in `requests`. The next request uses it, and
+        `seal` deletes it."""
+        marked = dict(reasons)
         self._commits.call(lambda db: self._mark_again(db, marked))
 
-    def _mark_again(self, db: sqlite3.Connection, row_ids: Iterable[int]) -> None:
-        for row_id in dict.fromkeys(row_ids):
+    def _mark_again(self, db: sqlite3.Connection, reasons: Mapping[int, str]) -> None:
+        for row_id, reason in reasons.items():
             setting = "version = version + 1, code = NULL"
             _move(db, Move.AGAIN, State.PENDING, row_id, setting)
             decision_id = self._decide(db, row_id, "again")
             db.execute(
                 "INSERT INTO asked_again (decision_id, attempt_id, reason)"
-                " SELECT ?, ok_attempt, 'rows' FROM rows WHERE row_id = ?",
-                (decision_id, row_id),
+                " SELECT ?, ok_attempt, ? FROM rows WHERE row_id = ?",
+                (decision_id, reason, row_id),
             )
 
     def read_again(self, unread: Iterable[Unread]) -> None:
@@ -236,7 +247,7 @@ class SqliteLedger:
         snapshot_sha256: str = "",
         pins: str | None = None,
         accepted: Iterable[int] = (),
-        again: Iterable[int] = (),
+        again: Mapping[int, str] = NOT_AGAIN,
         token: str | None = None,
     ) -> None:
         """Starts a run. Later attempts belong to it, and `queries.counts` counts its sheet.
@@ -244,8 +255,9 @@ class SqliteLedger:
         The caller has looked the sheet up with `matching`. The sheet has `rows` rows, and the job
         skips `skipped` of them. `pins` is the JSON of the run's pinned settings. `accepted` are
         rows that were paid under other pins and that the user allows to be paid for again. `again`
-        are ok rows that get another version (see `mark_again`). `token` names a plan that must not
-        be carried out twice. All of this is one commit: a kill leaves all or nothing.
+        are ok rows that get another version, with the reasons (see `mark_again`). `token` names a
+        plan that must not be carried out twice. All of this is one commit: a kill leaves all or
+        nothing.
         """
 
         def operation(db: sqlite3.Connection) -> int:

@@ -36,6 +36,9 @@ BEGAN_WITH_SCHEMA_1 = "began_with_schema_1"
 PINNED = "pinned"
 """The name in `meta` of the pins of the last run, as JSON."""
 
+BY_ROWS = "rows"
+"""The reason for another version if the user named rows, or all. Else the reason is flags."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -88,11 +91,13 @@ class Unread:
 
 
 class Answered(NamedTuple):
-    """The place of a sheet row's last finished answer: (`run_id`, `sent_row`) is unique."""
+    """The place of a sheet row's last finished answer: (`run_id`, `sent_row`) is unique. `row_id`
+    is the ledger's row that has it."""
 
     sheet_row: int
     run_id: str
     sent_row: int
+    row_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,10 +421,25 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
     Raises:
         StorageFailed: when the attempt with the answer is missing.
     """
-    for sheet_row, run_id, sent_row in db.execute(_ANSWERED):
-        if run_id is None:
-            raise altered("the record of where an answer is", sheet_row)
-        yield Answered(sheet_row, run_id, sent_row)
+    for found in map(Answered._make, db.execute(_ANSWERED)):
+        if found.run_id is None:
+            raise altered("the record of where an answer is", found.sheet_row)
+        yield found
+
+
+def again_reasons(db: sqlite3.Connection) -> dict[int, frozenset[str]]:
+    """Returns why the user asked for the last version of each row that has more than one, by row
+    id: `BY_ROWS`, or flags of the earlier answer. A row that release 0.1 marked has no reason.
+
+    Raises:
+        StorageFailed: when one of the records was altered.
+    """
+    reasons = {}
+    for row_id, reason, whole in db.execute(_AGAIN_REASONS):
+        if not whole:
+            raise altered("the record of why a row was asked for again")
+        reasons[row_id] = frozenset((reason or "").split("\n"))
+    return reasons
 
 
 def rows_of_answers(
@@ -625,7 +645,7 @@ _UNFINISHED = _unfinished(_WHOLE, f"{_WHOLE} AND {intact('duplicates', 'd')}")
 _UNFINISHED_UNCHECKED = _unfinished("1", "1")
 
 _ANSWERED_OF = (
-    "SELECT {place}, runs.run_id, a.sheet_row"
+    "SELECT {place}, runs.run_id, a.sheet_row, r.row_id"
     " FROM {rows} LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
     " LEFT JOIN runs ON runs.run = a.run"
     " WHERE r.sheet_row IS NOT NULL AND r.ok_attempt IS NOT NULL"
@@ -638,6 +658,14 @@ _ANSWERED = (
     + _ANSWERED_OF.format(
         place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
     ).replace("r.sheet_row IS NOT NULL AND ", "")
+)
+
+# In the order of the decisions, so that the last one of a row counts.
+_AGAIN_REASONS = (
+    f"SELECT d.row_id, g.reason, {intact('decisions', 'd')}"
+    f" AND (g.decision_id IS NULL OR {intact('asked_again', 'g')})"
+    " FROM decisions d LEFT JOIN asked_again g USING (decision_id)"
+    " WHERE d.decision = 'again' ORDER BY d.decision_id"
 )
 
 _ROWS_OF_ANSWERS = (

@@ -111,7 +111,7 @@ CREATE TABLE spent_tokens (
     token TEXT PRIMARY KEY, run INTEGER NOT NULL, spent_at REAL NOT NULL
 ) WITHOUT ROWID;
 
--- The answer that an 'again' decision replaces, and the reason: 'rows', or a flag.
+-- The answer that an 'again' decision replaces, and the reason: 'rows', or flags, one a line.
 CREATE TABLE asked_again (
     decision_id INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL, reason TEXT NOT NULL
 );

@@ -16,6 +16,7 @@ from pipeline.inputs.unseen import unseen_lines
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
+from pipeline.planning.again import ask_again, left_out_again, refuse_again
 from pipeline.planning.plan import Plan
 from pipeline.planning.plan_token import plan_token
 from pipeline.planning.prepared import Prepared
@@ -68,7 +69,7 @@ def permit(
     """
     if consent.plan is not None:
         _refuse_spent(job, read, consent.plan)
-    refuse_impossible(job, prepared.plan, selection, read)
+    refuse_impossible(job, prepared, selection, read)
     found = questions(job, prepared)
     if consent.plan is not None:
         if consent.plan != plan_of(job, prepared, selection, read):
@@ -93,8 +94,8 @@ def questions(job: Job, prepared: Prepared) -> list[Question]:
     found = (
         _moved(prepared),
         _paid_elsewhere(prepared),
-        _mass_change(prepared, word),
-        _twice(prepared, word),
+        _mass_change(prepared, word, job.of_frame),
+        _again(prepared, word) or _twice(prepared, word),
     )
     return [question for question in found if question is not None]
 
@@ -105,15 +106,15 @@ def plan_of(job: Job, prepared: Prepared, selection: Selection, read: Read) -> s
     return plan_token(job, prepared, selection, asked, read)
 
 
-def refuse_impossible(job: Job, plan: Plan, selection: Selection, read: Read) -> None:
+def refuse_impossible(job: Job, prepared: Prepared, selection: Selection, read: Read) -> None:
     """Raises for a selection that is impossible even if the user confirms it.
 
     Raises:
         Refused: for error codes that no row can have, and for --again without rows to send again.
     """
-    _refuse_wrong_codes(job, plan, selection, read)
+    _refuse_wrong_codes(job, prepared.plan, selection, read)
     if selection.again:
-        _refuse_again(job, plan, read)
+        refuse_again(job, prepared, selection, read)
 
 
 def _refuse_spent(job: Job, read: Read, token: str) -> None:
@@ -177,6 +178,8 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
         yield from unseen_lines(prepared.snapshot.facts, job.to_run().hidden)
     yield from _skipped(prepared)
     yield from _left_out(job, plan, selection, names)
+    if plan.tried_left:
+        yield left_out_again(job, plan, selection, names)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:
         yield "None of these rows was sent before, so `resume` sends the same rows as `run`."
     failed = prepared.plan.risky[State.FAILED]
@@ -229,30 +232,14 @@ def _left_out(job: Job, plan: Plan, selection: Selection, names: RowNames) -> It
         )
 
 
-def _refuse_again(job: Job, plan: Plan, read: Read) -> None:
-    marked = read(queries.unsettled_reruns)
-    if marked:
-        raise Refused(
-            f"The last --again is not finished: {counted(marked, 'row')} still without a new "
-            f"answer. Nothing was sent. To finish it first: {job.command('run')}"
-        )
-    if not plan.to_send:
-        raise Refused(
-            "None of the chosen rows has an answer, and --again sends only rows that have one. "
-            f"Nothing was sent. To send failed rows: {job.command('resume')}"
-        )
+def _again(prepared: Prepared, paid: str) -> Question | None:
+    text = ask_again(prepared, paid)
+    return None if text is None else Question(text, _YES)
 
 
 def _twice(prepared: Prepared, paid: str) -> Question | None:
     risky, names = prepared.plan.risky, prepared.names
-    again, ambiguous = risky[State.OK], risky[State.AMBIGUOUS]
-    if again:
-        return Question(
-            f"{counted(len(again), 'row')} with an answer would be sent and {paid} again: "
-            f"{names.rows(sorted(again))}. That is at most {counted(len(again), 'request')}. The "
-            "answers that you have stay in the results.",
-            _YES,
-        )
+    ambiguous = risky[State.AMBIGUOUS]
     if ambiguous:
         twice = sorted({*ambiguous, *risky[State.FAILED]})
         return Question(
@@ -292,14 +279,15 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
     )
 
 
-def _mass_change(prepared: Prepared, paid: str) -> Question | None:
+def _mass_change(prepared: Prepared, paid: str, of_frame: bool) -> Question | None:
     change = prepared.mass_change
     if change is None:
         return None
     same = "under the same id" if change.by_id else "in the same place"
+    shown = "" if of_frame else " `pipeline check` shows the first requests."
     return Question(
         f"{change.changed} of {counted(change.finished, 'finished row')} have another text {same}, "
         f"so they count as new: {counted(prepared.plan.new_to_send, 'request')} would be {paid}. "
-        "Did a program rewrite the sheet? `pipeline check` shows the first requests.",
+        f"Did a program rewrite the sheet?{shown}",
         _ACCEPT,
     )

@@ -11,22 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.errors import Refused
-from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, JsonObject
+from pipeline.core.model import SANDBOX_HOST, JsonObject
 from pipeline.inputs.mapping import Variables
 from pipeline.job.access import URL_VARIABLE
+from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
 from pipeline.job.spec_keys import DEFAULT_LOCALE
 from pipeline.ledger import queries
+from pipeline.ledger.pins import RULES, parsed_pins, read_pinned, rules_of
 from pipeline.ledger.queries import reached
 from pipeline.ledger.reader import Read
-from pipeline.ledger.schema import altered
-from pipeline.system.opening import as_object
 
 _NAMED = 5
-_RULES = "text_rules"
 _SHOWN = "shown"
 _LOCALE = "locale"
 _HIDDEN = "hidden"
+_INPUT = "input"
+_FRAME = "a frame"
 _LAYOUT = ("separator", "header_row")
 _RULES_WITH_LAYOUT = 3
 _WORDS = {
@@ -40,7 +41,8 @@ _WORDS = {
     "header_row": "the row of the column names",
     _SHOWN: "the columns that are sent as the sheet displays them",
     _HIDDEN: "the choice for hidden rows",
-    _RULES: "the rules that turn a cell into text",
+    _INPUT: "the source of the rows",
+    RULES: "the rules that turn a cell into text",
 }
 
 
@@ -72,22 +74,6 @@ def pins_text(pins: JsonObject) -> str:
     return json.dumps(pins, ensure_ascii=False)
 
 
-def rules_of(pins: JsonObject) -> int:
-    """Returns the number of the text rules in a set of pins. The first release had rules 1 and did
-    not store the number.
-
-    Raises:
-        Refused: for rules of a newer release.
-    """
-    rules = int(pins.get(_RULES, 1))
-    if rules > TEXT_RULES:
-        raise Refused(
-            f"This run folder turns cells into text by rules {rules}, but this release knows only "
-            f"rules 1 to {TEXT_RULES}. Upgrade the runner."
-        )
-    return rules
-
-
 def shown_of(pins: JsonObject) -> tuple[tuple[str, ...], str | None]:
     """Returns the columns in a set of pins that are sent as the sheet displays them, and the
     language of the display."""
@@ -102,15 +88,10 @@ def layout_of(pins: JsonObject, spec: JobSpec) -> dict[str, Any]:
     return {name: pins.get(name) for name in _LAYOUT}
 
 
-def folder_rules(read: Read) -> int:
-    """Returns the text rules that the folder began with or was moved to. A new folder has the
-    newest ones.
-
-    Raises:
-        Refused: for rules of a newer release.
-    """
-    before = _pinned(read)
-    return TEXT_RULES if before is None else rules_of(before)
+def same_input(pins: JsonObject, spec: JobSpec) -> bool:
+    """Whether the rows under a set of pins came from the same kind of input, a file or a frame. The
+    texts of one do not show the texts of the other."""
+    return (pins.get(_INPUT) == _FRAME) == isinstance(spec.input, Frame)
 
 
 def differences(before: JsonObject, now: JsonObject) -> list[str]:
@@ -125,13 +106,15 @@ def differences(before: JsonObject, now: JsonObject) -> list[str]:
 def _alone(name: str, pinned: JsonObject) -> Any:
     """Returns the value pinned under `name`. The pinned variables include the constants, which are
     left out here because `constants` has them."""
-    if name == _RULES:
+    if name == RULES:
         return rules_of(pinned)
     if name == _SHOWN:
         columns, locale = shown_of(pinned)
         return f"{', '.join(columns)} ({locale})" if columns else None
     if name == _HIDDEN:
         return pinned.get(name, "send")
+    if name == _INPUT:
+        return pinned.get(name, "a file")
     if name in _LAYOUT:
         return pinned.get(name)
     if name != "variables":
@@ -169,11 +152,13 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     if shown := sorted(name for name in sent if name is not None and spec.shows(name)):
         now |= {_SHOWN: shown, _LOCALE: spec.locale or DEFAULT_LOCALE}
     now |= {name: value for name in _LAYOUT if (value := getattr(spec, name)) is not None}
+    if isinstance(spec.input, Frame):  # earlier releases had no frames, and store nothing for files
+        now[_INPUT] = _FRAME
     if spec.hidden != "send":  # earlier releases stored nothing for it
         now[_HIDDEN] = spec.hidden
     if spec.text_rules > 1:  # the first release stored no number for rules 1
-        now[_RULES] = spec.text_rules
-    before = _pinned(read)
+        now[RULES] = spec.text_rules
+    before = read_pinned(read)
     if before and not _same_host(before["host"], host, read) and read(reached):
         belongs = f"{spec.output}: this run folder belongs to {before['host']}, not to {host}."
         if before["host"] == SANDBOX_HOST:
@@ -185,7 +170,7 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
             f"{belongs} To continue there, pass that address with --base-url or {URL_VARIABLE}. "
             "To send to another host, set another `output:`, which pays for every row."
         )
-    known = {number: _settings(text) for number, text in read(queries.pin_sets).items()}
+    known = {number: parsed_pins(text) for number, text in read(queries.pin_sets).items()}
     return Pins(now, before, {number: pins for number, pins in known.items() if pins != now})
 
 
@@ -197,22 +182,7 @@ def _same_host(before: str, now: str, read: Read) -> bool:
     return before == now
 
 
-def _pinned(read: Read) -> JsonObject | None:
-    stored = read(queries.meta(queries.PINNED))
-    return _settings(stored) if stored else None
-
-
-def _settings(text: str) -> JsonObject:
-    try:
-        pins = as_object(text)
-        if all(isinstance(pins[name], str) for name in ("host", "workflow")):
-            return pins
-    except (ValueError, KeyError):
-        pass
-    raise altered("the record of the pinned settings")
-
-
 def pinned_workflow(read: Read) -> str | None:
     """Returns the workflow of the folder's last run, None before the first run."""
-    pinned = _pinned(read)
+    pinned = read_pinned(read)
     return None if pinned is None else str(pinned["workflow"])

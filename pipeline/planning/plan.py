@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.core.model import Alike, Held, State
 from pipeline.inputs.identity import Duplicates
-from pipeline.planning.selection import Selection
+from pipeline.planning.selection import Flagged, Selection
 
 
 @dataclass(slots=True)
@@ -31,8 +31,10 @@ class Plan:
     of rows that are not ok. `to_send`, `new` (never attempted) and `new_to_send` count requests.
     `ambiguous_left` counts ambiguous rows that are covered and not sent. `given_up_left` lists the
     rows that the selection would send if the user had not given them up. `chosen_ids` are the
-    ledger's rows of the chosen ok rows. `risky` lists, by state, the rows to send that may have
-    been paid already. A row that the user settled as failed is ambiguous there.
+    ledger's rows of the chosen ok rows. `tried_left` lists the rows that are left out because the
+    user asked for their last version because of the same flag. `risky` lists, by state, the rows
+    to send that may have been paid already. A row that the user settled as failed is ambiguous
+    there.
     """
 
     send: npt.NDArray[np.bool_]
@@ -50,6 +52,7 @@ class Plan:
     given_up_left: list[int] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
     chosen_ids: list[int] = field(default_factory=list)
+    tried_left: list[int] = field(default_factory=list)
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -71,21 +74,26 @@ def empty_plan(
 
 
 def add_batch(
-    plan: Plan, numbers: npt.NDArray[np.int64], known: Iterable[Alike], selection: Selection
+    plan: Plan,
+    numbers: npt.NDArray[np.int64],
+    known: Iterable[Alike],
+    selection: Selection,
+    flagged: Flagged | None = None,
 ) -> None:
     """Adds the sheet rows `numbers`, which contain no duplicates, to `plan`. Rows that are not
-    `known` are new."""
+    `known` are new. `flagged` are the rows that the flags of `selection` choose."""
     new = numbers
     for alike in known:
         held = alike.held
         new = np.setdiff1d(new, alike.numbers, assume_unique=True)
-        chosen = _add_alike(plan, alike.numbers, held, selection)
+        among = flagged is None or _with_flags(plan, alike, selection, flagged)
+        chosen = _add_alike(plan, alike.numbers, held, selection, among)
         if held.state is State.OK:
             plan.chosen_ids += alike.row_ids[chosen].tolist()
         if held.maybe_paid and chosen.any():
             state = State.AMBIGUOUS if held.settled else held.state
             plan.risky[state] += alike.numbers[chosen].tolist()
-    _add_alike(plan, new, None, selection)
+    _add_alike(plan, new, None, selection, among=flagged is None)
 
 
 def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
@@ -96,14 +104,41 @@ def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
     plan.covered &= plan.named
 
 
-def _add_alike(
-    plan: Plan, numbers: npt.NDArray[np.int64], found: Held | None, selection: Selection
+def _with_flags(
+    plan: Plan, alike: Alike, selection: Selection, flagged: Flagged
 ) -> npt.NDArray[np.bool_]:
-    """Adds rows that have the same state in the ledger. Returns which of them are sent."""
+    """Returns which of the rows the flags of `selection` choose.
+
+    A row whose last version has the flag that it was asked for is chosen only by its number:
+    otherwise each repetition of the command would pay for it.
+    """
+    if not selection.chooses(alike.held):
+        return np.zeros(len(alike.numbers), dtype=np.bool_)
+    row_ids = alike.row_ids.tolist()
+    among = np.array([row_id in flagged.reasons for row_id in row_ids], dtype=np.bool_)
+    if selection.rows is None:
+        tried = np.array([row_id in flagged.tried for row_id in row_ids], dtype=np.bool_)
+        plan.tried_left += alike.numbers[tried & plan.asked[alike.numbers - 1]].tolist()
+        among &= ~tried
+    return among
+
+
+def _add_alike(
+    plan: Plan,
+    numbers: npt.NDArray[np.int64],
+    found: Held | None,
+    selection: Selection,
+    among: npt.NDArray[np.bool_] | bool,
+) -> npt.NDArray[np.bool_]:
+    """Adds rows that have the same state in the ledger. Returns which of them are sent.
+
+    Rows that are not `among` those that the flags choose are not sent, and do not affect the exit
+    code.
+    """
     state, code = (found.state, found.code) if found else (State.PENDING, None)
     places = numbers - 1
     weights, asked = plan.weights[places], plan.asked[places]
-    chosen: npt.NDArray[np.bool_] = asked & selection.chooses(found)
+    chosen: npt.NDArray[np.bool_] = asked & selection.chooses(found) & among
     if not len(numbers):
         return chosen
     plan.counts[state] += int(weights.sum())
@@ -114,7 +149,7 @@ def _add_alike(
         plan.new_to_send += int(chosen.sum())
     if found is None or not (found.maybe_paid or found.answered):
         plan.sent_unpaid[places[chosen]] = True
-    plan.covered[places] = selection.covers(code)
+    plan.covered[places] = selection.covers(code) & np.asarray(among)
     plan.send[places[chosen]] = True
     plan.to_send += int(chosen.sum())
     left = int(weights[~chosen].sum())

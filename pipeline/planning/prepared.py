@@ -4,6 +4,7 @@ questions to the user."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from pipeline.inputs.mapping import Variables
 from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.table import Table
+from pipeline.ledger.queries import BY_ROWS
 from pipeline.planning.changes import MassChange, MovedRow
 from pipeline.planning.pinned_settings import Pins
 from pipeline.planning.plan import Plan
 from pipeline.planning.repaid import Repaid
+from pipeline.planning.selection import Flagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Prepared:
     `moved`, `mass_change` and `neighbours` are facts about the rows to send that the user may not
     know. `names` names the rows that questions and notices list. `skips` counts the skipped rows
     without an answer, by reason. `kept_answers` counts the skipped rows that have an answer from an
-    earlier run. `repaid` has the rows that a changed spec would pay for again.
+    earlier run. `repaid` has the rows that a changed spec would pay for again. `flagged` has the
+    rows that the flags of the selection choose, None without flags.
     """
 
     snapshot: Snapshot
@@ -55,3 +59,11 @@ class Prepared:
     mass_change: MassChange | None
     neighbours: tuple[Neighbour, ...]
     names: RowNames
+    flagged: Flagged | None = None
+
+    @property
+    def again(self) -> Mapping[int, str]:
+        """The ledger's rows that get another version, and why the user asks for it."""
+        if self.flagged is None:
+            return dict.fromkeys(self.plan.chosen_ids, BY_ROWS)
+        return {row_id: self.flagged.reasons[row_id] for row_id in self.plan.chosen_ids}

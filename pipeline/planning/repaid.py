@@ -26,8 +26,15 @@ from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import stored_batches
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
+from pipeline.ledger.pins import rules_of
 from pipeline.ledger.reader import Read
-from pipeline.planning.pinned_settings import Pins, differences, layout_of, rules_of, shown_of
+from pipeline.planning.pinned_settings import (
+    Pins,
+    differences,
+    layout_of,
+    same_input,
+    shown_of,
+)
 from pipeline.planning.plan import Plan
 
 _LOOK_UP_ROWS = 10_000
@@ -93,10 +100,10 @@ def refuse_repaying(spec: JobSpec, repaid: Repaid, *, rehearsal: bool) -> None:
     rows = counted(repaid.requests, "finished row")
     most = "" if repaid.exact else "at most "
     raise Refused(
-        f"{spec.source}: {changed}, so {most}{rows} would be sent and {paid_word(rehearsal)} "
-        f"again. To keep the answers, undo the change. To send {most}{rows} again, add "
-        "--accept-changes. To keep the old answers apart from the new ones, set another "
-        "`output:`, which sends every row."
+        f"{spec.source or 'run_frame'}: {changed}, so {most}{rows} would be sent and "
+        f"{paid_word(rehearsal)} again. To keep the answers, undo the change. To send "
+        f"{most}{rows} again, add --accept-changes. To keep the old answers apart from the new "
+        "ones, set another `output:`, which sends every row."
     )
 
 
@@ -114,6 +121,8 @@ class _LookUp:
     def paid_under(self, before: JsonObject) -> dict[int, int] | None:
         """Returns, for each of these rows of the sheet, the ledger's row that was or may have been
         paid for it. None if their texts under these pins cannot be computed."""
+        if not same_input(before, self.spec):
+            return None
         try:
             read_before = self._as_before(before)
             texts = self._read_again(read_before) if read_before else self._as_now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,8 @@ class Selection:
 
     `states` are the states whose rows are sent (a row that is not in the ledger is pending). `only`
     and `excluded` are error codes. `rows` and `limit` narrow the sheet. Rows that the user gave up
-    are sent only if `rows` names them. `again` asks for another version of ok rows.
+    are sent only if `rows` names them. `again` asks for another version of ok rows: of all, or of
+    those whose answer has one of the `flags`.
     """
 
     states: frozenset[State] = frozenset({State.PENDING})
@@ -62,6 +64,7 @@ class Selection:
     rows: RowNumbers | None = None
     limit: int | None = None
     again: bool = False
+    flags: frozenset[str] = frozenset()
 
     def named(
         self, rows: int, numbers: npt.NDArray[np.int64] | None = None
@@ -122,6 +125,30 @@ def select_resume(
     return Selection(frozenset(states), only, excluded, rows, limit)
 
 
-def select_again(rows: RowNumbers | None, limit: int | None = None) -> Selection:
-    """Returns the rows that `run --again` sends: ok rows, as their next version."""
-    return Selection(frozenset({State.OK}), rows=rows, limit=limit, again=True)
+def select_again(
+    rows: RowNumbers | None = None, limit: int | None = None, *, flags: Iterable[str] = ()
+) -> Selection:
+    """Returns the rows that `run --again` sends: ok rows, as their next version.
+
+    With `flags`, only rows whose answer has one of them. A row that was asked for again because of
+    a flag, and whose answer has it again, is left out unless `rows` names it.
+    """
+    flags = frozenset([flags] if isinstance(flags, str) else flags)
+    return Selection(frozenset({State.OK}), rows=rows, limit=limit, again=True, flags=flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Flagged:
+    """The rows whose answers have flags of a selection, by their ids in the ledger.
+
+    A row id follows the answer wherever its row stands in the sheet now. `reasons` has the chosen
+    `flags` of each row, one a line. `tried` are those of the rows whose last version the user asked
+    for because of the same flags. `answers` counts all answers of the sheet, and `computed` those
+    with flags of `columns:`, which a changed job file may remove without a request.
+    """
+
+    flags: frozenset[str]
+    reasons: Mapping[int, str]
+    tried: frozenset[int] = frozenset()
+    answers: int = 0
+    computed: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from pipeline.core.model import JsonObject, State
+from pipeline.job.frame_call import in_python
 from pipeline.job.job import Job
 from pipeline.ledger.queries import Unfinished
 from pipeline.status.advice import advise, edit_first
@@ -89,7 +90,8 @@ def as_json(groups: list[Group]) -> list[JsonObject]:
 def _advice(job: Job, state: State, code: str, given_up: bool, maybe_paid: bool) -> str:
     if given_up:
         return "You gave these rows up. Only `resume --rows` sends them again."
-    return advise(state, code, maybe_paid=maybe_paid, rehearsal=job.sandbox)
+    advice = advise(state, code, maybe_paid=maybe_paid, rehearsal=job.sandbox)
+    return in_python(advice) if job.of_frame else advice
 
 
 def _command(job: Job, state: State, code: str) -> str:

@@ -8,13 +8,14 @@ from itertools import chain
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.inputs.row_names import RowNames, row_names
+from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.job import Job
-from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
+from pipeline.results.flags import NOTES
 from pipeline.results.lookup import find_answers
 from pipeline.status.next_step import stand
 from pipeline.status.summary import summarize
@@ -22,11 +23,13 @@ from pipeline.status.summary import summarize
 
 @dataclass(frozen=True, slots=True)
 class FlaggedAnswers:
-    """The answers with one flag (`mark`): how many, and the first rows."""
+    """The answers with one flag (`mark`): how many, and the first rows. `command` asks for them
+    again. It is None while a run is active."""
 
     mark: str
     count: int
     first_rows: tuple[int, ...]
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,11 @@ def report_job(job: Job) -> Report:
         snapshot = current_snapshot(job.folder, read)
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
-            marked, unread = _marked(job.folder, read, summary.rows), None
+            marked, unread = _marked(job, read, summary.rows), None
         except StorageFailed as error:
             marked, unread = [], str(error)
+    if not in_use:
+        marked = [_with_command(job, found, summary.paid_max) for found in marked]
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
     in_flight = stand(counts, in_use).in_flight
     shown = groups.largest_first(job, in_use)
@@ -83,9 +88,16 @@ def first_rows(report: Report) -> list[int]:
     return list(chain(*of_groups, *(found.first_rows for found in report.marked)))
 
 
-def _marked(folder: RunFolder, read: Read, rows: int) -> list[FlaggedAnswers]:
-    found = find_answers(folder, read, rows, flags=True).flagged
+def _with_command(job: Job, found: FlaggedAnswers, paid: int) -> FlaggedAnswers:
+    command = job.affording(paid, found.count).command("run", "--again", found.mark)
+    return replace(found, command=command)
+
+
+def _marked(job: Job, read: Read, rows: int) -> list[FlaggedAnswers]:
+    columns = AnswerColumns(job.spec.columns if job.spec else ())
+    found = find_answers(job.folder, read, rows, flags=True, columns=columns).flagged
     return [
         FlaggedAnswers(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
         for mark, numbers in found.items()
+        if mark not in NOTES
     ]

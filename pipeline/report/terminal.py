@@ -9,6 +9,7 @@ from pipeline.core.model import State
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, shortened
 from pipeline.inputs.row_names import RowNames
+from pipeline.job.answer_columns import MISSING, NOT_JSON, TYPE
 from pipeline.report.groups import Group
 from pipeline.report.overview import FlaggedAnswers
 
@@ -18,6 +19,9 @@ _FLAGS = {
     "undefined": "the text says undefined, null or NaN",
     "template": "the text contains an unfilled placeholder of a template",
     "repeated": "another row, with other variables, has the same text",
+    NOT_JSON: "the text is not JSON, so the columns of `columns:` are empty",
+    MISSING: "the JSON has no value at the path of this column",
+    TYPE: "the value at the path of this column does not fit its type",
 }
 MARKED_TITLE = "Answers that look wrong"
 MOST_GROUPS = 20
@@ -56,11 +60,23 @@ def left_out_line(groups: Sequence[Group], shown: int = MOST_GROUPS) -> str | No
 def marked_lines(
     marked: list[FlaggedAnswers], unread: str | None, rehearsal: bool, names: RowNames
 ) -> list[str]:
-    """The answers that look wrong, by flag. Their rows are ok, because they were paid."""
+    """The answers that look wrong, by flag, and the command that asks for them again. Their rows
+    are ok, because they were paid."""
     if unread:
         return ["", unread_line(unread)]
-    title = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
-    return [*title, *(f"{mark_line(found, names)}: {mark_meaning(found)}" for found in marked)]
+    lines = [] if not marked else ["", f"{MARKED_TITLE} ({marked_note(rehearsal)}):"]
+    for found in marked[:MOST_GROUPS]:
+        lines.append(f"{mark_line(found, names)}: {mark_meaning(found)}")
+        if found.command:
+            lines.append(f"    {found.command}")
+    more = more_marks(marked)
+    return [*lines, more] if more else lines
+
+
+def more_marks(marked: Sequence[FlaggedAnswers], shown: int = MOST_GROUPS) -> str | None:
+    """How many flags are left out. A job with many columns may have hundreds."""
+    left = len(marked) - shown
+    return f"And {counted(left, 'more flag')}: see `export --flags`." if left > 0 else None
 
 
 def marked_note(rehearsal: bool) -> str:
@@ -75,7 +91,8 @@ def mark_line(found: FlaggedAnswers, names: RowNames) -> str:
 
 def mark_meaning(found: FlaggedAnswers) -> str:
     """What the flag says about those answers."""
-    return _FLAGS[found.mark]
+    kind, colon, _ = found.mark.partition(":")
+    return _FLAGS[f"{kind}{colon}"]
 
 
 def unread_line(unread: str) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -21,7 +21,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, STATUS, USUAL, column_names
+from pipeline.core.added_columns import (
+    ANSWER,
+    FLAGS,
+    KINDS,
+    PARTS,
+    STATUS,
+    USUAL,
+    column_names,
+    is_chosen,
+    part_of,
+)
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.inputs.arrow import array_of, as_numpy, filled, positions, text_scalar, texts
@@ -37,15 +47,25 @@ from pipeline.inputs.stored import (
     stored_skip_if_empty,
     whole_snapshot,
 )
+from pipeline.job.answer_columns import (
+    BOOLEAN,
+    DATE,
+    INTEGER,
+    NUMBER,
+    AnswerColumns,
+    Parts,
+    canonical,
+)
 from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
+from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.queries import Unfinished
 from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.ledger.schema import altered
 from pipeline.ledger.shown import shown_row
-from pipeline.results.flags import REPEATED
+from pipeline.results.flags import all_flags
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.schema import RESULTS_SCHEMA
 from pipeline.results.typed_rows import Piece, TypedRows
@@ -56,13 +76,20 @@ _TYPES: dict[str, pa.DataType] = {
     kind: RESULTS_SCHEMA.field(kind).type if kind in ("citations", FLAGS) else pa.string()
     for kind in KINDS
 }
+_TYPES_OF_PARTS = {
+    NUMBER: pa.float64(),
+    INTEGER: pa.int64(),
+    BOOLEAN: pa.bool_(),
+    DATE: pa.date32(),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
     """A table that goes home, in batches that can be asked for more than once.
 
-    `kinds` has the kind of each of the runner's own columns by its name. `renewed` are those that
+    `kinds` has the kind of each of the runner's own columns by its name, and `types` the type of
+    those that `columns:` names, whose values are canonical texts. `renewed` are those that
     the sheet already has. They stand where the sheet has them, and the others at the end.
     `delimiter` is what the sheet separates its cells by. `headers` are the names for a text file,
     where two columns may have the same name, if they differ from those of `schema`.
@@ -75,6 +102,7 @@ class Exported:
     delimiter: str = ","
     renewed: frozenset[str] = frozenset()
     headers: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -86,9 +114,10 @@ class Exported:
 class AnsweredSheet:
     """The sources of an export: one view of the ledger, the sheet's copy, the answers.
 
-    `kinds` are the columns to add, by name. `scratch` is a folder for temporary files without a
-    name. `in_use`: a run is active, so its rows in flight are pending. If no run is active, no
-    process waits for those answers, and the rows are ambiguous.
+    `kinds` are the columns to add, by name. `columns` reads those of `columns:` from the answers.
+    `scratch` is a folder for temporary files without a name. `in_use`: a run is active, so its rows
+    in flight are pending. If no run is active, no process waits for those answers, and the rows are
+    ambiguous.
     """
 
     read: Read
@@ -96,6 +125,7 @@ class AnsweredSheet:
     answers: Answers
     rows: int
     kinds: Mapping[str, str]
+    columns: AnswerColumns
     scratch: Path
     in_use: bool = False
     unknown: SkippedUnknown | None = None
@@ -181,20 +211,22 @@ def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[An
             )
         kinds = _kinds(job, snapshot, add)
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
-        answers = find_answers(folder, read, rows, flags=FLAGS in kinds.values())
+        columns = AnswerColumns(job.spec.columns if job.spec else ())
+        flags = FLAGS in kinds.values()
+        answers = find_answers(folder, read, rows, flags=flags, columns=columns)
         unknown = _unknown(job, snapshot, read)
-        yield AnsweredSheet(read, snapshot, answers, rows, kinds, scratch, in_use, unknown)
+        yield AnsweredSheet(read, snapshot, answers, rows, kinds, columns, scratch, in_use, unknown)
 
 
 def _kinds(job: Job, snapshot: Path, add: Collection[str]) -> dict[str, str]:
     columns = frozenset(stored_columns(snapshot))
     used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
     noted = frozenset(read_exports(job.folder).columns).difference(used)
-    return _named(columns, noted, add, job.spec.answer_column if job.spec else None)
+    return _named(columns, noted, add, job.spec)
 
 
 def _named(
-    columns: frozenset[str], noted: frozenset[str], add: Collection[str], answer: str | None
+    columns: frozenset[str], noted: frozenset[str], add: Collection[str], spec: JobSpec | None
 ) -> dict[str, str]:
     """The columns to add, by name. They get the first number that none of them has to share with a
     column of the sheet, except those that this folder wrote: they are among the `noted` ones, and
@@ -205,12 +237,12 @@ def _named(
     """
     found: list[dict[str, str]] = []
     for number in range(1, len(columns) + 2):
-        group = column_names(KINDS, answer, number)
+        group = spec.column_names(KINDS, number) if spec else column_names(KINDS, None, number)
         status = next(name for name, kind in group.items() if kind == STATUS)
         lacks_status = status in noted and status not in columns
         own = frozenset() if lacks_status else columns & noted
         foreign = columns - own
-        kinds = {name: kind for name, kind in group.items() if kind in add or name in own}
+        kinds = {n: kind for n, kind in group.items() if is_chosen(kind, add) or n in own}
         if kinds.keys().isdisjoint(foreign):
             if not kinds.keys().isdisjoint(own):
                 return kinds
@@ -218,9 +250,12 @@ def _named(
     return found[0]
 
 
-def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Exported:
+def sheet_table(
+    source: AnsweredSheet, typed: TypedRows | None = None, *, with_types: bool = False
+) -> Exported:
     """The sheet's rows and columns in their order, with the answers in the columns `source.kinds`.
-    The sheet's own columns are texts, or with `typed` they have their own types.
+    The sheet's own columns are texts, or with `typed` they have their own types. The columns of
+    `columns:` are canonical texts, or `with_types` values of their types.
 
     A row whose newer version is not finished shows its last finished answer, with the code and
     message of the newer one.
@@ -230,10 +265,14 @@ def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Export
     kinds = source.kinds
     own = typed.schema if typed else _texts(columns)
     fields = {name: own.field(name) for name in columns}
-    fields |= {name: pa.field(name, _TYPES[kind]) for name, kind in kinds.items()}
+    kind_of = _of_kinds(source.columns, with_types)
+    fields |= {name: pa.field(name, kind_of[kind]) for name, kind in kinds.items()}
     schema = pa.schema(fields.values(), own.metadata)
     why = _Skipped(columns, stored_skip_if_empty(source.snapshot))
-    brought = _Brought({kind: place_of[name] for name, kind in kinds.items() if name in place_of})
+    brought = _Brought(
+        {kind: place_of[name] for name, kind in kinds.items() if name in place_of},
+        {f"{PARTS}.{column.name}": column.type for column in source.columns.columns},
+    )
 
     def batches() -> Iterator[pa.RecordBatch]:
         unfinished = _UnfinishedInOrder(source.read)
@@ -242,17 +281,29 @@ def sheet_table(source: AnsweredSheet, typed: TypedRows | None = None) -> Export
             rest = unfinished.before(piece.first + len(piece.skipped))
             may_be_paid = source.unknown.among(piece) if source.unknown else {}
             states = _states(piece, why, rest, may_be_paid, source.in_use)
-            added = _answers(piece, source.answers) | states
+            added = _answers(piece, source) | states
             added = brought.kept(piece, added)
             yield pa.record_batch(
-                [added[kinds[name]] if name in kinds else cells[place_of[name]] for name in fields],
+                [
+                    added[kinds[name]].cast(field.type) if name in kinds else cells[place_of[name]]
+                    for name, field in fields.items()
+                ],
                 schema=schema,
             )
 
     delimiter, renewed = stored_delimiter(source.snapshot), kinds.keys() & place_of.keys()
     header_of = stored_headers(source.snapshot)
     headers = tuple(header_of.get(name, name) for name in fields)
-    return Exported(schema, source.rows, kinds, batches, delimiter, frozenset(renewed), headers)
+    types = {name: brought.types[kind] for name, kind in kinds.items() if part_of(kind)}
+    return Exported(
+        schema, source.rows, kinds, batches, delimiter, frozenset(renewed), headers, types
+    )
+
+
+def _of_kinds(columns: AnswerColumns, with_types: bool) -> dict[str, pa.DataType]:
+    types = _TYPES_OF_PARTS if with_types else {}
+    parts = {f"{PARTS}.{one.name}": types.get(one.type, pa.string()) for one in columns.columns}
+    return _TYPES | parts
 
 
 def _texts(columns: tuple[str, ...]) -> pa.Schema:
@@ -370,6 +421,7 @@ class _Brought:
     """
 
     places: Mapping[str, int]
+    types: Mapping[str, str]
 
     def kept(self, piece: Piece, found: dict[str, pa.Array]) -> dict[str, pa.Array]:
         """`found`, with these texts in such rows."""
@@ -386,28 +438,35 @@ class _Brought:
         keep &= filled(piece.skipped) & ~piece.answered
         if not keep.any():
             return found
-        read = {kind: _read(kind, column, keep) for kind, column in texts.items()}
+        read = {kind: self._read(kind, column, keep) for kind, column in texts.items()}
         return found | {
             kind: array_of(
                 [
                     own if kept else held
                     for kept, own, held in zip(keep, brought, there, strict=True)
                 ],
-                _TYPES[kind],
+                found[kind].type,
             )
             for kind, brought in read.items()
             for there in [found[kind].to_pylist()]
         }
 
-
-def _read(kind: str, column: pa.Array, keep: npt.NDArray[np.bool_]) -> list[Any]:
-    """The values of an earlier export's column from their texts, where they are kept."""
-    read = {"citations": _read_citations, FLAGS: _read_flags}.get(kind, _read_text)
-    return [read(t) if kept else None for t, kept in zip(column.to_pylist(), keep, strict=True)]
+    def _read(self, kind: str, column: pa.Array, keep: npt.NDArray[np.bool_]) -> list[Any]:
+        """The values of an earlier export's column from their texts, where they are kept."""
+        read = {"citations": _read_citations, FLAGS: _read_flags}.get(kind, _read_text)
+        if part_of(kind):
+            read = partial(_read_part, self.types[kind])
+        texts = column.to_pylist()
+        return [read(text) if kept else None for text, kept in zip(texts, keep, strict=True)]
 
 
 def _read_text(text: str) -> str | None:
     return text or None
+
+
+def _read_part(kind: str, text: str) -> str | None:
+    """A value of `columns:`. If the user wrote something else into the cell, it is no value."""
+    return canonical(text, kind) if text else None
 
 
 def _read_flags(text: str) -> list[str] | None:
@@ -432,18 +491,23 @@ def _read_citations(text: str) -> list[dict[str, str]] | None:
     ]
 
 
-def _answers(piece: Piece, answers: Answers) -> dict[str, pa.Array]:
-    """The answer of each row, its citations, and its flags if they are asked for."""
+def _answers(piece: Piece, source: AnsweredSheet) -> dict[str, pa.Array]:
+    """The answer of each row, its citations, its columns, and its flags if they are asked for."""
     found = {kind: piece.answers[kind] for kind in (ANSWER, "citations")}
-    if answers.repeated is None:
+    chosen = source.kinds.values()
+    parts: list[Parts] = []
+    if source.columns.columns and (FLAGS in chosen or any(map(part_of, chosen))):
+        parts = [source.columns.read(answer) for answer in piece.answers[ANSWER].to_pylist()]
+        for place, column in enumerate(source.columns.columns):
+            found[f"{PARTS}.{column.name}"] = texts([one.texts[place] for one in parts])
+    repeated = source.answers.repeated
+    if repeated is None:
         return found
-    repeated = answers.repeated[piece.first - 1 :]
-    return found | {
-        FLAGS: array_of(
-            [
-                None if flags is None else flags + [REPEATED] * bool(again)
-                for flags, again in zip(piece.answers[FLAGS].to_pylist(), repeated, strict=False)
-            ],
-            _TYPES[FLAGS],
-        )
-    }
+    stored = piece.answers[FLAGS].to_pylist()
+    again = repeated[piece.first - 1 : piece.first - 1 + len(stored)]
+    read = [one.flags for one in parts] or repeat(())
+    flags = [
+        None if held is None else all_flags(held, computed, bool(twice))
+        for held, computed, twice in zip(stored, read, again, strict=False)
+    ]
+    return found | {FLAGS: array_of(flags, _TYPES[FLAGS])}

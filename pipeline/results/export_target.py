@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from pipeline.core.added_columns import USUAL, is_exported
+from pipeline.core.added_columns import USUAL, column_names, is_exported
 from pipeline.core.errors import NothingWritten, Refused
 from pipeline.job.exports import WrittenFile, read_exports
 from pipeline.job.job import Job
@@ -36,7 +36,8 @@ def check_target(job: Job, target: Path, *, force: bool) -> None:
             file that is not an earlier export.
     """
     where = resolved(target)
-    if job.spec is not None and where == resolved(job.spec.input):
+    sheet = job.spec.input if job.spec is not None else None
+    if isinstance(sheet, Path) and where == resolved(sheet):
         raise NothingWritten(f"{target}: this is the sheet of the job. Choose another file.")
     if where.is_relative_to(resolved(job.folder.path)):
         raise NothingWritten(f"{target}: this is inside the run folder. Choose another folder.")
@@ -67,7 +68,8 @@ def _is_export(path: Path, noted: WrittenFile | None) -> bool:
 def _is_header(names: list[str]) -> bool:
     # Release 0.1 put one more _ in front where the sheet had a column of that name.
     plain = {name.lstrip("_") for name in names}
-    return is_exported(names) or any(map(plain.issuperset, (USUAL, CITATION_COLUMNS)))
+    usual = [name.lstrip("_") for name in column_names(USUAL)]
+    return is_exported(names) or any(map(plain.issuperset, (usual, CITATION_COLUMNS)))
 
 
 def _csv_headers(path: Path) -> Iterator[list[str]]:

@@ -1,7 +1,11 @@
 """Flags: what makes a paid answer look wrong, decided from its text and the variables it is for.
 
+They are stored with the answer. Three more kinds are computed whenever answers are read, because
+they depend on the job file and on other rows: `not_json`, `missing:NAME` and `type:NAME` of
+`columns:`, and `repeated`. `all_flags` puts them together.
+
 A flagged row is ok all the same: it was paid, and only its reader knows whether it will do. So a
-flag prefers to miss one over crying wolf. `repeated` needs the other answers too: see `lookup`.
+flag prefers to miss one over crying wolf. `repeated` needs the other answers: see `lookup`.
 
 An answer that is slow to look at would stop its run folder for good, as it is looked at again at
 each start. So each pattern takes time in proportion to the text, whatever the text is, and the
@@ -13,8 +17,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from pipeline.job.answer_columns import AnswerColumn, flags_of_columns
 from pipeline.policy.answer import EMPTY
 
 REFUSAL = "refusal"
@@ -22,6 +27,15 @@ UNDEFINED = "undefined"
 TEMPLATE = "template"
 REPEATED = "repeated"
 FLAGS = (EMPTY, REFUSAL, UNDEFINED, TEMPLATE, REPEATED)
+NOTES = (
+    "result_not_text",
+    "result_repaired",
+    "citations_odd",
+    "citations_cut",
+    "charset_guessed",
+)
+"""Flags of answers that the runner had to change to store them (see `policy.answer`). They do not
+make an answer look wrong, so the report leaves them out."""
 
 REPEATED_FROM_CHARACTERS = 40
 """Shorter answers, such as a label or a yes, are equal by right."""
@@ -66,6 +80,16 @@ _PLACE = re.compile(
     r"\{(?=([^{}]++)\})|\$(?=\$([^$]++)\$\$)|%(?=([^%]++)%)|\[(?=\[([^\[\]]++)\]\])"
 )
 _BEGINNING = 400
+
+
+def known_flags(columns: Iterable[AnswerColumn]) -> tuple[str, ...]:
+    """Returns every flag that an answer of a job with these columns can have."""
+    return (*FLAGS, *NOTES, *flags_of_columns(columns))
+
+
+def all_flags(stored: Iterable[str], of_columns: Iterable[str], repeated: bool) -> list[str]:
+    """Returns the flags of one answer in the order of `known_flags`."""
+    return [*stored, *([REPEATED] if repeated else []), *of_columns]
 
 
 def flags_of(result: str, request: str) -> tuple[str, ...]:

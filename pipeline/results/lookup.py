@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -28,13 +28,14 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
 from pipeline.inputs.arrow import as_numpy, numbers, positions
+from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
-from pipeline.results.flags import FLAGS, REPEATED, REPEATED_FROM_CHARACTERS
+from pipeline.results.flags import REPEATED, REPEATED_FROM_CHARACTERS, all_flags, known_flags
 from pipeline.results.schema import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.system.opening import read_file
 
@@ -42,6 +43,7 @@ STRETCH_BYTES = 12 * 1024 * 1024
 # So that a shuffled sheet does not cut every part into thousands of pieces.
 _MOST_STRETCHES = 200
 ANSWER_COLUMNS = ("id", "result", "citations", "flags")
+NO_COLUMNS = AnswerColumns(())
 
 _UNSEALED_ROWS = 200
 _CHUNK_ROWS = 20_000
@@ -86,17 +88,22 @@ class Answers:
     """Where the answer of every row of a sheet is.
 
     `repeated` flags the rows (row 1 at 0) whose answer is also another row's, with other variables;
-    it is None, and `flagged` empty, unless flags were asked for. `flagged` holds the rows of each
+    it is None, and `flagged` empty, unless flags were asked for. `flagged` has the rows with each
     flag, ascending. `with_ids`: the job names its rows.
     """
 
     with_ids: bool
     repeated: npt.NDArray[np.bool_] | None
-    flagged: dict[str, Rows]
+    flagged: Mapping[str, Rows]
     _loads: list[_Load]
     _placed: list[_Placed]
     _first_rows: Rows
     _sheet_rows: int
+
+    @property
+    def answered(self) -> int:
+        """How many rows of the sheet have an answer."""
+        return sum(len(placed.rows) for placed in self._placed)
 
     def stretches(self, scratch: Path) -> Iterator[Stretch]:
         """Every row of the sheet once, in order. The temporary file is made in `scratch`, has no
@@ -121,9 +128,11 @@ def find_answers(
     sheet_rows: int,
     *,
     flags: bool = False,
+    columns: AnswerColumns = NO_COLUMNS,
     stretch_bytes: int = STRETCH_BYTES,
 ) -> Answers:
-    """Looks every answer up that the ledger counts for a row of the sheet.
+    """Looks every answer up that the ledger counts for a row of the sheet. With `flags`, those that
+    `columns` computes are found too.
 
     `stretch_bytes` of answers are in memory at once, and one answer more.
 
@@ -133,7 +142,7 @@ def find_answers(
         StorageFailed: when one of them is not in the results, or a part is not what was written.
     """
     loads = _loads(folder, read)
-    held = _HeldAnswers(flags)
+    held = _HeldAnswers(flags, columns)
     for load in loads:
         held.add(load(held.columns))
     of_row, keys = _wanted(read, held.run_numbers)
@@ -142,13 +151,10 @@ def find_answers(
     stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
     first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
     repeated = _repeated(placed, held, sheet_rows) if flags else None
-    flagged = held.flagged(placed)
-    if repeated is not None:
-        flagged[REPEATED] = np.flatnonzero(repeated) + 1
     return Answers(
         held.with_ids,
         repeated,
-        {flag: flagged[flag] for flag in FLAGS if len(flagged.get(flag, ()))},
+        _Flagged(held, placed, repeated),
         loads,
         placed.split(held.counts),
         first_rows.astype(np.int64),
@@ -210,7 +216,7 @@ def _keys(runs: Rows, rows: Rows) -> Rows:
 class _HeldAnswers:
     """What is known of each answer that is held, one number a column, in the order of the parts."""
 
-    def __init__(self, flags: bool) -> None:
+    def __init__(self, flags: bool, columns: AnswerColumns) -> None:
         self.columns: tuple[str, ...] = ("run_id", "row", "id", "result", "citations_raw")
         if flags:
             self.columns += ("row_key", "flags")
@@ -221,14 +227,15 @@ class _HeldAnswers:
         self.variables: list[npt.NDArray[np.uint64]] = []
         self._keys: list[Rows] = []
         self._sizes: list[npt.NDArray[np.int32]] = []
-        self._flagged: dict[str, list[Rows]] = defaultdict(list)
+        self._flagged: dict[str, list[npt.NDArray[np.uint8]]] = defaultdict(list)
         self._flagging = flags
+        self._answer_columns = columns
+        self.known = known_flags(columns.columns)
 
     def add(self, table: pa.Table) -> None:
         """The next part, with `columns`."""
         numbers = self.run_numbers
         runs = [numbers.setdefault(run, len(numbers)) for run in table["run_id"].to_pylist()]
-        before = sum(self.counts)
         self.counts.append(len(table))
         self._keys.append(_keys(np.array(runs, np.int64), as_numpy(table["row"])))
         self._sizes.append(_bytes_of(table["result"]) + _bytes_of(table["citations_raw"]))
@@ -237,10 +244,29 @@ class _HeldAnswers:
             self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
             keys = (int(key[:16], 16) for key in table["row_key"].to_pylist())
             self.variables.append(np.fromiter(keys, np.uint64))
-            flagged = table["flags"].to_pylist()
-            for flag in FLAGS:
-                has = [flag in flags for flags in flagged]
-                self._flagged[flag].append(np.flatnonzero(has) + before)
+            self._add_flags(table)
+
+    def _add_flags(self, table: pa.Table) -> None:
+        """Keeps one bit for each answer and flag: a job with 50 columns has a hundred flags."""
+        has = {flag: np.zeros(len(table), bool) for flag in self.known}
+        columns = self._answer_columns
+        answers = table["result"].to_pylist()
+        for place, stored in enumerate(table["flags"].to_pylist()):
+            computed = columns.read(answers[place]).flags if columns.columns else ()
+            for flag in all_flags(stored, computed, repeated=False):
+                if flag in has:
+                    has[flag][place] = True
+        for flag, found in has.items():
+            self._flagged[flag].append(np.packbits(found))
+
+    def with_flag(self, flag: str, placed: _Placed) -> Rows:
+        """The rows of the sheet whose answer has a flag, ascending."""
+        parts = zip(self._flagged[flag], self.counts, strict=True)
+        has = [np.unpackbits(bits, count=count).astype(bool) for bits, count in parts]
+        rows: Rows = np.sort(
+            placed.rows[np.concatenate([np.empty(0, bool), *has])[placed.positions]]
+        )
+        return rows
 
     def place(
         self, of_row: Rows, keys: Rows, sheet_rows: int, folder: RunFolder
@@ -264,12 +290,31 @@ class _HeldAnswers:
         by_position = np.argsort(at, kind="stable")
         return _Placed(at[by_position], of_row[by_position]), sizes
 
-    def flagged(self, placed: _Placed) -> dict[str, Rows]:
-        """The rows of the sheet with each flag, ascending."""
-        return {
-            flag: np.sort(placed.rows[np.isin(placed.positions, np.concatenate(found))])
-            for flag, found in self._flagged.items()
-        }
+
+class _Flagged(Mapping[str, Rows]):
+    """The rows of each flag that an answer has, in the order of `known_flags`. They are listed only
+    when they are asked for, because all together can be many times as many as the answers."""
+
+    def __init__(
+        self, held: _HeldAnswers, placed: _Placed, repeated: npt.NDArray[np.bool_] | None
+    ) -> None:
+        self._held = held
+        self._placed = placed
+        self._repeated = repeated
+        self._flags = [] if repeated is None else [f for f in held.known if len(self[f])]
+
+    def __getitem__(self, flag: str) -> Rows:
+        if self._repeated is None or flag not in self._held.known:
+            raise KeyError(flag)
+        if flag == REPEATED:
+            return np.flatnonzero(self._repeated) + 1
+        return self._held.with_flag(flag, self._placed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._flags)
+
+    def __len__(self) -> int:
+        return len(self._flags)
 
 
 def _bytes_of(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:

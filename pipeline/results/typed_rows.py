@@ -19,7 +19,12 @@ from pipeline.core.errors import NothingWritten, Refused
 from pipeline.inputs.stored import stored_columns, stored_mapped
 from pipeline.inputs.table import Batch
 from pipeline.inputs.typed import TYPED, TypedTable, open_typed
+from pipeline.job.exports import read_exports
+from pipeline.job.frame import Input
+from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
+from pipeline.ledger.pins import folder_rules
+from pipeline.ledger.reader import Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +110,25 @@ class TypedRows:
                 raise self._changed(f"{self.table.place_word} {place} was added")
 
     def _changed(self, how: str) -> Refused:
-        return changed(self.table.path, self.what, how)
+        return changed(self.table.input, self.what, how)
+
+
+def as_last_run(job: Job, read: Read) -> JobSpec | None:
+    """The spec with the sheet and the text rules of the last run, so that the sheet can be compared
+    with its copy in the run folder. None without a job file."""
+    if job.spec is None:
+        return None
+    return replace(
+        job.spec,
+        input=job.sheet or job.spec.input,
+        text_rules=folder_rules(read),
+        exported=read_exports(job.folder).columns,
+    )
 
 
 def typed_rows(spec: JobSpec, snapshot: Path, what: str, *, as_json: bool) -> TypedRows | None:
     """The rows of the sheet of `spec` with their own types, or with the JSON text of each value.
-    None if its kind of sheet has only texts.
+    None if its kind of sheet has only texts, or if it is the frame of a program that has ended.
 
     `snapshot` is the copy in the run folder. `what` describes the export.
 
@@ -118,10 +136,13 @@ def typed_rows(spec: JobSpec, snapshot: Path, what: str, *, as_json: bool) -> Ty
         Refused: if the sheet cannot be read, or does not have the columns of the copy.
     """
     path, columns = spec.input, stored_columns(snapshot)
-    if path.suffix.lower() not in TYPED:
+    if isinstance(path, Path):
+        if path.suffix.lower() not in TYPED:
+            return None
+        if not path.is_file():
+            raise changed(path, what, "the sheet is missing")
+    elif path.table is None:
         return None
-    if not path.is_file():
-        raise changed(path, what, "the sheet is missing")
     table = open_typed(spec, as_json=as_json)
     for names, others, how in (
         (columns, table.schema.names, "removed"),
@@ -135,7 +156,7 @@ def typed_rows(spec: JobSpec, snapshot: Path, what: str, *, as_json: bool) -> Ty
     return TypedRows(table, columns, tuple(dict.fromkeys(sent)), what)
 
 
-def changed(path: Path, what: str, how: str) -> Refused:
+def changed(path: Input, what: str, how: str) -> Refused:
     """The refusal of an export because the sheet is not as the last run read it."""
     return NothingWritten(
         f"{path}: {how}. {what} takes the values from this sheet, so it must be as the last run "

@@ -34,6 +34,7 @@ from pipeline.planning.drift import Drift, drift
 from pipeline.planning.prepared import Prepared
 from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.planning.selection import Selection
+from pipeline.results.column_facts import ColumnsFacts, column_facts
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
@@ -68,6 +69,7 @@ class Checked:
       `duration_s` is the time in seconds that `paid_at_most` requests take at that pace.
     * `in_use`: another run is active, so a second one would be refused.
     * `drift`: the changes of the sheet since the last run, None before the first run.
+    * `columns`: how well `columns:` fits the answers of the last run, None without columns.
     * `questions`: the questions that the user would be asked first.
     * `names`: the first rows as the user's program names them. It is not in JSON.
     * `plan`: the token with which `run --plan` carries out exactly this plan.
@@ -102,6 +104,7 @@ class Checked:
     empty_cells: dict[str, int]
     variables: list[VariableFacts]
     first_bodies: list[Body]
+    columns: ColumnsFacts | None
     questions: list[str]
     plan: str
     refusal: str | None
@@ -142,7 +145,7 @@ def check_job(
         with checked_beside(job.folder.ledger):
             prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
-        refuse_impossible(job, plan, selection, read)
+        refuse_impossible(job, prepared, selection, read)
         budget = spec.budget(read(queries.counts).paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key)
@@ -177,6 +180,7 @@ def check_job(
             empty_cells=dict(prepared.snapshot.empty_cells),
             variables=variables,
             first_bodies=bodies,
+            columns=column_facts(job, read),
             questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes, key),
@@ -197,10 +201,13 @@ def _under_newest_rules(job: Job, host: str, selection: Selection, path: Path) -
     if spec == job.to_run():
         return 0
     newest = path.with_name("newest.parquet")
-    sheet = open_sheet(spec, job.folder)
-    with reader.reading(job.folder.ledger) as read:
-        moved = replace(job, spec=spec)
-        return prepare(moved, sheet, host, selection, read, newest).repaid.requests
+    try:
+        sheet = open_sheet(spec, job.folder)
+        with reader.reading(job.folder.ledger) as read:
+            moved = replace(job, spec=spec)
+            return prepare(moved, sheet, host, selection, read, newest).repaid.requests
+    except Refused:  # the newest rules refuse this sheet, so nothing of it would be sent
+        return 0
 
 
 def _shown(held: Counter[State], in_use: bool) -> Counter[State]:

@@ -48,13 +48,15 @@ def find_neighbours(
 
 def _candidates(spec: JobSpec, folder: RunFolder) -> set[Path]:
     beside = {resolved(path.parent) for path in folder.path.parent.glob("*/ledger.sqlite")}
-    return (beside | set(_other_outputs(spec))) - {resolved(folder.path)}
+    # A frame has no job file. If its folder is the usual one, job files are two levels above it.
+    jobs = spec.source.parent if spec.source else folder.path.parent.parent
+    return (beside | set(_other_outputs(spec, jobs))) - {resolved(folder.path)}
 
 
-def _other_outputs(spec: JobSpec) -> Iterator[Path]:
-    """Yields the run folders of the jobs next to this one that have the same workflow. Reads no
-    more job files than the limits above allow."""
-    beside = [*spec.source.parent.glob("*.yaml"), *spec.source.parent.glob("*.yml")]
+def _other_outputs(spec: JobSpec, jobs: Path) -> Iterator[Path]:
+    """Yields the run folders of the job files in `jobs` that have the same workflow. Reads no more
+    job files than the limits above allow."""
+    beside = [*jobs.glob("*.yaml"), *jobs.glob("*.yml")]
     left = _MOST_SPEC_BYTES
     for path in sorted(beside)[:_MOST_SPECS]:
         try:

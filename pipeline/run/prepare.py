@@ -28,13 +28,14 @@ from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
+from pipeline.ledger.pins import folder_rules
 from pipeline.ledger.reader import Read, reading
 from pipeline.planning.changes import MovedRow, find_mass_change, find_moved
-from pipeline.planning.pinned_settings import folder_rules, read_pins
+from pipeline.planning.pinned_settings import read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
-from pipeline.planning.selection import Selection
+from pipeline.planning.selection import Flagged, Selection
 from pipeline.run.neighbours import find_neighbours
 from pipeline.system.paths import resolved
 
@@ -63,9 +64,10 @@ def open_sheet(spec: JobSpec, folder: RunFolder) -> OpenSheet:
     Raises:
         Refused: when it cannot be read, lacks a mapped column, or is a file of this run folder.
     """
-    if resolved(spec.input).parent == resolved(folder.path):
+    file = spec.input
+    if isinstance(file, Path) and resolved(file).parent == resolved(folder.path):
         raise Refused(
-            f"{spec.input}: this file is in the job's own run folder, so it cannot be the job's "
+            f"{file}: this file is in the job's own run folder, so it cannot be the job's "
             "sheet. To send failed rows again, use `pipeline resume`. To use the file as the sheet "
             "of another job, give that job another `output:`."
         )
@@ -82,12 +84,13 @@ def prepare(
     Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
 
     Raises:
-        Refused: for a sheet that cannot be sent, for chosen rows that it does not have, and for
-            another host than that of earlier runs.
+        Refused: for a sheet that cannot be sent, for chosen rows that it does not have, for flags
+            that no answer can have, and for another host than that of earlier runs.
         StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
     spec = job.to_run()
     pins = read_pins(read, spec, sheet.variables, host)
+    flagged = _flagged(job, selection, read)
     last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
     if last == path:  # the new snapshot is about to replace it
         last = None
@@ -97,7 +100,7 @@ def prepare(
     )
     if selection.rows is not None and selection.rows.last > snapshot.rows:
         raise Refused(no_such_row(selection.rows.last, spec.input.name, snapshot.rows, path))
-    plan = _lay_over(spec, snapshot, selection, read)
+    plan = _lay_over(spec, snapshot, selection, flagged, read)
     read(matching.check_absent)
     skips, kept = _keep_answers(spec, snapshot, plan, read)
     repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
@@ -118,12 +121,23 @@ def prepare(
         mass_change,
         neighbours,
         row_names(snapshot.path, _to_name(plan, moved)),
+        flagged,
     )
+
+
+def _flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:
+    """Returns the rows that the flags of `selection` choose, None if it has no flags."""
+    if not selection.flags:
+        return None
+    # Imported here, because no other plan reads answers.
+    from pipeline.run.flagged import find_flagged
+
+    return find_flagged(job, selection.flags, read)
 
 
 def _to_name(plan: Plan, moved: Sequence[MovedRow]) -> Iterator[int]:
     """Yields the rows that a question or a notice may name: the first ones of each list."""
-    for numbers in (*plan.risky.values(), plan.given_up_left):
+    for numbers in (*plan.risky.values(), plan.given_up_left, plan.tried_left):
         yield from sorted(numbers)[:NAMED]
     yield from (row.number for row in moved[:NAMED])
 
@@ -145,7 +159,9 @@ def _keep_answers(
     return Counter(without), len(kept)
 
 
-def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Read) -> Plan:
+def _lay_over(
+    spec: JobSpec, snapshot: Snapshot, selection: Selection, flagged: Flagged | None, read: Read
+) -> Plan:
     """Returns the plan, after looking up every row in the ledger except duplicates."""
     duplicates = snapshot.duplicates
     plan = empty_plan(snapshot.rows, selection, duplicates, snapshot.numbers)
@@ -154,9 +170,9 @@ def _lay_over(spec: JobSpec, snapshot: Snapshot, selection: Selection, read: Rea
         for start in range(0, len(firsts), _LOOK_UP_ROWS):
             positions = firsts[start : start + _LOOK_UP_ROWS]
             held = _held(spec, snapshot, positions, read)
-            add_batch(plan, snapshot.numbers[positions], held, selection)
+            add_batch(plan, snapshot.numbers[positions], held, selection, flagged)
     else:  # a look-up takes 3 microseconds per row, and a new ledger is empty
-        add_batch(plan, snapshot.numbers[firsts], (), selection)
+        add_batch(plan, snapshot.numbers[firsts], (), selection, flagged)
     for start in range(0, len(duplicates.numbers), _LOOK_UP_ROWS):
         span = slice(start, start + _LOOK_UP_ROWS)
         pairs = zip(

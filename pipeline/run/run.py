@@ -49,7 +49,9 @@ from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Su
 from pipeline.core.version import __version__
 from pipeline.inputs.table import Batch
 from pipeline.job.access import Access, RunKey, find_access
-from pipeline.job.job import Job, find_job, job_of
+from pipeline.job.answer_shape import sample_shape
+from pipeline.job.frame import Frame
+from pipeline.job.job import Job, as_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
@@ -63,6 +65,7 @@ from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Cutoff
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
+from pipeline.run.in_thread import run_in_thread
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
@@ -127,18 +130,17 @@ def run_job(
 ) -> Summary:
     """Sends the rows of a job that are not done yet, and returns the summary.
 
-    Takes and raises the same as `run_job_async`.
-
-    Raises:
-        Refused: also inside a running event loop, such as a notebook's.
+    Takes and raises the same as `run_job_async`. Where an event loop is already running, as in a
+    notebook, the run works in a thread: an interrupt then stops sending, waits for the answers in
+    flight, and raises KeyboardInterrupt. A second one leaves at once.
     """
-    with contextlib.suppress(RuntimeError):
+    control = control or Control()
+    run = run_job_async(job, options, control=control, **fields)
+    try:
         asyncio.get_running_loop()
-        raise Refused(
-            "An event loop is already running here, as in a notebook. Use "
-            "`await pipeline.run_job_async(…)`."
-        )
-    return asyncio.run(run_job_async(job, options, control=control, **fields))
+    except RuntimeError:
+        return asyncio.run(run)
+    return run_in_thread(lambda _: run, control)
 
 
 async def run_job_async(
@@ -164,7 +166,7 @@ async def run_job_async(
             still accepted is saved.
     """
     options = replace(options or RunOptions(), **fields)
-    job = replace(_as_job(job), limit=options.selection.limit)
+    job = replace(as_job(job), limit=options.selection.limit)
     key = RunKey(options.key_file)
     async with notifying(job, options.listeners, key) as notifier:
         options = replace(options, listeners=notifier.heard_by)
@@ -241,12 +243,6 @@ def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Cutoff
         return None
     now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
     return Cutoff(options.until, **now, deadline_s=deadline_s)
-
-
-def _as_job(job: Job | JobSpec | str | Path) -> Job:
-    if isinstance(job, Job):
-        return job
-    return job_of(job) if isinstance(job, JobSpec) else find_job(job)
 
 
 async def _lock(
@@ -355,7 +351,7 @@ class _Run:
             snapshot_sha256=snapshot.sha256,
             pins=self.prepared.pins.text,
             accepted=self.prepared.repaid.row_ids,
-            again=plan.chosen_ids if self.options.selection.again else (),
+            again=self.prepared.again,
             token=self.token,
         )
         folder.adopt_snapshot()
@@ -400,7 +396,7 @@ class _Run:
             "schema_version": 1,
             "run_id": self.run_id,
             "job": spec.name,
-            "spec": str(spec.source),
+            **_source(spec),
             "workflow": spec.workflow,
             "host": host,
             "started_at": datetime.fromtimestamp(self.clock.wall(), UTC).isoformat(),
@@ -409,6 +405,14 @@ class _Run:
             "limit": self.job.limit,
             "options": _resolved(spec),
         }
+
+
+def _source(spec: JobSpec) -> JsonObject:
+    """Returns the job file, or the settings of the call that passed a frame, so that commands can
+    read the folder without the frame."""
+    if isinstance(spec.input, Frame):
+        return {"frame": {key: v for key, v in spec.input.settings.items() if key != "notify"}}
+    return {"spec": str(spec.job_file)}
 
 
 def _resolved(spec: JobSpec) -> JsonObject:
@@ -420,7 +424,9 @@ def _resolved(spec: JobSpec) -> JsonObject:
     said = asdict(replace(spec, lines={}, notify=None))
     for left_out in ("source", "lines", "notify"):
         del said[left_out]
-    return {key: str(value) if isinstance(value, Path) else value for key, value in said.items()}
+    return {
+        key: str(value) if isinstance(value, Path | Frame) else value for key, value in said.items()
+    }
 
 
 @contextlib.contextmanager
@@ -432,7 +438,8 @@ def _rehearsal(spec: JobSpec, variables: list[str], folder: RunFolder) -> Iterat
     """
     book = folder.path / "sandbox-book.sqlite"
     try:
-        with spawned_sandbox(spec.workflow, variables, book, start_python) as spawned:
+        shape = sample_shape(spec.columns)
+        with spawned_sandbox(spec.workflow, variables, book, start_python, shape) as spawned:
             yield Access(spawned.url, spawned.key, SANDBOX_HOST)
     except DidNotStart as error:
         raise EngineAway(

@@ -27,6 +27,7 @@ _KINDS = {
     "web_search": (bool, "true or false"),
     "cache": (str, "a length of time such as 10m"),
     "model": (str, "text"),
+    "answer": (dict, "names and types, such as {title: text, score: number}"),
     "fault": (str, "the name of a fault (`pipeline sandbox --faults` lists them)"),
 }
 

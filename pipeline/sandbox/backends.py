@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.sandbox.prose import count_tokens, find_sources, write_text
+from pipeline.sandbox.prose import count_tokens, find_sources, write_json, write_text
 from pipeline.sandbox.workflows import Workflow
 
 
@@ -46,7 +46,8 @@ class TemplateBackend:
     """Makes deterministic text from the prompt, without a model, a download or a key."""
 
     async def write(self, workflow: Workflow, prompt: str) -> Written:
-        text = write_text(prompt)
+        shape = workflow.answer
+        text = write_text(prompt) if shape is None else write_json(prompt, shape)
         citations = find_sources(prompt) if workflow.web_search else None
         return Written(text, citations, count_tokens(prompt) + count_tokens(text))
 

@@ -67,6 +67,10 @@ class Answer:
         return json_reply(200, fields | spoilt).with_headers(self.headers)
 
 
+def _prose(answer: Answer) -> Reply:
+    return answer.reply(result="I found more than one answer.")
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What goes wrong with one request. `what` describes it to the user.
@@ -255,6 +259,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "no-result": Fault(
         "200 without `result`, billed", spoil=lambda _: json_reply(200, {"success": True})
+    ),
+    "result-prose": Fault("`result` is a sentence, also if answers are JSON", spoil=_prose),
+    "result-prose-once": Fault(
+        "`result` is a sentence, the first time only", spoil=_prose, once=True
     ),
     "result-number": Fault("`result` is a number", spoil=_field(result=42)),
     "result-object": Fault("`result` is an object", spoil=_field(result={"text": "as object"})),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
+from datetime import date, timedelta
 
 _OPENINGS = (
     "It began on a morning nobody had planned for.",
@@ -16,6 +19,7 @@ _CLOSINGS = (
     "Keep it at hand: it will be useful sooner than you think.",
     "The rest is left to whoever reads this next.",
 )
+_TOPICS = ("health", "work", "cities", "housing", "energy", "schools")
 _SITES = ("example.com", "example.org", "example.net")
 
 
@@ -24,6 +28,41 @@ def write_text(prompt: str) -> str:
     prompt."""
     seed = _seed(prompt)
     return f"{_OPENINGS[seed % 4]} {prompt} {_CLOSINGS[seed // 4 % 4]}"
+
+
+def write_json(prompt: str, shape: object) -> str:
+    """Returns JSON of the given shape, always the same for the same prompt.
+
+    Each text in `shape` is the name of a type ("text", "number", "integer", "boolean" or "date"),
+    in whose place a value stands. Every tenth answer has its JSON in a Markdown fence, and every
+    tenth has a sentence before it, as models answer now and then.
+    """
+    seed = _seed(prompt)
+    text = json.dumps(_filled(shape, prompt), ensure_ascii=False, indent=2)
+    if seed % 10 == 0:
+        return f"```json\n{text}\n```"
+    return f"Here is the JSON that you asked for:\n\n{text}" if seed % 10 == 1 else text
+
+
+def _filled(shape: object, place: str) -> object:
+    """`place` is the prompt and the way to this part of the shape."""
+    if isinstance(shape, dict):
+        return {name: _filled(inner, f"{place}.{name}") for name, inner in shape.items()}
+    if isinstance(shape, list):
+        number = 1 + _seed(place) % 3
+        words = [_TOPICS[(_seed(place) + n) % len(_TOPICS)] for n in range(number)]
+        return words if shape == ["text"] else [_filled(one, place) for one in shape]
+    write = _VALUES.get(shape) if isinstance(shape, str) else None
+    return shape if write is None else write(_seed(place))
+
+
+_VALUES: dict[str, Callable[[int], object]] = {
+    "text": lambda seed: _OPENINGS[seed % 4],
+    "number": lambda seed: seed % 1000 / 10,
+    "integer": lambda seed: seed % 100,
+    "boolean": lambda seed: seed % 3 > 0,
+    "date": lambda seed: (date(2026, 1, 1) + timedelta(days=seed % 365)).isoformat(),
+}
 
 
 def find_sources(prompt: str) -> list[str]:

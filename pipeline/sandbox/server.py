@@ -58,8 +58,9 @@ class Options:
     key: str | None = None
     # The token that calls below `/_sandbox` need; None if they need none.
     token: str | None = None
-    # Id and variables of a job's workflow, published in addition to those of the account.
-    publish: tuple[str, list[str]] | None = None
+    # Id, variables and the shape of the answers of a job's workflow, published in addition to those
+    # of the account.
+    publish: tuple[str, list[str], dict[str, object] | None] | None = None
     # Ends the process when its standard input closes. That happens when the parent dies, whatever
     # kills it.
     with_parent: bool = False
@@ -105,7 +106,7 @@ def serve(options: Options, on_ready: Callable[[Ready], None] = announce) -> Non
         sandbox = _sandbox(options, account, book)
         idle_s = _read("--idle", parse_seconds, options.idle)
         server = Server(_config(sandbox, options.token, idle_s), options.port)
-        first = _first(account, options.publish)
+        first = _first(account, options.publish[0] if options.publish else None)
         on_ready(Ready(server.url, account.keys[0], options.token, path, first))
         # At Ctrl-C uvicorn ends gracefully and then raises KeyboardInterrupt, as Python would.
         with contextlib.suppress(KeyboardInterrupt):
@@ -201,13 +202,13 @@ def _backend(model_url: str | None, model: str | None) -> Backend:
     return OpenAIBackend(model_url, model, os.environ.get(MODEL_KEY_VARIABLE))
 
 
-def _first(account: Account, publish: tuple[str, list[str]] | None) -> Workflow:
+def _first(account: Account, published: str | None) -> Workflow:
     """Returns the workflow for the printed example: the job's, else the account's first published
     one."""
-    if publish is not None:
-        return account.workflows[publish[0]]
-    published = [workflow for workflow in account.workflows.values() if workflow.published]
-    return (published or list(account.workflows.values()))[0]
+    if published is not None:
+        return account.workflows[published]
+    found = [workflow for workflow in account.workflows.values() if workflow.published]
+    return (found or list(account.workflows.values()))[0]
 
 
 def _shares(spoil: Mapping[str, float]) -> dict[str, float]:

@@ -37,9 +37,10 @@ class Spawned:
 
 @contextmanager
 def spawned_sandbox(
-    workflow: str, variables: list[str], book: Path, start: Start
+    workflow: str, variables: list[str], book: Path, start: Start, answer: object = None
 ) -> Iterator[Spawned]:
-    """Starts a sandbox that publishes `workflow`. It ends with this block or this process.
+    """Starts a sandbox that publishes `workflow`. It ends with this block or this process. `answer`
+    is the shape of answers that are JSON, None for texts.
 
     Key and token are random and reach the process through a pipe, so no other user of this machine
     can read the rows that the sandbox receives.
@@ -49,7 +50,7 @@ def spawned_sandbox(
     """
     key, token = f"sk_sandbox_{secrets.token_hex(16)}", secrets.token_hex(16)
     options = {
-        "publish": [workflow, variables],
+        "publish": [workflow, variables, answer],
         "book": str(book.absolute()),
         "key": key,
         "token": token,

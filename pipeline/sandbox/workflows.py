@@ -16,7 +16,7 @@ class Workflow:
     `published`: an unpublished workflow gets the same 404 as a missing one. `web_search`: answers
     have citations. `cache_s`: how many seconds an equal body is answered from the cache, 0 for
     never. `model` is for backends with several models. `fault`: the fault that every run of this
-    workflow meets (see `faults.py`).
+    workflow meets (see `faults.py`). `answer`: the shape of answers that are JSON (see `prose.py`).
     """
 
     workflow_id: str
@@ -26,6 +26,7 @@ class Workflow:
     cache_s: float = 0.0
     model: str | None = None
     fault: str | None = None
+    answer: dict[str, object] | None = None
     # For each variable, the text before its first mention and its name; then the rest of the text.
     _mentions: tuple[tuple[str, str], ...] = field(init=False, repr=False, default=())
     _rest: str = field(init=False, repr=False, default="")
@@ -53,7 +54,10 @@ class Workflow:
         return "".join(parts) + self._rest
 
 
-def rehearsal(workflow_id: str, variables: list[str]) -> Workflow:
-    """Returns a workflow with the variables of a job, so that the job runs here unchanged."""
+def rehearsal(
+    workflow_id: str, variables: list[str], answer: dict[str, object] | None = None
+) -> Workflow:
+    """Returns a workflow with the variables of a job, so that the job runs here unchanged. If the
+    job has columns for the parts of JSON answers, `answer` is their shape."""
     template = "\n".join(f"{name}: {{{{{name}}}}}" for name in variables)
-    return Workflow(workflow_id, template, web_search=True)
+    return Workflow(workflow_id, template, web_search=True, answer=answer)

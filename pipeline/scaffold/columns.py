@@ -106,7 +106,7 @@ def read_columns(table: Table, unseen: Unseen) -> tuple[list[Column], int, Gaps]
         gaps.add(found)
         rows += len(batch)
     if not rows:
-        raise NothingWritten(f"{table.path}: {NO_ROWS}")
+        raise NothingWritten(f"{table.input}: {NO_ROWS}")
     columns = [
         Column(
             name,

@@ -146,9 +146,9 @@ def _opened(draft: JobSpec) -> tuple[JobSpec, Table]:
     """Opens the sheet. The draft then names the separator of a text file if it is not the usual
     one, so that a later run does not have to guess it again."""
     table = open_table(draft)
-    if draft.input.suffix.lower() not in TEXTS or draft.separator is not None:
+    if draft.file.suffix.lower() not in TEXTS or draft.separator is not None:
         return draft, table
-    usual = USUAL_DELIMITERS.get(draft.input.suffix.lower(), ",")
+    usual = USUAL_DELIMITERS.get(draft.file.suffix.lower(), ",")
     found = table.delimiter if table.delimiter != usual else None
     if len(table.columns) == 1 and found is None:
         found = other_separator(draft)
@@ -169,13 +169,13 @@ def _refuse_title(draft: JobSpec, table: Table, columns: Sequence[Column]) -> No
     width = beside + sum(1 for column in columns if column.example or column.name in named)
     if draft.header_row is None and len(named) * 2 <= width and width > 1:
         raise NothingWritten(
-            f"{draft.input}: only {counted(len(named), 'column')} of {width} has a name in "
+            f"{draft.file}: only {counted(len(named), 'column')} of {width} has a name in "
             f"{table.place_word} {table.header_row}. If that is a title, set `header_row:` to the "
             "row of the column names. If it is not, set it to this row."
         )
     if all(column.flaw for column in columns):
         raise NothingWritten(
-            f"{draft.input}: no column can be sent. Of the first, the reason is: {columns[0].flaw}."
+            f"{draft.file}: no column can be sent. Of the first, the reason is: {columns[0].flaw}."
         )
 
 
@@ -219,8 +219,8 @@ def _lines(
     hidden_rows: int,
     blank_rows: int,
 ) -> Iterator[str]:
-    here = resolved(spec.source.parent)
-    sheet = os.path.relpath(resolved(spec.input.parent) / spec.input.name, here)
+    here = resolved(spec.job_file.parent)
+    sheet = os.path.relpath(resolved(spec.file.parent) / spec.file.name, here)
     yield "# This is a job file. Lines that begin with # are off. To turn an option on, delete the"
     yield "# first # and the space after it."
     yield ""
@@ -288,6 +288,10 @@ _OPTIONS = (
     "# max_paid: 500  # pay for at most 500 requests, in all runs together",
     "# max_paid_per_run: 100  # pay for at most 100 requests in one run",
     "# rate: 5  # send 5 requests per second. Left out, the runner learns the limit of your key",
+    "",
+    "# columns:  # if the workflow answers with JSON, export its parts as columns",
+    "#   title: $.title",
+    "#   score: {path: $.score, type: number}",
 )
 
 

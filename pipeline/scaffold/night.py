@@ -125,8 +125,8 @@ def plan_night(
     words += ["--base-url", base_url] if base_url else []
     night = Night(
         name=job.name,
-        spec=spec.source,
-        sheet=spec.input,
+        spec=spec.job_file,
+        sheet=spec.file,
         folder=job.folder.path,
         at=begins,
         until=ends,
@@ -210,4 +210,4 @@ def _own_folder(job: Job) -> Path:
     from pipeline.job.spec import load_spec
 
     spec = job.to_run()
-    return job_of(load_spec(spec.source), job.sandbox).folder.path
+    return job_of(load_spec(spec.job_file), job.sandbox).folder.path

@@ -11,7 +11,7 @@ from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, few_codes
 from pipeline.ledger.queries import LastRun
 
-_LIMIT = re.compile(r" --max-paid (\d+)\b")
+_LIMIT = re.compile(r"(?: --max-paid |max_paid=)(\d+)\b")
 
 
 def summary_lines(

@@ -204,7 +204,7 @@ def test_no_sentence_stands_on_two_pages():
                     assert where.setdefault(sentence, page) == page, sentence
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/dataframes.md"])
 def test_the_python_of_a_page_runs_in_a_checkout(page, checkout):
     """Its blocks in their order, as one program. No two lines of it print the same."""
     code = "\n".join(blocks("python", page))

@@ -346,15 +346,17 @@ for output in cell.outputs:
 """
 
 
-def execute_cell(job: Job, *words: str) -> str:
-    """Runs the recipe's cell with a kernel in the folder above `jobs`, and returns its output."""
+def execute_cell(job: Job, *words: str, code: str | None = None) -> str:
+    """Runs the recipe's cell with a kernel in the folder above `jobs`, or the cell `code`, and
+    returns its output."""
     python = str(tool("notebook") / "python")
-    job.spec.rename(job.folder / "products.yaml")
+    if code is None:
+        job.spec.rename(job.folder / "products.yaml")
     done = subprocess.run(
         [python, "-c", EXECUTE, *words],
         cwd=job.folder.parent,
         env=job.environment(),
-        input=snippets()[0],
+        input=code or snippets()[0],
         capture_output=True,
         text=True,
         timeout=180,
@@ -387,3 +389,57 @@ def test_interrupting_the_cell_makes_the_rows_in_flight_ambiguous(start_sandbox,
     assert 1 <= summary["ambiguous"] <= 2
     assert summary["ok"] + summary["ambiguous"] == 20
     assert {entry["received"] for entry in sandbox.bills()} == {1}
+
+
+def test_the_notebook_of_dataframes_runs_in_a_kernel_with_the_widget_of_tqdm(make_job):
+    """Each of its calls shows one, except for the one without progress."""
+    python = str(tool("notebook") / "python")
+    job = make_job("http://127.0.0.1:9")
+    (job.folder / "data").symlink_to(TOP / "data")
+    done = subprocess.run(
+        [python, "-c", EXECUTE_ALL, str(TOP / "docs" / "dataframes.ipynb")],
+        cwd=job.folder,
+        env=job.environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("widget-view") == 2
+    assert "described: 20 rows: 20 ok." in done.stdout
+    assert done.stdout.endswith("0 requests\n\n")
+
+
+EXECUTE_ALL = """
+import sys
+import nbformat
+from nbclient import NotebookClient
+
+notebook = nbformat.read(sys.argv[1], 4)
+NotebookClient(notebook, timeout=120).execute()
+for cell in notebook.cells:
+    for output in cell.get("outputs", []):
+        print(output.get("text") or output.get("data"))
+"""
+
+FRAME = """
+import pandas as pd
+import pipeline
+
+frame = pd.DataFrame({"story": [f"story {n}" for n in range(20)]})
+pipeline.run_frame(frame, workflow="wf_story", output="runs/frame", concurrency=2)
+"""
+
+
+def test_interrupting_the_cell_of_a_frame_waits_for_the_rows_in_flight(start_sandbox, make_job):
+    """No row is ambiguous, and no later cell runs."""
+    sandbox = start_sandbox(latency="500ms")
+    job = make_job(sandbox.url)
+    printed = execute_cell(job, f"{sandbox.url}/_sandbox/bills", code=FRAME)
+    assert printed.startswith("KeyboardInterrupt\n")
+    assert "Interrupted. The answers so far are saved. The same call continues" in printed
+    spec = job.folder.parent / "runs" / "frame"
+    summary = Job(job.folder, spec, job.sheet, sandbox.url).status()
+    assert (summary["ambiguous"], summary["ok"]) == (0, sum(sandbox.billed().values()))
+    assert 3 <= summary["ok"] < 20

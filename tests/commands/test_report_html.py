@@ -500,13 +500,16 @@ def test_the_page_names_the_answers_that_look_wrong_after_the_failed_rows(make_j
         job = make_job(server.url, rows=[["a"], ["b"], ["c"], ["blocked"], ["b"]])
         job.run(expect=3)
     said = job.call("report").stdout
-    text = Parsed((job.output / "report.html").read_text(encoding="utf-8")).text
+    page = Parsed((job.output / "report.html").read_text(encoding="utf-8"))
+    text = page.text
     for line in ("1 refusal: row 1 (line 2)", "2 undefined: rows 2, 5 (lines 3, 6)"):
         assert line in said
         assert line in text
     assert text.index("1 failed request_blocked") < text.index("1 refusal") < text.index("Charts")
     assert "Answers that look wrong" in text
-    assert "run --again ROWS" in text
+    command = f"pipeline run {job.spec} --rate 5000.0 --again refusal"
+    assert command in page.commands
+    assert f"    {command}\n" in said
 
 
 def test_a_page_without_suspicious_answers_has_no_section_for_them(reported):

@@ -50,6 +50,8 @@ HOW_ROWS_END = {
     "empty-body": UNREADABLE,
     "not-json": UNREADABLE,
     "no-result": UNREADABLE,
+    "result-prose": OK,
+    "result-prose-once": OK,
     "result-number": OK,
     "result-object": OK,
     "result-list": OK,

@@ -456,7 +456,8 @@ def test_a_question_about_rows_commands_no_terminal():
 SPEAKERS = {
     "cli.main", "commands.console._echo", "commands.schedule.work", "commands.send._confirm",
     "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
-    "commands.progress._say", "sending.engines.ray_head._main", "inputs.calamine_process._say",
+    "commands.progress.say", "commands.widget.write",
+    "sending.engines.ray_head._main", "inputs.calamine_process._say",
 }  # fmt: skip
 
 

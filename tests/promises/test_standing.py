@@ -217,7 +217,7 @@ class Random:
             *about,
             snapshot_sha256=snapshot.sha256,
             pins=prepared.pins.text,
-            again=prepared.plan.chosen_ids if selection.again else (),
+            again=prepared.again,
         )
         folder.adopt_snapshot()
         here = replace(snapshot, path=folder.snapshot)

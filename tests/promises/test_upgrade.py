@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 
 import pipeline
+from pipeline.core.model import TEXT_RULES
 from tests.conftest import TOP, Job
 
 RELEASES = sorted((TOP / "tests/releases").glob("*.tar.gz"))
@@ -198,7 +199,7 @@ def test_newer_text_rules_need_accept_changes_and_show_the_number_of_bills(workb
     assert ended["requests"] == 2
     assert '{"note":"plain","price":"0.3"}' in workbook.book()
     assert json.loads(workbook.call("run", "--json").stdout)["requests"] == 0
-    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 3
+    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == TEXT_RULES
 
 
 def with_formats(sheet: Path, formats: dict[str, str]) -> None:
@@ -228,7 +229,7 @@ def test_a_folder_with_text_rules_2_keeps_its_texts_and_shows_what_rules_3_would
         "1900-01-01T12:00:00",
         "SKU-0007",
     }
-    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == 3
+    assert json.loads(workbook.call("check", "--json").stdout)["text_rules"] == TEXT_RULES
 
 
 @pytest.mark.parametrize("workbook", WORKBOOKS[1:], indirect=True, ids=["0.2.0"])

@@ -35,7 +35,8 @@ from hypothesis.stateful import (
 from tests.conftest import Job, SandboxProcess
 from tests.support.forks import Forks
 
-FAULTS = ("json-500-once", "blocked", "not-json", "html-504-billed", "success-false")
+EMPTY = "result-empty"
+FAULTS = ("json-500-once", "blocked", "not-json", "html-504-billed", "success-false", EMPTY)
 STORIES = [f"story {n}" for n in range(6)] + [f"{n} #fault:{n}" for n in FAULTS]
 IN_FLIGHT = 3
 # The time for a run of one row and its checks on an idle machine.
@@ -209,6 +210,13 @@ class Machine(RuleBasedStateMachine):
         signals = [] if killed_after_s is None else [(killed_after_s, signal.SIGKILL)]
         self._run("run", "--again", "all", "--yes", signals=signals)
 
+    @rule(killed_after_s=st.none() | instants_s)
+    @noted
+    def again_with_flag(self, killed_after_s: float | None) -> None:
+        """Without such an answer, and while an earlier --again is not finished: refused."""
+        signals = [] if killed_after_s is None else [(killed_after_s, signal.SIGKILL)]
+        self._run("run", "--again", "empty", "--yes", signals=signals)
+
     @rule()
     @noted
     def settle(self) -> None:
@@ -290,7 +298,7 @@ class Machine(RuleBasedStateMachine):
 
     def _may_be_paid_again(self, body: str, verb: str, options: tuple[str, ...]) -> bool:
         if "--again" in options:
-            return True
+            return "all" in options or EMPTY in body
         if verb != "resume":
             return False
         billed_for_nothing = "#fault:not-json" in body or "#fault:html-504" in body
@@ -389,7 +397,12 @@ class Machine(RuleBasedStateMachine):
         return {entry["body"]: entry["billed"] for entry in self._bills()}
 
     def _answers(self) -> dict[str, str]:
-        return {entry["body"]: entry["result"] for entry in self._bills() if entry["billed"]}
+        """Returns the answer to each billed body. The book has it as it was before a fault."""
+        return {
+            entry["body"]: "" if EMPTY in entry["body"] else entry["result"]
+            for entry in self._bills()
+            if entry["billed"]
+        }
 
     def _received(self) -> int:
         return sum(entry["received"] for entry in self._bills())

@@ -7,7 +7,7 @@ and the copy can be the next sheet of the same job without a request.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,10 @@ from pipeline.export.xlsx.filling import Column, NewRow, fill_sheet
 from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.export.xlsx.markup import quoteattr
 from pipeline.export.xlsx.package import Parts
-from pipeline.export.xlsx.styles import with_answer_style
+from pipeline.export.xlsx.styles import AddedStyles, with_answer_styles
 from pipeline.export.xlsx.summary import SummaryRows, summary_part
 from pipeline.export.xlsx.survey import Survey, survey
+from pipeline.export.xlsx.typed import FORMATS, Convert
 from pipeline.export.xlsx.workbook import AnswerCells, refuse_too_large, shown_height, width_of
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.table import Table, address
@@ -58,11 +59,12 @@ def write_copy(
     table: Table,
     snapshot: Path,
     exported: Exported,
+    converts: Mapping[str, Convert],
     target: Path,
     summary: SummaryRows,
 ) -> Copied:
     """Writes the copy. `table` is the job's worksheet, opened. `snapshot` is the sheet as the last
-    run read it.
+    run read it. `converts` has what makes numbers and dates of the texts of a column.
 
     New columns stand behind everything on the sheet: its used columns, its tables, and the pictures
     next to the rows. Columns that an earlier export of this folder wrote are written again where
@@ -74,7 +76,7 @@ def write_copy(
     before = _sha256(spec)
     places = _places(spec, table, snapshot)
     _refuse_taken(spec, table, exported)
-    with open_workbook(spec.input) as workbook:
+    with open_workbook(spec.file) as workbook:
         entry = next(sheet for sheet in workbook.sheets if sheet.name == table.sheet)
         last_row = int(places.max(initial=table.header_row))
         found = survey(workbook, entry, table.header_row, last_row)
@@ -82,15 +84,16 @@ def write_copy(
         refuse_too_large(target, last_row, max(at.values()))
         new = [Column(at[n], width_of(exported.kinds[n])) for n in at if n not in exported.renewed]
         parts = Parts(workbook)
-        style = _add_style(workbook, parts)
+        styles = _add_styles(workbook, parts, converts)
         _extend_tables(parts, found, table, new, at)
         if exported.renewed:  # a formula may refer to their cells
             parts.calculate_again()
-        _put_summary(parts, spec, summary, style)
-        macros = spec.input.suffix.lower() == ".xlsm" and target.suffix.lower() == ".xlsx"
+        _put_summary(parts, spec, summary, styles.text if styles else None)
+        macros = spec.file.suffix.lower() == ".xlsm" and target.suffix.lower() == ".xlsx"
         without_macros = macros and parts.drop_macros()
         with TextsAside(target) as aside, replacing(target) as file:
-            rows = partial(_new_rows, table, places, exported, at, found, style, aside)
+            make = _cells_of(converts, styles, aside)
+            rows = partial(_new_rows, table, places, exported, at, found, make)
             parts.streamed[entry.part] = lambda source, out: fill_sheet(
                 source, out, rows, new, found.row_height
             )
@@ -103,14 +106,14 @@ def write_copy(
 
 def _sha256(spec: JobSpec) -> str:
     try:
-        return sha256_of(spec.input, follow=True)
+        return sha256_of(spec.file, follow=True)
     except OSError as error:
         raise _changed(spec, f"the runner cannot read the workbook ({error.strerror})") from None
 
 
 def _changed(spec: JobSpec, how: str) -> Refused:
     return NothingWritten(
-        f"{spec.input}: {how}. An export to .xlsx copies this workbook, so it must be as the last "
+        f"{spec.file}: {how}. An export to .xlsx copies this workbook, so it must be as the last "
         "run read it. Run again, which sends only new and changed rows, or export to .csv, which "
         "shows the sheet as it was sent."
     )
@@ -177,13 +180,26 @@ def _columns(found: Survey, table: Table, exported: Exported) -> dict[str, int]:
     return {name: (own | at)[name] for name in exported.added}
 
 
-def _add_style(workbook: Workbook, parts: Parts) -> int | None:
-    """Adds the style of an answer to the workbook. None if it has no styles."""
+def _add_styles(
+    workbook: Workbook, parts: Parts, converts: Mapping[str, Convert]
+) -> AddedStyles | None:
+    """Adds the styles of answers to the workbook. None if it has no styles."""
     part = next((p for kind, p, *_ in workbook.links(workbook.main) if kind == "styles"), None)
     if part is None:
         return None
-    parts.changed[part], style = with_answer_style(workbook, part)
-    return style
+    added = with_answer_styles(workbook, part, FORMATS if converts else ())
+    parts.changed[part] = added.content
+    return added
+
+
+def _cells_of(
+    converts: Mapping[str, Convert], styles: AddedStyles | None, aside: TextsAside
+) -> Callable[[CellXml], AnswerCells]:
+    """Returns what makes the cells of answers. Without styles, a number of days would not look like
+    a date, so those cells are texts."""
+    if styles is None:
+        return lambda xml: AnswerCells(xml, None, aside, {}, lambda _: None)
+    return lambda xml: AnswerCells(xml, styles.text, aside, converts, styles.numbers.get)
 
 
 def _extend_tables(
@@ -228,8 +244,7 @@ def _new_rows(
     exported: Exported,
     at: dict[str, int],
     found: Survey,
-    style: int | None,
-    aside: TextsAside,
+    make: Callable[[CellXml], AnswerCells],
     prefix: str,
 ) -> Iterator[NewRow]:
     """The cells of each row, the header first."""
@@ -241,7 +256,7 @@ def _new_rows(
         if name not in exported.renewed
     }
     yield NewRow(table.header_row, header)
-    cells = AnswerCells(xml, style, aside)
+    cells = make(xml)
     numbers = iter(places.tolist())
     in_order = sorted(at.items(), key=lambda one: one[1])
     widths = [width_of(exported.kinds[name]) for name, _ in in_order]
@@ -254,7 +269,7 @@ def _new_rows(
                 if cell is not None:
                     made[place] = cell
                 elif name in exported.renewed:
-                    made[place] = xml.empty(address(place, number), style)
+                    made[place] = xml.empty(address(place, number), cells.style)
             yield NewRow(number, made, shown_height(values, widths))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from xml.etree.ElementTree import fromstring
+
 from pipeline.export.xlsx.editor import edited
 from pipeline.export.xlsx.markup import quoteattr
 from pipeline.inputs.xlsx.workbook import Workbook
@@ -20,11 +24,20 @@ _ANSWER = (
 """Wrapped, and at the top. `quotePrefix` keeps a text a text when somebody edits it."""
 
 
+_NUMBER = (
+    '<{p}xf numFmtId="{format}" fontId="0" fillId="0" borderId="0"{parent} applyNumberFormat="1" '
+    'applyAlignment="1"><{p}alignment vertical="top"/></{p}xf>'
+)
+_BUILT_IN = {"": 0, "0": 1, "yyyy-mm-dd": 14}
+"""ECMA-376 part 1, 18.8.30. The date is displayed as the user's language writes it."""
+
+
 class _StylesTarget:
-    """Counts the styles of cells."""
+    """Lists the styles of cells: the attributes of each, and of its alignment."""
 
     def __init__(self) -> None:
-        self.cells = self.parents = 0
+        self.cells: list[tuple[dict[str, str], dict[str, str]]] = []
+        self.parents = 0
         self._inside = ""
         self._foreign = Foreign()
 
@@ -34,8 +47,11 @@ class _StylesTarget:
         if name in ("cellXfs", "cellStyleXfs"):
             self._inside = name
         elif name == "xf":
-            self.cells += self._inside == "cellXfs"
+            if self._inside == "cellXfs":
+                self.cells.append((attributes, {}))
             self.parents += self._inside == "cellStyleXfs"
+        elif name == "alignment" and self._inside == "cellXfs" and self.cells:
+            self.cells[-1][1].update(attributes)
 
     def end(self, name: str) -> None:
         if name.rpartition(":")[2] == self._inside:
@@ -45,8 +61,19 @@ class _StylesTarget:
         pass
 
 
-def with_answer_style(workbook: Workbook, part: str) -> tuple[bytes, int]:
-    """Returns the styles of a workbook with the style of an answer at the end, and its number.
+@dataclass(frozen=True, slots=True)
+class AddedStyles:
+    """The styles of answers in a user's workbook: its part with them, and their numbers. `text` is
+    the style of texts. `numbers` are those of number formats, by their codes."""
+
+    content: bytes
+    text: int
+    numbers: Mapping[str, int]
+
+
+def with_answer_styles(workbook: Workbook, part: str, codes: Iterable[str]) -> AddedStyles:
+    """Returns the styles of a workbook with those of answers: one for texts, and one for each of
+    the number formats `codes`. Styles that an earlier export added are used again.
 
     Raises:
         Malformed: if the part has no list of styles for cells.
@@ -58,13 +85,26 @@ def with_answer_style(workbook: Workbook, part: str) -> tuple[bytes, int]:
     if not target.cells:
         raise Malformed(f"{part} has no cellXfs")
     parent = ' xfId="0"' if target.parents else ""
+    made = [_ANSWER, *(_NUMBER.replace("{format}", str(_BUILT_IN[code])) for code in codes)]
+    new: list[str] = []
+    numbers = []
+    for markup in made:
+        there = _index(target.cells, markup.format(p="", parent=parent))
+        numbers.append(len(target.cells) + len(new) if there is None else there)
+        new += [markup] if there is None else []
     with workbook.open_part(part) as source:
-        content = edited(
-            source.read(),
-            {"cellXfs": lambda p: _ANSWER.format(p=p, parent=parent)},
-            {"cellXfs": {"count": str(target.cells + 1)}},
-        )
-    return content, target.cells
+        content = source.read()
+    if new:
+        count = str(len(target.cells) + len(new))
+        children = {"cellXfs": lambda p: "".join(m.format(p=p, parent=parent) for m in new)}
+        content = edited(content, children, {"cellXfs": {"count": count}})
+    return AddedStyles(content, numbers[0], dict(zip(codes, numbers[1:], strict=True)))
+
+
+def _index(cells: list[tuple[dict[str, str], dict[str, str]]], markup: str) -> int | None:
+    xf = fromstring(markup)
+    look = (dict(xf.attrib), dict(xf[0].attrib))
+    return cells.index(look) if look in cells else None
 
 
 class Styles:
@@ -76,7 +116,9 @@ class Styles:
         self._formats: dict[str, int] = {}
 
     def number(self, code: str) -> int:
-        """Returns the style with the number format `code`."""
+        """Returns the style with the number format `code`, "" for the general one."""
+        if not code:
+            return self.PLAIN
         return self._formats.setdefault(code, self.PLAIN + 1 + len(self._formats))
 
     def xml(self) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.types as types
 
 from pipeline.inputs.values import Shown, literal_text, number_text, serial_text
+from pipeline.job.answer_columns import BOOLEAN, DATE, INTEGER, NUMBER
 
 DIGITS = 15
 """Excel keeps this many digits of a number."""
@@ -26,6 +27,8 @@ _SHOWN_DIGITS = 11
 _FIXED = re.compile(r"-?(?:0|[1-9]\d{0,8})\.(\d{1,6})")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+FORMATS = ("", "0", "yyyy-mm-dd")
+"""The number formats that the canonical texts of `columns:` can need."""
 _DAY, _SECOND = "yyyy-mm-dd", "yyyy-mm-dd hh:mm:ss"
 # The first day from which Excel counts as the calendar does: it has a 29 February 1900.
 _FIRST_DAY = date(1900, 3, 1)
@@ -61,6 +64,15 @@ def kinds_of_schema(schema: pa.Schema, sent: Collection[str]) -> dict[str, Conve
         else:
             found[field.name] = _text
     return found
+
+
+def kinds_of_types(types: Mapping[str, str]) -> dict[str, Convert]:
+    """Returns what converts the canonical texts of columns of `columns:`, by their types."""
+    return {name: _OF_TYPE[kind] for name, kind in types.items() if kind in _OF_TYPE}
+
+
+def _truth(text: str) -> Typed | None:
+    return _boolean(text.upper())
 
 
 def _text(text: str) -> Typed | None:
@@ -128,3 +140,9 @@ def kinds_of_texts(
 
 
 _KINDS: tuple[Convert, ...] = (_number, _boolean, _moment)
+_OF_TYPE: dict[str, Convert] = {
+    NUMBER: Typed,
+    INTEGER: partial(_digits, exact=False),
+    BOOLEAN: _truth,
+    DATE: _moment,
+}

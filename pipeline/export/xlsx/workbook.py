@@ -7,7 +7,7 @@ itself, because it does so in the copy of a workbook anyway.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +65,7 @@ def write_workbook(
     with TextsAside(target) as aside, replacing(target) as file:
         with ZipFile(file, "w", ZIP_DEFLATED) as archive:
             with archive.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as part:
-                _write_sheet(part, exported, _own(exported, converts or {}), styles, aside)
+                _write_sheet(part, exported, converts or {}, styles, aside)
             titles = [title]
             if summary:
                 titles.append(SUMMARY_SHEET)
@@ -93,23 +93,43 @@ def refuse_too_large(target: Path, rows: int, columns: int) -> None:
 
 
 class AnswerCells:
-    """Makes the cells of the runner's own columns. A text is never a formula. One that is too long
-    goes to a file, which the cell then names."""
+    """Makes cells from texts and lists. A text is never a formula. One that is too long goes to a
+    file, which the cell then names.
 
-    def __init__(self, xml: CellXml, style: int | None, aside: TextsAside) -> None:
+    `converts` has what makes numbers, dates and truth values of the texts of a column, and
+    `style_of` returns the style for a number format ("" for the general one).
+    """
+
+    def __init__(
+        self,
+        xml: CellXml,
+        style: int | None,
+        aside: TextsAside,
+        converts: Mapping[str, Convert],
+        style_of: Callable[[str], int | None],
+    ) -> None:
         self._xml = xml
-        self._style = style
+        self.style = style
         self._aside = aside
+        self._converts = converts
+        self._style_of = style_of
 
     def made(self, place: int, row: int, column: str, value: Any) -> str | None:
         """Returns the XML of a cell in column `place`, or None if it has no value."""
         ref = address(place, row)
         if isinstance(value, int):
-            return self._xml.number(ref, self._style, str(value))
+            return self._xml.number(ref, self.style, str(value))
+        convert = self._converts.get(column)
+        typed = convert(value) if convert is not None and value else None
+        if typed is not None:
+            style = self._style_of(typed.format)
+            if typed.is_boolean:
+                return self._xml.boolean(ref, style, typed.digits == "1")
+            return self._xml.number(ref, style, typed.digits)
         text = escaped(cell_text(value))
         if not fits(text):
             text = self._aside.put(row, column, cell_text(value))
-        return self._xml.text(ref, self._style, text) if text else None
+        return self._xml.text(ref, self.style, text) if text else None
 
 
 def width_of(kind: str) -> int:
@@ -135,17 +155,10 @@ def _width(line: str) -> int:
     return len(line) + (0 if line.isascii() else sum(map(_WIDE.__lt__, line)))
 
 
-def _own(exported: Exported, converts: Mapping[str, Convert]) -> list[Convert | None]:
-    """What converts the values of each column; None where they stay as they are."""
-    return [
-        None if name in exported.kinds else converts.get(name) for name in exported.schema.names
-    ]
-
-
 def _write_sheet(
     part: IO[bytes],
     exported: Exported,
-    own: list[Convert | None],
+    converts: Mapping[str, Convert],
     styles: Styles,
     aside: TextsAside,
 ) -> None:
@@ -173,7 +186,7 @@ def _write_sheet(
         f'state="frozen"/></sheetView></sheetViews><cols>{cols}</cols><sheetData>'
         f'<row r="1">{header}</row>'.encode()
     )
-    cells = _Cells(exported, own, styles, aside)
+    cells = _Cells(exported, converts, styles, aside)
     added = [place for place, name in enumerate(names) if name in exported.kinds]
     rows = chain.from_iterable(map(rows_of, chain([] if first is None else [first], batches)))
     number = 1
@@ -192,42 +205,26 @@ class _Cells:
     def __init__(
         self,
         exported: Exported,
-        own: list[Convert | None],
+        converts: Mapping[str, Convert],
         styles: Styles,
         aside: TextsAside,
     ) -> None:
-        self._styles = styles
-        self._xml = CellXml()
-        answers = AnswerCells(self._xml, styles.ANSWER, aside)
-        texts = AnswerCells(self._xml, styles.OWN, aside)
+        xml = CellXml()
+        answers, texts = (
+            AnswerCells(xml, style, aside, converts, styles.number)
+            for style in (styles.ANSWER, styles.OWN)
+        )
         names = exported.schema.names
-        cells = [answers if name in exported.kinds else texts for name in names]
-        self._columns = list(zip(names, own, cells, strict=True))
+        self._columns = [(n, answers if n in exported.kinds else texts) for n in names]
 
     def row(self, number: int, values: Sequence[Any]) -> str:
         made = (
-            self._cell(place, number, *column, value)
-            for place, (column, value) in enumerate(zip(self._columns, values, strict=True), 1)
+            cells.made(place, number, name, value)
+            for place, ((name, cells), value) in enumerate(
+                zip(self._columns, values, strict=True), 1
+            )
         )
         return "".join(filter(None, made))
-
-    def _cell(
-        self,
-        place: int,
-        row: int,
-        name: str,
-        convert: Convert | None,
-        cells: AnswerCells,
-        value: Any,
-    ) -> str | None:
-        typed = convert(value) if convert is not None and value else None
-        if typed is None:
-            return cells.made(place, row, name, value)
-        style = self._styles.number(typed.format) if typed.format else self._styles.PLAIN
-        ref = address(place, row)
-        if typed.is_boolean:
-            return self._xml.boolean(ref, style, typed.digits == "1")
-        return self._xml.number(ref, style, typed.digits)
 
 
 def _width_of_own(name: str, values: pa.Array | None) -> int:

@@ -85,7 +85,7 @@ def open_worksheet(spec: JobSpec, reading: Reading) -> Table:
         header = sheet.header()
     found = Findings(dict(header.flaws))
     return Table(
-        spec.input,
+        spec.file,
         header.columns,
         f"{header.sheet} row",
         lambda: _batches(spec, reading, header, found),
@@ -101,7 +101,7 @@ def _batches(spec: JobSpec, reading: Reading, header: _Header, found: Findings) 
     with reading(spec, _displayed(spec, header)) as sheet:
         if sheet.header() != header:
             raise Refused(
-                f"{spec.input}: the file was saved while the runner read it. Run the command again."
+                f"{spec.file}: the file was saved while the runner read it. Run the command again."
             )
         yield from batched(_SheetBody(spec, header, found).texts(sheet), len(header.columns))
 
@@ -223,7 +223,7 @@ def _displayed(spec: JobSpec, header: _Header) -> Displayed | None:
 @contextlib.contextmanager
 def _reading(spec: JobSpec, displayed: Displayed | None = None) -> Iterator[Worksheet]:
     with contextlib.ExitStack() as stack:
-        workbook = stack.enter_context(open_workbook(spec.input))
+        workbook = stack.enter_context(open_workbook(spec.file))
         entry = _entry(spec, workbook)
         source = stack.enter_context(workbook.open_sheet(entry))
         texts = stack.enter_context(workbook.shared_texts())
@@ -253,15 +253,15 @@ def choose_sheet(spec: JobSpec, names: list[str], shown: list[str]) -> str:
         if spec.sheet in names:
             return spec.sheet
         raise Refused(
-            f'{spec.at("sheet")}: {spec.input.name} has no worksheet "{spec.sheet}".'
+            f'{spec.at("sheet")}: {spec.file.name} has no worksheet "{spec.sheet}".'
             f"{nearest(spec.sheet, names)} It has: {_listed(names)}."
         )
     if len(shown) == 1:
         return shown[0]
     if not names:
-        raise Refused(f"{spec.input}: the workbook has no worksheet with cells.")
+        raise Refused(f"{spec.file}: the workbook has no worksheet with cells.")
     raise Refused(
-        f"{spec.input}: which worksheet has the rows? It has: {_listed(names)}. Set `sheet:` in "
+        f"{spec.file}: which worksheet has the rows? It has: {_listed(names)}. Set `sheet:` in "
         "the job file to one of these names."
     )
 
@@ -401,4 +401,4 @@ class _SheetBody:
 
 def _refusal(spec: JobSpec, where: str, what: str) -> Refused:
     end = "" if what.endswith("?") else "."
-    return Refused(f"{spec.input} {where}: {what}{end}")
+    return Refused(f"{spec.file} {where}: {what}{end}")

@@ -42,6 +42,7 @@ from pipeline.report.terminal import (
     mark_line,
     mark_meaning,
     marked_note,
+    more_marks,
     unread_line,
 )
 from pipeline.status.summary_lines import last_run_line, next_note, outcome_line, paid_line
@@ -50,8 +51,8 @@ from pipeline.status.summary_lines import last_run_line, next_note, outcome_line
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
 _TITLE, _SHORT, _MESSAGE, _RESULT = 120, 160, 300, 1500
 _LOOK = (
-    "`export --flags` writes the flags next to the answers. `run --again ROWS` sends the rows that "
-    "you name once more, for another version of their answers."
+    "`export --flags` writes the flags next to the answers. `run --again FLAG` sends these rows "
+    "once more, for another version of their answers. It shows the cost and asks first."
 )
 _WHY = {
     "first": "one of the first",
@@ -184,8 +185,9 @@ def _marked(facts: PageFacts) -> Markup | None:
         lines = [element("p", foreign(unread_line(facts.unread), 1000))]
     elif facts.marked:
         note = f"{_sentence(marked_note(facts.rehearsal))} Only a reader can judge the answers."
-        marks = [_mark(found, facts.names) for found in facts.marked]
-        lines = [element("p", note), *marks, element("p", _LOOK)]
+        marks = [_mark(found, facts.names) for found in facts.marked[:_MOST_GROUPS]]
+        ends = filter(None, (more_marks(facts.marked, _MOST_GROUPS), _LOOK))
+        lines = [element("p", note), *marks, *(element("p", end) for end in ends)]
     else:
         return None
     return element("section", element("h2", MARKED_TITLE), *lines)
@@ -196,6 +198,7 @@ def _mark(found: FlaggedAnswers, names: RowNames) -> Markup:
         "article",
         element("h3", foreign(mark_line(found, names), _MESSAGE)),
         element("p", _sentence(mark_meaning(found))),
+        _command(found.command) if found.command else None,
         class_="marked",
     )
 

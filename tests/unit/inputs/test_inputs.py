@@ -229,7 +229,7 @@ def test_parquet_values_become_the_text_a_person_would_write(tmp_path):
         (pa.array([7]).dictionary_encode(), "7"),
         (pa.array([0.1], pa.float32()), "0.1"),
         (pa.array(np.array([0.1], np.float16)), "0.1"),
-        (pa.array([1e16]), "10000000000000000"),
+        (pa.array([2.0**53 - 1]), "9007199254740991"),
         (pa.array([1e300]), "1e+300"),
         (pa.array(np.array([np.nan])), ""),
         (pa.array([decimal.Decimal("-0.0001")], pa.decimal128(10, 4)), "-0.0001"),
@@ -244,6 +244,29 @@ def test_parquet_values_of_every_width_keep_all_their_digits(tmp_path, column, t
     """They get no digits that their width does not have. NaN is an empty cell."""
     pq.write_table(pa.table({"x": column, "last": ["row"]}), tmp_path / "sheet.parquet")
     assert read(tmp_path / "sheet.parquet")[1] == [(text, "row")]
+
+
+LONG = [
+    (pa.array([1.5, 2.0**53]), "the number 9007199254740992 is too long for the type double"),
+    (pa.array([1.0, -1e20]), "the number -100000000000000000000 is too long"),
+    (pa.array([1.0, 123456789.0], pa.float32()), "the number 123456792 is too long for the type f"),
+    (pa.array(np.array([1, 4096], np.float16)), "the number 4096 is too long for the type halff"),
+]
+
+
+@pytest.mark.parametrize(("column", "words"), LONG)
+def test_a_whole_number_that_its_float_type_may_have_changed_is_refused_by_row(
+    tmp_path, column, words
+):
+    """Only where it is used. Run folders with earlier text rules keep their texts."""
+    path = tmp_path / "sheet.parquet"
+    pq.write_table(pa.table({"id": column, "story": ["a", "b"]}), path)
+    with pytest.raises(Refused) as caught:
+        read(path)
+    assert f'sheet.parquet row 2, column "id": {words}' in str(caught.value)
+    earlier = read(path, text_rules=3)[1]
+    assert read(path, variables=(("story", "story"),))[1] == earlier
+    assert earlier[1][0].lstrip("-").isdigit()
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,8 @@ def test_every_statement_of_a_run_writes_correct_checksums(tmp_path: Path):
         ledger.settle(ledger.read(lambda db: list(queries.unfinished(db))))
         lay(0)
         answered = "SELECT row_id FROM rows WHERE state = 'ok'"
-        ledger.mark_again(n for (n,) in ledger.read(lambda db: db.execute(answered).fetchall()))
+        ok = ledger.read(lambda db: db.execute(answered).fetchall())
+        ledger.mark_again({row_id: queries.BY_ROWS for (row_id,) in ok})
     with reading(path) as read:
         filled = 0
         for table, columns in schema.COLUMNS.items():

@@ -28,7 +28,7 @@ from pipeline.core.model import (
 from pipeline.job.traces import Trace
 from pipeline.ledger import matching, queries
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
-from pipeline.ledger.queries import Part, Unread
+from pipeline.ledger.queries import BY_ROWS, Part, Unread
 from pipeline.ledger.reader import reading
 from pipeline.status.next_step import stand
 
@@ -216,7 +216,7 @@ def moved(ledger: SqliteLedger, move: Move, to: State, made: Attempt) -> None:
     elif move is Move.CONCLUDE:
         concluded(ledger, made, to)
     elif move is Move.AGAIN:
-        ledger.mark_again([made.row_id])
+        ledger.mark_again({made.row_id: BY_ROWS})
     elif move is Move.READ_AGAIN:
         ledger.read_again([Unread(made.row_id, made.attempt_id, 200, b"")])
 
@@ -313,10 +313,10 @@ def test_a_row_that_was_given_up_still_is_after_a_withdrawn_attempt(ledger):
 
 
 def test_a_row_with_an_answer_gets_another_version(ledger):
-    """Only one, however often the row is named: each further version would be paid for."""
+    """The first answer is not hidden while the new version is ambiguous."""
     begin(ledger, [row(1), row(2)])
     ids = [attempt(ledger, row(1), PAID).row_id, attempt(ledger, row(2), LOST).row_id]
-    ledger.mark_again(ids[:1] * 2)
+    ledger.mark_again({ids[0]: BY_ROWS})
     assert asked(ledger, "SELECT version, state, code FROM rows ORDER BY row_id") == [
         (2, "pending", None),
         (1, "ambiguous", "gateway"),
@@ -324,7 +324,26 @@ def test_a_row_with_an_answer_gets_another_version(ledger):
     assert asked(ledger, "SELECT decision FROM decisions") == [("again",)]
     attempt(ledger, row(1), LOST)
     [place] = ledger.read(lambda db: list(queries.answered(db)))
-    assert (place.sheet_row, place.sent_row) == (1, 1)  # the first answer is not hidden
+    assert (place.sheet_row, place.sent_row, place.row_id) == (1, 1, ids[0])
+
+
+def test_the_ledger_keeps_why_the_user_asked_for_the_last_version(path):
+    """Rows, or flags. Release 0.1 wrote no reason. An altered reason is found."""
+    rows = [row(1), row(2), row(3)]
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, rows)
+        one, two, three = (attempt(ledger, each, PAID).row_id for each in rows)
+        ledger.mark_again({one: "refusal", two: "empty\nmissing:a b", three: "empty"})
+        for each in rows:
+            attempt(ledger, each, PAID)
+        ledger.mark_again({one: BY_ROWS})
+        wanted = {one: {BY_ROWS}, two: {"empty", "missing:a b"}, three: {"empty"}}
+        assert ledger.read(queries.again_reasons) == wanted
+        ledger.read(lambda db: db.execute("DELETE FROM asked_again WHERE reason = 'empty'"))
+        assert not ledger.read(queries.again_reasons)[three] - {""}
+    alter(path, "UPDATE asked_again SET reason = 'other'")
+    with reading(path) as read, pytest.raises(StorageFailed, match="why a row was asked for"):
+        read(queries.again_reasons)
 
 
 def test_each_of_several_equal_rows_has_its_own_attempts(ledger):
@@ -497,7 +516,7 @@ def test_a_row_that_waits_for_a_second_version_is_not_the_first_to_leave_the_she
     begin(ledger, two)
     attempt(ledger, two[0], LOST)
     made = attempt(ledger, two[1], PAID)
-    ledger.mark_again([made.row_id])
+    ledger.mark_again({made.row_id: BY_ROWS})
     [held] = begin(ledger, two[:1])
     assert (held.state, held.answered) == (State.PENDING, True)
     assert ledger.read(queries.unsettled_reruns) == 1

@@ -1,0 +1,128 @@
+"""Reads frames: the rows that a program passes, by the same rules as those of a Parquet file.
+
+Anything with `__arrow_c_stream__` is a frame: those of pandas and polars, relations of DuckDB,
+tables of pyarrow. It is read once into an Arrow table, because some can be read only once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.core.errors import Refused
+from pipeline.inputs.arrow_rows import OpenRows, Source, first_line, open_rows
+from pipeline.inputs.table import BATCH_ROWS, Table, refuse_too_wide
+from pipeline.job.frame import Frame
+from pipeline.job.spec import JobSpec
+
+_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError)
+
+
+class ReadFrame(NamedTuple):
+    """A frame as an Arrow table, and by the position of a column why it cannot be sent."""
+
+    table: pa.Table
+    flaws: Mapping[int, str] = {}
+
+
+def read_frame(given: Any) -> ReadFrame:
+    """Reads the rows of any frame.
+
+    Raises:
+        Refused: if `given` is no frame, or has no columns or no rows.
+    """
+    read = _of_pandas(given) if is_pandas(given) else ReadFrame(_of_arrow(given))
+    for number, what in ((read.table.num_columns, "columns"), (read.table.num_rows, "rows")):
+        if not number:
+            raise Refused(f"The frame has no {what}.")
+    return read
+
+
+def is_pandas(given: Any) -> bool:
+    """Whether this is a DataFrame of pandas. The caller has imported pandas if it is."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(given, pandas.DataFrame)
+
+
+def _of_arrow(given: Any) -> pa.Table:
+    if isinstance(given, pa.Table):
+        return given
+    if not any(hasattr(given, f"__arrow_c_{name}__") for name in ("stream", "array")):
+        lazy = " Call its .collect() first." if hasattr(given, "collect") else ""
+        raise Refused(
+            f"An object of the type {type(given).__name__} is not a frame.{lazy} Pass a DataFrame "
+            "of pandas or polars, a relation of DuckDB, or a table of pyarrow."
+        )
+    try:
+        return pa.table(given)
+    except _ERRORS as error:
+        raise Refused(
+            f"The frame, an object of the type {type(given).__name__}, cannot be read as a table "
+            f"({first_line(error)})."
+        ) from None
+
+
+def _of_pandas(given: Any) -> ReadFrame:
+    """The index is no column. The name of a column is its text."""
+    if given.columns.nlevels > 1:
+        raise Refused(
+            f"The columns of the frame have names of {given.columns.nlevels} levels. Give each "
+            'column one name, for example with `frame.columns.map("_".join)`.'
+        )
+    names = [str(name) for name in given.columns]
+    arrays, flaws = [], {}
+    for position in range(len(names)):
+        array, flaw = _column(given.iloc[:, position])
+        arrays.append(array)
+        if flaw:
+            flaws[position] = flaw
+    return ReadFrame(pa.Table.from_arrays(arrays, names=names), flaws)
+
+
+def _column(series: Any) -> tuple[pa.Array | pa.ChunkedArray, str | None]:
+    """Returns the values of a column, or nulls and the reason why it cannot be sent."""
+    flaw = f"it has the type {series.dtype}, which is not text, numbers or dates"
+    try:
+        array = pa.array(series, from_pandas=True)
+        # The types of pandas' own, such as periods, would be sent as the numbers that they store.
+        if not getattr(array.type, "extension_name", "").startswith("pandas."):
+            return array, None
+    except _ERRORS as error:
+        if series.dtype == object:
+            flaw = f"it has values of several types or unknown ones ({first_line(error)})"
+    return pa.nulls(len(series)), flaw
+
+
+def open_frame(spec: JobSpec) -> Table:
+    """Opens a frame. All of its rows are rows of the sheet, also blank ones at its end."""
+    opened = open_frame_rows(spec)
+    return Table(
+        spec.input,
+        tuple(opened.schema.names),
+        "row",
+        lambda: (texts for _, texts in opened.pieces()),
+        headers=opened.headers,
+        found=opened.found,
+    )
+
+
+def open_frame_rows(spec: JobSpec) -> OpenRows:
+    """Opens a frame, for its rows with their own types and as texts."""
+    frame = spec.input
+    assert isinstance(frame, Frame)
+    table = frame.table
+    assert table is not None, "`Job.to_run` refuses a folder without its frame"
+    refuse_too_wide(frame, table.schema.names)
+    source = Source(
+        frame,
+        table.schema,
+        table.num_rows,
+        lambda: iter(table.to_batches(max_chunksize=BATCH_ROWS)),
+        BATCH_ROWS,
+        lambda _: None,  # the program has the whole frame in memory
+        "Change it in the frame.",
+    )
+    return open_rows(spec, source, flaws=frame.flaws)

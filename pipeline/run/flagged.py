@@ -1,0 +1,80 @@
+"""Finds the rows whose answers have a flag, for `run --again FLAG`.
+
+The flags are those that `report` counts, in the sheet of the last run. The rows are named by their
+ids in the ledger, so a sheet that was sorted or edited since then does not change which answers are
+asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from pipeline.core.errors import Refused
+from pipeline.core.wording import few_words, nearest, shortened
+from pipeline.job.answer_columns import AnswerColumns, flags_of_columns
+from pipeline.job.job import Job
+from pipeline.ledger import queries
+from pipeline.ledger.reader import Read
+from pipeline.planning.selection import Flagged
+from pipeline.results.flags import known_flags
+from pipeline.results.lookup import Rows, find_answers
+
+
+def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
+    """Returns the rows whose answers have one of `flags`.
+
+    Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
+
+    Raises:
+        Refused: for a flag that no answer of this job can have.
+        StorageFailed: when an answer is missing or damaged.
+    """
+    columns = job.to_run().columns
+    _refuse_unknown(flags, known_flags(columns))
+    answers = find_answers(
+        job.folder,
+        read,
+        read(queries.counts).sheet_rows,
+        flags=True,
+        columns=AnswerColumns(columns),
+    )
+    rows = {flag: answers.flagged[flag] for flag in sorted(flags)}
+    flags_at = _flags_at(rows)
+    reasons = read(
+        lambda db: {
+            one.row_id: flags_at[one.sheet_row]
+            for one in queries.answered(db)
+            if one.sheet_row in flags_at
+        }
+    )
+    asked_for = read(queries.again_reasons)
+    tried = (
+        row_id
+        for row_id, earlier in asked_for.items()
+        if row_id in reasons and earlier.issuperset(reasons[row_id].split("\n"))
+    )
+    computed = [rows[flag] for flag in flags.intersection(flags_of_columns(columns))]
+    return Flagged(flags, reasons, frozenset(tried), answers.answered, _number(computed))
+
+
+def _refuse_unknown(flags: Iterable[str], known: tuple[str, ...]) -> None:
+    for flag in sorted(set(flags) - set(known)):
+        raise Refused(
+            f'There is no flag "{shortened(flag)}".{nearest(flag, [*known, "all"])} The flags of '
+            f"this job are: {few_words(known)}. Rows are numbers such as 3,7-9."
+        )
+
+
+def _flags_at(rows: Mapping[str, Rows]) -> dict[int, str]:
+    """Returns the flags of each row of the sheet, one a line."""
+    flags: dict[int, str] = {}
+    for flag, numbers in rows.items():
+        for number in numbers.tolist():
+            flags[number] = f"{flags[number]}\n{flag}" if number in flags else flag
+    return flags
+
+
+def _number(rows: list[Rows]) -> int:
+    return len(np.unique(np.concatenate(rows))) if rows else 0
