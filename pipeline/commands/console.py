@@ -273,7 +273,7 @@ def _export_lines(job: Job, summary: Summary) -> list[str]:
     first, because it sends failed rows again, this one is not the next."""
     if summary.pending or not summary.ok:
         return []
-    from pipeline.export.proposed import proposed_export
+    from pipeline.results.proposed_export import proposed_export
 
     command = proposed_export(job, summary.ambiguous)
     before = "To export the answers so far" if summary.resume_command else "Next"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import signal
 import time
 from collections.abc import Callable
@@ -77,6 +75,8 @@ def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
     """Carries out `run` or `resume`, which differ only in the rows that they select."""
 
     def work(job: Job) -> int:
+        import asyncio
+
         from pipeline.commands.progress import ProgressBar, why
         from pipeline.commands.quiet_ray import own_words_only
         from pipeline.core.events import Notice, Stopping
@@ -108,6 +108,8 @@ def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
 
 
 def _tune_process() -> None:
+    import logging
+
     from pipeline.sending.engines.process_limits import collect_rarely
 
     collect_rarely()
@@ -155,6 +157,8 @@ def _until_said(said: SendOptions) -> float | None:
 
 async def _until_signalled(job: Job, options: RunOptions) -> Summary:
     """Runs the job. The first signal stops it gently, the second at once."""
+    import asyncio
+
     from pipeline.run.run import run_job_async
     from pipeline.sending.control import Control
 

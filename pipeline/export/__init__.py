@@ -15,7 +15,6 @@ from pipeline.core.errors import NothingWritten, StorageFailed
 from pipeline.core.wording import counted, nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
-from pipeline.export.target import check_target
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
 from pipeline.inputs.typed import TYPED
@@ -24,6 +23,7 @@ from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, sheet_table
+from pipeline.results.export_target import check_target
 from pipeline.results.typed_rows import TypedRows, as_last_run, typed_rows
 from pipeline.status.summary import summarize
 from pipeline.system.paths import resolved

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.inputs.arrow import array_of
 from pipeline.results.answered_sheet import AnsweredSheet, Exported
-from pipeline.system.network import domain_of
+from pipeline.system.addresses import domain_of
 
 _ADDED = ("url", "title", "domain")
 

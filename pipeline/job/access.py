@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import Refused
-from pipeline.system.network import check_way, is_host, is_loopback, split_address
+from pipeline.system.addresses import is_host, is_loopback, split_address
 from pipeline.system.paths import resolved
 
 DEFAULT_BASE_URL = "https://aitutor-api.vercel.app"
@@ -86,7 +86,7 @@ def find_access(
     if not isinstance(key, RunKey):
         key = RunKey(key, environment)
     access = Access(url.rstrip("/"), key.needed(), _host(url, where))
-    check_way(url)
+    _check_way(url)
     return access
 
 
@@ -99,8 +99,16 @@ def find_host(base_url: str | None, environment: Mapping[str, str] = os.environ)
     """
     url, where = _find_url(base_url, environment)
     host = _host(url, where)
-    check_way(url)
+    _check_way(url)
     return host
+
+
+def _check_way(url: str) -> None:
+    # Only commands that send, or say what they would send, need TLS and the standard library's
+    # HTTP. The others load this module for its names.
+    from pipeline.system.network import check_way
+
+    check_way(url)
 
 
 def _find_url(base_url: str | None, environment: Mapping[str, str]) -> tuple[str, str]:

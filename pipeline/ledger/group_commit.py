@@ -18,16 +18,14 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.core.errors import DiskRefused, LedgerBusy, StorageFailed
+from pipeline.ledger.schema import PATIENCE_S, is_busy
 
-# How long `call` waits for another program's lock. Nothing that was paid depends on such a call.
-PATIENCE_S = 30.0
 # How often `say_blocked` is called while a coroutine waits.
 _SAY_EVERY_S = 30.0
 _TRY_EVERY_MS = 500
 # Errors of a write or of enlarging a file. SQLite rolls the whole commit back, before any fsync.
 # Only the first says that the disk is full. The others also stand for a quota that is used up.
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
-_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -222,11 +220,6 @@ class GroupCommit:
             batch = batch + list(self._queue)
             self._queue.clear()
         _resolve([(one.future, failed) for one in batch])
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Tells whether another program holds SQLite's lock, so that nothing was read or written."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
 def _is_full(error: BaseException) -> bool:

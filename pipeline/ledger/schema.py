@@ -18,11 +18,13 @@ from typing import TypeVar
 from pipeline.core.errors import DiskRefused, LedgerBusy, Refused, StorageFailed
 from pipeline.job.traces import PART, Trace
 from pipeline.ledger import checksums
-from pipeline.ledger.group_commit import PATIENCE_S, is_busy
 from pipeline.system.opening import NotAFile, check_file
 
 T = TypeVar("T")
 
+PATIENCE_S = 30.0
+"""How long a call waits for another program's lock. Nothing that was paid depends on such calls."""
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
 _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 SCHEMA_VERSION = 2
@@ -327,6 +329,11 @@ def lost(path: Path, trace: Trace, empty: bool) -> StorageFailed:
         "was made after the last run. Without a copy, set another `output:` in the job file: the "
         "next run then pays for every row. Nothing was sent."
     )
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Tells whether another program holds SQLite's lock, so that nothing was read or written."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:

@@ -30,7 +30,7 @@ from pipeline.core.errors import Refused
 from pipeline.job.spec import JobSpec
 from pipeline.notify.metrics import PROMETHEUS_START
 from pipeline.policy.masking import Mask
-from pipeline.system.network import is_local, is_loopback, split_address
+from pipeline.system.addresses import is_local, is_loopback, split_address
 from pipeline.system.opening import open_file
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ from pipeline.core.model import (
 from pipeline.job.access import Access
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
-from pipeline.ledger.group_commit import PATIENCE_S
 from pipeline.ledger.ledger import SqliteLedger
+from pipeline.ledger.schema import PATIENCE_S
 from pipeline.policy.cutoff import SEEN, Cutoff
 from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from pipeline.core.model import State, StopCode, Stopped, Summary
 from pipeline.ledger.queries import Unfinished
+
+if TYPE_CHECKING:  # `status` needs no numpy
+    import numpy as np
+    import numpy.typing as npt
 
 _EXIT_STORAGE, _EXIT_INTERRUPTED, _EXIT_STOPPED = 6, 130, 4
 _EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED = 75, 5, 3

@@ -20,7 +20,8 @@ from pipeline.system.paths import resolved
 # An allow list, because the name of a variable does not show that it contains a secret.
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "LANGUAGE"),
-    *("TMPDIR", "TEMP", "TMP", "SQLITE_TMPDIR", "ARROW_DEFAULT_MEMORY_POOL"),
+    *("TMPDIR", "TEMP", "TMP", "SQLITE_TMPDIR"),
+    *("ARROW_DEFAULT_MEMORY_POOL", "OPENBLAS_NUM_THREADS"),
     # Without these, some builds of Python find neither their libraries nor themselves.
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
 )

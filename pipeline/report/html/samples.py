@@ -22,7 +22,7 @@ from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read
 from pipeline.results.lookup import read_part
 from pipeline.results.schema import results_table
-from pipeline.system.network import domain_of
+from pipeline.system.addresses import domain_of
 
 _MOST_PARTS = 20
 _MOST_UNSEALED = 2000

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.core.added_columns import STATUS
 from pipeline.core.errors import Refused
-from pipeline.export.target import check_target
 from pipeline.job.job import Job
+from pipeline.results.export_target import check_target
 
 # What a sheet of these kinds is exported to. From any other sheet the export is a .csv.
 _ENDINGS = {ending: ending for ending in (".tsv", ".xlsx", ".xlsm", ".parquet", ".jsonl")}

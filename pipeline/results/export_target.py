@@ -10,13 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.core.added_columns import USUAL, column_names, is_exported
 from pipeline.core.errors import NothingWritten, Refused
-from pipeline.inputs.xlsx.cells import sheet_rows
-from pipeline.inputs.xlsx.workbook import open_workbook
 from pipeline.job.exports import WrittenFile, read_exports
 from pipeline.job.job import Job
 from pipeline.system.opening import as_object, open_file
@@ -66,7 +61,7 @@ def _is_export(path: Path, noted: WrittenFile | None) -> bool:
     try:
         headers = _HEADERS_OF[path.suffix.lower()](path)
         return any(_is_header(names) or (noted and noted.has(names)) for names in headers)
-    except (OSError, ValueError, KeyError, RecursionError, csv.Error, pa.ArrowException, Refused):
+    except (OSError, ValueError, KeyError, RecursionError, csv.Error, Refused):
         return False
 
 
@@ -91,16 +86,28 @@ def _jsonl_headers(path: Path) -> Iterator[list[str]]:
     yield list(as_object(line))
 
 
+# After each run and with each `status`, the runner proposes an export. It loads the readers of
+# Parquet and workbooks only if a file of that kind is in the way.
 def _parquet_headers(path: Path) -> Iterator[list[str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with open_file(path, follow=True) as file:
         file.seek(-8, os.SEEK_END)
         if int.from_bytes(file.read(4), "little") > _HEADER_BYTES:
             return
-    yield list(pq.read_schema(path).names)
+    try:
+        names = pq.read_schema(path).names
+    except pa.ArrowException as error:
+        raise ValueError(f"not Parquet: {error}") from None
+    yield list(names)
 
 
 def _xlsx_headers(path: Path) -> Iterator[list[str]]:
     """The first rows of each worksheet."""
+    from pipeline.inputs.xlsx.cells import sheet_rows
+    from pipeline.inputs.xlsx.workbook import open_workbook
+
     with open_workbook(path) as workbook:
         for entry in workbook.sheets:
             with workbook.open_sheet(entry) as source, workbook.shared_texts() as texts:
