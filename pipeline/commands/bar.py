@@ -6,15 +6,12 @@ leaves out whole words instead, in a fixed order, and never a part of a number.
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from pipeline.commands.options import OutputOptions
+from pipeline.commands.bar_words import Words, fitting
 from pipeline.core.wording import lasting
 
 if TYPE_CHECKING:
@@ -24,18 +21,6 @@ else:
 
 _WIDTH = 80
 _LEAST_BAR = 4
-_LONG_S = 1.0
-
-
-class Word(NamedTuple):
-    """Words after the count. Those with the highest `rank` are left out first."""
-
-    text: str
-    rank: int
-
-
-Words = Callable[[str | None], list[Word]]
-"""Gives the words. Its argument is the time that is left, None if that is not known."""
 
 
 class Bar(Protocol):
@@ -80,43 +65,6 @@ class FittingBar(_Tqdm):
     def took(self) -> str:
         """Says how long the bar has been there."""
         return f"took {lasting(self.format_dict['elapsed'])}"
-
-
-@contextmanager
-def rows_shown(said: OutputOptions) -> Iterator[Callable[[int, int], None] | None]:
-    """Yields a function that shows the rows written so far, of all rows, as a bar. The bar appears
-    after a second and is gone at the end, because the command then says what it wrote. None without
-    a terminal, and with `--quiet` and `--json`."""
-    if said.quiet or said.as_json or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    bar = FittingBar(
-        lambda left: [Word(left, 0)] if left else [], total=0, leave=False, delay=_LONG_S
-    )
-
-    def on_rows(rows: int, all_rows: int) -> None:
-        bar.total = all_rows
-        with contextlib.suppress(OSError, ValueError):
-            bar.update(rows - bar.n)
-
-    try:
-        yield on_rows
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            bar.close()
-
-
-def fitting(words: list[Word], room: int) -> str:
-    """Returns the words in their order, each after a comma, without those that do not fit."""
-    shown = list(words)
-    while shown and len(joined(shown)) > room:
-        shown.remove(max(shown, key=lambda word: word.rank))
-    return joined(shown)
-
-
-def joined(words: list[Word]) -> str:
-    """Returns the words, each after a comma."""
-    return "".join(f", {word.text}" for word in words)
 
 
 def _left(facts: dict[str, Any]) -> str | None:

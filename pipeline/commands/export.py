@@ -69,7 +69,7 @@ def export(
     said = JobOptions(**given)
 
     def work(job: Job) -> int:
-        from pipeline.commands.bar import rows_shown
+        from pipeline.commands.rows_shown import rows_shown
         from pipeline.export import export_citations, export_job
         from pipeline.status.summary import as_json, read_status
 

@@ -9,9 +9,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from pipeline.commands.bar import Bar, FittingBar, MakeBar, Word
+from pipeline.commands.bar_words import Word
 from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
@@ -25,6 +25,12 @@ from pipeline.core.events import (
 )
 from pipeline.core.model import State, StopCode, Stopped
 from pipeline.core.wording import counted, printable
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from pipeline.commands.bar import Bar, MakeBar
 
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0
@@ -89,6 +95,8 @@ class ProgressBar:
         self._counts = Counter(event.kept)
         self._rows = event.to_send + self._done()
         if event.to_send and (self._widget or self._stream.isatty()):
+            from pipeline.commands.bar import FittingBar  # a night needs no tqdm
+
             make = self._widget or FittingBar
             self._bar = make(self._words, total=self._rows, initial=self._done(), file=self._stream)
         else:

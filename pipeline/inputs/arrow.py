@@ -97,6 +97,24 @@ def as_numpy(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.frombuffer(content, _dtype(array.type), len(array), offset)
 
 
+def at(column: pa.Array | pa.ChunkedArray, places: Sequence[int]) -> list[Any]:
+    """Returns the values at `places`. `take` would import `pyarrow.compute`, for 0.07 s."""
+    if len(places) < len(column) / 4:  # one value costs as much as four of a whole column
+        return [column[place].as_py() for place in places]
+    values = column.to_pylist()
+    return [values[place] for place in places]
+
+
+def filled(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Returns which places have a value, also without `pyarrow.compute`."""
+    bits = array.buffers()[0]
+    if bits is None:
+        return np.ones(len(array), dtype=bool)
+    first, begin = divmod(array.offset, 8)
+    some = np.frombuffer(bits, np.uint8, (begin + len(array) + 7) // 8, first)
+    return np.unpackbits(some, bitorder="little")[begin : begin + len(array)].view(bool)
+
+
 def _dtype(kind: pa.DataType) -> str:
     letter = "f" if kinds.is_floating(kind) else "u" if kinds.is_unsigned_integer(kind) else "i"
     return f"{letter}{kind.byte_width}"

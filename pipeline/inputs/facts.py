@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.inputs.arrow import as_numpy, positions
+from pipeline.inputs.arrow import as_numpy, filled, positions
 from pipeline.inputs.mapping import VariableSource
 from pipeline.inputs.stored import stored_batches, stored_columns
 
@@ -52,7 +52,7 @@ def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFact
     mapped = [(_Facts(), s.column, s) for s in sources if s.column is not None]
     columns = stored_columns(path)
     for first, arrays, keys, _ in stored_batches(path):
-        kept = np.flatnonzero(as_numpy(pc.is_valid(keys)))
+        kept = np.flatnonzero(filled(keys))
         if not len(kept):
             continue
         whole = len(kept) == len(keys)

@@ -24,12 +24,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import DiskRefused, Refused
 from pipeline.core.model import JsonObject, Row
-from pipeline.inputs.arrow import numbers, texts
+from pipeline.inputs.arrow import filled, numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.identity import (
     KEY_BYTES,
@@ -111,7 +110,7 @@ class Snapshot:
                 continue
             requests = variables.requests([c.to_pylist() for c in columns])
             ids = columns[id_column].to_pylist() if id_column is not None else [None] * size
-            kept = pc.is_valid(keys).to_pylist()
+            kept = filled(keys).tolist()
             for offset, (request, row_id) in enumerate(zip(requests, ids, strict=True)):
                 if not kept[offset]:
                     continue

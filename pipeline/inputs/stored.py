@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject
-from pipeline.inputs.arrow import as_numpy, numbers
+from pipeline.inputs.arrow import as_numpy, at, filled
 from pipeline.inputs.identity import (
     KEY_BYTES,
     SheetKeys,
@@ -96,13 +95,13 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     identities, ids = bytearray(), bytearray()
     rows: list[npt.NDArray[np.int64]] = []
     for first, cells, hexes, _ in stored_batches(path):
-        kept = np.flatnonzero(as_numpy(pc.is_valid(hexes)))
+        kept = np.flatnonzero(filled(hexes))
         rows.append(kept + first)
         keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
         if place is None:
             identities += keys
             continue
-        for position, row_id in enumerate(cells[place].take(numbers(kept, pa.int64())).to_pylist()):
+        for position, row_id in enumerate(at(cells[place], kept.tolist())):
             key = keys[position * KEY_BYTES : (position + 1) * KEY_BYTES]
             identities += identity(key, row_id)
             ids += identity(b"", row_id)
@@ -185,7 +184,7 @@ def stored_names(path: Path, wanted: Iterable[int]) -> StoredNames:
         if id_column is not None:
             position = list(about["columns"]).index(id_column)
             columns[_stored_name(path, position)] = found.ids
-        _read_at(path, np.unique(np.fromiter(wanted, np.int64)), columns)
+        _read_at(path, np.fromiter(wanted, np.int64), columns)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from None
     return found
@@ -209,7 +208,7 @@ def _read_at(path: Path, wanted: npt.NDArray[np.int64], columns: dict[str, dict[
             if len(here):
                 table = file.read_row_group(group, columns=list(columns))
                 for name, values in columns.items():
-                    cells = table[name].take(numbers(here - first, pa.int64())).to_pylist()
+                    cells = at(table[name], (here - first).tolist())
                     values.update(zip(here.tolist(), cells, strict=True))
             first += size
 

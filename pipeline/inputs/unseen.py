@@ -18,11 +18,8 @@ from pipeline.core.wording import UNSEEN, counted, few_words, shortened
 from pipeline.inputs.table import Batch, Table, Tally
 
 _UNSEEN = re.compile(UNSEEN)
-_BLANKS = frozenset(
-    character
-    for code in (*range(0x3200), *range(0xFE00, 0x10000), *range(0xE0000, 0xE1000))
-    if (character := chr(code)).isspace() or _UNSEEN.match(character)
-)
+_CANDIDATES = "".join(map(chr, (*range(0x3200), *range(0xFE00, 0x10000), *range(0xE0000, 0xE1000))))
+_BLANKS = frozenset(filter(str.isspace, _CANDIDATES)).union(_UNSEEN.findall(_CANDIDATES))
 USUAL_DELIMITERS = {".tsv": "\t"}
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 

@@ -4,27 +4,17 @@ A job file may come from another person. It must not read variables of this envi
 the services of this machine, which often trust every local caller. So only the environment can
 allow these two, not the job file: `ALLOWED` lists variables, and `LOCAL` allows local addresses.
 
-The HTTP here is one POST of a few kilobytes, and nothing reads its response. So the standard
-library does it, in a daemon thread: a slow name server or server cannot delay the run's end.
+This module sends nothing: `check` and `schedule` need the addresses, and no HTTP.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import http.client
 import os
 import re
-import socket
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
 
 from pipeline.core.errors import Refused
 from pipeline.job.spec import JobSpec
@@ -32,9 +22,6 @@ from pipeline.notify.metrics import PROMETHEUS_START
 from pipeline.policy.masking import Mask
 from pipeline.system.addresses import is_local, is_loopback, split_address
 from pipeline.system.opening import open_file
-
-if TYPE_CHECKING:
-    pass
 
 PREFIX = "PIPELINE_NOTIFY_"
 """A variable whose name begins like this may be used in an address."""
@@ -51,80 +38,14 @@ class Endpoint:
     """An address to POST to. The address may be a secret, so messages show `shown` instead."""
 
     shown: str
-    _url: str = field(repr=False)
-    _may_be_local: bool = False
+    url: str = field(repr=False)
+    may_be_local: bool = False
 
     def below(self, *steps: str) -> Endpoint:
         """Returns the address with `steps` added to its path. Its query stays."""
-        parts = urlsplit(self._url)
+        parts = urlsplit(self.url)
         path = "/".join((parts.path.rstrip("/"), *steps))
-        return replace(self, _url=urlunsplit(parts._replace(path=path)))
-
-    async def post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
-        """Sends `body` once. Returns None, or why it was not accepted.
-
-        Never raises, and never takes longer than `timeout_s`.
-        """
-        return await in_time(lambda: self._post(body, kind, timeout_s), timeout_s)
-
-    def _post(self, body: bytes, kind: str, timeout_s: float) -> str | None:
-        headers = {"Content-Type": kind, "User-Agent": "pipeline"}
-        request = urllib.request.Request(self._url, body, headers, method="POST")
-        try:
-            opener = urllib.request.build_opener(_NoRedirect, *self._ways())
-            with opener.open(request, timeout=timeout_s):
-                return None
-        except urllib.error.HTTPError as error:
-            error.close()
-            return f"HTTP {error.code}"
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                return late(timeout_s)
-            return getattr(reason, "strerror", None) or type(reason).__name__
-
-    def _ways(self) -> list[urllib.request.BaseHandler]:
-        """Returns the handlers with which urllib connects. A name may lead to a local address, so
-        the connection itself is checked. With a proxy, the proxy decides where the name leads."""
-        parts = urlsplit(self._url)
-        host = parts.hostname or ""
-        if is_loopback(host):
-            return [urllib.request.ProxyHandler({})]
-        proxied = parts.scheme in getproxies() and not proxy_bypass(parts.netloc)
-        return [] if self._may_be_local or proxied else [_NotLocal()]
-
-
-async def in_time(work: Callable[[], str | None], timeout_s: float) -> str | None:
-    """Returns the result of `work`: None, or why it failed. Names the error if `work` raises.
-
-    Takes at most `timeout_s`, whether `work` has ended or not. `work` runs in its own daemon
-    thread, which is abandoned when it is late.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[str | None] = loop.create_future()
-
-    def run() -> None:
-        try:
-            said = work()
-        except BaseException as error:  # of any kind: the caller waits for the result
-            said = type(error).__name__
-        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any longer
-            loop.call_soon_threadsafe(_resolve, answer, said)
-
-    try:
-        threading.Thread(target=run, daemon=True).start()
-    except RuntimeError as error:  # the system has no thread left
-        return str(error)
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await answer
-    except TimeoutError:
-        return late(timeout_s)
-
-
-def late(timeout_s: float) -> str:
-    """Returns the reason for a timeout, in the same words wherever it is noticed."""
-    return f"no response within {timeout_s:g} s"
+        return replace(self, url=urlunsplit(parts._replace(path=path)))
 
 
 def find_endpoint(
@@ -260,42 +181,6 @@ def _value(name: str, where: str, environment: Mapping[str, str]) -> str:
             "from the job file."
         )
     return value.strip()
-
-
-class _NotLocal(urllib.request.HTTPSHandler):
-    """HTTPS that never reaches this machine or its link. Addresses here have no other scheme."""
-
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_connection, request)
-
-
-def _connection(host: str, **options: Any) -> http.client.HTTPSConnection:
-    connection = http.client.HTTPSConnection(host, **options)
-    # http.client has no public way to check the address before TLS begins.
-    connection._create_connection = _connected  # type: ignore[attr-defined]
-    return connection
-
-
-def _connected(*where: Any) -> socket.socket:
-    connected = socket.create_connection(*where)
-    theirs = connected.getpeername()[0].partition("%")[0]
-    # A connection to an address of this machine has the same address at both ends.
-    if is_local(theirs) or theirs == connected.getsockname()[0].partition("%")[0]:
-        connected.close()
-        raise OSError(
-            None, f"its name leads to an address of this machine, which only {LOCAL}=1 allows"
-        )
-    return connected
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Follows no redirect: only the user's address was checked, not the one in the response."""
-
-
-def _resolve(answer: asyncio.Future[str | None], said: str | None) -> None:
-    if not answer.done():
-        answer.set_result(said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from pipeline.job.job import Job
 from pipeline.ledger.ledger import open_ledger
 from pipeline.notify.endpoint import Endpoint, own_textfile, told_endpoints
 from pipeline.notify.metrics import markdown, prometheus
+from pipeline.notify.posting import post
 from pipeline.notify.telemetry import find_telemetry
 from pipeline.status.event_log import EventLog
 from pipeline.status.exit_codes import needs_person
@@ -100,7 +101,7 @@ class Notifier:
         if self.telemetry is not None and base_url is not None:
             self.telemetry.start(base_url)
         if self.healthcheck is not None:
-            ping = self.healthcheck.below("start").post(b"", _TEXT, self.timeout_s)
+            ping = post(self.healthcheck.below("start"), b"", _TEXT, self.timeout_s)
             self._start = asyncio.create_task(ping)
 
     def hurry(self) -> None:
@@ -150,7 +151,7 @@ class Notifier:
         ]
         body = "\n".join(lines).encode(errors="replace")
         left_s = self.timeout_s / (1 if self._start is None else 2)
-        why = await self.healthcheck.below(str(code)).post(body, _TEXT, left_s)
+        why = await post(self.healthcheck.below(str(code)), body, _TEXT, left_s)
         self._note(f"healthcheck {self.healthcheck.shown}", why)
 
     async def _call(self, summary: Summary, error: str | None) -> None:
@@ -158,7 +159,7 @@ class Notifier:
             return
         told = as_json(summary) | ({"error": error} if error else {})
         body = json_line(told).encode()
-        why = await self.webhook.post(body, "application/json", self.timeout_s)
+        why = await post(self.webhook, body, "application/json", self.timeout_s)
         self._note(f"webhook {self.webhook.shown}", why)
 
     async def _export(self, summary: Summary) -> None:

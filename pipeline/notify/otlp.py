@@ -31,8 +31,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pipeline.core.events import AttemptEnded, Event
 from pipeline.core.model import ROW_COUNTS, Summary, Verdict
 from pipeline.core.wording import few_codes
-from pipeline.notify.endpoint import Collector, in_time, late
+from pipeline.notify.endpoint import Collector
 from pipeline.notify.metrics import gauges
+from pipeline.notify.posting import in_time, late
 
 Attributes = dict[str, str | int]
 

@@ -34,7 +34,7 @@ from pipeline.core.added_columns import (
 )
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
-from pipeline.inputs.arrow import array_of, as_numpy, positions, text_scalar, texts
+from pipeline.inputs.arrow import array_of, as_numpy, filled, positions, text_scalar, texts
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.identity import identity
 from pipeline.inputs.mapping import Variables, bind
@@ -145,7 +145,7 @@ class SkippedUnknown:
 
     def among(self, piece: Piece) -> dict[int, str | None]:
         """The error code of each of them in `piece`, by its place."""
-        skipped = as_numpy(pc.is_valid(piece.skipped)) & ~piece.answered
+        skipped = filled(piece.skipped) & ~piece.answered
         return self._found(piece.columns, np.flatnonzero(skipped))
 
     def count(self, snapshot: Path) -> int:
@@ -153,7 +153,7 @@ class SkippedUnknown:
         if not self.codes:
             return 0
         return sum(
-            len(self._found(batch.columns, np.flatnonzero(as_numpy(pc.is_valid(batch.skipped)))))
+            len(self._found(batch.columns, np.flatnonzero(filled(batch.skipped))))
             for batch in stored_batches(snapshot)
         )
 
@@ -373,7 +373,7 @@ def _states(
     in_use: bool,
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
-    skipped = as_numpy(pc.is_valid(piece.skipped))
+    skipped = filled(piece.skipped)
     unanswered = np.where(skipped, _SKIPPED, State.PENDING)
     status = np.where(piece.answered, State.OK, unanswered).astype(object)
     codes = np.full(len(status), None, dtype=object)
@@ -435,7 +435,7 @@ class _Brought:
             keep |= as_numpy(pc.not_equal(texts[ANSWER], text_scalar("")))
         if STATUS in texts:
             keep |= as_numpy(pc.equal(texts[STATUS], text_scalar(State.AMBIGUOUS)))
-        keep &= as_numpy(pc.is_valid(piece.skipped)) & ~piece.answered
+        keep &= filled(piece.skipped) & ~piece.answered
         if not keep.any():
             return found
         read = {kind: self._read(kind, column, keep) for kind, column in texts.items()}

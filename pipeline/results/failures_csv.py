@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.inputs.arrow import numbers
+from pipeline.inputs.arrow import at
 from pipeline.inputs.stored import stored_batches, stored_columns, stored_places, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
@@ -158,8 +158,8 @@ def _beside(
     columns: list[pa.Array], first: int, rows: list[Unfinished]
 ) -> Iterator[tuple[object, ...]]:
     """Each of `rows` with its cells, of columns that begin at row `first`."""
-    places = numbers([row.sheet_row - first for row in rows], pa.int64())
-    cells = [column.take(places).to_pylist() for column in columns]
+    places = [row.sheet_row - first for row in rows]
+    cells = [at(column, places) for column in columns]
     added = zip(*map(_added, rows), strict=True)
     return zip(*cells, *added, _times([row.sent_at for row in rows]), strict=True)
 

@@ -36,8 +36,7 @@ from pipeline.ledger.reader import Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
 from pipeline.results.flags import REPEATED, REPEATED_FROM_CHARACTERS, all_flags, known_flags
-from pipeline.results.schema import RESULTS_SCHEMA, results_table
-from pipeline.results.sealing import PART_FILE_BYTES
+from pipeline.results.schema import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.system.opening import read_file
 
 STRETCH_BYTES = 12 * 1024 * 1024

@@ -11,6 +11,10 @@ from pipeline.ledger.queries import Finished
 from pipeline.policy.answer import read_answer
 from pipeline.results.flags import flags_of
 
+EMPTY_PART = "part-00000.parquet"
+"""The part without answers. It makes the folder a table before the first answer."""
+PART_FILE_BYTES = 1 << 30
+"""The most that a part's file may have: its answers are some 16 MB, its requests may be longer."""
 _TIME = pa.timestamp("us", tz="UTC")
 RESULTS_SCHEMA = pa.schema(
     [

@@ -20,14 +20,11 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import StorageFailed
 from pipeline.ledger.ledger import SqliteLedger
 from pipeline.ledger.queries import Finished, Part, finished
-from pipeline.results.schema import results_table
+from pipeline.results.schema import EMPTY_PART, results_table
 from pipeline.system.files import open_private, sha256_of, storing, sync, sync_file, sync_folder
 
 PART_ROWS = 2000
 PART_BYTES = 16 * 1024 * 1024
-EMPTY_PART = "part-00000.parquet"
-PART_FILE_BYTES = 1 << 30
-"""The most that a part's file may have: its answers are some 16 MB, its requests may be longer."""
 _LONG_COLUMNS = ("variables", "result", "citations", "citations_raw", "extra")
 
 

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.inputs.identity import key_of
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.schema import part_name
-from pipeline.results.schema import RESULTS_SCHEMA
-from pipeline.results.sealing import EMPTY_PART, PART_FILE_BYTES
+from pipeline.results.schema import EMPTY_PART, PART_FILE_BYTES, RESULTS_SCHEMA
 from pipeline.system.opening import NOTE_BYTES, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, RESTORE, RESULTS, Findings
 

@@ -17,9 +17,10 @@ from collections import Counter
 import pytest
 
 import pipeline
-from pipeline.commands.bar import Word, fitting, rows_shown
+from pipeline.commands.bar_words import Word, fitting
 from pipeline.commands.options import OutputOptions
 from pipeline.commands.progress import ProgressBar
+from pipeline.commands.rows_shown import rows_shown
 from pipeline.core.events import AttemptEnded, Notice, Paced, RunStarted
 from pipeline.core.model import Outcome, Row, State, Verdict
 from tests.conftest import Job

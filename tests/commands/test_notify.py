@@ -21,8 +21,9 @@ from pipeline.core.errors import Refused
 from pipeline.job.job import find_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger.ledger import open_ledger
-from pipeline.notify.endpoint import find_endpoint, in_time
+from pipeline.notify.endpoint import find_endpoint
 from pipeline.notify.metrics import markdown, prometheus
+from pipeline.notify.posting import in_time, post
 from pipeline.status.summary import summarize_error
 from pipeline.system.files import write_json
 from tests.conftest import KEY, closed_port, ended
@@ -335,7 +336,7 @@ def test_a_name_that_leads_to_this_machine_reaches_no_service(monkeypatch, addre
         there = service.getsockname()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", there)])
         endpoint = find_endpoint(f"https://rebound.example:{there[1]}/x", "x", {})
-        why = asyncio.run(endpoint.post(b"secret", "text/plain", 5))
+        why = asyncio.run(post(endpoint, b"secret", "text/plain", 5))
         assert "leads to an address of this machine" in (why or "")
         connection, _ = service.accept()
         with connection:

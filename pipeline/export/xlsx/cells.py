@@ -8,7 +8,8 @@ ECMA-376, part 1, 22.9.2.19.
 from __future__ import annotations
 
 import re
-from xml.sax.saxutils import escape
+
+from pipeline.export.xlsx.markup import escape
 
 MAX_ROWS = 1_048_576
 MAX_COLUMNS = 16_384

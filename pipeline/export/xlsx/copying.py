@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from pipeline.export.xlsx.cells import MAX_COLUMNS, CellXml, escaped
 from pipeline.export.xlsx.editor import edited
 from pipeline.export.xlsx.filling import Column, NewRow, fill_sheet
 from pipeline.export.xlsx.long_texts import TextsAside
+from pipeline.export.xlsx.markup import quoteattr
 from pipeline.export.xlsx.package import Parts
 from pipeline.export.xlsx.styles import AddedStyles, with_answer_styles
 from pipeline.export.xlsx.summary import SummaryRows, summary_part

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import IO, Protocol
 from xml.parsers.expat import XMLParserType
-from xml.sax.saxutils import quoteattr
 
+from pipeline.export.xlsx.markup import quoteattr
 from pipeline.inputs.xlsx.xml_stream import Foreign, Readable, prefix_of, stream
 
 _ATTRIBUTES = rb"""(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*"""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import IO, BinaryIO
-from xml.sax.saxutils import quoteattr
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from pipeline.export.xlsx.editor import edited
+from pipeline.export.xlsx.markup import quoteattr
 from pipeline.export.xlsx.styles import MAIN
 from pipeline.inputs.xlsx.workbook import Workbook
 from pipeline.inputs.xlsx.xml_stream import Foreign, Malformed, prefix_of, stream

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
-from xml.sax.saxutils import escape, quoteattr
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from pipeline.core.errors import NothingWritten
 from pipeline.export.files import cell_text, replacing, rows_of
 from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, CellXml, escaped, fits
 from pipeline.export.xlsx.long_texts import TextsAside
+from pipeline.export.xlsx.markup import escape, quoteattr
 from pipeline.export.xlsx.package import BOOK_TYPE, CONTENT_TYPES, SHEET_TYPE
 from pipeline.export.xlsx.styles import HEAD, MAIN, Styles
 from pipeline.export.xlsx.summary import SummaryRows, summary_part

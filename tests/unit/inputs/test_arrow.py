@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inputs.arrow import array_of, as_numpy, lists, numbers, positions, text_scalar, texts
+from pipeline.inputs.arrow import (
+    array_of,
+    as_numpy,
+    at,
+    filled,
+    lists,
+    numbers,
+    positions,
+    text_scalar,
+    texts,
+)
 
 # Lone surrogates have no UTF-8, so neither pyarrow nor this module writes them.
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -89,3 +99,18 @@ def test_a_text_is_compared_with_an_array_of_its_kind():
     """pyarrow would import pandas for a Python text."""
     for kind in (pa.string(), pa.large_string()):
         assert text_scalar("é", kind).equals(pa.scalar("é", kind))
+
+
+@given(st.lists(anything | st.none(), max_size=40), st.integers(0, 20), st.integers(0, 20))
+def test_the_places_with_a_value_are_those_that_pyarrow_finds(values, start, size):
+    """Also in a slice, and where no value is missing."""
+    array = pa.array(values, pa.string()).slice(start, size)
+    assert filled(array).tolist() == array.is_valid().to_pylist()
+
+
+@given(st.lists(st.integers(0, 19), max_size=20))
+def test_few_and_many_values_are_read_at_their_places(places):
+    """Few are read one by one, and many with the whole column."""
+    column = texts([None if place == 7 else str(place) for place in range(20)])
+    for one in (column, pa.chunked_array([column.slice(0, 3), column.slice(3)])):
+        assert at(one, places) == [None if place == 7 else str(place) for place in places]
