@@ -23,13 +23,12 @@ from pipeline.commands.console import (
 from pipeline.commands.help import OUTPUT, WHICH, command, option
 from pipeline.commands.options import JOB, OUTPUT_FOLDER, SANDBOX, JobOptions, options
 from pipeline.core.wording import counted
+from pipeline.show import SEED
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
     from pipeline.show.choice import Choice
     from pipeline.show.rows import Shown
-
-_SEED = 1
 
 
 @command("Show rows for reading: what was sent, the answer, every request.")
@@ -64,9 +63,9 @@ _SEED = 1
     "--seed",
     metavar="N",
     type=click.IntRange(0),
-    default=_SEED,
+    default=SEED,
     group=WHICH,
-    left_out=f"{_SEED}",
+    left_out=f"{SEED}",
     help="Another sample. The same N shows the same rows.",
 )
 @option(
@@ -188,7 +187,7 @@ def _first_line(shown: Shown, choice: Choice) -> str:
 
 def _nothing_line(shown: Shown) -> str:
     total = counted(shown.source.rows, "row")
-    return f"{shown.job.name}: none of the {total} fits these options, {_as_read(shown)}."
+    return f"{shown.job.name}: no row fits these options. There are {total}, {_as_read(shown)}."
 
 
 def _as_read(shown: Shown) -> str:

@@ -301,8 +301,8 @@ def sheet_table(
 def answered_pieces(
     source: AnsweredSheet, typed: TypedRows | None = None
 ) -> Iterator[tuple[Piece, list[pa.Array], dict[str, pa.Array]]]:
-    """Yields the whole sheet in its order: pieces, their cells (with `typed`, of their own types),
-    and the runner's own columns by kind."""
+    """Yields the whole sheet in its order: each piece, its cells (with `typed`, they have the types
+    of the sheet), and the runner's own columns by kind."""
     columns = stored_columns(source.snapshot)
     place_of = {name: place for place, name in enumerate(columns)}
     why = _Skipped(columns, stored_skip_if_empty(source.snapshot))

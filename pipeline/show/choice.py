@@ -20,11 +20,9 @@ from pipeline.planning.consent import refuse_unknown_codes
 from pipeline.planning.selection import RowNumbers, Selection
 from pipeline.results.answered_sheet import AnsweredSheet, answered_pieces
 from pipeline.results.flags import known_flags
+from pipeline.show import SEED
 
-SEED = 1
-"""The seed of a sample, unless the user gives one. It never changes, so that the same command shows
-the same rows."""
-STATUSES = (*(str(state) for state in State if state is not State.SENDING), "skipped")
+STATUSES = (State.OK, State.FAILED, State.AMBIGUOUS, State.PENDING, "skipped")
 _ID_CHARACTERS = 40
 
 Mask = npt.NDArray[np.bool_]

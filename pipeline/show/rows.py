@@ -28,7 +28,8 @@ from pipeline.planning.selection import RowNumbers
 from pipeline.results.answered_sheet import AnsweredSheet, answered_pieces, opened
 from pipeline.results.lookup import find_answers
 from pipeline.results.typed_rows import Piece
-from pipeline.show.choice import SEED, Choice, Mask, chosen_rows
+from pipeline.show import SEED
+from pipeline.show.choice import Choice, Mask, chosen_rows
 from pipeline.system.opening import as_object
 
 PAID, MAYBE_PAID, NOT_PAID = "paid", "maybe paid", "not paid"

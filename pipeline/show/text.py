@@ -74,12 +74,19 @@ class Page:
             yield from self._block([(note, "")], 2)
 
     def _versions(self, versions: tuple[ShownVersion, ...]) -> Iterator[str]:
-        before = ""
-        for place, version in enumerate(versions):
+        before = None
+        for version in versions:
             text = _clean(version.answer)
-            what = "" if not place else f", compared with version {versions[place - 1].version}"
-            yield from self._title(f"Version {version.version}, {_time(version)}{what}")
-            yield from self._block(_compared(before, text) if place else [(text, "")], 2)
+            title = f"Version {version.version}, {_time(version)}"
+            if before is None:
+                spans = [(text, "")]
+            elif text == before:
+                spans = [("The same text.", "")]
+            else:
+                title += ", with the changes from the version before"
+                spans = _compared(before, text)
+            yield from self._title(title)
+            yield from self._block(spans, 2)
             yield from self._citations(version.citations)
             before = text
 
@@ -88,7 +95,7 @@ class Page:
             yield from self._title("Citations")
         for number, citation in enumerate(citations, 1):
             text = " ".join(filter(None, (citation.title, citation.url)))
-            yield from self._block([(f"{number}. {_clean(text)}", "")], 2)
+            yield from self._item([(f"{number}. {_clean(text)}", "")])
 
     def _attempts(self, attempts: tuple[ShownAttempt, ...]) -> Iterator[str]:
         if attempts:
@@ -96,23 +103,29 @@ class Page:
         several = len({attempt.version for attempt in attempts}) > 1
         for number, attempt in enumerate(attempts, 1):
             line = _attempt(attempt, self.rehearsal, several)
-            yield from self._block([(f"{number}. {line}", "")], 2)
+            yield from self._item([(f"{number}. {line}", "")])
 
     def _title(self, text: str) -> Iterator[str]:
         yield from self._block([(f"{text}:", _BOLD)], 1)
 
     def _pair(self, name: str, text: str) -> Iterator[str]:
-        yield from self._block([(f"{_clean(name)}: ", _BOLD), (_clean(text), "")], 2)
+        yield from self._item([(f"{_clean(name)}: ", _BOLD), (_clean(text), "")])
 
-    def _block(self, spans: Spans, depth: int) -> Iterator[str]:
-        """The lines of a text, at this depth. Later lines of a paragraph have the same depth."""
-        indent = _INDENT * depth
+    def _item(self, spans: Spans) -> Iterator[str]:
+        """The lines of one text among several. Only the first of them begins at the margin."""
+        return self._block(spans, 2, hang=1)
+
+    def _block(self, spans: Spans, depth: int, hang: int = 0) -> Iterator[str]:
+        """The lines of a text at this depth. All but the first are `hang` deeper."""
         text = "".join(part for part, _ in spans)
-        width = None if self.width is None else max(self.width - len(indent), _NARROWEST)
+        taken = len(_INDENT) * (depth + hang)
+        width = None if self.width is None else max(self.width - taken, _NARROWEST)
         cursor = _Cursor(spans)
+        indent = _INDENT * depth
         for begin, end in broken(text, width):
-            line = cursor.styled(begin, end) if self.colour else text[begin:end]
-            yield f"{indent}{line if self.colour else printable(line)}".rstrip(" ")
+            line = cursor.styled(begin, end) if self.colour else printable(text[begin:end])
+            yield f"{indent}{line}".rstrip(" ")
+            indent = _INDENT * (depth + hang)
 
 
 class _Cursor:
