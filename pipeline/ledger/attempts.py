@@ -16,7 +16,7 @@ from pipeline.ledger.queries import Answered, known_code
 from pipeline.ledger.schema import altered, intact
 
 
-class Attempt(NamedTuple):
+class AttemptRecord(NamedTuple):
     """One request for a row. `verdict` is None until its response came; `latency_s` then too, and
     if the runner ended before."""
 
@@ -47,12 +47,12 @@ def choose(rows: Iterable[int], absent: Mapping[int, int]) -> Callable[[sqlite3.
     return operation
 
 
-def attempts_of(row: int) -> Callable[[sqlite3.Connection], list[Attempt]]:
+def attempts_of(row: int) -> Callable[[sqlite3.Connection], list[AttemptRecord]]:
     """Returns the attempts for a chosen row, the oldest first. The caller has the ledger checked
     (see `integrity.check_ledger`)."""
 
-    def operation(db: sqlite3.Connection) -> list[Attempt]:
-        found = map(Attempt._make, db.execute(_ATTEMPTS, (row,)))
+    def operation(db: sqlite3.Connection) -> list[AttemptRecord]:
+        found = map(AttemptRecord._make, db.execute(_ATTEMPTS, (row,)))
         return [
             one._replace(
                 verdict=_verdict(one.verdict),

@@ -22,7 +22,7 @@ from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.inputs.stored import stored_columns, stored_places
 from pipeline.job.job import Job
 from pipeline.ledger import attempts
-from pipeline.ledger.attempts import Attempt
+from pipeline.ledger.attempts import AttemptRecord
 from pipeline.ledger.schema import altered
 from pipeline.planning.selection import RowNumbers
 from pipeline.results.answered_sheet import AnsweredSheet, answered_pieces, opened
@@ -288,7 +288,7 @@ def _citations(found: list[dict[str, Any]] | None) -> tuple[Citation, ...]:
     return tuple(Citation(one["title"] or "", one["url"] or "") for one in found or ())
 
 
-def _shown_attempt(attempt: Attempt, in_use: bool) -> ShownAttempt:
+def _shown_attempt(attempt: AttemptRecord, in_use: bool) -> ShownAttempt:
     outcome, code = str(attempt.verdict), attempt.code
     if attempt.verdict is None:
         # No process waits for the response if no run is active.

@@ -311,12 +311,15 @@ def test_an_altered_part_or_ledger_ends_with_6(job):
     part.unlink()
     assert "Restore the file" in shown(job, code=6)
     part.write_bytes(whole)
-    content = job.output.joinpath("ledger.sqlite").read_bytes()
-    assert content.count(b"request_blocked")
-    job.output.joinpath("ledger.sqlite").write_bytes(
-        content.replace(b"request_blocked", b"request_bl0cked")
-    )
-    assert "is damaged" in shown(job, code=6)
+    ledger = job.output / "ledger.sqlite"
+    content = ledger.read_bytes()
+    for text, altered, what in (
+        (b"request_blocked", b"request_bl0cked", "the record of a row"),
+        (b"#fault:html-504-billed", b"#fault:html-504-bill3d", "the stored request (row 3"),
+    ):
+        assert text in content
+        ledger.write_bytes(content.replace(text, altered))
+        assert f"is damaged: {what}" in shown(job, code=6)
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(sandbox, make_job):
