@@ -45,6 +45,10 @@ _HOME = {
     "report_job": "pipeline.report.overview",
     "Report": "pipeline.report.overview",
     "write_report": "pipeline.report.html.write",
+    "show_job": "pipeline.show.rows",
+    "ShownRow": "pipeline.show.rows",
+    "ShownAttempt": "pipeline.show.rows",
+    "ShownVersion": "pipeline.show.rows",
     "read_history": "pipeline.status.history",
     "PastRun": "pipeline.status.history",
     "export_job": "pipeline.export",
@@ -121,6 +125,7 @@ if TYPE_CHECKING:
     from pipeline.run.stream import events_of
     from pipeline.scaffold.job_spec import Written, init_job
     from pipeline.sending.control import Control
+    from pipeline.show.rows import ShownAttempt, ShownRow, ShownVersion, show_job
     from pipeline.status.exit_codes import FailOn
     from pipeline.status.history import PastRun, read_history
     from pipeline.status.summary import Status, read_status
@@ -156,6 +161,9 @@ __all__ = [
     "RunOptions",
     "RunStarted",
     "Selection",
+    "ShownAttempt",
+    "ShownRow",
+    "ShownVersion",
     "State",
     "Status",
     "StopCode",
@@ -186,6 +194,7 @@ __all__ = [
     "select_again",
     "select_resume",
     "settle_job",
+    "show_job",
     "verify_job",
     "write_report",
 ]

@@ -23,6 +23,7 @@ from pipeline.commands.report import report
 from pipeline.commands.schedule import schedule
 from pipeline.commands.send import resume, run
 from pipeline.commands.settle import settle
+from pipeline.commands.show import show
 from pipeline.commands.status import status
 from pipeline.commands.verify import verify
 from pipeline.core.errors import Refused
@@ -35,6 +36,7 @@ _COMMANDS = {
     "run": run,
     "status": status,
     "report": report,
+    "show": show,
     "resume": resume,
     "settle": settle,
     "export": export,
@@ -77,7 +79,8 @@ def cli() -> None:
 
     No row is paid twice unless you say so. JOB is a job file (jobs/NAME.yaml) or its run folder.
 
-    status, report, check, history and verify print on stdout. All other messages are on stderr.
+    status, report, show, check, history and verify print on stdout. All other messages are on
+    stderr.
     """
 
 

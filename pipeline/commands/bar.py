@@ -6,7 +6,8 @@ leaves out whole words instead, in a fixed order, and never a part of a number.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
 
@@ -20,6 +21,24 @@ else:
 
 _WIDTH = 80
 _LEAST_BAR = 4
+
+
+class Bar(Protocol):
+    """A bar that `ProgressBar` draws."""
+
+    def update(self, n: float | None = 1) -> Any: ...
+
+    def refresh(self) -> Any: ...
+
+    def write(self, s: str, file: TextIO | None = None) -> Any: ...
+
+    def took(self) -> str: ...
+
+    def close(self) -> None: ...
+
+
+MakeBar = Callable[..., Bar]
+"""Makes a bar of the words after the count, `total`, `initial`, and the stream `file`."""
 
 
 class FittingBar(_Tqdm):

@@ -1,9 +1,9 @@
-"""What a bar can do, and which of the words after its count fit its line. Needs no tqdm."""
+"""The words after the count of a bar, and which of them fit its line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import NamedTuple
 
 
 class Word(NamedTuple):
@@ -15,24 +15,6 @@ class Word(NamedTuple):
 
 Words = Callable[[str | None], list[Word]]
 """Gives the words. Its argument is the time that is left, None if that is not known."""
-
-
-class Bar(Protocol):
-    """A bar that `ProgressBar` draws."""
-
-    def update(self, n: float | None = 1) -> Any: ...
-
-    def refresh(self) -> Any: ...
-
-    def write(self, s: str, file: TextIO | None = None) -> Any: ...
-
-    def took(self) -> str: ...
-
-    def close(self) -> None: ...
-
-
-MakeBar = Callable[..., Bar]
-"""Makes a bar of the words after the count, `total`, `initial`, and the stream `file`."""
 
 
 def fitting(words: list[Word], room: int) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -285,6 +286,45 @@ def print_json(found: dict[str, Any]) -> None:
     _echo(json_line(found), sys.stdout)
 
 
+def pour(texts: Iterable[str]) -> bool:
+    """Prints texts that were made for reading on stdout, one at a time. Returns false if the reader
+    has gone away before the end.
+
+    Raises:
+        DiskRefused: when stdout is a file that cannot be written. A part of the rows must not look
+            like all of them.
+    """
+    _accept_all(sys.stdout)
+    for text in texts:
+        try:
+            click.echo(text, sys.stdout, nl=False)
+        except BrokenPipeError:
+            _write_no_more(sys.stdout)
+            return False
+        except OSError as error:
+            _write_no_more(sys.stdout)
+            raise DiskRefused(
+                f"The rows could not be printed on stdout ({error.strerror})."
+            ) from None
+    return True
+
+
+def page_through(texts: Iterator[str], colour: bool) -> None:
+    """Shows texts in the user's pager, each when the pager wants it."""
+    click.echo_via_pager(texts, color=None if colour else False)
+
+
+def _accept_all(stream: TextIO) -> None:
+    """Prints ? for a character that the terminal's encoding does not have."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+
+
+def _write_no_more(stream: TextIO) -> None:
+    """At exit Python would try again to write the rest, fail, and change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _echo(line: str, stream: TextIO | None) -> None:
     """Prints a line. A reader that has gone away does not change the exit code of the work."""
     if stream is None:
@@ -292,5 +332,4 @@ def _echo(line: str, stream: TextIO | None) -> None:
     try:
         click.echo(line, stream)
     except OSError:
-        # At exit Python would try again to write it, fail, and change the exit code.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _write_no_more(stream)

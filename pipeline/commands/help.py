@@ -9,7 +9,9 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SEND, LIMITS, WHERE, OUTPUT = GROUPS = ("What to send", "Limits", "Where", "Output")
+SEND, WHICH, LIMITS, WHERE, OUTPUT = GROUPS = (
+    *("What to send", "Which rows", "Limits", "Where", "Output"),
+)
 """The groups of options, in the order in which `--help` shows them."""
 
 

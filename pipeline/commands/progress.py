@@ -9,9 +9,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from pipeline.commands.bar_words import Bar, MakeBar, Word
+from pipeline.commands.bar_words import Word
 from pipeline.core.events import (
     AttemptEnded,
     ConcurrencyBinds,
@@ -25,6 +25,12 @@ from pipeline.core.events import (
 )
 from pipeline.core.model import State, StopCode, Stopped
 from pipeline.core.wording import counted, printable
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from pipeline.commands.bar import Bar, MakeBar
 
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0
@@ -89,7 +95,9 @@ class ProgressBar:
         self._counts = Counter(event.kept)
         self._rows = event.to_send + self._done()
         if event.to_send and (self._widget or self._stream.isatty()):
-            make = self._widget or _fitting_bar()
+            from pipeline.commands.bar import FittingBar  # a night needs no tqdm
+
+            make = self._widget or FittingBar
             self._bar = make(self._words, total=self._rows, initial=self._done(), file=self._stream)
         else:
             self.say(f"{event.to_send} of {event.rows} rows to send.")
@@ -171,12 +179,6 @@ def why(stopped: Stopped) -> str:
     message = stopped.message.rstrip()
     sentence = message if message.endswith((".", "!", "?")) else f"{message}."
     return f"{sentence} {_HINTS[stopped.code]}" if stopped.code in _HINTS else sentence
-
-
-def _fitting_bar() -> MakeBar:
-    from pipeline.commands.bar import FittingBar  # a night has no terminal and needs no tqdm
-
-    return FittingBar
 
 
 def _still(event: Stopping) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any, TextIO
 
-from pipeline.commands.bar_words import MakeBar, Words, joined
+from pipeline.commands.bar import MakeBar
+from pipeline.commands.bar_words import Words, joined
 from pipeline.core.wording import lasting
 
 

@@ -48,7 +48,11 @@ def printable(text: str) -> str:
 
 def json_line(value: Any) -> str:
     """Returns `value` as one printable line of JSON, which parses to the same value."""
-    text = json.dumps(value, ensure_ascii=False)
+    return printable_json(json.dumps(value, ensure_ascii=False))
+
+
+def printable_json(text: str) -> str:
+    """Returns one line of JSON as a printable one, which parses to the same value."""
     text = _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
     return _TWO_SIGNS.sub(r"\\u0023", text)
 

@@ -133,7 +133,7 @@ def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
     if STATUS in source.kinds.values():
         return
     ambiguous = summarize(job, source.read(queries.counts), in_use=source.in_use).ambiguous
-    ambiguous += source.unknown.count(source.snapshot) if source.unknown else 0
+    ambiguous += len(source.unknown.rows(source.snapshot)) if source.unknown else 0
     if ambiguous:
         one = ambiguous == 1
         raise NothingWritten(

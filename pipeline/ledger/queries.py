@@ -399,19 +399,27 @@ def bodies(db: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
         yield sheet_row, body
 
 
+class Absent(NamedTuple):
+    """A row that may be paid and that the last run did not find among the rows to send."""
+
+    row_id: int
+    code: str | None
+
+
 def ambiguous_and_absent(
     *,
     deduped: bool,
-) -> Callable[[sqlite3.Connection], dict[bytes, str | None]]:
-    """Returns the error code of each row that may be paid and that the last run did not find among
-    the rows to send, by its identity (`deduped`: by its row key)."""
+) -> Callable[[sqlite3.Connection], dict[bytes, Absent]]:
+    """Returns each row that may be paid and that the last run did not find among the rows to send,
+    by its identity (`deduped`: by its row key)."""
     name = "row_key" if deduped else "identity"
-    return lambda db: dict(
-        db.execute(
-            f"SELECT {name}, code FROM rows"
+    return lambda db: {
+        name: Absent(row_id, code)
+        for name, row_id, code in db.execute(
+            f"SELECT {name}, row_id, code FROM rows"
             " WHERE sheet_row IS NULL AND state IN ('ambiguous', 'sending')"
-        ).fetchall()
-    )
+        )
+    }
 
 
 def answered(db: sqlite3.Connection) -> Iterator[Answered]:

@@ -61,7 +61,7 @@ from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.integrity import check_ledger
-from pipeline.ledger.queries import Unfinished
+from pipeline.ledger.queries import Absent, Unfinished
 from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.ledger.schema import altered
 from pipeline.ledger.shown import shown_row
@@ -136,58 +136,67 @@ class SkippedUnknown:
     """The skipped rows that may be paid, because the row was sent before it was left out.
 
     They are ambiguous in an export, although they count as skipped. Otherwise the file, as the
-    sheet of another job, would have them sent again. `codes` are error codes by the name of a row.
+    sheet of another job, would have them sent again. `known` has them by the name of a row.
     """
 
-    codes: Mapping[bytes, str | None]
+    known: Mapping[bytes, Absent]
     variables: Variables
     id_place: int | None
 
-    def among(self, piece: Piece) -> dict[int, str | None]:
-        """The error code of each of them in `piece`, by its place."""
+    @property
+    def codes(self) -> set[str]:
+        """Their error codes."""
+        return {absent.code for absent in self.known.values() if absent.code}
+
+    def among(self, piece: Piece) -> dict[int, Absent]:
+        """Each of them in `piece`, by its place."""
         skipped = filled(piece.skipped) & ~piece.answered
         return self._found(piece.columns, np.flatnonzero(skipped))
 
-    def count(self, snapshot: Path) -> int:
-        """How many there are in the whole sheet."""
-        if not self.codes:
-            return 0
-        return sum(
-            len(self._found(batch.columns, np.flatnonzero(filled(batch.skipped))))
+    def rows(self, snapshot: Path) -> dict[int, int]:
+        """The row ids of all of them, by the number of the row in the sheet."""
+        if not self.known:
+            return {}
+        return {
+            batch.first + place: absent.row_id
             for batch in stored_batches(snapshot)
-        )
+            for place, absent in self._found(
+                batch.columns, np.flatnonzero(filled(batch.skipped))
+            ).items()
+        }
 
-    def _found(
-        self, columns: list[pa.Array], places: npt.NDArray[np.int64]
-    ) -> dict[int, str | None]:
-        if not self.codes or not len(places):
+    def _found(self, columns: list[pa.Array], places: npt.NDArray[np.int64]) -> dict[int, Absent]:
+        if not self.known or not len(places):
             return {}
         texts = [column.take(positions(places)).to_pylist() for column in columns]
         ids = repeat(None) if self.id_place is None else texts[self.id_place]
         keys = self.variables.keys(texts)
         names = [identity(key, row_id) for key, row_id in zip(keys, ids, strict=False)]
         found = zip(places.tolist(), names, strict=True)
-        return {place: self.codes[name] for place, name in found if name in self.codes}
+        return {place: self.known[name] for place, name in found if name in self.known}
 
 
 def _unknown(job: Job, snapshot: Path, read: Read) -> SkippedUnknown | None:
     if job.spec is None:
         return None
-    codes = read(queries.ambiguous_and_absent(deduped=job.spec.dedupe))
+    known = read(queries.ambiguous_and_absent(deduped=job.spec.dedupe))
     columns = stored_columns(snapshot)
     try:
         variables = bind(job.spec, columns)
     except Refused:  # the spec is for another sheet by now
         return None
     named = job.spec.id is not None and not job.spec.dedupe
-    return SkippedUnknown(codes, variables, columns.index(job.spec.id) if named else None)
+    return SkippedUnknown(known, variables, columns.index(job.spec.id) if named else None)
 
 
 @contextmanager
-def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[AnsweredSheet]:
+def opened(
+    job: Job, scratch: Path, add: Collection[str] = USUAL, more: tuple[str, ...] = ()
+) -> Iterator[AnsweredSheet]:
     """Opens the sources of an export as they are at this moment, also while a run is active.
 
-    `add` are the kinds of columns to add to the sheet.
+    `add` are the kinds of columns to add to the sheet. `more` are further columns of the results
+    that the answers have.
 
     Raises:
         Refused: before the first run.
@@ -213,7 +222,7 @@ def opened(job: Job, scratch: Path, add: Collection[str] = USUAL) -> Iterator[An
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         columns = AnswerColumns(job.spec.columns if job.spec else ())
         flags = FLAGS in kinds.values()
-        answers = find_answers(folder, read, rows, flags=flags, columns=columns)
+        answers = find_answers(folder, read, rows, flags=flags, columns=columns, more=more)
         unknown = _unknown(job, snapshot, read)
         yield AnsweredSheet(read, snapshot, answers, rows, kinds, columns, scratch, in_use, unknown)
 
@@ -268,21 +277,9 @@ def sheet_table(
     kind_of = _of_kinds(source.columns, with_types)
     fields |= {name: pa.field(name, kind_of[kind]) for name, kind in kinds.items()}
     schema = pa.schema(fields.values(), own.metadata)
-    why = _Skipped(columns, stored_skip_if_empty(source.snapshot))
-    brought = _Brought(
-        {kind: place_of[name] for name, kind in kinds.items() if name in place_of},
-        {f"{PARTS}.{column.name}": column.type for column in source.columns.columns},
-    )
 
     def batches() -> Iterator[pa.RecordBatch]:
-        unfinished = _UnfinishedInOrder(source.read)
-        pieces = ((piece, piece.columns) for piece in _pieces(source))
-        for piece, cells in typed.along(_pieces(source)) if typed else pieces:
-            rest = unfinished.before(piece.first + len(piece.skipped))
-            may_be_paid = source.unknown.among(piece) if source.unknown else {}
-            states = _states(piece, why, rest, may_be_paid, source.in_use)
-            added = _answers(piece, source) | states
-            added = brought.kept(piece, added)
+        for _, cells, added in answered_pieces(source, typed):
             yield pa.record_batch(
                 [
                     added[kinds[name]].cast(field.type) if name in kinds else cells[place_of[name]]
@@ -294,10 +291,37 @@ def sheet_table(
     delimiter, renewed = stored_delimiter(source.snapshot), kinds.keys() & place_of.keys()
     header_of = stored_headers(source.snapshot)
     headers = tuple(header_of.get(name, name) for name in fields)
-    types = {name: brought.types[kind] for name, kind in kinds.items() if part_of(kind)}
+    type_of = _types_of(source.columns)
+    types = {name: type_of[kind] for name, kind in kinds.items() if part_of(kind)}
     return Exported(
         schema, source.rows, kinds, batches, delimiter, frozenset(renewed), headers, types
     )
+
+
+def answered_pieces(
+    source: AnsweredSheet, typed: TypedRows | None = None
+) -> Iterator[tuple[Piece, list[pa.Array], dict[str, pa.Array]]]:
+    """Yields the whole sheet in its order: each piece, its cells (with `typed`, they have the types
+    of the sheet), and the runner's own columns by kind."""
+    columns = stored_columns(source.snapshot)
+    place_of = {name: place for place, name in enumerate(columns)}
+    why = _Skipped(columns, stored_skip_if_empty(source.snapshot))
+    brought = _Brought(
+        {kind: place_of[name] for name, kind in source.kinds.items() if name in place_of},
+        _types_of(source.columns),
+    )
+    unfinished = _UnfinishedInOrder(source.read)
+    pieces = ((piece, piece.columns) for piece in _pieces(source))
+    for piece, cells in typed.along(_pieces(source)) if typed else pieces:
+        rest = unfinished.before(piece.first + len(piece.skipped))
+        may_be_paid = source.unknown.among(piece) if source.unknown else {}
+        states = _states(piece, why, rest, may_be_paid, source.in_use)
+        added = _answers(piece, source) | states
+        yield piece, cells, brought.kept(piece, added)
+
+
+def _types_of(columns: AnswerColumns) -> dict[str, str]:
+    return {f"{PARTS}.{column.name}": column.type for column in columns.columns}
 
 
 def _of_kinds(columns: AnswerColumns, with_types: bool) -> dict[str, pa.DataType]:
@@ -321,24 +345,21 @@ def _pieces(source: AnsweredSheet) -> Iterator[Piece]:
                 stretch = next(stretches)
             assert stretch is not None
             size = min(end, stretch.last + 1) - begin
-            answered, answers = _beside(stretch, begin, size)
+            answered = source.answers.has[begin - 1 : begin - 1 + size]
+            answers = _beside(stretch, begin, size)
             cells = [column.slice(begin - first, size) for column in columns]
             yield Piece(begin, cells, skipped.slice(begin - first, size), answered, answers)
             begin += size
 
 
-def _beside(
-    stretch: Stretch, begin: int, size: int
-) -> tuple[npt.NDArray[np.bool_], pa.RecordBatch]:
+def _beside(stretch: Stretch, begin: int, size: int) -> pa.RecordBatch:
     low, high = np.searchsorted(stretch.rows, [begin, begin + size])
     places = np.full(size, -1)
     places[stretch.rows[low:high] - begin] = np.arange(high - low)
     take = positions(places)
     found = stretch.answers.slice(low, high - low).combine_chunks()
     arrays = [pa.concat_arrays(column.chunks or [_none(column)]) for column in found.columns]
-    return places >= 0, pa.record_batch(
-        [array.take(take) for array in arrays], names=found.column_names
-    )
+    return pa.record_batch([array.take(take) for array in arrays], names=found.column_names)
 
 
 def _none(column: pa.ChunkedArray) -> pa.Array:
@@ -369,7 +390,7 @@ def _states(
     piece: Piece,
     why: _Skipped,
     unfinished: list[Unfinished],
-    may_be_paid: Mapping[int, str | None],
+    may_be_paid: Mapping[int, Absent],
     in_use: bool,
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
@@ -381,8 +402,8 @@ def _states(
     for place in np.flatnonzero(skipped).tolist():
         cells = [column[place].as_py() for column in piece.columns]
         messages[place] = why.words(piece.skipped[place].as_py(), cells)
-    for place, code in may_be_paid.items():
-        status[place], codes[place] = State.AMBIGUOUS, code
+    for place, absent in may_be_paid.items():
+        status[place], codes[place] = State.AMBIGUOUS, absent.code
     for row in unfinished:
         place = row.sheet_row - piece.first
         shown = shown_row(row, in_use)

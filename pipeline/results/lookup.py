@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,8 +31,8 @@ from pipeline.inputs.arrow import as_numpy, numbers, positions
 from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
-from pipeline.ledger.queries import Part
-from pipeline.ledger.reader import Read
+from pipeline.ledger.queries import Answered, Part
+from pipeline.ledger.reader import Operation, Read
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
 from pipeline.results.flags import REPEATED, REPEATED_FROM_CHARACTERS, all_flags, known_flags
@@ -45,6 +45,8 @@ _MOST_STRETCHES = 200
 ANSWER_COLUMNS = ("id", "result", "citations", "flags")
 NO_COLUMNS = AnswerColumns(())
 
+# Further columns of the results whose texts have any length.
+_LONG = ("variables", "extra")
 _UNSEALED_ROWS = 200
 _CHUNK_ROWS = 20_000
 # (run, row as sent) as one integer: no sheet has 2^40 rows.
@@ -71,11 +73,16 @@ class _Placed:
             for first, begin, end in zip(firsts, cuts, cuts[1:], strict=False)
         ]
 
+    def only(self, rows: npt.NDArray[np.bool_]) -> _Placed:
+        """The same for some rows of the sheet (row 1 at 0)."""
+        keep = rows[self.rows - 1]
+        return _Placed(self.positions[keep], self.rows[keep])
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """The rows `first` to `last` of the sheet. `rows` are the answered ones among them, ascending,
-    and `answers` holds `ANSWER_COLUMNS` of each."""
+    and `answers` holds the columns of each."""
 
     first: int
     last: int
@@ -89,10 +96,13 @@ class Answers:
 
     `repeated` flags the rows (row 1 at 0) whose answer is also another row's, with other variables;
     it is None, and `flagged` empty, unless flags were asked for. `flagged` has the rows with each
-    flag, ascending. `with_ids`: the job names its rows.
+    flag, ascending. `with_ids`: the job names its rows. `has` flags the answered rows. `columns`
+    are those of the results that the answers have.
     """
 
     with_ids: bool
+    has: npt.NDArray[np.bool_]
+    columns: tuple[str, ...]
     repeated: npt.NDArray[np.bool_] | None
     flagged: Mapping[str, Rows]
     _loads: list[_Load]
@@ -103,7 +113,11 @@ class Answers:
     @property
     def answered(self) -> int:
         """How many rows of the sheet have an answer."""
-        return sum(len(placed.rows) for placed in self._placed)
+        return int(self.has.sum())
+
+    def only(self, rows: npt.NDArray[np.bool_]) -> Answers:
+        """The same, but of the other rows no answer is read. They still count as answered."""
+        return replace(self, _placed=[placed.only(rows) for placed in self._placed])
 
     def stretches(self, scratch: Path) -> Iterator[Stretch]:
         """Every row of the sheet once, in order. The temporary file is made in `scratch`, has no
@@ -113,10 +127,10 @@ class Answers:
             StorageFailed: when a part is no longer what it was.
         """
         with tempfile.TemporaryFile(dir=scratch) as file:
-            spill = _Spill(file)
+            spill = _Spill(file, self.columns)
             for load, placed in zip(self._loads, self._placed, strict=True):
                 if len(placed.rows):
-                    spill.add(load(ANSWER_COLUMNS), placed, self._first_rows)
+                    spill.add(load(self.columns), placed, self._first_rows)
             lasts = [*(self._first_rows[1:] - 1), self._sheet_rows]
             for number, (first, last) in enumerate(zip(self._first_rows, lasts, strict=True)):
                 yield Stretch(int(first), int(last), *spill.read(number))
@@ -129,10 +143,13 @@ def find_answers(
     *,
     flags: bool = False,
     columns: AnswerColumns = NO_COLUMNS,
+    more: tuple[str, ...] = (),
+    which: Operation[Iterator[Answered]] = queries.answered,
     stretch_bytes: int = STRETCH_BYTES,
 ) -> Answers:
     """Looks every answer up that the ledger counts for a row of the sheet. With `flags`, those that
-    `columns` computes are found too.
+    `columns` computes are found too. The answers have `ANSWER_COLUMNS` and those that `more` names.
+    `which` yields the answers, if not those of the sheet's rows.
 
     `stretch_bytes` of answers are in memory at once, and one answer more.
 
@@ -142,17 +159,21 @@ def find_answers(
         StorageFailed: when one of them is not in the results, or a part is not what was written.
     """
     loads = _loads(folder, read)
-    held = _HeldAnswers(flags, columns)
+    held = _HeldAnswers(flags, columns, more)
     for load in loads:
         held.add(load(held.columns))
-    of_row, keys = _wanted(read, held.run_numbers)
+    of_row, keys = _wanted(read, which, held.run_numbers)
     placed, sizes = held.place(of_row, keys, sheet_rows, folder)
     ends = np.cumsum(sizes)
     stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
     first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
     repeated = _repeated(placed, held, sheet_rows) if flags else None
+    has = np.zeros(sheet_rows, bool)
+    has[of_row - 1] = True
     return Answers(
         held.with_ids,
+        has,
+        (*ANSWER_COLUMNS, *more),
         repeated,
         _Flagged(held, placed, repeated),
         loads,
@@ -198,9 +219,11 @@ def _unsealed(read: Read, first_seq: int, last_seq: int, columns: tuple[str, ...
     return results_table(read(queries.finished(first_seq, last_seq)), "").select(list(columns))
 
 
-def _wanted(read: Read, run_numbers: dict[str, int]) -> tuple[Rows, Rows]:
+def _wanted(
+    read: Read, which: Operation[Iterator[Answered]], run_numbers: dict[str, int]
+) -> tuple[Rows, Rows]:
     """(row of the sheet, key of its answer) of every row that the ledger says is answered."""
-    found = read(queries.answered)
+    found = read(which)
     rows, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     while chunk := read(lambda _: list(islice(found, _CHUNK_ROWS))):
         rows.append(np.array([a.sheet_row for a in chunk], np.int64))
@@ -216,8 +239,9 @@ def _keys(runs: Rows, rows: Rows) -> Rows:
 class _HeldAnswers:
     """What is known of each answer that is held, one number a column, in the order of the parts."""
 
-    def __init__(self, flags: bool, columns: AnswerColumns) -> None:
-        self.columns: tuple[str, ...] = ("run_id", "row", "id", "result", "citations_raw")
+    def __init__(self, flags: bool, columns: AnswerColumns, more: tuple[str, ...]) -> None:
+        self._texts = ("result", "citations_raw", *(name for name in more if name in _LONG))
+        self.columns: tuple[str, ...] = ("run_id", "row", "id", *self._texts)
         if flags:
             self.columns += ("row_key", "flags")
         self.run_numbers: dict[str, int] = {}
@@ -238,7 +262,8 @@ class _HeldAnswers:
         runs = [numbers.setdefault(run, len(numbers)) for run in table["run_id"].to_pylist()]
         self.counts.append(len(table))
         self._keys.append(_keys(np.array(runs, np.int64), as_numpy(table["row"])))
-        self._sizes.append(_bytes_of(table["result"]) + _bytes_of(table["citations_raw"]))
+        sizes = [_bytes_of(table[name]) for name in self._texts]
+        self._sizes.append(np.add.reduce(sizes, dtype=np.int32))
         self.with_ids |= table["id"].null_count < len(table)
         if self._flagging:
             self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
@@ -347,18 +372,19 @@ def _repeated(placed: _Placed, held: _HeldAnswers, sheet_rows: int) -> npt.NDArr
     return flags
 
 
-_SPILLED = pa.schema(
-    [pa.field("sheet_row", pa.int64()), *(RESULTS_SCHEMA.field(n) for n in ANSWER_COLUMNS)]
-)
-
-
 @dataclass(slots=True)
 class _Spill:
     """Answers on their way from the order of the parts to the order of the sheet."""
 
     file: IO[bytes]
+    columns: tuple[str, ...]
     places: dict[int, list[tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(list))
     """Of each stretch: (offset, bytes, checksum) of its pieces."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [RESULTS_SCHEMA.field(name) for name in self.columns]
+        return pa.schema([pa.field("sheet_row", pa.int64()), *fields])
 
     def add(self, answers: pa.Table, placed: _Placed, first_rows: Rows) -> None:
         """Answers of one part."""
@@ -369,7 +395,7 @@ class _Spill:
         )
         place = table.column_names.index("citations")
         cut = pc.list_slice(table["citations"], 0, MAX_CITATIONS, return_fixed_size_list=False)
-        table = table.set_column(place, "citations", cut).cast(_SPILLED)
+        table = table.set_column(place, "citations", cut).cast(self.schema)
         stretches = np.searchsorted(first_rows, rows, side="right") - 1
         begins = np.flatnonzero(np.diff(stretches, prepend=-1))
         for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
@@ -380,7 +406,7 @@ class _Spill:
 
     def read(self, number: int) -> tuple[Rows, pa.Table]:
         """(the answered rows of a stretch, ascending; the answer of each)."""
-        tables = [pa.Table.from_batches([], _SPILLED)]
+        tables = [pa.Table.from_batches([], self.schema)]
         for offset, size, checksum in self.places.pop(number, ()):
             self.file.seek(offset)
             content = self.file.read(size)

@@ -31,7 +31,7 @@ def test_the_commands_are_listed_in_the_order_in_which_a_user_needs_them():
     lines = help_of()
     listed = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]]
     assert " ".join(listed) == (
-        "init check run status report resume settle export history verify schedule sandbox"
+        "init check run status report show resume settle export history verify schedule sandbox"
     )
 
 
@@ -45,8 +45,8 @@ def test_no_line_about_a_command_is_cut_off():
 
 @pytest.mark.parametrize("name", sorted(set(cli.commands) - {"sandbox"}))
 def test_the_options_of_a_command_are_in_groups_in_one_order(name):
-    """What to send, limits, where, output; a group that is empty is left out, --help is last. The
-    sandbox has other groups, since it sends nothing."""
+    """What to send, which rows, limits, where, output; a group that is empty is left out, --help is
+    last. The sandbox has other groups, since it sends nothing."""
     lines = help_of(name)
     headings = [line.removesuffix(":") for line in lines if re.fullmatch(r"[A-Z].*:", line)]
     assert headings == [group for group in GROUPS if group in headings]

@@ -29,6 +29,7 @@ COMMANDS = [
     ("status",),
     ("report",),
     ("history",),
+    ("show", "--versions"),
     ("export", "--to", "done.csv"),
     ("export", "--to", "done.xlsx"),
     ("verify",),

@@ -108,6 +108,8 @@ READING = [
     "verify --json",
     "check --json",
     "export --to OUT.csv",
+    "show --versions",
+    "show --json --status ok",
     "schedule --at 02:00 --as cron --key-file KEY",
 ]
 SETTLING = "settle --only gateway --json"
@@ -597,6 +599,7 @@ def test_a_part_with_wrong_columns_is_damage_although_the_ledger_has_its_checksu
     for words in READING:
         hostile.assert_ends(words)
     assert hostile.give("export --to OUT.csv").returncode == 6
+    assert hostile.give("show").returncode == 6
 
 
 @pytest.mark.parametrize("kind", ["other columns", "columns that are no names", "nested deeply"])

@@ -26,6 +26,7 @@ COMMANDS = [
     ["status"],
     ["report"],
     ["history"],
+    ["show"],
     ["verify"],
 ]
 # The files of such a run. A rehearsal also has its book.

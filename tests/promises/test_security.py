@@ -454,7 +454,8 @@ def test_a_question_about_rows_commands_no_terminal():
 
 # The functions that print to a terminal. Each makes its text printable or prints only own words.
 SPEAKERS = {
-    "cli.main", "commands.console._echo", "commands.schedule.work", "commands.send._confirm",
+    "cli.main", "commands.console._echo", "commands.console.pour",
+    "commands.console.page_through", "commands.schedule.work", "commands.send._confirm",
     "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
     "commands.progress.say", "commands.widget.write",
     "sending.engines.ray_head._main", "inputs.calamine_process._say",
@@ -475,7 +476,8 @@ def test_only_the_listed_functions_print_to_a_terminal():
             for call in ast.walk(function):
                 said = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
                 if re.fullmatch(
-                    r"print|click\.(echo|secho|confirm|prompt)|sys\.std(out|err)\.write", said
+                    r"print|click\.(echo(_via_pager)?|secho|confirm|prompt)|sys\.std(out|err)\.write",
+                    said,
                 ):
                     found.add(f"{module}.{function.name}")
     assert found == SPEAKERS | {"commands.schedule.schedule"}  # it contains `work`

@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_at_the_first_start_is_reported_in_words(sandbox, ma
     assert job.run("--output", output)["ok"] == 1
 
 
-READING = [["status"], ["verify"], ["history"], ["check"], ["export", "--to"]]
+READING = [["status"], ["verify"], ["history"], ["check"], ["show"], ["export", "--to"]]
 
 
 @pytest.mark.parametrize("ends", ["well", "killed"])

@@ -26,7 +26,7 @@ from tests.conftest import TOP, Job
 
 RELEASES = sorted((TOP / "tests/releases").glob("*.tar.gz"))
 WORKBOOKS = sorted((TOP / "tests/releases").glob("workbooks/*.tar.gz"))
-READING = ("status", "report", "history", "verify", "check", "export --to done.csv")
+READING = ("status", "report", "history", "verify", "check", "show", "export --to done.csv")
 FAILED, INTERRUPTED, NEVER_SENT = {"T3", "T7"}, "T8", {"T10", "T11"}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from xml.etree.ElementTree import fromstring
 
 from pipeline.export.xlsx.editor import edited
 from pipeline.export.xlsx.markup import quoteattr
@@ -102,8 +102,8 @@ def with_answer_styles(workbook: Workbook, part: str, codes: Iterable[str]) -> A
 
 
 def _index(cells: list[tuple[dict[str, str], dict[str, str]]], markup: str) -> int | None:
-    xf = fromstring(markup)
-    look = (dict(xf.attrib), dict(xf[0].attrib))
+    tags = re.findall(r"<(?!/)[^>]*", markup)
+    look = tuple(dict(re.findall(r'(\w+)="([^"]*)"', tag)) for tag in tags)
     return cells.index(look) if look in cells else None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.core.errors import StorageFailed
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import reader
 from pipeline.results.lookup import find_answers
@@ -66,3 +68,31 @@ def test_no_file_is_left_behind(folder, tmp_path):
     with reader.reading(folder.ledger) as read:
         for _ in find_answers(folder, read, ROWS - 19).stretches(tmp_path):
             assert not list(Path(tmp_path).iterdir())
+
+
+def test_only_the_parts_with_wanted_answers_are_read(folder, tmp_path):
+    """The other rows still count as answered."""
+    wanted = stories(folder)
+    with reader.reading(folder.ledger) as read:
+        answers = find_answers(folder, read, len(wanted), more=("variables",))
+        none = answers.only(np.zeros(len(wanted), bool))
+        part = max(folder.results.glob("part-*.parquet"))
+        content = part.read_bytes()
+        part.unlink()
+        try:
+            assert not any(len(stretch.rows) for stretch in none.stretches(tmp_path))
+            assert none.answered == answers.answered == len(wanted) - 1
+            with pytest.raises(StorageFailed):
+                list(answers.stretches(tmp_path))
+        finally:
+            part.write_bytes(content)
+        mask = np.zeros(len(wanted), bool)
+        mask[[3, 70]] = True
+        found = {
+            row: variables
+            for stretch in answers.only(mask).stretches(tmp_path)
+            for row, variables in zip(
+                stretch.rows.tolist(), stretch.answers["variables"].to_pylist(), strict=True
+            )
+        }
+    assert found == {row: f'{{"story":"{wanted[row]}"}}' for row in (4, 71)}

@@ -1,0 +1,208 @@
+"""`pipeline show`: shows rows for reading."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.console import (
+    answer,
+    codes_said,
+    finish,
+    page_through,
+    pour,
+    print_json,
+    rows_said,
+)
+from pipeline.commands.help import OUTPUT, WHICH, command, option
+from pipeline.commands.options import JOB, OUTPUT_FOLDER, SANDBOX, JobOptions, options
+from pipeline.core.wording import counted
+from pipeline.show import SEED
+
+if TYPE_CHECKING:
+    from pipeline.job.job import Job
+    from pipeline.show.choice import Choice
+    from pipeline.show.rows import Shown
+
+
+@command("Show rows for reading: what was sent, the answer, every request.")
+@options(JOB, OUTPUT_FOLDER, SANDBOX)
+@option("--rows", metavar="ROWS", group=WHICH, help="Rows such as 3,7-9, as messages name them.")
+@option("--id", "ids", metavar="ID", multiple=True, group=WHICH, help="Rows with this id.")
+@option(
+    "--status",
+    "statuses",
+    metavar="WORD",
+    multiple=True,
+    group=WHICH,
+    help="ok, failed, ambiguous, pending or skipped.",
+)
+@option("--code", metavar="CODES", group=WHICH, help="Rows with these error codes.")
+@option(
+    "--flag",
+    "flags",
+    metavar="FLAG",
+    multiple=True,
+    group=WHICH,
+    help="Answers with this flag, such as refusal.",
+)
+@option(
+    "--sample",
+    metavar="N",
+    type=click.IntRange(1),
+    group=WHICH,
+    help="N of these rows, chosen at random.",
+)
+@option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0),
+    default=SEED,
+    group=WHICH,
+    left_out=f"{SEED}",
+    help="Another sample. The same N shows the same rows.",
+)
+@option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(0),
+    group=WHICH,
+    help="The first N of these rows.",
+)
+@option(
+    "--versions",
+    is_flag=True,
+    group=OUTPUT,
+    help="All paid answers of a row, with the words that changed.",
+)
+@option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=OUTPUT,
+    help="One JSON object for each row, one a line, then the summary.",
+)
+@option("--no-pager", is_flag=True, group=OUTPUT, help="Print on the terminal without a pager.")
+@option("--quiet", is_flag=True, group=OUTPUT, help="Print only the rows.")
+def show(
+    rows: str | None,
+    ids: tuple[str, ...],
+    statuses: tuple[str, ...],
+    code: str | None,
+    flags: tuple[str, ...],
+    sample: int | None,
+    seed: int,
+    limit: int | None,
+    versions: bool,
+    no_pager: bool,
+    **given: Any,
+) -> None:
+    """Shows rows of JOB for reading: what was sent, the answer, every request.
+
+    \b
+    Examples:
+      pipeline show jobs/stories.yaml --rows 3,7-9
+      pipeline show jobs/stories.yaml --flag refusal --sample 20
+
+    Rows must fit every option; --id, --status and --flag can be repeated. Works during a run.
+    """
+    said = JobOptions(**given)
+
+    def work(job: Job) -> int:
+        from pipeline.show.choice import Choice
+        from pipeline.show.rows import showing
+
+        choice = Choice(
+            rows=rows_said(rows),
+            ids=ids,
+            statuses=statuses,
+            codes=codes_said(code) or (),
+            flags=flags,
+            sample=sample,
+            seed=seed,
+            limit=limit,
+        )
+        with showing(job, choice, versions=versions) as shown:
+            if said.as_json:
+                _print_objects(shown, choice, versions)
+            elif not shown.count:
+                answer(said, _nothing_line(shown))
+            elif no_pager or not (sys.stdin.isatty() and sys.stdout.isatty()):
+                pour(_texts(shown, choice, said))
+            else:
+                _hide_secrets()
+                page_through(_texts(shown, choice, said), _colour())
+        return 0
+
+    finish(said, work)
+
+
+def _print_objects(shown: Shown, choice: Choice, versions: bool) -> None:
+    from pipeline.ledger import queries
+    from pipeline.show.as_json import row_json
+    from pipeline.status.summary import as_json, summarize
+
+    columns = shown.source.columns.columns
+    if not pour(row_json(row, columns, versions=versions) + "\n" for row in shown.rows()):
+        return
+    counts = shown.source.read(queries.counts)
+    summary = summarize(shown.job, counts, in_use=shown.source.in_use)
+    seed = None if choice.sample is None else choice.seed
+    print_json(as_json(summary) | {"shown": shown.count, "seed": seed})
+
+
+def _texts(shown: Shown, choice: Choice, said: JobOptions) -> Iterator[str]:
+    """The rows as text, each a moment before it is printed."""
+    from pipeline.show.text import Page
+
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    page = Page(width, terminal and _colour(), shown.job.sandbox)
+    if not said.quiet:
+        yield from (f"{line}\n" for line in page.wrapped(_first_line(shown, choice)))
+    for number, row in enumerate(shown.rows()):
+        yield "" if said.quiet and not number else "\n"
+        yield from (f"{line}\n" for line in page.lines(row))
+
+
+def _colour() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _first_line(shown: Shown, choice: Choice) -> str:
+    """Which rows these are, and of which sheet."""
+    total = counted(shown.source.rows, "row")
+    sampled = "" if choice.sample is None else f" chosen at random (--seed {choice.seed})"
+    return (
+        f"{shown.job.name}{', a rehearsal' if shown.job.sandbox else ''}: {shown.count} of {total}"
+        f"{sampled}, {_as_read(shown)}."
+    )
+
+
+def _nothing_line(shown: Shown) -> str:
+    total = counted(shown.source.rows, "row")
+    return f"{shown.job.name}: no row fits these options. There are {total}, {_as_read(shown)}."
+
+
+def _as_read(shown: Shown) -> str:
+    """When the runner read the sheet that is shown."""
+    from pipeline.ledger import queries
+
+    last = shown.source.read(queries.last_run)
+    assert last is not None  # refused before the first run
+    began = datetime.fromtimestamp(last.started_at, UTC).astimezone()
+    return f"as the last run read the sheet on {began:%Y-%m-%d} at {began:%H:%M:%S}"
+
+
+def _hide_secrets() -> None:
+    """Removes the key from the environment of the pager, which can start other programs."""
+    from pipeline.job.access import SECRETS
+
+    for name in SECRETS:
+        os.environ.pop(name, None)

@@ -1,0 +1,152 @@
+"""Which rows of the sheet are shown."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.added_columns import STATUS
+from pipeline.core.errors import Refused
+from pipeline.core.model import State
+from pipeline.core.wording import few_words, nearest, one_line
+from pipeline.inputs.row_names import no_such_row
+from pipeline.inputs.stored import stored_batches, stored_columns
+from pipeline.ledger import queries
+from pipeline.planning.consent import refuse_unknown_codes
+from pipeline.planning.selection import RowNumbers, Selection
+from pipeline.results.answered_sheet import AnsweredSheet, answered_pieces
+from pipeline.results.flags import known_flags
+from pipeline.show import SEED
+
+STATUSES = (State.OK, State.FAILED, State.AMBIGUOUS, State.PENDING, "skipped")
+_ID_CHARACTERS = 40
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The rows to show. A row must fit each of these that is given: its number, its id, its status,
+    its error code and a flag. Of the rows that fit, `sample` chooses so many at random, and `limit`
+    the first ones."""
+
+    rows: RowNumbers | None = None
+    ids: Collection[str] = ()
+    statuses: Collection[str] = ()
+    codes: Collection[str] = ()
+    flags: Collection[str] = ()
+    sample: int | None = None
+    seed: int = SEED
+    limit: int | None = None
+
+
+def chosen_rows(source: AnsweredSheet, id_column: str | None, choice: Choice) -> Mask:
+    """Returns one flag for each row of the sheet. `id_column` has the ids.
+
+    Raises:
+        Refused: for a row, an id, a status, a code or a flag that the job does not have.
+    """
+    _refuse_unknown(source, choice)
+    mask = Selection(rows=choice.rows).named(source.rows)
+    if choice.ids:
+        mask &= _with_ids(source, id_column, choice.ids)
+    if choice.flags:
+        mask &= _flagged(source, choice.flags)
+    if choice.statuses or choice.codes:
+        mask &= _ended(source, mask, choice)
+    return _first(_sampled(mask, choice), choice.limit)
+
+
+def _refuse_unknown(source: AnsweredSheet, choice: Choice) -> None:
+    if choice.rows is not None and choice.rows.last > source.rows:
+        sheet = "the last run's sheet"
+        raise Refused(no_such_row(choice.rows.last, sheet, source.rows, source.snapshot))
+    for status in choice.statuses:
+        _refuse_other(status, "status", STATUSES)
+    for flag in choice.flags:
+        _refuse_other(flag, "flag", known_flags(source.columns.columns))
+    if choice.codes:
+        here = {ending.code for ending in source.read(queries.counts).endings if ending.code}
+        skipped = source.unknown.codes if source.unknown else set()
+        refuse_unknown_codes(choice.codes, here | skipped, source.read)
+
+
+def _refuse_other(word: str, noun: str, known: Collection[str]) -> None:
+    if word not in known:
+        raise Refused(
+            f'There is no {noun} "{word}".{nearest(word, known)} This job can have: '
+            f"{few_words(known)}."
+        )
+
+
+def _with_ids(source: AnsweredSheet, column: str | None, ids: Collection[str]) -> Mask:
+    if column is None:
+        raise Refused(
+            "The rows of this job have no ids, because the job file has no `id:`. Choose them by "
+            "number instead, such as --rows 3,7-9."
+        )
+    place, missing = stored_columns(source.snapshot).index(column), set(ids)
+    mask = np.zeros(source.rows, bool)
+    for batch in stored_batches(source.snapshot):
+        for offset, text in enumerate(batch.columns[place].to_pylist(), batch.first - 1):
+            if text in ids:
+                mask[offset] = True
+                missing.discard(text)
+    if missing:
+        name = one_line(min(missing), _ID_CHARACTERS)
+        raise Refused(
+            f"The sheet of the last run has no row with the {one_line(column, _ID_CHARACTERS)} "
+            f'"{name}".'
+        )
+    return mask
+
+
+def _flagged(source: AnsweredSheet, flags: Collection[str]) -> Mask:
+    mask = np.zeros(source.rows, bool)
+    for flag in flags:
+        if flag in source.answers.flagged:
+            mask[source.answers.flagged[flag] - 1] = True
+    return mask
+
+
+def _ended(source: AnsweredSheet, mask: Mask, choice: Choice) -> Mask:
+    """The rows with one of the statuses and one of the codes. Reads no answer."""
+    found = np.zeros(source.rows, bool)
+    for first, statuses, codes in _endings(source, mask):
+        for place, (status, code) in enumerate(zip(statuses, codes, strict=True), first - 1):
+            found[place] = (not choice.statuses or status in choice.statuses) and (
+                not choice.codes or code in choice.codes
+            )
+    return found
+
+
+def _endings(
+    source: AnsweredSheet, mask: Mask
+) -> Iterator[tuple[int, list[str | None], list[str | None]]]:
+    """(first row, statuses, error codes) of each piece, up to the last row of `mask`."""
+    last = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 0
+    without = replace(source, answers=source.answers.only(np.zeros(source.rows, bool)))
+    for piece, _, added in answered_pieces(without):
+        if piece.first > last:
+            return
+        yield piece.first, added[STATUS].to_pylist(), added["error_code"].to_pylist()
+
+
+def _sampled(mask: Mask, choice: Choice) -> Mask:
+    rows = np.flatnonzero(mask)
+    if choice.sample is None or choice.sample >= len(rows):
+        return mask
+    places = random.Random(choice.seed).sample(range(len(rows)), choice.sample)
+    sampled = np.zeros(len(mask), bool)
+    sampled[rows[places]] = True
+    return sampled
+
+
+def _first(mask: Mask, limit: int | None) -> Mask:
+    if limit is not None:
+        mask[np.flatnonzero(mask)[limit:]] = False
+    return mask
