@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report bench-workbook lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report bench-workbook bench-commands lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -120,6 +120,10 @@ bench-report: $(READY)  ## measure seconds, memory and size of a million rows' r
 
 bench-workbook: $(READY)  ## measure reading and exporting a workbook of 200,000 rows, compared with openpyxl
 	$(BIN)/python benchmarks/workbook.py
+
+OTHER =
+bench-commands: $(READY)  ## measure CPU and memory of each command on 260 rows, compared with another release (OTHER=its checkout or its Python)
+	$(BIN)/python benchmarks/commands.py $(if $(OTHER),--other $(OTHER))
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \

@@ -48,6 +48,21 @@ def workbook() -> str:
     return "\n".join([*_steps(kept["figures"]), "", _about(kept)])
 
 
+def commands() -> str:
+    kept = _kept("commands")
+    lines = [
+        "| command | CPU s | MB | CPU s before | MB before | CPU, compared with before |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in kept["figures"]:
+        lines.append(
+            f"| {one['name']} | {one['cpu_s']:.2f} | {one['rss_mb']:.0f} |"
+            f" {one['other_cpu_s']:.2f} | {one['other_rss_mb']:.0f} |"
+            f" {one['cpu_s'] / one['other_cpu_s']:.2f} |"
+        )
+    return "\n".join([*lines, "", _about(kept)])
+
+
 def _steps(steps: list[dict[str, Any]]) -> list[str]:
     lines = ["| command | rows | wall s | CPU s | MB |", "|---|---|---|---|---|"]
     for one in steps:
@@ -120,6 +135,7 @@ TABLES = {
     "throughput": throughput,
     "scale": scale,
     "workbook": workbook,
+    "commands": commands,
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,
 }

@@ -22,6 +22,11 @@ CREDENTIAL = "aitutor-api-key"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRETS = (KEY_VARIABLE, _CREDENTIALS)
 """The environment variables that contain the key or lead to it."""
+VARIABLES = (
+    *("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+"""The variables that name a proxy or files for TLS."""
 _MAX_KEY_BYTES = 100_000  # the file may be a device that never ends
 _MAX_WAIT_S = 10.0  # for a pipe; a signal also waits that long
 _FORM = f"Write it like {DEFAULT_BASE_URL}."

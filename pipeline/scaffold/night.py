@@ -18,10 +18,10 @@ from pathlib import Path
 
 from pipeline.core.errors import NothingWritten
 from pipeline.core.time_of_day import parse_time
+from pipeline.job.access import VARIABLES
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.notify.endpoint import needed_variables
-from pipeline.system.network import VARIABLES
 
 OTEL = "OTEL_"
 """The names of OpenTelemetry's variables begin like this."""

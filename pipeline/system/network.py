@@ -19,12 +19,6 @@ from pipeline.system.addresses import is_host, is_loopback, split_address
 
 _KEY_LOG = "SSLKEYLOGFILE"
 
-VARIABLES = (
-    *("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
-)
-"""The variables that name a proxy or files for TLS."""
-
 
 @dataclass(frozen=True, slots=True)
 class Proxy:

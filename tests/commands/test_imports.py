@@ -3,18 +3,71 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
 import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import UnionType
 
+import openpyxl
 import pandas
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
 
 import pipeline
-from tests.conftest import TOP
+from pipeline.cli import cli
+from tests.conftest import TOP, Job, started_sandbox
 
-HEAVY = ("pandas", "pyarrow", "numpy", "httpx", "aiohttp", "tqdm", "yaml", "asyncio")
+HEAVY = (
+    *("pandas", "numpy", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "matplotlib", "jsonpath"),
+    *("httpx", "aiohttp", "asyncio", "ssl", "email", "http.client", "requests", "opentelemetry"),
+    *("uvicorn", "starlette", "multiprocessing", "charset_normalizer", "yaml", "tqdm", "sqlite3"),
+    *("openpyxl", "python_calamine", "xml.sax", "xml.parsers", "zipfile", "ray"),
+)
+"""Modules that take over 5 ms to import. A command loads those that it uses."""
+
+LEDGER = {"yaml", "sqlite3"}
+# pyarrow imports TLS, for files in a cloud.
+TABLES = {"numpy", "pyarrow", "pyarrow.parquet", "ssl"}
+WORKBOOK = {"xml.parsers", "zipfile"}
+FUNCTIONS = {"pyarrow.compute"}
+MAY_LOAD = {
+    "--help": set(),
+    "sandbox --help": set(),
+    "init sheet.csv --workflow wf_other --to other.yaml": {"numpy", "yaml"},
+    "status job.yaml": LEDGER,
+    "history job.yaml": LEDGER,
+    "schedule job.yaml --at 02:00 --as cron --key-file key": {"yaml"},
+    "verify job.yaml": LEDGER | TABLES,
+    # The standard library's HTTP finds the proxies that a run would use.
+    "check job.yaml": LEDGER | TABLES | FUNCTIONS | {"email", "http.client"},
+    "show job.yaml": LEDGER | TABLES | FUNCTIONS,
+    "report job.yaml": LEDGER | TABLES | FUNCTIONS | {"matplotlib", "xml.parsers"},
+    "export job.yaml --to done.csv": LEDGER | TABLES | FUNCTIONS,
+    "export job.yaml --to done.jsonl --flags": LEDGER | TABLES | FUNCTIONS,
+    "export job.yaml --to done.parquet": LEDGER | TABLES | FUNCTIONS,
+    "export job.yaml --to done.xlsx": LEDGER | TABLES | FUNCTIONS | WORKBOOK,
+    "export job.yaml --citations cited.parquet": LEDGER | TABLES | FUNCTIONS,
+    "settle job.yaml": LEDGER | TABLES | FUNCTIONS | {"asyncio"},
+    "run job.yaml": LEDGER
+    | TABLES
+    | FUNCTIONS
+    | {"asyncio", "httpx", "aiohttp", "email", "http.client", "zipfile"},
+}
+"""The modules among `HEAVY` that each command may load in the folder of a finished job."""
+
+_RUN = """
+import os, pathlib, sys
+from pipeline.cli import main
+try:
+    main()
+finally:
+    pathlib.Path(os.environ["LOADED"]).write_text(" ".join(sys.modules))
+"""
 
 
 def loaded_after(code: str) -> set[str]:
@@ -26,12 +79,93 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_the_package_or_its_command_line_loads_nothing_heavy():
-    """So `pipeline --help` appears at once."""
-    assert not loaded_after("import pipeline").intersection(HEAVY)
-    assert not loaded_after("import pipeline.cli").intersection(
-        ("pandas", "pyarrow", "numpy", "httpx", "aiohttp", "tqdm", "yaml")
+def loaded_by(job: Job, words: str) -> set[str]:
+    """Returns the heavy modules that a command has loaded at its end."""
+    noted = job.folder / "loaded"
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *words.split()],
+        cwd=job.folder,
+        env=job.environment(LOADED=str(noted)),
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode in (0, 3), done.stderr
+    return set(HEAVY).intersection(noted.read_text().split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    """So a program that uses one function does not wait for the others."""
+    assert not loaded_after("import pipeline").intersection(HEAVY)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Iterator[Callable[..., Job]]:
+    """Makes finished jobs: one row is ok with a citation, and one failed."""
+    folder = tmp_path_factory.mktemp("finished")
+    sandbox = started_sandbox(book=str(folder / "book.sqlite"))
+
+    def make(sheet: str = "sheet.csv", write: Callable[[Path], object] | None = None) -> Job:
+        path = folder / Path(sheet).suffix[1:]
+        path.mkdir()
+        job = Job(path, path / "job.yaml", path / sheet, sandbox.url)
+        rows = [["a dog", "1"], ["#fault:blocked", "2"]]
+        if write is None:
+            job.write_sheet(["story", "number"], rows)
+        else:
+            write(job.sheet)
+        job.write_spec(variables={"story": "story"})
+        assert job.call("run").returncode == 3
+        return job
+
+    yield make
+    sandbox.stop()
+
+
+@pytest.fixture(scope="module")
+def of_csv(finished: Callable[..., Job]) -> Job:
+    return finished()
+
+
+def test_the_table_has_every_command():
+    """`resume` is `run` with other rows."""
+    assert {words.split()[0] for words in MAY_LOAD} == {*cli.commands, "--help"} - {"resume"}
+
+
+@pytest.mark.parametrize("words", MAY_LOAD)
+def test_a_command_loads_only_what_it_uses(of_csv, words):
+    """pandas, for example, is imported by no command. pyarrow would do so by accident."""
+    assert loaded_by(of_csv, words) <= MAY_LOAD[words]
+
+
+TABLE = {"story": ["a dog", "#fault:blocked"], "number": [1, 2], "ratio": [0.5, None]}
+
+
+def write_workbook(path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in zip(*([name, *values] for name, values in TABLE.items()), strict=True):
+        book.active.append(row)
+    book.save(path)
+
+
+SHEETS = {
+    ".jsonl": lambda path: path.write_text(
+        "".join(
+            json.dumps({name: values[row] for name, values in TABLE.items()}) + "\n"
+            for row in range(2)
+        )
+    ),
+    ".parquet": lambda path: pa.parquet.write_table(pa.table(TABLE), path),
+    ".xlsx": write_workbook,
+}
+
+
+@pytest.mark.parametrize("ending", SHEETS)
+def test_no_command_imports_pandas_for_a_sheet_of_any_kind(finished, ending):
+    """Also where the sheet has types, and the export keeps them."""
+    job = finished(f"sheet{ending}", SHEETS[ending])
+    for words in ("check job.yaml", "verify job.yaml", f"export job.yaml --to done{ending}"):
+        assert loaded_by(job, words) <= MAY_LOAD["run job.yaml"] | WORKBOOK
 
 
 def test_every_public_name_exists():
