@@ -6,7 +6,6 @@ logs of hosted CI obey lines such as ``::error::`` (GitHub) and ``##vso[…]`` (
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -101,6 +100,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     def plain(name: str) -> str:  # the comparison takes time by the square of the length
         return name.casefold().strip()[:_COMPARED_CHARACTERS]
+
+    import difflib  # only a refusal needs it
 
     by_plain = {plain(name): name for name in known}
     close = difflib.get_close_matches(plain(word), list(by_plain), n=1)

@@ -12,9 +12,9 @@ import contextlib
 import sqlite3
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 from pipeline.core.errors import StorageFailed
 from pipeline.ledger.queries import check_structure
@@ -64,12 +64,22 @@ def checked_beside(path: Path) -> Iterator[None]:
         StorageFailed: as `check_ledger`, at the end of the block. It replaces an exception of the
             block, because altered values may raise anything.
     """
-    with ThreadPoolExecutor(1) as pool:
-        checking = pool.submit(check_ledger, path)
+    failed: list[BaseException] = []
+
+    def work() -> None:
         try:
-            yield
-        finally:
-            checking.result()
+            check_ledger(path)
+        except BaseException as error:  # of any kind: the block's values cannot be trusted
+            failed.append(error)
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        if failed:
+            raise failed[0]
 
 
 def check(db: sqlite3.Connection) -> None:

@@ -27,8 +27,6 @@ from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read
 from pipeline.ledger.shown import shown_state
-from pipeline.notify.endpoint import own_textfile, told_endpoints
-from pipeline.notify.telemetry import find_telemetry
 from pipeline.planning.consent import plan_of, questions, refuse_impossible
 from pipeline.planning.drift import Drift, drift
 from pipeline.planning.prepared import Prepared
@@ -129,7 +127,9 @@ def check_job(
     job = with_text_rules(job, accept_changes=accept_changes)
     spec, selection = job.to_run(), selection or Selection()
     in_use = job.folder.in_use  # read first: if a run ends meanwhile, it has nothing in flight
-    if not job.sandbox:
+    if spec.notify is not None and not job.sandbox:
+        from pipeline.notify.telemetry import find_telemetry  # few jobs notify anybody
+
         find_telemetry(spec)
     check_engine(spec)
     job.folder.refuse_unusable()
@@ -223,7 +223,9 @@ def _refusal(job: Job, prepared: Prepared, accept_changes: bool, key: RunKey) ->
     try:
         repaid = Repaid() if accept_changes else prepared.repaid
         refuse_repaying(spec, repaid, rehearsal=job.sandbox)
-        if not job.sandbox:  # a rehearsal notifies no address
+        if spec.notify is not None and not job.sandbox:  # a rehearsal notifies no address
+            from pipeline.notify.endpoint import own_textfile, told_endpoints
+
             told_endpoints(spec, key.in_use())
             own_textfile(spec)
     except Refused as error:
