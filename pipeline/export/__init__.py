@@ -212,28 +212,29 @@ def _watched(exported: Exported, on_rows: Callable[[int, int], None]) -> Exporte
 def _with_workbook(
     job: Job, spec: JobSpec | None, source: AnsweredSheet, exported: Exported, target: Path
 ) -> Export:
-    from pipeline.export.xlsx.copying import Copied, write_copy
     from pipeline.export.xlsx.summary import summary_rows
     from pipeline.export.xlsx.typed import kinds_of_schema, kinds_of_texts, kinds_of_types
     from pipeline.export.xlsx.workbook import write_workbook
 
-    summary = summary_rows(job, source.read, source.in_use)
+    summary, without_macros = summary_rows(job, source.read, source.in_use), False
     try:
         sheet = spec.input if spec is not None else None
         if spec is not None and isinstance(sheet, Path) and sheet.suffix.lower() in _WORKBOOKS:
+            from pipeline.export.xlsx.copying import write_copy
+
             table = open_table(spec)
             converts = kinds_of_types(exported.types)
             copied = write_copy(spec, table, source.snapshot, exported, converts, target, summary)
+            aside, without_macros = copied.aside, copied.without_macros
         else:
             sent = _sent(job, source.snapshot)
             kinds = kinds_of_schema(_schema(spec), sent)
             texts = _own_texts(source.snapshot, exported, kinds)
             kinds |= kinds_of_texts(texts, sent) | kinds_of_types(exported.types)
             aside = write_workbook(exported, target, job.name, summary, kinds)
-            copied = Copied(aside)
     except OSError as error:
         raise _unwritable(target, error) from None
-    return Export(target, exported.rows, aside=copied.aside, without_macros=copied.without_macros)
+    return Export(target, exported.rows, aside=aside, without_macros=without_macros)
 
 
 def _sent(job: Job, snapshot: Path) -> frozenset[str]:

@@ -17,10 +17,10 @@ from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
+from pipeline.inputs.arrow import call
 from pipeline.inputs.mapping import used_columns
 from pipeline.inputs.pages import BATCH_BYTES, is_binary, is_text
 from pipeline.inputs.table import Batch, Findings, distinct_names
@@ -164,7 +164,7 @@ def _refuse_inexact(where: Input, name: str, column: pa.Array, first: int) -> No
     if kind not in _INEXACT_FROM:
         return
     least = _INEXACT_FROM[kind]
-    bounds = pc.min_max(column.cast(pa.float64())).as_py()
+    bounds = call("min_max", column.cast(pa.float64())).as_py()
     if not any(bound is not None and abs(bound) >= least for bound in bounds.values()):
         return
     for row, value in enumerate(column.to_pylist(), start=first):
@@ -188,7 +188,7 @@ def _step(batch: pa.RecordBatch) -> int:
         if isinstance(column, pa.DictionaryArray):
             texts = _readable(column).dictionary
             if is_text(texts.type):
-                longest = max(longest, pc.max(pc.binary_length(texts)).as_py() or 0)
+                longest = max(longest, call("max", call("binary_length", texts)).as_py() or 0)
     return max(1, min(len(batch), BATCH_BYTES // longest))
 
 

@@ -11,12 +11,11 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.added_columns import TEXT_ASIDE, status_columns
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
-from pipeline.inputs.arrow import as_numpy, text_scalar
+from pipeline.inputs.arrow import as_numpy, call, matches, text_scalar
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import KEY_BYTES, identity, occurrences
 from pipeline.inputs.mapping import Variables
@@ -104,8 +103,8 @@ class RowChecks:
             by_name = dict(zip(self._table.columns, arrays, strict=True))
             reasons[~wanted(self._spec.where, by_name) & (reasons == Skip.NOT)] = Skip.WHERE
         for status in self._statuses:
-            said = pc.utf8_lower(pc.utf8_trim_whitespace(arrays[status]))
-            ambiguous = as_numpy(pc.equal(said, text_scalar(State.AMBIGUOUS, said.type)))
+            said = call("utf8_lower", call("utf8_trim_whitespace", arrays[status]))
+            ambiguous = as_numpy(call("equal", said, text_scalar(State.AMBIGUOUS, said.type)))
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
         self._refuse_names_of_files(batch, arrays, reasons)
         for position, choice in self._choices:
@@ -131,7 +130,7 @@ class RowChecks:
         if self._table.sheet is None:
             return
         for position, _ in self._choices:
-            found = as_numpy(pc.match_substring_regex(arrays[position], TEXT_ASIDE))
+            found = as_numpy(matches(arrays[position], TEXT_ASIDE))
             found = found & (reasons == Skip.NOT)
             if found.any():
                 cell = self._table.cell_at(position, batch.places[int(found.argmax())])

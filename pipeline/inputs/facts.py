@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.inputs.arrow import as_numpy, filled, positions
+from pipeline.inputs.arrow import as_numpy, call, filled, matches, taken
 from pipeline.inputs.mapping import VariableSource
 from pipeline.inputs.stored import stored_batches, stored_columns
 
@@ -57,7 +56,7 @@ def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFact
             continue
         whole = len(kept) == len(keys)
         for facts, column, _ in mapped:
-            texts = arrays[column] if whole else arrays[column].take(positions(kept))
+            texts = arrays[column] if whole else taken(arrays[column], kept)
             facts.add(texts, kept + first)
     return [facts.as_value(source.name, columns[column]) for facts, column, source in mapped]
 
@@ -72,7 +71,7 @@ class _Facts:
         self.marked_row: int | None = None
 
     def add(self, texts: pa.Array, rows: npt.NDArray[np.int64]) -> None:
-        sizes = as_numpy(pc.utf8_length(texts))
+        sizes = as_numpy(call("utf8_length", texts))
         filled = np.flatnonzero(sizes)
         self.empty += len(sizes) - len(filled)
         if not len(filled):
@@ -82,7 +81,7 @@ class _Facts:
             self.longest = int(sizes[most]), int(rows[most])
         if self.shortest is None or sizes[least] < self.shortest[0]:
             self.shortest = int(sizes[least]), int(rows[least])
-        found = as_numpy(pc.match_substring_regex(texts, _MARKERS))
+        found = as_numpy(matches(texts, _MARKERS))
         if found.any():
             self.marked += int(found.sum())
             self.marked_row = self.marked_row or int(rows[found.argmax()])

@@ -97,7 +97,7 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     for first, cells, hexes, _ in stored_batches(path):
         kept = np.flatnonzero(filled(hexes))
         rows.append(kept + first)
-        keys = bytes.fromhex("".join(hexes.drop_null().to_pylist()))
+        keys = bytes.fromhex("".join(filter(None, hexes.to_pylist())))
         if place is None:
             identities += keys
             continue

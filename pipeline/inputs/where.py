@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
-from pipeline.inputs.arrow import as_numpy, text_scalar
+from pipeline.inputs.arrow import as_numpy, call, matches, text_scalar
 from pipeline.job.spec import Condition, JobSpec
 
 
@@ -53,7 +52,7 @@ def wanted(
 
 def _holds(condition: Condition, texts: pa.Array) -> pa.Array:
     if condition.test == "empty":
-        return pc.equal(texts, text_scalar("", texts.type))
+        return call("equal", texts, text_scalar("", texts.type))
     if condition.test == "equals":
-        return pc.equal(texts, text_scalar(condition.text, texts.type))
-    return pc.match_substring_regex(texts, condition.text)
+        return call("equal", texts, text_scalar(condition.text, texts.type))
+    return matches(texts, condition.text)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.added_columns import (
     ANSWER,
@@ -34,7 +33,7 @@ from pipeline.core.added_columns import (
 )
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
-from pipeline.inputs.arrow import array_of, as_numpy, filled, positions, text_scalar, texts
+from pipeline.inputs.arrow import array_of, as_numpy, at, call, filled, taken, text_scalar, texts
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.identity import identity
 from pipeline.inputs.mapping import Variables, bind
@@ -168,7 +167,7 @@ class SkippedUnknown:
     def _found(self, columns: list[pa.Array], places: npt.NDArray[np.int64]) -> dict[int, Absent]:
         if not self.known or not len(places):
             return {}
-        texts = [column.take(positions(places)).to_pylist() for column in columns]
+        texts = [at(column, places.tolist()) for column in columns]
         ids = repeat(None) if self.id_place is None else texts[self.id_place]
         keys = self.variables.keys(texts)
         names = [identity(key, row_id) for key, row_id in zip(keys, ids, strict=False)]
@@ -282,7 +281,7 @@ def sheet_table(
         for _, cells, added in answered_pieces(source, typed):
             yield pa.record_batch(
                 [
-                    added[kinds[name]].cast(field.type) if name in kinds else cells[place_of[name]]
+                    _as(added[kinds[name]], field.type) if name in kinds else cells[place_of[name]]
                     for name, field in fields.items()
                 ],
                 schema=schema,
@@ -356,10 +355,13 @@ def _beside(stretch: Stretch, begin: int, size: int) -> pa.RecordBatch:
     low, high = np.searchsorted(stretch.rows, [begin, begin + size])
     places = np.full(size, -1)
     places[stretch.rows[low:high] - begin] = np.arange(high - low)
-    take = positions(places)
     found = stretch.answers.slice(low, high - low).combine_chunks()
     arrays = [pa.concat_arrays(column.chunks or [_none(column)]) for column in found.columns]
-    return pa.record_batch([array.take(take) for array in arrays], names=found.column_names)
+    return pa.record_batch([taken(array, places) for array in arrays], names=found.column_names)
+
+
+def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    return array if array.type == kind else array.cast(kind)
 
 
 def _none(column: pa.ChunkedArray) -> pa.Array:
@@ -449,13 +451,13 @@ class _Brought:
         if not self.places or piece.skipped.null_count == len(piece.skipped):
             return found
         texts = {
-            kind: piece.columns[place].cast(pa.string()) for kind, place in self.places.items()
+            kind: _as(piece.columns[place], pa.string()) for kind, place in self.places.items()
         }
         keep = np.zeros(len(piece.skipped), dtype=bool)
         if ANSWER in texts:
-            keep |= as_numpy(pc.not_equal(texts[ANSWER], text_scalar("")))
+            keep |= as_numpy(call("not_equal", texts[ANSWER], text_scalar("")))
         if STATUS in texts:
-            keep |= as_numpy(pc.equal(texts[STATUS], text_scalar(State.AMBIGUOUS)))
+            keep |= as_numpy(call("equal", texts[STATUS], text_scalar(State.AMBIGUOUS)))
         keep &= filled(piece.skipped) & ~piece.answered
         if not keep.any():
             return found

@@ -23,11 +23,10 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
-from pipeline.inputs.arrow import as_numpy, numbers, positions
+from pipeline.inputs.arrow import as_numpy, call, numbers, shortened_lists, taken
 from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
@@ -344,7 +343,7 @@ class _Flagged(Mapping[str, Rows]):
 
 def _bytes_of(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     none = numbers([0], pa.int32())[0]
-    return as_numpy(pc.fill_null(pc.binary_length(texts), none))
+    return as_numpy(call("coalesce", call("binary_length", texts), none))
 
 
 def _hash(text: str) -> int:
@@ -390,12 +389,13 @@ class _Spill:
         """Answers of one part."""
         by_row = np.argsort(placed.rows, kind="stable")
         rows = placed.rows[by_row]
-        table = answers.take(positions(placed.positions[by_row])).add_column(
+        table = taken(answers, placed.positions[by_row]).add_column(
             0, "sheet_row", numbers(rows, pa.int64())
         )
         place = table.column_names.index("citations")
-        cut = pc.list_slice(table["citations"], 0, MAX_CITATIONS, return_fixed_size_list=False)
-        table = table.set_column(place, "citations", cut).cast(self.schema)
+        cut = shortened_lists(table["citations"], MAX_CITATIONS)
+        table = table.set_column(place, "citations", cut)
+        table = pa.Table.from_arrays(table.columns, schema=self.schema)
         stretches = np.searchsorted(first_rows, rows, side="right") - 1
         begins = np.flatnonzero(np.diff(stretches, prepend=-1))
         for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
@@ -416,7 +416,9 @@ class _Spill:
                     "results in the run folder are safe. Check the disk for errors."
                 )
             tables.append(pa.ipc.open_stream(pa.py_buffer(content)).read_all())
-        table = pa.concat_tables(tables).sort_by("sheet_row").combine_chunks()
+        table = pa.concat_tables(tables)
+        order = np.argsort(as_numpy(table["sheet_row"]), kind="stable")
+        table = taken(table, order).combine_chunks()
         return as_numpy(table["sheet_row"]), table.drop_columns("sheet_row")
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, STATUS, part_of
 from pipeline.core.errors import Refused
 from pipeline.core.model import Citation, ErrorCode, Verdict
+from pipeline.inputs.arrow import as_numpy
 from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.inputs.stored import stored_columns, stored_places
@@ -201,7 +202,7 @@ class Shown:
 
 def _version(one: pa.Table) -> ShownVersion:
     found = one.drop_columns("sent_at").to_pylist()[0]
-    [sent_at] = one["sent_at"].cast(pa.int64()).to_pylist()
+    [sent_at] = as_numpy(one["sent_at"]).tolist()
     return ShownVersion(
         found["version"], _time(sent_at / 1e6), found[ANSWER], _citations(found["citations"])
     )

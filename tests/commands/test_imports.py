@@ -34,7 +34,6 @@ LEDGER = {"yaml", "sqlite3"}
 # pyarrow imports TLS, for files in a cloud.
 TABLES = {"numpy", "pyarrow", "pyarrow.parquet", "ssl"}
 WORKBOOK = {"xml.parsers", "zipfile"}
-FUNCTIONS = {"pyarrow.compute"}
 MAY_LOAD = {
     "--help": set(),
     "sandbox --help": set(),
@@ -44,18 +43,17 @@ MAY_LOAD = {
     "schedule job.yaml --at 02:00 --as cron --key-file key": {"yaml"},
     "verify job.yaml": LEDGER | TABLES,
     # The standard library's HTTP finds the proxies that a run would use.
-    "check job.yaml": LEDGER | TABLES | FUNCTIONS | {"email", "http.client"},
-    "show job.yaml": LEDGER | TABLES | FUNCTIONS,
-    "report job.yaml": LEDGER | TABLES | FUNCTIONS | {"matplotlib", "xml.parsers"},
-    "export job.yaml --to done.csv": LEDGER | TABLES | FUNCTIONS,
-    "export job.yaml --to done.jsonl --flags": LEDGER | TABLES | FUNCTIONS,
-    "export job.yaml --to done.parquet": LEDGER | TABLES | FUNCTIONS,
-    "export job.yaml --to done.xlsx": LEDGER | TABLES | FUNCTIONS | WORKBOOK,
-    "export job.yaml --citations cited.parquet": LEDGER | TABLES | FUNCTIONS,
-    "settle job.yaml": LEDGER | TABLES | FUNCTIONS | {"asyncio"},
+    "check job.yaml": LEDGER | TABLES | {"email", "http.client"},
+    "show job.yaml": LEDGER | TABLES,
+    "report job.yaml": LEDGER | TABLES | {"matplotlib", "xml.parsers"},
+    "export job.yaml --to done.csv": LEDGER | TABLES,
+    "export job.yaml --to done.jsonl --flags": LEDGER | TABLES,
+    "export job.yaml --to done.parquet": LEDGER | TABLES,
+    "export job.yaml --to done.xlsx": LEDGER | TABLES | WORKBOOK,
+    "export job.yaml --citations cited.parquet": LEDGER | TABLES,
+    "settle job.yaml": LEDGER | TABLES | {"asyncio"},
     "run job.yaml": LEDGER
     | TABLES
-    | FUNCTIONS
     | {"asyncio", "httpx", "aiohttp", "email", "http.client", "zipfile"},
 }
 """The modules among `HEAVY` that each command may load in the folder of a finished job."""

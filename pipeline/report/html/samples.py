@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.inputs.arrow import as_numpy, numbers
+from pipeline.inputs.arrow import as_numpy, call, taken
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Part
@@ -107,10 +106,10 @@ class _CitationTally:
     def add(self, table: pa.Table) -> None:
         citations = table["citations"].combine_chunks()
         self.answers += len(table)
-        self.cited += int(np.count_nonzero(as_numpy(pc.list_value_length(citations))))
-        urls = pc.struct_field(pc.list_flatten(citations), "url")[:_MOST_URLS]
+        self.cited += int(np.count_nonzero(as_numpy(call("list_value_length", citations))))
+        urls = call("list_flatten", citations).field("url")[:_MOST_URLS]
         self.citations += len(urls)
-        for found in pc.value_counts(urls):
+        for found in call("value_counts", urls):
             host = domain(found["values"].as_py() or "")
             if host is not None:
                 self.domains[host] += found["counts"].as_py()
@@ -134,8 +133,8 @@ def _unsealed(read: Read) -> Iterator[pa.Table]:
 def _candidates(table: pa.Table, chance: random.Random) -> list[SampleAnswer]:
     """The first answers of a part, its longest ones and some random ones, in no order."""
     size = len(table)
-    lengths = pc.utf8_length(table["result"])
-    longest = pc.sort_indices(lengths, sort_keys=[("", "descending")])[:_FIRST].to_pylist()
+    lengths = as_numpy(call("utf8_length", table["result"]))
+    longest = np.argsort(-lengths, kind="stable")[:_FIRST].tolist()
     some = chance.sample(range(size), min(size, _OF_A_PART))
     places = dict.fromkeys((*range(min(size, _FIRST)), *longest, *some))
     return [
@@ -147,7 +146,7 @@ def _candidates(table: pa.Table, chance: random.Random) -> list[SampleAnswer]:
             found["result"],
             tuple((c["title"] or "", c["url"] or "") for c in found["citations"]),
         )
-        for found in table.take(numbers(list(places), pa.int64())).to_pylist()
+        for found in taken(table, np.array(list(places))).to_pylist()
     ]
 
 
