@@ -179,9 +179,9 @@ class _Call:
         columns = variables and {name: str(column) for name, column in variables.items()}
         id_column = None if row_id is None else str(row_id)
         rest |= {"workflow": workflow, "variables": columns, "id": id_column}
-        folder = Path(output).absolute()
-        settings = as_settings({"name": _job_name(folder)} | rest | {"output": folder})
-        spec = frame_spec(Frame(settings), (*_OF_RUN, "sandbox", "progress", "control"))
+        folder = Path(output).absolute() if os.fspath(output) else ""
+        settings = as_settings({"name": _job_name(Path(output))} | rest | {"output": folder})
+        spec = frame_spec(Frame(settings), _OTHERS)
         read = read_frame(frame)
         spec = replace(spec, input=Frame(settings, read.table, read.flaws))
         return cls(frame, job_of(spec, sandbox), RunOptions(**of_run))
@@ -206,6 +206,7 @@ class _Call:
 
 
 _OF_RUN = tuple(field.name for field in fields(RunOptions))
+_OTHERS = (*_OF_RUN, "answer_column", "sandbox", "progress", "control")
 
 
 def _job_name(folder: Path) -> str:

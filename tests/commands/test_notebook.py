@@ -51,6 +51,8 @@ def test_the_options_of_a_call_are_those_of_a_run_and_of_a_job_file():
     [
         ({"max_payd": 5}, 'there is no option `max_payd`. Did you mean "max_paid"?'),
         ({"listener": ()}, 'there is no option `listener`. Did you mean "listeners"?'),
+        ({"answer_colum": "x"}, 'Did you mean "answer_column"?'),
+        ({"output": ""}, "`output` is empty"),
         ({"sheet": "x"}, "there is no option `sheet`. It is for the files of sheets."),
         ({"max_paid": -1}, "`max_paid` must be a whole number of 0 or more"),
         ({"max_paid": float("nan")}, "`max_paid` must be a whole number"),

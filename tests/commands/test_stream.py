@@ -79,18 +79,6 @@ def test_errors_of_a_stream_are_typed(api, make_job):
         asyncio.run(read())
 
 
-def test_run_job_in_a_running_loop_names_the_function_to_await(api, make_job):
-    """No coroutine is left un-awaited, and nothing is sent."""
-    job = make_job(api.url, rows=[["a"]])
-
-    async def notebook() -> None:
-        pipeline.run_job(job.spec)
-
-    with pytest.raises(pipeline.Refused, match=r"await pipeline\.run_job_async"):
-        asyncio.run(notebook())
-    assert api.received() == 0
-
-
 def test_the_recipe_for_a_notebook_runs_unchanged(api, make_job, monkeypatch, capsys):
     """It is compiled like a cell of a notebook, with `await` at the top level."""
     job = make_job(api.url, rows=[[f"story {n}"] for n in range(5)], rate=500)

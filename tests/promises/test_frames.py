@@ -444,6 +444,7 @@ def test_the_control_of_a_call_stops_it_and_the_frame_comes_back(run, sandbox, s
     assert done.attrs["summary"]["stopped"] == "interrupted"
 
 
+@pytest.mark.long
 def test_a_killed_program_loses_no_answer(start_sandbox, tmp_path):
     """The next call finds the rows in flight ambiguous."""
     sandbox = start_sandbox(latency="500ms")
