@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +11,6 @@ from dataclasses import replace
 import pytest
 
 import pipeline
-from pipeline.commands.console import person_there
 from tests.conftest import Job, SandboxProcess, ended
 
 EMPTY = "#fault:result-empty"
@@ -102,7 +100,6 @@ def test_the_question_says_which_flag_which_rows_and_the_worst_case(sandbox, mak
         "results. Add --yes to confirm."
     ) in said
     assert "columns" not in said
-    assert not person_there()
 
 
 def test_a_row_that_gets_the_same_flag_twice_is_left_out_until_its_number_is_named(
@@ -130,7 +127,6 @@ def test_a_row_that_gets_the_same_flag_twice_is_left_out_until_its_number_is_nam
 
 def test_rows_that_were_asked_for_by_number_or_for_another_flag_are_not_left_out(sandbox, make_job):
     """Only a repetition for the same flag is one. `repeated` needs two answers of one text."""
-    sandbox.publish("wf_mine", f"always the same text for every row {EMPTY}")
     job = made(sandbox, make_job, [["A1", "one", ""], ["A2", "two", ""]])
     sandbox.publish("wf_mine", f"always the same text for every row {EMPTY}")
     job.run()
@@ -221,7 +217,7 @@ def test_check_prints_the_command_with_every_flag(sandbox, make_job):
     job.run()
     options = ("--again", "empty", "--again", "refusal", "--rows", "2")
     shown = job.call("check", *options).stdout
-    assert shown.splitlines()[-1].endswith(" ".join(options).replace("--rows", "--rows"))
+    assert shown.splitlines()[-1].endswith(" ".join(options))
     assert "--resume" not in shown
     done = job.call("check", "--again", "empty", "--only", "gateway")
     assert (done.returncode, "two commands" in done.stderr) == (2, True)
@@ -268,6 +264,43 @@ def test_equal_rows_that_share_a_flagged_answer_are_one_request(sandbox, make_jo
     assert sent_by(sandbox, job, "--again", "empty", "--yes") == {"same": 2}
 
 
+def test_of_equal_rows_only_those_with_the_flag_are_asked_for_again(sandbox, make_job):
+    """They have the same text, so only their answers differ. It does not matter which of them
+    stands first."""
+    rows = [["A1", "same", ""], ["A2", "same", ""], ["A3", "same", ""]]
+    job = made(sandbox, make_job, rows)
+    sandbox.publish("wf_mine", "{{story}}", fault="result-empty")
+    job.run("--limit", "1")
+    heal(sandbox)
+    job.run()
+    job.write_sheet(COLUMNS, [["A0", "other", ""], *rows])
+    assert sent_by(sandbox, job, "--again", "empty", "--yes") == {"same": 1}
+    assert sent_by(sandbox, job) == {"other": 1}
+    assert all(job.export()["result"])
+    assert "No answer has" in refused(sandbox, job, "--again", "empty", "--yes")
+
+
+def test_a_row_number_that_now_means_another_row_is_confirmed_with_a_flag_too(sandbox, make_job):
+    """The flag follows the answer. The number does not, so it is shown with both rows."""
+    job = made(sandbox, make_job, ROWS, id="sku")
+    job.run()
+    heal(sandbox)
+    job.write_sheet(COLUMNS, list(reversed(ROWS)))
+    said = refused(sandbox, job, "--again", "empty", "--rows", "1")
+    assert 'row 1 (line 2) was "A1" and is "A4"' in said
+    assert sent_by(sandbox, job, "--again", "empty", "--rows", "1", "--yes") == {"four": 1}
+
+
+def test_a_changed_job_file_makes_no_flagged_row_new(sandbox, make_job):
+    """Under another constant every row is another one, so no answer counts for it."""
+    job = made(sandbox, make_job, ROWS)
+    job.run()
+    job.write_spec(workflow="wf_mine", variables=VARIABLES, empty="send", constants={"tone": "dry"})
+    for more in ((), ("--accept-changes",)):
+        said = refused(sandbox, job, "--again", "empty", "--yes", *more)
+        assert "2 answers with the flag" in said
+
+
 def test_a_killed_run_for_a_flag_is_finished_by_a_plain_run(start_sandbox, make_job):
     """Each flagged row is billed once more in the end. Until then its earlier answer is exported,
     and another --again is refused."""
@@ -304,12 +337,12 @@ def test_the_command_of_the_report_sends_the_rows_of_its_flag(sandbox, make_job)
     assert marked["command"] == f"pipeline run {job.spec} --rate 5000.0 --max-paid 6 --again empty"
     assert f"    {marked['command']}\n" in job.call("report").stdout
     before = billed(sandbox)
-    done: subprocess.CompletedProcess[str] = job.paste(marked["command"], "--yes")
+    done = job.paste(marked["command"], "--yes")
     assert done.returncode == 0, done.stderr
     assert billed(sandbox) - before == {"two": 1, "four": 1}
 
 
-def test_a_rehearsal_and_a_program_ask_for_flags_too(sandbox, make_job, monkeypatch):
+def test_a_rehearsal_and_a_program_ask_for_flags_too(sandbox, make_job):
     """Options and messages are the same as for a paid run on the command line."""
     job = made(sandbox, make_job, ROWS)
     found = pipeline.find_job(job.spec, sandbox=True)

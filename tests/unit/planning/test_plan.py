@@ -25,7 +25,13 @@ from pipeline.inputs.identity import (
 from pipeline.inputs.mapping import Variables, VariableSource, bind
 from pipeline.job.spec import JobSpec
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
-from pipeline.planning.selection import Selection, parse_rows, select_again, select_resume
+from pipeline.planning.selection import (
+    Flagged,
+    Selection,
+    parse_rows,
+    select_again,
+    select_resume,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PAIRS = st.dictionaries(TEXT, TEXT, min_size=1, max_size=4)
@@ -164,13 +170,17 @@ def test_occurrences_count_the_equal_rows_before(values):
 
 
 def planned(
-    rows: int, held: dict[int, Held], selection: Selection, duplicates: Duplicates | None = None
+    rows: int,
+    held: dict[int, Held],
+    selection: Selection,
+    duplicates: Duplicates | None = None,
+    flagged: Flagged | None = None,
 ) -> Plan:
     plan = empty_plan(rows, selection, duplicates)
     later = [] if duplicates is None else duplicates.numbers
     numbers = np.setdiff1d(np.arange(1, rows + 1), later)
     known = [Alike(one, np.array([n]), np.array([10 * n])) for n, one in held.items()]
-    add_batch(plan, numbers, known, selection)
+    add_batch(plan, numbers, known, selection, flagged)
     finish_plan(plan, duplicates)
     return plan
 
@@ -323,6 +333,21 @@ def test_a_plan_knows_which_rows_may_be_paid_twice():
     again = planned(4, held, select_again(None))
     assert (again.risky, again.chosen_ids) == ({State.OK: [4]}, [40])
     assert list(again.covered) == [True] * 4
+
+
+def test_a_plan_sends_the_rows_whose_answers_are_flagged():
+    """By the ledger's ids. Rows that were tried before are listed, unless their number is named."""
+    held = {n: Held(State.OK, answered=True, maybe_paid=True) for n in (1, 2, 3, 4)}
+    held |= {5: LOST, 6: FAILED_A}
+    reasons = {10: "empty", 20: "empty", 30: "refusal", 50: "empty", 60: "empty", 99: "empty"}
+    flagged = Flagged(frozenset({"empty"}), reasons, tried=frozenset({20, 30, 50}))
+    plan = planned(7, held, select_again(flags=["empty"]), flagged=flagged)
+    assert (plan.chosen_ids, plan.tried_left) == ([10], [2, 3])
+    assert plan.covered.tolist() == [True] + [False] * 6
+    limited = planned(7, held, select_again(flags=["empty"], limit=2), flagged=flagged)
+    assert (limited.chosen_ids, limited.tried_left) == ([10], [2])
+    named = planned(7, held, select_again(parse_rows("2-7"), flags=["empty"]), flagged=flagged)
+    assert (named.chosen_ids, named.tried_left) == ([20, 30], [])
 
 
 def test_a_plan_adds_up_rows_of_several_states_and_batches():
