@@ -165,10 +165,10 @@ def _texts(shown: Shown, choice: Choice, said: JobOptions) -> Iterator[str]:
     width = shutil.get_terminal_size().columns if terminal else None
     page = Page(width, terminal and _colour(), shown.job.sandbox)
     if not said.quiet:
-        yield from (f"{line}\n" for line in page.wrapped(_first_line(shown, choice)))
+        yield from page.message(_first_line(shown, choice))
     for number, row in enumerate(shown.rows()):
         yield "" if said.quiet and not number else "\n"
-        yield from (f"{line}\n" for line in page.lines(row))
+        yield from page.printed(row)
 
 
 def _colour() -> bool:

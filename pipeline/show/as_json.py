@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields, is_dataclass
 
 from pipeline.core.wording import printable_json
 from pipeline.job.answer_columns import DATE, TEXT, AnswerColumn
@@ -29,6 +29,9 @@ def row_json(row: ShownRow, columns: Iterable[AnswerColumn], *, versions: bool) 
 
 
 def _plain(value: object) -> object:
+    """Lists and objects instead of tuples and dataclasses. `asdict` would copy each text."""
     if isinstance(value, tuple):
-        return [one if isinstance(one, str) else asdict(one) for one in value]
+        return [_plain(one) for one in value]
+    if is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.core.model import Citation, State
+from pipeline.core.model import Citation, State, Verdict
 from pipeline.core.money import paid_word
 from pipeline.core.wording import printable, shortened
 from pipeline.show.rows import ShownAttempt, ShownRow, ShownVersion
@@ -25,7 +25,10 @@ _WIDE = re.compile(
     "\U0001f300-\U0001faff\U00020000-\U0003fffd]"
 )
 """Characters that take two columns of a terminal."""
-_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_OTHER_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+_LINE_ENDS = re.compile(f"[{_OTHER_ENDS}]")
+_NEXT_LINE = re.compile(r"\n(?=[^\n])")
+_STRETCH_CHARACTERS = 64 * 1024
 _BOLD, _OLD, _NEW, _END = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
 Spans = list[tuple[str, str]]
@@ -41,8 +44,16 @@ class Page:
     colour: bool = False
     rehearsal: bool = False
 
-    def lines(self, row: ShownRow) -> Iterator[str]:
-        """Yields the lines of a row."""
+    def printed(self, row: ShownRow) -> Iterator[str]:
+        """Yields the text of a row in parts. The whole of an answer may be too much at once."""
+        return _joined(self._row(row))
+
+    def message(self, text: str) -> Iterator[str]:
+        """Yields a message as it stands between rows."""
+        return _joined(self._block([(text, "")], 0))
+
+    def _row(self, row: ShownRow) -> Iterator[str]:
+        """One line or several, without the last line feed."""
         yield from self._block([(_head(row), _BOLD)], 0)
         title = "Sent" if row.sent else "Not sent yet. A run would send"
         if row.variables:
@@ -58,10 +69,6 @@ class Page:
             yield from self._citations(row.citations)
         yield from self._attempts(row.attempts)
 
-    def wrapped(self, text: str) -> Iterator[str]:
-        """Yields a message as lines that fit."""
-        yield from self._block([(text, "")], 0)
-
     def _answer(self, row: ShownRow) -> Iterator[str]:
         if row.versions[1:]:
             yield from self._versions(row.versions)
@@ -71,7 +78,7 @@ class Page:
         note = _note(row, self.rehearsal)
         if note:
             yield from self._title("Answer now" if row.answer is not None else "No answer")
-            yield from self._block([(note, "")], 2)
+            yield from self._block([(_clean(note), "")], 2)
 
     def _versions(self, versions: tuple[ShownVersion, ...]) -> Iterator[str]:
         before = None
@@ -101,9 +108,12 @@ class Page:
         if attempts:
             yield from self._title("Requests")
         several = len({attempt.version for attempt in attempts}) > 1
-        for number, attempt in enumerate(attempts, 1):
-            line = _attempt(attempt, self.rehearsal, several)
-            yield from self._item([(f"{number}. {line}", "")])
+        last = 0
+        for entry in _entries(attempts):
+            first, last = last + 1, last + len(entry)
+            numbers = f"{first}" if first == last else f"{first}-{last}"
+            line = _attempt(entry[-1], self.rehearsal, several)
+            yield from self._item([(f"{numbers}. {line}", "")])
 
     def _title(self, text: str) -> Iterator[str]:
         yield from self._block([(f"{text}:", _BOLD)], 1)
@@ -117,15 +127,38 @@ class Page:
 
     def _block(self, spans: Spans, depth: int, hang: int = 0) -> Iterator[str]:
         """The lines of a text at this depth. All but the first are `hang` deeper."""
+        first, later = _INDENT * depth, _INDENT * (depth + hang)
         text = "".join(part for part, _ in spans)
-        taken = len(_INDENT) * (depth + hang)
-        width = None if self.width is None else max(self.width - taken, _NARROWEST)
+        if self.width is None and not self.colour:
+            yield from _indented(text, first, later)
+            return
+        width = None if self.width is None else max(self.width - len(later), _NARROWEST)
         cursor = _Cursor(spans)
-        indent = _INDENT * depth
         for begin, end in broken(text, width):
+            # A line that begins in the middle of a text may begin like a command.
             line = cursor.styled(begin, end) if self.colour else printable(text[begin:end])
-            yield f"{indent}{line}".rstrip(" ")
-            indent = _INDENT * (depth + hang)
+            yield f"{first}{line}".rstrip(" ")
+            first = later
+
+
+def _joined(lines: Iterator[str]) -> Iterator[str]:
+    """Puts lines together, because a terminal and a pager get each part by itself."""
+    held, size = [], 0
+    for line in lines:
+        held += [line, "\n"]
+        size += len(line) + 1
+        if size >= _STRETCH_CHARACTERS:
+            yield "".join(held)
+            held, size = [], 0
+    yield "".join(held)
+
+
+def _indented(text: str, first: str, later: str) -> Iterator[str]:
+    """Many lines at once: an answer may have ten million."""
+    for piece in _stretches(text):
+        begin = first if piece[:1].strip("\n") else ""
+        yield begin + _NEXT_LINE.sub(f"\n{later}", piece)
+        first = later
 
 
 class _Cursor:
@@ -186,9 +219,22 @@ def _stop(text: str, begin: int, end: int, width: int) -> int:
 
 def _clean(text: str) -> str:
     """A text whose lines end with a line feed, and that has nothing for a terminal to obey."""
-    # Each step returns the same object where it has nothing to do: an answer may have 64 MB.
-    text = _LINE_ENDS.sub("\n", text)
-    return printable(text.expandtabs(_TAB) if "\t" in text else text).rstrip("\n")
+    text = text.replace("\r\n", "\n")
+    if _LINE_ENDS.search(text):
+        text = text.translate({ord(end): "\n" for end in _OTHER_ENDS})
+    stretches = _stretches(text.rstrip("\n"))
+    return "\n".join(printable(piece.expandtabs(_TAB)) for piece in stretches)
+
+
+def _stretches(text: str) -> Iterator[str]:
+    """Cuts a text at line feeds into stretches of some size. A pattern that matches in a million
+    places of one text would take a gigabyte."""
+    begin = 0
+    while begin <= len(text):
+        end = text.find("\n", begin + _STRETCH_CHARACTERS)
+        end = len(text) if end < 0 else end
+        yield text[begin:end]
+        begin = end + 1
 
 
 def _compared(old: str, new: str) -> Spans:
@@ -231,6 +277,23 @@ def _note(row: ShownRow, rehearsal: bool) -> str:
         maybe = any(attempt.paid == "maybe paid" for attempt in row.attempts)
         return advise(State(row.status), code, maybe_paid=maybe, rehearsal=rehearsal)
     return message
+
+
+def _entries(attempts: tuple[ShownAttempt, ...]) -> list[list[ShownAttempt]]:
+    """The requests in their order. Consecutive ones that the server turned away for the same reason
+    are one entry, because a busy server may do so thirty times."""
+    entries: list[list[ShownAttempt]] = []
+    for attempt in attempts:
+        last = entries[-1][-1] if entries else None
+        if last is not None and attempt.outcome == Verdict.REFUSED and _alike(last, attempt):
+            entries[-1].append(attempt)
+        else:
+            entries.append([attempt])
+    return entries
+
+
+def _alike(one: ShownAttempt, other: ShownAttempt) -> bool:
+    return (one.version, one.outcome, one.code) == (other.version, other.outcome, other.code)
 
 
 def _attempt(attempt: ShownAttempt, rehearsal: bool, several: bool) -> str:

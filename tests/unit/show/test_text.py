@@ -35,7 +35,8 @@ STYLE = re.compile(r"\x1b\[\d+m")
 
 
 def lines(row: ShownRow, **page: object) -> list[str]:
-    return list(Page(**page).lines(row))  # type: ignore[arg-type]
+    text = "".join(Page(**page).printed(row))  # type: ignore[arg-type]
+    return text.removesuffix("\n").split("\n")
 
 
 def test_a_row_is_a_head_line_and_indented_parts():
@@ -95,6 +96,26 @@ def test_long_lines_are_broken_and_nothing_is_cut_off():
     assert answer in " ".join(" ".join(shown).split())
     assert shown[3].startswith("      foxes")
     assert f"    {answer}" in lines(row)
+
+
+def test_requests_that_were_turned_away_are_one_entry():
+    """With the time of the last one. Others stand on their own."""
+    busy = replace(SENT, outcome="refused", code="rate_limited", http_status=429, paid="not paid")
+    failed = replace(SENT, outcome="failed", code="run_failed", paid="not paid")
+    row = replace(ROW, attempts=(failed, failed, *[busy] * 12, SENT))
+    shown = [line.partition(", ")[2] for line in lines(row)[-4:]]
+    assert [line.split(".")[0].strip() for line in lines(row)[-4:]] == ["1", "2", "3-14", "15"]
+    assert shown[2] == "HTTP 429, 1.23 s, refused (rate_limited), not paid"
+
+
+def test_a_long_answer_comes_in_parts(tmp_path):
+    """All of its lines, each indented. An answer of one line is one part."""
+    row = replace(ROW, answer="word\n\n" * 100_000)
+    parts = list(Page().printed(row))
+    assert len(parts) > 5
+    assert max(map(len, parts)) < 200_000
+    assert "".join(parts).count("    word\n") == 100_000
+    assert lines(replace(ROW, answer="word " * 100_000)).count("    " + "word " * 100_000) == 1
 
 
 HOSTILE = "a\x1b]0;title\x07b\x9b31mc\u202ed\u200be\r\nf\rg\u2028h\x0ci\x00j"
