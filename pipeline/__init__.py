@@ -22,8 +22,8 @@ _HOME = {
     "__version__": "pipeline.core.version",
     "run_job": "pipeline.run.run",
     "run_job_async": "pipeline.run.run",
-    "run_frame": "pipeline.notebook",
-    "run_frame_async": "pipeline.notebook",
+    "run_frame": "pipeline.notebook.frames",
+    "run_frame_async": "pipeline.notebook.frames",
     "read_results": "pipeline.results.frame",
     "events_of": "pipeline.run.stream",
     "RunOptions": "pipeline.run.run",
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
     from pipeline.job.answer_columns import AnswerColumn
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
-    from pipeline.notebook import run_frame, run_frame_async
+    from pipeline.notebook.frames import run_frame, run_frame_async
     from pipeline.planning.consent import Consent
     from pipeline.planning.selection import (
         RowNumbers,

@@ -23,7 +23,7 @@ from pipeline.core.errors import Refused
 from pipeline.inputs.arrow import call
 from pipeline.inputs.mapping import used_columns
 from pipeline.inputs.pages import BATCH_BYTES, is_binary, is_text
-from pipeline.inputs.table import Batch, Findings, distinct_names
+from pipeline.inputs.table import Batch, Findings, Table, distinct_names
 from pipeline.inputs.values import boolean_text, number_text
 from pipeline.job.frame import Input
 from pipeline.job.spec import JobSpec
@@ -68,6 +68,17 @@ class OpenRows(NamedTuple):
     schema: pa.Schema
     found: Findings
     pieces: Callable[[], Iterator[Piece]]
+
+    def as_table(self, source: Input) -> Table:
+        """Returns the rows as texts. `source` is the file or the frame that has them."""
+        return Table(
+            source,
+            tuple(self.schema.names),
+            "row",
+            lambda: (texts for _, texts in self.pieces()),
+            headers=self.headers,
+            found=self.found,
+        )
 
 
 def open_rows(

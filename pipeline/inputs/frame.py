@@ -98,15 +98,7 @@ def _column(series: Any) -> tuple[pa.Array | pa.ChunkedArray, str | None]:
 
 def open_frame(spec: JobSpec) -> Table:
     """Opens a frame. All of its rows are rows of the sheet, also blank ones at its end."""
-    opened = open_frame_rows(spec)
-    return Table(
-        spec.input,
-        tuple(opened.schema.names),
-        "row",
-        lambda: (texts for _, texts in opened.pieces()),
-        headers=opened.headers,
-        found=opened.found,
-    )
+    return open_frame_rows(spec).as_table(spec.input)
 
 
 def open_frame_rows(spec: JobSpec) -> OpenRows:

@@ -15,15 +15,7 @@ from pipeline.job.spec import JobSpec
 
 def open_parquet(spec: JobSpec) -> Table:
     """Opens a Parquet file. Nulls become empty, integers have no `.0`, and times are ISO 8601."""
-    opened = open_pieces(spec)
-    return Table(
-        spec.file,
-        tuple(opened.schema.names),
-        "row",
-        lambda: (texts for _, texts in opened.pieces()),
-        headers=opened.headers,
-        found=opened.found,
-    )
+    return open_pieces(spec).as_table(spec.file)
 
 
 def open_pieces(spec: JobSpec) -> OpenRows:

@@ -22,7 +22,7 @@ import pipeline
 from pipeline.core.events import Event, Listener, Notice
 from pipeline.job.frame_call import frame_call, in_python
 from pipeline.job.spec_keys import KEYS
-from pipeline.notebook import FrameOptions
+from pipeline.notebook.frames import FrameOptions
 from pipeline.run.in_thread import run_in_thread
 from tests.commands.test_docs import blocks
 from tests.conftest import TOP, Job, SandboxProcess
