@@ -126,15 +126,20 @@ def select_resume(
 
 
 def select_again(
-    rows: RowNumbers | None = None, limit: int | None = None, *, flags: Iterable[str] = ()
+    rows: RowNumbers | None = None, limit: int | None = None, *, flags: Iterable[str] | None = None
 ) -> Selection:
     """Returns the rows that `run --again` sends: ok rows, as their next version.
 
     With `flags`, only rows whose answer has one of them. A row that was asked for again because of
     a flag, and whose answer has it again, is left out unless `rows` names it.
+
+    Raises:
+        Refused: if `flags` is empty. A program without a flag must not pay for every row again.
     """
-    flags = frozenset([flags] if isinstance(flags, str) else flags)
-    return Selection(frozenset({State.OK}), rows=rows, limit=limit, again=True, flags=flags)
+    chosen = frozenset([flags] if isinstance(flags, str) else flags or ())
+    if flags is not None and not chosen:
+        raise Refused("`flags` is empty. Name a flag, or leave `flags` out to choose all rows.")
+    return Selection(frozenset({State.OK}), rows=rows, limit=limit, again=True, flags=chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from itertools import chain
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.inputs.row_names import RowNames, row_names
-from pipeline.job.answer_columns import AnswerColumns
 from pipeline.job.job import Job
 from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
@@ -16,7 +15,7 @@ from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
 from pipeline.results.flags import NOTES
-from pipeline.results.lookup import find_answers
+from pipeline.results.lookup import find_flagged_answers
 from pipeline.status.next_step import stand
 from pipeline.status.summary import summarize
 
@@ -70,7 +69,7 @@ def report_job(job: Job) -> Report:
         snapshot = current_snapshot(job.folder, read)
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
-            marked, unread = _marked(job, read, summary.rows), None
+            marked, unread = _marked(job, read), None
         except StorageFailed as error:
             marked, unread = [], str(error)
     if not in_use:
@@ -93,9 +92,8 @@ def _with_command(job: Job, found: FlaggedAnswers, paid: int) -> FlaggedAnswers:
     return replace(found, command=command)
 
 
-def _marked(job: Job, read: Read, rows: int) -> list[FlaggedAnswers]:
-    columns = AnswerColumns(job.spec.columns if job.spec else ())
-    found = find_answers(job.folder, read, rows, flags=True, columns=columns).flagged
+def _marked(job: Job, read: Read) -> list[FlaggedAnswers]:
+    found = find_flagged_answers(job, read).flagged
     return [
         FlaggedAnswers(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
         for mark, numbers in found.items()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.job.answer_columns import MISSING, NOT_JSON, TYPE, AnswerColumns
+from pipeline.job.answer_columns import MISSING, NOT_JSON, TYPE
 from pipeline.job.job import Job
-from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
-from pipeline.results.lookup import find_answers
+from pipeline.results.lookup import find_flagged_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,11 @@ def column_facts(job: Job, read: Read) -> ColumnsFacts | None:
     """
     if job.spec is None or not job.spec.columns:
         return None
-    columns = AnswerColumns(job.spec.columns)
-    rows = read(queries.counts).sheet_rows
-    found = find_answers(job.folder, read, rows, flags=True, columns=columns)
+    found = find_flagged_answers(job, read)
     flagged = {flag: len(numbers) for flag, numbers in found.flagged.items()}
     not_json = flagged.get(NOT_JSON, 0)
     facts = []
-    for column in columns.columns:
+    for column in job.spec.columns:
         missing = flagged.get(f"{MISSING}{column.name}", 0)
         another = flagged.get(f"{TYPE}{column.name}", 0)
         filled = found.answered - not_json - missing - another

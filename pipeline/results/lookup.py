@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import StorageFailed
 from pipeline.inputs.arrow import as_numpy, call, numbers, shortened_lists, taken
 from pipeline.job.answer_columns import AnswerColumns
+from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Answered, Part
@@ -180,6 +181,17 @@ def find_answers(
         first_rows.astype(np.int64),
         sheet_rows,
     )
+
+
+def find_flagged_answers(job: Job, read: Read) -> Answers:
+    """Looks every answer up for its flags, in the sheet of the last run.
+
+    Raises:
+        StorageFailed: as `find_answers` does.
+    """
+    columns = AnswerColumns(job.spec.columns if job.spec else ())
+    rows = read(queries.counts).sheet_rows
+    return find_answers(job.folder, read, rows, flags=True, columns=columns)
 
 
 def _loads(folder: RunFolder, read: Read) -> list[_Load]:

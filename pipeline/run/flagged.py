@@ -13,13 +13,13 @@ import numpy as np
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import few_words, nearest, shortened
-from pipeline.job.answer_columns import AnswerColumns, flags_of_columns
+from pipeline.job.answer_columns import flags_of_columns
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
 from pipeline.planning.selection import Flagged
 from pipeline.results.flags import known_flags
-from pipeline.results.lookup import Rows, find_answers
+from pipeline.results.lookup import Rows, find_flagged_answers
 
 
 def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
@@ -33,13 +33,7 @@ def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
     """
     columns = job.to_run().columns
     _refuse_unknown(flags, known_flags(columns))
-    answers = find_answers(
-        job.folder,
-        read,
-        read(queries.counts).sheet_rows,
-        flags=True,
-        columns=AnswerColumns(columns),
-    )
+    answers = find_flagged_answers(job, read)
     rows = {flag: answers.flagged[flag] for flag in sorted(flags)}
     flags_at = _flags_at(rows)
     reasons = read(

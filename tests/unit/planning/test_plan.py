@@ -410,3 +410,10 @@ def test_without_duplicates_a_plan_is_the_same_with_and_without_dedupe():
         other.counts,
         other.kept,
     )
+
+
+def test_an_empty_list_of_flags_does_not_choose_every_row():
+    """A program that found no flag would else pay for all rows again."""
+    for flags in ([], frozenset()):
+        with pytest.raises(Refused, match="`flags` is empty"):
+            select_again(flags=flags)
