@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -309,8 +310,12 @@ def program(sandbox: SandboxProcess, folder: Path, rows: int, **more: Any) -> su
 
 
 def wait_for_bills(sandbox: SandboxProcess, number: int) -> None:
+    wait_until(lambda: sum(sandbox.billed().values()) >= number)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
     ends = time.monotonic() + 60
-    while sum(sandbox.billed().values()) < number:
+    while not happened():
         assert time.monotonic() < ends
         time.sleep(0.05)
 
@@ -321,14 +326,19 @@ def test_an_interrupt_stops_sending_and_a_second_one_leaves_now(
 ):
     """The first waits for the answers in flight, so no row is ambiguous. Then the same call
     continues, and each row is received once."""
-    sandbox = start_sandbox(latency="3s" if interrupts == 2 else "500ms")
+    sandbox = start_sandbox(latency="40s" if interrupts == 2 else "500ms")
     running = program(sandbox, tmp_path, 30)
-    wait_for_bills(sandbox, 1)
+    if interrupts == 2:
+        wait_until(lambda: sandbox.received() > 0)
+    else:
+        wait_for_bills(sandbox, 1)
     running.send_signal(signal.SIGINT)
     if interrupts == 2:
-        time.sleep(0.5)
+        assert running.stderr is not None
+        # Two signals at the same time would be one interrupt.
+        assert any(line.startswith("Stopping") for line in running.stderr)
         running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=30)
     assert errors.rstrip().endswith("KeyboardInterrupt"), errors
     assert "Interrupted. The answers so far are saved. The same call continues" in errors
     found = pipeline.read_results(tmp_path / "runs" / "frame")
