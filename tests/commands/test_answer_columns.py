@@ -282,16 +282,53 @@ def test_errors_in_columns_have_their_lines(tmp_path):
     assert [line.split(": ")[0].strip() for line in lines[1:4]] == ["line 5", "line 8", "line 9"]
 
 
-@pytest.mark.skipif(shutil.which("soffice") is None, reason="needs LibreOffice")
-def test_libreoffice_calculates_with_the_columns_of_a_thousand_rows(sandbox, make_job, tmp_path):
-    """Numbers are numbers there, and nothing is lost."""
-    answers = [
-        f'{{"title": "T{n}", "score": {n}.25, "pages": {n}, "sure": true, "day": "2026-11-28"}}'
-        for n in range(1000)
-    ]
-    job = make(sandbox, make_job, answers)
+@pytest.fixture
+def thousand(sandbox, make_job) -> Job:
+    """A job whose answers fit, except that every hundredth row got a sentence the first time."""
+    job = make(
+        sandbox,
+        make_job,
+        [
+            f'{{"title": "T{n}{"#fault:result-prose-once" if n % 100 == 7 else ""}", '
+            f'"score": {n}.25, "pages": {n}, "sure": true, "day": "2026-11-28"}}'
+            for n in range(1000)
+        ],
+        columns={name: COLUMNS[name] for name in ("title", "score", "pages", "sure", "day")},
+    )
     job.run()
-    done = exported(job, "done.xlsx")
+    return job
+
+
+def test_of_a_thousand_rows_those_that_do_not_fit_are_found_read_and_paid_once_more(
+    thousand, sandbox
+):
+    """And no other: the server's book says so."""
+    expected = list(range(8, 1000, 100))
+    [found] = json.loads(thousand.call("report", "--json").stdout)["marked"]
+    assert (found["mark"], found["count"]) == ("not_json", 10)
+    *shown, _ = map(
+        json.loads, thousand.call("show", "--flag", "not_json", "--json").stdout.splitlines()
+    )
+    assert [row["row"] for row in shown] == expected
+    assert {row["answer"] for row in shown} == {"I found more than one answer."}
+    before = sandbox.billed()
+    assert set(before.values()) == {1}
+    thousand.run("--again", "not_json", "--yes")
+    again = {body for body, times in sandbox.billed().items() if times != before[body]}
+    assert again == {body for body in before if "#fault" in body}
+    assert {sandbox.billed()[body] for body in again} == {2}
+    thousand.run()
+    assert sum(sandbox.billed().values()) == 1010
+    rows = rows_of_csv(exported(thousand, "done.csv", "--flags"))
+    assert [row["score"] for row in rows] == [f"{n}.25" for n in range(1000)]
+    assert {row["_flags"] for row in rows} == {""}
+
+
+@pytest.mark.skipif(shutil.which("soffice") is None, reason="needs LibreOffice")
+def test_libreoffice_calculates_with_the_columns_of_a_thousand_rows(thousand, tmp_path):
+    """Numbers are numbers there, and nothing is lost."""
+    thousand.run("--again", "not_json", "--yes")
+    done = exported(thousand, "done.xlsx")
     subprocess.run(
         ["soffice", "--headless", "--convert-to", "csv", "--outdir", str(tmp_path / "out"), done],
         check=True,
