@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 
@@ -249,9 +251,9 @@ def test_frames_of_other_libraries_come_back_with_nullable_types(run, sandbox, k
     if kind == "stream":
         given = pa.RecordBatchReader.from_batches(table.schema, table.to_batches(2))
     elif kind == "polars":
-        given = pytest.importorskip("polars").from_arrow(table)
+        given = polars.from_arrow(table)
     elif kind == "duckdb":
-        given = pytest.importorskip("duckdb").from_arrow(table)
+        given = duckdb.from_arrow(table)
     done = run(given, empty="skip")
     assert done["story"].tolist()[:2] == ["a", "b"]
     assert [str(done[name].dtype) for name in ("story", "n", "x")] == ["string", "Int64", "Float64"]

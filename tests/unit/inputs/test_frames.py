@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -176,7 +178,6 @@ def test_a_stream_is_read_once():
 
 def test_polars_frames_become_the_same_texts_as_those_of_pandas():
     """Of every type that both have."""
-    polars = pytest.importorskip("polars")
     values = {
         "text": ["a", None],
         "whole": [1, None],
@@ -198,7 +199,6 @@ def test_polars_frames_become_the_same_texts_as_those_of_pandas():
 
 def test_relations_of_duckdb_are_frames():
     """Also those whose rows are computed."""
-    duckdb = pytest.importorskip("duckdb")
     found = duckdb.sql(
         "SELECT i AS n, 'row ' || i AS story, uuid '00000000-0000-0000-0000-000000000005' AS u, "
         "1.50::DECIMAL(5, 2) AS money, DATE '2024-01-02' AS day FROM range(2) t(i)"
