@@ -27,9 +27,6 @@ from pipeline.core.model import State, StopCode, Stopped
 from pipeline.core.wording import counted, printable
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from pipeline.commands.bar import Bar, MakeBar
 
 LINE_EVERY_S = 30.0
