@@ -96,7 +96,8 @@ def check(**given: Any) -> None:
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said.quiet or code:
             more = words_said(said, ("accept_changes", "rate", "base_url", "key_file", *_OF_PLAN))
-            answer(said, *check_lines(checked, job.command(verb, *more), job.sandbox))
+            able = job.affording(checked.paid_max, checked.to_send)
+            answer(said, *check_lines(checked, able.command(verb, *more), job.sandbox))
             if job.to_add and checked.to_send:
                 answer(said, job.to_add)
         if said.as_json:

@@ -211,7 +211,12 @@ def in_plain_words(error: click.ClickException) -> str:
 
 def person_there() -> bool:
     """Whether a question would reach a person: stdin and stderr are both a terminal."""
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal. It is None if the caller closed it."""
+    return stream is not None and stream.isatty()
 
 
 def fill_closed_streams() -> None:

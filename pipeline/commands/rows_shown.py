@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.commands.bar_words import Word
+from pipeline.commands.console import is_terminal
 from pipeline.commands.options import OutputOptions
 
 _LONG_S = 1.0
@@ -18,7 +19,7 @@ def rows_shown(said: OutputOptions) -> Iterator[Callable[[int, int], None] | Non
     """Yields a function that shows the rows written so far, of all rows, as a bar. The bar appears
     after a second and is gone at the end, because the command then says what it wrote. None without
     a terminal, and with `--quiet` and `--json`."""
-    if said.quiet or said.as_json or sys.stderr is None or not sys.stderr.isatty():
+    if said.quiet or said.as_json or not is_terminal(sys.stderr):
         yield None
         return
     from pipeline.commands.bar import FittingBar  # tqdm takes 0.05 s, and only a terminal needs it

@@ -15,6 +15,7 @@ from pipeline.commands.console import (
     answer,
     codes_said,
     finish,
+    is_terminal,
     page_through,
     pour,
     print_json,
@@ -133,7 +134,7 @@ def show(
                 _print_objects(shown, choice, versions)
             elif not shown.count:
                 answer(said, _nothing_line(shown))
-            elif no_pager or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            elif no_pager or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
                 pour(_texts(shown, choice, said))
             else:
                 _hide_secrets()
@@ -161,7 +162,7 @@ def _texts(shown: Shown, choice: Choice, said: JobOptions) -> Iterator[str]:
     """The rows as text, each a moment before it is printed."""
     from pipeline.show.text import Page
 
-    terminal = sys.stdout.isatty()
+    terminal = is_terminal(sys.stdout)
     width = shutil.get_terminal_size().columns if terminal else None
     page = Page(width, terminal and _colour(), shown.job.sandbox)
     if not said.quiet:

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pipeline.commands.console import tell
+from pipeline.commands.console import is_terminal, tell
 from pipeline.core.wording import counted, printable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Screen:
 
     def __init__(self, rehearsal: bool) -> None:
         self._rehearsal = rehearsal
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._terminal = is_terminal(sys.stderr)
         self._drawn = 0
         self._last = ""
         self._next_line = 0.0

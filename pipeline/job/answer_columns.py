@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ MISSING, TYPE = "missing:", "type:"
 
 MAX_CHARACTERS = 1_000_000
 """Longer answers are not read as JSON: that would take seconds of CPU time for each column."""
+MAX_SEARCHED = 3_000_000
+"""The characters that all paths for several values read of one answer together. The slowest paths
+take 3 s for a million."""
 _MOST_OF_A_PATH = 1000
 _DEEPEST = 100
 _MOST_STARTS = 1000
@@ -78,13 +82,16 @@ class AnswerColumns:
         self.columns = tuple(columns)
         paths = [compiled(column.path) for column in columns]
         self._paths = [(path, path.singular_query()) for path in paths]
+        searching = sum(not single for _, single in self._paths)
+        self._most_searched = MAX_SEARCHED // max(searching, 1)
         self._unread = Parts((None,) * len(self.columns), (NOT_JSON,))
 
     def read(self, answer: str | None) -> Parts:
         """Returns the columns of an answer's text. Without an answer, they are empty.
 
         Its flags are `not_json`, or for each column that does not fit `missing:NAME` (the answer
-        has no value there, or null) or `type:NAME` (a value of another type).
+        has no value there, or null, or is too long for this path) or `type:NAME` (a value of
+        another type).
         """
         if answer is None:
             return Parts(self._unread.texts)
@@ -95,7 +102,7 @@ class AnswerColumns:
         texts: list[str | None] = []
         flags: list[str] = []
         for column, (path, single) in zip(self.columns, self._paths, strict=True):
-            found = path.findall(value)
+            found = path.findall(value) if single or len(answer) <= self._most_searched else []
             text = None
             if all(one is None for one in found):
                 flags.append(f"{MISSING}{column.name}")
@@ -297,10 +304,14 @@ def _number(text: str) -> str | None:
 
 def _integral(text: str) -> str | None:
     number = _number(text)
-    if number is None or not float(number).is_integer():
+    if number is None or not -_INT64 <= float(number) <= _INT64:
         return None
-    whole = int(number) if number.lstrip("-").isdigit() else int(float(number))
-    return str(whole) if -_INT64 <= whole < _INT64 else None
+    try:
+        exact = Decimal(number)  # a float would round from 2^53 on
+    except InvalidOperation:  # an exponent of twenty digits, so nearly zero
+        return None
+    whole = int(exact)
+    return str(whole) if whole == exact and -_INT64 <= whole < _INT64 else None
 
 
 def _boolean(text: str) -> str | None:

@@ -38,7 +38,8 @@ def read_columns(fields: Fields, answer: str | None) -> tuple[AnswerColumn, ...]
 
 def _note_names(fields: Fields, names: Iterable[str], answer: str | None) -> None:
     # Letters in another case are the same name to Excel.
-    taken = {name.casefold(): "an export adds a column" for name in column_names(KINDS, answer)}
+    added = map(str.casefold, column_names(KINDS, answer))
+    taken = dict.fromkeys(added, "a column that an export adds")
     for name in names:
         fault = _fault(name, taken)
         if fault is not None:
@@ -49,6 +50,8 @@ def _note_names(fields: Fields, names: Iterable[str], answer: str | None) -> Non
 def _fault(name: str, taken: dict[str, str]) -> str | None:
     if name.casefold() in taken:
         return f"{taken[name.casefold()]} has it. Choose another name"
+    if name[:1] in tuple("=+-@"):
+        return "a spreadsheet would run it as a formula. Choose another name"
     if name.startswith("_"):
         return "names that begin with _ are for the runner. Choose another name"
     if name != name.strip() or not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARACTERS:

@@ -66,9 +66,11 @@ def refuse_again(job: Job, prepared: Prepared, selection: Selection, read: Read)
         return
     if prepared.flagged is not None:
         raise Refused(_nothing_flagged(job, prepared, prepared.flagged, selection))
+    ambiguous = prepared.plan.counts[State.AMBIGUOUS]
+    more = f". To send ambiguous rows: {job.command('resume', '--ambiguous')}" if ambiguous else ""
     raise Refused(
-        "None of the chosen rows has an answer, and --again sends only rows that have one. "
-        f"Nothing was sent. To send failed rows: {job.command('resume')}"
+        "None of the chosen rows is ok, and --again sends only rows that are. Nothing was sent. "
+        f"To send failed rows: {job.command('resume')}{more}"
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
 from pipeline.results.flags import NOTES
-from pipeline.results.lookup import find_flagged_answers
+from pipeline.results.lookup import Rows, find_flagged_answers
 from pipeline.status.next_step import stand
 from pipeline.status.summary import summarize
 
@@ -23,7 +23,8 @@ from pipeline.status.summary import summarize
 @dataclass(frozen=True, slots=True)
 class FlaggedAnswers:
     """The answers with one flag (`mark`): how many, and the first rows. `command` asks for them
-    again. It is None while a run is active."""
+    again, or shows them if all were asked for again because of this flag and have it again. It is
+    None while a run is active."""
 
     mark: str
     count: int
@@ -69,11 +70,9 @@ def report_job(job: Job) -> Report:
         snapshot = current_snapshot(job.folder, read)
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
-            marked, unread = _marked(job, read), None
+            marked, unread = _marked(job, read, None if in_use else summary.paid_max), None
         except StorageFailed as error:
             marked, unread = [], str(error)
-    if not in_use:
-        marked = [_with_command(job, found, summary.paid_max) for found in marked]
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
     in_flight = stand(counts, in_use).in_flight
     shown = groups.largest_first(job, in_use)
@@ -87,15 +86,39 @@ def first_rows(report: Report) -> list[int]:
     return list(chain(*of_groups, *(found.first_rows for found in report.marked)))
 
 
-def _with_command(job: Job, found: FlaggedAnswers, paid: int) -> FlaggedAnswers:
-    command = job.affording(paid, found.count).command("run", "--again", found.mark)
-    return replace(found, command=command)
-
-
-def _marked(job: Job, read: Read) -> list[FlaggedAnswers]:
+def _marked(job: Job, read: Read, paid: int | None) -> list[FlaggedAnswers]:
+    """The flags that answers have. `paid` requests were paid so far; None: give no commands."""
     found = find_flagged_answers(job, read).flagged
+    tried = _tried(read)
     return [
-        FlaggedAnswers(mark, len(numbers), tuple(numbers[:FIRST_ROWS].tolist()))
+        FlaggedAnswers(
+            mark,
+            len(numbers),
+            tuple(numbers[:FIRST_ROWS].tolist()),
+            None if paid is None else _command(job, mark, numbers, tried, paid),
+        )
         for mark, numbers in found.items()
         if mark not in NOTES
     ]
+
+
+def _tried(read: Read) -> dict[int, frozenset[str]]:
+    """The flags because of which the last version of a row was asked for, by row of the sheet."""
+    reasons = read(queries.again_reasons)
+    if not reasons:
+        return {}
+    return read(
+        lambda db: {
+            one.sheet_row: reasons[one.row_id]
+            for one in queries.answered(db)
+            if one.row_id in reasons
+        }
+    )
+
+
+def _command(job: Job, mark: str, rows: Rows, tried: dict[int, frozenset[str]], paid: int) -> str:
+    """The command for the rows with the flag `mark`."""
+    left = sum(mark not in tried.get(row, ()) for row in rows.tolist())
+    if not left:
+        return job.command("show", "--flag", mark)
+    return job.affording(paid, left).command("run", "--again", mark)

@@ -54,7 +54,8 @@ class Checked:
 
     * `to_send`: rows to send, which is also the most requests that can be paid for.
       `requests_at_most` also counts the retries of failed requests. `paid_at_most` is the part of
-      `to_send` that `max_paid` still allows.
+      `to_send` that `max_paid` still allows, and `paid_max` the number of requests that were or
+      may have been paid so far.
     * `equal_rows`: rows with the same text as an earlier row. Under `dedupe` only the earlier row
       is sent.
     * `repaid`: rows to send that were already paid under other settings.
@@ -87,6 +88,7 @@ class Checked:
     text_rules: int
     new_under_newest_rules: int
     paid_at_most: int
+    paid_max: int
     requests_at_most: int
     equal_rows: int
     dedupe: bool
@@ -146,7 +148,8 @@ def check_job(
             prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
         refuse_impossible(job, prepared, selection, read)
-        budget = spec.budget(read(queries.counts).paid_max)
+        paid_max = read(queries.counts).paid_max
+        budget = spec.budget(paid_max)
         paid = plan.to_send if budget is None else min(plan.to_send, budget)
         pace, learned = _pace(job, spec, base_url, key)
         states = _shown(plan.counts, in_use)
@@ -165,6 +168,7 @@ def check_job(
             text_rules=spec.text_rules,
             new_under_newest_rules=_under_newest_rules(job, host, selection, path),
             paid_at_most=paid,
+            paid_max=paid_max,
             requests_at_most=plan.to_send * (1 + spec.retries),
             equal_rows=prepared.snapshot.equal_rows,
             dedupe=spec.dedupe,

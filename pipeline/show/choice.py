@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from sqlite3 import Connection
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from pipeline.core.wording import few_words, nearest, one_line
 from pipeline.inputs.row_names import no_such_row
 from pipeline.inputs.stored import stored_batches, stored_columns
 from pipeline.ledger import queries
+from pipeline.ledger.shown import shown_row
 from pipeline.planning.consent import refuse_unknown_codes
 from pipeline.planning.selection import RowNumbers, Selection
 from pipeline.results.answered_sheet import AnsweredSheet, answered_pieces
@@ -115,13 +117,25 @@ def _flagged(source: AnsweredSheet, flags: Collection[str]) -> Mask:
 
 def _ended(source: AnsweredSheet, mask: Mask, choice: Choice) -> Mask:
     """The rows with one of the statuses and one of the codes. Reads no answer."""
-    found = np.zeros(source.rows, bool)
+    found, newer = np.zeros(source.rows, bool), _newer(source)
     for first, statuses, codes in _endings(source, mask):
         for place, (status, code) in enumerate(zip(statuses, codes, strict=True), first - 1):
-            found[place] = (not choice.statuses or status in choice.statuses) and (
+            ended = {status, newer.get(place + 1)}
+            found[place] = (not choice.statuses or not ended.isdisjoint(choice.statuses)) and (
                 not choice.codes or code in choice.codes
             )
     return found
+
+
+def _newer(source: AnsweredSheet) -> dict[int, State]:
+    """How the newer version of rows ended that have an earlier answer. `status` counts them so."""
+
+    def operation(db: Connection) -> dict[int, State]:
+        rows = queries.unfinished(db, verified_elsewhere=True)
+        shown = (shown_row(row, source.in_use) for row in rows if row.answered)
+        return {row.sheet_row: row.state for row in shown if row is not None}
+
+    return source.read(operation)
 
 
 def _endings(

@@ -619,6 +619,20 @@ def test_closed_or_broken_streams_change_neither_the_run_nor_its_exit_code(
     assert job.status()["ok"] == 30
 
 
+@pytest.mark.parametrize(
+    "command", ["status", "history", "report", "check", "verify", "show", "show --versions"]
+)
+def test_a_command_without_open_streams_does_its_work(sandbox, make_job, command):
+    """A scheduler may close them. Nothing is printed, and no traceback is in stderr."""
+    job = make_job(sandbox.url, rows=[["a"]])
+    job.run()
+    verb, *options = command.split()
+    words = shlex.join(job.command(verb, *options))
+    for closed in (">&-", "<&- >&-"):
+        done = job.shell(["bash", "-c", f"{words} {closed}"])
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_column_for_a_variable_is_refused_and_a_renamed_one_is_free(sandbox, make_job):
     """A column is pinned by its texts, not only by its name: what counts is the cost."""
     job = make_job(sandbox.url, ["a", "b"], [["x", "y"]] * 3, variables={"story": "a"})
