@@ -24,8 +24,10 @@ $(RAY): requirements-ray.lock $(READY)
 demo: $(READY)  ## run the main job against the local sandbox: no key, no cost
 	$(BIN)/pipeline run jobs/stories.yaml --sandbox
 
+# The tests wait for half of their time, so one more than the cores.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 test: $(READY)  ## run the tests, on all cores
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(READY)  ## run the unit tests, in about a minute
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit

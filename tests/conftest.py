@@ -21,12 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import pandas as pd
 import pytest
 
 from tests.support import hits
 from tests.support.forks import Forked, Forks, forking
 from tests.support.servers import Monitor
+
+# Other programs may use the machine: a slow test is no failure.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 TOP = Path(__file__).parents[1]
 """The folder of the checkout."""

@@ -108,7 +108,7 @@ def test_odd_column_names_load_from_the_job_file_unchanged(tmp_path):
     assert json.loads(done.stdout)["to_send"] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(CELLS.filter(str.strip), min_size=1, max_size=4, unique=True).flatmap(
         lambda columns: st.tuples(

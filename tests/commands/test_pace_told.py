@@ -19,7 +19,7 @@ from tests.conftest import KEY
     ("event", "words"),
     [
         (Paced(48.5, 50, 1.0, 97), ["48.5/s", "50 per 1 s", "97 in flight"]),
-        (Paced(0.0014, 5, 3600.0, 0, time.monotonic() + 600), ["5 per 3600 s", "next request in"]),
+        (Paced(0.0014, 5, 3600.0, 0, time.monotonic() + 1e6), ["5 per 3600 s", "next request in"]),
         (ConcurrencyBinds(2000), ["2000 requests in flight", "--concurrency"]),
         (PaceEnded(50, 1.0, 0.974, 900, 3), ["97%", "50 per 1 s", "3 of 900", "429"]),
         (PaceEnded(None, None, None, 10, 4), ["4 of 10", "429"]),

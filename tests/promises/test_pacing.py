@@ -311,7 +311,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS, st.booleans())
 def test_no_sequence_of_events_stops_the_run(steps, learned):
     """There is no deadlock, no wait above the bound, and no rate below the floor or above the
@@ -349,7 +349,7 @@ def _within_bounds(pace: Pace, now: float) -> None:
         assert pace.rate(now) <= pace.limit / pace.window_s * 1.001
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.sampled_from([5, 7, 50]),

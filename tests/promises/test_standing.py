@@ -279,9 +279,13 @@ def checked(job: Job, in_use: bool) -> Summary:
     earlier = shown["ok"] - summary.ok  # an unfinished version does not hide a finished one
     assert earlier >= 0
     assert shown.total() == summary.rows
-    assert shown["skipped"] == summary.skipped
-    assert sum(shown[s] - states[s] for s in ("failed", "ambiguous", "pending")) == -earlier
-    assert Counter(exported["_error_code"].dropna()) == of_code
+    guarded = summary.skipped - shown["skipped"]  # skipped rows that may be paid are ambiguous
+    assert 0 <= guarded <= shown["ambiguous"]
+    open_ones = sum(shown[s] - states[s] for s in ("failed", "ambiguous", "pending"))
+    assert open_ones == guarded - earlier
+    codes = Counter(exported["_error_code"].dropna())
+    assert codes >= of_code
+    assert (codes - of_code).total() == guarded
 
     with reading(job.folder.ledger) as read:
         drawn = read(lambda db: count_history(db, in_use)).progress[-1:]
@@ -353,15 +357,16 @@ def made(rows: list[str], ends: list[list[str | None]], **more: object) -> dict[
     return {"rows": rows, "ends": ends} | none | rest | more
 
 
-OURS = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+OURS = settings(suppress_health_check=list(HealthCheck), database=None)
 
 
-@settings(OURS, max_examples=25)
+@settings(OURS, max_examples=10)
 @given(**ANY)
 @example(**made(["a"] * 3, [["left"] * FEW], dedupe=True))
 @example(**made(["a", "b", "skip"], [["ok"] * FEW, ["left"] * FEW], again={1}, in_use=True))
 @example(**made(["a", "b"], [["ok"] * FEW, ["left"] * FEW], hidden={1}, again={1}))
 @example(**made(["a", "b"], [["lost"] * FEW, ["to retry", "left"]], settled={0: {1}}, in_use=True))
+@example(**made(["a"], [["refused"] * FEW, ["lost"] * FEW, ["ok"] * FEW], hidden={2}))
 @example(**made(["a"], [["ok", "refused"], ["blocked", "ok"], ["left", "ok"]]))
 def test_every_number_of_every_command_adds_up_to_the_sheet(**state):
     """After runs that end at random: with equal rows sent once or not, skipped rows, rows of

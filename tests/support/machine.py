@@ -430,7 +430,6 @@ def attack(bench: Bench, examples: int, steps: int, seeded: int) -> None:
                 stateful_step_count=steps,
                 phases=[Phase.generate],
                 report_multiple_bugs=False,
-                deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inputs.arrow import (
@@ -24,7 +24,6 @@ from pipeline.inputs.arrow import (
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@settings(deadline=None)  # the first array of pyarrow's own imports pandas
 @given(st.lists(anything | st.none(), max_size=40))
 def test_arrays_of_texts_are_equal_to_pyarrows_own(values):
     """Also empty texts, nulls, and texts with more bytes than characters."""
@@ -34,7 +33,6 @@ def test_arrays_of_texts_are_equal_to_pyarrows_own(values):
         assert made.equals(pa.array(values, kind))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(anything, max_size=5), max_size=20))
 def test_arrays_of_lists_are_equal_to_pyarrows_own(values):
     """The lengths cut one array of texts into lists."""
@@ -65,7 +63,6 @@ OF_KIND = {
 
 
 @pytest.mark.parametrize("kind", OF_KIND, ids=str)
-@settings(deadline=None)
 @given(data=st.data())
 def test_arrays_of_any_kind_are_equal_to_pyarrows_own(kind, data):
     """Also with nulls at every level."""
@@ -79,7 +76,6 @@ NUMBERS = [pa.bool_(), pa.int8(), pa.int32(), pa.int64(), pa.uint64(), pa.float3
 
 
 @pytest.mark.parametrize("kind", NUMBERS, ids=str)
-@settings(deadline=None)
 @given(values=st.lists(st.integers(0, 1), max_size=30), start=st.integers(0, 12))
 def test_numpy_gets_the_numbers_that_pyarrow_would_give_it(kind, values, start):
     """Also of a slice, whose first bit is inside a byte, and of an array in chunks."""
@@ -92,7 +88,6 @@ def test_numpy_gets_the_numbers_that_pyarrow_would_give_it(kind, values, start):
         assert read.tolist() == given_one.to_pylist()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-1, 3), max_size=20))
 def test_a_negative_position_takes_null(chosen):
     """So rows without an answer get an empty cell."""
@@ -106,7 +101,6 @@ def test_a_text_is_compared_with_an_array_of_its_kind():
         assert text_scalar("é", kind).equals(pa.scalar("é", kind))
 
 
-@settings(deadline=None)
 @given(st.lists(anything | st.none(), max_size=40), st.integers(0, 20), st.integers(0, 20))
 def test_the_places_with_a_value_are_those_that_pyarrow_finds(values, start, size):
     """Also in a slice, and where no value is missing."""
@@ -114,7 +108,6 @@ def test_the_places_with_a_value_are_those_that_pyarrow_finds(values, start, siz
     assert filled(array).tolist() == array.is_valid().to_pylist()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 19), max_size=20))
 def test_few_and_many_values_are_read_at_their_places(places):
     """Few are read one by one, and many with the whole column."""

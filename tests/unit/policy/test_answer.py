@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.model import Citation, Failure, Reply, StopCode, Verdict
@@ -458,7 +458,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # the first example compiles the expressions
 @given(
     st.dictionaries(st.text("abc", max_size=2), JSON, max_size=4),
     st.sampled_from((None, 1)),

@@ -166,7 +166,7 @@ def test_retry_after_is_read_as_seconds_and_as_a_date_and_clamped(
     on_virtual_time(work)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.text(max_size=80),
