@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.inputs.typed import JSON_TEXT
 from pipeline.job.answer_columns import DATE, TEXT
 from pipeline.results.answered_sheet import Exported
+from pipeline.results.cells import cell_text
 from pipeline.results.formulas import unformulaic
 from pipeline.system import files
 
@@ -106,17 +107,6 @@ def _row_groups(exported: Exported) -> Iterator[pa.Table]:
 def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
     """The rows of a batch as Python values."""
     return zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-
-def cell_text(value: Any) -> str:
-    """The text of a cell: citations one per line, as title and address; flags one per line."""
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return "\n".join(
-            f"{v['title']} {v['url']}".strip() if isinstance(v, dict) else v for v in value
-        )
-    return str(value)
 
 
 def replacing(target: Path) -> AbstractContextManager[BinaryIO]:

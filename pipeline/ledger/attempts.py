@@ -11,9 +11,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from pipeline.core.model import Verdict
-from pipeline.ledger.queries import Answered, known_code
+from pipeline.core.model import State, Verdict
+from pipeline.ledger.queries import Answered, known_code, unfinished
 from pipeline.ledger.schema import altered, intact
+from pipeline.ledger.shown import shown_row
 
 
 class AttemptRecord(NamedTuple):
@@ -138,3 +139,15 @@ _ANSWERS = (
 _PAID_VERSIONS = (
     f"SELECT runs.run_id, a.sheet_row, a.row_id {_ANSWERS} ORDER BY q.sheet_row, q.attempt_id"
 )
+
+
+def newer_versions(in_use: bool) -> Callable[[sqlite3.Connection], dict[int, State]]:
+    """Returns how the newer version ended of each row of the sheet that has an earlier answer, by
+    row. `in_use`: a run is active. Does not test checksums: see `unfinished`."""
+
+    def operation(db: sqlite3.Connection) -> dict[int, State]:
+        rows = unfinished(db, verified_elsewhere=True)
+        shown = (shown_row(row, in_use) for row in rows if row.answered)
+        return {row.sheet_row: row.state for row in shown if row is not None}
+
+    return operation

@@ -6,11 +6,10 @@ the sheet since. No column of a million rows is in memory as a whole.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -53,7 +52,6 @@ from pipeline.job.answer_columns import (
     NUMBER,
     AnswerColumns,
     Parts,
-    canonical,
 )
 from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
@@ -64,12 +62,14 @@ from pipeline.ledger.queries import Absent, Unfinished
 from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.ledger.schema import altered
 from pipeline.ledger.shown import shown_row
+from pipeline.results.cells import read_value
 from pipeline.results.flags import all_flags
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.schema import RESULTS_SCHEMA
 from pipeline.results.typed_rows import Piece, TypedRows
 
 _SKIPPED = "skipped"
+_ALIKE = 0.9  # as many cells of a column of this folder are unchanged, at least
 _CHUNK_ROWS = 2000
 _TYPES: dict[str, pa.DataType] = {
     kind: RESULTS_SCHEMA.field(kind).type if kind in ("citations", FLAGS) else pa.string()
@@ -217,45 +217,95 @@ def opened(
                 "nothing if the sheet has no new rows.",
                 closing="",
             )
-        kinds = _kinds(job, snapshot, add)
+        names = _names(job, snapshot, add)
+        kinds = names.kinds()
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         columns = AnswerColumns(job.spec.columns if job.spec else ())
         flags = FLAGS in kinds.values()
         answers = find_answers(folder, read, rows, flags=flags, columns=columns, more=more)
         unknown = _unknown(job, snapshot, read)
-        yield AnsweredSheet(read, snapshot, answers, rows, kinds, columns, scratch, in_use, unknown)
+        source = AnsweredSheet(
+            read, snapshot, answers, rows, kinds, columns, scratch, in_use, unknown
+        )
+        while not names.accept(source):
+            source = replace(source, kinds=names.kinds())
+        yield source
 
 
-def _kinds(job: Job, snapshot: Path, add: Collection[str]) -> dict[str, str]:
-    columns = frozenset(stored_columns(snapshot))
+def _names(job: Job, snapshot: Path, add: Collection[str]) -> _Names:
     used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
     noted = frozenset(read_exports(job.folder).columns).difference(used)
-    return _named(columns, noted, add, job.spec)
+    return _Names(frozenset(stored_columns(snapshot)), noted, add, job.spec)
 
 
-def _named(
-    columns: frozenset[str], noted: frozenset[str], add: Collection[str], spec: JobSpec | None
-) -> dict[str, str]:
-    """The columns to add, by name. They get the first number that none of them has to share with a
-    column of the sheet, except those that this folder wrote: they are among the `noted` ones, and
-    their status is there if this folder wrote one. A `result` alone is the user's own.
+@dataclass(slots=True)
+class _Names:
+    """Finds the names of the columns to add, which `add` chooses. `columns` are those of the sheet,
+    and `noted` those that this folder wrote."""
 
-    Columns of this folder that the sheet has are renewed, also those that `add` leaves out: a new
-    answer never stands next to an old status.
-    """
-    found: list[dict[str, str]] = []
-    for number in range(1, len(columns) + 2):
-        group = spec.column_names(KINDS, number) if spec else column_names(KINDS, None, number)
-        status = next(name for name, kind in group.items() if kind == STATUS)
-        lacks_status = status in noted and status not in columns
-        own = frozenset() if lacks_status else columns & noted
-        foreign = columns - own
-        kinds = {n: kind for n, kind in group.items() if is_chosen(kind, add) or n in own}
-        if kinds.keys().isdisjoint(foreign):
-            if not kinds.keys().isdisjoint(own):
-                return kinds
-            found.append(kinds)
-    return found[0]
+    columns: frozenset[str]
+    noted: frozenset[str]
+    add: Collection[str]
+    spec: JobSpec | None
+
+    def kinds(self) -> dict[str, str]:
+        """The kind of each column by its name. They get the first number that none of them has to
+        share with a column of the sheet, except those that this folder wrote: they are among the
+        noted ones, and their status is there if this folder wrote one. A `result` alone is the
+        user's own. Letters in another case are the same name to Excel and to SQL.
+
+        Columns of this folder that the sheet has are renewed, also those that `add` leaves out: a
+        new answer never stands next to an old status.
+        """
+        columns, noted, spec = self.columns, self.noted, self.spec
+        taken = {own: _folded(columns - own) for own in (frozenset(), columns & noted)}
+        found: list[dict[str, str]] = []
+        for number in range(1, len(columns) + 2):
+            group = spec.column_names(KINDS, number) if spec else column_names(KINDS, None, number)
+            status = next(name for name, kind in group.items() if kind == STATUS)
+            lacks_status = status in noted and status not in columns
+            own = frozenset() if lacks_status else columns & noted
+            kinds = {n: kind for n, kind in group.items() if is_chosen(kind, self.add) or n in own}
+            if _folded(kinds.keys() - own).isdisjoint(taken[own]):
+                if not kinds.keys().isdisjoint(own):
+                    return kinds
+                found.append(kinds)
+        return found[0]
+
+    def accept(self, source: AnsweredSheet) -> bool:
+        """Whether the columns of `source.kinds` that the sheet has are those of this folder.
+
+        With a status they are. Without one, the user may have a column of that name. Then the texts
+        decide: those of this folder still are the answers, except where a row was edited.
+        """
+        brought = {name: kind for name, kind in source.kinds.items() if name in self.columns}
+        if not brought or STATUS in brought.values():
+            return True
+        theirs = frozenset(name for name, ours in _alike(source, brought) if not ours)
+        self.noted -= theirs
+        return not theirs
+
+
+def _folded(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(str.casefold, names))
+
+
+def _alike(source: AnsweredSheet, brought: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    """Yields for each column of the sheet whether most of its cells are what would be written."""
+    place_of = {name: place for place, name in enumerate(stored_columns(source.snapshot))}
+    types = _types_of(source.columns)
+    filled_cells, same = Counter[str](), Counter[str]()
+    for piece, _, added in answered_pieces(source):
+        for name, kind in brought.items():
+            texts = piece.columns[place_of[name]].to_pylist()
+            for text, value in zip(texts, added[kind].to_pylist(), strict=True):
+                if text:
+                    filled_cells[name] += 1
+                    unguarded = text.removeprefix("'")  # what a .csv has in front of a formula
+                    read = (read_value(kind, types, one) for one in (text, unguarded))
+                    same[name] += value in read
+    for name in brought:
+        yield name, same[name] >= _ALIKE * filled_cells[name]
 
 
 def sheet_table(
@@ -476,42 +526,10 @@ class _Brought:
 
     def _read(self, kind: str, column: pa.Array, keep: npt.NDArray[np.bool_]) -> list[Any]:
         """The values of an earlier export's column from their texts, where they are kept."""
-        read = {"citations": _read_citations, FLAGS: _read_flags}.get(kind, _read_text)
-        if part_of(kind):
-            read = partial(_read_part, self.types[kind])
-        texts = column.to_pylist()
-        return [read(text) if kept else None for text, kept in zip(texts, keep, strict=True)]
-
-
-def _read_text(text: str) -> str | None:
-    return text or None
-
-
-def _read_part(kind: str, text: str) -> str | None:
-    """A value of `columns:`. If the user wrote something else into the cell, it is no value."""
-    return canonical(text, kind) if text else None
-
-
-def _read_flags(text: str) -> list[str] | None:
-    """The flags of a cell as an export wrote it: JSON, or one a line."""
-    if text.startswith("["):
-        with contextlib.suppress(ValueError, RecursionError):
-            return [str(flag) for flag in json.loads(text)]
-    return text.split("\n") if text else None
-
-
-def _read_citations(text: str) -> list[dict[str, str]] | None:
-    """The citations of a cell as an export wrote it: JSON, or one a line as title and address."""
-    if not text:
-        return None
-    if text.startswith("["):
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            return [{"title": one["title"], "url": one["url"]} for one in json.loads(text)]
-    lines = (line.rpartition(" ") for line in text.split("\n"))
-    return [
-        {"title": title, "url": url} if "://" in url else {"title": f"{title}{gap}{url}", "url": ""}
-        for title, gap, url in lines
-    ]
+        return [
+            read_value(kind, self.types, text) if kept else None
+            for text, kept in zip(column.to_pylist(), keep, strict=True)
+        ]
 
 
 def _answers(piece: Piece, source: AnsweredSheet) -> dict[str, pa.Array]:

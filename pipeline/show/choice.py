@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from sqlite3 import Connection
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from pipeline.core.wording import few_words, nearest, one_line
 from pipeline.inputs.row_names import no_such_row
 from pipeline.inputs.stored import stored_batches, stored_columns
 from pipeline.ledger import queries
-from pipeline.ledger.shown import shown_row
+from pipeline.ledger.attempts import newer_versions
 from pipeline.planning.consent import refuse_unknown_codes
 from pipeline.planning.selection import RowNumbers, Selection
 from pipeline.results.answered_sheet import AnsweredSheet, answered_pieces
@@ -117,7 +116,7 @@ def _flagged(source: AnsweredSheet, flags: Collection[str]) -> Mask:
 
 def _ended(source: AnsweredSheet, mask: Mask, choice: Choice) -> Mask:
     """The rows with one of the statuses and one of the codes. Reads no answer."""
-    found, newer = np.zeros(source.rows, bool), _newer(source)
+    found, newer = np.zeros(source.rows, bool), source.read(newer_versions(source.in_use))
     for first, statuses, codes in _endings(source, mask):
         for place, (status, code) in enumerate(zip(statuses, codes, strict=True), first - 1):
             ended = {status, newer.get(place + 1)}
@@ -125,17 +124,6 @@ def _ended(source: AnsweredSheet, mask: Mask, choice: Choice) -> Mask:
                 not choice.codes or code in choice.codes
             )
     return found
-
-
-def _newer(source: AnsweredSheet) -> dict[int, State]:
-    """How the newer version of rows ended that have an earlier answer. `status` counts them so."""
-
-    def operation(db: Connection) -> dict[int, State]:
-        rows = queries.unfinished(db, verified_elsewhere=True)
-        shown = (shown_row(row, source.in_use) for row in rows if row.answered)
-        return {row.sheet_row: row.state for row in shown if row is not None}
-
-    return source.read(operation)
 
 
 def _endings(

@@ -181,6 +181,7 @@ def test_an_export_as_the_next_sheet_gets_its_columns_again_in_place(sandbox, ma
         assert after.select(list(COLUMNS)).equals(before.select(list(COLUMNS)))
     if ending == "csv":
         assert [r["score"] for r in rows_of_csv(kept)] == ["1.10", ""]
+        assert [r["more"] for r in rows_of_csv(kept)] == ['{"b":1.50,"a":null}', ""]
     assert sandbox.billed() == bills
 
 
@@ -191,6 +192,36 @@ def test_a_name_that_the_sheet_has_gets_a_number_in_the_export(sandbox, make_job
     [row] = rows_of_csv(exported(job, "done.csv"))
     assert (row["no"], row["no_2"], row["_status_2"]) == ("1", "7", "ok")
     assert "result" not in row
+
+
+def test_a_column_of_the_user_is_kept_although_the_folder_once_wrote_one(sandbox, make_job):
+    """The earlier export had no status, so only the cells show whose column it is."""
+    job = make(sandbox, make_job, [FULL] * 3)
+    job.run()
+    first = exported(job, "first.csv", "--add", "columns")
+    rows = [[str(n), FULL, "mine"] for n in range(1, 4)]
+    job.write_sheet(["no", "text", "score"], rows)
+    job.run("--yes")
+    second = exported(job, "second.csv", "--add", "columns")
+    header = second.read_text("utf-8-sig").splitlines()[0].split(",")
+    assert header == ["no", "text", "score", *(f"{name}_2" for name in COLUMNS)]
+    assert {row["score"] for row in rows_of_csv(second)} == {"mine"}
+    job.sheet.write_bytes(first.read_bytes())
+    job.run("--yes")
+    third = exported(job, "third.csv", "--add", "columns")
+    assert rows_of_csv(third) == rows_of_csv(first)
+
+
+def test_a_name_in_other_letters_is_taken(sandbox, make_job):
+    """Excel and SQL do not tell them apart."""
+    job = make_job(sandbox.url, ["no", "text", "Title", "RESULT"], [["1", FULL, "t", "r"]])
+    sandbox.publish("wf_json", "{{text}}")
+    job.write_spec(workflow="wf_json", variables={"text": "text"}, columns={"title": "$.title"})
+    job.run()
+    [row] = rows_of_csv(exported(job, "done.csv", "--add", "result,columns"))
+    assert list(row) == ["no", "text", "Title", "RESULT", "result_2", "title_2"]
+    again = exported(job, "again.csv", "--add", "result,columns")
+    assert list(rows_of_csv(again)[0]) == list(row)
 
 
 def test_add_chooses_the_columns(job):

@@ -89,6 +89,13 @@ def test_check_says_what_equal_rows_cost_and_how_to_send_them_once(sandbox, make
     assert "One request is sent for all equal rows" in found["said"]
 
 
+def test_the_command_of_a_check_names_a_limit_that_is_not_used_up(sandbox, make_job):
+    """With the old limit it would send nothing."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
+    job.run("--max-paid", "1", expect=4)
+    assert "--max-paid 3" in checked(job)["said"].splitlines()[-1]
+
+
 def test_the_duration_comes_from_a_given_rate_or_from_the_measured_limit_of_the_key(
     sandbox, make_job
 ):

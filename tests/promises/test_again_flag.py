@@ -125,6 +125,32 @@ def test_a_row_that_gets_the_same_flag_twice_is_left_out_until_its_number_is_nam
     assert sent_by(sandbox, job, "--again", "empty", "--rows", "1,4", "--yes") == {"four": 1}
 
 
+def test_the_report_shows_answers_that_were_asked_for_again_in_vain(sandbox, make_job):
+    """The command that asks for them again would be refused."""
+    job = made(sandbox, make_job, ROWS)
+    job.run()
+    assert "--again empty" in job.call("report").stdout
+    job.run("--again", "empty", "--yes")
+    said = job.call("report").stdout
+    assert "--again" not in said
+    shown = job.paste(next(line.strip() for line in said.splitlines() if "--flag empty" in line))
+    assert "2 of 4 rows" in shown.stdout
+
+
+def test_a_row_whose_newer_answer_is_unknown_is_found_as_ambiguous_and_as_ok(sandbox, make_job):
+    """`status` counts it as ambiguous, and an export shows the earlier answer."""
+    job = made(sandbox, make_job, ROWS)
+    job.run()
+    sandbox.publish("wf_mine", "{{story}} #fault:html-504-billed")
+    job.run("--again", "empty", "--yes", expect=5)
+    assert job.status()["ambiguous"] == 2
+    for status in ("ambiguous", "ok"):
+        lines = job.call("show", "--json", "--status", status, "--rows", "2,4").stdout.splitlines()
+        assert [json.loads(line)["row"] for line in lines[:-1]] == [2, 4]
+    said = refused(sandbox, job, "--again", "2", "--yes")
+    assert said.endswith(f"To send ambiguous rows: pipeline resume {job.spec} --ambiguous\n")
+
+
 def test_rows_that_were_asked_for_by_number_or_for_another_flag_are_not_left_out(sandbox, make_job):
     """Only a repetition for the same flag is one. `repeated` needs two answers of one text."""
     job = made(sandbox, make_job, [["A1", "one", ""], ["A2", "two", ""]])

@@ -28,6 +28,7 @@ from pipeline.policy.answer import classify
 from pipeline.policy.masking import Mask
 from pipeline.report.html import markup
 from pipeline.results import answered_sheet, formulas
+from pipeline.results import cells as cells_of_exports
 from pipeline.results.flags import flags_of
 from pipeline.sandbox.workflows import Workflow
 from pipeline.scaffold import columns, job_spec
@@ -229,10 +230,13 @@ CASES: dict[str, Callable[[], object]] = {
     "cell: escapes": lambda: shared_strings.unescaped(filled("_x")),
     "cell: half escapes": lambda: shared_strings.unescaped(filled("_x000")),
     "exported: escapes": lambda: cells.escaped(filled("_x0000_")),
-    "exported: citations": lambda: answered_sheet._read_citations(filled("\n")),
-    "exported: 16,000 columns": lambda: answered_sheet._named(
-        frozenset(("result", *(f"result_{n}" for n in range(16_000)))), frozenset(), KINDS, None
-    ),
+    "exported: citations": lambda: cells_of_exports._read_citations(filled("\n")),
+    "exported: 16,000 columns": lambda: answered_sheet._Names(
+        frozenset(("result", *(f"result_{n}" for n in range(16_000)))),
+        frozenset(),
+        KINDS,
+        None,
+    ).kinds(),
     "exported: 16,000 statuses": lambda: added_columns.exported_columns(
         f"_status_{n}" for n in range(16_000)
     ),

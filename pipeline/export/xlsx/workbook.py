@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pyarrow as pa
 
 from pipeline.core.errors import NothingWritten
-from pipeline.export.files import cell_text, replacing, rows_of
+from pipeline.export.files import replacing, rows_of
 from pipeline.export.xlsx.cells import MAX_COLUMNS, MAX_ROWS, CellXml, escaped, fits
 from pipeline.export.xlsx.long_texts import TextsAside
 from pipeline.export.xlsx.markup import escape, quoteattr
@@ -27,6 +27,7 @@ from pipeline.export.xlsx.typed import Convert
 from pipeline.inputs.table import address
 from pipeline.inputs.xlsx.workbook import SUMMARY_SHEET
 from pipeline.results.answered_sheet import Exported
+from pipeline.results.cells import cell_text
 
 _WIDTHS = {"result": 70, "citations": 50, "status": 12, "error_code": 18, "error_message": 40}
 _OTHER_WIDTH = 20

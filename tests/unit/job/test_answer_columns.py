@@ -223,6 +223,16 @@ COSTLY = {
 }
 
 
+def test_the_work_for_many_searching_columns_is_bounded():
+    """A path for one value reads any answer; the others share what is read."""
+    answer = json.dumps([{"a": n} for n in range(20_000)])
+    paths = [AnswerColumn(f"c{n}", f"$..[?@.a > {n}].a", "json") for n in range(50)]
+    first, *rest = AnswerColumns([AnswerColumn("first", "$[0].a"), *paths]).read(answer).texts
+    assert (first, set(rest)) == ("0", {None})
+    few = AnswerColumns(paths[:2]).read(answer)
+    assert (None in few.texts, few.flags) == (False, ())
+
+
 @pytest.mark.parametrize("name", COSTLY)
 def test_the_work_for_any_answer_is_bounded(name):
     """No answer takes more than 10 s of CPU time, or ends in a recursion error."""
