@@ -142,6 +142,16 @@ class StopCode(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class AnswerSource(NamedTuple):
+    """The answer of another job that a request's text comes from: the id of that job's run folder,
+    the ledger's row there, and its attempt, or the edit that a person made of it."""
+
+    folder: str
+    row: int
+    attempt: int
+    edit: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of the sheet, ready to be sent.
@@ -157,6 +167,7 @@ class Row:
     occurrence: int
     body: bytes
     id: str | None = None
+    source: AnswerSource | None = None
 
 
 class Failure(StrEnum):

@@ -25,8 +25,8 @@ from pipeline.inputs.mapping import used_columns
 from pipeline.inputs.pages import BATCH_BYTES, is_binary, is_text
 from pipeline.inputs.table import Batch, Findings, Table, distinct_names
 from pipeline.inputs.values import boolean_text, number_text
-from pipeline.job.frame import Input
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Input
 
 # pyarrow raises these for files that are not Parquet, are damaged, or contain values that Python
 # cannot represent: years beyond 9999, unknown time zones.

@@ -31,8 +31,8 @@ Reasons = npt.NDArray[np.int8]
 
 
 class Skip(IntEnum):
-    """The reason why a row of the sheet is never sent. If several apply, it is the first one of
-    totals, hidden, where, ambiguous and empty."""
+    """The reason why a row of the sheet is not sent. If several apply, it is the first one of
+    totals, hidden, where, source, ambiguous and empty."""
 
     NOT = 0
     WHERE = 1
@@ -40,6 +40,7 @@ class Skip(IntEnum):
     EMPTY = 3
     HIDDEN = 4
     TOTALS = 5
+    SOURCE = 6
 
 
 SKIP_NAMES: dict[Skip, str] = {
@@ -48,6 +49,7 @@ SKIP_NAMES: dict[Skip, str] = {
     Skip.EMPTY: "empty",
     Skip.HIDDEN: "hidden",
     Skip.TOTALS: "totals",
+    Skip.SOURCE: "source",
 }
 """The names of the reasons in `input.parquet` and in JSON."""
 
@@ -57,6 +59,7 @@ SKIP_REASONS: dict[str, str] = {
     "empty": "a cell that would be sent is empty, and `empty:` says `skip`",
     "hidden": "the sheet hides it, and `hidden:` says `skip`",
     "totals": "it is the totals row of a table",
+    "source": "the job that it comes from has no answer for it yet",
 }
 """The reasons in words, for messages and exports."""
 
@@ -102,6 +105,9 @@ class RowChecks:
         if self._spec.where:
             by_name = dict(zip(self._table.columns, arrays, strict=True))
             reasons[~wanted(self._spec.where, by_name) & (reasons == Skip.NOT)] = Skip.WHERE
+        if batch.origins is not None:
+            waits = np.array([one.waits is not None for one in batch.origins], dtype=np.bool_)
+            reasons[waits & (reasons == Skip.NOT)] = Skip.SOURCE
         for status in self._statuses:
             said = call("utf8_lower", call("utf8_trim_whitespace", arrays[status]))
             ambiguous = as_numpy(call("equal", said, text_scalar(State.AMBIGUOUS, said.type)))

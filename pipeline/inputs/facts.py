@@ -50,7 +50,7 @@ def describe(path: Path, sources: Sequence[VariableSource]) -> list[VariableFact
     """
     mapped = [(_Facts(), s.column, s) for s in sources if s.column is not None]
     columns = stored_columns(path)
-    for first, arrays, keys, _ in stored_batches(path):
+    for first, arrays, keys, *_ in stored_batches(path):
         kept = np.flatnonzero(filled(keys))
         if not len(kept):
             continue

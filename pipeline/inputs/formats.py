@@ -15,6 +15,7 @@ from pipeline.inputs.table import Batch, BlankRows, Table, most_rows, refuse_too
 from pipeline.inputs.unseen import looks_blank
 from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Stage
 from pipeline.system.paths import leads_to_itself
 
 TEXTS = (".csv", ".tsv", ".txt")
@@ -33,6 +34,8 @@ def open_table(spec: JobSpec) -> Table:
     """
     if isinstance(spec.input, Frame):
         return _open_frame(spec)
+    if isinstance(spec.input, Stage):
+        return _open_stage(spec, spec.input)
     path = spec.file
     if path.is_dir():
         raise Refused(f"{path}: this is a folder, not a sheet. Name the file in it.")
@@ -62,6 +65,13 @@ def _open_frame(spec: JobSpec) -> Table:
     from pipeline.inputs.frame import open_frame
 
     table = open_frame(spec)
+    _check_header(spec, table)
+    return table
+
+
+def _open_stage(spec: JobSpec, stage: Stage) -> Table:
+    assert stage.open is not None, "`run.stages` opens the answers of the other job"
+    table: Table = stage.open()
     _check_header(spec, table)
     return table
 
@@ -114,7 +124,7 @@ _READERS: dict[str, Callable[[JobSpec], Table]] = {
 def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
     """Returns, for each column of a workbook that is displayed in another way than it is sent, an
     example (text that is sent, text that is displayed). No column for other files."""
-    if isinstance(spec.input, Frame) or spec.input.suffix.lower() not in _EXCEL:
+    if not isinstance(spec.input, Path) or spec.input.suffix.lower() not in _EXCEL:
         return {}
     from pipeline.inputs.xlsx import reader
 

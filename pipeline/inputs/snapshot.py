@@ -3,20 +3,20 @@ from it.
 
 `input.parquet` has every column as text, then `row` (from 1), `row_key` (hex, null for a skipped
 row), `skipped` (the reason, null for other rows) and `place` (the line of a text file, or the row
-of a worksheet). If the user saves the sheet during the run,
-the run does not mix the two versions.
+of a worksheet). Rows that come from another job also have `origin`, the answer there. If the user
+saves the sheet during the run, the run does not mix the two versions.
 
 A row is skipped if `where:`, `empty:` or `hidden:` leaves it out, or if it is the totals row of a
-table. It is also skipped if the sheet is
-another folder's failures.csv or export in which the row is ambiguous, because it may have been paid
-there.
+table. It is also skipped if the job that it comes from has no answer for it yet, and if the sheet
+is another folder's failures.csv or export in which the row is ambiguous, because it may have been
+paid there.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import DiskRefused, Refused
-from pipeline.core.model import JsonObject, Row
-from pipeline.inputs.arrow import filled, numbers, texts
+from pipeline.core.model import AnswerSource, JsonObject, Row
+from pipeline.inputs.arrow import array_of, filled, numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.identity import (
     KEY_BYTES,
@@ -39,8 +39,13 @@ from pipeline.inputs.identity import (
     occurrences,
 )
 from pipeline.inputs.mapping import Variables
-from pipeline.inputs.stored import snapshot_schema, stored_batches
-from pipeline.inputs.table import Batch, Table
+from pipeline.inputs.stored import (
+    ORIGIN_TYPE,
+    snapshot_schema,
+    stored_batches,
+    stored_source,
+)
+from pipeline.inputs.table import Batch, Origin, Table
 from pipeline.inputs.unseen import SheetFacts
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
@@ -103,7 +108,8 @@ class Snapshot:
         file batch by batch."""
         id_column = _id_position(spec, self.columns)
         position = 0
-        for first, columns, keys, _ in stored_batches(self.path):
+        folder = stored_source(self.path)
+        for first, columns, keys, _, origins in stored_batches(self.path):
             size = len(keys)
             if not send[first - 1 : first - 1 + size].any():
                 position += size - keys.null_count
@@ -122,8 +128,16 @@ class Snapshot:
                         occurrence=int(self.occurrences[position]),
                         body=request.body,
                         id=row_id,
+                        source=_source(folder, origins, offset),
                     )
                 position += 1
+
+
+def _source(folder: str | None, origins: pa.Array | None, offset: int) -> AnswerSource | None:
+    if folder is None or origins is None:
+        return None
+    one = origins[offset].as_py()
+    return AnswerSource(folder, one["row"], one["attempt"], one["edit"])
 
 
 def take_snapshot(
@@ -158,6 +172,8 @@ def take_snapshot(
         "place_word": table.place_word,
         "id_column": spec.id,
     }
+    if table.source is not None:
+        about["source"] = {"job": table.source.name, "folder": table.source.folder_id}
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)
     try:
@@ -211,7 +227,9 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
             rows += len(batch)
             span = numbers(np.arange(rows - len(batch) + 1, rows + 1), pa.int64())
             places = numbers(np.array(batch.places, dtype=np.int64), pa.int64())
-            arrays += [span, texts(keys), _skipped(reasons), places]
+            arrays += [span, texts(keys), _skipped(reasons, batch.origins), places]
+            if batch.origins is not None:
+                arrays.append(array_of([one._asdict() for one in batch.origins], ORIGIN_TYPE))
             writer.write_batch(pa.record_batch(arrays, schema=schema))
         check.finish(rows)
     return rows
@@ -272,7 +290,11 @@ def _id_position(spec: JobSpec, columns: tuple[str, ...]) -> int | None:
     return None if spec.id is None else columns.index(spec.id)
 
 
-def _skipped(reasons: Reasons) -> pa.Array:
+def _skipped(reasons: Reasons, origins: Sequence[Origin] | None) -> pa.Array:
     if not reasons.any():
         return pa.nulls(len(reasons), pa.string())
-    return texts([SKIP_NAMES.get(Skip(reason)) for reason in reasons])
+    words = [SKIP_NAMES.get(Skip(reason)) for reason in reasons]
+    for place, origin in enumerate(origins or ()):
+        if reasons[place] == Skip.SOURCE:
+            words[place] = f"{words[place]}: {origin.waits}"
+    return texts(words)

@@ -27,6 +27,11 @@ from pipeline.system.opening import as_object, open_file
 METADATA = b"pipeline"
 OWN_COLUMNS = ("row", "row_key", "skipped")
 PLACE = "place"
+ORIGIN = "origin"
+ORIGIN_TYPE = pa.struct(
+    [("row", pa.int64()), ("attempt", pa.int64()), ("edit", pa.string()), ("waits", pa.string())]
+)
+"""Where a row comes from, if another job's answers are the sheet: see `table.Origin`."""
 
 
 def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
@@ -81,6 +86,12 @@ def stored_skip_if_empty(path: Path) -> tuple[str, ...]:
     return tuple(about["skip_if_empty"] if "skip_if_empty" in about else about["mapped"])
 
 
+def stored_source(path: Path) -> str | None:
+    """Returns the id of the run folder whose answers are the sheet, None for another sheet."""
+    source = _stored(path).get("source")
+    return None if source is None else str(source["folder"])
+
+
 def stored_delimiter(path: Path) -> str:
     """Returns the delimiter of the sheet from a snapshot on disk. It matters only for text
     files."""
@@ -94,7 +105,7 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
     place = columns.index(id_column) if id_column in columns else None
     identities, ids = bytearray(), bytearray()
     rows: list[npt.NDArray[np.int64]] = []
-    for first, cells, hexes, _ in stored_batches(path):
+    for first, cells, hexes, *_ in stored_batches(path):
         kept = np.flatnonzero(filled(hexes))
         rows.append(kept + first)
         keys = bytes.fromhex("".join(filter(None, hexes.to_pylist())))
@@ -114,12 +125,14 @@ def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
 
 class Stored(NamedTuple):
     """Consecutive rows of a snapshot on disk: the number of the first row, the sheet's columns, the
-    row keys in hex (null for a skipped row), and why a row is skipped (`SKIP_NAMES`, else null)."""
+    row keys in hex (null for a skipped row), why a row is skipped (`SKIP_NAMES`, else null), and
+    where the rows come from if that is another job."""
 
     first: int
     columns: list[pa.Array]
     keys: pa.Array
     skipped: pa.Array
+    origins: pa.Array | None = None
 
 
 def stored_batches(path: Path) -> Iterator[Stored]:
@@ -135,8 +148,8 @@ def stored_batches(path: Path) -> Iterator[Stored]:
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
             for batch in file.iter_batches(batch_size=2000):
-                keys, skipped = batch.columns[width + 1 : width + 3]
-                yield Stored(first, batch.columns[:width], keys, skipped)
+                keys, skipped, _, *origins = [*batch.columns[width + 1 :], None][:4]
+                yield Stored(first, batch.columns[:width], keys, skipped, *origins)
                 first += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, str(error)) from None
@@ -238,7 +251,7 @@ def stored_places(path: Path) -> tuple[str, npt.NDArray[np.int64]] | None:
 def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
     """Yields (row number, row key in hex) for every row of a snapshot on disk. The key of a skipped
     row is None."""
-    for first, _, keys, _ in stored_batches(path):
+    for first, _, keys, *_ in stored_batches(path):
         yield from enumerate(keys.to_pylist(), start=first)
 
 
@@ -264,8 +277,8 @@ def _damaged(path: Path, what: str) -> StorageFailed:
 def snapshot_schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
     """Returns the columns of a snapshot: the sheet's, then the runner's own. A snapshot of an
     earlier release has no places, and says no word for them."""
-    placed = "place_word" in about
-    taken = {*OWN_COLUMNS, *([PLACE] if placed else [])}
+    placed, of_job = "place_word" in about, "source" in about
+    taken = {*OWN_COLUMNS, *([PLACE] if placed else []), *([ORIGIN] if of_job else [])}
     fields = []
     for name in columns:
         stored = name
@@ -276,4 +289,5 @@ def snapshot_schema(columns: tuple[str, ...], about: JsonObject) -> pa.Schema:
     fields += [pa.field("row", pa.int64(), nullable=False)]
     fields += [pa.field(name, pa.string()) for name in ("row_key", "skipped")]
     fields += [pa.field(PLACE, pa.int64(), nullable=False)] if placed else []
+    fields += [pa.field(ORIGIN, ORIGIN_TYPE)] if of_job else []
     return pa.schema(fields, metadata={METADATA: json.dumps(about).encode()})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import Refused
-from pipeline.job.frame import Input
+from pipeline.job.stage import Input
 
 BATCH_ROWS = 2000
 NAMED = 5
@@ -29,15 +30,27 @@ _BATCH_CELLS = 4_000_000
 _BATCH_CHARACTERS = 8_000_000
 
 
+class Origin(NamedTuple):
+    """The row of another job that a row comes from: the ledger's row there, the attempt and the
+    edit of its answer. `waits` says why it has no answer to send yet; None: it has one."""
+
+    row: int
+    attempt: int
+    edit: str | None = None
+    waits: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Consecutive data rows, as one list of texts per column.
 
     `places[i]` is where the user finds row i: the line in a text file, or else the row number.
+    `origins` has one entry per row if the rows come from another job.
     """
 
     columns: list[list[str]]
     places: list[int]
+    origins: list[Origin] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -48,7 +61,8 @@ class Batch:
             return self
         kept = np.flatnonzero(~rows).tolist()
         columns = [[column[row] for row in kept] for column in self.columns]
-        return Batch(columns, [self.places[row] for row in kept])
+        origins = self.origins and [self.origins[row] for row in kept]
+        return Batch(columns, [self.places[row] for row in kept], origins)
 
     def split(self, at: int) -> tuple[Batch, Batch]:
         """Returns the rows before `at`, and the rest."""
@@ -104,13 +118,25 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceJob:
+    """The other job whose answers are the rows: its name, the id of its run folder, the host that
+    the folder belongs to, and what each column of `columns:` reads from an answer."""
+
+    name: str
+    folder_id: str
+    host: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """An open sheet: its column names in order, and its rows, readable once.
 
     `place_word` says what a place counts: "line", "row" or "Sheet1 row". `delimiter` separates the
     cells of a text file. `sheet`, `header_row` and `first_column` (from 1) say where the columns
     are in a workbook. `headers` are the names as the file has them, where `columns` may be others:
-    see `distinct_names`. `found` fills while the rows are read.
+    see `distinct_names`. `found` fills while the rows are read. `source` is the job whose answers
+    they are, None for a file and a frame.
     """
 
     input: Input
@@ -123,6 +149,7 @@ class Table:
     first_column: int = 1
     headers: tuple[str, ...] = ()
     found: Findings = field(default_factory=Findings)
+    source: SourceJob | None = None
 
     def cell_at(self, position: int, place: int) -> str:
         """Returns where the user finds a cell: `line 17, column "Story"`, or `Sheet1!C17`."""

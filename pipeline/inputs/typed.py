@@ -31,8 +31,9 @@ from pipeline.inputs.jsonl import (
 from pipeline.inputs.parquet import open_pieces
 from pipeline.inputs.table import batched
 from pipeline.inputs.values import boolean_text, number_text
-from pipeline.job.frame import Frame, Input
+from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Input
 
 JSON_TEXT = b"pipeline.json"
 """Marks a field whose texts are JSON. Null means that the line does not have this name."""
@@ -59,7 +60,7 @@ def open_typed(spec: JobSpec, *, as_json: bool = False) -> TypedTable:
     Raises:
         Refused: as `open_table`.
     """
-    if isinstance(spec.input, Frame) or spec.input.suffix.lower() == ".parquet":
+    if isinstance(spec.input, Frame) or spec.file.suffix.lower() == ".parquet":
         is_frame = isinstance(spec.input, Frame)
         _, schema, _, pieces = open_frame_rows(spec) if is_frame else open_pieces(spec)
         if not as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.model import JsonObject
@@ -41,7 +40,3 @@ class Frame:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Frame:
         return self
-
-
-Input = Path | Frame
-"""The source of a job's rows. A path is a sheet's file."""

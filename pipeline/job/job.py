@@ -17,6 +17,7 @@ from pipeline.job.frame_call import frame_call
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.run_note import BASE_URL, KEY_FILE, Noted, read_note
 from pipeline.job.spec import JobSpec, frame_spec, load_spec
+from pipeline.job.stage import Input, Stage
 from pipeline.system.opening import is_file
 from pipeline.system.paths import path_fault, resolved
 
@@ -65,11 +66,11 @@ class Job:
     @property
     def sheet(self) -> Path | None:
         """The sheet of the last run: that of `--input`, or else that of the job file. None without
-        a job file, and for a frame."""
+        a job file, for a frame, and for the answers of another job."""
         if self.spec is None or isinstance(self.spec.input, Frame):
             return None
         if _INPUT not in self.sending[:-1]:
-            return self.spec.input
+            return self.spec.input if isinstance(self.spec.input, Path) else None
         return Path(self.sending[self.sending.index(_INPUT) + 1]).absolute()
 
     def command(self, verb: str, *options: str) -> str:
@@ -217,13 +218,19 @@ def _refuse_shared(job: Job, spec: JobSpec) -> None:
     except PipelineError:
         return
     same_folder = resolved(folder.path) == resolved(job.folder.path)
-    if same_folder and resolved(known.file) != resolved(spec.file):
+    theirs, ours = _place(known.input), _place(spec.input)
+    if same_folder and theirs != ours:
         raise Refused(
             f"{spec.source}: another job file, {other}, already uses the run folder "
-            f"{job.folder.path} for another sheet ({known.file.name} in "
-            f"{resolved(known.file).parent}). Give one of the two job files another `name:` or "
-            "`output:`."
+            f"{job.folder.path} for another sheet ({theirs.name} in {theirs.parent}). Give one of "
+            "the two job files another `name:` or `output:`."
         )
+
+
+def _place(input: Input) -> Path:
+    """The file that a job file names for its rows."""
+    assert not isinstance(input, Frame), "a job file names no frame"
+    return resolved(input.job if isinstance(input, Stage) else input)
 
 
 def _job_of_folder(path: Path, words: tuple[str, ...]) -> Job:

@@ -5,18 +5,20 @@ The settings of `run_frame` are read in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.added_columns import column_names
+from pipeline.core.errors import Refused
 from pipeline.core.model import TEXT_RULES
 from pipeline.job.answer_columns import AnswerColumn
 from pipeline.job.call import node_of
-from pipeline.job.frame import Frame, Input
+from pipeline.job.frame import Frame
 from pipeline.job.spec_columns import read_columns
 from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS, Key
+from pipeline.job.stage import Input, Stage
 from pipeline.job.yaml_fields import Fields, compose
 
 TESTS = ("empty", "equals", "matches")
@@ -76,8 +78,8 @@ class Notify:
 class JobSpec:
     """One job, with every default filled in and every path absolute.
 
-    `input` is the sheet's file, or the frame of `run_frame`. `source` is the job file, None for a
-    frame.
+    `input` is the sheet's file, the frame of `run_frame`, or another job whose answers are the
+    rows. `source` is the job file, None for a frame.
 
     `variables` are (variable, column) pairs, or None if each column fills the variable of its name.
     `constants` are (variable, text) pairs. `empty` says what happens to an empty cell, and
@@ -137,10 +139,10 @@ class JobSpec:
         """The sheet's file, for code that reads files.
 
         Raises:
-            TypeError: for a frame, which has no file.
+            TypeError: for a frame and for another job, which have no file.
         """
-        if isinstance(self.input, Frame):
-            raise TypeError("a frame has no file")
+        if not isinstance(self.input, Path):
+            raise TypeError(f"{self.input} is no sheet's file")
         return self.input
 
     @property
@@ -206,8 +208,13 @@ def load_spec(path: Path) -> JobSpec:
     values = _values(fields, KEYS)
     _note_both(fields, values)
     _note_idle(fields, values)
+    if isinstance(values.get("input"), Stage):
+        _note_of_files(fields, values)
+        values.setdefault("empty", "skip")
     notify = _notify(fields)
     fields.refuse_faults()
+    if isinstance(values["input"], Stage):
+        values.setdefault("id", _inherited_id(path, values["input"]))
     here = path.absolute().parent
     values.setdefault("output", here / "runs" / values["name"])
     return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **values)
@@ -232,6 +239,26 @@ def frame_spec(frame: Frame, other_options: Iterable[str] = ()) -> JobSpec:
     return JobSpec(source=None, input=frame, notify=notify, **values)
 
 
+def _inherited_id(path: Path, stage: Stage) -> str | None:
+    """Returns the `id:` of the nearest job before this one that has one, in the chain of jobs whose
+    answers are each other's rows. Only the keys for this are read.
+
+    Raises:
+        Refused: if a job of the chain cannot be read, or if the chain is a circle.
+    """
+    chain = [path.absolute(), stage.job]
+    found: str | None = None
+    while True:
+        if any(one.samefile(chain[-1]) for one in chain[:-1] if chain[-1].exists()):
+            named = " reads ".join(one.name for one in chain)
+            raise Refused(f"{path}: the jobs read each other's answers in a circle: {named}.")
+        values = _some(chain[-1], ("id", "input"))
+        found = found or values["id"]
+        if not isinstance(values["input"], Stage):
+            return found
+        chain.append(values["input"].job)
+
+
 def load_output(path: Path, workflow: str) -> Path | None:
     """Returns the run folder of the job file at `path`, or None if it is for another workflow.
 
@@ -240,18 +267,23 @@ def load_output(path: Path, workflow: str) -> Path | None:
     Raises:
         Refused: if one of these keys has an error.
     """
+    values = _some(path, ("name", "workflow", "output"))
+    if values["workflow"] != workflow:
+        return None
+    output: Path | None = values["output"]
+    return output or path.absolute().parent / "runs" / values["name"]
+
+
+def _some(path: Path, names: Container[str]) -> dict[str, Any]:
+    """Returns the values of some keys of the job file at `path`, None for those it lacks."""
     fields = Fields(path, compose(path))
-    names = ("name", "workflow", "output")
     values: dict[str, Any] = {
         key.name: key.type.read(fields, key.name)
         for key in KEYS
         if key.type is not None and key.name in names
     }
     fields.refuse_faults()
-    if values["workflow"] != workflow:
-        return None
-    output: Path | None = values["output"]
-    return output or path.absolute().parent / "runs" / values["name"]
+    return values
 
 
 def _values(fields: Fields, keys: Iterable[Key]) -> dict[str, Any]:
@@ -286,6 +318,19 @@ def _note_both(fields: Fields, values: dict[str, Any]) -> None:
 def _note_idle(fields: Fields, values: dict[str, Any]) -> None:
     if "locale" in values and not values.get("shown"):
         fields.note("locale", "`locale` has no effect without `shown`. Leave it out")
+
+
+def _note_of_files(fields: Fields, values: dict[str, Any]) -> None:
+    """Notes settings of a sheet's file, where the rows come from another job."""
+    if "variables" not in values:
+        fields.note(
+            None,
+            "`variables:` is missing. Name each column of the other job's export that is sent, "
+            "such as `title: title`",
+        )
+    for name in _OF_FILES[1:]:
+        if name in fields:
+            fields.note(name, f"`{name}:` is for the files of sheets. Leave it out")
 
 
 def _notify(fields: Fields) -> Notify | None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.core.added_columns import ANSWER_NAME, KINDS
 from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
+from pipeline.job.stage import Stage
 from pipeline.job.yaml_fields import Fields
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -79,6 +80,23 @@ class FilePath:
 
     def read(self, fields: Fields, key: str) -> Path | None:
         return fields.path(key, self.missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The source of the rows: the path of a sheet, or ``job: PATH`` for the answers of another job.
+    `missing` says what to write."""
+
+    missing: str
+
+    def read(self, fields: Fields, key: str) -> Path | Stage | None:
+        if not fields.is_mapping(key):
+            return fields.path(key, self.missing)
+        inner = fields.section(key, ("job",))
+        if inner is None or inner.note_unknown(("job",), f"`{key}` has no key `{{}}`.", {}):
+            return None
+        job = inner.path("job", "Name the file of the other job, such as `job: outline.yaml`.")
+        return None if job is None else Stage(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +220,11 @@ KEYS = (
     ),
     Key(
         "input",
-        FilePath("Name the sheet, such as `input: ../data/stories.csv`."),
+        Rows("Name the sheet, such as `input: ../data/stories.csv`."),
         "required",
         "The sheet: a .csv, .tsv, .txt, .xlsx, .xlsm, .ods, .xls, .xlsb, .parquet or .jsonl file. "
-        "The path is relative to the job file.",
+        "Or another job, `{job: outline.yaml}`: its sheet with its answers is then the sheet of "
+        "this one, see [Stages](stages.md). Paths are relative to the job file.",
     ),
     Key(
         "output",

@@ -186,6 +186,10 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._nodes
 
+    def is_mapping(self, key: str) -> bool:
+        """Whether the value has lines of its own keys."""
+        return isinstance(self._nodes.get(key), yaml.MappingNode)
+
     def note_unknown(self, known: Iterable[str], problem: str, hints: dict[str, str]) -> bool:
         """Notes each key that is not in `known`, and returns whether there is one.
 

@@ -351,6 +351,7 @@ class SqliteLedger:
                     (attempt.attempt_id,),
                 )
             )
+            db.execute("DELETE FROM lineage WHERE attempt_id = ?", (attempt.attempt_id,))
             setting = (
                 "code = ?, given_up = ?, attempts = attempts - 1, last_attempt = coalesce((SELECT"
                 " max(attempt_id) FROM attempts a WHERE a.row_id = rows.row_id), 0)"
@@ -397,6 +398,12 @@ class SqliteLedger:
             " VALUES (?, ?, ?, ?, ?, ?)",
             (attempt_id, row_id, version, self._run, row.number, self._clock.wall()),
         )
+        if row.source is not None:
+            db.execute(
+                "INSERT INTO lineage (attempt_id, source_folder, source_row, source_attempt,"
+                " source_edit) VALUES (?, ?, ?, ?, ?)",
+                (attempt_id, *row.source),
+            )
         return Attempt(attempt_id, row_id, row, State(state), code, bool(given_up))
 
     def _write_outcome(

@@ -435,6 +435,23 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
         yield found
 
 
+class AnswerOrigin(NamedTuple):
+    """Where the answer of a sheet row is: the ledger's row, and its last attempt that was ok, None
+    if there is none. `open`: a newer version is not finished."""
+
+    sheet_row: int
+    row_id: int
+    attempt_id: int | None
+    open: bool
+
+
+def answer_origins(db: sqlite3.Connection) -> Iterator[AnswerOrigin]:
+    """Yields the origin of each row of the sheet that was ever attempted. Does not test checksums:
+    the caller has the ledger checked (see `integrity.check_ledger`)."""
+    for sheet_row, row_id, attempt_id, is_open in db.execute(_ORIGINS):
+        yield AnswerOrigin(sheet_row, row_id, attempt_id, bool(is_open))
+
+
 def again_reasons(db: sqlite3.Connection) -> dict[int, frozenset[str]]:
     """Returns why the user asked for the last version of each row that has more than one, by row
     id: `BY_ROWS`, or flags of the earlier answer. A row that release 0.1 marked has no reason.
@@ -666,6 +683,13 @@ _ANSWERED = (
     + _ANSWERED_OF.format(
         place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
     ).replace("r.sheet_row IS NOT NULL AND ", "")
+)
+
+_ORIGIN_OF = "SELECT {}, r.row_id, r.ok_attempt, r.state <> 'ok' FROM "
+_ORIGINS = (
+    f"{_ORIGIN_OF.format('r.sheet_row')} rows r WHERE r.sheet_row IS NOT NULL"
+    f" UNION ALL {_ORIGIN_OF.format('d.sheet_row')} {_DUPLICATES}"
+    f" UNION ALL {_ORIGIN_OF.format('s.sheet_row')} skipped_answers s JOIN rows r USING (row_id)"
 )
 
 # In the order of the decisions, so that the last one of a row counts.

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import SANDBOX_HOST, JsonObject
 from pipeline.inputs.mapping import Variables
+from pipeline.inputs.table import SourceJob
 from pipeline.job.access import URL_VARIABLE
 from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
 from pipeline.job.spec_keys import DEFAULT_LOCALE
+from pipeline.job.stage import Input
 from pipeline.ledger import queries
 from pipeline.ledger.pins import RULES, parsed_pins, read_pinned, rules_of
 from pipeline.ledger.queries import reached
@@ -28,6 +31,8 @@ _LOCALE = "locale"
 _HIDDEN = "hidden"
 _INPUT = "input"
 _FRAME = "a frame"
+_STAGE = "another job"
+_SOURCE_COLUMNS = "source_columns"
 _LAYOUT = ("separator", "header_row")
 _RULES_WITH_LAYOUT = 3
 _WORDS = {
@@ -42,6 +47,7 @@ _WORDS = {
     _SHOWN: "the columns that are sent as the sheet displays them",
     _HIDDEN: "the choice for hidden rows",
     _INPUT: "the source of the rows",
+    _SOURCE_COLUMNS: "the `columns:` of the job that the rows come from",
     RULES: "the rules that turn a cell into text",
 }
 
@@ -88,10 +94,19 @@ def layout_of(pins: JsonObject, spec: JobSpec) -> dict[str, Any]:
     return {name: pins.get(name) for name in _LAYOUT}
 
 
-def same_input(pins: JsonObject, spec: JobSpec) -> bool:
-    """Whether the rows under a set of pins came from the same kind of input, a file or a frame. The
-    texts of one do not show the texts of the other."""
-    return (pins.get(_INPUT) == _FRAME) == isinstance(spec.input, Frame)
+def same_input(pins: JsonObject, now: JsonObject, spec: JobSpec) -> bool:
+    """Whether the rows under a set of pins came from the same kind of input, and were read from the
+    answers of another job in the same way. Otherwise the texts of now do not show those of then."""
+    return pins.get(_INPUT) == _kind(spec.input) and (
+        _kind(spec.input) != _STAGE or pins.get(_SOURCE_COLUMNS) == now.get(_SOURCE_COLUMNS)
+    )
+
+
+def _kind(input: Input) -> str | None:
+    """The kind of the input. Earlier releases had only files, and store nothing for them."""
+    if isinstance(input, Path):
+        return None
+    return _FRAME if isinstance(input, Frame) else _STAGE
 
 
 def differences(before: JsonObject, now: JsonObject) -> list[str]:
@@ -117,6 +132,8 @@ def _alone(name: str, pinned: JsonObject) -> Any:
         return pinned.get(name, "a file")
     if name in _LAYOUT:
         return pinned.get(name)
+    if name == _SOURCE_COLUMNS:
+        return pinned.get(name, {})
     if name != "variables":
         return pinned[name]
     return {variable: column for variable, column in pinned[name] if column is not None}
@@ -132,8 +149,14 @@ def _difference(before: Any, now: Any) -> str:
     return f"({', '.join(names[:_NAMED])}{more})"
 
 
-def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pins:
-    """Compares `spec` with the folder's pins.
+def read_pins(
+    read: Read,
+    spec: JobSpec,
+    variables: Variables,
+    host: str,
+    source: SourceJob | None = None,
+) -> Pins:
+    """Compares `spec` with the folder's pins. `source` is the job whose answers are the rows.
 
     Raises:
         Refused: if a request of this folder has reached another host: answers of two hosts never
@@ -152,8 +175,11 @@ def read_pins(read: Read, spec: JobSpec, variables: Variables, host: str) -> Pin
     if shown := sorted(name for name in sent if name is not None and spec.shows(name)):
         now |= {_SHOWN: shown, _LOCALE: spec.locale or DEFAULT_LOCALE}
     now |= {name: value for name in _LAYOUT if (value := getattr(spec, name)) is not None}
-    if isinstance(spec.input, Frame):  # earlier releases had no frames, and store nothing for files
-        now[_INPUT] = _FRAME
+    if kind := _kind(spec.input):
+        now[_INPUT] = kind
+    if source is not None:
+        read_by = {name: how for name, how in source.columns.items() if name in sent}
+        now[_SOURCE_COLUMNS] = dict(sorted(read_by.items()))
     if spec.hidden != "send":  # earlier releases stored nothing for it
         now[_HIDDEN] = spec.hidden
     if spec.text_rules > 1:  # the first release stored no number for rules 1

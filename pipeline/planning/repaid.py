@@ -25,6 +25,7 @@ from pipeline.inputs.mapping import Variables, VariableSource
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import stored_batches
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Stage
 from pipeline.ledger import matching
 from pipeline.ledger.pins import rules_of
 from pipeline.ledger.reader import Read
@@ -121,7 +122,7 @@ class _LookUp:
     def paid_under(self, before: JsonObject) -> dict[int, int] | None:
         """Returns, for each of these rows of the sheet, the ledger's row that was or may have been
         paid for it. None if their texts under these pins cannot be computed."""
-        if not same_input(before, self.spec):
+        if not same_input(before, self.pins.now, self.spec):
             return None
         try:
             read_before = self._as_before(before)
@@ -136,6 +137,8 @@ class _LookUp:
     def _as_before(self, before: JsonObject) -> JobSpec | None:
         """Returns a spec that reads the sheet as a run under `before` read it. None if that is the
         present way."""
+        if isinstance(self.spec.input, Stage):
+            return None  # its texts are those of the other job
         columns, locale = shown_of(before)
         read_before = replace(
             self.spec,
@@ -163,7 +166,7 @@ class _LookUp:
         return next(filter(None, names), column)
 
     def _as_now(self) -> Iterator[tuple[int, Columns]]:
-        for first, columns, keys, _ in stored_batches(self.snapshot.path):
+        for first, columns, keys, *_ in stored_batches(self.snapshot.path):
             if self.plan.sent_unpaid[first - 1 : first - 1 + len(keys)].any():
                 yield first, [column.to_pylist() for column in columns]
 

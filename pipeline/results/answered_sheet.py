@@ -387,7 +387,7 @@ def _pieces(source: AnsweredSheet) -> Iterator[Piece]:
     """The whole sheet, cut where its batches end and where the answers' stretches do."""
     stretches = source.answers.stretches(source.scratch)
     stretch = next(stretches, None)
-    for first, columns, keys, skipped in stored_batches(source.snapshot):
+    for first, columns, keys, skipped, _ in stored_batches(source.snapshot):
         begin, end = first, first + len(keys)
         while begin < end:
             while stretch is not None and stretch.last < begin:
@@ -478,8 +478,11 @@ class _Skipped:
     skip_if_empty: tuple[str, ...]
 
     def words(self, reason: str, cells: list[str]) -> str:
-        if reason != SKIP_NAMES[Skip.EMPTY]:
-            return SKIP_REASONS[reason]
+        name, _, waits = reason.partition(": ")
+        if waits:  # the other job says why
+            return waits
+        if name != SKIP_NAMES[Skip.EMPTY]:
+            return SKIP_REASONS[name]
         named = dict(zip(self.columns, cells, strict=True))
         empty = [f'"{name}"' for name in self.skip_if_empty if not named[name]]
         return f"empty cell in column {', '.join(empty)}"

@@ -139,7 +139,7 @@ def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> Iterator[b
     shown = [place for place, name in enumerate(columns) if name not in ADDED_COLUMNS]
     yield _lines([[*(columns[place] for place in shown), *ADDED_COLUMNS]])
     row = next(rows, None)
-    for first, cells, keys, _ in stored_batches(snapshot) if row else ():
+    for first, cells, keys, *_ in stored_batches(snapshot) if row else ():
         beside: list[Unfinished] = []
         while row is not None and row.sheet_row < first + len(keys):
             if row.sheet_row >= first:

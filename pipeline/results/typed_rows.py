@@ -20,9 +20,9 @@ from pipeline.inputs.stored import stored_columns, stored_mapped
 from pipeline.inputs.table import Batch
 from pipeline.inputs.typed import TYPED, TypedTable, open_typed
 from pipeline.job.exports import read_exports
-from pipeline.job.frame import Input
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Input, Stage
 from pipeline.ledger.pins import folder_rules
 from pipeline.ledger.reader import Read
 
@@ -141,7 +141,7 @@ def typed_rows(spec: JobSpec, snapshot: Path, what: str, *, as_json: bool) -> Ty
             return None
         if not path.is_file():
             raise changed(path, what, "the sheet is missing")
-    elif path.table is None:
+    elif isinstance(path, Stage) or path.table is None:
         return None
     table = open_typed(spec, as_json=as_json)
     for names, others, how in (

@@ -34,6 +34,7 @@ from pipeline.planning.repaid import Repaid, refuse_repaying
 from pipeline.planning.selection import Selection
 from pipeline.results.column_facts import ColumnsFacts, column_facts
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
+from pipeline.run.stages import with_source
 from pipeline.sending.engines.needed import check_engine
 from pipeline.sending.kept_pace import kept_pace
 
@@ -126,7 +127,7 @@ def check_job(
             has in `refusal`.
         StorageFailed: when the ledger cannot be read.
     """
-    job = with_text_rules(job, accept_changes=accept_changes)
+    job = with_text_rules(with_source(job), accept_changes=accept_changes)
     spec, selection = job.to_run(), selection or Selection()
     in_use = job.folder.in_use  # read first: if a run ends meanwhile, it has nothing in flight
     if spec.notify is not None and not job.sandbox:

@@ -22,6 +22,7 @@ from pipeline.inputs.mapping import bind
 from pipeline.inputs.row_names import no_such_row, row_names
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.stored import find_snapshot
+from pipeline.inputs.table import SourceJob
 from pipeline.inputs.where import refuse_unknown_columns
 from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
@@ -89,7 +90,10 @@ def prepare(
         StorageFailed: when the snapshot cannot be written, or the ledger is damaged.
     """
     spec = job.to_run()
-    pins = read_pins(read, spec, sheet.variables, host)
+    source = sheet.table.source
+    if source is not None:
+        _refuse_other_host(source, spec, host)
+    pins = read_pins(read, spec, sheet.variables, host, source)
     flagged = _flagged(job, selection, read)
     last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
     if last == path:  # the new snapshot is about to replace it
@@ -123,6 +127,16 @@ def prepare(
         row_names(snapshot.path, _to_name(plan, moved)),
         flagged,
     )
+
+
+def _refuse_other_host(source: SourceJob, spec: JobSpec, host: str) -> None:
+    """Refuses answers of another host, such as those of a rehearsal, in a paid job."""
+    if host not in (SANDBOX_HOST, source.host):
+        kind = "a rehearsal" if source.host == SANDBOX_HOST else source.host
+        raise Refused(
+            f"{spec.at('input')}: the answers of {spec.input.name} are those of {kind}, and this "
+            f"job sends to {host}. Nothing was sent. Run {spec.input.name} there first."
+        )
 
 
 def _flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:

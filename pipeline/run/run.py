@@ -54,6 +54,7 @@ from pipeline.job.frame import Frame
 from pipeline.job.job import Job, as_job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Input
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
@@ -68,6 +69,7 @@ from pipeline.results.sealing import Sealer
 from pipeline.run.in_thread import run_in_thread
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
+from pipeline.run.stages import with_source
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending.control import Control
 from pipeline.sending.engines.needed import check_engine
@@ -177,7 +179,7 @@ async def run_job_async(
 async def _run_job(
     job: Job, options: RunOptions, key: RunKey, control: Control, notifier: Notifier
 ) -> Summary:
-    job = with_text_rules(job, accept_changes=options.consent.accept_changes)
+    job = with_text_rules(with_source(job), accept_changes=options.consent.accept_changes)
     spec, folder, clock = job.to_run(), job.folder, SystemClock()
     check_engine(spec)
     until = _until(options, clock, spec.deadline_s)
@@ -424,9 +426,7 @@ def _resolved(spec: JobSpec) -> JsonObject:
     said = asdict(replace(spec, lines={}, notify=None))
     for left_out in ("source", "lines", "notify"):
         del said[left_out]
-    return {
-        key: str(value) if isinstance(value, Path | Frame) else value for key, value in said.items()
-    }
+    return {key: str(value) if isinstance(value, Input) else value for key, value in said.items()}
 
 
 @contextlib.contextmanager

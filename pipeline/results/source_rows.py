@@ -1,0 +1,114 @@
+"""The rows of one job, each with its answer, as the sheet of another job.
+
+The other job reads what an export shows: of each row the last finished answer, also while a newer
+version of it is on its way. Such a row waits, and so does a row without an answer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.added_columns import KINDS, STATUS
+from pipeline.core.errors import Refused
+from pipeline.core.model import State
+from pipeline.inputs.table import Batch, Origin, SourceJob, Table
+from pipeline.job.job import Job
+from pipeline.job.stage import Stage
+from pipeline.ledger import queries
+from pipeline.ledger.pins import read_pinned
+from pipeline.ledger.reader import Read
+from pipeline.ledger.schema import altered
+from pipeline.results.answered_sheet import (
+    AnsweredSheet,
+    opened,
+    sheet_table,
+)
+from pipeline.results.cells import cell_text
+
+_PLACE_WORD = "row"
+_CHUNK_ROWS = 2000
+
+
+def open_source(job: Job) -> Table:
+    """Opens the rows of `job` with its answers. Each call of `batches` reads them as they are then,
+    in one view, also while a run of `job` is active.
+
+    Raises:
+        Refused: before the first run of `job`.
+        StorageFailed: when something in its run folder is not as the runner wrote it. `batches`
+            raises it too.
+    """
+    with _opened(job) as rows:
+        columns, source = tuple(sheet_table(rows).schema.names), _source_job(job, rows.read)
+    stage = Stage(job.to_run().job_file)
+    return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns), source=source)
+
+
+def _opened(job: Job) -> AbstractContextManager[AnsweredSheet]:
+    return opened(job, Path(tempfile.gettempdir()), KINDS)
+
+
+class _Origins:
+    """Where each row of the sheet of the job `name` comes from. 17 bytes for each row."""
+
+    def __init__(self, name: str, source: AnsweredSheet) -> None:
+        self._name = name
+        self._rows = np.zeros(source.rows, np.int64)
+        self._attempts = np.zeros(source.rows, np.int64)
+        self._open = np.zeros(source.rows, np.bool_)
+        found = source.read(queries.answer_origins)
+        while some := source.read(lambda _: list(islice(found, _CHUNK_ROWS))):
+            for sheet_row, row_id, attempt_id, is_open in some:
+                self._rows[sheet_row - 1] = row_id
+                self._attempts[sheet_row - 1] = attempt_id or 0
+                self._open[sheet_row - 1] = is_open
+
+    def of(self, first: int, statuses: list[str], codes: list[str | None]) -> list[Origin]:
+        """The origins of the rows from `first` on, which have these statuses and error codes."""
+        return [
+            Origin(
+                int(self._rows[place]),
+                int(self._attempts[place]),
+                waits=self._waits(place, status, code),
+            )
+            for place, (status, code) in enumerate(zip(statuses, codes, strict=True), first - 1)
+        ]
+
+    def _waits(self, place: int, status: str, code: str | None) -> str | None:
+        if status == State.OK:
+            return f"{self._name}: being asked again" if self._open[place] else None
+        how = "not sent yet" if status == State.PENDING else status
+        return f"{self._name}: {how}{f' ({code})' if code else ''}"
+
+
+def _source_job(job: Job, read: Read) -> SourceJob:
+    pinned, folder_id = read_pinned(read), read(queries.meta(queries.FOLDER_ID))
+    if pinned is None:
+        raise altered("the record of the pinned settings")
+    if folder_id is None:
+        raise Refused(
+            f"{job.folder.path}: an earlier release made this run folder, and it has no id yet. "
+            f"Run that job once with this release: {job.command('run')}"
+        )
+    columns = {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
+    return SourceJob(job.name, folder_id, str(pinned["host"]), columns)
+
+
+def _batches(job: Job, columns: tuple[str, ...]) -> Iterator[Batch]:
+    with _opened(job) as source:
+        origins = _Origins(job.name, source)
+        kinds = {kind: name for name, kind in source.kinds.items()}
+        status, code = kinds[STATUS], kinds["error_code"]
+        first = 1
+        for batch in sheet_table(source).batches():
+            texts = [[cell_text(value) for value in column.to_pylist()] for column in batch.columns]
+            places = list(range(first, first + batch.num_rows))
+            ended = (batch[name].to_pylist() for name in (status, code))
+            yield Batch(texts, places, origins.of(first, *ended))
+            first += batch.num_rows

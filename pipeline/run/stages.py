@@ -1,0 +1,58 @@
+"""Stages: jobs whose rows are the answers of other jobs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from pipeline.core.errors import Refused
+from pipeline.job.job import Job, find_job
+from pipeline.job.stage import Stage
+from pipeline.results.source_rows import open_source
+from pipeline.system.paths import resolved
+
+
+def source_of(job: Job) -> Job | None:
+    """Returns the job whose answers are the rows of `job`, None for other rows. A rehearsal reads a
+    rehearsal, if there is one.
+
+    Raises:
+        Refused: if the other job cannot be found, or has the same run folder.
+    """
+    stage = job.to_run().input
+    if not isinstance(stage, Stage):
+        return None
+    source, paid = find_job(stage.job, sandbox=job.sandbox), find_job(stage.job)
+    if not source.folder.ledger.exists() and paid.folder.ledger.exists():
+        source = paid
+    if resolved(source.folder.path) == resolved(job.folder.path):
+        raise Refused(
+            f"{job.to_run().at('input')}: {stage.name} has the same run folder as this job, "
+            f"{job.folder.path}. Give one of the two another `name:` or `output:`."
+        )
+    return source
+
+
+def chain_of(job: Job) -> list[Job]:
+    """Returns the job and all jobs that its rows come from, the first source first.
+
+    Raises:
+        Refused: as `source_of`.
+    """
+    source = source_of(job)
+    return [job] if source is None else [*chain_of(source), job]
+
+
+def with_source(job: Job) -> Job:
+    """Returns the job with its rows, if they are the answers of another job: they are opened when
+    they are read.
+
+    Raises:
+        Refused: as `source_of`.
+    """
+    source = source_of(job)
+    if source is None:
+        return job
+    spec = job.to_run()
+    stage = Stage(source.to_run().job_file, partial(open_source, source))
+    return replace(job, spec=replace(spec, input=stage))
