@@ -201,6 +201,29 @@ def finished_before(db: sqlite3.Connection) -> tuple[int, list[tuple[int, str | 
     return finished, gone
 
 
+def sources_of_absent(folder: str) -> Callable[[sqlite3.Connection], set[int]]:
+    """Returns the rows of another job, with the run folder `folder`, whose answers are the text of
+    finished rows that this sheet does not have. They have another answer now.
+
+    Raises:
+        StorageFailed: from the operation, when a record of the source was altered.
+    """
+
+    def operation(db: sqlite3.Connection) -> set[int]:
+        found = db.execute(
+            f"SELECT l.source_row, {intact('lineage', 'l')} FROM rows r JOIN lineage l"
+            " ON l.attempt_id = coalesce(r.ok_attempt, r.last_attempt)"
+            f" WHERE r.sheet_row IS NOT NULL AND {_PAID} AND l.source_folder = ?"
+            " AND r.row_id NOT IN (SELECT row_id FROM placed)",
+            (folder,),
+        ).fetchall()
+        if not all(whole for _, whole in found):
+            raise altered("the record of where a text comes from")
+        return {row for row, _ in found}
+
+    return operation
+
+
 def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
     """Counts the row keys in `keys` that have an answer here, or that are maybe paid without one.
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.wording import one_line
+from pipeline.inputs.arrow import as_numpy
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import (
     stored_batches,
@@ -22,6 +23,7 @@ from pipeline.inputs.stored import (
     stored_columns,
     stored_keys,
     stored_mapped,
+    stored_source,
 )
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
@@ -93,6 +95,33 @@ def find_mass_change(
     if changed < MASS_ROWS or 2 * changed <= finished:
         return None
     return MassChange(changed, finished, spec.id is not None)
+
+
+def find_stale(spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read) -> int:
+    """Counts the rows to send whose answer is stale: it was made from another text of the same row
+    of the job that they come from.
+
+    It is the same row if that job has only another answer for it, and if it has the same id or,
+    without ids, the same place. The sheet must have been looked up by `matching`.
+    """
+    folder = stored_source(snapshot.path)
+    if folder is None or not plan.sent_unpaid.any():
+        return 0
+    _, gone = read(matching.finished_before)
+    ids = {row_id for _, row_id in gone if row_id is not None}
+    stale = np.zeros(snapshot.rows, dtype=np.bool_)
+    if spec.id is None:
+        numbers = np.array([number for number, _ in gone if number <= snapshot.rows], np.int64)
+        stale[numbers - 1] = True
+    sources = np.array(sorted(read(matching.sources_of_absent(folder))), np.int64)
+    place = None if spec.id is None else snapshot.columns.index(spec.id)
+    for first, columns, keys, _, origins in stored_batches(snapshot.path) if gone else ():
+        assert origins is not None, "the snapshot names a source"
+        here = stale[first - 1 : first - 1 + len(keys)]
+        here |= np.isin(as_numpy(origins.field("row")), sources)
+        if place is not None:
+            here |= np.array([row_id in ids for row_id in columns[place].to_pylist()], np.bool_)
+    return int((stale & plan.sent_unpaid).sum())
 
 
 def _digests(path: Path, id_column: str | None) -> Mapping[int, int]:

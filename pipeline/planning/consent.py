@@ -177,6 +177,8 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     if prepared.pins.before is None:
         yield from unseen_lines(prepared.snapshot.facts, job.to_run().hidden)
     yield from _skipped(prepared)
+    if prepared.stale:
+        yield stale_line(prepared.stale, job.to_run().input.name, paid_word(job.sandbox))
     yield from _left_out(job, plan, selection, names)
     if plan.tried_left:
         yield left_out_again(job, plan, selection, names)
@@ -195,6 +197,15 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             "left them ambiguous, so they may have been paid. To send them too: "
             f"{job.command('resume', '--ambiguous')}"
         )
+
+
+def stale_line(stale: int, source: str, paid: str) -> str:
+    """Says how many rows have a paid answer to an earlier text of their source."""
+    their, are = ("its", "is") if stale == 1 else ("their", "are")
+    return (
+        f"{counted(stale, 'finished row')} {are} stale: {their} text in {source} is another one "
+        f"now. A run sends such a row like an edited one, and it is {paid}."
+    )
 
 
 def _skipped(prepared: Prepared) -> Iterator[str]:

@@ -45,7 +45,8 @@ class Prepared:
     know. `names` names the rows that questions and notices list. `skips` counts the skipped rows
     without an answer, by reason. `kept_answers` counts the skipped rows that have an answer from an
     earlier run. `repaid` has the rows that a changed spec would pay for again. `flagged` has the
-    rows that the flags of the selection choose, None without flags.
+    rows that the flags of the selection choose, None without flags. `stale` counts the rows to send
+    whose paid answer was made from an earlier answer of the job that the rows come from.
     """
 
     snapshot: Snapshot
@@ -60,6 +61,7 @@ class Prepared:
     neighbours: tuple[Neighbour, ...]
     names: RowNames
     flagged: Flagged | None = None
+    stale: int = 0
 
     @property
     def again(self) -> Mapping[int, str]:

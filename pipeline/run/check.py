@@ -60,6 +60,8 @@ class Checked:
     * `equal_rows`: rows with the same text as an earlier row. Under `dedupe` only the earlier row
       is sent.
     * `repaid`: rows to send that were already paid under other settings.
+    * `stale`: rows to send that have a paid answer to an earlier text of the job that they come
+      from, which `source` names.
     * `text_rules`: the number of the rules by which cells become text here. Under the newest rules,
       `new_under_newest_rules` finished rows would have another text and so be new.
     * `skipped_by`: skipped rows by reason.
@@ -86,6 +88,8 @@ class Checked:
     skipped: int
     to_send: int
     repaid: int
+    stale: int
+    source: str | None
     text_rules: int
     new_under_newest_rules: int
     paid_at_most: int
@@ -166,6 +170,8 @@ def check_job(
             skipped=prepared.skips.total(),
             to_send=plan.to_send,
             repaid=prepared.repaid.requests,
+            stale=prepared.stale,
+            source=None if sheet.table.source is None else spec.input.name,
             text_rules=spec.text_rules,
             new_under_newest_rules=_under_newest_rules(job, host, selection, path),
             paid_at_most=paid,

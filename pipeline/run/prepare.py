@@ -31,7 +31,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
 from pipeline.ledger.pins import folder_rules
 from pipeline.ledger.reader import Read, reading
-from pipeline.planning.changes import MovedRow, find_mass_change, find_moved
+from pipeline.planning.changes import MovedRow, find_mass_change, find_moved, find_stale
 from pipeline.planning.pinned_settings import read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
 from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
@@ -126,6 +126,7 @@ def prepare(
         neighbours,
         row_names(snapshot.path, _to_name(plan, moved)),
         flagged,
+        find_stale(spec, snapshot, plan, read),
     )
 
 

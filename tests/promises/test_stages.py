@@ -1,0 +1,241 @@
+"""A job that reads another job's answers pays for each of them once. The book counts the bills."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Job, SandboxProcess
+
+ROWS = [["A1", "cats"], ["A2", "dogs"], ["A3", "birds"], ["A4", "fish"]]
+COLUMNS = {"title": "$.title", "score": {"path": "$.score", "type": "number"}}
+
+
+class Chain:
+    """Two jobs: `first` answers with JSON that has the row's topic in it, and `second` reads it."""
+
+    def __init__(self, sandbox: SandboxProcess, first: Job, second: Job) -> None:
+        self.sandbox, self.first, self.second = sandbox, first, second
+
+    def write_first(self, **more: Any) -> None:
+        mapped = {"workflow": "wf_first", "variables": {"topic": "topic"}, "name": "outline"}
+        self.first.write_spec(**mapped | {"as": "outline", "columns": COLUMNS} | more)
+
+    def write_second(self, **more: Any) -> None:
+        mapped = {"workflow": "wf_second", "variables": {"title": "title"}, "name": "article"}
+        self.second.write_spec(
+            **mapped | {"input": {"job": "outline.yaml"}, "as": "article"} | more
+        )
+
+    def billed(self, variable: str) -> Counter[str]:
+        """How often each text of a variable was billed."""
+        found: Counter[str] = Counter()
+        for body, times in self.sandbox.billed().items():
+            if variable in (sent := json.loads(body)):
+                found[sent[variable]] += times
+        return +found
+
+    def refused(self, *options: str, code: int = 2) -> str:
+        """Checks that `run` of the second job is refused and sends nothing. Returns the message."""
+        before = self.sandbox.received()
+        done = self.second.call("run", *options)
+        assert done.returncode == code, done.stderr
+        assert self.sandbox.received() == before
+        return done.stderr
+
+
+@pytest.fixture
+def chain(sandbox: SandboxProcess, make_job: Callable[..., Job]) -> Chain:
+    sandbox.publish("wf_first", '{"title": "On {{topic}}", "score": 1.50}')
+    sandbox.publish("wf_second", "An article: {{title}}")
+    first = make_job(sandbox.url, ["sku", "topic"], ROWS)
+    first.spec = first.folder / "outline.yaml"
+    second = Job(first.folder, first.folder / "article.yaml", first.sheet, sandbox.url)
+    made = Chain(sandbox, first, second)
+    made.write_first()
+    made.write_second()
+    return made
+
+
+def exported(job: Job) -> list[dict[str, Any]]:
+    target = job.folder / "out.jsonl"
+    done = job.call("export", "--to", str(target))
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_answer_of_a_source_is_sent_once_and_both_jobs_stand_in_one_export(chain):
+    """A second run of both sends nothing."""
+    for _ in range(2):
+        chain.first.run()
+        chain.second.run()
+    assert chain.billed("title") == {f"On {topic}": 1 for _, topic in ROWS}
+    first, *_ = exported(chain.second)
+    assert (first["sku"], first["title"], first["score"]) == ("A1", "On cats", "1.50")
+    assert "On cats" in first["article"]
+    assert (first["_outline_status"], first["_article_status"]) == ("ok", "ok")
+
+
+def test_an_edit_of_the_first_sheet_is_one_bill_and_its_undoing_none(chain):
+    """A row whose text is the earlier one again gets its paid answer back."""
+    chain.first.run()
+    chain.second.run()
+    chain.first.write_sheet(["sku", "topic"], [["A1", "cows"], *ROWS[1:]])
+    chain.first.run()
+    checked = json.loads(chain.second.call("check", "--json").stdout)
+    assert (checked["stale"], checked["to_send"], checked["source"]) == (1, 1, "outline.yaml")
+    assert "1 finished row is stale" in chain.second.call("check").stdout
+    chain.second.run()
+    assert chain.billed("title") == {"On cats": 1, "On cows": 1} | {
+        f"On {topic}": 1 for _, topic in ROWS[1:]
+    }
+    chain.first.write_sheet(["sku", "topic"], ROWS)
+    chain.first.run()
+    before = chain.sandbox.billed()
+    chain.second.run()
+    assert chain.sandbox.billed() == before
+    assert "On cats" in exported(chain.second)[0]["article"]
+
+
+def test_a_row_waits_until_its_source_is_ok_and_says_why(chain):
+    """Failed rows, rows that were not sent, and rows that are being asked again."""
+    chain.first.write_sheet(["sku", "topic"], [*ROWS, ["A5", "#fault:blocked"]])
+    chain.first.run("--limit", "3")
+    chain.second.run()
+    assert sum(chain.billed("title").values()) == 3
+    words = [row["_article_error_message"] for row in exported(chain.second)]
+    assert words == [None, None, None, "outline: not sent yet", "outline: not sent yet"]
+    chain.first.run(expect=3)
+    chain.second.run()
+    rows = exported(chain.second)
+    assert [row["_article_status"] for row in rows] == ["ok"] * 4 + ["skipped"]
+    assert rows[4]["_article_error_message"] == "outline: failed (request_blocked)"
+
+
+def test_a_row_whose_source_is_asked_again_keeps_its_answer_and_a_new_one_waits(chain):
+    """The run that asks again stops before it gets the second answer."""
+    chain.first.run("--limit", "2")
+    chain.second.run()
+    chain.first.run("--limit", "3")
+    chain.first.write_spec(
+        **{"workflow": "wf_first", "variables": {"topic": "topic"}, "name": "outline"},
+        **{"as": "outline", "columns": COLUMNS, "max_paid": 3},
+    )
+    chain.first.run("--again", "all", "--yes", expect=4)
+    chain.second.run()
+    assert sum(chain.billed("title").values()) == 2
+    rows = exported(chain.second)
+    assert [row["_article_status"] for row in rows] == ["ok", "ok", "skipped", "skipped"]
+    assert rows[2]["_article_error_message"] == "outline: being asked again"
+
+
+def test_changed_columns_of_the_source_are_refused_with_the_number_of_bills(chain):
+    """And with --accept-changes paid once."""
+    chain.first.run()
+    chain.second.run()
+    chain.write_first(columns=COLUMNS | {"title": "$.score"})
+    said = chain.refused()
+    assert "the `columns:` of the job that the rows come from changed (title)" in said
+    assert "4 finished rows would be sent" in said
+    chain.write_first()
+    chain.second.run()
+    assert sum(chain.billed("title").values()) == 4
+
+
+def test_a_stage_inherits_the_id_of_its_source(chain):
+    """Equal answers of two rows are then two rows, wherever these stand."""
+    chain.write_first(id="sku")
+    chain.sandbox.publish("wf_first", '{"title": "The same"}')
+    chain.first.run()
+    chain.second.run()
+    assert chain.billed("title") == {"The same": 4}
+    chain.first.write_sheet(["sku", "topic"], [*reversed(ROWS), ["A5", "mice"]])
+    chain.first.run()
+    chain.second.run()
+    assert chain.billed("title") == {"The same": 5}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda c: c.write_second(input={"job": "none.yaml"}), "the runner cannot read this job"),
+        (lambda c: c.write_second(input={"job": "article.yaml"}), "in a circle: article.yaml"),
+        (lambda c: c.write_first(input={"job": "article.yaml"}), "in a circle: article.yaml"),
+        (lambda c: c.write_second(variables={"title": "titel"}), 'no column "titel"'),
+        (lambda c: c.write_second(name="outline"), "the same run folder as this job"),
+        (lambda c: c.write_second(encoding="cp1252"), "`encoding:` is for the files of sheets"),
+        (lambda c: c.write_second(input={"jobb": "outline.yaml"}), "`input` has no key `jobb`"),
+        (lambda c: c.write_second(input={"job": ""}), "`job` is empty"),
+        (lambda c: c.write_second(variables=None), "`variables:` is missing"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_sent(chain, prepare, message):
+    if "same run folder" not in message:
+        chain.first.run()
+    prepare(chain)
+    if chain.first.spec.read_text().count("article.yaml"):
+        chain.first.write_spec(
+            **{"workflow": "wf_first", "variables": {"topic": "topic"}, "name": "outline"},
+            **{"input": {"job": "article.yaml"}},
+        )
+    said = chain.refused()
+    assert message in said, said
+    assert "Nothing was sent." in said or "send" in said
+
+
+def test_a_source_that_was_never_run_is_refused_with_the_command(chain):
+    said = chain.refused()
+    assert f"no run yet. Nothing was sent. Start it with: pipeline run {chain.first.spec}" in said
+
+
+def test_a_source_that_was_altered_is_refused(chain):
+    """Checksums show it."""
+    chain.first.run()
+    part, *_ = (chain.first.folder / "runs" / "outline" / "results").glob("*.parquet")
+    part.chmod(0o600)
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    assert "is not as the runner wrote it" in chain.refused(code=6)
+
+
+def test_a_rehearsal_never_feeds_a_paid_job(chain):
+    """Not even through the name of its folder."""
+    assert chain.first.call("run", "--sandbox").returncode == 0
+    chain.write_first(output="runs/outline.sandbox")
+    assert "are those of a rehearsal" in chain.refused()
+
+
+def test_answers_of_another_host_are_refused(chain, start_sandbox):
+    chain.first.run()
+    other = start_sandbox()
+    done = chain.second.call("run", env={"AITUTOR_BASE_URL": other.url})
+    assert done.returncode == 2
+    assert "this job sends to" in done.stderr
+    assert other.received() == 0
+
+
+def test_a_rehearsal_reads_the_rehearsal_of_its_source(chain):
+    assert chain.first.call("run", "--sandbox").returncode == 0
+    done = chain.second.call("run", "--sandbox", "--json")
+    assert json.loads(done.stdout)["rows"] == 4
+    assert chain.sandbox.received() == 0
+
+
+def source_of(path: Path) -> list[tuple[int, ...]]:
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT source_row, source_attempt FROM lineage").fetchall()
+
+
+def test_the_ledger_notes_which_answer_each_request_was_made_from(chain):
+    chain.first.run()
+    chain.second.run()
+    assert source_of(chain.second.folder / "runs" / "article" / "ledger.sqlite") == [
+        (n, n) for n in range(1, 5)
+    ]
