@@ -65,6 +65,11 @@ def job_said(said: JobOptions) -> Job:
         job = replace(job, limit=said.limit)
     own = words_said(said, _OF_SENDING)
     job = replace(job, withheld={n: value for n, value in job.withheld.items() if n not in own})
+    return overridden(job, said)
+
+
+def overridden(job: Job, said: JobOptions) -> Job:
+    """Returns the job with the options that take the place of keys of its file."""
     given = {name: getattr(said, name, None) for name in _OVERRIDES}
     changed = {name: value for name, value in given.items() if value is not None}
     if "input" in changed:

@@ -224,6 +224,12 @@ FAIL_ON = option(
     left_out="any",
     help="Rows that make it exit with 3 or 5: any, new or none.",
 )
+STAGES = option(
+    "--stages",
+    is_flag=True,
+    group=SEND,
+    help="First run the jobs that the rows of this job come from.",
+)
 YES = option(
     "--yes", is_flag=True, group=SEND, help="Do not ask before rows that may be paid twice."
 )
@@ -330,6 +336,8 @@ class ResumeOptions(RowsOption):
 @dataclass(frozen=True, kw_only=True)
 class RunCommand(AgainOptions, SendOptions):
     """All options of `run`."""
+
+    stages: bool
 
 
 @dataclass(frozen=True, kw_only=True)

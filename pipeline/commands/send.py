@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pipeline.commands.console import (
     finish,
+    overridden,
     person_there,
+    print_json,
     resume_selection,
     run_selection,
     show_run,
     tell,
+    words_said,
 )
 from pipeline.commands.help import command
 from pipeline.commands.options import (
@@ -27,11 +31,13 @@ from pipeline.commands.options import (
     EXCEPT,
     ONLY,
     ROWS,
+    STAGES,
     ResumeCommand,
     RunCommand,
     SendOptions,
     send_options,
 )
+from pipeline.core.errors import Refused
 from pipeline.core.wording import printable
 
 if TYPE_CHECKING:
@@ -40,12 +46,15 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
     from pipeline.planning.selection import Selection
     from pipeline.run.run import RunOptions
+    from pipeline.sending.control import Control
+
+T = TypeVar("T")
 
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
 @command("Send every row that has not been sent yet.")
-@send_options(AGAIN, AGAIN_ROWS)
+@send_options(AGAIN, AGAIN_ROWS, STAGES)
 def run(**given: Any) -> None:
     """Sends every row of JOB that has not been sent yet. Run it again to continue.
 
@@ -55,6 +64,8 @@ def run(**given: Any) -> None:
       pipeline run jobs/stories.yaml --limit 5
     """
     said = RunCommand(**given)
+    if said.stages:
+        _send_stages(said)
     _send(said, lambda: run_selection(said))
 
 
@@ -75,36 +86,113 @@ def _send(said: SendOptions, selection: Callable[[], Selection]) -> None:
     """Carries out `run` or `resume`, which differ only in the rows that they select."""
 
     def work(job: Job) -> int:
-        import asyncio
+        from pipeline.run.run import run_job_async
 
-        from pipeline.commands.progress import ProgressBar, why
-        from pipeline.commands.quiet_ray import own_words_only
-        from pipeline.core.events import Notice, Stopping
-        from pipeline.status.exit_codes import needs_person
-
-        _tune_process()
-        progress = ProgressBar()
-        stops: list[Stopped] = []
-
-        def quietly(event: Event) -> None:
-            if isinstance(event, Stopping):
-                stops.append(event.stopped)
-            elif isinstance(event, Notice) and event.also_quiet:
-                tell(event.message)
-
-        options = _run_options(said, selection(), quietly if said.quiet else progress)
-        try:
-            with own_words_only(job.spec):
-                summary = asyncio.run(_until_signalled(job, options))
-        finally:
-            progress.close()
+        with _watching(said) as seen:
+            options = _run_options(said, selection(), seen)
+            summary = _sent(job, lambda control: run_job_async(job, options, control=control))
         with contextlib.suppress(KeyboardInterrupt):  # everything is saved: only printing stops
-            if needs_person(summary):
-                tell(*(f"Stopped: {why(stopped)}" for stopped in stops))
+            seen.tell_stops(summary)
             show_run(job, summary, said)
         return summary.exit_code
 
     finish(said, work)
+
+
+def _send_stages(said: RunCommand) -> None:
+    """Carries out `run --stages`."""
+
+    def work(job: Job) -> int:
+        from pipeline.run.chain import StageEnd, exit_code_of_stages, run_stages_async
+        from pipeline.run.stages import chain_of
+        from pipeline.status.summary import stages_json
+
+        _refuse_with_stages(said)
+        jobs = [*(overridden(source, said) for source in chain_of(job)[:-1]), job]
+
+        def ended(end: StageEnd) -> None:
+            seen.close()
+            with contextlib.suppress(KeyboardInterrupt):
+                if end.summary is None:
+                    tell(f"pipeline: {end.error}")
+                else:
+                    seen.tell_stops(end.summary)
+                    show_run(end.job, end.summary, replace(said, as_json=False))
+
+        with _watching(said) as seen:
+            options = _run_options(said, run_selection(said), seen)
+            ends = _sent(
+                job,
+                lambda control: run_stages_async(jobs, options, control=control, ended=ended),
+            )
+        code = exit_code_of_stages(ends)
+        if said.as_json:
+            print_json(stages_json([(one.job, one.summary, one.error) for one in ends], code))
+        return code
+
+    finish(said, work)
+
+
+def _refuse_with_stages(said: RunCommand) -> None:
+    """Refuses options that mean the rows, the folder or the money of one job alone."""
+    of_one_job = ("again", "rows", "accept_changes", "plan", "yes", "max_paid", "input", "output")
+    words = words_said(said, of_one_job)
+    if words:
+        raise Refused(
+            f"{words[0]} is for one job, and --stages runs several. Run the stage alone with it."
+        )
+
+
+class _Seen:
+    """Shows the events of runs, and keeps why they stopped."""
+
+    def __init__(self, quiet: bool) -> None:
+        from pipeline.commands.progress import ProgressBar
+
+        self._quiet = quiet
+        self._progress = ProgressBar()
+        self._stops: list[Stopped] = []
+
+    def __call__(self, event: Event) -> None:
+        from pipeline.core.events import Notice, Stopping
+
+        if not self._quiet:
+            self._progress(event)
+        elif isinstance(event, Stopping):
+            self._stops.append(event.stopped)
+        elif isinstance(event, Notice) and event.also_quiet:
+            tell(event.message)
+
+    def close(self) -> None:
+        self._progress.close()
+
+    def tell_stops(self, summary: Summary) -> None:
+        """Says why a quiet run stopped, if a person has to look at it."""
+        from pipeline.commands.progress import why
+        from pipeline.status.exit_codes import needs_person
+
+        if needs_person(summary):
+            tell(*(f"Stopped: {why(stopped)}" for stopped in self._stops))
+        self._stops.clear()
+
+
+@contextlib.contextmanager
+def _watching(said: SendOptions) -> Iterator[_Seen]:
+    _tune_process()
+    seen = _Seen(said.quiet)
+    try:
+        yield seen
+    finally:
+        seen.close()
+
+
+def _sent(job: Job, run: Callable[[Control], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+
+    from pipeline.commands.quiet_ray import own_words_only
+
+    with own_words_only(job.spec):
+        return asyncio.run(_until_signalled(run))
 
 
 def _tune_process() -> None:
@@ -155,11 +243,10 @@ def _until_said(said: SendOptions) -> float | None:
     return until
 
 
-async def _until_signalled(job: Job, options: RunOptions) -> Summary:
-    """Runs the job. The first signal stops it gently, the second at once."""
+async def _until_signalled(run: Callable[[Control], Coroutine[Any, Any, T]]) -> T:
+    """Runs until the end. The first signal stops the run gently, the second at once."""
     import asyncio
 
-    from pipeline.run.run import run_job_async
     from pipeline.sending.control import Control
 
     control = Control()
@@ -176,7 +263,7 @@ async def _until_signalled(job: Job, options: RunOptions) -> Summary:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP, so it stays
             loop.add_signal_handler(number, on_signal, number)
-    return await run_job_async(job, options, control=control)
+    return await run(control)
 
 
 def _name(number: int) -> str:

@@ -13,8 +13,8 @@ from pipeline.system.paths import resolved
 
 
 def source_of(job: Job) -> Job | None:
-    """Returns the job whose answers are the rows of `job`, None for other rows. A rehearsal reads a
-    rehearsal, if there is one.
+    """Returns the job whose answers are the rows of `job`, None for other rows. That of a rehearsal
+    is a rehearsal.
 
     Raises:
         Refused: if the other job cannot be found, or has the same run folder.
@@ -22,9 +22,7 @@ def source_of(job: Job) -> Job | None:
     stage = job.to_run().input
     if not isinstance(stage, Stage):
         return None
-    source, paid = find_job(stage.job, sandbox=job.sandbox), find_job(stage.job)
-    if not source.folder.ledger.exists() and paid.folder.ledger.exists():
-        source = paid
+    source = find_job(stage.job, sandbox=job.sandbox)
     if resolved(source.folder.path) == resolved(job.folder.path):
         raise Refused(
             f"{job.to_run().at('input')}: {stage.name} has the same run folder as this job, "
@@ -45,7 +43,7 @@ def chain_of(job: Job) -> list[Job]:
 
 def with_source(job: Job) -> Job:
     """Returns the job with its rows, if they are the answers of another job: they are opened when
-    they are read.
+    they are read. A rehearsal reads the paid answers if its source has no rehearsal.
 
     Raises:
         Refused: as `source_of`.
@@ -54,5 +52,8 @@ def with_source(job: Job) -> Job:
     if source is None:
         return job
     spec = job.to_run()
+    if job.sandbox and not source.folder.ledger.exists():
+        paid = find_job(source.to_run().job_file)
+        source = paid if paid.folder.ledger.exists() else source
     stage = Stage(source.to_run().job_file, partial(open_source, source))
     return replace(job, spec=replace(spec, input=stage))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ if TYPE_CHECKING:  # `status` needs no numpy
     import numpy as np
     import numpy.typing as npt
 
-_EXIT_STORAGE, _EXIT_INTERRUPTED, _EXIT_STOPPED = 6, 130, 4
+_EXIT_STORAGE, _EXIT_INTERRUPTED, _EXIT_TERMINATED, _EXIT_STOPPED = 6, 130, 143, 4
+_EXIT_REFUSED = 2
 _EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED = 75, 5, 3
 _EXIT_OF_STOP = {
     StopCode.STORAGE: _EXIT_STORAGE,
@@ -23,6 +25,20 @@ _EXIT_OF_STOP = {
     StopCode.UNTIL: _EXIT_AWAY,
     StopCode.AMBIGUOUS: _EXIT_AMBIGUOUS,
 }
+
+
+GOES_ON = (0, _EXIT_FAILED, _EXIT_AMBIGUOUS)
+"""The exit codes of a run after which the next stage starts: it sent what it could."""
+_OF_STAGES = (
+    _EXIT_STORAGE,
+    _EXIT_INTERRUPTED,
+    _EXIT_TERMINATED,
+    _EXIT_STOPPED,
+    _EXIT_AWAY,
+    _EXIT_REFUSED,
+    _EXIT_AMBIGUOUS,
+    _EXIT_FAILED,
+)
 
 
 class FailOn(StrEnum):
@@ -78,3 +94,9 @@ def exit_code_of(stopped: Stopped | None, states: Counter[State], signal_exit: i
         found[_EXIT_OF_STOP.get(stopped.code, _EXIT_STOPPED)] = True
     order = (_EXIT_STORAGE, interrupted, _EXIT_STOPPED, _EXIT_AWAY, _EXIT_AMBIGUOUS, _EXIT_FAILED)
     return next((code for code in order if found.get(code)), 0)
+
+
+def first_of(codes: Sequence[int]) -> int:
+    """Returns the exit code of several runs together: the first of `codes` in the order 6, 130,
+    143, 4, 75, 2, 5, 3; else 0."""
+    return next((code for code in _OF_STAGES if code in codes), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pipeline.core.errors import (
@@ -127,6 +128,19 @@ def as_json(summary: Summary) -> JsonObject:
     fields = asdict(summary)
     del fields["next_step"]
     return fields
+
+
+def stages_json(
+    ends: Sequence[tuple[Job, Summary | None, PipelineError | None]], exit_code: int
+) -> JsonObject:
+    """The JSON object of a run of several stages: that of the last one, the exit code of all, and
+    each stage by itself under `stages`."""
+    found = []
+    for job, summary, error in ends:
+        known = summarize_error(job, error) if error is not None else summary
+        assert known is not None, "a stage has a summary or an error"
+        found.append(as_json(known) | ({} if error is None else {"error": str(error)}))
+    return found[-1] | {"exit_code": exit_code, "stages": found}
 
 
 def summarize_error(job: Job | None, error: PipelineError) -> Summary:

@@ -239,3 +239,86 @@ def test_the_ledger_notes_which_answer_each_request_was_made_from(chain):
     assert source_of(chain.second.folder / "runs" / "article" / "ledger.sqlite") == [
         (n, n) for n in range(1, 5)
     ]
+
+
+def stages(chain: Chain, *options: str) -> tuple[int, dict[str, Any], str]:
+    """Runs all stages. Returns the exit code, the JSON object and the messages."""
+    done = chain.second.call("run", "--stages", "--json", "--rate", "5000", *options)
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_all_stages_run_in_their_order_and_each_row_is_billed_once_in_each(chain):
+    """A second time nothing is sent."""
+    for bills in (8, 0):
+        before = sum(chain.sandbox.billed().values())
+        code, found, said = stages(chain)
+        assert (code, found["ok"], found["job"]) == (0, 4, "article")
+        assert [stage["job"] for stage in found["stages"]] == ["outline", "article"]
+        assert sum(chain.sandbox.billed().values()) - before == bills
+        assert "Stage 1 of 2: outline" in said
+        assert (
+            f"At most {bills} requests would be paid in all of them together" in said or not before
+        )
+
+
+def test_a_stage_starts_after_failed_rows_and_the_first_exit_code_of_all_counts(chain):
+    chain.first.write_sheet(["sku", "topic"], [*ROWS, ["A5", "#fault:blocked"]])
+    code, found, _ = stages(chain)
+    assert (code, found["exit_code"]) == (3, 3)
+    assert [stage["exit_code"] for stage in found["stages"]] == [3, 0]
+    assert sum(chain.billed("title").values()) == 4
+
+
+def test_no_stage_starts_after_one_that_stopped(chain):
+    """Here its cap is reached."""
+    chain.write_first(max_paid=2)
+    code, found, _ = stages(chain)
+    assert (code, [stage["stopped"] for stage in found["stages"]]) == (4, ["max_paid"])
+    assert not chain.billed("title")
+
+
+def test_a_later_stage_that_would_be_refused_stops_the_first_before_it_pays(chain):
+    chain.first.run()
+    chain.second.run()
+    chain.first.write_sheet(["sku", "topic"], [*ROWS, ["A5", "mice"]])
+    chain.write_first(columns=COLUMNS | {"title": "$.score"})
+    assert "finished rows would be sent" in chain.refused("--stages")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--again", "all"],
+        ["--rows", "3"],
+        ["--accept-changes"],
+        ["--plan", "x"],
+        ["--yes"],
+        ["--max-paid", "3"],
+        ["--input", "x.csv"],
+        ["--output", "x"],
+    ],
+    ids=" ".join,
+)
+def test_options_for_one_job_are_refused_with_stages(chain, option):
+    assert f"{option[0]} is for one job" in chain.refused("--stages", *option)
+
+
+def test_a_rehearsal_of_all_stages_pays_nothing(chain):
+    """Although no stage has a rehearsal yet, and the first one has paid answers."""
+    chain.first.run("--limit", "2")
+    before = chain.sandbox.received()
+    done = chain.second.call("run", "--stages", "--sandbox", "--json")
+    assert (done.returncode, json.loads(done.stdout)["rows"]) == (0, 4), done.stderr
+    assert chain.sandbox.received() == before
+
+
+def test_stages_run_from_python(chain, monkeypatch):
+    import pipeline
+
+    monkeypatch.setenv("AITUTOR_API_KEY", "sk_sandbox")
+    monkeypatch.setenv("AITUTOR_BASE_URL", chain.sandbox.url)
+    ends = pipeline.run_stages(chain.second.spec)
+    assert [(end.job.name, end.summary.ok, end.exit_code) for end in ends] == [
+        ("outline", 4, 0),
+        ("article", 4, 0),
+    ]

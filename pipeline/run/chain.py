@@ -1,0 +1,155 @@
+"""Runs a job after the jobs whose answers are its rows.
+
+A stage starts only when the one before it has ended, and only if that one sent what it could. Its
+rows are then the answers that the stage before has now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import PipelineError, Refused
+from pipeline.core.events import Notice
+from pipeline.core.model import Summary
+from pipeline.core.money import paid_word
+from pipeline.core.wording import counted
+from pipeline.inputs.checks import SKIP_NAMES, Skip
+from pipeline.job.job import Job, as_job
+from pipeline.job.spec import JobSpec
+from pipeline.run.check import Checked, check_job
+from pipeline.run.in_thread import run_in_thread
+from pipeline.run.run import RunOptions, run_job_async
+from pipeline.run.stages import chain_of
+from pipeline.sending.control import Control
+from pipeline.status.exit_codes import GOES_ON, first_of
+
+_WAITS = SKIP_NAMES[Skip.SOURCE]
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnd:
+    """How one stage ended: its summary, or the error that ended it before it had one."""
+
+    job: Job
+    summary: Summary | None
+    error: PipelineError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the stage alone."""
+        if self.summary is not None:
+            return self.summary.exit_code
+        return self.error.exit_code if self.error is not None else 0
+
+
+def exit_code_of_stages(ends: Sequence[StageEnd]) -> int:
+    """Returns the exit code of all stages together: the first of theirs in the order of a run."""
+    return first_of([end.exit_code for end in ends])
+
+
+def run_stages(
+    job: Job | JobSpec | str | Path,
+    options: RunOptions | None = None,
+    *,
+    control: Control | None = None,
+    **fields: Any,
+) -> list[StageEnd]:
+    """Runs the jobs that the rows of `job` come from, the first source first, and then `job`.
+
+    Takes the options of `run_job`, except for those that choose rows or allow a second payment.
+    Each stage has its own summary, caps and run folder. The list ends with the stage that did not
+    end well, or with `job`. Where an event loop is already running, this works as `run_job` does.
+
+    Raises:
+        Refused: nothing was sent in any stage.
+    """
+    control = control or Control()
+    run = run_stages_async(job, options, control=control, **fields)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run)
+    return run_in_thread(lambda _: run, control)
+
+
+async def run_stages_async(
+    job: Job | JobSpec | str | Path | Sequence[Job],
+    options: RunOptions | None = None,
+    *,
+    control: Control | None = None,
+    ended: Callable[[StageEnd], None] = lambda _: None,
+    **fields: Any,
+) -> list[StageEnd]:
+    """Does what `run_stages` does. `ended` is called at the end of each stage. `job` can also be
+    the list of all stages, as `chain_of` returns it.
+
+    Raises:
+        Refused: nothing was sent in any stage.
+    """
+    options, control = replace(options or RunOptions(), **fields), control or Control()
+    jobs = chain_of(as_job(job)) if isinstance(job, Job | JobSpec | str | Path) else list(job)
+    _tell(options, await asyncio.to_thread(_worst_case, jobs, options))
+    ends: list[StageEnd] = []
+    for number, stage in enumerate(jobs, start=1):
+        _tell(options, f"Stage {number} of {len(jobs)}: {stage.name}")
+        end = await _run(stage, options, control)
+        ends.append(end)
+        ended(end)
+        if end.exit_code not in GOES_ON:
+            break
+    return ends
+
+
+async def _run(job: Job, options: RunOptions, control: Control) -> StageEnd:
+    try:
+        return StageEnd(job, await run_job_async(job, options, control=control))
+    except PipelineError as error:
+        return StageEnd(job, None, error)
+
+
+def _tell(options: RunOptions, message: str) -> None:
+    for listener in options.listeners:
+        listener(Notice(message))
+
+
+def _worst_case(jobs: Sequence[Job], options: RunOptions) -> str:
+    """Returns the number of requests that may be paid in all stages together, in a sentence. A
+    stage may send again what an earlier stage changes.
+
+    Raises:
+        Refused: if a stage would be refused as things are now.
+    """
+    most = before = rows = 0
+    for job in jobs:
+        checked = _checked(job, options)
+        if checked is not None:
+            rows = checked.rows
+            before = min(rows, checked.to_send + checked.skipped_by.get(_WAITS, 0) + before)
+        else:
+            before = rows
+        most += before
+    paid = paid_word(jobs[-1].sandbox)
+    return (
+        f"{counted(len(jobs), 'stage')}: {', '.join(job.name for job in jobs)}. At most "
+        f"{counted(most, 'request')} would be {paid} in all of them together."
+    )
+
+
+def _checked(job: Job, options: RunOptions) -> Checked | None:
+    """What the stage would send now. None before the first run of its source."""
+    chain = chain_of(job)
+    if any(not source.folder.ledger.exists() for source in chain[:-1]):
+        return None
+    checked = check_job(
+        job,
+        base_url=options.base_url,
+        key_file=options.key_file,
+        selection=options.selection,
+    )
+    if checked.refusal is not None:
+        raise Refused(checked.refusal)
+    return checked
