@@ -42,11 +42,14 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         from pipeline.report.groups import as_json as groups_json
         from pipeline.report.overview import report_job
         from pipeline.report.terminal import group_lines, marked_lines
+        from pipeline.status.stages import sources_json
         from pipeline.status.summary import as_json
         from pipeline.status.summary_lines import all_well_line, shown_path
 
         found = report_job(job)
         kept = None if bodies is None else write_bodies(job, bodies)
+        if not said.quiet:
+            answer(said, *found.sources)
         # Printed before the page is drawn: that takes a while, and fails if a part is damaged.
         show(job, found.summary, said)
         if not said.quiet:
@@ -68,7 +71,8 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
             marked = [asdict(mark) for mark in found.marked]
             counts = {"in_use": found.in_use, "in_flight": found.in_flight}
             groups_found = groups_json(found.groups)
-            print_json(summary | counts | {"groups": groups_found, "marked": marked})
+            found_json = {"groups": groups_found, "marked": marked}
+            print_json(summary | counts | found_json | sources_json(job))
         if open_:
             _open(path)
         return 0

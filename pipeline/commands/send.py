@@ -103,8 +103,8 @@ def _send_stages(said: RunCommand) -> None:
     """Carries out `run --stages`."""
 
     def work(job: Job) -> int:
+        from pipeline.job.chain import chain_of
         from pipeline.run.chain import StageEnd, exit_code_of_stages, run_stages_async
-        from pipeline.run.stages import chain_of
         from pipeline.status.summary import stages_json
 
         _refuse_with_stages(said)

@@ -41,17 +41,20 @@ def status(every_s: float | None, **given: Any) -> None:
 
     def work(job: Job) -> int:
         from pipeline.commands.watch import watch
+        from pipeline.status.stages import source_lines, sources_json
         from pipeline.status.summary import as_json, read_status
         from pipeline.status.summary_lines import last_run_line
 
         found = read_status(job) if every_s is None else watch(job, every_s)
+        if not said.quiet:
+            answer(said, *source_lines(job))
         show(job, found.summary, said)
         if not said.quiet:
             answer(said, last_run_line(found.last_run, found.in_use, found.in_flight))
         if said.as_json:
             more = asdict(found)
             del more["summary"]
-            print_json(as_json(found.summary) | more)
+            print_json(as_json(found.summary) | more | sources_json(job))
         return 0
 
     finish(said, work)

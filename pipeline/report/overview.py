@@ -17,6 +17,7 @@ from pipeline.results.failures_csv import current_snapshot, drafted
 from pipeline.results.flags import NOTES
 from pipeline.results.lookup import Rows, find_flagged_answers
 from pipeline.status.next_step import stand
+from pipeline.status.stages import source_lines
 from pipeline.status.summary import summarize
 
 
@@ -37,7 +38,7 @@ class Report:
     """A job's summary, its rows that are not ok by how they ended, and its answers that look wrong
     by flag (`marked`). `unread` says why the answers could not be checked. `in_use`: a run is
     active, and `in_flight` of the pending rows were sent and have no response yet. `names` names
-    the rows as the user's program does."""
+    the rows as the user's program does. `sources` has a line about each earlier stage."""
 
     summary: Summary
     groups: list[Group]
@@ -46,6 +47,7 @@ class Report:
     in_use: bool = False
     in_flight: int = 0
     names: RowNames = field(default_factory=RowNames)
+    sources: list[str] = field(default_factory=list)
 
 
 def report_job(job: Job) -> Report:
@@ -76,7 +78,7 @@ def report_job(job: Job) -> Report:
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
     in_flight = stand(counts, in_use).in_flight
     shown = groups.largest_first(job, in_use)
-    report = Report(summary, shown, marked, unread, in_use, in_flight)
+    report = Report(summary, shown, marked, unread, in_use, in_flight, sources=source_lines(job))
     return replace(report, names=row_names(snapshot, first_rows(report)))
 
 

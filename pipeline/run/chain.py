@@ -18,12 +18,12 @@ from pipeline.core.model import Summary
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted
 from pipeline.inputs.checks import SKIP_NAMES, Skip
+from pipeline.job.chain import chain_of
 from pipeline.job.job import Job, as_job
 from pipeline.job.spec import JobSpec
 from pipeline.run.check import Checked, check_job
 from pipeline.run.in_thread import run_in_thread
 from pipeline.run.run import RunOptions, run_job_async
-from pipeline.run.stages import chain_of
 from pipeline.sending.control import Control
 from pipeline.status.exit_codes import GOES_ON, first_of
 

@@ -202,6 +202,11 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     Raises:
         Refused: if the job file is in no git repository, or the sheet is outside the repository.
     """
+    if night.folders[1:]:
+        raise NothingWritten(
+            "A GitHub workflow keeps one run folder, and this job has several stages. Use "
+            "--as systemd or --as cron."
+        )
     top = _repository(night.spec)
     if not resolved(night.sheet).is_relative_to(resolved(top)):
         raise NothingWritten(

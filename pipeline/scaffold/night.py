@@ -11,17 +11,21 @@ import os
 import stat
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.core.errors import NothingWritten
 from pipeline.core.time_of_day import parse_time
 from pipeline.job.access import VARIABLES
+from pipeline.job.chain import chain_of
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.notify.endpoint import needed_variables
+
+T = TypeVar("T")
 
 OTEL = "OTEL_"
 """The names of OpenTelemetry's variables begin like this."""
@@ -31,7 +35,8 @@ SAVING_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One job for every night. Paths are absolute. `words` are the options that select this job.
+    """One job for every night, after the jobs that its rows come from. `folders` are those of all.
+    Paths are absolute. `words` are the options that select this job.
 
     `drain_s` is the longest time that a stopping run waits for responses. A scheduler does not pass
     on the user's environment. `needed` are the variables without which a night is refused, with
@@ -41,7 +46,7 @@ class Night:
     name: str
     spec: Path
     sheet: Path
-    folder: Path
+    folders: tuple[Path, ...]
     at: time
     until: time | None
     words: tuple[str, ...]
@@ -120,29 +125,45 @@ def plan_night(
         raise NothingWritten(
             f"--at {at} --until {until}: the night has no length. Choose two different times."
         )
+    chain = chain_of(job)
     words = ["--output", str(spec.output)] if job.folder.path != _own_folder(job) else []
+    if chain[1:]:
+        if words:
+            raise NothingWritten(
+                "--output is for one job, and these nights run several. Set `output:` in the job "
+                "file."
+            )
+        words.append("--stages")
     words += ["--sandbox"] if job.sandbox else []
     words += ["--base-url", base_url] if base_url else []
     night = Night(
         name=job.name,
         spec=spec.job_file,
-        sheet=spec.file,
-        folder=job.folder.path,
+        sheet=chain[0].to_run().file,
+        folders=tuple(one.folder.path for one in chain),
         at=begins,
         until=ends,
         words=tuple(words),
         key_file=None if key_file is None else key_file.absolute(),
-        drain_s=spec.deadline_s,
+        drain_s=max(one.to_run().deadline_s for one in chain),
         sandbox=job.sandbox,
-        needed={} if job.sandbox else needed_variables(spec),
-        set_here=() if job.sandbox else _set_here(spec),
+        needed=_of_all(chain, needed_variables),
+        set_here=tuple(_of_all(chain, lambda one: dict.fromkeys(_set_here(one)))),
     )
-    for word in (night.name, *night.command(), str(night.folder), str(night.key_file)):
+    for word in (night.name, *night.command(), *map(str, night.folders), str(night.key_file)):
         if not word.isprintable():
             raise NothingWritten(
                 f"{word!r}: this contains a line break or a control character. Use another name."
             )
     return night
+
+
+def _of_all(chain: list[Job], found: Callable[[JobSpec], Mapping[str, T]]) -> dict[str, T]:
+    """Returns what `found` returns for all jobs together. A rehearsal needs nothing."""
+    together: dict[str, T] = {}
+    for job in chain:
+        together |= {} if job.sandbox else found(job.to_run())
+    return together
 
 
 def warnings(night: Night, kind: str) -> list[str]:

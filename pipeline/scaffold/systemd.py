@@ -98,7 +98,7 @@ def systemd_units(night: Night) -> dict[str, str]:
         "unit": unit,
         "description": _literal(night.name),
         "at": clock_time(night.at),
-        "folder": _quoted(str(night.folder)),
+        "folder": " ".join(_quoted(str(folder)) for folder in night.folders),
         "user": getpass.getuser(),
         "directory": _directory(night.spec.parent),
         "command": " ".join(map(_argument, night.command())),

@@ -322,3 +322,26 @@ def test_stages_run_from_python(chain, monkeypatch):
         ("outline", 4, 0),
         ("article", 4, 0),
     ]
+
+
+def test_status_and_report_of_the_last_job_show_all_stages(chain):
+    chain.first.write_sheet(["sku", "topic"], [*ROWS, ["A5", "#fault:blocked"]])
+    stages(chain)
+    line = "Earlier stage outline: 5 rows: 4 ok, 1 failed. Next there: pipeline run"
+    for command in ("status", "report"):
+        assert line in chain.second.call(command).stdout
+        found = json.loads(chain.second.call(command, "--json").stdout)
+        assert [(one["job"], one["failed"]) for one in found["sources"]] == [("outline", 1)]
+    page = (chain.second.folder / "runs" / "article" / "report.html").read_text(encoding="utf-8")
+    assert "Earlier stage outline: 5 rows" in page
+
+
+def test_nights_of_a_stage_run_all_stages_and_wait_for_the_disks_of_all(chain):
+    """A GitHub workflow keeps only one run folder, so it is refused."""
+    done = chain.second.call("schedule", "--at", "02:00")
+    runs = chain.first.folder / "runs"
+    assert f"RequiresMountsFor={runs}/outline {runs}/article" in done.stdout
+    assert f"pipeline run {chain.second.spec} --stages --if-locked skip" in done.stdout
+    for options in (["--as", "github"], ["--output", "elsewhere"]):
+        refused = chain.second.call("schedule", "--at", "02:00", *options)
+        assert (refused.returncode, "several" in refused.stderr) == (2, True)

@@ -66,7 +66,7 @@ class PageFacts:
     """The data of a page. `sent` has the variables (JSON text) of the rows that `groups` name, by
     row of the sheet. `written_at` is in seconds since 1970. `to_add` names the options that its
     commands lack. `marked`, `unread` and `names` are those of the `Report`, but `names` also has
-    the rows of `samples`."""
+    the rows of `samples`. `sources` has a line about each earlier stage."""
 
     summary: Summary
     groups: Sequence[Group]
@@ -85,6 +85,7 @@ class PageFacts:
     marked: Sequence[FlaggedAnswers] = ()
     unread: str | None = None
     names: RowNames = field(default_factory=RowNames)
+    sources: Sequence[str] = ()
 
 
 def page(facts: PageFacts) -> str:
@@ -137,6 +138,8 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
     summary = facts.summary
     yield element("h1", foreign(summary.job, _TITLE))
     yield element("p", foreign(outcome_line(summary), 1000), class_="outcome")
+    for line in facts.sources:
+        yield element("p", foreign(line, 1000))
     if facts.rehearsal:
         words = "This is a rehearsal with the local sandbox. It cost nothing."
         yield element("p", words, class_="rehearsal")

@@ -58,6 +58,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             in_flight=report.in_flight,
             to_add=job.to_add,
             marked=report.marked,
+            sources=report.sources,
             unread=report.unread,
             names=row_names(snapshot, to_name),
             rehearsal=job.sandbox,
