@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from pipeline.report.html.write import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.results.frame import read_results
+    from pipeline.run.chain import StageEnd, run_stages, run_stages_async
     from pipeline.run.check import Checked, check_job
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.run.settle import reread_job, settle_job
@@ -167,6 +168,7 @@ __all__ = [
     "ShownAttempt",
     "ShownRow",
     "ShownVersion",
+    "StageEnd",
     "State",
     "Status",
     "StopCode",
@@ -194,6 +196,8 @@ __all__ = [
     "run_frame_async",
     "run_job",
     "run_job_async",
+    "run_stages",
+    "run_stages_async",
     "select_again",
     "select_resume",
     "settle_job",

@@ -104,7 +104,7 @@ AGAIN = option(
     metavar="WHICH",
     multiple=True,
     group=SEND,
-    help="Pay again for ok rows: all, rows such as 3,7-9, or a flag that `report` shows.",
+    help="Pay again for ok rows: all, rows 3,7-9, or a flag.",
 )
 AGAIN_ROWS = option(
     "--rows",

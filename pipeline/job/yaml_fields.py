@@ -187,7 +187,7 @@ class Fields:
         return key in self._nodes
 
     def is_mapping(self, key: str) -> bool:
-        """Whether the value has lines of its own keys."""
+        """Whether the value is a mapping, and not a text or a list."""
         return isinstance(self._nodes.get(key), yaml.MappingNode)
 
     def note_unknown(self, known: Iterable[str], problem: str, hints: dict[str, str]) -> bool:

@@ -103,6 +103,10 @@ class Machine(RuleBasedStateMachine):
         self.accepted: set[str] = set()
         self.tones = {"warm"}
         self.done = False
+        # By the answer that a stage sends: the most rows with it in any run of the stage.
+        self.stage_seen: Counter[str] = Counter()
+        self.stage_workflow = f"{self.workflow}_stage"
+        self.bench.sandbox.publish(self.stage_workflow, "{{text}}, once more")
 
     def teardown(self) -> None:
         self._home.cleanup()
@@ -217,6 +221,23 @@ class Machine(RuleBasedStateMachine):
         signals = [] if killed_after_s is None else [(killed_after_s, signal.SIGKILL)]
         self._run("run", "--again", "empty", "--yes", signals=signals)
 
+    @rule(killed_after_s=st.none() | instants_s)
+    @noted
+    def run_stage(self, killed_after_s: float | None) -> None:
+        """Runs another job whose rows are the answers of this one."""
+        if not self.done:
+            return
+        exported = self._export()
+        texts = Counter(exported.loc[exported["_status"] == "ok", "result"])
+        for text, rows in texts.items():
+            self.stage_seen[text] = max(self.stage_seen[text], rows)
+        self._write_stage()
+        signals = [] if killed_after_s is None else [(killed_after_s, signal.SIGKILL)]
+        later = [(after_s * self.bench.slower, number) for after_s, number in signals]
+        words = ["run", str(self._stage), "--rate", "5000", "--quiet"]
+        code = self.bench.forks.call_with_signals(words, later)
+        assert code in self._codes(signals), (code, self.bench.forks.complained)
+
     @rule()
     @noted
     def settle(self) -> None:
@@ -251,6 +272,9 @@ class Machine(RuleBasedStateMachine):
     def _compare_with_the_book(self) -> None:
         for body, billed in self._billed().items():
             assert billed <= self.allowed[body], body
+        for entry in self._bills(self.stage_workflow):
+            text = json.loads(entry["body"])["text"]
+            assert entry["billed"] <= self.stage_seen[text], text
 
     # -- how ------------------------------------------------------------------------------
 
@@ -381,6 +405,22 @@ class Machine(RuleBasedStateMachine):
             concurrency=IN_FLIGHT,
         )
 
+    @property
+    def _stage(self) -> Path:
+        return self.job.folder / "stage.yaml"
+
+    def _write_stage(self) -> None:
+        lines = {
+            "name": "stage",
+            "workflow": self.stage_workflow,
+            "input": {"job": self.job.spec.name},
+            "variables": {"text": "result"},
+            "as": "stage",
+            "concurrency": IN_FLIGHT,
+        }
+        text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items())
+        self._stage.write_text(text, encoding="utf-8")
+
     def _body(self, story: str, tone: str | None = None) -> str:
         fields = {"story": story, "tone": tone or self.tone}
         return json.dumps(fields, separators=(",", ":"))
@@ -389,9 +429,9 @@ class Machine(RuleBasedStateMachine):
     def _limited(limit: int | None) -> list[str]:
         return [] if limit is None else ["--limit", str(limit)]
 
-    def _bills(self) -> list[dict]:
+    def _bills(self, workflow: str | None = None) -> list[dict]:
         bills = self.bench.sandbox.bills()
-        return [entry for entry in bills if entry["workflow"] == self.workflow]
+        return [entry for entry in bills if entry["workflow"] == (workflow or self.workflow)]
 
     def _billed(self) -> dict[str, int]:
         return {entry["body"]: entry["billed"] for entry in self._bills()}
