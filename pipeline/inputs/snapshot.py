@@ -173,7 +173,12 @@ def take_snapshot(
         "id_column": spec.id,
     }
     if table.source is not None:
-        about["source"] = {"job": table.source.name, "folder": table.source.folder_id}
+        source = table.source
+        about["source"] = {
+            "job": source.name,
+            "folder": source.folder_id,
+            "types": dict(source.types),
+        }
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)
     try:

@@ -92,6 +92,13 @@ def stored_source(path: Path) -> str | None:
     return None if source is None else str(source["folder"])
 
 
+def stored_types(path: Path) -> dict[str, str]:
+    """Returns the types of columns that `columns:` of other jobs filled, by name. Their texts are
+    canonical, and empty where there is no value."""
+    source = _stored(path).get("source") or {}
+    return {str(name): str(kind) for name, kind in source.get("types", {}).items()}
+
+
 def stored_delimiter(path: Path) -> str:
     """Returns the delimiter of the sheet from a snapshot on disk. It matters only for text
     files."""

@@ -43,6 +43,7 @@ from pipeline.inputs.stored import (
     stored_headers,
     stored_mapped,
     stored_skip_if_empty,
+    stored_types,
     whole_snapshot,
 )
 from pipeline.job.answer_columns import (
@@ -313,7 +314,8 @@ def sheet_table(
 ) -> Exported:
     """The sheet's rows and columns in their order, with the answers in the columns `source.kinds`.
     The sheet's own columns are texts, or with `typed` they have their own types. The columns of
-    `columns:` are canonical texts, or `with_types` values of their types.
+    `columns:`, also of the jobs that the sheet comes from, are canonical texts, or `with_types`
+    values of their types.
 
     A row whose newer version is not finished shows its last finished answer, with the code and
     message of the newer one.
@@ -323,18 +325,22 @@ def sheet_table(
     kinds = source.kinds
     own = typed.schema if typed else _texts(columns)
     fields = {name: own.field(name) for name in columns}
+    of_sources = stored_types(source.snapshot)
     kind_of = _of_kinds(source.columns, with_types)
+    fields |= {
+        name: pa.field(name, _TYPES_OF_PARTS.get(kind, pa.string()) if with_types else pa.string())
+        for name, kind in of_sources.items()
+    }
     fields |= {name: pa.field(name, kind_of[kind]) for name, kind in kinds.items()}
     schema = pa.schema(fields.values(), own.metadata)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for _, cells, added in answered_pieces(source, typed):
+            found = dict(zip(columns, cells, strict=True))
+            found |= {name: _filled_texts(found[name]) for name in of_sources}
+            found |= {name: added[kind] for name, kind in kinds.items()}
             yield pa.record_batch(
-                [
-                    _as(added[kinds[name]], field.type) if name in kinds else cells[place_of[name]]
-                    for name, field in fields.items()
-                ],
-                schema=schema,
+                [_as(found[name], field.type) for name, field in fields.items()], schema=schema
             )
 
     delimiter, renewed = stored_delimiter(source.snapshot), kinds.keys() & place_of.keys()
@@ -342,9 +348,15 @@ def sheet_table(
     headers = tuple(header_of.get(name, name) for name in fields)
     type_of = _types_of(source.columns)
     types = {name: type_of[kind] for name, kind in kinds.items() if part_of(kind)}
+    types = of_sources | types
     return Exported(
         schema, source.rows, kinds, batches, delimiter, frozenset(renewed), headers, types
     )
+
+
+def _filled_texts(cells: pa.Array) -> pa.Array:
+    """The texts of a column, null where a cell is empty."""
+    return texts([text or None for text in cells.to_pylist()])
 
 
 def answered_pieces(

@@ -7,7 +7,7 @@ version of it is on its way. Such a row waits, and so does a row without an answ
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -45,13 +45,19 @@ def open_source(job: Job) -> Table:
             raises it too.
     """
     with _opened(job) as rows:
-        columns, source = tuple(sheet_table(rows).schema.names), _source_job(job, rows.read)
+        exported = sheet_table(rows)
+        columns = tuple(exported.schema.names)
+        source = _source_job(job, rows.read, exported.types)
     stage = Stage(job.to_run().job_file)
     return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns), source=source)
 
 
 def _opened(job: Job) -> AbstractContextManager[AnsweredSheet]:
     return opened(job, Path(tempfile.gettempdir()), KINDS)
+
+
+_End = tuple[str, str | None, str | None]
+"""The status, the error code and the error message of a row."""
 
 
 class _Origins:
@@ -69,25 +75,26 @@ class _Origins:
                 self._attempts[sheet_row - 1] = attempt_id or 0
                 self._open[sheet_row - 1] = is_open
 
-    def of(self, first: int, statuses: list[str], codes: list[str | None]) -> list[Origin]:
-        """The origins of the rows from `first` on, which have these statuses and error codes."""
+    def of(self, first: int, ends: Iterable[_End]) -> list[Origin]:
+        """The origins of the rows from `first` on, which ended like `ends`."""
         return [
             Origin(
                 int(self._rows[place]),
                 int(self._attempts[place]),
-                waits=self._waits(place, status, code),
+                waits=self._waits(place, *end),
             )
-            for place, (status, code) in enumerate(zip(statuses, codes, strict=True), first - 1)
+            for place, end in enumerate(ends, first - 1)
         ]
 
-    def _waits(self, place: int, status: str, code: str | None) -> str | None:
+    def _waits(self, place: int, status: str, code: str | None, message: str | None) -> str | None:
         if status == State.OK:
             return f"{self._name}: being asked again" if self._open[place] else None
         how = "not sent yet" if status == State.PENDING else status
-        return f"{self._name}: {how}{f' ({code})' if code else ''}"
+        why = f" ({code})" if code else f", {message}" if message else ""
+        return f"{self._name}: {how}{why}"
 
 
-def _source_job(job: Job, read: Read) -> SourceJob:
+def _source_job(job: Job, read: Read, types: Mapping[str, str]) -> SourceJob:
     pinned, folder_id = read_pinned(read), read(queries.meta(queries.FOLDER_ID))
     if pinned is None:
         raise altered("the record of the pinned settings")
@@ -97,18 +104,18 @@ def _source_job(job: Job, read: Read) -> SourceJob:
             f"Run that job once with this release: {job.command('run')}"
         )
     columns = {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
-    return SourceJob(job.name, folder_id, str(pinned["host"]), columns)
+    return SourceJob(job.name, folder_id, str(pinned["host"]), columns, types)
 
 
 def _batches(job: Job, columns: tuple[str, ...]) -> Iterator[Batch]:
     with _opened(job) as source:
         origins = _Origins(job.name, source)
-        kinds = {kind: name for name, kind in source.kinds.items()}
-        status, code = kinds[STATUS], kinds["error_code"]
+        names = {kind: name for name, kind in source.kinds.items()}
+        ended = [names[kind] for kind in (STATUS, "error_code", "error_message")]
         first = 1
         for batch in sheet_table(source).batches():
             texts = [[cell_text(value) for value in column.to_pylist()] for column in batch.columns]
             places = list(range(first, first + batch.num_rows))
-            ended = (batch[name].to_pylist() for name in (status, code))
-            yield Batch(texts, places, origins.of(first, *ended))
+            ends = zip(*(batch[name].to_pylist() for name in ended), strict=True)
+            yield Batch(texts, places, origins.of(first, ends))
             first += batch.num_rows

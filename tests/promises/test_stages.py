@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Job, SandboxProcess
@@ -76,9 +78,30 @@ def test_each_answer_of_a_source_is_sent_once_and_both_jobs_stand_in_one_export(
         chain.second.run()
     assert chain.billed("title") == {f"On {topic}": 1 for _, topic in ROWS}
     first, *_ = exported(chain.second)
-    assert (first["sku"], first["title"], first["score"]) == ("A1", "On cats", "1.50")
+    assert (first["sku"], first["title"], first["score"]) == ("A1", "On cats", 1.5)
     assert "On cats" in first["article"]
     assert (first["_outline_status"], first["_article_status"]) == ("ok", "ok")
+
+
+def test_columns_of_earlier_stages_keep_their_types(chain):
+    """In a third stage too, and without a value where a row failed."""
+    chain.first.write_sheet(["sku", "topic"], [*ROWS, ["A5", "#fault:blocked"]])
+    third = Job(chain.first.folder, chain.first.folder / "third.yaml", chain.first.sheet, "")
+    third.base_url = chain.sandbox.url
+    third.write_spec(
+        **{"name": "third", "workflow": "wf_story", "input": {"job": "article.yaml"}},
+        **{"variables": {"story": "article"}, "as": "third"},
+    )
+    done = third.call("run", "--stages", "--quiet")
+    assert done.returncode == 3, done.stderr
+    target = third.folder / "third.parquet"
+    assert third.call("export", "--to", str(target)).returncode == 0
+    table = pq.read_table(target)
+    assert table.schema.field("score").type == pa.float64()
+    assert table["score"].to_pylist() == [1.5, 1.5, 1.5, 1.5, None]
+    assert table["_third_status"].to_pylist() == ["ok"] * 4 + ["skipped"]
+    why = "article: skipped, outline: failed (request_blocked)"
+    assert table["_third_error_message"].to_pylist()[4] == why
 
 
 def test_an_edit_of_the_first_sheet_is_one_bill_and_its_undoing_none(chain):
