@@ -16,12 +16,22 @@ from pipeline.core.wording import counted, nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.inputs.formats import named_ending, open_table
-from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
+from pipeline.inputs.stored import (
+    find_snapshot,
+    stored_batches,
+    stored_columns,
+    stored_kinds,
+    stored_mapped,
+)
 from pipeline.inputs.typed import TYPED
+from pipeline.job.chain import chain_of
 from pipeline.job.exports import note_export
+from pipeline.job.frame import Frame
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
+from pipeline.job.stage import Stage
 from pipeline.ledger import queries
+from pipeline.ledger.reader import reading
 from pipeline.results.answered_sheet import AnsweredSheet, Exported, opened, sheet_table
 from pipeline.results.export_target import check_target
 from pipeline.results.typed_rows import TypedRows, as_last_run, typed_rows
@@ -98,9 +108,13 @@ def export_job(
             done = _with_workbook(job, spec, source, exported, target)
         else:
             done = _written(exported, target, excel_guard)
+        of_sources = tuple(stored_kinds(source.snapshot))
     columns = exported.schema.names
     recognised = is_exported(columns)
     note_export(job.folder, exported.added, resolved(target), None if recognised else columns)
+    if of_sources:  # the file may be the next sheet of the first job, which has to know its columns
+        for earlier in chain_of(job)[:-1]:
+            note_export(earlier.folder, (*of_sources, *exported.added))
     return replace(done, renamed=_renamed(job, exported))
 
 
@@ -218,13 +232,23 @@ def _with_workbook(
 
     summary, without_macros = summary_rows(job, source.read, source.in_use), False
     try:
-        sheet = spec.input if spec is not None else None
-        if spec is not None and isinstance(sheet, Path) and sheet.suffix.lower() in _WORKBOOKS:
+        home = _home(job, spec, source.snapshot)
+        if home is not None and home.spec.file.suffix.lower() in _WORKBOOKS:
             from pipeline.export.xlsx.copying import write_copy
 
-            table = open_table(spec)
-            converts = kinds_of_types(exported.types)
-            copied = write_copy(spec, table, source.snapshot, exported, converts, target, summary)
+            added = {**stored_kinds(source.snapshot), **exported.kinds}
+            renewed = frozenset(name for name in added if name in home.columns)
+            copied = write_copy(
+                home.spec,
+                open_table(home.spec),
+                source.snapshot,
+                replace(exported, kinds=added, renewed=renewed),
+                kinds_of_types(exported.types),
+                target,
+                summary,
+                home.sent,
+                job.name,
+            )
             aside, without_macros = copied.aside, copied.without_macros
         else:
             sent = _sent(job, source.snapshot)
@@ -235,6 +259,34 @@ def _with_workbook(
     except OSError as error:
         raise _unwritable(target, error) from None
     return Export(target, exported.rows, aside=aside, without_macros=without_macros)
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """The file that the rows come from. `columns` are those that it had at the last run of its own
+    job, and `sent` those whose texts decided what was sent then."""
+
+    spec: JobSpec
+    columns: tuple[str, ...]
+    sent: tuple[str, ...]
+
+
+def _home(job: Job, spec: JobSpec | None, snapshot: Path) -> _Home | None:
+    """Where the rows come from, None without a file. The rows of a stage come from the file of the
+    first job of the chain."""
+    if spec is None or isinstance(spec.input, Frame):
+        return None
+    if isinstance(spec.input, Stage):
+        first = chain_of(job)[0]
+        with reading(first.folder.ledger) as read:
+            found = find_snapshot(first.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
+            spec = as_last_run(first, read)
+        if found is None or spec is None or isinstance(spec.input, Frame):
+            return None
+        snapshot = found
+    columns = stored_columns(snapshot)
+    sent = (*stored_mapped(snapshot), *([spec.id] if spec.id in columns else []))
+    return _Home(spec, columns, sent)
 
 
 def _sent(job: Job, snapshot: Path) -> frozenset[str]:

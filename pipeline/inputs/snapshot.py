@@ -178,6 +178,7 @@ def take_snapshot(
             "job": source.name,
             "folder": source.folder_id,
             "types": dict(source.types),
+            "kinds": dict(source.kinds),
         }
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)

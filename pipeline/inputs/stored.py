@@ -95,8 +95,17 @@ def stored_source(path: Path) -> str | None:
 def stored_types(path: Path) -> dict[str, str]:
     """Returns the types of columns that `columns:` of other jobs filled, by name. Their texts are
     canonical, and empty where there is no value."""
+    return _of_source(path, "types")
+
+
+def stored_kinds(path: Path) -> dict[str, str]:
+    """Returns the kinds of the columns that exports of other jobs add, by name."""
+    return _of_source(path, "kinds")
+
+
+def _of_source(path: Path, what: str) -> dict[str, str]:
     source = _stored(path).get("source") or {}
-    return {str(name): str(kind) for name, kind in source.get("types", {}).items()}
+    return {str(name): str(word) for name, word in source.get(what, {}).items()}
 
 
 def stored_delimiter(path: Path) -> str:

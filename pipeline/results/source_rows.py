@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.core.added_columns import KINDS, STATUS
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.inputs.stored import stored_kinds
 from pipeline.inputs.table import Batch, Origin, SourceJob, Table
 from pipeline.job.job import Job
 from pipeline.job.stage import Stage
@@ -47,7 +48,8 @@ def open_source(job: Job) -> Table:
     with _opened(job) as rows:
         exported = sheet_table(rows)
         columns = tuple(exported.schema.names)
-        source = _source_job(job, rows.read, exported.types)
+        kinds = {**stored_kinds(rows.snapshot), **exported.kinds}
+        source = _source_job(job, rows.read, exported.types, kinds)
     stage = Stage(job.to_run().job_file)
     return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns), source=source)
 
@@ -94,7 +96,9 @@ class _Origins:
         return f"{self._name}: {how}{why}"
 
 
-def _source_job(job: Job, read: Read, types: Mapping[str, str]) -> SourceJob:
+def _source_job(
+    job: Job, read: Read, types: Mapping[str, str], kinds: Mapping[str, str]
+) -> SourceJob:
     pinned, folder_id = read_pinned(read), read(queries.meta(queries.FOLDER_ID))
     if pinned is None:
         raise altered("the record of the pinned settings")
@@ -104,7 +108,7 @@ def _source_job(job: Job, read: Read, types: Mapping[str, str]) -> SourceJob:
             f"Run that job once with this release: {job.command('run')}"
         )
     columns = {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
-    return SourceJob(job.name, folder_id, str(pinned["host"]), columns, types)
+    return SourceJob(job.name, folder_id, str(pinned["host"]), columns, types, kinds)
 
 
 def _batches(job: Job, columns: tuple[str, ...]) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -368,3 +369,36 @@ def test_nights_of_a_stage_run_all_stages_and_wait_for_the_disks_of_all(chain):
     for options in (["--as", "github"], ["--output", "elsewhere"]):
         refused = chain.second.call("schedule", "--at", "02:00", *options)
         assert (refused.returncode, "several" in refused.stderr) == (2, True)
+
+
+def test_a_workbook_comes_home_with_the_columns_of_all_stages(chain):
+    """It is the workbook of the first job, with everything else as it was."""
+    book = openpyxl.Workbook()
+    book.active.title = "Topics"
+    for row in (["sku", "topic"], *ROWS):
+        book.active.append(row)
+    book.active["D1"] = "a note that nobody sends"
+    book.create_sheet("Other")["A1"] = "kept"
+    sheet = chain.first.folder / "topics.xlsx"
+    book.save(sheet)
+    chain.write_first(input=sheet.name, sheet="Topics")
+    assert stages(chain)[0] == 0
+    target = chain.second.folder / "home.xlsx"
+    for _ in range(2):
+        done = chain.second.call("export", "--to", str(target))
+        assert done.returncode == 0, done.stderr
+        home = openpyxl.load_workbook(target)
+        assert home["Other"]["A1"].value == "kept"
+        header, first, *_ = home["Topics"].iter_rows(values_only=True)
+        row = dict(zip(header, first, strict=True))
+        assert (row["sku"], row["score"], row["_article_status"]) == ("A1", 1.5, "ok")
+        assert "On cats" in row["article"]
+        # The copy as the next sheet: its columns are renewed, and nothing is sent.
+        bills = chain.sandbox.billed()
+        chain.write_first(input=target.name, sheet="Topics")
+        assert stages(chain)[0] == 0
+        assert chain.sandbox.billed() == bills
+        target = chain.second.folder / "again.xlsx"
+    names = [name for name in header if name]
+    assert len(names) == len(set(names))
+    assert not any("_2" in name for name in names)

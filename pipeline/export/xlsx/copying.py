@@ -7,7 +7,7 @@ and the copy can be the next sheet of the same job without a request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipeline.export.xlsx.summary import SummaryRows, summary_part
 from pipeline.export.xlsx.survey import Survey, survey
 from pipeline.export.xlsx.typed import FORMATS, Convert
 from pipeline.export.xlsx.workbook import AnswerCells, refuse_too_large, shown_height, width_of
-from pipeline.inputs.stored import stored_batches, stored_columns, stored_mapped
+from pipeline.inputs.stored import stored_batches, stored_columns
 from pipeline.inputs.table import Table, address
 from pipeline.inputs.xlsx.cells import sheet_rows
 from pipeline.inputs.xlsx.tables import SheetTable
@@ -62,9 +62,13 @@ def write_copy(
     converts: Mapping[str, Convert],
     target: Path,
     summary: SummaryRows,
+    sent: Sequence[str],
+    name: str,
 ) -> Copied:
-    """Writes the copy. `table` is the job's worksheet, opened. `snapshot` is the sheet as the last
-    run read it. `converts` has what makes numbers and dates of the texts of a column.
+    """Writes the copy. `spec` names the workbook, and `table` is its worksheet, opened. `snapshot`
+    is the sheet as the last run read it, and `sent` are the columns of the workbook whose texts
+    decide what is sent. `name` is the job's. `converts` has what makes numbers and dates of the
+    texts of a column.
 
     New columns stand behind everything on the sheet: its used columns, its tables, and the pictures
     next to the rows. Columns that an earlier export of this folder wrote are written again where
@@ -74,7 +78,7 @@ def write_copy(
         Refused: if the workbook no longer has the texts that were sent, naming the row and column.
     """
     before = _sha256(spec)
-    places = _places(spec, table, snapshot)
+    places = _places(spec, table, snapshot, sent)
     _refuse_taken(spec, table, exported)
     with open_workbook(spec.file) as workbook:
         entry = next(sheet for sheet in workbook.sheets if sheet.name == table.sheet)
@@ -88,7 +92,7 @@ def write_copy(
         _extend_tables(parts, found, table, new, at)
         if exported.renewed:  # a formula may refer to their cells
             parts.calculate_again()
-        _put_summary(parts, spec, summary, styles.text if styles else None)
+        _put_summary(parts, name, summary, styles.text if styles else None)
         macros = spec.file.suffix.lower() == ".xlsm" and target.suffix.lower() == ".xlsx"
         without_macros = macros and parts.drop_macros()
         with TextsAside(target) as aside, replacing(target) as file:
@@ -119,10 +123,11 @@ def _changed(spec: JobSpec, how: str) -> Refused:
     )
 
 
-def _places(spec: JobSpec, table: Table, snapshot: Path) -> npt.NDArray[np.int64]:
+def _places(
+    spec: JobSpec, table: Table, snapshot: Path, sent: Sequence[str]
+) -> npt.NDArray[np.int64]:
     """The Excel row of each row of the sheet. Checks that the texts sent are still there."""
     columns = stored_columns(snapshot)
-    sent = [*stored_mapped(snapshot), *([spec.id] if spec.id in columns else [])]
     gone = [name for name in sent if name not in table.columns]
     if gone:
         raise _changed(spec, f'column "{gone[0]}" was removed')
@@ -273,11 +278,11 @@ def _new_rows(
             yield NewRow(number, made, shown_height(values, widths))
 
 
-def _put_summary(parts: Parts, spec: JobSpec, summary: SummaryRows, style: int | None) -> None:
+def _put_summary(parts: Parts, name: str, summary: SummaryRows, style: int | None) -> None:
     """Adds the summary, or replaces the one that an earlier export of this job added."""
     book = parts.workbook
     sheets = [sheet for sheet in book.sheets if sheet.name.startswith(SUMMARY_SHEET)]
-    part = next((sheet.part for sheet in sheets if _is_of(book, sheet, spec.name)), None)
+    part = next((sheet.part for sheet in sheets if _is_of(book, sheet, name)), None)
     parts.put_sheet(part, SUMMARY_SHEET, lambda namespace: summary_part(summary, namespace, style))
 
 
