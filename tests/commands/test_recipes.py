@@ -408,7 +408,7 @@ def test_the_notebook_of_dataframes_runs_in_a_kernel_with_the_widget_of_tqdm(mak
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("widget-view") == 2
     assert "described: 20 rows: 20 ok." in done.stdout
-    assert done.stdout.endswith("0 requests\n\n")
+    assert done.stdout.split()[-2:] == ["0", "requests"]  # a kernel may send them one by one
 
 
 EXECUTE_ALL = """
