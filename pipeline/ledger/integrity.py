@@ -34,6 +34,7 @@ _WHAT = {
     "run_pins": ("the record of a run's settings", "NULL"),
     "accepted": ("the list of rows that may be paid for again", "NULL"),
     "skipped_answers": ("the record of a skipped row's answer", "sheet_row"),
+    "reviews_read": ("the record of the reviews that a run had read", "NULL"),
     "spent_tokens": ("the list of plans that were carried out", "NULL"),
 }
 

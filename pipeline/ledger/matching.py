@@ -9,7 +9,8 @@ look without changing anything. `adopt` makes the match permanent.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,11 @@ from pipeline.core.model import Alike, Held, State
 from pipeline.ledger.queries import SNAPSHOT, SNAPSHOT_SHA256, known_code, known_state
 from pipeline.ledger.schema import altered, intact
 
-# For equal rows: rows with an answer first, then by state. A row that waits for a second version
-# has an answer already. If the sheet now has fewer of these rows, one without an answer goes first.
+# For equal rows: rows with an answer first, of these the reviewed ones, then by state. A row that
+# waits for a second version has an answer already. If the sheet now has fewer of these rows, one
+# without an answer goes first.
 _BEST_FIRST = (
-    "(ok_attempt IS NULL), CASE state "
+    "(ok_attempt IS NULL), (ok_attempt NOT IN (SELECT attempt_id FROM reviewed)), CASE state "
     + " ".join(f"WHEN '{state}' THEN {rank}" for rank, state in enumerate(State))
     + " END, occurrence"
 )
@@ -35,6 +37,17 @@ _NOT_ACCEPTED = (
     "NOT EXISTS (SELECT 1 FROM accepted c JOIN pins p USING (pins)"
     " WHERE c.row_id = r.row_id AND p.settings = ?)"
 )
+
+
+def protect(attempts: Iterable[int]) -> Callable[[sqlite3.Connection], None]:
+    """Tells the match that follows which answers are approved or edited, by their attempts."""
+
+    def operation(db: sqlite3.Connection) -> None:
+        db.execute(_REVIEWED)
+        db.execute("DELETE FROM reviewed")
+        db.executemany("INSERT INTO reviewed VALUES (?)", ((one,) for one in attempts))
+
+    return operation
 
 
 def begin(db: sqlite3.Connection) -> bool:
@@ -126,6 +139,38 @@ def keep_answers(
 def share(pairs: Sequence[tuple[int, int]]) -> Callable[[sqlite3.Connection], None]:
     """Records duplicates, as (sheet row, sheet row of the first of its equal rows)."""
     return lambda db: _insert_shared(db, pairs)
+
+
+class Protected(NamedTuple):
+    """A row with an approved or edited answer. `place` is its row in the sheet that is matched,
+    None if that sheet does not have it. `places` are its rows in the sheet of the last run."""
+
+    row_id: int
+    id: str | None
+    place: int | None
+    places: tuple[int, ...]
+
+
+def protected_rows(db: sqlite3.Connection) -> list[Protected]:
+    """Returns the rows whose answers are approved or edited. Those that the last sheet does not
+    have come first, and then those with the newest row in the ledger last."""
+    return [
+        Protected(row_id, name, place, tuple(map(int, places.split(","))) if places else ())
+        for row_id, name, place, places in db.execute(_PROTECTED)
+    ]
+
+
+def keep_reviewed(rows: Mapping[int, int]) -> Callable[[sqlite3.Connection], None]:
+    """Gives changed rows of the sheet the answer of the ledger's row that a review protects."""
+    return lambda db: _insert_kept(db, rows)
+
+
+def sent_again(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
+    """Returns (sheet row, row id, attempt of the last answer) of the sheet's answered rows."""
+    return db.execute(
+        "SELECT p.sheet_row, r.row_id, r.ok_attempt FROM placed p CROSS JOIN rows r"
+        " USING (row_id) WHERE r.ok_attempt IS NOT NULL"
+    ).fetchall()
 
 
 def paid_before(
@@ -264,13 +309,14 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
             "REPLACE INTO meta VALUES (?, ?)",
             [(SNAPSHOT, snapshot_id), (SNAPSHOT_SHA256, sha256)],
         )
-        for table in ("placed", "wanted", "met", "moved", "shared", "kept", "named", "best"):
+        for table in _TEMPORARY:
             db.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     return operation
 
 
 def _create(db: sqlite3.Connection) -> None:
+    db.execute(_REVIEWED)
     db.execute("CREATE TEMP TABLE placed (row_id INTEGER PRIMARY KEY, sheet_row INTEGER)")
     db.execute(
         "CREATE TEMP TABLE wanted"
@@ -278,7 +324,7 @@ def _create(db: sqlite3.Connection) -> None:
     )
     db.execute(
         "CREATE TEMP TABLE met (sheet_row INTEGER PRIMARY KEY, row_id INTEGER, state, code,"
-        " answered, given_up, maybe_paid, settled)"
+        " answered, given_up, maybe_paid, settled, reviewed)"
     )
     db.execute(
         "CREATE TEMP TABLE moved"
@@ -291,6 +337,10 @@ def _create(db: sqlite3.Connection) -> None:
 
 def _holds_rows(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM rows LIMIT 1").fetchone() is not None
+
+
+def _insert_kept(db: sqlite3.Connection, rows: Mapping[int, int]) -> None:
+    db.executemany("INSERT INTO kept VALUES (?, ?)", rows.items())
 
 
 def _insert_shared(db: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
@@ -308,15 +358,22 @@ def _adopt_duplicates(db: sqlite3.Connection) -> None:
     )
 
 
-# Equal rows that `begin` ranked are found only by their rank, in `moved`.
+_REVIEWED = "CREATE TEMP TABLE IF NOT EXISTS reviewed (attempt_id INTEGER PRIMARY KEY)"
+_TEMPORARY = (*("placed", "wanted", "met", "moved", "shared", "kept", "named", "best", "reviewed"),)
+_IS_REVIEWED = "coalesce(r.ok_attempt IN (SELECT attempt_id FROM reviewed), 0)"
+
+# Equal rows that `begin` ranked are found only by their rank, in `moved`. A pending row with a
+# reviewed answer is ok: see `SqliteLedger.begin_run`.
 _HELD = (
-    "w.sheet_row, r.row_id, r.state, r.code,"
+    "w.sheet_row, r.row_id,"
+    f" CASE WHEN r.state = 'pending' AND {_IS_REVIEWED} THEN 'ok' ELSE r.state END, r.code,"
     " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
     " ELSE r.state <> 'pending' END,"
     " r.state = 'failed' AND"
-    " (SELECT verdict FROM attempts WHERE attempt_id = r.last_attempt) = 'ambiguous'"
+    " (SELECT verdict FROM attempts WHERE attempt_id = r.last_attempt) = 'ambiguous',"
+    f" {_IS_REVIEWED}"
 )
 _LOOK_UP = (
     f"SELECT {_HELD} FROM wanted w JOIN moved m USING (identity, occurrence)"
@@ -344,9 +401,15 @@ _KEPT_BEST = (
     " JOIN rows r USING (row_id) WHERE r.ok_attempt IS NOT NULL"
 )
 # One result for all rows with the same facts: most of a million rows are ok and nothing else.
-_MET = (
-    "SELECT state, code, answered, given_up, maybe_paid, settled, group_concat(sheet_row),"
-    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid, settled"
+_FACTS = "state, code, answered, given_up, maybe_paid, settled, reviewed"
+_MET = f"SELECT {_FACTS}, group_concat(sheet_row), group_concat(row_id) FROM met GROUP BY {_FACTS}"
+_PROTECTED = (
+    "SELECT r.row_id, r.id, p.sheet_row, (SELECT group_concat(sheet_row) FROM"
+    " (SELECT r.sheet_row UNION SELECT d.sheet_row FROM duplicates d WHERE d.first_row ="
+    " r.sheet_row UNION SELECT s.sheet_row FROM skipped_answers s WHERE s.row_id = r.row_id))"
+    " AS places FROM rows r LEFT JOIN placed p USING (row_id)"
+    f" WHERE {_IS_REVIEWED} AND r.row_id NOT IN (SELECT row_id FROM kept)"
+    " ORDER BY places IS NOT NULL, r.row_id"
 )
 _LOST = (
     "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"
