@@ -522,6 +522,15 @@ def answers_by_attempt(db: sqlite3.Connection, attempts: Sequence[int]) -> Itera
         yield Answered(place, *found)
 
 
+def rows_answered_by(
+    attempts: Iterable[int],
+) -> Callable[[sqlite3.Connection], list[int]]:
+    """Returns, for each row of the sheet whose last answer one of `attempts` brought, that
+    attempt."""
+    wanted = json.dumps(list(attempts))
+    return lambda db: [attempt for (attempt,) in db.execute(_ANSWERED_BY, {"wanted": wanted})]
+
+
 def kept_rows(db: sqlite3.Connection) -> frozenset[int]:
     """Returns the rows of the sheet that are not sent now and keep an earlier answer."""
     return frozenset(row for (row,) in db.execute("SELECT sheet_row FROM skipped_answers"))
@@ -743,6 +752,11 @@ _ANSWERED = (
     + _ANSWERED_OF.format(
         place="s.sheet_row", rows="skipped_answers s CROSS JOIN rows r ON r.row_id = s.row_id"
     ).replace("r.sheet_row IS NOT NULL AND ", "")
+)
+
+_ANSWERED_BY = (
+    f"SELECT attempt_id FROM ({_ANSWERED})"
+    " WHERE attempt_id IN (SELECT value FROM json_each(:wanted))"
 )
 
 # In the order of the decisions, so that the last one of a row counts.

@@ -360,6 +360,13 @@ def _take(fd: int, path: Path) -> None:
         time.sleep(0.02)
 
 
-def counted_decisions(found: Iterable[Standing]) -> Counter[Decision]:
-    """Counts answers by their decision."""
-    return Counter(one.decision for one in found if one.decision is not None)
+def count_reviews(folder: RunFolder, read: Read) -> dict[str, int]:
+    """Counts the rows of the sheet whose answers have a decision, by the decision.
+
+    Raises:
+        StorageFailed: as `read_reviews`.
+    """
+    standing = read_reviews(folder, read).standing
+    attempts = read(queries.rows_answered_by(standing)) if standing else []
+    found = Counter(standing[attempt].decision for attempt in attempts)
+    return {str(word): found[word] for word in Decision if found[word]}

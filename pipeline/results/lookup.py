@@ -265,8 +265,6 @@ class _HeldAnswers:
         self.columns: tuple[str, ...] = ("run_id", "row", "id", *self._texts)
         if flags:
             self.columns += ("row_key", "flags")
-        if COLUMN_EDITS in more:
-            self.columns += (COLUMN_EDITS,)
         self.run_numbers: dict[str, int] = {}
         self.counts: list[int] = []
         self.with_ids = False

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.added_columns import ALL_KINDS, ANSWER_ID
 from pipeline.core.clock import SystemClock
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Locked, Refused, StorageFailed
 from pipeline.core.model import Clock
 from pipeline.core.review import Decision, Review
 from pipeline.core.wording import counted, few_words, nearest
@@ -30,7 +31,7 @@ from pipeline.show.rows import Shown, ShownRow, showing
 
 MAX_EDIT_CHARACTERS = 4_000_000
 """A longer text is no edit of an answer, but probably another file."""
-_NAMED = 5
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +120,55 @@ def decide(
         _check_column(job, column, text)
     if text is not None:
         _check_text(text)
-    with choosing(job, choice) as shown:
-        answers = list(_answers(shown))
-        _check_answers(shown, answers, with_text)
-        found = _result(shown, decision, answers)
-        _ask_about_shared(job, shown, found, ask, yes)
-        digests = {one.attempt_id: one.digest for _, one in answers}
-        reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
-        add_reviews(job.folder, shown.source.read, reviews, clock or SystemClock())
-    return found
-
-
-@contextmanager
-def choosing(job: Job, choice: Choice) -> Iterator[Shown]:
-    """Opens the chosen rows of the last run's sheet with the names of their answers."""
     with_folder_id(job)
-    with showing(job, choice, kinds=ALL_KINDS) as shown:
-        yield shown
+
+    def work(same: Callable[[Path], bool]) -> Reviewed | None:
+        with showing(job, choice, kinds=ALL_KINDS) as shown:
+            answers = list(_answers(shown))
+            _check_answers(answers, with_text)
+            found = _result(shown, decision, answers)
+            _ask_about_shared(shown, found, ask, yes)
+            digests = {one.attempt_id: one.digest for _, one in answers}
+            reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
+            if not same(shown.source.snapshot):
+                return None
+            add_reviews(job.folder, shown.source.read, reviews, clock or SystemClock())
+            return found
+
+    return _in_one_sheet(job, work)
+
+
+def _in_one_sheet(job: Job, work: Callable[[Callable[[Path], bool]], Reviewed | None]) -> Reviewed:
+    """Does `work` again if a run that begins meanwhile replaces the copy of the sheet: the rows
+    would be those of one sheet, and their answers those of another. `work` gets a function that
+    tells whether the copy is the same, and returns None if it is not.
+
+    Raises:
+        Locked: if that happens again and again.
+    """
+    for _ in range(_TRIES):
+        before = _copies(job)
+        try:
+            done = work(lambda path: before[path] == _facts(path))  # noqa: B023
+        except (StorageFailed, RuntimeError):
+            if _copies(job) == before:
+                raise
+            continue
+        if done is not None:
+            return done
+    raise Locked("Runs begin one after the other in this folder. Nothing was saved. Try again.")
+
+
+def _copies(job: Job) -> dict[Path, tuple[int, int] | None]:
+    return {path: _facts(path) for path in job.folder.snapshots}
+
+
+def _facts(path: Path) -> tuple[int, int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
 
 
 def with_folder_id(job: Job) -> None:
@@ -168,7 +201,7 @@ def _answers(shown: Shown) -> Iterator[tuple[int, AnswerId]]:
                 yield piece.first + offset, answer
 
 
-def _check_answers(shown: Shown, answers: list[tuple[int, AnswerId]], edit: bool) -> None:
+def _check_answers(answers: list[tuple[int, AnswerId]], edit: bool) -> None:
     if not answers:
         raise _refused("No chosen row has an answer, so there is nothing to review.")
     different = len({answer.attempt_id for _, answer in answers})
@@ -189,7 +222,7 @@ def _result(shown: Shown, decision: Decision, answers: list[tuple[int, AnswerId]
     return Reviewed(decision, rows, shown.count - len(answers), tuple(shared), named)
 
 
-def _ask_about_shared(job: Job, shown: Shown, found: Reviewed, ask: Ask | None, yes: bool) -> None:
+def _ask_about_shared(shown: Shown, found: Reviewed, ask: Ask | None, yes: bool) -> None:
     """Asks before a decision about an answer that rows with other ids share."""
     if not found.shared or shown.names.id_column is None or yes:
         return

@@ -217,6 +217,10 @@ class _Sheet:
         changed_edit = self._is_other_text(line.edit, then)
         if not changed_word and not changed_edit:
             return None
+        wanted = Decision.EDITED if changed_edit and word == Decision.APPROVED else word
+        same_text = not (changed_edit and self._is_other_text(line.edit, now))
+        if same_text and wanted in ("", now.decision or Decision.RESET):
+            return None  # the sheet was read before
         if now.last != answer.last:
             raise _Wrong("a newer decision about this answer than the sheet knows")
         return self._decided(line, answer, word if changed_word else "", changed_edit)

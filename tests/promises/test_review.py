@@ -1,4 +1,4 @@
-"""A person's decision about an answer is never overwritten, and no reviewed answer is paid again."""
+"""No decision of a person is overwritten, and no reviewed answer is paid again."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def test_an_edited_answer_survives_ten_nights_and_every_way_to_ask_again(desk):
     assert again["one"] == again["four"] == 1
     assert kept.items() <= desk.answers().items()
     assert desk.job.call("verify").returncode == 0
-    assert set(pipeline.read_results(desk.job.spec, paid=True)["result"]) >= set(
-        [paid["A2"], paid["A3"]]
-    )
+    assert paid["A2"] in set(pipeline.read_results(desk.job.spec, paid=True)["result"])
 
 
 @each_spec
