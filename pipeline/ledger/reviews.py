@@ -1,6 +1,6 @@
 """The reviews of a run folder: each decision of a person about an answer, in reviews.sqlite.
 
-People review while a run is active, so the file has a lock of its own, and SQLite's write-ahead log
+People review while a run is active, so the file has its own lock, and SQLite's write-ahead log
 lets a run read while a person writes. A decision is only added, never changed. Its id is one more
 than that of the decision before. Each row has a checksum that covers the id of the run folder, so a
 row of another folder, an altered row and a missing row are found.

@@ -455,7 +455,7 @@ def test_a_question_about_rows_commands_no_terminal():
 # The functions that print to a terminal. Each makes its text printable or prints only own words.
 SPEAKERS = {
     "cli.main", "commands.console._echo", "commands.console.pour",
-    "commands.console.page_through", "commands.schedule.work", "commands.send._confirm",
+    "commands.console.page_through", "commands.schedule.work", "commands.console.confirm",
     "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
     "commands.progress.say", "commands.widget.write",
     "sending.engines.ray_head._main", "inputs.calamine_process._say",
