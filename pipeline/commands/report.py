@@ -68,9 +68,8 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]
             counts = {"in_use": found.in_use, "in_flight": found.in_flight}
-            counts |= {"reviews": found.reviews}
-            groups_found = groups_json(found.groups)
-            print_json(summary | counts | {"groups": groups_found, "marked": marked})
+            more = {"groups": groups_json(found.groups), "marked": marked}
+            print_json(summary | counts | more | {"reviews": found.reviews})
         if open_:
             _open(path)
         return 0

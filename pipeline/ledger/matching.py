@@ -8,6 +8,7 @@ look without changing anything. `adopt` makes the match permanent.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from pipeline.ledger.schema import altered, intact
 # waits for a second version has an answer already. If the sheet now has fewer of these rows, one
 # without an answer goes first.
 _BEST_FIRST = (
-    "(ok_attempt IS NULL), (ok_attempt NOT IN (SELECT attempt_id FROM reviewed)), CASE state "
+    "(ok_attempt IS NULL), (row_id NOT IN (SELECT row_id FROM reviewed)), CASE state "
     + " ".join(f"WHEN '{state}' THEN {rank}" for rank, state in enumerate(State))
     + " END, occurrence"
 )
@@ -40,12 +41,17 @@ _NOT_ACCEPTED = (
 
 
 def protect(attempts: Iterable[int]) -> Callable[[sqlite3.Connection], None]:
-    """Tells the match that follows which answers are approved or edited, by their attempts."""
+    """Tells the match that follows which answers are approved or edited, by their attempts. A row
+    is protected if any of its versions is: a newer one may have been in flight."""
 
     def operation(db: sqlite3.Connection) -> None:
         db.execute(_REVIEWED)
         db.execute("DELETE FROM reviewed")
-        db.executemany("INSERT INTO reviewed VALUES (?)", ((one,) for one in attempts))
+        db.execute(
+            "INSERT OR IGNORE INTO reviewed SELECT a.row_id FROM json_each(?) w"
+            " CROSS JOIN attempts a ON a.attempt_id = w.value WHERE a.verdict = 'ok'",
+            (json.dumps(list(attempts)),),
+        )
 
     return operation
 
@@ -154,10 +160,17 @@ class Protected(NamedTuple):
 def protected_rows(db: sqlite3.Connection) -> list[Protected]:
     """Returns the rows whose answers are approved or edited. Those that the last sheet does not
     have come first, and then those with the newest row in the ledger last."""
-    return [
-        Protected(row_id, name, place, tuple(map(int, places.split(","))) if places else ())
-        for row_id, name, place, places in db.execute(_PROTECTED)
+    found = [
+        Protected(
+            row_id, name, place, tuple(sorted({*_places(dups), *_places(kept), *_places(own)}))
+        )
+        for row_id, name, place, own, dups, kept in db.execute(_PROTECTED)
     ]
+    return sorted(found, key=lambda one: (bool(one.places), one.row_id))
+
+
+def _places(listed: object) -> list[int]:
+    return [] if listed is None else [int(place) for place in str(listed).split(",")]
 
 
 def keep_reviewed(rows: Mapping[int, int]) -> Callable[[sqlite3.Connection], None]:
@@ -358,9 +371,9 @@ def _adopt_duplicates(db: sqlite3.Connection) -> None:
     )
 
 
-_REVIEWED = "CREATE TEMP TABLE IF NOT EXISTS reviewed (attempt_id INTEGER PRIMARY KEY)"
+_REVIEWED = "CREATE TEMP TABLE IF NOT EXISTS reviewed (row_id INTEGER PRIMARY KEY)"
 _TEMPORARY = (*("placed", "wanted", "met", "moved", "shared", "kept", "named", "best", "reviewed"),)
-_IS_REVIEWED = "coalesce(r.ok_attempt IN (SELECT attempt_id FROM reviewed), 0)"
+_IS_REVIEWED = "r.row_id IN (SELECT row_id FROM reviewed)"
 
 # Equal rows that `begin` ranked are found only by their rank, in `moved`. A pending row with a
 # reviewed answer is ok: see `SqliteLedger.begin_run`.
@@ -404,12 +417,13 @@ _KEPT_BEST = (
 _FACTS = "state, code, answered, given_up, maybe_paid, settled, reviewed"
 _MET = f"SELECT {_FACTS}, group_concat(sheet_row), group_concat(row_id) FROM met GROUP BY {_FACTS}"
 _PROTECTED = (
-    "SELECT r.row_id, r.id, p.sheet_row, (SELECT group_concat(sheet_row) FROM"
-    " (SELECT r.sheet_row UNION SELECT d.sheet_row FROM duplicates d WHERE d.first_row ="
-    " r.sheet_row UNION SELECT s.sheet_row FROM skipped_answers s WHERE s.row_id = r.row_id))"
-    " AS places FROM rows r LEFT JOIN placed p USING (row_id)"
-    f" WHERE {_IS_REVIEWED} AND r.row_id NOT IN (SELECT row_id FROM kept)"
-    " ORDER BY places IS NOT NULL, r.row_id"
+    "WITH dups AS MATERIALIZED (SELECT first_row, group_concat(sheet_row) AS places"
+    " FROM duplicates GROUP BY first_row), former AS MATERIALIZED"
+    " (SELECT row_id, group_concat(sheet_row) AS places FROM skipped_answers GROUP BY row_id)"
+    " SELECT r.row_id, r.id, p.sheet_row, r.sheet_row, d.places, f.places"
+    " FROM reviewed v CROSS JOIN rows r USING (row_id) LEFT JOIN placed p USING (row_id)"
+    " LEFT JOIN dups d ON d.first_row = r.sheet_row LEFT JOIN former f ON f.row_id = r.row_id"
+    " WHERE r.row_id NOT IN (SELECT row_id FROM kept)"
 )
 _LOST = (
     "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"

@@ -466,6 +466,27 @@ def answered(db: sqlite3.Connection) -> Iterator[Answered]:
         yield found
 
 
+def answered_after_review(
+    protected: Iterable[int],
+) -> Callable[[sqlite3.Connection], Iterator[Answered]]:
+    """Returns `answered`, with an approved or edited answer also where a newer one was in flight
+    when a person decided. `protected` are the attempts of such answers."""
+    wanted = json.dumps(sorted(protected))
+
+    def operation(db: sqlite3.Connection) -> Iterator[Answered]:
+        of_row = {
+            row_id: tuple(found)
+            for row_id, *found in db.execute(_PLACES_OF_ROWS, (wanted,)).fetchall()
+        }
+        for one in answered(db):
+            if one.row_id in of_row:
+                run_id, sent_row, attempt_id = of_row[one.row_id]
+                one = one._replace(run_id=run_id, sent_row=sent_row, attempt_id=attempt_id)
+            yield one
+
+    return operation
+
+
 def again_reasons(db: sqlite3.Connection) -> dict[int, frozenset[str]]:
     """Returns why the user asked for the last version of each row that has more than one, by row
     id: `BY_ROWS`, or flags of the earlier answer. A row that release 0.1 marked has no reason.
@@ -522,13 +543,25 @@ def answers_by_attempt(db: sqlite3.Connection, attempts: Sequence[int]) -> Itera
         yield Answered(place, *found)
 
 
-def rows_answered_by(
+class ReviewedRow(NamedTuple):
+    """The row in the ledger of a reviewed answer. `last`: the answer is the row's newest. `rows` is
+    how many rows of the sheet have the row's answer."""
+
+    attempt_id: int
+    row_id: int
+    last: bool
+    rows: int
+
+
+def reviewed_rows(
     attempts: Iterable[int],
-) -> Callable[[sqlite3.Connection], list[int]]:
-    """Returns, for each row of the sheet whose last answer one of `attempts` brought, that
-    attempt."""
-    wanted = json.dumps(list(attempts))
-    return lambda db: [attempt for (attempt,) in db.execute(_ANSWERED_BY, {"wanted": wanted})]
+) -> Callable[[sqlite3.Connection], list[ReviewedRow]]:
+    """Returns the rows of these attempts, the oldest attempt first."""
+    wanted = json.dumps(sorted(attempts))
+    return lambda db: [
+        ReviewedRow(attempt, row, last == 1, rows)
+        for attempt, row, last, rows in db.execute(_REVIEWED_ROWS, (wanted,))
+    ]
 
 
 def kept_rows(db: sqlite3.Connection) -> frozenset[int]:
@@ -738,6 +771,11 @@ _WHOLE = f"{intact('rows', 'r')} AND {intact('attempts', 'a')}"
 _UNFINISHED = _unfinished(_WHOLE, f"{_WHOLE} AND {intact('duplicates', 'd')}")
 _UNFINISHED_UNCHECKED = _unfinished("1", "1")
 
+_PLACES_OF_ROWS = (
+    "SELECT a.row_id, runs.run_id, a.sheet_row, a.attempt_id FROM json_each(?) w"
+    " CROSS JOIN attempts a ON a.attempt_id = w.value JOIN runs USING (run)"
+    " WHERE a.verdict = 'ok' ORDER BY w.key"
+)
 _ANSWERED_OF = (
     "SELECT {place}, runs.run_id, a.sheet_row, r.row_id, a.attempt_id"
     " FROM {rows} LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
@@ -754,9 +792,14 @@ _ANSWERED = (
     ).replace("r.sheet_row IS NOT NULL AND ", "")
 )
 
-_ANSWERED_BY = (
-    f"SELECT attempt_id FROM ({_ANSWERED})"
-    " WHERE attempt_id IN (SELECT value FROM json_each(:wanted))"
+_REVIEWED_ROWS = (
+    "WITH dups AS MATERIALIZED (SELECT first_row, count(*) AS n FROM duplicates"
+    " GROUP BY first_row), former AS MATERIALIZED (SELECT row_id, count(*) AS n FROM skipped_answers GROUP BY row_id)"
+    " SELECT a.attempt_id, r.row_id, r.ok_attempt = a.attempt_id, (r.sheet_row IS NOT NULL)"
+    " + coalesce(d.n, 0) + coalesce(f.n, 0) FROM json_each(?) w"
+    " CROSS JOIN attempts a ON a.attempt_id = w.value CROSS JOIN rows r USING (row_id)"
+    " LEFT JOIN dups d ON d.first_row = r.sheet_row LEFT JOIN former f ON f.row_id = r.row_id"
+    " ORDER BY w.key"
 )
 
 # In the order of the decisions, so that the last one of a row counts.

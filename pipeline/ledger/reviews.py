@@ -366,7 +366,11 @@ def count_reviews(folder: RunFolder, read: Read) -> dict[str, int]:
     Raises:
         StorageFailed: as `read_reviews`.
     """
-    standing = read_reviews(folder, read).standing
-    attempts = read(queries.rows_answered_by(standing)) if standing else []
-    found = Counter(standing[attempt].decision for attempt in attempts)
+    reviews = read_reviews(folder, read)
+    rows = read(queries.reviewed_rows(reviews.standing)) if reviews.standing else []
+    counted = {one.row_id: one for one in rows if one.last}
+    counted |= {one.row_id: one for one in rows if one.attempt_id in reviews.protected}
+    found: Counter[Decision | None] = Counter()
+    for one in counted.values():
+        found[reviews.standing[one.attempt_id].decision] += one.rows
     return {str(word): found[word] for word in Decision if found[word]}

@@ -64,8 +64,8 @@ from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.integrity import check_ledger
-from pipeline.ledger.queries import Absent, Unfinished
-from pipeline.ledger.reader import Read, refuse_before_first_run
+from pipeline.ledger.queries import Absent, Answered, Unfinished
+from pipeline.ledger.reader import Operation, Read, refuse_before_first_run
 from pipeline.ledger.reviews import NO_REVIEWS, AnswerId, Reviews, digest_of, read_reviews
 from pipeline.ledger.schema import altered
 from pipeline.ledger.shown import shown_row
@@ -247,8 +247,9 @@ def opened(
         flags = FLAGS in kinds.values()
         reviews = read_reviews(folder, read)  # after the view of the ledger has begun
         edits = None if paid else Edits(reviews, read)
+        which = queries.answered_after_review(reviews.protected)
         answers = find_answers(
-            folder, read, rows, flags=flags, columns=columns, more=more, edits=edits
+            folder, read, rows, flags=flags, columns=columns, more=more, which=which, edits=edits
         )
         named = bool(reviews.standing) or ANSWER_ID in kinds.values()
         yield AnsweredSheet(
@@ -262,14 +263,14 @@ def opened(
             in_use,
             _unknown(job, snapshot, read),
             reviews,
-            read(partial(_attempts, rows=rows)) if named else None,
+            read(partial(_attempts, which=which, rows=rows)) if named else None,
             read(queries.kept_rows),
         )
 
 
-def _attempts(db: Any, rows: int) -> npt.NDArray[np.int64]:
+def _attempts(db: Any, which: Operation[Iterator[Answered]], rows: int) -> npt.NDArray[np.int64]:
     found = np.zeros(rows + 1, np.int64)
-    for one in queries.answered(db):
+    for one in which(db):
         found[one.sheet_row] = one.attempt_id
     return found
 

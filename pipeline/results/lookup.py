@@ -200,8 +200,17 @@ def find_flagged_answers(job: Job, read: Read, reviews: Reviews | None = None) -
     """
     columns = AnswerColumns(job.spec.columns if job.spec else ())
     rows = read(queries.counts).sheet_rows
-    edits = Edits(reviews or read_reviews(job.folder, read), read)
-    return find_answers(job.folder, read, rows, flags=True, columns=columns, edits=edits)
+    reviews = reviews or read_reviews(job.folder, read)
+    which = queries.answered_after_review(reviews.protected)
+    return find_answers(
+        job.folder,
+        read,
+        rows,
+        flags=True,
+        columns=columns,
+        which=which,
+        edits=Edits(reviews, read),
+    )
 
 
 def _loads(folder: RunFolder, read: Read) -> list[_Load]:

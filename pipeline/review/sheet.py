@@ -156,7 +156,9 @@ class _Sheet:
         for attempt, action in by_attempt.items():
             if attempt not in last:
                 self._problem("the run folder has no such answer", action)
-            elif digests[attempt] != action.answer.digest or not last[attempt]:
+            elif digests[attempt] != action.answer.digest or not (
+                last[attempt] or attempt in self.reviews.protected
+            ):
                 self._problem("the answer has changed since the sheet was written", action)
 
     def _digests(self, attempts: list[int]) -> dict[int, str]:

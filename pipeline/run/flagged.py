@@ -43,7 +43,7 @@ def find_flagged(job: Job, flags: frozenset[str], read: Read, reviews: Reviews) 
     reasons = read(
         lambda db: {
             one.row_id: "\n".join(filter(None, (flags_at.get(one.sheet_row), word)))
-            for one in queries.answered(db)
+            for one in queries.answered_after_review(reviews.protected)(db)
             for word in [REJECTED if one.attempt_id in rejected else None]
             if word or one.sheet_row in flags_at
         }

@@ -64,6 +64,31 @@ def test_a_row_that_is_approved_during_an_again_run_is_not_sent(start_sandbox, m
     assert billed(sandbox) == expected | {"story 1": 3}
 
 
+def test_an_answer_that_is_edited_while_a_newer_one_is_in_flight_stands(start_sandbox, make_job):
+    """The newer one was paid and stays in the results. No run asks for a third one."""
+    sandbox = start_sandbox(latency="2s")
+    job = made(sandbox, make_job, concurrency=8)
+    process = job.start("--again", "1", "--yes")
+    with ended(process):
+        while sandbox.received() < 9:
+            time.sleep(0.01)
+        found = pipeline.find_job(job.spec)
+        pipeline.review_job(found, "edited", ids=["A1"], text="Mine.")
+        assert process.wait() == 0
+    assert billed(sandbox)["story 1"] == 2
+    assert job.export()["result"][0] == "Mine."
+    assert decided(job)[1] == "edited"
+    assert job.status()["reviews"] == {"edited": 1}
+    assert "approved or edited" in job.call("run", "--again", "1", "--yes").stderr
+    assert job.call("verify").returncode == 0
+    sheet = job.folder / "review.csv"
+    job.call("export", "--review", str(sheet))
+    text = sheet.read_text("utf-8-sig").replace("edited,Mine.", "reset,Mine.")
+    sheet.write_text(text, "utf-8-sig")
+    assert "1 reset" in job.call("review", "--from", str(sheet)).stderr
+    assert job.export()["result"][0] not in ("Mine.", None)
+
+
 def test_a_row_that_is_approved_after_a_killed_again_run_is_not_sent(start_sandbox, make_job):
     """The run had marked it durably. The answer that it has stays, and the row is ok."""
     sandbox = start_sandbox()
