@@ -794,7 +794,8 @@ _ANSWERED = (
 
 _REVIEWED_ROWS = (
     "WITH dups AS MATERIALIZED (SELECT first_row, count(*) AS n FROM duplicates"
-    " GROUP BY first_row), former AS MATERIALIZED (SELECT row_id, count(*) AS n FROM skipped_answers GROUP BY row_id)"
+    " GROUP BY first_row), former AS MATERIALIZED"
+    " (SELECT row_id, count(*) AS n FROM skipped_answers GROUP BY row_id)"
     " SELECT a.attempt_id, r.row_id, r.ok_attempt = a.attempt_id, (r.sheet_row IS NOT NULL)"
     " + coalesce(d.n, 0) + coalesce(f.n, 0) FROM json_each(?) w"
     " CROSS JOIN attempts a ON a.attempt_id = w.value CROSS JOIN rows r USING (row_id)"

@@ -19,7 +19,6 @@ from pipeline.core.wording import counted, few_words, nearest
 from pipeline.job.answer_columns import canonical
 from pipeline.job.job import Job
 from pipeline.ledger import queries
-from pipeline.ledger.ledger import open_ledger
 from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.ledger.reviews import AnswerId, add_reviews, parsed_answer_id
 from pipeline.planning.consent import Ask
@@ -182,6 +181,8 @@ def with_folder_id(job: Job) -> None:
         refuse_before_first_run(job, read)
         if read(queries.meta(queries.FOLDER_ID)) is not None:
             return
+    from pipeline.ledger.ledger import open_ledger  # only an old folder needs the writer
+
     with job.folder.locked(), open_ledger(job.folder.ledger, SystemClock()):
         pass
 

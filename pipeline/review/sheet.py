@@ -103,7 +103,8 @@ def _opened(job: Job, path: Path) -> Table:
     try:
         return open_table(JobSpec(None, name, workflow, path.absolute(), path, variables=()))
     except Refused as error:
-        raise Refused(str(error), closing="Nothing was saved.") from None
+        problem = str(error).removesuffix(error.closing).rstrip()
+        raise Refused(problem, closing="Nothing was saved.") from None
 
 
 def _refused(path: Path, problems: dict[str, list[int]]) -> Refused:

@@ -53,7 +53,6 @@ MAY_LOAD = {
     "export job.yaml --citations cited.parquet": LEDGER | TABLES,
     "review job.yaml": LEDGER | TABLES,
     "review job.yaml --rows 1 --approve": LEDGER | TABLES,
-    "review job.yaml --from done.csv": LEDGER | TABLES,
     "settle job.yaml": LEDGER | TABLES | {"asyncio"},
     "run job.yaml": LEDGER
     | TABLES
