@@ -57,6 +57,14 @@ _HOME = {
     "export_job": "pipeline.export",
     "Export": "pipeline.export",
     "export_citations": "pipeline.export",
+    "export_review": "pipeline.export",
+    "export_versions": "pipeline.export",
+    "review_job": "pipeline.review.decide",
+    "Reviewed": "pipeline.review.decide",
+    "read_reviews": "pipeline.review.decide",
+    "review_from": "pipeline.review.sheet",
+    "Imported": "pipeline.review.sheet",
+    "Decision": "pipeline.core.review",
     "reread_job": "pipeline.run.settle",
     "settle_job": "pipeline.run.settle",
     "verify_job": "pipeline.verify",
@@ -105,8 +113,15 @@ if TYPE_CHECKING:
         Waiting,
     )
     from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
+    from pipeline.core.review import Decision
     from pipeline.core.version import __version__ as __version__
-    from pipeline.export import Export, export_citations, export_job
+    from pipeline.export import (
+        Export,
+        export_citations,
+        export_job,
+        export_review,
+        export_versions,
+    )
     from pipeline.job.answer_columns import AnswerColumn
     from pipeline.job.job import Job, find_job
     from pipeline.job.spec import JobSpec, load_spec
@@ -122,6 +137,8 @@ if TYPE_CHECKING:
     from pipeline.report.html.write import write_report
     from pipeline.report.overview import Report, report_job
     from pipeline.results.frame import read_results
+    from pipeline.review.decide import Reviewed, read_reviews, review_job
+    from pipeline.review.sheet import Imported, review_from
     from pipeline.run.chain import StageEnd, run_stages, run_stages_async
     from pipeline.run.check import Checked, check_job
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
@@ -142,12 +159,14 @@ __all__ = [
     "ConcurrencyBinds",
     "Consent",
     "Control",
+    "Decision",
     "ErrorCode",
     "Event",
     "Export",
     "FailOn",
     "Finding",
     "IfLocked",
+    "Imported",
     "Interrupted",
     "Job",
     "JobSpec",
@@ -160,6 +179,7 @@ __all__ = [
     "PipelineError",
     "Refused",
     "Report",
+    "Reviewed",
     "RowNumbers",
     "RunEnded",
     "RunOptions",
@@ -183,15 +203,20 @@ __all__ = [
     "events_of",
     "export_citations",
     "export_job",
+    "export_review",
+    "export_versions",
     "find_job",
     "init_job",
     "load_spec",
     "parse_rows",
     "read_history",
     "read_results",
+    "read_reviews",
     "read_status",
     "report_job",
     "reread_job",
+    "review_from",
+    "review_job",
     "run_frame",
     "run_frame_async",
     "run_job",

@@ -21,6 +21,7 @@ from pipeline.commands.help import LIMITS, WHERE, OrderedGroup, regrouped
 from pipeline.commands.history import history
 from pipeline.commands.init import init
 from pipeline.commands.report import report
+from pipeline.commands.review import review
 from pipeline.commands.schedule import schedule
 from pipeline.commands.send import resume, run
 from pipeline.commands.settle import settle
@@ -38,6 +39,7 @@ _COMMANDS = {
     "status": status,
     "report": report,
     "show": show,
+    "review": review,
     "resume": resume,
     "settle": settle,
     "export": export,

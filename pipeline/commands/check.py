@@ -83,6 +83,7 @@ def check(**given: Any) -> None:
 
     def work(job: Job) -> int:
         from pipeline.commands.check_lines import check_lines
+        from pipeline.planning.reviewed import kept_line
         from pipeline.run.check import check_job
 
         verb, selection = _asked(said)
@@ -98,6 +99,8 @@ def check(**given: Any) -> None:
             more = words_said(said, ("accept_changes", "rate", "base_url", "key_file", *_OF_PLAN))
             able = job.affording(checked.paid_max, checked.to_send)
             answer(said, *check_lines(checked, able.command(verb, *more), job.sandbox))
+            if checked.kept_by_review:
+                answer(said, kept_line(job, checked.kept_by_review, checked.names))
             if job.to_add and checked.to_send:
                 answer(said, job.to_add)
         if said.as_json:

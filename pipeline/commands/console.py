@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import click
 
 from pipeline.commands.options import (
     CheckCommand,
+    ChoiceOptions,
     JobOptions,
     OutputOptions,
     ResumeCommand,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.core.model import Summary
     from pipeline.job.job import Job
     from pipeline.planning.selection import RowNumbers, Selection
+    from pipeline.show.choice import Choice
 
 _USAGE_WORDS = (
     (r"not a valid integer( range)?\.", "not a whole number."),
@@ -106,6 +109,22 @@ def rows_said(text: str | None) -> RowNumbers | None:
     from pipeline.planning.selection import parse_rows
 
     return None if text is None else parse_rows(text)
+
+
+def choice_said(given: ChoiceOptions) -> Choice:
+    """The rows that the options of `show` and `review` choose."""
+    from pipeline.show.choice import Choice
+
+    return Choice(
+        rows=rows_said(given.rows),
+        ids=given.ids,
+        statuses=given.statuses,
+        codes=codes_said(given.code) or (),
+        flags=given.flags,
+        sample=given.sample,
+        seed=given.seed,
+        limit=given.limit,
+    )
 
 
 def run_selection(said: RunCommand | CheckCommand) -> Selection:
@@ -222,6 +241,21 @@ def person_there() -> bool:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether the stream is a terminal. It is None if the caller closed it."""
     return stream is not None and stream.isatty()
+
+
+def confirm(question: str, request: str = "Do it?") -> bool:
+    """Asks on the terminal. Ctrl-C needs Python's own handler for that, because the event loop,
+    which usually handles it, is blocked until the answer."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(printable(f"{question}\n{request}"), err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def confirm_sending(question: str) -> bool:
+    """Asks before requests that may be paid twice."""
+    return confirm(question, "Send them?")
 
 
 def fill_closed_streams() -> None:

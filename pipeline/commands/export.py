@@ -32,10 +32,20 @@ if TYPE_CHECKING:
     "--citations", type=PATH, group=OUTPUT, help="Another such file, with one row per citation."
 )
 @option(
+    "--versions", type=PATH, group=OUTPUT, help="Another such file, with one row per paid answer."
+)
+@option(
+    "--review",
+    type=PATH,
+    group=OUTPUT,
+    help="A review sheet: fill in _review and _edit, and read it by `review --from`.",
+)
+@option(
     "--add",
     metavar="COLUMNS",
     group=OUTPUT,
-    help="The columns to add: result,columns,citations,status,flags,error_code,error_message.",
+    help="The columns to add: result,columns,citations,status,flags,review,"
+    "error_code,error_message.",
 )
 @option(
     "--flags", is_flag=True, group=OUTPUT, help="Add a column _flags: why an answer looks wrong."
@@ -50,6 +60,8 @@ if TYPE_CHECKING:
 def export(
     target: Path | None,
     citations: Path | None,
+    versions: Path | None,
+    review: Path | None,
     add: str | None,
     flags: bool,
     no_excel_guard: bool,
@@ -70,13 +82,16 @@ def export(
 
     def work(job: Job) -> int:
         from pipeline.commands.rows_shown import rows_shown
-        from pipeline.export import export_citations, export_job
+        from pipeline.export import (
+            export_citations,
+            export_job,
+            export_review,
+            export_versions,
+        )
         from pipeline.status.summary import as_json, read_status
 
-        if target is not None and citations is not None and _same(target, citations):
-            raise NothingWritten(
-                f"{target}: --to and --citations name the same file. Name two files."
-            )
+        named = {"--to": target, "--citations": citations, "--versions": versions}
+        _refuse_same(named | {"--review": review})
         written: dict[str, Export] = {}
         guard = not no_excel_guard
         if target is not None:
@@ -92,8 +107,14 @@ def export(
                 )
         if citations is not None:
             written["citations"] = export_citations(job, citations, excel_guard=guard, force=force)
+        if versions is not None:
+            written["versions"] = export_versions(job, versions, excel_guard=guard, force=force)
+        if review is not None:
+            written["review"] = export_review(job, review, excel_guard=guard, force=force)
         if not written:
-            raise NothingWritten("Name the file to write with --to or --citations.")
+            raise NothingWritten(
+                "Name the file to write with --to, --citations, --versions or --review."
+            )
         summary = read_status(job).summary
         if not said.quiet:
             for what, done in written.items():
@@ -110,8 +131,14 @@ def _words(given: str | None) -> list[str] | None:
     return None if given is None else [word.strip() for word in given.split(",") if word.strip()]
 
 
-def _same(one: Path, other: Path) -> bool:
-    return resolved(one) == resolved(other)
+def _refuse_same(named: dict[str, Path | None]) -> None:
+    by_path: dict[Path, str] = {}
+    for option_name, path in named.items():
+        other = None if path is None else by_path.setdefault(resolved(path), option_name)
+        if other not in (None, option_name):
+            raise NothingWritten(
+                f"{path}: {other} and {option_name} name the same file. Name two files."
+            )
 
 
 def export_lines(
@@ -125,15 +152,23 @@ def export_lines(
     aside: int,
     without_macros: bool,
 ) -> list[str]:
-    """What an export wrote, and what differs from the sheet. `what` is exported or citations."""
+    """What an export wrote, and what differs from the sheet. `what` is exported, citations,
+    versions or review."""
     from pipeline.status.summary_lines import shown_path, states_text
 
     where = f"{' of the rehearsal' if rehearsal else ''} to {shown_path(str(path))}"
     if what == "citations":
         lines = [f"Wrote the citations of {counted(rows, 'row')}{where}."]
+    elif what == "versions":
+        lines = [f"Wrote {counted(rows, 'paid answer')}{where}."]
     else:
         lines = [f"Wrote {counted(rows, 'row')}{where}: {states_text(summary)}."]
         lines += [] if summary.ok else ["No row has an answer yet."]
+    if what == "review":
+        lines.append(
+            "Write approved, edited, rejected or reset into _review, or a text into _edit. Then "
+            "use: pipeline review JOB --from FILE"
+        )
     if guarded:
         lines.append(
             f"{counted(guarded, 'cell')} that would act as a formula got a ' in front. "

@@ -9,8 +9,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SEND, WHICH, LIMITS, WHERE, OUTPUT = GROUPS = (
-    *("What to send", "Which rows", "Limits", "Where", "Output"),
+REVIEW, SEND, WHICH, LIMITS, WHERE, OUTPUT = GROUPS = (
+    *("Decision", "What to send", "Which rows", "Limits", "Where", "Output"),
 )
 """The groups of options, in the order in which `--help` shows them."""
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.commands.help import LIMITS, OUTPUT, SEND, WHERE, option
+from pipeline.commands.help import LIMITS, OUTPUT, SEND, WHERE, WHICH, option
 from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
+from pipeline.show import SEED
 from pipeline.system.paths import path_fault
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -233,6 +234,82 @@ STAGES = option(
 YES = option(
     "--yes", is_flag=True, group=SEND, help="Do not ask before rows that may be paid twice."
 )
+
+
+def choice_options(verb: str) -> Callable[[F], F]:
+    """The options that choose rows of the last run's sheet, for a command that does `verb`."""
+    return options(
+        option(
+            "--rows", metavar="ROWS", group=WHICH, help="Rows such as 3,7-9, as messages name them."
+        ),
+        option("--id", "ids", metavar="ID", multiple=True, group=WHICH, help="Rows with this id."),
+        option(
+            "--status",
+            "statuses",
+            metavar="WORD",
+            multiple=True,
+            group=WHICH,
+            help="ok, failed, ambiguous, pending or skipped.",
+        ),
+        option("--code", metavar="CODES", group=WHICH, help="Rows with these error codes."),
+        option(
+            "--flag",
+            "flags",
+            metavar="FLAG",
+            multiple=True,
+            group=WHICH,
+            help="Answers with this flag, such as refusal.",
+        ),
+        option(
+            "--sample",
+            metavar="N",
+            type=click.IntRange(1),
+            group=WHICH,
+            help="N of these rows, chosen at random.",
+        ),
+        option(
+            "--seed",
+            metavar="N",
+            type=click.IntRange(0),
+            default=SEED,
+            group=WHICH,
+            left_out=f"{SEED}",
+            help=f"Another sample. The same N {verb} the same rows.",
+        ),
+        option(
+            "--limit",
+            metavar="N",
+            type=click.IntRange(0),
+            group=WHICH,
+            help="The first N of these rows.",
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions:
+    """The options of `choice_options`."""
+
+    rows: str | None
+    ids: tuple[str, ...]
+    statuses: tuple[str, ...]
+    code: str | None
+    flags: tuple[str, ...]
+    sample: int | None
+    seed: int
+    limit: int | None
+
+    @property
+    def none_given(self) -> bool:
+        """Whether no option narrows the rows."""
+        narrow = (self.rows, self.code, self.sample, self.limit)
+        return not (self.ids or self.statuses or self.flags) and narrow == (None,) * len(narrow)
+
+
+def choice_of(given: dict[str, Any]) -> ChoiceOptions:
+    """Takes the options of `choice_options` out of those that a command got."""
+    names = ChoiceOptions.__dataclass_fields__
+    return ChoiceOptions(**{name: given.pop(name) for name in names})
 
 
 def send_options(*which_rows: Callable[[F], F]) -> Callable[[F], F]:

@@ -44,7 +44,7 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         from pipeline.report.terminal import group_lines, marked_lines
         from pipeline.status.stages import sources_json
         from pipeline.status.summary import as_json
-        from pipeline.status.summary_lines import all_well_line, shown_path
+        from pipeline.status.summary_lines import all_well_line, review_lines, shown_path
 
         found = report_job(job)
         kept = None if bodies is None else write_bodies(job, bodies)
@@ -53,6 +53,7 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         # Printed before the page is drawn: that takes a while, and fails if a part is damaged.
         show(job, found.summary, said)
         if not said.quiet:
+            answer(said, *review_lines(found.reviews))
             groups = group_lines(found.groups, job.sandbox, found.names)
             answer(said, *(groups or [all_well_line(found.summary)]))
             if job.to_add and not found.summary.resume_command:
@@ -70,9 +71,12 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
             summary = as_json(replace(found.summary, report=str(path)))
             marked = [asdict(mark) for mark in found.marked]
             counts = {"in_use": found.in_use, "in_flight": found.in_flight}
-            groups_found = groups_json(found.groups)
-            found_json = {"groups": groups_found, "marked": marked}
-            print_json(summary | counts | found_json | sources_json(job))
+            more = {
+                "groups": groups_json(found.groups),
+                "marked": marked,
+                "reviews": found.reviews,
+            }
+            print_json(summary | counts | more | sources_json(job))
         if open_:
             _open(path)
         return 0

@@ -10,9 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from pipeline.commands.console import (
+    confirm_sending,
     finish,
     overridden,
     person_there,
@@ -38,7 +37,6 @@ from pipeline.commands.options import (
     send_options,
 )
 from pipeline.core.errors import Refused
-from pipeline.core.wording import printable
 
 if TYPE_CHECKING:
     from pipeline.core.events import Event, Listener
@@ -223,7 +221,7 @@ def _run_options(said: SendOptions, selection: Selection, listener: Listener) ->
         consent=Consent(
             said.accept_changes,
             said.yes,
-            _confirm if person_there() else None,
+            confirm_sending if person_there() else None,
             said.plan,
         ),
         listeners=(listener,),
@@ -268,13 +266,3 @@ async def _until_signalled(run: Callable[[Control], Coroutine[Any, Any, T]]) -> 
 
 def _name(number: int) -> str:
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-
-
-def _confirm(question: str) -> bool:
-    """Asks on the terminal. Ctrl-C needs Python's own handler for that, because the event loop,
-    which usually handles it, is blocked until the answer."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return click.confirm(printable(f"{question}\nSend them?"), err=True)
-    finally:
-        signal.signal(signal.SIGINT, handler)

@@ -9,22 +9,26 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pipeline.commands.console import (
     answer,
-    codes_said,
+    choice_said,
     finish,
     is_terminal,
     page_through,
     pour,
     print_json,
-    rows_said,
 )
-from pipeline.commands.help import OUTPUT, WHICH, command, option
-from pipeline.commands.options import JOB, OUTPUT_FOLDER, SANDBOX, JobOptions, options
+from pipeline.commands.help import OUTPUT, command, option
+from pipeline.commands.options import (
+    JOB,
+    OUTPUT_FOLDER,
+    SANDBOX,
+    JobOptions,
+    choice_of,
+    choice_options,
+    options,
+)
 from pipeline.core.wording import counted
-from pipeline.show import SEED
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -34,48 +38,7 @@ if TYPE_CHECKING:
 
 @command("Show rows for reading: what was sent, the answer, every request.")
 @options(JOB, OUTPUT_FOLDER, SANDBOX)
-@option("--rows", metavar="ROWS", group=WHICH, help="Rows such as 3,7-9, as messages name them.")
-@option("--id", "ids", metavar="ID", multiple=True, group=WHICH, help="Rows with this id.")
-@option(
-    "--status",
-    "statuses",
-    metavar="WORD",
-    multiple=True,
-    group=WHICH,
-    help="ok, failed, ambiguous, pending or skipped.",
-)
-@option("--code", metavar="CODES", group=WHICH, help="Rows with these error codes.")
-@option(
-    "--flag",
-    "flags",
-    metavar="FLAG",
-    multiple=True,
-    group=WHICH,
-    help="Answers with this flag, such as refusal.",
-)
-@option(
-    "--sample",
-    metavar="N",
-    type=click.IntRange(1),
-    group=WHICH,
-    help="N of these rows, chosen at random.",
-)
-@option(
-    "--seed",
-    metavar="N",
-    type=click.IntRange(0),
-    default=SEED,
-    group=WHICH,
-    left_out=f"{SEED}",
-    help="Another sample. The same N shows the same rows.",
-)
-@option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(0),
-    group=WHICH,
-    help="The first N of these rows.",
-)
+@choice_options("shows")
 @option(
     "--versions",
     is_flag=True,
@@ -91,19 +54,7 @@ if TYPE_CHECKING:
 )
 @option("--no-pager", is_flag=True, group=OUTPUT, help="Print on the terminal without a pager.")
 @option("--quiet", is_flag=True, group=OUTPUT, help="Print only the rows.")
-def show(
-    rows: str | None,
-    ids: tuple[str, ...],
-    statuses: tuple[str, ...],
-    code: str | None,
-    flags: tuple[str, ...],
-    sample: int | None,
-    seed: int,
-    limit: int | None,
-    versions: bool,
-    no_pager: bool,
-    **given: Any,
-) -> None:
+def show(versions: bool, no_pager: bool, **given: Any) -> None:
     """Shows rows of JOB for reading: what was sent, the answer, every request.
 
     \b
@@ -113,22 +64,12 @@ def show(
 
     Rows must fit every option; --id, --status and --flag can be repeated. Works during a run.
     """
-    said = JobOptions(**given)
+    wanted, said = choice_of(given), JobOptions(**given)
 
     def work(job: Job) -> int:
-        from pipeline.show.choice import Choice
         from pipeline.show.rows import showing
 
-        choice = Choice(
-            rows=rows_said(rows),
-            ids=ids,
-            statuses=statuses,
-            codes=codes_said(code) or (),
-            flags=flags,
-            sample=sample,
-            seed=seed,
-            limit=limit,
-        )
+        choice = choice_said(wanted)
         with showing(job, choice, versions=versions) as shown:
             if said.as_json:
                 _print_objects(shown, choice, versions)

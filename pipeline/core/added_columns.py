@@ -14,10 +14,15 @@ ANSWER = "result"
 STATUS = "status"
 FLAGS = "flags"
 PARTS = "columns"
-KINDS = (ANSWER, PARTS, "citations", STATUS, "error_code", "error_message", FLAGS)
-"""The kinds of columns, in the order in which an export adds them."""
-USUAL = KINDS[:-1]
+REVIEW = "review"
+USUAL = (ANSWER, PARTS, "citations", STATUS, "error_code", "error_message")
 """The kinds that an export adds if the user chooses none."""
+KINDS = (*USUAL, FLAGS, REVIEW)
+"""The kinds of columns, in the order in which an export adds them."""
+ANSWER_ID, EDIT = "answer", "edit"
+REVIEWED = (ANSWER_ID, REVIEW, EDIT)
+"""The kinds of a review sheet from which the runner reads a person's decisions."""
+ALL_KINDS = (*USUAL, FLAGS, *REVIEWED)
 
 TEXT_ASIDE = r"^\([0-9,]+ characters, too long for a cell: .*\.files/row-.*\.txt\)$"
 """The text of a cell of an .xlsx export whose own text is in a file next to the workbook."""
@@ -32,7 +37,7 @@ _STATUS = re.compile(rf"_+(?:({ANSWER_NAME.pattern})_)?status(?:_([2-9]|[1-9]\d{
 def column_names(
     kinds: Iterable[str], answer: str | None = None, number: int = 1, parts: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Returns the kind of each added column by its name, in the order of `KINDS`.
+    """Returns the kind of each added column by its name, in the order of the kinds.
 
     `answer` is the name of the answer's column, and `parts` are those of `columns:`, each with a
     kind such as "columns.title". From 2 on, `number` stands at the end of each name.
@@ -40,7 +45,7 @@ def column_names(
     chosen = set(kinds)
     end = f"_{number}" if number > 1 else ""
     names: dict[str, str] = {}
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         if kind == PARTS:
             names |= {f"{part}{end}": f"{kind}.{part}" for part in parts if kind in chosen}
         elif kind in chosen:
@@ -93,6 +98,8 @@ def _groups(columns: set[str], parts: Iterable[str] = ()) -> list[dict[str, str]
     found = []
     for one in filter(None, map(_STATUS.fullmatch, columns)):
         answer, number = one[1], int(one[2] or 1)
-        whole = column_names(KINDS, answer, number, parts)
-        found.append(whole if _is_whole(whole, columns) else column_names(KINDS, answer, number))
+        whole = column_names(ALL_KINDS, answer, number, parts)
+        found.append(
+            whole if _is_whole(whole, columns) else column_names(ALL_KINDS, answer, number)
+        )
     return found

@@ -69,6 +69,8 @@ class Move(StrEnum):
     """The user counts the ambiguous row as failed."""
     AGAIN = "again"
     """The user orders another answer."""
+    KEEP = "keep"
+    """A person approved or edited the answer before that order was carried out."""
 
 
 MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
@@ -81,6 +83,7 @@ MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
         (Move.READ_AGAIN, {State.AMBIGUOUS}, {State.OK}),
         (Move.SETTLE, {State.AMBIGUOUS}, {State.FAILED}),
         (Move.AGAIN, {State.OK}, {State.PENDING}),
+        (Move.KEEP, {State.PENDING}, {State.OK}),
     )
 }
 """For each move, the states before it and the states after it. The ledger refuses all others: a
@@ -236,7 +239,8 @@ class Held(NamedTuple):
 
     `answered`: at least one version of the row is ok. `given_up`: the user wants the row failed and
     not sent. `maybe_paid`: the last attempt was or may have been billed. `settled`: the row was
-    ambiguous, and the user counts it as failed.
+    ambiguous, and the user counts it as failed. `reviewed`: a person approved or edited its answer,
+    so it is not sent.
     """
 
     state: State
@@ -245,6 +249,7 @@ class Held(NamedTuple):
     given_up: bool = False
     maybe_paid: bool = False
     settled: bool = False
+    reviewed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,23 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.added_columns import FLAGS, KINDS, STATUS, USUAL, column_names, is_exported
+from pipeline.core.added_columns import (
+    ALL_KINDS,
+    ANSWER,
+    FLAGS,
+    KINDS,
+    PARTS,
+    REVIEWED,
+    STATUS,
+    USUAL,
+    column_names,
+    is_exported,
+)
 from pipeline.core.errors import NothingWritten, StorageFailed
 from pipeline.core.wording import counted, nearest
 from pipeline.export.citations import citations_table
 from pipeline.export.files import write_csv, write_jsonl, write_parquet
+from pipeline.export.versions import versions_table
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.inputs.stored import (
     find_snapshot,
@@ -38,6 +50,7 @@ from pipeline.results.typed_rows import TypedRows, as_last_run, typed_rows
 from pipeline.status.summary import summarize
 from pipeline.system.paths import resolved
 
+_TO_REVIEW = (ANSWER, PARTS, STATUS, FLAGS, *REVIEWED)
 _MACROS = ".xlsm"
 _WORKBOOKS = (".xlsx", _MACROS)
 _TEXTS = (".csv", ".tsv")
@@ -80,9 +93,9 @@ def export_job(
     everything else as it was; from any other sheet a new workbook is made. A workbook with macros
     keeps them in an .xlsm. `excel_guard` keeps spreadsheets from running cells of
     the added columns as formulas (in CSV; in a workbook they are text anyway). `add` are the
-    columns to add: "result", "columns", "citations", "status", "error_code", "error_message" and
-    "flags". The
-    default is `add:` of the job file, or else all but the flags. `flags` adds the flags too.
+    columns to add: "result", "columns", "citations", "status", "error_code", "error_message",
+    "flags" and "review". The default is `add:` of the job file, or else all but the last two.
+    `flags` adds the flags too.
     `force` replaces a file that is not an earlier export. `on_rows` is called after each few
     thousand rows, with the rows written so far and all rows.
 
@@ -95,7 +108,38 @@ def export_job(
             rows are ambiguous.
         StorageFailed: when an answer is missing, or the file cannot be written.
     """
-    kinds = _kinds(job, add, flags)
+    return _export(job, target, _kinds(job, add, flags), excel_guard, force, on_rows)
+
+
+def export_review(
+    job: Job,
+    target: Path,
+    *,
+    excel_guard: bool = True,
+    force: bool = False,
+    on_rows: Callable[[int, int], None] | None = None,
+) -> Export:
+    """Writes a review sheet: the sheet with the answers, and for each a column to decide in.
+
+    `review_from` reads the decisions in `_review` ("approved", "edited", "rejected" or "reset") and
+    the texts in `_edit`. `_answer` names the answer that they are about, so the lines can be sorted
+    or removed. The other columns are only to read.
+
+    Raises:
+        Refused: as `export_job` does.
+        StorageFailed: as `export_job` does.
+    """
+    return _export(job, target, _TO_REVIEW, excel_guard, force, on_rows)
+
+
+def _export(
+    job: Job,
+    target: Path,
+    kinds: Collection[str],
+    excel_guard: bool,
+    force: bool,
+    on_rows: Callable[[int, int], None] | None,
+) -> Export:
     _check(job, target, force)
     with opened(job, target.absolute().parent, kinds) as source:
         _refuse_unguarded(job, source, target)
@@ -161,7 +205,7 @@ def _refuse_unguarded(job: Job, source: AnsweredSheet, target: Path) -> None:
 
 def _renamed(job: Job, exported: Exported) -> tuple[str, ...]:
     """The added columns, if they could not have their usual names."""
-    usual = job.spec.column_names(KINDS) if job.spec else column_names(KINDS)
+    usual = (job.spec.column_names if job.spec else column_names)(ALL_KINDS)
     return () if exported.kinds.keys() <= usual.keys() else exported.added
 
 
@@ -178,6 +222,22 @@ def export_citations(
     _check(job, target, force)
     with opened(job, target.absolute().parent) as source:
         return _written(citations_table(source), target, excel_guard)
+
+
+def export_versions(
+    job: Job, target: Path, *, excel_guard: bool = True, force: bool = False
+) -> Export:
+    """Writes every paid answer, one row per answer: `row` of the sheet, `id` if the job has one,
+    `version`, `sent_at`, the answer as it was paid, its citations, and `review`: the decision of a
+    person about it. A row that was asked for again has several.
+
+    Raises:
+        Refused: as `export_job` does.
+        StorageFailed: as `export_job` does.
+    """
+    _check(job, target, force)
+    with opened(job, target.absolute().parent) as source:
+        return _written(versions_table(job, source), target, excel_guard)
 
 
 def _check(job: Job, target: Path, force: bool) -> None:

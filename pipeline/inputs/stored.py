@@ -187,6 +187,18 @@ def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, 
             yield number, tuple(column[number - first].as_py() for column in columns)
 
 
+def stored_column_at(path: Path, name: str, numbers: list[int]) -> Iterator[tuple[int, str]]:
+    """Yields (row number, text in the column `name`) for the rows `numbers`, which ascend, of a
+    snapshot on disk. Nothing if the snapshot has no such column."""
+    if not numbers or name not in stored_columns(path):
+        return
+    wanted, place = np.array(numbers, dtype=np.int64), stored_columns(path).index(name)
+    for first, columns, *_ in stored_batches(path):
+        low, high = np.searchsorted(wanted, [first, first + len(columns[place])])
+        here = wanted[low:high]
+        yield from zip(here.tolist(), at(columns[place], (here - first).tolist()), strict=True)
+
+
 class StoredNames(NamedTuple):
     """How the user finds rows of a snapshot: by a place, of which `word` says what it counts, and
     by the text in `id_column`. Both are by row number. `word` is None in a snapshot of an earlier

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class Parts:
     flags: tuple[str, ...] = ()
 
 
+NO_EDITS: Mapping[str, str] = MappingProxyType({})
+
+
 class AnswerColumns:
     """Reads the columns of answers."""
 
@@ -86,15 +90,31 @@ class AnswerColumns:
         self._most_searched = MAX_SEARCHED // max(searching, 1)
         self._unread = Parts((None,) * len(self.columns), (NOT_JSON,))
 
-    def read(self, answer: str | None) -> Parts:
+    def read(self, answer: str | None, edits: Mapping[str, str] = NO_EDITS) -> Parts:
         """Returns the columns of an answer's text. Without an answer, they are empty.
 
+        `edits` has the texts that a person wrote for columns. They count in place of the answer's.
         Its flags are `not_json`, or for each column that does not fit `missing:NAME` (the answer
         has no value there, or null, or is too long for this path) or `type:NAME` (a value of
         another type).
         """
         if answer is None:
             return Parts(self._unread.texts)
+        return self._edited(self._read(answer), edits) if edits else self._read(answer)
+
+    def _edited(self, paid: Parts, edits: Mapping[str, str]) -> Parts:
+        texts, flags = list(paid.texts), list(paid.flags)
+        for place, column in enumerate(self.columns):
+            if column.name in edits:
+                texts[place] = canonical(edits[column.name], column.type)
+                own = (f"{MISSING}{column.name}", f"{TYPE}{column.name}")
+                flags = [flag for flag in flags if flag not in own]
+                flags += [] if texts[place] is not None else [own[1]]
+        if all(column.name in edits for column in self.columns):
+            flags = [flag for flag in flags if flag != NOT_JSON]
+        return Parts(tuple(texts), tuple(flags))
+
+    def _read(self, answer: str) -> Parts:
         try:
             value = json_of(answer)
         except ValueError:

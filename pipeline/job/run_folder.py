@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.core.errors import DiskRefused, Locked, Refused, StorageFailed
-from pipeline.job.traces import EXPORTS, LEDGER, Trace, find_trace, foreign
+from pipeline.job.traces import (
+    EXPORTS,
+    LEDGER,
+    REVIEW_LOCK,
+    REVIEWS,
+    Trace,
+    find_trace,
+    foreign,
+)
 from pipeline.system.files import open_private, storing, sync, sync_chain, sync_folder
 from pipeline.system.mounts import network_file_system
 from pipeline.system.opening import NotAFile, check_file, open_file
@@ -68,6 +76,14 @@ class RunFolder:
     @property
     def exports(self) -> Path:
         return self.path / EXPORTS
+
+    @property
+    def reviews(self) -> Path:
+        return self.path / REVIEWS
+
+    @property
+    def review_lock(self) -> Path:
+        return self.path / REVIEW_LOCK
 
     @property
     def log(self) -> Path:

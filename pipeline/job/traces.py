@@ -17,6 +17,8 @@ from pipeline.system.opening import last_lines, open_file
 
 LEDGER = "ledger.sqlite"
 EXPORTS = "exports.json"
+REVIEWS = "reviews.sqlite"
+REVIEW_LOCK = "reviews.lock"
 # In the order in which a message should name them. A refused run leaves the lock, the empty part,
 # the new copy of the sheet and a log without a run, so these are not here.
 _OF_A_RUN = (
@@ -26,6 +28,7 @@ _OF_A_RUN = (
     "input.parquet",
     "report.html",
     EXPORTS,
+    REVIEWS,
     "sandbox-book.sqlite",
 )
 _PARTS = "results/part-*[1-9]*.parquet"  # part 0 is empty and always exists
@@ -36,12 +39,13 @@ _RUN_IN_LOG = b'"event": "run_started"'
 
 _WRITTEN = r"(input\.parquet|run\.json|summary\.json|failures\.csv|report\.html|exports\.json)"
 _OURS = re.compile(
-    rf"lock|\.reserve|log\.jsonl|{_WRITTEN}|\.{_WRITTEN}(\.new|(\.[0-9a-f]{{8}})?\.draft)"
-    r"|(ledger|sandbox-book)\.sqlite(-wal|-shm|-journal)?"
+    rf"lock|reviews\.lock|\.reserve|log\.jsonl|{_WRITTEN}|\.{_WRITTEN}(\.new|(\.[0-9a-f]{{8}})?\.draft)"
+    r"|(ledger|reviews|sandbox-book)\.sqlite(-wal|-shm|-journal)?"
 )
 # The first bytes of our files whose names other programs also use. A power cut may leave zeros.
 _BEGINNINGS = {
     "lock": re.compile(rb"(\d{0,19}\n?|\0*)"),
+    REVIEW_LOCK: re.compile(rb""),
     ".reserve": re.compile(rb"\0*"),
     _LOG: re.compile(rb"""(\{"at": ".*|\0*)""", re.DOTALL),
 }

@@ -92,6 +92,11 @@ def paid_versions(db: sqlite3.Connection) -> Iterator[Answered]:
         yield Answered(number, *found)
 
 
+def rows_of_versions(db: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """Yields (row of the sheet, attempt) of what `paid_versions` yields."""
+    yield from db.execute(f"SELECT q.sheet_row, a.attempt_id {_ANSWERS} {_IN_ORDER}")
+
+
 def count_versions(db: sqlite3.Connection) -> int:
     """Counts what `paid_versions` yields."""
     return int(db.execute(f"SELECT coalesce(sum(1), 0) {_ANSWERS}").fetchone()[0])
@@ -136,9 +141,8 @@ _ANSWERS = (
     "FROM requested q CROSS JOIN attempts a USING (attempt_id) JOIN runs USING (run)"
     " WHERE a.verdict = 'ok'"
 )
-_PAID_VERSIONS = (
-    f"SELECT runs.run_id, a.sheet_row, a.row_id {_ANSWERS} ORDER BY q.sheet_row, q.attempt_id"
-)
+_IN_ORDER = "ORDER BY q.sheet_row, q.attempt_id"
+_PAID_VERSIONS = f"SELECT runs.run_id, a.sheet_row, a.row_id, a.attempt_id {_ANSWERS} {_IN_ORDER}"
 
 
 def newer_versions(in_use: bool) -> Callable[[sqlite3.Connection], dict[int, State]]:

@@ -35,6 +35,7 @@ _WHAT = {
     "accepted": ("the list of rows that may be paid for again", "NULL"),
     "skipped_answers": ("the record of a skipped row's answer", "sheet_row"),
     "lineage": ("the record of where a text comes from", "NULL"),
+    "reviews_read": ("the record of the reviews that a run had read", "NULL"),
     "spent_tokens": ("the list of plans that were carried out", "NULL"),
 }
 

@@ -28,6 +28,7 @@ as the table `MOVES` in `core.model` allows. The UPDATE itself tests the state b
     READ_AGAIN  ambiguous -> ok                             read_again: the response is readable now
     SETTLE      ambiguous -> failed                         settle: the user's decision
     AGAIN       ok -> pending                               begin_run, mark_again: the user's order
+    KEEP        pending -> ok                               begin_run, keep: a review of the answer
 
 An example. Row 7 of the sheet is new. The API refuses it once, and then the process is killed:
 
@@ -70,7 +71,7 @@ from typing import TypeVar, cast
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import MOVES, Attempt, Clock, Move, Outcome, Reply, Row, State, Verdict
 from pipeline.job.traces import Trace
-from pipeline.ledger import wal
+from pipeline.ledger import queries, wal
 from pipeline.ledger.group_commit import GroupCommit
 from pipeline.ledger.matching import adopt
 from pipeline.ledger.queries import (
@@ -207,6 +208,22 @@ class SqliteLedger:
                 (decision_id, reason, row_id),
             )
 
+    def keep(self, row_ids: Iterable[int]) -> None:
+        """Makes rows ok again that wait for another answer, because a person has approved or
+        edited the answer that they have. Leaves out rows that were sent meanwhile."""
+        wanted = list(row_ids)
+
+        def operation(db: sqlite3.Connection) -> None:
+            for row_id in wanted:
+                if db.execute(f"{_WAITING} AND row_id = ?", (row_id,)).fetchone():
+                    self._keep(db, row_id)
+
+        self._commits.call(operation)
+
+    def _keep(self, db: sqlite3.Connection, row_id: int) -> None:
+        _move(db, Move.KEEP, State.OK, row_id, "code = NULL")
+        self._decide(db, row_id, "kept")
+
     def read_again(self, unread: Iterable[Unread]) -> None:
         """Makes rows ok whose stored responses this release can read. Sends nothing.
 
@@ -249,6 +266,8 @@ class SqliteLedger:
         accepted: Iterable[int] = (),
         again: Mapping[int, str] = NOT_AGAIN,
         token: str | None = None,
+        last_review: int = 0,
+        kept_by_review: str | None = None,
     ) -> None:
         """Starts a run. Later attempts belong to it, and `queries.counts` counts its sheet.
 
@@ -256,11 +275,14 @@ class SqliteLedger:
         skips `skipped` of them. `pins` is the JSON of the run's pinned settings. `accepted` are
         rows that were paid under other pins and that the user allows to be paid for again. `again`
         are ok rows that get another version, with the reasons (see `mark_again`). `token` names a
-        plan that must not be carried out twice. All of this is one commit: a kill leaves all or
-        nothing.
+        plan that must not be carried out twice. `last_review` is the last review that the plan
+        knows, and `kept_by_review` the new entry `queries.KEPT_BY_REVIEW`. All of this is one
+        commit: a kill leaves all or nothing.
         """
 
         def operation(db: sqlite3.Connection) -> int:
+            for (row_id,) in db.execute(_KEPT_ANSWERS).fetchall():
+                self._keep(db, row_id)
             adopt(snapshot_id, snapshot_sha256)(db)
             now = self._clock.wall()
             run = _inserted(
@@ -271,6 +293,12 @@ class SqliteLedger:
             )
             if pins is not None:
                 _write_pins(db, run, pins, accepted)
+            if last_review:
+                db.execute("INSERT INTO reviews_read VALUES (?, ?)", (run, last_review))
+            if kept_by_review is not None:
+                db.execute(
+                    "REPLACE INTO meta VALUES (?, ?)", (queries.KEPT_BY_REVIEW, kept_by_review)
+                )
             self._mark_again(db, again)
             if token is not None:
                 db.execute("INSERT INTO spent_tokens VALUES (?, ?, ?)", (token, run, now))
@@ -658,6 +686,8 @@ def _create(db: sqlite3.Connection, version: int) -> None:
         db.executescript(f"BEGIN;{made}COMMIT;")
 
 
+_WAITING = "SELECT row_id FROM rows WHERE state = 'pending' AND ok_attempt IS NOT NULL"
+_KEPT_ANSWERS = f"{_WAITING} AND row_id IN (SELECT row_id FROM reviewed)"
 _FIRST_FACTS = f"INSERT INTO meta VALUES ('{FOLDER_ID}', lower(hex(randomblob(16))));\n"
 # Schema 1 stored only the last run's pins. A run had the same pins if all its rows that may have
 # been paid are in the last run's sheet. The other runs may have had pins that were changed since.

@@ -8,8 +8,10 @@ look without changing anything. `adopt` makes the match permanent.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +20,11 @@ from pipeline.core.model import Alike, Held, State
 from pipeline.ledger.queries import SNAPSHOT, SNAPSHOT_SHA256, known_code, known_state
 from pipeline.ledger.schema import altered, intact
 
-# For equal rows: rows with an answer first, then by state. A row that waits for a second version
-# has an answer already. If the sheet now has fewer of these rows, one without an answer goes first.
+# For equal rows: rows with an answer first, of these the reviewed ones, then by state. A row that
+# waits for a second version has an answer already. If the sheet now has fewer of these rows, one
+# without an answer goes first.
 _BEST_FIRST = (
-    "(ok_attempt IS NULL), CASE state "
+    "(ok_attempt IS NULL), (row_id NOT IN (SELECT row_id FROM reviewed)), CASE state "
     + " ".join(f"WHEN '{state}' THEN {rank}" for rank, state in enumerate(State))
     + " END, occurrence"
 )
@@ -35,6 +38,22 @@ _NOT_ACCEPTED = (
     "NOT EXISTS (SELECT 1 FROM accepted c JOIN pins p USING (pins)"
     " WHERE c.row_id = r.row_id AND p.settings = ?)"
 )
+
+
+def protect(attempts: Iterable[int]) -> Callable[[sqlite3.Connection], None]:
+    """Tells the match that follows which answers are approved or edited, by their attempts. A row
+    is protected if any of its versions is: a newer one may have been in flight."""
+
+    def operation(db: sqlite3.Connection) -> None:
+        db.execute(_REVIEWED)
+        db.execute("DELETE FROM reviewed")
+        db.execute(
+            "INSERT OR IGNORE INTO reviewed SELECT a.row_id FROM json_each(?) w"
+            " CROSS JOIN attempts a ON a.attempt_id = w.value WHERE a.verdict = 'ok'",
+            (json.dumps(list(attempts)),),
+        )
+
+    return operation
 
 
 def begin(db: sqlite3.Connection) -> bool:
@@ -126,6 +145,45 @@ def keep_answers(
 def share(pairs: Sequence[tuple[int, int]]) -> Callable[[sqlite3.Connection], None]:
     """Records duplicates, as (sheet row, sheet row of the first of its equal rows)."""
     return lambda db: _insert_shared(db, pairs)
+
+
+class Protected(NamedTuple):
+    """A row with an approved or edited answer. `place` is its row in the sheet that is matched,
+    None if that sheet does not have it. `places` are its rows in the sheet of the last run."""
+
+    row_id: int
+    id: str | None
+    place: int | None
+    places: tuple[int, ...]
+
+
+def protected_rows(db: sqlite3.Connection) -> list[Protected]:
+    """Returns the rows whose answers are approved or edited. Those that the last sheet does not
+    have come first, and then those with the newest row in the ledger last."""
+    found = [
+        Protected(
+            row_id, name, place, tuple(sorted({*_places(dups), *_places(kept), *_places(own)}))
+        )
+        for row_id, name, place, own, dups, kept in db.execute(_PROTECTED)
+    ]
+    return sorted(found, key=lambda one: (bool(one.places), one.row_id))
+
+
+def _places(listed: object) -> list[int]:
+    return [] if listed is None else [int(place) for place in str(listed).split(",")]
+
+
+def keep_reviewed(rows: Mapping[int, int]) -> Callable[[sqlite3.Connection], None]:
+    """Gives changed rows of the sheet the answer of the ledger's row that a review protects."""
+    return lambda db: _insert_kept(db, rows)
+
+
+def sent_again(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
+    """Returns (sheet row, row id, attempt of the last answer) of the sheet's answered rows."""
+    return db.execute(
+        "SELECT p.sheet_row, r.row_id, r.ok_attempt FROM placed p CROSS JOIN rows r"
+        " USING (row_id) WHERE r.ok_attempt IS NOT NULL"
+    ).fetchall()
 
 
 def paid_before(
@@ -287,13 +345,14 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
             "REPLACE INTO meta VALUES (?, ?)",
             [(SNAPSHOT, snapshot_id), (SNAPSHOT_SHA256, sha256)],
         )
-        for table in ("placed", "wanted", "met", "moved", "shared", "kept", "named", "best"):
+        for table in _TEMPORARY:
             db.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     return operation
 
 
 def _create(db: sqlite3.Connection) -> None:
+    db.execute(_REVIEWED)
     db.execute("CREATE TEMP TABLE placed (row_id INTEGER PRIMARY KEY, sheet_row INTEGER)")
     db.execute(
         "CREATE TEMP TABLE wanted"
@@ -301,7 +360,7 @@ def _create(db: sqlite3.Connection) -> None:
     )
     db.execute(
         "CREATE TEMP TABLE met (sheet_row INTEGER PRIMARY KEY, row_id INTEGER, state, code,"
-        " answered, given_up, maybe_paid, settled)"
+        " answered, given_up, maybe_paid, settled, reviewed)"
     )
     db.execute(
         "CREATE TEMP TABLE moved"
@@ -314,6 +373,10 @@ def _create(db: sqlite3.Connection) -> None:
 
 def _holds_rows(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM rows LIMIT 1").fetchone() is not None
+
+
+def _insert_kept(db: sqlite3.Connection, rows: Mapping[int, int]) -> None:
+    db.executemany("INSERT INTO kept VALUES (?, ?)", rows.items())
 
 
 def _insert_shared(db: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
@@ -331,15 +394,22 @@ def _adopt_duplicates(db: sqlite3.Connection) -> None:
     )
 
 
-# Equal rows that `begin` ranked are found only by their rank, in `moved`.
+_REVIEWED = "CREATE TEMP TABLE IF NOT EXISTS reviewed (row_id INTEGER PRIMARY KEY)"
+_TEMPORARY = (*("placed", "wanted", "met", "moved", "shared", "kept", "named", "best", "reviewed"),)
+_IS_REVIEWED = "r.row_id IN (SELECT row_id FROM reviewed)"
+
+# Equal rows that `begin` ranked are found only by their rank, in `moved`. A pending row with a
+# reviewed answer is ok: see `SqliteLedger.begin_run`.
 _HELD = (
-    "w.sheet_row, r.row_id, r.state, r.code,"
+    "w.sheet_row, r.row_id,"
+    f" CASE WHEN r.state = 'pending' AND {_IS_REVIEWED} THEN 'ok' ELSE r.state END, r.code,"
     " r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
     " ELSE r.state <> 'pending' END,"
     " r.state = 'failed' AND"
-    " (SELECT verdict FROM attempts WHERE attempt_id = r.last_attempt) = 'ambiguous'"
+    " (SELECT verdict FROM attempts WHERE attempt_id = r.last_attempt) = 'ambiguous',"
+    f" {_IS_REVIEWED}"
 )
 _LOOK_UP = (
     f"SELECT {_HELD} FROM wanted w JOIN moved m USING (identity, occurrence)"
@@ -367,9 +437,16 @@ _KEPT_BEST = (
     " JOIN rows r USING (row_id) WHERE r.ok_attempt IS NOT NULL"
 )
 # One result for all rows with the same facts: most of a million rows are ok and nothing else.
-_MET = (
-    "SELECT state, code, answered, given_up, maybe_paid, settled, group_concat(sheet_row),"
-    " group_concat(row_id) FROM met GROUP BY state, code, answered, given_up, maybe_paid, settled"
+_FACTS = "state, code, answered, given_up, maybe_paid, settled, reviewed"
+_MET = f"SELECT {_FACTS}, group_concat(sheet_row), group_concat(row_id) FROM met GROUP BY {_FACTS}"
+_PROTECTED = (
+    "WITH dups AS MATERIALIZED (SELECT first_row, group_concat(sheet_row) AS places"
+    " FROM duplicates GROUP BY first_row), former AS MATERIALIZED"
+    " (SELECT row_id, group_concat(sheet_row) AS places FROM skipped_answers GROUP BY row_id)"
+    " SELECT r.row_id, r.id, p.sheet_row, r.sheet_row, d.places, f.places"
+    " FROM reviewed v CROSS JOIN rows r USING (row_id) LEFT JOIN placed p USING (row_id)"
+    " LEFT JOIN dups d ON d.first_row = r.sheet_row LEFT JOIN former f ON f.row_id = r.row_id"
+    " WHERE r.row_id NOT IN (SELECT row_id FROM kept)"
 )
 _LOST = (
     "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"

@@ -36,6 +36,10 @@ BEGAN_WITH_SCHEMA_1 = "began_with_schema_1"
 PINNED = "pinned"
 """The name in `meta` of the pins of the last run, as JSON."""
 
+KEPT_BY_REVIEW = "kept_by_review"
+"""The name in `meta` of the changed rows that are not sent because of a review: JSON with the row
+ids of the reviewed answers, by the name of the changed row in hex."""
+
 BY_ROWS = "rows"
 """The reason for another version if the user named rows, or all. Else the reason is flags."""
 
@@ -92,12 +96,13 @@ class Unread:
 
 class Answered(NamedTuple):
     """The place of a sheet row's last finished answer: (`run_id`, `sent_row`) is unique. `row_id`
-    is the ledger's row that has it."""
+    is the ledger's row that has it, and `attempt_id` the request that brought it."""
 
     sheet_row: int
     run_id: str
     sent_row: int
     row_id: int
+    attempt_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,32 @@ def last_change(db: sqlite3.Connection) -> tuple[int, int]:
         " (SELECT coalesce(max(decision_id), 0) FROM decisions)"
     ).fetchone()
     return found
+
+
+def last_review_read(db: sqlite3.Connection) -> int:
+    """Returns the id of the last review that a run had read when it planned, 0 before the first.
+
+    Raises:
+        StorageFailed: when a record of this was altered.
+    """
+    last = 0
+    for review, whole in db.execute(
+        f"SELECT last_review, {intact('reviews_read', 'r')} FROM reviews_read r"
+    ):
+        if not whole:
+            raise altered("the record of the reviews that a run had read")
+        last = max(last, review)
+    return last
+
+
+def kept_by_review(db: sqlite3.Connection) -> dict[str, list[int]]:
+    """Returns the entry `KEPT_BY_REVIEW`.
+
+    Raises:
+        StorageFailed: when it was altered.
+    """
+    found = meta(KEPT_BY_REVIEW)(db)
+    return {} if found is None else json.loads(found)
 
 
 def carried_out(token: str) -> Callable[[sqlite3.Connection], str | None]:
@@ -452,6 +483,27 @@ def answer_origins(db: sqlite3.Connection) -> Iterator[AnswerOrigin]:
         yield AnswerOrigin(sheet_row, row_id, attempt_id, bool(is_open))
 
 
+def answered_after_review(
+    protected: Iterable[int],
+) -> Callable[[sqlite3.Connection], Iterator[Answered]]:
+    """Returns `answered`, with an approved or edited answer also where a newer one was in flight
+    when a person decided. `protected` are the attempts of such answers."""
+    wanted = json.dumps(sorted(protected))
+
+    def operation(db: sqlite3.Connection) -> Iterator[Answered]:
+        of_row = {
+            row_id: tuple(found)
+            for row_id, *found in db.execute(_PLACES_OF_ROWS, (wanted,)).fetchall()
+        }
+        for one in answered(db):
+            if one.row_id in of_row:
+                run_id, sent_row, attempt_id = of_row[one.row_id]
+                one = one._replace(run_id=run_id, sent_row=sent_row, attempt_id=attempt_id)
+            yield one
+
+    return operation
+
+
 def again_reasons(db: sqlite3.Connection) -> dict[int, frozenset[str]]:
     """Returns why the user asked for the last version of each row that has more than one, by row
     id: `BY_ROWS`, or flags of the earlier answer. A row that release 0.1 marked has no reason.
@@ -465,6 +517,73 @@ def again_reasons(db: sqlite3.Connection) -> dict[int, frozenset[str]]:
             raise altered("the record of why a row was asked for again")
         reasons[row_id] = frozenset((reason or "").split("\n"))
     return reasons
+
+
+def places_of(
+    attempts: Iterable[int],
+) -> Callable[[sqlite3.Connection], list[tuple[int, str, int]]]:
+    """Returns (attempt, run id, row of the sheet in that run) of those that are in the ledger. The
+    caller has it checked (see `integrity.check_ledger`)."""
+    wanted = json.dumps(list(attempts))
+    return lambda db: db.execute(
+        "SELECT a.attempt_id, runs.run_id, a.sheet_row FROM json_each(?) w"
+        " CROSS JOIN attempts a ON a.attempt_id = w.value JOIN runs USING (run)",
+        (wanted,),
+    ).fetchall()
+
+
+def current_answers(
+    attempts: Iterable[int],
+) -> Callable[[sqlite3.Connection], dict[int, bool]]:
+    """Returns whether each of `attempts` with an answer brought the last answer of its row. Other
+    attempts are left out."""
+    wanted = json.dumps(list(attempts))
+    return lambda db: {
+        attempt_id: last == attempt_id
+        for attempt_id, last in db.execute(
+            "SELECT a.attempt_id, r.ok_attempt FROM json_each(?) w CROSS JOIN attempts a"
+            " ON a.attempt_id = w.value JOIN rows r USING (row_id) WHERE a.verdict = 'ok'",
+            (wanted,),
+        )
+    }
+
+
+def answers_by_attempt(db: sqlite3.Connection, attempts: Sequence[int]) -> Iterator[Answered]:
+    """Yields the places of the answers that `attempts` brought. `sheet_row` is the number of each
+    in `attempts`, from 1 on."""
+    for place, *found in db.execute(
+        "SELECT w.key + 1, runs.run_id, a.sheet_row, a.row_id, a.attempt_id FROM json_each(?) w"
+        " CROSS JOIN attempts a ON a.attempt_id = w.value JOIN runs USING (run)"
+        " WHERE a.verdict = 'ok'",
+        (json.dumps(list(attempts)),),
+    ):
+        yield Answered(place, *found)
+
+
+class ReviewedRow(NamedTuple):
+    """The row in the ledger of a reviewed answer. `last`: the answer is the row's newest. `rows` is
+    how many rows of the sheet have the row's answer."""
+
+    attempt_id: int
+    row_id: int
+    last: bool
+    rows: int
+
+
+def reviewed_rows(
+    attempts: Iterable[int],
+) -> Callable[[sqlite3.Connection], list[ReviewedRow]]:
+    """Returns the rows of these attempts, the oldest attempt first."""
+    wanted = json.dumps(sorted(attempts))
+    return lambda db: [
+        ReviewedRow(attempt, row, last == 1, rows)
+        for attempt, row, last, rows in db.execute(_REVIEWED_ROWS, (wanted,))
+    ]
+
+
+def kept_rows(db: sqlite3.Connection) -> frozenset[int]:
+    """Returns the rows of the sheet that are not sent now and keep an earlier answer."""
+    return frozenset(row for (row,) in db.execute("SELECT sheet_row FROM skipped_answers"))
 
 
 def rows_of_answers(
@@ -669,8 +788,13 @@ _WHOLE = f"{intact('rows', 'r')} AND {intact('attempts', 'a')}"
 _UNFINISHED = _unfinished(_WHOLE, f"{_WHOLE} AND {intact('duplicates', 'd')}")
 _UNFINISHED_UNCHECKED = _unfinished("1", "1")
 
+_PLACES_OF_ROWS = (
+    "SELECT a.row_id, runs.run_id, a.sheet_row, a.attempt_id FROM json_each(?) w"
+    " CROSS JOIN attempts a ON a.attempt_id = w.value JOIN runs USING (run)"
+    " WHERE a.verdict = 'ok' ORDER BY w.key"
+)
 _ANSWERED_OF = (
-    "SELECT {place}, runs.run_id, a.sheet_row, r.row_id"
+    "SELECT {place}, runs.run_id, a.sheet_row, r.row_id, a.attempt_id"
     " FROM {rows} LEFT JOIN attempts a ON a.attempt_id = r.ok_attempt"
     " LEFT JOIN runs ON runs.run = a.run"
     " WHERE r.sheet_row IS NOT NULL AND r.ok_attempt IS NOT NULL"
@@ -692,12 +816,23 @@ _ORIGINS = (
     f" UNION ALL {_ORIGIN_OF.format('s.sheet_row')} skipped_answers s JOIN rows r USING (row_id)"
 )
 
+_REVIEWED_ROWS = (
+    "WITH dups AS MATERIALIZED (SELECT first_row, count(*) AS n FROM duplicates"
+    " GROUP BY first_row), former AS MATERIALIZED"
+    " (SELECT row_id, count(*) AS n FROM skipped_answers GROUP BY row_id)"
+    " SELECT a.attempt_id, r.row_id, r.ok_attempt = a.attempt_id, (r.sheet_row IS NOT NULL)"
+    " + coalesce(d.n, 0) + coalesce(f.n, 0) FROM json_each(?) w"
+    " CROSS JOIN attempts a ON a.attempt_id = w.value CROSS JOIN rows r USING (row_id)"
+    " LEFT JOIN dups d ON d.first_row = r.sheet_row LEFT JOIN former f ON f.row_id = r.row_id"
+    " ORDER BY w.key"
+)
+
 # In the order of the decisions, so that the last one of a row counts.
 _AGAIN_REASONS = (
     f"SELECT d.row_id, g.reason, {intact('decisions', 'd')}"
     f" AND (g.decision_id IS NULL OR {intact('asked_again', 'g')})"
     " FROM decisions d LEFT JOIN asked_again g USING (decision_id)"
-    " WHERE d.decision = 'again' ORDER BY d.decision_id"
+    " WHERE d.decision IN ('again', 'kept') ORDER BY d.decision_id"
 )
 
 _ROWS_OF_ANSWERS = (

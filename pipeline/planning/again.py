@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.core.review import REJECTED
 from pipeline.core.wording import counted, few_words, shortened
 from pipeline.inputs.row_names import RowNames
 from pipeline.job.job import Job
@@ -26,9 +27,11 @@ def ask_again(prepared: Prepared, paid: str) -> str | None:
     if not rows:
         return None
     first = "" if flagged is None else _columns_first(flagged)
-    which = "with an answer" if flagged is None else f"whose answer has {_listed(flagged.flags)}"
+    which = "with an answer" if flagged is None else f"whose answer {_has(flagged.flags)}"
     left = len(prepared.plan.tried_left)
     more = f" {counted(left, 'row')} left out that got the same flag again." if left else ""
+    reviewed = len(prepared.plan.reviewed_left)
+    more += f" {counted(reviewed, 'reviewed row')} left out." if reviewed else ""
     return (
         f"{first}{counted(len(rows), 'row')} {which} would be sent and {paid} again: "
         f"{prepared.names.rows(rows)}. That is at most {counted(len(rows), 'request')}. The "
@@ -66,6 +69,11 @@ def refuse_again(job: Job, prepared: Prepared, selection: Selection, read: Read)
         return
     if prepared.flagged is not None:
         raise Refused(_nothing_flagged(job, prepared, prepared.flagged, selection))
+    if prepared.plan.reviewed_left:
+        raise Refused(
+            "Every chosen row with an answer is approved or edited, so none is sent again. Nothing "
+            f"was sent. To see the reviews: {job.command('review')}"
+        )
     ambiguous = prepared.plan.counts[State.AMBIGUOUS]
     more = f". To send ambiguous rows: {job.command('resume', '--ambiguous')}" if ambiguous else ""
     raise Refused(
@@ -81,12 +89,13 @@ def _nothing_flagged(job: Job, prepared: Prepared, flagged: Flagged, selection: 
     flags = _listed(flagged.flags)
     if not flagged.reasons:
         return (
-            f"No answer has {flags} now. Nothing was sent. To see which flags there are: "
+            f"No answer {_has(flagged.flags)} now. Nothing was sent. To see which flags there are: "
             f"{job.command('report')}"
         )
     return (
         f"{counted(len(flagged.reasons), 'answer')} with {flags} left out: the row is skipped, "
-        "edited, failed, ambiguous or no longer in the sheet, or --rows or --limit excludes it."
+        "edited, reviewed, failed, ambiguous or no longer in the sheet, or --rows or --limit "
+        "excludes it."
     )
 
 
@@ -98,6 +107,10 @@ def _columns_first(flagged: Flagged) -> str:
         "Changing `columns:` in the job file costs nothing, so check its paths and types first: "
         f"{flagged.computed} of {counted(flagged.answers, 'answer')} do not fit them. "
     )
+
+
+def _has(flags: Iterable[str]) -> str:
+    return "is rejected" if set(flags) == {REJECTED} else f"has {_listed(flags)}"
 
 
 def _listed(flags: Iterable[str]) -> str:

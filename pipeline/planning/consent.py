@@ -21,6 +21,12 @@ from pipeline.planning.plan import Plan
 from pipeline.planning.plan_token import plan_token
 from pipeline.planning.prepared import Prepared
 from pipeline.planning.repaid import refuse_repaying
+from pipeline.planning.reviewed import (
+    kept_line,
+    left_line,
+    refuse_paying_reviewed,
+    refuse_reviewed,
+)
 from pipeline.planning.selection import Selection
 
 Ask = Callable[[str], bool]
@@ -70,6 +76,8 @@ def permit(
     if consent.plan is not None:
         _refuse_spent(job, read, consent.plan)
     refuse_impossible(job, prepared, selection, read)
+    if consent.accept_changes or consent.plan is not None:
+        refuse_paying_reviewed(job, prepared, read, accepting=consent.accept_changes)
     found = questions(job, prepared)
     if consent.plan is not None:
         if consent.plan != plan_of(job, prepared, selection, read):
@@ -113,6 +121,10 @@ def refuse_impossible(job: Job, prepared: Prepared, selection: Selection, read: 
         Refused: for error codes that no row can have, and for --again without rows to send again.
     """
     _refuse_wrong_codes(job, prepared.plan, selection, read)
+    if selection.rows is not None:
+        kept = [n for n in prepared.by_review.rows if prepared.plan.named[n - 1]]
+        rows = sorted([*prepared.plan.reviewed_left, *kept])
+        refuse_reviewed(job, rows, prepared.names, "a command that names such rows")
     if selection.again:
         refuse_again(job, prepared, selection, read)
 
@@ -180,6 +192,10 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     if prepared.stale:
         yield stale_line(prepared.stale, job.to_run().input.name, paid_word(job.sandbox))
     yield from _left_out(job, plan, selection, names)
+    if plan.reviewed_left:
+        yield left_line(sorted(plan.reviewed_left), names)
+    if prepared.by_review.rows:
+        yield kept_line(job, sorted(prepared.by_review.rows), names)
     if plan.tried_left:
         yield left_out_again(job, plan, selection, names)
     if State.FAILED in selection.states and plan.to_send and plan.new_to_send == plan.to_send:

@@ -25,6 +25,7 @@ class Plan:
     * `covered`: whether it affects the exit code.
     * `named`: whether the selection names it.
     * `asked`: the same, except that naming a duplicate names the first of its equal rows.
+    * `new_rows`: whether it was never attempted.
     * `weights`: how many rows its request answers.
 
     `counts` counts all rows by state, `kept` those that are not sent, and `codes` the error codes
@@ -32,9 +33,10 @@ class Plan:
     `ambiguous_left` counts ambiguous rows that are covered and not sent. `given_up_left` lists the
     rows that the selection would send if the user had not given them up. `chosen_ids` are the
     ledger's rows of the chosen ok rows. `tried_left` lists the rows that are left out because the
-    user asked for their last version because of the same flag. `risky` lists, by state, the rows
-    to send that may have been paid already. A row that the user settled as failed is ambiguous
-    there.
+    user asked for their last version because of the same flag. `reviewed_left` lists the rows that
+    the selection would send if their answers were not approved or edited. `risky` lists, by state,
+    the rows to send that may have been paid already. A row that the user settled as failed is
+    ambiguous there.
     """
 
     send: npt.NDArray[np.bool_]
@@ -43,6 +45,7 @@ class Plan:
     asked: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.int32]
     sent_unpaid: npt.NDArray[np.bool_]
+    new_rows: npt.NDArray[np.bool_]
     counts: Counter[State] = field(default_factory=Counter)
     kept: Counter[State] = field(default_factory=Counter)
     to_send: int = 0
@@ -53,6 +56,7 @@ class Plan:
     codes: Counter[str] = field(default_factory=Counter)
     chosen_ids: list[int] = field(default_factory=list)
     tried_left: list[int] = field(default_factory=list)
+    reviewed_left: list[int] = field(default_factory=list)
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -70,7 +74,7 @@ def empty_plan(
         asked[duplicates.firsts[named[duplicates.numbers - 1]] - 1] = True
         np.add.at(weights, duplicates.firsts - 1, 1)
     flags = np.zeros(rows, dtype=np.bool_)
-    return Plan(flags, flags.copy(), named, asked, weights, flags.copy())
+    return Plan(flags, flags.copy(), named, asked, weights, flags.copy(), flags.copy())
 
 
 def add_batch(
@@ -94,6 +98,23 @@ def add_batch(
             state = State.AMBIGUOUS if held.settled else held.state
             plan.risky[state] += alike.numbers[chosen].tolist()
     _add_alike(plan, new, None, selection, among=flagged is None)
+
+
+def keep_rows(plan: Plan, numbers: Iterable[int]) -> None:
+    """Takes new rows out of the plan, and counts them as ok. They keep the answer of an earlier
+    text."""
+    for number in numbers:
+        place, weight = number - 1, int(plan.weights[number - 1])
+        plan.counts[State.PENDING] -= weight
+        plan.counts[State.OK] += weight
+        plan.kept[State.OK] += weight
+        plan.new -= 1
+        if plan.send[place]:
+            plan.send[place] = plan.sent_unpaid[place] = False
+            plan.to_send -= 1
+            plan.new_to_send -= 1
+        else:
+            plan.kept[State.PENDING] -= weight
 
 
 def finish_plan(plan: Plan, duplicates: Duplicates | None = None) -> None:
@@ -141,10 +162,14 @@ def _add_alike(
     chosen: npt.NDArray[np.bool_] = asked & selection.chooses(found) & among
     if not len(numbers):
         return chosen
+    if found is not None and found.reviewed:
+        plan.reviewed_left += numbers[chosen].tolist()
+        chosen = np.zeros_like(chosen)
     plan.counts[state] += int(weights.sum())
     if code and state is not State.OK:
         plan.codes[code] += int(weights.sum())
     if found is None:
+        plan.new_rows[places] = True
         plan.new += len(places)
         plan.new_to_send += int(chosen.sum())
     if found is None or not (found.maybe_paid or found.answered):

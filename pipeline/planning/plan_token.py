@@ -1,8 +1,9 @@
 """Plan tokens: `run` carries out exactly the plan that `check` showed, or nothing.
 
 A token is a digest of everything that decides which rows a run sends and pays for: the run folder,
-the last attempt and the last decision in its ledger, the pins, the selection, the questions that
-the user would be asked, and each row to send. A user who passes it to a run agrees to exactly that.
+the last attempt and the last decision in its ledger, the last review, the pins, the selection, the
+questions that the user would be asked, and each row to send. A user who passes it to a run agrees
+to exactly that.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def plan_token(
         "folder": folder,
         "attempt": attempt,
         "decision": decision,
+        "review": prepared.reviews.last,
         "pins": prepared.pins.text,
         "selection": _selection(selection),
         "questions": questions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.inputs.checks import Skip
@@ -14,6 +14,7 @@ from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.table import Table
 from pipeline.ledger.queries import BY_ROWS
+from pipeline.ledger.reviews import NO_REVIEWS, Reviews
 from pipeline.planning.changes import MassChange, MovedRow
 from pipeline.planning.pinned_settings import Pins
 from pipeline.planning.plan import Plan
@@ -37,6 +38,21 @@ class OpenSheet:
     variables: Variables
 
 
+Links = Mapping[str, list[int]]
+"""The ledger's rows whose reviewed answers a changed row keeps, by the name of the changed row."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptByReview:
+    """The changed rows that are not sent because of a review, with the ledger's row of the answer
+    that each keeps. `links` are those of all runs so far, None if they are the same as before.
+    `last_review` is the last review that the plan knows."""
+
+    rows: Mapping[int, int] = field(default_factory=dict)
+    links: Links | None = None
+    last_review: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A sheet that was read and compared with the ledger.
@@ -46,7 +62,9 @@ class Prepared:
     without an answer, by reason. `kept_answers` counts the skipped rows that have an answer from an
     earlier run. `repaid` has the rows that a changed spec would pay for again. `flagged` has the
     rows that the flags of the selection choose, None without flags. `stale` counts the rows to send
-    whose paid answer was made from an earlier answer of the job that the rows come from.
+    whose paid answer was made from an earlier answer of the job that the rows come from. `reviews`
+    are the reviews that the plan knows, and `by_review` the changed rows that are not sent because
+    of them.
     """
 
     snapshot: Snapshot
@@ -62,6 +80,8 @@ class Prepared:
     names: RowNames
     flagged: Flagged | None = None
     stale: int = 0
+    reviews: Reviews = NO_REVIEWS
+    by_review: KeptByReview = field(default_factory=KeptByReview)
 
     @property
     def again(self) -> Mapping[int, str]:

@@ -12,6 +12,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read, refuse_before_first_run
+from pipeline.ledger.reviews import count_reviews
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import current_snapshot, drafted
 from pipeline.results.flags import NOTES
@@ -38,7 +39,8 @@ class Report:
     """A job's summary, its rows that are not ok by how they ended, and its answers that look wrong
     by flag (`marked`). `unread` says why the answers could not be checked. `in_use`: a run is
     active, and `in_flight` of the pending rows were sent and have no response yet. `names` names
-    the rows as the user's program does. `sources` has a line about each earlier stage."""
+    the rows as the user's program does. `sources` has a line about each earlier stage. `reviews`
+    counts the reviewed rows by decision."""
 
     summary: Summary
     groups: list[Group]
@@ -48,6 +50,7 @@ class Report:
     in_flight: int = 0
     names: RowNames = field(default_factory=RowNames)
     sources: list[str] = field(default_factory=list)
+    reviews: dict[str, int] = field(default_factory=dict)
 
 
 def report_job(job: Job) -> Report:
@@ -68,6 +71,7 @@ def report_job(job: Job) -> Report:
         refuse_before_first_run(job, read)
         counts = read(queries.counts)
         summary = summarize(job, counts, in_use=in_use)
+        reviews = count_reviews(job.folder, read)
         groups = Groups()
         snapshot = current_snapshot(job.folder, read)
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
@@ -78,7 +82,16 @@ def report_job(job: Job) -> Report:
     job = job.affording(summary.paid_max, summary.rows - summary.ok - summary.skipped)
     in_flight = stand(counts, in_use).in_flight
     shown = groups.largest_first(job, in_use)
-    report = Report(summary, shown, marked, unread, in_use, in_flight, sources=source_lines(job))
+    report = Report(
+        summary,
+        shown,
+        marked,
+        unread,
+        in_use,
+        in_flight,
+        sources=source_lines(job),
+        reviews=reviews,
+    )
     return replace(report, names=row_names(snapshot, first_rows(report)))
 
 

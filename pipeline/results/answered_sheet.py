@@ -20,10 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.core.added_columns import (
+    ALL_KINDS,
     ANSWER,
+    ANSWER_ID,
+    EDIT,
     FLAGS,
-    KINDS,
     PARTS,
+    REVIEW,
     STATUS,
     USUAL,
     column_names,
@@ -32,6 +35,7 @@ from pipeline.core.added_columns import (
 )
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.core.review import Standing
 from pipeline.inputs.arrow import array_of, as_numpy, at, call, filled, taken, text_scalar, texts
 from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.identity import identity
@@ -59,11 +63,13 @@ from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries, reader, wal
 from pipeline.ledger.integrity import check_ledger
-from pipeline.ledger.queries import Absent, Unfinished
-from pipeline.ledger.reader import Read, refuse_before_first_run
+from pipeline.ledger.queries import Absent, Answered, Unfinished
+from pipeline.ledger.reader import Operation, Read, refuse_before_first_run
+from pipeline.ledger.reviews import NO_REVIEWS, AnswerId, Reviews, digest_of, read_reviews
 from pipeline.ledger.schema import altered
 from pipeline.ledger.shown import shown_row
 from pipeline.results.cells import read_value
+from pipeline.results.edits import Edits, column_edits_of
 from pipeline.results.flags import all_flags
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.schema import RESULTS_SCHEMA
@@ -74,8 +80,9 @@ _ALIKE = 0.9  # as many cells of a column of this folder are unchanged, at least
 _CHUNK_ROWS = 2000
 _TYPES: dict[str, pa.DataType] = {
     kind: RESULTS_SCHEMA.field(kind).type if kind in ("citations", FLAGS) else pa.string()
-    for kind in KINDS
+    for kind in ALL_KINDS
 }
+_KEPT = "changed, kept by review"
 _TYPES_OF_PARTS = {
     NUMBER: pa.float64(),
     INTEGER: pa.int64(),
@@ -117,7 +124,9 @@ class AnsweredSheet:
     `kinds` are the columns to add, by name. `columns` reads those of `columns:` from the answers.
     `scratch` is a folder for temporary files without a name. `in_use`: a run is active, so its rows
     in flight are pending. If no run is active, no process waits for those answers, and the rows are
-    ambiguous.
+    ambiguous. `attempts` has the attempt that brought the answer of each row (0 without one), if
+    there are reviews or the answers are named. `kept` are the rows that are not sent now and keep
+    an earlier answer.
     """
 
     read: Read
@@ -129,6 +138,15 @@ class AnsweredSheet:
     scratch: Path
     in_use: bool = False
     unknown: SkippedUnknown | None = None
+    reviews: Reviews = NO_REVIEWS
+    attempts: npt.NDArray[np.int64] | None = None
+    kept: frozenset[int] = frozenset()
+
+    def standing_of(self, row: int) -> Standing | None:
+        """Returns the decisions about the answer of a row of the sheet, None without any."""
+        if self.attempts is None:
+            return None
+        return self.reviews.standing.get(int(self.attempts[row]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +209,18 @@ def _unknown(job: Job, snapshot: Path, read: Read) -> SkippedUnknown | None:
 
 @contextmanager
 def opened(
-    job: Job, scratch: Path, add: Collection[str] = USUAL, more: tuple[str, ...] = ()
+    job: Job,
+    scratch: Path,
+    add: Collection[str] = USUAL,
+    more: tuple[str, ...] = (),
+    *,
+    paid: bool = False,
 ) -> Iterator[AnsweredSheet]:
     """Opens the sources of an export as they are at this moment, also while a run is active.
 
     `add` are the kinds of columns to add to the sheet. `more` are further columns of the results
-    that the answers have.
+    that the answers have. The texts are those that people wrote where they edited answers, and
+    with `paid` those that were paid.
 
     Raises:
         Refused: before the first run.
@@ -223,14 +247,37 @@ def opened(
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         columns = AnswerColumns(job.spec.columns if job.spec else ())
         flags = FLAGS in kinds.values()
-        answers = find_answers(folder, read, rows, flags=flags, columns=columns, more=more)
-        unknown = _unknown(job, snapshot, read)
+        reviews = read_reviews(folder, read)  # after the view of the ledger has begun
+        edits = None if paid else Edits(reviews, read)
+        which = queries.answered_after_review(reviews.protected)
+        answers = find_answers(
+            folder, read, rows, flags=flags, columns=columns, more=more, which=which, edits=edits
+        )
+        named = bool(reviews.standing) or ANSWER_ID in kinds.values()
         source = AnsweredSheet(
-            read, snapshot, answers, rows, kinds, columns, scratch, in_use, unknown
+            read,
+            snapshot,
+            answers,
+            rows,
+            kinds,
+            columns,
+            scratch,
+            in_use,
+            _unknown(job, snapshot, read),
+            reviews,
+            read(partial(_attempts, which=which, rows=rows)) if named else None,
+            read(queries.kept_rows),
         )
         while not names.accept(source):
             source = replace(source, kinds=names.kinds())
         yield source
+
+
+def _attempts(db: Any, which: Operation[Iterator[Answered]], rows: int) -> npt.NDArray[np.int64]:
+    found = np.zeros(rows + 1, np.int64)
+    for one in which(db):
+        found[one.sheet_row] = one.attempt_id
+    return found
 
 
 def _names(job: Job, snapshot: Path, add: Collection[str]) -> _Names:
@@ -262,7 +309,8 @@ class _Names:
         taken = {own: _folded(columns - own) for own in (frozenset(), columns & noted)}
         found: list[dict[str, str]] = []
         for number in range(1, len(columns) + 2):
-            group = spec.column_names(KINDS, number) if spec else column_names(KINDS, None, number)
+            named = spec.column_names if spec else column_names
+            group = named(ALL_KINDS, number=number)
             status = next(name for name, kind in group.items() if kind == STATUS)
             lacks_status = status in noted and status not in columns
             own = frozenset() if lacks_status else columns & noted
@@ -376,7 +424,7 @@ def answered_pieces(
     for piece, cells in typed.along(_pieces(source)) if typed else pieces:
         rest = unfinished.before(piece.first + len(piece.skipped))
         may_be_paid = source.unknown.among(piece) if source.unknown else {}
-        states = _states(piece, why, rest, may_be_paid, source.in_use)
+        states = _states(piece, why, rest, may_be_paid, source)
         added = _answers(piece, source) | states
         yield piece, cells, brought.kept(piece, added)
 
@@ -455,7 +503,7 @@ def _states(
     why: _Skipped,
     unfinished: list[Unfinished],
     may_be_paid: Mapping[int, Absent],
-    in_use: bool,
+    source: AnsweredSheet,
 ) -> dict[str, pa.Array]:
     """The status, the error code and the error message of each row."""
     skipped = filled(piece.skipped)
@@ -466,11 +514,14 @@ def _states(
     for place in np.flatnonzero(skipped).tolist():
         cells = [column[place].as_py() for column in piece.columns]
         messages[place] = why.words(piece.skipped[place].as_py(), cells)
+    for row_number in range(piece.first, piece.first + len(status)) if source.kept else ():
+        if row_number in source.kept and not skipped[row_number - piece.first]:
+            messages[row_number - piece.first] = _KEPT
     for place, absent in may_be_paid.items():
         status[place], codes[place] = State.AMBIGUOUS, absent.code
     for row in unfinished:
         place = row.sheet_row - piece.first
-        shown = shown_row(row, in_use)
+        shown = shown_row(row, source.in_use)
         if shown is None:
             continue
         codes[place], messages[place] = shown.code, shown.message or None
@@ -547,13 +598,46 @@ class _Brought:
         ]
 
 
+def _reviewed(piece: Piece, source: AnsweredSheet) -> dict[str, pa.Array]:
+    """The decision about each answer, its name and its edited text, if they are asked for."""
+    chosen = set(source.kinds.values())
+    numbers = range(piece.first, piece.first + len(piece.skipped))
+    standing = [source.standing_of(number) for number in numbers]
+    found: dict[str, list[str | None]] = {}
+    if REVIEW in chosen:
+        found[REVIEW] = [one.decision and str(one.decision) if one else None for one in standing]
+    if EDIT in chosen:
+        edits = [one.edits.get(None) if one else None for one in standing]
+        written = source.reviews.texts(n for n in edits if n is not None)
+        found[EDIT] = [None if n is None else written[n] for n in edits]
+    if ANSWER_ID in chosen and source.attempts is not None:
+        answers = piece.answers[ANSWER].to_pylist()
+        found[ANSWER_ID] = [
+            str(
+                AnswerId(
+                    source.reviews.folder_id,
+                    int(source.attempts[number]),
+                    one.digest if one else digest_of(answer),
+                    one.last if one else 0,
+                )
+            )
+            if answer is not None
+            else None
+            for number, one, answer in zip(numbers, standing, answers, strict=True)
+        ]
+    return {kind: texts(values) for kind, values in found.items()}
+
+
 def _answers(piece: Piece, source: AnsweredSheet) -> dict[str, pa.Array]:
     """The answer of each row, its citations, its columns, and its flags if they are asked for."""
     found = {kind: piece.answers[kind] for kind in (ANSWER, "citations")}
     chosen = source.kinds.values()
+    found |= _reviewed(piece, source)
     parts: list[Parts] = []
     if source.columns.columns and (FLAGS in chosen or any(map(part_of, chosen))):
-        parts = [source.columns.read(answer) for answer in piece.answers[ANSWER].to_pylist()]
+        edited = column_edits_of(piece.answers)
+        answers = zip(piece.answers[ANSWER].to_pylist(), edited, strict=True)
+        parts = [source.columns.read(answer, edits) for answer, edits in answers]
         for place, column in enumerate(source.columns.columns):
             found[f"{PARTS}.{column.name}"] = texts([one.texts[place] for one in parts])
     repeated = source.answers.repeated

@@ -30,8 +30,9 @@ def read_results(job: Job | JobSpec | str | os.PathLike[str], paid: bool = False
     The rows are in the order of the sheet. The columns of a Parquet or JSON Lines sheet keep their
     types. Those of other sheets are texts, and so are those of a frame that another program passed.
     Then come the columns of an export: the answer, the columns of `columns:`, the citations, the
-    status, the error code and message, and the flags. All types can have missing values. `paid`
-    gives the paid answer where a person edited it; no answer can be edited yet.
+    status, the error code and message, the flags, and the decision of a person. All types can have
+    missing values. Where a person edited an answer, the edited text is there; `paid` gives the text
+    that was paid.
 
     Works while a run is active. A row without an answer has a status that says why.
 
@@ -39,7 +40,7 @@ def read_results(job: Job | JobSpec | str | os.PathLike[str], paid: bool = False
         Refused: before the first run, and if a Parquet or JSON Lines sheet was changed since then.
         StorageFailed: when an answer is missing, or is not what was written.
     """
-    with _answered(as_job(job)) as exported:
+    with _answered(as_job(job), paid=paid) as exported:
         return _as_pandas(pa.Table.from_batches(exported.batches(), exported.schema))
 
 
@@ -61,10 +62,10 @@ def add_answers(given: Any, job: Job) -> DataFrame:
 
 
 @contextmanager
-def _answered(job: Job) -> Iterator[Exported]:
+def _answered(job: Job, *, paid: bool = False) -> Iterator[Exported]:
     with (
         tempfile.TemporaryDirectory(prefix="pipeline-frame-") as scratch,
-        opened(job, Path(scratch), KINDS) as source,
+        opened(job, Path(scratch), KINDS, paid=paid) as source,
     ):
         spec = as_last_run(job, source.read)
         typed = None

@@ -33,8 +33,10 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Answered, Part
 from pipeline.ledger.reader import Operation, Read
+from pipeline.ledger.reviews import Reviews, read_reviews
 from pipeline.ledger.schema import altered
 from pipeline.policy.answer import MAX_CITATIONS
+from pipeline.results.edits import COLUMN_EDITS, Edits, column_edits_of
 from pipeline.results.flags import REPEATED, REPEATED_FROM_CHARACTERS, all_flags, known_flags
 from pipeline.results.schema import PART_FILE_BYTES, RESULTS_SCHEMA, results_table
 from pipeline.system.opening import read_file
@@ -46,7 +48,7 @@ ANSWER_COLUMNS = ("id", "result", "citations", "flags")
 NO_COLUMNS = AnswerColumns(())
 
 # Further columns of the results whose texts have any length.
-_LONG = ("variables", "extra")
+_LONG = ("variables", "extra", COLUMN_EDITS)
 _UNSEALED_ROWS = 200
 _CHUNK_ROWS = 20_000
 # (run, row as sent) as one integer: no sheet has 2^40 rows.
@@ -145,11 +147,13 @@ def find_answers(
     columns: AnswerColumns = NO_COLUMNS,
     more: tuple[str, ...] = (),
     which: Operation[Iterator[Answered]] = queries.answered,
+    edits: Edits | None = None,
     stretch_bytes: int = STRETCH_BYTES,
 ) -> Answers:
     """Looks every answer up that the ledger counts for a row of the sheet. With `flags`, those that
     `columns` computes are found too. The answers have `ANSWER_COLUMNS` and those that `more` names.
-    `which` yields the answers, if not those of the sheet's rows.
+    `which` yields the answers, if not those of the sheet's rows. With `edits`, the texts are those
+    that people wrote.
 
     `stretch_bytes` of answers are in memory at once, and one answer more.
 
@@ -159,6 +163,9 @@ def find_answers(
         StorageFailed: when one of them is not in the results, or a part is not what was written.
     """
     loads = _loads(folder, read)
+    if edits is not None:
+        loads = [edits.around(load) for load in loads]
+        more = (*more, *edits.fields)
     held = _HeldAnswers(flags, columns, more)
     for load in loads:
         held.add(load(held.columns))
@@ -183,15 +190,27 @@ def find_answers(
     )
 
 
-def find_flagged_answers(job: Job, read: Read) -> Answers:
+def find_flagged_answers(job: Job, read: Read, reviews: Reviews | None = None) -> Answers:
     """Looks every answer up for its flags, in the sheet of the last run.
+
+    `reviews` are those of the folder, if the caller has read them.
 
     Raises:
         StorageFailed: as `find_answers` does.
     """
     columns = AnswerColumns(job.spec.columns if job.spec else ())
     rows = read(queries.counts).sheet_rows
-    return find_answers(job.folder, read, rows, flags=True, columns=columns)
+    reviews = reviews or read_reviews(job.folder, read)
+    which = queries.answered_after_review(reviews.protected)
+    return find_answers(
+        job.folder,
+        read,
+        rows,
+        flags=True,
+        columns=columns,
+        which=which,
+        edits=Edits(reviews, read),
+    )
 
 
 def _loads(folder: RunFolder, read: Read) -> list[_Load]:
@@ -286,9 +305,9 @@ class _HeldAnswers:
         """Keeps one bit for each answer and flag: a job with 50 columns has a hundred flags."""
         has = {flag: np.zeros(len(table), bool) for flag in self.known}
         columns = self._answer_columns
-        answers = table["result"].to_pylist()
+        answers, edited = table["result"].to_pylist(), column_edits_of(table)
         for place, stored in enumerate(table["flags"].to_pylist()):
-            computed = columns.read(answers[place]).flags if columns.columns else ()
+            computed = columns.read(answers[place], edited[place]).flags if columns.columns else ()
             for flag in all_flags(stored, computed, repeated=False):
                 if flag in has:
                     has[flag][place] = True
@@ -394,7 +413,10 @@ class _Spill:
 
     @property
     def schema(self) -> pa.Schema:
-        fields = [RESULTS_SCHEMA.field(name) for name in self.columns]
+        fields = [
+            pa.field(name, pa.string()) if name == COLUMN_EDITS else RESULTS_SCHEMA.field(name)
+            for name in self.columns
+        ]
         return pa.schema([pa.field("sheet_row", pa.int64()), *fields])
 
     def add(self, answers: pa.Table, placed: _Placed, first_rows: Rows) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.core.added_columns import KINDS, STATUS
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.core.review import REJECTED, Decision, Standing
 from pipeline.inputs.stored import stored_kinds
 from pipeline.inputs.table import Batch, Origin, SourceJob, Table
 from pipeline.job.job import Job
@@ -67,6 +68,7 @@ class _Origins:
 
     def __init__(self, name: str, source: AnsweredSheet) -> None:
         self._name = name
+        self._source = source
         self._rows = np.zeros(source.rows, np.int64)
         self._attempts = np.zeros(source.rows, np.int64)
         self._open = np.zeros(source.rows, np.bool_)
@@ -79,18 +81,27 @@ class _Origins:
 
     def of(self, first: int, ends: Iterable[_End]) -> list[Origin]:
         """The origins of the rows from `first` on, which ended like `ends`."""
-        return [
-            Origin(
-                int(self._rows[place]),
-                int(self._attempts[place]),
-                waits=self._waits(place, *end),
-            )
-            for place, end in enumerate(ends, first - 1)
-        ]
+        return [self._origin(number, *end) for number, end in enumerate(ends, first)]
 
-    def _waits(self, place: int, status: str, code: str | None, message: str | None) -> str | None:
+    def _origin(self, number: int, status: str, code: str | None, message: str | None) -> Origin:
+        place, attempts = number - 1, self._source.attempts
+        attempt = self._attempts[place] if attempts is None else attempts[number]
+        standing = self._source.standing_of(number) or Standing("")
+        return Origin(
+            int(self._rows[place]),
+            int(attempt),
+            standing.edit_id,
+            self._waits(place, standing, status, code, message),
+        )
+
+    def _waits(
+        self, place: int, standing: Standing, status: str, code: str | None, message: str | None
+    ) -> str | None:
         if status == State.OK:
-            return f"{self._name}: being asked again" if self._open[place] else None
+            if standing.decision is Decision.REJECTED:
+                return f"{self._name}: {REJECTED}"
+            is_open = self._open[place] and not standing.protected
+            return f"{self._name}: being asked again" if is_open else None
         how = "not sent yet" if status == State.PENDING else status
         why = f" ({code})" if code else f", {message}" if message else ""
         return f"{self._name}: {how}{why}"

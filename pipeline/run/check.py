@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.core.errors import Refused
 from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Row, State
+from pipeline.core.wording import NAMED
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
 from pipeline.inputs.identity import SheetKeys, digests
@@ -31,6 +32,7 @@ from pipeline.planning.consent import plan_of, questions, refuse_impossible
 from pipeline.planning.drift import Drift, drift
 from pipeline.planning.prepared import Prepared
 from pipeline.planning.repaid import Repaid, refuse_repaying
+from pipeline.planning.reviewed import refuse_paying_reviewed
 from pipeline.planning.selection import Selection
 from pipeline.results.column_facts import ColumnsFacts, column_facts
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
@@ -65,6 +67,8 @@ class Checked:
     * `text_rules`: the number of the rules by which cells become text here. Under the newest rules,
       `new_under_newest_rules` finished rows would have another text and so be new.
     * `skipped_by`: skipped rows by reason.
+    * `kept_by_review`: changed rows that are not sent, because a person approved or edited the
+      answer to the earlier text. They keep that answer, and count as ok.
     * `sheet`: what the user of the sheet may not see, such as hidden rows. `hidden` is what happens
       to those: send or skip.
     * `pace_per_s`: `rate:`, or what earlier runs learned of the key, None if neither is known.
@@ -104,6 +108,7 @@ class Checked:
     in_use: bool
     drift: Drift | None
     skipped_by: dict[str, int]
+    kept_by_review: list[int]
     sheet: SheetFacts
     hidden: str
     empty_cells: dict[str, int]
@@ -186,6 +191,7 @@ def check_job(
             in_use=in_use,
             drift=_drift(job, spec, prepared, read),
             skipped_by=_skipped_by(prepared.skips),
+            kept_by_review=sorted(prepared.by_review.rows),
             sheet=prepared.snapshot.facts,
             hidden=spec.hidden,
             empty_cells=dict(prepared.snapshot.empty_cells),
@@ -194,13 +200,16 @@ def check_job(
             columns=column_facts(job, read),
             questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
-            refusal=_refusal(job, prepared, accept_changes, key),
-            names=row_names(path, _shown_rows(variables, bodies)),
+            refusal=_refusal(job, prepared, accept_changes, key, read),
+            names=row_names(path, _shown_rows(variables, bodies, prepared)),
         )
 
 
-def _shown_rows(variables: list[VariableFacts], bodies: list[Body]) -> Iterator[int]:
+def _shown_rows(
+    variables: list[VariableFacts], bodies: list[Body], prepared: Prepared
+) -> Iterator[int]:
     yield from (body.row for body in bodies)
+    yield from sorted(prepared.by_review.rows)[:NAMED]
     for facts in variables:
         rows = (facts.shortest_row, facts.longest_row, facts.marked_row)
         yield from (row for row in rows if row is not None)
@@ -228,10 +237,14 @@ def _shown(held: Counter[State], in_use: bool) -> Counter[State]:
     return states
 
 
-def _refusal(job: Job, prepared: Prepared, accept_changes: bool, key: RunKey) -> str | None:
+def _refusal(
+    job: Job, prepared: Prepared, accept_changes: bool, key: RunKey, read: Read
+) -> str | None:
     """Returns why a run would be refused although its sheet can be sent, None if it would not."""
     spec = job.to_run()
     try:
+        if accept_changes:
+            refuse_paying_reviewed(job, prepared, read, accepting=True)
         repaid = Repaid() if accept_changes else prepared.repaid
         refuse_repaying(spec, repaid, rehearsal=job.sandbox)
         if spec.notify is not None and not job.sandbox:  # a rehearsal notifies no address

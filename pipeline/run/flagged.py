@@ -12,18 +12,21 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from pipeline.core.errors import Refused
+from pipeline.core.review import REJECTED, Decision
 from pipeline.core.wording import few_words, nearest, shortened
 from pipeline.job.answer_columns import flags_of_columns
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
+from pipeline.ledger.reviews import Reviews
 from pipeline.planning.selection import Flagged
 from pipeline.results.flags import known_flags
 from pipeline.results.lookup import Rows, find_flagged_answers
 
 
-def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
-    """Returns the rows whose answers have one of `flags`.
+def find_flagged(job: Job, flags: frozenset[str], read: Read, reviews: Reviews) -> Flagged:
+    """Returns the rows whose answers have one of `flags`. Of these, `REJECTED` is the decision of a
+    person.
 
     Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
 
@@ -32,22 +35,27 @@ def find_flagged(job: Job, flags: frozenset[str], read: Read) -> Flagged:
         StorageFailed: when an answer is missing or damaged.
     """
     columns = job.to_run().columns
-    _refuse_unknown(flags, known_flags(columns))
-    answers = find_flagged_answers(job, read)
-    rows = {flag: answers.flagged[flag] for flag in sorted(flags)}
+    _refuse_unknown(flags, (*known_flags(columns), REJECTED))
+    answers = find_flagged_answers(job, read, reviews)
+    rows = {flag: answers.flagged[flag] for flag in sorted(flags - {REJECTED})}
+    rejected = reviews.with_decision(Decision.REJECTED) if REJECTED in flags else frozenset()
     flags_at = _flags_at(rows)
     reasons = read(
         lambda db: {
-            one.row_id: flags_at[one.sheet_row]
-            for one in queries.answered(db)
-            if one.sheet_row in flags_at
+            one.row_id: "\n".join(filter(None, (flags_at.get(one.sheet_row), word)))
+            for one in queries.answered_after_review(reviews.protected)(db)
+            for word in [REJECTED if one.attempt_id in rejected else None]
+            if word or one.sheet_row in flags_at
         }
     )
     asked_for = read(queries.again_reasons)
     tried = (
         row_id
         for row_id, earlier in asked_for.items()
-        if row_id in reasons and earlier.issuperset(reasons[row_id].split("\n"))
+        if row_id in reasons
+        and earlier.issuperset(reasons[row_id].split("\n"))
+        # A person who rejects the next answer too wants another one.
+        and REJECTED not in reasons[row_id].split("\n")
     )
     computed = [rows[flag] for flag in flags.intersection(flags_of_columns(columns))]
     return Flagged(flags, reasons, frozenset(tried), answers.answered, _number(computed))

@@ -31,11 +31,13 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching, queries
 from pipeline.ledger.pins import folder_rules
 from pipeline.ledger.reader import Read, reading
+from pipeline.ledger.reviews import Reviews, read_reviews
 from pipeline.planning.changes import MovedRow, find_mass_change, find_moved, find_stale
 from pipeline.planning.pinned_settings import read_pins
-from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan
-from pipeline.planning.prepared import Neighbour, OpenSheet, Prepared
+from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan, keep_rows
+from pipeline.planning.prepared import KeptByReview, Neighbour, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
+from pipeline.planning.reviewed import find_kept, linked
 from pipeline.planning.selection import Flagged, Selection
 from pipeline.run.neighbours import find_neighbours
 from pipeline.system.paths import resolved
@@ -94,7 +96,8 @@ def prepare(
     if source is not None:
         _refuse_other_host(source, spec, host)
     pins = read_pins(read, spec, sheet.variables, host, source)
-    flagged = _flagged(job, selection, read)
+    reviews = read_reviews(job.folder, read)
+    flagged = _flagged(job, selection, read, reviews)
     last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
     if last == path:  # the new snapshot is about to replace it
         last = None
@@ -104,9 +107,14 @@ def prepare(
     )
     if selection.rows is not None and selection.rows.last > snapshot.rows:
         raise Refused(no_such_row(selection.rows.last, spec.input.name, snapshot.rows, path))
+    read(matching.protect(reviews.protected))
     plan = _lay_over(spec, snapshot, selection, flagged, read)
     read(matching.check_absent)
     skips, kept = _keep_answers(spec, snapshot, plan, read)
+    by_review = KeptByReview(last_review=reviews.last)
+    if reviews.protected and not pins.changed:  # else `repaid` finds the reviewed answers
+        by_review = _keep_reviewed(spec, last, snapshot, plan, reviews.last, read)
+    _share(snapshot, by_review, read)
     repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
     moved = find_moved(spec, last, snapshot, selection.rows)
     mass_change = None if pins.changed else find_mass_change(spec, last, snapshot, plan, read)
@@ -124,9 +132,11 @@ def prepare(
         moved,
         mass_change,
         neighbours,
-        row_names(snapshot.path, _to_name(plan, moved)),
+        row_names(snapshot.path, _to_name(plan, moved, by_review)),
         flagged,
         find_stale(spec, snapshot, plan, read),
+        reviews,
+        by_review,
     )
 
 
@@ -140,19 +150,20 @@ def _refuse_other_host(source: SourceJob, spec: JobSpec, host: str) -> None:
         )
 
 
-def _flagged(job: Job, selection: Selection, read: Read) -> Flagged | None:
+def _flagged(job: Job, selection: Selection, read: Read, reviews: Reviews) -> Flagged | None:
     """Returns the rows that the flags of `selection` choose, None if it has no flags."""
     if not selection.flags:
         return None
     # Imported here, because no other plan reads answers.
     from pipeline.run.flagged import find_flagged
 
-    return find_flagged(job, selection.flags, read)
+    return find_flagged(job, selection.flags, read, reviews)
 
 
-def _to_name(plan: Plan, moved: Sequence[MovedRow]) -> Iterator[int]:
+def _to_name(plan: Plan, moved: Sequence[MovedRow], by_review: KeptByReview) -> Iterator[int]:
     """Yields the rows that a question or a notice may name: the first ones of each list."""
-    for numbers in (*plan.risky.values(), plan.given_up_left, plan.tried_left):
+    left = (plan.given_up_left, plan.tried_left, plan.reviewed_left, by_review.rows)
+    for numbers in (*plan.risky.values(), *left):
         yield from sorted(numbers)[:NAMED]
     yield from (row.number for row in moved[:NAMED])
 
@@ -188,14 +199,37 @@ def _lay_over(
             add_batch(plan, snapshot.numbers[positions], held, selection, flagged)
     else:  # a look-up takes 3 microseconds per row, and a new ledger is empty
         add_batch(plan, snapshot.numbers[firsts], (), selection, flagged)
-    for start in range(0, len(duplicates.numbers), _LOOK_UP_ROWS):
-        span = slice(start, start + _LOOK_UP_ROWS)
-        pairs = zip(
-            duplicates.numbers[span].tolist(), duplicates.firsts[span].tolist(), strict=True
-        )
-        read(matching.share(list(pairs)))
     finish_plan(plan, duplicates)
     return plan
+
+
+def _share(snapshot: Snapshot, by_review: KeptByReview, read: Read) -> None:
+    """Records the duplicates, except those that keep the answer of a review."""
+    kept = np.fromiter(by_review.rows, np.int64, len(by_review.rows))
+    sent = ~np.isin(snapshot.duplicates.numbers, kept)
+    numbers, firsts = snapshot.duplicates.numbers[sent], snapshot.duplicates.firsts[sent]
+    for start in range(0, len(numbers), _LOOK_UP_ROWS):
+        span = slice(start, start + _LOOK_UP_ROWS)
+        pairs = zip(numbers[span].tolist(), firsts[span].tolist(), strict=True)
+        read(matching.share(list(pairs)))
+
+
+def _keep_reviewed(
+    spec: JobSpec, last: Path | None, snapshot: Snapshot, plan: Plan, last_review: int, read: Read
+) -> KeptByReview:
+    """Gives changed rows the reviewed answer to their earlier text, instead of sending them."""
+    protected = read(matching.protected_rows)
+    before = read(queries.kept_by_review)
+    found = find_kept(spec, last, snapshot, plan, protected, before)
+    keep_rows(plan, found)
+    links = linked(spec, snapshot, found, before, {one.row_id for one in protected})
+    for number, first in zip(
+        snapshot.duplicates.numbers.tolist(), snapshot.duplicates.firsts.tolist(), strict=True
+    ):
+        if first in found:
+            found[number] = found[first]
+    read(matching.keep_reviewed(found))
+    return KeptByReview(found, None if links == before else links, last_review)
 
 
 def _held(

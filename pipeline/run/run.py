@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -61,7 +62,7 @@ from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import Operation, refuse_lost
 from pipeline.notify.notifier import Notifier, notifying
 from pipeline.planning.consent import Consent, notices, permit
-from pipeline.planning.prepared import OpenSheet, Prepared
+from pipeline.planning.prepared import Links, OpenSheet, Prepared
 from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Cutoff
 from pipeline.results.failures_csv import drafted
@@ -69,6 +70,7 @@ from pipeline.results.sealing import Sealer
 from pipeline.run.in_thread import run_in_thread
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
+from pipeline.run.review_guard import ReviewGuard
 from pipeline.run.stages import with_source
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending.control import Control
@@ -202,9 +204,12 @@ async def _run_job(
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         token = permit(job, prepared, options.selection, ledger.read, options.consent)
         run = _Run(job, options, ledger, clock, tell, prepared, interrupted_row_ids, token)
+        guard = ReviewGuard(prepared, ledger.read)
         run.begin(host)
         drain_s = spec.deadline_s if options.drain_s is None else options.drain_s
-        sending = Sending(spec, ledger, run.sealer, clock, control, tell, drain_s, until)
+        sending = Sending(
+            spec, ledger, run.sealer, clock, control, tell, drain_s, until, guard.allows
+        )
         stopped = None
         if prepared.plan.to_send:
             with folder.reserving(_reserve_bytes(spec.concurrency)):
@@ -215,6 +220,7 @@ async def _run_job(
         if control.abandoned:
             notifier.hurry()
         await ledger.unblocked()
+        ledger.keep(guard.kept)
         return run.conclude(stopped or control.stopped, control.signal_exit, sending.sent)
 
 
@@ -349,12 +355,14 @@ class _Run:
             self.run_id,
             snapshot.snapshot_id,
             snapshot.rows,
-            snapshot.skipped,
+            snapshot.skipped + len(self.prepared.by_review.rows),
             snapshot_sha256=snapshot.sha256,
             pins=self.prepared.pins.text,
             accepted=self.prepared.repaid.row_ids,
             again=self.prepared.again,
             token=self.token,
+            last_review=self.prepared.reviews.last,
+            kept_by_review=_as_text(self.prepared.by_review.links),
         )
         folder.adopt_snapshot()
         write_json(folder.run, self._about(host))
@@ -407,6 +415,10 @@ class _Run:
             "limit": self.job.limit,
             "options": _resolved(spec),
         }
+
+
+def _as_text(links: Links | None) -> str | None:
+    return None if links is None else json.dumps(links)
 
 
 def _source(spec: JobSpec) -> JsonObject:

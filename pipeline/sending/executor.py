@@ -58,7 +58,7 @@ requests in flight, as far as the disk accepts them:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,11 @@ from pipeline.policy.row_queue import RowQueue
 _LOOK_AT_CLOCK_S = 1.0
 
 
+def every_row(row: Row) -> bool:
+    """Allows every row."""
+    return True
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Executor:
     """Sends one stream of rows. Retries a row only if its last request was certainly not paid.
@@ -95,7 +100,8 @@ class Executor:
     `concurrency` is the most requests in flight. `retries` is how often a row is retried that
     failed in the API's own words. `budget` is the number of requests that may still be billed, None
     without a limit. `limit_name` is the key of the job file that set it. `until` ends the sending
-    before a time of day, None if there is no such time.
+    before a time of day, None if there is no such time. `allowed` is asked before each request. A
+    row that it no longer allows stays as it is.
     """
 
     engine: Engine
@@ -109,6 +115,7 @@ class Executor:
     listeners: tuple[Listener, ...] = ()
     until: Cutoff | None = None
     limit_name: str = "max_paid"
+    allowed: Callable[[Row], bool] = every_row
     stopped: Stopped | None = field(default=None, init=False)
     _back_off: BackOff = field(default_factory=BackOff, init=False)
     _queue: RowQueue = field(default_factory=RowQueue, init=False)
@@ -291,6 +298,10 @@ class Executor:
                 self._changed.set()
 
     async def _attempt(self, row: Row) -> None:
+        if not self.allowed(row):
+            self._not_billed()
+            self._queue.finished(row)
+            return
         try:
             attempt = await self.ledger.intend(row)
         except StorageFailed as error:

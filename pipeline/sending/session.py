@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import EngineAway, Interrupted, LedgerBusy
@@ -44,7 +44,7 @@ from pipeline.results.sealing import PART_ROWS, Sealer
 from pipeline.sending.control import Control
 from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.choice import open_engine
-from pipeline.sending.executor import Executor
+from pipeline.sending.executor import Executor, every_row
 from pipeline.sending.kept_pace import KeptPace, kept_pace
 from pipeline.sending.throttle import PacedThrottle
 
@@ -54,7 +54,8 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(slots=True)
 class Sending:
-    """The sending of one run's rows. `drain_s` is how long a stop waits for answers, in seconds."""
+    """The sending of one run's rows. `drain_s` is how long a stop waits for answers, in seconds.
+    `allowed` says right before a request whether its row may still be sent."""
 
     spec: JobSpec
     ledger: SqliteLedger
@@ -64,6 +65,7 @@ class Sending:
     tell: Listener
     drain_s: float
     until: Cutoff | None = None
+    allowed: Callable[[Row], bool] = every_row
     _tally: _SentSoFar = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +139,7 @@ class Sending:
             limit_name=self.spec.limit_name(counts.paid_max),
             listeners=(self._tally.see, self.tell),
             until=self.until,
+            allowed=self.allowed,
         )
 
     def _concurrency(self, fits: int) -> int:

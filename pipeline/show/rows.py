@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, STATUS, part_of
+from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, REVIEW, STATUS, part_of
 from pipeline.core.errors import Refused
 from pipeline.core.model import Citation, ErrorCode, Verdict
+from pipeline.core.wording import NAMED
 from pipeline.inputs.arrow import as_numpy
 from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.row_names import RowNames, row_names
@@ -74,7 +75,9 @@ class ShownRow:
     paid answer. `variables` are those of the request. `sent` is false if there was no request yet:
     then they are those that a run would send. `columns` has a canonical text for each column of
     `columns:`, None where the answer does not fit. `attempts` are the requests, the oldest first.
-    `versions` are all paid answers, the oldest first, if the caller asks for them.
+    `versions` are all paid answers, the oldest first, if the caller asks for them. `review` is the
+    decision of a person about the answer: "approved", "edited" or "rejected". Where a person
+    edited the answer, `answer` and `columns` have the edited text.
     """
 
     row: int
@@ -92,6 +95,7 @@ class ShownRow:
     citations: tuple[Citation, ...]
     attempts: tuple[ShownAttempt, ...]
     versions: tuple[ShownVersion, ...] = ()
+    review: str | None = None
 
 
 def show_job(
@@ -134,8 +138,11 @@ def show_job(
 
 
 @contextmanager
-def showing(job: Job, choice: Choice, *, versions: bool = False) -> Iterator[Shown]:
-    """Opens the sources of the rows and chooses among them.
+def showing(
+    job: Job, choice: Choice, *, versions: bool = False, kinds: Collection[str] = KINDS
+) -> Iterator[Shown]:
+    """Opens the sources of the rows and chooses among them. `kinds` are the runner's own columns
+    that the rows have.
 
     Raises:
         Refused: as `show_job` does.
@@ -143,7 +150,7 @@ def showing(job: Job, choice: Choice, *, versions: bool = False) -> Iterator[Sho
     """
     if min(choice.sample or 0, choice.limit or 0) < 0:
         raise Refused("`sample` and `limit` must not be negative.")
-    with opened(job, Path(tempfile.gettempdir()), KINDS, more=(_AS_SENT,)) as source:
+    with opened(job, Path(tempfile.gettempdir()), kinds, more=(_AS_SENT,)) as source:
         names = row_names(source.snapshot, ())
         if names.id_column is None and job.spec is not None:  # a snapshot of an earlier release
             known = job.spec.id in stored_columns(source.snapshot)
@@ -186,6 +193,10 @@ class Shown:
             if piece.first + len(piece.skipped) > last:
                 return
 
+    def names_of(self, rows: Sequence[int]) -> str:
+        """Returns the first of some rows as messages name them."""
+        return row_names(self.source.snapshot, rows[:NAMED]).rows(rows)
+
     def _versions(self) -> Iterator[ShownVersion]:
         """All paid answers of the chosen rows, in the order of the sheet."""
         read = self.source.read
@@ -223,6 +234,7 @@ class _Reader:
         self, shown: Shown, variables: Variables | None, versions: Iterator[ShownVersion]
     ) -> None:
         self._read = shown.source.read
+        self._kept = shown.source.kept
         self._in_use = shown.source.in_use
         self._names = shown.names
         self._with_versions = shown.versions
@@ -248,7 +260,7 @@ class _Reader:
             status=cell[STATUS],
             error_code=cell["error_code"],
             error_message=cell["error_message"],
-            skipped=piece.skipped[place].is_valid,
+            skipped=piece.skipped[place].is_valid or number in self._kept,
             flags=tuple(cell[FLAGS] or ()),
             sent=bool(made),
             variables=self._to_send(piece, place) if sent is None else _as_sent(sent, number),
@@ -257,6 +269,7 @@ class _Reader:
             citations=_citations(cell["citations"]),
             attempts=tuple(_shown_attempt(one, self._in_use) for one in made),
             versions=tuple(islice(self._versions, paid)) if self._with_versions else (),
+            review=cell[REVIEW],
         )
 
     def _name(self, number: int, row_id: str | None) -> str:

@@ -258,7 +258,8 @@ def _compared(old: str, new: str) -> Spans:
 def _head(row: ShownRow) -> str:
     code = f" ({row.error_code})" if row.error_code and row.status != State.OK else ""
     flags = f", flagged {', '.join(row.flags)}" if row.flags else ""
-    return _clean(f"{row.name}: {row.status}{code}{flags}")
+    review = f", {row.review}" if row.review else ""
+    return _clean(f"{row.name}: {row.status}{code}{flags}{review}")
 
 
 def _note(row: ShownRow, rehearsal: bool) -> str:

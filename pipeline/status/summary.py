@@ -18,6 +18,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Counts
 from pipeline.ledger.reader import reading, refuse_before_first_run
+from pipeline.ledger.reviews import count_reviews
 from pipeline.status.exit_codes import exit_code_of
 from pipeline.status.next_step import next_step, send_pending, stand
 
@@ -86,12 +87,14 @@ def summarize(
 @dataclass(frozen=True, slots=True)
 class Status:
     """The summary of a job, and its last run. `in_use`: a process works in the folder now.
-    `in_flight` counts the pending rows that were sent and have no response yet."""
+    `in_flight` counts the pending rows that were sent and have no response yet. `reviews` counts
+    the rows whose answers a person approved, edited or rejected."""
 
     summary: Summary
     last_run: queries.LastRun | None
     in_use: bool
     in_flight: int
+    reviews: dict[str, int]
 
 
 def read_status(job: Job) -> Status:
@@ -107,7 +110,8 @@ def read_status(job: Job) -> Status:
         counts = read(queries.counts)
         summary = summarize(job, counts, in_use=in_use)
         in_flight = stand(counts, in_use).in_flight
-        return Status(summary, read(queries.last_run), in_use, in_flight)
+        reviews = count_reviews(job.folder, read)
+        return Status(summary, read(queries.last_run), in_use, in_flight, reviews)
 
 
 def for_person(job: Job, summary: Summary) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pipeline.core.model import ROW_COUNTS, Summary
@@ -27,6 +28,12 @@ def summary_lines(
     if summary.by_code and report_command:
         lines.append(f"What failed and why: {report_command}")
     return lines + next_lines(summary, rehearsal)
+
+
+def review_lines(reviews: Mapping[str, int]) -> list[str]:
+    """Counts the reviewed rows, in no line or in one."""
+    named = ", ".join(f"{number} {word}" for word, number in reviews.items())
+    return [f"Reviews:  {named}"] if named else []
 
 
 def next_lines(summary: Summary, rehearsal: bool) -> list[str]:

@@ -22,6 +22,7 @@ from pipeline.verify.files import check_failures, check_snapshot, check_summary
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Finding, Findings, Verified
 from pipeline.verify.ledger import check_sense, check_structure, check_sums
 from pipeline.verify.results import check_results, listed
+from pipeline.verify.reviews import check_reviews
 
 __all__ = ["Finding", "Verified", "verify_job"]
 
@@ -77,6 +78,7 @@ def _look(job: Job) -> Verified:
             snapshot = look(lambda db, f: check_snapshot(folder, db, f))
             look(lambda db, f: check_summary(folder, db, summary, f))
             look(lambda db, f: check_failures(folder, snapshot, db, f))
+            check_reviews(folder, read, findings)
     except StorageFailed as error:
         findings.add(LEDGER, f"it cannot be read ({_why(error)})", KEEP_LEDGER)
     return Verified(summary, entries, answers, parts, findings.all())

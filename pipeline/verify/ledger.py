@@ -93,7 +93,11 @@ _DISAGREEMENTS = {
     ),
     "the state of a row does not follow from its last attempt": (
         "SELECT r.sheet_row FROM rows r JOIN attempts a ON a.attempt_id = r.last_attempt"
-        " WHERE NOT CASE coalesce(a.verdict, '')"
+        # An order for another answer that a review of the present one took back.
+        " WHERE NOT (r.state = 'ok' AND r.code IS NULL AND r.ok_attempt IS NOT NULL"
+        " AND coalesce(a.verdict, '') IN ('ok', 'refused', 'failed') AND EXISTS (SELECT 1"
+        " FROM decisions d WHERE d.row_id = r.row_id AND d.decision = 'kept'))"
+        " AND NOT CASE coalesce(a.verdict, '')"
         " WHEN '' THEN r.state = 'sending'"
         " WHEN 'ok' THEN r.code IS NULL AND (r.state = 'ok' AND a.version = r.version"
         " OR r.state = 'pending' AND a.version < r.version)"

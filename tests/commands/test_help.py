@@ -31,7 +31,8 @@ def test_the_commands_are_listed_in_the_order_in_which_a_user_needs_them():
     lines = help_of()
     listed = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]]
     assert " ".join(listed) == (
-        "init check run status report show resume settle export history verify schedule sandbox"
+        "init check run status report show review resume settle export history verify schedule "
+        "sandbox"
     )
 
 

@@ -51,6 +51,8 @@ MAY_LOAD = {
     "export job.yaml --to done.parquet": LEDGER | TABLES,
     "export job.yaml --to done.xlsx": LEDGER | TABLES | WORKBOOK,
     "export job.yaml --citations cited.parquet": LEDGER | TABLES,
+    "review job.yaml": LEDGER | TABLES,
+    "review job.yaml --rows 1 --approve": LEDGER | TABLES,
     "settle job.yaml": LEDGER | TABLES | {"asyncio"},
     "run job.yaml": LEDGER
     | TABLES

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 import pipeline
-from pipeline.commands import send
+from pipeline.commands import console
 from pipeline.core.errors import Refused
 from pipeline.core.wording import json_line, printable
 from pipeline.job.access import Access, find_access
@@ -446,7 +446,7 @@ def test_printable_text_stays_readable_and_json_reads_back_the_same():
 def test_a_question_about_rows_commands_no_terminal():
     """It quotes cells and ids of the sheet."""
     with CliRunner().isolation(input="n\n") as (out, err, *_):
-        assert send._confirm(NASTY) is False
+        assert console.confirm_sending(NASTY) is False
         said = out.getvalue().decode() + err.getvalue().decode()
     assert "Send them?" in said
     assert commands_in(said) == []
@@ -455,7 +455,7 @@ def test_a_question_about_rows_commands_no_terminal():
 # The functions that print to a terminal. Each makes its text printable or prints only own words.
 SPEAKERS = {
     "cli.main", "commands.console._echo", "commands.console.pour",
-    "commands.console.page_through", "commands.schedule.work", "commands.send._confirm",
+    "commands.console.page_through", "commands.schedule.work", "commands.console.confirm",
     "commands.init.init", "commands.watch._draw", "ledger.integrity._main",
     "commands.progress.say", "commands.widget.write",
     "sending.engines.ray_head._main", "inputs.calamine_process._say",

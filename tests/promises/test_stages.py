@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -250,9 +252,6 @@ def test_a_rehearsal_reads_the_rehearsal_of_its_source(chain):
 
 
 def source_of(path: Path) -> list[tuple[int, ...]]:
-    import contextlib
-    import sqlite3
-
     with contextlib.closing(sqlite3.connect(path)) as db:
         return db.execute("SELECT source_row, source_attempt FROM lineage").fetchall()
 
@@ -402,3 +401,61 @@ def test_a_workbook_comes_home_with_the_columns_of_all_stages(chain):
     names = [name for name in header if name]
     assert len(names) == len(set(names))
     assert not any("_2" in name for name in names)
+
+
+def reviewed(job: Job, row: int, *options: str) -> None:
+    done = job.call("review", "--rows", str(row), *options)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_edit_of_a_source_answer_is_one_bill_and_its_reset_none(chain, tmp_path):
+    """The edited text goes to the next stage, and the ledger notes the edit."""
+    chain.first.run()
+    chain.second.run()
+    text = tmp_path / "edit.txt"
+    text.write_text("My cats", encoding="utf-8")
+    reviewed(chain.first, 1, "--edit", str(text), "--column", "title")
+    chain.second.run()
+    assert chain.billed("title")["My cats"] == 1
+    assert "My cats" in exported(chain.second)[0]["article"]
+    before = chain.sandbox.billed()
+    reviewed(chain.first, 1, "--reset")
+    chain.second.run()
+    assert chain.sandbox.billed() == before
+    assert "On cats" in exported(chain.second)[0]["article"]
+    with contextlib.closing(
+        sqlite3.connect(chain.second.folder / "runs" / "article" / "ledger.sqlite")
+    ) as db:
+        assert db.execute("SELECT source_edit FROM lineage").fetchall() == [
+            *[(None,)] * 4,
+            ("1",),
+        ]
+
+
+def test_a_rejected_source_answer_sends_nothing_and_only_approved_rows_can_be_chosen(chain):
+    chain.first.run()
+    reviewed(chain.first, 1, "--reject")
+    reviewed(chain.first, 2, "--approve")
+    chain.write_second(where={"column": "_outline_review", "equals": "approved"})
+    chain.second.run()
+    assert chain.billed("title") == {"On dogs": 1}
+    chain.write_second()
+    chain.second.run()
+    assert chain.billed("title") == {"On dogs": 1, "On birds": 1, "On fish": 1}
+    assert exported(chain.second)[0]["_article_error_message"] == "outline: rejected"
+    reviewed(chain.first, 1, "--reset")
+    chain.second.run()
+    assert sum(chain.billed("title").values()) == 4
+
+
+def test_a_reviewed_row_of_a_stage_is_not_sent_when_its_source_changes(chain):
+    chain.write_first(id="sku")
+    chain.first.run()
+    chain.second.run()
+    reviewed(chain.second, 1, "--approve")
+    chain.first.write_sheet(["sku", "topic"], [["A1", "cows"], ["A2", "wolves"], *ROWS[2:]])
+    chain.first.run()
+    chain.second.run()
+    assert chain.billed("title")["On cows"] == 0
+    assert chain.billed("title")["On wolves"] == 1
+    assert "On cats" in exported(chain.second)[0]["article"]

@@ -36,6 +36,7 @@ from tests.conftest import Job, SandboxProcess
 from tests.support.forks import Forks
 
 EMPTY = "result-empty"
+EDITED = "A text by a person."
 FAULTS = ("json-500-once", "blocked", "not-json", "html-504-billed", "success-false", EMPTY)
 STORIES = [f"story {n}" for n in range(6)] + [f"{n} #fault:{n}" for n in FAULTS]
 IN_FLIGHT = 3
@@ -94,6 +95,7 @@ class Machine(RuleBasedStateMachine):
         self.job = Job(folder, folder / "job.yaml", folder / "sheet.csv", self.bench.sandbox.url)
         self.rows: list[str] = []
         self.tone, self.note, self.dedupe = "warm", False, False
+        self.deduped = False
         # By body: how often it may be billed, the most equal rows with it in any run, and whether
         # a killed run may have left it ambiguous.
         self.allowed: Counter[str] = Counter()
@@ -153,7 +155,7 @@ class Machine(RuleBasedStateMachine):
     @noted
     def turn_dedupe(self) -> None:
         """Without it, the other equal rows are new. With it, no row is new."""
-        self.dedupe = not self.dedupe
+        self.dedupe, self.deduped = not self.dedupe, True
 
     @rule(tone=st.sampled_from(["warm", "dry"]), accepted=st.booleans())
     @noted
@@ -238,6 +240,46 @@ class Machine(RuleBasedStateMachine):
         code = self.bench.forks.call_with_signals(words, later)
         assert code in self._codes(signals), (code, self.bench.forks.complained)
 
+    @rule(place=places, what=st.sampled_from(["--approve", "--edit", "--reject", "--reset"]))
+    @noted
+    def review(self, place: int, what: str) -> None:
+        """Reviews the answer of a row of the last run's sheet. Without one: refused."""
+        self._review(place, what)
+
+    def _review(self, place: int, what: str) -> None:
+        shown = self._shown()
+        if not shown:
+            return
+        row = shown[place % len(shown)]
+        words = [what]
+        if what == "--edit":
+            file = self.job.folder / "edit.txt"
+            file.write_text(EDITED, encoding="utf-8")
+            words.append(str(file))
+        number = str(row["row"])
+        code = self.bench.forks.call("review", str(self.job.spec), "--rows", number, *words)
+        assert code == (2 if row["answer"] is None else 0), self.bench.forks.complained
+        if code == 0:
+            word = {"--approve": "approved", "--edit": "edited", "--reject": "rejected"}.get(what)
+            [now] = [one for one in self._shown() if one["row"] == row["row"]]
+            # An approved answer that was edited before is still edited.
+            assert now["review"] in ({word, "edited"} if word == "approved" else {word})
+
+    @rule(place=places, what=st.sampled_from(["--approve", "--edit"]), after_s=instants_s)
+    @noted
+    def review_during_again(self, place: int, what: str, after_s: float) -> None:
+        """Kills a run that asks again, and reviews before the next one."""
+        self._run("run", "--again", "all", "--yes", signals=[(after_s, signal.SIGKILL)])
+        self._review(place, what)
+        self._run("run")
+
+    @rule(killed_after_s=st.none() | instants_s)
+    @noted
+    def again_rejected(self, killed_after_s: float | None) -> None:
+        """Without a rejected answer, and while an earlier --again is not finished: refused."""
+        signals = [] if killed_after_s is None else [(killed_after_s, signal.SIGKILL)]
+        self._run("run", "--again", "rejected", "--yes", signals=signals)
+
     @rule()
     @noted
     def settle(self) -> None:
@@ -252,8 +294,10 @@ class Machine(RuleBasedStateMachine):
         exported = self._export()
         ok = exported[exported["_status"] == "ok"]
         answers = self._answers()
-        for story, result in zip(ok["story"], ok["result"], strict=True):
-            assert result in {answers.get(self._body(story, tone)) for tone in self.tones}
+        reviewed = {row["row"] for row in self._shown() if row["review"] or row["skipped"]}
+        for row, story, result in zip(ok.index + 1, ok["story"], ok["result"], strict=True):
+            if row not in reviewed:
+                assert result in {answers.get(self._body(story, tone)) for tone in self.tones}
 
     # -- what must hold -------------------------------------------------------------------
 
@@ -279,6 +323,7 @@ class Machine(RuleBasedStateMachine):
     # -- how ------------------------------------------------------------------------------
 
     def _run(self, verb: str, *options: str, signals: list[tuple[float, int]] | None = None) -> int:
+        protected = self._protected()
         self._write()
         before = self.allowed.copy(), self.seen.copy()
         paid = self._billed()
@@ -296,12 +341,50 @@ class Machine(RuleBasedStateMachine):
             self.cut |= {self._body(story) for story in self.rows}
         if (self.job.output / "ledger.sqlite").exists():
             self._check_counts()
+        self._check_that_reviews_stand(protected, paid)
         if code == 4:
             self._check_that_the_first_rows_failed_alike()
         if code in (0, 3, 5):
             self.done = True
             self._check_files()
         return code
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """Returns the rows of the last run's sheet with their answers and reviews."""
+        code = self.bench.forks.call("show", str(self.job.spec), "--json", "--no-pager")
+        lines = [json.loads(line) for line in self.bench.forks.said.splitlines()]
+        return lines[:-1] if code == 0 else []
+
+    def _protected(self) -> Counter[tuple[str, str]]:
+        """Counts the approved and edited answers of the sheet, by the body that was sent for each
+        and the answer."""
+        found: Counter[tuple[str, str]] = Counter()
+        for row in self._shown():
+            if row["review"] in ("approved", "edited"):
+                body = json.dumps(row["variables"], separators=(",", ":"))
+                found[body, row["answer"]] += 1
+        return found
+
+    def _check_that_reviews_stand(
+        self, before: Counter[tuple[str, str]], paid: dict[str, int]
+    ) -> None:
+        """Checks that no reviewed answer was replaced, as long as its row is in the sheet."""
+        if not before:
+            return
+        here = Counter(self._body(story) for story in self.rows)
+        now = self._protected()
+        for (body, answer), times in before.items():
+            there = min(times, here[body]) if not self.dedupe else min(times, here[body], 1)
+            kept = sum(n for (of, text), n in now.items() if of == body and text == answer)
+            others = sum(n for (of, text), n in before.items() if of == body and text != answer)
+            assert kept >= there - others, (body, answer, times)
+        # With every equal row reviewed, nothing is paid for that text again.
+        reviewed: Counter[str] = Counter()
+        for (body, _), times in before.items():
+            reviewed[body] += times
+        for body, times in reviewed.items():
+            if not self.deduped and times >= max(here[body], self.seen[body]):
+                assert self._billed().get(body, 0) == paid.get(body, 0), body
 
     @staticmethod
     def _codes(signals: list[tuple[float, int]] | None) -> set[int]:
@@ -322,7 +405,7 @@ class Machine(RuleBasedStateMachine):
 
     def _may_be_paid_again(self, body: str, verb: str, options: tuple[str, ...]) -> bool:
         if "--again" in options:
-            return "all" in options or EMPTY in body
+            return "all" in options or "rejected" in options or EMPTY in body
         if verb != "resume":
             return False
         billed_for_nothing = "#fault:not-json" in body or "#fault:html-504" in body

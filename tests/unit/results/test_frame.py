@@ -17,6 +17,7 @@ from tests.conftest import TOP, ended
 from tests.support.workbooks import table, worksheet, write_workbook
 
 ADDED = ["result", "citations", "_status", "_error_code", "_error_message", "_flags"]
+ADDED += ["_review"]
 
 
 def test_a_text_sheet_comes_back_in_its_order_with_its_answers(sandbox, make_job):
