@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Decision(StrEnum):
@@ -36,6 +37,9 @@ class Review:
     text: str | None = None
 
 
+NO_EDITS: Mapping[str | None, int] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """All decisions about one answer, taken together.
@@ -46,7 +50,7 @@ class Standing:
 
     digest: str
     judged: Decision | None = None
-    edits: Mapping[str | None, int] = field(default_factory=dict)
+    edits: Mapping[str | None, int] = field(default_factory=lambda: NO_EDITS)
     last: int = 0
 
     @property
@@ -68,12 +72,14 @@ class Standing:
 
     def after(self, review_id: int, decision: Decision, column: str | None) -> Standing:
         """Returns the standing after one more decision."""
-        known = replace(self, last=review_id)
-        if decision is Decision.RESET and column is None:
-            return replace(known, judged=None, edits={})
-        if decision is Decision.RESET:
-            return replace(known, edits={c: n for c, n in self.edits.items() if c != column})
-        if decision is not Decision.EDITED:
-            return replace(known, judged=decision)
-        judged = None if self.judged is Decision.REJECTED else self.judged
-        return replace(known, judged=judged, edits={**self.edits, column: review_id})
+        judged, edits = self.judged, self.edits
+        if decision is Decision.EDITED:
+            judged = None if judged is Decision.REJECTED else judged
+            edits = {**edits, column: review_id}
+        elif decision is not Decision.RESET:
+            judged = decision
+        elif column is None:
+            judged, edits = None, NO_EDITS
+        else:
+            edits = {name: number for name, number in edits.items() if name != column}
+        return Standing(self.digest, judged, edits, review_id)

@@ -52,7 +52,8 @@ _DIGEST_BYTES = 8
 _ASKED_AT_ONCE = 500
 _ANSWER_ID = re.compile(r"a-([0-9a-f]{32})-([0-9]{1,15})-([0-9a-f]{16})(?:-r([0-9]{1,15}))?")
 
-_Row = tuple[int, int, str, str | None, str]
+_Row = tuple[int, int, str, str | None, Decision]
+_DECISIONS = {str(decision): decision for decision in Decision}
 
 
 def digest_of(answer: str) -> str:
@@ -136,7 +137,7 @@ class Reviews:
         with _viewing(self.path) as db:
             for review_id, of, _, part, decision in _rows(db, replace(self, last=0)):
                 if of == attempt_id and review_id <= last:
-                    found = found.after(review_id, Decision(decision), part)
+                    found = found.after(review_id, decision, part)
         return found
 
     def newer(self) -> Reviews:
@@ -233,7 +234,7 @@ def _read(before: Reviews, patience_s: float = PATIENCE_S) -> Reviews:
             if review_id != last + 1:
                 raise damaged(before.path, f"review {last + 1} is missing")
             known = standing.get(attempt_id) or Standing(digest)
-            standing[attempt_id] = known.after(review_id, Decision(decision), part)
+            standing[attempt_id] = known.after(review_id, decision, part)
             last = review_id
     return Reviews(before.path, before.folder_id, last, standing)
 
@@ -241,12 +242,15 @@ def _read(before: Reviews, patience_s: float = PATIENCE_S) -> Reviews:
 def _rows(db: sqlite3.Connection | None, before: Reviews) -> Iterator[_Row]:
     if db is None:
         return
-    for *row, folder, has_text, whole in db.execute(_NEWER, (before.last,)):
-        if not whole or row[4] not in list(Decision) or has_text != (row[4] == Decision.EDITED):
-            raise damaged(before.path, f"review {row[0]} is not as it was saved")
+    for number, attempt_id, digest, part, word, folder, has_text, whole in db.execute(
+        _NEWER, (before.last,)
+    ):
+        decision = _DECISIONS.get(word)
+        if not whole or decision is None or has_text != (decision is Decision.EDITED):
+            raise damaged(before.path, f"review {number} is not as it was saved")
         if folder != before.folder_id:
             raise damaged(before.path, "it belongs to another run folder")
-        yield (row[0], row[1], row[2], row[3], row[4])
+        yield number, attempt_id, digest, part, decision
 
 
 _NEWER = (

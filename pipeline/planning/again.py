@@ -94,7 +94,7 @@ def _nothing_flagged(job: Job, prepared: Prepared, flagged: Flagged, selection: 
         )
     return (
         f"{counted(len(flagged.reasons), 'answer')} with {flags} left out: the row is skipped, "
-        "edited, reviewed, failed, ambiguous or no longer in the sheet, or --rows or --limit "
+        "edited, failed, ambiguous, reviewed or no longer in the sheet, or --rows or --limit "
         "excludes it."
     )
 

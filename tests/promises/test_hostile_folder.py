@@ -51,6 +51,9 @@ FILES = [
     "results/part-00001.parquet",
     "report.html",
     "exports.json",
+    "reviews.lock",
+    "reviews.sqlite",
+    "reviews.sqlite-wal",
 ]
 
 
