@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import zoneinfo
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,31 @@ def test_a_second_call_in_another_order_with_a_null_added_bills_nothing(run, san
     }
     for sku, result in zip(first["sku"], first["result"], strict=True):
         assert answers[sku] == result
+
+
+def test_objects_in_another_order_with_rows_added_bill_only_those(run, sandbox):
+    """Arrow would have one scale for all decimals, and the first row's offset for all times."""
+    zone = zoneinfo.ZoneInfo("Europe/Berlin")
+    frame = pd.DataFrame(
+        {
+            "price": pd.Series([Decimal("1.10"), Decimal("2"), Decimal("7.5")], dtype=object),
+            "at": pd.Series([datetime(2024, n, 1, tzinfo=zone) for n in (1, 7, 9)], dtype=object),
+        }
+    )
+    variables = {"price": "price", "at": "at"}
+    run(frame, variables=variables)
+    paid = sandbox.billed()
+    assert {tuple(json.loads(bill).values()) for bill in paid} == {
+        ("2024-01-01T00:00:00+01:00", "1.10"),
+        ("2024-07-01T00:00:00+02:00", "2"),
+        ("2024-09-01T00:00:00+02:00", "7.5"),
+    }
+    run(frame.iloc[::-1], variables=variables)
+    run(frame.iloc[1:], variables=variables)
+    assert sandbox.billed() == paid
+    more = pd.DataFrame({"price": [Decimal("1.000")], "at": [datetime(2025, 1, 1, tzinfo=zone)]})
+    run(pd.concat([more.astype(object), frame]), variables=variables)
+    assert (len(sandbox.billed()), sum(sandbox.billed().values())) == (4, 4)
 
 
 def test_the_frame_that_came_back_can_be_sent_again(run, sandbox):
