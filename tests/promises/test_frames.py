@@ -126,6 +126,28 @@ def test_objects_in_another_order_with_rows_added_bill_only_those(run, sandbox):
     assert (len(sandbox.billed()), sum(sandbox.billed().values())) == (4, 4)
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_a_frame_that_is_changed_while_it_is_sent_gets_each_answer_next_to_its_row(run, sandbox):
+    """The call returns the rows that it read. Their answers are paid."""
+    frame = STORIES[["story"]].iloc[[0, 1, 3]].copy()
+
+    def meanwhile(event: pipeline.Event) -> None:
+        if isinstance(event, pipeline.AttemptEnded) and len(frame) == 3:
+            frame.sort_values("story", ascending=False, inplace=True)
+            frame.drop(index=7, inplace=True)
+            frame["more"] = 1
+            frame.iloc[0, 0] = "edited"
+
+    before = frame.copy()
+    done = run(frame, listeners=(meanwhile,))
+    assert len(frame) == 2
+    pd.testing.assert_frame_equal(done[["story"]], before)
+    parts = pd.read_parquet(done.attrs["summary"]["results"])
+    sent = dict(zip(parts["result"], parts["variables"], strict=True))
+    assert [json.loads(sent[result])["story"] for result in done["result"]] == ["a", "b", "d"]
+    assert sum(sandbox.billed().values()) == 3
+
+
 def test_the_frame_that_came_back_can_be_sent_again(run, sandbox):
     """Its answers are renewed in place, and are no variables."""
     done = run(STORIES[["story"]], variables=None)
