@@ -7,7 +7,7 @@ tables of pyarrow. It is read once into an Arrow table, because some can be read
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -125,6 +125,10 @@ _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Decimal", (Decimal,)),
 )
 _MOST_DIGITS = 1000
+_DEEPEST = 100
+# On top of this many for each row.
+_MOST_NESTED, _NESTED_OF_ROW = 1_000_000, 10_000
+_NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
 
 
 def _of_objects(series: Any) -> pa.Array:
@@ -149,7 +153,29 @@ def _of_objects(series: Any) -> pa.Array:
         raise _Flaw("has times of day with a time zone")
     if names == ["number"]:  # Arrow does not take every mix of numpy's and Python's
         values = [one.item() if isinstance(one, np.generic) else one for one in values]
+    _refuse_deep(values)
     return pa.array(values, from_pandas=True)
+
+
+def _refuse_deep(values: list[Any]) -> None:
+    """Refuses lists and dictionaries that are too deep, or contain themselves: Arrow would follow
+    them until the process crashes."""
+    level: list[Any] = [values]
+    rest = _MOST_NESTED + _NESTED_OF_ROW * len(values)
+    for _ in range(_DEEPEST + 1):
+        rest -= sum(map(len, level))
+        if rest < 0:
+            raise _Flaw(f"has over {_MOST_NESTED:,} values in lists or dictionaries")
+        level = [one for held in level for one in _inside(held) if isinstance(one, _NESTED)]
+        if not level:
+            return
+    raise _Flaw(f"has lists or dictionaries that are more than {_DEEPEST} levels deep")
+
+
+def _inside(held: Any) -> Iterable[Any]:
+    if isinstance(held, np.ndarray):
+        return held.flat if held.dtype == "object" else ()
+    return held.values() if isinstance(held, dict) else held
 
 
 def _kind(kind: type) -> str:
