@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,12 @@ import duckdb
 import pandas as pd
 import polars
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline
 from tests.conftest import KEY, Job, SandboxProcess
+from tests.support.odd_arrow import OBJECTS, WITHOUT_TEXT
 
 STORIES = pd.DataFrame(
     {"sku": [11, 12, 13, 14], "story": ["a", "b", "b", "d"], "cat": pd.Categorical(list("xyxz"))},
@@ -312,6 +315,34 @@ def test_frames_of_other_libraries_come_back_with_nullable_types(run, sandbox, k
     assert done.index.tolist() == [0, 1, 2]
     run(done[["story"]].iloc[::-1], empty="skip")
     assert sum(sandbox.billed().values()) == 2
+
+
+def test_columns_without_a_type_of_pandas_come_home_as_objects(run, sandbox, make_job, tmp_path):
+    """Each row is paid once, and each call returns. So does `read_results` for a Parquet file."""
+    odd = {name: column for name, (column, _) in OBJECTS.items()}
+    odd |= {name: column for name, (column, _) in WITHOUT_TEXT.items()}
+    table = pa.table({"story": ["a", "b"], **odd})
+    for _ in range(2):
+        done = run(table)
+        assert done["_status"].tolist() == ["ok", "ok"]
+        for name, (_, values) in OBJECTS.items():
+            assert done[name].tolist() == values, name
+        assert done["infinity"].iloc[0] == float("inf")
+        assert str(done["day after the year 9999"].iloc[0]) == "29349-01-26 00:00:00"
+        assert done["unknown time zone"].iloc[0] == "2001-09-09 01:46:40.000Z"
+    assert sorted(sandbox.billed().values()) == [1, 1]
+    job = make_job(sandbox.url, variables={"story": "story"})
+    stored = [name for name in odd if not re.search("run-end|union|categor|duration", name)]
+    pq.write_table(table.select(["story", *stored]), tmp_path / "sheet.parquet")
+    job.write_spec(input=str(tmp_path / "sheet.parquet"), variables={"story": "story"})
+    assert job.run("--yes")["ok"] == 2
+    found = pipeline.read_results(job.spec)
+    assert found["lists of texts of polars"].tolist() == [["a", "b"], None]
+    assert found["unknown time zone"].iloc[0] == "2001-09-09 01:46:40.000Z"
+    done = job.call("export", "--to", str(tmp_path / "done.jsonl"))
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "done.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (first["infinity"], first["day after the year 9999"]) == (None, "29349-01-26")
 
 
 def test_columns_of_json_answers_have_nullable_types(run, sandbox, tmp_path):

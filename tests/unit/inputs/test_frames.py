@@ -26,6 +26,7 @@ from pipeline.inputs.formats import open_table
 from pipeline.inputs.frame import read_frame
 from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
+from tests.support.odd_arrow import WITHOUT_TEXT
 
 D = decimal.Decimal
 DAY, NOON, TEN = datetime.date(2024, 1, 2), datetime.datetime(2024, 1, 2, 12), datetime.time(10)
@@ -205,6 +206,26 @@ def test_an_object_column_of_one_zone_has_the_texts_of_a_timestamp_column():
 
 def _dtype(values: Any) -> Any:
     return object if isinstance(values, list) and not isinstance(values[0], complex) else None
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEXT)
+def test_a_value_without_text_is_refused_only_where_it_is_used(name, tmp_path):
+    """In a frame and in a Parquet file. In other columns, people can read it."""
+    odd, text = WITHOUT_TEXT[name]
+    table = pa.table({"story": ["a", "b"], "odd": odd})
+    rows = [("a", text), ("b", "")]
+    assert read(table, variables=(("x", "story"),))[1] == rows
+    words = refused(table, variables=(("x", "odd"),))
+    assert 'column "odd"' in words
+    assert ("the time zone Mars/Base is unknown" in words) == (name == "unknown time zone")
+    if name in ("category of such days", "long duration", "part of a day"):
+        return  # Parquet has no such type
+    pq.write_table(table, tmp_path / "sheet.parquet")
+    spec = replace(SPEC, source=tmp_path / "job.yaml", input=tmp_path / "sheet.parquet")
+    [batch] = open_table(replace(spec, variables=(("x", "story"),))).batches()
+    assert list(zip(*batch.columns, strict=True)) == rows
+    with pytest.raises(Refused, match='column "odd"'):
+        list(open_table(spec).batches())
 
 
 def deep(wrap: Callable[[Any], Any], levels: int = 20_000) -> Any:
