@@ -31,6 +31,7 @@ from pipeline.job.stage import Input
 # pyarrow raises these for files that are not Parquet, are damaged, or contain values that Python
 # cannot represent: years beyond 9999, unknown time zones.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError, KeyError)
+_NO_VALUE = (*UNREADABLE, TypeError, AttributeError, NotImplementedError, RecursionError)
 
 _NANOSECONDS = pa.time64("ns")  # it has more digits than Python's own time
 # A float keeps every whole number below these exactly. A larger one may have been another number
@@ -116,6 +117,7 @@ def open_rows(
     def pieces() -> Iterator[Piece]:
         first, unpacked = 1, 0
         stream = source.batches()
+        kind = None
         while True:
             where = (
                 f"{where_from} rows {first} to {min(first + source.batch_rows - 1, source.rows)}"
@@ -134,8 +136,11 @@ def open_rows(
                         name = field.name
                         last = first + len(piece) - 1
                         where = f'{where_from} rows {first} to {last}, column "{name}"'
-                        column.validate(full=True)
-                        typed = column
+                        # Without lengths, a wrong value cannot lead to a wrong place in memory.
+                        column.validate(
+                            full=position in used or not kinds.is_primitive(column.type)
+                        )
+                        typed, kind = column, column.type
                         if isinstance(column, pa.ExtensionArray):
                             column = column.storage
                         if isinstance(column, pa.DictionaryArray):
@@ -148,17 +153,71 @@ def open_rows(
                             column = column.cast(pa.string())
                         if position in exact:
                             _refuse_inexact(where_from, name, column, first)
-                        columns.append(["" if v is None else text(v) for v in column.to_pylist()])
+                        texts_of = _texts if position in used else _readable_texts
+                        columns.append(texts_of(column, text))
                     places = list(range(first, first + len(piece)))
                     yield pa.record_batch(own, schema=named), Batch(columns, places)
                     first += len(piece)
             except UNREADABLE as error:
                 raise Refused(
-                    f"{where}: a value is damaged or cannot become text ({first_line(error)}). "
+                    f"{where}: a value is damaged or cannot become text ({_why(error, kind)}). "
                     f"{source.fix}"
                 ) from None
 
     return OpenRows(tuple(schema.names), named, found, pieces)
+
+
+def _texts(column: pa.Array, text: Callable[[Any], str]) -> list[str]:
+    return ["" if value is None else text(value) for value in column.to_pylist()]
+
+
+def _readable_texts(column: pa.Array, text: Callable[[Any], str]) -> list[str]:
+    """Does the same for a column that is not used, so its texts are only read by people: a value
+    that has no text, such as an infinite number, gets one."""
+    try:
+        return _texts(column, text)
+    except _NO_VALUE:
+        return [_text_or_str(value, text) for value in python_values(column)]
+
+
+def _text_or_str(value: Any, text: Callable[[Any], str]) -> str:
+    try:
+        return "" if value is None else text(value)
+    except _NO_VALUE:
+        return str(value)
+
+
+def python_values(column: pa.Array) -> list[Any]:
+    """Returns the values as Python's objects. If Python cannot represent one, such as a day after
+    the year 9999, it is Arrow's text."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except _NO_VALUE:
+        values = [_python_value(column.slice(place, 1)) for place in range(len(column))]
+    return values
+
+
+def _python_value(one: pa.Array) -> Any:
+    try:
+        return one[0].as_py()
+    except _NO_VALUE:
+        pass
+    if isinstance(one, pa.DictionaryArray):
+        return _python_value(one.dictionary_decode())
+    try:
+        if getattr(one.type, "tz", None):  # Arrow may not know the zone either
+            return f"{one.view(pa.timestamp(one.type.unit)).cast(pa.string())[0]}Z"
+        return one.cast(pa.string())[0].as_py()
+    except _NO_VALUE:
+        text: str = one.to_string(skip_new_lines=True)  # of a list with this value
+        return text.removeprefix("[").removesuffix("]")
+
+
+def _why(error: Exception, kind: pa.DataType | None) -> str:
+    zone = getattr(kind, "tz", None)
+    if zone and "zoneinfo" in str(error):  # pyarrow calls every unknown zone a missing module
+        return f"the time zone {zone} is unknown"
+    return first_line(error)
 
 
 def _readable(column: pa.DictionaryArray) -> pa.DictionaryArray:

@@ -18,7 +18,7 @@ import pyarrow.types as kinds
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.arrow import array_of
-from pipeline.inputs.arrow_rows import Piece
+from pipeline.inputs.arrow_rows import Piece, python_values
 from pipeline.inputs.frame import open_frame_rows
 from pipeline.inputs.jsonl import (
     SAVED_MEANWHILE,
@@ -95,7 +95,7 @@ def _as_json(pieces: Iterator[Piece]) -> Iterator[Piece]:
 def _written(
     write: Callable[[Any, str], str], column: pa.Array, cells: list[str]
 ) -> list[str | None]:
-    values = zip(column.to_pylist(), cells, strict=True)
+    values = zip(python_values(column), cells, strict=True)
     return ["null" if value is None else write(value, text) for value, text in values]
 
 
@@ -117,7 +117,7 @@ def _writer(field: pa.Field) -> Callable[[Any, str], str]:
     if kinds.is_boolean(kind):
         return lambda value, _: "true" if value else "false"
     if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
-        return lambda _, text: text or "null"  # NaN has an empty text
+        return lambda value, text: text if text and math.isfinite(value) else "null"
     if kinds.is_nested(kind):
         return lambda value, _: json.dumps(_finite(value), ensure_ascii=False, default=str)
     return lambda _, text: encoded(text)

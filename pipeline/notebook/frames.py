@@ -20,7 +20,7 @@ from pipeline.commands.widget import notebook_bar
 from pipeline.core.errors import PipelineError, Refused
 from pipeline.core.events import Event, Listener, Stopping
 from pipeline.core.model import Summary
-from pipeline.inputs.frame import read_frame
+from pipeline.inputs.frame import is_pandas, read_frame
 from pipeline.job.call import as_settings
 from pipeline.job.frame import Frame
 from pipeline.job.frame_call import in_python
@@ -151,7 +151,7 @@ async def run_frame_async(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call: the frame as it was given, its job, and the options of its run."""
+    """One call: the frame as it was read, its job, and the options of its run."""
 
     given: Any
     job: Job
@@ -182,6 +182,8 @@ class _Call:
         folder = Path(output).absolute() if os.fspath(output) else ""
         settings = as_settings({"name": _job_name(Path(output))} | rest | {"output": folder})
         spec = frame_spec(Frame(settings), _OTHERS)
+        # The program may sort or shorten its frame while the call runs.
+        frame = frame.copy(deep=False) if is_pandas(frame) else frame
         read = read_frame(frame)
         spec = replace(spec, input=Frame(settings, read.table, read.flaws))
         return cls(frame, job_of(spec, sandbox), RunOptions(**of_run))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from pipeline.core.added_columns import KINDS
+from pipeline.inputs.arrow_rows import UNREADABLE, python_values
 from pipeline.inputs.frame import is_pandas
 from pipeline.job.exports import note_export
 from pipeline.job.job import Job, as_job
@@ -22,6 +23,7 @@ from pipeline.results.typed_rows import as_last_run, typed_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame  # for annotations in other modules
+    from pandas import Series
 
 
 def read_results(job: Job | JobSpec | str | os.PathLike[str], paid: bool = False) -> DataFrame:
@@ -108,10 +110,29 @@ def _as_pandas(table: pa.Table) -> DataFrame:
         pa.large_string(): pd.StringDtype(),
         pa.string_view(): pd.StringDtype(),
     }
-    held = {f.name: table[f.name].to_pylist() for f in table.schema if kinds.is_list(f.type)}
-    frame: DataFrame = table.to_pandas(
-        types_mapper=dtypes.get, date_as_object=False, ignore_metadata=True, split_blocks=True
+    return pd.DataFrame(
+        {name: _series(table.select([name]), dtypes.get) for name in table.schema.names}, copy=False
     )
-    for name, values in held.items():
-        frame[name] = pd.Series(values, dtype=object, index=frame.index)
-    return frame
+
+
+def _series(table: pa.Table, types_mapper: Callable[[pa.DataType], Any]) -> Series:
+    """The only column of `table`. Its values are Python's objects if pandas has no type for it."""
+    import pandas as pd
+
+    [field] = table.schema
+    if not _is_compound(field.type):
+        with suppress(*UNREADABLE):  # pandas reads days after the year 9999, which Python does not
+            series: Series = table.to_pandas(
+                types_mapper=types_mapper, date_as_object=False, ignore_metadata=True
+            )[field.name]
+            return series
+    values = [value for chunk in table[0].chunks for value in python_values(chunk)]
+    return pd.Series(values, dtype=object)
+
+
+def _is_compound(kind: pa.DataType) -> bool:
+    """Whether pandas may have no type for this, or another value: lists that contain the texts of
+    polars, and types with a name of their own."""
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
+    return isinstance(kind, pa.BaseExtensionType) or bool(kinds.is_nested(kind))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import zoneinfo
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,12 @@ import duckdb
 import pandas as pd
 import polars
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline
 from tests.conftest import KEY, Job, SandboxProcess
+from tests.support.odd_arrow import OBJECTS, WITHOUT_TEXT
 
 STORIES = pd.DataFrame(
     {"sku": [11, 12, 13, 14], "story": ["a", "b", "b", "d"], "cat": pd.Categorical(list("xyxz"))},
@@ -96,6 +102,53 @@ def test_a_second_call_in_another_order_with_a_null_added_bills_nothing(run, san
     }
     for sku, result in zip(first["sku"], first["result"], strict=True):
         assert answers[sku] == result
+
+
+def test_objects_in_another_order_with_rows_added_bill_only_those(run, sandbox):
+    """Arrow would have one scale for all decimals, and the first row's offset for all times."""
+    zone = zoneinfo.ZoneInfo("Europe/Berlin")
+    frame = pd.DataFrame(
+        {
+            "price": pd.Series([Decimal("1.10"), Decimal("2"), Decimal("7.5")], dtype=object),
+            "at": pd.Series([datetime(2024, n, 1, tzinfo=zone) for n in (1, 7, 9)], dtype=object),
+        }
+    )
+    variables = {"price": "price", "at": "at"}
+    run(frame, variables=variables)
+    paid = sandbox.billed()
+    assert {tuple(json.loads(bill).values()) for bill in paid} == {
+        ("2024-01-01T00:00:00+01:00", "1.10"),
+        ("2024-07-01T00:00:00+02:00", "2"),
+        ("2024-09-01T00:00:00+02:00", "7.5"),
+    }
+    run(frame.iloc[::-1], variables=variables)
+    run(frame.iloc[1:], variables=variables)
+    assert sandbox.billed() == paid
+    more = pd.DataFrame({"price": [Decimal("1.000")], "at": [datetime(2025, 1, 1, tzinfo=zone)]})
+    run(pd.concat([more.astype(object), frame]), variables=variables)
+    assert (len(sandbox.billed()), sum(sandbox.billed().values())) == (4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_a_frame_that_is_changed_while_it_is_sent_gets_each_answer_next_to_its_row(run, sandbox):
+    """The call returns the rows that it read. Their answers are paid."""
+    frame = STORIES[["story"]].iloc[[0, 1, 3]].copy()
+
+    def meanwhile(event: pipeline.Event) -> None:
+        if isinstance(event, pipeline.AttemptEnded) and len(frame) == 3:
+            frame.sort_values("story", ascending=False, inplace=True)
+            frame.drop(index=7, inplace=True)
+            frame["more"] = 1
+            frame.iloc[0, 0] = "edited"
+
+    before = frame.copy()
+    done = run(frame, listeners=(meanwhile,))
+    assert len(frame) == 2
+    pd.testing.assert_frame_equal(done[["story"]], before)
+    parts = pd.read_parquet(done.attrs["summary"]["results"])
+    sent = dict(zip(parts["result"], parts["variables"], strict=True))
+    assert [json.loads(sent[result])["story"] for result in done["result"]] == ["a", "b", "d"]
+    assert sum(sandbox.billed().values()) == 3
 
 
 def test_the_frame_that_came_back_can_be_sent_again(run, sandbox):
@@ -262,6 +315,34 @@ def test_frames_of_other_libraries_come_back_with_nullable_types(run, sandbox, k
     assert done.index.tolist() == [0, 1, 2]
     run(done[["story"]].iloc[::-1], empty="skip")
     assert sum(sandbox.billed().values()) == 2
+
+
+def test_columns_without_a_type_of_pandas_come_home_as_objects(run, sandbox, make_job, tmp_path):
+    """Each row is paid once, and each call returns. So does `read_results` for a Parquet file."""
+    odd = {name: column for name, (column, _) in OBJECTS.items()}
+    odd |= {name: column for name, (column, _) in WITHOUT_TEXT.items()}
+    table = pa.table({"story": ["a", "b"], **odd})
+    for _ in range(2):
+        done = run(table)
+        assert done["_status"].tolist() == ["ok", "ok"]
+        for name, (_, values) in OBJECTS.items():
+            assert done[name].tolist() == values, name
+        assert done["infinity"].iloc[0] == float("inf")
+        assert str(done["day after the year 9999"].iloc[0]) == "29349-01-26 00:00:00"
+        assert done["unknown time zone"].iloc[0] == "2001-09-09 01:46:40.000Z"
+    assert sorted(sandbox.billed().values()) == [1, 1]
+    job = make_job(sandbox.url, variables={"story": "story"})
+    stored = [name for name in odd if not re.search("run-end|union|categor|duration", name)]
+    pq.write_table(table.select(["story", *stored]), tmp_path / "sheet.parquet")
+    job.write_spec(input=str(tmp_path / "sheet.parquet"), variables={"story": "story"})
+    assert job.run("--yes")["ok"] == 2
+    found = pipeline.read_results(job.spec)
+    assert found["lists of texts of polars"].tolist() == [["a", "b"], None]
+    assert found["unknown time zone"].iloc[0] == "2001-09-09 01:46:40.000Z"
+    done = job.call("export", "--to", str(tmp_path / "done.jsonl"))
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "done.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (first["infinity"], first["day after the year 9999"]) == (None, "29349-01-26")
 
 
 def test_columns_of_json_answers_have_nullable_types(run, sandbox, tmp_path):

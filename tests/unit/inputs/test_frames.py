@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import datetime
 import decimal
+import itertools
 import uuid
+import zoneinfo
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,11 @@ from pipeline.inputs.formats import open_table
 from pipeline.inputs.frame import read_frame
 from pipeline.job.frame import Frame
 from pipeline.job.spec import JobSpec
+from tests.support.odd_arrow import WITHOUT_TEXT
 
+D = decimal.Decimal
+DAY, NOON, TEN = datetime.date(2024, 1, 2), datetime.datetime(2024, 1, 2, 12), datetime.time(10)
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 SPEC = JobSpec(None, "job", "wf_story", Frame({}), Path("runs"))
 
 
@@ -107,12 +114,22 @@ def test_a_whole_number_that_a_float_may_have_changed_is_refused_by_column_and_r
         ([["a"], ["b"]], 'the frame: column "odd" has the type list'),
         ([{"a": 1}, {"a": 2}], 'column "odd" has the type struct'),
         ([1, "a"], 'column "odd" has values of several types'),
-        ([object(), object()], 'column "odd" has values of several types or unknown ones'),
+        ([object(), object()], 'column "odd" has a value that cannot become text'),
+        ([D(1), 1], 'column "odd" has values of several types (Decimal, number)'),
+        ([D("Infinity"), D(1)], 'column "odd" has an infinite number'),
+        ([D("1E+9999999"), D(1)], 'column "odd" has a number of more than 1000 digits'),
+        ([1.0, True], 'column "odd" has values of several types (bool, number)'),
+        ([np.float32(0.1), 0.1], 'column "odd" has values of several types (float32, number)'),
+        ([DAY, NOON], 'column "odd" has values of several types (date, datetime)'),
+        ([NOON, NOON.replace(tzinfo=datetime.UTC)], "has times with a time zone and times without"),
+        ([TEN, TEN.replace(tzinfo=datetime.UTC)], 'column "odd" has times of day with a time zone'),
+        ([b"a", "b"], 'column "odd" has values of several types (bytes, text)'),
+        ([2**70, 1], 'column "odd" has a value that cannot become text (Python int too large'),
         (pd.period_range("2024-01", periods=2, freq="M"), 'column "odd" has the type period[M]'),
         (pd.interval_range(0, 2), 'column "odd" has the type '),
         (pd.to_timedelta([1, 2], unit="s"), 'column "odd" has the type duration'),
         ([1 + 2j, 3], 'column "odd" has the type complex128'),
-        (["\ud800", "b"], 'column "odd" has'),
+        (["\ud800", "b"], 'column "odd" has a text that is not valid Unicode (surrogates not'),
         ([1.5, float("inf")], 'column "odd": a value is damaged or cannot become text'),
     ],
 )
@@ -125,8 +142,121 @@ def test_a_column_that_cannot_become_text_is_refused_by_name_only_where_it_is_us
         assert [row[0] for row in read(frame, variables=(("x", "story"),))[1]] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([D("1.10"), D("2"), D("7.5"), D("1.000")], ["1.10", "2", "7.5", "1.000"]),
+        ([D("1E+2"), D("0.1"), D("-0"), D("1E-7")], ["100", "0.1", "0", "0.0000001"]),
+        ([1, 2.5, np.int8(3), np.uint64(400)], ["1", "2.5", "3", "400"]),
+        ([0.1, 2.0, np.float64(3)], ["0.1", "2", "3"]),
+        ([np.float32(0.1), np.float32(2)], ["0.1", "2"]),
+        ([2**53 - 1, 2.5, -(2**53) + 1], ["9007199254740991", "2.5", "-9007199254740991"]),
+        (
+            [
+                datetime.datetime(2024, 7, 1, 12, tzinfo=BERLIN),
+                datetime.datetime(2024, 1, 1, 12, tzinfo=BERLIN),
+                pd.Timestamp("2024-01-01T12:00:00.000000001", tz="UTC"),
+            ],
+            [
+                "2024-07-01T12:00:00+02:00",
+                "2024-01-01T12:00:00+01:00",
+                "2024-01-01T12:00:00.000000001+00:00",
+            ],
+        ),
+        (
+            [NOON, pd.Timestamp("2024-01-01"), NOON.replace(microsecond=5)],
+            ["2024-01-02T12:00:00", "2024-01-01T00:00:00", "2024-01-02T12:00:00.000005"],
+        ),
+        ([TEN, TEN.replace(microsecond=5)], ["10:00:00", "10:00:00.000005"]),
+        ([DAY, DAY.replace(year=1)], ["2024-01-02", "0001-01-02"]),
+        ([True, np.bool_(False)], ["TRUE", "FALSE"]),
+        (["a", np.str_("b")], ["a", "b"]),
+        ([b"a", b"bc"], ["a", "bc"]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["object", "category", "Sparse"])
+def test_the_text_of_an_object_depends_on_no_other_row(values, texts, dtype):
+    """Arrow has one scale for all decimals and one offset for all times. In any order, with any
+    rows removed, and with nulls, a row has the same text and so is not paid again."""
+    text_of = dict(zip(map(id, values), texts, strict=True))
+    pairs = itertools.permutations([*values, None], 2)
+    for some in (values, values[::-1], values[:1], *pairs):
+        column = pd.Series(list(some), dtype=object)
+        if dtype == "Sparse":
+            column = pd.Series(pd.arrays.SparseArray(column, dtype=pd.SparseDtype(object)))
+        elif dtype == "category":
+            if len({*column.dropna()}) < column.count():
+                continue
+            column = pd.Series(
+                pd.Categorical(column, categories=pd.Index([*column.dropna()], dtype=object))
+            )
+        found = [row[0] for row in read(pd.DataFrame({"a": column}))[1]]
+        assert found == [text_of.get(id(value), "") for value in some]
+
+
+def test_an_object_column_of_one_zone_has_the_texts_of_a_timestamp_column():
+    """pandas makes objects of summer and winter offsets by itself."""
+    moments = [datetime.datetime(2024, month, 1, 12, 30, tzinfo=BERLIN) for month in (1, 7)]
+    typed = pd.DataFrame({"a": pd.Series(moments, dtype="datetime64[us, Europe/Berlin]")})
+    assert read(typed) == read(typed.astype(object))
+    offsets = pd.Series([moment.isoformat() for moment in moments]).map(pd.Timestamp)
+    assert offsets.dtype == object
+    assert read(pd.DataFrame({"a": offsets})) == read(typed)
+
+
 def _dtype(values: Any) -> Any:
     return object if isinstance(values, list) and not isinstance(values[0], complex) else None
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEXT)
+def test_a_value_without_text_is_refused_only_where_it_is_used(name, tmp_path):
+    """In a frame and in a Parquet file. In other columns, people can read it."""
+    odd, text = WITHOUT_TEXT[name]
+    table = pa.table({"story": ["a", "b"], "odd": odd})
+    rows = [("a", text), ("b", "")]
+    assert read(table, variables=(("x", "story"),))[1] == rows
+    words = refused(table, variables=(("x", "odd"),))
+    assert 'column "odd"' in words
+    assert ("the time zone Mars/Base is unknown" in words) == (name == "unknown time zone")
+    if name in ("category of such days", "long duration", "part of a day"):
+        return  # Parquet has no such type
+    pq.write_table(table, tmp_path / "sheet.parquet")
+    spec = replace(SPEC, source=tmp_path / "job.yaml", input=tmp_path / "sheet.parquet")
+    [batch] = open_table(replace(spec, variables=(("x", "story"),))).batches()
+    assert list(zip(*batch.columns, strict=True)) == rows
+    with pytest.raises(Refused, match='column "odd"'):
+        list(open_table(spec).batches())
+
+
+def deep(wrap: Callable[[Any], Any], levels: int = 20_000) -> Any:
+    value: Any = "a"
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+def around_itself() -> list[Any]:
+    value: list[Any] = []
+    value += [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: deep(lambda value: [value]), "more than 100 levels deep"),
+        (lambda: deep(lambda value: (value,)), "more than 100 levels deep"),
+        (lambda: deep(lambda value: {"a": value}), "more than 100 levels deep"),
+        (lambda: deep(lambda value: np.array([value, None], dtype=object), 101), "100 levels deep"),
+        (around_itself, "over 1,000,000 values in lists or dictionaries"),
+    ],
+)
+def test_lists_that_are_too_deep_are_refused_only_where_they_are_used(make, words):
+    """Arrow would follow them until the process crashes."""
+    values = pd.Series([None, make()], dtype=object)
+    frame = pd.DataFrame({"story": ["a", "b"], "odd": values})
+    assert words in refused(frame, variables=(("x", "odd"),))
+    assert [row[0] for row in read(frame, variables=(("x", "story"),))[1]] == ["a", "b"]
 
 
 def test_names_of_columns_are_their_texts_and_must_differ_where_they_are_used():
