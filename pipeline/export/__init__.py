@@ -323,8 +323,8 @@ def _with_workbook(
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """The file that the rows come from. `columns` are those that it had at the last run of its own
-    job, and `sent` those whose texts decided what was sent then."""
+    """The file that the rows come from. `columns` are those that it had at the last run of the job
+    that names it, and `sent` those whose texts decided what was sent then."""
 
     spec: JobSpec
     columns: tuple[str, ...]

@@ -72,6 +72,7 @@ def test_a_frame_comes_back_with_its_index_types_and_answers(run, sandbox):
     pd.testing.assert_frame_equal(done[list(STORIES)], STORIES)
     assert list(done.columns[3:]) == [
         *("result", "citations", "_status", "_error_code", "_error_message", "_flags"),
+        "_review",
     ]
     assert done["_status"].tolist() == ["ok"] * 4
     assert done["result"].dtype == pd.StringDtype()
