@@ -36,7 +36,7 @@ from pipeline.commands.options import (
     SendOptions,
     send_options,
 )
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Locked, Refused
 
 if TYPE_CHECKING:
     from pipeline.core.events import Event, Listener
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ALONE = "This is about one stage. Earlier ones may have sent requests. Run that stage alone."
 _SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
@@ -112,7 +113,7 @@ def _send_stages(said: RunCommand) -> None:
             seen.close()
             with contextlib.suppress(KeyboardInterrupt):
                 if end.summary is None:
-                    tell(f"pipeline: {end.error}")
+                    tell(f"pipeline: {end.job.name}: {end.error}", _ALONE)
                 else:
                     seen.tell_stops(end.summary)
                     show_run(end.job, end.summary, replace(said, as_json=False))
@@ -123,7 +124,8 @@ def _send_stages(said: RunCommand) -> None:
                 job,
                 lambda control: run_stages_async(jobs, options, control=control, ended=ended),
             )
-        code = exit_code_of_stages(ends)
+        skipped = said.if_locked == "skip" and isinstance(ends[-1].error, Locked)
+        code = exit_code_of_stages(ends[:-1] if skipped else ends)
         if said.as_json:
             print_json(stages_json([(one.job, one.summary, one.error) for one in ends], code))
         return code

@@ -177,6 +177,7 @@ def take_snapshot(
         about["source"] = {
             "job": source.name,
             "folder": source.folder_id,
+            "columns": dict(source.columns),
             "types": dict(source.types),
             "kinds": dict(source.kinds),
         }

@@ -98,6 +98,11 @@ def stored_types(path: Path) -> dict[str, str]:
     return _of_source(path, "types")
 
 
+def stored_definitions(path: Path) -> dict[str, str]:
+    """Returns what each column that `columns:` of another job filled reads from an answer."""
+    return _of_source(path, "columns")
+
+
 def stored_kinds(path: Path) -> dict[str, str]:
     """Returns the kinds of the columns that exports of other jobs add, by name."""
     return _of_source(path, "kinds")

@@ -121,8 +121,8 @@ class Findings:
 class SourceJob:
     """The other job whose answers are the rows: its name, the id of its run folder, the host that
     the folder belongs to, and what each column of `columns:` reads from an answer. `types` has the
-    types of such columns and `kinds` the kinds of all columns that an export adds, also of those
-    that come from a job before it."""
+    types of such columns, and `kinds` the kinds of all columns that an export adds. All of them
+    also have the columns that come from a job before it."""
 
     name: str
     folder_id: str

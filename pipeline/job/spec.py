@@ -252,7 +252,13 @@ def _inherited_id(path: Path, stage: Stage) -> str | None:
         if any(one.samefile(chain[-1]) for one in chain[:-1] if chain[-1].exists()):
             named = " reads ".join(one.name for one in chain)
             raise Refused(f"{path}: the jobs read each other's answers in a circle: {named}.")
-        values = _some(chain[-1], ("id", "input"))
+        try:
+            values = _some(chain[-1], ("id", "input"))
+        except Refused as error:
+            raise Refused(
+                f"{path}: its rows come from another job. {error} To read what this job has "
+                "already, name its run folder instead of the job file."
+            ) from None
         found = found or values["id"]
         if not isinstance(values["input"], Stage):
             return found

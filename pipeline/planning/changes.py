@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.inputs.arrow import as_numpy
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import (
     stored_batches,
+    stored_cells,
     stored_cells_at,
     stored_columns,
     stored_keys,
@@ -95,6 +97,19 @@ def find_mass_change(
     if changed < MASS_ROWS or 2 * changed <= finished:
         return None
     return MassChange(changed, finished, spec.id is not None)
+
+
+def count_other_rows(last: Path | None, snapshot: Path, rows: int) -> int:
+    """Counts the rows of a snapshot that stand somewhere else or have another text in any column
+    than in the sheet `last`, also those that are new or gone."""
+    if last is None or stored_columns(last) != stored_columns(snapshot):
+        return rows
+    there, here = (_cells(path) for path in (last, snapshot))
+    return sum(one != other for one, other in zip_longest(there, here))
+
+
+def _cells(path: Path) -> Iterator[tuple[str, ...]]:
+    return (cells for _, cells in stored_cells(path))
 
 
 def find_stale(spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read) -> int:

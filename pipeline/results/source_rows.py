@@ -18,7 +18,7 @@ from pipeline.core.added_columns import KINDS, STATUS
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.core.review import REJECTED, Decision, Standing
-from pipeline.inputs.stored import stored_kinds
+from pipeline.inputs.stored import stored_definitions, stored_kinds
 from pipeline.inputs.table import Batch, Origin, SourceJob, Table
 from pipeline.job.job import Job
 from pipeline.job.stage import Stage
@@ -50,7 +50,8 @@ def open_source(job: Job) -> Table:
         exported = sheet_table(rows)
         columns = tuple(exported.schema.names)
         kinds = {**stored_kinds(rows.snapshot), **exported.kinds}
-        source = _source_job(job, rows.read, exported.types, kinds)
+        definitions = stored_definitions(rows.snapshot) | _definitions(job)
+        source = _source_job(job, rows.read, definitions, exported.types, kinds)
     stage = Stage(job.to_run().job_file)
     return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns), source=source)
 
@@ -107,8 +108,16 @@ class _Origins:
         return f"{self._name}: {how}{why}"
 
 
+def _definitions(job: Job) -> dict[str, str]:
+    return {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
+
+
 def _source_job(
-    job: Job, read: Read, types: Mapping[str, str], kinds: Mapping[str, str]
+    job: Job,
+    read: Read,
+    columns: Mapping[str, str],
+    types: Mapping[str, str],
+    kinds: Mapping[str, str],
 ) -> SourceJob:
     pinned, folder_id = read_pinned(read), read(queries.meta(queries.FOLDER_ID))
     if pinned is None:
@@ -118,7 +127,6 @@ def _source_job(
             f"{job.folder.path}: an earlier release made this run folder, and it has no id yet. "
             f"Run that job once with this release: {job.command('run')}"
         )
-    columns = {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
     return SourceJob(job.name, folder_id, str(pinned["host"]), columns, types, kinds)
 
 

@@ -123,15 +123,15 @@ def _worst_case(jobs: Sequence[Job], options: RunOptions) -> str:
     Raises:
         Refused: if a stage would be refused as things are now.
     """
-    most = before = rows = 0
-    for job in jobs:
-        checked = _checked(job, options)
-        if checked is not None:
-            rows = checked.rows
-            before = min(rows, checked.to_send + checked.skipped_by.get(_WAITS, 0) + before)
-        else:
-            before = rows
-        most += before
+    first, *later = jobs
+    checked = _checked(first, options)
+    assert checked is not None, "the first job reads a sheet"
+    rows, most, others = checked.rows, checked.to_send, checked.other_rows
+    for job in later:
+        found = _checked(job, options)
+        waiting = rows if found is None else found.to_send + found.skipped_by.get(_WAITS, 0)
+        sent = min(rows, waiting + others)
+        most, others = most + sent, min(rows, others + sent)
     paid = paid_word(jobs[-1].sandbox)
     return (
         f"{counted(len(jobs), 'stage')}: {', '.join(job.name for job in jobs)}. At most "

@@ -28,6 +28,7 @@ from pipeline.ledger import queries, reader
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read
 from pipeline.ledger.shown import shown_state
+from pipeline.planning.changes import count_other_rows
 from pipeline.planning.consent import plan_of, questions, refuse_impossible
 from pipeline.planning.drift import Drift, drift
 from pipeline.planning.prepared import Prepared
@@ -76,6 +77,7 @@ class Checked:
     * `in_use`: another run is active, so a second one would be refused.
     * `drift`: the changes of the sheet since the last run, None before the first run.
     * `columns`: how well `columns:` fits the answers of the last run, None without columns.
+    * `other_rows`: rows whose answer or whose cells in any column may be others after the run.
     * `questions`: the questions that the user would be asked first.
     * `names`: the first rows as the user's program names them. It is not in JSON.
     * `plan`: the token with which `run --plan` carries out exactly this plan.
@@ -115,6 +117,7 @@ class Checked:
     variables: list[VariableFacts]
     first_bodies: list[Body]
     columns: ColumnsFacts | None
+    other_rows: int
     questions: list[str]
     plan: str
     refusal: str | None
@@ -198,6 +201,7 @@ def check_job(
             variables=variables,
             first_bodies=bodies,
             columns=column_facts(job, read),
+            other_rows=_other_rows(job, prepared, read),
             questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes, key, read),
@@ -290,6 +294,13 @@ def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | N
         return drift(stored_keys(last, spec.id), stored_keys(snapshot.path, spec.id))
     now = SheetKeys(snapshot.numbers, digests(bytes(snapshot.identities)), None)
     return drift(stored_keys(last, None), now)
+
+
+def _other_rows(job: Job, prepared: Prepared, read: Read) -> int:
+    last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
+    snapshot, plan = prepared.snapshot, prepared.plan
+    answered = int(plan.weights[plan.send].sum())
+    return count_other_rows(last, snapshot.path, snapshot.rows) + answered
 
 
 def _first(spec: JobSpec, prepared: Prepared) -> Iterator[Row]:

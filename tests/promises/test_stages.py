@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -89,12 +91,7 @@ def test_each_answer_of_a_source_is_sent_once_and_both_jobs_stand_in_one_export(
 def test_columns_of_earlier_stages_keep_their_types(chain):
     """In a third stage too, and without a value where a row failed."""
     chain.first.write_sheet(["sku", "topic"], [*ROWS, ["A5", "#fault:blocked"]])
-    third = Job(chain.first.folder, chain.first.folder / "third.yaml", chain.first.sheet, "")
-    third.base_url = chain.sandbox.url
-    third.write_spec(
-        **{"name": "third", "workflow": "wf_story", "input": {"job": "article.yaml"}},
-        **{"variables": {"story": "article"}, "as": "third"},
-    )
+    third = third_of(chain, {"story": "article"})
     done = third.call("run", "--stages", "--quiet")
     assert done.returncode == 3, done.stderr
     target = third.folder / "third.parquet"
@@ -171,6 +168,71 @@ def test_changed_columns_of_the_source_are_refused_with_the_number_of_bills(chai
     chain.write_first()
     chain.second.run()
     assert sum(chain.billed("title").values()) == 4
+
+
+def test_changed_columns_of_a_job_two_stages_earlier_are_refused_too(chain):
+    """The stage in between passes the column on and sends something else."""
+    chain.write_second(variables={"topic": "topic"})
+    third = third_of(chain, {"x": "article", "title": "title"})
+    chain.sandbox.publish("wf_second", "Always the same")
+    assert third.call("run", "--stages", "--quiet").returncode == 0
+    chain.write_first(columns=COLUMNS | {"title": "$.score"})
+    bills = chain.sandbox.billed()
+    done = third.call("run", "--stages")
+    assert (done.returncode, "(title)" in done.stderr) == (2, True), done.stderr
+    assert chain.sandbox.billed() == bills
+
+
+def test_the_worst_case_of_all_stages_is_never_too_low(chain):
+    """New rows, and an edit of a column that only a later stage sends."""
+    chain.write_second(variables={"title": "title", "note": "sku"})
+    for rows, most in (
+        (ROWS, 8),
+        (ROWS, 0),
+        ([*ROWS, *([f"B{n}", f"topic {n}"] for n in range(6))], 12),
+        ([["A0", "cats"], *ROWS[1:], *([f"B{n}", f"topic {n}"] for n in range(6))], 1),
+    ):
+        chain.first.write_sheet(["sku", "topic"], rows)
+        before = sum(chain.sandbox.billed().values())
+        code, _, said = stages(chain)
+        assert code == 0
+        [named] = re.findall(r"At most (\d+) requests? would be paid", said)
+        assert sum(chain.sandbox.billed().values()) - before == most <= int(named)
+        assert most or named == "0"
+
+
+def test_a_stage_that_is_locked_is_skipped_or_refused_as_the_option_says(chain):
+    """Nights use `skip`, and cron mails every other exit code than 0."""
+    chain.first.run()
+    lock = chain.first.folder / "runs" / "outline" / "lock"
+    with lock.open("rb+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for options, code in ((["--if-locked", "skip"], 0), ([], 75)):
+            assert chain.second.call("run", "--stages", *options).returncode == code
+    assert not chain.billed("title")
+
+
+def test_a_moved_source_leaves_the_answers_of_the_stage_readable(chain):
+    """By its run folder. The message says so."""
+    stages(chain)
+    chain.first.spec.rename(chain.first.folder / "moved.yaml")
+    said = chain.second.call("status").stderr
+    assert "its rows come from another job" in said
+    assert "name its run folder" in said
+    folder = str(chain.second.folder / "runs" / "article")
+    done = chain.second.paste(f"pipeline status {folder}")
+    assert (done.returncode, "article: 4 rows: 4 ok." in done.stdout) == (0, True)
+
+
+def third_of(chain: Chain, variables: dict[str, str]) -> Job:
+    third = Job(
+        chain.first.folder, chain.first.folder / "third.yaml", chain.first.sheet, chain.sandbox.url
+    )
+    third.write_spec(
+        **{"name": "third", "workflow": "wf_story", "input": {"job": "article.yaml"}},
+        **{"variables": variables, "as": "third"},
+    )
+    return third
 
 
 def test_a_stage_inherits_the_id_of_its_source(chain):
