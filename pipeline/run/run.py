@@ -105,7 +105,7 @@ class RunOptions:
     are called with each event.
 
     Raises:
-        Refused: for an unknown `if_locked` or `fail_on`.
+        Refused: for an unknown `if_locked` or `fail_on`, and for a value of a wrong type.
     """
 
     base_url: str | None = None
