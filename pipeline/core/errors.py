@@ -22,6 +22,14 @@ class Refused(PipelineError):
         super().__init__(message if closing in message else f"{message} {closing}")
 
 
+def refuse_other(kinds: type | tuple[type, ...], allowed: str, **arguments: object) -> None:
+    """Refuses arguments that are not of these kinds. `allowed` says what to pass instead."""
+    for name, value in arguments.items():
+        if not isinstance(value, kinds):
+            given = "a class" if isinstance(value, type) else f"of the type {type(value).__name__}"
+            raise Refused(f"{name}= is {given}. Pass {allowed}.")
+
+
 class NothingWritten(Refused):
     """`Refused`, for a command that sends nothing and only writes a file for the user."""
 

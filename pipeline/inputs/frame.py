@@ -53,12 +53,25 @@ def is_pandas(given: Any) -> bool:
 def _of_arrow(given: Any) -> pa.Table:
     if isinstance(given, pa.Table):
         return given
-    if not any(hasattr(given, f"__arrow_c_{name}__") for name in ("stream", "array")):
+    if isinstance(given, type) or not any(
+        hasattr(given, f"__arrow_c_{name}__") for name in ("stream", "array")
+    ):
+        is_class = isinstance(given, type)
+        kind = given if is_class else type(given)
+        what = f"{'The class' if is_class else 'An object of the type'} {kind.__name__}"
         lazy = " Call its .collect() first." if hasattr(given, "collect") else ""
         raise Refused(
-            f"An object of the type {type(given).__name__} is not a frame.{lazy} Pass a DataFrame "
+            f"{what} is not a frame.{lazy} Pass a DataFrame "
             "of pandas or polars, a relation of DuckDB, or a table of pyarrow."
         )
+    polars = sys.modules.get("polars")
+    if polars is not None and isinstance(given, polars.DataFrame):
+        for name, kind in given.schema.items():
+            if kind == polars.Object:  # Arrow gets the addresses of the objects
+                raise Refused(
+                    f'The frame: column "{name}" has the type Object of polars, which no other '
+                    f"library can read. Leave it out: frame.drop({name!r})."
+                )
     try:
         return pa.table(given)
     except _ERRORS as error:
@@ -76,6 +89,12 @@ def _of_pandas(given: Any) -> ReadFrame:
             'column one name, for example with `frame.columns.map("_".join)`.'
         )
     names = [str(name) for name in given.columns]
+    for position, name in enumerate(names, start=1):
+        if not name.isascii() and name.encode(errors="ignore").decode() != name:
+            raise Refused(
+                f"The name of column {position} of the frame contains half a character (a lone "
+                "surrogate). Give the column another name."
+            )
     arrays, flaws = [], {}
     for position in range(len(names)):
         array, flaw = _column(given.iloc[:, position])
@@ -103,7 +122,7 @@ def _column(series: Any) -> tuple[pa.Array | pa.ChunkedArray, str | None]:
     except _Flaw as found:
         flaw = f"it {found}"
     except UnicodeEncodeError as error:
-        flaw = f"it has a text that is not valid Unicode ({error.reason}: {error.object!r:.40})"
+        flaw = f"it has a text with half a character, a lone surrogate ({error.object!r:.40})"
     except _ERRORS as error:
         if series.dtype == object or categories is not None:
             flaw = f"it has a value that cannot become text ({first_line(error)})"

@@ -44,7 +44,9 @@ def _plain(name: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return {key: _plain(name, one, depth + 1) for key, one in value.items()}
+        return {
+            _plain(name, key, _DEEPEST): _plain(name, one, depth + 1) for key, one in value.items()
+        }
     if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
         return [_plain(name, one, depth + 1) for one in value]
     raise Refused(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.core.errors import PipelineError, Refused
+from pipeline.core.errors import PipelineError, Refused, refuse_other
 from pipeline.core.model import SANDBOX_HOST
 from pipeline.job.access import DEFAULT_BASE_URL, URL_VARIABLE
 from pipeline.job.call import as_settings
@@ -153,7 +153,11 @@ def find_job(
         Refused: if `path` is neither, and if another existing job file uses the same run folder for
             another sheet.
     """
+    refuse_other((str, os.PathLike), "a job file or a run folder", job=path)
     path = Path(path)
+    fault = path_fault(path)
+    if fault is not None:
+        raise Refused(f"{path}: the path of the job {fault}. Write another path.")
     words = words or _words(path, output, sandbox)
     job = _job_of_folder(path, words) if path.is_dir() else None
     if job is None:

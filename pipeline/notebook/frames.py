@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pipeline.commands.progress import ProgressBar, why
 from pipeline.commands.widget import notebook_bar
-from pipeline.core.errors import PipelineError, Refused
+from pipeline.core.errors import PipelineError, Refused, refuse_other
 from pipeline.core.events import Event, Listener, Stopping
 from pipeline.core.model import Summary
 from pipeline.inputs.frame import is_pandas, read_frame
@@ -109,6 +110,7 @@ def run_frame(
         Interrupted: `control` stopped the run before it sent anything.
         StorageFailed: the disk refused a write. Every outcome that it still accepted is saved.
     """
+    refuse_other((Control, NoneType), "a `pipeline.Control`, or None", control=control)
     control = control or Control()
     with _in_python():
         call = _Call.of(frame, workflow, output, variables, id, sandbox, options)
@@ -168,10 +170,13 @@ class _Call:
         sandbox: bool,
         options: FrameOptions,
     ) -> _Call:
+        refuse_other((str, os.PathLike), "the path of a run folder", output=output)
+        refuse_other((Mapping, NoneType), "{variable: column}, or None", variables=variables)
+        refuse_other(bool, "True or False", sandbox=sandbox)
         rest: dict[str, Any] = dict(options)
         of_run = {name: rest.pop(name) for name in _OF_RUN if name in rest}
         key_file = of_run.get("key_file")
-        if key_file is not None:
+        if isinstance(key_file, str):
             of_run["key_file"] = Path(key_file)
         if "answer_column" in rest:
             rest["as"] = rest.pop("answer_column")
@@ -182,11 +187,12 @@ class _Call:
         folder = Path(output).absolute() if os.fspath(output) else ""
         settings = as_settings({"name": _job_name(Path(output))} | rest | {"output": folder})
         spec = frame_spec(Frame(settings), _OTHERS)
+        options_of_run = RunOptions(**of_run)
         # The program may sort or shorten its frame while the call runs.
         frame = frame.copy(deep=False) if is_pandas(frame) else frame
         read = read_frame(frame)
         spec = replace(spec, input=Frame(settings, read.table, read.flaws))
-        return cls(frame, job_of(spec, sandbox), RunOptions(**of_run))
+        return cls(frame, job_of(spec, sandbox), options_of_run)
 
     async def run(self, control: Control, listener: Listener) -> Summary:
         listeners = (*self.options.listeners, listener)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import NoneType
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Refused, refuse_other
 from pipeline.core.model import API_CODES, ErrorCode, State
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, few_words, nearest
@@ -52,6 +53,11 @@ class Consent:
     yes: bool = False
     ask: Ask | None = None
     plan: str | None = None
+
+    def __post_init__(self) -> None:
+        # Any text is true, so `yes="no"` would allow to pay twice.
+        refuse_other(bool, "True or False", accept_changes=self.accept_changes, yes=self.yes)
+        refuse_other((str, NoneType), "a token of `check`, or None", plan=self.plan)
 
 
 @dataclass(frozen=True, slots=True)

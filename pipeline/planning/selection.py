@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
+from types import NoneType
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Refused, refuse_other
 from pipeline.core.model import Held, State
 
 _SPAN = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
@@ -65,6 +67,13 @@ class Selection:
     limit: int | None = None
     again: bool = False
     flags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        codes = "a set of texts, or None"
+        sets = (frozenset, set, list, tuple, NoneType)
+        refuse_other(sets, codes, only=self.only, excluded=self.excluded)
+        refuse_other((RowNumbers, NoneType), "`pipeline.parse_rows(…)`, or None", rows=self.rows)
+        refuse_other((Integral, NoneType), "a whole number, or None", limit=self.limit)
 
     def named(
         self, rows: int, numbers: npt.NDArray[np.int64] | None = None

@@ -132,7 +132,7 @@ def _series(table: pa.Table, types_mapper: Callable[[pa.DataType], Any]) -> Seri
 
 def _is_compound(kind: pa.DataType) -> bool:
     """Whether pandas may have no type for this, or another value: lists that contain the texts of
-    polars, and named types."""
+    polars, and the types of extensions."""
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type
     return isinstance(kind, pa.BaseExtensionType) or bool(kinds.is_nested(kind))

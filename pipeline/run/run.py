@@ -40,11 +40,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from numbers import Real
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 from pipeline.core.clock import SystemClock
-from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed
+from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed, refuse_other
 from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
 from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Summary
 from pipeline.core.version import __version__
@@ -106,7 +109,7 @@ class RunOptions:
     are called with each event.
 
     Raises:
-        Refused: for an unknown `if_locked` or `fail_on`.
+        Refused: for an unknown `if_locked` or `fail_on`, and for a value of a wrong type.
     """
 
     base_url: str | None = None
@@ -120,6 +123,17 @@ class RunOptions:
     listeners: tuple[Listener, ...] = ()
 
     def __post_init__(self) -> None:
+        selections = "a `pipeline.Selection` or the result of `pipeline.select_resume`"
+        refuse_other(Selection, selections, selection=self.selection)
+        refuse_other(Consent, "a `pipeline.Consent`", consent=self.consent)
+        refuse_other((tuple, list), "a tuple of functions", listeners=self.listeners)
+        for listener in self.listeners:
+            if not callable(listener):
+                raise Refused(f"listeners= contains {listener!r}. Pass a tuple of functions.")
+        seconds = "a number of seconds, or None"
+        refuse_other((Real, NoneType), seconds, drain_s=self.drain_s, until=self.until)
+        refuse_other((str, NoneType), "an address as text, or None", base_url=self.base_url)
+        refuse_other((str, PathLike, NoneType), "a path, or None", key_file=self.key_file)
         for name, choices in (("if_locked", IfLocked), ("fail_on", FailOn)):
             if getattr(self, name) not in list(choices):
                 raise Refused(f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}.")
@@ -170,6 +184,7 @@ async def run_job_async(
             still accepted is saved.
     """
     options = replace(options or RunOptions(), **fields)
+    refuse_other((Control, NoneType), "a `pipeline.Control`, or None", control=control)
     job = replace(as_job(job), limit=options.selection.limit)
     key = RunKey(options.key_file)
     async with notifying(job, options.listeners, key) as notifier:

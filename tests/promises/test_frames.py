@@ -346,6 +346,64 @@ def test_columns_without_a_type_of_pandas_come_home_as_objects(run, sandbox, mak
     assert (first["infinity"], first["day after the year 9999"]) == (None, "29349-01-26")
 
 
+def _named(name: str) -> pd.DataFrame:
+    return pd.DataFrame([["a", "b"]], columns=pd.Index(["story", name], dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (lambda: {"output": None}, "output= is of the type NoneType. Pass the path of a run fold"),
+        (lambda: {"output": b"runs"}, "output= is of the type bytes"),
+        (lambda: {"variables": ["story"]}, "variables= is of the type list. Pass {variable: colu"),
+        (lambda: {"listeners": None}, "listeners= is of the type NoneType. Pass a tuple of func"),
+        (lambda: {"listeners": (5,)}, "listeners= contains 5. Pass a tuple of functions"),
+        (lambda: {"selection": "all"}, "selection= is of the type str. Pass a `pipeline.Selecti"),
+        (lambda: {"selection": pipeline.Selection(limit="5")}, "limit= is of the type str"),  # type: ignore[arg-type]
+        (lambda: {"selection": pipeline.Selection(only="gateway")}, "only= is of the type str"),  # type: ignore[arg-type]
+        (lambda: {"selection": pipeline.Selection(rows=[1])}, "rows= is of the type list"),  # type: ignore[arg-type]
+        (lambda: {"consent": True}, "consent= is of the type bool. Pass a `pipeline.Consent`"),
+        (lambda: {"consent": pipeline.Consent(yes="no")}, "yes= is of the type str"),  # type: ignore[arg-type]
+        (lambda: {"control": 5}, "control= is of the type int. Pass a `pipeline.Control`"),
+        (lambda: {"drain_s": "5"}, "drain_s= is of the type str. Pass a number of seconds"),
+        (lambda: {"until": "22:00"}, "until= is of the type str"),
+        (lambda: {"key_file": 5}, "key_file= is of the type int"),
+        (lambda: {"base_url": 5}, "base_url= is of the type int"),
+        (lambda: {"sandbox": "no"}, "sandbox= is of the type str. Pass True or False"),
+        (lambda: {"constants": {("a",): "b"}}, "constants= contains an object of the type tuple"),
+        (lambda: {"frame": pd.DataFrame}, "The class DataFrame is not a frame. Pass a DataFrame"),
+        (lambda: {"frame": _named("\ud800")}, "column 2 of the frame contains half a character"),
+        (
+            lambda: {
+                "frame": polars.DataFrame(
+                    {"story": ["a"], "o": polars.Series([{1}], dtype=polars.Object)}
+                )
+            },
+            'column "o" has the type Object of polars',
+        ),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused_with_those_that_are_allowed(
+    run, sandbox, options, words
+):
+    """Nothing is sent."""
+    with pytest.raises(pipeline.Refused) as caught:
+        run(**({"frame": STORIES} | options()))
+    assert words in str(caught.value)
+    assert str(caught.value).endswith("Nothing was sent.")
+    assert sandbox.received() == 0
+
+
+@pytest.mark.parametrize("job", [None, 5, b"runs", pd.DataFrame, "a\0b", "\ud800"])
+def test_jobs_of_a_wrong_kind_are_refused(job):
+    """By each function that finds the job of a path."""
+    for function in (pipeline.read_results, pipeline.run_job, pipeline.find_job):
+        with pytest.raises(
+            pipeline.Refused, match=r"a job file or a run folder|the path of the job"
+        ):
+            function(job)
+
+
 def test_columns_of_json_answers_have_nullable_types(run, sandbox, tmp_path):
     """In the frame, from `read_results`, and in an export from the shell."""
     sandbox.publish("wf_json", '{"title": "x", "n": 7, "sure": true, "day": "2026-01-02"}')

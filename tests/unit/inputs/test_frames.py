@@ -129,7 +129,7 @@ def test_a_whole_number_that_a_float_may_have_changed_is_refused_by_column_and_r
         (pd.interval_range(0, 2), 'column "odd" has the type '),
         (pd.to_timedelta([1, 2], unit="s"), 'column "odd" has the type duration'),
         ([1 + 2j, 3], 'column "odd" has the type complex128'),
-        (["\ud800", "b"], 'column "odd" has a text that is not valid Unicode (surrogates not'),
+        (["\ud800", "b"], 'column "odd" has a text with half a character, a lone surrogate'),
         ([1.5, float("inf")], 'column "odd": a value is damaged or cannot become text'),
     ],
 )
