@@ -99,7 +99,7 @@ def stored_types(path: Path) -> dict[str, str]:
 
 
 def stored_definitions(path: Path) -> dict[str, str]:
-    """Returns what each column that `columns:` of another job filled reads from an answer."""
+    """Returns what each column has that exports of other jobs add: see `table.SourceJob`."""
     return _of_source(path, "columns")
 
 

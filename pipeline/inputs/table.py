@@ -120,9 +120,9 @@ class Findings:
 @dataclass(frozen=True, slots=True)
 class SourceJob:
     """The other job whose answers are the rows: its name, the id of its run folder, the host that
-    the folder belongs to, and what each column of `columns:` reads from an answer. `types` has the
-    types of such columns, and `kinds` the kinds of all columns that an export adds. All of them
-    also have the columns that come from a job before it."""
+    the folder belongs to. `columns` says what each column has that its export adds: what a column
+    of `columns:` reads from an answer, or its kind. `types` has the types of columns of `columns:`,
+    and `kinds` the kinds of all. They also have the columns that come from a job before it."""
 
     name: str
     folder_id: str

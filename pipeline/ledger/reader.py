@@ -138,6 +138,12 @@ def refuse_before_first_run(job: Job, read: reader.Read) -> None:
         raise no_run_yet(job)
 
 
+def has_run(job: Job) -> bool:
+    """Whether the job has had a run. A kill may leave a ledger without one."""
+    with reading(job.folder.ledger) as read:
+        return read(last_run) is not None
+
+
 def no_run_yet(job: Job) -> Refused:
     """Returns the exception for a job without a run. Its message ends with the command to paste."""
     rehearsed = "There is a rehearsal: add --sandbox to see it. " if job.rehearsed else ""

@@ -47,7 +47,7 @@ _WORDS = {
     _SHOWN: "the columns that are sent as the sheet displays them",
     _HIDDEN: "the choice for hidden rows",
     _INPUT: "the source of the rows",
-    _SOURCE_COLUMNS: "the `columns:` of the job that the rows come from",
+    _SOURCE_COLUMNS: "the columns of the job that the rows come from",
     RULES: "the rules that turn a cell into text",
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.added_columns import KINDS, STATUS
+from pipeline.core.added_columns import KINDS, STATUS, part_of
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.core.review import REJECTED, Decision, Standing
@@ -50,7 +50,7 @@ def open_source(job: Job) -> Table:
         exported = sheet_table(rows)
         columns = tuple(exported.schema.names)
         kinds = {**stored_kinds(rows.snapshot), **exported.kinds}
-        definitions = stored_definitions(rows.snapshot) | _definitions(job)
+        definitions = stored_definitions(rows.snapshot) | _definitions(job, exported.kinds)
         source = _source_job(job, rows.read, definitions, exported.types, kinds)
     stage = Stage(job.to_run().job_file)
     return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns), source=source)
@@ -108,8 +108,11 @@ class _Origins:
         return f"{self._name}: {how}{why}"
 
 
-def _definitions(job: Job) -> dict[str, str]:
-    return {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
+def _definitions(job: Job, kinds: Mapping[str, str]) -> dict[str, str]:
+    """What each column that an export adds has, by its name there: a column of that name in the
+    sheet is another one."""
+    parts = {one.name: f"{one.path} {one.type} {one.join}" for one in job.to_run().columns}
+    return {name: parts.get(part_of(kind) or "", kind) for name, kind in kinds.items()}
 
 
 def _source_job(

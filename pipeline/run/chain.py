@@ -9,20 +9,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.added_columns import KINDS
 from pipeline.core.errors import PipelineError, Refused
 from pipeline.core.events import Notice
 from pipeline.core.model import Summary
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted
 from pipeline.inputs.checks import SKIP_NAMES, Skip
+from pipeline.inputs.formats import open_table
+from pipeline.inputs.mapping import bind
+from pipeline.inputs.stored import find_snapshot, stored_columns
 from pipeline.job.chain import chain_of
 from pipeline.job.job import Job, as_job
 from pipeline.job.spec import JobSpec
+from pipeline.ledger import queries
+from pipeline.ledger.reader import has_run, reading
 from pipeline.run.check import Checked, check_job
 from pipeline.run.in_thread import run_in_thread
+from pipeline.run.prepare import with_text_rules
 from pipeline.run.run import RunOptions, run_job_async
 from pipeline.sending.control import Control
 from pipeline.status.exit_codes import GOES_ON, first_of
@@ -123,13 +131,20 @@ def _worst_case(jobs: Sequence[Job], options: RunOptions) -> str:
     Raises:
         Refused: if a stage would be refused as things are now.
     """
-    first, *later = jobs
+    first = jobs[0]
     checked = _checked(first, options)
-    assert checked is not None, "the first job reads a sheet"
     rows, most, others = checked.rows, checked.to_send, checked.other_rows
-    for job in later:
-        found = _checked(job, options)
-        waiting = rows if found is None else found.to_send + found.skipped_by.get(_WAITS, 0)
+    columns = _columns_now(first)
+    known = has_run(first) and columns == _columns_before(first)
+    for source, job in pairwise(jobs):
+        columns += tuple(source.to_run().column_names(KINDS))
+        known = known and has_run(source)
+        if known:
+            found = _checked(job, options)
+            waiting = found.to_send + found.skipped_by.get(_WAITS, 0)
+        else:
+            _refuse_missing(job, columns)
+            waiting = rows
         sent = min(rows, waiting + others)
         most, others = most + sent, min(rows, others + sent)
     paid = paid_word(jobs[-1].sandbox)
@@ -139,11 +154,12 @@ def _worst_case(jobs: Sequence[Job], options: RunOptions) -> str:
     )
 
 
-def _checked(job: Job, options: RunOptions) -> Checked | None:
-    """What the stage would send now. None before the first run of its source."""
-    chain = chain_of(job)
-    if any(not source.folder.ledger.exists() for source in chain[:-1]):
-        return None
+def _checked(job: Job, options: RunOptions) -> Checked:
+    """What the stage would send now.
+
+    Raises:
+        Refused: if a run of it would be refused.
+    """
     checked = check_job(
         job,
         base_url=options.base_url,
@@ -153,3 +169,21 @@ def _checked(job: Job, options: RunOptions) -> Checked | None:
     if checked.refusal is not None:
         raise Refused(checked.refusal)
     return checked
+
+
+def _columns_now(job: Job) -> tuple[str, ...]:
+    return open_table(with_text_rules(job, accept_changes=False).to_run()).columns
+
+
+def _columns_before(job: Job) -> tuple[str, ...]:
+    """The columns of the sheet of the last run."""
+    with reading(job.folder.ledger) as read:
+        last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
+    return () if last is None else stored_columns(last)
+
+
+def _refuse_missing(job: Job, columns: tuple[str, ...]) -> None:
+    """Refuses a stage whose columns its source will not have. Where two columns have one name, an
+    export gives them numbers, and only the run itself can tell."""
+    if len({name.casefold() for name in columns}) == len(columns):
+        bind(job.to_run(), columns)

@@ -8,6 +8,7 @@ from functools import partial
 from pipeline.job.chain import source_of
 from pipeline.job.job import Job, find_job
 from pipeline.job.stage import Stage
+from pipeline.ledger.reader import has_run
 from pipeline.results.source_rows import open_source
 
 
@@ -22,8 +23,8 @@ def with_source(job: Job) -> Job:
     if source is None:
         return job
     spec = job.to_run()
-    if job.sandbox and not source.folder.ledger.exists():
+    if job.sandbox and not has_run(source):
         paid = find_job(source.to_run().job_file)
-        source = paid if paid.folder.ledger.exists() else source
+        source = paid if has_run(paid) else source
     stage = Stage(source.to_run().job_file, partial(open_source, source))
     return replace(job, spec=replace(spec, input=stage))

@@ -163,7 +163,7 @@ def test_changed_columns_of_the_source_are_refused_with_the_number_of_bills(chai
     chain.second.run()
     chain.write_first(columns=COLUMNS | {"title": "$.score"})
     said = chain.refused()
-    assert "the `columns:` of the job that the rows come from changed (title)" in said
+    assert "the columns of the job that the rows come from changed (title)" in said
     assert "4 finished rows would be sent" in said
     chain.write_first()
     chain.second.run()
@@ -521,3 +521,39 @@ def test_a_reviewed_row_of_a_stage_is_not_sent_when_its_source_changes(chain):
     assert chain.billed("title")["On cows"] == 0
     assert chain.billed("title")["On wolves"] == 1
     assert "On cats" in exported(chain.second)[0]["article"]
+
+
+def test_a_new_column_of_the_sheet_with_the_name_of_an_answer_is_refused(chain):
+    """The name means another column then, and its cells would be paid for."""
+    chain.write_second(variables={"title": "outline"})
+    assert stages(chain)[0] == 0
+    chain.first.write_sheet(["sku", "topic", "outline"], [[*row, "mine"] for row in ROWS])
+    chain.first.run()
+    assert "4 finished rows would be sent" in chain.refused()
+    assert "4 finished rows would be sent" in chain.refused("--stages")
+
+
+def test_a_column_that_no_stage_will_have_is_refused_before_the_first_one_pays(chain):
+    chain.write_second(variables={"title": "titel"})
+    assert 'no column "titel"' in chain.refused("--stages")
+
+
+def test_a_new_column_of_the_sheet_can_be_sent_by_a_later_stage(chain):
+    """The first stage brings it."""
+    assert stages(chain)[0] == 0
+    chain.first.write_sheet(["sku", "topic", "note"], [[*row, "n"] for row in ROWS])
+    chain.write_second(variables={"title": "title", "note": "note"})
+    chain.second.call("run", "--stages", "--accept-changes")
+    done = chain.second.call("run", "--stages")
+    assert (done.returncode, "4 finished rows" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_kill_before_the_first_run_of_a_stage_blocks_no_later_command(chain):
+    """It leaves a ledger without a run."""
+    folder = chain.first.folder / "runs" / "outline"
+    process = chain.first.start()
+    while not (folder / "ledger.sqlite").exists():
+        pass
+    process.kill()
+    process.wait()
+    assert stages(chain)[0] == 0
