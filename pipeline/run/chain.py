@@ -29,7 +29,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries
 from pipeline.ledger.reader import has_run, reading
 from pipeline.run.check import Checked, check_job
-from pipeline.run.in_thread import run_in_thread
+from pipeline.run.in_thread import run_anywhere
 from pipeline.run.prepare import with_text_rules
 from pipeline.run.run import RunOptions, run_job_async
 from pipeline.sending.control import Control
@@ -76,12 +76,7 @@ def run_stages(
         Refused: nothing was sent in any stage.
     """
     control = control or Control()
-    run = run_stages_async(job, options, control=control, **fields)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(run)
-    return run_in_thread(lambda _: run, control)
+    return run_anywhere(run_stages_async(job, options, control=control, **fields), control)
 
 
 async def run_stages_async(

@@ -24,6 +24,20 @@ _LOOKS_EVERY_S = 0.5
 _MESSAGE = "Interrupted."
 
 
+def run_anywhere(run: Coroutine[Any, Any, T], control: Control) -> T:
+    """Returns the result of a coroutine. Where an event loop is already running, it works in a
+    thread. `control` is that of its run.
+
+    Raises:
+        KeyboardInterrupt: as `run_in_thread` does.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run)
+    return run_in_thread(lambda _: run, control)
+
+
 def run_in_thread(
     work: Callable[[Listener], Coroutine[Any, Any, T]],
     control: Control,

@@ -70,7 +70,7 @@ from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Cutoff
 from pipeline.results.failures_csv import drafted
 from pipeline.results.sealing import Sealer
-from pipeline.run.in_thread import run_in_thread
+from pipeline.run.in_thread import run_anywhere
 from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
 from pipeline.run.review_guard import ReviewGuard
@@ -153,12 +153,7 @@ def run_job(
     flight, and raises KeyboardInterrupt. A second one leaves at once.
     """
     control = control or Control()
-    run = run_job_async(job, options, control=control, **fields)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(run)
-    return run_in_thread(lambda _: run, control)
+    return run_anywhere(run_job_async(job, options, control=control, **fields), control)
 
 
 async def run_job_async(
