@@ -53,7 +53,7 @@ def open_source(job: Job) -> Table:
         definitions = stored_definitions(rows.snapshot) | _definitions(job, exported.kinds)
         source = _source_job(job, rows.read, definitions, exported.types, kinds)
     stage = Stage(job.to_run().job_file)
-    return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns), source=source)
+    return Table(stage, columns, _PLACE_WORD, lambda: _batches(job, columns, kinds), source=source)
 
 
 def _opened(job: Job) -> AbstractContextManager[AnsweredSheet]:
@@ -133,13 +133,20 @@ def _source_job(
     return SourceJob(job.name, folder_id, str(pinned["host"]), columns, types, kinds)
 
 
-def _batches(job: Job, columns: tuple[str, ...]) -> Iterator[Batch]:
+def _batches(job: Job, columns: tuple[str, ...], kinds: Mapping[str, str]) -> Iterator[Batch]:
     with _opened(job) as source:
+        table = sheet_table(source)
+        now = {**stored_kinds(source.snapshot), **table.kinds}
+        if (tuple(table.schema.names), now) != (columns, kinds):
+            raise Refused(
+                f"{job.folder.path}: a run gave this job other columns while they were read. "
+                "Nothing was sent. Try again."
+            )
         origins = _Origins(job.name, source)
         names = {kind: name for name, kind in source.kinds.items()}
         ended = [names[kind] for kind in (STATUS, "error_code", "error_message")]
         first = 1
-        for batch in sheet_table(source).batches():
+        for batch in table.batches():
             texts = [[cell_text(value) for value in column.to_pylist()] for column in batch.columns]
             places = list(range(first, first + batch.num_rows))
             ends = zip(*(batch[name].to_pylist() for name in ended), strict=True)

@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.errors import Refused
+from pipeline.job.job import find_job
+from pipeline.results.source_rows import open_source
 from tests.conftest import Job, SandboxProcess
 
 ROWS = [["A1", "cats"], ["A2", "dogs"], ["A3", "birds"], ["A4", "fish"]]
@@ -557,3 +560,14 @@ def test_a_kill_before_the_first_run_of_a_stage_blocks_no_later_command(chain):
     process.kill()
     process.wait()
     assert stages(chain)[0] == 0
+
+
+def test_a_source_that_gets_other_columns_while_it_is_opened_is_refused(chain):
+    """Otherwise the cells of another column would be sent."""
+    chain.first.run()
+    table = open_source(find_job(chain.first.spec))
+    assert sum(len(batch) for batch in table.batches()) == 4
+    chain.first.write_sheet(["note", "sku", "topic"], [["n", *row] for row in ROWS])
+    chain.first.run()
+    with pytest.raises(Refused, match="other columns while they were read"):
+        next(table.batches())
