@@ -29,6 +29,7 @@ from pipeline.export.files import write_csv, write_jsonl, write_parquet
 from pipeline.export.versions import versions_table
 from pipeline.inputs.formats import named_ending, open_table
 from pipeline.inputs.stored import (
+    Copy,
     find_snapshot,
     stored_batches,
     stored_columns,
@@ -331,7 +332,7 @@ class _Home:
     sent: tuple[str, ...]
 
 
-def _home(job: Job, spec: JobSpec | None, snapshot: Path) -> _Home | None:
+def _home(job: Job, spec: JobSpec | None, snapshot: Copy) -> _Home | None:
     """Where the rows come from, None without a file. The rows of a stage come from the file of the
     first job of the chain."""
     if spec is None or isinstance(spec.input, Frame):
@@ -349,7 +350,7 @@ def _home(job: Job, spec: JobSpec | None, snapshot: Path) -> _Home | None:
     return _Home(spec, columns, sent)
 
 
-def _sent(job: Job, snapshot: Path) -> frozenset[str]:
+def _sent(job: Job, snapshot: Copy) -> frozenset[str]:
     """The columns whose texts decide what a run sends."""
     wanted = {*stored_mapped(snapshot)}
     if job.spec is not None:
@@ -367,7 +368,7 @@ def _schema(spec: JobSpec | None) -> pa.Schema:
 
 
 def _own_texts(
-    snapshot: Path, exported: Exported, known: Container[str]
+    snapshot: Copy, exported: Exported, known: Container[str]
 ) -> Iterator[dict[str, pa.Array]]:
     """The columns of the sheet whose kind is not `known`, batch by batch."""
     columns = stored_columns(snapshot)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pipeline.core.wording import NAMED, counted, listed, one_line
-from pipeline.inputs.stored import stored_names
+from pipeline.inputs.stored import Copy, stored_names
 
 _ID_CHARACTERS = 40
 _LISTED_ID_CHARACTERS = 20
@@ -61,7 +60,7 @@ class RowNames:
         return [f"{column} {', '.join(ids)}"] if ids else []
 
 
-def row_names(snapshot: Path | None, numbers: Iterable[int]) -> RowNames:
+def row_names(snapshot: Copy | None, numbers: Iterable[int]) -> RowNames:
     """Returns the names of some rows of a snapshot. A snapshot of an earlier release, and a missing
     one, has only numbers.
 
@@ -71,7 +70,7 @@ def row_names(snapshot: Path | None, numbers: Iterable[int]) -> RowNames:
     return RowNames() if snapshot is None else RowNames(*stored_names(snapshot, numbers))
 
 
-def no_such_row(number: int, sheet: str, rows: int, snapshot: Path | None) -> str:
+def no_such_row(number: int, sheet: str, rows: int, snapshot: Copy | None) -> str:
     """Returns the refusal of a row number beyond the `rows` of a sheet. It says what row numbers
     count, because the user may have taken this one from a spreadsheet program."""
     text = f"There is no row {number}: {sheet} has {counted(rows, 'data row')}."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,11 @@ from pipeline.inputs.identity import (
     digests,
     identity,
 )
-from pipeline.system.files import sha256_of
-from pipeline.system.opening import as_object, open_file
+from pipeline.system.opening import HeldFile, as_object, open_file
 
+Copy: TypeAlias = Path | HeldFile
+"""A snapshot on disk. A run that begins gives the name to another file, so a process without the
+folder's lock reads a held one."""
 METADATA = b"pipeline"
 OWN_COLUMNS = ("row", "row_key", "skipped")
 PLACE = "place"
@@ -34,99 +38,105 @@ ORIGIN_TYPE = pa.struct(
 """Where a row comes from, if another job's answers are the sheet: see `table.Origin`."""
 
 
-def find_snapshot(candidates: tuple[Path, ...], snapshot_id: str | None) -> Path | None:
-    """Returns the file of `candidates` with this id. A crash may have left another snapshot next to
+def find_snapshot(paths: Iterable[Path], snapshot_id: str | None) -> HeldFile | None:
+    """Returns the file of `paths` with this id. A crash may have left another snapshot next to
     it."""
-    for path in candidates:
+    for path in paths:
         try:
-            if _stored(path)["snapshot_id"] == snapshot_id:
-                return path
+            held = HeldFile(path)
+            if _stored(held)["snapshot_id"] == snapshot_id:
+                return held
         except (OSError, pa.ArrowException, KeyError, ValueError):
             continue
     return None
 
 
 def whole_snapshot(
-    candidates: tuple[Path, ...], snapshot_id: str | None, sha256: str | None
-) -> Path | None:
+    paths: tuple[Path, ...], snapshot_id: str | None, sha256: str | None
+) -> HeldFile | None:
     """Does the same, and compares the file with its checksum. None if there is no file.
 
     Raises:
         StorageFailed: if the file was altered.
     """
-    found = find_snapshot(candidates, snapshot_id)
-    if found is None and snapshot_id is not None and candidates[0].exists():
-        raise _damaged(candidates[0], "it cannot be read, or the ledger names another copy")
-    if found is not None and sha256_of(found) != sha256:
+    found = find_snapshot(paths, snapshot_id)
+    if found is None and snapshot_id is not None and paths[0].exists():
+        raise _damaged(paths[0], "it cannot be read, or the ledger names another copy")
+    if found is not None and _sha256(found) != sha256:
         raise _damaged(found, "its checksum is not the one in the ledger")
     return found
 
 
-def stored_columns(path: Path) -> tuple[str, ...]:
+def _sha256(copy: HeldFile) -> str:
+    with copy.open() as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_columns(copy: Copy) -> tuple[str, ...]:
     """Returns the sheet's own column names, in order, from a snapshot on disk."""
-    return tuple(_stored(path)["columns"])
+    return tuple(_stored(copy)["columns"])
 
 
-def stored_headers(path: Path) -> dict[str, str]:
+def stored_headers(copy: Copy) -> dict[str, str]:
     """Returns the name of each column as the sheet itself has it: two columns may have the same."""
-    about = _stored(path)
-    columns = stored_columns(path)
+    about = _stored(copy)
+    columns = stored_columns(copy)
     return dict(zip(columns, about.get("headers") or columns, strict=True))
 
 
-def stored_mapped(path: Path) -> tuple[str, ...]:
+def stored_mapped(copy: Copy) -> tuple[str, ...]:
     """Returns the names of the mapped columns from a snapshot on disk."""
-    return tuple(_stored(path)["mapped"])
+    return tuple(_stored(copy)["mapped"])
 
 
-def stored_skip_if_empty(path: Path) -> tuple[str, ...]:
+def stored_skip_if_empty(copy: Copy) -> tuple[str, ...]:
     """Returns the names of the columns whose empty cells skip a row. A snapshot of an earlier
     release has one choice for all mapped columns."""
-    about = _stored(path)
+    about = _stored(copy)
     return tuple(about["skip_if_empty"] if "skip_if_empty" in about else about["mapped"])
 
 
-def stored_source(path: Path) -> str | None:
+def stored_source(copy: Copy) -> str | None:
     """Returns the id of the run folder whose answers are the sheet, None for another sheet."""
-    source = _stored(path).get("source")
+    source = _stored(copy).get("source")
     return None if source is None else str(source["folder"])
 
 
-def stored_types(path: Path) -> dict[str, str]:
+def stored_types(copy: Copy) -> dict[str, str]:
     """Returns the types of columns that `columns:` of other jobs filled, by name. Their texts are
     canonical, and empty where there is no value."""
-    return _of_source(path, "types")
+    return _of_source(copy, "types")
 
 
-def stored_definitions(path: Path) -> dict[str, str]:
+def stored_definitions(copy: Copy) -> dict[str, str]:
     """Returns what each column has that exports of other jobs add: see `table.SourceJob`."""
-    return _of_source(path, "columns")
+    return _of_source(copy, "columns")
 
 
-def stored_kinds(path: Path) -> dict[str, str]:
+def stored_kinds(copy: Copy) -> dict[str, str]:
     """Returns the kinds of the columns that exports of other jobs add, by name."""
-    return _of_source(path, "kinds")
+    return _of_source(copy, "kinds")
 
 
-def _of_source(path: Path, what: str) -> dict[str, str]:
-    source = _stored(path).get("source") or {}
+def _of_source(copy: Copy, what: str) -> dict[str, str]:
+    source = _stored(copy).get("source") or {}
     return {str(name): str(word) for name, word in source.get(what, {}).items()}
 
 
-def stored_delimiter(path: Path) -> str:
+def stored_delimiter(copy: Copy) -> str:
     """Returns the delimiter of the sheet from a snapshot on disk. It matters only for text
     files."""
-    return str(_stored(path)["delimiter"])
+    return str(_stored(copy)["delimiter"])
 
 
-def stored_keys(path: Path, id_column: str | None) -> SheetKeys:
+def stored_keys(copy: Copy, id_column: str | None) -> SheetKeys:
     """Returns the digests of the rows of a snapshot on disk, without ids if it has no such
     column."""
-    columns = stored_columns(path)
+    columns = stored_columns(copy)
     place = columns.index(id_column) if id_column in columns else None
     identities, ids = bytearray(), bytearray()
     rows: list[npt.NDArray[np.int64]] = []
-    for first, cells, hexes, *_ in stored_batches(path):
+    for first, cells, hexes, *_ in stored_batches(copy):
         kept = np.flatnonzero(filled(hexes))
         rows.append(kept + first)
         keys = bytes.fromhex("".join(filter(None, hexes.to_pylist())))
@@ -156,16 +166,16 @@ class Stored(NamedTuple):
     origins: pa.Array | None = None
 
 
-def stored_batches(path: Path) -> Iterator[Stored]:
+def stored_batches(copy: Copy) -> Iterator[Stored]:
     """Yields the rows of a snapshot on disk, in order.
 
     Raises:
         StorageFailed: if it cannot be read.
     """
-    width, first = len(stored_columns(path)), 1
+    width, first = len(stored_columns(copy)), 1
     try:
         with (
-            open_file(path) as content,
+            _open(copy) as content,
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
             for batch in file.iter_batches(batch_size=2000):
@@ -173,32 +183,32 @@ def stored_batches(path: Path) -> Iterator[Stored]:
                 yield Stored(first, batch.columns[:width], keys, skipped, *origins)
                 first += batch.num_rows
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(copy, str(error)) from None
 
 
-def stored_cells(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+def stored_cells(copy: Copy) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yields (row number, cells) for every row of a snapshot on disk."""
-    for first, columns, *_ in stored_batches(path):
+    for first, columns, *_ in stored_batches(copy):
         rows = zip(*(c.to_pylist() for c in columns), strict=True)
         yield from enumerate(rows, start=first)
 
 
-def stored_cells_at(path: Path, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def stored_cells_at(copy: Copy, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yields (row number, cells) for the rows `numbers` of a snapshot on disk."""
     wanted = np.array(sorted(numbers), dtype=np.int64)
-    for first, columns, *_ in stored_batches(path):
+    for first, columns, *_ in stored_batches(copy):
         low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
         for number in wanted[low:high].tolist():
             yield number, tuple(column[number - first].as_py() for column in columns)
 
 
-def stored_column_at(path: Path, name: str, numbers: list[int]) -> Iterator[tuple[int, str]]:
+def stored_column_at(copy: Copy, name: str, numbers: list[int]) -> Iterator[tuple[int, str]]:
     """Yields (row number, text in the column `name`) for the rows `numbers`, which ascend, of a
     snapshot on disk. Nothing if the snapshot has no such column."""
-    if not numbers or name not in stored_columns(path):
+    if not numbers or name not in stored_columns(copy):
         return
-    wanted, place = np.array(numbers, dtype=np.int64), stored_columns(path).index(name)
-    for first, columns, *_ in stored_batches(path):
+    wanted, place = np.array(numbers, dtype=np.int64), stored_columns(copy).index(name)
+    for first, columns, *_ in stored_batches(copy):
         low, high = np.searchsorted(wanted, [first, first + len(columns[place])])
         here = wanted[low:high]
         yield from zip(here.tolist(), at(columns[place], (here - first).tolist()), strict=True)
@@ -215,7 +225,7 @@ class StoredNames(NamedTuple):
     ids: dict[int, str]
 
 
-def stored_names(path: Path, wanted: Iterable[int]) -> StoredNames:
+def stored_names(copy: Copy, wanted: Iterable[int]) -> StoredNames:
     """Returns the places and the ids of a few rows. Reads only the parts of the file that they are
     in.
 
@@ -223,28 +233,28 @@ def stored_names(path: Path, wanted: Iterable[int]) -> StoredNames:
         StorageFailed: if it cannot be read.
     """
     try:
-        about = _stored(path)
+        about = _stored(copy)
         word, id_column = about.get("place_word"), about.get("id_column")
         found = StoredNames(word, {}, id_column, {})
         columns: dict[str, dict[int, Any]] = {PLACE: found.places} if word is not None else {}
         if id_column is not None:
             position = list(about["columns"]).index(id_column)
-            columns[_stored_name(path, position)] = found.ids
-        _read_at(path, np.fromiter(wanted, np.int64), columns)
+            columns[_stored_name(copy, position)] = found.ids
+        _read_at(copy, np.fromiter(wanted, np.int64), columns)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(copy, str(error)) from None
     return found
 
 
-def _stored_name(path: Path, position: int) -> str:
-    with open_file(path) as file:
+def _stored_name(copy: Copy, position: int) -> str:
+    with _open(copy) as file:
         return str(pq.read_schema(file).names[position])
 
 
-def _read_at(path: Path, wanted: npt.NDArray[np.int64], columns: dict[str, dict[int, Any]]) -> None:
+def _read_at(copy: Copy, wanted: npt.NDArray[np.int64], columns: dict[str, dict[int, Any]]) -> None:
     """Reads the values of the rows `wanted` in the named columns."""
     with (
-        open_file(path) as content,
+        _open(copy) as content,
         pq.ParquetFile(content, page_checksum_verification=True) as file,
     ):
         first = 1
@@ -259,7 +269,7 @@ def _read_at(path: Path, wanted: npt.NDArray[np.int64], columns: dict[str, dict[
             first += size
 
 
-def stored_places(path: Path) -> tuple[str, npt.NDArray[np.int64]] | None:
+def stored_places(copy: Copy) -> tuple[str, npt.NDArray[np.int64]] | None:
     """Returns what a place counts, and the place of every row, 8 bytes each. None for a snapshot of
     an earlier release.
 
@@ -267,29 +277,29 @@ def stored_places(path: Path) -> tuple[str, npt.NDArray[np.int64]] | None:
         StorageFailed: if it cannot be read.
     """
     try:
-        word = _stored(path).get("place_word")
+        word = _stored(copy).get("place_word")
         if not isinstance(word, str):
             return None
         with (
-            open_file(path) as content,
+            _open(copy) as content,
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
             batches = file.iter_batches(columns=[PLACE])
             places = [as_numpy(batch.column(0)) for batch in batches]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(copy, str(error)) from None
     return word, np.concatenate([*places, np.zeros(0, dtype=np.int64)])
 
 
-def stored_row_keys(path: Path) -> Iterator[tuple[int, str | None]]:
+def stored_row_keys(copy: Copy) -> Iterator[tuple[int, str | None]]:
     """Yields (row number, row key in hex) for every row of a snapshot on disk. The key of a skipped
     row is None."""
-    for first, _, keys, *_ in stored_batches(path):
+    for first, _, keys, *_ in stored_batches(copy):
         yield from enumerate(keys.to_pylist(), start=first)
 
 
-def _stored(path: Path) -> JsonObject:
-    with open_file(path) as file:
+def _stored(copy: Copy) -> JsonObject:
+    with _open(copy) as file:
         schema = pq.read_schema(file)
     about = as_object((schema.metadata or {})[METADATA])
     columns = about["columns"]
@@ -300,9 +310,13 @@ def _stored(path: Path) -> JsonObject:
     return about
 
 
-def _damaged(path: Path, what: str) -> StorageFailed:
+def _open(copy: Copy) -> io.BufferedReader:
+    return copy.open() if isinstance(copy, HeldFile) else open_file(copy)
+
+
+def _damaged(copy: Copy, what: str) -> StorageFailed:
     return StorageFailed(
-        f"{path}: the run folder's copy of the sheet is damaged ({what}). Nothing more was sent, "
+        f"{copy}: the run folder's copy of the sheet is damaged ({what}). Nothing more was sent, "
         "and no altered text is used. To make a new copy of the sheet, use `pipeline run`."
     )
 

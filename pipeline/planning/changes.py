@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from pipeline.core.wording import one_line
 from pipeline.inputs.arrow import as_numpy
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import (
+    Copy,
     stored_batches,
     stored_cells,
     stored_cells_at,
@@ -63,7 +63,7 @@ class MassChange:
 
 
 def find_moved(
-    spec: JobSpec, last: Path | None, snapshot: Snapshot, rows: RowNumbers | None
+    spec: JobSpec, last: Copy | None, snapshot: Snapshot, rows: RowNumbers | None
 ) -> tuple[MovedRow, ...]:
     """Returns the numbers in `rows` that mean another row than in the sheet `last`."""
     if rows is None or last is None:
@@ -75,7 +75,7 @@ def find_moved(
 
 
 def find_mass_change(
-    spec: JobSpec, last: Path | None, snapshot: Snapshot, plan: Plan, read: Read
+    spec: JobSpec, last: Copy | None, snapshot: Snapshot, plan: Plan, read: Read
 ) -> MassChange | None:
     """Returns the change if most of the finished rows of the sheet `last` have another text now.
 
@@ -99,7 +99,7 @@ def find_mass_change(
     return MassChange(changed, finished, spec.id is not None)
 
 
-def count_other_rows(last: Path | None, snapshot: Path, rows: int) -> int:
+def count_other_rows(last: Copy | None, snapshot: Copy, rows: int) -> int:
     """Counts the rows of a snapshot that stand somewhere else or have another text in any column
     than in the sheet `last`, also those that are new or gone."""
     if last is None or stored_columns(last) != stored_columns(snapshot):
@@ -108,7 +108,7 @@ def count_other_rows(last: Path | None, snapshot: Path, rows: int) -> int:
     return sum(one != other for one, other in zip_longest(there, here))
 
 
-def _cells(path: Path) -> Iterator[tuple[str, ...]]:
+def _cells(path: Copy) -> Iterator[tuple[str, ...]]:
     return (cells for _, cells in stored_cells(path))
 
 
@@ -139,7 +139,7 @@ def find_stale(spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read) -> int
     return int((stale & plan.sent_unpaid).sum())
 
 
-def _digests(path: Path, id_column: str | None) -> Mapping[int, int]:
+def _digests(path: Copy, id_column: str | None) -> Mapping[int, int]:
     keys = stored_keys(path, id_column)
     return dict(zip(keys.numbers.tolist(), keys.rows.tolist(), strict=True))
 
@@ -149,7 +149,7 @@ def _numbers(rows: RowNumbers, last: int) -> Iterator[int]:
         yield from range(first, min(end, last) + 1)
 
 
-def _names(path: Path, id_column: str | None, numbers: list[int]) -> dict[int, str]:
+def _names(path: Copy, id_column: str | None, numbers: list[int]) -> dict[int, str]:
     """Returns names for rows of a snapshot: their id, or else the first text that is sent."""
     columns = stored_columns(path)
     named = id_column if id_column in columns else stored_mapped(path)[0]
@@ -160,7 +160,7 @@ def _names(path: Path, id_column: str | None, numbers: list[int]) -> dict[int, s
     }
 
 
-def _column(path: Path, name: str, wanted: npt.NDArray[np.bool_]) -> Iterator[str]:
+def _column(path: Copy, name: str, wanted: npt.NDArray[np.bool_]) -> Iterator[str]:
     place = stored_columns(path).index(name)
     for first, columns, *_ in stored_batches(path):
         flags = wanted[first - 1 : first - 1 + len(columns[place])]
@@ -168,7 +168,7 @@ def _column(path: Path, name: str, wanted: npt.NDArray[np.bool_]) -> Iterator[st
             yield columns[place][offset].as_py()
 
 
-def _alike(last: Path, now: Path, numbers: list[int]) -> bool:
+def _alike(last: Copy, now: Copy, numbers: list[int]) -> bool:
     """Whether the rows at `numbers` are new versions of the old rows there, and not other rows."""
     step = max(len(numbers) // _COMPARED, 1)
     sample = frozenset(numbers[::step])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.wording import counted, few_words, one_line
 from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.snapshot import Snapshot
-from pipeline.inputs.stored import stored_column_at
+from pipeline.inputs.stored import Copy, stored_column_at
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import matching
@@ -33,7 +32,7 @@ _NAMED, _ID_CHARACTERS = 5, 40
 
 def find_kept(
     spec: JobSpec,
-    last: Path | None,
+    last: Copy | None,
     snapshot: Snapshot,
     plan: Plan,
     protected: list[Protected],
@@ -54,7 +53,7 @@ def find_kept(
 @dataclass(slots=True)
 class _Finding:
     spec: JobSpec
-    last: Path | None
+    last: Copy | None
     snapshot: Snapshot
     plan: Plan
     protected: list[Protected]
@@ -91,7 +90,7 @@ class _Finding:
             if name in by_id and (self.spec.dedupe or self.left[by_id[name]] > 0):
                 yield number, by_id[name]
 
-    def _ids_of_duplicates(self, column: str, last: Path) -> dict[str | None, int]:
+    def _ids_of_duplicates(self, column: str, last: Copy) -> dict[str | None, int]:
         row_ids = {place: one.row_id for one in self.protected for place in one.places}
         return {
             name: row_ids[number]

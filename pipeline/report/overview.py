@@ -9,14 +9,15 @@ from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.job.job import Job
-from pipeline.ledger import queries, reader
+from pipeline.ledger import queries
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read, refuse_before_first_run
 from pipeline.ledger.reviews import count_reviews
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
-from pipeline.results.failures_csv import current_snapshot, drafted
+from pipeline.results.failures_csv import drafted
 from pipeline.results.flags import NOTES
 from pipeline.results.lookup import Rows, find_flagged_answers
+from pipeline.results.sheet_copy import reading_with_copy
 from pipeline.status.next_step import stand
 from pipeline.status.stages import source_lines
 from pipeline.status.summary import summarize
@@ -66,14 +67,13 @@ def report_job(job: Job) -> Report:
     with (
         drafted(job.folder.failures) as draft,
         checked_beside(ledger),
-        reader.reading(ledger) as read,
+        reading_with_copy(job.folder) as (read, snapshot),
     ):
         refuse_before_first_run(job, read)
         counts = read(queries.counts)
         summary = summarize(job, counts, in_use=in_use)
         reviews = count_reviews(job.folder, read)
         groups = Groups()
-        snapshot = current_snapshot(job.folder, read)
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
             marked, unread = _marked(job, read, None if in_use else summary.paid_max), None

@@ -41,6 +41,7 @@ from pipeline.inputs.checks import SKIP_NAMES, SKIP_REASONS, Skip
 from pipeline.inputs.identity import identity
 from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.stored import (
+    Copy,
     stored_batches,
     stored_columns,
     stored_delimiter,
@@ -48,7 +49,6 @@ from pipeline.inputs.stored import (
     stored_mapped,
     stored_skip_if_empty,
     stored_types,
-    whole_snapshot,
 )
 from pipeline.job.answer_columns import (
     BOOLEAN,
@@ -61,7 +61,7 @@ from pipeline.job.answer_columns import (
 from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
 from pipeline.job.spec import JobSpec
-from pipeline.ledger import queries, reader, wal
+from pipeline.ledger import queries, wal
 from pipeline.ledger.integrity import check_ledger
 from pipeline.ledger.queries import Absent, Answered, Unfinished
 from pipeline.ledger.reader import Operation, Read, refuse_before_first_run
@@ -73,6 +73,7 @@ from pipeline.results.edits import Edits, column_edits_of
 from pipeline.results.flags import all_flags
 from pipeline.results.lookup import Answers, Stretch, find_answers
 from pipeline.results.schema import RESULTS_SCHEMA
+from pipeline.results.sheet_copy import reading_with_copy
 from pipeline.results.typed_rows import Piece, TypedRows
 
 _SKIPPED = "skipped"
@@ -130,7 +131,7 @@ class AnsweredSheet:
     """
 
     read: Read
-    snapshot: Path
+    snapshot: Copy
     answers: Answers
     rows: int
     kinds: Mapping[str, str]
@@ -171,7 +172,7 @@ class SkippedUnknown:
         skipped = filled(piece.skipped) & ~piece.answered
         return self._found(piece.columns, np.flatnonzero(skipped))
 
-    def rows(self, snapshot: Path) -> dict[int, int]:
+    def rows(self, snapshot: Copy) -> dict[int, int]:
         """The row ids of all of them, by the number of the row in the sheet."""
         if not self.known:
             return {}
@@ -194,7 +195,7 @@ class SkippedUnknown:
         return {place: self.known[name] for place, name in found if name in self.known}
 
 
-def _unknown(job: Job, snapshot: Path, read: Read) -> SkippedUnknown | None:
+def _unknown(job: Job, snapshot: Copy, read: Read) -> SkippedUnknown | None:
     if job.spec is None:
         return None
     known = read(queries.ambiguous_and_absent(deduped=job.spec.dedupe))
@@ -232,9 +233,8 @@ def opened(
         raise altered("the log of its last writes (ledger.sqlite-wal)")
     in_use = folder.in_use  # before the view of the ledger, or a run that ends now looked cut off
     check_ledger(folder.ledger)
-    with reader.reading(folder.ledger) as read:
+    with reading_with_copy(folder) as (read, snapshot):
         refuse_before_first_run(job, read)
-        snapshot = whole_snapshot(folder.snapshots, *read(queries.snapshot))
         if snapshot is None:
             raise Refused(
                 f"{folder.snapshot}: the copy of the sheet is missing, or it is not the copy that "
@@ -280,7 +280,7 @@ def _attempts(db: Any, which: Operation[Iterator[Answered]], rows: int) -> npt.N
     return found
 
 
-def _names(job: Job, snapshot: Path, add: Collection[str]) -> _Names:
+def _names(job: Job, snapshot: Copy, add: Collection[str]) -> _Names:
     used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
     noted = frozenset(read_exports(job.folder).columns).difference(used)
     return _Names(frozenset(stored_columns(snapshot)), noted, add, job.spec)

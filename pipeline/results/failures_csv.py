@@ -21,7 +21,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.inputs.arrow import at
-from pipeline.inputs.stored import stored_batches, stored_columns, stored_places, whole_snapshot
+from pipeline.inputs.stored import (
+    Copy,
+    stored_batches,
+    stored_columns,
+    stored_places,
+    whole_snapshot,
+)
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Unfinished
@@ -58,7 +64,7 @@ class Draft:
 
     def write(
         self,
-        snapshot: Path | None,
+        snapshot: Copy | None,
         read: Read,
         seen: Seen = lambda row: None,
         *,
@@ -75,7 +81,7 @@ class Draft:
         unfinished = partial(queries.unfinished, verified_elsewhere=verified_elsewhere)
         read(lambda db: self._write(snapshot, _told(unfinished(db), seen, in_use)))
 
-    def _write(self, snapshot: Path | None, rows: Iterator[Unfinished]) -> None:
+    def _write(self, snapshot: Copy | None, rows: Iterator[Unfinished]) -> None:
         if snapshot is None:
             deque(rows, maxlen=0)
             return
@@ -119,19 +125,10 @@ def rewrite_failures(folder: RunFolder, read: Read) -> None:
         StorageFailed: when the ledger or the sheet's copy is damaged, or nothing can be written.
     """
     with drafted(folder.failures) as draft:
-        draft.write(current_snapshot(folder, read), read)
+        draft.write(whole_snapshot(folder.snapshots, *read(queries.snapshot)), read)
 
 
-def current_snapshot(folder: RunFolder, read: Read) -> Path | None:
-    """The sheet's copy that the ledger speaks of; None where it is missing.
-
-    Raises:
-        StorageFailed: when it was altered.
-    """
-    return whole_snapshot(folder.snapshots, *read(queries.snapshot))
-
-
-def failures_csv(snapshot: Path, unfinished: Iterable[Unfinished]) -> Iterator[bytes]:
+def failures_csv(snapshot: Copy, unfinished: Iterable[Unfinished]) -> Iterator[bytes]:
     """The whole file in pieces, of rows in the order of the sheet; each of them is taken, and let
     go."""
     rows = iter(unfinished)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.core.errors import NothingWritten, Refused
-from pipeline.inputs.stored import stored_columns, stored_mapped
+from pipeline.inputs.stored import Copy, stored_columns, stored_mapped
 from pipeline.inputs.table import Batch
 from pipeline.inputs.typed import TYPED, TypedTable, open_typed
 from pipeline.job.exports import read_exports
@@ -126,7 +126,7 @@ def as_last_run(job: Job, read: Read) -> JobSpec | None:
     )
 
 
-def typed_rows(spec: JobSpec, snapshot: Path, what: str, *, as_json: bool) -> TypedRows | None:
+def typed_rows(spec: JobSpec, snapshot: Copy, what: str, *, as_json: bool) -> TypedRows | None:
     """The rows of the sheet of `spec` with their own types, or with the JSON text of each value.
     None if its kind of sheet has only texts, or if it is the frame of a program that has ended.
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.added_columns import ALL_KINDS, ANSWER_ID
 from pipeline.core.clock import SystemClock
-from pipeline.core.errors import Locked, Refused, StorageFailed
+from pipeline.core.errors import Refused
 from pipeline.core.model import Clock
 from pipeline.core.review import Decision, Review
 from pipeline.core.wording import counted, few_words, nearest
@@ -30,7 +29,6 @@ from pipeline.show.rows import Shown, ShownRow, showing
 
 MAX_EDIT_CHARACTERS = 4_000_000
 """A longer text is no edit of an answer, but probably another file."""
-_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,53 +119,15 @@ def decide(
         _check_text(text)
     with_folder_id(job)
 
-    def work(same: Callable[[Path], bool]) -> Reviewed | None:
-        with showing(job, choice, kinds=ALL_KINDS) as shown:
-            answers = list(_answers(shown))
-            _check_answers(answers, with_text)
-            found = _result(shown, decision, answers)
-            _ask_about_shared(shown, found, ask, yes)
-            digests = {one.attempt_id: one.digest for _, one in answers}
-            reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
-            if not same(shown.source.snapshot):
-                return None
-            add_reviews(job.folder, shown.source.read, reviews, clock or SystemClock())
-            return found
-
-    return _in_one_sheet(job, work)
-
-
-def _in_one_sheet(job: Job, work: Callable[[Callable[[Path], bool]], Reviewed | None]) -> Reviewed:
-    """Does `work` again if a run that begins meanwhile replaces the copy of the sheet: the rows
-    would be those of one sheet, and their answers those of another. `work` gets a function that
-    tells whether the copy is the same, and returns None if it is not.
-
-    Raises:
-        Locked: if that happens again and again.
-    """
-    for _ in range(_TRIES):
-        before = _copies(job)
-        try:
-            done = work(lambda path: before[path] == _facts(path))  # noqa: B023
-        except (StorageFailed, RuntimeError):
-            if _copies(job) == before:
-                raise
-            continue
-        if done is not None:
-            return done
-    raise Locked("Runs begin one after the other in this folder. Nothing was saved. Try again.")
-
-
-def _copies(job: Job) -> dict[Path, tuple[int, int] | None]:
-    return {path: _facts(path) for path in job.folder.snapshots}
-
-
-def _facts(path: Path) -> tuple[int, int] | None:
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_ino, about.st_mtime_ns
+    with showing(job, choice, kinds=ALL_KINDS) as shown:
+        answers = list(_answers(shown))
+        _check_answers(answers, with_text)
+        found = _result(shown, decision, answers)
+        _ask_about_shared(shown, found, ask, yes)
+        digests = {one.attempt_id: one.digest for _, one in answers}
+        reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
+        add_reviews(job.folder, shown.source.read, reviews, clock or SystemClock())
+        return found
 
 
 def with_folder_id(job: Job) -> None:

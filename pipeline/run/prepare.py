@@ -40,6 +40,7 @@ from pipeline.planning.repaid import find_repaid
 from pipeline.planning.reviewed import find_kept, linked
 from pipeline.planning.selection import Flagged, Selection
 from pipeline.run.neighbours import find_neighbours
+from pipeline.system.opening import HeldFile
 from pipeline.system.paths import resolved
 
 _LOOK_UP_ROWS = 10_000
@@ -99,7 +100,7 @@ def prepare(
     reviews = read_reviews(job.folder, read)
     flagged = _flagged(job, selection, read, reviews)
     last = find_snapshot(job.folder.snapshots, read(queries.meta(queries.SNAPSHOT)))
-    if last == path:  # the new snapshot is about to replace it
+    if last is not None and last.path == path:  # the new snapshot is about to replace it
         last = None
     skip_ambiguous = State.AMBIGUOUS not in selection.states
     snapshot = take_snapshot(
@@ -215,7 +216,12 @@ def _share(snapshot: Snapshot, by_review: KeptByReview, read: Read) -> None:
 
 
 def _keep_reviewed(
-    spec: JobSpec, last: Path | None, snapshot: Snapshot, plan: Plan, last_review: int, read: Read
+    spec: JobSpec,
+    last: HeldFile | None,
+    snapshot: Snapshot,
+    plan: Plan,
+    last_review: int,
+    read: Read,
 ) -> KeptByReview:
     """Gives changed rows the reviewed answer to their earlier text, instead of sending them."""
     protected = read(matching.protected_rows)

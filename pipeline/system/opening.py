@@ -64,6 +64,55 @@ def open_file(
         raise
 
 
+class HeldFile:
+    """A regular file that stays open, so that all its readers see the same file even if another
+    one takes its name. It is closed when nothing refers to it anymore.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+        with open_file(path) as file:
+            self._fd = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self) -> io.BufferedReader:
+        """Returns a reader with a position of its own, which does not close the file."""
+        return io.BufferedReader(_Reader(self))
+
+
+class _Reader(io.RawIOBase):
+    """Reads a held file, and keeps it open for as long."""
+
+    def __init__(self, file: HeldFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = os.fstat(self._file._fd).st_size if whence == os.SEEK_END else 0
+        self._at = offset + (self._at if whence == os.SEEK_CUR else size)
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        size = os.preadv(self._file._fd, [into], self._at)
+        self._at += size
+        return size
+
+
 def check_file(path: Path, most_bytes: int | None = None, *, follow: bool = False) -> None:
     """Makes the checks of `open_file`, for a library that opens files by their name.
 

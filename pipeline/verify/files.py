@@ -19,7 +19,7 @@ from pipeline.inputs.stored import stored_row_keys, whole_snapshot
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.results.failures_csv import failures_csv
-from pipeline.system.opening import NOTE_BYTES, as_object, open_file, read_file
+from pipeline.system.opening import NOTE_BYTES, HeldFile, as_object, open_file, read_file
 from pipeline.verify.findings import KEEP_LEDGER, LEDGER, Findings
 
 _RUN_AGAIN = (
@@ -32,22 +32,24 @@ _NEXT_RUN = "The next run writes it again; `pipeline status` shows the same numb
 _COUNTED = ("rows", "ok", "pending", "skipped", "paid_min", "paid_max")
 
 
-def check_snapshot(folder: RunFolder, db: sqlite3.Connection, findings: Findings) -> Path | None:
+def check_snapshot(
+    folder: RunFolder, db: sqlite3.Connection, findings: Findings
+) -> HeldFile | None:
     """Compares the copy of the sheet with its checksum, and the ledger's rows with the copy.
 
-    Returns the path of the copy, or None if it is missing or altered.
+    Returns the copy, or None if it is missing or altered.
     """
     snapshot_id, sha256 = queries.snapshot(db)
     if snapshot_id is None:
         return None
     name = folder.snapshot.name
     try:
-        path = whole_snapshot(folder.snapshots, snapshot_id, sha256)
-        if path is None:
+        copy = whole_snapshot(folder.snapshots, snapshot_id, sha256)
+        if copy is None:
             findings.add(name, "the file is missing", _RUN_AGAIN)
         else:
-            _check_rows(path, db, findings)
-        return path
+            _check_rows(copy, db, findings)
+        return copy
     except StorageFailed:
         findings.add(name, "it is not the file that the last run wrote", _RUN_AGAIN)
         return None
@@ -96,7 +98,7 @@ def _differs(then: JsonObject, now: JsonObject, db: sqlite3.Connection) -> bool:
 
 
 def check_failures(
-    folder: RunFolder, snapshot: Path | None, db: sqlite3.Connection, findings: Findings
+    folder: RunFolder, snapshot: HeldFile | None, db: sqlite3.Connection, findings: Findings
 ) -> None:
     """Compares failures.csv with the file that the ledger and the copy of the sheet give."""
     last = queries.last_run(db)
@@ -120,7 +122,7 @@ def _holds(path: Path, pieces: Iterator[bytes]) -> bool:
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
-def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
+def _check_rows(copy: HeldFile, db: sqlite3.Connection, findings: Findings) -> None:
     """Checks that the ledger's rows are at their places in the copy of the sheet."""
     known = db.execute(
         "SELECT sheet_row AS place, row_key FROM rows WHERE sheet_row IS NOT NULL UNION ALL"
@@ -130,7 +132,7 @@ def _check_rows(path: Path, db: sqlite3.Connection, findings: Findings) -> None:
     row, key = known.fetchone() or (None, None)
     rows = skipped = 0
     kept = queries.kept_rows(db)
-    for number, found in stored_row_keys(path):
+    for number, found in stored_row_keys(copy):
         # A changed row that keeps a reviewed answer is not skipped in the copy of the sheet.
         rows, skipped = number, skipped + (found is None or number in kept)
         while row is not None and row <= number:

@@ -29,7 +29,7 @@ from pipeline.export.xlsx.summary import SummaryRows, summary_part
 from pipeline.export.xlsx.survey import Survey, survey
 from pipeline.export.xlsx.typed import FORMATS, Convert
 from pipeline.export.xlsx.workbook import AnswerCells, refuse_too_large, shown_height, width_of
-from pipeline.inputs.stored import stored_batches, stored_columns
+from pipeline.inputs.stored import Copy, stored_batches, stored_columns
 from pipeline.inputs.table import Table, address
 from pipeline.inputs.xlsx.cells import sheet_rows
 from pipeline.inputs.xlsx.tables import SheetTable
@@ -57,7 +57,7 @@ class Copied:
 def write_copy(
     spec: JobSpec,
     table: Table,
-    snapshot: Path,
+    snapshot: Copy,
     exported: Exported,
     converts: Mapping[str, Convert],
     target: Path,
@@ -124,7 +124,7 @@ def _changed(spec: JobSpec, how: str) -> Refused:
 
 
 def _places(
-    spec: JobSpec, table: Table, snapshot: Path, sent: Sequence[str]
+    spec: JobSpec, table: Table, snapshot: Copy, sent: Sequence[str]
 ) -> npt.NDArray[np.int64]:
     """The Excel row of each row of the sheet. Checks that the texts sent are still there."""
     columns = stored_columns(snapshot)
