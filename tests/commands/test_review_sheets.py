@@ -256,6 +256,8 @@ def test_the_list_the_status_and_the_exports_have_the_decisions(sandbox, make_jo
     assert lines[-1] == {"reviews": {"approved": 1, "edited": 2, "rejected": 1}}
     assert "Reviews:  1 approved, 2 edited, 1 rejected" in job.call("status").stdout
     assert "Reviews:  1 approved, 2 edited, 1 rejected" in job.call("report").stdout
+    page = (job.output / "report.html").read_text(encoding="utf-8")
+    assert "Reviews:  1 approved, 2 edited, 1 rejected" in page
     assert job.status()["reviews"] == {"approved": 1, "edited": 2, "rejected": 1}
     shown = job.call("show", "--rows", "2").stdout
     assert "ok, edited" in shown

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline
 from pipeline.core.errors import Refused
 from pipeline.job.job import find_job
 from pipeline.results.source_rows import open_source
@@ -422,6 +423,38 @@ def test_status_and_report_of_the_last_job_show_all_stages(chain):
         assert [(one["job"], one["failed"]) for one in found["sources"]] == [("outline", 1)]
     page = (chain.second.folder / "runs" / "article" / "report.html").read_text(encoding="utf-8")
     assert "Earlier stage outline: 5 rows" in page
+
+
+def test_history_of_the_last_job_lists_the_runs_of_all_stages(chain):
+    """A stage that never ran has none."""
+    chain.first.run()
+    assert chain.second.call("history").returncode == 2
+    chain.second.run()
+    chain.first.run()
+    lines = chain.second.call("history").stdout.splitlines()
+    assert (lines[0], lines[4], lines[5]) == ("Earlier stage outline:", "", "article:")
+    assert len(lines) == 8
+    found = json.loads(chain.second.call("history", "--json", "--last", "1").stdout)
+    assert [run["requests"] for run in found["runs"]] == [4]
+    assert [(one["job"], len(one["runs"])) for one in found["sources"]] == [("outline", 1)]
+
+
+def test_a_shown_row_of_a_stage_has_the_columns_of_the_earlier_ones(chain):
+    """On the screen without the texts that were sent, which stand there as variables."""
+    stages(chain)
+    job = pipeline.find_job(chain.second.spec)
+    [row] = pipeline.show_job(job, rows=pipeline.parse_rows("1"))
+    exported = chain.second.export().iloc[0]
+    assert row.earlier["outline"] == exported["outline"]
+    assert row.earlier["_outline_status"] == "ok"
+    assert set(row.earlier) < set(exported.index)
+    text = chain.second.call("show", "--rows", "1").stdout
+    earlier = text.partition("From earlier stages:")[2].partition("Sent:")[0]
+    assert f"    outline: {row.earlier['outline']}" in earlier
+    assert "    _outline_status: ok" in earlier
+    assert "title:" not in earlier
+    shown = json.loads(chain.second.call("show", "--rows", "1", "--json").stdout.splitlines()[0])
+    assert shown["earlier"] == row.earlier
 
 
 def test_nights_of_a_stage_run_all_stages_and_wait_for_the_disks_of_all(chain):
