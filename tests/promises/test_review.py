@@ -148,6 +148,36 @@ def test_rejected_answers_are_asked_for_again_once(desk):
     assert desk.sent_by("--again", "rejected", "--yes") == {"one": 1}
 
 
+def test_an_approved_answer_is_the_last_word_after_a_newer_request_failed(desk):
+    """The row is ok, so it does not raise the exit code, and `resume` sends only the other one."""
+    desk.sandbox.publish("wf_story", "{{story}} #fault:blocked")
+    assert desk.sent_by("--again", "1-2", "--yes", expect=3) == {}
+    desk.review("--rows", "1", "--approve")
+    desk.sandbox.publish("wf_story", "{{story}}")
+    assert desk.sent_by(expect=3) == {}
+    assert (desk.job.status()["ok"], desk.job.status()["failed"]) == (3, 1)
+    assert desk.sent_by(verb="resume") == {"two": 1}
+    assert desk.sent_by() == {}
+    assert desk.job.call("verify").returncode == 0
+
+
+def test_an_approved_answer_hides_no_newer_request_that_may_be_paid(desk):
+    """The row stays ambiguous until the user settles it, and no run sends it."""
+    desk.sandbox.publish("wf_story", "{{story}} #fault:html-502")
+    desk.sent_by("--again", "1", "--yes", expect=5)
+    before = desk.billed()
+    desk.review("--rows", "1", "--approve")
+    desk.sandbox.publish("wf_story", "{{story}}")
+    assert desk.sent_by(expect=5) == desk.sent_by(verb="resume", expect=5) == {}
+    assert desk.job.status()["ambiguous"] == 1
+    assert desk.job.call("settle").returncode == 0
+    assert desk.sent_by() == desk.sent_by(verb="resume") == {}
+    status = desk.job.status()
+    assert (status["ok"], status["paid_min"], status["paid_max"]) == (4, 4, 5)
+    assert desk.billed() == before
+    assert desk.job.call("verify").returncode == 0
+
+
 def test_reset_undoes_every_decision(desk):
     """The paid text is back, and the row can be asked for again."""
     paid = desk.answers()

@@ -221,7 +221,7 @@ def test_a_moved_source_leaves_the_answers_of_the_stage_readable(chain):
     stages(chain)
     chain.first.spec.rename(chain.first.folder / "moved.yaml")
     said = chain.second.call("status").stderr
-    assert "its rows come from another job" in said
+    assert "must name the file of the earlier job" in said
     assert "name its run folder" in said
     folder = str(chain.second.folder / "runs" / "article")
     done = chain.second.paste(f"pipeline status {folder}")
