@@ -215,6 +215,24 @@ def test_other_settings_do_not_pay_for_a_reviewed_answer(desk):
     assert sum(desk.sent_by("--accept-changes", "--yes").values()) == 4
 
 
+@pytest.mark.parametrize("desk", [{"id": "sku"}], indirect=True)
+def test_row_numbers_of_a_sorted_sheet_are_asked_about(desk):
+    """Each number is named with its row before and now. An id, a row that has only another text,
+    and an unchanged sheet need no question."""
+    desk.write([["A1", "uno"], *ROWS[1:]])
+    desk.review("--rows", "1", "--approve")
+    desk.write(ROWS[::-1])
+    said = desk.refused("review", "--rows", "1,3", "--approve")
+    assert 'row 1 (line 2) was "A1" and is "A4"; row 3 (line 4) was "A3" and is "A2".' in said
+    assert "Nothing was saved." in said
+    desk.review("--id", "A2", "--approve")
+    desk.review("--rows", "1,3", "--approve", "--yes")
+    assert desk.sent_by() == {}
+    desk.review("--rows", "1", "--reject")
+    shown = pipeline.show_job(pipeline.find_job(desk.job.spec))
+    assert [row.review for row in shown] == ["rejected", *3 * ["approved"]]
+
+
 def test_a_plan_is_void_after_another_review(desk):
     """The token of a plan includes the last review."""
     desk.write([*ROWS, ["A5", "five"]])
