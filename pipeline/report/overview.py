@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+import numpy as np
+
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import Summary
 from pipeline.inputs.row_names import RowNames, row_names
@@ -12,7 +14,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.integrity import checked_beside
 from pipeline.ledger.reader import Read, refuse_before_first_run
-from pipeline.ledger.reviews import count_reviews
+from pipeline.ledger.reviews import Reviews, count_reviews, read_reviews
 from pipeline.report.groups import FIRST_ROWS, Group, Groups
 from pipeline.results.failures_csv import drafted
 from pipeline.results.flags import NOTES
@@ -26,8 +28,8 @@ from pipeline.status.summary import summarize
 @dataclass(frozen=True, slots=True)
 class FlaggedAnswers:
     """The answers with one flag (`mark`): how many, and the first rows. `command` asks for them
-    again, or shows them if all were asked for again because of this flag and have it again. It is
-    None while a run is active."""
+    again, or shows them if a review keeps them or all were asked for again because of this flag and
+    have it again. It is None while a run is active."""
 
     mark: str
     count: int
@@ -103,14 +105,17 @@ def first_rows(report: Report) -> list[int]:
 
 def _marked(job: Job, read: Read, paid: int | None) -> list[FlaggedAnswers]:
     """The flags that answers have. `paid` requests were paid so far; None: give no commands."""
-    found = find_flagged_answers(job, read).flagged
-    tried = _tried(read)
+    reviews = read_reviews(job.folder, read)
+    found = find_flagged_answers(job, read, reviews).flagged
+    tried, kept = _tried(read), _kept(read, reviews)
     return [
         FlaggedAnswers(
             mark,
             len(numbers),
             tuple(numbers[:FIRST_ROWS].tolist()),
-            None if paid is None else _command(job, mark, numbers, tried, paid),
+            None
+            if paid is None
+            else _command(job, mark, numbers[~np.isin(numbers, kept)], tried, paid),
         )
         for mark, numbers in found.items()
         if mark not in NOTES
@@ -131,8 +136,18 @@ def _tried(read: Read) -> dict[int, frozenset[str]]:
     )
 
 
+def _kept(read: Read, reviews: Reviews) -> list[int]:
+    """The rows of the sheet with an approved or edited answer, which no run asks for again."""
+    if not reviews.protected:
+        return []
+    answered = queries.answered_after_review(reviews.protected)
+    return read(
+        lambda db: [one.sheet_row for one in answered(db) if one.attempt_id in reviews.protected]
+    )
+
+
 def _command(job: Job, mark: str, rows: Rows, tried: dict[int, frozenset[str]], paid: int) -> str:
-    """The command for the rows with the flag `mark`."""
+    """The command for the rows with the flag `mark` whose answers no review keeps."""
     left = sum(mark not in tried.get(row, ()) for row in rows.tolist())
     if not left:
         return job.command("show", "--flag", mark)
