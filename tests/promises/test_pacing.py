@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.policy.pace import FLOOR_PER_S, MOST_PER_S, Learned, Pace
-from tests.support.pacing_limiters import KINDS, Limiter
+from tests.support.pacing_limiters import KINDS, Limiter, Remembering
+from tests.support.pacing_scenarios import even_pace
 from tests.support.pacing_sim import Measured, Runner, World, between, greedy, measure
 
 PHASES = (0.3, 0.6)
@@ -112,6 +113,30 @@ def test_a_perfect_client_gets_exactly_the_limit(kind):
     """A greedy client's rate is the limit per window, so utilisation can be measured against it."""
     got = greedy(KINDS[kind](50, 1.0, 0.3), 5.0, 25.0)
     assert got == pytest.approx(1000, rel=0.01)
+
+
+def test_a_remembered_denial_costs_the_rest_of_its_window_at_its_process():
+    """The other processes still ask the limiter."""
+    one, two = Remembering(2, 10.0), Remembering(2, 10.0, processes=2)
+    assert [one.take(at) for at in (0.0, 1.0, 2.0, 9.9, 15.0)] == [1, 0, None, None, 0]
+    for at in (0.0, 0.1, 0.2):
+        two.take(at)
+    two.limit = 1000
+    assert {two.take(5.0) is None for _ in range(20)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "jitter_s", "share"),
+    [("sliding", 0.05, 0.975), ("fixed", 0.05, 0.993), ("log", 0.05, 0.957)],
+)
+def test_jitter_bounds_what_the_best_even_pace_gets(kind, jitter_s, share):
+    """So use is measured against this share of the limit and not against the whole."""
+    assert even_pace(kind, 50, 1, jitter_s, 0.0) == pytest.approx(50 * share, rel=0.005)
+
+
+def test_others_leave_less_to_the_best_even_pace():
+    """A third is used, and their arrivals are random: less than two thirds can be had."""
+    assert 50 / 2 < even_pace("sliding", 50, 1, 0.015, 1 / 3) < 50 * 2 / 3
 
 
 @pytest.mark.parametrize("case", SHORT, ids=str)
