@@ -6,7 +6,7 @@ Each family of scenarios gets the mean, the tenth percentile and the worst share
 (`tests/support/pacing_scenarios.py` says what that is) and of the 429s. CHECKOUT is a checkout of
 another release, whose controller runs in the same simulator. The others are clients that people
 write: 32 workers that back off, a rate with additive increase and multiplicative decrease (AIMD),
-and a rate that is told the limit and the window beforehand.
+and a rate that knows the limit and the window beforehand.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _sends(job: tuple[str, int, int]) -> float:
 
 
 def elsewhere(checkout: Path, numbers: list[int], seeds: int) -> list[Result]:
-    """Runs the scenarios with the controller of another checkout, in a process of its own."""
+    """Runs the scenarios with the controller of another checkout, in a separate process."""
     command = [sys.executable, __file__, "--results", json.dumps(numbers), "--seeds", str(seeds)]
     environment = os.environ | {"PYTHONPATH": str(checkout.absolute())}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
