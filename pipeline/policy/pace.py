@@ -49,6 +49,9 @@ _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
 _REFUNDS_KEPT = 10
+# Half leaves room for what a tooth and jitter add to the bound.
+_TOO_LONG = 0.5
+_SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
 # The square root halves the distance between two runs, as a ratio, with each window: the whole
 # would overshoot, as both of them act on what they saw a latency ago.
@@ -101,6 +104,9 @@ class Pace:
     _refunds: int = 0
     _refunded_at: float = -math.inf
     _cached_count: bool = False
+    _shortened_at: float = -math.inf
+    _shorten_from: float = -math.inf
+    _shorten_wait_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.start is not None:
@@ -226,6 +232,7 @@ class Pace:
             self._used -= 1
         if sent_at < self._reacted:
             return  # it left before the pause began: punished once is enough
+        self._doubt_shortening(now)
         self._trip_s = max(now - sent_at, 0.9 * self._trip_s)
         self._reacted = now
         self._note_denial(sent_at, now)
@@ -299,6 +306,7 @@ class Pace:
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
+        self._shorten(sent_at, limit - remaining, now)
         if self.window_s is None:
             return
         if unknown_window:
@@ -307,6 +315,23 @@ class Pace:
         if self.window_s > _G_WINDOW * self._lost_window_s:
             self._lost_window_s = math.inf
             self.g = max(self.g, _G_START)  # what it lost, it lost to a window taken too short
+
+    def _shorten(self, sent_at: float, used: int, now: float) -> None:
+        """Takes a shorter window where the answers say that it cannot be as long as believed."""
+        longest_s = self._window.longest_s(self._sends, sent_at, used)
+        guess = self._window.guess(now)
+        if longest_s is None or guess is None or now < self._shorten_from:
+            return
+        if longest_s < _TOO_LONG * guess:
+            self._ceiling.scale(self._window.shrink(sent_at, longest_s))
+            self._shortened_at = now
+
+    def _doubt_shortening(self, now: float) -> None:
+        """After a denial soon after a shorter window: waits longer before the next such try."""
+        if now - self._shortened_at <= _SHORTEN_TRIED_S:
+            self._shorten_from = now + self._shorten_wait_s
+            self._shorten_wait_s *= 2
+            self._shortened_at = -math.inf
 
     def _gain(self, now: float) -> None:
         gone = min(now - self._gained_at, 1.0)

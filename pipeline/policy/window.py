@@ -28,6 +28,8 @@ from itertools import pairwise
 from operator import attrgetter
 from statistics import fmean
 
+from pipeline.policy.upper_bound import UpperBound
+
 ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
 
@@ -47,6 +49,9 @@ _REFUTED = 1.15  # as far as snapping may have been off
 _QUIET_WINDOWS = 1.2
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
 _SPAN_WINDOWS = 2.2  # two teeth and a bit
+# A bucket that is filled continuously looks nearly full at any pace below its rate. So one step
+# at most quarters the window, and a denial soon after it shows the mistake.
+_SHRUNK_MOST = 4.0
 _BOUNDS_KEPT, _BOUND_LASTS_WINDOWS = 32, 2.0
 # Sends whose answers may still come: at 2,000 in flight, ten times as many.
 _SENDS_BEYOND_LIMIT = 20_000
@@ -140,6 +145,7 @@ class WindowEstimate:
     prior_s: float | None = None
     _quiet_until: float = -math.inf
     _sampled_s: float | None = None
+    _upper: UpperBound = field(default_factory=UpperBound)
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
     _seen: int = 0
@@ -167,6 +173,7 @@ class WindowEstimate:
     def _start_over(self, at: float, lasts_s: float) -> None:
         self._samples.clear()
         self._bounds.clear()
+        self._upper.start_over()
         self._quiet_until = at + _QUIET_WINDOWS * lasts_s
 
     def refuted_by(self, at: float, window_s: float) -> bool:
@@ -225,6 +232,23 @@ class WindowEstimate:
             ),
             default=0.0,
         )
+
+    def longest_s(self, sends: Sends, sent_at: float, used: int) -> float | None:
+        """Takes in an answer. Returns how long the window is at most, if enough answers say it."""
+        age_s = sends.age(sent_at, used + 1) if sent_at >= self._quiet_until else None
+        return None if age_s is None else self._upper.see(sent_at, age_s)
+
+    def shrink(self, at: float, longest_s: float) -> float:
+        """Takes a window that is less than the estimate. Returns by which factor it is shorter."""
+        before = self.guess(at)
+        assert before is not None
+        window_s = _clamped(max(_BOUND_TRUSTED * longest_s, before / _SHRUNK_MOST))
+        if self.window_s is not None:
+            self.window_s = self._sampled_s = window_s
+        else:
+            self.prior_s = window_s
+        self._start_over(at, 0.0)
+        return before / window_s
 
     def _estimate(self, limit: int) -> None:
         newest = max(sample.at for sample in self._samples)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.policy.pace import FLOOR_PER_S, MOST_PER_S, Learned, Pace
 from tests.support.pacing_limiters import KINDS, Limiter, Remembering
-from tests.support.pacing_scenarios import even_pace
+from tests.support.pacing_scenarios import Kept, Scenario, even_pace, score
 from tests.support.pacing_sim import Measured, Runner, World, between, greedy, measure
 
 PHASES = (0.3, 0.6)
@@ -297,6 +297,24 @@ def test_a_pace_that_was_learned_too_slow_is_corrected():
     runner = Runner(Pace(start=Learned(50, 10.0, 1.0)))
     World(KINDS["sliding"](50, 1.0, 0.3), [runner], 0.05).run(60.0)
     assert measure([runner], 50, 30, 60).used >= 0.95
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "remembering 1"])
+def test_a_window_that_was_learned_60_times_too_long_is_corrected(kind):
+    """At the low rate each answer finds the limit unused, which says that the window is shorter."""
+    kept = Kept(50, 60.0)
+    scenario = Scenario("kept", kind, 50, 1.0, 0.05, 30.0, 90.0, kept=kept)
+    seen = score(scenario, lambda _: Runner(Pace(start=Learned(50, 60.0, 0.97, 0.95))))
+    assert seen.used >= 0.9
+    assert seen.denied <= 0.015
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "log"])
+def test_a_window_that_becomes_shorter_is_followed(kind):
+    """The server's window is 1 s instead of 10 s after a minute."""
+    steps = ((60.0, 50, 1.0),)
+    scenario = Scenario("changes", kind, 50, 10.0, 2.0, 90.0, 150.0, steps=steps)
+    assert score(scenario, lambda _: Runner(Pace())).used >= 0.9
 
 
 def test_a_given_rate_is_kept_whatever_the_headers_say():
