@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from measure import ROOT, keep
 
@@ -53,9 +54,6 @@ class Simple:
     def sent(self, now: float) -> None: ...
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None: ...
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None: ...
-
-    def cached(self, sent_at: float, now: float) -> None:
-        self.answered(sent_at, None, None, now)
 
 
 class Workers(Simple):
@@ -115,11 +113,35 @@ class Told(Simple):
         return self._price_s
 
 
+class Refunding:
+    """The controller of the first release, which gave a slot back for an answer without headers."""
+
+    def __init__(self, pace: Any) -> None:
+        self._pace, self._free = pace, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pace, name)
+
+    def price_s(self, now: float) -> Any:
+        return 0.0 if self._free else self._pace.price_s(now)
+
+    def granted(self, now: float) -> None:
+        self._pace.granted(now)
+        self._free = self._pace.take_refund(now)
+
+    def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None:
+        if limit is None:
+            self._pace.cached(sent_at, now)
+        else:
+            self._pace.answered(sent_at, limit, remaining, now)
+
+
 def learning(scenario: Scenario) -> Runner:
     start = None
     if scenario.kept is not None:
         start = Learned(scenario.kept.limit, scenario.kept.window_s, KEPT_G, KEPT_TRUST)
-    return Runner(Pace(start=start))
+    pace: Any = Pace(start=start)
+    return Runner(Refunding(pace) if hasattr(pace, "take_refund") else pace)
 
 
 CLIENTS: dict[str, Callable[[Scenario], Runner]] = {

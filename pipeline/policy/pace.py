@@ -48,7 +48,6 @@ _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
-_REFUNDS_KEPT = 10
 # Half leaves room for what a tooth and jitter add to the bound.
 _TOO_LONG = 0.5
 _SHORTEN_TRIED_S = 30.0
@@ -101,9 +100,6 @@ class Pace:
     _trip_s: float = 0.0
     _used: int = 0
     _allowed: float = 0.0
-    _refunds: int = 0
-    _refunded_at: float = -math.inf
-    _cached_count: bool = False
     _shortened_at: float = -math.inf
     _shorten_from: float = -math.inf
     _shorten_wait_s: float = 30.0
@@ -143,17 +139,6 @@ class Pace:
             return trusted
         self._end_denial(self._probe, now)
         return now
-
-    def take_refund(self, now: float) -> bool:
-        """Whether the next request need not wait for its turn, since an earlier one did not count.
-
-        Never twice in a row: a cache that answers everything at most doubles the rate.
-        """
-        if self.fixed or not self._refunds or self._refunded_at >= self._sends.latest:
-            return False
-        self._refunds -= 1
-        self._refunded_at = now
-        return True
 
     def share_used(self) -> float | None:
         """The part of what the limit allows that was used, once limit and window were known."""
@@ -198,7 +183,12 @@ class Pace:
             self._sends.put(sent_at)
 
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None:
-        """An answer that was let through came at `now`; headers as they came, None if absent."""
+        """An answer that was let through came at `now`; headers as they came, None if absent.
+
+        An answer from a cache has none, but it used the limit like any other. If some cache's
+        answers do not use it, fewer requests are counted than were sent: the window reads shorter,
+        and the rate grows by itself.
+        """
         if self._probe is not None and sent_at >= self._probe:
             self._end_denial(sent_at, now)
         known, left = _whole(limit), _whole(remaining)
@@ -209,18 +199,6 @@ class Pace:
             return
         self._learn(sent_at, known, left, now)
         self._gain(now)
-
-    def cached(self, sent_at: float, now: float) -> None:
-        """A finished run was answered without headers, at `now`.
-
-        From a server that shows them it came from a cache and is taken as not counted, until a
-        denial soon after a slot was given back shows that it was.
-        """
-        self.answered(sent_at, None, None, now)
-        if self.limit is None or self._cached_count:
-            return
-        if self._sends.forget(sent_at):
-            self._refunds = min(self._refunds + 1, _REFUNDS_KEPT)
 
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
         """The request that left at `sent_at` was answered with a 429.
@@ -351,8 +329,6 @@ class Pace:
             self._forgiven = True
         if self.limit is None or self._forgiven:
             return
-        if now - self._refunded_at < (self.window_s or 0.0):
-            self._cached_count = True
         age = self._sends.age(sent_at, self.limit)
         if age is not None and self._window.refuted_by(sent_at, age):
             self.g = _G_START

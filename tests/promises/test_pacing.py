@@ -374,7 +374,7 @@ def test_no_sequence_of_events_stops_the_run(steps, learned):
         elif what == "lost" and in_flight:
             pace.not_counted(in_flight.pop())
         elif what == "cached" and in_flight:
-            pace.cached(in_flight.pop(0), now)
+            pace.answered(in_flight.pop(0), None, None, now)
         longest_window_s = max(longest_window_s, pace.window_s or 0.0)
         # The longest wait that the runner grants a server, whatever the server asks for.
         assert pace.next_at(now) <= now + max(300.0, 1.25 * longest_window_s)

@@ -57,6 +57,7 @@ class Scenario:
     steps: tuple[tuple[float, int, float], ...] = ()
     cached: float = 0.0
     silent: bool = False
+    uncounted: bool = False
     kept: Kept | None = None
     retry_after: str = ""
     rows: int = 0
@@ -71,6 +72,7 @@ class Scenario:
             "steps": self.steps,
             "cached": self.cached,
             "silent": self.silent,
+            "uncounted": self.uncounted,
             "kept": self.kept and f"{self.kept.limit} per {self.kept.window_s:g} s",
             "retry": self.retry_after,
             "rows": self.rows,
@@ -127,6 +129,7 @@ def play(
         seed=seed,
         cached=scenario.cached,
         silent=scenario.silent,
+        uncounted=scenario.uncounted,
         foreign_per_s=None if alone else scenario.foreign_per_s,
         replaced=tuple(
             (at, limiter(scenario.kind, limit, window_s, seed))
@@ -176,7 +179,7 @@ def _can(scenario: Scenario) -> float:
         foreign = round(scenario.foreign_per_s(start + 1e-6) / scenario.per_s, 6)
         even = even_pace(scenario.kind, limit, window_s, scenario.jitter_s, foreign)
         total += even * (end - start)
-    return total
+    return total / (1 - scenario.cached) if scenario.uncounted else total
 
 
 def _edges_of_bursts(scenario: Scenario) -> Iterator[float]:
@@ -317,6 +320,17 @@ def _headers() -> Iterator[Scenario]:
         span = _span(50, window_s)
         for cached in (0.1, 0.5, 0.9):
             yield Scenario("cached answers", kind, 50, window_s, 0.05, *span, cached=cached)
+        for cached in (0.1, 0.5):
+            yield Scenario(
+                "answers of a free cache",
+                kind,
+                50,
+                window_s,
+                0.05,
+                *span,
+                cached=cached,
+                uncounted=True,
+            )
         yield Scenario("no headers", kind, 50, window_s, 2, *span, silent=True)
     sizes = ((50, 1), (10, 1), (600, 60))
     asked = ("exact", "whole seconds", "constant 60")

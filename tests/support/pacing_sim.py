@@ -33,7 +33,6 @@ class Controller(Protocol):
     def granted(self, now: float) -> None: ...
     def sent(self, now: float) -> None: ...
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None: ...
-    def cached(self, sent_at: float, now: float) -> None: ...
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None: ...
 
 
@@ -55,7 +54,6 @@ class Runner:
     in_flight: int = 0
     longest_stop: float = 0.0
     owed: float = 1.0
-    free: bool = False
     level_s: float = 0.0
     level_at: float = 0.0
     last_sent: float | None = None
@@ -65,11 +63,12 @@ class Runner:
 class World:
     """A server with its limiter, the runs that share it, and requests of other clients.
 
-    `cached` is the share of answers that come from a cache, without headers. `silent` means that no
-    answer has headers. During `outages`, the limiter admits every request. During `denying`, the
-    server denies every request. `changes` set the limit at a time, `replaced` the whole limiter.
-    `retry_after_s` returns what a denial asks for. A request takes 10 ms to the server, and at most
-    `jitter_s` more. The answer's way back takes as long.
+    `cached` is the share of answers that come from a cache, without headers. They use the limit,
+    except with `uncounted`. `silent` means that no answer has headers. During `outages`, the
+    limiter admits every request. During `denying`, the server denies every request. `changes` set
+    the limit at a time, `replaced` the whole limiter. `retry_after_s` returns what a denial asks
+    for. A request takes 10 ms to the server, and at most `jitter_s` more. The answer's way back
+    takes as long.
     """
 
     limiter: Limiter
@@ -78,6 +77,7 @@ class World:
     seed: int = 0
     cached: float = 0.0
     silent: bool = False
+    uncounted: bool = False
     foreign_per_s: Callable[[float], float] | None = None
     changes: tuple[tuple[float, int], ...] = ()
     replaced: tuple[tuple[float, Limiter], ...] = ()
@@ -142,14 +142,12 @@ class World:
             if runner.in_flight >= self.most_in_flight:
                 self._at(self.now + 0.01, self._turn, runner)
                 return
-            price_s = 0.0 if runner.free else runner.pace.price_s(self.now)
+            price_s = runner.pace.price_s(self.now)
             if runner.owed * price_s <= 1e-9:
                 runner.owed = 1.0
                 runner.in_flight += 1
                 runner.rows -= 1
                 runner.pace.granted(self.now)
-                refund = getattr(runner.pace, "take_refund", None)  # of the first release
-                runner.free = refund is not None and refund(self.now)
                 self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
                 continue
             if price_s > 1:  # an hour has many bites, so it pays in steps
@@ -181,7 +179,9 @@ class World:
         back_s = self._random.uniform(*self._way_s)
         out = any(start <= self.now < end for start, end in self.outages)
         deny = any(start <= self.now < end for start, end in self.denying)
-        remaining = 0 if out else None if deny else self.limiter.take(self.now)
+        hit = self.cached > 0 and self._random.random() < self.cached
+        free = out or (hit and self.uncounted)
+        remaining = 0 if free else None if deny else self.limiter.take(self.now)
         if remaining is None:
             runner.denied.append(self.now)
             asked_s = self.retry_after_s(self.limiter, self.now) if self.retry_after_s else None
@@ -192,7 +192,7 @@ class World:
         if out:
             headers = ("0", "0")
         latency_s = self.latency_s * self._random.uniform(0.5, 1.5)
-        if self.silent or self._random.random() < self.cached:
+        if self.silent or hit:
             headers = (None, None)
             latency_s = latency_s if self.silent else 0.005
         self._at(self.now + latency_s + back_s, self._answered, runner, sent_at, headers)
@@ -206,10 +206,7 @@ class World:
 
     def _answered(self, runner: Runner, sent_at: float, headers: tuple[object, object]) -> None:
         runner.in_flight -= 1
-        if headers == (None, None):
-            runner.pace.cached(sent_at, self.now)
-        else:
-            runner.pace.answered(sent_at, headers[0], headers[1], self.now)
+        runner.pace.answered(sent_at, headers[0], headers[1], self.now)
 
     def _tell_each_other(self) -> None:
         there = [runner for runner in self.runners if runner.starts_at <= self.now < runner.ends_at]

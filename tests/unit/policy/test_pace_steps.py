@@ -63,13 +63,10 @@ def test_the_ramp_ends_at_a_limit_above_100_and_at_100_for_a_lower_one():
         assert pace.rate(105.0) == most
 
 
-def test_a_fixed_rate_is_the_rate_and_no_slot_is_refunded():
-    """What was learned does not matter, nor what comes from a cache."""
+def test_a_fixed_rate_is_the_rate():
+    """What was learned does not matter."""
     pace = Pace(fixed=7.0, start=Learned(50, 1.0, 1.0))
     assert (pace.rate(0.0), pace.price_s(0.0)) == (7.0, exactly(1 / 7))
-    pace.cached(send(pace, 1.0), 1.1)
-    send(pace, 1.2)
-    assert not pace.take_refund(1.3)
 
 
 def test_the_rate_is_at_most_5000_per_second():
@@ -137,7 +134,7 @@ def test_the_used_share_of_the_limit_is_counted_once_the_window_is_known():
     assert pace.share_used() == pytest.approx(0.5, abs=0.01)
     slow, _ = settled(window_s=10.0)
     assert slow.share_used() == pytest.approx(1.0, abs=0.001)
-    unknown = known()
+    unknown = Pace(start=Learned(50, 1.0, 1.0))
     unknown.denied(send(unknown, 1.0), 1.1)
     assert unknown._used == 0
 
@@ -231,76 +228,16 @@ def test_a_late_request_that_is_no_longer_in_the_history_changes_nothing():
     assert len(pace._sends) == 0
 
 
-# -- answers from a cache -------------------------------------------------------------------
+# -- answers without headers ----------------------------------------------------------------
 
 
-def known() -> Pace:
-    return Pace(start=Learned(50, 1.0, 1.0))
-
-
-def test_each_answer_from_a_cache_refunds_a_slot_but_never_two_in_a_row():
-    """A cache that answers every request at most doubles the rate."""
-    pace = known()
-    for at in (1.0, 2.0):
-        pace.cached(send(pace, at), at + 0.1)
-    pace.cached(2.0, 2.2)  # the same answer twice
-    granted = []
-    for at in (3.0, 4.0, 5.0):
-        granted.append(pace.take_refund(at))
-        assert not pace.take_refund(at)
-        send(pace, at + 0.5)
-    assert granted == [True, True, False]
-
-
-def test_a_slot_refunded_at_the_instant_of_a_send_counts_for_the_next_send():
-    """Clocks have coarse ticks."""
-    pace = known()
-    for at in (1.0, 2.0):
-        pace.cached(send(pace, at), at + 0.1)
-    send(pace, 3.0)
-    assert [pace.take_refund(3.0) for _ in range(2)] == [True, False]
-
-
-def test_at_most_ten_refunded_slots_are_kept():
-    """Otherwise an hour of cached answers would cause a burst of thousands."""
-    pace = known()
-    for number in range(12):
-        pace.cached(send(pace, 1.0 + number), 1.1 + number)
-    taken = 0
-    for number in range(12):
-        taken += pace.take_refund(100.0 + number)
-        send(pace, 100.5 + number)
-    assert taken == 10
-
-
-def test_a_denial_soon_after_a_refund_shows_that_cached_answers_count():
-    """From then on no slot is refunded."""
+def test_an_answer_without_headers_counts_as_a_send_and_teaches_nothing_else():
+    """It may come from a cache, which uses the limit like any other answer."""
     pace, now = settled()
-    pace.cached(send(pace, now + 0.1), now + 0.11)
-    assert pace.take_refund(now + 0.2)
-    pace.denied(send(pace, now + 0.3), now + 0.33)
-    pace.cached(send(pace, now + 0.4), now + 0.41)
-    assert not pace.take_refund(now + 0.5)
-
-
-def test_a_denial_long_after_a_refund_says_nothing_about_the_cache():
-    """One window later it has other reasons."""
-    pace, now = settled()
-    pace.cached(send(pace, now + 0.1), now + 0.11)
-    assert pace.take_refund(now + 0.2)
-    pace.denied(send(pace, now + 1.2), now + 1.23)
-    pace.cached(send(pace, now + 1.4), now + 1.41)
-    assert pace.take_refund(now + 1.5)
-
-
-def test_a_denial_says_nothing_about_the_cache_while_the_window_is_unknown():
-    """Any request of the ramp may have been the reason."""
-    pace = known()
-    pace.cached(send(pace, 1.0), 1.1)
-    assert pace.take_refund(1.2)
-    pace.denied(send(pace, 1.3), 1.33)
-    pace.cached(send(pace, 1.4), 1.41)
-    assert pace.take_refund(1.5)
+    before, count = (pace.limit, pace.window_s), len(pace._sends)
+    pace.answered(send(pace, now + 0.1), None, None, now + 0.11)
+    assert (pace.limit, pace.window_s) == before
+    assert len(pace._sends) == count + 1
 
 
 # -- denials --------------------------------------------------------------------------------
