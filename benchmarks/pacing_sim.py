@@ -44,6 +44,8 @@ KEPT_G, KEPT_TRUST = 0.97, 0.95
 class Simple:
     """A client that learns nothing from headers."""
 
+    rows: int | None = None
+
     def next_at(self, now: float) -> float:
         return now
 
@@ -118,6 +120,7 @@ class Refunding:
 
     def __init__(self, pace: Any) -> None:
         self._pace, self._free = pace, False
+        self.rows: int | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pace, name)

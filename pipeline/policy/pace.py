@@ -48,6 +48,7 @@ _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
+_FREE_TRUSTED = 0.9
 # Half leaves room for what a tooth and jitter add to the bound.
 _TOO_LONG = 0.5
 _SHORTEN_TRIED_S = 30.0
@@ -72,10 +73,12 @@ class Pace:
     """The controller of one key.
 
     `fixed` is a rate that overrides what the headers teach; `start` what an earlier run learned.
+    `rows` is how many requests are left to send, None if that is unknown.
     """
 
     fixed: float | None = None
     start: Learned | None = None
+    rows: int | None = None
     limit: int | None = None
     g: float = _G_START
     rate_limited: int = 0
@@ -85,6 +88,7 @@ class Pace:
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
+    _remaining: int = 0
     _mature_at: float = math.inf
     _gained_at: float = -math.inf
     _lost_at: float = -math.inf
@@ -127,8 +131,14 @@ class Pace:
         return max(min(wanted, most), min(FLOOR_PER_S, 0.8 * sustained))
 
     def price_s(self, now: float) -> float:
-        """Seconds that the next request costs; nothing while denied: the pause is the pace."""
-        return 0.0 if self._denied_since is not None else 1 / self.rate(now)
+        """Seconds that the next request costs.
+
+        Nothing while denied: the pause is the pace. And nothing if the rows that are left fit into
+        what is free of the limit: to spread them would only make the run longer.
+        """
+        if self._denied_since is not None or self._fits(now):
+            return 0.0
+        return 1 / self.rate(now)
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
@@ -166,6 +176,8 @@ class Pace:
         """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
         if self._denied_since is not None:
             self._probe = now
+        if self.rows:
+            self.rows -= 1
 
     def sent(self, now: float) -> None:
         """A request left at `now`."""
@@ -206,6 +218,8 @@ class Pace:
         `retry_after_s` is how long the server asks to wait, None if it does not ask.
         """
         self.rate_limited += 1
+        if self.rows is not None:
+            self.rows += 1  # its row is sent again
         if self._sends.forget(sent_at) and self._used:
             self._used -= 1
         if sent_at < self._reacted:
@@ -240,6 +254,26 @@ class Pace:
 
     # -- the rate -------------------------------------------------------------------------
 
+    def _fits(self, now: float) -> bool:
+        """Whether what is left of the limit is enough for all rows that are left."""
+        if self.fixed is not None or not self.rows or self.limit is None or self._others:
+            return False
+        return self.rows <= self._free(now)
+
+    def _free(self, now: float) -> float:
+        """How many requests the limit has room for now.
+
+        The newest answer says it, less what was sent since. Before the first answer, the kept
+        limit says it, less what was sent in a window; a tenth remains for other users.
+        """
+        assert self.limit is not None
+        if self._limit_at > -math.inf:
+            return self._remaining - self._sends.count(self._limit_at, now)
+        window_s = self._window.guess(now)
+        if window_s is None:
+            return 0.0
+        return _FREE_TRUSTED * self.limit - self._sends.count(now - window_s, now)
+
     def _begin(self, now: float) -> None:
         self._started = now
         if self.start is not None:
@@ -251,7 +285,7 @@ class Pace:
 
     def _grown(self, now: float) -> float:
         """The slow start, while nothing better is known."""
-        if self.window_s is not None:
+        if self.window_s is not None or self._window.prior_s is not None:
             return math.inf
         since = 0.0 if self._started is None else now - self._started
         grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 10.0))
@@ -279,7 +313,8 @@ class Pace:
             self._window.new_limit(sent_at)
             if self.window_s is not None:
                 self._ceiling.lift()
-        self._limit_at = max(self._limit_at, sent_at)
+        if sent_at >= self._limit_at:
+            self._limit_at, self._remaining = sent_at, remaining
         unknown_window = self.window_s is None
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)

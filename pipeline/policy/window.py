@@ -236,7 +236,9 @@ class WindowEstimate:
     def longest_s(self, sends: Sends, sent_at: float, used: int) -> float | None:
         """Takes in an answer. Returns how long the window is at most, if enough answers say it."""
         age_s = sends.age(sent_at, used + 1) if sent_at >= self._quiet_until else None
-        return None if age_s is None else self._upper.see(sent_at, age_s)
+        if age_s is None or sends.is_first(sent_at, used + 1):
+            return None  # all sends of the run may still count: two of them changed places
+        return self._upper.see(sent_at, age_s)
 
     def shrink(self, at: float, longest_s: float) -> float:
         """Takes a window that is less than the estimate. Returns by which factor it is shorter."""

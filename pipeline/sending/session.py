@@ -77,8 +77,11 @@ class Sending:
         tally = self._tally
         return Sent(tally.requests, tally.rate_limited, tally.duration_s)
 
-    async def send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
+    async def send(self, access: Access, rows: Iterator[Row], count: int) -> Stopped | None:
         """Sends `rows` until they are finished or the run stops. Returns why it stopped, or None.
+
+        `count` is the number of `rows`. The pace does not spread the last rows for which the limit
+        has room.
 
         A missing engine or an interruption before the first request is such a stop, not an error.
 
@@ -86,7 +89,7 @@ class Sending:
             StorageFailed: when an intent or an outcome could not be made durable.
         """
         try:
-            return await self._send(access, rows)
+            return await self._send(access, rows, count)
         except EngineAway as error:
             return self._not_begun(Stopped(StopCode.NOT_SENT, str(error)))
         except Interrupted:
@@ -97,9 +100,9 @@ class Sending:
         self.tell(Stopping(stopped, 0))
         return stopped
 
-    async def _send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
+    async def _send(self, access: Access, rows: Iterator[Row], count: int) -> Stopped | None:
         kept = self._kept_pace(access)
-        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None, count)
         throttle = PacedThrottle(pace, self.clock, self.tell)
         begun = self.clock.monotonic()
         if self.until is not None:

@@ -317,6 +317,16 @@ def test_a_window_that_becomes_shorter_is_followed(kind):
     assert score(scenario, lambda _: Runner(Pace())).used >= 0.9
 
 
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "log", "smooth"])
+def test_a_short_run_with_a_kept_pace_takes_a_second(kind):
+    """Twenty rows fit into 50 per 60 s. Spread evenly they would take 24 s."""
+    runner = Runner(Pace(start=Learned(50, 60.0, 0.97, 0.95), rows=20), rows=20)
+    World(KINDS[kind](50, 60.0, 0.3), [runner], 2.0).run(60.0)
+    assert len(runner.admitted) == 20
+    assert max(runner.admitted) <= 1
+    assert not runner.denied
+
+
 def test_a_given_rate_is_kept_whatever_the_headers_say():
     """`rate:` overrides what is learned. A storm of 429s still causes a pause."""
     runner = Runner(Pace(fixed=20.0))

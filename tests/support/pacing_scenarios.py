@@ -117,7 +117,7 @@ def play(
     runners = [controller(scenario)]
     runners[0].ends_at = scenario.leaves_s
     if scenario.rows:
-        runners[0].rows = scenario.rows
+        runners[0].rows = runners[0].pace.rows = scenario.rows
     if scenario.machine_s is not None:
         runners.append(controller(scenario))
         runners[1].starts_at = scenario.machine_s

@@ -228,6 +228,47 @@ def test_a_late_request_that_is_no_longer_in_the_history_changes_nothing():
     assert len(pace._sends) == 0
 
 
+# -- the last rows --------------------------------------------------------------------------
+
+
+def test_rows_that_fit_into_what_is_left_of_the_limit_are_not_spread():
+    """The newest answer says what is left. Each request that was sent since used one of it."""
+    pace, now = settled()
+    pace.answered(send(pace, now + 0.02), "50", "9", now + 0.03)
+    pace.rows = 10
+    assert pace.price_s(now + 0.03) > 0
+    pace.rows = 9
+    assert pace.price_s(now + 0.03) == 0
+    send(pace, now + 0.04)
+    assert (pace.rows, pace.price_s(now + 0.04)) == (8, 0)
+    pace.sent(now + 0.05)  # of a row that was not counted
+    assert pace.price_s(now + 0.05) > 0
+
+
+def test_a_denied_row_is_left_again():
+    """It will be sent once more, so it needs room."""
+    pace = Pace(rows=3)
+    sent = send(pace, 100.0)
+    assert pace.rows == 2
+    pace.denied(sent, 100.1)
+    assert pace.rows == 3
+
+
+def test_before_the_first_answer_nine_tenths_of_the_kept_limit_count_as_free():
+    """Another machine may have used the rest."""
+    for rows, spread in ((45, False), (46, True)):
+        pace = Pace(start=Learned(50, 60.0, 0.97), rows=rows)
+        assert (pace.price_s(100.0) > 0) is spread
+
+
+def test_a_fixed_rate_and_runs_that_share_the_key_spread_all_their_rows():
+    """The user wants that rate. Another run would send its last rows into the same room."""
+    assert Pace(fixed=5.0, start=Learned(50, 60.0, 0.97), rows=1).price_s(100.0) == exactly(0.2)
+    pace = Pace(start=Learned(50, 60.0, 0.97), rows=1)
+    pace.share_with([1.0], 100.0)
+    assert pace.price_s(100.0) > 0
+
+
 # -- answers without headers ----------------------------------------------------------------
 
 
