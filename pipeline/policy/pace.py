@@ -48,9 +48,13 @@ _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
+# A process that remembers a denial does so until the window ends, and W may be a tenth longer.
+_REMEMBERED_WINDOWS = 1.1
+# A denial that lasts longer than the time to the next slot was remembered or asked for. One that
+# lasts much longer than a window has another reason than the pace.
+_COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
+_COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
 _FREE_TRUSTED = 0.9
-# Half leaves room for what a tooth and jitter add to the bound.
-_TOO_LONG = 0.5
 _SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
 # The square root halves the distance between two runs, as a ratio, with each window: the whole
@@ -99,11 +103,13 @@ class Pace:
     _forgiven: bool = False
     _reacted: float = -math.inf
     _hold_until: float = -math.inf
+    _held_at: float = -math.inf
     _asked_s: float = 0.0
     _probe: float | None = None
     _trip_s: float = 0.0
     _used: int = 0
     _allowed: float = 0.0
+    _costly_g: float = math.inf
     _shortened_at: float = -math.inf
     _shorten_from: float = -math.inf
     _shorten_wait_s: float = 30.0
@@ -143,7 +149,8 @@ class Pace:
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
         if self._probe is None:
-            return max(now, self._hold_until)
+            asked_until = self._held_at + min(self._asked_s, self._most_asked_s())
+            return max(now, self._hold_until, asked_until)
         trusted = self._probe + min(max(2 * self._trip_s, _TRUST_MIN_S), _TRUST_MAX_S)
         if now < trusted:
             return trusted
@@ -313,6 +320,8 @@ class Pace:
             self._window.new_limit(sent_at)
             if self.window_s is not None:
                 self._ceiling.lift()
+                self._costly_g = math.inf  # the denials of late came from the new limit
+                self.g = max(self.g, _G_START)
         if sent_at >= self._limit_at:
             self._limit_at, self._remaining = sent_at, remaining
         unknown_window = self.window_s is None
@@ -332,10 +341,7 @@ class Pace:
     def _shorten(self, sent_at: float, used: int, now: float) -> None:
         """Takes a shorter window where the answers say that it cannot be as long as believed."""
         longest_s = self._window.longest_s(self._sends, sent_at, used)
-        guess = self._window.guess(now)
-        if longest_s is None or guess is None or now < self._shorten_from:
-            return
-        if longest_s < _TOO_LONG * guess:
+        if longest_s is not None and now >= self._shorten_from:
             self._ceiling.scale(self._window.shrink(sent_at, longest_s))
             self._shortened_at = now
 
@@ -351,6 +357,8 @@ class Pace:
         self._gained_at = now
         rate = self.rate(now)
         per_s = min(_G_GAIN_PER_S * math.sqrt(rate), _G_GAIN_PER_ANSWER * rate)
+        if abs(self.g - self._costly_g) < _COSTLY_NEAR:
+            per_s *= _COSTLY_GAIN
         self.g = min(self.g + gone * per_s, _G_MAX)
 
     # -- denials --------------------------------------------------------------------------
@@ -362,12 +370,18 @@ class Pace:
         """
         if self._denied_since is not None and now > self._mature_at:
             self._forgiven = True
-        if self.limit is None or self._forgiven:
+        if self.limit is None or self._forgiven or self._remembered(sent_at):
             return
         age = self._sends.age(sent_at, self.limit)
         if age is not None and self._window.refuted_by(sent_at, age):
             self.g = _G_START
             self._ceiling.lift()
+
+    def _remembered(self, sent_at: float) -> bool:
+        """Whether a server process may have denied the probe from memory, without a look at W."""
+        if self._denied_since is None or self.window_s is None:
+            return False
+        return sent_at - self._denied_since < _REMEMBERED_WINDOWS * self.window_s
 
     def _strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
@@ -391,20 +405,35 @@ class Pace:
         self._asked_s = asked_s
         slot_s = 1 / self.rate(now)
         own_s = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s)
-        most_s = _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
-        self._hold_until = now + max(min(own_s, _HOLD_MAX_S), min(asked_s, most_s))
+        self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
+
+    def _most_asked_s(self) -> float:
+        """How far a server's Retry-After is obeyed: less as soon as the window is known."""
+        return _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
 
     def _end_denial(self, probe: float, now: float) -> None:
         assert self._denied_since is not None
         since, self._denied_since = self._denied_since, None
         self._probe = None
-        self._hold_until = -math.inf
         if self.window_s is None:
             self._lower_ceiling(since, probe, now)
-        elif self._forgiven:
+        elif self._asked_s or not self._window.young(now):
+            self._charge((probe - since) / self.window_s)
+        self._hold_until, self._asked_s = -math.inf, 0.0
+        if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
         self._denied_before = since
+
+    def _charge(self, windows: float) -> None:
+        """Takes from g what the denial cost, if it lasted for a good part of the window.
+
+        The ramp's denials come from its burst and not from g, so only the wait that a server asks
+        for counts during the ramp.
+        """
+        if _COSTLY_FROM <= windows <= _COSTLY_TO:
+            self._costly_g = self.g
+            self.g = max(self.g - _COSTLY_LOSS * windows, _G_MIN)
 
     def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.

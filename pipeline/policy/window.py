@@ -46,6 +46,7 @@ _RISING = 0.5  # seconds of age per second: 1 on a tooth, 0 on a level, 0.3 as o
 _TIGHT = 0.15
 _BURST = 2.0  # a burst makes a sliding window deny for up to twice its length
 _REFUTED = 1.15  # as far as snapping may have been off
+_JITTER_LIMIT = 10  # below it one request more or less moves a sample by as much as a bound
 _QUIET_WINDOWS = 1.2
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
 _SPAN_WINDOWS = 2.2  # two teeth and a bit
@@ -144,6 +145,7 @@ class WindowEstimate:
     window_s: float | None = None
     prior_s: float | None = None
     _quiet_until: float = -math.inf
+    _limit: int = 0
     _sampled_s: float | None = None
     _upper: UpperBound = field(default_factory=UpperBound)
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
@@ -191,6 +193,7 @@ class WindowEstimate:
 
     def see(self, sends: Sends, sent_at: float, limit: int, used: int) -> None:
         """Takes in an answer: `used` of `limit` were used when the request of `sent_at` came."""
+        self._limit = limit
         if sent_at < self._quiet_until or not 2 <= used <= limit:
             return
         if (age := sends.age(sent_at, used)) is None:
@@ -212,8 +215,14 @@ class WindowEstimate:
         """The window was longer than `window_s` at `at`."""
         if window_s >= self.bound_s(at):
             self._bounds.append((at, window_s))
-            if self.window_s is not None and window_s > self.window_s:
+            if self.window_s is not None and window_s > self._least_refuting_s():
                 self.window_s = _clamped(above(window_s))
+
+    def _least_refuting_s(self) -> float:
+        """A bound moves what samples showed only if jitter cannot explain it."""
+        assert self.window_s is not None
+        exact = self._sampled_s is not None and self._limit >= _JITTER_LIMIT
+        return self.window_s * (_REFUTED if exact else 1.0)
 
     def guess(self, at: float) -> float | None:
         """The window for the time being: the estimate, else what is above the bound."""
@@ -234,11 +243,15 @@ class WindowEstimate:
         )
 
     def longest_s(self, sends: Sends, sent_at: float, used: int) -> float | None:
-        """Takes in an answer. Returns how long the window is at most, if enough answers say it."""
-        age_s = sends.age(sent_at, used + 1) if sent_at >= self._quiet_until else None
+        """Takes in an answer. Returns a window that is at most half as long as the one believed,
+        if enough answers say that it is no longer."""
+        believed_s = self.guess(sent_at)
+        if believed_s is None or sent_at < self._quiet_until:
+            return None
+        age_s = sends.age(sent_at, used + 1)
         if age_s is None or sends.is_first(sent_at, used + 1):
             return None  # all sends of the run may still count: two of them changed places
-        return self._upper.see(sent_at, age_s)
+        return self._upper.see(sent_at, age_s, believed_s)
 
     def shrink(self, at: float, longest_s: float) -> float:
         """Takes a window that is less than the estimate. Returns by which factor it is shorter."""
@@ -261,7 +274,7 @@ class WindowEstimate:
         fresh.sort(key=attrgetter("at"))
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         bound = self.bound_s(newest)
-        within = _SNAP if self._young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
+        within = _SNAP if self.young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
         if peaks:
             self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
             return
@@ -275,7 +288,7 @@ class WindowEstimate:
         else:
             self._adopt(snapped(level.window_s, _SNAP), bound, newest)
 
-    def _young(self, now: float) -> bool:
+    def young(self, now: float) -> bool:
         """Whether the samples are still those of the ramp, when sends did not flow evenly."""
         return self.window_s is None or now - self._known_since <= _FREE_WINDOWS * self.window_s
 
@@ -287,7 +300,7 @@ class WindowEstimate:
         if self.window_s is None:
             self._known_since = now
             self.prior_s = None
-        elif window_s < self.window_s and not self._young(now):
+        elif window_s < self.window_s and not self.young(now):
             gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)
             window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
         self.window_s = window_s

@@ -372,6 +372,61 @@ def test_retry_after_is_obeyed_up_to_five_minutes_before_the_window_is_known():
         assert pace.next_at(1500.1) - 1500.1 <= 55.0
 
 
+def test_a_long_wait_that_was_asked_for_ends_when_the_window_becomes_known():
+    """The run asked for nothing else meanwhile, but answers still come."""
+    pace = Pace()
+    now = 100.0
+    for _ in range(200):
+        now = send(pace, now + 0.02)
+    pace.denied(send(pace, now + 0.02), now + 0.05, 60.0)
+    assert pace.next_at(now + 1.0) == exactly(now + 60.05)
+    sends = list(pace._sends._times)
+    for number, sent_at in enumerate(sends, 1):
+        pace.answered(sent_at, "50", str(50 - min(number, 50)), now + 0.5)
+    assert pace.window_s == exactly(1.0)
+    assert pace.next_at(now + 0.5) == exactly(now + 0.05 + 1.25)
+
+
+@pytest.mark.parametrize(("lasted_s", "share"), [(0.2, 0.0), (0.5, 0.03), (1.0, 0.06), (2.0, 0.0)])
+def test_a_denial_costs_g_six_percent_of_the_share_of_the_window_that_it_lasted(lasted_s, share):
+    """A shorter one costs nothing more. One of over one and a half windows has another reason."""
+    pace, now = settled(windows=8)
+    first = send(pace, now + 0.02)
+    pace.denied(first, now + 0.03)
+    pace.denied(send(pace, now + 0.04), now + 0.05)
+    before = pace.g
+    pace.answered(send(pace, now + 0.04 + lasted_s), None, None, now + 0.05 + lasted_s)
+    assert pace.g == exactly(before - share)
+
+
+def test_near_a_g_that_was_costly_it_grows_ten_times_slower():
+    """Ten times as many windows pass until the next such denial."""
+    pace, now = settled(windows=8)
+    gains = []
+    for costly in (math.inf, pace.g + 0.01, pace.g + 0.03):
+        pace._costly_g, before, now = costly, pace.g, now + 0.5
+        pace.answered(now - 0.1, "50", "10", now)
+        gains.append(pace.g - before)
+    assert gains[1] == pytest.approx(gains[0] / 10, rel=0.01)
+    assert gains[2] == pytest.approx(gains[0], rel=0.01)
+
+
+def test_a_probe_that_a_process_denied_from_memory_says_nothing_about_the_window():
+    """It may deny everything until its window ends, and ours may be a tenth longer."""
+    pace, now = settled(windows=20)
+    for later_s in (0.02, 0.04, 0.5, 1.1):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    assert pace.window_s == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_new_limit_takes_back_what_its_denials_cost():
+    """They came from the limit and not from g."""
+    pace, now = settled(windows=8)
+    pace.g, pace._costly_g = 0.9, 0.95
+    pace.answered(send(pace, now + 0.1), "10", "0", now + 0.2)
+    assert (pace.g, pace._costly_g) == (pytest.approx(0.97, abs=1e-3), math.inf)
+
+
 def test_after_a_pause_one_probe_goes_and_is_trusted_if_no_denial_arrives_in_time():
     """The time is twice that of a denial, at least 50 ms and at most one second."""
     for trip_s, trusted_s in ((0.01, 0.05), (0.2, 0.4), (3.0, 1.0)):
