@@ -45,7 +45,7 @@ KEY = "sk_sandbox"
 class SandboxProcess:
     """A sandbox that belongs to one test. Its book alone decides which requests were paid."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     url: str
     book: Path
     key: str = KEY
@@ -79,10 +79,9 @@ class SandboxProcess:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        if self.process.stdin:
-            self.process.stdin.close()
-        if self.process.stdout:
-            self.process.stdout.close()
+        for pipe in ("stdin", "stdout"):
+            if stream := getattr(self.process, pipe, None):
+                stream.close()
 
     def _call(self, method: str, what: str, body: bytes | None = None) -> bytes:
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
@@ -92,16 +91,22 @@ class SandboxProcess:
             return answer.read()
 
 
-def started_sandbox(*, book: str, **options: Any) -> SandboxProcess:
-    """Starts a sandbox with the arguments of `serve`. The caller has to stop it."""
-    words = json.dumps({"limit": 100_000, "book": book, **options, "with_parent": True})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.sandbox.server", words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    ready = json.loads(process.stdout.readline())
+def started_sandbox(*, book: str, forked: bool = True, **options: Any) -> SandboxProcess:
+    """Starts a sandbox with the arguments of `serve`. The caller has to stop it.
+
+    Not `forked`: it is a new Python, and ends when its stdin does."""
+    process: Forked | subprocess.Popen[bytes]
+    wanted = {"limit": 100_000, "book": book, **options}
+    if forked and hasattr(os, "pidfd_open"):
+        words = [json.dumps(wanted)]
+        process = Forked(shared_forks(), words, dict(os.environ), program="sandbox")
+        ready = json.loads(process.first_line())
+    else:
+        words = [sys.executable, "-m", "pipeline.sandbox.server"]
+        words.append(json.dumps({**wanted, "with_parent": True}))
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
     return SandboxProcess(process, ready["url"], Path(book), ready["key"], ready["token"])
 
 

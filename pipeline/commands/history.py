@@ -48,22 +48,32 @@ def history(last: int | None, **given: Any) -> None:
       pipeline history jobs/stories.yaml --last 30
 
     ok, failed and ambiguous count the rows that the run sent; share is the part of the rate limit
-    that it used. It works while a run is active.
+    that it used. The earlier stages of the job come first. It works while a run is active.
     """
     said = JobOptions(**given)
 
     def work(job: Job) -> int:
         from pipeline.status.history import read_history
+        from pipeline.status.stages import read_source_histories
 
         runs = read_history(job)[-(last or 0) :]
+        earlier = [(one, found[-(last or 0) :]) for one, found in read_source_histories(job)]
         if not said.quiet:
-            answer(said, *history_lines(runs, job.sandbox))
+            for stage, found in earlier:
+                lines = history_lines(found, job.sandbox) if found else ["It has no run yet."]
+                answer(said, f"Earlier stage {stage.name}:", *lines, "")
+            answer(said, *([f"{job.name}:"] if earlier else []), *history_lines(runs, job.sandbox))
         if said.as_json:
-            runs_json = [asdict(run) for run in runs]
-            print_json({"schema_version": 1, "job": job.name, "runs": runs_json, "exit_code": 0})
+            sources = [_json(stage, found) for stage, found in earlier]
+            more = {"sources": sources} if sources else {}
+            print_json({"schema_version": 1, **_json(job, runs), "exit_code": 0, **more})
         return 0
 
     finish(said, work)
+
+
+def _json(job: Job, runs: list[PastRun]) -> dict[str, Any]:
+    return {"job": job.name, "runs": [asdict(run) for run in runs]}
 
 
 def history_lines(runs: list[PastRun], rehearsal: bool) -> list[str]:

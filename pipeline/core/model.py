@@ -70,7 +70,7 @@ class Move(StrEnum):
     AGAIN = "again"
     """The user orders another answer."""
     KEEP = "keep"
-    """A person approved or edited the answer before that order was carried out."""
+    """A person approved or edited the answer, and that order was not carried out or failed."""
 
 
 MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
@@ -83,7 +83,7 @@ MOVES: Mapping[Move, tuple[frozenset[State], frozenset[State]]] = {
         (Move.READ_AGAIN, {State.AMBIGUOUS}, {State.OK}),
         (Move.SETTLE, {State.AMBIGUOUS}, {State.FAILED}),
         (Move.AGAIN, {State.OK}, {State.PENDING}),
-        (Move.KEEP, {State.PENDING}, {State.OK}),
+        (Move.KEEP, {State.PENDING, State.FAILED}, {State.OK}),
     )
 }
 """For each move, the states before it and the states after it. The ledger refuses all others: a

@@ -256,8 +256,8 @@ def _inherited_id(path: Path, stage: Stage) -> str | None:
             values = _some(chain[-1], ("id", "input"))
         except Refused as error:
             raise Refused(
-                f"{path}: its rows come from another job. {error} To read what this job has "
-                "already, name its run folder instead of the job file."
+                f"{path}: `input: {{job: …}}` must name the file of the earlier job. {error} To "
+                f"read the answers that {path.name} has already, name its run folder."
             ) from None
         found = found or values["id"]
         if not isinstance(values["input"], Stage):

@@ -687,7 +687,10 @@ def _create(db: sqlite3.Connection, version: int) -> None:
 
 
 _WAITING = "SELECT row_id FROM rows WHERE state = 'pending' AND ok_attempt IS NOT NULL"
-_KEPT_ANSWERS = f"{_WAITING} AND row_id IN (SELECT row_id FROM reviewed)"
+_KEPT_ANSWERS = (
+    "SELECT row_id FROM rows WHERE state IN ('pending', 'failed') AND ok_attempt IS NOT NULL"
+    " AND row_id IN (SELECT row_id FROM reviewed)"
+)
 _FIRST_FACTS = f"INSERT INTO meta VALUES ('{FOLDER_ID}', lower(hex(randomblob(16))));\n"
 # Schema 1 stored only the last run's pins. A run had the same pins if all its rows that may have
 # been paid are in the last run's sheet. The other runs may have had pins that were changed since.

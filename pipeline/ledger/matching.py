@@ -398,12 +398,12 @@ _REVIEWED = "CREATE TEMP TABLE IF NOT EXISTS reviewed (row_id INTEGER PRIMARY KE
 _TEMPORARY = (*("placed", "wanted", "met", "moved", "shared", "kept", "named", "best", "reviewed"),)
 _IS_REVIEWED = "r.row_id IN (SELECT row_id FROM reviewed)"
 
-# Equal rows that `begin` ranked are found only by their rank, in `moved`. A pending row with a
-# reviewed answer is ok: see `SqliteLedger.begin_run`.
+# Equal rows that `begin` ranked are found only by their rank, in `moved`. A row with a reviewed
+# answer is ok, unless a newer request for it is ambiguous: see `SqliteLedger.begin_run`.
 _HELD = (
     "w.sheet_row, r.row_id,"
-    f" CASE WHEN r.state = 'pending' AND {_IS_REVIEWED} THEN 'ok' ELSE r.state END, r.code,"
-    " r.ok_attempt IS NOT NULL, r.given_up,"
+    f" CASE WHEN r.state IN ('pending', 'failed') AND {_IS_REVIEWED} THEN 'ok' ELSE r.state END,"
+    " r.code, r.ok_attempt IS NOT NULL, r.given_up,"
     " CASE r.state WHEN 'failed' THEN"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt)"
     " ELSE r.state <> 'pending' END,"

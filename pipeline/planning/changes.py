@@ -7,7 +7,7 @@ most of the finished rows, for example because a formula or an editor rewrote a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -23,7 +23,6 @@ from pipeline.inputs.stored import (
     stored_cells,
     stored_cells_at,
     stored_columns,
-    stored_keys,
     stored_mapped,
     stored_source,
 )
@@ -68,9 +67,11 @@ def find_moved(
     """Returns the numbers in `rows` that mean another row than in the sheet `last`."""
     if rows is None or last is None:
         return ()
-    before, now = (_digests(path, spec.id) for path in (last, snapshot.path))
-    numbers = [n for n in _numbers(rows, snapshot.rows) if before.get(n) != now.get(n)]
-    was, are = (_names(path, spec.id, numbers) for path in (last, snapshot.path))
+    wanted = frozenset(_numbers(rows, snapshot.rows))
+    columns = _telling_apart(last, spec.id)
+    before, now = (_texts(path, columns, wanted) for path in (last, snapshot.path))
+    numbers = sorted(n for n in wanted if before.get(n) != now.get(n))
+    was, are = (_names(path, columns[0], numbers) for path in (last, snapshot.path))
     return tuple(MovedRow(n, was.get(n, "no row"), are.get(n, "no row")) for n in numbers)
 
 
@@ -139,9 +140,19 @@ def find_stale(spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read) -> int
     return int((stale & plan.sent_unpaid).sum())
 
 
-def _digests(path: Copy, id_column: str | None) -> Mapping[int, int]:
-    keys = stored_keys(path, id_column)
-    return dict(zip(keys.numbers.tolist(), keys.rows.tolist(), strict=True))
+def _telling_apart(path: Copy, id_column: str | None) -> tuple[str, ...]:
+    """Returns the columns that say which row it is: the id, or else the texts that are sent."""
+    return (id_column,) if id_column in stored_columns(path) else stored_mapped(path)
+
+
+def _texts(path: Copy, names: Sequence[str], numbers: frozenset[int]) -> dict[int, int]:
+    """Returns a hash of some columns of each row. A column that the sheet lacks has no text."""
+    columns = stored_columns(path)
+    places = [columns.index(name) if name in columns else None for name in names]
+    return {
+        number: hash(tuple(None if place is None else cells[place] for place in places))
+        for number, cells in stored_cells_at(path, numbers)
+    }
 
 
 def _numbers(rows: RowNumbers, last: int) -> Iterator[int]:
@@ -149,11 +160,11 @@ def _numbers(rows: RowNumbers, last: int) -> Iterator[int]:
         yield from range(first, min(end, last) + 1)
 
 
-def _names(path: Copy, id_column: str | None, numbers: list[int]) -> dict[int, str]:
-    """Returns names for rows of a snapshot: their id, or else the first text that is sent."""
-    columns = stored_columns(path)
-    named = id_column if id_column in columns else stored_mapped(path)[0]
-    place = columns.index(named)
+def _names(path: Copy, column: str, numbers: list[int]) -> dict[int, str]:
+    """Returns names for rows of a snapshot: the beginnings of their texts in a column."""
+    if column not in stored_columns(path):
+        return dict.fromkeys(numbers, "without this column")
+    place = stored_columns(path).index(column)
     return {
         number: f'"{one_line(cells[place][: 4 * _TEXT_CHARACTERS], _TEXT_CHARACTERS)}"'
         for number, cells in stored_cells_at(path, frozenset(numbers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import NoneType
 
@@ -18,6 +18,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
 from pipeline.planning.again import ask_again, left_out_again, refuse_again
+from pipeline.planning.changes import MovedRow
 from pipeline.planning.plan import Plan
 from pipeline.planning.plan_token import plan_token
 from pipeline.planning.prepared import Prepared
@@ -288,13 +289,18 @@ def _moved(prepared: Prepared) -> Question | None:
     moved = prepared.moved
     if not moved:
         return None
-    names = prepared.names.without_ids()  # before and now are the ids
+    words = moved_words(moved, prepared.names)
+    return Question(f"{words} The run would send the rows as the sheet has them now.", _YES)
+
+
+def moved_words(moved: Sequence[MovedRow], names: RowNames) -> str:
+    """Returns which row numbers mean other rows than at the last run."""
+    names = names.without_ids()  # before and now are the ids
     named = [f"{names.row(row.number)} was {row.before} and is {row.now}" for row in moved[:_NAMED]]
     more = [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
-    return Question(
+    return (
         "The sheet changed since the last run, and these row numbers now mean other rows: "
-        f"{'; '.join([*named, *more])}. The run would send the rows as the sheet has them now.",
-        _YES,
+        f"{'; '.join([*named, *more])}."
     )
 
 

@@ -14,21 +14,24 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Clock
 from pipeline.core.review import Decision, Review
-from pipeline.core.wording import counted, few_words, nearest
+from pipeline.core.wording import NAMED, counted, few_words, nearest
+from pipeline.inputs.row_names import row_names
 from pipeline.job.answer_columns import canonical
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.ledger.reviews import AnswerId, add_reviews, parsed_answer_id
-from pipeline.planning.consent import Ask
+from pipeline.planning.consent import Ask, moved_words
 from pipeline.planning.selection import RowNumbers
 from pipeline.results.answered_sheet import answered_pieces
+from pipeline.review.moved import moved_rows
 from pipeline.show import SEED
 from pipeline.show.choice import Choice
 from pipeline.show.rows import Shown, ShownRow, showing
 
 MAX_EDIT_CHARACTERS = 4_000_000
 """A longer text is no edit of an answer, but probably another file."""
+_NOTHING_SAVED = "Nothing was saved."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,9 @@ def review_job(
 
     The rows are chosen as by `show_job`. An approved or edited answer is never asked for again.
     `text` is that of an edit, of the whole answer or of one `column` of `columns:`. "reset" undoes
-    the decisions before, with `column` only the edit of that column. If other rows with other ids
-    share one of the answers, `ask` gets a question, or `yes` allows it.
+    the decisions before, with `column` only the edit of that column. `ask` gets a question, or
+    `yes` allows it, if other rows with other ids share one of the answers, and if `rows` are other
+    rows in the sheet by now.
 
     Raises:
         Refused: if no chosen row has an answer, for an edit of several answers, and for a text that
@@ -110,9 +114,33 @@ def decide(
     clock: Clock | None = None,
 ) -> Reviewed:
     """Does the same for a `choice` of rows."""
+    with nothing_saved():
+        return _decide(job, decision, choice, text, column, ask, yes, clock or SystemClock())
+
+
+@contextmanager
+def nothing_saved() -> Iterator[None]:
+    """A refusal of this block says that nothing was saved, instead of that nothing was sent."""
+    try:
+        yield
+    except Refused as error:
+        said = str(error).replace(Refused.closing, _NOTHING_SAVED)
+        raise Refused(said, closing=_NOTHING_SAVED) from None
+
+
+def _decide(
+    job: Job,
+    decision: Decision,
+    choice: Choice,
+    text: str | None,
+    column: str | None,
+    ask: Ask | None,
+    yes: bool,
+    clock: Clock,
+) -> Reviewed:
     with_text = decision is Decision.EDITED
     if with_text != (text is not None):
-        raise _refused("An edit needs a text, and no other decision has one.")
+        raise Refused("An edit needs a text, and no other decision has one.")
     if column is not None:
         _check_column(job, column, text)
     if text is not None:
@@ -123,10 +151,12 @@ def decide(
         answers = list(_answers(shown))
         _check_answers(answers, with_text)
         found = _result(shown, decision, answers)
-        _ask_about_shared(shown, found, ask, yes)
+        if not yes:
+            _ask_about(_moved_words(shown, choice), ask)
+            _ask_about(_shared_words(shown, found), ask)
         digests = {one.attempt_id: one.digest for _, one in answers}
         reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
-        add_reviews(job.folder, shown.source.read, reviews, clock or SystemClock())
+        add_reviews(job.folder, shown.source.read, reviews, clock)
         return found
 
 
@@ -164,10 +194,10 @@ def _answers(shown: Shown) -> Iterator[tuple[int, AnswerId]]:
 
 def _check_answers(answers: list[tuple[int, AnswerId]], edit: bool) -> None:
     if not answers:
-        raise _refused("No chosen row has an answer, so there is nothing to review.")
+        raise Refused("No chosen row has an answer, so there is nothing to review.")
     different = len({answer.attempt_id for _, answer in answers})
     if edit and different > 1:
-        raise _refused(
+        raise Refused(
             f"An edit is the text of one answer, and these are {different} answers. Choose one "
             "row, or edit several in a review sheet (`pipeline export --review FILE`)."
         )
@@ -183,46 +213,57 @@ def _result(shown: Shown, decision: Decision, answers: list[tuple[int, AnswerId]
     return Reviewed(decision, rows, shown.count - len(answers), tuple(shared), named)
 
 
-def _ask_about_shared(shown: Shown, found: Reviewed, ask: Ask | None, yes: bool) -> None:
-    """Asks before a decision about an answer that rows with other ids share."""
-    if not found.shared or shown.names.id_column is None or yes:
+def _ask_about(question: str | None, ask: Ask | None) -> None:
+    if question is None:
         return
-    question = (
+    if ask is None:
+        raise Refused(f"{question} Add --yes to confirm.")
+    if not ask(question):
+        raise Refused("You did not confirm.")
+
+
+def _shared_words(shown: Shown, found: Reviewed) -> str | None:
+    """What to ask before a decision about an answer that rows with other ids share."""
+    if not found.shared or shown.names.id_column is None:
+        return None
+    return (
         f"{counted(len(found.shared), 'other row')} with other ids "
         f"{'has' if len(found.shared) == 1 else 'have'} the same answer, because `dedupe: true` "
         f"sends equal rows once: {shown.names_of(found.shared)}. The decision is about the answer, "
         "so it counts for these rows too."
     )
-    if ask is None:
-        raise _refused(f"{question} Add --yes to confirm.")
-    if not ask(question):
-        raise _refused("You did not confirm.")
+
+
+def _moved_words(shown: Shown, choice: Choice) -> str | None:
+    """What to ask before a decision about row numbers that mean other rows in the sheet by now."""
+    moved = moved_rows(shown.job, shown.source, choice.rows)
+    if not moved:
+        return None
+    names = row_names(shown.source.snapshot, [one.number for one in moved[:NAMED]])
+    words = moved_words(moved, names)
+    return f"{words} The decision would be about the rows as the last run read them."
 
 
 def _check_column(job: Job, name: str, text: str | None) -> None:
     columns = {one.name: one for one in (job.spec.columns if job.spec else ())}
     if name not in columns:
         known = f" The columns are: {few_words(columns)}." if columns else ""
-        raise _refused(
+        raise Refused(
             f'`columns:` of the job file has no column "{name}".{nearest(name, columns)}{known}'
         )
     if text is not None and canonical(text, columns[name].type) is None:
-        raise _refused(
+        raise Refused(
             f'The text does not fit the column "{name}", which has the type {columns[name].type}.'
         )
 
 
 def _check_text(text: str) -> None:
     if len(text) > MAX_EDIT_CHARACTERS:
-        raise _refused(f"An edit can have {MAX_EDIT_CHARACTERS:,} characters at most.")
+        raise Refused(f"An edit can have {MAX_EDIT_CHARACTERS:,} characters at most.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _refused("The text has a half character, which no file can contain.") from None
-
-
-def _refused(problem: str) -> Refused:
-    return Refused(problem, closing="Nothing was saved.")
+        raise Refused("The text has a half character, which no file can contain.") from None
 
 
 @contextmanager

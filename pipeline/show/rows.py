@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.core.wording import NAMED
 from pipeline.inputs.arrow import as_numpy
 from pipeline.inputs.mapping import Variables, bind
 from pipeline.inputs.row_names import RowNames, row_names
-from pipeline.inputs.stored import stored_columns, stored_places
+from pipeline.inputs.stored import stored_columns, stored_kinds, stored_places
 from pipeline.job.job import Job
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import AttemptRecord
@@ -77,7 +77,8 @@ class ShownRow:
     `columns:`, None where the answer does not fit. `attempts` are the requests, the oldest first.
     `versions` are all paid answers, the oldest first, if the caller asks for them. `review` is the
     decision of a person about the answer: "approved", "edited" or "rejected". Where a person
-    edited the answer, `answer` and `columns` have the edited text.
+    edited the answer, `answer` and `columns` have the edited text. `earlier` has the filled columns
+    that earlier stages added to the sheet.
     """
 
     row: int
@@ -96,6 +97,7 @@ class ShownRow:
     attempts: tuple[ShownAttempt, ...]
     versions: tuple[ShownVersion, ...] = ()
     review: str | None = None
+    earlier: Mapping[str, str] = field(default_factory=dict)
 
 
 def show_job(
@@ -244,6 +246,8 @@ class _Reader:
         id_column = shown.names.id_column
         self._id_place = None if id_column is None else columns.index(id_column)
         self._places = stored_places(shown.source.snapshot)
+        self._earlier = [columns.index(name) for name in stored_kinds(shown.source.snapshot)]
+        self._columns = columns
 
     def row(self, piece: Piece, added: Mapping[str, pa.Array], place: int) -> ShownRow:
         """The row at `place` of a piece. `added` are its columns by kind."""
@@ -270,6 +274,11 @@ class _Reader:
             attempts=tuple(_shown_attempt(one, self._in_use) for one in made),
             versions=tuple(islice(self._versions, paid)) if self._with_versions else (),
             review=cell[REVIEW],
+            earlier={
+                self._columns[one]: text
+                for one in self._earlier
+                if (text := piece.columns[one][place].as_py())
+            },
         )
 
     def _name(self, number: int, row_id: str | None) -> str:

@@ -55,6 +55,7 @@ class Page:
     def _row(self, row: ShownRow) -> Iterator[str]:
         """One line or several, without the last line feed."""
         yield from self._block([(_head(row), _BOLD)], 0)
+        yield from self._earlier(row)
         title = "Sent" if row.sent else "Not sent yet. A run would send"
         if row.variables:
             yield from self._title(title)
@@ -68,6 +69,15 @@ class Page:
         if not row.versions[1:]:
             yield from self._citations(row.citations)
         yield from self._attempts(row.attempts)
+
+    def _earlier(self, row: ShownRow) -> Iterator[str]:
+        """The columns of earlier stages, except for those that this one sent."""
+        sent = set(row.variables.values())
+        texts = {name: text for name, text in row.earlier.items() if text not in sent}
+        if texts:
+            yield from self._title("From earlier stages")
+        for name, text in texts.items():
+            yield from self._pair(name, text)
 
     def _answer(self, row: ShownRow) -> Iterator[str]:
         if row.versions[1:]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, Refused
 from pipeline.core.model import JsonObject, Summary
 from pipeline.job.chain import chain_of
 from pipeline.job.job import Job
 from pipeline.job.stage import Stage
+from pipeline.status.history import PastRun, read_history
 from pipeline.status.summary import as_json, for_person, read_status
 from pipeline.status.summary_lines import outcome_line
 
@@ -17,6 +18,19 @@ def read_sources(job: Job) -> list[tuple[Job, Summary | PipelineError]]:
     if job.spec is None or not isinstance(job.spec.input, Stage):
         return []
     return [(source, _read(source)) for source in chain_of(job)[:-1]]
+
+
+def read_source_histories(job: Job) -> list[tuple[Job, list[PastRun]]]:
+    """Returns the runs of the earlier stages of a job, the first source first. A job before its
+    first run has none.
+
+    Raises:
+        StorageFailed: as `read_history`.
+    """
+    return [
+        (source, [] if isinstance(found, Refused) else read_history(source))
+        for source, found in read_sources(job)
+    ]
 
 
 def source_lines(job: Job) -> list[str]:

@@ -86,7 +86,7 @@ class HeldFile:
         return str(self.path)
 
     def open(self) -> io.BufferedReader:
-        """Returns a reader with a position of its own, which does not close the file."""
+        """Returns a reader with its own position. Its end does not close the file."""
         return io.BufferedReader(_Reader(self))
 
 

@@ -82,6 +82,7 @@ _SHEET_ROW = {
     ),
 }
 
+_DECIDED = "EXISTS (SELECT 1 FROM decisions d WHERE d.row_id = r.row_id AND d.decision ="
 # Each problem, with a query for the rows of the sheet that have it.
 _DISAGREEMENTS = {
     "the record of a row does not match its attempts": (
@@ -93,17 +94,16 @@ _DISAGREEMENTS = {
     ),
     "the state of a row does not follow from its last attempt": (
         "SELECT r.sheet_row FROM rows r JOIN attempts a ON a.attempt_id = r.last_attempt"
-        # An order for another answer that a review of the present one took back.
+        # An order for another answer that a review of the present one took back, or outlived.
         " WHERE NOT (r.state = 'ok' AND r.code IS NULL AND r.ok_attempt IS NOT NULL"
-        " AND coalesce(a.verdict, '') IN ('ok', 'refused', 'failed') AND EXISTS (SELECT 1"
-        " FROM decisions d WHERE d.row_id = r.row_id AND d.decision = 'kept'))"
+        " AND (coalesce(a.verdict, '') IN ('ok', 'refused', 'failed') OR"
+        f" a.verdict = 'ambiguous' AND {_DECIDED} 'settled')) AND {_DECIDED} 'kept'))"
         " AND NOT CASE coalesce(a.verdict, '')"
         " WHEN '' THEN r.state = 'sending'"
         " WHEN 'ok' THEN r.code IS NULL AND (r.state = 'ok' AND a.version = r.version"
         " OR r.state = 'pending' AND a.version < r.version)"
         " WHEN 'ambiguous' THEN r.code IS a.code AND (r.state = 'ambiguous'"
-        " OR r.state = 'failed' AND EXISTS (SELECT 1 FROM decisions d"
-        " WHERE d.row_id = r.row_id AND d.decision = 'settled'))"
+        f" OR r.state = 'failed' AND {_DECIDED} 'settled'))"
         " WHEN 'failed' THEN r.code IS a.code AND r.state IN ('failed', 'pending')"
         " WHEN 'refused' THEN r.code IS a.code AND r.state = 'pending' ELSE 0 END"
     ),

@@ -148,6 +148,36 @@ def test_rejected_answers_are_asked_for_again_once(desk):
     assert desk.sent_by("--again", "rejected", "--yes") == {"one": 1}
 
 
+def test_an_approved_answer_is_the_last_word_after_a_newer_request_failed(desk):
+    """The row is ok, so it does not raise the exit code, and `resume` sends only the other one."""
+    desk.sandbox.publish("wf_story", "{{story}} #fault:blocked")
+    assert desk.sent_by("--again", "1-2", "--yes", expect=3) == {}
+    desk.review("--rows", "1", "--approve")
+    desk.sandbox.publish("wf_story", "{{story}}")
+    assert desk.sent_by(expect=3) == {}
+    assert (desk.job.status()["ok"], desk.job.status()["failed"]) == (3, 1)
+    assert desk.sent_by(verb="resume") == {"two": 1}
+    assert desk.sent_by() == {}
+    assert desk.job.call("verify").returncode == 0
+
+
+def test_an_approved_answer_hides_no_newer_request_that_may_be_paid(desk):
+    """The row stays ambiguous until the user settles it, and no run sends it."""
+    desk.sandbox.publish("wf_story", "{{story}} #fault:html-502")
+    desk.sent_by("--again", "1", "--yes", expect=5)
+    before = desk.billed()
+    desk.review("--rows", "1", "--approve")
+    desk.sandbox.publish("wf_story", "{{story}}")
+    assert desk.sent_by(expect=5) == desk.sent_by(verb="resume", expect=5) == {}
+    assert desk.job.status()["ambiguous"] == 1
+    assert desk.job.call("settle").returncode == 0
+    assert desk.sent_by() == desk.sent_by(verb="resume") == {}
+    status = desk.job.status()
+    assert (status["ok"], status["paid_min"], status["paid_max"]) == (4, 4, 5)
+    assert desk.billed() == before
+    assert desk.job.call("verify").returncode == 0
+
+
 def test_reset_undoes_every_decision(desk):
     """The paid text is back, and the row can be asked for again."""
     paid = desk.answers()
@@ -183,6 +213,24 @@ def test_other_settings_do_not_pay_for_a_reviewed_answer(desk):
         desk.refused("run", "--plan", plan["plan"])
     desk.review("--rows", "2", "--reset")
     assert sum(desk.sent_by("--accept-changes", "--yes").values()) == 4
+
+
+@pytest.mark.parametrize("desk", [{"id": "sku"}], indirect=True)
+def test_row_numbers_of_a_sorted_sheet_are_asked_about(desk):
+    """Each number is named with its row before and now. An id, a row that has only another text,
+    and an unchanged sheet need no question."""
+    desk.write([["A1", "uno"], *ROWS[1:]])
+    desk.review("--rows", "1", "--approve")
+    desk.write(ROWS[::-1])
+    said = desk.refused("review", "--rows", "1,3", "--approve")
+    assert 'row 1 (line 2) was "A1" and is "A4"; row 3 (line 4) was "A3" and is "A2".' in said
+    assert "Nothing was saved." in said
+    desk.review("--id", "A2", "--approve")
+    desk.review("--rows", "1,3", "--approve", "--yes")
+    assert desk.sent_by() == {}
+    desk.review("--rows", "1", "--reject")
+    shown = pipeline.show_job(pipeline.find_job(desk.job.spec))
+    assert [row.review for row in shown] == ["rejected", *3 * ["approved"]]
 
 
 def test_a_plan_is_void_after_another_review(desk):

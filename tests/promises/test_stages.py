@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline
 from pipeline.core.errors import Refused
 from pipeline.job.job import find_job
 from pipeline.results.source_rows import open_source
 from tests.conftest import Job, SandboxProcess
 
 ROWS = [["A1", "cats"], ["A2", "dogs"], ["A3", "birds"], ["A4", "fish"]]
+CHANGED = "a changed topic"
+"""A text that meets no fault in any stage."""
 COLUMNS = {"title": "$.title", "score": {"path": "$.score", "type": "number"}}
 
 
@@ -61,6 +65,10 @@ class Chain:
 
 @pytest.fixture
 def chain(sandbox: SandboxProcess, make_job: Callable[..., Job]) -> Chain:
+    return chained(sandbox, make_job)
+
+
+def chained(sandbox: SandboxProcess, make_job: Callable[..., Job]) -> Chain:
     sandbox.publish("wf_first", '{"title": "On {{topic}}", "score": 1.50}')
     sandbox.publish("wf_second", "An article: {{title}}")
     first = make_job(sandbox.url, ["sku", "topic"], ROWS)
@@ -220,7 +228,7 @@ def test_a_moved_source_leaves_the_answers_of_the_stage_readable(chain):
     stages(chain)
     chain.first.spec.rename(chain.first.folder / "moved.yaml")
     said = chain.second.call("status").stderr
-    assert "its rows come from another job" in said
+    assert "must name the file of the earlier job" in said
     assert "name its run folder" in said
     folder = str(chain.second.folder / "runs" / "article")
     done = chain.second.paste(f"pipeline status {folder}")
@@ -335,6 +343,62 @@ def stages(chain: Chain, *options: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
+def test_three_stages_with_faults_in_each_bill_every_row_once_and_a_changed_row_once_more(
+    start_sandbox, make_job
+):
+    """One row in ten of each stage fails, and one in ten is billed without an answer. The
+    faults depend on the texts, so a second night sends nothing, and a changed row of the first
+    sheet is one row to send in each stage."""
+    sandbox = start_sandbox(spoil={"blocked": 0.1, "html-502-billed": 0.1})
+    chain = chained(sandbox, make_job)
+    rows = [[f"A{n}", f"topic {n}"] for n in range(200)]
+    chain.first.write_sheet(["sku", "topic"], rows)
+    third = third_of(chain, {"story": "article"})
+    for _ in range(2):
+        assert third.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 5
+        billed = chain.sandbox.billed()
+        assert set(billed.values()) <= {0, 1}
+    jobs = [chain.first, chain.second, third]
+    counts = [json.loads(job.call("status", "--json").stdout) for job in jobs]
+    assert all(one["failed"] > 3 and one["ambiguous"] > 3 for one in counts)
+    assert counts[0]["ok"] > counts[1]["ok"] > counts[2]["ok"] > 60
+    assert [one["pending"] for one in counts] == [0, 0, 0]
+    assert sum(billed.values()) == sum(one["ok"] + one["ambiguous"] for one in counts)
+
+    first = min(n for n, cells in enumerate(exported(third)) if cells["_third_status"] == "ok")
+    rows[first][1] = CHANGED
+    chain.first.write_sheet(["sku", "topic"], rows)
+    for job, before in zip(jobs, counts, strict=True):
+        checked = json.loads(job.call("check", "--json").stdout)
+        assert (checked["to_send"], checked["stale"]) == (1, 0 if job is chain.first else 1)
+        assert job.run(expect=5)["ok"] == before["ok"]
+    last = sandbox.billed()
+    assert sum(last.values()) == sum(billed.values()) + 3
+    assert all(CHANGED in body for body in last.keys() - billed.keys())
+    assert third.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 5
+    assert sandbox.billed() == last
+    assert set(last.values()) <= {0, 1}
+
+
+def test_a_night_of_all_stages_ends_in_time_and_the_same_command_continues(start_sandbox, make_job):
+    """With 75, as the first of the stages' exit codes in their order. No later stage starts."""
+    sandbox = start_sandbox(latency="300ms")
+    chain = chained(sandbox, make_job)
+    chain.write_first(deadline_s=1, rate=8)
+    chain.write_second(deadline_s=1)
+    chain.first.write_sheet(["sku", "topic"], [[f"A{n}", f"topic {n}"] for n in range(60)])
+    ends = datetime.now().replace(microsecond=0) + timedelta(seconds=5)
+    done = chain.second.call("run", "--stages", "--json", "--until", f"{ends:%H:%M:%S}")
+    assert done.returncode == 75, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [(one["job"], one["exit_code"]) for one in found["stages"]] == [("outline", 75)]
+    assert max(bill["last_received_at"] for bill in sandbox.bills()) < ends.timestamp()
+    assert max(bill["billed_at"] for bill in sandbox.bills()) < ends.timestamp() + 1
+    assert 0 < len(sandbox.bills()) < 60
+    assert chain.second.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 0
+    assert Counter(sandbox.billed().values()) == {1: 120}
+
+
 def test_all_stages_run_in_their_order_and_each_row_is_billed_once_in_each(chain):
     """A second time nothing is sent."""
     for bills in (8, 0):
@@ -422,6 +486,38 @@ def test_status_and_report_of_the_last_job_show_all_stages(chain):
         assert [(one["job"], one["failed"]) for one in found["sources"]] == [("outline", 1)]
     page = (chain.second.folder / "runs" / "article" / "report.html").read_text(encoding="utf-8")
     assert "Earlier stage outline: 5 rows" in page
+
+
+def test_history_of_the_last_job_lists_the_runs_of_all_stages(chain):
+    """A stage that never ran has none."""
+    chain.first.run()
+    assert chain.second.call("history").returncode == 2
+    chain.second.run()
+    chain.first.run()
+    lines = chain.second.call("history").stdout.splitlines()
+    assert (lines[0], lines[4], lines[5]) == ("Earlier stage outline:", "", "article:")
+    assert len(lines) == 8
+    found = json.loads(chain.second.call("history", "--json", "--last", "1").stdout)
+    assert [run["requests"] for run in found["runs"]] == [4]
+    assert [(one["job"], len(one["runs"])) for one in found["sources"]] == [("outline", 1)]
+
+
+def test_a_shown_row_of_a_stage_has_the_columns_of_the_earlier_ones(chain):
+    """On the screen without the texts that were sent, which stand there as variables."""
+    stages(chain)
+    job = pipeline.find_job(chain.second.spec)
+    [row] = pipeline.show_job(job, rows=pipeline.parse_rows("1"))
+    exported = chain.second.export().iloc[0]
+    assert row.earlier["outline"] == exported["outline"]
+    assert row.earlier["_outline_status"] == "ok"
+    assert set(row.earlier) < set(exported.index)
+    text = chain.second.call("show", "--rows", "1").stdout
+    earlier = text.partition("From earlier stages:")[2].partition("Sent:")[0]
+    assert f"    outline: {row.earlier['outline']}" in earlier
+    assert "    _outline_status: ok" in earlier
+    assert "title:" not in earlier
+    shown = json.loads(chain.second.call("show", "--rows", "1", "--json").stdout.splitlines()[0])
+    assert shown["earlier"] == row.earlier
 
 
 def test_nights_of_a_stage_run_all_stages_and_wait_for_the_disks_of_all(chain):

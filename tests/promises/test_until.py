@@ -190,8 +190,7 @@ def test_nothing_arrives_after_the_time_and_the_same_command_continues(start_san
     stories = [[f"story {n}"] for n in range(60)]
     job = make_job(sandbox.url, rows=stories, deadline_s=1, rate=8)
     text, ends = in_seconds(4)
-    command = job.command("run", "--json", "--until", text)
-    done = job.shell(command)
+    done = job.call("run", "--json", "--until", text)
     assert done.returncode == 75, done.stderr
     assert time.time() < ends + 5
     summary = json.loads(done.stdout)

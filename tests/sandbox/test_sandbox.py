@@ -422,7 +422,7 @@ def test_a_server_that_is_away_refuses_connections_and_returns_on_its_port(sandb
 
 def test_the_sandbox_ends_with_its_parent(start_sandbox):
     """Its standard input closes when the parent dies, whatever kills it."""
-    sandbox = start_sandbox(latency="30s")
+    sandbox = start_sandbox(latency="30s", forked=False)
     sandbox.process.stdin.close()
     assert sandbox.process.wait(timeout=5) == 0
     sandbox.process.stdin = None

@@ -10,6 +10,7 @@ variables, memory of a child) start Python.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from tests.support import hits
 
+_PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,13 +35,23 @@ class Forked:
     """A running command, with the part of `subprocess.Popen` that tests need. Its output is thrown
     away."""
 
-    def __init__(self, forks: Forks, words: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, forks: Forks, words: list[str], environment: dict[str, str], program: str = "pipeline"
+    ) -> None:
         self.returncode: int | None = None
         self._forks = forks
         self._folder = tempfile.TemporaryDirectory(dir=forks.folder)
         asked = {"words": words, "folder": self._folder.name, "environment": environment}
-        self.pid = forks._ask(asked | {"here": os.getcwd()})
+        self.pid = forks._ask(asked | {"here": os.getcwd(), "program": program})
         self._ended = os.pidfd_open(self.pid)
+
+    def first_line(self) -> str:
+        """Waits until the program has printed a line, and returns it. Raises if it ends without."""
+        stdout = Path(self._folder.name, "stdout")
+        while not stdout.exists() or not (line := stdout.read_text("utf-8")).endswith("\n"):
+            assert self.poll() is None, "the program printed nothing"
+            time.sleep(0.002)
+        return line
 
     def poll(self) -> int | None:
         """Returns the exit code, or None while the command runs."""
@@ -168,6 +180,7 @@ def _serve() -> None:
     import pipeline.run.check
     import pipeline.run.run
     import pipeline.run.settle
+    import pipeline.sandbox.server
     import pipeline.scaffold.job_spec
     import pipeline.sending.engines.local
     import pipeline.verify  # noqa: F401
@@ -184,8 +197,13 @@ def _serve() -> None:
 
 def _become(asked: dict) -> int:
     """Runs the command in the child, and never returns."""
-    from pipeline.cli import main
+    from pipeline import cli
+    from pipeline.sandbox import server
 
+    main = cli.main
+    if asked.get("program") == "sandbox":
+        main = server.main
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     code = 1
     folder = Path(asked["folder"])
     try:

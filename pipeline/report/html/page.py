@@ -45,7 +45,13 @@ from pipeline.report.terminal import (
     more_marks,
     unread_line,
 )
-from pipeline.status.summary_lines import last_run_line, next_note, outcome_line, paid_line
+from pipeline.status.summary_lines import (
+    last_run_line,
+    next_note,
+    outcome_line,
+    paid_line,
+    review_lines,
+)
 
 # Together they keep a page small even if every character of it takes eight when escaped.
 _MOST_GROUPS, _MOST_RUNS, _MOST_CITATIONS, _MOST_VARIABLES = 12, 30, 6, 8
@@ -66,7 +72,8 @@ class PageFacts:
     """The data of a page. `sent` has the variables (JSON text) of the rows that `groups` name, by
     row of the sheet. `written_at` is in seconds since 1970. `to_add` names the options that its
     commands lack. `marked`, `unread` and `names` are those of the `Report`, but `names` also has
-    the rows of `samples`. `sources` has a line about each earlier stage."""
+    the rows of `samples`. `sources` has a line about each earlier stage, and `reviews`
+    counts the reviewed rows by their decision."""
 
     summary: Summary
     groups: Sequence[Group]
@@ -86,6 +93,7 @@ class PageFacts:
     unread: str | None = None
     names: RowNames = field(default_factory=RowNames)
     sources: Sequence[str] = ()
+    reviews: Mapping[str, int] = field(default_factory=dict)
 
 
 def page(facts: PageFacts) -> str:
@@ -151,6 +159,8 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
         ),
         class_="counts",
     )
+    for line in review_lines(facts.reviews):
+        yield element("p", line)
     yield element("p", paid_line(summary, facts.rehearsal), " ", _paid(summary))
     yield element("p", last_run_line(facts.last_run, facts.in_use, facts.in_flight))
     if summary.resume_command:

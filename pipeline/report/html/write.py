@@ -59,6 +59,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             to_add=job.to_add,
             marked=report.marked,
             sources=report.sources,
+            reviews=report.reviews,
             unread=report.unread,
             names=row_names(snapshot, to_name),
             rehearsal=job.sandbox,
