@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
 from pipeline.policy.window import Sends, WindowEstimate
 
@@ -54,6 +55,7 @@ _REMEMBERED_WINDOWS = 1.1
 # lasts much longer than a window has another reason than the pace.
 _COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
 _COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
+_WRONG = 1.5  # other users make a window read longer by less than that, on most keys
 _FREE_TRUSTED = 0.9
 _SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
@@ -156,6 +158,26 @@ class Pace:
             return trusted
         self._end_denial(self._probe, now)
         return now
+
+    def belief(self) -> RateLimit | None:
+        """The limit and the window as far as they are known, and how sure that is."""
+        if self.limit is None:
+            return None
+        if self.window_s is not None:
+            return RateLimit(self.limit, self.window_s, Sure.MEASURED, self.share_used())
+        prior_s = self._window.prior_s
+        return RateLimit(self.limit, prior_s, None if prior_s is None else Sure.KEPT, None)
+
+    def kept_was_wrong(self, now: float) -> bool:
+        """Whether an earlier run kept another limit or window than the one that this run measured.
+
+        False during the first windows, whose samples are off.
+        """
+        if self.start is None or self._window.young(now) or self._others:
+            return False
+        assert self.window_s is not None
+        ratio = self.window_s / self.start.window_s
+        return self.limit != self.start.limit or not 1 / _WRONG < ratio < _WRONG
 
     def share_used(self) -> float | None:
         """The part of what the limit allows that was used, once limit and window were known."""

@@ -9,6 +9,7 @@ import math
 
 import pytest
 
+from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.pace import FLOOR_PER_S, Learned, Pace
 
 
@@ -267,6 +268,43 @@ def test_a_fixed_rate_and_runs_that_share_the_key_spread_all_their_rows():
     pace = Pace(start=Learned(50, 60.0, 0.97), rows=1)
     pace.share_with([1.0], 100.0)
     assert pace.price_s(100.0) > 0
+
+
+# -- what the user sees ---------------------------------------------------------------------
+
+
+def test_the_belief_says_where_the_window_comes_from():
+    """A kept one, none yet, and a measured one. A guess is not shown: it may be off by far."""
+    assert Pace().belief() is None
+    kept = Pace(start=Learned(50, 60.0, 0.97))
+    assert kept.belief() == RateLimit(50, 60.0, Sure.KEPT, None)
+    pace = Pace()
+    for number in range(5):
+        at = send(pace, 100.0 + number / 10)
+    pace.answered(at, "5", "0", 100.5)
+    assert pace.belief() == RateLimit(5, None, None, None)
+    pace, _ = settled()
+    assert pace.belief() == RateLimit(50, 1.0, Sure.MEASURED, pace.share_used())
+
+
+@pytest.mark.parametrize(
+    ("kept", "wrong"),
+    [
+        (Learned(50, 1.0, 0.97), False),
+        (Learned(50, 1.4, 0.97), False),
+        (Learned(50, 60.0, 0.97), True),
+        (Learned(50, 0.5, 0.97), True),
+        (Learned(10, 1.0, 0.97), True),
+    ],
+)
+def test_a_kept_limit_is_called_wrong_if_the_measured_one_is_another(kept, wrong):
+    """Only after the first windows, whose samples are off, and only by more than a half."""
+    pace, now = settled(windows=8)
+    pace.start = kept
+    assert pace.kept_was_wrong(now) is wrong
+    young, now = settled(windows=2)
+    young.start = kept
+    assert not young.kept_was_wrong(now)
 
 
 # -- answers without headers ----------------------------------------------------------------
