@@ -1,16 +1,39 @@
 """How fast to send, learned from two headers and the 429s. Pure: the caller passes the time in.
 
-The rate is ``g * limit / W``: the limit from the headers, the window W from our own send times
-(see `window`), g a little under 1, lower after a 429 and slowly up again. Before any header, and
-while W is not known, the rate is a slow start and then what was let through (see `ceiling`).
+Theory of operation
+-------------------
 
-One 429 is no reason to stop: the next slot of a sliding window is free after ``W / limit``. A
-second one at once is: then nothing is sent for a fifth of the time since the first, and after that
-one probe at a time, until one is let through. 429s come within milliseconds even where answers
-take minutes, so a probe that was not denied for twice that long is trusted.
+One scalar describes a limiter: its window ``W = limit / sustainable rate``. The rate is
+``g * limit / W``, with g a little under 1. The limit comes from the headers, and `window` estimates
+W from our own send times. Two bounds keep the estimate in place:
 
-A server that asks to wait (Retry-After) is obeyed, but not for longer than makes sense: five
-minutes before the window is known, a window and a quarter from then on.
+* From below (`WindowEstimate.at_least`): W is longer than the age of the limit-th most recent send
+  of a request that was denied.
+* From above (`upper_bound`): W is shorter than the age of our (used + 1)-th most recent send, which
+  no longer counted.
+
+Each kind of answer teaches one thing:
+
+* With headers: a sample of W, a bound from above, and what is left of the limit. Rows that fit into
+  that are sent at once.
+* Without headers: nothing, but it counts as a send. It may come from a cache, which uses the limit
+  like any other answer.
+* The first 429 in a while: g was too high by a hundredth, and W has a bound from below. There is no
+  pause, because the next slot of a sliding window is free after ``W / limit``.
+* A second one at once: a pause of a fifth of the time since the first, then one probe at a time,
+  until one is let through. 429s come within milliseconds even where answers take minutes, so a
+  probe that was not denied for twice that long is trusted. Once W is known, a denied probe gives no
+  bound: a server process may have denied it from memory.
+* The end of such a denial: g loses in proportion to the part of the window that it cost, and then
+  grows slowly near the g that was denied.
+* Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
+  known, and a window and a quarter from then on.
+
+Before any header, and while W is not known, the rate is a slow start and then what was let through
+(see `ceiling`). A pace that an earlier run kept replaces the slow start.
+
+Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
+yields by itself. When they leave, the bound from above brings it back.
 
 Times are seconds of a monotonic clock.
 """
@@ -54,9 +77,12 @@ _REMEMBERED_WINDOWS = 1.1
 # A denial that lasts longer than the time to the next slot was remembered or asked for. One that
 # lasts much longer than a window has another reason than the pace.
 _COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
+# With them and the line above, remembered denials went from 94.0 to 94.8 % of what can be had.
 _COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
-_FREE_TRUSTED = 0.9
+_FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
+# A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
+# and twice as long each time: a bucket that fills continuously looks nearly full for ever.
 _SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
 # The square root halves the distance between two runs, as a ratio, with each window: the whole
@@ -114,7 +140,7 @@ class Pace:
     _costly_g: float = math.inf
     _shortened_at: float = -math.inf
     _shorten_from: float = -math.inf
-    _shorten_wait_s: float = 30.0
+    _shorten_wait_s: float = _SHORTEN_TRIED_S
 
     def __post_init__(self) -> None:
         if self.start is not None:

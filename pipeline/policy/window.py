@@ -11,7 +11,11 @@ which its request was *sent* makes latency and reordering drop out.
 * Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): the higher of
   the last two tops. A tooth that still rises says nothing yet.
 * A sample that reaches back to the first send only says that W is at least that long; and a 429
-  whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
+  whose request was sent at s says ``W > s - (time of the limit-th most recent send)``. Jitter makes
+  such a bound too long by a tenth, so it moves a sampled W only if it is 15 % longer.
+* Where the answers say that W is at most half of what is believed (see `upper_bound`), W shrinks to
+  that bound, and to a quarter at most in one step. Samples cannot show it: at the low rate that
+  follows from a long W, `u` is 1 and says nothing.
 
 Others who use the same key are counted in u and not in our sends: W reads long, and the rate that
 follows from it yields by itself.
