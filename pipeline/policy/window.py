@@ -12,7 +12,8 @@ which its request was *sent* makes latency and reordering drop out.
   the last two tops. A tooth that still rises says nothing yet.
 * A sample that reaches back to the first send only says that W is at least that long; and a 429
   whose request was sent at s says ``W > s - (time of the limit-th most recent send)``. Jitter makes
-  such a bound too long by a tenth, so it moves a sampled W only if it is 15 % longer.
+  such a bound too long by a tenth, so the first one of late moves a sampled W only if it is 15 %
+  longer.
 * Where the answers say that W is at most half of what is believed (see `upper_bound`), W shrinks to
   that bound, and to a quarter at most in one step. Samples cannot show it: at the low rate that
   follows from a long W, `u` is 1 and says nothing.
@@ -217,16 +218,18 @@ class WindowEstimate:
 
     def at_least(self, at: float, window_s: float) -> None:
         """The window was longer than `window_s` at `at`."""
-        if window_s >= self.bound_s(at):
+        before_s = self.bound_s(at)
+        if window_s >= before_s:
             self._bounds.append((at, window_s))
-            if self.window_s is not None and window_s > self._least_refuting_s():
+            if self.window_s is not None and window_s > self._least_refuting_s(before_s):
                 self.window_s = _clamped(above(window_s))
 
-    def _least_refuting_s(self) -> float:
-        """A bound moves what samples showed only if jitter cannot explain it."""
+    def _least_refuting_s(self, before_s: float) -> float:
+        """A bound moves what samples showed only if jitter cannot explain it, or if it is the
+        second one of late."""
         assert self.window_s is not None
         exact = self._sampled_s is not None and self._limit >= _JITTER_LIMIT
-        return self.window_s * (_REFUTED if exact else 1.0)
+        return self.window_s * (_REFUTED if exact and before_s <= self.window_s else 1.0)
 
     def guess(self, at: float) -> float | None:
         """The window for the time being: the estimate, else what is above the bound."""
