@@ -235,13 +235,13 @@ def test_a_moved_source_leaves_the_answers_of_the_stage_readable(chain):
     assert (done.returncode, "article: 4 rows: 4 ok." in done.stdout) == (0, True)
 
 
-def third_of(chain: Chain, variables: dict[str, str]) -> Job:
+def third_of(chain: Chain, variables: dict[str, str], **more: Any) -> Job:
     third = Job(
         chain.first.folder, chain.first.folder / "third.yaml", chain.first.sheet, chain.sandbox.url
     )
     third.write_spec(
         **{"name": "third", "workflow": "wf_story", "input": {"job": "article.yaml"}},
-        **{"variables": variables, "as": "third"},
+        **{"variables": variables, "as": "third"} | more,
     )
     return third
 
@@ -324,6 +324,19 @@ def test_a_rehearsal_reads_the_rehearsal_of_its_source(chain):
     assert chain.sandbox.received() == 0
 
 
+def test_a_rehearsal_says_that_it_reads_paid_answers(chain):
+    """Only if its source has no rehearsal."""
+    chain.first.run()
+    words = "There is no rehearsal of outline.yaml, so this one reads its paid answers."
+    bills = chain.sandbox.billed()
+    assert words in chain.second.call("check", "--sandbox").stdout
+    assert words in chain.second.call("run", "--sandbox").stderr
+    assert chain.sandbox.billed() == bills
+    assert words not in chain.second.call("check").stdout
+    assert chain.first.call("run", "--sandbox").returncode == 0
+    assert words not in chain.second.call("check", "--sandbox").stdout
+
+
 def source_of(path: Path) -> list[tuple[int, ...]]:
     with contextlib.closing(sqlite3.connect(path)) as db:
         return db.execute("SELECT source_row, source_attempt FROM lineage").fetchall()
@@ -353,7 +366,10 @@ def test_three_stages_with_faults_in_each_bill_every_row_once_and_a_changed_row_
     chain = chained(sandbox, make_job)
     rows = [[f"A{n}", f"topic {n}"] for n in range(200)]
     chain.first.write_sheet(["sku", "topic"], rows)
-    third = third_of(chain, {"story": "article"})
+    few = {"concurrency": 4}  # else the failures come first, and look like those of a wrong job
+    chain.write_first(**few)
+    chain.write_second(**few)
+    third = third_of(chain, {"story": "article"}, **few)
     for _ in range(2):
         assert third.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 5
         billed = chain.sandbox.billed()
