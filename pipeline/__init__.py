@@ -76,7 +76,9 @@ _HOME = {
     "select_resume": "pipeline.planning.selection",
     "select_again": "pipeline.planning.selection",
     "NextStep": "pipeline.core.model",
+    "RateLimit": "pipeline.core.model",
     "Summary": "pipeline.core.model",
+    "Sure": "pipeline.core.model",
     "State": "pipeline.core.model",
     "StopCode": "pipeline.core.model",
     "Stopped": "pipeline.core.model",
@@ -112,7 +114,16 @@ if TYPE_CHECKING:
         Stopping,
         Waiting,
     )
-    from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
+    from pipeline.core.model import (
+        ErrorCode,
+        NextStep,
+        RateLimit,
+        State,
+        StopCode,
+        Stopped,
+        Summary,
+        Sure,
+    )
     from pipeline.core.review import Decision
     from pipeline.core.version import __version__ as __version__
     from pipeline.export import (
@@ -177,6 +188,7 @@ __all__ = [
     "Paced",
     "PastRun",
     "PipelineError",
+    "RateLimit",
     "Refused",
     "Report",
     "Reviewed",
@@ -196,6 +208,7 @@ __all__ = [
     "Stopping",
     "StorageFailed",
     "Summary",
+    "Sure",
     "Verified",
     "Waiting",
     "Written",

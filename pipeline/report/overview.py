@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 
 from pipeline.core.errors import StorageFailed
-from pipeline.core.model import Summary
+from pipeline.core.model import RateLimit, Summary
 from pipeline.inputs.row_names import RowNames, row_names
 from pipeline.job.job import Job
 from pipeline.ledger import queries
@@ -20,6 +20,7 @@ from pipeline.results.failures_csv import drafted
 from pipeline.results.flags import NOTES
 from pipeline.results.lookup import Rows, find_flagged_answers
 from pipeline.results.sheet_copy import reading_with_copy
+from pipeline.status.event_log import believed_limit
 from pipeline.status.next_step import stand
 from pipeline.status.stages import source_lines
 from pipeline.status.summary import summarize
@@ -43,7 +44,7 @@ class Report:
     by flag (`marked`). `unread` says why the answers could not be checked. `in_use`: a run is
     active, and `in_flight` of the pending rows were sent and have no response yet. `names` names
     the rows as the user's program does. `sources` has a line about each earlier stage. `reviews`
-    counts the reviewed rows by decision."""
+    counts the reviewed rows by decision. `rate_limit` is what the last run believed of it."""
 
     summary: Summary
     groups: list[Group]
@@ -54,6 +55,7 @@ class Report:
     names: RowNames = field(default_factory=RowNames)
     sources: list[str] = field(default_factory=list)
     reviews: dict[str, int] = field(default_factory=dict)
+    rate_limit: RateLimit | None = None
 
 
 def report_job(job: Job) -> Report:
@@ -74,7 +76,7 @@ def report_job(job: Job) -> Report:
         refuse_before_first_run(job, read)
         counts = read(queries.counts)
         summary = summarize(job, counts, in_use=in_use)
-        reviews = count_reviews(job.folder, read)
+        reviews, last = count_reviews(job.folder, read), read(queries.last_run)
         groups = Groups()
         draft.write(snapshot, read, groups.add, verified_elsewhere=True, in_use=in_use)
         try:
@@ -93,6 +95,7 @@ def report_job(job: Job) -> Report:
         in_flight,
         sources=source_lines(job),
         reviews=reviews,
+        rate_limit=believed_limit(job.folder.log, last.run_id) if last else None,
     )
     return replace(report, names=row_names(snapshot, first_rows(report)))
 
