@@ -105,7 +105,8 @@ class Pace:
     """The controller of one key.
 
     `fixed` is a rate that overrides what the headers teach; `start` what an earlier run learned.
-    `rows` is how many requests are left to send, None if that is unknown.
+    `rows` is how many requests are left to send, None if that is unknown. Several runs with the
+    key can use it one after the other: the limit counts what all of them send.
     """
 
     fixed: float | None = None
@@ -137,6 +138,7 @@ class Pace:
     _trip_s: float = 0.0
     _used: int = 0
     _allowed: float = 0.0
+    _sent_at: float | None = None
     _costly_g: float = math.inf
     _shortened_at: float = -math.inf
     _shorten_from: float = -math.inf
@@ -225,6 +227,11 @@ class Pace:
             return None
         return Learned(self.limit, self.window_s / (1 + len(self._others)), self.g)
 
+    def begin(self, rows: int) -> None:
+        """A run begins that sends `rows` requests. `share_used` counts from here."""
+        self.rows = rows
+        self._used, self._allowed, self._sent_at = 0, 0.0, None
+
     # -- what happens ---------------------------------------------------------------------
 
     def granted(self, now: float) -> None:
@@ -303,9 +310,10 @@ class Pace:
         return min(self.g * self._sustained(now), self._ceiling.per_s(now), self._grown(now))
 
     def _count(self, now: float) -> None:
-        if self.limit is not None and self.window_s is not None:
+        before, self._sent_at = self._sent_at, now
+        if self.limit is not None and self.window_s is not None and before is not None:
             self._used += 1
-            self._allowed += (now - self._sends.latest) * self.limit / self.window_s
+            self._allowed += (now - before) * self.limit / self.window_s
 
     # -- the rate -------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ from pipeline.sending.control import Control
 from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.choice import open_engine
 from pipeline.sending.executor import Executor, every_row
-from pipeline.sending.kept_pace import KeptPace, kept_pace
+from pipeline.sending.kept_pace import KeptPace, fingerprint, kept_pace
 from pipeline.sending.throttle import PacedThrottle
 
 _SEAL_EVERY_S = 30.0
@@ -104,7 +104,7 @@ class Sending:
 
     async def _send(self, access: Access, rows: Iterator[Row], count: int) -> Stopped | None:
         kept = self._kept_pace(access)
-        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None, count)
+        pace = self._pace(access, kept, count)
         throttle = PacedThrottle(pace, self.clock, self.tell)
         begun = self.clock.monotonic()
         if self.until is not None:
@@ -131,6 +131,18 @@ class Sending:
             )
         )
         return stopped
+
+    def _pace(self, access: Access, kept: KeptPace | None, rows: int) -> Pace:
+        """Returns the pace of the stage before with this key. It knows what that stage has sent,
+        which the limit still counts. Without one, returns a pace that begins as the kept one."""
+        key = fingerprint(access.host, access.key)
+        pace = self.control.paces.get(key)
+        if self.spec.rate is not None or pace is None:
+            pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+            if self.spec.rate is None:
+                self.control.paces[key] = pace
+        pace.begin(rows)
+        return pace
 
     def _executor(self, engine: Engine, throttle: PacedThrottle) -> Executor:
         counts = self.ledger.read(queries.counts)
