@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import NoneType
 
 import numpy as np
 
 from pipeline.core.added_columns import ALL_KINDS, ANSWER_ID
 from pipeline.core.clock import SystemClock
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Refused, refuse_other
 from pipeline.core.model import Clock
 from pipeline.core.review import Decision, Review
 from pipeline.core.wording import NAMED, counted, few_words, nearest
@@ -79,6 +80,9 @@ def review_job(
         StorageFailed: if the reviews are damaged, or the disk refuses the write.
         Locked: if another process keeps the reviews locked.
     """
+    with nothing_saved():
+        refuse_other((str, NoneType), "a text, or None", text=text, column=column)
+        refuse_other((RowNumbers, NoneType), "`pipeline.parse_rows(…)`, or None", rows=rows)
     choice = Choice(
         rows=rows,
         ids=ids,
@@ -141,7 +145,7 @@ def _decide(
     with_text = decision is Decision.EDITED
     if with_text != (text is not None):
         raise Refused("An edit needs a text, and no other decision has one.")
-    if column is not None:
+    if column is not None and with_text:  # the edit of a column that is gone can be reset
         _check_column(job, column, text)
     if text is not None:
         _check_text(text)

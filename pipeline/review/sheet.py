@@ -7,6 +7,7 @@ or not at all.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections import Counter
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from pipeline.core.added_columns import ANSWER, REVIEWED, TEXT_ASIDE, column_names
 from pipeline.core.clock import SystemClock
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Refused, refuse_other
 from pipeline.core.model import Clock
 from pipeline.core.review import Decision, Review, Standing
 from pipeline.core.wording import few_words, nearest, shortened
@@ -68,7 +69,7 @@ class _Action(NamedTuple):
     text: str | None
 
 
-def review_from(job: Job, path: Path, clock: Clock | None = None) -> Imported:
+def review_from(job: Job, path: Path | str, clock: Clock | None = None) -> Imported:
     """Stores the decisions of the review sheet at `path`. Returns once they are on the disk.
 
     A line without a decision, and one that says what the sheet said when it was written, changes
@@ -81,7 +82,8 @@ def review_from(job: Job, path: Path, clock: Clock | None = None) -> Imported:
         StorageFailed: if the reviews are damaged, or the disk refuses the write.
     """
     with nothing_saved():
-        return _review_from(job, path, clock or SystemClock())
+        refuse_other((str, os.PathLike), "the path of a review sheet", path=path)
+        return _review_from(job, Path(path), clock or SystemClock())
 
 
 def _review_from(job: Job, path: Path, clock: Clock) -> Imported:

@@ -186,3 +186,32 @@ def test_the_report_names_no_command_for_answers_that_a_review_keeps(sandbox, ma
     report = job.call("report").stdout
     assert again not in report
     assert "--flag not_json" in report
+
+
+def test_the_edit_of_a_column_that_is_gone_can_be_reset(sandbox, make_job):
+    """Otherwise the answer stays "edited" without a text that anybody can see."""
+    job = make_job(sandbox.url, ["sku", "story"], ROWS)
+    job.write_spec(**SPEC, columns={"title": "$.title"})
+    job.run()
+    found = pipeline.find_job(job.spec)
+    pipeline.review_job(found, "edited", ids=["A1"], column="title", text="Mine.")
+    job.write_spec(**SPEC, columns={"headline": "$.title"})
+    assert decided(job)["A1"] == "edited"
+    done = job.call("review", "--id", "A1", "--reset", "--column", "title")
+    assert done.returncode == 0, done.stderr
+    assert decided(job)["A1"] is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text": b"Mine."}, {"text": 5}, {"rows": "2"}, {"rows": [2]}, {"column": 1}]
+)
+def test_arguments_of_another_type_are_refused(sandbox, make_job, wrong):
+    """By name, with what to pass. A path may be a text."""
+    job = make_job(sandbox.url, ["sku", "story"], ROWS, **SPEC)
+    job.run()
+    found = pipeline.find_job(job.spec)
+    with pytest.raises(pipeline.Refused, match=rf"{next(iter(wrong))}= is .* Nothing was saved\."):
+        pipeline.review_job(found, "edited", **({"text": "Mine."} | wrong))
+    with pytest.raises(pipeline.Refused, match="path= is of the type int"):
+        pipeline.review_from(found, 5)
+    assert pipeline.review_from(found, str(filled(job, "approved"))).stored == {"approved": 3}

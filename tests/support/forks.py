@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -185,6 +186,9 @@ def _serve() -> None:
     import pipeline.sending.engines.local
     import pipeline.verify  # noqa: F401
 
+    # The garbage collector of a child would write to each object, and so copy all memory.
+    gc.collect()
+    gc.freeze()
     # A signal during the fork is held back until the child is ready.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for line in sys.stdin.buffer:
