@@ -67,6 +67,7 @@ _HOME = {
     "Decision": "pipeline.core.review",
     "reread_job": "pipeline.run.settle",
     "settle_job": "pipeline.run.settle",
+    "stop_job": "pipeline.run.stop",
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
     "Finding": "pipeline.verify",
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     from pipeline.run.check import Checked, check_job
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.run.settle import reread_job, settle_job
+    from pipeline.run.stop import stop_job
     from pipeline.run.stream import events_of
     from pipeline.scaffold.job_spec import Written, init_job
     from pipeline.sending.control import Control
@@ -227,6 +229,7 @@ __all__ = [
     "select_resume",
     "settle_job",
     "show_job",
+    "stop_job",
     "verify_job",
     "write_report",
 ]

@@ -112,6 +112,8 @@ class EventLog:
 
 # Searched for before a line is parsed, because most lines are failed attempts.
 _PACE_ENDED = b'"event": "pace_ended"'
+_PACED = b'"event": "paced"'
+_TAIL_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,18 @@ def ended_paces(log: Path, most_bytes: int) -> dict[str, EndedPace]:
                 if said["event"] == "pace_ended":
                     paces[str(said["run_id"])] = EndedPace(_limit(said), _used(said))
     return paces
+
+
+def running_pace(log: Path, run_id: str) -> LearnedLimit | None:
+    """The rate limit that a run measured last, from the end of log.jsonl. None if it is unknown."""
+    found = None
+    for line in last_lines(log, _TAIL_BYTES):
+        if _PACED in line:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                said = as_object(line)
+                if (said["event"], said["run_id"]) == ("paced", run_id):
+                    found = _limit(said)
+    return found
 
 
 def _limit(said: JsonObject) -> LearnedLimit | None:
