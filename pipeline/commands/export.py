@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
 
 
+_HOW_TO_REVIEW = "Write approved, edited, rejected or reset into _review, or a text into _edit."
+
+
 @command("Write your sheet with the answers next to their rows.")
 @job_options
 @option(
@@ -115,10 +118,15 @@ def export(
             raise NothingWritten(
                 "Name the file to write with --to, --citations, --versions or --review."
             )
+        from pipeline.status.summary_lines import shown_path
+
         summary = read_status(job).summary
         if not said.quiet:
             for what, done in written.items():
                 tell(*export_lines(what, summary, job.sandbox, **asdict(done)))
+                if what == "review":
+                    back = job.command("review", "--from", shown_path(str(done.path)))
+                    tell(f"{_HOW_TO_REVIEW} Then use: {back}")
         if said.as_json:
             paths = {what: str(done.path) for what, done in written.items()}
             print_json(as_json(summary) | paths)
@@ -164,11 +172,6 @@ def export_lines(
     else:
         lines = [f"Wrote {counted(rows, 'row')}{where}: {states_text(summary)}."]
         lines += [] if summary.ok else ["No row has an answer yet."]
-    if what == "review":
-        lines.append(
-            "Write approved, edited, rejected or reset into _review, or a text into _edit. Then "
-            "use: pipeline review JOB --from FILE"
-        )
     if guarded:
         lines.append(
             f"{counted(guarded, 'cell')} that would act as a formula got a ' in front. "

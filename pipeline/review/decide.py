@@ -31,6 +31,7 @@ from pipeline.show.rows import Shown, ShownRow, showing
 
 MAX_EDIT_CHARACTERS = 4_000_000
 """A longer text is no edit of an answer, but probably another file."""
+_NOTHING_SAVED = "Nothing was saved."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,33 @@ def decide(
     clock: Clock | None = None,
 ) -> Reviewed:
     """Does the same for a `choice` of rows."""
+    with nothing_saved():
+        return _decide(job, decision, choice, text, column, ask, yes, clock or SystemClock())
+
+
+@contextmanager
+def nothing_saved() -> Iterator[None]:
+    """A refusal of this block says that nothing was saved, instead of that nothing was sent."""
+    try:
+        yield
+    except Refused as error:
+        said = str(error).replace(Refused.closing, _NOTHING_SAVED)
+        raise Refused(said, closing=_NOTHING_SAVED) from None
+
+
+def _decide(
+    job: Job,
+    decision: Decision,
+    choice: Choice,
+    text: str | None,
+    column: str | None,
+    ask: Ask | None,
+    yes: bool,
+    clock: Clock,
+) -> Reviewed:
     with_text = decision is Decision.EDITED
     if with_text != (text is not None):
-        raise _refused("An edit needs a text, and no other decision has one.")
+        raise Refused("An edit needs a text, and no other decision has one.")
     if column is not None:
         _check_column(job, column, text)
     if text is not None:
@@ -135,7 +160,7 @@ def decide(
             _ask_about(_shared_words(shown, found), ask)
         digests = {one.attempt_id: one.digest for _, one in answers}
         reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
-        add_reviews(job.folder, shown.source.read, reviews, clock or SystemClock())
+        add_reviews(job.folder, shown.source.read, reviews, clock)
         return found
 
 
@@ -173,10 +198,10 @@ def _answers(shown: Shown) -> Iterator[tuple[int, AnswerId]]:
 
 def _check_answers(answers: list[tuple[int, AnswerId]], edit: bool) -> None:
     if not answers:
-        raise _refused("No chosen row has an answer, so there is nothing to review.")
+        raise Refused("No chosen row has an answer, so there is nothing to review.")
     different = len({answer.attempt_id for _, answer in answers})
     if edit and different > 1:
-        raise _refused(
+        raise Refused(
             f"An edit is the text of one answer, and these are {different} answers. Choose one "
             "row, or edit several in a review sheet (`pipeline export --review FILE`)."
         )
@@ -202,9 +227,9 @@ def _ask_about(question: str | None, ask: Ask | None) -> None:
     if question is None:
         return
     if ask is None:
-        raise _refused(f"{question} Add --yes to confirm.")
+        raise Refused(f"{question} Add --yes to confirm.")
     if not ask(question):
-        raise _refused("You did not confirm.")
+        raise Refused("You did not confirm.")
 
 
 def _shared_words(shown: Shown, found: Reviewed) -> str | None:
@@ -233,26 +258,22 @@ def _check_column(job: Job, name: str, text: str | None) -> None:
     columns = {one.name: one for one in (job.spec.columns if job.spec else ())}
     if name not in columns:
         known = f" The columns are: {few_words(columns)}." if columns else ""
-        raise _refused(
+        raise Refused(
             f'`columns:` of the job file has no column "{name}".{nearest(name, columns)}{known}'
         )
     if text is not None and canonical(text, columns[name].type) is None:
-        raise _refused(
+        raise Refused(
             f'The text does not fit the column "{name}", which has the type {columns[name].type}.'
         )
 
 
 def _check_text(text: str) -> None:
     if len(text) > MAX_EDIT_CHARACTERS:
-        raise _refused(f"An edit can have {MAX_EDIT_CHARACTERS:,} characters at most.")
+        raise Refused(f"An edit can have {MAX_EDIT_CHARACTERS:,} characters at most.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _refused("The text has a half character, which no file can contain.") from None
-
-
-def _refused(problem: str) -> Refused:
-    return Refused(problem, closing="Nothing was saved.")
+        raise Refused("The text has a half character, which no file can contain.") from None
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +38,11 @@ from pipeline.ledger.reviews import (
 )
 from pipeline.results.formulas import unformulaic
 from pipeline.results.lookup import find_answers
-from pipeline.review.decide import MAX_EDIT_CHARACTERS, with_folder_id
+from pipeline.review.decide import MAX_EDIT_CHARACTERS, nothing_saved, with_folder_id
 
 _ASIDE = re.compile(TEXT_ASIDE)
 _NAMED = 5
+_NOT_WRITTEN = {".ods", ".xls", ".xlsb"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,44 +80,65 @@ def review_from(job: Job, path: Path, clock: Clock | None = None) -> Imported:
             was saved.
         StorageFailed: if the reviews are damaged, or the disk refuses the write.
     """
+    with nothing_saved():
+        return _review_from(job, path, clock or SystemClock())
+
+
+def _review_from(job: Job, path: Path, clock: Clock) -> Imported:
     with_folder_id(job)
-    table = _opened(job, path)
+    table, names = _opened(job, path)
+    places = [table.columns.index(name) for name in names]
     with reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
-        reading_sheet = _Sheet(job, table, read, read_reviews(job.folder, read))
+        reading_sheet = _Sheet(job, table, places, read, read_reviews(job.folder, read))
         actions = reading_sheet.actions()
         reading_sheet.check_answers(actions)
         if reading_sheet.problems:
-            raise _refused(path, reading_sheet.problems)
+            raise _refused(path, table.place_word, reading_sheet.problems)
         reviews = [
             Review(a.answer.attempt_id, a.answer.digest, a.decision, None, a.text) for a in actions
         ]
         if reviews:
-            add_reviews(job.folder, read, reviews, clock or SystemClock())
+            add_reviews(job.folder, read, reviews, clock)
     stored = Counter(action.decision for action in actions)
     return Imported(stored, reading_sheet.lines - len(actions))
 
 
-def _opened(job: Job, path: Path) -> Table:
+def _opened(job: Job, path: Path) -> tuple[Table, list[str]]:
+    """Returns the sheet, and the names of the columns that are read. A cell of them that has no
+    certain value is refused, as in a column that is sent."""
+    if path.suffix.lower() in _NOT_WRITTEN:
+        raise Refused(f"{path}: save the review sheet as .xlsx or .csv.")
     name = job.spec.name if job.spec else "review"
     workflow = job.spec.workflow if job.spec else "review"
-    try:
-        return open_table(JobSpec(None, name, workflow, path.absolute(), path, variables=()))
-    except Refused as error:
-        problem = str(error).removesuffix(error.closing).rstrip()
-        raise Refused(problem, closing="Nothing was saved.") from None
+    spec = JobSpec(None, name, workflow, path.absolute(), path, variables=())
+    names = _names(job, open_table(spec))
+    return open_table(replace(spec, variables=tuple(zip(names, names, strict=True)))), names
 
 
-def _refused(path: Path, problems: dict[str, list[int]]) -> Refused:
+def _names(job: Job, table: Table) -> list[str]:
+    """Returns the names of the three columns, in the order of `REVIEWED`."""
+    as_name = job.spec.answer_column if job.spec else None
+    for number in range(len(table.columns), 0, -1):
+        kind_of = column_names(REVIEWED, as_name, number)
+        if kind_of.keys() <= set(table.columns):
+            name_of = {kind: name for name, kind in kind_of.items()}
+            return [name_of[kind] for kind in REVIEWED]
+    raise Refused(
+        f"{table.input}: this is not a review sheet of this job: it needs the columns "
+        f"{', '.join(column_names(REVIEWED, as_name))}. To write one: "
+        f"{job.command('export', '--review', 'review.xlsx')}"
+    )
+
+
+def _refused(path: Path, word: str, problems: dict[str, list[int]]) -> Refused:
     said = []
     for problem, places in problems.items():
         first = ", ".join(map(str, places[:_NAMED]))
         more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-        said.append(f"line {first}{more}: {problem}")
-    return Refused(
-        f"{path}: the runner cannot use this review sheet. {'; '.join(said[:_NAMED])}.",
-        closing="Nothing was saved.",
-    )
+        end = "" if problem.endswith("?") else "."
+        said.append(f"{word[:1].upper()}{word[1:]} {first}{more}: {problem}{end}")
+    return Refused(f"{path}: the runner cannot use this review sheet. {' '.join(said[:_NAMED])}")
 
 
 class _Wrong(Exception):
@@ -127,6 +149,7 @@ class _Wrong(Exception):
 class _Sheet:
     job: Job
     table: Table
+    places: list[int]
     read: Read
     reviews: Reviews
     problems: dict[str, list[int]] = field(default_factory=dict)
@@ -146,7 +169,8 @@ class _Sheet:
                 continue
             before = found.setdefault(action.answer.attempt_id, action)
             if before[1:] != action[1:]:
-                self._problem(f"another decision than line {before.place} about one answer", line)
+                place = f"{self.table.place_word} {before.place}"
+                self._problem(f"another decision than {place} about one answer", line)
         return list(found.values())
 
     def check_answers(self, actions: list[_Action]) -> None:
@@ -176,7 +200,7 @@ class _Sheet:
         return found
 
     def _lines(self) -> Iterator[_Line]:
-        answer, word, edit = self._places
+        answer, word, edit = self.places
         for batch in self.table.batches():
             for place, *cells in zip(
                 batch.places,
@@ -186,22 +210,6 @@ class _Sheet:
                 strict=True,
             ):
                 yield _Line(place, *cells)
-
-    @cached_property
-    def _places(self) -> list[int]:
-        columns = self.table.columns
-        as_name = self.job.spec.answer_column if self.job.spec else None
-        for number in range(len(columns), 0, -1):
-            kind_of = column_names(REVIEWED, as_name, number)
-            if kind_of.keys() <= set(columns):
-                name_of = {kind: name for name, kind in kind_of.items()}
-                return [columns.index(name_of[kind]) for kind in REVIEWED]
-        names = ", ".join(column_names(REVIEWED, as_name))
-        raise Refused(
-            f"{self.table.input}: this is not a review sheet of this job: it needs the columns "
-            f"{names}. To write one: {self.job.command('export', '--review', 'review.xlsx')}",
-            closing="Nothing was saved.",
-        )
 
     def _action(self, line: _Line) -> _Action | None:
         word = line.word.strip().lower()
@@ -230,8 +238,8 @@ class _Sheet:
 
     def _decided(self, line: _Line, answer: AnswerId, word: str, edited: bool) -> _Action | None:
         if word and word not in list(Decision):
-            hint = nearest(word, Decision).rstrip("?")
-            raise _Wrong(f'"{shortened(word)}" is no decision.{hint} Write {", ".join(Decision)}')
+            hint = nearest(word, Decision)
+            raise _Wrong(f'"{shortened(word)}" is not one of {", ".join(Decision)}.{hint}')
         if edited and word in (Decision.REJECTED, Decision.RESET):
             raise _Wrong(f"{word} and an edit at once")
         if edited and len(line.edit) > MAX_EDIT_CHARACTERS:

@@ -55,6 +55,8 @@ class Desk:
         book.active.append(names)
         for row in rows:
             book.active.append([row[name] for name in names])
+        for cell in (cell for row in book.active for cell in row if cell.data_type == "f"):
+            cell.data_type = "s"  # a text that looks like a formula stays one in Excel
         book.save(self.sheet)
 
     def take(self, expect: int = 0) -> str:
@@ -124,7 +126,7 @@ def test_a_sheet_with_a_wrong_line_is_refused_as_a_whole(desk):
     rows = desk.lines()
     other = rows[0]["_answer"]
     for changes, words in (
-        ([{"_review": "aproved"}], '"aproved" is no decision. Did you mean "approved" Write'),
+        ([{"_review": "aproved"}], 'Did you mean "approved"?'),
         ([{"_review": "edited"}], "edited, but without a text"),
         ([{"_review": "rejected", "_edit": "Mine."}], "rejected and an edit at once"),
         ([{"_answer": "", "_review": "approved"}], "a decision about a row without an answer"),
@@ -132,17 +134,47 @@ def test_a_sheet_with_a_wrong_line_is_refused_as_a_whole(desk):
         ([{"_answer": f"a-{'0' * 32}-1-{'0' * 16}", "_review": "approved"}], "another run folder"),
         ([{"_answer": other.replace("-1-", "-77-"), "_review": "approved"}], "no such answer"),
         ([{"_answer": f"{other[:-16]}{'0' * 16}", "_review": "approved"}], "has changed since"),
-        ([{"_review": "approved"}, {"_review": "rejected"}], "another decision than line 2"),
-        ([{"_edit": "one"}, {"_edit": "two"}], "another decision than line 2"),
+        ([{"_review": "approved"}, {"_review": "rejected"}], " 2 about one answer"),
+        ([{"_edit": "one"}, {"_edit": "two"}], " 2 about one answer"),
     ):
         lines = [rows[0] | change for change in changes]
         good = rows[1] | {"_review": "approved"}
         desk.save([dict.fromkeys(rows[0]), *lines, good])
         said = desk.take(expect=2)
         assert words in said, said
-        assert "line " in said
+        assert " 2" in said
         assert "Nothing was saved." in said
         assert set(desk.decided().values()) == {None}
+
+
+@pytest.mark.parametrize("desk", ["xlsx"], indirect=True)
+def test_a_cell_without_a_certain_value_is_refused(desk):
+    """A formula that no spreadsheet calculated has no value, and merged cells have one for many."""
+    book = openpyxl.load_workbook(desk.sheet)
+    sheet = book.worksheets[0]
+    header = [cell.value for cell in sheet[1]]
+    edit, review = (header.index(name) + 1 for name in ("_edit", "_review"))
+    sheet.cell(2, edit).value = "=1+1"
+    book.save(desk.sheet)
+    said = desk.take(expect=2)
+    assert "this cell has a formula that was never calculated" in said
+    assert "Nothing was saved." in said
+    sheet.cell(2, edit).value = None
+    sheet.cell(2, review).value = "approved"
+    sheet.merge_cells(start_row=2, end_row=4, start_column=review, end_column=review)
+    book.save(desk.sheet)
+    assert "these merged cells have only one value" in desk.take(expect=2)
+    sheet.unmerge_cells(start_row=2, end_row=4, start_column=review, end_column=review)
+    sheet.cell(2, header.index("result") + 1).value = "=1+1"
+    book.save(desk.sheet)
+    assert "1 approved" in desk.take()
+
+
+def test_a_review_sheet_of_another_kind_is_refused_with_the_kinds_to_save(desk):
+    other = desk.sheet.with_suffix(".ods")
+    desk.sheet.rename(other)
+    desk.sheet = other
+    assert "save the review sheet as .xlsx or .csv. Nothing was saved." in desk.take(expect=2)
 
 
 def test_a_sheet_that_is_older_than_a_decision_does_not_undo_it(desk):

@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from pipeline.results.source_rows import open_source
 from tests.conftest import Job, SandboxProcess
 
 ROWS = [["A1", "cats"], ["A2", "dogs"], ["A3", "birds"], ["A4", "fish"]]
+CHANGED = "a changed topic"
+"""A text that meets no fault in any stage."""
 COLUMNS = {"title": "$.title", "score": {"path": "$.score", "type": "number"}}
 
 
@@ -62,6 +65,10 @@ class Chain:
 
 @pytest.fixture
 def chain(sandbox: SandboxProcess, make_job: Callable[..., Job]) -> Chain:
+    return chained(sandbox, make_job)
+
+
+def chained(sandbox: SandboxProcess, make_job: Callable[..., Job]) -> Chain:
     sandbox.publish("wf_first", '{"title": "On {{topic}}", "score": 1.50}')
     sandbox.publish("wf_second", "An article: {{title}}")
     first = make_job(sandbox.url, ["sku", "topic"], ROWS)
@@ -334,6 +341,62 @@ def stages(chain: Chain, *options: str) -> tuple[int, dict[str, Any], str]:
     """Runs all stages. Returns the exit code, the JSON object and the messages."""
     done = chain.second.call("run", "--stages", "--json", "--rate", "5000", *options)
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_three_stages_with_faults_in_each_bill_every_row_once_and_a_changed_row_once_more(
+    start_sandbox, make_job
+):
+    """One row in ten of each stage fails, and one in ten is billed without an answer. The
+    faults depend on the texts, so a second night sends nothing, and a changed row of the first
+    sheet is one row to send in each stage."""
+    sandbox = start_sandbox(spoil={"blocked": 0.1, "html-502-billed": 0.1})
+    chain = chained(sandbox, make_job)
+    rows = [[f"A{n}", f"topic {n}"] for n in range(200)]
+    chain.first.write_sheet(["sku", "topic"], rows)
+    third = third_of(chain, {"story": "article"})
+    for _ in range(2):
+        assert third.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 5
+        billed = chain.sandbox.billed()
+        assert set(billed.values()) <= {0, 1}
+    jobs = [chain.first, chain.second, third]
+    counts = [json.loads(job.call("status", "--json").stdout) for job in jobs]
+    assert all(one["failed"] > 3 and one["ambiguous"] > 3 for one in counts)
+    assert counts[0]["ok"] > counts[1]["ok"] > counts[2]["ok"] > 60
+    assert [one["pending"] for one in counts] == [0, 0, 0]
+    assert sum(billed.values()) == sum(one["ok"] + one["ambiguous"] for one in counts)
+
+    first = min(n for n, cells in enumerate(exported(third)) if cells["_third_status"] == "ok")
+    rows[first][1] = CHANGED
+    chain.first.write_sheet(["sku", "topic"], rows)
+    for job, before in zip(jobs, counts, strict=True):
+        checked = json.loads(job.call("check", "--json").stdout)
+        assert (checked["to_send"], checked["stale"]) == (1, 0 if job is chain.first else 1)
+        assert job.run(expect=5)["ok"] == before["ok"]
+    last = sandbox.billed()
+    assert sum(last.values()) == sum(billed.values()) + 3
+    assert all(CHANGED in body for body in last.keys() - billed.keys())
+    assert third.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 5
+    assert sandbox.billed() == last
+    assert set(last.values()) <= {0, 1}
+
+
+def test_a_night_of_all_stages_ends_in_time_and_the_same_command_continues(start_sandbox, make_job):
+    """With 75, as the first of the stages' exit codes in their order. No later stage starts."""
+    sandbox = start_sandbox(latency="300ms")
+    chain = chained(sandbox, make_job)
+    chain.write_first(deadline_s=1, rate=8)
+    chain.write_second(deadline_s=1)
+    chain.first.write_sheet(["sku", "topic"], [[f"A{n}", f"topic {n}"] for n in range(60)])
+    ends = datetime.now().replace(microsecond=0) + timedelta(seconds=5)
+    done = chain.second.call("run", "--stages", "--json", "--until", f"{ends:%H:%M:%S}")
+    assert done.returncode == 75, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [(one["job"], one["exit_code"]) for one in found["stages"]] == [("outline", 75)]
+    assert max(bill["last_received_at"] for bill in sandbox.bills()) < ends.timestamp()
+    assert max(bill["billed_at"] for bill in sandbox.bills()) < ends.timestamp() + 1
+    assert 0 < len(sandbox.bills()) < 60
+    assert chain.second.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 0
+    assert Counter(sandbox.billed().values()) == {1: 120}
 
 
 def test_all_stages_run_in_their_order_and_each_row_is_billed_once_in_each(chain):

@@ -251,7 +251,7 @@ class Machine(RuleBasedStateMachine):
         if not shown:
             return
         row = shown[place % len(shown)]
-        words = [what]
+        words = ["--yes", what]  # the sheet may have been edited since the last run
         if what == "--edit":
             file = self.job.folder / "edit.txt"
             file.write_text(EDITED, encoding="utf-8")
