@@ -42,6 +42,8 @@ _HOME = {
     "AnswerColumn": "pipeline.job.answer_columns",
     "init_job": "pipeline.scaffold.job_spec",
     "Written": "pipeline.scaffold.job_spec",
+    "preview_sheet": "pipeline.scaffold.preview",
+    "Preview": "pipeline.scaffold.preview",
     "read_status": "pipeline.status.summary",
     "Status": "pipeline.status.summary",
     "FailOn": "pipeline.status.exit_codes",
@@ -147,6 +149,7 @@ if TYPE_CHECKING:
     from pipeline.run.stop import stop_job
     from pipeline.run.stream import events_of
     from pipeline.scaffold.job_spec import Written, init_job
+    from pipeline.scaffold.preview import Preview, preview_sheet
     from pipeline.sending.control import Control
     from pipeline.show.rows import ShownAttempt, ShownRow, ShownVersion, show_job
     from pipeline.status.exit_codes import FailOn
@@ -179,6 +182,7 @@ __all__ = [
     "Paced",
     "PastRun",
     "PipelineError",
+    "Preview",
     "Refused",
     "Report",
     "Reviewed",
@@ -211,6 +215,7 @@ __all__ = [
     "init_job",
     "load_spec",
     "parse_rows",
+    "preview_sheet",
     "read_history",
     "read_results",
     "read_reviews",

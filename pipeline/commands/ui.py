@@ -38,7 +38,8 @@ def ui(where: Path, no_open: bool, port: int) -> None:
       pipeline ui
       pipeline ui jobs/stories.yaml --no-open --port 8000
 
-    WHERE is a folder (by default the current one), or a job or a sheet in it. Ctrl-C ends the page. Runs that you started on it continue.
+    WHERE is a folder (by default the current one), or a job or a sheet in it. Ctrl-C ends the page.
+    Runs that you started on it continue.
     """
     from pipeline.ui.places import find_start
     from pipeline.ui.server import serve

@@ -117,7 +117,9 @@ def decide(
 ) -> Reviewed:
     """Does the same for a `choice` of rows."""
     with nothing_saved():
-        return _decide(job, decision, choice, text, column, ask, yes, clock or SystemClock())
+        return _decide(
+            job, decision, choice, text, column, answer, ask, yes, clock or SystemClock()
+        )
 
 
 @contextmanager
@@ -136,6 +138,7 @@ def _decide(
     choice: Choice,
     text: str | None,
     column: str | None,
+    answer: str | None,
     ask: Ask | None,
     yes: bool,
     clock: Clock,
@@ -210,7 +213,7 @@ def _check_answers(answers: list[tuple[int, AnswerId]], edit: bool) -> None:
 def _check_shown(answers: list[tuple[int, AnswerId]], answer: str | None) -> None:
     shown = None if answer is None else parsed_answer_id(answer)
     if answer is not None and any(shown is None or one[:3] != shown[:3] for _, one in answers):
-        raise _refused("The row has another answer by now than the one that was shown.")
+        raise Refused("The row has another answer by now than the one that was shown.")
 
 
 def _result(shown: Shown, decision: Decision, answers: list[tuple[int, AnswerId]]) -> Reviewed:

@@ -47,6 +47,14 @@ from pipeline.ui.job_page import (
 )
 from pipeline.ui.jobs_page import jobs_page
 from pipeline.ui.markup import document, local, paragraph, to
+from pipeline.ui.new_page import (
+    MOST_SHEET_BYTES,
+    edit_page,
+    new_page,
+    new_sheet,
+    save_spec,
+    write_new,
+)
 from pipeline.ui.places import Places
 from pipeline.ui.rows_page import Filter, review_question, row_page, row_part, rows_page
 from pipeline.ui.steps import Step, start
@@ -83,6 +91,8 @@ class Page:
             "/plan": lambda fields: plan_page(self._shown(fields), Step.of_fields(fields)),
             "/rows": lambda fields: self._rows(fields),
             "/row": self._row,
+            "/new": lambda fields: new_page(self._places, fields.get("sheet", "")),
+            "/edit": lambda fields: edit_page(self._shown(fields), self._places),
             "/failures": lambda fields: failures_page(self._shown(fields)),
             "/files": lambda fields: files_page(self._shown(fields)),
             "/download": self._download,
@@ -93,12 +103,15 @@ class Page:
             "/rehearse": self._rehearse,
             "/stop": self._stop,
             "/review": self._review,
+            "/new": self._new,
+            "/edit": self._edit,
         }
         return Starlette(
             routes=[
                 *(Route(path, _reading(screen)) for path, screen in reading.items()),
                 *(Route(p, _changing(s), methods=["POST"]) for p, s in changing.items()),
                 Route("/live", self._live),
+                Route("/upload", self._upload, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
             exception_handlers={PipelineError: _explained},
@@ -162,6 +175,33 @@ class Page:
                 raise
             return review_question(shown, asked[0], fields)
         return RedirectResponse(local("/rows", **shown.fields, open=number).text, 303)
+
+    def _new(self, fields: Fields) -> Response:
+        at = write_new(self._places, fields)
+        return RedirectResponse(local("/edit", at=at).text, 303)
+
+    def _edit(self, fields: Fields) -> Response:
+        shown = self._shown(fields)
+        save_spec(shown, self._places, fields.get("text", ""))
+        return RedirectResponse(local("/edit", **shown.fields).text, 303)
+
+    async def _upload(self, request: Request) -> Response:
+        """Saves a sheet under a name that no file has. Answers with the address to go to."""
+        path = await run_in_threadpool(
+            new_sheet, self._places, request.query_params.get("name", "")
+        )
+        try:
+            with path.open("xb") as file:
+                size = 0
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > MOST_SHEET_BYTES:
+                        raise Refused("The page reads sheets up to 1 GB. Nothing was saved.")
+                    await run_in_threadpool(file.write, chunk)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return PlainTextResponse(local("/new", sheet=path.name).text)
 
     def _download(self, fields: Fields) -> Response:
         made = download(self._shown(fields), fields)

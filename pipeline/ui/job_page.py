@@ -45,7 +45,13 @@ def find_status(job: Job) -> Status | None:
 def frame(shown: Shown, title: str, *body: Child) -> str:
     """A page about one job."""
     name = shown.job.name
-    links = (("/job", "Job"), ("/rows", "Rows"), ("/failures", "Failures"), ("/files", "Download"))
+    links = (
+        ("/job", "Job"),
+        ("/rows", "Rows"),
+        ("/failures", "Failures"),
+        ("/files", "Download"),
+        ("/edit", "Job file"),
+    )
     menu = element(
         "nav",
         to("All jobs", local("/")),
@@ -177,6 +183,9 @@ def _steps(shown: Shown, status: Status | None) -> Iterator[Markup]:
         return
     step, words = _next(status)
     checked = check_job(job, selection=step.selection())
+    edit = status.summary.next_step.edit if status and status.summary.next_step else None
+    if edit:
+        yield paragraph(f"First {edit}.")
     if not checked.to_send and step != Step():
         step, words = Step(), "Run"
         checked = check_job(job)
@@ -207,7 +216,7 @@ def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
     if checked.refusal is not None:
         return element("p", checked.refusal, class_="problem", attributes={"role": "alert"})
     if not checked.to_send:
-        return paragraph("Nothing to do: every row has ended.", class_="outcome")
+        return paragraph("Nothing to send: every row has ended.", class_="outcome")
     if checked.questions:
         return joined(
             paragraph(

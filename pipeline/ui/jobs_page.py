@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.core.errors import PipelineError
+from pipeline.inputs.formats import READERS
 from pipeline.report.html.markup import Markup, element, foreign
 from pipeline.status.summary_lines import last_run_line, outcome_line, paid_line
 from pipeline.ui.job_page import find_status
-from pipeline.ui.markup import document, local, paragraph, to
+from pipeline.ui.markup import document, field, local, paragraph, to
 from pipeline.ui.places import Places
 
 _LONGEST = 1000
@@ -25,6 +26,8 @@ def jobs_page(places: Places, at: str | None) -> str:
         element("h1", "Jobs"),
         paragraph(foreign(str(places.root), _LONGEST), class_="soft"),
         *(cards or [none]),
+        _drop(),
+        *_sheets(places, at),
     )
 
 
@@ -49,3 +52,25 @@ def _lines(places: Places, name: str) -> Iterator[Markup]:
     yield element("meter", f"{share} ok", attributes={"value": share, "aria-label": "ok"})
     yield paragraph(paid_line(summary, job.sandbox))
     yield paragraph(last_run_line(status.last_run, status.in_use, status.in_flight))
+
+
+def _drop() -> Markup:
+    """The place for a sheet. The page never replaces a file with it."""
+    chosen = field("file", "sheet", accept=",".join(READERS), id="sheet")
+    return element(
+        "section",
+        element("h2", "Begin with a sheet"),
+        element("label", "Drop a sheet here, or choose one: ", attributes={"for": "sheet"}),
+        chosen,
+        element("p", attributes={"role": "status"}),
+        attributes={"data-drop": "1"},
+    )
+
+
+def _sheets(places: Places, at: str | None) -> Iterator[Markup]:
+    """The sheets of the folder, that of the command first."""
+    names = sorted(places.sheets(), key=lambda name: (name != at, name))
+    if names:
+        links = (element("li", to(foreign(n, _LONGEST), local("/new", sheet=n))) for n in names)
+        yield element("h2", "Sheets of this folder")
+        yield element("ul", *links)

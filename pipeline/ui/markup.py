@@ -15,7 +15,7 @@ from pipeline.report.html.markup import Child, Markup, Url, element, joined, vis
 _HEAD = (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
+    '<meta name="color-scheme" content="light dark">'
     # htmx would add a style element, evaluate texts and run scripts of answers otherwise.
     '<meta name="htmx-config" content="{&quot;includeIndicatorStyles&quot;:false,'
     "&quot;allowEval&quot;:false,&quot;allowScriptTags&quot;:false,&quot;selfRequestsOnly&quot;"

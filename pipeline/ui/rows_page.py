@@ -25,7 +25,7 @@ from pipeline.ui.markup import area, bdi, button, choice, field, form, local, pa
 from pipeline.ui.steps import Step
 
 PAGE_ROWS = 50
-_CELL, _OWN_COLUMNS, _CITATIONS = 160, 6, 200
+_CELL, _OWN_COLUMNS, _CITATIONS = 120, 6, 200
 _FILTERS = ("status", "code", "id", "review")
 
 

@@ -58,7 +58,7 @@ def test_the_page_rehearses_tries_five_rows_and_sends_the_rest(job: Job, page: P
     assert page.click(actions, "/start").status_code == 303
     eventually(lambda: sum(sandbox.billed().values()) == 12)
     _ended(job)
-    assert "Nothing to do" in page.get("/actions", at="job.yaml")
+    assert "Nothing to send" in page.get("/actions", at="job.yaml")
     assert set(sandbox.billed().values()) == {1}
 
 
