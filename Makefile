@@ -9,16 +9,19 @@ RAY := .venv/.ray
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
+# Python compiles a module when it first imports it. To compile all of them takes a third of an installation.
+INSTALL = $(BIN)/pip install --quiet --no-compile
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("This needs Python 3.11 or newer. Name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes --requirement requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Ray has a separate lock, so that the first command of a new user does not wait for it.
 $(RAY): requirements-ray.lock $(READY)
-	$(BIN)/pip install --quiet --require-hashes --requirement requirements-ray.lock
+	$(INSTALL) --require-hashes --requirement requirements-ray.lock
 	@touch $@
 
 demo: $(READY)  ## run the main job against the local sandbox: no key, no cost
