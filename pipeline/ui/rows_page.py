@@ -138,7 +138,7 @@ def _table(
     parts = tuple(rows[0].columns)
     own = names[:_OWN_COLUMNS]
     more = len(names) - len(own)
-    head = ("Row", *own, "answer", *parts, "status", "flags", "review")
+    head = ("Row", "status", "answer", *parts, *own, "flags", "review")
     note = f"{counted(more, 'more column')} of the sheet in each row's own view." if more else None
     return element(
         "table",
@@ -157,12 +157,12 @@ def _line(shown: Shown, row: ShownRow, cells: Iterable[str]) -> Markup:
     part = local("/row", **shown.fields, row=row.row, part=1)
     opened = to(row.name, address, hx_get=part.text, hx_target="#beside")
     status = row.status + (f" ({row.error_code})" if row.error_code else "")
-    texts = (row.answer or "", *(text or "" for text in row.columns.values()), status)
-    ends = (*texts, ", ".join(row.flags), row.review or "")
+    parts = (text or "" for text in row.columns.values())
+    texts = (status, row.answer or "", *parts, *cells, ", ".join(row.flags), row.review or "")
     return element(
         "tr",
         element("th", opened, attributes={"scope": "row"}),
-        *(element("td", foreign(text, _CELL)) for text in (*cells, *ends)),
+        *(element("td", foreign(text, _CELL)) for text in texts),
     )
 
 

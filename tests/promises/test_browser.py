@@ -55,11 +55,11 @@ def chromium() -> Iterator[Browser]:
 def opened(chromium: Browser) -> Iterator[Callable[[str], Page]]:
     """Opens the page. At the end, it must have had no error and no breach of its policy."""
     faults: list[str] = []
-    contexts = []
+    contexts, bases = [], ["-"]
 
     def note(said: ConsoleMessage) -> None:
         # A test leaves a screen, or ends the page, while the browser still loads a part of it.
-        ended = "/live?" in said.location["url"] and "net::ERR" in said.text
+        ended = said.location["url"].startswith(tuple(bases)) and "net::ERR" in said.text
         ended |= said.text.startswith(("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort"))
         if said.type == "error" and not ended:
             faults.append(f"{said.text} {said.location}")
@@ -67,6 +67,7 @@ def opened(chromium: Browser) -> Iterator[Callable[[str], Page]]:
     def open_page(address: str, **options: object) -> Page:
         context = chromium.new_context(**options)
         contexts.append(context)
+        bases.append(address.partition("?")[0])
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", note)
