@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-ray bench-report bench-workbook bench-commands lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -119,6 +119,9 @@ bench-sandbox: $(READY)  ## measure the sandbox: runs per second on one core, an
 
 bench-pacing: $(READY)  ## measure use of the limit and 429s, compared with fixed concurrency and a configured limiter
 	$(BIN)/python benchmarks/pacing.py
+
+bench-pacing-sim: $(READY)  ## measure the pacing on a virtual clock over hundreds of limiters (OTHER=another release's checkout)
+	$(BIN)/python benchmarks/pacing_sim.py $(if $(OTHER),--other $(OTHER))
 
 bench-report: $(READY)  ## measure seconds, memory and size of a million rows' report, with 2 % and with half of them failed
 	$(BIN)/python benchmarks/report.py

@@ -63,6 +63,21 @@ def commands() -> str:
     return "\n".join([*lines, "", _about(kept)])
 
 
+def pacing_sim() -> str:
+    kept = _kept("pacing-sim")
+    families: dict[str, list[str]] = {}
+    for one in kept["figures"]:
+        used = " / ".join(
+            f"{one[name]:.0%}"[:-1] for name in ("used_mean", "used_p10", "used_worst")
+        )
+        families.setdefault(one["family"], []).append(f"{used} ({one['denied_mean']:.2%})")
+    clients = dict.fromkeys(one["client"] for one in kept["figures"])
+    lines = [f"| scenarios | {' | '.join(clients)} |", "|---" * (1 + len(clients)) + "|"]
+    lines += [f"| {family} | {' | '.join(cells)} |" for family, cells in families.items()]
+    about = f"{kept['scenarios']} scenarios, each {kept['seeds']} times. {_about(kept)}"
+    return "\n".join([*lines, "", about])
+
+
 def _steps(steps: list[dict[str, Any]]) -> list[str]:
     lines = ["| command | rows | wall s | CPU s | MB |", "|---|---|---|---|---|"]
     for one in steps:
@@ -136,6 +151,7 @@ TABLES = {
     "scale": scale,
     "workbook": workbook,
     "commands": commands,
+    "pacing-sim": pacing_sim,
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,
 }

@@ -79,7 +79,9 @@ _HOME = {
     "select_resume": "pipeline.planning.selection",
     "select_again": "pipeline.planning.selection",
     "NextStep": "pipeline.core.model",
+    "RateLimit": "pipeline.core.model",
     "Summary": "pipeline.core.model",
+    "Sure": "pipeline.core.model",
     "State": "pipeline.core.model",
     "StopCode": "pipeline.core.model",
     "Stopped": "pipeline.core.model",
@@ -115,7 +117,16 @@ if TYPE_CHECKING:
         Stopping,
         Waiting,
     )
-    from pipeline.core.model import ErrorCode, NextStep, State, StopCode, Stopped, Summary
+    from pipeline.core.model import (
+        ErrorCode,
+        NextStep,
+        RateLimit,
+        State,
+        StopCode,
+        Stopped,
+        Summary,
+        Sure,
+    )
     from pipeline.core.review import Decision
     from pipeline.core.version import __version__ as __version__
     from pipeline.export import (
@@ -183,6 +194,7 @@ __all__ = [
     "PastRun",
     "PipelineError",
     "Preview",
+    "RateLimit",
     "Refused",
     "Report",
     "Reviewed",
@@ -202,6 +214,7 @@ __all__ = [
     "Stopping",
     "StorageFailed",
     "Summary",
+    "Sure",
     "Verified",
     "Waiting",
     "Written",

@@ -9,7 +9,7 @@ from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.unseen import unseen_lines
-from pipeline.planning.consent import stale_line
+from pipeline.planning.consent import paid_source_line, stale_line
 from pipeline.results.column_facts import ColumnsFacts
 from pipeline.run.check import Checked
 
@@ -38,6 +38,8 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
             f"Since the last run: {drift.same} rows the same, {drift.changed} changed, "
             f"{drift.new} new, {drift.gone} gone."
         )
+    if checked.paid_source and checked.source:
+        lines.append(paid_source_line(checked.source))
     if checked.stale and checked.source:
         lines.append(stale_line(checked.stale, checked.source, paid))
     for column, number in checked.empty_cells.items():

@@ -23,7 +23,7 @@ from pipeline.core.events import (
     Stopping,
     Waiting,
 )
-from pipeline.core.model import State, StopCode, Stopped
+from pipeline.core.model import State, StopCode, Stopped, Sure
 from pipeline.core.wording import counted, printable
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class ProgressBar:
             Word(f"{event.in_flight} in flight", 2),
             Word(f"pace {_number(event.per_s)}/s", 5),
         ]
-        self._pace += [Word(f"limit {limit}", 6)] if limit else []
+        if limit:
+            self._pace.append(Word(f"limit {limit}{_how_sure(event.sure, event.used)}", 6))
         if wait_s >= _WAIT_SHOWN_S:
             self._pace.append(Word(f"next request in {wait_s:.0f} s", 3))
         if self._bar is not None:
@@ -191,6 +192,12 @@ def _still(event: Stopping) -> str:
 
 def _number(per_s: float) -> str:
     return f"{per_s:.3g}" if per_s < 1000 else f"{per_s:.0f}"
+
+
+def _how_sure(sure: Sure | None, used: float | None) -> str:
+    if sure is Sure.MEASURED:
+        return "" if used is None else f", {used:.0%} used"
+    return f" ({sure})" if sure else ""
 
 
 def _limit(limit: int | None, window_s: float | None) -> str:

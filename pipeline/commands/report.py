@@ -44,7 +44,12 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         from pipeline.report.terminal import group_lines, marked_lines
         from pipeline.status.stages import sources_json
         from pipeline.status.summary import as_json
-        from pipeline.status.summary_lines import all_well_line, review_lines, shown_path
+        from pipeline.status.summary_lines import (
+            all_well_line,
+            rate_limit_lines,
+            review_lines,
+            shown_path,
+        )
 
         found = report_job(job)
         kept = None if bodies is None else write_bodies(job, bodies)
@@ -53,7 +58,7 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
         # Printed before the page is drawn: that takes a while, and fails if a part is damaged.
         show(job, found.summary, said)
         if not said.quiet:
-            answer(said, *review_lines(found.reviews))
+            answer(said, *review_lines(found.reviews), *rate_limit_lines(found.rate_limit))
             groups = group_lines(found.groups, job.sandbox, found.names)
             answer(said, *(groups or [all_well_line(found.summary)]))
             if job.to_add and not found.summary.resume_command:
@@ -75,6 +80,7 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
                 "groups": groups_json(found.groups),
                 "marked": marked,
                 "reviews": found.reviews,
+                "rate_limit": asdict(found.rate_limit) if found.rate_limit else None,
             }
             print_json(summary | counts | more | sources_json(job))
         if open_:

@@ -43,7 +43,7 @@ def status(every_s: float | None, **given: Any) -> None:
         from pipeline.commands.watch import watch
         from pipeline.status.stages import source_lines, sources_json
         from pipeline.status.summary import as_json, read_status
-        from pipeline.status.summary_lines import last_run_line, review_lines
+        from pipeline.status.summary_lines import last_run_line, rate_limit_lines, review_lines
 
         found = read_status(job) if every_s is None else watch(job, every_s)
         if not said.quiet:
@@ -51,6 +51,7 @@ def status(every_s: float | None, **given: Any) -> None:
         show(job, found.summary, said)
         if not said.quiet:
             answer(said, *review_lines(found.reviews))
+            answer(said, *rate_limit_lines(found.rate_limit))
             answer(said, last_run_line(found.last_run, found.in_use, found.in_flight))
         if said.as_json:
             more = asdict(found)

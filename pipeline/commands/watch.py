@@ -54,11 +54,12 @@ class _Screen:
 
     def show(self, status: Status) -> None:
         if self._terminal:
-            from pipeline.status.summary_lines import last_run_line, summary_lines
+            from pipeline.status.summary_lines import last_run_line, rate_limit_lines, summary_lines
 
             now = last_run_line(status.last_run, status.in_use, status.in_flight)
             lines = summary_lines(status.summary, rehearsal=self._rehearsal)
-            self._draw([*lines, now, "Press Ctrl-C to stop watching. The run continues."])
+            lines += [*rate_limit_lines(status.rate_limit), now]
+            self._draw([*lines, "Press Ctrl-C to stop watching. The run continues."])
             return
         line = _line(status)
         if line != self._last and time.monotonic() >= self._next_line:

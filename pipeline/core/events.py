@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.core.model import Outcome, Row, State, Stopped, Summary
+from pipeline.core.model import Outcome, Row, State, Stopped, Summary, Sure
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Paced:
     """The current pace, about twice a second. `limit` and `window_s` are None until they are known.
 
     `next_at_s` is the time of the next request on the monotonic clock, None if no request waits.
+    `sure` says where the window comes from. `used` is the share of the limit that was used since
+    the window was measured.
     """
 
     per_s: float
@@ -66,6 +68,8 @@ class Paced:
     window_s: float | None
     in_flight: int
     next_at_s: float | None = None
+    sure: Sure | None = None
+    used: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +89,15 @@ class ConcurrencyBinds:
 
 @dataclass(frozen=True, slots=True)
 class PaceEnded:
-    """The rate limit as the run learned it. `used` is the used share of it, None if not known."""
+    """The rate limit as the run learned it. `used` is the used share of it, None if not known.
+    `sure` says where the window comes from."""
 
     limit: int | None
     window_s: float | None
     used: float | None
     requests: int
     rate_limited: int
+    sure: Sure | None = None
 
 
 @dataclass(frozen=True, slots=True)

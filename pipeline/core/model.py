@@ -305,6 +305,28 @@ ROW_COUNTS = ("ok", "failed", "ambiguous", "pending", "skipped")
 """The counts of a `Summary` that add up to its `rows`, in the order in which commands show them."""
 
 
+class Sure(StrEnum):
+    """Where a run has its rate limit's window from."""
+
+    MEASURED = "measured"
+    KEPT = "kept"
+    """An earlier run measured it. This run's answers have not confirmed it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """The rate limit as a run believes it: `limit` requests per `window_s` seconds.
+
+    `window_s` and `sure` are None until something is known of the window. `used` is the used share
+    of the limit since the window was measured, None before.
+    """
+
+    limit: int
+    window_s: float | None
+    sure: Sure | None
+    used: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The result of a run and the state of its job. summary.json has all fields except `next_step`.

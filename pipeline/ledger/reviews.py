@@ -19,7 +19,7 @@ import os
 import re
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -134,10 +134,18 @@ class Reviews:
         if last >= now.last:
             return now
         found = Standing(now.digest)
+        for review_id, part, decision in self._by_attempt[attempt_id]:
+            if review_id <= last:
+                found = found.after(review_id, decision, part)
+        return found
+
+    @cached_property
+    def _by_attempt(self) -> Mapping[int, list[tuple[int, str | None, Decision]]]:
+        """Every decision about each answer, the oldest first. Read once: a sheet asks per line."""
+        found = defaultdict(list)
         with _viewing(self.path) as db:
-            for review_id, of, _, part, decision in _rows(db, replace(self, last=0)):
-                if of == attempt_id and review_id <= last:
-                    found = found.after(review_id, decision, part)
+            for review_id, attempt_id, _, part, decision in _rows(db, replace(self, last=0)):
+                found[attempt_id].append((review_id, part, decision))
         return found
 
     def newer(self) -> Reviews:
@@ -177,19 +185,29 @@ def read_reviews(folder: RunFolder, read: Read) -> Reviews:
     return found
 
 
-def add_reviews(folder: RunFolder, read: Read, reviews: Sequence[Review], clock: Clock) -> int:
+def add_reviews(
+    folder: RunFolder,
+    read: Read,
+    reviews: Sequence[Review],
+    clock: Clock,
+    known: Reviews | None = None,
+) -> int:
     """Stores decisions durably, all or none. Returns the id of the last one.
 
     The ledger must have the id of its folder. Waits for other reviewers, but never for a run.
+    `known` are the reviews on which these decisions are based.
 
     Raises:
+        Refused: when somebody has decided about one of these answers after `known` was read.
         StorageFailed: as `read_reviews`, or when the disk refuses the write. Nothing was saved.
         Locked: when another process keeps the file locked.
     """
     path, folder_id = folder.reviews, read(queries.meta(queries.FOLDER_ID))
     assert folder_id is not None
     with _locked(folder.review_lock):
-        read_reviews(folder, read)
+        now = read_reviews(folder, read)
+        if known is not None:
+            _refuse_overtaken(path, known, now, {one.attempt_id for one in reviews})
         try:
             return _write(path, folder_id, reviews, clock.wall())
         except (sqlite3.Error, OSError) as error:
@@ -199,6 +217,18 @@ def add_reviews(folder: RunFolder, read: Read, reviews: Sequence[Review], clock:
                 f"{path}: the disk refused this review ({error}). It was not saved. Check whether "
                 "the disk is full or read-only, then run the command again."
             ) from error
+
+
+def _refuse_overtaken(path: Path, known: Reviews, now: Reviews, attempts: set[int]) -> None:
+    none = Standing("")
+    newer = [
+        n for n in attempts if known.standing.get(n, none).last != now.standing.get(n, none).last
+    ]
+    if newer:
+        raise Refused(
+            f"{path}: somebody has just decided about {len(newer)} of these answers. "
+            "Run the command again: it then names them."
+        )
 
 
 def _write(path: Path, folder_id: str, reviews: Sequence[Review], now: float) -> int:

@@ -196,6 +196,8 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
     if prepared.pins.before is None:
         yield from unseen_lines(prepared.snapshot.facts, job.to_run().hidden)
     yield from _skipped(prepared)
+    if prepared.paid_source:
+        yield paid_source_line(job.to_run().input.name)
     if prepared.stale:
         yield stale_line(prepared.stale, job.to_run().input.name, paid_word(job.sandbox))
     yield from _left_out(job, plan, selection, names)
@@ -220,6 +222,13 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             "left them ambiguous, so they may have been paid. To send them too: "
             f"{job.command('resume', '--ambiguous')}"
         )
+
+
+def paid_source_line(source: str) -> str:
+    """Says that a rehearsal reads paid answers."""
+    return (
+        f"There is no rehearsal of {source}, so this one reads its paid answers. It pays nothing."
+    )
 
 
 def stale_line(stale: int, source: str, paid: str) -> str:

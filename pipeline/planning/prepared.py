@@ -64,7 +64,7 @@ class Prepared:
     rows that the flags of the selection choose, None without flags. `stale` counts the rows to send
     whose paid answer was made from an earlier answer of the job that the rows come from. `reviews`
     are the reviews that the plan knows, and `by_review` the changed rows that are not sent because
-    of them.
+    of them. `paid_source`: a rehearsal reads the paid answers of the job that the rows come from.
     """
 
     snapshot: Snapshot
@@ -82,6 +82,7 @@ class Prepared:
     stale: int = 0
     reviews: Reviews = NO_REVIEWS
     by_review: KeptByReview = field(default_factory=KeptByReview)
+    paid_source: bool = False
 
     @property
     def again(self) -> Mapping[int, str]:

@@ -83,14 +83,14 @@ class _Finding:
     def with_ids(self) -> Iterator[tuple[int, int]]:
         assert self.spec.id is not None
         by_id = {one.id: one.row_id for one in self.protected}
-        if self.spec.dedupe and self.last is not None:
-            by_id |= self._ids_of_duplicates(self.spec.id, self.last)
+        if self.last is not None:  # rows that shared the answer, also if `dedupe:` is off now
+            by_id |= self._ids_of_places(self.spec.id, self.last)
         new = self._new_numbers() if by_id else []
         for number, name in stored_column_at(self.snapshot.path, self.spec.id, new):
             if name in by_id and (self.spec.dedupe or self.left[by_id[name]] > 0):
                 yield number, by_id[name]
 
-    def _ids_of_duplicates(self, column: str, last: Copy) -> dict[str | None, int]:
+    def _ids_of_places(self, column: str, last: Copy) -> dict[str | None, int]:
         row_ids = {place: one.row_id for one in self.protected for place in one.places}
         return {
             name: row_ids[number]

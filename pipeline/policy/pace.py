@@ -1,16 +1,39 @@
 """How fast to send, learned from two headers and the 429s. Pure: the caller passes the time in.
 
-The rate is ``g * limit / W``: the limit from the headers, the window W from our own send times
-(see `window`), g a little under 1, lower after a 429 and slowly up again. Before any header, and
-while W is not known, the rate is a slow start and then what was let through (see `ceiling`).
+Theory of operation
+-------------------
 
-One 429 is no reason to stop: the next slot of a sliding window is free after ``W / limit``. A
-second one at once is: then nothing is sent for a fifth of the time since the first, and after that
-one probe at a time, until one is let through. 429s come within milliseconds even where answers
-take minutes, so a probe that was not denied for twice that long is trusted.
+One scalar describes a limiter: its window ``W = limit / sustainable rate``. The rate is
+``g * limit / W``, with g a little under 1. The limit comes from the headers, and `window` estimates
+W from our own send times. Two bounds keep the estimate in place:
 
-A server that asks to wait (Retry-After) is obeyed, but not for longer than makes sense: five
-minutes before the window is known, a window and a quarter from then on.
+* From below (`WindowEstimate.at_least`): W is longer than the age of the limit-th most recent send
+  of a request that was denied.
+* From above (`upper_bound`): W is shorter than the age of our (used + 1)-th most recent send, which
+  no longer counted.
+
+Each kind of answer teaches one thing:
+
+* With headers: a sample of W, a bound from above, and what is left of the limit. Rows that fit into
+  that are sent at once.
+* Without headers: nothing, but it counts as a send. It may come from a cache, which uses the limit
+  like any other answer.
+* The first 429 in a while: g was too high by a hundredth, and W has a bound from below. There is no
+  pause, because the next slot of a sliding window is free after ``W / limit``.
+* A second one at once: a pause of a fifth of the time since the first, then one probe at a time,
+  until one is let through. 429s come within milliseconds even where answers take minutes, so a
+  probe that was not denied for twice that long is trusted. Once W is known, a denied probe gives no
+  bound: a server process may have denied it from memory.
+* The end of such a denial: g loses in proportion to the part of the window that it cost, and then
+  grows slowly near the g that was denied.
+* Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
+  known, and a window and a quarter from then on.
+
+Before any header, and while W is not known, the rate is a slow start and then what was let through
+(see `ceiling`). A pace that an earlier run kept replaces the slow start.
+
+Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
+yields by itself. When they leave, the bound from above brings it back.
 
 Times are seconds of a monotonic clock.
 """
@@ -21,6 +44,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
 from pipeline.policy.window import Sends, WindowEstimate
 
@@ -48,7 +72,18 @@ _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
-_REFUNDS_KEPT = 10
+# A process that remembers a denial does so until the window ends, and W may be a tenth longer.
+_REMEMBERED_WINDOWS = 1.1
+# A denial that lasts longer than the time to the next slot was remembered or asked for. One that
+# lasts much longer than a window has another reason than the pace.
+_COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
+# With them and the line above, remembered denials went from 94.0 to 94.8 % of what can be had.
+_COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
+_WRONG = 1.5  # other users make a window read longer by less than that, on most keys
+_FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
+# A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
+# and twice as long each time: a bucket that fills continuously looks nearly full for ever.
+_SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
 # The square root halves the distance between two runs, as a ratio, with each window: the whole
 # would overshoot, as both of them act on what they saw a latency ago.
@@ -70,10 +105,13 @@ class Pace:
     """The controller of one key.
 
     `fixed` is a rate that overrides what the headers teach; `start` what an earlier run learned.
+    `rows` is how many requests are left to send, None if that is unknown. Several runs with the
+    key can use it one after the other: the limit counts what all of them send.
     """
 
     fixed: float | None = None
     start: Learned | None = None
+    rows: int | None = None
     limit: int | None = None
     g: float = _G_START
     rate_limited: int = 0
@@ -83,6 +121,7 @@ class Pace:
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
+    _remaining: int = 0
     _mature_at: float = math.inf
     _gained_at: float = -math.inf
     _lost_at: float = -math.inf
@@ -93,14 +132,17 @@ class Pace:
     _forgiven: bool = False
     _reacted: float = -math.inf
     _hold_until: float = -math.inf
+    _held_at: float = -math.inf
     _asked_s: float = 0.0
     _probe: float | None = None
     _trip_s: float = 0.0
     _used: int = 0
     _allowed: float = 0.0
-    _refunds: int = 0
-    _refunded_at: float = -math.inf
-    _cached_count: bool = False
+    _sent_at: float | None = None
+    _costly_g: float = math.inf
+    _shortened_at: float = -math.inf
+    _shorten_from: float = -math.inf
+    _shorten_wait_s: float = _SHORTEN_TRIED_S
 
     def __post_init__(self) -> None:
         if self.start is not None:
@@ -125,29 +167,45 @@ class Pace:
         return max(min(wanted, most), min(FLOOR_PER_S, 0.8 * sustained))
 
     def price_s(self, now: float) -> float:
-        """Seconds that the next request costs; nothing while denied: the pause is the pace."""
-        return 0.0 if self._denied_since is not None else 1 / self.rate(now)
+        """Seconds that the next request costs.
+
+        Nothing while denied: the pause is the pace. And nothing if the rows that are left fit into
+        what is free of the limit: to spread them would only make the run longer.
+        """
+        if self._denied_since is not None or self._fits(now):
+            return 0.0
+        return 1 / self.rate(now)
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
         if self._probe is None:
-            return max(now, self._hold_until)
+            asked_until = self._held_at + min(self._asked_s, self._most_asked_s())
+            return max(now, self._hold_until, asked_until)
         trusted = self._probe + min(max(2 * self._trip_s, _TRUST_MIN_S), _TRUST_MAX_S)
         if now < trusted:
             return trusted
         self._end_denial(self._probe, now)
         return now
 
-    def take_refund(self, now: float) -> bool:
-        """Whether the next request need not wait for its turn, since an earlier one did not count.
+    def belief(self) -> RateLimit | None:
+        """The limit and the window as far as they are known, and how sure that is."""
+        if self.limit is None:
+            return None
+        if self.window_s is not None:
+            return RateLimit(self.limit, self.window_s, Sure.MEASURED, self.share_used())
+        prior_s = self._window.prior_s
+        return RateLimit(self.limit, prior_s, None if prior_s is None else Sure.KEPT, None)
 
-        Never twice in a row: a cache that answers everything at most doubles the rate.
+    def kept_was_wrong(self, now: float) -> bool:
+        """Whether an earlier run kept another limit or window than the one that this run measured.
+
+        False during the first windows, whose samples are off.
         """
-        if self.fixed or not self._refunds or self._refunded_at >= self._sends.latest:
+        if self.start is None or self._window.young(now) or self._others:
             return False
-        self._refunds -= 1
-        self._refunded_at = now
-        return True
+        assert self.window_s is not None
+        ratio = self.window_s / self.start.window_s
+        return self.limit != self.start.limit or not 1 / _WRONG < ratio < _WRONG
 
     def share_used(self) -> float | None:
         """The part of what the limit allows that was used, once limit and window were known."""
@@ -169,12 +227,19 @@ class Pace:
             return None
         return Learned(self.limit, self.window_s / (1 + len(self._others)), self.g)
 
+    def begin(self, rows: int) -> None:
+        """A run begins that sends `rows` requests. `share_used` counts from here."""
+        self.rows = rows
+        self._used, self._allowed, self._sent_at = 0, 0.0, None
+
     # -- what happens ---------------------------------------------------------------------
 
     def granted(self, now: float) -> None:
         """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
         if self._denied_since is not None:
             self._probe = now
+        if self.rows:
+            self.rows -= 1
 
     def sent(self, now: float) -> None:
         """A request left at `now`."""
@@ -192,7 +257,12 @@ class Pace:
             self._sends.put(sent_at)
 
     def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None:
-        """An answer that was let through came at `now`; headers as they came, None if absent."""
+        """An answer that was let through came at `now`; headers as they came, None if absent.
+
+        An answer from a cache has none, but it used the limit like any other. If some cache's
+        answers do not use it, fewer requests are counted than were sent: the window reads shorter,
+        and the rate grows by itself.
+        """
         if self._probe is not None and sent_at >= self._probe:
             self._end_denial(sent_at, now)
         known, left = _whole(limit), _whole(remaining)
@@ -204,28 +274,19 @@ class Pace:
         self._learn(sent_at, known, left, now)
         self._gain(now)
 
-    def cached(self, sent_at: float, now: float) -> None:
-        """A finished run was answered without headers, at `now`.
-
-        From a server that shows them it came from a cache and is taken as not counted, until a
-        denial soon after a slot was given back shows that it was.
-        """
-        self.answered(sent_at, None, None, now)
-        if self.limit is None or self._cached_count:
-            return
-        if self._sends.forget(sent_at):
-            self._refunds = min(self._refunds + 1, _REFUNDS_KEPT)
-
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
         """The request that left at `sent_at` was answered with a 429.
 
         `retry_after_s` is how long the server asks to wait, None if it does not ask.
         """
         self.rate_limited += 1
+        if self.rows is not None:
+            self.rows += 1  # its row is sent again
         if self._sends.forget(sent_at) and self._used:
             self._used -= 1
         if sent_at < self._reacted:
             return  # it left before the pause began: punished once is enough
+        self._doubt_shortening(now)
         self._trip_s = max(now - sent_at, 0.9 * self._trip_s)
         self._reacted = now
         self._note_denial(sent_at, now)
@@ -249,11 +310,32 @@ class Pace:
         return min(self.g * self._sustained(now), self._ceiling.per_s(now), self._grown(now))
 
     def _count(self, now: float) -> None:
-        if self.limit is not None and self.window_s is not None:
+        before, self._sent_at = self._sent_at, now
+        if self.limit is not None and self.window_s is not None and before is not None:
             self._used += 1
-            self._allowed += (now - self._sends.latest) * self.limit / self.window_s
+            self._allowed += (now - before) * self.limit / self.window_s
 
     # -- the rate -------------------------------------------------------------------------
+
+    def _fits(self, now: float) -> bool:
+        """Whether what is left of the limit is enough for all rows that are left."""
+        if self.fixed is not None or not self.rows or self.limit is None or self._others:
+            return False
+        return self.rows <= self._free(now)
+
+    def _free(self, now: float) -> float:
+        """How many requests the limit has room for now.
+
+        The newest answer says it, less what was sent since. Before the first answer, the kept
+        limit says it, less what was sent in a window; a tenth remains for other users.
+        """
+        assert self.limit is not None
+        if self._limit_at > -math.inf:
+            return self._remaining - self._sends.count(self._limit_at, now)
+        window_s = self._window.guess(now)
+        if window_s is None:
+            return 0.0
+        return _FREE_TRUSTED * self.limit - self._sends.count(now - window_s, now)
 
     def _begin(self, now: float) -> None:
         self._started = now
@@ -266,7 +348,7 @@ class Pace:
 
     def _grown(self, now: float) -> float:
         """The slow start, while nothing better is known."""
-        if self.window_s is not None:
+        if self.window_s is not None or self._window.prior_s is not None:
             return math.inf
         since = 0.0 if self._started is None else now - self._started
         grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 10.0))
@@ -294,11 +376,15 @@ class Pace:
             self._window.new_limit(sent_at)
             if self.window_s is not None:
                 self._ceiling.lift()
-        self._limit_at = max(self._limit_at, sent_at)
+                self._costly_g = math.inf  # the denials of late came from the new limit
+                self.g = max(self.g, _G_START)
+        if sent_at >= self._limit_at:
+            self._limit_at, self._remaining = sent_at, remaining
         unknown_window = self.window_s is None
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
+        self._shorten(sent_at, limit - remaining, now)
         if self.window_s is None:
             return
         if unknown_window:
@@ -308,11 +394,27 @@ class Pace:
             self._lost_window_s = math.inf
             self.g = max(self.g, _G_START)  # what it lost, it lost to a window taken too short
 
+    def _shorten(self, sent_at: float, used: int, now: float) -> None:
+        """Takes a shorter window where the answers say that it cannot be as long as believed."""
+        longest_s = self._window.longest_s(self._sends, sent_at, used)
+        if longest_s is not None and now >= self._shorten_from:
+            self._ceiling.scale(self._window.shrink(sent_at, longest_s))
+            self._shortened_at = now
+
+    def _doubt_shortening(self, now: float) -> None:
+        """After a denial soon after a shorter window: waits longer before the next such try."""
+        if now - self._shortened_at <= _SHORTEN_TRIED_S:
+            self._shorten_from = now + self._shorten_wait_s
+            self._shorten_wait_s *= 2
+            self._shortened_at = -math.inf
+
     def _gain(self, now: float) -> None:
         gone = min(now - self._gained_at, 1.0)
         self._gained_at = now
         rate = self.rate(now)
         per_s = min(_G_GAIN_PER_S * math.sqrt(rate), _G_GAIN_PER_ANSWER * rate)
+        if abs(self.g - self._costly_g) < _COSTLY_NEAR:
+            per_s *= _COSTLY_GAIN
         self.g = min(self.g + gone * per_s, _G_MAX)
 
     # -- denials --------------------------------------------------------------------------
@@ -324,14 +426,18 @@ class Pace:
         """
         if self._denied_since is not None and now > self._mature_at:
             self._forgiven = True
-        if self.limit is None or self._forgiven:
+        if self.limit is None or self._forgiven or self._remembered(sent_at):
             return
-        if now - self._refunded_at < (self.window_s or 0.0):
-            self._cached_count = True
         age = self._sends.age(sent_at, self.limit)
         if age is not None and self._window.refuted_by(sent_at, age):
             self.g = _G_START
             self._ceiling.lift()
+
+    def _remembered(self, sent_at: float) -> bool:
+        """Whether a server process may have denied the probe from memory, without a look at W."""
+        if self._denied_since is None or self.window_s is None:
+            return False
+        return sent_at - self._denied_since < _REMEMBERED_WINDOWS * self.window_s
 
     def _strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
@@ -355,20 +461,35 @@ class Pace:
         self._asked_s = asked_s
         slot_s = 1 / self.rate(now)
         own_s = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s)
-        most_s = _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
-        self._hold_until = now + max(min(own_s, _HOLD_MAX_S), min(asked_s, most_s))
+        self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
+
+    def _most_asked_s(self) -> float:
+        """How far a server's Retry-After is obeyed: less as soon as the window is known."""
+        return _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
 
     def _end_denial(self, probe: float, now: float) -> None:
         assert self._denied_since is not None
         since, self._denied_since = self._denied_since, None
         self._probe = None
-        self._hold_until = -math.inf
         if self.window_s is None:
             self._lower_ceiling(since, probe, now)
-        elif self._forgiven:
+        elif self._asked_s or not self._window.young(now):
+            self._charge((probe - since) / self.window_s)
+        self._hold_until, self._asked_s = -math.inf, 0.0
+        if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
         self._denied_before = since
+
+    def _charge(self, windows: float) -> None:
+        """Takes from g what the denial cost, if it lasted for a good part of the window.
+
+        The ramp's denials come from its burst and not from g, so only the wait that a server asks
+        for counts during the ramp.
+        """
+        if _COSTLY_FROM <= windows <= _COSTLY_TO:
+            self._costly_g = self.g
+            self.g = max(self.g - _COSTLY_LOSS * windows, _G_MIN)
 
     def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.

@@ -11,7 +11,12 @@ which its request was *sent* makes latency and reordering drop out.
 * Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): the higher of
   the last two tops. A tooth that still rises says nothing yet.
 * A sample that reaches back to the first send only says that W is at least that long; and a 429
-  whose request was sent at s says ``W > s - (time of the limit-th most recent send)``.
+  whose request was sent at s says ``W > s - (time of the limit-th most recent send)``. Jitter makes
+  such a bound too long by a tenth, so the first one of late moves a sampled W only if it is 15 %
+  longer.
+* Where the answers say that W is at most half of what is believed (see `upper_bound`), W shrinks to
+  that bound, and to a quarter at most in one step. Samples cannot show it: at the low rate that
+  follows from a long W, `u` is 1 and says nothing.
 
 Others who use the same key are counted in u and not in our sends: W reads long, and the rate that
 follows from it yields by itself.
@@ -27,6 +32,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
 from statistics import fmean
+
+from pipeline.policy.upper_bound import UpperBound
 
 ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 0.05, 7200.0
@@ -44,9 +51,13 @@ _RISING = 0.5  # seconds of age per second: 1 on a tooth, 0 on a level, 0.3 as o
 _TIGHT = 0.15
 _BURST = 2.0  # a burst makes a sliding window deny for up to twice its length
 _REFUTED = 1.15  # as far as snapping may have been off
+_JITTER_LIMIT = 10  # below it one request more or less moves a sample by as much as a bound
 _QUIET_WINDOWS = 1.2
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
 _SPAN_WINDOWS = 2.2  # two teeth and a bit
+# A bucket that is filled continuously looks nearly full at any pace below its rate. So one step
+# at most quarters the window, and a denial soon after it shows the mistake.
+_SHRUNK_MOST = 4.0
 _BOUNDS_KEPT, _BOUND_LASTS_WINDOWS = 32, 2.0
 # Sends whose answers may still come: at 2,000 in flight, ten times as many.
 _SENDS_BEYOND_LIMIT = 20_000
@@ -139,7 +150,9 @@ class WindowEstimate:
     window_s: float | None = None
     prior_s: float | None = None
     _quiet_until: float = -math.inf
+    _limit: int = 0
     _sampled_s: float | None = None
+    _upper: UpperBound = field(default_factory=UpperBound)
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
     _seen: int = 0
@@ -167,6 +180,7 @@ class WindowEstimate:
     def _start_over(self, at: float, lasts_s: float) -> None:
         self._samples.clear()
         self._bounds.clear()
+        self._upper.start_over()
         self._quiet_until = at + _QUIET_WINDOWS * lasts_s
 
     def refuted_by(self, at: float, window_s: float) -> bool:
@@ -184,6 +198,7 @@ class WindowEstimate:
 
     def see(self, sends: Sends, sent_at: float, limit: int, used: int) -> None:
         """Takes in an answer: `used` of `limit` were used when the request of `sent_at` came."""
+        self._limit = limit
         if sent_at < self._quiet_until or not 2 <= used <= limit:
             return
         if (age := sends.age(sent_at, used)) is None:
@@ -203,10 +218,18 @@ class WindowEstimate:
 
     def at_least(self, at: float, window_s: float) -> None:
         """The window was longer than `window_s` at `at`."""
-        if window_s >= self.bound_s(at):
+        before_s = self.bound_s(at)
+        if window_s >= before_s:
             self._bounds.append((at, window_s))
-            if self.window_s is not None and window_s > self.window_s:
+            if self.window_s is not None and window_s > self._least_refuting_s(before_s):
                 self.window_s = _clamped(above(window_s))
+
+    def _least_refuting_s(self, before_s: float) -> float:
+        """A bound moves what samples showed only if jitter cannot explain it, or if it is the
+        second one of late."""
+        assert self.window_s is not None
+        exact = self._sampled_s is not None and self._limit >= _JITTER_LIMIT
+        return self.window_s * (_REFUTED if exact and before_s <= self.window_s else 1.0)
 
     def guess(self, at: float) -> float | None:
         """The window for the time being: the estimate, else what is above the bound."""
@@ -226,6 +249,29 @@ class WindowEstimate:
             default=0.0,
         )
 
+    def longest_s(self, sends: Sends, sent_at: float, used: int) -> float | None:
+        """Takes in an answer. Returns a window that is at most half as long as the one believed,
+        if enough answers say that it is no longer."""
+        believed_s = self.guess(sent_at)
+        if believed_s is None or sent_at < self._quiet_until:
+            return None
+        age_s = sends.age(sent_at, used + 1)
+        if age_s is None or sends.is_first(sent_at, used + 1):
+            return None  # all sends of the run may still count: two of them changed places
+        return self._upper.see(sent_at, age_s, believed_s)
+
+    def shrink(self, at: float, longest_s: float) -> float:
+        """Takes a window that is less than the estimate. Returns by which factor it is shorter."""
+        before = self.guess(at)
+        assert before is not None
+        window_s = _clamped(max(_BOUND_TRUSTED * longest_s, before / _SHRUNK_MOST))
+        if self.window_s is not None:
+            self.window_s = self._sampled_s = window_s
+        else:
+            self.prior_s = window_s
+        self._start_over(at, 0.0)
+        return before / window_s
+
     def _estimate(self, limit: int) -> None:
         newest = max(sample.at for sample in self._samples)
         span = _SPAN_WINDOWS * self.window_s if self.window_s else math.inf
@@ -235,7 +281,7 @@ class WindowEstimate:
         fresh.sort(key=attrgetter("at"))
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         bound = self.bound_s(newest)
-        within = _SNAP if self._young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
+        within = _SNAP if self.young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
         if peaks:
             self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
             return
@@ -249,7 +295,7 @@ class WindowEstimate:
         else:
             self._adopt(snapped(level.window_s, _SNAP), bound, newest)
 
-    def _young(self, now: float) -> bool:
+    def young(self, now: float) -> bool:
         """Whether the samples are still those of the ramp, when sends did not flow evenly."""
         return self.window_s is None or now - self._known_since <= _FREE_WINDOWS * self.window_s
 
@@ -261,7 +307,7 @@ class WindowEstimate:
         if self.window_s is None:
             self._known_since = now
             self.prior_s = None
-        elif window_s < self.window_s and not self._young(now):
+        elif window_s < self.window_s and not self.young(now):
             gone = (now - self._adopted_at) / (_LOWER_WINDOWS * self.window_s)
             window_s = self.window_s - (self.window_s - window_s) * min(max(gone, 0.0), 1.0)
         self.window_s = window_s

@@ -21,7 +21,7 @@ from pipeline.core.clock import SystemClock
 from pipeline.core.errors import Refused
 from pipeline.core.model import Clock
 from pipeline.core.review import Decision, Review, Standing
-from pipeline.core.wording import nearest, shortened
+from pipeline.core.wording import few_words, nearest, shortened
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.table import Table
 from pipeline.job.job import Job
@@ -99,7 +99,7 @@ def _review_from(job: Job, path: Path, clock: Clock) -> Imported:
             Review(a.answer.attempt_id, a.answer.digest, a.decision, None, a.text) for a in actions
         ]
         if reviews:
-            add_reviews(job.folder, read, reviews, clock)
+            add_reviews(job.folder, read, reviews, clock, reading_sheet.reviews)
     stored = Counter(action.decision for action in actions)
     return Imported(stored, reading_sheet.lines - len(actions))
 
@@ -111,9 +111,43 @@ def _opened(job: Job, path: Path) -> tuple[Table, list[str]]:
         raise Refused(f"{path}: save the review sheet as .xlsx or .csv.")
     name = job.spec.name if job.spec else "review"
     workflow = job.spec.workflow if job.spec else "review"
-    spec = JobSpec(None, name, workflow, path.absolute(), path, variables=())
-    names = _names(job, open_table(spec))
+    spec, names = _located(job, JobSpec(None, name, workflow, path.absolute(), path, variables=()))
     return open_table(replace(spec, variables=tuple(zip(names, names, strict=True)))), names
+
+
+def _located(job: Job, spec: JobSpec) -> tuple[JobSpec, list[str]]:
+    """Returns `spec` with the place of the column names, and the names of the columns.
+
+    A review sheet of a workbook is a copy of all its worksheets, with lines above the column names.
+    A person may have renamed them, or added one with notes.
+    """
+    found, refusals = [], []
+    worksheets = _worksheets(spec.file)
+    for sheet in worksheets:
+        for header_row in dict.fromkeys((None, job.spec.header_row if job.spec else None)):
+            place = replace(spec, sheet=sheet, header_row=header_row)
+            try:
+                found.append((place, _names(job, open_table(place))))
+                break
+            except Refused as error:
+                refusals.append(error)
+    if len(found) > 1:
+        raise Refused(
+            f"{spec.file}: the worksheets {few_words(str(one.sheet) for one, _ in found)} have the "
+            "same columns of decisions. Delete all of them but one."
+        )
+    if not found:
+        raise refusals[0] if len(worksheets) == 1 else _no_review_sheet(job, spec.file)
+    return found[0]
+
+
+def _worksheets(path: Path) -> list[str | None]:
+    if path.suffix.lower() not in (".xlsx", ".xlsm") or not path.is_file():
+        return [None]
+    from pipeline.inputs.xlsx.workbook import open_workbook  # only for workbooks
+
+    with open_workbook(path) as workbook:
+        return [one.name for one in workbook.sheets] or [None]
 
 
 def _names(job: Job, table: Table) -> list[str]:
@@ -124,8 +158,13 @@ def _names(job: Job, table: Table) -> list[str]:
         if kind_of.keys() <= set(table.columns):
             name_of = {kind: name for name, kind in kind_of.items()}
             return [name_of[kind] for kind in REVIEWED]
-    raise Refused(
-        f"{table.input}: this is not a review sheet of this job: it needs the columns "
+    raise _no_review_sheet(job, table.input)
+
+
+def _no_review_sheet(job: Job, path: object) -> Refused:
+    as_name = job.spec.answer_column if job.spec else None
+    return Refused(
+        f"{path}: this is not a review sheet of this job: it needs the columns "
         f"{', '.join(column_names(REVIEWED, as_name))}. To write one: "
         f"{job.command('export', '--review', 'review.xlsx')}"
     )
@@ -214,7 +253,7 @@ class _Sheet:
     def _action(self, line: _Line) -> _Action | None:
         word = line.word.strip().lower()
         if not line.answer.strip():
-            if word or line.edit:
+            if word or line.edit.strip():
                 raise _Wrong("a decision about a row without an answer")
             return None
         answer = parsed_answer_id(line.answer)
@@ -252,8 +291,9 @@ class _Sheet:
 
     def _is_other_text(self, edit: str, then: Standing) -> bool:
         """Whether the cell has another text than the export wrote. A long text is in a file next to
-        a workbook, and a cell that looks like a formula got a ' in a text file."""
-        if not edit or _ASIDE.fullmatch(edit):
+        a workbook, and a cell that looks like a formula got a ' in a text file. Nobody sees that a
+        cell has only spaces, so it counts as empty."""
+        if not edit.strip() or _ASIDE.fullmatch(edit):
             return False
         if None not in then.edits:
             return True

@@ -64,7 +64,8 @@ class Checked:
       is sent.
     * `repaid`: rows to send that were already paid under other settings.
     * `stale`: rows to send that have a paid answer to an earlier text of the job that they come
-      from, which `source` names.
+      from, which `source` names. `paid_source`: this is a rehearsal, and it reads the paid answers
+      of that job.
     * `text_rules`: the number of the rules by which cells become text here. Under the newest rules,
       `new_under_newest_rules` finished rows would have another text and so be new.
     * `skipped_by`: skipped rows by reason.
@@ -96,6 +97,7 @@ class Checked:
     repaid: int
     stale: int
     source: str | None
+    paid_source: bool
     text_rules: int
     new_under_newest_rules: int
     paid_at_most: int
@@ -180,6 +182,7 @@ def check_job(
             repaid=prepared.repaid.requests,
             stale=prepared.stale,
             source=None if sheet.table.source is None else spec.input.name,
+            paid_source=prepared.paid_source,
             text_rules=spec.text_rules,
             new_under_newest_rules=_under_newest_rules(job, host, selection, path),
             paid_at_most=paid,

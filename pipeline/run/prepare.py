@@ -138,6 +138,7 @@ def prepare(
         find_stale(spec, snapshot, plan, read),
         reviews,
         by_review,
+        source is not None and host == SANDBOX_HOST != source.host,
     )
 
 

@@ -226,7 +226,7 @@ async def _run_job(
                 if access is None:
                     names = [source.name for source in prepared.variables.sources]
                     access = stack.enter_context(_rehearsal(spec, names, folder))
-                stopped = await sending.send(access, run.rows())
+                stopped = await sending.send(access, run.rows(), prepared.plan.to_send)
         if control.abandoned:
             notifier.hurry()
         await ledger.unblocked()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.core.errors import Interrupted
 from pipeline.core.model import StopCode, Stopped
+from pipeline.policy.pace import Pace
 from pipeline.sending.executor import Executor
 
 T = TypeVar("T")
@@ -18,12 +19,14 @@ T = TypeVar("T")
 class Control:
     """The handle with which a signal or another coroutine ends a run.
 
-    Pass it to `run_job`. `stop` ends the run in good order, `abandon` ends it now.
+    Pass it to `run_job`. `stop` ends the run in good order, `abandon` ends it now. It belongs to
+    all stages of `run_stages`, and `paces` has the pace of each key for the stage that follows.
     """
 
     signal_exit: int | None = None
     stopped: Stopped | None = None
     abandoned: bool = False
+    paces: dict[str, Pace] = field(default_factory=dict)
     _executor: Executor | None = None
     _starting: asyncio.Task[Any] | None = None
     _leaving: Callable[[], None] | None = None

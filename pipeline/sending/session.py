@@ -31,6 +31,7 @@ from pipeline.core.model import (
     State,
     StopCode,
     Stopped,
+    Sure,
 )
 from pipeline.job.access import Access
 from pipeline.job.spec import JobSpec
@@ -45,7 +46,7 @@ from pipeline.sending.control import Control
 from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.choice import open_engine
 from pipeline.sending.executor import Executor, every_row
-from pipeline.sending.kept_pace import KeptPace, kept_pace
+from pipeline.sending.kept_pace import KeptPace, fingerprint, kept_pace
 from pipeline.sending.throttle import PacedThrottle
 
 _SEAL_EVERY_S = 30.0
@@ -67,6 +68,7 @@ class Sending:
     until: Cutoff | None = None
     allowed: Callable[[Row], bool] = every_row
     _tally: _SentSoFar = field(init=False)
+    _named_wrong: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._tally = _SentSoFar(self.clock)
@@ -77,8 +79,11 @@ class Sending:
         tally = self._tally
         return Sent(tally.requests, tally.rate_limited, tally.duration_s)
 
-    async def send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
+    async def send(self, access: Access, rows: Iterator[Row], count: int) -> Stopped | None:
         """Sends `rows` until they are finished or the run stops. Returns why it stopped, or None.
+
+        `count` is the number of `rows`. The pace does not spread the last rows for which the limit
+        has room.
 
         A missing engine or an interruption before the first request is such a stop, not an error.
 
@@ -86,7 +91,7 @@ class Sending:
             StorageFailed: when an intent or an outcome could not be made durable.
         """
         try:
-            return await self._send(access, rows)
+            return await self._send(access, rows, count)
         except EngineAway as error:
             return self._not_begun(Stopped(StopCode.NOT_SENT, str(error)))
         except Interrupted:
@@ -97,9 +102,9 @@ class Sending:
         self.tell(Stopping(stopped, 0))
         return stopped
 
-    async def _send(self, access: Access, rows: Iterator[Row]) -> Stopped | None:
+    async def _send(self, access: Access, rows: Iterator[Row], count: int) -> Stopped | None:
         kept = self._kept_pace(access)
-        pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+        pace = self._pace(access, kept, count)
         throttle = PacedThrottle(pace, self.clock, self.tell)
         begun = self.clock.monotonic()
         if self.until is not None:
@@ -117,10 +122,27 @@ class Sending:
         sent = self.sent
         self.tell(
             PaceEnded(
-                pace.limit, pace.window_s, pace.share_used(), sent.requests, sent.rate_limited
+                pace.limit,
+                pace.window_s,
+                pace.share_used(),
+                sent.requests,
+                sent.rate_limited,
+                Sure.MEASURED if pace.window_s is not None else None,
             )
         )
         return stopped
+
+    def _pace(self, access: Access, kept: KeptPace | None, rows: int) -> Pace:
+        """Returns the pace of the stage before with this key. It knows what that stage has sent,
+        which the limit still counts. Without one, returns a pace that begins as the kept one."""
+        key = fingerprint(access.host, access.key)
+        pace = self.control.paces.get(key)
+        if self.spec.rate is not None or pace is None:
+            pace = Pace(self.spec.rate, kept.recall(self.clock.wall()) if kept else None)
+            if self.spec.rate is None:
+                self.control.paces[key] = pace
+        pace.begin(rows)
+        return pace
 
     def _executor(self, engine: Engine, throttle: PacedThrottle) -> Executor:
         counts = self.ledger.read(queries.counts)
@@ -197,11 +219,34 @@ class Sending:
         if kept is not None:
             kept.exchange(pace, now, self.clock.wall())
         in_flight, due_at = executor.in_flight, throttle.due_at
-        self.tell(Paced(pace.rate(now), pace.limit, pace.window_s, in_flight, due_at))
+        known = pace.belief()
+        window_s, sure, used = (known.window_s, known.sure, known.used) if known else (None,) * 3
+        self.tell(Paced(pace.rate(now), pace.limit, window_s, in_flight, due_at, sure, used))
+        self._name_wrong(pace, now)
         if self._tally.seal_due():
             # In another thread, so that the event loop can receive answers meanwhile.
             with contextlib.suppress(LedgerBusy):  # a later call, or the end of the run, seals them
                 await asyncio.to_thread(self.sealer.seal_all)
+
+    def _name_wrong(self, pace: Pace, now: float) -> None:
+        """Says once that the limit which an earlier run kept was wrong."""
+        if self._named_wrong or not pace.kept_was_wrong(now):
+            return
+        self._named_wrong = True
+        assert pace.start is not None
+        kept, measured = (
+            f"{limit} requests per {window_s:.2g} s"
+            for limit, window_s in (
+                (pace.start.limit, pace.start.window_s),
+                (pace.limit, pace.window_s or 0.0),
+            )
+        )
+        self.tell(
+            Notice(
+                f"The rate limit that an earlier run measured ({kept}) was wrong or has changed: "
+                f"now it is {measured}. The runner uses and keeps the new one."
+            )
+        )
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ class PacedThrottle:
 
     async def slot(self) -> None:
         """Returns when the next request may leave. A pause that begins meanwhile counts too."""
-        owed = 0.0 if self.pace.take_refund(self._clock.monotonic()) else 1.0
+        owed = 1.0
         asked_at = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
@@ -87,14 +87,8 @@ class PacedThrottle:
             asked_s = _retry_after_s(reply.headers, self._clock.wall())
             self.pace.denied(ticket, now, asked_s)
         else:
-            self._let_through(ticket, reply, now)
-
-    def _let_through(self, ticket: float, reply: Reply, now: float) -> None:
-        limit = reply.headers.get(_LIMIT_HEADER)
-        remaining = reply.headers.get(_REMAINING_HEADER)
-        if reply.status == 200 and limit is None and remaining is None:
-            self.pace.cached(ticket, now)
-        else:
+            limit = reply.headers.get(_LIMIT_HEADER)
+            remaining = reply.headers.get(_REMAINING_HEADER)
             self.pace.answered(ticket, limit, remaining, now)
 
     def _note(self, asked_at: float, now: float, wait_s: float) -> None:

@@ -21,7 +21,7 @@ from pipeline.core.events import (
     Stopping,
     Waiting,
 )
-from pipeline.core.model import Clock, JsonObject, Verdict
+from pipeline.core.model import Clock, JsonObject, RateLimit, Sure, Verdict
 from pipeline.core.wording import json_line
 from pipeline.system.files import open_appending, storing
 from pipeline.system.opening import as_object, last_lines
@@ -43,7 +43,7 @@ class EventLog:
         self._clock = clock
         self._run_id = run_id
         self._broken = False
-        self._pace: tuple[float, int | None, float | None] | None = None
+        self._pace: tuple[object, ...] | None = None
         self._pace_due_at = -math.inf
 
     def __enter__(self) -> EventLog:
@@ -89,12 +89,13 @@ class EventLog:
 
     def _note_pace(self, event: Paced) -> None:
         """Writes a line if the pace changed, at most once a minute: events come twice a second."""
-        pace = (float(f"{event.per_s:.2g}"), event.limit, event.window_s)
+        pace = (float(f"{event.per_s:.2g}"), event.limit, event.window_s, event.sure)
         now = self._clock.monotonic()
         if pace != self._pace and now >= self._pace_due_at:
             self._pace, self._pace_due_at = pace, now + _PACE_EVERY_S
-            per_s, limit, window_s = pace
-            self._write("paced", per_s=per_s, limit=limit, window_s=window_s)
+            names = ("per_s", "limit", "window_s", "sure")
+            used = None if event.used is None else round(event.used, 3)
+            self._write("paced", **dict(zip(names, pace, strict=True)), used=used)
 
     def _write(self, kind: str, **facts: object) -> None:
         at = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds")
@@ -113,7 +114,8 @@ class EventLog:
 # Searched for before a line is parsed, because most lines are failed attempts.
 _PACE_ENDED = b'"event": "pace_ended"'
 _PACED = b'"event": "paced"'
-_TAIL_BYTES = 256 << 10
+# A line a minute has the pace, and the last one counts. A thousand failed rows fit in between.
+_LOG_END_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +153,26 @@ def ended_paces(log: Path, most_bytes: int) -> dict[str, EndedPace]:
     return paces
 
 
-def running_pace(log: Path, run_id: str) -> LearnedLimit | None:
-    """The rate limit that a run measured last, from the end of log.jsonl. None if it is unknown."""
+def believed_limit(log: Path, run_id: str) -> RateLimit | None:
+    """The rate limit as the run `run_id` believed it last. None if the end of the log has none."""
     found = None
-    for line in last_lines(log, _TAIL_BYTES):
-        if _PACED in line:
+    for line in last_lines(log, _LOG_END_BYTES):
+        if _PACED in line or _PACE_ENDED in line:
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 said = as_object(line)
-                if (said["event"], said["run_id"]) == ("paced", run_id):
-                    found = _limit(said)
+                if said["event"] in ("paced", "pace_ended") and said["run_id"] == run_id:
+                    found = _believed(said) or found
     return found
+
+
+def _believed(said: JsonObject) -> RateLimit | None:
+    limit, sure = said.get("limit"), said.get("sure")
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    known = _limit(said)
+    if known is None or sure not in set(Sure):
+        return RateLimit(limit, None, None, None)
+    return RateLimit(limit, known.window_s, Sure(str(sure)), _used(said))
 
 
 def _limit(said: JsonObject) -> LearnedLimit | None:

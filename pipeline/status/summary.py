@@ -13,12 +13,13 @@ from pipeline.core.errors import (
     PipelineError,
     StorageFailed,
 )
-from pipeline.core.model import JsonObject, Sent, State, StopCode, Stopped, Summary
+from pipeline.core.model import JsonObject, RateLimit, Sent, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.queries import Counts
 from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.ledger.reviews import count_reviews
+from pipeline.status.event_log import believed_limit
 from pipeline.status.exit_codes import exit_code_of
 from pipeline.status.next_step import next_step, send_pending, stand
 
@@ -88,13 +89,15 @@ def summarize(
 class Status:
     """The summary of a job, and its last run. `in_use`: a process works in the folder now.
     `in_flight` counts the pending rows that were sent and have no response yet. `reviews` counts
-    the rows whose answers a person approved, edited or rejected."""
+    the rows whose answers a person approved, edited or rejected. `rate_limit` is what the last run
+    believed of it, None if the log does not say."""
 
     summary: Summary
     last_run: queries.LastRun | None
     in_use: bool
     in_flight: int
     reviews: dict[str, int]
+    rate_limit: RateLimit | None = None
 
 
 def read_status(job: Job) -> Status:
@@ -111,7 +114,9 @@ def read_status(job: Job) -> Status:
         summary = summarize(job, counts, in_use=in_use)
         in_flight = stand(counts, in_use).in_flight
         reviews = count_reviews(job.folder, read)
-        return Status(summary, read(queries.last_run), in_use, in_flight, reviews)
+        last = read(queries.last_run)
+        limit = believed_limit(job.folder.log, last.run_id) if last else None
+        return Status(summary, last, in_use, in_flight, reviews, limit)
 
 
 def for_person(job: Job, summary: Summary) -> Summary:

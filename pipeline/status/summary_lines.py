@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from pipeline.core.model import ROW_COUNTS, Summary
+from pipeline.core.model import ROW_COUNTS, RateLimit, Summary, Sure
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, few_codes
 from pipeline.ledger.queries import LastRun
@@ -97,6 +97,27 @@ def last_run_line(last: LastRun | None, in_use: bool, in_flight: int = 0) -> str
         stopped = f", stopped: {last.stopped}" if last.stopped else ""
         how = f"took {last.finished_at - last.started_at:.0f} s, exit {last.exit_code}{stopped}"
     return f"Last run: {began}, {how}."
+
+
+_SURE = {
+    Sure.MEASURED: "measured",
+    Sure.KEPT: "measured by an earlier run, not confirmed yet",
+}
+
+
+def rate_limit_lines(known: RateLimit | None) -> list[str]:
+    """The rate limit as the last run believed it, in no line or in one."""
+    if known is None:
+        return []
+    if known.window_s is None or known.sure is None:
+        return [
+            f"Rate limit: {counted(known.limit, 'request')}, in a window that is not known yet."
+        ]
+    used = "" if known.used is None else f" The run used {known.used:.0%} of it."
+    # Two digits, because it is an estimate.
+    window = f"{float(f'{known.window_s:.2g}'):g} s"
+    limit = f"{counted(known.limit, 'request')} per {window}"
+    return [f"Rate limit: {limit} ({_SURE[known.sure]}).{used}"]
 
 
 def all_well_line(summary: Summary) -> str:

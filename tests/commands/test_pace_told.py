@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.commands.progress import ProgressBar
 from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnded
-from pipeline.core.model import Outcome, Row, State, Verdict
-from pipeline.status.event_log import EventLog
+from pipeline.core.model import Outcome, RateLimit, Row, State, Sure, Verdict
+from pipeline.status.event_log import EventLog, believed_limit
+from pipeline.status.summary_lines import rate_limit_lines
 from tests.conftest import KEY
 
 
@@ -86,6 +87,67 @@ def test_the_log_says_how_the_pace_changed_and_no_more(tmp_path):
         ("paced", 8.0, 50),
         ("paced", 20.0, 50),
     ]
+
+
+def test_the_log_says_what_the_run_believes_of_the_limit_and_how_sure_it_is(tmp_path):
+    """Another process reads it from there. The line of another run does not count."""
+    path, clock = tmp_path / "log.jsonl", Clock()
+    with EventLog(path, clock, "r1") as log:
+        log(Paced(8.0, 50, None, 3))
+        assert believed_limit(path, "r1") == RateLimit(50, None, None, None)
+        for at, sure in ((70.0, Sure.KEPT), (140.0, Sure.MEASURED)):
+            clock.now = at
+            log(Paced(8.0, 50, 2.0, 3, None, sure, 0.97 if sure is Sure.MEASURED else None))
+            used = 0.97 if sure is Sure.MEASURED else None
+            assert believed_limit(path, "r1") == RateLimit(50, 2.0, sure, used)
+        log(PaceEnded(None, None, None, 9, 0))  # it learned nothing more
+        assert believed_limit(path, "r1") == RateLimit(50, 2.0, Sure.MEASURED, 0.97)
+    assert believed_limit(path, "r2") is None
+    path.write_text('{"event": "paced", "run_id": "r1", "limit": -1}\n{"event": "paced"\n')
+    assert believed_limit(path, "r1") is None
+
+
+@pytest.mark.parametrize(
+    ("known", "lines"),
+    [
+        (None, []),
+        (
+            RateLimit(50, None, None, None),
+            ["Rate limit: 50 requests, in a window that is not known yet."],
+        ),
+        (
+            RateLimit(50, 1.04, Sure.MEASURED, 0.974),
+            ["Rate limit: 50 requests per 1 s (measured). The run used 97% of it."],
+        ),
+        (
+            RateLimit(50, 60.0, Sure.KEPT, None),
+            ["Rate limit: 50 requests per 60 s (measured by an earlier run, not confirmed yet)."],
+        ),
+        (
+            RateLimit(1, 7.71, Sure.MEASURED, None),
+            ["Rate limit: 1 request per 7.7 s (measured)."],
+        ),
+    ],
+)
+def test_status_and_report_say_the_limit_in_one_line(known, lines):
+    """The window has two digits, because it is an estimate."""
+    assert rate_limit_lines(known) == lines
+
+
+def test_status_and_report_show_the_limit_that_the_last_run_measured(start_sandbox, make_job):
+    """The JSON has the same as the text, and the page too."""
+    sandbox = start_sandbox(limit=20, window="1s")
+    job = make_job(sandbox.url, rows=[[f"row {n}"] for n in range(100)])
+    job.run()
+    known = json.loads(job.call("status", "--json").stdout)["rate_limit"]
+    assert (known["limit"], known["sure"]) == (20, "measured")
+    assert known["window_s"] > 0
+    assert known["used"] > 0
+    assert json.loads(job.call("report", "--json").stdout)["rate_limit"] == known
+    used = f"(measured). The run used {known['used']:.0%} of it."
+    assert used in job.call("status").stdout
+    assert used in job.call("report").stdout
+    assert used in (job.output / "report.html").read_text()
 
 
 def test_the_log_says_when_a_row_is_retried(tmp_path):

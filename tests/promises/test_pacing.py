@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.policy.pace import FLOOR_PER_S, MOST_PER_S, Learned, Pace
-from tests.support.pacing_limiters import KINDS, Limiter
+from tests.support.pacing_limiters import KINDS, Limiter, Remembering
+from tests.support.pacing_scenarios import Kept, Scenario, even_pace, score
 from tests.support.pacing_sim import Measured, Runner, World, between, greedy, measure
 
 PHASES = (0.3, 0.6)
@@ -112,6 +113,30 @@ def test_a_perfect_client_gets_exactly_the_limit(kind):
     """A greedy client's rate is the limit per window, so utilisation can be measured against it."""
     got = greedy(KINDS[kind](50, 1.0, 0.3), 5.0, 25.0)
     assert got == pytest.approx(1000, rel=0.01)
+
+
+def test_a_remembered_denial_costs_the_rest_of_its_window_at_its_process():
+    """The other processes still ask the limiter."""
+    one, two = Remembering(2, 10.0), Remembering(2, 10.0, processes=2)
+    assert [one.take(at) for at in (0.0, 1.0, 2.0, 9.9, 15.0)] == [1, 0, None, None, 0]
+    for at in (0.0, 0.1, 0.2):
+        two.take(at)
+    two.limit = 1000
+    assert {two.take(5.0) is None for _ in range(20)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "jitter_s", "share"),
+    [("sliding", 0.05, 0.975), ("fixed", 0.05, 0.993), ("log", 0.05, 0.957)],
+)
+def test_jitter_bounds_what_the_best_even_pace_gets(kind, jitter_s, share):
+    """So use is measured against this share of the limit and not against the whole."""
+    assert even_pace(kind, 50, 1, jitter_s, 0.0) == pytest.approx(50 * share, rel=0.005)
+
+
+def test_others_leave_less_to_the_best_even_pace():
+    """A third is used, and their arrivals are random: less than two thirds can be had."""
+    assert 50 / 2 < even_pace("sliding", 50, 1, 0.015, 1 / 3) < 50 * 2 / 3
 
 
 @pytest.mark.parametrize("case", SHORT, ids=str)
@@ -274,6 +299,34 @@ def test_a_pace_that_was_learned_too_slow_is_corrected():
     assert measure([runner], 50, 30, 60).used >= 0.95
 
 
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "remembering 1"])
+def test_a_window_that_was_learned_60_times_too_long_is_corrected(kind):
+    """At the low rate each answer finds the limit unused, which says that the window is shorter."""
+    kept = Kept(50, 60.0)
+    scenario = Scenario("kept", kind, 50, 1.0, 0.05, 30.0, 90.0, kept=kept)
+    seen = score(scenario, lambda _: Runner(Pace(start=Learned(50, 60.0, 0.97, 0.95))))
+    assert seen.used >= 0.9
+    assert seen.denied <= 0.015
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "log"])
+def test_a_window_that_becomes_shorter_is_followed(kind):
+    """The server's window is 1 s instead of 10 s after a minute."""
+    steps = ((60.0, 50, 1.0),)
+    scenario = Scenario("changes", kind, 50, 10.0, 2.0, 90.0, 150.0, steps=steps)
+    assert score(scenario, lambda _: Runner(Pace())).used >= 0.9
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "log", "smooth"])
+def test_a_short_run_with_a_kept_pace_takes_a_second(kind):
+    """Twenty rows fit into 50 per 60 s. Spread evenly they would take 24 s."""
+    runner = Runner(Pace(start=Learned(50, 60.0, 0.97, 0.95), rows=20), rows=20)
+    World(KINDS[kind](50, 60.0, 0.3), [runner], 2.0).run(60.0)
+    assert len(runner.admitted) == 20
+    assert max(runner.admitted) <= 1
+    assert not runner.denied
+
+
 def test_a_given_rate_is_kept_whatever_the_headers_say():
     """`rate:` overrides what is learned. A storm of 429s still causes a pause."""
     runner = Runner(Pace(fixed=20.0))
@@ -331,10 +384,10 @@ def test_no_sequence_of_events_stops_the_run(steps, learned):
         elif what == "lost" and in_flight:
             pace.not_counted(in_flight.pop())
         elif what == "cached" and in_flight:
-            pace.cached(in_flight.pop(0), now)
+            pace.answered(in_flight.pop(0), None, None, now)
         longest_window_s = max(longest_window_s, pace.window_s or 0.0)
         # The longest wait that the runner grants a server, whatever the server asks for.
-        assert pace.next_at(now) - now <= max(300.0, 1.25 * longest_window_s)
+        assert pace.next_at(now) <= now + max(300.0, 1.25 * longest_window_s)
         _within_bounds(pace, now)
 
 

@@ -235,13 +235,13 @@ def test_a_moved_source_leaves_the_answers_of_the_stage_readable(chain):
     assert (done.returncode, "article: 4 rows: 4 ok." in done.stdout) == (0, True)
 
 
-def third_of(chain: Chain, variables: dict[str, str]) -> Job:
+def third_of(chain: Chain, variables: dict[str, str], **more: Any) -> Job:
     third = Job(
         chain.first.folder, chain.first.folder / "third.yaml", chain.first.sheet, chain.sandbox.url
     )
     third.write_spec(
         **{"name": "third", "workflow": "wf_story", "input": {"job": "article.yaml"}},
-        **{"variables": variables, "as": "third"},
+        **{"variables": variables, "as": "third"} | more,
     )
     return third
 
@@ -324,6 +324,19 @@ def test_a_rehearsal_reads_the_rehearsal_of_its_source(chain):
     assert chain.sandbox.received() == 0
 
 
+def test_a_rehearsal_says_that_it_reads_paid_answers(chain):
+    """Only if its source has no rehearsal."""
+    chain.first.run()
+    words = "There is no rehearsal of outline.yaml, so this one reads its paid answers."
+    bills = chain.sandbox.billed()
+    assert words in chain.second.call("check", "--sandbox").stdout
+    assert words in chain.second.call("run", "--sandbox").stderr
+    assert chain.sandbox.billed() == bills
+    assert words not in chain.second.call("check").stdout
+    assert chain.first.call("run", "--sandbox").returncode == 0
+    assert words not in chain.second.call("check", "--sandbox").stdout
+
+
 def source_of(path: Path) -> list[tuple[int, ...]]:
     with contextlib.closing(sqlite3.connect(path)) as db:
         return db.execute("SELECT source_row, source_attempt FROM lineage").fetchall()
@@ -353,7 +366,10 @@ def test_three_stages_with_faults_in_each_bill_every_row_once_and_a_changed_row_
     chain = chained(sandbox, make_job)
     rows = [[f"A{n}", f"topic {n}"] for n in range(200)]
     chain.first.write_sheet(["sku", "topic"], rows)
-    third = third_of(chain, {"story": "article"})
+    few = {"concurrency": 4}  # else the failures come first, and look like those of a wrong job
+    chain.write_first(**few)
+    chain.write_second(**few)
+    third = third_of(chain, {"story": "article"}, **few)
     for _ in range(2):
         assert third.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 5
         billed = chain.sandbox.billed()
@@ -397,6 +413,21 @@ def test_a_night_of_all_stages_ends_in_time_and_the_same_command_continues(start
     assert 0 < len(sandbox.bills()) < 60
     assert chain.second.call("run", "--stages", "--quiet", "--rate", "5000").returncode == 0
     assert Counter(sandbox.billed().values()) == {1: 120}
+
+
+def test_a_stage_knows_what_the_stage_before_it_sent_in_the_window(start_sandbox, make_job):
+    """Both have one key, so the limit counts the requests of both. Its 15 rows fit into the limit
+    of 20, but not into what the stage before has left of it, so they are not sent all at once."""
+    sandbox = start_sandbox(limit=20, window="2s")
+    chain = chained(sandbox, make_job)
+    topics = [f"topic {n}" if n % 3 else f"#fault:blocked {n}" for n in range(45)]
+    chain.first.write_sheet(["sku", "topic"], [[f"A{n}", one] for n, one in enumerate(topics)])
+    chain.write_second(where={"column": "sku", "matches": "^A([1-9]|1[0-9]|2[01])$"})
+    done = chain.second.call("run", "--stages", "--json")
+    assert done.returncode == 3, done.stderr
+    first, second = json.loads(done.stdout.splitlines()[-1])["stages"]
+    assert (first["ok"], second["ok"], second["requests"]) == (30, 14, 14)
+    assert second["rate_limited"] == 0
 
 
 def test_all_stages_run_in_their_order_and_each_row_is_billed_once_in_each(chain):

@@ -8,6 +8,7 @@ None for a denied one. Denied requests use no quota.
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from typing import Protocol
 
@@ -29,6 +30,11 @@ class Sliding:
         self.phase_s = phase * window_s
         self.counts: dict[int, int] = {}
 
+    def ends_in_s(self, now: float) -> float:
+        """How long the aligned window of `now` still lasts. Servers write it as Retry-After."""
+        turns = (now + self.phase_s) / self.window_s
+        return (math.floor(turns) + 1 - turns) * self.window_s
+
     def take(self, now: float) -> int | None:
         turns = (now + self.phase_s) / self.window_s
         index = math.floor(turns)
@@ -41,13 +47,30 @@ class Sliding:
         return self.limit - used - 1
 
 
-class Fixed:
+class Remembering(Sliding):
+    """A sliding window behind server processes. Each one remembers a denial, without asking again,
+    until the aligned window ends. A request reaches any of the processes."""
+
+    def __init__(self, limit: int, window_s: float, phase: float = 0.0, processes: int = 1) -> None:
+        super().__init__(limit, window_s, phase)
+        self.denied_until = [-math.inf] * processes
+        self.random = random.Random(processes)
+
+    def take(self, now: float) -> int | None:
+        process = self.random.randrange(len(self.denied_until))
+        if now < self.denied_until[process]:
+            return None
+        remaining = super().take(now)
+        if remaining is None:
+            self.denied_until[process] = now + self.ends_in_s(now)
+        return remaining
+
+
+class Fixed(Sliding):
     """A counter that starts again with each aligned window."""
 
     def __init__(self, limit: int, window_s: float, phase: float = 0.0) -> None:
-        self.limit = limit
-        self.window_s = window_s
-        self.phase_s = phase * window_s
+        super().__init__(limit, window_s, phase)
         self.index = -1
         self.used = 0
 

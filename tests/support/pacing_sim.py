@@ -2,7 +2,7 @@
 
 A request gets a slot, waits until its intent is durable (1 to 8 ms), is stamped, and arrives 10 to
 25 ms later. The server denies it at once or answers it after the latency. So 429s come after 20 to
-50 ms. There are always more rows.
+50 ms. There are always more rows, unless a runner has `rows`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.policy.pace import Pace
 from tests.support.pacing_limiters import Limiter
 
 HELD_S, BITE_S = 0.05, 0.025
@@ -26,19 +25,35 @@ PROPAGATION_S = (0.010, 0.025)
 INTENT_S = (0.001, 0.008)
 
 
+class Controller(Protocol):
+    """What decides when requests leave: `Pace`, or another client's way."""
+
+    def next_at(self, now: float) -> float: ...
+    def price_s(self, now: float) -> float: ...
+    def granted(self, now: float) -> None: ...
+    def sent(self, now: float) -> None: ...
+    def answered(self, sent_at: float, limit: object, remaining: object, now: float) -> None: ...
+    def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None: ...
+
+
 @dataclass
 class Runner:
-    """One run: its controller, and the times of its admitted and denied requests."""
+    """One run: its controller, and the times of its admitted and denied requests.
 
-    pace: Pace
+    It has `rows` to send, and a denied row is sent again. `look_again_s` is how often it asks the
+    controller during a wait.
+    """
+
+    pace: Any
     starts_at: float = 0.0
     ends_at: float = math.inf
+    rows: float = math.inf
+    look_again_s: float = LOOK_AGAIN_S
     admitted: list[float] = field(default_factory=list)
     denied: list[float] = field(default_factory=list)
     in_flight: int = 0
     longest_stop: float = 0.0
     owed: float = 1.0
-    free: bool = False
     level_s: float = 0.0
     level_at: float = 0.0
     last_sent: float | None = None
@@ -48,9 +63,12 @@ class Runner:
 class World:
     """A server with its limiter, the runs that share it, and requests of other clients.
 
-    `cached` is the share of answers that come from a cache, without headers. `silent` means that no
-    answer has headers. During `outages`, the limiter admits every request. During `denying`, the
-    server denies every request.
+    `cached` is the share of answers that come from a cache, without headers. They use the limit,
+    except with `uncounted`. `silent` means that no answer has headers. During `outages`, the
+    limiter admits every request. During `denying`, the server denies every request. `changes` set
+    the limit at a time, `replaced` the whole limiter. `retry_after_s` returns what a denial asks
+    for. A request takes 10 ms to the server, and at most `jitter_s` more. The answer's way back
+    takes as long.
     """
 
     limiter: Limiter
@@ -59,8 +77,12 @@ class World:
     seed: int = 0
     cached: float = 0.0
     silent: bool = False
+    uncounted: bool = False
     foreign_per_s: Callable[[float], float] | None = None
     changes: tuple[tuple[float, int], ...] = ()
+    replaced: tuple[tuple[float, Limiter], ...] = ()
+    retry_after_s: Callable[[Limiter, float], float] | None = None
+    jitter_s: float = PROPAGATION_S[1] - PROPAGATION_S[0]
     outages: tuple[tuple[float, float], ...] = ()
     denying: tuple[tuple[float, float], ...] = ()
     acquainted: bool = False
@@ -71,20 +93,22 @@ class World:
         self._random = random.Random(self.seed)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
-        self.steps = 0
+        self.foreign: list[float] = []
+        self._way_s = (PROPAGATION_S[0], PROPAGATION_S[0] + self.jitter_s)
 
     def run(self, until: float) -> None:
         for runner in self.runners:
             self._at(runner.starts_at, self._turn, runner)
         for at, limit in self.changes:
             self._at(at, self._change, limit)
+        for at, limiter in self.replaced:
+            self._at(at, self._replace, limiter)
         if self.foreign_per_s is not None:
             self._at(0.0, self._foreign)
         if self.acquainted:
             self._at(0.0, self._tell_each_other)
         while self._events and self._events[0][0] <= until:
             self.now, _, act, arguments = heapq.heappop(self._events)
-            self.steps += 1
             act(*arguments)
         self.now = until
 
@@ -94,11 +118,14 @@ class World:
     def _change(self, limit: int) -> None:
         self.limiter.limit = limit
 
+    def _replace(self, limiter: Limiter) -> None:
+        self.limiter = limiter
+
     def _foreign(self) -> None:
         assert self.foreign_per_s is not None
         rate = self.foreign_per_s(self.now)
-        if rate > 0:
-            self.limiter.take(self.now)
+        if rate > 0 and self.limiter.take(self.now) is not None:
+            self.foreign.append(self.now)
         self._at(self.now + self._random.expovariate(max(rate, 1.0)), self._foreign)
 
     # -- throttle and executor ------------------------------------------------------------
@@ -106,19 +133,21 @@ class World:
     def _turn(self, runner: Runner) -> None:
         """Does the same as `PacedThrottle.slot`, until that would wait."""
         while self.now < runner.ends_at:
+            if runner.rows <= 0:
+                return  # a denied row starts the next turn
             wait = runner.pace.next_at(self.now) - self.now
             if wait > 0:
-                self._at(self.now + min(wait, LOOK_AGAIN_S), self._turn, runner)
+                self._at(self.now + min(wait, runner.look_again_s), self._turn, runner)
                 return
             if runner.in_flight >= self.most_in_flight:
                 self._at(self.now + 0.01, self._turn, runner)
                 return
-            price_s = 0.0 if runner.free else runner.pace.price_s(self.now)
+            price_s = runner.pace.price_s(self.now)
             if runner.owed * price_s <= 1e-9:
                 runner.owed = 1.0
                 runner.in_flight += 1
+                runner.rows -= 1
                 runner.pace.granted(self.now)
-                runner.free = runner.pace.take_refund(self.now)
                 self._at(self.now + self._random.uniform(*INTENT_S), self._send, runner)
                 continue
             if price_s > 1:  # an hour has many bites, so it pays in steps
@@ -141,40 +170,43 @@ class World:
         if runner.last_sent is not None:
             runner.longest_stop = max(runner.longest_stop, self.now - runner.last_sent)
         runner.last_sent = self.now
-        arrives = self.now + self._random.uniform(*PROPAGATION_S)
+        arrives = self.now + self._random.uniform(*self._way_s)
         self._at(arrives, self._arrive, runner, self.now)
 
     # -- the server -----------------------------------------------------------------------
 
     def _arrive(self, runner: Runner, sent_at: float) -> None:
-        back_s = self._random.uniform(*PROPAGATION_S)
+        back_s = self._random.uniform(*self._way_s)
         out = any(start <= self.now < end for start, end in self.outages)
         deny = any(start <= self.now < end for start, end in self.denying)
-        remaining = 0 if out else None if deny else self.limiter.take(self.now)
+        hit = self.cached > 0 and self._random.random() < self.cached
+        free = out or (hit and self.uncounted)
+        remaining = 0 if free else None if deny else self.limiter.take(self.now)
         if remaining is None:
             runner.denied.append(self.now)
-            self._at(self.now + back_s, self._denied, runner, sent_at)
+            asked_s = self.retry_after_s(self.limiter, self.now) if self.retry_after_s else None
+            self._at(self.now + back_s, self._denied, runner, sent_at, asked_s)
             return
         runner.admitted.append(self.now)
         headers: tuple[object, object] = (str(self.limiter.limit), str(remaining))
         if out:
             headers = ("0", "0")
         latency_s = self.latency_s * self._random.uniform(0.5, 1.5)
-        if self.silent or self._random.random() < self.cached:
+        if self.silent or hit:
             headers = (None, None)
             latency_s = latency_s if self.silent else 0.005
         self._at(self.now + latency_s + back_s, self._answered, runner, sent_at, headers)
 
-    def _denied(self, runner: Runner, sent_at: float) -> None:
+    def _denied(self, runner: Runner, sent_at: float, asked_s: float | None) -> None:
         runner.in_flight -= 1
-        runner.pace.denied(sent_at, self.now)
+        runner.pace.denied(sent_at, self.now, asked_s)
+        runner.rows += 1
+        if runner.rows == 1:
+            self._turn(runner)
 
     def _answered(self, runner: Runner, sent_at: float, headers: tuple[object, object]) -> None:
         runner.in_flight -= 1
-        if headers == (None, None):
-            runner.pace.cached(sent_at, self.now)
-        else:
-            runner.pace.answered(sent_at, headers[0], headers[1], self.now)
+        runner.pace.answered(sent_at, headers[0], headers[1], self.now)
 
     def _tell_each_other(self) -> None:
         there = [runner for runner in self.runners if runner.starts_at <= self.now < runner.ends_at]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pipeline.core.model import ROW_COUNTS, State, Summary
+from pipeline.core.model import ROW_COUNTS, RateLimit, State, Summary
 from pipeline.core.wording import counted
 from pipeline.inputs.row_names import RowNames
 from pipeline.ledger.past_runs import RunFacts
@@ -50,6 +50,7 @@ from pipeline.status.summary_lines import (
     next_note,
     outcome_line,
     paid_line,
+    rate_limit_lines,
     review_lines,
 )
 
@@ -88,6 +89,7 @@ class PageFacts:
     pictures: Sequence[Picture]
     written_at: float
     version: str
+    rate_limit: RateLimit | None = None
     to_add: str | None = None
     marked: Sequence[FlaggedAnswers] = ()
     unread: str | None = None
@@ -163,6 +165,7 @@ def _outcome(facts: PageFacts) -> Iterable[Child]:
         yield element("p", line)
     yield element("p", paid_line(summary, facts.rehearsal), " ", _paid(summary))
     yield element("p", last_run_line(facts.last_run, facts.in_use, facts.in_flight))
+    yield from (element("p", line) for line in rate_limit_lines(facts.rate_limit))
     if summary.resume_command:
         yield element("p", next_note(summary, facts.rehearsal), " Next:")
         yield _command(summary.resume_command)

@@ -56,6 +56,7 @@ def write_report(job: Job, report: Report | None = None, clock: Clock | None = N
             last_run=read(queries.last_run),
             in_use=report.in_use,
             in_flight=report.in_flight,
+            rate_limit=report.rate_limit,
             to_add=job.to_add,
             marked=report.marked,
             sources=report.sources,

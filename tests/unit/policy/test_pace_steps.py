@@ -9,6 +9,7 @@ import math
 
 import pytest
 
+from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.pace import FLOOR_PER_S, Learned, Pace
 
 
@@ -63,13 +64,10 @@ def test_the_ramp_ends_at_a_limit_above_100_and_at_100_for_a_lower_one():
         assert pace.rate(105.0) == most
 
 
-def test_a_fixed_rate_is_the_rate_and_no_slot_is_refunded():
-    """What was learned does not matter, nor what comes from a cache."""
+def test_a_fixed_rate_is_the_rate():
+    """What was learned does not matter."""
     pace = Pace(fixed=7.0, start=Learned(50, 1.0, 1.0))
     assert (pace.rate(0.0), pace.price_s(0.0)) == (7.0, exactly(1 / 7))
-    pace.cached(send(pace, 1.0), 1.1)
-    send(pace, 1.2)
-    assert not pace.take_refund(1.3)
 
 
 def test_the_rate_is_at_most_5000_per_second():
@@ -137,7 +135,7 @@ def test_the_used_share_of_the_limit_is_counted_once_the_window_is_known():
     assert pace.share_used() == pytest.approx(0.5, abs=0.01)
     slow, _ = settled(window_s=10.0)
     assert slow.share_used() == pytest.approx(1.0, abs=0.001)
-    unknown = known()
+    unknown = Pace(start=Learned(50, 1.0, 1.0))
     unknown.denied(send(unknown, 1.0), 1.1)
     assert unknown._used == 0
 
@@ -231,76 +229,94 @@ def test_a_late_request_that_is_no_longer_in_the_history_changes_nothing():
     assert len(pace._sends) == 0
 
 
-# -- answers from a cache -------------------------------------------------------------------
+# -- the last rows --------------------------------------------------------------------------
 
 
-def known() -> Pace:
-    return Pace(start=Learned(50, 1.0, 1.0))
-
-
-def test_each_answer_from_a_cache_refunds_a_slot_but_never_two_in_a_row():
-    """A cache that answers every request at most doubles the rate."""
-    pace = known()
-    for at in (1.0, 2.0):
-        pace.cached(send(pace, at), at + 0.1)
-    pace.cached(2.0, 2.2)  # the same answer twice
-    granted = []
-    for at in (3.0, 4.0, 5.0):
-        granted.append(pace.take_refund(at))
-        assert not pace.take_refund(at)
-        send(pace, at + 0.5)
-    assert granted == [True, True, False]
-
-
-def test_a_slot_refunded_at_the_instant_of_a_send_counts_for_the_next_send():
-    """Clocks have coarse ticks."""
-    pace = known()
-    for at in (1.0, 2.0):
-        pace.cached(send(pace, at), at + 0.1)
-    send(pace, 3.0)
-    assert [pace.take_refund(3.0) for _ in range(2)] == [True, False]
-
-
-def test_at_most_ten_refunded_slots_are_kept():
-    """Otherwise an hour of cached answers would cause a burst of thousands."""
-    pace = known()
-    for number in range(12):
-        pace.cached(send(pace, 1.0 + number), 1.1 + number)
-    taken = 0
-    for number in range(12):
-        taken += pace.take_refund(100.0 + number)
-        send(pace, 100.5 + number)
-    assert taken == 10
-
-
-def test_a_denial_soon_after_a_refund_shows_that_cached_answers_count():
-    """From then on no slot is refunded."""
+def test_rows_that_fit_into_what_is_left_of_the_limit_are_not_spread():
+    """The newest answer says what is left. Each request that was sent since used one of it."""
     pace, now = settled()
-    pace.cached(send(pace, now + 0.1), now + 0.11)
-    assert pace.take_refund(now + 0.2)
-    pace.denied(send(pace, now + 0.3), now + 0.33)
-    pace.cached(send(pace, now + 0.4), now + 0.41)
-    assert not pace.take_refund(now + 0.5)
+    pace.answered(send(pace, now + 0.02), "50", "9", now + 0.03)
+    pace.rows = 10
+    assert pace.price_s(now + 0.03) > 0
+    pace.rows = 9
+    assert pace.price_s(now + 0.03) == 0
+    send(pace, now + 0.04)
+    assert (pace.rows, pace.price_s(now + 0.04)) == (8, 0)
+    pace.sent(now + 0.05)  # of a row that was not counted
+    assert pace.price_s(now + 0.05) > 0
 
 
-def test_a_denial_long_after_a_refund_says_nothing_about_the_cache():
-    """One window later it has other reasons."""
+def test_a_denied_row_is_left_again():
+    """It will be sent once more, so it needs room."""
+    pace = Pace(rows=3)
+    sent = send(pace, 100.0)
+    assert pace.rows == 2
+    pace.denied(sent, 100.1)
+    assert pace.rows == 3
+
+
+def test_before_the_first_answer_nine_tenths_of_the_kept_limit_count_as_free():
+    """Another machine may have used the rest."""
+    for rows, spread in ((45, False), (46, True)):
+        pace = Pace(start=Learned(50, 60.0, 0.97), rows=rows)
+        assert (pace.price_s(100.0) > 0) is spread
+
+
+def test_a_fixed_rate_and_runs_that_share_the_key_spread_all_their_rows():
+    """The user wants that rate. Another run would send its last rows into the same room."""
+    assert Pace(fixed=5.0, start=Learned(50, 60.0, 0.97), rows=1).price_s(100.0) == exactly(0.2)
+    pace = Pace(start=Learned(50, 60.0, 0.97), rows=1)
+    pace.share_with([1.0], 100.0)
+    assert pace.price_s(100.0) > 0
+
+
+# -- what the user sees ---------------------------------------------------------------------
+
+
+def test_the_belief_says_where_the_window_comes_from():
+    """A kept one, none yet, and a measured one. A guess is not shown: it may be off by far."""
+    assert Pace().belief() is None
+    kept = Pace(start=Learned(50, 60.0, 0.97))
+    assert kept.belief() == RateLimit(50, 60.0, Sure.KEPT, None)
+    pace = Pace()
+    for number in range(5):
+        at = send(pace, 100.0 + number / 10)
+    pace.answered(at, "5", "0", 100.5)
+    assert pace.belief() == RateLimit(5, None, None, None)
+    pace, _ = settled()
+    assert pace.belief() == RateLimit(50, 1.0, Sure.MEASURED, pace.share_used())
+
+
+@pytest.mark.parametrize(
+    ("kept", "wrong"),
+    [
+        (Learned(50, 1.0, 0.97), False),
+        (Learned(50, 1.4, 0.97), False),
+        (Learned(50, 60.0, 0.97), True),
+        (Learned(50, 0.5, 0.97), True),
+        (Learned(10, 1.0, 0.97), True),
+    ],
+)
+def test_a_kept_limit_is_called_wrong_if_the_measured_one_is_another(kept, wrong):
+    """Only after the first windows, whose samples are off, and only by more than a half."""
+    pace, now = settled(windows=8)
+    pace.start = kept
+    assert pace.kept_was_wrong(now) is wrong
+    young, now = settled(windows=2)
+    young.start = kept
+    assert not young.kept_was_wrong(now)
+
+
+# -- answers without headers ----------------------------------------------------------------
+
+
+def test_an_answer_without_headers_counts_as_a_send_and_teaches_nothing_else():
+    """It may come from a cache, which uses the limit like any other answer."""
     pace, now = settled()
-    pace.cached(send(pace, now + 0.1), now + 0.11)
-    assert pace.take_refund(now + 0.2)
-    pace.denied(send(pace, now + 1.2), now + 1.23)
-    pace.cached(send(pace, now + 1.4), now + 1.41)
-    assert pace.take_refund(now + 1.5)
-
-
-def test_a_denial_says_nothing_about_the_cache_while_the_window_is_unknown():
-    """Any request of the ramp may have been the reason."""
-    pace = known()
-    pace.cached(send(pace, 1.0), 1.1)
-    assert pace.take_refund(1.2)
-    pace.denied(send(pace, 1.3), 1.33)
-    pace.cached(send(pace, 1.4), 1.41)
-    assert pace.take_refund(1.5)
+    before, count = (pace.limit, pace.window_s), len(pace._sends)
+    pace.answered(send(pace, now + 0.1), None, None, now + 0.11)
+    assert (pace.limit, pace.window_s) == before
+    assert len(pace._sends) == count + 1
 
 
 # -- denials --------------------------------------------------------------------------------
@@ -392,6 +408,61 @@ def test_retry_after_is_obeyed_up_to_five_minutes_before_the_window_is_known():
         pace.denied(send(pace, 1500.0), 1500.1)
         assert pace.asked_s == 0.0
         assert pace.next_at(1500.1) - 1500.1 <= 55.0
+
+
+def test_a_long_wait_that_was_asked_for_ends_when_the_window_becomes_known():
+    """The run asked for nothing else meanwhile, but answers still come."""
+    pace = Pace()
+    now = 100.0
+    for _ in range(200):
+        now = send(pace, now + 0.02)
+    pace.denied(send(pace, now + 0.02), now + 0.05, 60.0)
+    assert pace.next_at(now + 1.0) == exactly(now + 60.05)
+    sends = list(pace._sends._times)
+    for number, sent_at in enumerate(sends, 1):
+        pace.answered(sent_at, "50", str(50 - min(number, 50)), now + 0.5)
+    assert pace.window_s == exactly(1.0)
+    assert pace.next_at(now + 0.5) == exactly(now + 0.05 + 1.25)
+
+
+@pytest.mark.parametrize(("lasted_s", "share"), [(0.2, 0.0), (0.5, 0.03), (1.0, 0.06), (2.0, 0.0)])
+def test_a_denial_costs_g_six_percent_of_the_share_of_the_window_that_it_lasted(lasted_s, share):
+    """A shorter one costs nothing more. One of over one and a half windows has another reason."""
+    pace, now = settled(windows=8)
+    first = send(pace, now + 0.02)
+    pace.denied(first, now + 0.03)
+    pace.denied(send(pace, now + 0.04), now + 0.05)
+    before = pace.g
+    pace.answered(send(pace, now + 0.04 + lasted_s), None, None, now + 0.05 + lasted_s)
+    assert pace.g == exactly(before - share)
+
+
+def test_near_a_g_that_was_costly_it_grows_ten_times_slower():
+    """Ten times as many windows pass until the next such denial."""
+    pace, now = settled(windows=8)
+    gains = []
+    for costly in (math.inf, pace.g + 0.01, pace.g + 0.03):
+        pace._costly_g, before, now = costly, pace.g, now + 0.5
+        pace.answered(now - 0.1, "50", "10", now)
+        gains.append(pace.g - before)
+    assert gains[1] == pytest.approx(gains[0] / 10, rel=0.01)
+    assert gains[2] == pytest.approx(gains[0], rel=0.01)
+
+
+def test_a_probe_that_a_process_denied_from_memory_says_nothing_about_the_window():
+    """It may deny everything until its window ends, and ours may be a tenth longer."""
+    pace, now = settled(windows=20)
+    for later_s in (0.02, 0.04, 0.5, 1.1):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    assert pace.window_s == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_new_limit_takes_back_what_its_denials_cost():
+    """They came from the limit and not from g."""
+    pace, now = settled(windows=8)
+    pace.g, pace._costly_g = 0.9, 0.95
+    pace.answered(send(pace, now + 0.1), "10", "0", now + 0.2)
+    assert (pace.g, pace._costly_g) == (pytest.approx(0.97, abs=1e-3), math.inf)
 
 
 def test_after_a_pause_one_probe_goes_and_is_trusted_if_no_denial_arrives_in_time():
