@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 
 _ARGUMENTS = {
     "JOB": "A job file (`jobs/NAME.yaml`) or its run folder.",
+    "WHERE": "A folder, a job file, a run folder or a sheet.",
     "SHEET": "A .csv, .tsv, .xlsx, .parquet or .jsonl file.",
 }
 _BEHIND = re.compile(r"(.*?)\s*(?:\[([^\[\]]*)\])?", re.DOTALL)
@@ -171,7 +172,8 @@ def _command(command: click.Command, name: str, top: click.Context) -> str:
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
             word = (parameter.name or "").upper()
-            rows.append(f"| `{word}` | {_ARGUMENTS[word]} | required |")
+            left_out = "required" if parameter.required else "the current folder"
+            rows.append(f"| `{word}` | {_ARGUMENTS[word]} | {left_out} |")
     for group, options in command.grouped(context).items():
         rows.append(f"| **{group}** | | |")
         rows += [_row(option, context) for option in options if option in command.params]

@@ -42,6 +42,8 @@ _HOME = {
     "AnswerColumn": "pipeline.job.answer_columns",
     "init_job": "pipeline.scaffold.job_spec",
     "Written": "pipeline.scaffold.job_spec",
+    "preview_sheet": "pipeline.scaffold.preview",
+    "Preview": "pipeline.scaffold.preview",
     "read_status": "pipeline.status.summary",
     "Status": "pipeline.status.summary",
     "FailOn": "pipeline.status.exit_codes",
@@ -67,6 +69,7 @@ _HOME = {
     "Decision": "pipeline.core.review",
     "reread_job": "pipeline.run.settle",
     "settle_job": "pipeline.run.settle",
+    "stop_job": "pipeline.run.stop",
     "verify_job": "pipeline.verify",
     "Verified": "pipeline.verify",
     "Finding": "pipeline.verify",
@@ -154,8 +157,10 @@ if TYPE_CHECKING:
     from pipeline.run.check import Checked, check_job
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.run.settle import reread_job, settle_job
+    from pipeline.run.stop import stop_job
     from pipeline.run.stream import events_of
     from pipeline.scaffold.job_spec import Written, init_job
+    from pipeline.scaffold.preview import Preview, preview_sheet
     from pipeline.sending.control import Control
     from pipeline.show.rows import ShownAttempt, ShownRow, ShownVersion, show_job
     from pipeline.status.exit_codes import FailOn
@@ -188,6 +193,7 @@ __all__ = [
     "Paced",
     "PastRun",
     "PipelineError",
+    "Preview",
     "RateLimit",
     "Refused",
     "Report",
@@ -222,6 +228,7 @@ __all__ = [
     "init_job",
     "load_spec",
     "parse_rows",
+    "preview_sheet",
     "read_history",
     "read_results",
     "read_reviews",
@@ -240,6 +247,7 @@ __all__ = [
     "select_resume",
     "settle_job",
     "show_job",
+    "stop_job",
     "verify_job",
     "write_report",
 ]

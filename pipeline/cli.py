@@ -27,6 +27,7 @@ from pipeline.commands.send import resume, run
 from pipeline.commands.settle import settle
 from pipeline.commands.show import show
 from pipeline.commands.status import status
+from pipeline.commands.ui import ui
 from pipeline.commands.verify import verify
 from pipeline.core.errors import Refused
 from pipeline.sandbox.command import sandbox
@@ -46,6 +47,7 @@ _COMMANDS = {
     "history": history,
     "verify": verify,
     "schedule": schedule,
+    "ui": ui,
     "sandbox": regrouped(
         sandbox,
         "Serve a local copy of the API to rehearse with.",

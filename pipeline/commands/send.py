@@ -244,9 +244,13 @@ def _until_said(said: SendOptions) -> float | None:
 
 
 async def _until_signalled(run: Callable[[Control], Coroutine[Any, Any, T]]) -> T:
-    """Runs until the end. The first signal stops the run gently, the second at once."""
+    """Runs until the end. The first signal stops the run gently, the second at once.
+
+    The two signals of `stop_job` always mean the same, however often they come.
+    """
     import asyncio
 
+    from pipeline.run.stop import STOP_GENTLY, STOP_NOW
     from pipeline.sending.control import Control
 
     control = Control()
@@ -260,6 +264,15 @@ async def _until_signalled(run: Callable[[Control], Coroutine[Any, Any, T]]) -> 
         else:
             control.abandon()
 
+    def stop_gently() -> None:
+        control.stop("Stopped from outside.", _SIGNALS[signal.SIGTERM])
+
+    def stop_now() -> None:
+        stop_gently()
+        control.abandon()
+
+    loop.add_signal_handler(STOP_GENTLY, stop_gently)
+    loop.add_signal_handler(STOP_NOW, stop_now)
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP, so it stays
             loop.add_signal_handler(number, on_signal, number)

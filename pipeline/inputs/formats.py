@@ -45,11 +45,11 @@ def open_table(spec: JobSpec) -> Table:
         if leads_to_itself(path):
             raise Refused(f"{path}: a symbolic link in this path leads back to itself.{named}")
         raise Refused(f"{path}: there is no such file.{nearest(path.name, beside) or named}")
-    opener = _READERS.get(path.suffix.lower())
+    opener = READERS.get(path.suffix.lower())
     if opener is None:
         raise Refused(
             f"{path}: the runner cannot read a file with {named_ending(path)}. "
-            f"It reads {', '.join(_READERS)}.{_saved_as(path.suffix.lower())}"
+            f"It reads {', '.join(READERS)}.{_saved_as(path.suffix.lower())}"
         )
     _refuse_settings_of_others(spec)
     try:
@@ -107,7 +107,7 @@ def _calamine(spec: JobSpec) -> Table:
     return open_calamine(spec)
 
 
-_READERS: dict[str, Callable[[JobSpec], Table]] = {
+READERS: dict[str, Callable[[JobSpec], Table]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
     ".txt": _delimited,

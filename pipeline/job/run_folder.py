@@ -21,6 +21,7 @@ from pipeline.core.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.job.traces import (
     EXPORTS,
     LEDGER,
+    PAGE_OUTPUT,
     REVIEW_LOCK,
     REVIEWS,
     Trace,
@@ -88,6 +89,11 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
+
+    @property
+    def page_output(self) -> Path:
+        """What the runs print that the page started."""
+        return self.path / PAGE_OUTPUT
 
     @property
     def lock(self) -> Path:
@@ -208,6 +214,15 @@ class RunFolder:
         except OSError:
             return False
         return False
+
+    @property
+    def holder(self) -> int | None:
+        """The process that has locked the folder, None if there is none or it wrote no number."""
+        if not self.in_use:
+            return None
+        with contextlib.suppress(OSError, ValueError), open_file(self.lock) as file:
+            return int(file.read(20))
+        return None
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[bool]:

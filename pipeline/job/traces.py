@@ -19,6 +19,7 @@ LEDGER = "ledger.sqlite"
 EXPORTS = "exports.json"
 REVIEWS = "reviews.sqlite"
 REVIEW_LOCK = "reviews.lock"
+PAGE_OUTPUT = "page.log"
 # In the order in which a message should name them. A refused run leaves the lock, the empty part,
 # the new copy of the sheet and a log without a run, so these are not here.
 _OF_A_RUN = (
@@ -39,7 +40,7 @@ _RUN_IN_LOG = b'"event": "run_started"'
 
 _WRITTEN = r"(input\.parquet|run\.json|summary\.json|failures\.csv|report\.html|exports\.json)"
 _OURS = re.compile(
-    rf"lock|reviews\.lock|\.reserve|log\.jsonl|{_WRITTEN}|\.{_WRITTEN}(\.new|(\.[0-9a-f]{{8}})?\.draft)"
+    rf"lock|page\.log|reviews\.lock|\.reserve|log\.jsonl|{_WRITTEN}|\.{_WRITTEN}(\.new|(\.[0-9a-f]{{8}})?\.draft)"
     r"|(ledger|reviews|sandbox-book)\.sqlite(-wal|-shm|-journal)?"
 )
 # The first bytes of our files whose names other programs also use. A power cut may leave zeros.

@@ -12,6 +12,7 @@ from pipeline.inputs.row_names import RowNames
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
+from pipeline.ledger.reviews import parsed_answer_id
 from pipeline.planning.plan import Plan
 from pipeline.planning.prepared import Prepared
 from pipeline.planning.selection import Flagged, Selection
@@ -110,6 +111,8 @@ def _columns_first(flagged: Flagged) -> str:
 
 
 def _has(flags: Iterable[str]) -> str:
+    if all(map(parsed_answer_id, flags)):
+        return "is one that you named"
     return "is rejected" if set(flags) == {REJECTED} else f"has {_listed(flags)}"
 
 

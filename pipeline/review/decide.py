@@ -62,6 +62,7 @@ def review_job(
     limit: int | None = None,
     text: str | None = None,
     column: str | None = None,
+    answer: str | None = None,
     ask: Ask | None = None,
     yes: bool = False,
 ) -> Reviewed:
@@ -93,7 +94,7 @@ def review_job(
         seed=seed,
         limit=limit,
     )
-    return decide(job, _decision(decision), choice, text, column, ask=ask, yes=yes)
+    return decide(job, _decision(decision), choice, text, column, answer=answer, ask=ask, yes=yes)
 
 
 def _decision(word: Decision | str) -> Decision:
@@ -113,13 +114,16 @@ def decide(
     text: str | None = None,
     column: str | None = None,
     *,
+    answer: str | None = None,
     ask: Ask | None = None,
     yes: bool = False,
     clock: Clock | None = None,
 ) -> Reviewed:
     """Does the same for a `choice` of rows."""
     with nothing_saved():
-        return _decide(job, decision, choice, text, column, ask, yes, clock or SystemClock())
+        return _decide(
+            job, decision, choice, text, column, answer, ask, yes, clock or SystemClock()
+        )
 
 
 @contextmanager
@@ -138,6 +142,7 @@ def _decide(
     choice: Choice,
     text: str | None,
     column: str | None,
+    answer: str | None,
     ask: Ask | None,
     yes: bool,
     clock: Clock,
@@ -154,9 +159,11 @@ def _decide(
     with showing(job, choice, kinds=ALL_KINDS) as shown:
         answers = list(_answers(shown))
         _check_answers(answers, with_text)
+        _check_shown(answers, answer)
         found = _result(shown, decision, answers)
         if not yes:
-            _ask_about(_moved_words(shown, choice), ask)
+            if answer is None:
+                _ask_about(_moved_words(shown, choice), ask)
             _ask_about(_shared_words(shown, found), ask)
         digests = {one.attempt_id: one.digest for _, one in answers}
         reviews = [Review(n, digest, decision, column, text) for n, digest in digests.items()]
@@ -205,6 +212,12 @@ def _check_answers(answers: list[tuple[int, AnswerId]], edit: bool) -> None:
             f"An edit is the text of one answer, and these are {different} answers. Choose one "
             "row, or edit several in a review sheet (`pipeline export --review FILE`)."
         )
+
+
+def _check_shown(answers: list[tuple[int, AnswerId]], answer: str | None) -> None:
+    shown = None if answer is None else parsed_answer_id(answer)
+    if answer is not None and any(shown is None or one[:3] != shown[:3] for _, one in answers):
+        raise Refused("The row has another answer by now than the one that was shown.")
 
 
 def _result(shown: Shown, decision: Decision, answers: list[tuple[int, AnswerId]]) -> Reviewed:

@@ -18,7 +18,7 @@ from pipeline.job.answer_columns import flags_of_columns
 from pipeline.job.job import Job
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
-from pipeline.ledger.reviews import Reviews
+from pipeline.ledger.reviews import Reviews, parsed_answer_id
 from pipeline.planning.selection import Flagged
 from pipeline.results.flags import known_flags
 from pipeline.results.lookup import Rows, find_flagged_answers
@@ -26,7 +26,8 @@ from pipeline.results.lookup import Rows, find_flagged_answers
 
 def find_flagged(job: Job, flags: frozenset[str], read: Read, reviews: Reviews) -> Flagged:
     """Returns the rows whose answers have one of `flags`. Of these, `REJECTED` is the decision of a
-    person.
+    person. A flag can also be the name of an answer, as in a review sheet: then it is that answer,
+    as long as no newer one has come.
 
     Does not verify the ledger's checksums: the caller does that with `integrity.check_ledger`.
 
@@ -35,17 +36,19 @@ def find_flagged(job: Job, flags: frozenset[str], read: Read, reviews: Reviews) 
         StorageFailed: when an answer is missing or damaged.
     """
     columns = job.to_run().columns
-    _refuse_unknown(flags, (*known_flags(columns), REJECTED))
+    named = _named_answers(flags, reviews)
+    _refuse_unknown(flags - set(named.values()), (*known_flags(columns), REJECTED))
     answers = find_flagged_answers(job, read, reviews)
-    rows = {flag: answers.flagged[flag] for flag in sorted(flags - {REJECTED})}
+    rows = {flag: answers.flagged[flag] for flag in sorted(flags - {REJECTED, *named.values()})}
     rejected = reviews.with_decision(Decision.REJECTED) if REJECTED in flags else frozenset()
     flags_at = _flags_at(rows)
     reasons = read(
         lambda db: {
-            one.row_id: "\n".join(filter(None, (flags_at.get(one.sheet_row), word)))
+            one.row_id: "\n".join(filter(None, (flags_at.get(one.sheet_row), word, answer)))
             for one in queries.answered_after_review(reviews.protected)(db)
             for word in [REJECTED if one.attempt_id in rejected else None]
-            if word or one.sheet_row in flags_at
+            for answer in [named.get(one.attempt_id)]
+            if word or answer or one.sheet_row in flags_at
         }
     )
     asked_for = read(queries.again_reasons)
@@ -59,6 +62,16 @@ def find_flagged(job: Job, flags: frozenset[str], read: Read, reviews: Reviews) 
     )
     computed = [rows[flag] for flag in flags.intersection(flags_of_columns(columns))]
     return Flagged(flags, reasons, frozenset(tried), answers.answered, _number(computed))
+
+
+def _named_answers(flags: Iterable[str], reviews: Reviews) -> dict[int, str]:
+    """Returns those of `flags` that name an answer of this folder, by its attempt."""
+    found = ((parsed_answer_id(flag), flag) for flag in flags)
+    return {
+        answer.attempt_id: flag
+        for answer, flag in found
+        if answer is not None and answer.folder_id == reviews.folder_id
+    }
 
 
 def _refuse_unknown(flags: Iterable[str], known: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pipeline.core.added_columns import STATUS
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
+from pipeline.core.review import Decision
 from pipeline.core.wording import few_words, nearest, one_line
 from pipeline.inputs.row_names import no_such_row
 from pipeline.inputs.stored import stored_batches, stored_columns
@@ -24,6 +25,7 @@ from pipeline.results.flags import known_flags
 from pipeline.show import SEED
 
 STATUSES = (State.OK, State.FAILED, State.AMBIGUOUS, State.PENDING, "skipped")
+REVIEWS = (Decision.APPROVED, Decision.EDITED, Decision.REJECTED)
 _ID_CHARACTERS = 40
 
 Mask = npt.NDArray[np.bool_]
@@ -32,14 +34,15 @@ Mask = npt.NDArray[np.bool_]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The rows to show. A row must fit each of these that is given: its number, its id, its status,
-    its error code and a flag. Of the rows that fit, `sample` chooses so many at random, and `limit`
-    the first ones."""
+    its error code, a flag and the decision of a person. Of the rows that fit, `sample` chooses so
+    many at random, and `limit` the first ones."""
 
     rows: RowNumbers | None = None
     ids: Collection[str] = ()
     statuses: Collection[str] = ()
     codes: Collection[str] = ()
     flags: Collection[str] = ()
+    reviews: Collection[str] = ()
     sample: int | None = None
     seed: int = SEED
     limit: int | None = None
@@ -57,6 +60,8 @@ def chosen_rows(source: AnsweredSheet, id_column: str | None, choice: Choice) ->
         mask &= _with_ids(source, id_column, choice.ids)
     if choice.flags:
         mask &= _flagged(source, choice.flags)
+    if choice.reviews:
+        mask &= _reviewed(source, choice.reviews)
     if choice.statuses or choice.codes:
         mask &= _ended(source, mask, choice)
     return _first(_sampled(mask, choice), choice.limit)
@@ -68,6 +73,8 @@ def _refuse_unknown(source: AnsweredSheet, choice: Choice) -> None:
         raise Refused(no_such_row(choice.rows.last, sheet, source.rows, source.snapshot))
     for status in choice.statuses:
         _refuse_other(status, "status", STATUSES)
+    for review in choice.reviews:
+        _refuse_other(review, "review", REVIEWS)
     for flag in choice.flags:
         _refuse_other(flag, "flag", known_flags(source.columns.columns))
     if choice.codes:
@@ -112,6 +119,15 @@ def _flagged(source: AnsweredSheet, flags: Collection[str]) -> Mask:
         if flag in source.answers.flagged:
             mask[source.answers.flagged[flag] - 1] = True
     return mask
+
+
+def _reviewed(source: AnsweredSheet, reviews: Collection[str]) -> Mask:
+    """The rows whose answers have one of the decisions."""
+    if source.attempts is None:
+        return np.zeros(source.rows, bool)
+    standing = source.reviews.standing
+    decided = [number for number, one in standing.items() if one.decision in reviews]
+    return np.isin(source.attempts[1:], decided)
 
 
 def _ended(source: AnsweredSheet, mask: Mask, choice: Choice) -> Mask:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.added_columns import ANSWER, FLAGS, KINDS, REVIEW, STATUS, part_of
+from pipeline.core.added_columns import ANSWER, ANSWER_ID, FLAGS, KINDS, REVIEW, STATUS, part_of
 from pipeline.core.errors import Refused
 from pipeline.core.model import Citation, ErrorCode, Verdict
 from pipeline.core.wording import NAMED
@@ -37,6 +37,7 @@ from pipeline.system.opening import as_object
 PAID, MAYBE_PAID, NOT_PAID = "paid", "maybe paid", "not paid"
 IN_FLIGHT = "in flight"
 _AS_SENT = "variables"
+_KINDS = (*KINDS, ANSWER_ID)
 _OF_VERSIONS = ("version", "sent_at")
 
 
@@ -78,7 +79,8 @@ class ShownRow:
     `versions` are all paid answers, the oldest first, if the caller asks for them. `review` is the
     decision of a person about the answer: "approved", "edited" or "rejected". Where a person
     edited the answer, `answer` and `columns` have the edited text. `earlier` has the filled columns
-    that earlier stages added to the sheet.
+    that earlier stages added to the sheet. `answer_id` names the paid answer: `run --again` and
+    `review_job` take it, so that they mean this answer and not what stands in its row later.
     """
 
     row: int
@@ -98,6 +100,7 @@ class ShownRow:
     versions: tuple[ShownVersion, ...] = ()
     review: str | None = None
     earlier: Mapping[str, str] = field(default_factory=dict)
+    answer_id: str | None = None
 
 
 def show_job(
@@ -108,6 +111,7 @@ def show_job(
     statuses: Collection[str] = (),
     codes: Collection[str] = (),
     flags: Collection[str] = (),
+    reviews: Collection[str] = (),
     sample: int | None = None,
     seed: int = SEED,
     limit: int | None = None,
@@ -116,9 +120,10 @@ def show_job(
     """Yields rows of the last run's sheet, in its order, each with its answer and its requests.
 
     A row must fit each option that is given: `rows` (see `parse_rows`), `ids`, `statuses` ("ok",
-    "failed", "ambiguous", "pending", "skipped"), error `codes` and `flags`. Of the rows that fit,
-    `sample` chooses so many at random, the same ones for the same `seed`, and `limit` the first
-    ones. With `versions` each row has all its paid answers. Works while a run is active. Sends
+    "failed", "ambiguous", "pending", "skipped"), error `codes`, `flags` and `reviews` ("approved",
+    "edited", "rejected"). Of the rows that fit, `sample` chooses so many at random, the same ones
+    for the same `seed`, and `limit` the first ones. With `versions` each row has all its paid
+    answers. Works while a run is active. Sends
     nothing. One row at a time is in memory.
 
     Raises:
@@ -131,6 +136,7 @@ def show_job(
         statuses=statuses,
         codes=codes,
         flags=flags,
+        reviews=reviews,
         sample=sample,
         seed=seed,
         limit=limit,
@@ -141,7 +147,7 @@ def show_job(
 
 @contextmanager
 def showing(
-    job: Job, choice: Choice, *, versions: bool = False, kinds: Collection[str] = KINDS
+    job: Job, choice: Choice, *, versions: bool = False, kinds: Collection[str] = _KINDS
 ) -> Iterator[Shown]:
     """Opens the sources of the rows and chooses among them. `kinds` are the runner's own columns
     that the rows have.
@@ -279,6 +285,7 @@ class _Reader:
                 for one in self._earlier
                 if (text := piece.columns[one][place].as_py())
             },
+            answer_id=cell.get(ANSWER_ID),
         )
 
     def _name(self, number: int, row_id: str | None) -> str:

@@ -79,6 +79,22 @@ def start_python(
     )
 
 
+def start_apart(module: str, *arguments: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Starts `module` as a process that outlives this one, in a separate session. It prints into
+    `output`, reads nothing, and has the environment and the current folder of this process.
+
+    Raises:
+        OSError: when the machine has no room for another process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _BEGIN, ROOT, json.dumps(import_path()), module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
 def _environment() -> dict[str, str]:
     return {
         name: value

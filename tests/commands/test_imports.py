@@ -37,6 +37,7 @@ WORKBOOK = {"xml.parsers", "zipfile"}
 MAY_LOAD = {
     "--help": set(),
     "sandbox --help": set(),
+    "ui --help": set(),
     "init sheet.csv --workflow wf_other --to other.yaml": {"numpy", "yaml"},
     "status job.yaml": LEDGER,
     "history job.yaml": LEDGER,

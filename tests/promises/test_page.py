@@ -1,0 +1,259 @@
+"""The page: what a click sends and pays, and who may click. Bills are those of the server."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.job.run_folder import RunFolder
+from tests.conftest import Job, SandboxProcess
+from tests.support.browser import PageClient, eventually, serving
+from tests.support.servers import Server
+
+ROWS = [[f"story {n}"] for n in range(12)]
+
+
+@pytest.fixture
+def job(make_job, sandbox: SandboxProcess) -> Job:
+    return make_job(sandbox.url, rows=ROWS)
+
+
+@pytest.fixture
+def page(job: Job) -> Iterator[PageClient]:
+    with serving(job.folder, job.environment()) as (_, client):
+        yield client
+
+
+def _ended(job: Job) -> None:
+    """Waits until the run that a click started has ended."""
+    eventually(lambda: not _in_use(job))
+
+
+def _in_use(job: Job) -> bool:
+    return RunFolder(job.output).in_use
+
+
+def test_the_page_rehearses_tries_five_rows_and_sends_the_rest(job: Job, page: PageClient, sandbox):
+    actions = page.get("/actions", at="job.yaml")
+    assert "Rehearse all rows" in actions
+    assert page.click(actions, "/rehearse").status_code == 303
+    rehearsal = RunFolder(job.output.with_name("job.sandbox"))
+    eventually(lambda: rehearsal.summary.exists() and not rehearsal.in_use)
+    assert sandbox.received() == 0
+
+    actions = page.get("/actions", at="job.yaml")
+    assert "At most 5 requests may be billed." in actions
+    assert page.click(actions, "/start").status_code == 303
+    _ended(job)
+    assert sum(sandbox.billed().values()) == 5
+
+    actions = page.get("/actions", at="job.yaml")
+    assert "At most 7 requests may be billed." in actions
+    assert page.click(actions, "/start").status_code == 303
+    eventually(lambda: sum(sandbox.billed().values()) == 12)
+    _ended(job)
+    assert "Nothing to send" in page.get("/actions", at="job.yaml")
+    assert set(sandbox.billed().values()) == {1}
+
+
+def test_a_double_click_and_a_replayed_click_send_each_row_once(job: Job, page, sandbox):
+    plan = page.get("/plan", at="job.yaml")
+    fields = page.form(plan, "/start")
+    for _ in range(3):
+        page.post("/start", fields)
+    _ended(job)
+    assert set(sandbox.billed().values()) == {1}
+    assert len(sandbox.billed()) == 12
+
+
+def test_a_replayed_ask_again_is_one_bill(job: Job, page, sandbox):
+    job.run()
+    row = page.get("/row", at="job.yaml", row="3")
+    plan = page.http.get(_ask_again(row)).text
+    assert "At most 1 request may be billed." in plan
+    assert "Yes, send them" in plan
+    fields = page.form(plan, "/start")
+    first = page.post("/start", fields)
+    assert first.status_code == 303
+    _ended(job)
+    again = page.post("/start", fields)
+    assert again.status_code == 400
+    assert "already carried out this plan" in again.text
+    assert sorted(sandbox.billed().values()) == [1] * 11 + [2]
+
+
+def test_ask_again_follows_its_answer_when_the_sheet_was_sorted(job: Job, page, sandbox):
+    job.run()
+    address = _ask_again(page.get("/row", at="job.yaml", row="1"))
+    job.write_sheet(["story"], ROWS[::-1])
+    fields = page.form(page.http.get(address).text, "/start")
+    assert page.post("/start", fields).status_code == 303
+    _ended(job)
+    twice = [body for body, billed in sandbox.billed().items() if billed == 2]
+    assert ["story 0" in body for body in twice] == [True]
+
+
+def _ask_again(row: str) -> str:
+    return html.unescape(re.search(r'href="(/plan\?[^"]*again=[^"]*)"', row)[1])
+
+
+def test_a_click_without_the_plan_of_the_page_sends_nothing(job: Job, page, sandbox):
+    fields = page.form(page.get("/plan", at="job.yaml", limit="2"), "/start")
+    for forged in (
+        {"plan": ""},
+        {"limit": "9"},
+        {"plan": "plan1-0123456789abcdef0123456789abcdef"},
+        {"do": "resume"},
+        {"do": "settle"},
+        {"limit": "--yes"},
+        {"only": "x", "do": "resume"},
+    ):
+        answer = page.post("/start", fields | forged)
+        assert answer.status_code == 400, (forged, answer.text)
+    job.write_sheet(["story"], [["other"], *ROWS])
+    assert page.post("/start", fields).status_code == 400
+    assert sandbox.received() == 0
+
+
+def test_two_clicks_on_stop_lose_no_answer(make_job):
+    with Server(latency_s=0.0) as server:
+        server.holding = True
+        job = make_job(server.url, rows=ROWS, concurrency=4)
+        with serving(job.folder, job.environment()) as (_, page):
+            page.click(page.get("/plan", at="job.yaml"), "/start")
+            eventually(lambda: server.in_flight == 4)
+            for _ in range(3):
+                stop = page.get("/actions", at="job.yaml")
+                assert page.click(stop, "/stop").status_code == 303
+            assert "4 requests are in flight" in page.get("/stop-now", at="job.yaml")
+            server.holding = False
+            _ended(job)
+        status = job.status()
+        assert (status["ok"], status["ambiguous"], status["pending"]) == (4, 0, 8)
+        assert server.received.total() == 4
+
+
+def test_stop_now_leaves_the_named_requests_ambiguous(make_job):
+    with Server() as server:
+        server.holding = True
+        job = make_job(server.url, rows=ROWS, concurrency=4)
+        with serving(job.folder, job.environment()) as (_, page):
+            page.click(page.get("/plan", at="job.yaml"), "/start")
+            eventually(lambda: server.in_flight == 4)
+            asked = page.get("/stop-now", at="job.yaml")
+            fields = page.form(asked, "/stop") | {"now": "1"}
+            assert page.post("/stop", fields).status_code == 303
+            _ended(job)
+            server.holding = False
+        assert job.status()["ambiguous"] == 4
+        assert server.received.total() == 4
+
+
+def test_a_run_goes_on_when_its_page_ends_and_a_killed_run_is_resumed_from_another(make_job):
+    with Server() as server:
+        server.holding = True
+        job = make_job(server.url, rows=ROWS, concurrency=4)
+        with serving(job.folder, job.environment()) as (process, page):
+            page.click(page.get("/plan", at="job.yaml"), "/start")
+            eventually(lambda: server.in_flight == 4)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        assert _in_use(job)
+        os.kill(int((job.output / "lock").read_text()), signal.SIGKILL)
+        _ended(job)
+        server.holding = False
+        with serving(job.folder, job.environment()) as (_, page):
+            actions = page.get("/actions", at="job.yaml")
+            assert "At most 8 requests may be billed." in actions
+            page.click(actions, "/start")
+            eventually(lambda: server.received.total() == 12)
+            _ended(job)
+        status = job.status()
+        assert (status["ok"], status["ambiguous"]) == (8, 4)
+        assert set(server.received.values()) == {1}
+
+
+def test_only_the_browser_that_has_the_token_reaches_the_page(job: Job, page: PageClient):
+    port = page.base.rsplit(":", 1)[1]
+    with_token = page.address.removeprefix(page.base)
+    with page.without_cookie() as stranger:
+        for path in ("/", "/job?at=job.yaml", "/static/page.js", "/live?at=job.yaml", "/?token=x"):
+            assert stranger.get(path).status_code == 403
+        assert stranger.post("/start", headers={"origin": page.base}).status_code == 403
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", "127.0.0.1:1"):
+            assert page.http.get("/", headers={"host": host}).status_code == 403
+            assert stranger.get(with_token, headers={"host": host}).status_code == 403
+
+
+def test_a_form_of_another_site_changes_nothing(job: Job, page: PageClient, sandbox):
+    fields = page.form(page.get("/plan", at="job.yaml"), "/start")
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1"):
+        assert page.post("/start", fields, origin=origin).status_code == 403
+        assert page.http.get("/", headers={"origin": origin}).status_code == 403
+    assert page.http.post("/start", data=fields).status_code == 403
+    for site in ("cross-site", "same-site"):
+        answer = page.post("/start", fields, **{"sec-fetch-site": site})
+        assert answer.status_code == 403
+    assert page.http.get("/start").status_code == 405
+    assert sandbox.received() == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.yaml", "/etc/passwd", "link.yaml", "a/../../secret.yaml", "", "\0"]
+)
+def test_a_path_outside_the_started_folder_is_refused(job: Job, page, name: str):
+    secret = job.folder.parent / "secret.yaml"
+    secret.write_text("name: secret\nworkflow: wf\ninput: x.csv\n")
+    (job.folder / "link.yaml").symlink_to(secret)
+    for path in ("/job", "/actions", "/plan", "/rows", "/failures", "/files"):
+        answer = page.http.get(path, params={"at": name})
+        assert answer.status_code == 400, (path, answer.text)
+        assert "workflow" not in answer.text
+
+
+def test_the_key_never_reaches_the_browser(job: Job, page: PageClient):
+    page.click(page.get("/plan", at="job.yaml"), "/start")
+    _ended(job)
+    for path in ("/", "/job", "/actions", "/plan", "/rows", "/failures", "/files"):
+        assert "sk_sandbox" not in page.get(path, at="job.yaml")
+
+
+def test_the_page_says_who_works_in_the_folder(make_job):
+    with Server() as server:
+        server.holding = True
+        job = make_job(server.url, rows=ROWS, concurrency=4)
+        process = job.start()
+        try:
+            eventually(lambda: server.in_flight == 4)
+            with serving(job.folder, job.environment()) as (_, page):
+                refused = page.http.get("/plan", params={"at": "job.yaml"})
+                assert refused.status_code == 400
+                assert f"Process {process.pid} works in the run folder." in refused.text
+                with page.http.stream("GET", "/live", params={"at": "job.yaml"}) as live:
+                    first = next(live.iter_text())
+                assert f"Process {process.pid} works in the run folder." in first
+                server.holding = False
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_every_answer_forbids_inline_scripts(page: PageClient):
+    for path in ("/", "/job?at=job.yaml", "/job?at=none.yaml", "/nothing", "/static/page.js"):
+        headers = page.http.get(path).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_run_note_of_a_click_is_that_of_a_command(job: Job, page: PageClient, tmp_path: Path):
+    page.click(page.get("/plan", at="job.yaml"), "/start")
+    _ended(job)
+    assert job.call("verify").returncode == 0
+    assert (job.output / "page.log").stat().st_mode & 0o777 == 0o600
