@@ -139,7 +139,7 @@ def _table(
     own = names[:_OWN_COLUMNS]
     more = len(names) - len(own)
     head = ("Row", "status", "answer", *parts, *own, "flags", "review")
-    note = f"{counted(more, 'more column')} of the sheet in each row's own view." if more else None
+    note = f"Each row opens with {counted(more, 'more column')} of the sheet." if more else None
     return element(
         "table",
         element("caption", note) if note else None,
@@ -172,7 +172,7 @@ def row_part(shown: Shown, number: str) -> Markup:
     Raises:
         Refused: if the sheet has no such row.
     """
-    row = _one_row(shown, number)
+    row, cells = _one_row(shown, number)
     return joined(
         element("h2", foreign(row.name, _CELL)),
         paragraph(_state(row)),
@@ -183,6 +183,7 @@ def row_part(shown: Shown, number: str) -> Markup:
         *_answer(row),
         element("h3", "Sent" if row.sent else "To send"),
         _pairs(row.variables),
+        element("details", element("summary", "The row of the sheet"), _pairs(cells)),
         _attempts(row.attempts),
         *_versions(row.versions),
     )
@@ -193,12 +194,15 @@ def row_page(shown: Shown, number: str) -> str:
     return frame(shown, "row", row_part(shown, number))
 
 
-def _one_row(shown: Shown, number: str) -> ShownRow:
+def _one_row(shown: Shown, number: str) -> tuple[ShownRow, dict[str, str]]:
+    """Returns a row, and its cells by column."""
     if not number.isdecimal() or not 1 <= int(number[:12]) <= 10**9:
         raise Refused("The page has no such row.")
     rows = RowNumbers(((int(number), int(number)),))
     with showing(shown.job, Choice(rows=rows), versions=True, kinds=ALL_KINDS) as chosen:
-        return next(chosen.rows())
+        copy = chosen.source.snapshot
+        [(_, cells)] = stored_cells_at(copy, frozenset({int(number)}))
+        return next(chosen.rows()), dict(zip(stored_columns(copy), cells, strict=True))
 
 
 def _state(row: ShownRow) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, Refused
 from pipeline.job.run_folder import RunFolder
 from pipeline.ledger import queries
 from pipeline.ledger.reader import Read
@@ -21,6 +21,9 @@ def check_reviews(folder: RunFolder, read: Read, findings: Findings) -> None:
     try:
         reviews = read_reviews(folder, read)
         reviews.texts(n for one in reviews.standing.values() for n in one.edits.values())
+    except Refused:
+        findings.add(name, "a newer release wrote it", "Upgrade the runner")
+        return
     except PipelineError as error:
         findings.add(name, str(error), _RESTORE)
         return

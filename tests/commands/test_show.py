@@ -286,6 +286,7 @@ def test_json_has_a_line_for_each_row_and_ends_with_the_summary(sandbox, make_jo
     assert list(first) == [
         *("row", "name", "id", "status", "error_code", "error_message", "skipped", "flags"),
         *("sent", "variables", "answer", "columns", "citations", "attempts", "review", "earlier"),
+        "answer_id",
     ]
     assert first["columns"] == {"title": "::error::#x", "score": 1.1, "more": {"b": [1.5]}}
     assert second["columns"] == {"title": None, "score": None, "more": None}

@@ -257,3 +257,32 @@ def test_the_run_note_of_a_click_is_that_of_a_command(job: Job, page: PageClient
     _ended(job)
     assert job.call("verify").returncode == 0
     assert (job.output / "page.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_row_opens_with_all_columns_of_its_sheet(make_job, sandbox):
+    """The table has only the first six of them."""
+    columns = ["story", *(f"column {n}" for n in range(9))]
+    job = make_job(sandbox.url, columns, [["a", *(f"cell {n}" for n in range(9))]])
+    job.run()
+    with serving(job.folder, job.environment()) as (_, page):
+        assert "Each row opens with 4 more columns of the sheet." in page.get(
+            "/rows", at="job.yaml"
+        )
+        assert "cell 8" in page.get("/row", at="job.yaml", row="1")
+
+
+def test_an_upload_never_replaces_a_file(job: Job, page: PageClient):
+    """It gets a free name in the folder, wherever its name leads. Only sheets are taken."""
+    before = job.sheet.read_bytes()
+
+    def upload(name: str) -> int:
+        own = {"origin": page.base}
+        return page.http.post(
+            "/upload", params={"name": name}, content=b"a,b\n1,2\n", headers=own
+        ).status_code
+
+    assert [upload(name) for name in ("sheet.csv", "../sheet.csv", "/tmp/sheet.csv")] == [200] * 3
+    assert [upload(name) for name in ("x.exe", "", "..", ".hidden.csv")] == [400] * 4
+    assert job.sheet.read_bytes() == before
+    made = sorted(path.name for path in job.folder.glob("*.csv"))
+    assert made == ["sheet-2.csv", "sheet-3.csv", "sheet-4.csv", "sheet.csv"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -289,6 +290,22 @@ def _break(desk: Desk, broken: str, older: Path, whole: Path) -> None:
             db.close()
             content = content.replace(name.encode(), b"0" * 32)
         desk.reviews.write_bytes(content)
+
+
+def test_reviews_of_a_newer_release_are_refused_and_unchanged(desk):
+    """Every command says to upgrade, also `verify`: no copy of the file would help."""
+    desk.review("--rows", "2", "--approve")
+    with contextlib.closing(sqlite3.connect(desk.reviews)) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = desk.reviews.read_bytes()
+    for words in (("run",), ("resume",), ("show",), ("review", "--rows", "1", "--approve")):
+        said = desk.refused(*words)
+        assert "a newer release wrote these reviews. Upgrade the runner." in said
+    done = desk.job.call("verify")
+    assert done.returncode == 6
+    assert "reviews.sqlite: a newer release wrote it\n    Upgrade the runner." in done.stdout
+    assert "Restore" not in done.stdout
+    assert desk.reviews.read_bytes() == before
 
 
 def test_a_folder_without_reviews_has_none(desk):

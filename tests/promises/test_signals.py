@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
+from pipeline.core.errors import Refused
 from tests.conftest import Job, closed_port, ended
 from tests.promises.test_crash import assert_nothing_lost_or_paid_twice
 from tests.support.servers import Server, rate_limited
@@ -319,3 +321,36 @@ def test_ctrl_c_works_at_once_while_no_server_listens(make_job):
         process.send_signal(signal.SIGTERM)
         assert left(process) == 143
     assert job.status()["pending"] == 1
+
+
+def test_stop_job_stops_a_run_gently_however_often_it_is_called(start_sandbox, make_job):
+    """Answers in flight are saved. Without a run there is nothing to stop."""
+    sandbox = start_sandbox(latency="2s")
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(20)], concurrency=4)
+    found = pipeline.find_job(job.spec)
+    assert pipeline.stop_job(found) is None
+    process = job.start()
+    with ended(process):
+        until(lambda: sandbox.received() == 4)
+        for _ in range(3):
+            assert pipeline.stop_job(found) == process.pid
+        assert process.wait(timeout=60) == 143
+    assert (job.status()["ok"], job.status()["ambiguous"]) == (4, 0)
+    assert sorted(sandbox.billed().values()) == [1, 1, 1, 1]
+    assert job.run()["ok"] == 20
+    assert set(sandbox.billed().values()) == {1}
+
+
+def test_stop_job_does_not_end_a_python_program(start_sandbox, make_job):
+    """It has no handler for the signal, which would end it at once and lose its answers."""
+    sandbox = start_sandbox(latency="2s")
+    job = make_job(sandbox.url, rows=[["a"]])
+    code = f"import pipeline; print(pipeline.run_job({str(job.spec)!r}).exit_code)"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, env=job.environment(), stdout=subprocess.PIPE) as program:
+        until(lambda: sandbox.received() > 0)
+        for now in (False, True):
+            with pytest.raises(Refused, match=f"process {program.pid} works in this folder"):
+                pipeline.stop_job(pipeline.find_job(job.spec), now=now)
+        assert program.communicate(timeout=60)[0].split() == [b"0"]
+    assert job.status()["ambiguous"] == 0
