@@ -144,8 +144,8 @@ def save_spec(shown: Shown, places: Places, text: str) -> None:
             spec = load_spec(draft)
         except Refused as error:
             raise Refused(str(error).replace(draft.name, path.name), closing=_NOT_SAVED) from None
-        folder = shown.job.folder
-        if folder.path.exists() and spec.output != folder.path and not shown.job.sandbox:
+        folder = places.job(shown.at).folder  # the paid one, also if the rehearsal is shown
+        if folder.path.exists() and spec.output != folder.path:
             raise Refused(
                 f"The job has a run folder, {folder.path}, so its `name:` and `output:` stay. With "
                 "others, its answers would be paid again.",

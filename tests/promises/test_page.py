@@ -286,3 +286,19 @@ def test_an_upload_never_replaces_a_file(job: Job, page: PageClient):
     assert job.sheet.read_bytes() == before
     made = sorted(path.name for path in job.folder.glob("*.csv"))
     assert made == ["sheet-2.csv", "sheet-3.csv", "sheet-4.csv", "sheet.csv"]
+
+
+@pytest.mark.parametrize("rehearsal", [{}, {"rehearsal": "1"}])
+def test_no_view_of_a_job_gives_it_another_run_folder(job: Job, page: PageClient, rehearsal):
+    """The rehearsal shows the same job file. With another name, its paid answers would be paid
+    again. Other keys can change."""
+    job.run()
+    assert job.call("run", "--sandbox").returncode == 0
+    before = job.spec.read_text()
+    fields = {"at": "job.yaml", **rehearsal}
+    answer = page.post("/edit", fields | {"text": before.replace('name: "job"', "name: other")})
+    assert "its answers would be paid again" in answer.text, answer.status_code
+    assert job.spec.read_text() == before
+    text = f"{before}concurrency: 3\n"
+    assert page.post("/edit", fields | {"text": text}).status_code == 303
+    assert job.spec.read_text() == text
