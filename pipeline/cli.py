@@ -23,6 +23,7 @@ from pipeline.commands.init import init
 from pipeline.commands.report import report
 from pipeline.commands.review import review
 from pipeline.commands.schedule import schedule
+from pipeline.commands.schema import schema
 from pipeline.commands.send import resume, run
 from pipeline.commands.settle import settle
 from pipeline.commands.show import show
@@ -48,6 +49,7 @@ _COMMANDS = {
     "verify": verify,
     "schedule": schedule,
     "ui": ui,
+    "schema": schema,
     "sandbox": regrouped(
         sandbox,
         "Serve a local copy of the API to rehearse with.",

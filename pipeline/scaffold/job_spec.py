@@ -20,8 +20,9 @@ from pipeline.inputs.delimited import other_separator
 from pipeline.inputs.formats import TEXTS, displayed_differently, open_table
 from pipeline.inputs.table import Table
 from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
+from pipeline.job.key_types import TAB, separator_of
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.job.spec_keys import NAME, TAB, WORKFLOW, separator_of
+from pipeline.job.spec_keys import NAME, WORKFLOW
 from pipeline.scaffold.columns import Column, Gaps, mapped_columns, read_columns
 from pipeline.system.paths import resolved
 

@@ -54,6 +54,7 @@ MAY_LOAD = {
     "export job.yaml --citations cited.parquet": LEDGER | TABLES,
     "review job.yaml": LEDGER | TABLES,
     "review job.yaml --rows 1 --approve": LEDGER | TABLES,
+    "schema": {"yaml"},
     "settle job.yaml": LEDGER | TABLES | {"asyncio"},
     "run job.yaml": LEDGER
     | TABLES
