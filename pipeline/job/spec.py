@@ -197,14 +197,14 @@ class JobSpec:
         return limits
 
 
-def load_spec(path: Path) -> JobSpec:
-    """Reads the job file at `path`.
+def load_spec(path: Path, content: bytes | None = None) -> JobSpec:
+    """Reads the job file at `path`, or `content` as the job file that would be there.
 
     Raises:
         Refused: if the file has any error, with the file, the line and the nearest known name for
             each.
     """
-    fields = Fields(path, compose(path))
+    fields = Fields(path, compose(path, content))
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
     values = _values(fields, KEYS)
     _note_both(fields, values)
@@ -219,6 +219,15 @@ def load_spec(path: Path) -> JobSpec:
     here = path.absolute().parent
     values.setdefault("output", here / "runs" / values["name"])
     return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **values)
+
+
+def key_problem(name: str, value: str) -> str | None:
+    """Returns what is wrong with a value of one key, None if nothing is."""
+    [key] = [key for key in KEYS if key.name == name]
+    fields = Fields(_CALL, node_of({name: value}))
+    if key.type is not None:
+        key.type.read(fields, name)
+    return fields.problems[0] if fields.problems else None
 
 
 def frame_spec(frame: Frame, other_options: Iterable[str] = ()) -> JobSpec:
@@ -250,7 +259,9 @@ def _inherited_id(path: Path, stage: Stage) -> str | None:
     chain = [path.absolute(), stage.job]
     found: str | None = None
     while True:
-        if any(one.samefile(chain[-1]) for one in chain[:-1] if chain[-1].exists()):
+        if any(
+            one.samefile(chain[-1]) for one in chain[:-1] if one.exists() and chain[-1].exists()
+        ):
             named = " reads ".join(one.name for one in chain)
             raise Refused(f"{path}: the jobs read each other's answers in a circle: {named}.")
         try:

@@ -5,14 +5,11 @@ The file loads without any edit, for any column names, and `check` passes.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import yaml
 
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
@@ -22,6 +19,7 @@ from pipeline.inputs.table import Table
 from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
 from pipeline.job.key_types import TAB, separator_of
 from pipeline.job.spec import JobSpec, load_spec
+from pipeline.job.spec_edit import quoted
 from pipeline.job.spec_keys import NAME, WORKFLOW
 from pipeline.scaffold.columns import Column, Gaps, mapped_columns, read_columns
 from pipeline.system.paths import resolved
@@ -29,7 +27,6 @@ from pipeline.system.paths import resolved
 _EXAMPLE_CHARACTERS = 40
 # Characters that YAML reads as line ends or rejects.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-_PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9 _-]*[A-Za-z0-9_])?")
 _ID_WORDS = {
     "id",
     "sku",
@@ -178,15 +175,6 @@ def _refuse_title(draft: JobSpec, table: Table, columns: Sequence[Column]) -> No
         raise NothingWritten(
             f"{draft.file}: no column can be sent. Of the first, the reason is: {columns[0].flaw}."
         )
-
-
-def quoted(text: str) -> str:
-    """Returns `text` as a YAML scalar that parses to exactly this text: without quotes if that is
-    safe, or else in double quotes on one line."""
-    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
-        return text
-    written = yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)
-    return str(written).rstrip("\n")
 
 
 def _job_name(path: Path) -> str:

@@ -25,9 +25,10 @@ from pipeline.core.errors import Refused
 from pipeline.inputs.formats import open_table
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec, load_spec
+from pipeline.job.spec_edit import quoted
 from pipeline.run.prepare import open_sheet
 from pipeline.scaffold.columns import variable_names
-from pipeline.scaffold.job_spec import init_job, quoted
+from pipeline.scaffold.job_spec import init_job
 from tests.support.workbooks import cell, rows, worksheet, write_workbook
 
 ODD = [
