@@ -125,7 +125,9 @@ def init(
         sys.exit(error.exit_code)
     tell(*written_lines(written))
     if as_json:
-        print_json(asdict(written) | {"path": str(written.path), "exit_code": 0})
+        schema = None if written.schema is None else str(written.schema)
+        paths = {"path": str(written.path), "schema": schema}
+        print_json(asdict(written) | paths | {"exit_code": 0})
 
 
 _NAMED = 20
@@ -174,6 +176,8 @@ def written_lines(written: Written) -> list[str]:
             f"cell is empty in a column that is nearly always filled: {names}. Fill the cells, or "
             "change `empty:`."
         )
+    if written.schema is not None:
+        lines.append(f"Wrote {written.schema}: with it, editors know the keys of a job file.")
     return [
         *lines,
         f"See what would be sent:    pipeline check {spec}",

@@ -22,6 +22,7 @@ from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_edit import quoted
 from pipeline.job.spec_keys import NAME, WORKFLOW
 from pipeline.scaffold.columns import Column, Gaps, mapped_columns, read_columns
+from pipeline.scaffold.editor import MODELINE, may_write_schema, write_schema
 from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
@@ -64,6 +65,8 @@ class Written:
     """What the user of the sheet may not see, such as hidden rows."""
     separator: str | None = None
     """The character between the cells of a text file, if it is not the usual one."""
+    schema: Path | None = None
+    """The file for editors that was written next to the job file."""
 
 
 def init_job(
@@ -111,12 +114,14 @@ def init_job(
     skipped_for = tuple(name for name, choice in for_empty.items() if choice == "skip")
     hidden_rows = unseen.facts(None).hidden_rows
     lines = [
+        *([MODELINE] if may_write_schema(path.parent) else []),
         *_lines(draft, columns, rows, for_empty, hidden_rows, gaps.blank_rows),
         *_shown_lines(draft, columns),
     ]
     text = "".join(f"{line}\n" for line in lines)
     _write(path, text)
     load_spec(path)
+    schema = write_schema(path.parent) if lines[0] == MODELINE else None
     left_out = tuple(c.name for c in columns if c not in mapped and not c.flaw)
     return Written(
         path,
@@ -130,6 +135,7 @@ def init_job(
         {column.name: column.flaw for column in columns if column.flaw},
         unseen.facts(draft.separator),
         draft.separator,
+        schema,
     )
 
 
