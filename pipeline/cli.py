@@ -10,6 +10,7 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.check import check
+from pipeline.commands.completion import completion
 from pipeline.commands.console import (
     fill_closed_streams,
     in_plain_words,
@@ -50,6 +51,7 @@ _COMMANDS = {
     "schedule": schedule,
     "ui": ui,
     "schema": schema,
+    "completion": completion,
     "sandbox": regrouped(
         sandbox,
         "Serve a local copy of the API to rehearse with.",

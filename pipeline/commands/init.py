@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.commands.completing import propose_workflows
 from pipeline.commands.console import explain, person_there, print_json, tell
 from pipeline.commands.help import OUTPUT, SEND, command, option
 from pipeline.commands.options import JSON, PATH, OutputOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     "--workflow",
     metavar="ID",
     group=SEND,
+    shell_complete=propose_workflows,
     left_out="asked on a terminal",
     help="The workflow's id on your platform; for a rehearsal, any.",
 )

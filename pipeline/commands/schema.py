@@ -10,8 +10,14 @@ from pipeline.commands.console import pour
 from pipeline.commands.help import command
 
 
+def _propose(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    from pipeline.commands.schemas import COMMANDS
+
+    return [name for name in ("job", *COMMANDS) if name.startswith(begun)]
+
+
 @command("Print the JSON Schema of job files, or of a command's output.")
-@click.argument("what", default="job", metavar="[COMMAND]")
+@click.argument("what", default="job", metavar="[COMMAND]", shell_complete=_propose)
 def schema(what: str) -> None:
     """Prints the JSON Schema of job files, for editors and programs.
 
