@@ -160,6 +160,7 @@ class _Page:
         told = [name for name in opened.spec.lines if "." not in name]
         others = [f"`{name}:`" for name in told if name not in (*SCALARS, *LINES, "input")]
         more = "The file has other keys too, which stay: " if others else None
+        fault = bool(errors or problem)
         now = Tried(opened.spec) if draft else self._tried(self.file.content)
         problem = problem or now.problem
         body = (
@@ -172,7 +173,7 @@ class _Page:
             *requests_part(now.requests[:1]),
             *draft,
         )
-        return FormAnswer(self._frame(*body), bool(errors or (problem and draft)))
+        return FormAnswer(self._frame(*body), fault)
 
     def compared(self, opened: _Opened, typed: Typed, shown: bool) -> FormAnswer:
         """The form with what the user typed. If all of it can be saved, the new text is shown."""

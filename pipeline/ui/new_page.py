@@ -101,8 +101,8 @@ def _filled(
     problem = None
     if fields:
         typed = Typed.of_fields(fields)
-    if fields.get("do") == "read":  # the columns may be others now
-        typed = Typed(typed.values, read.given.lines)
+    if fields.get("do") == "read":
+        typed = typed.with_columns(read.given.read_as({"workflow": ""}), read.preview.columns)
     elif fields:
         at = _relative(places, _target(places, typed.values["name"]))
         text = fields.get("text")

@@ -80,6 +80,14 @@ class Typed:
         """The same with other values for some keys."""
         return replace(self, values=self.values | dict(values))
 
+    def with_columns(self, given: Typed, columns: Sequence[str]) -> Typed:
+        """The same after the sheet was read in another way: with the lines of `given` if a column
+        of a line is gone, and its values where nothing was typed."""
+        known = {SAME, LEFT_OUT, *map(code_of, columns)}
+        kept = self.lines and known.issuperset(line.source for line in self.lines)
+        typed = {name: text for name, text in self.values.items() if text}
+        return Typed(given.values | typed, self.lines if kept else given.lines)
+
 
 class Changes(NamedTuple):
     """The keys that differ, and the errors by the name of their field."""
@@ -128,7 +136,7 @@ def _compare_lines(
             column = mapped[line.name] = names[line.source]
             if line.empty in EMPTY_CHOICES:
                 choices[column] = line.empty
-    if not mapped and not found.errors:
+    if not mapped and not any(f"v{number}" in found.errors for number in range(_MOST_LINES)):
         found.errors["variables"] = "Choose a column for at least one variable."
     if [line for line in typed.lines if line.source] != list(base.lines):
         found.values["variables"], found.values["constants"] = mapped, same
