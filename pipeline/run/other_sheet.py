@@ -12,8 +12,8 @@ from pipeline.job.job import Job
 
 
 def with_sheet(job: Job, sheet: Path) -> Job:
-    """Returns the job with `sheet` in place of the one in its file, as `--input` does. `check_job` of it says
-    how many rows are paid already, and how many are new.
+    """Returns the job with `sheet` in place of the one in its file, as `--input` does. `check_job`
+    of it says how many rows are paid already, and how many are new.
 
     Raises:
         Refused: if the rows of the job do not come from a file.
