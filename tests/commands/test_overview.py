@@ -26,10 +26,8 @@ def test_an_empty_folder_begins_with_a_sheet(tmp_path: Path):
 
 def test_a_job_has_its_state_and_its_next_command(make_job, sandbox: SandboxProcess):
     job: Job = make_job(sandbox.url, rows=[["a"], ["b #fault:blocked"], ["c"]])
-    assert (
-        "No run yet.\n  Next, without a key and without cost: pipeline run job.yaml --sandbox"
-        in (shown(job.folder))
-    )
+    free = "Next, without a key and without cost: pipeline run job.yaml --sandbox"
+    assert f"No run yet.\n  {free}" in shown(job.folder)
     job.call("run", "--sandbox")
     assert "No run yet.\n  Next: pipeline run job.yaml --limit 5" in shown(job.folder)
     job.run("--limit", "1")
