@@ -39,6 +39,8 @@ _HOME = {
     "JobSpec": "pipeline.job.spec",
     "check_job": "pipeline.run.check",
     "Checked": "pipeline.run.check",
+    "with_sheet": "pipeline.run.other_sheet",
+    "fits_sheet": "pipeline.run.other_sheet",
     "AnswerColumn": "pipeline.job.answer_columns",
     "init_job": "pipeline.scaffold.job_spec",
     "Written": "pipeline.scaffold.job_spec",
@@ -155,6 +157,7 @@ if TYPE_CHECKING:
     from pipeline.review.sheet import Imported, review_from
     from pipeline.run.chain import StageEnd, run_stages, run_stages_async
     from pipeline.run.check import Checked, check_job
+    from pipeline.run.other_sheet import fits_sheet, with_sheet
     from pipeline.run.run import IfLocked, RunOptions, run_job, run_job_async
     from pipeline.run.settle import reread_job, settle_job
     from pipeline.run.stop import stop_job
@@ -225,6 +228,7 @@ __all__ = [
     "export_review",
     "export_versions",
     "find_job",
+    "fits_sheet",
     "init_job",
     "load_spec",
     "parse_rows",
@@ -249,6 +253,7 @@ __all__ = [
     "show_job",
     "stop_job",
     "verify_job",
+    "with_sheet",
     "write_report",
 ]
 

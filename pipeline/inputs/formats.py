@@ -21,6 +21,14 @@ from pipeline.system.paths import leads_to_itself
 TEXTS = (".csv", ".tsv", ".txt")
 _WORKBOOKS = (".xlsx", ".xlsm", ".ods", ".xls", ".xlsb")
 _EXCEL = (".xlsx", ".xlsm")
+_SETTINGS = {
+    "sheet": _WORKBOOKS,
+    "header_row": _WORKBOOKS + TEXTS,
+    "shown": _EXCEL,
+    "encoding": TEXTS,
+    "separator": TEXTS,
+    "hidden": _EXCEL,
+}
 _MANY_BLANK_CELLS = 1_000_000
 _JSON = (".json", ".ndjson")
 
@@ -131,6 +139,29 @@ def displayed_differently(spec: JobSpec) -> dict[str, tuple[str, str]]:
     return reader.displayed_differently(spec)
 
 
+def worksheet_names(path: Path) -> tuple[str, ...]:
+    """Returns the worksheets of an Excel workbook, none for other files.
+
+    Raises:
+        Refused: if the workbook cannot be opened.
+    """
+    if path.suffix.lower() not in _EXCEL:
+        return ()
+    from pipeline.inputs.xlsx.workbook import open_workbook
+
+    try:
+        with open_workbook(path) as workbook:
+            return tuple(sheet.name for sheet in workbook.sheets)
+    except OSError as error:
+        raise Refused(f"{path}: the file cannot be read ({error.strerror or error}).") from None
+
+
+def settings_of(path: Path) -> tuple[str, ...]:
+    """Returns the keys of a job file that say how a sheet of this kind is read."""
+    kind = path.suffix.lower()
+    return tuple(name for name, kinds in _SETTINGS.items() if kind in kinds)
+
+
 def named_ending(path: Path) -> str:
     """Returns ``the ending .txt`` or ``no ending``, for messages."""
     return f"the ending {path.suffix}" if path.suffix else "no ending"
@@ -145,15 +176,9 @@ def _saved_as(ending: str) -> str:
 def _refuse_settings_of_others(spec: JobSpec) -> None:
     """Refuses settings for another kind of sheet: the user would think that they have an effect."""
     kind = spec.file.suffix.lower()
-    for name, value, kinds in (
-        ("sheet", spec.sheet, _WORKBOOKS),
-        ("header_row", spec.header_row, _WORKBOOKS + TEXTS),
-        ("shown", spec.shown or None, _EXCEL),
-        ("encoding", spec.encoding, TEXTS),
-        ("separator", spec.separator, TEXTS),
-        ("hidden", None if spec.hidden == "send" else spec.hidden, _EXCEL),
-    ):
-        if value is not None and kind not in kinds:
+    for name, kinds in _SETTINGS.items():
+        left_out = getattr(spec, name) in (None, False, "send" if name == "hidden" else None)
+        if not left_out and kind not in kinds:
             raise Refused(
                 f"{spec.at(name)}: `{name}:` is only for {', '.join(kinds)} files, but "
                 f"{spec.input.name} is none of them. Leave `{name}:` out."

@@ -22,6 +22,7 @@ MAX_NAME_CHARACTERS = 32_767
 """For the name of one column: the limit of a cell in Excel."""
 MAX_NAMES_CHARACTERS = 1_000_000
 """For all names together. A name is in memory, in the job file and in messages many times."""
+_MOST_CELLS = 50
 MAX_CELL_CHARACTERS = 32 << 20
 # A small file can contain a billion blank rows.
 _MANY_BLANK_ROWS = 500_000
@@ -90,19 +91,25 @@ class Findings:
     """What a reader notices while it reads the rows. It is complete after the last row.
 
     `flaws` says, by the position of a column, why it cannot be sent. A column that is sent is
-    refused instead. `strays` are the cells of a workbook that are in no column of the table, and
-    `stray_columns` their columns. `hidden` has one byte for each row of a workbook by its number,
-    `hidden_columns` the positions of hidden columns, and `totals` the first and last row of the
-    totals of a table.
+    refused instead. `cells` has the first cells of a workbook for which that is so, as (position of
+    the column, row, reason). `strays` are the cells of a workbook that are in no column of the
+    table, and `stray_columns` their columns. `hidden` has one byte for each row of a workbook by
+    its number, `hidden_columns` the positions of hidden columns, and `totals` the first and last
+    row of the totals of a table.
     """
 
     flaws: dict[int, str] = field(default_factory=dict)
+    cells: list[tuple[int, int, str]] = field(default_factory=list)
     strays: Tally = field(default_factory=Tally)
     stray_columns: set[int] = field(default_factory=set)
     hidden: bytearray = field(default_factory=bytearray)
     hidden_columns: set[int] = field(default_factory=set)
     filtered: bool = False
     totals: list[tuple[int, int]] = field(default_factory=list)
+
+    def note_cell(self, position: int, row: int, what: str) -> None:
+        if len(self.cells) < _MOST_CELLS:
+            self.cells.append((position, row, what))
 
     def hidden_at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Returns for each place whether the row there is hidden."""

@@ -163,7 +163,7 @@ def find_job(
     if job is None:
         spec = load_spec(path)
         job = job_of(replace(spec, output=output.absolute()) if output else spec, sandbox, words)
-        _refuse_shared(job, spec)
+        refuse_shared(job, spec)
     return _as_last_run(job) if sending is None else replace(job, sending=sending)
 
 
@@ -199,8 +199,9 @@ def _words(path: Path, output: Path | None, sandbox: bool) -> tuple[str, ...]:
     return (*words, "--sandbox") if sandbox else words
 
 
-def _refuse_shared(job: Job, spec: JobSpec) -> None:
-    """Refuses a run folder that another job file uses for another sheet.
+def refuse_shared(job: Job, spec: JobSpec) -> None:
+    """Refuses a run folder that another job file uses for another sheet. `spec` is that of `job` as
+    its file has it.
 
     Two sheets with the same file name lead to two job files with the same `name:`, and their
     answers must not mix. A job file that was moved or renamed continues in its folder, because its

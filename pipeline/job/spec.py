@@ -276,8 +276,9 @@ def _inherited_id(path: Path, stage: Stage) -> str | None:
         chain.append(values["input"].job)
 
 
-def load_output(path: Path, workflow: str) -> Path | None:
-    """Returns the run folder of the job file at `path`, or None if it is for another workflow.
+def load_output(path: Path, workflow: str | None = None) -> Path | None:
+    """Returns the run folder of the job file at `path`, or None if it is for another workflow than
+    `workflow`.
 
     Only the three keys for this are read.
 
@@ -285,7 +286,7 @@ def load_output(path: Path, workflow: str) -> Path | None:
         Refused: if one of these keys has an error.
     """
     values = _some(path, ("name", "workflow", "output"))
-    if values["workflow"] != workflow:
+    if workflow is not None and values["workflow"] != workflow:
         return None
     output: Path | None = values["output"]
     return output or path.absolute().parent / "runs" / values["name"]

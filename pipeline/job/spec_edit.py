@@ -83,13 +83,13 @@ def _edited(path: Path, text: str, key: str, value: Value | None) -> str:
         wanted[key] = _plain(_node(value))
     if wanted == {name: _plain(node) for name, (_, node) in entries.items()}:
         return text
-    edits = list(_edits(text, entries, key, value))
-    found = text
-    for edit in sorted(edits, reverse=True):
-        found = found[: edit.start] + edit.by + found[edit.end :]
-    if not _has(path, found, wanted):
-        raise NothingWritten(f"{path}: `{key}` cannot be changed alone. {_AS_TEXT}")
-    return found
+    for edits in _ways(text, entries, key, value):
+        found = text
+        for edit in sorted(edits, reverse=True):
+            found = found[: edit.start] + edit.by + found[edit.end :]
+        if _has(path, found, wanted):
+            return found
+    raise NothingWritten(f"{path}: `{key}` cannot be changed alone. {_AS_TEXT}")
 
 
 def _has(path: Path, text: str, wanted: dict[str, Any]) -> bool:
@@ -101,18 +101,24 @@ def _has(path: Path, text: str, wanted: dict[str, Any]) -> bool:
     return {name: _plain(node) for name, (_, node) in entries.items()} == wanted
 
 
-def _edits(
+def _ways(
     text: str, entries: dict[str, tuple[yaml.Node, yaml.Node]], key: str, value: Value | None
-) -> Iterator[_Edit]:
-    if key not in entries:
-        assert value is not None
-        at, break_ = _place_after(text, entries, key), _break_of(text)
-        column = min(name.start_mark.column for name, _ in entries.values())
-        lines = _written(" " * column, key, value)
-        before = "" if not at or _BREAK.match(text, at - 1) else break_
-        yield _Edit(at, at, before + "".join(f"{line}{break_}" for line in lines))
+) -> Iterator[list[_Edit]]:
+    """The edits for a change, each list another way to make it."""
+    if key in entries:
+        yield list(_edits(text, entries[key], value))
         return
-    name, node = entries[key]
+    assert value is not None
+    break_ = _break_of(text)
+    column = min(name.start_mark.column for name, _ in entries.values())
+    lines = "".join(f"{line}{break_}" for line in _written(" " * column, key, value))
+    for at in _places(text, entries, key):
+        before = "" if not at or _BREAK.match(text, at - 1) else break_
+        yield [_Edit(at, at, before + lines)]
+
+
+def _edits(text: str, entry: tuple[yaml.Node, yaml.Node], value: Value | None) -> Iterator[_Edit]:
+    name, node = entry
     if value is None:
         yield _line_of(text, name)
         yield from _without_lines(text, node)
@@ -280,16 +286,19 @@ def _break_of(text: str) -> str:
     return found[0] if found else "\n"
 
 
-def _place_after(text: str, entries: dict[str, tuple[yaml.Node, yaml.Node]], key: str) -> int:
-    """Where a new key belongs: after the last entry that comes before it in the table of keys.
-    Not after a text of several lines, which may have no clear end."""
+def _places(text: str, entries: dict[str, tuple[yaml.Node, yaml.Node]], key: str) -> Iterator[int]:
+    """Where a new key can stand: below a comment that has it, such as `# rate: 5`, or after the
+    last entry that comes before it in the table of keys. Not after a text of several lines, which
+    may have no clear end."""
+    for found in re.finditer(rf"(?m)^[ \t]*#[ \t]*{re.escape(key)}:", text):
+        yield _line_end(text, found.end())
     names = [one.name for one in KEYS]
     for name in reversed(names[: names.index(key)]):
         last = _last(entries[name][1]) if name in entries else None
         if last is not None and getattr(last, "style", None) not in ("|", ">"):
-            return _line_end(text, last.end_mark.index)
+            yield _line_end(text, last.end_mark.index)
     first = next(iter(entries.values()))[0].start_mark
-    return int(first.index - first.column)
+    yield int(first.index - first.column)
 
 
 def _last(node: yaml.Node) -> yaml.Node:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
-from pipeline.inputs.delimited import other_separator
-from pipeline.inputs.formats import TEXTS, displayed_differently, open_table
-from pipeline.inputs.table import Table
-from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
+from pipeline.inputs.formats import displayed_differently
+from pipeline.inputs.unseen import SheetFacts
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_edit import quoted
-from pipeline.job.spec_keys import NAME, TAB, WORKFLOW, separator_of
-from pipeline.scaffold.columns import Column, Gaps, mapped_columns, read_columns
+from pipeline.job.spec_keys import NAME, TAB, WORKFLOW
+from pipeline.scaffold.columns import Column, Gaps, mapped_columns
+from pipeline.scaffold.preview import Preview, preview_sheet
 from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
@@ -85,98 +84,57 @@ def init_job(
         raise NothingWritten(
             f"`{workflow}` is not a workflow id. Use 1 to 64 letters, digits, - and _."
         )
-    name = _job_name(to or sheet)
-    path = to or Path("jobs") / f"{name}.yaml"
+    path = to or Path("jobs") / f"{job_name(sheet)}.yaml"
     if os.path.lexists(path):
         raise NothingWritten(f"{path}: this file already exists. Choose another name with --to.")
-    draft = JobSpec(
-        path.absolute(),
-        name,
-        workflow,
+    preview = preview_sheet(
         sheet,
-        path,
-        variables=(),  # no column is used, so that none is refused
         encoding=encoding,
-        separator=_separator(separator),
-        sheet=worksheet,
+        separator=separator,
+        worksheet=worksheet,
         header_row=header_row,
     )
-    draft, table = _opened(draft)
-    unseen = Unseen(table, range(len(table.columns)))
-    columns, rows, gaps = read_columns(table, unseen)
-    _refuse_title(draft, table, columns)
-    mapped = mapped_columns(columns)
-    for_empty = _for_empty(columns, rows, gaps)
-    skipped_for = tuple(name for name, choice in for_empty.items() if choice == "skip")
-    hidden_rows = unseen.facts(None).hidden_rows
-    lines = [
-        *_lines(draft, columns, rows, for_empty, hidden_rows, gaps.blank_rows),
-        *_shown_lines(draft, columns),
-    ]
-    text = "".join(f"{line}\n" for line in lines)
-    _write(path, text)
+    write_job(path, job_text(preview, path, workflow))
     load_spec(path)
+    return _written(preview, path)
+
+
+def job_text(preview: Preview, path: Path, workflow: str) -> str:
+    """Returns the text of a first job file for a sheet, to be written at `path`.
+
+    Raises:
+        Refused: if the sheet gets none.
+    """
+    if preview.refusal is not None:
+        raise NothingWritten(preview.refusal)
+    draft = replace(preview.draft, source=path.absolute(), name=job_name(path), workflow=workflow)
+    lines = [*_lines(draft, preview), *_shown_lines(draft, preview.found)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _written(preview: Preview, path: Path) -> Written:
+    columns, gaps = preview.found, preview.gaps
+    mapped = mapped_columns(columns)
+    for_empty = _for_empty(columns, preview.row_count, gaps)
+    skipped_for = tuple(name for name, choice in for_empty.items() if choice == "skip")
     left_out = tuple(c.name for c in columns if c not in mapped and not c.flaw)
     return Written(
         path,
-        name,
-        rows,
+        job_name(path),
+        preview.row_count,
         len(mapped),
         left_out,
         gaps.rows_in([column in mapped for column in columns]),
         gaps.rows_in([column.name in skipped_for for column in columns]),
         skipped_for,
         {column.name: column.flaw for column in columns if column.flaw},
-        unseen.facts(draft.separator),
-        draft.separator,
+        preview.sheet,
+        preview.draft.separator,
     )
 
 
-def _separator(text: str | None) -> str | None:
-    try:
-        return None if text is None else separator_of(text)
-    except ValueError as error:
-        raise NothingWritten(f"{error}.") from None
-
-
-def _opened(draft: JobSpec) -> tuple[JobSpec, Table]:
-    """Opens the sheet. The draft then names the separator of a text file if it is not the usual
-    one, so that a later run does not have to guess it again."""
-    table = open_table(draft)
-    if draft.file.suffix.lower() not in TEXTS or draft.separator is not None:
-        return draft, table
-    usual = USUAL_DELIMITERS.get(draft.file.suffix.lower(), ",")
-    found = table.delimiter if table.delimiter != usual else None
-    if len(table.columns) == 1 and found is None:
-        found = other_separator(draft)
-    if found is None:
-        return draft, table
-    draft = replace(draft, separator=found)
-    return draft, open_table(draft)
-
-
-def _refuse_title(draft: JobSpec, table: Table, columns: Sequence[Column]) -> None:
-    """Raises if the header has names for less than half of the columns: it is a title then.
-
-    Raises:
-        NothingWritten: with the option that names another row.
-    """
-    named = [name for name in table.headers or table.columns if name.strip()]
-    beside = len(table.found.stray_columns)
-    width = beside + sum(1 for column in columns if column.example or column.name in named)
-    if draft.header_row is None and len(named) * 2 <= width and width > 1:
-        raise NothingWritten(
-            f"{draft.file}: only {counted(len(named), 'column')} of {width} has a name in "
-            f"{table.place_word} {table.header_row}. If that is a title, set `header_row:` to the "
-            "row of the column names. If it is not, set it to this row."
-        )
-    if all(column.flaw for column in columns):
-        raise NothingWritten(
-            f"{draft.file}: no column can be sent. Of the first, the reason is: {columns[0].flaw}."
-        )
-
-
-def _job_name(path: Path) -> str:
+def job_name(path: Path) -> str:
+    """Returns a name for the job of a sheet or a job file at `path`."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:100]
     return name if NAME.fullmatch(name) else "job"
 
@@ -199,14 +157,8 @@ def _for_empty(columns: Sequence[Column], rows: int, gaps: Gaps) -> dict[str, st
     return {c.name: "skip" if c.name in forgotten else "send" for c in partly}
 
 
-def _lines(
-    spec: JobSpec,
-    columns: Sequence[Column],
-    rows: int,
-    for_empty: dict[str, str],
-    hidden_rows: int,
-    blank_rows: int,
-) -> Iterator[str]:
+def _lines(spec: JobSpec, preview: Preview) -> Iterator[str]:
+    columns, rows = preview.found, preview.row_count
     here = resolved(spec.job_file.parent)
     sheet = os.path.relpath(resolved(spec.file.parent) / spec.file.name, here)
     yield "# This is a job file. Lines that begin with # are off. To turn an option on, delete the"
@@ -235,10 +187,11 @@ def _lines(
     yield "# constants: {tone: warm}  # variables that have the same text in every row"
     yield ""
     yield from _id_lines(columns)
-    if hidden_rows:
-        which = f"the {counted(hidden_rows, 'row')} that the workbook hides"
+    if preview.sheet.hidden_rows:
+        which = f"the {counted(preview.sheet.hidden_rows, 'row')} that the workbook hides"
         yield f"# hidden: skip  # leave out {which}, also by a filter"
-    yield from _empty_lines(columns, rows, for_empty, blank_rows)
+    for_empty = _for_empty(columns, rows, preview.gaps)
+    yield from _empty_lines(columns, rows, for_empty, preview.gaps.blank_rows)
     yield from _OPTIONS
 
 
@@ -331,7 +284,12 @@ def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
     yield "# id: ...  # a column that identifies each row: never blank, never the same text twice"
 
 
-def _write(path: Path, text: str) -> None:
+def write_job(path: Path, text: str) -> None:
+    """Writes a new job file.
+
+    Raises:
+        Refused: if there is a file, or if the folder cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

@@ -33,6 +33,7 @@ from pipeline.job.job import Job
 from pipeline.planning.selection import parse_rows
 from pipeline.review.decide import review_job
 from pipeline.run.stop import stop_job
+from pipeline.ui.edit_page import edit_page
 from pipeline.ui.failures_page import failures_page
 from pipeline.ui.files_page import download, files_page
 from pipeline.ui.guard import Guard
@@ -47,14 +48,7 @@ from pipeline.ui.job_page import (
 )
 from pipeline.ui.jobs_page import jobs_page
 from pipeline.ui.markup import document, local, paragraph, to
-from pipeline.ui.new_page import (
-    MOST_SHEET_BYTES,
-    edit_page,
-    new_page,
-    new_sheet,
-    save_spec,
-    write_new,
-)
+from pipeline.ui.new_page import MOST_SHEET_BYTES, FormAnswer, continue_with, new_page, new_sheet
 from pipeline.ui.places import Places
 from pipeline.ui.rows_page import Filter, review_question, row_page, row_part, rows_page
 from pipeline.ui.steps import Step, start
@@ -91,8 +85,8 @@ class Page:
             "/plan": lambda fields: plan_page(self._shown(fields), Step.of_fields(fields)),
             "/rows": lambda fields: self._rows(fields),
             "/row": self._row,
-            "/new": lambda fields: new_page(self._places, fields.get("sheet", "")),
-            "/edit": lambda fields: edit_page(self._shown(fields), self._places),
+            "/new": self._new,
+            "/edit": self._edit,
             "/failures": lambda fields: failures_page(self._shown(fields)),
             "/files": lambda fields: files_page(self._shown(fields)),
             "/download": self._download,
@@ -105,6 +99,7 @@ class Page:
             "/review": self._review,
             "/new": self._new,
             "/edit": self._edit,
+            "/continue": self._continue,
         }
         return Starlette(
             routes=[
@@ -177,13 +172,15 @@ class Page:
         return RedirectResponse(local("/rows", **shown.fields, open=number).text, 303)
 
     def _new(self, fields: Fields) -> Response:
-        at = write_new(self._places, fields)
-        return RedirectResponse(local("/edit", at=at).text, 303)
+        return _answer(new_page(self._places, fields))
 
     def _edit(self, fields: Fields) -> Response:
-        shown = self._shown(fields)
-        save_spec(shown, self._places, fields.get("text", ""))
-        return RedirectResponse(local("/edit", **shown.fields).text, 303)
+        return _answer(edit_page(self._places, fields))
+
+    def _continue(self, fields: Fields) -> Response:
+        at = fields.get("at", "")
+        continue_with(self._places, at, fields.get("sheet", ""))
+        return RedirectResponse(local("/job", at=at).text, 303)
 
     async def _upload(self, request: Request) -> Response:
         """Saves a sheet under a name that no file has. Answers with the address to go to."""
@@ -233,6 +230,12 @@ async def _events(job: Job, ends: Callable[[], bool]) -> AsyncIterator[str]:
             yield "event: changed\ndata: \n\n"
         before = active
         await asyncio.sleep(_LIVE_EVERY_S)
+
+
+def _answer(found: FormAnswer) -> Response:
+    if found.next:
+        return RedirectResponse(found.next, 303)
+    return HTMLResponse(found.text, 400 if found.fault else 200)
 
 
 def _see(shown: Shown) -> Response:

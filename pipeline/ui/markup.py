@@ -74,6 +74,13 @@ def area(name: str, text: str, rows: int, **more: str) -> Markup:
 
 def choice(name: str, options: Mapping[str, str], chosen: str, label: str) -> Markup:
     """A list to choose one of `options` from (value: text)."""
+    return select(name, f"{label} ", options, chosen)
+
+
+def select(
+    name: str, label: str, options: Mapping[str, str], chosen: str, class_: str | None = None
+) -> Markup:
+    """The same, with its label as the first child and a class for the label."""
     found = [
         Markup(
             f'<option value="{_exact(value)}"{" selected" if value == chosen else ""}>'
@@ -81,7 +88,13 @@ def choice(name: str, options: Mapping[str, str], chosen: str, label: str) -> Ma
         )
         for value, text in options.items()
     ]
-    return element("label", label, " ", element("select", *found, attributes={"name": name}))
+    inside = element("select", *found, attributes={"name": name})
+    return element("label", label, inside, class_=class_)
+
+
+def entry(name: str, label: str, value: str, **more: str) -> Markup:
+    """A field for one line, with its label."""
+    return element("label", label, field("text", name, value, **more))
 
 
 def button(text: str, *, kind: str | None = None, **more: str) -> Markup:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -46,9 +47,48 @@ class PageClient:
         names = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', found[0])
         return dict(names)
 
+    def filled(self, text: str, action: str) -> dict[str, str]:
+        """Everything that the last form of a page with this action would send, without buttons."""
+        form = _Form(action)
+        form.feed(text)
+        assert form.fields is not None, text
+        return form.fields
+
     def click(self, text: str, action: str, **more: str) -> httpx.Response:
         """Sends that form."""
         return self.post(action, self.form(text, action) | more)
+
+
+class _Form(HTMLParser):
+    """Reads the fields of a form."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__()
+        self.fields: dict[str, str] | None = None
+        self._action, self._inside, self._name, self._text = action, False, "", False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self._inside = given["action"].partition("#")[0] == self._action
+            self.fields = {} if self._inside else self.fields
+        if not self._inside or self.fields is None:
+            return
+        if tag == "option" and ("selected" in given or self._name not in self.fields):
+            self.fields[self._name] = given["value"]
+        elif tag in ("input", "select", "textarea"):
+            self._name, self._text = given["name"], tag == "textarea"
+            if tag != "select":
+                self.fields[self._name] = given.get("value", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._text = self._text and tag != "textarea"
+
+    def handle_data(self, data: str) -> None:
+        if self._text and self._inside and self.fields is not None:
+            self.fields[self._name] += (
+                data.removeprefix("\n") if not self.fields[self._name] else data
+            )
 
 
 @contextlib.contextmanager

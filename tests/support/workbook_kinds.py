@@ -359,3 +359,34 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "wide formats": wide_formats,
     "openpyxl": by_openpyxl,
 }
+
+
+def write_messy(path: Path) -> Path:
+    """Writes a workbook as people keep them. The worksheet Ideas has its column names in row 3 and
+    six rows below it: with dates, numbers as text, a hidden row, an error in E6, a formula without
+    a value in E7, merged cells in G8:G9, an empty column, and two columns that are called Tag."""
+    book = Workbook()
+    book.active.title = "Notes"
+    book.active["A1"] = "Read me first"
+    sheet = book.create_sheet("Ideas")
+    sheet["A1"] = "Spring campaign"
+    sheet.merge_cells("A1:C1")
+    for column, name in enumerate(
+        ("SKU", "Story", "Tag", "When", "Price", "Later", "Note", "Tag"), start=1
+    ):
+        sheet.cell(3, column, name)
+    for number in range(6):
+        row = 4 + number
+        sheet.cell(row, 1, f"00{number}")
+        sheet.cell(row, 2, f"story {number} " + "x" * (300 if number == 2 else 3))
+        sheet.cell(row, 3, "the same")
+        sheet.cell(row, 4, datetime.date(2026, 3, 1 + number)).number_format = "yyyy-mm-dd"
+        sheet.cell(row, 5, 1.5 * number)
+        sheet.cell(row, 7, "note")
+        sheet.cell(row, 8, "other")
+    sheet["E6"] = "#DIV/0!"
+    sheet["E7"] = "=E4*2"
+    sheet.merge_cells("G8:G9")
+    sheet.row_dimensions[5].hidden = True
+    book.save(path)
+    return path

@@ -347,6 +347,7 @@ class _SheetBody:
                 what = what.format(dict(row.cells).get(column, ""))
             if self._is_used(column, column):
                 raise _refusal(self._spec, where, f"{what}. {fix}")
+            self._note_cell(column, row.number, what)
             self._note_flaw(column, column, f"{where}: {what}")
 
     def _check_merged(self, merged: Area, last_row: int) -> None:
@@ -359,7 +360,13 @@ class _SheetBody:
         where = f"{self._header.sheet}!{merged.ref}"
         if self._is_used(first, merged.right):
             raise _refusal(self._spec, where, f"{_MERGED}. Unmerge them and fill the others")
+        self._note_cell(first, top, f"{merged.ref}: {_MERGED}")
         self._note_flaw(first, merged.right, f"{where}: {_MERGED}")
+
+    def _note_cell(self, column: int, row: int, what: str) -> None:
+        position = column - self._header.left
+        if 0 <= position < len(self._header.texts):
+            self._found.note_cell(position, row, what)
 
     def _is_used(self, first: int, last: int) -> bool:
         """Whether any of these columns is used. A sheet may merge cells 300,000 times."""

@@ -57,6 +57,14 @@ def test_a_new_key_stands_behind_the_one_before_it_in_the_table_of_keys():
     assert "empty: true}\ndedupe: true\nmax_paid: 9\nretries:   3\n" in found
 
 
+def test_a_new_key_stands_below_a_comment_that_has_it():
+    text = "name: a\nvariables:\n  a: b\n# rate: 5  # slow\n#max_paid: 1\n  c: d\nretries: 1\n"
+    found = edit_keys(FILE, text.replace("  c: d\n", ""), {"rate": 9})
+    assert "# rate: 5  # slow\nrate: 9\n#max" in found
+    # In the middle of a mapping it cannot stand there.
+    assert edit_keys(FILE, text, {"max_paid": 9}) == text.replace("retries", "max_paid: 9\nretries")
+
+
 @pytest.mark.parametrize("value", [None, {}])
 def test_a_key_is_removed_with_its_lines(value):
     found = edit_keys(FILE, TEXT, {"variables": value, "retries": None})
