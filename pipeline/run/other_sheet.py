@@ -12,7 +12,7 @@ from pipeline.job.job import Job
 
 
 def with_sheet(job: Job, sheet: Path) -> Job:
-    """Returns the job with `sheet` in place of its own, as `--input` does. `check_job` of it says
+    """Returns the job with another sheet, as `--input` does. `check_job` of it says
     how many rows are paid already, and how many are new.
 
     Raises:
@@ -31,7 +31,7 @@ def fits_sheet(job: Job, sheet: Path) -> bool:
         columns = open_table(spec).columns
         bind(spec, columns)
         used = {condition.column for condition in spec.where}
-        if spec.variables is None:  # then every column of its own sheet is one
+        if spec.variables is None:  # then it uses every column of the sheet that it has
             used.update(open_table(job.to_run()).columns)
     except Refused:
         return False

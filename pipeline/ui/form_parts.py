@@ -256,7 +256,7 @@ def preview_part(preview: Preview) -> Markup:
         wide,
         paragraph(f"{counted(preview.row_count, 'row')}.", class_="soft"),
         *facts,
-        _problems(preview.problems),
+        _problems(preview),
     )
 
 
@@ -282,7 +282,7 @@ def _table(preview: Preview) -> Markup:
         )
     ]
     caption = element("caption", "The first rows, as the runner reads them")
-    corner = element("th", "Row", attributes={"scope": "col"})
+    corner = element("th", preview.place_word.capitalize(), attributes={"scope": "col"})
     return element(
         "table",
         caption,
@@ -292,17 +292,17 @@ def _table(preview: Preview) -> Markup:
     )
 
 
-def _problems(problems: tuple[Problem, ...]) -> Markup | None:
-    if not problems:
+def _problems(preview: Preview) -> Markup | None:
+    if not preview.problems:
         return None
-    lines = [element("li", *_problem(one)) for one in problems]
-    summary = element("summary", f"Cells that cannot be sent: {len(problems)}")
+    lines = [element("li", *_problem(one, preview.place_word)) for one in preview.problems]
+    summary = element("summary", f"Cells and columns that cannot be sent: {len(lines)}")
     why = paragraph("Fix them in the sheet, or leave out their columns.", class_="soft")
     return element("details", summary, why, element("ul", *lines), attributes={"open": ""})
 
 
-def _problem(one: Problem) -> Iterator[Child]:
-    row = "" if one.row is None else f"row {one.row}, "
+def _problem(one: Problem, place_word: str) -> Iterator[Child]:
+    row = "" if one.row is None else f"{place_word} {one.row}, "
     yield joined(f"{row}column ", foreign(one.column, _CELL), ": ")
     yield foreign(one.what if one.row is None else f"{one.where}: {one.what}", _MESSAGE)
 

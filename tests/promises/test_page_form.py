@@ -139,6 +139,7 @@ def test_a_workbook_is_read_step_by_step(job: Job, page: PageClient):
     fields = page.filled(text, "/new") | {"sheet": "Ideas", "do": "read"}
     answer = page.post("/new", fields)
     assert "If that is a title" in answer.text
+    assert "Spring campaign" in answer.text
     fields = page.filled(answer.text, "/new") | {"header_row": "3", "do": "read"}
     answer = page.post("/new", fields)
     assert answer.status_code == 200
@@ -165,6 +166,19 @@ def test_a_workbook_is_read_step_by_step(job: Job, page: PageClient):
     answer = page.post("/new", fields | {"header_row": "x", "do": "read"})
     assert 'id="e-header_row"' in answer.text
     assert page.filled(answer.text, "/new")["workflow"] == "wf"
+
+
+def test_a_sheet_that_is_too_wide_for_a_form_is_text(job: Job, page: PageClient):
+    names = [f"c{number}" for number in range(200)]
+    (job.folder / "wide.csv").write_text(f"{','.join(names)}\n{','.join(names)}\n")
+    text = page.get("/new", sheet="wide.csv")
+    assert "too many variables and columns" in text
+    assert len(text) < 200_000
+    draft = page.filled(text, "/new")
+    draft["text"] = draft["text"].replace("workflow: wf", "workflow: wf_wide")
+    assert page.post("/new", draft).status_code == 303
+    assert "c199: c199" in (job.folder / "wide.yaml").read_text()
+    assert "too many variables and columns" in page.get("/edit", at="wide.yaml")
 
 
 def test_one_field_changes_one_line_of_an_existing_file(job: Job, page: PageClient):
