@@ -27,6 +27,8 @@ from pipeline.ui.spec_form import SHEET_KEYS, Typed, changes_of
 
 MOST_SHEET_BYTES = 1 << 30
 _CELL = 120
+_MOST_OFFERED = 5
+"""The plan of each needs the whole sheet."""
 _NO_WORKFLOW = "wf"
 """Stands in the text that the fields are compared with. It is never saved."""
 
@@ -67,7 +69,7 @@ def new_page(places: Places, fields: Mapping[str, str]) -> FormAnswer:
     sent = "do" in fields or "text" in fields
     typed: Mapping[str, str] = fields if sent else {}
     names: tuple[str, ...] = ()
-    body: list[Child] = [*_jobs_of(places, sheet)]
+    body: list[Child] = [] if sent else [*_jobs_of(places, sheet)]
     try:
         names = worksheet_names(path)
         preview = preview_sheet(path, **_options(typed))
@@ -220,8 +222,8 @@ def _options(fields: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         Refused: for a row that is no number.
     """
-    given = {name: fields.get(name, "").strip() for name in SHEET_KEYS}
-    found: dict[str, Any] = {name: text for name, text in given.items() if text}
+    given = Typed.of_fields(fields).values
+    found: dict[str, Any] = {name: given[name] for name in SHEET_KEYS if given[name]}
     if "header_row" in found:
         problem = key_problem("header_row", given["header_row"])
         if problem:
@@ -244,7 +246,7 @@ def _relative(places: Places, path: Path) -> str:
 
 def _jobs_of(places: Places, sheet: str) -> Iterator[Markup]:
     """The jobs that have this sheet, and those that could continue with it."""
-    path = places.path(sheet)
+    path, offered = places.path(sheet), 0
     for name in places.jobs():
         with contextlib.suppress(PipelineError):
             job = places.job(name)
@@ -252,7 +254,8 @@ def _jobs_of(places: Places, sheet: str) -> Iterator[Markup]:
                 yield paragraph(
                     "It already has a job: ", to(foreign(name, _CELL), local("/job", at=name))
                 )
-            elif path.exists() and fits_sheet(job, path):
+            elif offered < _MOST_OFFERED and path.exists() and fits_sheet(job, path):
+                offered += 1
                 yield _continue(places, name, sheet)
 
 
