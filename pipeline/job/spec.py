@@ -38,9 +38,10 @@ _NEVER = {
 }
 _PATTERN_ERROR = "Invalid regular expression: "
 _CALL = Path("run_frame")
-_OF_FILES = (
+OF_FILES = (
     *("input", "sheet", "header_row", "encoding", "shown", "locale", "separator", "hidden"),
 )
+"""The keys that are about the file of a sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +238,9 @@ def frame_spec(frame: Frame, other_options: Iterable[str] = ()) -> JobSpec:
         Refused: if a setting has an error.
     """
     fields = Fields(_CALL, node_of(frame.settings), "the call")
-    keys = [key for key in KEYS if key.name not in _OF_FILES]
+    keys = [key for key in KEYS if key.name not in OF_FILES]
     known = [*(key.name for key in keys), *other_options]
-    of_files = dict.fromkeys(_OF_FILES, " It is for the files of sheets.")
+    of_files = dict.fromkeys(OF_FILES, " It is for the files of sheets.")
     fields.note_unknown(known, "there is no option `{}`.", _NEVER | of_files)
     values = _values(fields, keys)
     _note_both(fields, values)
@@ -346,7 +347,7 @@ def _note_of_files(fields: Fields, values: dict[str, Any]) -> None:
             "`variables:` is missing. Name each column of the other job's export that is sent, "
             "such as `title: title`",
         )
-    for name in _OF_FILES[1:]:
+    for name in OF_FILES[1:]:
         if name in fields:
             fields.note(name, f"`{name}:` is for the files of sheets. Leave it out")
 

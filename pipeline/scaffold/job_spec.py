@@ -15,10 +15,12 @@ from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
 from pipeline.inputs.formats import displayed_differently
 from pipeline.inputs.unseen import SheetFacts
+from pipeline.job.key_types import TAB
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.job.spec_edit import quoted
-from pipeline.job.spec_keys import NAME, TAB, WORKFLOW
+from pipeline.job.spec_keys import NAME, WORKFLOW
 from pipeline.scaffold.columns import Column, Gaps, mapped_columns
+from pipeline.scaffold.editor import MODELINE, may_write_schema, write_schema
 from pipeline.scaffold.preview import Preview, preview_sheet
 from pipeline.system.paths import resolved
 
@@ -62,6 +64,8 @@ class Written:
     """What the user of the sheet may not see, such as hidden rows."""
     separator: str | None = None
     """The character between the cells of a text file, if it is not the usual one."""
+    schema: Path | None = None
+    """The file for editors that was written next to the job file."""
 
 
 def init_job(
@@ -94,9 +98,9 @@ def init_job(
         worksheet=worksheet,
         header_row=header_row,
     )
-    write_job(path, job_text(preview, path, workflow))
+    schema = write_job(path, job_text(preview, path, workflow))
     load_spec(path)
-    return _written(preview, path)
+    return _written(preview, path, schema)
 
 
 def job_text(preview: Preview, path: Path, workflow: str) -> str:
@@ -108,11 +112,15 @@ def job_text(preview: Preview, path: Path, workflow: str) -> str:
     if preview.refusal is not None:
         raise NothingWritten(preview.refusal)
     draft = replace(preview.draft, source=path.absolute(), name=job_name(path), workflow=workflow)
-    lines = [*_lines(draft, preview), *_shown_lines(draft, preview.found)]
+    lines = [
+        *([MODELINE] if may_write_schema(path.parent) else []),
+        *_lines(draft, preview),
+        *_shown_lines(draft, preview.found),
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _written(preview: Preview, path: Path) -> Written:
+def _written(preview: Preview, path: Path, schema: Path | None) -> Written:
     columns, gaps = preview.found, preview.gaps
     mapped = mapped_columns(columns)
     for_empty = _for_empty(columns, preview.row_count, gaps)
@@ -130,6 +138,7 @@ def _written(preview: Preview, path: Path) -> Written:
         {column.name: column.flaw for column in columns if column.flaw},
         preview.sheet,
         preview.draft.separator,
+        schema,
     )
 
 
@@ -284,8 +293,8 @@ def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
     yield "# id: ...  # a column that identifies each row: never blank, never the same text twice"
 
 
-def write_job(path: Path, text: str) -> None:
-    """Writes a new job file.
+def write_job(path: Path, text: str) -> Path | None:
+    """Writes a new job file, and the schema that its first line may name. Returns its path.
 
     Raises:
         Refused: if there is a file, or if the folder cannot be written.
@@ -299,3 +308,4 @@ def write_job(path: Path, text: str) -> None:
             f"{path}: the runner cannot write this file ({error.strerror or error}). Choose "
             "another place with --to."
         ) from None
+    return write_schema(path.parent) if text.startswith(f"{MODELINE}\n") else None

@@ -16,8 +16,8 @@ from pipeline.inputs.delimited import other_separator
 from pipeline.inputs.formats import TEXTS, open_table
 from pipeline.inputs.table import Batch, Table
 from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
+from pipeline.job.key_types import separator_of
 from pipeline.job.spec import JobSpec
-from pipeline.job.spec_keys import separator_of
 from pipeline.scaffold.columns import Column, Gaps, read_columns
 
 _TYPE_ROWS = 2000

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from pipeline.report.html.markup import Child, Markup, element, http_url, link
 from pipeline.ui.markup import bdi
 
 _MOST = 200_000
+_DEEPEST = 40
+"""Levels with an indent. With all levels, a hostile answer would become 1,000 times as long."""
 _HEADING = re.compile(r"#{1,6} +(.*)")
 _BULLET = re.compile(r"(?:[-*+]|\d{1,9}[.)]) +(.*)")
 _INLINE = re.compile(
     r"`([^`\n]{1,500})`|\*\*([^*\n]{1,500})\*\*|\*([^*\s][^*\n]{0,500})\*"
     r"|\[([^\[\]\n]{1,500})\]\(([^()\s]{1,2000})\)"
 )
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}:,]|[^\s\[\]{}:,"]++')
 _FENCE = "```"
 
 
@@ -37,13 +40,36 @@ def rendered(text: str) -> Markup:
 
 
 def _json(text: str) -> str | None:
-    """The text with indents if it is a JSON object or list."""
+    """The text with indents if it is a JSON object or list.
+
+    Only spaces and escaped letters change. Python's values would change numbers such as 1.10, and
+    would lose the first of two equal keys.
+    """
     if text.strip()[:1] not in ("{", "["):
         return None
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
+        json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return "".join(_indented(_TOKEN.findall(text)))
+
+
+def _indented(tokens: list[str]) -> Iterator[str]:
+    depth = 0
+    for before, token in pairwise(["", *tokens]):
+        opened, closed = before in ("[", "{"), token in ("]", "}")
+        depth += opened - closed
+        if before == "," or opened != closed:
+            yield "\n" + "  " * min(depth, _DEEPEST)
+        yield _readable(token) + (" " if token == ":" else "")
+
+
+def _readable(token: str) -> str:
+    """A text with its letters instead of their numbers, unless one cannot be written."""
+    if "\\u" not in token:
+        return token
+    letters = json.dumps(json.loads(token), ensure_ascii=False)
+    return letters if letters.isprintable() else token
 
 
 def _kinds(lines: Iterable[str]) -> Iterator[tuple[str, int, str]]:

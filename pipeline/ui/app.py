@@ -50,7 +50,8 @@ from pipeline.ui.jobs_page import jobs_page
 from pipeline.ui.markup import document, local, paragraph, to
 from pipeline.ui.new_page import MOST_SHEET_BYTES, FormAnswer, continue_with, new_page, new_sheet
 from pipeline.ui.places import SPECS, Places
-from pipeline.ui.rows_page import Filter, review_question, row_page, row_part, rows_page
+from pipeline.ui.row_page import review_question, row_page, row_part
+from pipeline.ui.rows_page import Filter, rows_page
 from pipeline.ui.steps import Step, start
 
 STATIC = Path(__file__).parent / "static"
@@ -161,6 +162,7 @@ class Page:
                 rows=parse_rows(number),
                 # A form sends each line end as two characters.
                 text=None if text is None else text.replace("\r\n", "\n"),
+                column=fields.get("column"),
                 answer=fields.get("answer", ""),
                 ask=ask,
                 yes=fields.get("sure") == "1",

@@ -12,7 +12,7 @@ from pipeline.inputs.unseen import unseen_lines
 from pipeline.job.spec_keys import EMPTY_CHOICES
 from pipeline.report.html.markup import Child, Markup, Url, element, foreign, joined
 from pipeline.scaffold.preview import Preview, Problem
-from pipeline.ui.markup import area, button, entry, form, paragraph, select
+from pipeline.ui.markup import area, button, column_head, entry, form, paragraph, select
 from pipeline.ui.spec_form import LEFT_OUT, LIMITS, SAME, Line, Typed, code_of
 
 _CELL, _EXAMPLE, _MESSAGE, _BODY = 120, 40, 2000, 4000
@@ -263,11 +263,11 @@ def preview_part(preview: Preview) -> Markup:
 def _table(preview: Preview) -> Markup:
     hidden = set(preview.sheet.hidden_columns)
     heads = [
-        element(
-            "th",
-            foreign(name, _CELL),
-            element("small", f"{kind}{', hidden' if name in hidden else ''}"),
-            attributes={"scope": "col"},
+        column_head(
+            joined(
+                foreign(name, _CELL),
+                element("small", f"{kind}{', hidden' if name in hidden else ''}"),
+            )
         )
         for name, kind in zip(preview.columns[:_MOST_SHOWN], preview.types, strict=False)
     ]
@@ -282,7 +282,7 @@ def _table(preview: Preview) -> Markup:
         )
     ]
     caption = element("caption", "The first rows, as the runner reads them")
-    corner = element("th", preview.place_word.capitalize(), attributes={"scope": "col"})
+    corner = column_head(preview.place_word.capitalize())
     return element(
         "table",
         caption,

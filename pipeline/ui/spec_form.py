@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from pipeline.core.errors import Refused
 from pipeline.inputs.mapping import bind
+from pipeline.job.key_types import TAB, Number
 from pipeline.job.spec import JobSpec, key_problem
 from pipeline.job.spec_edit import Value
-from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS, TAB, Number
+from pipeline.job.spec_keys import EMPTY_CHOICES, KEYS, OTHER_COLUMNS
 
 SHEET_KEYS = ("sheet", "header_row", "encoding", "separator")
 """The keys that say how a sheet is read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 
 import pytest
@@ -22,6 +23,22 @@ from pipeline.ui.answers import rendered
 )
 def test_json_and_a_part_of_markdown_are_rendered(text: str, markup: str):
     assert markup in rendered(text).source
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"a":1.10,"b":[]}', '{\n  "a": 1.10,\n  "b": []\n}'),
+        ("[9007199254740993.0, 1E400,1e2]", "[\n  9007199254740993.0,\n  1E400,\n  1e2\n]"),
+        ('{"a": 1, "a": 2}', '{\n  "a": 1,\n  "a": 2\n}'),
+        ('["caf\\u00e9 \\"a\\": {,"]', '[\n  "café \\"a\\": {,"\n]'),
+        ('["\\ud800 \\u00e9", "\\u0007"]', '[\n  "\\ud800 \\u00e9",\n  "\\u0007"\n]'),
+        ("{ }", "{}"),
+        ("[[],[[1]]]", "[\n  [],\n  [\n    [\n      1\n    ]\n  ]\n]"),
+    ],
+)
+def test_json_keeps_its_numbers_its_keys_and_its_texts(text: str, shown: str):
+    assert rendered(text).source == f"<pre><code>{html.escape(shown)}</code></pre>"
 
 
 def test_a_link_goes_to_http_alone():
@@ -56,3 +73,8 @@ def test_a_hostile_answer_takes_no_long_time(text: str):
     began = time.process_time()
     rendered(text)
     assert time.process_time() - began < 5
+
+
+def test_a_deep_answer_does_not_become_much_longer():
+    deep = "[" * 900 + ",".join("1" * 50_000) + "]" * 900
+    assert len(rendered(deep).source) < 100 * len(deep)
