@@ -98,7 +98,7 @@ def sheet_form(
     """Only the fields that say how the sheet is read, for one that cannot be read yet. `typed` are
     all fields of the form, which are kept."""
     names = settings_of_sheet(sheet)
-    wrong = next((name for name in names if f"`{name}:`" in problem), None)
+    wrong = next((n for n in names if f"`{n}:" in problem or f"`{n}`" in problem), None)
     errors = {wrong: problem} if wrong else {}
     rest = {name: text for name, text in typed.items() if name not in names and name != "do"}
     alone = None if wrong else element("p", problem, class_="problem", attributes={"role": "alert"})
