@@ -14,6 +14,7 @@ from pipeline.commands.completion import completion
 from pipeline.commands.console import (
     fill_closed_streams,
     in_plain_words,
+    pour,
     print_json,
     show_usage,
 )
@@ -21,6 +22,7 @@ from pipeline.commands.export import export
 from pipeline.commands.help import LIMITS, WHERE, OrderedGroup, regrouped
 from pipeline.commands.history import history
 from pipeline.commands.init import init
+from pipeline.commands.overview import overview_lines
 from pipeline.commands.report import report
 from pipeline.commands.review import review
 from pipeline.commands.schedule import schedule
@@ -32,6 +34,7 @@ from pipeline.commands.status import status
 from pipeline.commands.ui import ui
 from pipeline.commands.verify import verify
 from pipeline.core.errors import Refused
+from pipeline.core.wording import printable
 from pipeline.sandbox.command import sandbox
 
 # In the order in which a user needs them; `pipeline --help` lists them so.
@@ -77,9 +80,11 @@ _COMMANDS = {
     cls=OrderedGroup,
     commands=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="pipeline")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Runs a paid AI workflow over every row of a spreadsheet.
 
     \b
@@ -89,8 +94,10 @@ def cli() -> None:
     No row is paid twice unless you say so. JOB is a job file (jobs/NAME.yaml) or its run folder.
 
     status, report, show, check, history and verify print on stdout. All other messages are on
-    stderr.
+    stderr. Without a command, pipeline shows the jobs of this folder.
     """
+    if context.invoked_subcommand is None:
+        pour(f"{printable(line)}\n" for line in overview_lines())
 
 
 def _elsewhere(error: click.ClickException) -> list[str]:

@@ -25,7 +25,7 @@ def propose_jobs(
 ) -> list[CompletionItem]:
     """The job files of the folder that was begun, else of this folder and of ``jobs/``. Without
     one, the shell proposes files."""
-    found = [name for name in map(str, _job_files(begun)) if name.startswith(begun)]
+    found = [name for name in map(str, job_files(begun)) if name.startswith(begun)]
     return [CompletionItem(name) for name in found] or [CompletionItem(begun, type=_FILE)]
 
 
@@ -53,7 +53,9 @@ def propose_workflows(
     ]
 
 
-def _job_files(begun: str) -> Iterator[Path]:
+def job_files(begun: str = "") -> Iterator[Path]:
+    """Yields the YAML files of the folder that `begun` names, else of this folder and of
+    ``jobs/``."""
     folders = [Path(begun[: begun.rindex("/") + 1])] if "/" in begun else [Path(), Path("jobs")]
     number = 0
     for folder in folders:
@@ -67,7 +69,7 @@ def _job_files(begun: str) -> Iterator[Path]:
 def _specs() -> Iterator[tuple[Path, JobSpec]]:
     from pipeline.job.spec import load_spec
 
-    for path in _job_files(""):
+    for path in job_files():
         with contextlib.suppress(PipelineError, OSError):
             yield path, load_spec(path)
 

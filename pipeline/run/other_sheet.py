@@ -12,8 +12,8 @@ from pipeline.job.job import Job
 
 
 def with_sheet(job: Job, sheet: Path) -> Job:
-    """Returns the job with another sheet, as `--input` does. `check_job` of it says
-    how many rows are paid already, and how many are new.
+    """Returns the job with `sheet` in place of the one in its file, as `--input` does. `check_job`
+    of it says how many rows are paid already, and how many are new.
 
     Raises:
         Refused: if the rows of the job do not come from a file.
@@ -31,7 +31,7 @@ def fits_sheet(job: Job, sheet: Path) -> bool:
         columns = open_table(spec).columns
         bind(spec, columns)
         used = {condition.column for condition in spec.where}
-        if spec.variables is None:  # then it uses every column of the sheet that it has
+        if spec.variables is None:  # then every column of its sheet is one
             used.update(open_table(job.to_run()).columns)
     except Refused:
         return False

@@ -100,7 +100,7 @@ def init_job(
     )
     schema = write_job(path, job_text(preview, path, workflow))
     load_spec(path)
-    return _written(preview, path, schema)
+    return replace(_written(preview, path), schema=schema)
 
 
 def job_text(preview: Preview, path: Path, workflow: str) -> str:
@@ -112,15 +112,12 @@ def job_text(preview: Preview, path: Path, workflow: str) -> str:
     if preview.refusal is not None:
         raise NothingWritten(preview.refusal)
     draft = replace(preview.draft, source=path.absolute(), name=job_name(path), workflow=workflow)
-    lines = [
-        *([MODELINE] if may_write_schema(path.parent) else []),
-        *_lines(draft, preview),
-        *_shown_lines(draft, preview.found),
-    ]
+    editors = [MODELINE] if may_write_schema(path.parent) else []
+    lines = [*editors, *_lines(draft, preview), *_shown_lines(draft, preview.found)]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _written(preview: Preview, path: Path, schema: Path | None) -> Written:
+def _written(preview: Preview, path: Path) -> Written:
     columns, gaps = preview.found, preview.gaps
     mapped = mapped_columns(columns)
     for_empty = _for_empty(columns, preview.row_count, gaps)
@@ -138,7 +135,6 @@ def _written(preview: Preview, path: Path, schema: Path | None) -> Written:
         {column.name: column.flaw for column in columns if column.flaw},
         preview.sheet,
         preview.draft.separator,
-        schema,
     )
 
 
@@ -294,7 +290,8 @@ def _id_lines(columns: Sequence[Column]) -> Iterator[str]:
 
 
 def write_job(path: Path, text: str) -> Path | None:
-    """Writes a new job file, and the schema that its first line may name. Returns its path.
+    """Writes a new job file, and the schema that its first line names. Returns the schema's path if
+    it was not there.
 
     Raises:
         Refused: if there is a file, or if the folder cannot be written.
@@ -308,4 +305,4 @@ def write_job(path: Path, text: str) -> Path | None:
             f"{path}: the runner cannot write this file ({error.strerror or error}). Choose "
             "another place with --to."
         ) from None
-    return write_schema(path.parent) if text.startswith(f"{MODELINE}\n") else None
+    return write_schema(path.parent) if text.startswith(MODELINE) else None
