@@ -28,8 +28,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A cell or a column that cannot be sent. `row` is the row or line number, None if it is the
-    whole column. `where` names the cell as the user finds it."""
+    """A cell or a column that cannot be sent. `row` is as in `row_numbers`, None if it is the whole
+    column. `where` names the cell as the user finds it."""
 
     row: int | None
     column: str
@@ -44,7 +44,8 @@ class Preview:
     * `columns`: their names. `types`: for each column text, number, date, yes/no, mixed or empty,
       by its first 2,000 rows.
     * `rows`: the first rows, one text for each column. `row_numbers` and `hidden_rows` say for each
-      of them where it is, and whether the workbook hides it.
+      of them where it is, and whether the workbook hides it. `place_word` says what the numbers
+      count: line or row.
     * `row_count`: all rows, without totals rows.
     * `sheet`: what the user may not see, such as hidden rows and columns.
     * `problems`: the first 50 cells and columns that cannot be sent, in the order of the sheet.
@@ -55,6 +56,7 @@ class Preview:
     columns: tuple[str, ...]
     types: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    place_word: str
     row_numbers: tuple[int, ...]
     hidden_rows: tuple[bool, ...]
     row_count: int
@@ -101,6 +103,7 @@ def preview_sheet(
         tuple(table.columns),
         tuple(map(_type, first.kinds)),
         tuple(first.rows),
+        table.place_word.rsplit(" ", 1)[-1],
         tuple(first.places),
         tuple(table.found.hidden_at(np.array(first.places, np.int64)).tolist()),
         count,

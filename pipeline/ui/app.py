@@ -49,7 +49,7 @@ from pipeline.ui.job_page import (
 from pipeline.ui.jobs_page import jobs_page
 from pipeline.ui.markup import document, local, paragraph, to
 from pipeline.ui.new_page import MOST_SHEET_BYTES, FormAnswer, continue_with, new_page, new_sheet
-from pipeline.ui.places import Places
+from pipeline.ui.places import SPECS, Places
 from pipeline.ui.row_page import review_question, row_page, row_part
 from pipeline.ui.rows_page import Filter, rows_page
 from pipeline.ui.steps import Step, start
@@ -110,7 +110,7 @@ class Page:
                 Route("/upload", self._upload, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
-            exception_handlers={PipelineError: _explained},
+            exception_handlers={PipelineError: _explained, OSError: _unreadable},
         )
 
     def _shown(self, fields: Fields) -> Shown:
@@ -288,7 +288,16 @@ def _explained(request: Request, error: Exception) -> Response:
     status = 409 if isinstance(error, Locked) else 400 if isinstance(error, Refused) else 500
     if request.url.path == "/upload":
         return PlainTextResponse(str(error), status)
-    at = request.query_params.get("at")
+    at = request.query_params.get("at", "")
     back = to("Back to the job", local("/job", at=at)) if at else to("All jobs", local("/"))
+    if at.endswith(SPECS) and request.url.path != "/edit":
+        back = to("Open the job file", local("/edit", at=at))
     text = document("Refused", paragraph(str(error), class_="problem"), paragraph(back))
     return HTMLResponse(text, status)
+
+
+def _unreadable(request: Request, error: Exception) -> Response:
+    """A file that went away between two clicks, or a disk that is full."""
+    assert isinstance(error, OSError)
+    what = error.filename or "A file"
+    return _explained(request, PipelineError(f"{what}: {error.strerror or error}."))

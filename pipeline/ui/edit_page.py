@@ -165,8 +165,11 @@ class _Page:
         problem = problem or now.problem
         body = (
             problem_part(problem),
-            element("h2", "The sheet"),
-            preview_part(opened.preview),
+            element(
+                "details",
+                element("summary", "The first rows of the sheet"),
+                preview_part(opened.preview),
+            ),
             spec_form(view, "/edit", self.hidden, "Show the new text"),
             paragraph(more, f"{few_words(others)}.") if more else None,
             paragraph(to("Edit as text", local("/edit", at=self.file.at, **{"as": "text"}))),

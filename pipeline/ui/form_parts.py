@@ -12,7 +12,7 @@ from pipeline.inputs.unseen import unseen_lines
 from pipeline.job.spec_keys import EMPTY_CHOICES
 from pipeline.report.html.markup import Child, Markup, Url, element, foreign, joined
 from pipeline.scaffold.preview import Preview, Problem
-from pipeline.ui.markup import area, button, entry, form, paragraph, select
+from pipeline.ui.markup import area, button, column_head, entry, form, paragraph, select
 from pipeline.ui.spec_form import LEFT_OUT, LIMITS, SAME, Line, Typed, code_of
 
 _CELL, _EXAMPLE, _MESSAGE, _BODY = 120, 40, 2000, 4000
@@ -98,7 +98,7 @@ def sheet_form(
     """Only the fields that say how the sheet is read, for one that cannot be read yet. `typed` are
     all fields of the form, which are kept."""
     names = settings_of_sheet(sheet)
-    wrong = next((name for name in names if f"`{name}:`" in problem), None)
+    wrong = next((n for n in names if f"`{n}:" in problem or f"`{n}`" in problem), None)
     errors = {wrong: problem} if wrong else {}
     rest = {name: text for name, text in typed.items() if name not in names and name != "do"}
     alone = None if wrong else element("p", problem, class_="problem", attributes={"role": "alert"})
@@ -256,18 +256,18 @@ def preview_part(preview: Preview) -> Markup:
         wide,
         paragraph(f"{counted(preview.row_count, 'row')}.", class_="soft"),
         *facts,
-        _problems(preview.problems),
+        _problems(preview),
     )
 
 
 def _table(preview: Preview) -> Markup:
     hidden = set(preview.sheet.hidden_columns)
     heads = [
-        element(
-            "th",
-            foreign(name, _CELL),
-            element("small", f"{kind}{', hidden' if name in hidden else ''}"),
-            attributes={"scope": "col"},
+        column_head(
+            joined(
+                foreign(name, _CELL),
+                element("small", f"{kind}{', hidden' if name in hidden else ''}"),
+            )
         )
         for name, kind in zip(preview.columns[:_MOST_SHOWN], preview.types, strict=False)
     ]
@@ -282,7 +282,7 @@ def _table(preview: Preview) -> Markup:
         )
     ]
     caption = element("caption", "The first rows, as the runner reads them")
-    corner = element("th", "Row", attributes={"scope": "col"})
+    corner = column_head(preview.place_word.capitalize())
     return element(
         "table",
         caption,
@@ -292,17 +292,17 @@ def _table(preview: Preview) -> Markup:
     )
 
 
-def _problems(problems: tuple[Problem, ...]) -> Markup | None:
-    if not problems:
+def _problems(preview: Preview) -> Markup | None:
+    if not preview.problems:
         return None
-    lines = [element("li", *_problem(one)) for one in problems]
-    summary = element("summary", f"Cells that cannot be sent: {len(problems)}")
+    lines = [element("li", *_problem(one, preview.place_word)) for one in preview.problems]
+    summary = element("summary", f"Cells and columns that cannot be sent: {len(lines)}")
     why = paragraph("Fix them in the sheet, or leave out their columns.", class_="soft")
     return element("details", summary, why, element("ul", *lines), attributes={"open": ""})
 
 
-def _problem(one: Problem) -> Iterator[Child]:
-    row = "" if one.row is None else f"row {one.row}, "
+def _problem(one: Problem, place_word: str) -> Iterator[Child]:
+    row = "" if one.row is None else f"{place_word} {one.row}, "
     yield joined(f"{row}column ", foreign(one.column, _CELL), ": ")
     yield foreign(one.what if one.row is None else f"{one.where}: {one.what}", _MESSAGE)
 

@@ -18,7 +18,7 @@ from pipeline.run.check import Body, check_job
 from pipeline.system.files import replacing, storing
 from pipeline.system.opening import read_file
 from pipeline.system.paths import resolved
-from pipeline.ui.places import Places
+from pipeline.ui.places import SPECS, Places
 
 MOST_SPEC_BYTES = 1_000_000
 NOT_SAVED = "Nothing was saved."
@@ -71,6 +71,8 @@ def read_job_file(places: Places, at: str) -> JobFile:
             raise Refused(f"{path}: this folder names no job file.", closing=NOT_SAVED)
         at = os.path.relpath(noted.spec, places.root)
         path = places.path(at)
+    if path.suffix.lower() not in SPECS:
+        load_spec(path)  # another file of the folder, such as one with the key, is never shown
     try:
         return JobFile(at, path, read_file(path, MOST_SPEC_BYTES, follow=True))
     except OSError as error:

@@ -32,11 +32,13 @@ def jobs_page(places: Places, at: str | None) -> str:
 
 
 def _card(places: Places, name: str) -> Markup:
-    heading = element("h2", to(foreign(name, _LONGEST), local("/job", at=name)))
+    """A job, with a link to it, or to its file if that has an error."""
+    path = "/job"
     try:
         lines = list(_lines(places, name))
     except PipelineError as error:
-        lines = [paragraph(foreign(str(error), _LONGEST), class_="problem")]
+        path, lines = "/edit", [paragraph(foreign(str(error), _LONGEST), class_="problem")]
+    heading = element("h2", to(foreign(name, _LONGEST), local(path, at=name)))
     return element("section", heading, *lines, class_="card")
 
 

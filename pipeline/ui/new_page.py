@@ -27,6 +27,8 @@ from pipeline.ui.spec_form import SHEET_KEYS, Typed, changes_of
 
 MOST_SHEET_BYTES = 1 << 30
 _CELL = 120
+_MOST_OFFERED = 5
+"""The plan of each needs the whole sheet."""
 _NO_WORKFLOW = "wf"
 """Stands in the text that the fields are compared with. It is never saved."""
 
@@ -67,15 +69,20 @@ def new_page(places: Places, fields: Mapping[str, str]) -> FormAnswer:
     sent = "do" in fields or "text" in fields
     typed: Mapping[str, str] = fields if sent else {}
     names: tuple[str, ...] = ()
-    body = [*_jobs_of(places, sheet)]
+    body: list[Child] = [] if sent else [*_jobs_of(places, sheet)]
     try:
         names = worksheet_names(path)
         preview = preview_sheet(path, **_options(typed))
+        body.append(preview_part(preview))
         base = job_text(preview, _target(places, job_name(path)), _NO_WORKFLOW)
-        given = Typed.of_spec(_base_spec(places, path, base), preview.columns)
     except Refused as error:
         again = sheet_form(sheet, {**typed, "sheet_file": sheet}, str(error), names, "/new")
-        return FormAnswer(_page(sheet, *body, again), sent)
+        return FormAnswer(_page(sheet, *body, again), sent and typed.get("do") != "read")
+    try:
+        given = Typed.of_spec(_base_spec(places, path, base), preview.columns)
+    except Refused as error:
+        body.append(problem_part(f"{error} Edit the text: first the workflow id."))
+        return _only_text(places, sheet, typed, base, body)
     return _filled(places, sheet, typed, _Read(preview, names, base, given), body)
 
 
@@ -88,12 +95,24 @@ class _Read(NamedTuple):
     given: Typed
 
 
+def _only_text(
+    places: Places, sheet: str, fields: Mapping[str, str], base: str, body: list[Child]
+) -> FormAnswer:
+    """The job file that `init` writes, as text, for a sheet that is too wide for a form."""
+    at = _relative(places, _target(places, job_name(places.path(sheet))))
+    text, problem = fields.get("text"), None
+    if text is not None and not (problem := _saved(places, at, text)):
+        return FormAnswer(next=local("/job", at=at).text)
+    draft = _draft(places, at, text or base, problem, {"sheet_file": sheet})
+    return FormAnswer(_page(sheet, *body, *draft), problem is not None)
+
+
 def _base_spec(places: Places, sheet: Path, base: str) -> JobSpec:
     return load_spec(_target(places, job_name(sheet)), base.encode())
 
 
 def _filled(
-    places: Places, sheet: str, fields: Mapping[str, str], read: _Read, body: list[Markup]
+    places: Places, sheet: str, fields: Mapping[str, str], read: _Read, body: list[Child]
 ) -> FormAnswer:
     typed = read.given.read_as({"workflow": ""})
     errors: dict[str, str] = {}
@@ -120,7 +139,7 @@ def _filled(
     view = FormView(typed, read.preview, read.worksheets, errors)
     filled = spec_form(view, "/new", {"sheet_file": sheet}, "Show the job file")
     fault = bool(errors) or problem is not None
-    return FormAnswer(_page(sheet, *body, preview_part(read.preview), filled, *draft), fault)
+    return FormAnswer(_page(sheet, *body, filled, *draft), fault)
 
 
 def _new_text(
@@ -203,8 +222,8 @@ def _options(fields: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         Refused: for a row that is no number.
     """
-    given = {name: fields.get(name, "").strip() for name in SHEET_KEYS}
-    found: dict[str, Any] = {name: text for name, text in given.items() if text}
+    given = Typed.of_fields(fields).values
+    found: dict[str, Any] = {name: given[name] for name in SHEET_KEYS if given[name]}
     if "header_row" in found:
         problem = key_problem("header_row", given["header_row"])
         if problem:
@@ -227,7 +246,7 @@ def _relative(places: Places, path: Path) -> str:
 
 def _jobs_of(places: Places, sheet: str) -> Iterator[Markup]:
     """The jobs that have this sheet, and those that could continue with it."""
-    path = places.path(sheet)
+    path, offered = places.path(sheet), 0
     for name in places.jobs():
         with contextlib.suppress(PipelineError):
             job = places.job(name)
@@ -235,7 +254,8 @@ def _jobs_of(places: Places, sheet: str) -> Iterator[Markup]:
                 yield paragraph(
                     "It already has a job: ", to(foreign(name, _CELL), local("/job", at=name))
                 )
-            elif path.exists() and fits_sheet(job, path):
+            elif offered < _MOST_OFFERED and path.exists() and fits_sheet(job, path):
+                offered += 1
                 yield _continue(places, name, sheet)
 
 

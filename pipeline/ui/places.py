@@ -13,7 +13,7 @@ from pipeline.job.job import Job, find_job
 from pipeline.job.traces import LEDGER
 from pipeline.system.paths import path_fault, resolved
 
-_SPECS = (".yaml", ".yml")
+SPECS = (".yaml", ".yml")
 _MOST = 200
 _DEPTH = 3
 _NOT_HERE = "Nothing was read or sent."
@@ -62,17 +62,17 @@ class Places:
         """
         path = self.path(name)
         shown = os.path.relpath(path)
-        words = (shown, "--sandbox") if rehearsal and path.suffix in _SPECS else (shown,)
+        words = (shown, "--sandbox") if rehearsal and path.suffix in SPECS else (shown,)
         return find_job(path, sandbox=rehearsal, words=words)
 
     def is_job(self, name: str) -> bool:
         """Whether the path is that of a job file or a run folder, not of a sheet."""
         path = self.path(name)
-        return path.is_dir() or path.suffix.lower() in _SPECS
+        return path.is_dir() or path.suffix.lower() in SPECS
 
     def jobs(self) -> Iterator[str]:
         """The job files, relative to the folder."""
-        yield from self._files(_SPECS)
+        yield from self._files(SPECS)
 
     def sheets(self) -> Iterator[str]:
         """The sheets, relative to the folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
@@ -38,7 +39,8 @@ def serve(root: Path, port: int, started: Callable[[str], None], at: str | None 
         number = int(listener.getsockname()[1])
         page = Page(root, lambda: server.should_exit, at)
         guarded = page.guarded(number)
-        server = uvicorn.Server(
+        server = _Server(
+            lambda: started(f"http://{_HOST}:{number}{local('/', token=guarded.token).text}"),
             uvicorn.Config(
                 guarded,
                 lifespan="off",
@@ -47,10 +49,22 @@ def serve(root: Path, port: int, started: Callable[[str], None], at: str | None 
                 log_level="warning",
                 server_header=False,
                 timeout_graceful_shutdown=_LEAVES_WITHIN_S,
-            )
+            ),
         )
         listener.listen()
-        started(f"http://{_HOST}:{number}{local('/', token=guarded.token).text}")
         # At Ctrl-C uvicorn ends gracefully and then raises KeyboardInterrupt, as Python would.
         with contextlib.suppress(KeyboardInterrupt):
             server.run([listener])
+
+
+class _Server(uvicorn.Server):
+    """Calls `ready` once it handles Ctrl-C itself, because a user may press it as soon as the
+    address is there."""
+
+    def __init__(self, ready: Callable[[], None], config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        await asyncio.to_thread(self._ready)  # a browser may take its time to open

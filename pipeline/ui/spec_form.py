@@ -23,7 +23,8 @@ LINES = ("variables", "constants", "empty")
 SAME, LEFT_OUT = "=", ""
 MOST_OPTIONS = 20_000
 """Each line has all columns to choose from. More than this make a page of several MB."""
-_MOST_LINES = 600
+_MOST_LINES = 400
+"""A line has four fields, and a form of the page 2,000."""
 _NUMBERS = {key.name for key in KEYS if isinstance(key.type, Number)}
 _IN_NO_FIELD = frozenset("\r\0")
 
@@ -75,7 +76,9 @@ class Typed:
     @classmethod
     def of_fields(cls, fields: Mapping[str, str]) -> Typed:
         """The fields that a browser sent."""
-        return cls({name: fields.get(name, "").strip() for name in SCALARS}, tuple(_lines(fields)))
+        values = {name: fields.get(name, "").strip() for name in SCALARS}
+        values["sheet"] = fields.get("sheet", "")  # a worksheet may end in a space
+        return cls(values, tuple(_lines(fields)))
 
     def read_as(self, values: Mapping[str, str]) -> Typed:
         """The same with other values for some keys."""
@@ -125,10 +128,16 @@ def _compare_lines(
     same: dict[str, str] = {}
     shown = {names.get(line.source) for line in base.lines}
     choices = {column: word for column, word in spec.empty_by_column if column not in shown}
+    chosen: dict[str, str] = {}
+    before = {line.name for line in base.lines}
     for number, line in enumerate(typed.lines):
         if line.source == LEFT_OUT:
             continue
         problem = _line_problem(line, {**mapped, **same}, names)
+        if line.name != line.name.strip() and line.name not in before:
+            problem = "The name begins or ends with a space. Delete the space."
+        if line.empty and chosen.setdefault(line.source, line.empty) != line.empty:
+            problem = "Another line says something else about empty cells of this column."
         if problem:
             found.errors[f"v{number}"] = problem
         elif line.source == SAME:

@@ -1,31 +1,20 @@
-"""The page in Chromium: the whole of a job with mouse and keyboard, and hostile sheets and answers.
-
-Without Chromium these tests are skipped. With BROWSER_TESTS=required, which the CI sets, they fail.
-"""
+"""The page in Chromium: a whole job with mouse and keyboard, and hostile sheets and answers."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openpyxl
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from pipeline.job.run_folder import RunFolder
 from tests.conftest import Job, SandboxProcess
 from tests.support.browser import PageClient, eventually, serving
 from tests.support.servers import Server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_REQUIRED = os.environ.get("BROWSER_TESTS") == "required"
-_ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 HOSTILE = (
     "<script>window.hit=1</script>",
     '"><img src=x onerror=window.hit=1>',
@@ -36,53 +25,6 @@ HOSTILE = (
     "</td></table><form action=/start method=post><button>x",
     "=HYPERLINK(1)\u202e\u0000x",
 )
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not _REQUIRED, reason="Chromium is not installed"
-)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    assert CHROMIUM is not None, "BROWSER_TESTS=required, and Chromium is not installed"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(chromium: Browser) -> Iterator[Callable[[str], Page]]:
-    """Opens the page. At the end, it must have had no error and no breach of its policy."""
-    faults: list[str] = []
-    contexts, bases = [], ["-"]
-
-    def note(said: ConsoleMessage) -> None:
-        # A test leaves a screen, or ends the page, while the browser still loads a part of it.
-        ended = said.location["url"].startswith(tuple(bases)) and "net::ERR" in said.text
-        ended |= said.text.startswith(("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort"))
-        if said.type == "error" and not ended:
-            faults.append(f"{said.text} {said.location}")
-
-    def open_page(address: str, **options: object) -> Page:
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        bases.append(address.partition("?")[0])
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", note)
-        context.expose_function("violated", lambda what: faults.append(f"policy: {what}"))
-        page.add_init_script(
-            "document.addEventListener('securitypolicyviolation', (e) => "
-            "violated(e.violatedDirective + ' ' + e.blockedURI))"
-        )
-        page.goto(address)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
 
 
 def _idle(folder: Path) -> None:
@@ -111,7 +53,6 @@ def test_a_person_walks_through_a_whole_job(
         assert "idea 0" in page.locator("pre").first.inner_text()
         page.get_by_role("button", name="Save the job file").click()
 
-        page.get_by_role("link", name="Job", exact=True).click()
         page.get_by_role("button", name="Rehearse all rows").click()
         folder = job.folder / "runs" / "ideas"
         page.get_by_text("This is a rehearsal").wait_for()
@@ -232,6 +173,8 @@ def test_no_screen_is_wider_than_its_window(opened, make_job, sandbox, width, sc
             ("failures", "/failures"),
             ("files", "/files"),
             ("edit", "/edit"),
+            ("text", "/edit?as=text"),
+            ("new", "/new?sheet=sheet.csv"),
             ("plan", "/plan"),
         ):
             mark = "&" if "?" in path else "?"

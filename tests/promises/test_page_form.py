@@ -139,6 +139,7 @@ def test_a_workbook_is_read_step_by_step(job: Job, page: PageClient):
     fields = page.filled(text, "/new") | {"sheet": "Ideas", "do": "read"}
     answer = page.post("/new", fields)
     assert "If that is a title" in answer.text
+    assert "Spring campaign" in answer.text
     fields = page.filled(answer.text, "/new") | {"header_row": "3", "do": "read"}
     answer = page.post("/new", fields)
     assert answer.status_code == 200
@@ -160,11 +161,25 @@ def test_a_workbook_is_read_step_by_step(job: Job, page: PageClient):
     text = page.filled(shown, "/new")["text"]
     assert "sheet: Ideas\nheader_row: 3\n" in text
     assert "\nhidden: skip\n" in text
-    # Of another row there are other columns.
+    answer = page.post("/new", fields | {"header_row": "4", "do": "read"})
+    assert page.filled(answer.text, "/new")["v0.name"] == "column_000"
     fields = page.filled(page.post("/new", fields | {"do": "read"}).text, "/new")
     answer = page.post("/new", fields | {"header_row": "x", "do": "read"})
     assert 'id="e-header_row"' in answer.text
     assert page.filled(answer.text, "/new")["workflow"] == "wf"
+
+
+def test_a_sheet_that_is_too_wide_for_a_form_is_text(job: Job, page: PageClient):
+    names = [f"c{number}" for number in range(200)]
+    (job.folder / "wide.csv").write_text(f"{','.join(names)}\n{','.join(names)}\n")
+    text = page.get("/new", sheet="wide.csv")
+    assert "too many variables and columns" in text
+    assert len(text) < 200_000
+    draft = page.filled(text, "/new")
+    draft["text"] = draft["text"].replace("workflow: wf", "workflow: wf_wide")
+    assert page.post("/new", draft).status_code == 303
+    assert "c199: c199" in (job.folder / "wide.yaml").read_text()
+    assert "too many variables and columns" in page.get("/edit", at="wide.yaml")
 
 
 def test_one_field_changes_one_line_of_an_existing_file(job: Job, page: PageClient):
@@ -279,6 +294,20 @@ def test_no_kind_of_file_in_the_place_of_a_job_file_is_an_error_of_the_page(job:
         assert answer.status_code in (200, 400), (sheet, answer.text)
         answer = page.post("/new", {"sheet_file": sheet, "do": "show"})
         assert answer.status_code in (200, 400), (sheet, answer.text)
+
+
+def test_no_other_file_of_the_folder_is_shown_or_replaced(job: Job, page: PageClient):
+    """Such as a file with the key."""
+    for name in ("key", "key.txt", ".env", "tool.py"):
+        (job.folder / name).write_text("sk_secret = 1\n")
+        answer = page.http.get("/edit", params={"at": name, "as": "text"})
+        assert answer.status_code == 400
+        assert "sk_secret" not in answer.text
+        good = job.spec.read_text()
+        assert page.post("/edit", {"at": name, "text": good}).status_code == 400
+        assert (job.folder / name).read_text() == "sk_secret = 1\n"
+    os.rename(job.spec, job.folder / "stories")  # a job file can have any name
+    assert "v0.name" in page.get("/edit", at="stories")
 
 
 def test_the_run_folder_opens_its_job_file(job: Job, page: PageClient):
