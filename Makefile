@@ -102,7 +102,7 @@ bench-scale: $(READY)  ## measure a million rows, and 5,000 requests in flight
 docs: $(READY)  ## write docs/cli.md from --help, docs/python-reference.md from docstrings, the keys in docs/job-file.md
 	$(BIN)/python docs/reference.py
 
-picture: $(READY)  ## draw the pictures in README.md and docs/; needs Chromium for the report
+picture: $(READY)  ## draw the pictures in README.md and docs/; needs Chromium for the pages
 	$(BIN)/python docs/record.py --write
 
 figures: $(READY)  ## write the stored results of the benchmarks into the tables in docs/

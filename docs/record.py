@@ -1,8 +1,8 @@
-"""Draws the pictures of the README and of docs/: a session in a terminal, an exported sheet, and a
-report in a browser.
+"""Draws the pictures of the README and of docs/: a session in a terminal, an exported sheet, and
+two pages in a browser, a report and the rows of `pipeline ui`.
 
     python docs/record.py            prints the session
-    python docs/record.py --write    draws all three (needs rich and Chromium; see `make picture`)
+    python docs/record.py --write    draws all four (needs rich and Chromium; see `make picture`)
 
 `tests/commands/test_docs.py` records again and compares the words in the pictures.
 """
@@ -24,10 +24,17 @@ import tempfile
 import termios
 from pathlib import Path
 
+from pipeline.ui.app import STATIC
+from pipeline.ui.job_page import Shown
+from pipeline.ui.places import Places
+from pipeline.ui.rows_page import Filter, rows_page
+
 TOP = Path(__file__).parent.parent
 SESSION = Path(__file__).with_name("session.svg")
 SHEET = Path(__file__).with_name("sheet.svg")
 REPORT = Path(__file__).with_name("report.png")
+ROWS = Path(__file__).with_name("page.png")
+_SIZES = {REPORT: (1000, 1250), ROWS: (1180, 640)}
 COLUMNS = 120
 COMMANDS = (
     "pipeline run jobs/products.yaml --sandbox --limit 160",
@@ -65,9 +72,9 @@ _ROWS = (1, 2, 3, 22, 23, 24, 25)
 _ROW_PX, _NUMBER_PX, _CHARACTER_PX = 24, 40, 7.2
 
 
-def recorded(runner: Path) -> tuple[list[str], list[list[str]], str]:
+def recorded(runner: Path) -> tuple[list[str], list[list[str]], dict[Path, str]]:
     """Runs the session in a fresh copy of the jobs. Returns the lines in the terminal at its end,
-    the drawn cells of the exported sheet, and the report's HTML.
+    the drawn cells of the exported sheet, and the HTML of each page by its picture.
 
     `runner` is the installed command.
     """
@@ -78,7 +85,16 @@ def recorded(runner: Path) -> tuple[list[str], list[list[str]], str]:
         for command in COMMANDS:
             lines += [f"$ {command}", *_final(_terminal_output(runner, command, folder)), ""]
         report = Path(folder, "jobs", "runs", "products.sandbox", "report.html")
-        return lines[:-1], _cells(Path(folder, "done.csv")), report.read_text(encoding="utf-8")
+        pages = {REPORT: report.read_text(encoding="utf-8"), ROWS: _rows_page(Path(folder))}
+        return lines[:-1], _cells(Path(folder, "done.csv")), pages
+
+
+def _rows_page(folder: Path) -> str:
+    """The rows of the rehearsal, with the second one open."""
+    at = "jobs/products.yaml"
+    shown = Shown(at, Places(folder).job(at, rehearsal=True), rehearsal=True)
+    page = rows_page(shown, Filter({}), "2")
+    return page.replace("/static/page.css", (STATIC / "page.css").as_uri())
 
 
 def _terminal_output(runner: Path, command: str, folder: str) -> str:
@@ -183,33 +199,35 @@ def _kind(line: int, column: int, text: str) -> str:
     return ' class="no"' if text in ("failed", "ambiguous") else ""
 
 
-def draw_report(page: str, target: Path) -> None:
-    """A PNG of the upper part of the report. It contains the report's words as a text chunk, with
-    which a test sees that the picture is out of date."""
+def draw_page(page: str, target: Path) -> None:
+    """A PNG of the upper part of a page. It contains the page's words as a text chunk, with which a
+    test sees that the picture is out of date."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
-        sys.exit("Chromium is needed for the picture of the report.")
+        sys.exit("Chromium is needed for the pictures of pages.")
     with tempfile.TemporaryDirectory() as folder:
-        source, shot = Path(folder, "report.html"), Path(folder, "shot.png")
+        source, shot = Path(folder, "page.html"), Path(folder, "shot.png")
         source.write_text(page, encoding="utf-8")
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-        size = ("--window-size=1000,1250", f"--screenshot={shot}")
+        width, height = _SIZES[target]
+        size = (f"--window-size={width},{height}", f"--screenshot={shot}")
         profile = f"--user-data-dir={folder}/profile"
         subprocess.run([browser, *options, *size, profile, source.as_uri()], check=True)
         about = PngInfo()
-        about.add_itxt("words", "\n".join(report_words(page)))
+        about.add_itxt("words", "\n".join(page_words(page)))
         with Image.open(shot) as image:
             image.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(
                 target, pnginfo=about, optimize=True
             )
 
 
-def report_words(page: str) -> list[str]:
-    """The headings, and the words of the failed groups: what does not depend on the time."""
-    words = re.findall(r"<(?:h1|h2|h3|th|code)\b[^>]*>(.*?)</", page, re.DOTALL)
+def page_words(page: str) -> list[str]:
+    """The headings, the buttons, and the words of the failed groups: what does not depend on the
+    time."""
+    words = re.findall(r"<(?:h1|h2|h3|th|code|button)\b[^>]*>(.*?)</", page, re.DOTALL)
     return [html.unescape(re.sub(r"<[^>]*>", "", word)).strip() for word in words]
 
 
@@ -217,13 +235,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
-    lines, cells, page = recorded(TOP / ".venv" / "bin" / "pipeline")
+    lines, cells, pages = recorded(TOP / ".venv" / "bin" / "pipeline")
     if not write:
         print("\n".join(lines))
         return
     SESSION.write_text(draw_session(lines), encoding="utf-8")
     SHEET.write_text(draw_sheet(cells), encoding="utf-8")
-    draw_report(page, REPORT)
+    for target, page in pages.items():
+        draw_page(page, target)
 
 
 if __name__ == "__main__":

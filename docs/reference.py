@@ -28,6 +28,8 @@ HERE = Path(__file__).parent
 _ARGUMENTS = {
     "JOB": "A job file (`jobs/NAME.yaml`) or its run folder.",
     "WHERE": "A folder, a job file, a run folder or a sheet.",
+    "SHELL": "bash, zsh or fish.",
+    "WHAT": "A command, or `job`.",
     "SHEET": "A .csv, .tsv, .xlsx, .parquet or .jsonl file.",
 }
 _BEHIND = re.compile(r"(.*?)\s*(?:\[([^\[\]]*)\])?", re.DOTALL)

@@ -10,6 +10,7 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.check import check
+from pipeline.commands.completion import completion
 from pipeline.commands.console import (
     fill_closed_streams,
     in_plain_words,
@@ -23,6 +24,7 @@ from pipeline.commands.init import init
 from pipeline.commands.report import report
 from pipeline.commands.review import review
 from pipeline.commands.schedule import schedule
+from pipeline.commands.schema import schema
 from pipeline.commands.send import resume, run
 from pipeline.commands.settle import settle
 from pipeline.commands.show import show
@@ -48,6 +50,8 @@ _COMMANDS = {
     "verify": verify,
     "schedule": schedule,
     "ui": ui,
+    "schema": schema,
+    "completion": completion,
     "sandbox": regrouped(
         sandbox,
         "Serve a local copy of the API to rehearse with.",

@@ -59,7 +59,7 @@ class GroupedCommand(click.Command):
         found = {group: options for group, options in found.items() if options}
         about_help = self.get_help_option(ctx)
         if about_help is not None:
-            found[list(found)[-1]].append(about_help)
+            found.setdefault(list(found or self._order)[-1], []).append(about_help)
         return found
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

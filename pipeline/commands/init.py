@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.commands.completing import propose_workflows
 from pipeline.commands.console import explain, person_there, print_json, tell
 from pipeline.commands.help import OUTPUT, SEND, command, option
 from pipeline.commands.options import JSON, PATH, OutputOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     "--workflow",
     metavar="ID",
     group=SEND,
+    shell_complete=propose_workflows,
     left_out="asked on a terminal",
     help="The workflow's id on your platform; for a rehearsal, any.",
 )
@@ -125,7 +127,9 @@ def init(
         sys.exit(error.exit_code)
     tell(*written_lines(written))
     if as_json:
-        print_json(asdict(written) | {"path": str(written.path), "exit_code": 0})
+        schema = None if written.schema is None else str(written.schema)
+        paths = {"path": str(written.path), "schema": schema}
+        print_json(asdict(written) | paths | {"exit_code": 0})
 
 
 _NAMED = 20
@@ -174,6 +178,8 @@ def written_lines(written: Written) -> list[str]:
             f"cell is empty in a column that is nearly always filled: {names}. Fill the cells, or "
             "change `empty:`."
         )
+    if written.schema is not None:
+        lines.append(f"Wrote {written.schema}: with it, editors know the keys of a job file.")
     return [
         *lines,
         f"See what would be sent:    pipeline check {spec}",

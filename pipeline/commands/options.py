@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.commands.completing import propose_codes, propose_jobs
 from pipeline.commands.help import LIMITS, OUTPUT, SEND, WHERE, WHICH, option
 from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
 from pipeline.show import SEED
@@ -80,13 +81,22 @@ JSON = option(
 QUIET = option(
     "--quiet", is_flag=True, group=OUTPUT, help="Print nothing unless something needs you."
 )
-JOB = click.argument("job", type=PATH)
+JOB = click.argument("job", type=PATH, shell_complete=propose_jobs)
 job_options = options(JOB, OUTPUT_FOLDER, SANDBOX, JSON, QUIET)
 ONLY = option(
-    "--only", metavar="CODES", group=SEND, help="Only rows with these error codes: timeout,gateway."
+    "--only",
+    metavar="CODES",
+    group=SEND,
+    shell_complete=propose_codes,
+    help="Only rows with these error codes: timeout,gateway.",
 )
 EXCEPT = option(
-    "--except", "except_", metavar="CODES", group=SEND, help="No rows with these error codes."
+    "--except",
+    "except_",
+    metavar="CODES",
+    group=SEND,
+    shell_complete=propose_codes,
+    help="No rows with these error codes.",
 )
 ROWS = option(
     "--rows",
@@ -251,7 +261,13 @@ def choice_options(verb: str) -> Callable[[F], F]:
             group=WHICH,
             help="ok, failed, ambiguous, pending or skipped.",
         ),
-        option("--code", metavar="CODES", group=WHICH, help="Rows with these error codes."),
+        option(
+            "--code",
+            metavar="CODES",
+            group=WHICH,
+            shell_complete=propose_codes,
+            help="Rows with these error codes.",
+        ),
         option(
             "--flag",
             "flags",

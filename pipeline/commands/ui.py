@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.completing import propose_jobs
 from pipeline.commands.console import tell
 from pipeline.commands.help import OUTPUT, WHERE, command, option
 from pipeline.commands.options import PATH, options
@@ -18,7 +19,7 @@ _TEXT_BROWSERS = ("www-browser", "links", "elinks", "lynx", "w3m")
 
 @command("Show jobs in the browser: run, read, review, download.")
 @options(
-    click.argument("where", type=PATH, default=Path(".")),
+    click.argument("where", type=PATH, default=Path("."), shell_complete=propose_jobs),
     option("--no-open", is_flag=True, group=OUTPUT, help="Print the address, open no browser."),
     option(
         "--port",

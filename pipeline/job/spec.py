@@ -38,9 +38,10 @@ _NEVER = {
 }
 _PATTERN_ERROR = "Invalid regular expression: "
 _CALL = Path("run_frame")
-_OF_FILES = (
+OF_FILES = (
     *("input", "sheet", "header_row", "encoding", "shown", "locale", "separator", "hidden"),
 )
+"""The keys that are about the file of a sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +197,14 @@ class JobSpec:
         return limits
 
 
-def load_spec(path: Path) -> JobSpec:
-    """Reads the job file at `path`.
+def load_spec(path: Path, content: bytes | None = None) -> JobSpec:
+    """Reads the job file at `path`, or `content` as the job file that would be there.
 
     Raises:
         Refused: if the file has any error, with the file, the line and the nearest known name for
             each.
     """
-    fields = Fields(path, compose(path))
+    fields = Fields(path, compose(path, content))
     fields.note_unknown([key.name for key in KEYS], "unknown key `{}`.", _NEVER)
     values = _values(fields, KEYS)
     _note_both(fields, values)
@@ -220,6 +221,15 @@ def load_spec(path: Path) -> JobSpec:
     return JobSpec(source=path.absolute(), notify=notify, lines=fields.lines, **values)
 
 
+def key_problem(name: str, value: str) -> str | None:
+    """Returns what is wrong with a value of one key, None if nothing is."""
+    [key] = [key for key in KEYS if key.name == name]
+    fields = Fields(_CALL, node_of({name: value}))
+    if key.type is not None:
+        key.type.read(fields, name)
+    return fields.problems[0] if fields.problems else None
+
+
 def frame_spec(frame: Frame, other_options: Iterable[str] = ()) -> JobSpec:
     """Reads the settings of a call that passed a frame. `other_options` are the names of its other
     options, for the nearest name of one that is unknown.
@@ -228,9 +238,9 @@ def frame_spec(frame: Frame, other_options: Iterable[str] = ()) -> JobSpec:
         Refused: if a setting has an error.
     """
     fields = Fields(_CALL, node_of(frame.settings), "the call")
-    keys = [key for key in KEYS if key.name not in _OF_FILES]
+    keys = [key for key in KEYS if key.name not in OF_FILES]
     known = [*(key.name for key in keys), *other_options]
-    of_files = dict.fromkeys(_OF_FILES, " It is for the files of sheets.")
+    of_files = dict.fromkeys(OF_FILES, " It is for the files of sheets.")
     fields.note_unknown(known, "there is no option `{}`.", _NEVER | of_files)
     values = _values(fields, keys)
     _note_both(fields, values)
@@ -249,7 +259,9 @@ def _inherited_id(path: Path, stage: Stage) -> str | None:
     chain = [path.absolute(), stage.job]
     found: str | None = None
     while True:
-        if any(one.samefile(chain[-1]) for one in chain[:-1] if chain[-1].exists()):
+        if any(
+            one.samefile(chain[-1]) for one in chain[:-1] if one.exists() and chain[-1].exists()
+        ):
             named = " reads ".join(one.name for one in chain)
             raise Refused(f"{path}: the jobs read each other's answers in a circle: {named}.")
         try:
@@ -334,7 +346,7 @@ def _note_of_files(fields: Fields, values: dict[str, Any]) -> None:
             "`variables:` is missing. Name each column of the other job's export that is sent, "
             "such as `title: title`",
         )
-    for name in _OF_FILES[1:]:
+    for name in OF_FILES[1:]:
         if name in fields:
             fields.note(name, f"`{name}:` is for the files of sheets. Leave it out")
 

@@ -11,7 +11,7 @@ from pipeline.job.yaml_fields import Fields
 
 MAX_COLUMNS = 500
 MAX_NAME_CHARACTERS = 100
-_KEYS = ("path", "type", "join")
+KEYS = ("path", "type", "join")
 
 
 def read_columns(fields: Fields, answer: str | None) -> tuple[AnswerColumn, ...] | None:
@@ -66,7 +66,7 @@ def _column(fields: Fields, name: str, value: str | Fields) -> AnswerColumn | No
     if isinstance(value, str):
         path, kind, join = value, TEXT, None
     else:
-        if value.note_unknown(_KEYS, f'the column "{name}" has no key `{{}}`.', {}):
+        if value.note_unknown(KEYS, f'the column "{name}" has no key `{{}}`.', {}):
             return None
         path = value.text("path", "Write the place of its value, such as `path: $.title`.") or ""
         kind = value.choice("type", TYPES) or TEXT

@@ -1,20 +1,29 @@
 """Every key of a job file: its type, its default, and its description.
 
-The loader reads job files by this table, and docs/spec.md is made from it.
+The loader reads job files by this table. docs/job-file.md and the JSON Schema are made from it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 from pipeline.core.added_columns import ANSWER_NAME, KINDS
 from pipeline.core.model import ENGINES, MAX_RATE, MAX_WAIT_S, MIN_RATE
-from pipeline.job.stage import Stage
-from pipeline.job.yaml_fields import Fields
+from pipeline.job.key_types import (
+    Choice,
+    ColumnNames,
+    FilePath,
+    Flag,
+    Number,
+    Pairs,
+    RequiredText,
+    Rows,
+    Separator,
+    Text,
+    Type,
+    Words,
+)
 
 WORKFLOW = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -36,156 +45,8 @@ LOCALES = (
     "zh_CN",
 )
 """The languages in which the runner can show numbers and dates as a spreadsheet displays them."""
-TAB = "\t"
 OTHER_COLUMNS = "*"
 """Under `empty:`, this name stands for all columns that are not named there."""
-
-
-class Type(Protocol):
-    """The type of a key's value."""
-
-    def read(self, fields: Fields, key: str) -> Any:
-        """Returns the value, or None if the key is missing or its value has an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequiredText:
-    """A required text. `missing` says what to write, and `rule` describes `pattern`."""
-
-    missing: str
-    pattern: re.Pattern[str] | None = None
-    rule: str = ""
-
-    def read(self, fields: Fields, key: str) -> str | None:
-        return fields.text(key, self.missing, self.pattern, self.rule)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Any text, or one that `rule` describes and `pattern` matches."""
-
-    pattern: re.Pattern[str] | None = None
-    rule: str = ""
-
-    def read(self, fields: Fields, key: str) -> str | None:
-        return fields.optional_text(key, self.pattern, self.rule)
-
-
-@dataclass(frozen=True, slots=True)
-class FilePath:
-    """A possible path of a file, relative to the folder of the job file. If the key is required,
-    `missing` says what to write."""
-
-    missing: str | None = None
-
-    def read(self, fields: Fields, key: str) -> Path | None:
-        return fields.path(key, self.missing)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The source of the rows: the path of a sheet, or ``job: PATH`` for the answers of another job.
-    `missing` says what to write."""
-
-    missing: str
-
-    def read(self, fields: Fields, key: str) -> Path | Stage | None:
-        if not fields.is_mapping(key):
-            return fields.path(key, self.missing)
-        inner = fields.section(key, ("job",))
-        if inner is None or inner.note_unknown(("job",), f"`{key}` has no key `{{}}`.", {}):
-            return None
-        job = inner.path("job", "Name the file of the other job, such as `job: outline.yaml`.")
-        return None if job is None else Stage(job)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One word of a fixed list."""
-
-    choices: tuple[str, ...]
-
-    def read(self, fields: Fields, key: str) -> str | None:
-        return fields.choice(key, self.choices)
-
-
-def separator_of(text: str) -> str:
-    """Returns the character that `text` names: one character, or tab.
-
-    Raises:
-        ValueError: for other texts.
-    """
-    if text in ("tab", TAB):
-        return TAB
-    if len(text) != 1 or text.isalnum() or text in '"\r\n\0 ':
-        raise ValueError('`separator` must be one character in quotes, such as "|", or tab')
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class Separator:
-    """One character, or the word tab."""
-
-    def read(self, fields: Fields, key: str) -> str | None:
-        text = fields.optional_text(key)
-        try:
-            return None if text is None else separator_of(text)
-        except ValueError as error:
-            fields.note(key, str(error))
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A list of words, each of them one of `choices`."""
-
-    choices: tuple[str, ...]
-
-    def read(self, fields: Fields, key: str) -> tuple[str, ...] | None:
-        return fields.words(key, self.choices)
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """true or false."""
-
-    def read(self, fields: Fields, key: str) -> bool | None:
-        return fields.flag(key)
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnNames:
-    """A list of column names, at most `most` of them, or true for all columns or false for none."""
-
-    most: int
-
-    def read(self, fields: Fields, key: str) -> tuple[str, ...] | bool | None:
-        return fields.names_or_flag(key, self.most)
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number of the given `kind` (int or float), with a lower and perhaps an upper limit."""
-
-    kind: Callable[[str], Any]
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-
-    def read(self, fields: Fields, key: str) -> Any:
-        return fields.number(
-            key, self.kind, at_least=self.at_least, above=self.above, at_most=self.at_most
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Lines of `name: text`, at most `most` of them."""
-
-    most: int
-
-    def read(self, fields: Fields, key: str) -> tuple[tuple[str, str], ...] | None:
-        return fields.pairs(key, self.most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ type. All errors are reported together, at most the first 20.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -63,21 +65,13 @@ _HALVES = re.compile("[\ud800-\udfff]")
 T = TypeVar("T")
 
 
-def compose(path: Path) -> yaml.MappingNode:
-    """Reads the `key: value` lines of the file at `path`.
+def compose(path: Path, content: bytes | None = None) -> yaml.MappingNode:
+    """Reads the `key: value` lines of the file at `path`, or of `content` in its place.
 
     Raises:
         Refused: if the file cannot be read, or is not a job file.
     """
-    try:
-        with open_file(path, follow=True) as file:
-            raw = file.read(MAX_SPEC_BYTES + 1)
-    except OSError as error:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = "" if path.exists() else nearest(path.name, beside) or f" {_INIT}"
-        raise Refused(
-            f"{path}: the runner cannot read this job file ({error.strerror}).{hint}"
-        ) from None
+    raw = _content(path) if content is None else content
     if path.suffix.lower() in SHEETS:
         written = shlex.join(("pipeline", "init", str(path), "--workflow", "ID"))
         raise Refused(
@@ -102,6 +96,20 @@ def compose(path: Path) -> yaml.MappingNode:
         what = "the job file is empty" if node is None else "this is not a job file"
         raise Refused(f"{path}: {what}. A job file consists of `key: value` lines. {_INIT}")
     return node
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_file(path, follow=True) as file:
+            return file.read(MAX_SPEC_BYTES + 1)
+    except OSError as error:
+        beside: list[str] = []
+        with contextlib.suppress(OSError):  # a folder that this user cannot list
+            beside = os.listdir(path.parent)
+        hint = "" if os.path.exists(path) else nearest(path.name, beside) or f" {_INIT}"
+        raise Refused(
+            f"{path}: the runner cannot read this job file ({error.strerror}).{hint}"
+        ) from None
 
 
 class _TooManyValues(Exception):
@@ -422,6 +430,11 @@ class Fields:
         inner = Fields(self._path, node, f"`{key}`", self._noting)
         self.lines.update({f"{key}.{name}": line for name, line in inner.lines.items()})
         return inner
+
+    @property
+    def problems(self) -> list[str]:
+        """The errors so far, without their lines."""
+        return [str(fault) for fault in self._noting.faults]
 
     def refuse_faults(self) -> None:
         """Raises if errors were noted.

@@ -47,7 +47,9 @@ class Consent:
     `accept_changes` allows the run to pay again for finished rows that a change made new. `yes`
     allows all other requests that may be paid twice. `plan` is the token of a plan that `check`
     showed: the run carries out exactly that plan. Without them, `ask` gets each question and
-    returns whether the user agrees. If `ask` is None, the run is refused.
+    returns whether the user agrees. If `ask` is None, the run is refused. `ask` also gets a
+    question before the first paid run of a folder that no limit covers; without it, that run
+    begins.
     """
 
     accept_changes: bool = False
@@ -99,7 +101,26 @@ def permit(
             raise Refused(f"{question.text} Add {question.option} to confirm.")
         if not consent.ask(question.text):
             raise Refused("You did not confirm.")
+    if consent.ask is not None and not consent.yes and not found:
+        first = _first_bill(job, prepared, selection, read)
+        if first is not None and not consent.ask(first):
+            raise Refused("You did not confirm.")
     return None
+
+
+def _first_bill(job: Job, prepared: Prepared, selection: Selection, read: Read) -> str | None:
+    """What to ask before the first requests of a run folder that may be billed, if nothing limits
+    their number. It pays nothing twice, so without a person there is no question."""
+    number = prepared.plan.to_send
+    if job.sandbox or not number or selection.limit is not None or selection.rows is not None:
+        return None
+    counts = read(queries.counts)
+    if job.to_run().budget(counts.paid_max) is not None or counts.paid_max:
+        return None
+    return (
+        f"This is the first paid run of {job.name}, and no `max_paid:` limits it. At most "
+        f"{counted(number, 'request')} may be billed. To try a few rows first, use --limit 5."
+    )
 
 
 def questions(job: Job, prepared: Prepared) -> list[Question]:

@@ -5,14 +5,11 @@ The file loads without any edit, for any column names, and `check` passes.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import yaml
 
 from pipeline.core.errors import NothingWritten
 from pipeline.core.wording import counted, printable
@@ -20,15 +17,17 @@ from pipeline.inputs.delimited import other_separator
 from pipeline.inputs.formats import TEXTS, displayed_differently, open_table
 from pipeline.inputs.table import Table
 from pipeline.inputs.unseen import USUAL_DELIMITERS, SheetFacts, Unseen
+from pipeline.job.key_types import TAB, separator_of
 from pipeline.job.spec import JobSpec, load_spec
-from pipeline.job.spec_keys import NAME, TAB, WORKFLOW, separator_of
+from pipeline.job.spec_edit import quoted
+from pipeline.job.spec_keys import NAME, WORKFLOW
 from pipeline.scaffold.columns import Column, Gaps, mapped_columns, read_columns
+from pipeline.scaffold.editor import MODELINE, may_write_schema, write_schema
 from pipeline.system.paths import resolved
 
 _EXAMPLE_CHARACTERS = 40
 # Characters that YAML reads as line ends or rejects.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-_PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9 _-]*[A-Za-z0-9_])?")
 _ID_WORDS = {
     "id",
     "sku",
@@ -66,6 +65,8 @@ class Written:
     """What the user of the sheet may not see, such as hidden rows."""
     separator: str | None = None
     """The character between the cells of a text file, if it is not the usual one."""
+    schema: Path | None = None
+    """The file for editors that was written next to the job file."""
 
 
 def init_job(
@@ -113,12 +114,14 @@ def init_job(
     skipped_for = tuple(name for name, choice in for_empty.items() if choice == "skip")
     hidden_rows = unseen.facts(None).hidden_rows
     lines = [
+        *([MODELINE] if may_write_schema(path.parent) else []),
         *_lines(draft, columns, rows, for_empty, hidden_rows, gaps.blank_rows),
         *_shown_lines(draft, columns),
     ]
     text = "".join(f"{line}\n" for line in lines)
     _write(path, text)
     load_spec(path)
+    schema = write_schema(path.parent) if lines[0] == MODELINE else None
     left_out = tuple(c.name for c in columns if c not in mapped and not c.flaw)
     return Written(
         path,
@@ -132,6 +135,7 @@ def init_job(
         {column.name: column.flaw for column in columns if column.flaw},
         unseen.facts(draft.separator),
         draft.separator,
+        schema,
     )
 
 
@@ -177,15 +181,6 @@ def _refuse_title(draft: JobSpec, table: Table, columns: Sequence[Column]) -> No
         raise NothingWritten(
             f"{draft.file}: no column can be sent. Of the first, the reason is: {columns[0].flaw}."
         )
-
-
-def quoted(text: str) -> str:
-    """Returns `text` as a YAML scalar that parses to exactly this text: without quotes if that is
-    safe, or else in double quotes on one line."""
-    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
-        return text
-    written = yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)
-    return str(written).rstrip("\n")
 
 
 def _job_name(path: Path) -> str:

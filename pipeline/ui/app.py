@@ -56,7 +56,8 @@ from pipeline.ui.new_page import (
     write_new,
 )
 from pipeline.ui.places import Places
-from pipeline.ui.rows_page import Filter, review_question, row_page, row_part, rows_page
+from pipeline.ui.row_page import review_question, row_page, row_part
+from pipeline.ui.rows_page import Filter, rows_page
 from pipeline.ui.steps import Step, start
 
 STATIC = Path(__file__).parent / "static"
@@ -166,6 +167,7 @@ class Page:
                 rows=parse_rows(number),
                 # A form sends each line end as two characters.
                 text=None if text is None else text.replace("\r\n", "\n"),
+                column=fields.get("column"),
                 answer=fields.get("answer", ""),
                 ask=ask,
                 yes=fields.get("sure") == "1",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import PipelineError, Refused
-from pipeline.core.model import ROW_COUNTS, RateLimit
+from pipeline.core.model import ROW_COUNTS
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, lasting
 from pipeline.job.job import Job
@@ -16,7 +16,12 @@ from pipeline.report.html.markup import Child, Markup, element, foreign, joined
 from pipeline.run.check import Checked, check_job
 from pipeline.status.event_log import believed_limit
 from pipeline.status.summary import Status, read_status
-from pipeline.status.summary_lines import last_run_line, paid_line, review_lines
+from pipeline.status.summary_lines import (
+    last_run_line,
+    paid_line,
+    rate_limit_lines,
+    review_lines,
+)
 from pipeline.ui.markup import button, document, form, local, paragraph, to
 from pipeline.ui.steps import RUN, TRIED, Step, printed
 
@@ -141,20 +146,13 @@ def live_part(job: Job, pace: Pace, now: float = 0.0) -> Markup:
 def _running(job: Job, status: Status, pace: Pace, now: float) -> Iterator[str]:
     summary = status.summary
     per_s = pace.per_s(now, summary.ok + summary.failed + summary.ambiguous)
-    limit = believed_limit(job.folder.log, summary.run_id)
-    allowed = _limit_words(limit)
     if per_s:
         left = lasting(summary.pending / per_s)
-        yield f"Pace: {per_s:.2g} rows per second, about {left} left.{allowed}"
+        yield f"Pace: {per_s:.2g} rows per second, about {left} left."
     else:
-        yield f"Pace: measuring.{allowed}"
+        yield "Pace: measuring."
+    yield from rate_limit_lines(believed_limit(job.folder.log, summary.run_id))
     yield f"Process {job.folder.holder} works in the run folder."
-
-
-def _limit_words(limit: RateLimit | None) -> str:
-    if limit is None or not limit.window_s:
-        return ""
-    return f" The limit of the key is {limit.limit} requests in {limit.window_s:g} s."
 
 
 def actions(shown: Shown) -> Markup:

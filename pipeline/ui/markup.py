@@ -93,6 +93,11 @@ def paragraph(*children: Child, class_: str | None = None) -> Markup:
     return element("p", *children, class_=class_)
 
 
+def column_head(name: Child) -> Markup:
+    """The name of a column of a table."""
+    return element("th", name, attributes={"scope": "col"})
+
+
 def bdi(text: str) -> Markup:
     """A text of a sheet. Its direction of writing does not affect the text around it."""
     return element("bdi", text, attributes={"dir": "auto"})

@@ -19,7 +19,17 @@ from pipeline.system.files import write_durably
 from pipeline.system.opening import read_file
 from pipeline.system.paths import path_fault
 from pipeline.ui.job_page import Shown, frame
-from pipeline.ui.markup import area, button, document, field, form, local, paragraph, to
+from pipeline.ui.markup import (
+    area,
+    button,
+    column_head,
+    document,
+    field,
+    form,
+    local,
+    paragraph,
+    to,
+)
 from pipeline.ui.places import Places
 
 MOST_SHEET_BYTES = 1 << 30
@@ -74,7 +84,7 @@ def _reads(places: Places, name: str, sheet: str) -> bool:
 
 
 def _table(preview: Preview) -> Markup:
-    head = [element("th", foreign(n, _CELL), attributes={"scope": "col"}) for n in preview.columns]
+    head = [column_head(foreign(name, _CELL)) for name in preview.columns]
     lines = [
         element("tr", *(element("td", foreign(text, _CELL)) for text in row))
         for row in preview.rows

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import PipelineError, Refused
 from pipeline.job.job import Job
 from pipeline.job.run_note import Noted, read_note
-from pipeline.planning.selection import Selection, select_again, select_resume
+from pipeline.planning.selection import Selection, parse_rows, select_again, select_resume
 from pipeline.system.children import start_apart
 from pipeline.system.files import open_appending, storing
 
@@ -27,11 +27,12 @@ _OUTPUT_BYTES = 8000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One `run` or `resume`, with the options that choose its rows. `again` is the name of an
-    answer, or a flag."""
+    """One `run` or `resume`, with the options that choose its rows. `rows` are row numbers, as a
+    user types them. `again` is the name of an answer, or a flag."""
 
     verb: str = RUN
     limit: int | None = None
+    rows: str | None = None
     only: str | None = None
     ambiguous: bool = False
     again: str | None = None
@@ -63,6 +64,7 @@ class Step:
         return cls(
             verb,
             None if limit is None else int(limit[:12]),
+            fields.get("rows"),
             fields.get("only"),
             fields.get("ambiguous") == "1",
             fields.get("again"),
@@ -73,21 +75,22 @@ class Step:
         """The fields from which `of_fields` makes this step."""
         found = {"do": self.verb, "ambiguous": "1" if self.ambiguous else None}
         found |= {"limit": None if self.limit is None else str(self.limit)}
-        found |= {"only": self.only, "again": self.again}
+        found |= {"rows": self.rows, "only": self.only, "again": self.again}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def options(self) -> tuple[str, ...]:
         """The options of the command, as a user types them."""
-        given = (("--limit", self.limit), ("--only", self.only), ("--again", self.again))
-        words = [f"{name}={value}" for name, value in given if value is not None]
+        given = {"limit": self.limit, "rows": self.rows, "only": self.only, "again": self.again}
+        words = [f"--{name}={value}" for name, value in given.items() if value is not None]
         return (*words, "--ambiguous") if self.ambiguous else tuple(words)
 
     def selection(self) -> Selection:
         """The rows that the command chooses."""
         if self.verb == RESUME:
             codes = None if self.only is None else frozenset(self.only.split(","))
-            return select_resume(only=codes, ambiguous=self.ambiguous, limit=self.limit)
+            rows = None if self.rows is None else parse_rows(self.rows)
+            return select_resume(only=codes, rows=rows, ambiguous=self.ambiguous, limit=self.limit)
         if self.again is not None:
             return select_again(limit=self.limit, flags=[self.again])
         return Selection(limit=self.limit)

@@ -119,7 +119,7 @@ def on_a_terminal(job: Job, *options: str, interrupts: int = 0) -> tuple[int, li
     pid, terminal = pty.fork()
     if pid == 0:
         fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        command = job.command("run", *options)
+        command = job.command("run", "--yes", *options)
         os.execve(command[0], command, job.environment())
     drawn = b""
     while True:

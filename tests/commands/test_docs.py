@@ -301,7 +301,7 @@ def test_the_pictures_show_what_a_session_shows_now(monkeypatch):
     """Except for lines that depend on the machine's speed. `make picture` draws them."""
     monkeypatch.syspath_prepend(TOP / "docs")
     record = importlib.import_module("record")
-    lines, cells, report = record.recorded(Path(sys.executable).with_name("pipeline"))
+    lines, cells, pages = record.recorded(Path(sys.executable).with_name("pipeline"))
     drawn: dict[float, str] = {}
     for text in ElementTree.parse(record.SESSION).iter("{http://www.w3.org/2000/svg}text"):
         place = float(text.attrib["y"])
@@ -312,8 +312,10 @@ def test_the_pictures_show_what_a_session_shows_now(monkeypatch):
     assert re.search(r", 3 failed, 1 ambiguous, took \d+ s$", bar)
     assert len(steady(shown)) > 35
     assert record.SHEET.read_text(encoding="utf-8") == record.draw_sheet(cells)
-    with Image.open(record.REPORT) as picture:
-        assert picture.text["words"].splitlines() == record.report_words(report)
+    assert len(pages) == 2
+    for path, page in pages.items():
+        with Image.open(path) as picture:
+            assert picture.text["words"].splitlines() == record.page_words(page)
 
 
 def steady(lines: list[str]) -> list[str]:

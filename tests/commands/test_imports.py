@@ -54,6 +54,8 @@ MAY_LOAD = {
     "export job.yaml --citations cited.parquet": LEDGER | TABLES,
     "review job.yaml": LEDGER | TABLES,
     "review job.yaml --rows 1 --approve": LEDGER | TABLES,
+    "schema": {"yaml"},
+    "completion bash": set(),
     "settle job.yaml": LEDGER | TABLES | {"asyncio"},
     "run job.yaml": LEDGER
     | TABLES

@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 from pipeline.core.errors import Refused
 from pipeline.inputs.formats import open_table
 from pipeline.job.run_folder import RunFolder
+from pipeline.job.schema import job_schema
 from pipeline.job.spec import JobSpec, load_spec
+from pipeline.job.spec_edit import quoted
 from pipeline.run.prepare import open_sheet
 from pipeline.scaffold.columns import variable_names
-from pipeline.scaffold.job_spec import init_job, quoted
+from pipeline.scaffold.job_spec import init_job
 from tests.support.workbooks import cell, rows, worksheet, write_workbook
 
 ODD = [
@@ -89,7 +91,8 @@ def test_every_option_in_a_comment_is_a_valid_line_of_a_job_file(tmp_path):
     """Without its # it loads."""
     init_job(written(tmp_path / "s.csv", ["SKU", "b"], [["1", "x"]]), "wf", tmp_path / "s.yaml")
     lines = (tmp_path / "s.yaml").read_text(encoding="utf-8").splitlines()
-    options = [line.removeprefix("# ") if ":" in line else "" for line in lines]
+    # The first line is for editors.
+    options = [line.removeprefix("# ") if ":" in line else "" for line in lines[1:]]
     (tmp_path / "all.yaml").write_text("\n".join(options), encoding="utf-8")
     spec = load_spec(tmp_path / "all.yaml")
     assert (spec.id, spec.max_paid, spec.rate, spec.dedupe) == ("SKU", 500, 5, True)
@@ -494,3 +497,32 @@ def test_the_refusal_of_a_sheet_instead_of_a_job_file_names_pipeline_init(tmp_pa
     (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
     with pytest.raises(Refused, match="pipeline init"):
         load_spec(tmp_path / "list.xlsx")
+
+
+def test_an_editor_finds_the_schema_next_to_the_job_file(tmp_path: Path):
+    """It is that of this release, also where an older one stood. A file of the user stays."""
+    written(tmp_path / "sheet.csv", ["a"], [["x"]])
+    schema = tmp_path / "jobs" / "job.schema.json"
+
+    def first_line(name: str) -> str:
+        done = pipeline(tmp_path, "init", "sheet.csv", "--workflow", "wf", "--to", f"jobs/{name}")
+        assert done.returncode == 0, done.stderr
+        assert ("with it, editors know" in done.stderr) is (name != "same.yaml")
+        return (tmp_path / "jobs" / name).read_text("utf-8").partition("\n")[0]
+
+    line = first_line("new.yaml")
+    assert line == "# yaml-language-server: $schema=./job.schema.json"
+    assert json.loads(schema.read_text("utf-8")) == job_schema()
+    assert first_line("same.yaml") == line
+    schema.write_text(json.dumps({"title": job_schema()["title"]}))
+    assert first_line("newer.yaml") == line
+    assert json.loads(schema.read_text("utf-8")) == job_schema()
+
+
+@pytest.mark.parametrize("content", ["{}", "not json", "[]", '{"title": "mine"}'])
+def test_a_file_of_the_user_with_the_name_of_the_schema_stays(tmp_path: Path, content: str):
+    written(tmp_path / "sheet.csv", ["a"], [["x"]])
+    (tmp_path / "job.schema.json").write_text(content)
+    init_job(tmp_path / "sheet.csv", "wf", tmp_path / "job.yaml")
+    assert (tmp_path / "job.schema.json").read_text() == content
+    assert "yaml-language-server" not in (tmp_path / "job.yaml").read_text()

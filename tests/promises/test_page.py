@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.job.run_folder import RunFolder
@@ -75,7 +76,7 @@ def test_a_double_click_and_a_replayed_click_send_each_row_once(job: Job, page, 
 def test_a_replayed_ask_again_is_one_bill(job: Job, page, sandbox):
     job.run()
     row = page.get("/row", at="job.yaml", row="3")
-    plan = page.http.get(_ask_again(row)).text
+    plan = page.http.get(_link(row, "again=")).text
     assert "At most 1 request may be billed." in plan
     assert "Yes, send them" in plan
     fields = page.form(plan, "/start")
@@ -90,7 +91,7 @@ def test_a_replayed_ask_again_is_one_bill(job: Job, page, sandbox):
 
 def test_ask_again_follows_its_answer_when_the_sheet_was_sorted(job: Job, page, sandbox):
     job.run()
-    address = _ask_again(page.get("/row", at="job.yaml", row="1"))
+    address = _link(page.get("/row", at="job.yaml", row="1"), "again=")
     job.write_sheet(["story"], ROWS[::-1])
     fields = page.form(page.http.get(address).text, "/start")
     assert page.post("/start", fields).status_code == 303
@@ -99,8 +100,9 @@ def test_ask_again_follows_its_answer_when_the_sheet_was_sorted(job: Job, page, 
     assert ["story 0" in body for body in twice] == [True]
 
 
-def _ask_again(row: str) -> str:
-    return html.unescape(re.search(r'href="(/plan\?[^"]*again=[^"]*)"', row)[1])
+def _link(text: str, wanted: str) -> str:
+    """The first address of a page that has this text in it."""
+    return html.unescape(re.search(rf'href="([^"]*{wanted}[^"]*)"', text)[1])
 
 
 def test_a_click_without_the_plan_of_the_page_sends_nothing(job: Job, page, sandbox):
@@ -302,3 +304,86 @@ def test_no_view_of_a_job_gives_it_another_run_folder(job: Job, page: PageClient
     text = f"{before}concurrency: 3\n"
     assert page.post("/edit", fields | {"text": text}).status_code == 303
     assert job.spec.read_text() == text
+
+
+def test_one_row_without_an_answer_is_sent_again_alone(make_job, sandbox):
+    """Where it may be paid twice, there is a question first."""
+    rows = [["a"], ["b #fault:blocked"], ["c #fault:cut-body"], ["d #fault:blocked"]]
+    job = make_job(sandbox.url, rows=rows, concurrency=1)
+    job.call("run")
+    with serving(job.folder, job.environment()) as (_, page):
+        assert "rows=1" not in page.get("/row", at="job.yaml", row="1")
+        assert sandbox.received() == 4
+        for number, asks in (("2", False), ("3", True)):
+            row = page.get("/row", at="job.yaml", row=number)
+            plan = page.http.get(_link(row, f"rows={number}")).text
+            assert "1 row to send" in plan
+            assert ("Yes, send them" in plan) is asks
+            assert page.post("/start", page.form(plan, "/start")).status_code == 303
+            _ended(job)
+        assert sandbox.received() == 6
+        assert {body: n for body, n in sandbox.billed().items() if n > 1} == {
+            next(body for body in sandbox.billed() if "cut-body" in body): 2
+        }
+
+
+def test_one_column_of_an_answer_is_edited(make_job, sandbox):
+    """The text has to fit the type of its column. The other columns keep the paid answer."""
+    job = make_job(sandbox.url, rows=ROWS[:2])
+    job.write_spec(
+        variables={"story": "story"},
+        columns={"title": "$.title", "n": {"path": "$.n", "type": "integer"}},
+    )
+    job.run()
+    with serving(job.folder, job.environment()) as (_, page):
+        row = page.get("/row", at="job.yaml", row="1")
+        fields = page.form(row, "/review") | {"decision": "edited"}
+        refused = page.post("/review", fields | {"column": "n", "text": "many"})
+        assert "does not fit the column" in refused.text
+        assert page.post("/review", fields | {"column": "none", "text": "1"}).status_code == 400
+        for column, text in (("title", "<b>Mine</b>"), ("n", "7")):
+            assert f'value="{column}"' in row
+            answer = page.post("/review", fields | {"column": column, "text": text})
+            assert answer.status_code == 303
+        assert "&lt;b&gt;Mine&lt;/b&gt;" in page.get("/row", at="job.yaml", row="1")
+    found = job.export()
+    assert (found["title"][0], found["n"][0]) == ("<b>Mine</b>", 7)
+    assert found["result"].notna().all()
+    assert set(sandbox.billed().values()) == {1}
+
+
+def test_a_decision_about_shared_answers_asks_first(make_job, sandbox):
+    columns = ["id", "story"]
+    job = make_job(sandbox.url, columns, [["A", "x"], ["B", "x"], ["C", "y"]])
+    job.write_spec(id="id", dedupe=True, variables={"story": "story"})
+    job.run()
+    with serving(job.folder, job.environment()) as (_, page):
+        row = page.get("/row", at="job.yaml", row="1")
+        asked = page.click(row, "/review", decision="approved")
+        assert "1 other row with other ids has the same answer" in asked.text
+        assert "Review: " not in page.get("/row", at="job.yaml", row="1")
+        assert page.click(asked.text, "/review").status_code == 303
+        reviews = [page.get("/row", at="job.yaml", row=n).count("Review: approved.") for n in "123"]
+        assert reviews == [1, 1, 0]
+
+
+def test_every_download_is_a_whole_file(job: Job, page: PageClient, tmp_path: Path):
+    job.run()
+    page.click(page.get("/row", at="job.yaml", row="2"), "/review", decision="approved")
+    got = {}
+    for kind in ("xlsx", "csv", "parquet", "jsonl", "report", "review"):
+        answer = page.http.get("/download", params={"at": "job.yaml", "kind": kind})
+        assert answer.status_code == 200
+        name = re.search(r'filename="([^"]*)"', answer.headers["content-disposition"])[1]
+        got[kind] = tmp_path / name
+        got[kind].write_bytes(answer.content)
+    tables = [
+        pd.read_excel(got["xlsx"], engine="calamine"),
+        pd.read_csv(got["csv"]),
+        pd.read_parquet(got["parquet"]),
+        pd.read_json(got["jsonl"], lines=True),
+        pd.read_excel(got["review"], engine="calamine"),
+    ]
+    assert [(len(table), table["story"].tolist()[11]) for table in tables] == [(12, "story 11")] * 5
+    assert "12 ok" in got["report"].read_text()
+    assert job.call("review", "--from", str(got["review"])).returncode == 0

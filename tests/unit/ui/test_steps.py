@@ -16,6 +16,7 @@ from pipeline.ui.steps import Step
         Step(limit=5),
         Step("resume"),
         Step("resume", only="gateway,timeout", ambiguous=True),
+        Step("resume", rows="3,7-9", ambiguous=True),
         Step(again="a-0123-4-5678"),
     ],
 )
@@ -45,5 +46,6 @@ def test_a_value_cannot_become_an_option():
 
 def test_a_step_chooses_the_rows_of_its_command():
     assert Step("resume", only="a,b").selection().only == {"a", "b"}
+    assert 8 in (Step("resume", rows="3,7-9").selection().rows or ())
     assert Step(again="refusal").selection().states == {State.OK}
     assert Step(limit=5).selection().limit == 5

@@ -1,0 +1,38 @@
+"""`pipeline completion`: what makes a shell complete commands, options and names."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.commands.console import pour
+from pipeline.commands.help import command
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@command("Print what makes your shell complete commands and names.")
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Prints the completion for SHELL: bash, zsh or fish.
+
+    \b
+    Example:
+      pipeline completion bash > completion.sh; source completion.sh
+
+    \b
+    For every terminal, add the line of your shell to its start file:
+      ~/.bashrc                    source <(pipeline completion bash)
+      ~/.zshrc                     source <(pipeline completion zsh)
+      ~/.config/fish/config.fish   pipeline completion fish | source
+
+    It completes commands, options, job files, error codes and workflow ids.
+    """
+    from click.shell_completion import get_completion_class
+
+    top = context.find_root()
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows these shells"
+    name = top.info_name or "pipeline"
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    pour([kind(top.command, {}, name, variable).source(), "\n"])

@@ -1,0 +1,113 @@
+"""What the shell completes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.completion import SHELLS
+from tests.conftest import Job, SandboxProcess
+
+
+def completed(folder: Path, line: str, **environment: str) -> list[str]:
+    """What bash gets for the last word of a line, which may be empty."""
+    words = line.split(" ")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline"],
+        cwd=folder,
+        env=os.environ
+        | {
+            "_PIPELINE_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return [text.partition(",")[2] for text in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def job(make_job, sandbox: SandboxProcess) -> Job:
+    rows = [["a"], ["b #fault:blocked"], ["c #fault:cut-body"]]
+    job = make_job(sandbox.url, rows=rows, concurrency=1)
+    job.call("run")
+    return job
+
+
+def test_commands_and_options_are_completed(tmp_path: Path):
+    assert completed(tmp_path, "pipeline sch") == ["schedule", "schema"]
+    assert completed(tmp_path, "pipeline resume --acc") == ["--accept-changes"]
+    assert completed(tmp_path, "pipeline schema rep") == ["report"]
+    assert completed(tmp_path, "pipeline run x --fail-on n") == ["new", "none"]
+
+
+def test_job_files_are_completed_here_and_in_jobs(tmp_path: Path):
+    (tmp_path / "jobs").mkdir()
+    for name in ("a.yaml", "jobs/b.yaml", "jobs/c c.yml", "jobs/sheet.csv"):
+        (tmp_path / name).touch()
+    jobs = ["a.yaml", "jobs/b.yaml", "jobs/c c.yml"]
+    assert completed(tmp_path, "pipeline run ") == jobs
+    assert completed(tmp_path, "pipeline status jobs/b") == ["jobs/b.yaml"]
+    assert completed(tmp_path, f"pipeline ui {tmp_path}/jobs/b") == [f"{tmp_path}/jobs/b.yaml"]
+
+
+def test_without_a_job_file_the_shell_proposes_paths(tmp_path: Path):
+    assert completed(tmp_path, "pipeline run runs/st") == ["runs/st"]
+    assert completed(tmp_path, "pipeline run no/such/") == ["no/such/"]
+
+
+def test_error_codes_are_those_of_the_job(job: Job):
+    rows = completed(job.folder, "pipeline resume job.yaml --only ")
+    assert len(rows) == 2
+    assert set(rows) == set(job.status()["by_code"])
+    [left] = completed(job.folder, f"pipeline resume job.yaml --only {rows[0]},")
+    assert left == f"{rows[0]},{rows[1]}"
+    assert "timeout" in completed(job.folder, "pipeline resume none.yaml --only ti")
+    assert completed(job.folder, "pipeline show job.yaml --code ") == rows
+
+
+def test_workflow_ids_are_those_of_the_job_files(job: Job):
+    (job.folder / "broken.yaml").write_text("name: [")
+    known = completed(job.folder, "pipeline init sheet.csv --workflow wf")
+    assert known == ["wf_story"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_its_script(shell: str):
+    words = [sys.executable, "-m", "pipeline", "completion", shell]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert f"_PIPELINE_COMPLETE={shell}_complete" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_with_the_printed_script(tmp_path: Path):
+    (tmp_path / "my job.yaml").touch()
+    script = """
+        pipeline() { "$PYTHON" -m pipeline "$@"; }
+        export -f pipeline
+        source <(pipeline completion bash)
+        COMP_WORDS=(pipeline status my) COMP_CWORD=2
+        _pipeline_completion "$RUN"
+        printf '%s\n' "${COMPREPLY[@]}"
+    """
+    run = tmp_path / "run"
+    run.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n')
+    run.chmod(0o700)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": sys.executable, "RUN": str(run)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "my job.yaml\n", done.stderr
