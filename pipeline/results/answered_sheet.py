@@ -218,8 +218,8 @@ def no_copy(folder: RunFolder) -> Refused:
     """Returns the exception for a run folder without its copy of the sheet."""
     return Refused(
         f"{folder.snapshot}: the copy of the sheet is missing, or it is not the copy that the "
-        "ledger refers to. Run `pipeline run` again: it makes a new copy, and sends nothing if the sheet "
-        "has no new rows.",
+        "ledger refers to. Run `pipeline run` again: it makes a new copy, and sends nothing if the "
+        "sheet has no new rows.",
         closing="",
     )
 

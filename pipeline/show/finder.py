@@ -111,11 +111,13 @@ class FoundRow:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Some of the `total` rows that fit. `names` are the columns of the sheet."""
+    """Some of the `total` rows that fit. `names` are the columns of the sheet, and `searched` those
+    where a text can be looked for."""
 
     total: int
     rows: tuple[FoundRow, ...]
     names: tuple[str, ...]
+    searched: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +480,8 @@ class Finder:
             mask = self._mask(view, choice)
             places = np.flatnonzero(mask)
             rows = tuple(self._rows(view, places[first : first + count] + 1))
-            return Found(len(places), rows, stored_columns(copy.file))
+            searched = searched_columns(copy.file, kinds)
+            return Found(len(places), rows, stored_columns(copy.file), searched)
 
     def _view(
         self, read: Read, in_use: bool, kinds: Mapping[str, str], sealed: Mapping[str, Part]
@@ -731,7 +734,8 @@ def _slowly(job: Job, choice: Choice, first: int, count: int) -> Found:
         cells = dict(stored_cells_at(copy, frozenset(numbers.tolist())))
         rows = replace(shown, mask=mask).rows()
         found = tuple(_of_shown(row, cells[row.row]) for row in rows)
-        return Found(total, found, stored_columns(copy))
+        searched = searched_columns(copy, shown.source.kinds)
+        return Found(total, found, stored_columns(copy), searched)
 
 
 def _of_shown(row: ShownRow, cells: tuple[str, ...]) -> FoundRow:
