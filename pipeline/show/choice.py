@@ -34,8 +34,8 @@ Mask = npt.NDArray[np.bool_]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The rows to show. A row must fit each of these that is given: its number, its id, its status,
-    its error code, a flag and the decision of a person. `text` has to be in the answer or in a cell
-    of the sheet, or in the `column` that is named, in capital or small letters. Of the rows that
+    its error code, a flag and the decision of a person. `find` has to be in the answer or in a cell
+    of the sheet, or in the column `find_in`, in capital or small letters. Of the rows that
     fit, `sample` chooses so many at random, and `limit` the first ones."""
 
     rows: RowNumbers | None = None
@@ -44,8 +44,8 @@ class Choice:
     codes: Collection[str] = ()
     flags: Collection[str] = ()
     reviews: Collection[str] = ()
-    text: str | None = None
-    column: str | None = None
+    find: str | None = None
+    find_in: str | None = None
     sample: int | None = None
     seed: int = SEED
     limit: int | None = None
@@ -67,7 +67,7 @@ def chosen_rows(source: AnsweredSheet, id_column: str | None, choice: Choice) ->
         mask &= _reviewed(source, choice.reviews)
     if choice.statuses or choice.codes:
         mask &= _ended(source, mask, choice)
-    if choice.text:
+    if choice.find:
         mask &= _containing(source, mask, choice)
     return _first(_sampled(mask, choice), choice.limit)
 
@@ -87,8 +87,8 @@ def refuse_unknown(source: AnsweredSheet, choice: Choice) -> None:
         _refuse_other(review, "review", REVIEWS)
     for flag in choice.flags:
         _refuse_other(flag, "flag", known_flags(source.columns.columns))
-    if choice.column is not None:
-        _refuse_other(choice.column, "column", searched_columns(source.snapshot, source.kinds))
+    if choice.find_in is not None:
+        _refuse_other(choice.find_in, "column", searched_columns(source.snapshot, source.kinds))
     if choice.codes:
         here = {ending.code for ending in source.read(queries.counts).endings if ending.code}
         skipped = source.unknown.codes if source.unknown else set()
@@ -189,8 +189,8 @@ def searched_places(
 
 def _containing(source: AnsweredSheet, mask: Mask, choice: Choice) -> Mask:
     """The rows of `mask` with the text. Reads the whole sheet and the answers of these rows."""
-    wanted, found = (choice.text or "").casefold(), np.zeros(source.rows, bool)
-    places, kinds = searched_places(source.snapshot, source.kinds, choice.column)
+    wanted, found = (choice.find or "").casefold(), np.zeros(source.rows, bool)
+    places, kinds = searched_places(source.snapshot, source.kinds, choice.find_in)
     only = replace(source, answers=source.answers.only(mask))
     for piece, _, added in answered_pieces(only):
         here = found[piece.first - 1 : piece.first - 1 + len(piece.skipped)]

@@ -420,11 +420,11 @@ class Finder:
     def _search(self, choice: Choice, kinds: Mapping[str, str], parts: Sequence[Part]) -> None:
         """Looks for the text of a choice in the index, as far as it has not done so."""
         assert self._copy is not None
-        if not choice.text or not self._has_column(choice, kinds):
+        if not choice.find or not self._has_column(choice, kinds):
             return
         hits = self._hits_of(choice)
-        folded = choice.text.casefold().encode()
-        places, of_answers = searched_places(self._copy.file, kinds, choice.column)
+        folded = choice.find.casefold().encode()
+        places, of_answers = searched_places(self._copy.file, kinds, choice.find_in)
         for part in parts if of_answers else ():
             source = self._source(part)
             if source not in hits:
@@ -442,12 +442,12 @@ class Finder:
 
     def _has_column(self, choice: Choice, kinds: Mapping[str, str]) -> bool:
         assert self._copy is not None
-        return choice.column is None or choice.column in searched_columns(self._copy.file, kinds)
+        return choice.find_in is None or choice.find_in in searched_columns(self._copy.file, kinds)
 
     def _hits_of(self, choice: Choice) -> dict[str, Numbers]:
         """The hits of a search by source: keys of answers, and rows of the sheet."""
-        hits = self._hits.setdefault((choice.text or "", choice.column), {})
-        self._hits.move_to_end((choice.text or "", choice.column))
+        hits = self._hits.setdefault((choice.find or "", choice.find_in), {})
+        self._hits.move_to_end((choice.find or "", choice.find_in))
         while len(self._hits) > _SEARCHES:
             self._hits.popitem(last=False)
         return hits
@@ -607,7 +607,7 @@ class Finder:
             mask &= np.isin(states.attempt, np.array(decided, np.int64))
         if choice.flags:
             mask &= self._flagged(view, choice.flags)
-        if choice.text:
+        if choice.find:
             mask &= self._containing(view, choice)
         return mask
 
@@ -630,8 +630,10 @@ class Finder:
         return mask
 
     def _containing(self, view: _View, choice: Choice) -> Mask:
-        folded = (choice.text or "").casefold().encode()
-        places, of_answers = searched_places(view.source.snapshot, view.source.kinds, choice.column)
+        folded = (choice.find or "").casefold().encode()
+        places, of_answers = searched_places(
+            view.source.snapshot, view.source.kinds, choice.find_in
+        )
         mask, hits = np.zeros(view.source.rows, bool), self._hits_of(choice)
         for one in self._stretches.values() if places else ():
             mask[hits[one.source] - 1] = True

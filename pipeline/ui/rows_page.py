@@ -42,8 +42,8 @@ class Filter:
             codes=given.get("code", ()),
             reviews=given.get("review", ()),
             flags=given.get("flag", ()),
-            text=self.values.get("text"),
-            column=self.values.get("column"),
+            find=self.values.get("text"),
+            find_in=self.values.get("column"),
         )
 
     @property

@@ -41,7 +41,7 @@ def compare(finder: Finder, job: Job, chance: random.Random) -> None:
         for text in (row.answer, *row.variables.values()):
             if text:
                 begin = chance.randrange(len(text))
-                same(finder, job, text=text[begin : begin + chance.randint(1, 9)].swapcase())
+                same(finder, job, find=text[begin : begin + chance.randint(1, 9)].swapcase())
         if row.id is not None:
             same(finder, job, ids=(row.id,))
     every = found(finder)
