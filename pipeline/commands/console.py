@@ -121,6 +121,7 @@ def choice_said(given: ChoiceOptions) -> Choice:
         statuses=given.statuses,
         codes=codes_said(given.code) or (),
         flags=given.flags,
+        find=given.find,
         sample=given.sample,
         seed=given.seed,
         limit=given.limit,

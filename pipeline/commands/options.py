@@ -277,6 +277,12 @@ def choice_options(verb: str) -> Callable[[F], F]:
             help="Answers with this flag, such as refusal.",
         ),
         option(
+            "--find",
+            metavar="TEXT",
+            group=WHICH,
+            help="Rows with this text in the answer or a cell.",
+        ),
+        option(
             "--sample",
             metavar="N",
             type=click.IntRange(1),
@@ -311,6 +317,7 @@ class ChoiceOptions:
     statuses: tuple[str, ...]
     code: str | None
     flags: tuple[str, ...]
+    find: str | None
     sample: int | None
     seed: int
     limit: int | None
@@ -318,7 +325,7 @@ class ChoiceOptions:
     @property
     def none_given(self) -> bool:
         """Whether no option narrows the rows."""
-        narrow = (self.rows, self.code, self.sample, self.limit)
+        narrow = (self.rows, self.code, self.find, self.sample, self.limit)
         return not (self.ids or self.statuses or self.flags) and narrow == (None,) * len(narrow)
 
 

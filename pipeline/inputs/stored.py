@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import StorageFailed
 from pipeline.core.model import JsonObject
-from pipeline.inputs.arrow import as_numpy, at, filled
+from pipeline.inputs.arrow import as_numpy, at, call, filled, text_scalar
 from pipeline.inputs.identity import (
     KEY_BYTES,
     SheetKeys,
@@ -29,6 +29,7 @@ Copy: TypeAlias = Path | HeldFile
 """A snapshot on disk. A run that begins gives the name to another file, so a process without the
 folder's lock reads a held one."""
 METADATA = b"pipeline"
+_BATCH_ROWS = 2000
 OWN_COLUMNS = ("row", "row_key", "skipped")
 PLACE = "place"
 ORIGIN = "origin"
@@ -166,22 +167,85 @@ class Stored(NamedTuple):
     origins: pa.Array | None = None
 
 
-def stored_batches(copy: Copy) -> Iterator[Stored]:
-    """Yields the rows of a snapshot on disk, in order.
+def stored_batches(copy: Copy, wanted: npt.NDArray[np.int64] | None = None) -> Iterator[Stored]:
+    """Yields the rows of a snapshot on disk, in order. With `wanted`, only these rows, which
+    ascend: it reads no other parts of the file.
 
     Raises:
         StorageFailed: if it cannot be read.
     """
-    width, first = len(stored_columns(copy)), 1
+    width = len(stored_columns(copy))
     try:
         with (
             _open(copy) as content,
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
-            for batch in file.iter_batches(batch_size=2000):
+            for first, batch in _batches(file, wanted):
                 keys, skipped, _, *origins = [*batch.columns[width + 1 :], None][:4]
                 yield Stored(first, batch.columns[:width], keys, skipped, *origins)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(copy, str(error)) from None
+
+
+def _batches(
+    file: pq.ParquetFile, wanted: npt.NDArray[np.int64] | None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields (first row, batch) of the whole file, or of each run of consecutive `wanted` rows."""
+    first = 1
+    if wanted is None:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            yield first, batch
+            first += batch.num_rows
+        return
+    for group in range(file.num_row_groups):
+        end = first + file.metadata.row_group(group).num_rows
+        low, high = np.searchsorted(wanted, [first, end])
+        if low < high:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
+                for run in np.split(here, np.flatnonzero(np.diff(here) != 1) + 1):
+                    if len(run):
+                        yield int(run[0]), batch.slice(int(run[0]) - first, len(run))
                 first += batch.num_rows
+        first = end
+
+
+def stored_skipped(copy: Copy) -> npt.NDArray[np.bool_]:
+    """Returns which rows of a snapshot on disk are skipped, row 1 at 0.
+
+    Raises:
+        StorageFailed: if it cannot be read.
+    """
+    found = [filled(array) for array in _one_column(copy, "skipped")]
+    return np.concatenate([np.empty(0, bool), *found])
+
+
+def stored_rows_with(copy: Copy, name: str, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Returns the rows of a snapshot on disk that have one of `texts` in the column `name`, by the
+    text.
+
+    Raises:
+        StorageFailed: if it cannot be read.
+    """
+    found: dict[str, list[int]] = {text: [] for text in texts}
+    wanted = {text: text_scalar(text, pa.large_string()) for text in found}
+    stored, first = _stored_name(copy, stored_columns(copy).index(name)), 1
+    for array in _one_column(copy, stored):
+        for text, scalar in wanted.items():
+            places = np.flatnonzero(as_numpy(call("equal", array, scalar)))
+            found[text] += (places + first).tolist()
+        first += len(array)
+    return found
+
+
+def _one_column(copy: Copy, stored: str) -> Iterator[pa.Array]:
+    try:
+        with (
+            _open(copy) as content,
+            pq.ParquetFile(content, page_checksum_verification=True) as file,
+        ):
+            for batch in file.iter_batches(columns=[stored]):
+                yield batch.column(0)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(copy, str(error)) from None
 
@@ -196,7 +260,7 @@ def stored_cells(copy: Copy) -> Iterator[tuple[int, tuple[str, ...]]]:
 def stored_cells_at(copy: Copy, numbers: frozenset[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yields (row number, cells) for the rows `numbers` of a snapshot on disk."""
     wanted = np.array(sorted(numbers), dtype=np.int64)
-    for first, columns, *_ in stored_batches(copy):
+    for first, columns, *_ in stored_batches(copy, wanted):
         low, high = np.searchsorted(wanted, [first, first + len(columns[0])])
         for number in wanted[low:high].tolist():
             yield number, tuple(column[number - first].as_py() for column in columns)

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from pipeline.core.errors import DiskRefused, Locked, Refused, StorageFailed
 from pipeline.job.traces import (
     EXPORTS,
+    INDEX,
     LEDGER,
     PAGE_OUTPUT,
     REVIEW_LOCK,
@@ -85,6 +86,11 @@ class RunFolder:
     @property
     def review_lock(self) -> Path:
         return self.path / REVIEW_LOCK
+
+    @property
+    def index(self) -> Path:
+        """A folder with the index of the answers, which may be deleted at any time."""
+        return self.path / INDEX
 
     @property
     def log(self) -> Path:

@@ -20,6 +20,9 @@ EXPORTS = "exports.json"
 REVIEWS = "reviews.sqlite"
 REVIEW_LOCK = "reviews.lock"
 PAGE_OUTPUT = "page.log"
+INDEX = "index"
+INDEX_FILE = re.compile(r"\.?(part-[0-9]+|sheet-[0-9]+)(\.[0-9a-f]{8}\.draft)?")
+"""The name of a file in the folder of the index, or of its draft."""
 # In the order in which a message should name them. A refused run leaves the lock, the empty part,
 # the new copy of the sheet and a log without a run, so these are not here.
 _OF_A_RUN = (
@@ -109,6 +112,8 @@ def _is_ours(path: Path) -> bool:
     if path.name == "results":
         parts = path.iterdir() if path.is_dir() else [path]
         return all(PART.fullmatch(part.name.removeprefix(".")) for part in parts)
+    if path.name == INDEX:
+        return path.is_dir() and all(INDEX_FILE.fullmatch(one.name) for one in path.iterdir())
     beginning = _BEGINNINGS.get(path.name)
     if beginning is not None and path.is_file() and not path.is_symlink():
         # It may belong to another run, which has just removed it.

@@ -787,6 +787,11 @@ def _unfinished(row_whole: str, duplicate_whole: str) -> str:
 _WHOLE = f"{intact('rows', 'r')} AND {intact('attempts', 'a')}"
 _UNFINISHED = _unfinished(_WHOLE, f"{_WHOLE} AND {intact('duplicates', 'd')}")
 _UNFINISHED_UNCHECKED = _unfinished("1", "1")
+UNFINISHED_OF_ROWS = (
+    _UNFINISHED_OF.format(place="r.sheet_row", whole=_WHOLE, rows="rows r")
+    + " AND r.row_id IN (SELECT value FROM json_each(?))"
+)
+"""The SQL of `unfinished` for the rows with the ids in a JSON list, without duplicates."""
 
 _PLACES_OF_ROWS = (
     "SELECT a.row_id, runs.run_id, a.sheet_row, a.attempt_id FROM json_each(?) w"

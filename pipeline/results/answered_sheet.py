@@ -60,6 +60,7 @@ from pipeline.job.answer_columns import (
 )
 from pipeline.job.exports import read_exports
 from pipeline.job.job import Job
+from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.ledger import queries, wal
 from pipeline.ledger.integrity import check_ledger
@@ -83,6 +84,7 @@ _TYPES: dict[str, pa.DataType] = {
     kind: RESULTS_SCHEMA.field(kind).type if kind in ("citations", FLAGS) else pa.string()
     for kind in ALL_KINDS
 }
+_UNFINISHED = partial(queries.unfinished, verified_elsewhere=True)
 _KEPT = "changed, kept by review"
 _TYPES_OF_PARTS = {
     NUMBER: pa.float64(),
@@ -127,7 +129,8 @@ class AnsweredSheet:
     in flight are pending. If no run is active, no process waits for those answers, and the rows are
     ambiguous. `attempts` has the attempt that brought the answer of each row (0 without one), if
     there are reviews or the answers are named. `kept` are the rows that are not sent now and keep
-    an earlier answer.
+    an earlier answer. `unfinished` yields the rows that are not ok. With `only`, just the pieces
+    with these rows are read; they ascend.
     """
 
     read: Read
@@ -142,6 +145,8 @@ class AnsweredSheet:
     reviews: Reviews = NO_REVIEWS
     attempts: npt.NDArray[np.int64] | None = None
     kept: frozenset[int] = frozenset()
+    unfinished: Operation[Iterator[Unfinished]] = _UNFINISHED
+    only: npt.NDArray[np.int64] | None = None
 
     def standing_of(self, row: int) -> Standing | None:
         """Returns the decisions about the answer of a row of the sheet, None without any."""
@@ -195,7 +200,8 @@ class SkippedUnknown:
         return {place: self.known[name] for place, name in found if name in self.known}
 
 
-def _unknown(job: Job, snapshot: Copy, read: Read) -> SkippedUnknown | None:
+def skipped_unknown(job: Job, snapshot: Copy, read: Read) -> SkippedUnknown | None:
+    """Returns the skipped rows that may be paid; None without a job file that fits the sheet."""
     if job.spec is None:
         return None
     known = read(queries.ambiguous_and_absent(deduped=job.spec.dedupe))
@@ -206,6 +212,16 @@ def _unknown(job: Job, snapshot: Copy, read: Read) -> SkippedUnknown | None:
         return None
     named = job.spec.id is not None and not job.spec.dedupe
     return SkippedUnknown(known, variables, columns.index(job.spec.id) if named else None)
+
+
+def no_copy(folder: RunFolder) -> Refused:
+    """Returns the exception for a run folder without its copy of the sheet."""
+    return Refused(
+        f"{folder.snapshot}: the copy of the sheet is missing, or it is not the copy that the "
+        "ledger refers to. Run `pipeline run` again: it makes a new copy, and sends nothing if the "
+        "sheet has no new rows.",
+        closing="",
+    )
 
 
 @contextmanager
@@ -236,13 +252,8 @@ def opened(
     with reading_with_copy(folder) as (read, snapshot):
         refuse_before_first_run(job, read)
         if snapshot is None:
-            raise Refused(
-                f"{folder.snapshot}: the copy of the sheet is missing, or it is not the copy that "
-                "the ledger refers to. Run `pipeline run` again: it makes a new copy, and sends "
-                "nothing if the sheet has no new rows.",
-                closing="",
-            )
-        names = _names(job, snapshot, add)
+            raise no_copy(folder)
+        names = added_names(job, snapshot, add)
         kinds = names.kinds()
         rows = sum(len(batch.keys) for batch in stored_batches(snapshot))
         columns = AnswerColumns(job.spec.columns if job.spec else ())
@@ -263,7 +274,7 @@ def opened(
             columns,
             scratch,
             in_use,
-            _unknown(job, snapshot, read),
+            skipped_unknown(job, snapshot, read),
             reviews,
             read(partial(_attempts, which=which, rows=rows)) if named else None,
             read(queries.kept_rows),
@@ -280,14 +291,15 @@ def _attempts(db: Any, which: Operation[Iterator[Answered]], rows: int) -> npt.N
     return found
 
 
-def _names(job: Job, snapshot: Copy, add: Collection[str]) -> _Names:
+def added_names(job: Job, snapshot: Copy, add: Collection[str]) -> AddedNames:
+    """Returns the names of the columns to add, of the kinds `add`."""
     used = {*stored_mapped(snapshot), job.spec.id if job.spec else None}
     noted = frozenset(read_exports(job.folder).columns).difference(used)
-    return _Names(frozenset(stored_columns(snapshot)), noted, add, job.spec)
+    return AddedNames(frozenset(stored_columns(snapshot)), noted, add, job.spec)
 
 
 @dataclass(slots=True)
-class _Names:
+class AddedNames:
     """Finds the names of the columns to add, which `add` chooses. `columns` are those of the sheet,
     and `noted` those that this folder wrote."""
 
@@ -295,6 +307,11 @@ class _Names:
     noted: frozenset[str]
     add: Collection[str]
     spec: JobSpec | None
+
+    @property
+    def are_new(self) -> bool:
+        """Whether the sheet has no column that this folder wrote."""
+        return self.columns.isdisjoint(self.noted)
 
     def kinds(self) -> dict[str, str]:
         """The kind of each column by its name. They get the first number that none of them has to
@@ -419,7 +436,7 @@ def answered_pieces(
         {kind: place_of[name] for name, kind in source.kinds.items() if name in place_of},
         _types_of(source.columns),
     )
-    unfinished = _UnfinishedInOrder(source.read)
+    unfinished = _UnfinishedInOrder(source.read, source.unfinished)
     pieces = ((piece, piece.columns) for piece in _pieces(source))
     for piece, cells in typed.along(_pieces(source)) if typed else pieces:
         rest = unfinished.before(piece.first + len(piece.skipped))
@@ -447,7 +464,7 @@ def _pieces(source: AnsweredSheet) -> Iterator[Piece]:
     """The whole sheet, cut where its batches end and where the answers' stretches do."""
     stretches = source.answers.stretches(source.scratch)
     stretch = next(stretches, None)
-    for first, columns, keys, skipped, _ in stored_batches(source.snapshot):
+    for first, columns, keys, skipped, _ in stored_batches(source.snapshot, source.only):
         begin, end = first, first + len(keys)
         while begin < end:
             while stretch is not None and stretch.last < begin:
@@ -481,9 +498,9 @@ def _none(column: pa.ChunkedArray) -> pa.Array:
 class _UnfinishedInOrder:
     """The rows that are not ok, a few at a time: there may be a million of them."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, rows: Operation[Iterator[Unfinished]]) -> None:
         self._read = read
-        self._rows = read(partial(queries.unfinished, verified_elsewhere=True))
+        self._rows = read(rows)
         self._held: list[Unfinished] = []
 
     def before(self, number: int) -> list[Unfinished]:

@@ -52,10 +52,10 @@ _LONG = ("variables", "extra", COLUMN_EDITS)
 _UNSEALED_ROWS = 200
 _CHUNK_ROWS = 20_000
 # (run, row as sent) as one integer: no sheet has 2^40 rows.
-_RUN_SHIFT = 40
+RUN_SHIFT = 40
 
 Rows = npt.NDArray[np.int64]
-_Load = Callable[[tuple[str, ...]], pa.Table]
+Load = Callable[[tuple[str, ...]], pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Answers:
     columns: tuple[str, ...]
     repeated: npt.NDArray[np.bool_] | None
     flagged: Mapping[str, Rows]
-    _loads: list[_Load]
+    _loads: list[Load]
     _placed: list[_Placed]
     _first_rows: Rows
     _sheet_rows: int
@@ -174,7 +174,13 @@ def find_answers(
     ends = np.cumsum(sizes)
     stretch_bytes = max(stretch_bytes, int(sizes.sum()) // _MOST_STRETCHES)
     first_rows = np.flatnonzero(np.diff(ends // stretch_bytes, prepend=-1)) + 1
-    repeated = _repeated(placed, held, sheet_rows) if flags else None
+    repeated = None
+    if flags:
+        texts, variables = (
+            np.concatenate([np.empty(0, np.uint64), *arrays])[placed.positions]
+            for arrays in (held.texts, held.variables)
+        )
+        repeated = repeated_rows(placed.rows, texts, variables, sheet_rows)
     has = np.zeros(sheet_rows, bool)
     has[of_row - 1] = True
     return Answers(
@@ -188,6 +194,21 @@ def find_answers(
         first_rows.astype(np.int64),
         sheet_rows,
     )
+
+
+def answers_at(
+    loads: Sequence[Load],
+    places: Sequence[tuple[Rows, Rows]],
+    has: npt.NDArray[np.bool_],
+    repeated: npt.NDArray[np.bool_],
+    more: tuple[str, ...],
+) -> Answers:
+    """Returns the answers of some rows, for a caller that knows where they are: `places` has for
+    each of `loads` the positions of the answers, ascending, and the rows of the sheet. `has` and
+    `repeated` are about the whole sheet."""
+    placed = [_Placed(*one) for one in places]
+    columns, first = (*ANSWER_COLUMNS, *more), np.ones(1, np.int64)
+    return Answers(True, has, columns, repeated, {}, list(loads), placed, first, len(has))
 
 
 def find_flagged_answers(job: Job, read: Read, reviews: Reviews | None = None) -> Answers:
@@ -213,12 +234,19 @@ def find_flagged_answers(job: Job, read: Read, reviews: Reviews | None = None) -
     )
 
 
-def _loads(folder: RunFolder, read: Read) -> list[_Load]:
+def _loads(folder: RunFolder, read: Read) -> list[Load]:
     """What loads columns of each part, and of the answers that the ledger itself still holds."""
-    parts: list[_Load] = [partial(read_part, folder, p) for p in read(queries.sealed_parts)]
+    parts: list[Load] = [partial(read_part, folder, p) for p in read(queries.sealed_parts)]
+    return parts + list(unsealed_loads(read).values())
+
+
+def unsealed_loads(read: Read) -> dict[tuple[int, int], Load]:
+    """Returns what loads columns of the answers that the ledger itself still holds, by the numbers
+    of the first and the last answer."""
     first, last = read(queries.unsealed_range)
-    ranges = range(first, last + 1, _UNSEALED_ROWS)
-    return parts + [partial(_unsealed, read, n, min(n + _UNSEALED_ROWS - 1, last)) for n in ranges]
+    begins = range(first, last + 1, _UNSEALED_ROWS)
+    ranges = [(begin, min(begin + _UNSEALED_ROWS - 1, last)) for begin in begins]
+    return {numbers: partial(_unsealed, read, *numbers) for numbers in ranges}
 
 
 def read_part(folder: RunFolder, part: Part, columns: Sequence[str]) -> pa.Table:
@@ -258,12 +286,13 @@ def _wanted(
     while chunk := read(lambda _: list(islice(found, _CHUNK_ROWS))):
         rows.append(np.array([a.sheet_row for a in chunk], np.int64))
         runs = [run_numbers.get(a.run_id, -1) for a in chunk]
-        keys.append(_keys(np.array(runs, np.int64), np.array([a.sent_row for a in chunk])))
+        keys.append(keys_of(np.array(runs, np.int64), np.array([a.sent_row for a in chunk])))
     return np.concatenate(rows), np.concatenate(keys)
 
 
-def _keys(runs: Rows, rows: Rows) -> Rows:
-    return (runs << _RUN_SHIFT) + rows
+def keys_of(runs: Rows, rows: Rows) -> Rows:
+    """Returns one number for each answer, from the number of its run and its row in that run."""
+    return (runs << RUN_SHIFT) + rows
 
 
 class _HeldAnswers:
@@ -291,12 +320,12 @@ class _HeldAnswers:
         numbers = self.run_numbers
         runs = [numbers.setdefault(run, len(numbers)) for run in table["run_id"].to_pylist()]
         self.counts.append(len(table))
-        self._keys.append(_keys(np.array(runs, np.int64), as_numpy(table["row"])))
+        self._keys.append(keys_of(np.array(runs, np.int64), as_numpy(table["row"])))
         sizes = [_bytes_of(table[name]) for name in self._texts]
         self._sizes.append(np.add.reduce(sizes, dtype=np.int32))
         self.with_ids |= table["id"].null_count < len(table)
         if self._flagging:
-            self.texts.append(np.fromiter(map(_hash, table["result"].to_pylist()), np.uint64))
+            self.texts.append(np.fromiter(map(hashed, table["result"].to_pylist()), np.uint64))
             keys = (int(key[:16], 16) for key in table["row_key"].to_pylist())
             self.variables.append(np.fromiter(keys, np.uint64))
             self._add_flags(table)
@@ -377,18 +406,19 @@ def _bytes_of(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     return as_numpy(call("coalesce", call("binary_length", texts), none))
 
 
-def _hash(text: str) -> int:
+def hashed(text: str) -> int:
     """64 bits of a text; 0 for one that is too short to be remarkable when it comes twice."""
     if len(text) < REPEATED_FROM_CHARACTERS:
         return 0
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
-def _repeated(placed: _Placed, held: _HeldAnswers, sheet_rows: int) -> npt.NDArray[np.bool_]:
-    """For each row of the sheet, whether its answer is also that of other variables."""
+def repeated_rows(
+    rows: Rows, texts: npt.NDArray[np.uint64], variables: npt.NDArray[np.uint64], sheet_rows: int
+) -> npt.NDArray[np.bool_]:
+    """Returns for each row of the sheet whether its answer is also that of other variables. `texts`
+    and `variables` have the hashes of the answers of `rows`."""
     flags = np.zeros(sheet_rows, bool)
-    texts = np.concatenate([np.empty(0, np.uint64), *held.texts])[placed.positions]
-    variables = np.concatenate([np.empty(0, np.uint64), *held.variables])[placed.positions]
     used = np.flatnonzero(texts)
     used = used[np.lexsort((variables[used], texts[used]))]
     if not len(used):
@@ -398,7 +428,7 @@ def _repeated(placed: _Placed, held: _HeldAnswers, sheet_rows: int) -> npt.NDArr
     sizes = np.diff(begins, append=len(used))
     # Sorted by variables within equal texts: the ends differ where any of them do.
     differ = variables[begins] != variables[begins + sizes - 1]
-    flags[placed.rows[used[np.repeat(differ, sizes)]] - 1] = True
+    flags[rows[used[np.repeat(differ, sizes)]] - 1] = True
     return flags
 
 

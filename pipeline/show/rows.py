@@ -112,6 +112,8 @@ def show_job(
     codes: Collection[str] = (),
     flags: Collection[str] = (),
     reviews: Collection[str] = (),
+    find: str | None = None,
+    find_in: str | None = None,
     sample: int | None = None,
     seed: int = SEED,
     limit: int | None = None,
@@ -121,10 +123,11 @@ def show_job(
 
     A row must fit each option that is given: `rows` (see `parse_rows`), `ids`, `statuses` ("ok",
     "failed", "ambiguous", "pending", "skipped"), error `codes`, `flags` and `reviews` ("approved",
-    "edited", "rejected"). Of the rows that fit, `sample` chooses so many at random, the same ones
-    for the same `seed`, and `limit` the first ones. With `versions` each row has all its paid
-    answers. Works while a run is active. Sends
-    nothing. One row at a time is in memory.
+    "edited", "rejected"). `find` has to be in the answer or in a cell of the sheet, or in the
+    column `find_in` of an export, in capital or small letters. Of the rows that fit, `sample`
+    chooses so many at random, the same ones for the same `seed`, and `limit` the first ones. With
+    `versions` each row has all its paid answers. Works while a run is active. Sends nothing. One
+    row at a time is in memory.
 
     Raises:
         Refused: before the first run, and for a row, an id or a word that the job does not have.
@@ -137,6 +140,8 @@ def show_job(
         codes=codes,
         flags=flags,
         reviews=reviews,
+        find=find,
+        find_in=find_in,
         sample=sample,
         seed=seed,
         limit=limit,

@@ -85,6 +85,11 @@ class HeldFile:
     def __str__(self) -> str:
         return str(self.path)
 
+    def facts(self) -> tuple[int, ...]:
+        """Returns numbers that change when the content does."""
+        facts = os.fstat(self._fd)
+        return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
     def open(self) -> io.BufferedReader:
         """Returns a reader with its own position. Its end does not close the file."""
         return io.BufferedReader(_Reader(self))

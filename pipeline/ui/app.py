@@ -36,6 +36,7 @@ from pipeline.run.stop import stop_job
 from pipeline.ui.edit_page import edit_page
 from pipeline.ui.failures_page import failures_page
 from pipeline.ui.files_page import download, files_page
+from pipeline.ui.finders import Finders
 from pipeline.ui.guard import Guard
 from pipeline.ui.job_page import (
     Pace,
@@ -71,6 +72,7 @@ class Page:
         self, root: Path, ends: Callable[[], bool] = lambda: False, at: str | None = None
     ) -> None:
         self._places = Places(root)
+        self._finders = Finders()
         self._ends = ends
         self._at = at
 
@@ -141,7 +143,7 @@ class Page:
 
     def _rows(self, fields: Fields) -> str:
         shown, wanted = self._shown(fields), Filter.of_fields(fields)
-        return rows_page(shown, wanted, fields.get("open"))
+        return rows_page(shown, wanted, self._finders.of(shown.job), fields.get("open"))
 
     def _row(self, fields: Fields) -> str:
         shown, number = self._shown(fields), fields.get("row", "")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from pipeline.core.wording import counted
-from pipeline.inputs.stored import stored_cells_at, stored_columns
 from pipeline.report.html.markup import Child, Markup, element, foreign
 from pipeline.show.choice import REVIEWS, STATUSES, Choice
-from pipeline.show.rows import Shown as Chosen
-from pipeline.show.rows import ShownRow, showing
+from pipeline.show.finder import Finder, Found, FoundRow, Indexing
 from pipeline.ui.job_page import Shown, frame
 from pipeline.ui.markup import button, choice, column_head, field, form, local, paragraph, to
 from pipeline.ui.row_page import row_part
 
 PAGE_ROWS = 50
-_CELL, _OWN_COLUMNS, _CITATIONS = 120, 6, 200
-_FILTERS = ("status", "code", "id", "review")
+_CELL, _OWN_COLUMNS = 120, 6
+_FILTERS = ("status", "code", "id", "review", "flag", "text", "column")
+_TEXTS = {"code": "Error code", "id": "Id", "flag": "Flag", "text": "Text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,9 @@ class Filter:
             statuses=given.get("status", ()),
             codes=given.get("code", ()),
             reviews=given.get("review", ()),
+            flags=given.get("flag", ()),
+            find=self.values.get("text"),
+            find_in=self.values.get("column"),
         )
 
     @property
@@ -52,17 +52,13 @@ class Filter:
         return {**self.values, **({"page": str(self.page)} if self.page > 1 else {})}
 
 
-def rows_page(shown: Shown, wanted: Filter, opened: str | None = None) -> str:
+def rows_page(shown: Shown, wanted: Filter, finder: Finder, opened: str | None = None) -> str:
     """The table of one page of rows, and a place for one of them, `opened` if it is given."""
-    with showing(shown.job, wanted.choice) as chosen:
-        total, names = chosen.count, stored_columns(chosen.source.snapshot)
-        here = _one_page(chosen, wanted.page)
-        rows = list(here.rows())
-        numbers = frozenset(row.row for row in rows)
-        cells = dict(stored_cells_at(chosen.source.snapshot, numbers)) if rows else {}
-    body = (
-        _table(shown, wanted, rows, names, cells) if rows else paragraph("No row fits this filter.")
-    )
+    first = (wanted.page - 1) * PAGE_ROWS
+    found = finder.find(wanted.choice, first, PAGE_ROWS)
+    if isinstance(found, Indexing):
+        return _waiting(shown, wanted, found)
+    body = _table(shown, wanted, found) if found.rows else paragraph("No row fits this filter.")
     beside = element(
         "aside",
         row_part(shown, opened) if opened else None,
@@ -71,21 +67,30 @@ def rows_page(shown: Shown, wanted: Filter, opened: str | None = None) -> str:
     return frame(
         shown,
         "rows",
-        _filter_form(shown, wanted),
-        _pages(shown, wanted, total),
+        _filter_form(shown, wanted, found.searched),
+        _pages(shown, wanted, found.total),
         element("div", element("div", body, class_="wide"), beside, class_="split"),
     )
 
 
-def _one_page(chosen: Chosen, page: int) -> Chosen:
-    """The rows of one page, of those that are chosen."""
-    mask = np.zeros_like(chosen.mask)
-    places = np.flatnonzero(chosen.mask)[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
-    mask[places] = True
-    return replace(chosen, mask=mask)
+def _waiting(shown: Shown, wanted: Filter, indexing: Indexing) -> str:
+    """Says how far the index is, and asks again until it is there."""
+    address = local("/rows", **shown.fields, **wanted.fields)
+    again = {"hx-get": address.text, "hx-trigger": "load delay:1s", "hx-target": "body"}
+    return frame(
+        shown,
+        "rows",
+        element(
+            "p",
+            "The index of the answers is being made: "
+            f"{indexing.done:,} of {counted(indexing.parts, 'part')}. ",
+            to("Look again", address),
+            attributes={"role": "status", **again},
+        ),
+    )
 
 
-def _filter_form(shown: Shown, wanted: Filter) -> Markup:
+def _filter_form(shown: Shown, wanted: Filter, searched: Iterable[str]) -> Markup:
     def options(words: Iterable[str]) -> dict[str, str]:
         return {"": "all"} | {str(word): str(word) for word in words}
 
@@ -97,8 +102,9 @@ def _filter_form(shown: Shown, wanted: Filter) -> Markup:
         choice("review", options(REVIEWS), values.get("review", ""), "Review"),
         *(
             element("label", word, " ", field("text", name, values.get(name, ""), size="12"))
-            for name, word in (("code", "Error code"), ("id", "Id"))
+            for name, word in _TEXTS.items()
         ),
+        choice("column", options(searched), values.get("column", ""), "in column"),
         button("Filter"),
         method="get",
     )
@@ -121,13 +127,8 @@ def _pages(shown: Shown, wanted: Filter, total: int) -> Markup:
     )
 
 
-def _table(
-    shown: Shown,
-    wanted: Filter,
-    rows: list[ShownRow],
-    names: tuple[str, ...],
-    cells: Mapping[int, tuple[str, ...]],
-) -> Markup:
+def _table(shown: Shown, wanted: Filter, found: Found) -> Markup:
+    rows, names = found.rows, found.names
     parts = tuple(rows[0].columns)
     own = names[:_OWN_COLUMNS]
     more = len(names) - len(own)
@@ -137,16 +138,17 @@ def _table(
         "table",
         element("caption", note) if note else None,
         element("thead", element("tr", *(column_head(foreign(name, _CELL)) for name in head))),
-        element("tbody", *(_line(shown, row, cells[row.row][: len(own)]) for row in rows)),
+        element("tbody", *(_line(shown, row, len(own)) for row in rows)),
     )
 
 
-def _line(shown: Shown, row: ShownRow, cells: Iterable[str]) -> Markup:
+def _line(shown: Shown, row: FoundRow, own: int) -> Markup:
     address = local("/row", **shown.fields, row=row.row)
     part = local("/row", **shown.fields, row=row.row, part=1)
     opened = to(row.name, address, hx_get=part.text, hx_target="#beside")
     status = row.status + (f" ({row.error_code})" if row.error_code else "")
     parts = (text or "" for text in row.columns.values())
+    cells = row.cells[:own]
     texts = (status, row.answer or "", *parts, *cells, ", ".join(row.flags), row.review or "")
     return element(
         "tr",

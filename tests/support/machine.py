@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import random
 import signal
 import time
 from collections import Counter
@@ -32,8 +33,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from pipeline.job.job import find_job
+from pipeline.show.finder import Finder
 from tests.conftest import Job, SandboxProcess
 from tests.support.forks import Forks
+from tests.support.found import compare
 
 EMPTY = "result-empty"
 EDITED = "A text by a person."
@@ -105,6 +109,8 @@ class Machine(RuleBasedStateMachine):
         self.accepted: set[str] = set()
         self.tones = {"warm"}
         self.done = False
+        self.finder: Finder | None = None
+        self.found_spec = ""
         # By the answer that a stage sends: the most rows with it in any run of the stage.
         self.stage_seen: Counter[str] = Counter()
         self.stage_workflow = f"{self.workflow}_stage"
@@ -299,6 +305,17 @@ class Machine(RuleBasedStateMachine):
             if row not in reviewed:
                 assert result in {answers.get(self._body(story, tone)) for tone in self.tones}
 
+    @rule(where=st.sampled_from(["kept", "gone", "damaged"]))
+    @noted
+    def find(self, where: str) -> None:
+        """Also after somebody deleted or damaged files of the index."""
+        for path in self.job.output.glob("index/*"):
+            if where == "gone" and path.name.endswith(("1", "3")):
+                path.unlink()
+            elif where == "damaged":
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        self._check_the_finder()
+
     # -- what must hold -------------------------------------------------------------------
 
     @invariant()
@@ -319,6 +336,15 @@ class Machine(RuleBasedStateMachine):
         for entry in self._bills(self.stage_workflow):
             text = json.loads(entry["body"])["text"]
             assert entry["billed"] <= self.stage_seen[text], text
+
+    def _check_the_finder(self) -> None:
+        """The finder of an earlier step shows what is there now."""
+        if not self.job.spec.exists():
+            return
+        job = find_job(self.job.spec)
+        self.finder = self.finder if self.found_spec == repr(job.spec) else None
+        self.finder, self.found_spec = self.finder or Finder(job), repr(job.spec)
+        compare(self.finder, job, random.Random(len(self.steps)))
 
     # -- how ------------------------------------------------------------------------------
 
@@ -342,6 +368,7 @@ class Machine(RuleBasedStateMachine):
         if (self.job.output / "ledger.sqlite").exists():
             self._check_counts()
         self._check_that_reviews_stand(protected, paid)
+        self._check_the_finder()
         if code == 4:
             self._check_that_the_first_rows_failed_alike()
         if code in (0, 3, 5):
