@@ -24,6 +24,7 @@ import tempfile
 import termios
 from pathlib import Path
 
+from pipeline.show.finder import Finder
 from pipeline.ui.app import STATIC
 from pipeline.ui.job_page import Shown
 from pipeline.ui.places import Places
@@ -93,7 +94,7 @@ def _rows_page(folder: Path) -> str:
     """The rows of the rehearsal, with the second one open."""
     at = "jobs/products.yaml"
     shown = Shown(at, Places(folder).job(at, rehearsal=True), rehearsal=True)
-    page = rows_page(shown, Filter({}), "2")
+    page = rows_page(shown, Filter({}), Finder(shown.job), "2")
     return page.replace("/static/page.css", (STATIC / "page.css").as_uri())
 
 
