@@ -1,7 +1,7 @@
 """The state of every row in the ledger, read in pieces, and the rows that changed since.
 
 A view that stays open while a million rows are read would stop SQLite's checkpoints. So a reader
-takes a mark, reads ranges of rows in views of their own, and then the rows that changed since the
+takes a mark, reads each range of rows in another view, and then the rows that changed since the
 mark. A row only changes through a new attempt, the outcome of an attempt, a decision of the user,
 or the beginning of a run.
 """

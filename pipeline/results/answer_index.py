@@ -1,6 +1,6 @@
 """An index of the answers: their flags and their texts, for a search among a million rows.
 
-Each sealed part has a file of its own in the folder `index` of the run folder, and so has each
+Each sealed part has its own file in the folder `index` of the run folder, and so has each
 stretch of the sheet's copy. Such a file is made of a part that never changes, and holds the part's
 SHA-256: a file of another part, of other columns or with other bytes is not used. So files may be
 missing, and may be made by two processes at once. Nothing else reads them, and nothing that was

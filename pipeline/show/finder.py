@@ -589,9 +589,6 @@ class Finder:
     def _mask(self, view: _View, choice: Choice) -> Mask:
         source, states = view.source, view.states
         refuse_unknown(source, replace(choice, codes=()))
-        here = {states.codes[n] for n in np.unique(states.code)} - {None}
-        if not here.issuperset(choice.codes):
-            refuse_unknown_codes(choice.codes, here, source.read)
         mask = Selection(rows=choice.rows).named(source.rows)
         if choice.ids:
             mask &= with_ids(source, self._id_column(), choice.ids)
@@ -600,7 +597,10 @@ class Finder:
             mask &= np.isin(states.status, words) | np.isin(states.newer, words)
         if choice.codes:
             codes = [n for n, code in enumerate(states.codes) if code in choice.codes]
-            mask &= np.isin(states.code, codes)
+            coded = np.isin(states.code, codes)
+            if not coded.any():
+                refuse_unknown_codes(choice.codes, set(), source.read)
+            mask &= coded
         if choice.reviews:
             standing = source.reviews.standing
             decided = [n for n, one in standing.items() if one.decision in choice.reviews]
