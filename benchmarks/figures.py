@@ -139,6 +139,22 @@ def _kept(name: str) -> dict[str, Any]:
     return found
 
 
+def page() -> str:
+    kept = _kept("page")
+    lines = [
+        "| screen | first, s | then, ms | before, ms | compared with before |",
+        "|---|---|---|---|---|",
+    ]
+    for one in kept["figures"]:
+        before = one["other_later_s"]
+        compared = "" if before is None else f"{one['later_s'] / before:.3f}"
+        lines.append(
+            f"| {one['name']} | {one['first_s']:.1f} | {one['later_s'] * 1000:.0f} |"
+            f" {'' if before is None else f'{before * 1000:,.0f}'} | {compared} |"
+        )
+    return "\n".join([*lines, "", f"{kept['rows']:,} rows. {_about(kept)}"])
+
+
 def _about(kept: dict[str, Any]) -> str:
     return (
         f"({kept['date']}, commit {kept['commit']}, {kept['cores']} cores, Python {kept['python']}"
@@ -151,6 +167,7 @@ TABLES = {
     "scale": scale,
     "workbook": workbook,
     "commands": commands,
+    "page": page,
     "pacing-sim": pacing_sim,
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,

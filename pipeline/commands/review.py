@@ -93,7 +93,7 @@ def review(
       pipeline review jobs/stories.yaml --id SKU-17 --edit better.txt
       pipeline review jobs/stories.yaml --from review.xlsx
 
-    An approved or edited answer is never paid again. It works while a run is active.
+    An approved or edited answer is never paid again. Works during a run.
     """
     wanted, said = choice_of(given), JobOptions(**given)
     decision = _decision(approve, edit is not None, reject, reset)

@@ -16,6 +16,7 @@ from pipeline.core.errors import (
 from pipeline.core.model import JsonObject, RateLimit, Sent, State, StopCode, Stopped, Summary
 from pipeline.job.job import Job
 from pipeline.ledger import queries
+from pipeline.ledger.kept_counts import KeptCounts
 from pipeline.ledger.queries import Counts
 from pipeline.ledger.reader import reading, refuse_before_first_run
 from pipeline.ledger.reviews import count_reviews
@@ -107,10 +108,20 @@ def read_status(job: Job) -> Status:
         Refused: before the first run.
         StorageFailed: when the ledger cannot be read.
     """
+    return status_with(job, KeptCounts())
+
+
+def status_with(job: Job, kept: KeptCounts) -> Status:
+    """Does the same with the counts of earlier calls.
+
+    Raises:
+        Refused: before the first run.
+        StorageFailed: when the ledger cannot be read.
+    """
     in_use = job.folder.in_use  # read first: a run that ends after it has nothing in flight
     with reading(job.folder.ledger) as read:
         refuse_before_first_run(job, read)
-        counts = read(queries.counts)
+        counts = kept.of(job.folder.ledger, read)
         summary = summarize(job, counts, in_use=in_use)
         in_flight = stand(counts, in_use).in_flight
         reviews = count_reviews(job.folder, read)

@@ -57,6 +57,8 @@ from pipeline.ui.steps import Step, start
 
 STATIC = Path(__file__).parent / "static"
 _LIVE_EVERY_S = 1.0
+_LIVE_SHARE = 10
+"""A reading of the state is followed by a wait that is at least so many times as long."""
 _MOST_FORM_BYTES = 16 << 20
 _MOST_FIELDS = 2000
 
@@ -224,6 +226,7 @@ async def _events(job: Job, ends: Callable[[], bool]) -> AsyncIterator[str]:
     opens its own view of the ledger and closes it."""
     pace, before = Pace(), None
     while not ends():
+        begun = time.monotonic()
         try:
             active = job.folder.in_use
             text = (await run_in_threadpool(live_part, job, pace, time.monotonic())).source
@@ -233,7 +236,10 @@ async def _events(job: Job, ends: Callable[[], bool]) -> AsyncIterator[str]:
         if before is not None and before != active:
             yield "event: changed\ndata: \n\n"
         before = active
-        await asyncio.sleep(_LIVE_EVERY_S)
+        wait_s = max(_LIVE_EVERY_S, _LIVE_SHARE * (time.monotonic() - begun))
+        until = time.monotonic() + wait_s
+        while not ends() and (left_s := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, _LIVE_EVERY_S))
 
 
 def _answer(found: FormAnswer) -> Response:

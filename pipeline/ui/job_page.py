@@ -10,12 +10,13 @@ from pipeline.core.model import ROW_COUNTS
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted, lasting
 from pipeline.job.job import Job
+from pipeline.ledger.kept_counts import KeptCounts
 from pipeline.ledger.reader import has_run
 from pipeline.planning.reviewed import kept_line
 from pipeline.report.html.markup import Child, Markup, element, foreign, joined
 from pipeline.run.check import Checked, check_job
 from pipeline.status.event_log import believed_limit
-from pipeline.status.summary import Status, read_status
+from pipeline.status.summary import Status, status_with
 from pipeline.status.summary_lines import (
     last_run_line,
     paid_line,
@@ -25,6 +26,7 @@ from pipeline.status.summary_lines import (
 from pipeline.ui.markup import button, document, form, local, paragraph, to
 from pipeline.ui.steps import RUN, TRIED, Step, printed
 
+_COUNTS = KeptCounts()
 _NAME, _LINE, _BODY = 120, 2000, 1200
 
 
@@ -44,7 +46,7 @@ class Shown:
 
 def find_status(job: Job) -> Status | None:
     """The state of the job, None before its first run."""
-    return read_status(job) if has_run(job) else None
+    return status_with(job, _COUNTS) if has_run(job) else None
 
 
 def frame(shown: Shown, title: str, *body: Child) -> str:

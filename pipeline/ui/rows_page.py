@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pipeline.core.wording import counted
 from pipeline.report.html.markup import Child, Markup, element, foreign
 from pipeline.show.choice import REVIEWS, STATUSES, Choice
-from pipeline.show.finder import Finder, Found, FoundRow, Indexing
+from pipeline.show.finder import Finder
+from pipeline.show.found import Found, FoundRow
+from pipeline.show.indexing import Indexing
 from pipeline.ui.job_page import Shown, frame
 from pipeline.ui.markup import button, choice, column_head, field, form, local, paragraph, to
 from pipeline.ui.row_page import row_part

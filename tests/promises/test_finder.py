@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Refused, StorageFailed
 from pipeline.job.job import find_job
 from pipeline.show.finder import Finder
-from tests.conftest import Job
+from tests.conftest import Job, ended
+from tests.support.browser import eventually
 from tests.support.found import compare, found, same
 from tests.support.servers import Answer, Server
 
@@ -55,6 +57,13 @@ def job(tmp_path_factory) -> Iterator[Job]:
         made.call("run", "--limit", "25", "--quiet")
         pipeline.review_job(find_job(made.spec), "approved", rows=pipeline.parse_rows("2"))
         yield made
+
+
+def job_of(make_job, server: Server, rows: list[list[str]], **fields) -> Job:
+    made = make_job(server.url)
+    made.write_spec(**SPEC, **fields)
+    made.write_sheet(COLUMNS, rows)
+    return made
 
 
 def texts_of(exported: pd.DataFrame, names: list[str]) -> list[list[str]]:
@@ -180,8 +189,7 @@ def test_the_index_of_another_job_is_not_used(job, tmp_path):
 
 def test_two_pages_make_the_index_at_once(job):
     known = find_job(job.spec)
-    for path in (job.output / "index").iterdir():
-        path.unlink()
+    shutil.rmtree(job.output / "index", ignore_errors=True)
     finders = [Finder(known) for _ in range(4)]
     totals: list[int] = []
     work = [
@@ -201,9 +209,7 @@ def test_a_link_at_the_place_of_the_index_is_not_followed(job, tmp_path):
     """The runner would write and delete elsewhere."""
     known, index, kept = find_job(job.spec), job.output / "index", tmp_path / "part-00001"
     kept.write_text("mine")
-    for path in index.iterdir():
-        path.unlink()
-    index.rmdir()
+    shutil.rmtree(index, ignore_errors=True)
     index.symlink_to(tmp_path)
     try:
         compare(Finder(known), known, random.Random(5))
@@ -231,9 +237,7 @@ def test_the_index_is_private_and_small_changes_leave_the_rest(job):
 def test_a_run_folder_that_cannot_be_written_is_searched_too(job, tmp_path):
     """As on a read-only disk. The index is in memory then."""
     known, index = find_job(job.spec), job.output / "index"
-    for path in index.iterdir():
-        path.unlink()
-    index.rmdir()
+    shutil.rmtree(index, ignore_errors=True)
     index.write_text("a file is in the way, which root cannot write into either")
     try:
         finder = Finder(known)
@@ -241,3 +245,73 @@ def test_a_run_folder_that_cannot_be_written_is_searched_too(job, tmp_path):
         assert index.is_file()
     finally:
         index.unlink()
+
+
+def test_rows_of_an_active_run_are_shown_as_they_are_now(make_job):
+    """One finder sees the rows pending, in flight, answered and sealed."""
+    with Server(answer) as server:
+        server.holding = True
+        job = job_of(make_job, server, SHEET[:12], concurrency=4)
+        process = job.start()
+        with ended(process):
+            eventually(lambda: server.in_flight == 4)
+            known = find_job(job.spec)
+            finder = Finder(known)
+            compare(finder, known, random.Random(7))
+            assert found(finder, statuses=("pending",)).total == 11
+            server.holding = False
+            eventually(lambda: found(finder, statuses=("ok",)).total >= 8)
+            process.wait()
+        compare(finder, known, random.Random(8))
+        assert found(finder, statuses=("pending",)).total == 0
+
+
+def test_a_finder_follows_a_sorted_sheet_and_new_reviews(make_job):
+    with Server(answer) as server:
+        job = job_of(make_job, server, SHEET[:20])
+        job.call("run", "--quiet")
+        known = find_job(job.spec)
+        finder = Finder(known)
+        compare(finder, known, random.Random(9))
+        for row, word, text in ((1, "edited", "Grüße by a person"), (4, "rejected", None)):
+            rows = pipeline.parse_rows(str(row))
+            pipeline.review_job(known, word, rows=rows, text=text, yes=True)
+            compare(finder, known, random.Random(10))
+        assert [row.row for row in found(finder, find="GRÜSSE").rows] == [1]
+        assert found(finder, find=SAME[:12]).total == same(finder, known, find=SAME[:12])
+        job.write_sheet(COLUMNS, [["S99", "story 99", "new"], *SHEET[:20][::-1]])
+        job.call("run", "--quiet")
+        compare(finder, known, random.Random(11))
+        assert [row.row for row in found(finder, find="GRÜSSE").rows] == [21]
+
+
+def test_a_sheet_with_the_columns_of_an_export_is_searched_too(make_job):
+    with Server(answer) as server:
+        job = job_of(make_job, server, SHEET[:12])
+        job.call("run", "--quiet")
+        exported = job.folder / "back.csv"
+        assert job.call("export", "--to", str(exported), "--quiet").returncode == 0
+        exported.replace(job.sheet)
+        job.call("run", "--quiet")
+        known = find_job(job.spec)
+        compare(Finder(known), known, random.Random(12))
+
+
+def test_an_altered_record_of_a_shown_row_is_refused(make_job):
+    """A page does not check the whole ledger, but each row that it shows."""
+    with Server(answer) as server:
+        job = job_of(make_job, server, SHEET[:12])
+        job.call("run", "--quiet")
+    known = find_job(job.spec)
+    finder = Finder(known)
+    total = found(finder, statuses=("failed",)).total
+    alter(known.folder.ledger, b"request_blocked", b"request_blockeD")
+    with pytest.raises(StorageFailed, match="damaged"):
+        found(Finder(known), statuses=("failed",), count=total)
+
+
+def alter(ledger, before: bytes, after: bytes) -> None:
+    """Changes bytes of the file, as a disk might."""
+    content = ledger.read_bytes()
+    assert before in content
+    ledger.write_bytes(content.replace(before, after))

@@ -9,7 +9,8 @@ import pipeline
 from pipeline.core.errors import Refused
 from pipeline.job.job import Job
 from pipeline.show.choice import REVIEWS, STATUSES, Choice
-from pipeline.show.finder import Finder, Found
+from pipeline.show.finder import Finder
+from pipeline.show.found import Found
 
 FIELDS = ("row", "name", "status", "error_code", "answer", "columns", "flags", "review")
 

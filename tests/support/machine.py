@@ -34,7 +34,10 @@ from hypothesis.stateful import (
 )
 
 from pipeline.job.job import find_job
+from pipeline.ledger.kept_counts import KeptCounts
+from pipeline.ledger.reader import has_run
 from pipeline.show.finder import Finder
+from pipeline.status.summary import read_status, status_with
 from tests.conftest import Job, SandboxProcess
 from tests.support.forks import Forks
 from tests.support.found import compare
@@ -110,6 +113,7 @@ class Machine(RuleBasedStateMachine):
         self.tones = {"warm"}
         self.done = False
         self.finder: Finder | None = None
+        self.counts = KeptCounts()
         self.found_spec = ""
         # By the answer that a stage sends: the most rows with it in any run of the stage.
         self.stage_seen: Counter[str] = Counter()
@@ -345,6 +349,8 @@ class Machine(RuleBasedStateMachine):
         self.finder = self.finder if self.found_spec == repr(job.spec) else None
         self.finder, self.found_spec = self.finder or Finder(job), repr(job.spec)
         compare(self.finder, job, random.Random(len(self.steps)))
+        if has_run(job):
+            assert status_with(job, self.counts) == read_status(job)
 
     # -- how ------------------------------------------------------------------------------
 
