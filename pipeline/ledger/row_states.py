@@ -98,6 +98,15 @@ def answers_of(
     ).fetchall()
 
 
+def paid_answers_of(row_id: int) -> Callable[[sqlite3.Connection], int]:
+    """Counts the answers to a row, those of earlier versions too."""
+    return lambda db: int(
+        db.execute(
+            "SELECT coalesce(sum(verdict = 'ok'), 0) FROM attempts WHERE row_id = ?", (row_id,)
+        ).fetchone()[0]
+    )
+
+
 def run_ids(db: sqlite3.Connection) -> dict[str, int]:
     """Returns the number of each run by its id."""
     return dict(db.execute("SELECT run_id, run FROM runs"))

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 
-from pipeline.core.added_columns import KINDS, part_of
+from pipeline.core.added_columns import ALL_KINDS, KINDS, part_of
 from pipeline.core.errors import Locked, PipelineError
 from pipeline.inputs.arrow import taken
 from pipeline.inputs.row_names import row_names
@@ -33,10 +35,17 @@ from pipeline.ledger import queries, wal
 from pipeline.ledger.queries import Part
 from pipeline.ledger.reader import Read, reading, refuse_before_first_run
 from pipeline.ledger.reviews import Reviews, read_reviews
-from pipeline.ledger.row_states import Mark, answers_of, refuse_altered, run_ids, unfinished_of
+from pipeline.ledger.row_states import (
+    Mark,
+    answers_of,
+    paid_answers_of,
+    refuse_altered,
+    run_ids,
+    unfinished_of,
+)
 from pipeline.ledger.schema import altered
 from pipeline.planning.consent import refuse_unknown_codes
-from pipeline.planning.selection import Selection
+from pipeline.planning.selection import Selection, parse_rows
 from pipeline.results.answer_index import (
     INDEX_COLUMNS,
     Segment,
@@ -70,8 +79,17 @@ from pipeline.show.choice import (
     searched_places,
     with_ids,
 )
-from pipeline.show.found import Found, FoundRow, find_slowly, found_row
+from pipeline.show.found import (
+    Found,
+    FoundRow,
+    WholeRow,
+    find_slowly,
+    found_row,
+    read_slowly,
+    whole_row,
+)
 from pipeline.show.indexing import Index, Indexing, SheetCopy
+from pipeline.show.rows import AS_SENT, Shown
 
 _TRIES = 8
 _AT_ONCE = 20
@@ -79,6 +97,12 @@ _AT_ONCE = 20
 _STRETCH_ROWS = 2000
 _PATIENCE_S = 1.0
 _SEARCHES = 16
+
+T = TypeVar("T")
+
+
+def _no_search(kinds: Mapping[str, str], parts: Sequence[Part]) -> None:
+    pass
 
 
 class Finder:
@@ -109,21 +133,58 @@ class Finder:
             StorageFailed: when something is not as the runner wrote it.
             Locked: when runs begin one after the other.
         """
+
+        def found(view: View) -> Found:
+            places = np.flatnonzero(self._mask(view, choice))
+            rows = tuple(self._rows(view, places[first : first + count] + 1))
+            copy = view.source.snapshot
+            searched = searched_columns(copy, view.source.kinds)
+            return Found(len(places), rows, stored_columns(copy), searched)
+
+        return self._look(
+            KINDS,
+            lambda: find_slowly(self._job, choice, first, count),
+            found,
+            before=partial(self._search, choice),
+        )
+
+    def row(self, number: int) -> WholeRow | Indexing:
+        """Returns one row of the sheet with its requests, and with its versions if there are
+        several. Or returns how far the index is.
+
+        Raises:
+            Refused: before the first run, and if the sheet has no such row.
+            StorageFailed: when something is not as the runner wrote it.
+            Locked: when runs begin one after the other.
+        """
+        return self._look(
+            ALL_KINDS, lambda: read_slowly(self._job, number), partial(self._whole, number)
+        )
+
+    def _look(
+        self,
+        added: Collection[str],
+        slowly: Callable[[], T],
+        found: Callable[[View], T],
+        before: Callable[[Mapping[str, str], Sequence[Part]], None] = _no_search,
+    ) -> T | Indexing:
+        """Returns what `found` reads in one view of the ledger. `before` runs before the view, and
+        `slowly` replaces both where the index has no place for the sheet's columns."""
         with self._lock:
             for _ in range(_TRIES):
                 parts = self._read_sources()
                 if parts is None or self._copy is None:
                     continue
-                names = added_names(self._job, self._copy.file, _KINDS)
+                names = added_names(self._job, self._copy.file, added)
                 if not names.are_new:
-                    return find_slowly(self._job, choice, first, count)
+                    return slowly()
                 waiting = self._index.make(parts, self._copy)
                 if waiting is not None:
                     return waiting
-                self._search(choice, names.kinds(), parts)
-                found = self._found(choice, names.kinds(), first, count)
-                if found is not None:
-                    return found
+                before(names.kinds(), parts)
+                with self._viewing(names.kinds()) as view:
+                    if view is not None:
+                        return found(view)
             raise Locked(f"{self._job.folder.path}: the run folder changes too often. Try again.")
 
     # -- before the view ------------------------------------------------------------------
@@ -200,25 +261,17 @@ class Finder:
 
     # -- in one view of the ledger --------------------------------------------------------
 
-    def _found(
-        self, choice: Choice, kinds: Mapping[str, str], first: int, count: int
-    ) -> Found | None:
-        """The rows, in one view; None if the ledger has other parts or another sheet by now."""
+    @contextmanager
+    def _viewing(self, kinds: Mapping[str, str]) -> Iterator[View | None]:
+        """One view; None if the ledger has other parts or another sheet by now."""
         copy, folder = self._copy, self._job.folder
         assert copy is not None
         in_use = folder.in_use  # before the view, or a run that ends now looks cut off
         with reading(folder.ledger) as read:
-            if read(queries.snapshot) != copy.named or not self._states.catch_up(read):
-                return None
             sealed = {self._index.source(part): part for part in read(queries.sealed_parts)}
-            if not sealed.keys() <= self._index.held.keys():
-                return None
-            view = self._view(read, in_use, kinds, sealed)
-            mask = self._mask(view, choice)
-            places = np.flatnonzero(mask)
-            rows = tuple(self._rows(view, places[first : first + count] + 1))
-            searched = searched_columns(copy.file, kinds)
-            return Found(len(places), rows, stored_columns(copy.file), searched)
+            same = read(queries.snapshot) == copy.named and self._states.catch_up(read)
+            known = sealed.keys() <= self._index.held.keys()
+            yield self._view(read, in_use, kinds, sealed) if same and known else None
 
     def _view(
         self, read: Read, in_use: bool, kinds: Mapping[str, str], sealed: Mapping[str, Part]
@@ -411,6 +464,31 @@ class Finder:
         """Reads some rows of the sheet, whose numbers ascend."""
         if not len(numbers):
             return
+        source = self._narrowed(view, numbers)
+        names = row_names(source.snapshot, numbers.tolist())
+        wanted = set(numbers.tolist())
+        for piece, cells, added in answered_pieces(source):
+            for place in range(len(piece.skipped)):
+                if piece.first + place in wanted:
+                    yield found_row(names, piece, cells, added, place)
+
+    def _whole(self, number: int, view: View) -> WholeRow:
+        copy = view.source.snapshot
+        assert self._copy is not None
+        choice = Choice(rows=parse_rows(str(number)))
+        refuse_unknown(view.source, choice)
+        source = self._narrowed(view, np.array([number], np.int64), (AS_SENT,))
+        names = replace(row_names(copy, ()), id_column=self._id_column())
+        mask = Selection(rows=choice.rows).named(source.rows)
+        absent = self._absent(self._copy, source.unknown, self._states.moment)
+        owner = absent.get(number) or int(view.states.owner[number - 1])
+        # To find all versions, every part is read. Most rows have no other one.
+        several = source.read(paid_answers_of(owner)) > 1
+        return whole_row(Shown(self._job, source, names, mask, versions=several))
+
+    def _narrowed(self, view: View, numbers: Numbers, more: tuple[str, ...] = ()) -> AnsweredSheet:
+        """The sheet of a view for some rows, whose records it checks. `more` are further columns of
+        the results."""
         states, read = view.states, view.source.read
         by_owner: dict[int, list[int]] = {}
         for row, owner in zip(numbers.tolist(), states.owner[numbers - 1].tolist(), strict=True):
@@ -423,22 +501,13 @@ class Finder:
             places,
             states.answered,
             self._repeated(view),
-            view.edits.fields,
+            (*view.edits.fields, *more),
         )
         if sum(len(rows) for _, rows in places) != int(states.answered[numbers - 1].sum()):
             raise altered("the record of where an answer is")
-        source = replace(
+        return replace(
             view.source, answers=answers, only=numbers, unfinished=unfinished_of(by_owner)
         )
-        names = row_names(source.snapshot, numbers.tolist())
-        wanted = set(numbers.tolist())
-        for piece, cells, added in answered_pieces(source):
-            for place in range(len(piece.skipped)):
-                if piece.first + place in wanted:
-                    yield found_row(names, piece, cells, added, place)
-
-
-_KINDS = KINDS
 
 
 def _with_flag(number: int, held: Held, name: str | None, segment: Segment | None) -> Numbers:

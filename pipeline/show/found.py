@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.added_columns import ANSWER, FLAGS, REVIEW, STATUS, part_of
+from pipeline.core.added_columns import ALL_KINDS, ANSWER, FLAGS, REVIEW, STATUS, part_of
 from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.stored import stored_cells_at, stored_columns
 from pipeline.job.job import Job
+from pipeline.planning.selection import RowNumbers
 from pipeline.results.typed_rows import Piece
 from pipeline.show.choice import Choice, searched_columns
-from pipeline.show.rows import ShownRow, showing
+from pipeline.show.rows import Shown, ShownRow, showing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,33 @@ def find_slowly(job: Job, choice: Choice, first: int, count: int) -> Found:
         found = tuple(_of_shown(row, cells[row.row]) for row in rows)
         searched = searched_columns(copy, shown.source.kinds)
         return Found(total, found, stored_columns(copy), searched)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRow:
+    """A row with its requests and versions, and its cells by column of the sheet."""
+
+    row: ShownRow
+    cells: Mapping[str, str]
+
+
+def read_slowly(job: Job, number: int) -> WholeRow:
+    """Reads one row of the sheet as `show_job` does.
+
+    Raises:
+        Refused: if the sheet has no such row.
+    """
+    rows = RowNumbers(((number, number),))
+    with showing(job, Choice(rows=rows), versions=True, kinds=ALL_KINDS) as shown:
+        return whole_row(shown)
+
+
+def whole_row(shown: Shown) -> WholeRow:
+    """Reads the only row that is chosen."""
+    [row] = shown.rows()
+    copy = shown.source.snapshot
+    [(_, cells)] = stored_cells_at(copy, frozenset({row.row}))
+    return WholeRow(row, dict(zip(stored_columns(copy), cells, strict=True)))
 
 
 def _of_shown(row: ShownRow, cells: tuple[str, ...]) -> FoundRow:

@@ -36,7 +36,7 @@ from pipeline.system.opening import as_object
 
 PAID, MAYBE_PAID, NOT_PAID = "paid", "maybe paid", "not paid"
 IN_FLIGHT = "in flight"
-_AS_SENT = "variables"
+AS_SENT = "variables"
 _KINDS = (*KINDS, ANSWER_ID)
 _OF_VERSIONS = ("version", "sent_at")
 
@@ -163,7 +163,7 @@ def showing(
     """
     if min(choice.sample or 0, choice.limit or 0) < 0:
         raise Refused("`sample` and `limit` must not be negative.")
-    with opened(job, Path(tempfile.gettempdir()), kinds, more=(_AS_SENT,)) as source:
+    with opened(job, Path(tempfile.gettempdir()), kinds, more=(AS_SENT,)) as source:
         names = row_names(source.snapshot, ())
         if names.id_column is None and job.spec is not None:  # a snapshot of an earlier release
             known = job.spec.id in stored_columns(source.snapshot)
@@ -266,7 +266,7 @@ class _Reader:
         row_id = None if self._id_place is None else piece.columns[self._id_place][place].as_py()
         made = self._read(attempts.attempts_of(number))
         paid = sum(attempt.verdict is Verdict.OK for attempt in made)
-        sent = piece.answers[_AS_SENT][place].as_py() or self._read(attempts.request_of(number))
+        sent = piece.answers[AS_SENT][place].as_py() or self._read(attempts.request_of(number))
         cell = {kind: column[place].as_py() for kind, column in added.items()}
         return ShownRow(
             row=number,

@@ -149,7 +149,10 @@ class Page:
 
     def _row(self, fields: Fields) -> str:
         shown, number = self._shown(fields), fields.get("row", "")
-        return row_part(shown, number).source if "part" in fields else row_page(shown, number)
+        finder = self._finders.of(shown.job)
+        if "part" in fields:
+            return row_part(shown, finder, number).source
+        return row_page(shown, finder, number)
 
     def _review(self, fields: Fields) -> Response | str:
         shown, number = self._shown(fields), fields.get("row", "")

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
-from pipeline.core.added_columns import ALL_KINDS
 from pipeline.core.errors import Refused
 from pipeline.core.model import State
 from pipeline.core.review import Decision
-from pipeline.inputs.stored import stored_cells_at, stored_columns
-from pipeline.planning.selection import RowNumbers
+from pipeline.core.wording import counted
 from pipeline.report.html.markup import Child, Markup, cut, element, foreign, http_url, joined, link
-from pipeline.show.choice import Choice
-from pipeline.show.rows import ShownAttempt, ShownRow, ShownVersion, showing
+from pipeline.show.finder import Finder
+from pipeline.show.indexing import Indexing
+from pipeline.show.rows import ShownAttempt, ShownRow, ShownVersion
 from pipeline.show.words import changes
 from pipeline.ui.answers import rendered
 from pipeline.ui.job_page import Shown, frame
@@ -23,13 +22,16 @@ from pipeline.ui.steps import RESUME, Step
 _CELL, _CITATIONS = 120, 200
 
 
-def row_part(shown: Shown, number: str) -> Markup:
+def row_part(shown: Shown, finder: Finder, number: str) -> Markup:
     """One row: what was sent, its answer, its requests, and what a person can do with it.
 
     Raises:
         Refused: if the sheet has no such row.
     """
-    row, cells = _one_row(shown, number)
+    found = finder.row(row_number(number))
+    if isinstance(found, Indexing):
+        return paragraph(indexing_words(found))
+    row, cells = found.row, found.cells
     return joined(
         element("h2", foreign(row.name, _CELL)),
         paragraph(_state(row)),
@@ -47,20 +49,20 @@ def row_part(shown: Shown, number: str) -> Markup:
     )
 
 
-def row_page(shown: Shown, number: str) -> str:
+def row_page(shown: Shown, finder: Finder, number: str) -> str:
     """The same as a whole page, for a browser without scripts."""
-    return frame(shown, "row", row_part(shown, number))
+    return frame(shown, "row", row_part(shown, finder, number))
 
 
-def _one_row(shown: Shown, number: str) -> tuple[ShownRow, dict[str, str]]:
-    """Returns a row, and its cells by column."""
-    if not number.isdecimal() or not 1 <= int(number[:12]) <= 10**9:
+def row_number(text: str) -> int:
+    """Returns the number of a row that an address names.
+
+    Raises:
+        Refused: if it is none.
+    """
+    if not text.isdecimal() or not 1 <= int(text[:12]) <= 10**9:
         raise Refused("The page has no such row.")
-    rows = RowNumbers(((int(number), int(number)),))
-    with showing(shown.job, Choice(rows=rows), versions=True, kinds=ALL_KINDS) as chosen:
-        copy = chosen.source.snapshot
-        [(_, cells)] = stored_cells_at(copy, frozenset({int(number)}))
-        return next(chosen.rows()), dict(zip(stored_columns(copy), cells, strict=True))
+    return int(text)
 
 
 def _state(row: ShownRow) -> str:
@@ -199,6 +201,12 @@ def _review_forms(shown: Shown, row: ShownRow) -> Iterator[Markup]:
         button("Save this text"),
     )
     yield element("details", element("summary", "Edit the answer"), edit)
+
+
+def indexing_words(indexing: Indexing) -> str:
+    """How far the index is."""
+    parts = counted(indexing.parts, "part")
+    return f"The index of the answers is being made: {indexing.done:,} of {parts}. "
 
 
 def review_question(shown: Shown, question: str, fields: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from pipeline.show.found import Found, FoundRow
 from pipeline.show.indexing import Indexing
 from pipeline.ui.job_page import Shown, frame
 from pipeline.ui.markup import button, choice, column_head, field, form, local, paragraph, to
-from pipeline.ui.row_page import row_part
+from pipeline.ui.row_page import indexing_words, row_part
 
 PAGE_ROWS = 50
 _CELL, _OWN_COLUMNS = 120, 6
@@ -63,7 +63,7 @@ def rows_page(shown: Shown, wanted: Filter, finder: Finder, opened: str | None =
     body = _table(shown, wanted, found) if found.rows else paragraph("No row fits this filter.")
     beside = element(
         "aside",
-        row_part(shown, opened) if opened else None,
+        row_part(shown, finder, opened) if opened else None,
         attributes={"id": "beside", "aria-live": "polite", "aria-label": "One row"},
     )
     return frame(
@@ -84,8 +84,7 @@ def _waiting(shown: Shown, wanted: Filter, indexing: Indexing) -> str:
         "rows",
         element(
             "p",
-            "The index of the answers is being made: "
-            f"{indexing.done:,} of {counted(indexing.parts, 'part')}. ",
+            indexing_words(indexing),
             to("Look again", address),
             attributes={"role": "status", **again},
         ),

@@ -8,6 +8,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -315,3 +316,25 @@ def alter(ledger, before: bytes, after: bytes) -> None:
     content = ledger.read_bytes()
     assert before in content
     ledger.write_bytes(content.replace(before, after))
+
+
+def test_a_finder_reads_one_row_as_show_does(sandbox, make_job):
+    """With its requests, its versions, the edits of a person and its cells."""
+    rows = [["a", "1"], ["b #fault:blocked", "2"], ["c #fault:cut-body", "3"], ["d", "4"]]
+    job = make_job(sandbox.url, ["story", "n"], rows, concurrency=1)
+    job.write_spec(variables={"story": "story"}, columns={"title": "$.title"})
+    job.call("run", "--limit", "3")
+    job.run("--again", "1", "--yes", "--limit", "3")
+    found = pipeline.find_job(job.spec)
+    pipeline.review_job(found, "edited", rows=pipeline.parse_rows("1"), text="Mine.")
+    finder = Finder(found)
+    for number, shown in enumerate(pipeline.show_job(found, versions=True), 1):
+        whole = finder.row(number)
+        assert whole.cells == dict(zip(["story", "n"], rows[number - 1], strict=True))
+        if len(shown.versions) < 2:
+            shown = replace(shown, versions=())
+        assert whole.row == shown
+    assert len(finder.row(1).row.versions) == 2
+    for number in (0, 5, 10**9):
+        with pytest.raises(Refused):
+            finder.row(number)
