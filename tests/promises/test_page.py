@@ -387,3 +387,28 @@ def test_every_download_is_a_whole_file(job: Job, page: PageClient, tmp_path: Pa
     assert [(len(table), table["story"].tolist()[11]) for table in tables] == [(12, "story 11")] * 5
     assert "12 ok" in got["report"].read_text()
     assert job.call("review", "--from", str(got["review"])).returncode == 0
+
+
+def test_rows_are_filtered_by_text_flag_and_column(make_job, sandbox):
+    """A text means its characters, not a pattern. Wrong words are refused with what there is."""
+    rows = [["100% [a-z]*", "x"], ["x_y", "100%"], ["#fault:result-empty", "z"]]
+    job = make_job(sandbox.url, ["story", "note"], rows)
+    job.write_spec(variables={"story": "story"})
+    job.call("run")
+    with serving(job.folder, job.environment()) as (_, page):
+
+        def found(**values: str) -> list[str]:
+            text = page.get("/rows", at="job.yaml", **values)
+            return re.findall(r">row (\d+) \(", text)
+
+        assert found(text="100%") == ["1", "2"]
+        assert found(text="100%", column="note") == ["2"]
+        assert found(text="[A-Z]*", column="story") == ["1"]
+        assert found(text="x_y") == ["2"]
+        assert found(text="' OR 1=1 --") == []
+        assert found(flag="empty") == ["3"]
+        assert found(flag="empty", status="failed") == []
+        for values in ({"flag": "none"}, {"text": "x", "column": "none"}, {"status": "done"}):
+            answer = page.http.get("/rows", params={"at": "job.yaml", **values})
+            assert answer.status_code == 400
+            assert "none" in answer.text or "done" in answer.text
