@@ -24,10 +24,10 @@ import tempfile
 import termios
 from pathlib import Path
 
+from pipeline.run.places import Places
 from pipeline.show.finder import Finder
 from pipeline.ui.app import STATIC
 from pipeline.ui.job_page import Shown
-from pipeline.ui.places import Places
 from pipeline.ui.rows_page import Filter, rows_page
 
 TOP = Path(__file__).parent.parent

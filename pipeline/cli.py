@@ -22,6 +22,7 @@ from pipeline.commands.export import export
 from pipeline.commands.help import LIMITS, WHERE, OrderedGroup, regrouped
 from pipeline.commands.history import history
 from pipeline.commands.init import init
+from pipeline.commands.mcp import mcp
 from pipeline.commands.overview import overview_lines
 from pipeline.commands.report import report
 from pipeline.commands.review import review
@@ -53,6 +54,7 @@ _COMMANDS = {
     "verify": verify,
     "schedule": schedule,
     "ui": ui,
+    "mcp": mcp,
     "schema": schema,
     "completion": completion,
     "sandbox": regrouped(

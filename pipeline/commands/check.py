@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.console import (
@@ -84,7 +83,7 @@ def check(**given: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.commands.check_lines import check_lines
         from pipeline.planning.reviewed import kept_line
-        from pipeline.run.check import check_job
+        from pipeline.run.check import check_job, checked_json
 
         verb, selection = _asked(said)
         checked = check_job(
@@ -104,9 +103,7 @@ def check(**given: Any) -> None:
             if job.to_add and checked.to_send:
                 answer(said, job.to_add)
         if said.as_json:
-            found = asdict(checked)
-            del found["names"]
-            print_json(found | {"exit_code": code})
+            print_json(checked_json(checked) | {"exit_code": code})
         return code
 
     finish(said, work)

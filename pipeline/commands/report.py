@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,11 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
     said = JobOptions(**given)
 
     def work(job: Job) -> int:
+        from pipeline.report.as_json import report_json
         from pipeline.report.bodies import write_bodies
-        from pipeline.report.groups import as_json as groups_json
         from pipeline.report.overview import report_job
         from pipeline.report.terminal import group_lines, marked_lines
         from pipeline.status.stages import sources_json
-        from pipeline.status.summary import as_json
         from pipeline.status.summary_lines import (
             all_well_line,
             rate_limit_lines,
@@ -73,16 +72,8 @@ def report(open_: bool, bodies: Path | None, **given: Any) -> None:
             if kept is not None:
                 answer(said, f"Responses that are not answers: {kept}, in {bodies}")
         if said.as_json:
-            summary = as_json(replace(found.summary, report=str(path)))
-            marked = [asdict(mark) for mark in found.marked]
-            counts = {"in_use": found.in_use, "in_flight": found.in_flight}
-            more = {
-                "groups": groups_json(found.groups),
-                "marked": marked,
-                "reviews": found.reviews,
-                "rate_limit": asdict(found.rate_limit) if found.rate_limit else None,
-            }
-            print_json(summary | counts | more | sources_json(job))
+            shown = replace(found, summary=replace(found.summary, report=str(path)))
+            print_json(report_json(shown) | sources_json(job))
         if open_:
             _open(path)
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.console import answer, finish, print_json, show
@@ -42,7 +41,7 @@ def status(every_s: float | None, **given: Any) -> None:
     def work(job: Job) -> int:
         from pipeline.commands.watch import watch
         from pipeline.status.stages import source_lines, sources_json
-        from pipeline.status.summary import as_json, read_status
+        from pipeline.status.summary import read_status, status_json
         from pipeline.status.summary_lines import last_run_line, rate_limit_lines, review_lines
 
         found = read_status(job) if every_s is None else watch(job, every_s)
@@ -54,9 +53,7 @@ def status(every_s: float | None, **given: Any) -> None:
             answer(said, *rate_limit_lines(found.rate_limit))
             answer(said, last_run_line(found.last_run, found.in_use, found.in_flight))
         if said.as_json:
-            more = asdict(found)
-            del more["summary"]
-            print_json(as_json(found.summary) | more | sources_json(job))
+            print_json(status_json(found) | sources_json(job))
         return 0
 
     finish(said, work)

@@ -42,7 +42,7 @@ def ui(where: Path, no_open: bool, port: int) -> None:
     WHERE is a folder (by default the current one), or a job or a sheet in it. Ctrl-C ends the page.
     Runs that you started on it continue.
     """
-    from pipeline.ui.places import find_start
+    from pipeline.run.places import find_start
     from pipeline.ui.server import serve
 
     def started(address: str) -> None:

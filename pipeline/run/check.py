@@ -6,14 +6,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import Refused
-from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Row, State
+from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, JsonObject, Row, State
 from pipeline.core.wording import NAMED
 from pipeline.inputs.checks import SKIP_NAMES, Skip
 from pipeline.inputs.facts import VariableFacts, describe
@@ -124,6 +124,13 @@ class Checked:
     plan: str
     refusal: str | None
     names: RowNames
+
+
+def checked_json(checked: Checked) -> JsonObject:
+    """The JSON object of `check`, without the exit code."""
+    found = asdict(checked)
+    del found["names"]
+    return found
 
 
 def check_job(

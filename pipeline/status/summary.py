@@ -101,6 +101,13 @@ class Status:
     rate_limit: RateLimit | None = None
 
 
+def status_json(status: Status) -> JsonObject:
+    """The JSON object of `status`, without the earlier stages."""
+    more = asdict(status)
+    del more["summary"]
+    return as_json(status.summary) | more
+
+
 def read_status(job: Job) -> Status:
     """Reads the state of a job from its run folder alone. Works while a run is active.
 

@@ -32,6 +32,8 @@ from pipeline.core.errors import Locked, PipelineError, Refused
 from pipeline.job.job import Job
 from pipeline.planning.selection import parse_rows
 from pipeline.review.decide import review_job
+from pipeline.run.places import SPECS, Places
+from pipeline.run.start import start_run
 from pipeline.run.stop import stop_job
 from pipeline.ui.edit_page import edit_page
 from pipeline.ui.failures_page import failures_page
@@ -50,10 +52,9 @@ from pipeline.ui.job_page import (
 from pipeline.ui.jobs_page import jobs_page
 from pipeline.ui.markup import document, local, paragraph, to
 from pipeline.ui.new_page import MOST_SHEET_BYTES, FormAnswer, continue_with, new_page, new_sheet
-from pipeline.ui.places import SPECS, Places
 from pipeline.ui.row_page import review_question, row_page, row_part
 from pipeline.ui.rows_page import Filter, rows_page
-from pipeline.ui.steps import Step, start
+from pipeline.ui.steps import Step
 
 STATIC = Path(__file__).parent / "static"
 _LIVE_EVERY_S = 1.0
@@ -127,7 +128,7 @@ class Page:
         token = fields.get("plan")
         if not token:
             raise Refused("This button has no plan. Open the job again. Nothing was sent.")
-        start(shown.job, step, token)
+        start_run(shown.job, step.words, token)
         return _see(shown)
 
     def _rehearse(self, fields: Fields) -> Response:
@@ -135,7 +136,7 @@ class Page:
 
         at = fields.get("at", "")
         shown = Shown(at, self._places.job(at, rehearsal=True), rehearsal=True)
-        start(shown.job, Step(), check_job(shown.job).plan)
+        start_run(shown.job, Step().words, check_job(shown.job).plan)
         return _see(shown)
 
     def _stop(self, fields: Fields) -> Response:

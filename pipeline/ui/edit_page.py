@@ -11,6 +11,7 @@ from pipeline.inputs.formats import worksheet_names
 from pipeline.job.spec import JobSpec, key_problem, load_spec
 from pipeline.job.spec_edit import edit_keys, locked_keys
 from pipeline.report.html.markup import Child, element
+from pipeline.run.places import Places
 from pipeline.scaffold.preview import Preview, preview_sheet
 from pipeline.ui.form_parts import FormView, preview_part, sheet_form, spec_form
 from pipeline.ui.job_file import (
@@ -24,7 +25,6 @@ from pipeline.ui.job_file import (
 from pipeline.ui.job_page import Shown, frame
 from pipeline.ui.markup import area, button, document, form, local, paragraph, to
 from pipeline.ui.new_page import HAS_ERRORS, FormAnswer, problem_part, requests_part
-from pipeline.ui.places import Places
 from pipeline.ui.spec_form import LINES, SCALARS, SHEET_KEYS, Typed, changes_of
 
 _TEXT_ROWS = 24

@@ -15,10 +15,10 @@ from pipeline.job.job import job_of, refuse_shared
 from pipeline.job.run_note import read_note
 from pipeline.job.spec import JobSpec, load_output, load_spec
 from pipeline.run.check import Body, check_job
+from pipeline.run.places import SPECS, Places
 from pipeline.system.files import replacing, storing
 from pipeline.system.opening import read_file
 from pipeline.system.paths import resolved
-from pipeline.ui.places import SPECS, Places
 
 MOST_SPEC_BYTES = 1_000_000
 NOT_SAVED = "Nothing was saved."

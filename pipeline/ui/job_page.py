@@ -15,6 +15,7 @@ from pipeline.ledger.reader import has_run
 from pipeline.planning.reviewed import kept_line
 from pipeline.report.html.markup import Child, Markup, element, foreign, joined
 from pipeline.run.check import Checked, check_job
+from pipeline.run.start import printed
 from pipeline.status.event_log import believed_limit
 from pipeline.status.summary import Status, status_with
 from pipeline.status.summary_lines import (
@@ -24,7 +25,7 @@ from pipeline.status.summary_lines import (
     review_lines,
 )
 from pipeline.ui.markup import button, document, form, local, paragraph, to
-from pipeline.ui.steps import RUN, TRIED, Step, printed
+from pipeline.ui.steps import RUN, TRIED, Step
 
 _COUNTS = KeptCounts()
 _NAME, _LINE, _BODY = 120, 2000, 1200

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pipeline.core.errors import PipelineError
 from pipeline.inputs.formats import READERS
 from pipeline.report.html.markup import Markup, element, foreign
+from pipeline.run.places import Places
 from pipeline.status.summary_lines import last_run_line, outcome_line, paid_line
 from pipeline.ui.job_page import find_status
 from pipeline.ui.markup import document, field, local, paragraph, to
-from pipeline.ui.places import Places
 
 _LONGEST = 1000
 

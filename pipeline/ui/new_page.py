@@ -16,13 +16,13 @@ from pipeline.job.spec_keys import NAME
 from pipeline.report.html.markup import Child, Markup, element, foreign
 from pipeline.run.check import Body, check_job
 from pipeline.run.other_sheet import fits_sheet, with_sheet
+from pipeline.run.places import Places
 from pipeline.scaffold.job_spec import job_name, job_text, write_job
 from pipeline.scaffold.preview import Preview, preview_sheet
 from pipeline.system.paths import path_fault
 from pipeline.ui.form_parts import FormView, preview_part, request_part, sheet_form, spec_form
 from pipeline.ui.job_file import NOT_SAVED, read_job_file, save_text, try_text
 from pipeline.ui.markup import area, button, document, form, local, paragraph, to
-from pipeline.ui.places import Places
 from pipeline.ui.spec_form import SHEET_KEYS, Typed, changes_of
 
 MOST_SHEET_BYTES = 1 << 30

@@ -3,26 +3,15 @@ showed."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.core.errors import PipelineError, Refused
-from pipeline.job.job import Job
-from pipeline.job.run_note import Noted, read_note
+from pipeline.core.errors import Refused
 from pipeline.planning.selection import Selection, parse_rows, select_again, select_resume
-from pipeline.system.children import start_apart
-from pipeline.system.files import open_appending, storing
 
 RUN, RESUME = "run", "resume"
 TRIED = 5
 """The rows of a first paid sample."""
-_LOOK_EVERY_S = 0.05
-_STARTS_WITHIN_S = 30.0
-_OUTPUT_BYTES = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +74,11 @@ class Step:
         words = [f"--{name}={value}" for name, value in given.items() if value is not None]
         return (*words, "--ambiguous") if self.ambiguous else tuple(words)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command as a user types it, without its job."""
+        return (self.verb, *self.options)
+
     def selection(self) -> Selection:
         """The rows that the command chooses."""
         if self.verb == RESUME:
@@ -94,59 +88,3 @@ class Step:
         if self.again is not None:
             return select_again(limit=self.limit, flags=[self.again])
         return Selection(limit=self.limit)
-
-
-def start(job: Job, step: Step, token: str) -> None:
-    """Starts the command that carries out the plan `token`, and returns once its run has begun or
-    it has ended.
-
-    The process is no part of this one: it continues when the page ends.
-
-    Raises:
-        Refused: if it ended without a run. The message is what it printed.
-    """
-    job.folder.create()
-    before = read_note(job.folder.path)
-    words = (step.verb, *job.words, *step.options, f"--plan={token}")
-    with storing(job.folder.page_output), open_appending(job.folder.page_output) as output:
-        begin = os.fstat(output.fileno()).st_size
-        process = start_apart("pipeline", *words, output=output.buffer)
-    threading.Thread(target=process.wait, daemon=True).start()  # else it stays as a zombie
-    code = _begun(job, before, process)
-    if code in (1, 2, 6, 75):
-        raise _Ended(_printed(job, begin), closing="")
-
-
-class _Ended(Refused):
-    """What a command printed that did not run."""
-
-
-def _begun(job: Job, before: Noted | None, process: subprocess.Popen[bytes]) -> int | None:
-    """Waits until the process has begun its run, or has ended. Returns its exit code then.
-
-    The lock does not show it: the command makes its plan under the lock, and may be refused.
-    """
-    until = time.monotonic() + _STARTS_WITHIN_S
-    while process.poll() is None and time.monotonic() < until:
-        if read_note(job.folder.path) != before:
-            return None
-        time.sleep(_LOOK_EVERY_S)
-    return process.returncode
-
-
-def printed(job: Job) -> str:
-    """The end of what the runs printed that the page started."""
-    try:
-        size = job.folder.page_output.stat().st_size
-    except OSError:
-        return ""
-    return _printed(job, max(0, size - _OUTPUT_BYTES))
-
-
-def _printed(job: Job, begin: int) -> str:
-    try:
-        with job.folder.page_output.open("rb") as file:
-            file.seek(begin)
-            return file.read(_OUTPUT_BYTES).decode("utf-8", "replace").strip()
-    except OSError as error:
-        raise PipelineError(f"{job.folder.page_output}: {error.strerror}") from None

@@ -32,7 +32,7 @@ def test_the_commands_are_listed_in_the_order_in_which_a_user_needs_them():
     listed = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]]
     assert " ".join(listed) == (
         "init check run status report show review resume settle export history verify schedule "
-        "ui schema completion sandbox"
+        "ui mcp schema completion sandbox"
     )
 
 

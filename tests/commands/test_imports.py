@@ -55,6 +55,7 @@ MAY_LOAD = {
     "review job.yaml": LEDGER | TABLES,
     "review job.yaml --rows 1 --approve": LEDGER | TABLES,
     "schema": {"yaml"},
+    "mcp --help": set(),
     "completion bash": set(),
     "settle job.yaml": LEDGER | TABLES | {"asyncio"},
     "run job.yaml": LEDGER

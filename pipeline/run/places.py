@@ -35,7 +35,7 @@ def find_start(what: Path) -> tuple[Path, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The folder that the page was started for. The browser names paths relative to it."""
+    """The folder that a page or an agent was started for. They name paths relative to it."""
 
     root: Path
 
@@ -50,7 +50,7 @@ class Places:
         path = self.root / name
         if not resolved(path).is_relative_to(resolved(self.root)) or ".." in Path(name).parts:
             raise Refused(
-                f"{name} is outside the folder of this page, {self.root}.", closing=_NOT_HERE
+                f"{name} is outside the folder that is served, {self.root}.", closing=_NOT_HERE
             )
         return path
 

@@ -1,0 +1,161 @@
+"""Tools for agents: what they can pay for, write and see. Bills are those of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from pipeline.job.run_folder import RunFolder
+from tests.conftest import Job, SandboxProcess
+from tests.support.browser import eventually
+
+ROWS = [[f"story {n}"] for n in range(8)]
+READING = {"list_jobs", "check", "status", "report", "show"}
+
+
+class Agent:
+    """A client of `pipeline mcp` for the folder of a job."""
+
+    def __init__(self, job: Job, *options: str) -> None:
+        words = ["-m", "pipeline", "mcp", str(job.folder), *options]
+        self._server = StdioServerParameters(
+            command=sys.executable, args=words, env=job.environment()
+        )
+
+    def tools(self) -> dict[str, Any]:
+        async def listed() -> dict[str, Any]:
+            async with Client(self._server) as client:
+                return {tool.name: tool for tool in (await client.list_tools()).tools}
+
+        return asyncio.run(listed())
+
+    def call(self, tool: str, /, **given: object) -> tuple[bool, Any]:
+        """Returns whether the tool was refused, and its object or its words."""
+
+        async def called() -> tuple[bool, Any]:
+            async with Client(self._server) as client:
+                found = await client.call_tool(tool, given)
+                text = found.content[0].text if found.content else ""
+                return bool(found.is_error), text if found.is_error else found.structured_content
+
+        return asyncio.run(called())
+
+    def done(self, tool: str, /, **given: object) -> dict[str, Any]:
+        refused, found = self.call(tool, **given)
+        assert not refused, found
+        return found
+
+
+@pytest.fixture
+def job(make_job, sandbox: SandboxProcess) -> Job:
+    return make_job(sandbox.url, rows=ROWS)
+
+
+def test_tools_that_pay_or_write_exist_only_if_the_person_says_so(job: Job, tmp_path: Path):
+    assert set(Agent(job).tools()) == READING
+    paying = Agent(job, "--allow-run", "--max-paid-per-run", "5").tools()
+    assert set(paying) == READING | {"run", "resume"}
+    assert set(Agent(job, "--export-to", str(tmp_path)).tools()) == READING | {"export"}
+    words = json.dumps({name: tool.input_schema for name, tool in paying.items()})
+    for word in ("again", "ambiguous", "accept", "settle", "review", "yes", "key", "max_paid"):
+        assert word not in words
+    for options in (["--allow-run"], ["--max-paid-per-run", "5"]):
+        done = job.shell([sys.executable, "-m", "pipeline", "mcp", *options])
+        assert done.returncode == 2
+
+
+def test_a_run_needs_a_plan_and_pays_no_more_than_the_person_allowed(job: Job, sandbox):
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "5")
+    plan = agent.done("check", job="job.yaml")
+    assert plan["paid_at_most"] == 8
+    refused, words = agent.call("run", job="job.yaml", plan=plan["plan"])
+    assert refused
+    assert "the person allowed 5" in words
+    plan = agent.done("check", job="job.yaml", limit=5)
+    for token, limit in (("plan1-0", 5), (plan["plan"], 8), (plan["plan"], None), ("", 5)):
+        assert agent.call("run", job="job.yaml", plan=token, limit=limit)[0]
+    assert sandbox.received() == 0
+    started = agent.done("run", job="job.yaml", plan=plan["plan"], limit=5)
+    assert started["paid_at_most"] == 5
+    eventually(lambda: not RunFolder(job.output).in_use)
+    assert agent.call("run", job="job.yaml", plan=plan["plan"], limit=5)[0]
+    assert sum(sandbox.billed().values()) == 5
+    assert agent.done("status", job="job.yaml")["ok"] == 5
+
+
+def test_the_limits_of_the_job_file_stay(job: Job, sandbox):
+    job.write_spec(variables={"story": "story"}, max_paid=2)
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job="job.yaml")
+    assert plan["paid_at_most"] == 2
+    agent.done("run", job="job.yaml", plan=plan["plan"])
+    eventually(lambda: sum(sandbox.billed().values()) == 2 and not RunFolder(job.output).in_use)
+
+
+def test_what_may_be_paid_twice_needs_a_person(make_job, sandbox):
+    """Ambiguous rows, and the same rows in another run folder."""
+    job = make_job(sandbox.url, rows=[["a #fault:cut-body"], ["b"]], concurrency=1)
+    job.call("run")
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job="job.yaml", command="resume")
+    assert plan["to_send"] == 0
+    assert agent.call("check", job="job.yaml", command="settle")[0]
+    job.write_spec(name="other", variables={"story": "story"})
+    plan = agent.done("check", job="job.yaml")
+    refused, words = agent.call("run", job="job.yaml", plan=plan["plan"])
+    assert refused
+    assert "A person has to decide" in words
+    assert sandbox.received() == 2
+
+
+def test_rows_and_groups_are_plain_json_without_the_key(job: Job):
+    job.call("run", "--limit", "3")
+    agent = Agent(job)
+    rows = agent.done("show", job="job.yaml", limit=2)["rows"]
+    assert [row["row"] for row in rows] == [1, 2]
+    assert "groups" in agent.done("report", job="job.yaml")
+    [listed] = agent.done("list_jobs")["jobs"]
+    assert (listed["job"], listed["summary"]["ok"]) == ("job.yaml", 3)
+    for name in READING - {"list_jobs"}:
+        assert "sk_sandbox" not in json.dumps(agent.done(name, job="job.yaml"))
+
+
+@pytest.mark.parametrize("name", ["../secret.yaml", "/etc/passwd", "none.yaml", ""])
+def test_a_path_outside_the_folder_is_refused(job: Job, name: str):
+    (job.folder.parent / "secret.yaml").write_text("name: secret\nworkflow: wf\ninput: x.csv\n")
+    refused, words = Agent(job).call("check", job=name)
+    assert refused
+    assert "Traceback" not in words
+    assert "workflow" not in words
+
+
+def test_an_export_is_a_new_file_in_the_named_folder(job: Job, tmp_path: Path):
+    job.run()
+    agent = Agent(job, "--export-to", str(tmp_path / "out"))
+    made = agent.done("export", job="job.yaml", name="done.csv")
+    assert Path(made["exported"]).parent == tmp_path / "out"
+    before = (tmp_path / "out" / "done.csv").read_bytes()
+    for name in ("done.csv", "../done.csv", "/tmp/done.csv", ".done.csv", "a/b.csv", ""):
+        assert agent.call("export", job="job.yaml", name=name)[0], name
+    assert (tmp_path / "out" / "done.csv").read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["done.csv"]
+
+
+def test_without_the_extra_the_command_names_it(tmp_path: Path):
+    code = "import sys; sys.modules['mcp'] = None; from pipeline.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "mcp"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "paidrows[mcp]" in done.stderr
