@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.policy.pace import FLOOR_PER_S, MOST_PER_S, Learned, Pace
+from tests.support.pacing_families import SETS
 from tests.support.pacing_limiters import KINDS, Limiter, Remembering
 from tests.support.pacing_scenarios import Kept, Scenario, even_pace, score
 from tests.support.pacing_sim import Measured, Runner, World, between, greedy, measure
@@ -132,6 +133,15 @@ def test_a_remembered_denial_costs_the_rest_of_its_window_at_its_process():
 def test_jitter_bounds_what_the_best_even_pace_gets(kind, jitter_s, share):
     """So use is measured against this share of the limit and not against the whole."""
     assert even_pace(kind, 50, 1, jitter_s, 0.0) == pytest.approx(50 * share, rel=0.005)
+
+
+def test_the_held_out_scenarios_are_none_of_those_of_the_tuning():
+    """Each set has all families, and no scenario is in both."""
+    (tuning, seed), (held, held_seed) = SETS["tuning"], SETS["held"]
+    assert {scenario.family for scenario in tuning} == {scenario.family for scenario in held}
+    limiters = [{(s.limit, s.window_s, s.latency_s) for s in part} for part in (tuning, held)]
+    assert not limiters[0] & limiters[1]
+    assert seed != held_seed
 
 
 def test_others_leave_less_to_the_best_even_pace():
