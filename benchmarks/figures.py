@@ -63,8 +63,8 @@ def commands() -> str:
     return "\n".join([*lines, "", _about(kept)])
 
 
-def pacing_sim() -> str:
-    kept = _kept("pacing-sim")
+def pacing_sim(name: str = "pacing-sim") -> str:
+    kept = _kept(name)
     families: dict[str, list[str]] = {}
     for one in kept["figures"]:
         used = " / ".join(
@@ -152,6 +152,7 @@ TABLES = {
     "workbook": workbook,
     "commands": commands,
     "pacing-sim": pacing_sim,
+    "pacing-sim-held": lambda: pacing_sim("pacing-sim-held"),
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,
 }

@@ -33,7 +33,10 @@ Before any header, and while W is not known, the rate is a slow start and then w
 (see `ceiling`). A pace that an earlier run kept replaces the slow start.
 
 Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
-yields by itself. When they leave, the bound from above brings it back.
+yields by itself. When they leave, the bound from above brings it back. Two machines do not come to
+equal parts by that. At constant paces r and f, the window W with both reads like the window
+``W * (1 + f / r)`` of r alone, so every split that uses the whole limit is at rest. Only a change
+of r tells W from f.
 
 Times are seconds of a monotonic clock.
 """
@@ -80,8 +83,8 @@ _COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
 # With them and the line above, remembered denials went from 93.3 to 93.9 % of what can be had.
 _COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
-# Of what the first answers say is free, per second of the slow start. It never uses the limit up,
-# and 200 rows on 50 per 1 s take 5.0 s instead of 5.4.
+# Of what the first answers say is free, per second of the slow start. 200 rows on 50 per 1 s take
+# 5.0 s instead of 5.4. Short cold runs get 2.7 instead of 2.2 % of 429s, and a held-out set fewer.
 _FREE_AT_ONCE = 0.5
 _FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
 # A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
