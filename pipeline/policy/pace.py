@@ -35,8 +35,8 @@ Before any header, and while W is not known, the rate is a slow start and then w
 Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
 yields by itself. When they leave, the bound from above brings it back. Two machines do not come to
 equal parts by that. At constant paces r and f, the window W with both reads like the window
-``W * (1 + f / r)`` of r alone, so every split that uses the whole limit is at rest. Only a change
-of r tells W from f.
+``W * (1 + f / r)`` of r alone, so no split of the whole limit changes by itself. Only a change
+of r shows which part is W.
 
 Times are seconds of a monotonic clock.
 """
