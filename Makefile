@@ -120,8 +120,8 @@ bench-sandbox: $(READY)  ## measure the sandbox: runs per second on one core, an
 bench-pacing: $(READY)  ## measure use of the limit and 429s, compared with fixed concurrency and a configured limiter
 	$(BIN)/python benchmarks/pacing.py
 
-bench-pacing-sim: $(READY)  ## measure the pacing on a virtual clock over hundreds of limiters (OTHER=another release's checkout)
-	$(BIN)/python benchmarks/pacing_sim.py $(if $(OTHER),--other $(OTHER))
+bench-pacing-sim: $(READY)  ## measure the pacing on a virtual clock over hundreds of limiters (SET=held, ALONE=1, OTHER=another release's checkout)
+	$(BIN)/python benchmarks/pacing_sim.py --set $(or $(SET),tuning) $(if $(ALONE),--alone) $(if $(OTHER),--other $(OTHER))
 
 bench-report: $(READY)  ## measure seconds, memory and size of a million rows' report, with 2 % and with half of them failed
 	$(BIN)/python benchmarks/report.py

@@ -63,8 +63,8 @@ def commands() -> str:
     return "\n".join([*lines, "", _about(kept)])
 
 
-def pacing_sim() -> str:
-    kept = _kept("pacing-sim")
+def pacing_sim(name: str = "pacing-sim") -> str:
+    kept = _kept(name)
     families: dict[str, list[str]] = {}
     for one in kept["figures"]:
         used = " / ".join(
@@ -169,6 +169,7 @@ TABLES = {
     "commands": commands,
     "page": page,
     "pacing-sim": pacing_sim,
+    "pacing-sim-held": lambda: pacing_sim("pacing-sim-held"),
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,
 }

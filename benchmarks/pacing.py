@@ -69,6 +69,7 @@ SCENARIOS = (
     Scenario("sliding 50 per 1 s, 20 s", 50, 1, 20, 65),
     Scenario("sliding 10 per 1 s, 2 s", 10, 1, 2, 45),
     Scenario("fixed 50 per 1 s, 2 s", 50, 1, 2, 35, "fixed-window"),
+    Scenario("remembered denials 50 per 1 s, 2 s", 50, 1, 2, 60, "sliding-window-remembering"),
     Scenario("sliding 600 per 60 s, 2 s", 600, 60, 2, 240),
 )
 CONTENDERS = ("runner", "32 workers", "500 workers", "told limiter")

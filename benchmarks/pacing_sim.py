@@ -1,12 +1,15 @@
 """Measures the pacing on a virtual clock, over many limiters, and compares it with other ways.
 
-    python benchmarks/pacing_sim.py [--other CHECKOUT] [--only WORD] [--seeds 1] [--each]
+    python benchmarks/pacing_sim.py [--set tuning|held] [--alone] [--other CHECKOUT]
+                                    [--only WORD] [--seeds 1] [--each]
 
+The set "held" was never used to tune the controller (`tests/support/pacing_families.py`).
 Each family of scenarios gets the mean, the tenth percentile and the worst share of what can be had
 (`tests/support/pacing_scenarios.py` says what that is) and of the 429s. CHECKOUT is a checkout of
 another release, whose controller runs in the same simulator. The others are clients that people
 write: 32 workers that back off, a rate with additive increase and multiplicative decrease (AIMD),
-and a rate that knows the limit and the window beforehand.
+and a rate that knows the limit and the window beforehand. "Told all" sends at the best even pace,
+and knows at each time what others use: it shows whether what can be had is within reach.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from pipeline.policy.pace import Learned, Pace
 # The controller above may be that of another checkout, but the simulator is always this one's.
 sys.path.insert(0, str(ROOT))
 
-from tests.support.pacing_scenarios import ALL, Result, Scenario, score
+from tests.support.pacing_families import SETS
+from tests.support.pacing_scenarios import BEST, Result, Scenario, best_pace, score, use_at, uses
 from tests.support.pacing_sim import Runner
 
 WORKERS, BACKOFF_S, BACKOFF_MOST_S = 32, 1.0, 60.0
@@ -115,6 +119,19 @@ class Told(Simple):
         return self._price_s
 
 
+class ToldAll(Simple):
+    """The best even pace of each time, shared equally with another machine that is there."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def price_s(self, now: float) -> float:
+        scenario = self._scenario
+        _, per_s = best_pace(use_at(scenario, now))
+        both = scenario.machine_s is not None and scenario.machine_s <= now < scenario.leaves_s
+        return (2 if both else 1) / per_s
+
+
 class Refunding:
     """The controller of the first release, which gave a slot back for an answer without headers."""
 
@@ -152,6 +169,7 @@ CLIENTS: dict[str, Callable[[Scenario], Runner]] = {
     "32 workers": lambda _: Runner(Workers(), look_again_s=0.02),
     "AIMD": lambda _: Runner(Aimd()),
     "told the limit": lambda scenario: Runner(Told(scenario)),
+    "told all": lambda scenario: Runner(ToldAll(scenario)),
 }
 
 
@@ -177,16 +195,19 @@ class Figure:
         )
 
 
-def one(job: tuple[str, int, int]) -> Result:
-    client, number, seed = job
-    return score(ALL[number], CLIENTS[client], seed)
+def one(job: tuple[str, Scenario, int]) -> Result:
+    client, scenario, seed = job
+    return score(scenario, CLIENTS[client], seed)
 
 
-def run(clients: list[str], numbers: list[int], seeds: int) -> dict[str, list[Result]]:
-    """Runs the scenarios on all cores. Returns each client's results in the order of `numbers`."""
-    jobs = [(client, n, seed) for client in clients for n in numbers for seed in range(seeds)]
-    longest = sorted(range(len(jobs)), key=lambda at: -_sends(jobs[at]))
+def run(clients: list[str], chosen: list[Scenario], seeds: range) -> dict[str, list[Result]]:
+    """Runs the scenarios on all cores. Returns each client's results in the order of `chosen`."""
+    jobs = [(client, scenario, seed) for client in clients for scenario in chosen for seed in seeds]
+    longest = sorted(range(len(jobs)), key=lambda at: -jobs[at][1].per_s * jobs[at][1].end_s)
+    used = list({use for scenario in chosen for _, _, use in uses(scenario)})
     with multiprocessing.Pool(os.cpu_count()) as pool:
+        BEST.update(zip(used, pool.map(best_pace, used, 1), strict=True))
+    with multiprocessing.Pool(os.cpu_count()) as pool:  # its processes start with what is known
         found = dict(zip(longest, pool.map(one, [jobs[at] for at in longest], 1), strict=True))
     results: dict[str, list[Result]] = defaultdict(list)
     for at, job in enumerate(jobs):
@@ -194,16 +215,17 @@ def run(clients: list[str], numbers: list[int], seeds: int) -> dict[str, list[Re
     return results
 
 
-def _sends(job: tuple[str, int, int]) -> float:
-    scenario = ALL[job[1]]
-    return scenario.per_s * scenario.end_s
-
-
-def elsewhere(checkout: Path, numbers: list[int], seeds: int) -> list[Result]:
+def elsewhere(checkout: Path, options: argparse.Namespace) -> list[Result]:
     """Runs the scenarios with the controller of another checkout, in a separate process."""
-    command = [sys.executable, __file__, "--results", json.dumps(numbers), "--seeds", str(seeds)]
+    command = [sys.executable, __file__, "--results", "--set", options.set, "--only", options.only]
     environment = os.environ | {"PYTHONPATH": str(checkout.absolute())}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "--seeds", str(options.seeds)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [Result(**result) for result in json.loads(done.stdout)]
 
 
@@ -224,38 +246,37 @@ def figure(family: str, client: str, results: list[Result]) -> Figure:
     )
 
 
-def figures(numbers: list[int], seeds: int, results: dict[str, list[Result]]) -> list[Figure]:
-    """The figures of each family and of all together, client by client."""
-    of = [ALL[n].family for n in numbers for _ in range(seeds)]
-    found: list[Figure] = []
-    for family in ("all", *dict.fromkeys(of)):
-        for client, whole in results.items():
-            part = [r for r, name in zip(whole, of, strict=True) if family in ("all", name)]
-            found.append(figure(family, client, part))
-    return found
+def figures(of: list[str], results: dict[str, list[Result]]) -> list[Figure]:
+    """The figures of each family, of all and of all but the short runs, client by client.
+
+    `of` are the families of the results.
+    """
+    groups = {"all": set(of), "steady": {name for name in of if not name.startswith("short")}}
+    groups |= {family: {family} for family in dict.fromkeys(of)}
+    return [
+        figure(group, client, part)
+        for group, names in groups.items()
+        for client, whole in results.items()
+        if (part := [r for r, name in zip(whole, of, strict=True) if name in names])
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--other", type=Path, help="a checkout of another release")
-    parser.add_argument("--only", default="", help="only scenarios whose text contains this")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to run each scenario")
-    parser.add_argument("--alone", action="store_true", help="without the other clients")
-    parser.add_argument("--each", action="store_true", help="print each scenario of this runner")
-    parser.add_argument("--results", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = _options()
+    scenarios, first_seed = SETS[options.set]
+    chosen = [scenario for scenario in scenarios if options.only in str(scenario)]
+    seeds = range(first_seed, first_seed + options.seeds)
     if options.results:
-        numbers = json.loads(options.results)
-        results = run(["runner"], numbers, options.seeds)
+        results = run(["runner"], chosen, seeds)
         print(json.dumps([asdict(result) for result in results["runner"]]))
         return
     begun = time.monotonic()
-    numbers = [n for n, scenario in enumerate(ALL) if options.only in str(scenario)]
     results = {}
     if options.other is not None:
-        results["release before"] = elsewhere(options.other, numbers, options.seeds)
-    results = run(["runner"] if options.alone else list(CLIENTS), numbers, options.seeds) | results
-    found = figures(numbers, options.seeds, results)
+        results["release before"] = elsewhere(options.other, options)
+    results = run(["runner"] if options.alone else list(CLIENTS), chosen, seeds) | results
+    played = [scenario for scenario in chosen for _ in seeds]
+    found = figures([scenario.family for scenario in played], results)
     for line in found:
         print(line)
     shares = [r.smaller for r in results["runner"] if r.smaller is not None]
@@ -263,14 +284,31 @@ def main() -> None:
         fair = sum(share >= 0.4 for share in shares)
         print(f"two machines within 60:40: {fair} of {len(shares)}, worst {min(shares):.0%}")
     if options.each:
-        names = [ALL[n] for n in numbers for _ in range(options.seeds)]
-        for name, result in sorted(
-            zip(names, results["runner"], strict=True), key=lambda p: p[1].used
-        ):
-            print(f"{result.used:6.1%} {result.denied:6.2%}  {name}")
-    print(f"{len(numbers)} scenarios in {time.monotonic() - begun:.0f} s")
+        _print_each(played, results)
+    print(f"{len(chosen)} scenarios in {time.monotonic() - begun:.0f} s")
     if options.other is not None and not options.only:
-        keep("pacing-sim", found, scenarios=len(numbers), seeds=options.seeds)
+        name = "pacing-sim" if options.set == "tuning" else f"pacing-sim-{options.set}"
+        keep(name, found, scenarios=len(chosen), seeds=options.seeds)
+
+
+def _print_each(played: list[Scenario], results: dict[str, list[Result]]) -> None:
+    """Each scenario from the worst on: use and 429s of this runner, and use of "told all"."""
+    best = results.get("told all", results["runner"])
+    lines = zip(results["runner"], best, played, strict=True)
+    for own, told, scenario in sorted(lines, key=lambda line: line[0].used):
+        print(f"{own.used:6.1%} {own.denied:6.2%}  ({told.used:6.1%})  {scenario}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", choices=SETS, default="tuning", help="which scenarios")
+    parser.add_argument("--other", type=Path, help="a checkout of another release")
+    parser.add_argument("--only", default="", help="only scenarios whose text contains this")
+    parser.add_argument("--seeds", type=int, default=1, help="how often to run each scenario")
+    parser.add_argument("--alone", action="store_true", help="without the other clients")
+    parser.add_argument("--each", action="store_true", help="print each scenario of this runner")
+    parser.add_argument("--results", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ Before any header, and while W is not known, the rate is a slow start and then w
 (see `ceiling`). A pace that an earlier run kept replaces the slow start.
 
 Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
-yields by itself. When they leave, the bound from above brings it back.
+yields by itself. When they leave, the bound from above brings it back. Two machines do not come to
+equal parts by that. At constant paces r and f, the window W with both reads like the window
+``W * (1 + f / r)`` of r alone, so no split of the whole limit changes by itself. Only a change
+of r shows which part is W.
 
 Times are seconds of a monotonic clock.
 """
@@ -80,6 +83,9 @@ _COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
 # With them and the line above, remembered denials went from 93.3 to 93.9 % of what can be had.
 _COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
+# Of what the first answers say is free, per second of the slow start. 200 rows on 50 per 1 s take
+# 5.0 s instead of 5.4. Short cold runs get 2.7 instead of 2.2 % of 429s, and a held-out set fewer.
+_FREE_AT_ONCE = 0.5
 _FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
 # A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
 # and twice as long each time: a bucket that fills continuously looks nearly full for ever.
@@ -352,6 +358,8 @@ class Pace:
             return math.inf
         since = 0.0 if self._started is None else now - self._started
         grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 10.0))
+        if self._denied_before == -math.inf and self._limit_at > -math.inf:
+            grown = max(grown, _FREE_AT_ONCE * self._free(now))
         return min(grown, max(SLOW_START_MOST_PER_S, self.limit or 0.0))
 
     def _fairness(self, now: float) -> float:
@@ -431,6 +439,7 @@ class Pace:
         age = self._sends.age(sent_at, self.limit)
         if age is not None and self._window.refuted_by(sent_at, age):
             self.g = _G_START
+            self._mature_at = math.inf
             self._ceiling.lift()
 
     def _remembered(self, sent_at: float) -> bool:

@@ -282,10 +282,12 @@ class WindowEstimate:
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         bound = self.bound_s(newest)
         within = _SNAP if self.young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
+        level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
+        if self._outlived_peaks(level, bound):
+            peaks = []
         if peaks:
             self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
             return
-        level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
         if level is None or not (level.strong or self.window_s or self.prior_s):
             return
         if self.window_s is None and level.window_s < bound / _BURST:
@@ -294,6 +296,15 @@ class WindowEstimate:
             self._adopt(snapped(level.window_s, within), 0.0, newest)
         else:
             self._adopt(snapped(level.window_s, _SNAP), bound, newest)
+
+    def _outlived_peaks(self, level: Level | None, bound_s: float) -> bool:
+        """Whether a pause of ours made the peaks: in teeth no half window of samples lies level.
+
+        Denials of late say more than either, as where a cache answers without using the limit.
+        """
+        if level is None or self.window_s is None:
+            return False
+        return level.sure and level.strong and bound_s <= level.window_s
 
     def young(self, now: float) -> bool:
         """Whether the samples are still those of the ramp, when sends did not flow evenly."""

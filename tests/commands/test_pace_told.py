@@ -13,7 +13,7 @@ from pipeline.core.events import AttemptEnded, ConcurrencyBinds, Paced, PaceEnde
 from pipeline.core.model import Outcome, RateLimit, Row, State, Sure, Verdict
 from pipeline.status.event_log import EventLog, believed_limit
 from pipeline.status.summary_lines import rate_limit_lines
-from tests.conftest import KEY
+from tests.conftest import KEY, free_port
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,25 @@ def test_the_log_says_when_a_row_is_retried(tmp_path):
         ("pending", 2.0),
         ("failed", None),
     ]
+
+
+def test_a_run_names_a_kept_limit_that_was_wrong_once(start_sandbox, make_job):
+    """Between two nights the limit became half as high. `status` and `report` say the new one."""
+    port = free_port()
+    before = start_sandbox(limit=40, window="1s", port=port)
+    job = make_job(before.url, rows=[[f"row {n}"] for n in range(120)])
+    assert job.call("run").returncode == 0
+    before.stop()
+    after = start_sandbox(limit=20, window="1s", port=port)
+    job.write_sheet(["story"], [[f"changed {n}"] for n in range(160)])
+    done = job.call("run")
+    assert done.returncode == 0
+    assert len(after.bills()) == 160
+    lines = [json.loads(line) for line in (job.output / "log.jsonl").read_text().splitlines()]
+    named = [line for line in lines if "was wrong or has changed" in str(line)]
+    assert len(named) == 1
+    assert "(40 requests per 1 s)" in str(named[0])
+    assert "now it is 20 requests per" in str(named[0])
+    assert done.stderr.count("was wrong or has changed") == 1
+    for verb in ("status", "report"):
+        assert json.loads(job.call(verb, "--json").stdout)["rate_limit"]["limit"] == 20

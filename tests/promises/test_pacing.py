@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.policy.pace import FLOOR_PER_S, MOST_PER_S, Learned, Pace
+from tests.support.pacing_families import SETS
 from tests.support.pacing_limiters import KINDS, Limiter, Remembering
-from tests.support.pacing_scenarios import Kept, Scenario, even_pace, score
+from tests.support.pacing_scenarios import Kept, Scenario, even_pace, limiter, score
 from tests.support.pacing_sim import Measured, Runner, World, between, greedy, measure
 
 PHASES = (0.3, 0.6)
@@ -134,6 +136,15 @@ def test_jitter_bounds_what_the_best_even_pace_gets(kind, jitter_s, share):
     assert even_pace(kind, 50, 1, jitter_s, 0.0) == pytest.approx(50 * share, rel=0.005)
 
 
+def test_the_held_out_scenarios_are_none_of_those_of_the_tuning():
+    """Each set has all families, and no scenario is in both."""
+    (tuning, seed), (held, held_seed) = SETS["tuning"], SETS["held"]
+    assert {scenario.family for scenario in tuning} == {scenario.family for scenario in held}
+    limiters = [{(s.limit, s.window_s, s.latency_s) for s in part} for part in (tuning, held)]
+    assert not limiters[0] & limiters[1]
+    assert seed != held_seed
+
+
 def test_others_leave_less_to_the_best_even_pace():
     """A third is used, and their arrivals are random: less than two thirds can be had."""
     assert 50 / 2 < even_pace("sliding", 50, 1, 0.015, 1 / 3) < 50 * 2 / 3
@@ -163,6 +174,45 @@ def test_the_ramp_is_short_even_where_answers_take_20_s(kind):
     runner = Runner(Pace())
     World(KINDS[kind](50, 1.0, 0.3), [runner], 20.0).run(12.0)
     assert measure([runner], 50, 5, 12).ramp_s <= (8 if kind == "log" else 5)
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "log", "smooth", "remembering 1"])
+def test_a_cold_start_takes_at_most_1_3_times_as_long_as_a_client_that_knows_the_limit(kind):
+    """200 rows on 50 per 1 s take that client four seconds. Answers take 50 ms.
+
+    A bucket that is filled once per window is not here: it takes 1.33 times as long.
+    """
+    took = []
+    for seed in range(4):
+        runner = Runner(Pace(rows=200), rows=200)
+        World(limiter(kind, 50, 1.0, seed), [runner], 0.05, seed=seed).run(30.0)
+        took.append(runner.admitted[199])
+    assert mean(took) <= 1.3 * 4
+
+
+class FirstDenials:
+    """A pace, and its 429s until it knows the window for the first time."""
+
+    def __init__(self) -> None:
+        self.pace, self.denials, self._known = Pace(), 0, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pace, name)
+
+    def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
+        self._known = self._known or self.pace.window_s is not None
+        self.denials += not self._known
+        self.pace.denied(sent_at, now, retry_after_s)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "remembering 1"])
+@pytest.mark.parametrize("limit", [10, 20, 50, 100])
+def test_a_window_of_a_second_is_known_after_at_most_five_429s(kind, limit):
+    """Longer windows cost about one probe for each fifth that they are longer."""
+    for seed in range(3):
+        first = FirstDenials()
+        World(limiter(kind, limit, 1.0, seed), [Runner(first)], 0.05, seed=seed).run(10.0)
+        assert first.denials <= 5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,8 @@ PHASE = 0.3
 JITTER_S = PROPAGATION_S[1] - PROPAGATION_S[0]
 EVEN_DENIED = 0.01
 _EVEN_SHARES = [0.02 * step for step in range(30, 43)] + [0.85 + 0.01 * step for step in range(18)]
-_EVEN_SENDS, _EVEN_WINDOWS = 3000, 12
+# Three phases of the windows: with the best pace for one phase, another one denied 16 %.
+_EVEN_SENDS, _EVEN_WINDOWS, _EVEN_SEEDS = 1500, 8, range(3)
 _GREEDY_STEP_S = 0.01
 _SHORTEST_RUN_S = 1.0  # below that a run's end is its answers' latency and jitter
 
@@ -90,6 +91,22 @@ class Scenario:
         """What others send per second at `now`."""
         share = self.foreign + (self.burst if now % 300 >= 240 else 0.0)
         return share * self.per_s
+
+
+@dataclass(frozen=True)
+class Use:
+    """A limiter, the part of it that others use, and the part of answers that do not use it."""
+
+    kind: str
+    limit: int
+    window_s: float
+    jitter_s: float
+    foreign: float
+    free: float = 0.0
+
+
+# What `best_pace` has found. Its simulation costs as much as the scenario, so processes share it.
+BEST: dict[Use, tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -166,20 +183,29 @@ def score(scenario: Scenario, controller: Callable[[Scenario], Runner], seed: in
 
 def _can(scenario: Scenario) -> float:
     """How many requests can be had between a scenario's start and its end."""
+    return sum(best_pace(use)[0] * (end - start) for start, end, use in uses(scenario))
+
+
+def uses(scenario: Scenario) -> Iterator[tuple[float, float, Use]]:
+    """The spans of time in which a scenario's limiter and its other users stay the same."""
+    if scenario.rows:
+        return
     times = [at for at, _, _ in scenario.steps]
     edges = sorted({scenario.start_s, scenario.end_s, *times, *_edges_of_bursts(scenario)})
-    total = 0.0
     for start, end in itertools.pairwise(edges):
-        if not scenario.start_s <= start < scenario.end_s:
-            continue
-        limit, window_s = scenario.limit, scenario.window_s
-        for at, step_limit, step_window_s in scenario.steps:
-            if at <= start:
-                limit, window_s = step_limit, step_window_s
-        foreign = round(scenario.foreign_per_s(start + 1e-6) / scenario.per_s, 6)
-        even = even_pace(scenario.kind, limit, window_s, scenario.jitter_s, foreign)
-        total += even * (end - start)
-    return total / (1 - scenario.cached) if scenario.uncounted else total
+        if scenario.start_s <= start < scenario.end_s:
+            yield start, end, use_at(scenario, start)
+
+
+def use_at(scenario: Scenario, at: float) -> Use:
+    """The limiter of a scenario and its other users at a time."""
+    limit, window_s = scenario.limit, scenario.window_s
+    for since, step_limit, step_window_s in scenario.steps:
+        if since <= at:
+            limit, window_s = step_limit, step_window_s
+    foreign = round(scenario.foreign_per_s(at + 1e-6) / scenario.per_s, 6)
+    free = scenario.cached if scenario.uncounted else 0.0
+    return Use(scenario.kind, limit, window_s, scenario.jitter_s, foreign, free)
 
 
 def _edges_of_bursts(scenario: Scenario) -> Iterator[float]:
@@ -188,37 +214,48 @@ def _edges_of_bursts(scenario: Scenario) -> Iterator[float]:
             yield from (300.0 * turn, 300.0 * turn + 240.0)
 
 
-@functools.cache
 def even_pace(kind: str, limit: int, window_s: float, jitter_s: float, foreign: float) -> float:
     """What the best even pace gets admitted per second, with at most 1 % of 429s."""
-    free = (1 - foreign) * limit / window_s
-    tried = [
-        _even(kind, limit, window_s, jitter_s, foreign, share * free) for share in _EVEN_SHARES
-    ]
-    least = max(EVEN_DENIED, min(denied for _, denied in tried))
-    return max(got for got, denied in tried if denied <= least)
+    return best_pace(Use(kind, limit, window_s, jitter_s, foreign))[0]
 
 
-def _even(
-    kind: str, limit: int, window_s: float, jitter_s: float, foreign: float, per_s: float
-) -> tuple[float, float]:
+def best_pace(use: Use) -> tuple[float, float]:
+    """What that pace gets admitted per second, and what it sends."""
+    if use not in BEST:
+        most = (1 - use.foreign) / (1 - use.free) * use.limit / use.window_s
+        tried = [(*_mean(use, share * most), share * most) for share in _EVEN_SHARES]
+        least = max(EVEN_DENIED, min(denied for _, denied, _ in tried))
+        BEST[use] = max((got, pace) for got, denied, pace in tried if denied <= least)
+    return BEST[use]
+
+
+def _mean(use: Use, per_s: float) -> tuple[float, float]:
     """What a constant pace gets admitted per second, and its share of 429s."""
-    chance = random.Random(f"{kind} {limit} {window_s} {foreign}")
-    seconds = min(max(_EVEN_WINDOWS * window_s, 40.0), 40 * window_s + _EVEN_SENDS / per_s)
-    low, high = INTENT_S[0] + PROPAGATION_S[0], INTENT_S[1] + PROPAGATION_S[0] + jitter_s
+    runs = [_even(use, per_s, seed) for seed in _EVEN_SEEDS]
+    got, denied, seconds = map(sum, zip(*runs, strict=True))
+    return got / seconds, denied / max(got + denied, 1)
+
+
+def _even(use: Use, per_s: float, seed: int) -> tuple[int, int, float]:
+    """How many requests of a constant pace are admitted and denied in how many seconds."""
+    chance = random.Random(f"{use} {seed}")
+    seconds = min(max(_EVEN_WINDOWS * use.window_s, 40.0), 40 * use.window_s + _EVEN_SENDS / per_s)
+    low, high = INTENT_S[0] + PROPAGATION_S[0], INTENT_S[1] + PROPAGATION_S[0] + use.jitter_s
     arrivals = [(n / per_s + chance.uniform(low, high), True) for n in range(int(per_s * seconds))]
     at = 0.0
-    while foreign and at < seconds:
-        at += chance.expovariate(foreign * limit / window_s)
+    while use.foreign and at < seconds:
+        at += chance.expovariate(use.foreign * use.limit / use.window_s)
         arrivals.append((at, False))
     arrivals.sort()
     got, denied = 0, 0
-    server, begun = limiter(kind, limit, window_s), min(2 * window_s, seconds / 4)
+    server = limiter(use.kind, use.limit, use.window_s, seed)
+    begun = min(2 * use.window_s, seconds / 4)
     for at, own in arrivals:
-        admitted = server.take(at) is not None
+        free = use.free > 0 and chance.random() < use.free
+        admitted = free or server.take(at) is not None
         if own and at >= begun:
             got, denied = got + admitted, denied + (not admitted)
-    return got / (seconds - begun), denied / max(got + denied, 1)
+    return got, denied, seconds - begun
 
 
 @functools.cache
@@ -245,151 +282,3 @@ _ASKED: dict[str, Callable[[Limiter, float], float] | None] = {
     "whole seconds": lambda server, now: float(math.ceil(_until_window_ends(server, now))),
     "constant 60": lambda _server, _now: 60.0,
 }
-
-
-# -- the families ---------------------------------------------------------------------------
-
-
-def _span(limit: int, window_s: float, latency_s: float = 0.0) -> tuple[float, float]:
-    """From after the ramp on, for 60 short windows or four long ones."""
-    start = max(5.0, 2 * window_s) if window_s > 1 else 8.0
-    if latency_s >= 20:
-        start = max(start, 45.0)
-    seconds = 4 * window_s if window_s > 60 else max(60 * min(window_s, 10), 10 * window_s)
-    return start, start + max(min(seconds, 20_000 * window_s / limit), 4 * window_s)
-
-
-PLAIN = (
-    (5, 1, 0.05),
-    (5, 1, 2),
-    (10, 1, 2),
-    (50, 1, 0.05),
-    (50, 1, 2),
-    (50, 1, 20),
-    (600, 1, 0.05),
-    (5, 10, 2),
-    (50, 10, 0.05),
-    (50, 10, 2),
-    (50, 60, 2),
-    (50, 60, 20),
-    (600, 60, 0.05),
-    (600, 60, 20),
-    (50, 3600, 2),
-)
-REMEMBERED = ((50, 1, 0.05), (50, 1, 20), (10, 1, 2), (5, 1, 2), (50, 60, 2), (600, 60, 2))
-
-
-def _steady() -> Iterator[Scenario]:
-    for kind, (limit, window_s, latency_s) in itertools.product(KINDS, PLAIN):
-        yield Scenario(kind, kind, limit, window_s, latency_s, *_span(limit, window_s, latency_s))
-    for processes, (limit, window_s, latency_s) in itertools.product((1, 2, 4, 8), REMEMBERED):
-        span = _span(limit, window_s, latency_s)
-        kind = f"remembering {processes}"
-        yield Scenario("remembered denials", kind, limit, window_s, latency_s, *span)
-    kinds = ("sliding", "fixed", "log", "remembering 1")
-    for kind, limit, jitter_s in itertools.product(kinds, (5, 50), (0.005, 0.05, 0.2)):
-        yield Scenario("jitter", kind, limit, 1, 2, *_span(limit, 1), jitter_s=jitter_s)
-
-
-def _shared() -> Iterator[Scenario]:
-    kinds = ("sliding", "fixed", "log", "clumped", "remembering 1")
-    for kind, (limit, window_s) in itertools.product(kinds, ((50, 1), (50, 10), (600, 60))):
-        start, end = _span(limit, window_s)
-        yield Scenario("a third is used", kind, limit, window_s, 2, start, end, foreign=1 / 3)
-        yield Scenario("bursts of others", kind, limit, window_s, 2, 200.0, 800.0, burst=0.7)
-
-
-def _changing() -> Iterator[Scenario]:
-    changes = (
-        (50, 10.0, 50, 1.0),
-        (50, 1.0, 50, 10.0),
-        (50, 60.0, 50, 10.0),
-        (50, 1.0, 10, 1.0),
-        (10, 1.0, 50, 1.0),
-    )
-    kinds = ("sliding", "fixed", "log", "clumped", "remembering 1")
-    for kind, (limit, window_s, then, then_s) in itertools.product(kinds, changes):
-        at = max(60.0, 6 * window_s)
-        start, end = at + 3 * max(window_s, then_s), at + 12 * max(window_s, then_s) + 60
-        steps = ((at, then, then_s),)
-        yield Scenario("the limit changes", kind, limit, window_s, 2, start, end, steps=steps)
-
-
-def _headers() -> Iterator[Scenario]:
-    for kind, window_s in itertools.product(("sliding", "fixed", "remembering 1"), (1, 10)):
-        span = _span(50, window_s)
-        for cached in (0.1, 0.5, 0.9):
-            yield Scenario("cached answers", kind, 50, window_s, 0.05, *span, cached=cached)
-        for cached in (0.1, 0.5):
-            yield Scenario(
-                "answers of a free cache",
-                kind,
-                50,
-                window_s,
-                0.05,
-                *span,
-                cached=cached,
-                uncounted=True,
-            )
-        yield Scenario("no headers", kind, 50, window_s, 2, *span, silent=True)
-    sizes = ((50, 1), (10, 1), (600, 60))
-    asked = ("exact", "whole seconds", "constant 60")
-    for kind, how, (limit, window_s) in itertools.product(
-        ("sliding", "fixed", "remembering 1"), asked, sizes
-    ):
-        start, _ = _span(limit, window_s)
-        end = start + max(120, 6 * window_s)
-        yield Scenario("Retry-After", kind, limit, window_s, 2, start, end, retry_after=how)
-
-
-def _kept() -> Iterator[Scenario]:
-    wrong = (Kept(50, 60), Kept(50, 10), Kept(50, 2), Kept(50, 0.5), Kept(50, 0.1), Kept(500, 1))
-    for kind, kept in itertools.product(("sliding", "fixed", "remembering 1"), wrong):
-        yield Scenario("a kept pace is wrong", kind, 50, 1, 0.05, 30, 120, kept=kept)
-        if kept.limit == 50:
-            slow = Kept(50, 10 * kept.window_s)
-            yield Scenario("a kept pace is wrong", kind, 50, 10, 2, 120, 300, kept=slow)
-
-
-def _short() -> Iterator[Scenario]:
-    for kind, window_s, rows in itertools.product(
-        ("sliding", "fixed", "remembering 1"), (1, 60), (20, 50, 200, 1000)
-    ):
-        end = 30 + 3 * rows * window_s / 50
-        for family, kept in (("short, cold", None), ("short, kept pace", Kept(50, window_s))):
-            yield Scenario(family, kind, 50, window_s, 0.05, 0, end, rows=rows, kept=kept)
-
-
-def _machines() -> Iterator[Scenario]:
-    kinds = ("sliding", "fixed", "log", "remembering 1")
-    for kind, (limit, window_s), late_s in itertools.product(
-        kinds, ((50, 1), (600, 60)), (0.5, 90.0)
-    ):
-        begun = late_s + 300
-        yield Scenario(
-            "two machines", kind, limit, window_s, 2, begun, begun + 120, machine_s=late_s
-        )
-        leaves_s = late_s + 120
-        start = leaves_s + 3 * window_s
-        yield Scenario(
-            "one of two stays",
-            kind,
-            limit,
-            window_s,
-            2,
-            start,
-            start + max(4 * window_s, 60),
-            machine_s=late_s,
-            leaves_s=leaves_s,
-        )
-
-
-ALL: tuple[Scenario, ...] = (
-    *_steady(),
-    *_shared(),
-    *_changing(),
-    *_headers(),
-    *_kept(),
-    *_short(),
-    *_machines(),
-)

@@ -124,9 +124,10 @@ class World:
     def _foreign(self) -> None:
         assert self.foreign_per_s is not None
         rate = self.foreign_per_s(self.now)
-        if rate > 0 and self.limiter.take(self.now) is not None:
+        looked = max(rate, 1.0)  # a rate of nearly 0 may be another one soon
+        if self._random.random() < rate / looked and self.limiter.take(self.now) is not None:
             self.foreign.append(self.now)
-        self._at(self.now + self._random.expovariate(max(rate, 1.0)), self._foreign)
+        self._at(self.now + self._random.expovariate(looked), self._foreign)
 
     # -- throttle and executor ------------------------------------------------------------
 

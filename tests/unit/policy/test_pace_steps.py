@@ -615,6 +615,16 @@ def test_the_first_denial_refutes_the_window_however_long_it_was_known():
     assert pace.window_s is None
 
 
+def test_after_a_window_was_refuted_each_denied_probe_gives_a_bound_again():
+    """It was known for ten windows. That says nothing about the one that takes its place."""
+    pace, now = settled(limit=50, window_s=10.0, windows=16)
+    for later_s in (30.0, 40.0, 50.0, 120.0):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+    assert pace.window_s is None
+    oldest_s = 120.0 + 49 / 5  # the age of the 50th most recent request that was let through
+    assert pace.own_pace(now + 120.02) == exactly(pace.g * 50 / (1.1 * oldest_s))
+
+
 @pytest.mark.parametrize(("later_s", "kept"), [(60, False), (120, True)])
 def test_a_window_survives_another_denial_only_after_ten_more_windows(later_s, kept):
     """Denials that come again and again are caused by the window."""

@@ -93,3 +93,15 @@ def test_the_window_grows_with_the_number_of_runs_and_is_not_changed_for_one_win
     assert estimate.refuted_by(100.0 + 40.0, 1000.0)
     assert estimate.window_s is None
     assert math.isfinite(estimate.guess(140.0))
+
+
+def test_a_peak_that_a_pause_made_gives_way_to_samples_that_lie_level():
+    """Two requests per second, 40 of them counted at first, and 20 from one answer to the next."""
+    estimate, sends = WindowEstimate(window_s=20.0), Sends()
+    for number in range(200):
+        at = number / 2
+        sends.add(at, 60)
+        used = 40 if 40 <= at < 60 else 20
+        if at >= 40:
+            estimate.see(sends, at, 60, used)
+    assert estimate.window_s < 18
