@@ -59,6 +59,10 @@ class Plan:
     reviewed_left: list[int] = field(default_factory=list)
     risky: dict[State, list[int]] = field(default_factory=lambda: defaultdict(list))
 
+    def paid_at_most(self, budget: int | None) -> int:
+        """The most requests that can be paid, if `budget` more are allowed."""
+        return self.to_send if budget is None else min(self.to_send, budget)
+
 
 def empty_plan(
     rows: int,

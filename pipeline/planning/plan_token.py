@@ -2,8 +2,8 @@
 
 A token is a digest of everything that decides which rows a run sends and pays for: the run folder,
 the last attempt and the last decision in its ledger, the last review, the pins, the selection, the
-questions that the user would be asked, and each row to send. A user who passes it to a run agrees
-to exactly that.
+questions that the user would be asked, each row to send, and the most requests that may be paid. A
+user who passes it to a run agrees to exactly that.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def plan_token(
     The token changes as soon as a row was sent or settled in the folder, or the sheet, the spec or
     the selection changed.
     """
+    budget = job.to_run().budget(read(queries.counts).paid_max)
     attempt, decision = read(queries.last_change)
     folder = read(queries.meta(queries.FOLDER_ID))
     if not (attempt or decision):  # the first run makes the id of an empty folder
@@ -48,6 +49,7 @@ def plan_token(
         "selection": _selection(selection),
         "questions": questions,
         "repaid": prepared.repaid.row_ids,
+        "paid_at_most": prepared.plan.paid_at_most(budget),
         "rows": _rows(prepared.snapshot, prepared.plan),
     }
     text = json.dumps(facts, sort_keys=True).encode()

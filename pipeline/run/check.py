@@ -171,8 +171,7 @@ def check_job(
         plan = prepared.plan
         refuse_impossible(job, prepared, selection, read)
         paid_max = read(queries.counts).paid_max
-        budget = spec.budget(paid_max)
-        paid = plan.to_send if budget is None else min(plan.to_send, budget)
+        paid = plan.paid_at_most(spec.budget(paid_max))
         pace, learned = _pace(job, spec, base_url, key)
         states = _shown(plan.counts, in_use)
         variables = describe(path, prepared.variables.sources)

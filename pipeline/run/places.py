@@ -58,12 +58,18 @@ class Places:
         """The job of a job file or a run folder in the folder.
 
         Raises:
-            Refused: for a path outside it, and as `find_job` does.
+            Refused: for a path outside it, for the rehearsal of a run folder with paid answers,
+                and as `find_job` does.
         """
         path = self.path(name)
         shown = os.path.relpath(path)
         words = (shown, "--sandbox") if rehearsal and path.suffix in SPECS else (shown,)
-        return find_job(path, sandbox=rehearsal, words=words)
+        job = find_job(path, sandbox=rehearsal, words=words)
+        if rehearsal and not job.sandbox:  # the commands of a run folder send what its runs sent
+            raise Refused(
+                f"{name} has paid answers. To rehearse, open the job file.", closing=_NOT_HERE
+            )
+        return job
 
     def is_job(self, name: str) -> bool:
         """Whether the path is that of a job file or a run folder, not of a sheet."""

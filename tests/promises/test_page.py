@@ -219,6 +219,23 @@ def test_a_path_outside_the_started_folder_is_refused(job: Job, page, name: str)
         assert "workflow" not in answer.text
 
 
+def test_no_form_of_a_rehearsal_pays(job: Job, page: PageClient, sandbox):
+    """A run folder of paid answers has no rehearsal: its commands send paid requests."""
+    job.run("--limit", "2")
+    forms: tuple[tuple[str, dict[str, str]], ...] = (
+        ("/rehearse", {"at": "runs/job"}),
+        ("/rehearse", {"at": "runs/job", "rehearsal": "1"}),
+        ("/start", {"at": "runs/job", "rehearsal": "1", "plan": "plan1-0"}),
+    )
+    for action, fields in forms:
+        refused = page.post(action, fields)
+        assert refused.status_code == 400
+        assert "Nothing was read or sent." in refused.text
+    _ended(job)
+    assert sum(sandbox.billed().values()) == 2
+    assert page.http.get("/job", params={"at": "runs/job", "rehearsal": "1"}).status_code == 400
+
+
 def test_the_key_never_reaches_the_browser(job: Job, page: PageClient):
     page.click(page.get("/plan", at="job.yaml"), "/start")
     _ended(job)

@@ -75,6 +75,21 @@ def test_a_plan_that_is_no_longer_valid_sends_nothing(sandbox, make_job, change)
     assert sandbox.received() == received
 
 
+@pytest.mark.parametrize("limit", ["max_paid", "max_paid_per_run"])
+def test_a_plan_does_not_allow_more_bills_than_it_named(sandbox, make_job, limit):
+    """Also if another limit of the job file allows more by now."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(9)], **{limit: 2})
+    plan = planned(job)
+    assert (plan["to_send"], plan["paid_at_most"]) == (9, 2)
+    for raised in ({limit: 7}, {}):
+        job.write_spec(**raised)
+        assert carried_out(job, "run", plan["plan"]).returncode == 2
+    assert sandbox.received() == 0
+    job.write_spec(**{limit: 2})
+    carried_out(job, "run", plan["plan"])
+    assert sum(sandbox.billed().values()) == 2
+
+
 def test_a_plan_accepts_the_bills_of_a_changed_spec(sandbox, make_job):
     """Without --accept-changes, and for no other rows."""
     job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"]])
