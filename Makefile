@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-page lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-page lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -47,13 +47,17 @@ test-recipes: $(READY)  ## install Airflow, Prefect and a notebook, and run the 
 	@test -x $(RECIPES)/notebook/bin/pipeline || { $(PYTHON) -m venv $(RECIPES)/notebook && $(RECIPES)/notebook/bin/pip install -q ipykernel ipywidgets nbclient --editable .; }
 	$(BIN)/python -m pytest tests/commands/test_recipes.py
 
+# The same commit gives the same bytes: every time in the archives is that of the commit.
+DIST = dist
+dist: $(READY)  ## build the wheel and the source archive in dist/, the same bytes each time
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d $(DIST)
+
 # Not part of check: it downloads and installs everything again for each Python of the machine. That
 # takes a minute each and needs the package index.
 WHEEL = .wheel
-test-wheel: $(READY)  ## build the wheel and the source archive, and test them on each installed Python from 3.11 to 3.14
-	@test -x $(WHEEL)/build/bin/python || { $(PYTHON) -m venv $(WHEEL)/build && $(WHEEL)/build/bin/pip install -q --require-hashes -r requirements-tools.lock; }
+test-wheel: $(READY)  ## build the wheel, and test it on each installed Python from 3.11 to 3.14
 	rm -rf $(WHEEL)/dist
-	$(WHEEL)/build/bin/python -m build --quiet --outdir $(WHEEL)/dist .
+	@$(MAKE) --no-print-directory dist DIST=$(WHEEL)/dist
 	TESTED_DIST=$(WHEEL)/dist $(BIN)/python -m pytest -rs tests/commands/test_wheel.py
 
 # Not part of check: it takes hours, and a person has to read its output.
@@ -142,7 +146,7 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra ray --constraint requirements.lock --universal \
 	  --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet \
 	  -o requirements-ray.lock
-	printf 'build\nmutmut\npynacl\n' | uv pip compile - --constraint requirements.lock \
+	printf 'mutmut\npynacl\n' | uv pip compile - --constraint requirements.lock \
 	  --constraint requirements-ray.lock --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet -o requirements-tools.lock
 

@@ -89,13 +89,16 @@ def schedule(
 
 
 def _files(kind: str, night: Night) -> dict[str, str]:
-    from pipeline.scaffold.cron import cron_line
-    from pipeline.scaffold.github import github_workflow
-    from pipeline.scaffold.systemd import systemd_units
-
+    """Returns the texts by file. Each kind loads only its own module."""
     if kind == "systemd":
+        from pipeline.scaffold.systemd import systemd_units
+
         return systemd_units(night)
     if kind == "cron":
+        from pipeline.scaffold.cron import cron_line
+
         return {"crontab": cron_line(night)}
+    from pipeline.scaffold.github import github_workflow
+
     path, text = github_workflow(night)
     return {path: text}

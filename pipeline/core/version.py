@@ -1,3 +1,3 @@
-"""The version of this release. setuptools reads it from here too."""
+"""The version of this release. The build reads it from here too."""
 
 __version__ = "0.2.0"

@@ -37,8 +37,8 @@ def open_calamine(spec: JobSpec) -> Table:
     if importlib.util.find_spec("python_calamine") is None:
         raise Refused(
             f"{spec.file}: for {spec.file.suffix} files the runner needs a package that is not "
-            "installed (python-calamine). Install it with `pip install '.[xls]'` in the checkout, "
-            "or save the workbook as .xlsx."
+            "installed (python-calamine). Install it with `pip install 'paidrows[xls]'`, or save "
+            "the workbook as .xlsx."
         )
     return open_worksheet(spec, _reading)
 

@@ -43,7 +43,7 @@ def find_telemetry(spec: JobSpec, environment: Mapping[str, str] = os.environ) -
     except ImportError as error:
         raise Refused(
             f"{where} needs packages that are not installed ({error.name}). Install them with "
-            "`pip install '.[otel]'` in the checkout, or remove this line from the job file."
+            "`pip install 'paidrows[otel]'`, or remove this line from the job file."
         ) from None
     return Telemetry(spec.name, traces, metrics, told.timeout_s, environment)
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from pipeline.core.errors import NothingWritten
 from pipeline.scaffold.night import OTEL, Night, clock_time
+from pipeline.scaffold.pinned import find_wheel, pinned_requirements
+from pipeline.system.files import sha256_of
 from pipeline.system.paths import resolved
 
 # GitHub kills a hosted job after 360 minutes. The install, the drain and storing the ledger need
 # some of them.
 _MOST_MINUTES, _AROUND_MINUTES = 360, 20
+_PLACE = ".pipeline"
+"""The folder in the checkout for the installed runner and for the branch of the ledger."""
 
 _WORKFLOW = """\
 # .github/workflows/{unit}.yml
@@ -23,7 +28,8 @@ _WORKFLOW = """\
 #      {branch}. Do not run this workflow in a fork.
 #   2. Under Settings > Secrets and variables > Actions, add these
 #      secrets: {secrets}
-#   3. Commit {spec} and its sheet to the default branch, from which GitHub runs them.
+#   3. Commit {spec}, its sheet and {wheel}
+#      to the default branch, from which GitHub runs them.
 #   4. Under Actions > {unit} > Run workflow, tick `first_run` and start it. Before that, every
 #      night refuses to start.
 #
@@ -75,10 +81,14 @@ jobs:
       - uses: {checkout}
       - uses: {setup_python}
         with:
-          python-version: "3.12"
+          python-version: "{python}"
 
+      # The wheel is checked, and its requirements have the versions of the machine that printed
+      # this file. The package is not on the package index yet: under its name there, anybody could
+      # publish code that gets the key.
       - name: Install
-        run: make .venv/.ready
+        run: |
+{install}
 
       - name: Bring the ledger of the last night
         run: |
@@ -108,7 +118,7 @@ jobs:
         uses: {upload_artifact}
         with:
           name: {unit}-ledger
-          path: state/run
+          path: .pipeline/state/run
           include-hidden-files: true
           retention-days: 90
 
@@ -126,6 +136,17 @@ _ACTIONS = {
     "upload_artifact": "actions/upload-artifact@ea165f8d65b6e75b540449e92b4886f43607fa02 # v4.6.2",
 }
 
+_INSTALL = """\
+set -eu
+printf '%s  %s\\n' {digest} {wheel} | sha256sum --check --strict
+python -m venv .pipeline/venv
+cat >.pipeline/versions.txt <<'END'
+{versions}
+END
+.pipeline/venv/bin/python -m pip install --quiet --only-binary :all: \\
+  --constraint .pipeline/versions.txt {requirement}
+.pipeline/venv/bin/python -m pip check"""
+
 _FETCH = """\
 set -eu
 git config user.name pipeline
@@ -134,36 +155,36 @@ there=0
 git ls-remote --exit-code --heads origin "refs/heads/$STATE" || there=$?
 if [ "$there" = 0 ]; then
   git fetch --no-tags --depth=1 origin "refs/heads/$STATE"
-  git worktree add --detach state FETCH_HEAD
+  git worktree add --detach .pipeline/state FETCH_HEAD
 elif [ "$there" != 2 ]; then
   echo "::error::The branch $STATE cannot be read from GitHub. Nothing was sent."
   exit 1
 elif [ "$FIRST_RUN" = true ]; then
-  git worktree add --detach --no-checkout state
-  git -C state switch --orphan "$STATE"
+  git worktree add --detach --no-checkout .pipeline/state
+  git -C .pipeline/state switch --orphan "$STATE"
 else
   echo "::error::There is no branch $STATE with the ledger. Nothing was sent."
   echo "For the first night, start this workflow by hand and tick first_run. Otherwise restore the"
   echo "branch: without its ledger, a run would pay for every row again."
   exit 1
 fi
-if [ -e state/UNDER_WAY ]; then
+if [ -e .pipeline/state/UNDER_WAY ]; then
   echo "::error::The last night did not store its ledger. Nothing was sent."
   echo "The comment on UNDER_WAY in this workflow's file says what to do."
-  cat state/UNDER_WAY
+  cat .pipeline/state/UNDER_WAY
   exit 1
 fi"""
 
 _BEGIN = """\
 set -eu
-echo "run ${GITHUB_RUN_ID:-?}, begun $(date -u +%FT%TZ)" >state/UNDER_WAY
-git -C state add --force UNDER_WAY
-git -C state commit --quiet --message "A night begins"
+echo "run ${GITHUB_RUN_ID:-?}, begun $(date -u +%FT%TZ)" >.pipeline/state/UNDER_WAY
+git -C .pipeline/state add --force UNDER_WAY
+git -C .pipeline/state commit --quiet --message "A night begins"
 # Without --force: if another run was faster, this one fails here, before it sends anything.
-git -C state push origin "HEAD:refs/heads/$STATE\""""
+git -C .pipeline/state push origin "HEAD:refs/heads/$STATE\""""
 
 _SEND = """\
-mkdir -p state/run
+mkdir -p .pipeline/state/run
 code=0
 # After TERM, the run sends no more rows and waits for the answers to requests in flight. This also
 # ends a night that GitHub starts so late that --until means the next day.
@@ -173,11 +194,11 @@ echo "code=$code" >>"$GITHUB_OUTPUT\""""
 
 _KEEP = """\
 set -eu
-git -C state rm --quiet --force UNDER_WAY
-git -C state add --all --force .
-git -C state commit --quiet --message "A night is over"
+git -C .pipeline/state rm --quiet --force UNDER_WAY
+git -C .pipeline/state add --all --force .
+git -C .pipeline/state commit --quiet --message "A night is over"
 for wait in 1 5 15 30 60 0; do
-  git -C state push origin "HEAD:refs/heads/$STATE" && exit 0
+  git -C .pipeline/state push origin "HEAD:refs/heads/$STATE" && exit 0
   sleep "$wait"
 done
 echo "::error::The ledger is not stored. Download the artifact of this run: UNDER_WAY explains it."
@@ -200,7 +221,8 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     Times of day are converted to UTC with the time zone's offset of `today`.
 
     Raises:
-        Refused: if the job file is in no git repository, or the sheet is outside the repository.
+        Refused: if the job file is in no git repository, if the sheet is outside the repository,
+            or if the wheel of this release is not in it.
     """
     if night.folders[1:]:
         raise NothingWritten(
@@ -218,6 +240,7 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     unit, branch = f"pipeline-{night.name}", f"pipeline-state-{night.name}"
     minutes = _minutes(night, at, until)
     spec = str(night.spec.relative_to(top))
+    wheel = str(find_wheel(night.spec.parent, top).relative_to(top))
     # A machine of GitHub needs no proxy.
     collector = [name for name in night.set_here if name.startswith(OTEL)]
     secrets = list(dict.fromkeys(["AITUTOR_API_KEY", *night.secrets, *collector]))
@@ -227,7 +250,10 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
         **_ACTIONS,
         unit=unit,
         branch=branch,
-        spec=spec.replace("\n", " "),
+        spec=spec,
+        wheel=wheel,
+        python=".".join(map(str, sys.version_info[:2])),
+        install=_indented(_install(top / wheel, wheel, night.extras)),
         at=clock_time(night.at),
         minute=at.minute,
         hour=at.hour,
@@ -243,9 +269,21 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
     return f".github/workflows/{unit}.yml", text
 
 
+def _install(path: Path, wheel: str, extras: tuple[str, ...]) -> str:
+    """Returns the script that installs the wheel at `path`, in a checkout of the repository."""
+    wanted = f"./{wheel}[{','.join(extras)}]" if extras else f"./{wheel}"
+    return _INSTALL.format(
+        digest=sha256_of(path, follow=True),
+        wheel=shlex.quote(wheel),
+        requirement=shlex.quote(wanted),
+        versions="\n".join(pinned_requirements(extras)),
+    )
+
+
 def _command(night: Night, spec: str, until: time | None) -> str:
     """Returns the command of a night, for a checkout of the repository."""
-    words = [".venv/bin/pipeline", "run", spec, "--output", "state/run", "--fail-on", "new"]
+    words = [f"{_PLACE}/venv/bin/pipeline", "run", spec, "--output", f"{_PLACE}/state/run"]
+    words += ["--fail-on", "new"]
     words += night.words[2:] if night.words[:1] == ("--output",) else night.words
     words += [] if until is None else ["--until", clock_time(until)]
     if any("${{" in word for word in words):

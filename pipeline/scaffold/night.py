@@ -40,7 +40,8 @@ class Night:
 
     `drain_s` is the longest time that a stopping run waits for responses. A scheduler does not pass
     on the user's environment. `needed` are the variables without which a night is refused, with
-    their text if it is no secret. `set_here` are set, and a night may need them.
+    their text if it is no secret. `set_here` are set, and a night may need them. `extras` are those
+    of the package without which no row can be sent.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Night:
     sandbox: bool
     needed: Mapping[str, str | None]
     set_here: tuple[str, ...]
+    extras: tuple[str, ...]
     python: Path = Path(sys.executable)
 
     def command(self, *more: str) -> tuple[str, ...]:
@@ -149,6 +151,7 @@ def plan_night(
         sandbox=job.sandbox,
         needed=_of_all(chain, needed_variables),
         set_here=tuple(_of_all(chain, lambda one: dict.fromkeys(_set_here(one)))),
+        extras=tuple(_of_all(chain, _needed_extras)),
     )
     for word in (night.name, *night.command(), *map(str, night.folders), str(night.key_file)):
         if not word.isprintable():
@@ -194,6 +197,16 @@ def warnings(night: Night, kind: str) -> list[str]:
             "night ends with exit code 2 and sends nothing."
         )
     return found
+
+
+def _needed_extras(spec: JobSpec) -> dict[str, None]:
+    """Returns the extras of the package that a run of `spec` needs."""
+    wanted = {
+        "otel": spec.notify is not None and spec.notify.opentelemetry,
+        "ray": spec.engine == "ray",
+        "xls": spec.file.suffix.lower() in (".ods", ".xls", ".xlsb"),
+    }
+    return {name: None for name, needed in wanted.items() if needed}
 
 
 def _set_here(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def test_without_the_extra_the_engine_ray_is_refused_in_one_message(sandbox, mak
         done = job.shell(command)
         assert done.returncode == 2
         assert f"{job.spec} line 4: the engine ray needs packages" in done.stderr
-        assert "pip install '.[ray]'" in done.stderr
+        assert "pip install 'paidrows[ray]'" in done.stderr
         assert "Traceback" not in done.stderr
     done = job.shell([*command, "--engine", "local"])
     assert done.returncode == 0, done.stderr

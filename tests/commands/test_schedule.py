@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import pipeline
 from tests.conftest import KEY, Job, SandboxProcess
 
 PIPELINE = [sys.executable, "-m", "pipeline"]
@@ -176,6 +177,7 @@ def test_warnings_about_the_nights_are_printed_apart_from_the_files(make_job, tm
         told = job.call("schedule", "--at", "02:00", "--json", *options)
         assert len(json.loads(told.stdout)["warnings"]) == bool(words)
     (job.folder / ".git").mkdir()
+    (job.folder / WHEEL).touch()
     done = job.call("schedule", "--at", "02:00", "--as", "github", "--key-file", there)
     assert "the secret AITUTOR_API_KEY" in done.stderr
 
@@ -332,6 +334,7 @@ class Hosted:
         git("clone", "--quiet", str(self.origin), str(work))
         for path in (job.spec, job.sheet):
             shutil.copy(path, work)
+        (work / WHEEL).write_bytes(b"not installed here")
         git("-C", str(work), "add", ".")
         commit = ("-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "jobs")
         git("-C", str(work), *commit)
@@ -350,10 +353,11 @@ class Hosted:
         self.nights += 1
         machine = self.tmp_path / f"machine-{self.nights}"
         git("clone", "--quiet", str(self.origin), str(machine))
-        (machine / ".venv" / "bin").mkdir(parents=True)
+        venv = machine / ".pipeline" / "venv" / "bin"
+        venv.mkdir(parents=True)
         script = f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n'
-        (machine / ".venv" / "bin" / "pipeline").write_text(script)
-        (machine / ".venv" / "bin" / "pipeline").chmod(0o755)
+        (venv / "pipeline").write_text(script)
+        (venv / "pipeline").chmod(0o755)
         outputs, failed = machine / "outputs", []
         outputs.touch()
         began = False
@@ -397,6 +401,9 @@ class Hosted:
         return folder
 
 
+WHEEL = f"paidrows-{pipeline.__version__}-py3-none-any.whl"
+
+
 def git(*words: str) -> None:
     subprocess.run(["git", *words], check=True, capture_output=True)
 
@@ -417,6 +424,35 @@ def test_a_sheet_outside_the_repository_is_refused_for_github(make_job):
     done = job.shell([*command, "--as", "github"])
     assert done.returncode == 2
     assert "sheet.csv: the sheet is outside the repository" in done.stderr
+
+
+def test_a_repository_without_the_wheel_of_this_release_is_refused_for_github(make_job):
+    """The index has no release, and anybody could publish code there that gets the key."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    (job.folder / ".git").mkdir()
+    (job.folder / "paidrows-0.0.1-py3-none-any.whl").touch()
+    done = job.call("schedule", "--at", "02:00", "--as", "github")
+    assert (done.returncode, f"{WHEEL}: this file is missing" in done.stderr) == (2, True)
+    assert done.stdout == ""
+
+
+def test_a_wheel_that_changed_since_is_not_installed(hosted):
+    """The step ends before it creates an environment."""
+    [step] = [one for one in hosted.flow["jobs"]["run"]["steps"] if one.get("name") == "Install"]
+    work = hosted.tmp_path / "work"
+    (work / WHEEL).write_bytes(b"other code")
+    done = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=work, capture_output=True)
+    assert done.returncode == 1
+    assert b"FAILED" in done.stdout
+    assert not (work / ".pipeline").exists()
+
+
+def test_the_versions_in_the_workflow_are_those_of_this_machine(hosted, make_job):
+    """With an extra for a sheet that needs one, and without what only developers need."""
+    pinned = set(re.findall(r"^([\w.-]+)==\S+$", hosted.text.replace(" " * 10, ""), re.MULTILINE))
+    assert {"aiohttp", "httpcore", "numpy", "pyarrow", "uvicorn"} <= pinned
+    assert not {"pytest", "mypy", "python-calamine", "paidrows"} & pinned
+    assert f"\n            --constraint .pipeline/versions.txt ./{WHEEL}\n" in hosted.text
 
 
 def test_the_workflow_only_has_keys_that_github_knows(hosted):

@@ -289,7 +289,7 @@ def test_without_the_extra_a_job_that_asks_for_it_is_refused_and_others_run(sand
         done = job.shell([sys.executable, "-c", without, verb, str(job.spec)])
         assert done.returncode == 2
         assert "line 4: `opentelemetry` needs packages that are not installed" in done.stderr
-        assert "pip install '.[otel]'" in done.stderr
+        assert "pip install 'paidrows[otel]'" in done.stderr
         assert "Traceback" not in done.stderr
     assert sandbox.received() == 0
     rehearsal = job.shell([sys.executable, "-c", without, "run", str(job.spec), "--sandbox"])

@@ -29,8 +29,8 @@ def check_engine(spec: JobSpec) -> None:
         if missing:
             raise Refused(
                 f"{spec.at('engine')}: the engine ray needs packages that are not installed "
-                f"({', '.join(missing)}). Install them with `pip install '.[ray]'` in the "
-                "checkout, or leave out the engine to send from this machine."
+                f"({', '.join(missing)}). Install them with `pip install "
+                "'paidrows[ray]'`, or leave out the engine to send from this machine."
             )
         return
     for name in _OF_RAY:
