@@ -225,7 +225,34 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-PAGES = {"cli.md": cli_page, "python-reference.md": python_page, "job-file.md": job_file_page}
+def agents_page() -> str:
+    """The list of the pages for programs that read documentation, in the form of llms.txt."""
+    lines = [
+        "# pipeline",
+        "",
+        "> Runs a paid AI workflow over every row of a spreadsheet. It keeps every answer and pays no "
+        "row twice unless you say so.",
+        "",
+        "`pipeline COMMAND --help` and `pipeline schema COMMAND` describe each command and its JSON. "
+        "A run costs money: rehearse with `--sandbox` first.",
+        "",
+        "## Docs",
+        "",
+    ]
+    for question, pages in re.findall(
+        r"^\| (.*?) \| (\[.*) \|$", (HERE / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        for title, path in re.findall(r"\[(.*?)\]\((.*?\.md)\)", pages):
+            lines.append(f"- [{title[:1].upper()}{title[1:]}](docs/{path}): {question}")
+    return "\n".join([*lines, ""])
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "python-reference.md": python_page,
+    "job-file.md": job_file_page,
+    "../llms.txt": agents_page,
+}
 
 
 def main() -> None:

@@ -275,6 +275,14 @@ def made_page(name: str) -> str:
     return made.stdout
 
 
+def test_the_list_for_agents_has_every_page():
+    """Each once, and none that does not exist."""
+    page = made_page("../llms.txt")
+    listed = re.findall(r"^- \[.+\]\((docs/.+)\): .+$", page, re.MULTILINE)
+    pages = {f"docs/{path.name}" for path in (TOP / "docs").glob("*.md")} - {"docs/README.md"}
+    assert sorted(listed) == sorted(pages)
+
+
 def test_the_page_of_commands_has_every_command_and_option():
     """From `--help`."""
     page = made_page("cli.md")
