@@ -230,11 +230,11 @@ def agents_page() -> str:
     lines = [
         "# pipeline",
         "",
-        "> Runs a paid AI workflow over every row of a spreadsheet. It keeps every answer and pays no "
-        "row twice unless you say so.",
+        "> Runs a paid AI workflow over every row of a spreadsheet. It keeps every answer and pays "
+        "no row twice unless you say so.",
         "",
-        "`pipeline COMMAND --help` and `pipeline schema COMMAND` describe each command and its JSON. "
-        "A run costs money: rehearse with `--sandbox` first.",
+        "`pipeline COMMAND --help` and `pipeline schema COMMAND` describe each command and its "
+        "JSON. A run costs money: rehearse with `--sandbox` first.",
         "",
         "## Docs",
         "",
