@@ -24,6 +24,12 @@
       if (event.dataTransfer.files.length) send(drop, event.dataTransfer.files[0]);
     });
   };
+  const beside = document.querySelector("#beside");
+  const reveal = () => { if (beside.childElementCount) beside.scrollIntoView({ block: "nearest" }); };
+  if (beside) {  // on a narrow screen, the open row is below the table
+    beside.addEventListener("htmx:afterSwap", reveal);
+    reveal();
+  }
   document.querySelectorAll("[data-live]").forEach(follow);
   document.querySelectorAll("[data-drop]").forEach(receive);
   document.addEventListener("submit", (event) => {
