@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -268,6 +269,20 @@ def test_a_reached_limit_is_named_in_place_of_a_button(job: Job, page: PageClien
     assert sum(sandbox.billed().values()) == 5
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has it")
+def test_a_refusal_that_cannot_be_printed_has_a_message(job: Job, sandbox):
+    """As on a full disk: no file of the page and of its commands can grow."""
+    job.run("--limit", "2")
+    (job.output / "page.log").write_text("x" * 5000)
+    with serving(job.folder, job.environment()) as (process, page):
+        fields = page.form(page.get("/plan", at="job.yaml"), "/start")
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
+        refused = page.post("/start", fields)
+    assert refused.status_code == 400
+    assert "Is the disk full?" in refused.text
+    assert sum(sandbox.billed().values()) == 2
+
+
 def test_a_refused_click_leads_back_to_its_job(job: Job, page: PageClient):
     fields = page.form(page.get("/plan", at="job.yaml"), "/start")
     job.write_sheet(["story"], [["other"], *ROWS])
@@ -422,7 +437,7 @@ def test_a_decision_keeps_the_filter(job: Job, page: PageClient):
     location = httpx.URL(answer.headers["location"])
     assert dict(location.params) == {"at": "job.yaml", "open": "1", **wanted}
     assert "Review: approved." in page.http.get(str(location)).text
-    for hostile in ("at=/etc/passwd&open=9&status=ok", "&" * 900, "%ff=\ud800"):
+    for hostile in ("at=/etc/passwd&open=9&status=ok", "&" * 900, "%ff=%ed%a0%80"):
         answer = page.click(row, "/review", decision="approved", back=hostile)
         location = httpx.URL(answer.headers["location"])
         assert (location.path, location.params["at"]) == ("/rows", "job.yaml")
