@@ -40,7 +40,12 @@ def start_run(job: Job, words: Sequence[str], token: str) -> int:
     threading.Thread(target=process.wait, daemon=True).start()  # else it stays as a zombie
     code = _begun(job, before, process)
     if code in (1, 2, 6, 75):
-        raise _Ended(_printed(job, begin), closing="")
+        raise _Ended(
+            _printed(job, begin)
+            or f"No run has begun, and {job.folder.page_output} does not say why (exit {code}). Is "
+            "the disk full?",
+            closing="",
+        )
     return process.pid
 
 

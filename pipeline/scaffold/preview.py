@@ -21,7 +21,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.scaffold.columns import Column, Gaps, read_columns
 
 _TYPE_ROWS = 2000
-_MOST_PROBLEMS = 50
+MOST_PROBLEMS = 50
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?")
 
@@ -108,7 +108,7 @@ def preview_sheet(
         tuple(table.found.hidden_at(np.array(first.places, np.int64)).tolist()),
         count,
         unseen.facts(draft.separator),
-        tuple(islice(_problems(table), _MOST_PROBLEMS)),
+        tuple(islice(_problems(table), MOST_PROBLEMS)),
         _refusal(draft, table, columns),
         draft,
         tuple(columns),

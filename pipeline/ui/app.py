@@ -150,10 +150,10 @@ class Page:
 
     def _row(self, fields: Fields) -> str:
         shown, number = self._shown(fields), fields.get("row", "")
-        finder = self._finders.of(shown.job)
+        finder, back = self._finders.of(shown.job), fields.get("back", "")
         if "part" in fields:
-            return row_part(shown, finder, number).source
-        return row_page(shown, finder, number)
+            return row_part(shown, finder, number, back).source
+        return row_page(shown, finder, number, back)
 
     def _review(self, fields: Fields) -> Response | str:
         shown, number = self._shown(fields), fields.get("row", "")
@@ -179,7 +179,8 @@ class Page:
             if not asked:
                 raise
             return review_question(shown, asked[0], fields)
-        return RedirectResponse(local("/rows", **shown.fields, open=number).text, 303)
+        back = Filter.of_text(fields.get("back", "")).fields
+        return RedirectResponse(local("/rows", **shown.fields, **back, open=number).text, 303)
 
     def _new(self, fields: Fields) -> Response:
         return _answer(new_page(self._places, fields))
@@ -272,6 +273,7 @@ def _changing(screen: Screen) -> Callable[[Request], Awaitable[Response]]:
             )
         except ValueError:
             raise Refused("This is no form of the page.") from None
+        request.state.at = fields.get("at", "")  # for the way back, if this is refused
         return _response(await run_in_threadpool(screen, fields))
 
     return endpoint
@@ -300,9 +302,10 @@ def _explained(request: Request, error: Exception) -> Response:
     status = 409 if isinstance(error, Locked) else 400 if isinstance(error, Refused) else 500
     if request.url.path == "/upload":
         return PlainTextResponse(str(error), status)
-    at = request.query_params.get("at", "")
+    clicked = getattr(request.state, "at", "")
+    at = clicked or request.query_params.get("at", "")
     back = to("Back to the job", local("/job", at=at)) if at else to("All jobs", local("/"))
-    if at.endswith(SPECS) and request.url.path != "/edit":
+    if at.endswith(SPECS) and not clicked and request.url.path != "/edit":
         back = to("Open the job file", local("/edit", at=at))
     text = document("Refused", paragraph(str(error), class_="problem"), paragraph(back))
     return HTMLResponse(text, status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pipeline.inputs.formats import settings_of
 from pipeline.inputs.unseen import unseen_lines
 from pipeline.job.spec_keys import EMPTY_CHOICES
 from pipeline.report.html.markup import Child, Markup, Url, element, foreign, joined
-from pipeline.scaffold.preview import Preview, Problem
+from pipeline.scaffold.preview import MOST_PROBLEMS, Preview, Problem
 from pipeline.ui.markup import area, button, column_head, entry, form, paragraph, select
 from pipeline.ui.spec_form import LEFT_OUT, LIMITS, SAME, Line, Typed, code_of
 
@@ -144,7 +144,8 @@ def _setting(
 ) -> Markup:
     label, left_out = _LABELS[name]
     if name == "sheet" and worksheets and locked is None:
-        options = {"": left_out} | {one: one for one in (*worksheets, value) if one}
+        none = left_out if len(worksheets) == 1 else "(choose one)"
+        options = {"": none} | {one: one for one in (*worksheets, value) if one}
         return element("div", select(name, label, options, value), _error(name, errors))
     return _entry(name, label, left_out, value, errors, locked)
 
@@ -293,18 +294,27 @@ def _table(preview: Preview) -> Markup:
 
 
 def _problems(preview: Preview) -> Markup | None:
-    if not preview.problems:
+    """A line for each column and reason. A column of formulas has the same reason in each cell."""
+    found: dict[tuple[str, str], list[Problem]] = {}
+    for one in preview.problems:
+        found.setdefault((one.column, one.what), []).append(one)
+    if not found:
         return None
-    lines = [element("li", *_problem(one, preview.place_word)) for one in preview.problems]
-    summary = element("summary", f"Cells and columns that cannot be sent: {len(lines)}")
+    number = len(preview.problems)
+    most = f"the first {number}" if number == MOST_PROBLEMS else str(number)
+    summary = element("summary", f"Cells and columns that cannot be sent: {most}")
     why = paragraph("Fix them in the sheet, or leave out their columns.", class_="soft")
+    lines = [element("li", *_problem(cells, preview.place_word)) for cells in found.values()]
     return element("details", summary, why, element("ul", *lines), attributes={"open": ""})
 
 
-def _problem(one: Problem, place_word: str) -> Iterator[Child]:
+def _problem(cells: Sequence[Problem], place_word: str) -> Iterator[Child]:
+    """Cells of one column with the same reason."""
+    one, more = cells[0], len(cells) - 1
     row = "" if one.row is None else f"{place_word} {one.row}, "
     yield joined(f"{row}column ", foreign(one.column, _CELL), ": ")
-    yield foreign(one.what if one.row is None else f"{one.where}: {one.what}", _MESSAGE)
+    where = one.where + (f" and {counted(more, 'more cell')}" if more else "")
+    yield foreign(one.what if one.row is None else f"{where}: {one.what}", _MESSAGE)
 
 
 def request_part(row: int, body: str) -> Markup:

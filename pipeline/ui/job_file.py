@@ -83,8 +83,8 @@ def read_job_file(places: Places, at: str) -> JobFile:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What a text would do as the job file: its first requests, or the `problem`. `spec` is None if
-    the text cannot be saved."""
+    """What a text would do as the job file: its first requests, and the `problem` for which a run
+    would be refused. `spec` is None if the text cannot be saved."""
 
     spec: JobSpec | None
     requests: tuple[Body, ...] = ()
@@ -98,7 +98,8 @@ def try_text(path: Path, content: bytes) -> Tried:
         loaded = load_spec(path, content)
         _refuse_moved(path, loaded)
         spec = loaded
-        return Tried(spec, tuple(check_job(job_of(spec)).first_bodies))
+        checked = check_job(job_of(spec))
+        return Tried(spec, tuple(checked.first_bodies), checked.refusal)
     except PipelineError as error:
         return Tried(spec, problem=str(error))
 

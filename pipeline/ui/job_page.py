@@ -163,16 +163,16 @@ def actions(shown: Shown) -> Markup:
     job = shown.job
     status = find_status(job)
     if job.folder.in_use:
-        return _stopping(shown, 0 if status is None else status.in_flight)
+        return _stopping(shown)
     try:
         return joined(*_steps(shown, status))
     except PipelineError as error:
         return element("p", str(error), class_="problem", attributes={"role": "alert"})
 
 
-def _stopping(shown: Shown, in_flight: int) -> Markup:
+def _stopping(shown: Shown) -> Markup:
     now = to("Stop now…", local("/stop-now", **shown.fields), class_="danger")
-    said = f"Stop sends no more rows and waits for {counted(in_flight, 'answer')} in flight."
+    said = "Stop sends no more rows and waits for the answers in flight."
     return joined(
         form("/stop", shown.fields, button("Stop", kind="main")), paragraph(said), paragraph(now)
     )
@@ -211,7 +211,9 @@ def _next(status: Status | None) -> tuple[Step, str]:
     step = Step.of_words(found.words)
     if step == Step():
         return step, "Run"
-    return step, "Send failed rows again" if step.verb != RUN else "Continue"
+    if step.verb == RUN:
+        return step, "Continue"
+    return step, f"Send {'ambiguous' if step.ambiguous else 'failed'} rows again"
 
 
 def _link(shown: Shown, step: Step, words: str) -> Markup:
@@ -220,10 +222,18 @@ def _link(shown: Shown, step: Step, words: str) -> Markup:
 
 def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
     """The button of a step, with its price. Where something may be paid twice, it asks first."""
+    if checked.repaid:
+        return joined(
+            element("p", repaid_line(checked), class_="problem", attributes={"role": "alert"}),
+            paragraph(to("Open the job file", local("/edit", **shown.fields))),
+            paragraph(_link(shown, step, "Send them again…")),
+        )
     if checked.refusal is not None:
         return element("p", checked.refusal, class_="problem", attributes={"role": "alert"})
     if not checked.to_send:
         return paragraph("Nothing to send: every row has ended.", class_="outcome")
+    if not checked.paid_at_most:
+        return element("p", _why_not(shown, checked), class_="problem")
     if checked.questions:
         return joined(
             paragraph(
@@ -238,6 +248,15 @@ def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
             button(words, kind="main"),
         ),
         paragraph(cost_line(checked, shown.job.sandbox)),
+    )
+
+
+def repaid_line(checked: Checked) -> str:
+    """What a changed job file would pay for again."""
+    rows = counted(checked.repaid, "finished row")
+    return (
+        f"The job file has changed since these rows were sent: {rows} would be sent again, and "
+        "every answer may be billed again. To keep the answers, undo the change."
     )
 
 
@@ -266,12 +285,14 @@ def plan_page(shown: Shown, step: Step) -> str:
     )
     kept = checked.kept_by_review
     lines = [paragraph(kept_line(job, kept, checked.names))] if kept else []
-    asked = [element("p", text, class_="problem") for text in checked.questions]
+    questions = [*checked.questions, *([repaid_line(checked)] if checked.repaid else [])]
+    asked = [element("p", text, class_="problem") for text in questions]
     fields = shown.fields | step.fields | {"plan": checked.plan}
-    sure = button("Yes, send them", kind="danger") if checked.questions else None
+    sure = button("Yes, send them", kind="danger") if questions else None
     send = form("/start", fields, sure or button("Send", kind="main"))
-    able = checked.to_send and checked.refusal is None
-    why = paragraph(checked.refusal or "Nothing to send.", class_="problem")
+    refused = checked.refusal is not None and not checked.repaid  # the plan allows to pay again
+    able = checked.paid_at_most and not refused
+    why = paragraph(_why_not(shown, checked), class_="problem")
     return frame(
         shown,
         "plan",
@@ -283,6 +304,14 @@ def plan_page(shown: Shown, step: Step) -> str:
         paragraph(to("Back", local("/job", **shown.fields))),
         bodies,
     )
+
+
+def _why_not(shown: Shown, checked: Checked) -> str:
+    """Why a step sends nothing."""
+    if checked.to_send and not checked.paid_at_most:
+        limit = shown.job.to_run().limit_name(checked.paid_max)
+        return f"The job file allows no more: raise `{limit}:` in it to send these rows."
+    return checked.refusal or "Nothing to send."
 
 
 def stop_page(shown: Shown) -> str:

@@ -133,9 +133,7 @@ def _filled(
             kept = {name: value for name, value in fields.items() if name not in ("do", "text")}
             draft = _draft(places, at, text, problem, kept)
     if errors:
-        body.append(
-            paragraph("The form has errors. Each one is below its field.", class_="problem")
-        )
+        body.append(problem_part(HAS_ERRORS, id="draft"))  # where the form leads to
     view = FormView(typed, read.preview, read.worksheets, errors)
     filled = spec_form(view, "/new", {"sheet_file": sheet}, "Show the job file")
     fault = bool(errors) or problem is not None
@@ -191,11 +189,11 @@ def _draft(
     ]
 
 
-def problem_part(problem: str | None) -> Markup | None:
+def problem_part(problem: str | None, **attributes: str) -> Markup | None:
     """A message that screen readers say at once."""
     if problem is None:
         return None
-    return element("p", problem, class_="problem", attributes={"role": "alert"})
+    return element("p", problem, class_="problem", attributes={"role": "alert", **attributes})
 
 
 def requests_part(requests: tuple[Body, ...]) -> Iterator[Markup]:

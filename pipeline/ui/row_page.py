@@ -22,8 +22,9 @@ from pipeline.ui.steps import RESUME, Step
 _CELL, _CITATIONS = 120, 200
 
 
-def row_part(shown: Shown, finder: Finder, number: str) -> Markup:
-    """One row: what was sent, its answer, its requests, and what a person can do with it.
+def row_part(shown: Shown, finder: Finder, number: str, back: str = "") -> Markup:
+    """One row: what was sent, its answer, its requests, and what a person can do with it. A
+    decision leads to the rows of the filter `back`.
 
     Raises:
         Refused: if the sheet has no such row.
@@ -39,8 +40,8 @@ def row_part(shown: Shown, finder: Finder, number: str) -> Markup:
         if row.error_message
         else None,
         _send_link(shown, row),
-        *_review_forms(shown, row),
-        *_answer(shown, row),
+        *_review_forms(shown, row, back),
+        *_answer(shown, row, back),
         element("h3", "Sent" if row.sent else "To send"),
         _pairs(row.variables),
         element("details", element("summary", "The row of the sheet"), _pairs(cells)),
@@ -49,9 +50,9 @@ def row_part(shown: Shown, finder: Finder, number: str) -> Markup:
     )
 
 
-def row_page(shown: Shown, finder: Finder, number: str) -> str:
+def row_page(shown: Shown, finder: Finder, number: str, back: str = "") -> str:
     """The same as a whole page, for a browser without scripts."""
-    return frame(shown, "row", row_part(shown, finder, number))
+    return frame(shown, "row", row_part(shown, finder, number, back))
 
 
 def row_number(text: str) -> int:
@@ -81,14 +82,14 @@ def _send_link(shown: Shown, row: ShownRow) -> Markup | None:
     return paragraph(to(words, local("/plan", **shown.fields, **step.fields)))
 
 
-def _answer(shown: Shown, row: ShownRow) -> Iterator[Markup]:
+def _answer(shown: Shown, row: ShownRow, back: str) -> Iterator[Markup]:
     if row.answer is None:
         return
     yield element("h3", "Answer")
     yield rendered(row.answer)
     plain = element("pre", bdi(row.answer), attributes={"dir": "auto"})
     yield element("details", element("summary", "The same as plain text"), plain)
-    yield from _column_forms(shown, row)
+    yield from _column_forms(shown, row, back)
     if row.citations:
         yield element("h3", "Citations")
         first = row.citations[:_CITATIONS]
@@ -152,10 +153,10 @@ def _versions(versions: tuple[ShownVersion, ...]) -> Iterator[Markup]:
         yield element("details", summary, element("pre", *words))
 
 
-def _column_forms(shown: Shown, row: ShownRow) -> Iterator[Markup]:
+def _column_forms(shown: Shown, row: ShownRow, back: str) -> Iterator[Markup]:
     """The columns of the answer, each with a form to edit it."""
     for name, text in row.columns.items():
-        fields = _of_answer(shown, row) | {"decision": str(Decision.EDITED), "column": name}
+        fields = _of_answer(shown, row, back) | {"decision": str(Decision.EDITED), "column": name}
         shown_text = foreign(text, _CELL) if text else "empty"
         lines = 1 + min(9, len(text or "") // 60)
         edit = form(
@@ -171,15 +172,16 @@ def _column_forms(shown: Shown, row: ShownRow) -> Iterator[Markup]:
         )
 
 
-def _of_answer(shown: Shown, row: ShownRow) -> dict[str, str]:
+def _of_answer(shown: Shown, row: ShownRow, back: str) -> dict[str, str]:
     """The fields of a form about the answer of a row."""
-    return shown.fields | {"row": str(row.row), "answer": row.answer_id or ""}
+    fields = shown.fields | {"row": str(row.row), "answer": row.answer_id or ""}
+    return fields | ({"back": back} if back else {})
 
 
-def _review_forms(shown: Shown, row: ShownRow) -> Iterator[Markup]:
+def _review_forms(shown: Shown, row: ShownRow, back: str) -> Iterator[Markup]:
     if row.answer_id is None:
         return
-    fields = _of_answer(shown, row)
+    fields = _of_answer(shown, row, back)
     words = {Decision.APPROVED: "Approve", Decision.REJECTED: "Reject"}
     if row.review:
         words[Decision.RESET] = "Undo the review"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
 
+from pipeline.core.errors import Refused
 from pipeline.core.wording import counted
 from pipeline.report.html.markup import Child, Markup, element, foreign
 from pipeline.show.choice import REVIEWS, STATUSES, Choice
@@ -16,6 +18,7 @@ from pipeline.ui.markup import button, choice, column_head, field, form, local, 
 from pipeline.ui.row_page import indexing_words, row_part
 
 PAGE_ROWS = 50
+_MOST_FIELDS = 20
 _CELL, _OWN_COLUMNS = 120, 6
 _FILTERS = ("status", "code", "id", "review", "flag", "text", "column")
 _TEXTS = {"code": "Error code", "id": "Id", "flag": "Flag", "text": "Text"}
@@ -53,17 +56,35 @@ class Filter:
         """The fields of an address that keep this filter."""
         return {**self.values, **({"page": str(self.page)} if self.page > 1 else {})}
 
+    @property
+    def text(self) -> str:
+        """The filter as one field of another form."""
+        return urlencode(self.fields)
+
+    @classmethod
+    def of_text(cls, text: str) -> Filter:
+        """The filter of such a field. What is no filter is left out."""
+        try:
+            return cls.of_fields(dict(parse_qsl(text, max_num_fields=_MOST_FIELDS)))
+        except ValueError:
+            return cls({})
+
 
 def rows_page(shown: Shown, wanted: Filter, finder: Finder, opened: str | None = None) -> str:
     """The table of one page of rows, and a place for one of them, `opened` if it is given."""
     first = (wanted.page - 1) * PAGE_ROWS
-    found = finder.find(wanted.choice, first, PAGE_ROWS)
+    try:
+        found = finder.find(wanted.choice, first, PAGE_ROWS)
+    except Refused as error:
+        if not wanted.values:
+            raise
+        return _refused(shown, wanted, str(error))
     if isinstance(found, Indexing):
         return _waiting(shown, wanted, found)
     body = _table(shown, wanted, found) if found.rows else paragraph("No row fits this filter.")
     beside = element(
         "aside",
-        row_part(shown, finder, opened) if opened else None,
+        row_part(shown, finder, opened, wanted.text) if opened else None,
         attributes={"id": "beside", "aria-live": "polite", "aria-label": "One row"},
     )
     return frame(
@@ -72,6 +93,18 @@ def rows_page(shown: Shown, wanted: Filter, finder: Finder, opened: str | None =
         _filter_form(shown, wanted, found.searched),
         _pages(shown, wanted, found.total),
         element("div", element("div", body, class_="wide"), beside, class_="split"),
+    )
+
+
+def _refused(shown: Shown, wanted: Filter, problem: str) -> str:
+    """The filter again, with the reason why no row can fit it."""
+    column = wanted.values.get("column")
+    return frame(
+        shown,
+        "rows",
+        _filter_form(shown, wanted, [column] if column else []),
+        element("p", problem, class_="problem", attributes={"role": "alert"}),
+        paragraph(to("All rows", local("/rows", **shown.fields))),
     )
 
 
@@ -139,13 +172,13 @@ def _table(shown: Shown, wanted: Filter, found: Found) -> Markup:
         "table",
         element("caption", note) if note else None,
         element("thead", element("tr", *(column_head(foreign(name, _CELL)) for name in head))),
-        element("tbody", *(_line(shown, row, len(own)) for row in rows)),
+        element("tbody", *(_line(shown, wanted, row, len(own)) for row in rows)),
     )
 
 
-def _line(shown: Shown, row: FoundRow, own: int) -> Markup:
-    address = local("/row", **shown.fields, row=row.row)
-    part = local("/row", **shown.fields, row=row.row, part=1)
+def _line(shown: Shown, wanted: Filter, row: FoundRow, own: int) -> Markup:
+    address = local("/row", **shown.fields, row=row.row, back=wanted.text or None)
+    part = local("/row", **shown.fields, row=row.row, part=1, back=wanted.text or None)
     opened = to(row.name, address, hx_get=part.text, hx_target="#beside")
     status = row.status + (f" ({row.error_code})" if row.error_code else "")
     parts = (text or "" for text in row.columns.values())

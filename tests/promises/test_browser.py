@@ -185,6 +185,29 @@ def test_no_screen_is_wider_than_its_window(opened, make_job, sandbox, width, sc
             assert wide <= 0, (name, wide)
 
 
+def test_a_row_that_was_opened_on_a_narrow_screen_is_in_view(opened, make_job, sandbox):
+    """It stands below the table there. Without an open row, the table has the whole width."""
+    job = make_job(sandbox.url, rows=[[f"story {n}"] for n in range(40)])
+    job.run()
+    with serving(job.folder, job.environment()) as (_, client):
+        page = opened(client.address, viewport={"width": 390, "height": 700})
+        for path in ("/rows?at=job.yaml", "/rows?at=job.yaml&open=3"):
+            page.goto(f"{client.base}{path}")
+            if "open" not in path:
+                page.get_by_role("link", name="row 1 (").click()
+            heading = page.get_by_label("One row").get_by_role("heading").first
+            heading.wait_for()
+            eventually(
+                lambda heading=heading: heading.evaluate(
+                    "e => e.getBoundingClientRect().top >= 0"
+                    " && e.getBoundingClientRect().bottom <= innerHeight"
+                )
+            )
+        page.set_viewport_size({"width": 1280, "height": 700})
+        page.goto(f"{client.base}/rows?at=job.yaml")
+        assert page.locator(".wide").bounding_box()["width"] > 900
+
+
 def test_another_origin_cannot_click(chromium: Browser, make_job, sandbox: SandboxProcess):
     """A page of another server on this machine sends a form, with the cookie of this browser."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import os
 import re
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import pytest
 
@@ -236,6 +238,59 @@ def test_no_form_of_a_rehearsal_pays(job: Job, page: PageClient, sandbox):
     assert page.http.get("/job", params={"at": "runs/job", "rehearsal": "1"}).status_code == 400
 
 
+def test_a_changed_job_file_pays_again_only_after_the_page_has_asked(job: Job, page, sandbox):
+    """The form says so before it saves the change, and a replayed click pays nothing."""
+    job.run()
+    job.spec.write_text("name: job\nworkflow: wf_story\ninput: sheet.csv\nretries: 1\n")
+    form = page.filled(page.get("/edit", at="job.yaml"), "/edit")
+    sandbox.publish("wf_other", "{{story}} again")
+    shown = page.post("/edit", form | {"do": "show", "workflow": "wf_other"}).text
+    assert "12 finished rows would be sent and paid again" in shown
+    assert page.post("/edit", page.filled(shown, "/edit")).status_code == 303
+    actions = page.get("/actions", at="job.yaml")
+    assert "12 finished rows would be sent again" in actions
+    assert "/start" not in actions
+    plan = page.http.get(_link(actions, "/plan")).text
+    assert "At most 12 requests may be billed." in plan
+    fields = page.form(plan, "/start")
+    assert page.post("/start", fields).status_code == 303
+    _ended(job)
+    assert page.post("/start", fields).status_code == 400
+    assert sorted(entry["billed"] for entry in sandbox.bills()) == [1] * 24
+
+
+def test_a_reached_limit_is_named_in_place_of_a_button(job: Job, page: PageClient, sandbox):
+    job.write_spec(max_paid=5)
+    job.call("run")
+    for path in ("/actions", "/plan"):
+        shown = page.get(path, at="job.yaml")
+        assert "raise `max_paid:`" in shown
+        assert "/start" not in shown
+    assert sum(sandbox.billed().values()) == 5
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has it")
+def test_a_refusal_that_cannot_be_printed_has_a_message(job: Job, sandbox):
+    """As on a full disk: no file of the page and of its commands can grow."""
+    job.run("--limit", "2")
+    (job.output / "page.log").write_text("x" * 5000)
+    with serving(job.folder, job.environment()) as (process, page):
+        fields = page.form(page.get("/plan", at="job.yaml"), "/start")
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
+        refused = page.post("/start", fields)
+    assert refused.status_code == 400
+    assert "Is the disk full?" in refused.text
+    assert sum(sandbox.billed().values()) == 2
+
+
+def test_a_refused_click_leads_back_to_its_job(job: Job, page: PageClient):
+    fields = page.form(page.get("/plan", at="job.yaml"), "/start")
+    job.write_sheet(["story"], [["other"], *ROWS])
+    refused = page.post("/start", fields)
+    assert refused.status_code == 400
+    assert 'href="/job?at=job.yaml"' in refused.text
+
+
 def test_the_key_never_reaches_the_browser(job: Job, page: PageClient):
     page.click(page.get("/plan", at="job.yaml"), "/start")
     _ended(job)
@@ -367,6 +422,33 @@ def test_one_column_of_an_answer_is_edited(make_job, sandbox):
     assert (found["title"][0], found["n"][0]) == ("<b>Mine</b>", 7)
     assert found["result"].notna().all()
     assert set(sandbox.billed().values()) == {1}
+
+
+def test_a_decision_keeps_the_filter(job: Job, page: PageClient):
+    """The forms of a row know the filter of the table next to it, and nothing else as a filter."""
+    job.run()
+    wanted = {"status": "ok", "text": "story 1 & ü", "column": "story"}
+    job.sheet.write_text("story\nstory 1 & ü\n")
+    job.run()
+    rows = page.get("/rows", at="job.yaml", **wanted)
+    row = page.http.get(_link(rows, "/row[?]")).text
+    fields = {name: html.unescape(text) for name, text in page.form(row, "/review").items()}
+    answer = page.post("/review", fields | {"decision": "approved"})
+    location = httpx.URL(answer.headers["location"])
+    assert dict(location.params) == {"at": "job.yaml", "open": "1", **wanted}
+    assert "Review: approved." in page.http.get(str(location)).text
+    for hostile in ("at=/etc/passwd&open=9&status=ok", "&" * 900, "%ff=%ed%a0%80"):
+        answer = page.click(row, "/review", decision="approved", back=hostile)
+        location = httpx.URL(answer.headers["location"])
+        assert (location.path, location.params["at"]) == ("/rows", "job.yaml")
+
+
+def test_a_filter_that_fits_nothing_is_shown_again_with_the_reason(job: Job, page: PageClient):
+    job.run()
+    for fields in ({"flag": "nonsense"}, {"code": "nonsense"}, {"column": "no", "text": "x"}):
+        shown = page.get("/rows", at="job.yaml", **fields)
+        assert 'class="problem"' in shown
+        assert page.filled(shown, "/rows").items() >= fields.items()
 
 
 def test_a_decision_about_shared_answers_asks_first(make_job, sandbox):

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
+import openpyxl
 import pytest
 
 from pipeline.scaffold.job_spec import init_job
@@ -167,6 +168,22 @@ def test_a_workbook_is_read_step_by_step(job: Job, page: PageClient):
     answer = page.post("/new", fields | {"header_row": "x", "do": "read"})
     assert 'id="e-header_row"' in answer.text
     assert page.filled(answer.text, "/new")["workflow"] == "wf"
+
+
+def test_a_column_of_formulas_is_one_line_of_the_form(job: Job, page: PageClient):
+    """An error of the form stands where the browser goes after the click."""
+    book = openpyxl.Workbook()
+    book.active.append(["story", "total"])
+    for number in range(20):
+        book.active.append([f"story {number}", f"={number}+1"])
+    book.save(job.folder / "sums.xlsx")
+    text = page.get("/new", sheet="sums.xlsx")
+    assert "cannot be sent: 20" in text
+    assert text.count("<li>") == 1
+    assert "B2 and 19 more cells: this cell has a formula" in text
+    answer = page.post("/new", page.filled(text, "/new") | {"do": "show"})
+    assert answer.status_code == 400
+    assert 'id="draft"' in answer.text
 
 
 def test_a_sheet_that_is_too_wide_for_a_form_is_text(job: Job, page: PageClient):

@@ -24,11 +24,14 @@
       if (event.dataTransfer.files.length) send(drop, event.dataTransfer.files[0]);
     });
   };
-  document.querySelectorAll("[data-live]").forEach(follow);
-  document.querySelectorAll("[data-drop]").forEach(receive);
-  document.addEventListener("submit", (event) => {
-    setTimeout(() => event.target.querySelectorAll("button").forEach((one) => { one.disabled = true; }));
-  });
-  addEventListener("pageshow", () =>
-    document.querySelectorAll("button").forEach((one) => { one.disabled = false; }));
+  // On a narrow screen, the open row is below the table.
+  const show = () => document.querySelector("#beside:not(:empty)")?.scrollIntoView({ block: "nearest" });
+  addEventListener("htmx:afterSwap", show);
+  show();
+  const each = (what, act, box = document) => box.querySelectorAll(what).forEach(act);
+  each("[data-live]", follow);
+  each("[data-drop]", receive);
+  const off = (box, is) => each("button", (one) => { one.disabled = is; }, box);
+  addEventListener("submit", (event) => setTimeout(off, 0, event.target, true));
+  addEventListener("pageshow", () => off(document));
 })();
