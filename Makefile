@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-page lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-page lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -51,6 +51,13 @@ test-recipes: $(READY)  ## install Airflow, Prefect and a notebook, and run the 
 DIST = dist
 dist: $(READY)  ## build the wheel and the source archive in dist/, the same bytes each time
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d $(DIST)
+
+# A stale wheel must not get into the image.
+BUILDER = docker
+image: $(READY)  ## build the container image paidrows (BUILDER=podman for another builder)
+	rm -f dist/*.whl
+	@$(MAKE) --no-print-directory dist
+	$(BUILDER) build --file Containerfile --tag paidrows .
 
 # Not part of check: it downloads and installs everything again for each Python of the machine. That
 # takes a minute each and needs the package index.

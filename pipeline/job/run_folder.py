@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,11 +30,13 @@ from pipeline.job.traces import (
     foreign,
 )
 from pipeline.system.files import open_private, storing, sync, sync_chain, sync_folder
-from pipeline.system.mounts import network_file_system
+from pipeline.system.mounts import lost_with_container, network_file_system
 from pipeline.system.opening import NotAFile, check_file, open_file
 from pipeline.system.paths import leads_to_itself
 
 _BLOCK = 64 * 1024
+VOLUMES_ONLY = "PIPELINE_VOLUMES_ONLY"
+"""With this variable of an image, a run that pays refuses a folder in the container's own layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,22 @@ class RunFolder:
         if there:
             with self._writing():
                 self._refuse_content()
+
+    def refuse_lost_layer(self, environment: Mapping[str, str] = os.environ) -> None:
+        """Refuses a folder that a container would lose, if the environment has VOLUMES_ONLY.
+
+        Only an image sets that variable. Inside a container, its root looks like that of a machine
+        with an overlay, so the runner does not guess.
+
+        Raises:
+            Refused: if the folder is in the container's own layer, or in memory.
+        """
+        if environment.get(VOLUMES_ONLY) and lost_with_container(self.path):
+            raise Refused(
+                f"{self.path}: this folder would be lost with the container, and the next run "
+                "would pay for all rows again. Mount a volume there (`--volume jobs:/data`). Only "
+                "rehearsals (--sandbox) work without one."
+            )
 
     def _refuse_content(self) -> None:
         names = foreign(self.path)

@@ -157,6 +157,8 @@ def check_job(
         find_telemetry(spec)
     check_engine(spec)
     job.folder.refuse_unusable()
+    if not job.sandbox:
+        job.folder.refuse_lost_layer()
     reader.refuse_lost(job.folder.ledger, job.folder.trace)
     sheet = open_sheet(spec, job.folder)
     host = SANDBOX_HOST if job.sandbox else find_host(base_url)

@@ -199,6 +199,8 @@ async def _run_job(
     access = None if job.sandbox else find_access(options.base_url, key)
     host = access.host if access else SANDBOX_HOST
     folder.refuse_unusable()
+    if not job.sandbox:
+        folder.refuse_lost_layer()
     refuse_lost(folder.ledger, folder.trace)  # before the run changes anything in the folder
     folder.create()
     async with contextlib.AsyncExitStack() as stack:

@@ -12,6 +12,7 @@ from pipeline.scaffold.night import Night
 _MOST_CHARACTERS = 990
 
 _TABLE = """\
+{printed_by}
 # Run `crontab -e` and add these lines. cron mails all output to MAILTO. With --quiet there is no
 # output unless something needs you. If the last run is still working in the run folder, this one
 # ends at once (--if-locked skip). When the system stops a run (kill, shutdown), the run takes up to
@@ -61,6 +62,7 @@ def cron_line(night: Night) -> str:
             "shorter paths, or --as systemd."
         )
     return _TABLE.format(
+        printed_by=night.printed_by("cron"),
         minute=night.at.minute,
         hour=night.at.hour,
         user=getpass.getuser(),

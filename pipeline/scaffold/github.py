@@ -22,6 +22,7 @@ _PLACE = ".pipeline"
 
 _WORKFLOW = """\
 # .github/workflows/{unit}.yml
+{printed_by}
 #
 # Before the first night:
 #   1. Make this repository private. The run folder, with every answer, is stored on the branch
@@ -251,6 +252,7 @@ def github_workflow(night: Night, today: datetime | None = None) -> tuple[str, s
         unit=unit,
         branch=branch,
         spec=spec,
+        printed_by=night.printed_by("github", spec),
         wheel=wheel,
         python=".".join(map(str, sys.version_info[:2])),
         install=_indented(_install(top / wheel, wheel, night.extras)),

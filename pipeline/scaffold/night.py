@@ -8,6 +8,7 @@ time to receive the answers that are paid for. Nothing starts again by itself.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 import textwrap
@@ -27,6 +28,8 @@ from pipeline.notify.endpoint import needed_variables
 
 T = TypeVar("T")
 
+PRINTED_BY = "# Printed by: pipeline schedule "
+"""The line of each file that names its command begins like this."""
 OTEL = "OTEL_"
 """The names of OpenTelemetry's variables begin like this."""
 SAVING_S = 60
@@ -67,6 +70,14 @@ class Night:
         until = () if self.until is None else ("--until", clock_time(self.until))
         start = (str(self.python), "-P", "-m", "pipeline", "run", str(self.spec), *self.words)
         return (*start, "--if-locked", "skip", "--fail-on", "new", *until, "--quiet", *more)
+
+    def printed_by(self, kind: str, spec: str | None = None) -> str:
+        """Returns the comment with the command that prints the files of `kind` for these nights."""
+        words = [spec or str(self.spec), "--at", clock_time(self.at)]
+        words += [] if self.until is None else ["--until", clock_time(self.until)]
+        words += [word for word in self.words if word != "--stages"]
+        words += [] if self.key_file is None else ["--key-file", str(self.key_file)]
+        return f"{PRINTED_BY}{shlex.join(words)} --as {kind}"
 
     @property
     def secrets(self) -> list[str]:

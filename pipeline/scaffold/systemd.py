@@ -12,6 +12,7 @@ DEFAULT_KEY = "/etc/pipeline/aitutor-api-key"
 
 _SERVICE = """\
 # /etc/systemd/system/{unit}.service
+{printed_by}
 # Put this file and {unit}.timer there, then:
 {to_write}#   sudo systemctl daemon-reload && sudo systemctl enable --now {unit}.timer
 # To start a run now: sudo systemctl start {unit}.service
@@ -55,6 +56,7 @@ SuccessExitStatus={statuses}
 
 _TIMER = """\
 # /etc/systemd/system/{unit}.timer
+{printed_by}
 [Unit]
 Description=pipeline: {description} every night at {at}
 
@@ -96,6 +98,7 @@ def systemd_units(night: Night) -> dict[str, str]:
     success += ". 75: stopped by --until, or the API cannot be reached." if night.until else "."
     facts = {
         "unit": unit,
+        "printed_by": night.printed_by("systemd"),
         "description": _literal(night.name),
         "at": clock_time(night.at),
         "folder": " ".join(_quoted(str(folder)) for folder in night.folders),

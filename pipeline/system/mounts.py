@@ -47,6 +47,22 @@ def network_file_system(path: Path) -> str | None:
     return find_network(str(resolved(path)), table)
 
 
+def lost_with_container(path: Path) -> bool:
+    """Returns whether a container loses `path` when it ends: it is in the container's own layer or
+    in memory. A path whose mount is unknown counts as lost. Call it only in a container."""
+    try:
+        table = _TABLE.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return True
+    return find_lost(str(resolved(path)), table)
+
+
+def find_lost(path: str, table: str) -> bool:
+    """Does the same for an absolute path without links, with the text of /proc/self/mounts."""
+    kind, _, point = _mounted_at(path, table)
+    return point in ("", "/") or kind in ("tmpfs", "ramfs")
+
+
 def find_network(path: str, table: str) -> str | None:
     """Does the same for an absolute path without links, with the text of /proc/self/mounts."""
     kind, source, point = _mounted_at(path, table)

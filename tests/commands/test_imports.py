@@ -23,7 +23,7 @@ from pipeline.cli import cli
 from tests.conftest import TOP, Job, started_sandbox
 
 HEAVY = (
-    *("pandas", "numpy", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "matplotlib", "jsonpath"),
+    *("pandas", "numpy", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "jsonpath"),
     *("httpx", "aiohttp", "asyncio", "ssl", "email", "http.client", "requests", "opentelemetry"),
     *("uvicorn", "starlette", "multiprocessing", "charset_normalizer", "yaml", "tqdm", "sqlite3"),
     *("openpyxl", "python_calamine", "xml.sax", "xml.parsers", "zipfile", "ray"),
@@ -46,7 +46,7 @@ MAY_LOAD = {
     # The standard library's HTTP finds the proxies that a run would use.
     "check job.yaml": LEDGER | TABLES | {"email", "http.client"},
     "show job.yaml": LEDGER | TABLES,
-    "report job.yaml": LEDGER | TABLES | {"matplotlib", "xml.parsers"},
+    "report job.yaml": LEDGER | TABLES,
     "export job.yaml --to done.csv": LEDGER | TABLES,
     "export job.yaml --to done.jsonl --flags": LEDGER | TABLES,
     "export job.yaml --to done.parquet": LEDGER | TABLES,

@@ -148,6 +148,8 @@ REFUSED = [
     (("--at", "02:00", "--until", "2:00"), "the night has no length"),
     (("--at", "02:00:30"), "a start time has no seconds"),
     (("--as", "github", "--at", "02:00"), "no git repository"),
+    ((), "--at 02:00"),
+    (("--as", "cron", "--at", "02:00", "--key-file", "/k", "--write", "."), "crontab -e"),
 ]
 
 
@@ -311,6 +313,75 @@ def test_the_variables_of_opentelemetry_are_named_if_the_job_file_asks_for_it(ma
         [service, _] = printed(job, "systemd", "--at", "02:00", env=env).values()
         assert ("OTEL_EXPORTER_OTLP_HEADERS" in service) == asked
         assert "s3cret" not in service
+
+
+# -- files that are written, and compared later ---------------------------------------------------
+
+
+def installed(job: Job, folder: Path, *options: str) -> list[str]:
+    """Writes the files of the nights. Returns the options that check them."""
+    done = job.call("schedule", "--at", "02:00", "--write", str(folder), *options)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    files = sorted(path for path in folder.rglob("pipeline-job.*"))
+    assert [f"Wrote {path}." in done.stderr for path in files] == [True] * len(files)
+    return [word for path in files for word in ("--check", str(path))]
+
+
+def test_the_units_are_written_as_they_are_printed_and_no_file_is_replaced(odd_job, tmp_path):
+    """If one of the two is there, the other is not written either."""
+    units = tmp_path / "units"
+    installed(odd_job, units)
+    texts = printed(odd_job, "systemd", "--at", "02:00")
+    assert {path.name: path.read_text() for path in units.iterdir()} == texts
+    (units / "pipeline-job.service").unlink()
+    (units / "pipeline-job.timer").write_text("mine")
+    done = odd_job.call("schedule", "--at", "02:00", "--write", str(units))
+    assert (done.returncode, "already exists" in done.stderr) == (2, True)
+    assert {path.name: path.read_text() for path in units.iterdir()} == {
+        "pipeline-job.timer": "mine"
+    }
+
+
+def test_a_check_of_installed_files_names_the_line_that_the_job_file_needs_now(odd_job, tmp_path):
+    """What the user added does not count, and another file name does not either."""
+    options = installed(
+        odd_job, tmp_path / "units", "--until", "06:00", "--base-url", "http://[::1]:9"
+    )
+    service = Path(options[1])
+    service.write_text(service.read_text().replace("[Service]", "OnFailure=mail@%n\n[Service]"))
+    options[1] = str(service.rename(service.with_name("mine.service")))
+    done = odd_job.call("schedule", *options)
+    assert (done.returncode, "2 files checked" in done.stderr) == (0, True), done.stderr
+    odd_job.write_spec(deadline_s=1000)
+    done = odd_job.call("schedule", *options)
+    assert (done.returncode, "`TimeoutStopSec=1060`" in done.stderr) == (2, True), done.stderr
+    [again] = re.findall(r"Print it again: pipeline (schedule .*)", done.stderr)
+    done = odd_job.shell([*PIPELINE, *shlex.split(again)])
+    assert "TimeoutStopSec=1060" in done.stdout
+    assert "--until 06:00" in directive(done.stdout, "ExecStart")
+
+
+@pytest.mark.parametrize("kind", ["cron", "github"])
+def test_a_crontab_with_other_lines_and_a_workflow_can_be_checked_too(make_job, tmp_path, kind):
+    """The workflow names the job file from the top of its repository."""
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    (job.folder / ".git").mkdir()
+    (job.folder / WHEEL).write_bytes(b"one")
+    options = ("--at", "02:05", "--key-file", str(key_file(job)))
+    [text] = printed(job, kind, *options).values()
+    file = tmp_path / "installed.yml"
+    file.write_text(f"5 5 * * * true\n{text}" if kind == "cron" else text)
+    done = job.call("schedule", "--check", str(file))
+    assert done.returncode == 0, done.stderr
+    if kind == "cron":
+        file.write_text(file.read_text().replace("\n5 2", "\n5 3"))
+    else:
+        (job.folder / WHEEL).write_bytes(b"two")
+    done = job.call("schedule", "--check", str(file))
+    assert (done.returncode, "no longer matches" in done.stderr) == (2, True)
+    file.write_text("5 5 * * * true\n")
+    done = job.call("schedule", "--check", str(file))
+    assert (done.returncode, "has no line `# Printed by" in done.stderr) == (2, True)
 
 
 # -- GitHub: the tests run the steps here, with their own repository ------------------------------

@@ -6,6 +6,7 @@ tests, because an installation needs the package index and takes minutes.
 
 from __future__ import annotations
 
+import contextlib
 import email
 import json
 import os
@@ -267,7 +268,7 @@ def page(folder: Path, *words: str | Path) -> str:
             assert process.stderr is not None
             [address] = re.findall(r"http://\S+", process.stderr.readline())
             client = PageClient(address)
-            with client.http:
+            with contextlib.closing(client.http):
                 return client.get("/")
         finally:
             process.terminate()

@@ -12,33 +12,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.core.model import State
 from pipeline.core.wording import counted
 from pipeline.ledger.trends import History, Latencies, Numbers
 from pipeline.report.groups import Group
 from pipeline.report.html.markup import Markup, visible
+from pipeline.report.html.plot import (
+    INK,
+    Axes,
+    bars,
+    logarithmic_numbers,
+    picture,
+    round_numbers,
+)
 from pipeline.report.html.samples import Samples
-from pipeline.report.html.svg import INK, as_markup, drawing
 from pipeline.report.html.time_axis import Timeline
 from pipeline.status.event_log import LearnedLimit
 
-# About the width of a page on a phone, so that the text in a chart is as large as on the page.
-_WIDTH, _HEIGHT = 4.2, 2.6
+_HEIGHT = 187.0
 # A line with under a tenth as many rows as the ok ones would lie on the axis. It gets its own axes.
-_FEW, _HEIGHT_OF_FEW = 10, 1.1
-_BAR, _BARS_BESIDES = 0.36, 0.4
+_FEW, _HEIGHT_OF_FEW = 10, 79.0
 _COLOURS = {
     State.OK: "#0072b2",
     State.FAILED: "#d55e00",
     State.AMBIGUOUS: "#e69f00",
     State.PENDING: "#999999",
 }
-_LINES = {State.OK: "-", State.FAILED: "--", State.AMBIGUOUS: ":"}
-_PACE, _LIMITED, _LIMIT = "#56b4e9", "#d55e00", INK
+_LINES = {State.OK: "", State.FAILED: "6 3", State.AMBIGUOUS: "2 2"}
+_PACE, _LIMITED = "#56b4e9", "#d55e00"
 # A limit more than four times the pace would press the curve flat. Only the caption names it.
 _LIMIT_DRAWN_UNTIL = 4.0
 _LABEL = 34
@@ -61,15 +63,14 @@ def pictures(
     history: History, limits: dict[str, LearnedLimit], groups: Sequence[Group], samples: Samples
 ) -> list[Picture]:
     """Draws the charts that have something to show, in the order of a report."""
-    with drawing():
-        drawn = (
-            progress(history),
-            pace(history, limits),
-            latency(history.latencies),
-            failures(groups),
-            domains(samples),
-        )
-        return [picture for picture in drawn if picture is not None]
+    drawn = (
+        progress(history),
+        pace(history, limits),
+        latency(history.latencies),
+        failures(groups),
+        domains(samples),
+    )
+    return [one for one in drawn if one is not None]
 
 
 def progress(history: History) -> Picture | None:
@@ -81,30 +82,23 @@ def progress(history: History) -> Picture | None:
     if not states:
         return None
     few = [state for state in states if last[state] * _FEW < last[State.OK]]
-    panels = [[state for state in states if state not in few], *([few] if few else [])]
-    heights = [_HEIGHT, _HEIGHT_OF_FEW][: len(panels)]
-    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
+    shown = [[state for state in states if state not in few], *([few] if few else [])]
     timeline = Timeline(history.spans)
-    for axes, shown in zip(drawn[:, 0], panels, strict=True):
-        _lines(axes, timeline, history, shown)
-        if len(states) > 1:
-            _legend(axes)
+    panels = []
+    for states_shown, height in zip(shown, (_HEIGHT, _HEIGHT_OF_FEW), strict=False):
+        axes = Axes(height, "rows", whole=True, legend=len(states) > 1)
+        for state in states_shown:
+            points = [(part.at, part.rows[state]) for part in history.progress]
+            line = _line(timeline, points)
+            axes.line(*line, _COLOURS[state], _LINES[state], name=str(state))
         timeline.mark(axes)
-    timeline.label(drawn[-1, 0])
+        panels.append(axes)
+    timeline.label(panels[-1])
     totals = ", ".join(f"{last[state]:,} {state}" for state in states)
     work = duration(sum(span.duration_s for span in history.spans))
     spans = "" if len(history.spans) == 1 else f" in {len(history.spans)} periods"
     caption = f"{totals} at the end of {work} of work{spans}."
-    return _picture(figure, "progress", "Rows over time", caption)
-
-
-def _lines(axes: Axes, timeline: Timeline, history: History, states: Sequence[State]) -> None:
-    for state in states:
-        line = _line(timeline, [(part.at, part.rows[state]) for part in history.progress])
-        axes.plot(*line, _LINES[state], color=_COLOURS[state], lw=1.8, label=str(state))
-    _counting(axes)
-    axes.set_ylabel("rows")
+    return _picture(panels, "Rows over time", caption)
 
 
 def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
@@ -112,67 +106,57 @@ def pace(history: History, limits: dict[str, LearnedLimit]) -> Picture | None:
     if not history.spans:
         return None
     timeline = Timeline(history.spans)
-    figure, axes = _figure()
+    axes = Axes(_HEIGHT, "requests per second")
     sent = _steps(timeline, [(part.edges, part.per_s) for part in history.pace])
-    axes.fill_between(*sent, color=_PACE, alpha=0.55, lw=0, label="requests")
-    axes.plot(*sent, color=_PACE, lw=0.8)
+    axes.area(*sent, _PACE, 0.55, name="requests")
+    axes.line(*sent, _PACE, width=0.8)
     if any(run.rate_limited for run in history.runs):
         refused = [(part.edges, part.rate_limited_per_s) for part in history.pace]
-        axes.fill_between(*_steps(timeline, refused), color=_LIMITED, lw=0, label="answered 429")
+        axes.area(*_steps(timeline, refused), _LIMITED, name="answered 429")
     known = [limits[run.run_id] for run in history.runs if run.run_id in limits]
     most = max(float(part.per_s.max()) for part in history.pace)
     if known and max(limit.per_s for limit in known) <= most * _LIMIT_DRAWN_UNTIL:
-        axes.plot(*_limits(timeline, history, limits), "--", color=INK, lw=1, label="limit")
+        axes.line(*_limits(timeline, history, limits), INK, "4 2", 1, name="limit")
     timeline.mark(axes)
     timeline.label(axes)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("requests per second")
-    _legend(axes)
     caption = _pace_caption(history, most, known)
-    return _picture(figure, "pace", "Pace", caption)
+    return _picture([axes], "Pace", caption)
 
 
 def latency(latencies: Latencies) -> Picture | None:
     """A histogram of how long answers took, with the median and the 95th percentile."""
     if not latencies.total:
         return None
-    figure, axes = _figure()
     seconds = np.maximum(latencies.ms / 1000, 0.001)
     shortest, longest = float(seconds[0]), float(seconds[-1])
     logarithmic = longest / shortest > _LOGARITHMIC_FROM
+    axes = Axes(_HEIGHT, "answers", whole=True, logarithmic=logarithmic)
     if logarithmic:
         edges = np.geomspace(shortest, longest + 0.001, _LATENCY_BINS + 1)
         edges = np.unique(np.floor(edges * 1000) / 1000)  # no bin lies between two milliseconds
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter("")
+        places = logarithmic_numbers(float(edges[0]), float(edges[-1]))
     else:
         wide = max(longest - shortest, longest / 10)  # equal latencies need an axis too
         edges = np.linspace(longest - wide, longest * 1.001, _LATENCY_BINS + 1)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        places = round_numbers(float(edges[0]), float(edges[-1]), 5)
+    axes.across = float(edges[0]), float(edges[-1])
+    axes.ticks = [(place, f"{place:g}") for place in places]
+    axes.x_label = "seconds" + (", logarithmic" if logarithmic else "")
     heights, _ = np.histogram(seconds, edges, weights=latencies.counts)
-    axes.stairs(heights, edges, fill=True, color=_COLOURS[State.OK], alpha=0.8)
+    steps = np.repeat(edges, 2)[1:-1], np.repeat(heights, 2)
+    axes.area(*steps, _COLOURS[State.OK], 0.8)
     marks = {"median": 0.5, "95 %": 0.95}
-    for line, (name, part) in zip(("-", "--"), marks.items(), strict=True):
+    for dash, (name, part) in zip(("", "4 2"), marks.items(), strict=True):
         within = latencies.quantile_s(part)
-        axes.axvline(
-            max(within, 0.001),  # a logarithmic axis has no 0
-            color=INK,
-            linestyle=line,
-            linewidth=1,
-            label=f"{name}: {latency_words(within)}",
-        )
-    _legend(axes)
-    _counting(axes)
-    axes.set_xlabel("seconds" + (", logarithmic" if logarithmic else ""))
-    axes.set_ylabel("answers")
+        # The axis may begin at a rounded number, and a logarithmic one has no 0.
+        axes.mark(max(within, axes.across[0]), dash, f"{name}: {latency_words(within)}")
     half, most = (latencies.quantile_s(part) for part in marks.values())
     caption = (
         f"Of {counted(latencies.total, 'answer')} the median took {latency_words(half)}, the 95th "
         f"percentile {latency_words(most)} and the slowest "
         f"{latency_words(float(latencies.ms[-1]) / 1000)}."
     )
-    return _picture(figure, "latency", "Time to an answer", caption)
+    return _picture([axes], "Time to an answer", caption)
 
 
 def failures(groups: Sequence[Group]) -> Picture | None:
@@ -180,15 +164,15 @@ def failures(groups: Sequence[Group]) -> Picture | None:
     if not groups:
         return None
     shown = groups[:_MOST_CODES]
-    bars = [
-        (f"{group.code or '(no code)'} · {group.state}", group.count, _COLOURS[group.state])
+    rows = [
+        (_short(f"{group.code or '(no code)'} · {group.state}"), group.count, _COLOURS[group.state])
         for group in shown
     ]
-    figure = _bars(bars)
     rest = sum(group.count for group in groups[_MOST_CODES:])
     more = f", and {counted(rest, 'row')} of {len(groups) - len(shown)} more codes" if rest else ""
     named = ", ".join(f"{g.count:,} {g.code or '(no code)'} ({g.state})" for g in shown)
-    return _picture(figure, "failures", "Rows that are not ok, by code", f"{named}{more}.")
+    title, caption = "Rows that are not ok, by code", f"{named}{more}."
+    return Picture(title, bars(rows, f"{title}. {caption}"), caption)
 
 
 def domains(samples: Samples) -> Picture | None:
@@ -196,7 +180,7 @@ def domains(samples: Samples) -> Picture | None:
     top = samples.domains.most_common(_MOST_DOMAINS)
     if not top:
         return None
-    figure = _bars([(name, count, _COLOURS[State.OK]) for name, count in top])
+    rows = [(_short(name), count, _COLOURS[State.OK]) for name, count in top]
     read = f"{samples.answers:,} answers"
     if samples.parts_read < samples.parts:
         read += f" (a sample: {samples.parts_read} of {samples.parts} parts of the results)"
@@ -204,7 +188,7 @@ def domains(samples: Samples) -> Picture | None:
         f"{samples.citations:,} citations of {counted(len(samples.domains), 'site')} in "
         f"{samples.cited:,} of {read}. The most cited is {_short(top[0][0])}, {top[0][1]:,} times."
     )
-    return _picture(figure, "domains", "Most cited sites", caption)
+    return Picture("Most cited sites", bars(rows, f"Most cited sites. {caption}"), caption)
 
 
 def _line(timeline: Timeline, parts: Sequence[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
@@ -239,47 +223,14 @@ def _limits(
     return np.array(x), np.array(y)
 
 
-def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
-    return Picture(title, as_markup(figure, name, f"{title}. {caption}"), caption)
-
-
-def _bars(bars: list[tuple[str, int, str]]) -> Figure:
-    """Bars with their names above them, because a name may be long and a page narrow."""
-    figure, axes = _figure(_BARS_BESIDES + _BAR * len(bars))
-    places = np.arange(len(bars))
-    counts = [count for _, count, _ in bars]
-    axes.barh(places + 0.22, counts, 0.36, color=[colour for _, _, colour in bars])
-    for place, (name, count, _) in enumerate(bars):
-        axes.text(0, place, f"{_short(name)}: {count:,}", va="bottom", ha="left", fontsize=8.5)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_xlim(0, max(counts))
-    axes.set_axis_off()
-    return figure
+def _picture(panels: Sequence[Axes], title: str, caption: str) -> Picture:
+    return Picture(title, picture(panels, f"{title}. {caption}"), caption)
 
 
 def _short(name: str) -> str:
     """A name as one short line without hidden characters: servers and sheets choose names."""
     name = visible(name[: _LABEL + 1]).replace("\n", " ").replace("\t", " ")
     return name if len(name) <= _LABEL else name[: _LABEL - 1] + "…"
-
-
-def _counting(axes: Axes) -> None:
-    """A vertical axis of whole numbers from 0."""
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _legend(axes: Axes) -> None:
-    """Puts the legend above the axes, where it covers nothing."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, borderaxespad=0, borderpad=0.2
-    )
 
 
 def _pace_caption(history: History, most: float, known: list[LearnedLimit]) -> str:

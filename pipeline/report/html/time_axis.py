@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from itertools import accumulate
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from pipeline.ledger.trends import Numbers, Span
+from pipeline.report.html.plot import Axes, round_numbers
 
 _STEPS_S = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)))
 _STEPS_S += tuple(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 96, 168))
@@ -48,10 +47,9 @@ class Timeline:
 
     def mark(self, axes: Axes) -> None:
         """Sets the length of `axes` to that of the work, and draws the gaps."""
-        gaps = [(begin - self.gap_s, self.gap_s) for begin in self.begins[1:]]
-        full_height = axes.get_xaxis_transform()
-        axes.broken_barh(gaps, (0, 1), color="#808080", alpha=0.3, lw=0, transform=full_height)
-        axes.set_xlim(0, self.length_s)
+        for begin in self.begins[1:]:
+            axes.band(begin - self.gap_s, self.gap_s)
+        axes.across = 0.0, self.length_s
 
     def label(self, axes: Axes) -> None:
         """Puts ticks and their labels on the time axis of `axes`."""
@@ -59,8 +57,9 @@ class Timeline:
             self._label_spans(axes)
         elif self.length_s < _COUNTED_UNDER_S:
             begun = datetime.fromtimestamp(self.spans[0].begun, UTC)
-            axes.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS))
-            axes.set_xlabel(f"seconds since {begun:%Y-%m-%d %H:%M:%S} UTC")
+            places = round_numbers(0, self.length_s, _MOST_TICKS)
+            axes.ticks = [(place, f"{place:g}") for place in places]
+            axes.x_label = f"seconds since {begun:%Y-%m-%d %H:%M:%S} UTC"
         else:
             self._label_clock(axes)
 
@@ -73,10 +72,10 @@ class Timeline:
         if self.length_s - begins[kept[-1]] < self.length_s / 8 and len(kept) > 1:
             kept.pop()  # its label would be cut by the edge
         times = [datetime.fromtimestamp(self.spans[n].begun, UTC) for n in kept]
-        axes.set_xticks([begins[n] for n in kept], [f"{t:%d %b}\n{t:%H:%M}" for t in times])
-        for text in axes.get_xticklabels():
-            text.set_horizontalalignment("left")
-        axes.set_xlabel("UTC; grey: no work, not to scale")
+        labels = [f"{t:%d %b}\n{t:%H:%M}" for t in times]
+        axes.ticks = list(zip([begins[n] for n in kept], labels, strict=True))
+        axes.centred = False
+        axes.x_label = "UTC; grey: no work, not to scale"
 
     def _label_clock(self, axes: Axes) -> None:
         span = self.spans[0]
@@ -84,8 +83,8 @@ class Timeline:
         ticks = list(_ticks(span, step_s))
         form = "%H:%M:%S" if step_s < 60 else "%H:%M" if step_s < 86_400 else "%d %b"
         labels = [datetime.fromtimestamp(tick, UTC).strftime(form) for tick in ticks]
-        axes.set_xticks([tick - span.begun for tick in ticks], labels)
-        axes.set_xlabel(f"UTC, from {datetime.fromtimestamp(span.begun, UTC):%Y-%m-%d %H:%M}")
+        axes.ticks = [(tick - span.begun, text) for tick, text in zip(ticks, labels, strict=True)]
+        axes.x_label = f"UTC, from {datetime.fromtimestamp(span.begun, UTC):%Y-%m-%d %H:%M}"
 
 
 def _ticks(span: Span, step_s: int) -> Iterator[float]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from pipeline.core.model import Outcome, Reply, Row, State, Verdict
 from pipeline.ledger import matching, queries
@@ -19,6 +18,7 @@ from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import reading
 from pipeline.ledger.trends import History, Latencies, Span, count_history
 from pipeline.report.html.charts import duration, latency, pictures
+from pipeline.report.html.plot import Axes
 from pipeline.report.html.samples import Samples, domain
 from pipeline.report.html.time_axis import Timeline
 from pipeline.status.event_log import LearnedLimit, ended_paces
@@ -151,12 +151,12 @@ def test_a_clock_that_is_set_back_breaks_no_picture(nights):
 def test_a_run_of_any_length_has_a_few_readable_ticks(length_s):
     """From a thousandth of a second to a month."""
     timeline = Timeline([Span(MIDNIGHT + 12.3, MIDNIGHT + 12.3 + length_s, (1,))])
-    axes = Figure().add_subplot()
+    axes = Axes(187, "rows")
     timeline.mark(axes)
     timeline.label(axes)
-    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= timeline.length_s]
+    ticks = [tick for tick, _ in axes.ticks if 0 <= tick <= timeline.length_s]
     assert 2 <= len(ticks) <= 6
-    assert "UTC" in axes.get_xlabel()
+    assert "UTC" in axes.x_label
 
 
 @pytest.mark.parametrize("nights_number", [2, 3, 30, 400])
@@ -164,15 +164,15 @@ def test_many_nights_leave_room_for_the_work_and_for_its_labels(nights_number):
     """Gaps take at most a quarter of the axis, labels do not touch, and times keep their order."""
     begins = [MIDNIGHT + 86_400 * night for night in range(nights_number)]
     timeline = Timeline([Span(begin, begin + 3, (n,)) for n, begin in enumerate(begins)])
-    axes = Figure().add_subplot()
+    axes = Axes(187, "rows")
     timeline.mark(axes)
     timeline.label(axes)
     work_s = 3 * nights_number
     assert work_s < timeline.length_s <= 1.26 * work_s
-    ticks = axes.get_xticks()
+    ticks = [tick for tick, _ in axes.ticks]
     assert 1 <= len(ticks) <= 4
     assert len(ticks) == 1 or min(np.diff(ticks)) >= timeline.length_s / 4
-    assert axes.get_xticklabels()[0].get_text() == "15 Jan\n08:00"
+    assert axes.ticks[0][1] == "15 Jan\n08:00"
     placed = np.concatenate(
         [timeline.place(n, np.array([s.begun, s.ended])) for n, s in enumerate(timeline.spans)]
     )
@@ -269,18 +269,6 @@ def test_a_host_of_a_million_characters_makes_a_small_picture(nights):
     assert len(picture.svg.source) < 5000
     assert len(picture.caption) < 200
     assert "$x^2$[U+202E]&lt;b&gt;&amp;[U+0000]漢" in picture.svg.source
-
-
-def test_pictures_of_one_page_share_no_ids(nights):
-    """With a shared id, one would be drawn with the shapes of another."""
-    nights.begin(0)
-    nights.send(5)
-    sources = [p.svg.source for p in pictures(nights.history(), {}, [], NOTHING_READ)]
-    found = [piece.split('"')[0] for source in sources for piece in source.split(' id="')[1:]]
-    assert found
-    assert len(found) == len(set(found))
-    referred = {piece.split(")")[0] for source in sources for piece in source.split("url(#")[1:]}
-    assert referred <= set(found)
 
 
 def test_a_domain_is_the_host_of_an_http_address():

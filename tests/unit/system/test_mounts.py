@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.system.mounts import find_network, network_file_system
+from pipeline.system.mounts import find_lost, find_network, network_file_system
 
 TABLE = r"""sysfs /sys sysfs rw,relatime 0 0
 /dev/vda1 / ext4 rw,relatime 0 0
@@ -135,3 +135,29 @@ def test_a_run_folder_on_a_network_file_system_is_refused(sandbox, make_job, tmp
     assert not (place / "out").exists()
     assert sandbox.received() == 0
     assert Path(place).is_dir()
+
+
+CONTAINER = """\
+overlay / overlay rw,lowerdir=/l,upperdir=/u 0 0
+tmpfs /tmp tmpfs rw 0 0
+/dev/sda1 /data ext4 rw 0 0
+overlay /data/over overlay rw 0 0
+ramfs /data/fast ramfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "lost"),
+    [
+        ("/data/runs/job", False),
+        ("/database/job", True),
+        ("/home/user/runs", True),
+        ("/tmp/runs", True),
+        ("/data/fast/runs", True),
+        ("/data/over/runs", False),
+    ],
+)
+def test_a_container_loses_its_own_layer_and_its_memory(path, lost):
+    """A volume stays, whatever its file system is."""
+    assert find_lost(path, CONTAINER) == lost
+    assert find_lost(path, "")
