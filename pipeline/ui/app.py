@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     FileResponse,
     HTMLResponse,
@@ -115,7 +115,11 @@ class Page:
                 Route("/upload", self._upload, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
-            exception_handlers={PipelineError: _explained, OSError: _unreadable},
+            exception_handlers={
+                PipelineError: _explained,
+                OSError: _unreadable,
+                ClientDisconnect: _gone,
+            },
         )
 
     def _shown(self, fields: Fields) -> Shown:
@@ -309,6 +313,12 @@ def _explained(request: Request, error: Exception) -> Response:
         back = to("Open the job file", local("/edit", at=at))
     text = document("Refused", paragraph(str(error), class_="problem"), paragraph(back))
     return HTMLResponse(text, status)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this answer: the browser left in the middle of a form or an upload. Without it,
+    the terminal would show a traceback."""
+    return PlainTextResponse("", 400)
 
 
 def _unreadable(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -281,6 +282,23 @@ def test_a_refusal_that_cannot_be_printed_has_a_message(job: Job, sandbox):
     assert refused.status_code == 400
     assert "Is the disk full?" in refused.text
     assert sum(sandbox.billed().values()) == 2
+
+
+@pytest.mark.parametrize("path", ["/edit", "/upload?name=x.csv"])
+def test_a_browser_that_leaves_in_the_middle_saves_and_prints_nothing(job: Job, path: str):
+    with serving(job.folder, job.environment()) as (process, page):
+        url = httpx.URL(page.base)
+        cookies = "; ".join(f"{name}={value}" for name, value in page.http.cookies.items())
+        with socket.create_connection((url.host, url.port)) as browser:
+            head = f"POST {path} HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nOrigin: {page.base}\r\n"
+            head += f"Cookie: {cookies}\r\nContent-Length: 1000\r\n\r\nstory"
+            browser.sendall(head.encode())
+            page.get("/")
+        eventually(lambda: not (job.folder / "x.csv").exists())
+        page.get("/")
+        process.send_signal(signal.SIGINT)
+        printed = process.communicate()[1].decode()
+    assert "Traceback" not in printed
 
 
 def test_a_refused_click_leads_back_to_its_job(job: Job, page: PageClient):
