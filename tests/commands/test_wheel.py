@@ -193,6 +193,18 @@ def test_the_python_versions_in_pyproject_are_those_that_the_documentation_names
     assert PROJECT["requires-python"] == f">={claimed[0]}"
 
 
+def test_the_documentation_names_the_wheel_of_this_release():
+    """A command with an older name would fail."""
+    pages = [TOP / "README.md", *(TOP / "docs").glob("*.md")]
+    named = [
+        name
+        for page in pages
+        for name in re.findall(r"paidrows-[\d.]+\S*?\.whl", page.read_text(encoding="utf-8"))
+    ]
+    assert len(named) >= 7
+    assert set(named) == {f"paidrows-{pipeline.__version__}-py3-none-any.whl"}
+
+
 @pytest.mark.parametrize("minor", MINORS)
 def test_an_installed_wheel_does_a_whole_job_without_the_checkout(minor, tmp_path):
     """Only its requirements are installed, each file checked against the lock's hashes."""
