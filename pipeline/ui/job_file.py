@@ -16,7 +16,7 @@ from pipeline.job.run_note import read_note
 from pipeline.job.spec import JobSpec, load_output, load_spec
 from pipeline.run.check import Body, check_job
 from pipeline.run.places import SPECS, Places
-from pipeline.system.files import replacing, storing
+from pipeline.system.files import replacing
 from pipeline.system.opening import read_file
 from pipeline.system.paths import resolved
 
@@ -119,8 +119,14 @@ def save_text(places: Places, file: JobFile, content: bytes) -> None:
         raise Refused(str(error), closing=NOT_SAVED) from None
     _refuse_moved(file.path, spec)
     target = resolved(file.path)  # of a link, the file that it leads to
-    with storing(target), replacing(target, stat.S_IMODE(target.stat().st_mode)) as saved:
-        saved.write(content)
+    try:
+        with replacing(target, stat.S_IMODE(target.stat().st_mode)) as saved:
+            saved.write(content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Refused(
+            f"{target}: the disk refused this file ({reason}).", closing=NOT_SAVED
+        ) from None
 
 
 def paid_folders(path: Path) -> list[Path]:

@@ -284,6 +284,19 @@ def test_a_refusal_that_cannot_be_printed_has_a_message(job: Job, sandbox):
     assert sum(sandbox.billed().values()) == 2
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has it")
+def test_a_job_file_that_the_disk_refuses_stays_and_the_page_says_so(job: Job):
+    before = job.spec.read_text()
+    with serving(job.folder, job.environment()) as (process, page):
+        fields = {"at": "job.yaml", "text": f"{before}# {'x' * 5000}\n"}
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
+        refused = page.post("/edit", fields)
+    assert "the disk refused this file" in refused.text
+    assert "Nothing was saved." in refused.text
+    assert "stopped sending" not in refused.text
+    assert job.spec.read_text() == before
+
+
 @pytest.mark.parametrize("path", ["/edit", "/upload?name=x.csv"])
 def test_a_browser_that_leaves_in_the_middle_saves_and_prints_nothing(job: Job, path: str):
     with serving(job.folder, job.environment()) as (process, page):
@@ -526,6 +539,5 @@ def test_rows_are_filtered_by_text_flag_and_column(make_job, sandbox):
         assert found(flag="empty") == ["3"]
         assert found(flag="empty", status="failed") == []
         for values in ({"flag": "none"}, {"text": "x", "column": "none"}, {"status": "done"}):
-            answer = page.http.get("/rows", params={"at": "job.yaml", **values})
-            assert answer.status_code == 400
-            assert "none" in answer.text or "done" in answer.text
+            text = page.get("/rows", at="job.yaml", **values)
+            assert re.search(r"There is no (flag|column|status) &quot;(none|done)&quot;", text)
