@@ -74,6 +74,8 @@ class Selection:
         refuse_other(sets, codes, only=self.only, excluded=self.excluded)
         refuse_other((RowNumbers, NoneType), "`pipeline.parse_rows(…)`, or None", rows=self.rows)
         refuse_other((Integral, NoneType), "a whole number, or None", limit=self.limit)
+        if self.limit is not None and self.limit < 0:  # it would count from the end
+            raise Refused("`limit` must not be negative.")
 
     def named(
         self, rows: int, numbers: npt.NDArray[np.int64] | None = None

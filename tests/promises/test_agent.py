@@ -159,3 +159,11 @@ def test_without_the_extra_the_command_names_it(tmp_path: Path):
     )
     assert done.returncode == 2
     assert "paidrows[mcp]" in done.stderr
+
+
+def test_a_negative_limit_chooses_nothing(job: Job):
+    """It would count from the end, so an agent would see another plan than it asked for."""
+    for command in ("run", "resume"):
+        refused, words = Agent(job).call("check", job="job.yaml", command=command, limit=-1)
+        assert refused
+        assert "must not be negative" in words
