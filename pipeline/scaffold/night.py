@@ -32,6 +32,8 @@ PRINTED_BY = "# Printed by: pipeline schedule "
 """The line of each file that names its command begins like this."""
 OTEL = "OTEL_"
 """The names of OpenTelemetry's variables begin like this."""
+_OF_EXTRA = (".ods", ".xls", ".xlsb")
+"""The sheets that only the extra xls reads."""
 SAVING_S = 60
 """Seconds that a run needs after its drain to save, to seal and to notify, on a slow disk."""
 
@@ -215,7 +217,8 @@ def _needed_extras(spec: JobSpec) -> dict[str, None]:
     wanted = {
         "otel": spec.notify is not None and spec.notify.opentelemetry,
         "ray": spec.engine == "ray",
-        "xls": spec.file.suffix.lower() in (".ods", ".xls", ".xlsb"),
+        # The rows of a later stage come from the stage before.
+        "xls": isinstance(spec.input, Path) and spec.input.suffix.lower() in _OF_EXTRA,
     }
     return {name: None for name, needed in wanted.items() if needed}
 

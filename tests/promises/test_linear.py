@@ -231,7 +231,7 @@ CASES: dict[str, Callable[[], object]] = {
     "cell: half escapes": lambda: shared_strings.unescaped(filled("_x000")),
     "exported: escapes": lambda: cells.escaped(filled("_x0000_")),
     "exported: citations": lambda: cells_of_exports._read_citations(filled("\n")),
-    "exported: 16,000 columns": lambda: answered_sheet._Names(
+    "exported: 16,000 columns": lambda: answered_sheet.AddedNames(
         frozenset(("result", *(f"result_{n}" for n in range(16_000)))),
         frozenset(),
         KINDS,
