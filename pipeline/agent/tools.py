@@ -141,9 +141,10 @@ class Tools:
         checked = check_job(job, selection=_selection(command, limit, only))
         if checked.plan != plan:
             raise Refused("This is no longer the plan that `check` showed. Make a new one with it.")
-        if checked.questions:
+        asked = [*checked.questions, *([checked.refusal] if checked.refusal else [])]
+        if asked or checked.repaid:
             raise Refused(
-                f"A person has to decide about this: {' '.join(checked.questions)} In a terminal: "
+                f"A person has to decide about this: {' '.join(asked)} In a terminal: "
                 f"{job.command(command)}"
             )
         if checked.paid_at_most > self.most_paid:

@@ -167,3 +167,16 @@ def test_a_negative_limit_chooses_nothing(job: Job):
         refused, words = Agent(job).call("check", job="job.yaml", command=command, limit=-1)
         assert refused
         assert "must not be negative" in words
+
+
+def test_finished_rows_that_a_changed_job_file_would_pay_again_need_a_person(job: Job, sandbox):
+    """A plan token alone would allow them: on the page a person sees their number first."""
+    job.run()
+    job.write_spec(variables={"story": "story"}, constants={"tone": "warm"})
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job="job.yaml")
+    refused, words = agent.call("run", job="job.yaml", plan=plan["plan"])
+    eventually(lambda: not RunFolder(job.output).in_use)
+    assert sum(sandbox.billed().values()) == 8
+    assert refused
+    assert "A person has to decide" in words
