@@ -129,8 +129,9 @@ def read_answer(body: bytes) -> Answer:
         Unreadable: when the body is not JSON, is not an object, or has no `result`.
     """
     answer = _answer_of(_json_object(body))
-    guessed = ("charset_guessed",) if is_guessed(body) else ()
-    return replace(answer, flags=(*answer.flags, *guessed))
+    if is_guessed(body):
+        return replace(answer, flags=(*answer.flags, "charset_guessed"))
+    return answer
 
 
 def _answer_of(fields: dict[str, Any] | None) -> Answer:
@@ -146,7 +147,7 @@ def _answer_of(fields: dict[str, Any] | None) -> Answer:
         result = _json_text(result)
     if not result.strip():
         flags.append(EMPTY)
-    if _SURROGATE.search(result):
+    if _has_surrogates(result):
         flags.append("result_repaired")
         extra["result"] = result
         result = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", result)
@@ -294,7 +295,14 @@ def _citation(entry: Any) -> Citation | None:
 
 def _json_text(value: Any) -> str:
     """Returns JSON text. Lone surrogates stay escaped, because no text column can store them."""
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text_of(value))
+    text = text_of(value)
+    if not _has_surrogates(text):
+        return text
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _has_surrogates(text: str) -> bool:
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def _clean(text: str) -> str:
