@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
@@ -118,7 +119,7 @@ def classify(reply: Reply) -> Outcome:
             stop=StopCode.REDIRECT,
         )
     if 200 <= reply.status < 300:
-        return _of_success(reply)
+        return _of_success(reply, reply.status)
     return _of_error(reply, reply.status)
 
 
@@ -172,7 +173,7 @@ def _without_answer(reply: Reply) -> Outcome:
     )
 
 
-def _of_success(reply: Reply) -> Outcome:
+def _of_success(reply: Reply, status: int) -> Outcome:
     if reply.failure is not None:
         return _without_answer(reply)
     fields = _json_object(reply.body)
@@ -189,7 +190,12 @@ def _of_success(reply: Reply) -> Outcome:
             reply.status,
             maybe_paid=True,
         )
-    return Outcome(Verdict.OK, http_status=reply.status, maybe_paid=True)
+    return _ok(status)
+
+
+@cache
+def _ok(status: int) -> Outcome:
+    return Outcome(Verdict.OK, http_status=status, maybe_paid=True)
 
 
 def _of_error(reply: Reply, status: int) -> Outcome:

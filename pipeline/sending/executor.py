@@ -284,11 +284,13 @@ class Executor:
     # -- the workers ----------------------------------------------------------------------
 
     async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
         while True:
             row = await self._handed.get()
             self._idle -= 1
             try:
-                await self._attempt(row)
+                await self._attempt(row, worker)
             except Exception as error:
                 self.fail(error)
                 self.abandon()  # this outcome could not be saved, so later ones cannot either
@@ -297,7 +299,7 @@ class Executor:
                 self._idle += 1
                 self._changed.set()
 
-    async def _attempt(self, row: Row) -> None:
+    async def _attempt(self, row: Row, worker: asyncio.Task[None]) -> None:
         if not self.allowed(row):
             self._not_billed()
             self._queue.finished(row)
@@ -318,22 +320,20 @@ class Executor:
             return
         self._sent += 1
         nth, leaves_at = self._sent, self.throttle.sent(self.engine.lead_s)
-        reply = await self._send(row, leaves_at)
+        reply = await self._send(row, leaves_at, worker)
         outcome = _judge(reply)
         self._note_latency(reply, outcome)
         self.throttle.landed(leaves_at, reply, outcome)
         await self._finish_row(attempt, reply, outcome, nth)
 
-    async def _send(self, row: Row, leaves_at: float) -> Reply:
-        task = asyncio.current_task()
-        assert task is not None
-        self._sending.add(task)
+    async def _send(self, row: Row, leaves_at: float, worker: asyncio.Task[None]) -> Reply:
+        self._sending.add(worker)
         try:
             return await self.engine.send(row.body, leaves_at)
         except asyncio.CancelledError:
             if not self._abandoned.is_set():
                 raise
-            task.uncancel()
+            worker.uncancel()
             return Reply(
                 leaves_at,
                 self.clock.monotonic(),
@@ -341,7 +341,7 @@ class Executor:
                 detail="the run ended before the server responded",
             )
         finally:
-            self._sending.discard(task)
+            self._sending.discard(worker)
 
     async def _finish_row(self, attempt: Attempt, reply: Reply, outcome: Outcome, nth: int) -> None:
         row = attempt.row

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
@@ -22,9 +21,9 @@ from pipeline.sending.engines.body_budget import BodyBudget, Share
 from pipeline.sending.engines.connections import (
     RequestProgress,
     Stage,
+    Transport,
     describe,
     failure_of,
-    open_transport,
     progress,
 )
 from pipeline.sending.engines.decoding import (
@@ -70,8 +69,7 @@ class Client:
         self._deadline_s = deadline_s
         self._mask = Mask(_secrets(access))
         self._bodies = bodies or BodyBudget()
-        self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
-        self._transport = open_transport(access.base_url, tell)
+        self._transport = Transport(access.base_url, connect_s, tell)
         self._deadlines: set[asyncio.Timeout] = set()
         self._tick: asyncio.TimerHandle | None = None
 
@@ -112,6 +110,8 @@ class Client:
         except Exception as error:
             failure = failure_of(error, request, partial.status is not None)
             detail = describe(error)
+            # aiohttp's stream holds its exception, whose frames hold the reply and so its memory.
+            error.__traceback__ = None
             if failure is Failure.DISCONNECTED:
                 request.lost()
         finally:
@@ -158,14 +158,16 @@ class Client:
         return headers if place is None else {"location": self._mask.text(place)}
 
     async def _exchange(self, body: bytes, partial: _Partial) -> None:
-        request = _Post(self._url, self._headers, body, self._extensions)
+        request = _Post(self._url, self._headers, body)
         response = await self._transport.handle_async_request(request)
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
         try:
             partial.status = response.status_code
             partial.headers = _plain(response.headers)
-            await _read(response, partial)
+            await _read(stream, partial)
         finally:
-            await response.aclose()
+            await stream.aclose()  # `response.aclose` does no more, at four times the cost
 
 
 class _Post(httpx.Request):
@@ -175,13 +177,11 @@ class _Post(httpx.Request):
     that httpx does for a request, and aiohttp completes them anyway.
     """
 
-    def __init__(
-        self, url: httpx.URL, headers: httpx.Headers, body: bytes, extensions: dict[str, Any]
-    ) -> None:
+    def __init__(self, url: httpx.URL, headers: httpx.Headers, body: bytes) -> None:
         self.method = "POST"
         self.url = url
         self.headers = headers
-        self.extensions = extensions
+        self.extensions = {}
         self.stream = httpx.ByteStream(body)
         self._body = body
 
@@ -223,7 +223,7 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in plain.items()}
 
 
-async def _read(response: httpx.Response, partial: _Partial) -> None:
+async def _read(stream: httpx.AsyncByteStream, partial: _Partial) -> None:
     """Reads the body into `partial` and decodes it. Holds at most `MAX_BODY_BYTES` of it.
 
     The body stays as it arrived until all of it is there, and if it cannot be decoded.
@@ -232,8 +232,7 @@ async def _read(response: httpx.Response, partial: _Partial) -> None:
         TooLarge: when the body, raw or decoded, is larger.
     """
     body = partial.body = bytearray()
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    async for chunk in response.stream:
+    async for chunk in stream:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
