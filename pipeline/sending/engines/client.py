@@ -1,8 +1,8 @@
 """The HTTP client: sends one request and returns one reply.
 
-The transport is httpx's on aiohttp, because httpx's own pool looks through all its connections at
-every event and stops at a few hundred requests in flight. `connections` decides which connection a
-request gets, and what an exception proves.
+The transport is one of httpx on aiohttp's connections, because httpx's own pool looks through all
+of its connections at every event and stops at a few hundred requests in flight. `connections` has
+it, decides which connection a request gets, and what an exception proves.
 """
 
 from __future__ import annotations

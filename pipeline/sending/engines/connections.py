@@ -42,7 +42,6 @@ with without_key_log():
     from aiohttp.connector import Connection
     from aiohttp.streams import StreamReader
     from aiohttp.tracing import Trace
-    from multidict import CIMultiDict
 
 IDLE_REUSE_S = 0.25
 MAX_HEADER_BYTES = 64 * 1024
@@ -247,7 +246,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._tell = tell
         self._proxy = _proxy(url)
         self._headers = httpx.Headers()
-        self._copied: CIMultiDict[str] = CIMultiDict()
+        self._copied: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -279,11 +278,11 @@ class Transport(httpx.AsyncBaseTransport):
             max_field_size=MAX_HEADER_BYTES,
         )
 
-    def _copy(self, headers: httpx.Headers) -> CIMultiDict[str]:
-        """Returns headers as aiohttp's own class. All requests of a client share theirs, so one
-        copy is enough."""
+    def _copy(self, headers: httpx.Headers) -> dict[str, str]:
+        """Returns headers as a dictionary. All requests of a client share theirs, so one copy is
+        enough."""
         if headers is not self._headers:
-            self._headers, self._copied = headers, CIMultiDict(headers.multi_items())
+            self._headers, self._copied = headers, dict(headers.items())
         return self._copied
 
 
