@@ -26,6 +26,7 @@ from pipeline.sending.engines.connections import (
     failure_of,
     progress,
 )
+from pipeline.sending.engines.deadlines import Deadline, Deadlines
 from pipeline.sending.engines.decoding import (
     KEPT_OF_TOO_LARGE_BYTES,
     MAX_BODY_BYTES,
@@ -37,7 +38,6 @@ from pipeline.sending.engines.decoding import (
 from pipeline.system.network import find_proxy
 
 CONNECT_S = 30.0
-_TICK_S = 1.0
 
 
 class Client:
@@ -70,8 +70,7 @@ class Client:
         self._mask = Mask(_secrets(access))
         self._bodies = bodies or BodyBudget()
         self._transport = Transport(access.base_url, connect_s, tell)
-        self._deadlines: set[asyncio.Timeout] = set()
-        self._tick: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(deadline_s)
 
     async def __aenter__(self) -> Client:
         return self
@@ -80,8 +79,7 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        if self._tick is not None:
-            self._tick.cancel()
+        self._deadlines.close()
         await self._transport.aclose()
 
     async def send(self, body: bytes) -> Reply:
@@ -93,10 +91,10 @@ class Client:
         request = RequestProgress()
         token = progress.set(request)
         sent_at = time.monotonic()
-        partial = _Partial(self._bodies.share())
+        timeout = asyncio.timeout(None)
+        partial = _Partial(self._bodies.share(), self._deadlines.begin(timeout))
         try:
-            async with asyncio.timeout(self._deadline_s) as partial.deadline:
-                self._watch(partial.deadline)
+            async with timeout:
                 await self._exchange(body, partial)
             failure, detail = None, ""
         except TimeoutError:
@@ -115,7 +113,7 @@ class Client:
             if failure is Failure.DISCONNECTED:
                 request.lost()
         finally:
-            self._deadlines.discard(partial.deadline)
+            self._deadlines.end(partial.deadline)
             progress.reset(token)
         reply = Reply(
             sent_at=sent_at,
@@ -128,29 +126,6 @@ class Client:
         )
         partial.share.until_gone(reply)
         return reply
-
-    def _watch(self, deadline: asyncio.Timeout) -> None:
-        self._deadlines.add(deadline)
-        if self._tick is None:
-            loop = asyncio.get_running_loop()
-            self._tick = loop.call_later(_TICK_S, self._ticked, loop.time() + _TICK_S)
-
-    def _ticked(self, due: float) -> None:
-        """Extends the deadlines by the time for which this process stood still.
-
-        After SIGSTOP or a pause of the machine, the answers that arrived meanwhile are there but
-        not yet read. This runs before the deadlines that passed meanwhile, because the event loop
-        runs timers in their order.
-        """
-        loop = asyncio.get_running_loop()
-        late_s = loop.time() - due
-        if late_s > _TICK_S:
-            for deadline in self._deadlines:
-                if (when := deadline.when()) is not None and when >= due:
-                    deadline.reschedule(when + late_s)
-        self._tick = None
-        if self._deadlines:
-            self._tick = loop.call_later(_TICK_S, self._ticked, loop.time() + _TICK_S)
 
     def _kept_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Masks `location`, the only header that is stored and shown. The others are only read."""
@@ -195,7 +170,7 @@ class _Partial:
     """The part of a response that has arrived so far, and its share of the memory for all."""
 
     share: Share
-    deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    deadline: Deadline
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray = b""
@@ -205,11 +180,9 @@ class _Partial:
         the server is answering and only this process is not ready."""
         if self.share.may_grow(size):
             return
-        begun, due = time.monotonic(), self.deadline.when()
-        self.deadline.reschedule(None)
+        left_s = self.deadline.pause()
         await self.share.grow(size)
-        if due is not None:
-            self.deadline.reschedule(due + time.monotonic() - begun)
+        self.deadline.resume(left_s)
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:

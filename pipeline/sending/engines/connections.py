@@ -242,7 +242,7 @@ class Transport(httpx.AsyncBaseTransport):
     def __init__(self, url: str, connect_s: float, tell: Callable[[str], None]) -> None:
         plain = urlsplit(url).scheme == "http"
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        self._timeout = aiohttp.ClientTimeout(connect=connect_s, sock_connect=connect_s)
+        self._timeout = aiohttp.ClientTimeout(connect=connect_s)
         self._tell = tell
         self._proxy = _proxy(url)
         self._headers = httpx.Headers()
