@@ -84,6 +84,9 @@ from pipeline.policy.cutoff import Cutoff
 from pipeline.policy.retry import BackOff, Breakers, Decision, decide
 from pipeline.policy.row_queue import RowQueue
 
+# So many rows leave in one turn of the event loop, at most. Thousands of new connections in one turn
+# would take seconds, in which no answer is read.
+_ROWS_A_TURN = 50
 # The run notices within this time that somebody has set the clock.
 _LOOK_AT_CLOCK_S = 1.0
 
@@ -197,6 +200,7 @@ class Executor:
     # -- the dispatcher -------------------------------------------------------------------
 
     async def _dispatch(self) -> None:
+        handed = 0
         while self.stopped is None and await self._row_ready():
             await self._room()
             await self.throttle.slot()
@@ -204,6 +208,9 @@ class Executor:
                 self._stop_in_time()
                 return
             self._hand_out(self._queue.take(self.clock.monotonic()))
+            handed += 1
+            if handed % _ROWS_A_TURN == 0:
+                await asyncio.sleep(0)
 
     async def _watch_clock(self) -> None:
         """Stops the run when the time to send is over, also while the dispatcher waits."""
