@@ -12,6 +12,7 @@ from pipeline.core.wording import counted, lasting
 from pipeline.job.job import Job
 from pipeline.ledger.kept_counts import KeptCounts
 from pipeline.ledger.reader import has_run
+from pipeline.planning.consent import failed_line
 from pipeline.planning.reviewed import kept_line
 from pipeline.report.html.markup import Child, Markup, element, foreign, joined
 from pipeline.run.check import Checked, check_job
@@ -248,6 +249,7 @@ def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
             button(words, kind="main"),
         ),
         paragraph(cost_line(checked, shown.job.sandbox)),
+        *_paid_twice(checked, shown.job.sandbox),
     )
 
 
@@ -258,6 +260,13 @@ def repaid_line(checked: Checked) -> str:
         f"The job file has changed since these rows were sent: {rows} would be sent again, and "
         "every answer may be billed again. To keep the answers, undo the change."
     )
+
+
+def _paid_twice(checked: Checked, rehearsal: bool) -> Iterator[Markup]:
+    """Which failed rows may be paid twice. The click on the button allows that."""
+    if checked.failed_maybe_paid and not checked.questions:  # a question counts these rows too
+        line = failed_line(checked.failed_maybe_paid, checked.names, paid_word(rehearsal))
+        yield paragraph(line, class_="problem")
 
 
 def cost_line(checked: Checked, rehearsal: bool) -> str:
@@ -298,6 +307,7 @@ def plan_page(shown: Shown, step: Step) -> str:
         "plan",
         element("h2", f"{counted(checked.to_send, 'row')} to send"),
         paragraph(cost_line(checked, job.sandbox)),
+        *_paid_twice(checked, job.sandbox),
         *lines,
         *asked,
         send if able else why,
