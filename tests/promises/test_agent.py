@@ -251,3 +251,16 @@ def test_a_folder_for_exports_that_cannot_be_made_is_named(job: Job, tmp_path: P
     assert refused
     assert "out" in words
     assert "Nothing was written." in words
+
+
+@pytest.mark.parametrize("given", [{"rows": "1"}, {"limt": 1}, {"max_paid": 1}])
+def test_an_argument_that_a_tool_does_not_have_is_refused(job: Job, sandbox, given):
+    """If it was ignored, a run of one row would be a run of all rows."""
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job="job.yaml")["plan"]
+    for tool, more in (("check", {}), ("run", {"plan": plan})):
+        refused, words = agent.call(tool, job="job.yaml", **more, **given)
+        eventually(lambda: not RunFolder(job.output).in_use)
+        assert sandbox.received() == 0
+        assert refused
+        assert f"`{next(iter(given))}`" in words
