@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from pipeline.core.errors import NothingWritten, PipelineError, Refused
 from pipeline.core.model import JsonObject
 from pipeline.core.money import paid_word
 from pipeline.core.wording import counted
-from pipeline.export import export_job
+from pipeline.export import WORKBOOKS, export_job
+from pipeline.export.xlsx.long_texts import files_folder
 from pipeline.ledger.reader import has_run
 from pipeline.planning.consent import failed_line
 from pipeline.planning.selection import Selection, parse_rows, select_resume
@@ -168,11 +170,16 @@ class Tools:
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[None]:
     """An empty file that nothing was at before, for the block to replace. Two calls never get the
-    same name. If the block fails, the file is gone.
+    same name. If the block fails, the file is gone. An export would also renew the folder with the
+    long texts of a workbook of that name.
 
     Raises:
-        Refused: if there is a file or a link already, or the folder cannot be written to.
+        Refused: if there is a file, a link or such a folder already, or if the folder cannot be
+            written to.
     """
+    files = files_folder(path)
+    if path.suffix.lower() in WORKBOOKS and os.path.lexists(files):
+        raise Refused(f"{files}: this folder exists. Choose another name.", closing="")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

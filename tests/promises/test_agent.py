@@ -264,3 +264,20 @@ def test_an_argument_that_a_tool_does_not_have_is_refused(job: Job, sandbox, giv
         assert sandbox.received() == 0
         assert refused
         assert f"`{next(iter(given))}`" in words
+
+
+@pytest.mark.parametrize("row", ["a", "a #fault:result-5mb"])
+def test_an_export_leaves_the_long_texts_of_an_earlier_workbook(make_job, sandbox, tmp_path, row):
+    """Those are in a folder next to it, which a new workbook of the same name would renew."""
+    job = make_job(sandbox.url, rows=[[row]])
+    job.run()
+    kept = tmp_path / "out" / "done.files" / "row-2-result.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("paid")
+    refused, words = Agent(job, "--export-to", str(tmp_path / "out")).call(
+        "export", job="job.yaml", name="done.xlsx"
+    )
+    assert kept.exists()
+    assert kept.read_text() == "paid"
+    assert (refused, "done.files: this folder exists" in words) == (True, True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["done.files"]
