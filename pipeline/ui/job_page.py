@@ -235,7 +235,7 @@ def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
         return paragraph("Nothing to send: every row has ended.", class_="outcome")
     if not checked.paid_at_most:
         return element("p", _why_not(shown, checked), class_="problem")
-    if checked.questions:
+    if _questions(checked, shown.job.sandbox):
         return joined(
             paragraph(
                 to(f"{words}…", local("/plan", **shown.fields, **step.fields), class_="main")
@@ -249,7 +249,6 @@ def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
             button(words, kind="main"),
         ),
         paragraph(cost_line(checked, shown.job.sandbox)),
-        *_paid_twice(checked, shown.job.sandbox),
     )
 
 
@@ -262,11 +261,15 @@ def repaid_line(checked: Checked) -> str:
     )
 
 
-def _paid_twice(checked: Checked, rehearsal: bool) -> Iterator[Markup]:
-    """Which failed rows may be paid twice. The click on the button allows that."""
-    if checked.failed_maybe_paid and not checked.questions:  # a question counts these rows too
-        line = failed_line(checked.failed_maybe_paid, checked.names, paid_word(rehearsal))
-        yield paragraph(line, class_="problem")
+def _questions(checked: Checked, rehearsal: bool) -> list[str]:
+    """What the page asks before it sends, because something may be paid twice."""
+    found = [*checked.questions]
+    if checked.repaid:
+        found.append(repaid_line(checked))
+    if checked.failed_maybe_paid:
+        paid = paid_word(rehearsal)
+        found.append(failed_line(checked.failed_maybe_paid, checked.names, paid))
+    return found
 
 
 def cost_line(checked: Checked, rehearsal: bool) -> str:
@@ -294,7 +297,7 @@ def plan_page(shown: Shown, step: Step) -> str:
     )
     kept = checked.kept_by_review
     lines = [paragraph(kept_line(job, kept, checked.names))] if kept else []
-    questions = [*checked.questions, *([repaid_line(checked)] if checked.repaid else [])]
+    questions = _questions(checked, job.sandbox)
     asked = [element("p", text, class_="problem") for text in questions]
     fields = shown.fields | step.fields | {"plan": checked.plan}
     sure = button("Yes, send them", kind="danger") if questions else None
@@ -307,7 +310,6 @@ def plan_page(shown: Shown, step: Step) -> str:
         "plan",
         element("h2", f"{counted(checked.to_send, 'row')} to send"),
         paragraph(cost_line(checked, job.sandbox)),
-        *_paid_twice(checked, job.sandbox),
         *lines,
         *asked,
         send if able else why,

@@ -270,10 +270,11 @@ def test_a_reached_limit_is_named_in_place_of_a_button(job: Job, page: PageClien
     assert sum(sandbox.billed().values()) == 5
 
 
-def test_the_page_of_a_plan_names_the_failed_rows_that_may_have_been_paid(job: Job, page, sandbox):
+def test_the_page_asks_before_it_sends_failed_rows_that_may_have_been_paid(job: Job, page, sandbox):
     job.write_sheet(["story"], [["a #fault:success-false"], ["b"]])
     job.call("run")
     plan = page.get("/plan", at="job.yaml", do="resume")
+    assert "Yes, send them" in plan
     assert "1 of the failed rows to send again may have been paid already: row 1" in plan
     assert page.click(plan, "/start").status_code == 303
     _ended(job)
