@@ -142,6 +142,8 @@ class Tools:
         job = self.places.job(name)
         if self.most_paid is None:
             raise Refused("The person did not allow runs.")
+        if self.places.path(name).is_dir():  # a copy does not know what was paid for since
+            raise Refused(f"{name} is a run folder, and may be an old copy. Name a job file.")
         checked = check_job(job, selection=_selection(command, limit, only))
         if checked.plan != plan:
             raise Refused("This is no longer the plan that `check` showed. Make a new one with it.")

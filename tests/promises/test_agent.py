@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,3 +282,17 @@ def test_an_export_leaves_the_long_texts_of_an_earlier_workbook(make_job, sandbo
     assert kept.read_text() == "paid"
     assert (refused, "done.files: this folder exists" in words) == (True, True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["done.files"]
+
+
+def test_a_run_is_for_a_job_file_because_a_run_folder_may_be_an_old_copy(job: Job, sandbox):
+    """The copy does not know which rows were paid for since, or has a job file elsewhere."""
+    job.call("run", "--limit", "2")
+    copy = shutil.copytree(job.output, job.folder / "backup")
+    job.run()
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job=copy.name)
+    refused, words = agent.call("run", job=copy.name, plan=plan["plan"])
+    eventually(lambda: not RunFolder(copy).in_use)
+    assert set(sandbox.billed().values()) == {1}
+    assert refused
+    assert "a job file" in words
