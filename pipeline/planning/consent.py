@@ -232,10 +232,7 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
         yield "None of these rows was sent before, so `resume` sends the same rows as `run`."
     failed = prepared.plan.risky[State.FAILED]
     if failed:
-        yield (
-            f"{len(failed)} of the failed rows to send again may have been "
-            f"{paid_word(job.sandbox)} already: {names.rows(sorted(failed))}."
-        )
+        yield failed_line(sorted(failed), names, paid_word(job.sandbox))
     elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
     if elsewhere:
         yield (
@@ -243,6 +240,14 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             "left them ambiguous, so they may have been paid. To send them too: "
             f"{job.command('resume', '--ambiguous')}"
         )
+
+
+def failed_line(rows: list[int], names: RowNames, paid: str) -> str:
+    """Says which failed rows to send again may have been paid."""
+    return (
+        f"{len(rows)} of the failed rows to send again may have been {paid} already: "
+        f"{names.rows(rows)}."
+    )
 
 
 def paid_source_line(source: str) -> str:

@@ -6,6 +6,7 @@ line that a scheduler reads. Lines that the user added are not compared.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +78,9 @@ def _command_in(file: Path, lines: Sequence[str], spec: Path) -> list[str]:
     """Returns the words with which the file was printed for `spec`: the job file, then options. A
     workflow names the job file from the top of its repository."""
     for line in lines:
-        if line.startswith(PRINTED_BY):
+        if not line.startswith(PRINTED_BY):
+            continue
+        with contextlib.suppress(ValueError, IndexError):  # no words, or none that a shell reads
             words = shlex.split(line.removeprefix(PRINTED_BY))
             named = Path(words[0])
             if resolved(named) == resolved(spec) or (
