@@ -7,6 +7,7 @@ rest of the file as one cell after an unterminated quote, and cannot tell the li
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ from pipeline.job.spec import JobSpec
 
 # Without this limit, a quote that is never closed would turn the rest of the file into one cell.
 _MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS
+_BLOCK_CHARACTERS = 1 << 16
 _DELIMITERS = ",;\t"
 _UNUSUAL_DELIMITERS = "|^~:"
-_BLANK_LINES = frozenset(("\n", "\r\n", "\r"))
 _ROWS_TRIED = 100
 _MISSING = "Is a separator or a quote missing?"
 _TITLE = (
@@ -40,8 +41,6 @@ _TITLE = (
     "Otherwise, is a separator or a quote missing?"
 )
 _Line = tuple[int, list[str]]
-# Consecutive blank lines are one record without cells.
-_Record = tuple[int, int, list[str]]
 
 
 def open_delimited(spec: JobSpec) -> Table:
@@ -51,7 +50,7 @@ def open_delimited(spec: JobSpec) -> Table:
     encoding = encoding_of(spec)
     dialect = _dialect(spec, encoding)
     lines = _lines(path, encoding, dialect)
-    *_, header = next(lines, (0, 0, None))
+    _, header = next(lines, (0, None))
     if header is None and spec.header_row is not None:
         raise Refused(f"{spec.at('header_row')}: {path.name} has no line {spec.header_row}.")
     if header is None:
@@ -65,13 +64,16 @@ def open_delimited(spec: JobSpec) -> Table:
     width, columns = len(header), distinct_names(header)
 
     def rows() -> Iterator[_Line]:
-        blank = BlankRows(path, "line")
-        for line, stop, row in lines:
-            if not any(row):  # blank lines, or a line with only separators
-                blank.hold(line, stop)
+        blank, filled = BlankRows(path, "line"), 0
+        for line, row in lines:
+            if not any(row):  # a blank line, or a line with only separators
+                blank.hold(line, line + 1)
                 continue
-            for before in blank.before(1, line):
-                yield before, [""] * width
+            filled += 1
+            if blank:
+                for before in blank.before(filled, line):
+                    yield before, [""] * width
+                filled = 0
             if len(row) != width:
                 raise Refused(
                     f"{path} line {line}: this row has {counted(len(row), 'cell')}, but the header "
@@ -157,7 +159,7 @@ def _widths(path: Path, encoding: str, dialect: _Dialect) -> set[int]:
     this delimiter."""
     widths = set()
     try:
-        for *_, row in itertools.islice(_lines(path, encoding, dialect), _ROWS_TRIED):
+        for _, row in itertools.islice(_lines(path, encoding, dialect), _ROWS_TRIED):
             if any(row):
                 widths.add(len(row))
     except Refused:
@@ -165,75 +167,46 @@ def _widths(path: Path, encoding: str, dialect: _Dialect) -> set[int]:
     return widths
 
 
-def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
-    """Yields (first line, first line after it, cells) of each record, the header first. The second
-    number counts a record of several lines as one line; for blank lines it is exact."""
+def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
+    """Yields (its first line, cells) of each record, the header first. A blank line has no
+    cells."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     with open_text(path, encoding) as file, refusing_undecodable(path, encoding):
         for _ in range(dialect.before_header):
             file.readline()
-        start = 1 + dialect.before_header
-        source = _Bounded(file, start)
+        line = begin = 1 + dialect.before_header
+        has_nul = False
+
+        def blocks() -> Iterator[TextIO]:
+            """Yields the text in blocks of whole lines: a call of Python's for each line would take
+            longer than the reader."""
+            nonlocal has_nul
+            begun, characters = line, 0
+            while block := file.read(_BLOCK_CHARACTERS):
+                block += file.readline(_MAX_RECORD_CHARACTERS)
+                if begin == 1 == line:
+                    block = block.lstrip("\ufeff")  # a second mark, which no program shows
+                has_nul = has_nul or "\0" in block
+                characters = len(block) + (characters if begun == line else 0)
+                if characters >= _MAX_RECORD_CHARACTERS:
+                    raise csv.Error("the row has over 64 million characters")
+                begun = line
+                yield io.StringIO(block, newline="")
+
         try:
+            source = itertools.chain.from_iterable(blocks())
             reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
             for row in reader:
-                if source.has_nul and any(cell and not cell.strip("\0") for cell in row):
+                if has_nul and any(cell and not cell.strip("\0") for cell in row):
                     raise Refused(
-                        f"{path} line {start + source.blank}: this row has a cell of NUL bytes, as "
-                        "a power cut leaves them in a file. Copy the file again from its source, "
-                        "or remove the cell."
+                        f"{path} line {line}: this row has a cell of NUL bytes, as a power cut "
+                        "leaves them in a file. Copy the file again from its source, or remove "
+                        "the cell."
                     )
-                if source.blank:
-                    yield start, start + source.blank, []
-                    start += source.blank
-                yield start, start + 1, row
-                start = source.begin_record()
-            if source.blank:
-                yield start, start + source.blank, []
+                yield line, row
+                line = begin + reader.line_num
         except csv.Error as error:
             raise Refused(
-                f"{path} line {start + source.blank}: the row that begins here is not valid CSV "
-                f"({error}). Check its quotes: one is missing, or one is too many."
+                f"{path} line {line}: the row that begins here is not valid CSV ({error}). Check "
+                "its quotes: one is missing, or one is too many."
             ) from None
-
-
-class _Bounded:
-    """The lines of `file` from number `line` on, for a reader of records. It raises csv.Error for a
-    record that does not end, and only counts the blank lines before a record."""
-
-    def __init__(self, file: TextIO, line: int) -> None:
-        self._readline = file.readline
-        self._line = line
-        self._characters = 0
-        self.blank = 0
-        self.has_nul = False
-
-    def __iter__(self) -> _Bounded:
-        return self
-
-    def __next__(self) -> str:
-        line = self._readline(_MAX_RECORD_CHARACTERS)
-        if self._line == 1:
-            line = line.lstrip("\ufeff")  # a second byte order mark, which no program shows
-        if not self._characters:
-            blank = 0
-            while line in _BLANK_LINES:
-                blank += 1
-                line = self._readline(_MAX_RECORD_CHARACTERS)
-            self.blank = blank
-            self._line += blank
-        if not line:
-            raise StopIteration
-        self._line += 1
-        self._characters += len(line)
-        if self._characters >= _MAX_RECORD_CHARACTERS:
-            raise csv.Error("the row has over 64 million characters")
-        if "\0" in line:
-            self.has_nul = True
-        return line
-
-    def begin_record(self) -> int:
-        """Begins the next record. Returns the line on which it begins."""
-        self._characters = self.blank = 0
-        self.has_nul = False
-        return self._line

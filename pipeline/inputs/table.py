@@ -235,6 +235,10 @@ class BlankRows:
         self._held: list[tuple[int, int]] = []
         self._blank = self._filled = 0
 
+    def __bool__(self) -> bool:
+        """Whether there are blank rows."""
+        return self._first != self._stop
+
     def following(self) -> BlankRows:
         """Returns an empty one for the rows after these, which counts on."""
         after = BlankRows(self._path, self._place_word)

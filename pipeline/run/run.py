@@ -36,7 +36,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -60,7 +60,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.job.stage import Input
 from pipeline.ledger import queries
-from pipeline.ledger.integrity import check_ledger
+from pipeline.ledger.integrity import check_ahead, check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import Operation, refuse_lost
 from pipeline.notify.notifier import Notifier, notifying
@@ -206,6 +206,7 @@ async def _run_job(
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)
         notifier.start(access.base_url if access else None)
+        stack.push_async_exit(_checking_ahead(folder.ledger, control))
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
@@ -234,6 +235,16 @@ async def _run_job(
         await ledger.unblocked()
         ledger.keep(guard.kept)
         return run.conclude(stopped or control.stopped, control.signal_exit, sending.sent)
+
+
+def _checking_ahead(ledger: Path, control: Control) -> Callable[..., Awaitable[None]]:
+    """Returns what checks the ledger after a run that ended by itself."""
+
+    async def check(failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None and control.stopped is None:
+            await asyncio.to_thread(check_ahead, ledger)
+
+    return check
 
 
 def _telling(*listeners: Listener) -> Listener:
