@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -19,19 +19,23 @@ from pipeline.core.wording import counted
 from pipeline.inputs.disguise import refuse_disguised
 from pipeline.inputs.encodings import encoding_of, open_text, refusing_undecodable
 from pipeline.inputs.table import (
+    BATCH_CHARACTERS,
     MAX_CELL_CHARACTERS,
+    Batch,
     BlankRows,
     Table,
     batched,
     distinct_names,
+    most_rows,
     refuse_too_wide,
+    transposed,
 )
 from pipeline.inputs.unseen import DELIMITER_NAMES
 from pipeline.job.spec import JobSpec
 
 # Without this limit, a quote that is never closed would turn the rest of the file into one cell.
 _MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS
-_BLOCK_CHARACTERS = 1 << 16
+_PIECE_CHARACTERS = 1 << 16
 _DELIMITERS = ",;\t"
 _UNUSUAL_DELIMITERS = "|^~:"
 _ROWS_TRIED = 100
@@ -40,7 +44,13 @@ _TITLE = (
     "If there is a title above the column names, set `header_row:` to the line of the names. "
     "Otherwise, is a separator or a quote missing?"
 )
+_NULS = (
+    "this row has a cell of NUL bytes, as a power cut leaves them in a file. Copy the file again "
+    "from its source, or remove the cell."
+)
+# A record begins on a line. A blank line has no cells.
 _Line = tuple[int, list[str]]
+_Block = tuple[list[int], list[list[str]]]
 
 
 def open_delimited(spec: JobSpec) -> Table:
@@ -49,8 +59,8 @@ def open_delimited(spec: JobSpec) -> Table:
     refuse_disguised(path)
     encoding = encoding_of(spec)
     dialect = _dialect(spec, encoding)
-    lines = _lines(path, encoding, dialect)
-    _, header = next(lines, (0, None))
+    blocks = _blocks(path, encoding, dialect)
+    _, [header] = next(blocks, ([], [None]))
     if header is None and spec.header_row is not None:
         raise Refused(f"{spec.at('header_row')}: {path.name} has no line {spec.header_row}.")
     if header is None:
@@ -61,34 +71,48 @@ def open_delimited(spec: JobSpec) -> Table:
             "belong here. Remove the blank line."
         )
     refuse_too_wide(path, header)
-    width, columns = len(header), distinct_names(header)
-
-    def rows() -> Iterator[_Line]:
-        blank, filled = BlankRows(path, "line"), 0
-        for line, row in lines:
-            if not any(row):  # a blank line, or a line with only separators
-                blank.hold(line, line + 1)
-                continue
-            filled += 1
-            if blank:
-                for before in blank.before(filled, line):
-                    yield before, [""] * width
-                filled = 0
-            if len(row) != width:
-                raise Refused(
-                    f"{path} line {line}: this row has {counted(len(row), 'cell')}, but the header "
-                    f"has {width}. {_MISSING if width > 1 else _TITLE}"
-                )
-            yield line, row
-
     return Table(
         path,
-        columns,
+        distinct_names(header),
         "line",
-        lambda: batched(rows(), width),
+        lambda: _batches(path, len(header), blocks),
         dialect.delimiter,
         headers=tuple(header),
     )
+
+
+def _batches(path: Path, width: int, blocks: Iterator[_Block]) -> Iterator[Batch]:
+    """Yields the rows below the header. A block of usual rows is a batch, without any work for each
+    row."""
+    blank, blank_row = BlankRows(path, "line"), [""] * width
+    for lines, rows in blocks:
+        if blank or set(map(len, rows)) != {width} or blank_row in rows:
+            yield from batched(
+                _whole_rows(path, width, blank, zip(lines, rows, strict=True)), width
+            )
+        else:
+            blank.pass_filled(len(rows))
+            yield transposed(rows, lines)
+
+
+def _whole_rows(path: Path, width: int, blank: BlankRows, rows: Iterable[_Line]) -> Iterator[_Line]:
+    """Yields the filled rows, and the blank rows before one. The last blank rows stay in `blank`.
+
+    Raises:
+        Refused: for a row with another number of cells than the header.
+    """
+    for line, row in rows:
+        if not any(row):  # a blank line, or a line with only separators
+            blank.hold(line, line + 1)
+            continue
+        for before in blank.before(1, line):
+            yield before, [""] * width
+        if len(row) != width:
+            raise Refused(
+                f"{path} line {line}: this row has {counted(len(row), 'cell')}, but the header "
+                f"has {width}. {_MISSING if width > 1 else _TITLE}"
+            )
+        yield line, row
 
 
 def other_separator(spec: JobSpec) -> str | None:
@@ -157,56 +181,60 @@ def _delimiter_of(path: Path, encoding: str, before: int, present: list[str]) ->
 def _widths(path: Path, encoding: str, dialect: _Dialect) -> set[int]:
     """Returns the different numbers of cells in the first rows. Empty if they are not readable with
     this delimiter."""
-    widths = set()
     try:
-        for _, row in itertools.islice(_lines(path, encoding, dialect), _ROWS_TRIED):
-            if any(row):
-                widths.add(len(row))
+        rows = itertools.chain.from_iterable(rows for _, rows in _blocks(path, encoding, dialect))
+        return {len(row) for row in itertools.islice(rows, _ROWS_TRIED) if any(row)}
     except Refused:
         return set()
-    return widths
 
 
-def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Line]:
-    """Yields (its first line, cells) of each record, the header first. A blank line has no
-    cells."""
+def _blocks(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Block]:
+    """Yields the records of a text table in blocks of bounded size, the header alone first."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
+    begin = 1 + dialect.before_header
+    line, most, characters, has_nul = begin, 1, 0, False
+    lines: list[int] = []
+    rows: list[list[str]] = []
+
+    def texts(file: TextIO) -> Iterator[TextIO]:
+        """Yields pieces of whole lines. To ask for each line takes longer than to read it."""
+        nonlocal characters, has_nul
+        of_record, record = 0, line
+        while text := file.read(_PIECE_CHARACTERS):
+            text += file.readline(_MAX_RECORD_CHARACTERS)
+            if begin == 1 and not of_record:
+                text = text.lstrip("\ufeff")  # a second byte order mark, which no program shows
+            has_nul = has_nul or "\0" in text
+            characters += len(text)
+            of_record = len(text) + (of_record if record == line else 0)
+            record = line
+            if of_record >= _MAX_RECORD_CHARACTERS:
+                raise csv.Error("the row has over 64 million characters")
+            yield io.StringIO(text, newline="")
+
     with open_text(path, encoding) as file, refusing_undecodable(path, encoding):
         for _ in range(dialect.before_header):
             file.readline()
-        line = begin = 1 + dialect.before_header
-        has_nul = False
-
-        def blocks() -> Iterator[TextIO]:
-            """Yields the text in blocks of whole lines: a call of Python's for each line would take
-            longer than the reader."""
-            nonlocal has_nul
-            begun, characters = line, 0
-            while block := file.read(_BLOCK_CHARACTERS):
-                block += file.readline(_MAX_RECORD_CHARACTERS)
-                if begin == 1 == line:
-                    block = block.lstrip("\ufeff")  # a second mark, which no program shows
-                has_nul = has_nul or "\0" in block
-                characters = len(block) + (characters if begun == line else 0)
-                if characters >= _MAX_RECORD_CHARACTERS:
-                    raise csv.Error("the row has over 64 million characters")
-                begun = line
-                yield io.StringIO(block, newline="")
-
+        source, failed = itertools.chain.from_iterable(texts(file)), None
+        reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
         try:
-            source = itertools.chain.from_iterable(blocks())
-            reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
             for row in reader:
                 if has_nul and any(cell and not cell.strip("\0") for cell in row):
-                    raise Refused(
-                        f"{path} line {line}: this row has a cell of NUL bytes, as a power cut "
-                        "leaves them in a file. Copy the file again from its source, or remove "
-                        "the cell."
-                    )
-                yield line, row
+                    failed = _NULS
+                    break
+                lines.append(line)
+                rows.append(row)
                 line = begin + reader.line_num
+                if len(rows) == most or characters > BATCH_CHARACTERS:
+                    yield lines, rows
+                    lines, rows, characters = [], [], 0
+                    most = most if most > 1 else most_rows(len(row))
         except csv.Error as error:
-            raise Refused(
-                f"{path} line {line}: the row that begins here is not valid CSV ({error}). Check "
-                "its quotes: one is missing, or one is too many."
-            ) from None
+            failed = (
+                f"the row that begins here is not valid CSV ({error}). Check its quotes: one is "
+                "missing, or one is too many."
+            )
+        if rows:
+            yield lines, rows
+        if failed:
+            raise Refused(f"{path} line {line}: {failed}")

@@ -87,7 +87,7 @@ def last_row(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(row_id), 0) FROM rows").fetchone()[0])
 
 
-def find_in_place(names: bytes, row_ids: range) -> Callable[[sqlite3.Connection], Alike]:
+def find_in_place(names: memoryview, row_ids: range) -> Callable[[sqlite3.Connection], Alike]:
     """Finds the finished rows that stand where they stood at the last run, among the ledger's rows
     `row_ids`.
 
@@ -446,7 +446,7 @@ _FINISHED = Held(State.OK, None, answered=True, given_up=False, maybe_paid=True)
 _IN_PLACE = (
     "SELECT row_id, sheet_row FROM rows r NOT INDEXED WHERE row_id BETWEEN ? AND ?"
     " AND state = 'ok' AND code IS NULL AND ok_attempt IS NOT NULL AND NOT given_up"
-    f" AND NOT ({_IS_REVIEWED}) AND occurrence = 0 AND identity NOT IN (SELECT identity FROM moved)"
+    f" AND NOT ({_IS_REVIEWED}) AND identity NOT IN (SELECT identity FROM moved)"
     " AND identity = substr(?, 16 * sheet_row - 15, 16)"
 )
 _LOOK_UP = (

@@ -215,13 +215,13 @@ def _add_in_place(
     """Adds the finished rows that stand where they stood at the last run: of a long sheet nearly
     all. Returns the positions of the others in the snapshot."""
     names = np.zeros((snapshot.rows, KEY_BYTES), dtype=np.uint8)
-    known = np.frombuffer(bytes(snapshot.identities), np.uint8).reshape(-1, KEY_BYTES)
-    once = snapshot.occurrences == 0
-    names[snapshot.numbers[once] - 1] = known[once]
-    packed, left = names.tobytes(), np.ones(snapshot.rows, dtype=np.bool_)
+    flat = np.frombuffer(snapshot.identities, np.uint8)
+    names[snapshot.numbers - 1] = flat.reshape(-1, KEY_BYTES)
+    names[snapshot.numbers[snapshot.occurrences > 0] - 1] = 0
+    left = np.ones(snapshot.rows, dtype=np.bool_)
     for first in range(1, read(matching.last_row) + 1, _IN_PLACE_ROWS):
         span = range(first, first + _IN_PLACE_ROWS)
-        alike = read(matching.find_in_place(packed, span))
+        alike = read(matching.find_in_place(names.data, span))
         add_batch(plan, alike.numbers, [alike], selection, flagged)
         left[alike.numbers - 1] = False
     return np.flatnonzero(left[snapshot.numbers - 1])
