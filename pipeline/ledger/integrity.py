@@ -20,7 +20,7 @@ from pipeline.core.errors import StorageFailed
 from pipeline.ledger.queries import check_structure
 from pipeline.ledger.reader import reading
 from pipeline.ledger.schema import altered, intact
-from pipeline.ledger.sound import content_of, is_sound, remember
+from pipeline.ledger.sound import check_once
 from pipeline.system.cache import cache_folder
 from pipeline.system.children import start_python
 
@@ -116,18 +116,18 @@ def check(db: sqlite3.Connection) -> None:
 
 
 def _main(path: Path, cache: Path | None = None) -> int:
-    known = cache and cache / "sound"
-    content = content_of(path) if known else None
-    if known and content and is_sound(known, content):
-        return 0
-    try:
+    def check_all() -> None:
         with reading(path) as read:
             read(check)
+
+    try:
+        if cache is None:
+            check_all()
+        else:
+            check_once(path, cache / "sound", check_all)
     except StorageFailed as error:
         print(error)
         return StorageFailed.exit_code
-    if known and content and content == content_of(path):  # no process wrote to it meanwhile
-        remember(known, content)
     return 0
 
 

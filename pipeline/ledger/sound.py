@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.core.version import __version__
@@ -23,13 +24,24 @@ from pipeline.system.opening import open_file
 _MOST = 1000
 
 
-def content_of(path: Path) -> str | None:
-    """Returns a name for the content of the ledger at `path`. None if other files also have a part
-    of it, and if it cannot be read.
+def check_once(path: Path, cache: Path, check: Callable[[], None]) -> None:
+    """Calls `check` for the ledger at `path`, unless `cache` knows that its content is sound. Then
+    remembers the content, if `check` raises nothing and no process wrote to the ledger meanwhile.
 
     The calling process must have no connection to the ledger: closing any file drops the locks that
     a process has on it.
     """
+    content = content_of(path)
+    if content is not None and _knows(cache, content):
+        return
+    check()
+    if content is not None and content == content_of(path):
+        _remember(cache, content)
+
+
+def content_of(path: Path) -> str | None:
+    """Returns a name for the content of the ledger at `path`. None if other files also have a part
+    of it, and if it cannot be read."""
     try:
         if any(_has_content(path.with_name(path.name + end)) for end in ("-wal", "-journal")):
             return None
@@ -41,8 +53,7 @@ def content_of(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def is_sound(cache: Path, content: str) -> bool:
-    """Whether this user's runner has found a ledger with this content sound."""
+def _knows(cache: Path, content: str) -> bool:
     try:
         about = (cache / content).lstat()
         os.utime(cache / content)
@@ -51,8 +62,7 @@ def is_sound(cache: Path, content: str) -> bool:
     return about.st_uid == os.geteuid()
 
 
-def remember(cache: Path, content: str) -> None:
-    """Notes that a ledger with this content is sound. Ignores errors of the disk."""
+def _remember(cache: Path, content: str) -> None:
     with contextlib.suppress(OSError):
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         (cache / content).touch(mode=0o600)
