@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -26,6 +28,7 @@ from pipeline.system.children import start_python
 
 # A ledger of about 100,000 rows. Checking a smaller one takes less time than starting a process.
 _LARGE_BYTES = 16 * 1024 * 1024
+_LOOK_EVERY_S = 0.05
 # For each table: the words for a damaged entry, and the SQL for its row of the sheet.
 _WHAT = {
     "rows": ("the record of a row", "sheet_row"),
@@ -49,10 +52,8 @@ def check_ledger(path: Path) -> None:
     Raises:
         StorageFailed: when a record was altered, or a table or index lost something.
     """
-    # A Python that is embedded in another program may have no executable.
-    if sys.executable and _is_large(path):
-        names = [str(path.absolute()), *map(str, filter(None, [cache_folder()]))]
-        with contextlib.suppress(OSError), start_python(__name__, *names) as child:
+    if _is_large(path):
+        with contextlib.suppress(OSError), _start_check(path) as child:
             output, _ = child.communicate()
             if child.returncode == StorageFailed.exit_code:
                 raise StorageFailed(output.decode().strip())
@@ -62,16 +63,24 @@ def check_ledger(path: Path) -> None:
         read(check)
 
 
-def check_ahead(path: Path) -> None:
+def check_ahead(path: Path, wanted: Callable[[], bool]) -> None:
     """Checks a large ledger that no process writes to, so that the next command does not have to.
-    Leaves it to that command to report damage."""
+    Ends early once it is no longer `wanted`. Leaves it to the next command to report damage."""
     if _is_large(path):
-        with contextlib.suppress(StorageFailed):
-            check_ledger(path)
+        with contextlib.suppress(OSError), _start_check(path) as child:
+            while child.poll() is None and wanted():
+                time.sleep(_LOOK_EVERY_S)
+            child.kill()
+
+
+def _start_check(path: Path) -> subprocess.Popen[bytes]:
+    names = [path.absolute(), *filter(None, [cache_folder()])]
+    return start_python(__name__, *map(str, names))
 
 
 def _is_large(path: Path) -> bool:
-    return path.exists() and path.stat().st_size >= _LARGE_BYTES
+    # A Python that is embedded in another program may have no executable.
+    return bool(sys.executable) and path.exists() and path.stat().st_size >= _LARGE_BYTES
 
 
 @contextmanager

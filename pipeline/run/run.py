@@ -238,11 +238,11 @@ async def _run_job(
 
 
 def _checking_ahead(ledger: Path, control: Control) -> Callable[..., Awaitable[None]]:
-    """Returns what checks the ledger after a run that ended by itself."""
+    """Returns the check of a ledger after a run, which a signal ends."""
 
     async def check(failed: type[BaseException] | None, *_: object) -> None:
         if failed is None and control.stopped is None:
-            await asyncio.to_thread(check_ahead, ledger)
+            await asyncio.to_thread(check_ahead, ledger, lambda: control.stopped is None)
 
     return check
 

@@ -105,18 +105,25 @@ def test_a_small_ledger_is_checked_and_not_remembered(tmp_path, sound):
     path = tmp_path / "ledger.sqlite"
     write_ledger(path, SMALL)
     check_ledger(path)
-    check_ahead(path)
+    check_ahead(path, lambda: True)
     assert not sound.exists()
 
 
 def test_the_check_ahead_leaves_damage_to_the_next_command(tmp_path, sound):
     path = tmp_path / "ledger.sqlite"
     write_ledger(path, LARGE)
-    check_ahead(path)
+    check_ahead(path, lambda: True)
     assert checks_of(path, sound) == 0
     damage(path)
-    check_ahead(path)
+    check_ahead(path, lambda: True)
     assert checks_of(path, sound) == 1
+
+
+def test_a_check_ahead_that_is_not_wanted_ends_at_once(tmp_path, sound):
+    path = tmp_path / "ledger.sqlite"
+    write_ledger(path, LARGE)
+    check_ahead(path, lambda: False)
+    assert not sound.exists()
 
 
 @pytest.mark.parametrize("environment", [{}, {"HOME": "here"}, {"XDG_CACHE_HOME": "/dev/null"}])
