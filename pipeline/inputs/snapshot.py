@@ -17,6 +17,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -224,13 +225,17 @@ def take_snapshot(
 
 
 def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names: _Names) -> int:
-    """Copies `table` to `path`, and checks and names each batch. Returns the number of rows."""
-    rows = 0
+    """Copies `table` to `path`, and checks and names each batch. Returns the number of rows.
+
+    Another thread compresses and writes a batch while this one reads the next.
+    """
+    rows, writing = 0, None
     with (
         open_private(path) as sink,
         pq.ParquetWriter(
             sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
         ) as writer,
+        ThreadPoolExecutor(1) as beside,
     ):
         for batch in table.batches():
             arrays = [texts(column, pa.large_string()) for column in batch.columns]
@@ -242,7 +247,11 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
             arrays += [span, keys, _skipped(reasons, batch.origins), places]
             if batch.origins is not None:
                 arrays.append(array_of([one._asdict() for one in batch.origins], ORIGIN_TYPE))
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            if writing is not None:
+                writing.result()
+            writing = beside.submit(writer.write_batch, pa.record_batch(arrays, schema=schema))
+        if writing is not None:
+            writing.result()
         check.finish(rows)
     return rows
 

@@ -411,8 +411,8 @@ def unread(db: sqlite3.Connection) -> Iterator[Unread]:
     checks = " AND ".join(intact(table, alias) for table, alias in sources)
     for *found, whole in db.execute(
         f"SELECT r.row_id, a.attempt_id, a.http_status, f.body, {checks} FROM fragments f"
-        " JOIN attempts a USING (attempt_id) JOIN requests q USING (row_id) JOIN rows r"
-        " ON r.row_id = a.row_id AND r.last_attempt = a.attempt_id"
+        " CROSS JOIN attempts a USING (attempt_id) CROSS JOIN requests q USING (row_id)"
+        " CROSS JOIN rows r ON r.row_id = a.row_id AND r.last_attempt = a.attempt_id"
         " WHERE f.whole AND r.state = 'ambiguous' AND a.http_status BETWEEN 200 AND 299"
     ):
         if not whole:
