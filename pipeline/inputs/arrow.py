@@ -57,11 +57,22 @@ def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 def texts(values: Sequence[str | None], kind: pa.DataType | None = None) -> pa.Array:
     """Returns an array of strings, or of the type `kind`. None becomes null."""
     kind = kind or pa.string()
-    encoded = [b"" if value is None else value.encode() for value in values]
+    validity = _validity(values)
+    there = values if validity is None else [value or "" for value in values]
+    encoded = list(map(str.encode, there))  # type: ignore[arg-type]
     width = np.int64 if kind == pa.large_string() else np.int32
     offsets = _offsets(list(map(len, encoded)), width)
-    buffers = [_validity(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def hexes(content: bytes, size: int, there: npt.NDArray[np.bool_]) -> pa.Array:
+    """Returns an array of strings: each `size` bytes of `content` in hex, for the places that are
+    `there`. The others are null."""
+    offsets = _offsets(there * (2 * size), np.int32)
+    bits = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    buffers = [bits, pa.py_buffer(offsets), pa.py_buffer(content.hex().encode())]
+    return pa.Array.from_buffers(pa.string(), len(there), buffers)
 
 
 def numbers(values: Sequence[float] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
@@ -154,7 +165,9 @@ def _dtype(kind: pa.DataType) -> str:
     return f"{letter}{kind.byte_width}"
 
 
-def _offsets(lengths: Sequence[int], width: type[np.integer[Any]]) -> npt.NDArray[Any]:
+def _offsets(
+    lengths: Sequence[int] | npt.NDArray[Any], width: type[np.integer[Any]]
+) -> npt.NDArray[Any]:
     offsets = np.zeros(len(lengths) + 1, dtype=width)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

@@ -7,8 +7,9 @@ rest of the file as one cell after an unterminated quote, and cannot tell the li
 from __future__ import annotations
 
 import csv
+import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -18,30 +19,38 @@ from pipeline.core.wording import counted
 from pipeline.inputs.disguise import refuse_disguised
 from pipeline.inputs.encodings import encoding_of, open_text, refusing_undecodable
 from pipeline.inputs.table import (
+    BATCH_CHARACTERS,
     MAX_CELL_CHARACTERS,
+    Batch,
     BlankRows,
     Table,
     batched,
     distinct_names,
+    most_rows,
     refuse_too_wide,
+    transposed,
 )
 from pipeline.inputs.unseen import DELIMITER_NAMES
 from pipeline.job.spec import JobSpec
 
 # Without this limit, a quote that is never closed would turn the rest of the file into one cell.
 _MAX_RECORD_CHARACTERS = 2 * MAX_CELL_CHARACTERS
+_PIECE_CHARACTERS = 1 << 16
 _DELIMITERS = ",;\t"
 _UNUSUAL_DELIMITERS = "|^~:"
-_BLANK_LINES = frozenset(("\n", "\r\n", "\r"))
 _ROWS_TRIED = 100
 _MISSING = "Is a separator or a quote missing?"
 _TITLE = (
     "If there is a title above the column names, set `header_row:` to the line of the names. "
     "Otherwise, is a separator or a quote missing?"
 )
+_NULS = (
+    "this row has a cell of NUL bytes, as a power cut leaves them in a file. Copy the file again "
+    "from its source, or remove the cell."
+)
+# A record begins on a line. A blank line has no cells.
 _Line = tuple[int, list[str]]
-# Consecutive blank lines are one record without cells.
-_Record = tuple[int, int, list[str]]
+_Block = tuple[list[int], list[list[str]]]
 
 
 def open_delimited(spec: JobSpec) -> Table:
@@ -50,8 +59,8 @@ def open_delimited(spec: JobSpec) -> Table:
     refuse_disguised(path)
     encoding = encoding_of(spec)
     dialect = _dialect(spec, encoding)
-    lines = _lines(path, encoding, dialect)
-    *_, header = next(lines, (0, 0, None))
+    blocks = _blocks(path, encoding, dialect)
+    _, [header] = next(blocks, ([], [None]))
     if header is None and spec.header_row is not None:
         raise Refused(f"{spec.at('header_row')}: {path.name} has no line {spec.header_row}.")
     if header is None:
@@ -62,31 +71,48 @@ def open_delimited(spec: JobSpec) -> Table:
             "belong here. Remove the blank line."
         )
     refuse_too_wide(path, header)
-    width, columns = len(header), distinct_names(header)
-
-    def rows() -> Iterator[_Line]:
-        blank = BlankRows(path, "line")
-        for line, stop, row in lines:
-            if not any(row):  # blank lines, or a line with only separators
-                blank.hold(line, stop)
-                continue
-            for before in blank.before(1, line):
-                yield before, [""] * width
-            if len(row) != width:
-                raise Refused(
-                    f"{path} line {line}: this row has {counted(len(row), 'cell')}, but the header "
-                    f"has {width}. {_MISSING if width > 1 else _TITLE}"
-                )
-            yield line, row
-
     return Table(
         path,
-        columns,
+        distinct_names(header),
         "line",
-        lambda: batched(rows(), width),
+        lambda: _batches(path, len(header), blocks),
         dialect.delimiter,
         headers=tuple(header),
     )
+
+
+def _batches(path: Path, width: int, blocks: Iterator[_Block]) -> Iterator[Batch]:
+    """Yields the rows below the header. A block of usual rows is a batch, without any work for each
+    row."""
+    blank, blank_row = BlankRows(path, "line"), [""] * width
+    for lines, rows in blocks:
+        if blank or set(map(len, rows)) != {width} or blank_row in rows:
+            yield from batched(
+                _whole_rows(path, width, blank, zip(lines, rows, strict=True)), width
+            )
+        else:
+            blank.pass_filled(len(rows))
+            yield transposed(rows, lines)
+
+
+def _whole_rows(path: Path, width: int, blank: BlankRows, rows: Iterable[_Line]) -> Iterator[_Line]:
+    """Yields the filled rows, and the blank rows before one. The last blank rows stay in `blank`.
+
+    Raises:
+        Refused: for a row with another number of cells than the header.
+    """
+    for line, row in rows:
+        if not any(row):  # a blank line, or a line with only separators
+            blank.hold(line, line + 1)
+            continue
+        for before in blank.before(1, line):
+            yield before, [""] * width
+        if len(row) != width:
+            raise Refused(
+                f"{path} line {line}: this row has {counted(len(row), 'cell')}, but the header "
+                f"has {width}. {_MISSING if width > 1 else _TITLE}"
+            )
+        yield line, row
 
 
 def other_separator(spec: JobSpec) -> str | None:
@@ -155,85 +181,60 @@ def _delimiter_of(path: Path, encoding: str, before: int, present: list[str]) ->
 def _widths(path: Path, encoding: str, dialect: _Dialect) -> set[int]:
     """Returns the different numbers of cells in the first rows. Empty if they are not readable with
     this delimiter."""
-    widths = set()
     try:
-        for *_, row in itertools.islice(_lines(path, encoding, dialect), _ROWS_TRIED):
-            if any(row):
-                widths.add(len(row))
+        rows = itertools.chain.from_iterable(rows for _, rows in _blocks(path, encoding, dialect))
+        return {len(row) for row in itertools.islice(rows, _ROWS_TRIED) if any(row)}
     except Refused:
         return set()
-    return widths
 
 
-def _lines(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Record]:
-    """Yields (first line, first line after it, cells) of each record, the header first. The second
-    number counts a record of several lines as one line; for blank lines it is exact."""
+def _blocks(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Block]:
+    """Yields the records of a text table in blocks of bounded size, the header alone first."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
+    begin = 1 + dialect.before_header
+    line, most, characters, has_nul = begin, 1, 0, False
+    lines: list[int] = []
+    rows: list[list[str]] = []
+
+    def texts(file: TextIO) -> Iterator[TextIO]:
+        """Yields pieces of whole lines. To ask for each line takes longer than to read it."""
+        nonlocal characters, has_nul
+        of_record, record = 0, line
+        while text := file.read(_PIECE_CHARACTERS):
+            text += file.readline(_MAX_RECORD_CHARACTERS)
+            if begin == 1 and not of_record:
+                text = text.lstrip("\ufeff")  # a second byte order mark, which no program shows
+            has_nul = has_nul or "\0" in text
+            characters += len(text)
+            of_record = len(text) + (of_record if record == line else 0)
+            record = line
+            if of_record >= _MAX_RECORD_CHARACTERS:
+                raise csv.Error("the row has over 64 million characters")
+            yield io.StringIO(text, newline="")
+
     with open_text(path, encoding) as file, refusing_undecodable(path, encoding):
         for _ in range(dialect.before_header):
             file.readline()
-        start = 1 + dialect.before_header
-        source = _Bounded(file, start)
+        source, failed = itertools.chain.from_iterable(texts(file)), None
+        reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
         try:
-            reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
             for row in reader:
-                if source.has_nul and any(cell and not cell.strip("\0") for cell in row):
-                    raise Refused(
-                        f"{path} line {start + source.blank}: this row has a cell of NUL bytes, as "
-                        "a power cut leaves them in a file. Copy the file again from its source, "
-                        "or remove the cell."
-                    )
-                if source.blank:
-                    yield start, start + source.blank, []
-                    start += source.blank
-                yield start, start + 1, row
-                start = source.begin_record()
-            if source.blank:
-                yield start, start + source.blank, []
+                if has_nul and any(cell and not cell.strip("\0") for cell in row):
+                    failed = _NULS
+                    break
+                lines.append(line)
+                rows.append(row)
+                line = begin + reader.line_num
+                if len(rows) == most or characters > BATCH_CHARACTERS:
+                    yield lines, rows
+                    lines, rows, characters = [], [], 0
+                    most = most if most > 1 else most_rows(len(row))
         except csv.Error as error:
-            raise Refused(
-                f"{path} line {start + source.blank}: the row that begins here is not valid CSV "
-                f"({error}). Check its quotes: one is missing, or one is too many."
-            ) from None
-
-
-class _Bounded:
-    """The lines of `file` from number `line` on, for a reader of records. It raises csv.Error for a
-    record that does not end, and only counts the blank lines before a record."""
-
-    def __init__(self, file: TextIO, line: int) -> None:
-        self._readline = file.readline
-        self._line = line
-        self._characters = 0
-        self.blank = 0
-        self.has_nul = False
-
-    def __iter__(self) -> _Bounded:
-        return self
-
-    def __next__(self) -> str:
-        line = self._readline(_MAX_RECORD_CHARACTERS)
-        if self._line == 1:
-            line = line.lstrip("\ufeff")  # a second byte order mark, which no program shows
-        if not self._characters:
-            blank = 0
-            while line in _BLANK_LINES:
-                blank += 1
-                line = self._readline(_MAX_RECORD_CHARACTERS)
-            self.blank = blank
-            self._line += blank
-        if not line:
-            raise StopIteration
-        self._line += 1
-        self._characters += len(line)
-        if self._characters >= _MAX_RECORD_CHARACTERS:
-            raise csv.Error("the row has over 64 million characters")
-        if "\0" in line:
-            self.has_nul = True
-        return line
-
-    def begin_record(self) -> int:
-        """Begins the next record. Returns the line on which it begins."""
-        self._characters = self.blank = 0
-        self.has_nul = False
-        return self._line
+            failed = (
+                f"the row that begins here is not valid CSV ({error}). Check its quotes: one is "
+                "missing, or one is too many."
+            )
+        if rows:
+            yield lines, rows
+        if failed:
+            raise Refused(f"{path} line {line}: {failed}")

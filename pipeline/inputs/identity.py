@@ -35,6 +35,9 @@ def identity(row_key: bytes, row_id: str | None) -> bytes:
 def occurrences(identities: bytes) -> npt.NDArray[np.int32]:
     """Returns, for each 16-byte identity, how many equal ones come before it. Takes 32 bytes of
     memory per row."""
+    ascending = np.sort(np.frombuffer(identities, dtype="u8")[::2])
+    if not (ascending[1:] == ascending[:-1]).any():  # the first 64 bits are all different
+        return np.zeros(len(ascending), dtype=np.int32)
     order, group_start = _arranged(identities)
     ranks = np.empty(len(order), dtype=np.int32)
     ranks[order] = np.arange(len(order)) - group_start

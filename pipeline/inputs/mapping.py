@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import repeat
 
+import numpy as np
+
 from pipeline.core.added_columns import column_names, exported_columns
 from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
@@ -51,11 +53,19 @@ class Variables:
         It calls the hash once per row, which takes 0.8 microseconds for two variables. Feeding the
         hash piece by piece takes three times as long.
         """
-        start = sized(self.workflow)
-        pieces = [_pairs(source, columns) for source in self.sources]
+        pieces: list[Iterable[bytes]] = []
+        before = sized(self.workflow)
+        for source in self.sources:
+            before += sized(source.name)
+            if source.column is None:
+                before += sized(source.constant)
+                continue
+            texts = list(map(str.encode, columns[source.column]))
+            pieces += [repeat(before), _sizes(texts), texts]
+            before = b""
         return [
-            blake2b(b"".join((start, *row)), digest_size=KEY_BYTES).digest()
-            for row in zip(*pieces, strict=False)
+            blake2b(b"".join(row), digest_size=KEY_BYTES).digest()
+            for row in zip(*pieces, repeat(before), strict=False)
         ]
 
     def requests(self, columns: Sequence[Sequence[str]]) -> Iterator[RowRequest]:
@@ -147,9 +157,7 @@ def _one_column(spec: JobSpec, columns: Sequence[str]) -> str:
     )
 
 
-def _pairs(source: VariableSource, columns: Sequence[Sequence[str]]) -> Iterable[bytes]:
-    """Returns one variable's name and text as the row key hashes them, row by row."""
-    name = sized(source.name)
-    if source.column is None:
-        return repeat(name + sized(source.constant))
-    return [name + sized(text) for text in columns[source.column]]
+def _sizes(texts: list[bytes]) -> list[bytes]:
+    """Returns the length of each text as `sized` writes it."""
+    packed: list[bytes] = np.array(list(map(len, texts)), dtype=">u8").view("V8").tolist()
+    return packed

@@ -17,6 +17,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import DiskRefused, Refused
 from pipeline.core.model import AnswerSource, JsonObject, Row
-from pipeline.inputs.arrow import array_of, filled, numbers, texts
+from pipeline.inputs.arrow import array_of, filled, hexes, numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.identity import (
     KEY_BYTES,
@@ -45,7 +46,7 @@ from pipeline.inputs.stored import (
     stored_batches,
     stored_source,
 )
-from pipeline.inputs.table import Batch, Origin, Table
+from pipeline.inputs.table import BATCH_ROWS, Batch, Origin, Table
 from pipeline.inputs.unseen import SheetFacts
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
@@ -105,15 +106,12 @@ class Snapshot:
         self, spec: JobSpec, variables: Variables, send: npt.NDArray[np.bool_]
     ) -> Iterator[Row]:
         """Yields the rows whose flag is set in `send` (one flag per row of the sheet). Reads the
-        file batch by batch."""
+        file batch by batch, and only the parts with such rows."""
         id_column = _id_position(spec, self.columns)
-        position = 0
         folder = stored_source(self.path)
-        for first, columns, keys, _, origins in stored_batches(self.path):
+        for first, columns, keys, _, origins in stored_batches(self.path, _parts_with(send)):
             size = len(keys)
-            if not send[first - 1 : first - 1 + size].any():
-                position += size - keys.null_count
-                continue
+            position = int(np.searchsorted(self.numbers, first))
             requests = variables.requests([c.to_pylist() for c in columns])
             ids = columns[id_column].to_pylist() if id_column is not None else [None] * size
             kept = filled(keys).tolist()
@@ -131,6 +129,14 @@ class Snapshot:
                         source=_source(folder, origins, offset),
                     )
                 position += 1
+
+
+def _parts_with(send: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Returns the numbers of all rows in the parts of the sheet that have a row to send. Single
+    rows would be read one by one."""
+    parts = np.unique(np.flatnonzero(send) // BATCH_ROWS)
+    rows = (parts[:, None] * BATCH_ROWS + np.arange(1, BATCH_ROWS + 1)).ravel()
+    return rows[rows <= len(send)]
 
 
 def _source(folder: str | None, origins: pa.Array | None, offset: int) -> AnswerSource | None:
@@ -219,13 +225,17 @@ def take_snapshot(
 
 
 def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names: _Names) -> int:
-    """Copies `table` to `path`, and checks and names each batch. Returns the number of rows."""
-    rows = 0
+    """Copies `table` to `path`, and checks and names each batch. Returns the number of rows.
+
+    Another thread compresses and writes a batch while this one reads the next.
+    """
+    rows, writing = 0, None
     with (
         open_private(path) as sink,
         pq.ParquetWriter(
             sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
         ) as writer,
+        ThreadPoolExecutor(1) as beside,
     ):
         for batch in table.batches():
             arrays = [texts(column, pa.large_string()) for column in batch.columns]
@@ -234,10 +244,14 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
             rows += len(batch)
             span = numbers(np.arange(rows - len(batch) + 1, rows + 1), pa.int64())
             places = numbers(np.array(batch.places, dtype=np.int64), pa.int64())
-            arrays += [span, texts(keys), _skipped(reasons, batch.origins), places]
+            arrays += [span, keys, _skipped(reasons, batch.origins), places]
             if batch.origins is not None:
                 arrays.append(array_of([one._asdict() for one in batch.origins], ORIGIN_TYPE))
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            if writing is not None:
+                writing.result()
+            writing = beside.submit(writer.write_batch, pa.record_batch(arrays, schema=schema))
+        if writing is not None:
+            writing.result()
         check.finish(rows)
     return rows
 
@@ -262,27 +276,26 @@ class _Names:
     def numbers(self) -> npt.NDArray[np.int64]:
         return np.concatenate(self._numbers)
 
-    def add(self, batch: Batch, reasons: Reasons, first: int) -> list[str | None]:
-        """Adds a batch whose first row is the sheet's row `first`. Returns the row keys in hex, and
-        None for skipped rows."""
+    def add(self, batch: Batch, reasons: Reasons, first: int) -> pa.Array:
+        """Adds a batch whose first row is the sheet's row `first`. Returns the row keys in hex,
+        null for skipped rows."""
         row_keys = self._variables.keys(batch.columns)
-        offsets = np.flatnonzero(reasons == Skip.NOT)
-        kept = [row_keys[offset] for offset in offsets]
+        kept = reasons == Skip.NOT
+        offsets = np.flatnonzero(kept)
+        self._numbers.append(offsets + first)
+        if len(offsets) < len(row_keys):
+            self._add_skipped(batch, row_keys, reasons, first)
+            row_keys = [row_keys[offset] for offset in offsets]
+        content = b"".join(row_keys)
         if self._id is None:
-            self.identities += b"".join(kept)
+            self.identities += content
         else:
             ids = batch.columns[self._id]
-            named = zip(kept, offsets, strict=True)
+            named = zip(row_keys, offsets, strict=True)
             self.identities += b"".join([identity(key, ids[offset]) for key, offset in named])
         if self._spec.dedupe:
-            self.row_keys += b"".join(kept)
-        self._numbers.append(offsets + first)
-        if len(kept) == len(row_keys):
-            return [key.hex() for key in row_keys]
-        self._add_skipped(batch, row_keys, reasons, first)
-        return [
-            None if reason else key.hex() for key, reason in zip(row_keys, reasons, strict=True)
-        ]
+            self.row_keys += content
+        return hexes(content, KEY_BYTES, kept)
 
     def _add_skipped(
         self, batch: Batch, row_keys: list[bytes], reasons: Reasons, first: int

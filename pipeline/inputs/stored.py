@@ -202,7 +202,8 @@ def _batches(
         low, high = np.searchsorted(wanted, [first, end])
         if low < high:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
-                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
+                low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
+                here = wanted[low:high]
                 for run in np.split(here, np.flatnonzero(np.diff(here) != 1) + 1):
                     if len(run):
                         yield int(run[0]), batch.slice(int(run[0]) - first, len(run))

@@ -28,7 +28,7 @@ MAX_CELL_CHARACTERS = 32 << 20
 _MANY_BLANK_ROWS = 500_000
 _BLANK_BESIDE_FILLED = 100
 _BATCH_CELLS = 4_000_000
-_BATCH_CHARACTERS = 8_000_000
+BATCH_CHARACTERS = 8_000_000
 
 
 class Origin(NamedTuple):
@@ -208,11 +208,11 @@ def batched(rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[Batch
         texts.append(row)
         places.append(place)
         characters += sum(map(len, row))
-        if len(texts) == most or characters > _BATCH_CHARACTERS:
-            yield _transposed(texts, places)
+        if len(texts) == most or characters > BATCH_CHARACTERS:
+            yield transposed(texts, places)
             texts, places, characters = [], [], 0
     if texts:
-        yield _transposed(texts, places)
+        yield transposed(texts, places)
 
 
 def most_rows(width: int) -> int:
@@ -220,7 +220,7 @@ def most_rows(width: int) -> int:
     return max(1, min(BATCH_ROWS, _BATCH_CELLS // max(width, 1)))
 
 
-def _transposed(texts: list[list[str]], places: list[int]) -> Batch:
+def transposed(texts: list[list[str]], places: list[int]) -> Batch:
     return Batch([list(column) for column in zip(*texts, strict=True)], places)
 
 
@@ -235,6 +235,10 @@ class BlankRows:
         self._held: list[tuple[int, int]] = []
         self._blank = self._filled = 0
 
+    def __bool__(self) -> bool:
+        """Whether there are blank rows."""
+        return self._first != self._stop
+
     def following(self) -> BlankRows:
         """Returns an empty one for the rows after these, which counts on."""
         after = BlankRows(self._path, self._place_word)
@@ -247,6 +251,10 @@ class BlankRows:
             self._held.append((self._first, self._stop))
             self._first = first
         self._stop = stop
+
+    def pass_filled(self, rows: int) -> None:
+        """Counts filled rows where no blank rows wait for them."""
+        self._filled += rows
 
     def before(self, filled: int, place: int) -> Iterator[int]:
         """Yields and forgets the places of the blank rows, because `filled` rows follow from

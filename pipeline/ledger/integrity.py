@@ -1,17 +1,19 @@
 """Checks the ledger's records of rows, attempts and runs before a run sends requests.
 
 An altered row could look new, and the runner would pay for it again. So every run checks every one
-of these records. That takes 5 microseconds for each row that was ever sent. A separate process
-checks a large ledger, while this process reads the sheet. Stored requests and responses are checked
-by the operations that read them.
+of these records, or knows that the file has the same bytes as at an earlier check. The check takes
+5 microseconds for each row that was ever sent. A separate process checks a large ledger, while this
+process reads the sheet. Stored requests and responses are checked by the operations that read them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -20,10 +22,13 @@ from pipeline.core.errors import StorageFailed
 from pipeline.ledger.queries import check_structure
 from pipeline.ledger.reader import reading
 from pipeline.ledger.schema import altered, intact
+from pipeline.ledger.sound import check_once
+from pipeline.system.cache import cache_folder
 from pipeline.system.children import start_python
 
 # A ledger of about 100,000 rows. Checking a smaller one takes less time than starting a process.
 _LARGE_BYTES = 16 * 1024 * 1024
+_LOOK_EVERY_S = 0.05
 # For each table: the words for a damaged entry, and the SQL for its row of the sheet.
 _WHAT = {
     "rows": ("the record of a row", "sheet_row"),
@@ -41,14 +46,14 @@ _WHAT = {
 
 
 def check_ledger(path: Path) -> None:
-    """Checks the ledger at `path`. A ledger that does not exist yet is sound.
+    """Checks the ledger at `path`. A ledger that does not exist yet is sound, and so is one with
+    the same bytes as at an earlier check: see `sound`.
 
     Raises:
         StorageFailed: when a record was altered, or a table or index lost something.
     """
-    # A Python that is embedded in another program may have no executable.
-    if sys.executable and path.exists() and path.stat().st_size >= _LARGE_BYTES:
-        with contextlib.suppress(OSError), start_python(__name__, str(path.absolute())) as child:
+    if _is_large(path):
+        with contextlib.suppress(OSError), _start_check(path) as child:
             output, _ = child.communicate()
             if child.returncode == StorageFailed.exit_code:
                 raise StorageFailed(output.decode().strip())
@@ -56,6 +61,26 @@ def check_ledger(path: Path) -> None:
                 return
     with reading(path) as read:
         read(check)
+
+
+def check_ahead(path: Path, wanted: Callable[[], bool]) -> None:
+    """Checks a large ledger that no process writes to, so that the next command does not have to.
+    Ends early once it is no longer `wanted`. Leaves it to the next command to report damage."""
+    if _is_large(path):
+        with contextlib.suppress(OSError), _start_check(path) as child:
+            while child.poll() is None and wanted():
+                time.sleep(_LOOK_EVERY_S)
+            child.kill()
+
+
+def _start_check(path: Path) -> subprocess.Popen[bytes]:
+    names = [path.absolute(), *filter(None, [cache_folder()])]
+    return start_python(__name__, *map(str, names))
+
+
+def _is_large(path: Path) -> bool:
+    # A Python that is embedded in another program may have no executable.
+    return bool(sys.executable) and path.exists() and path.stat().st_size >= _LARGE_BYTES
 
 
 @contextmanager
@@ -99,10 +124,16 @@ def check(db: sqlite3.Connection) -> None:
             raise altered(what, found[0])
 
 
-def _main(path: Path) -> int:
-    try:
+def _main(path: Path, cache: Path | None = None) -> int:
+    def check_all() -> None:
         with reading(path) as read:
             read(check)
+
+    try:
+        if cache is None:
+            check_all()
+        else:
+            check_once(path, cache / "sound", check_all)
     except StorageFailed as error:
         print(error)
         return StorageFailed.exit_code
@@ -110,4 +141,4 @@ def _main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1])))
+    sys.exit(_main(*map(Path, sys.argv[1:])))

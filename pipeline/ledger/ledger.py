@@ -139,7 +139,8 @@ class SqliteLedger:
             found = db.execute(
                 f"SELECT r.row_id, r.last_attempt, {intact('rows', 'r')} AND"
                 f" {intact('attempts', 'a')}, r.sheet_row FROM rows r"
-                " LEFT JOIN attempts a ON a.attempt_id = r.last_attempt WHERE state = 'sending'"
+                " LEFT JOIN attempts a ON a.attempt_id = r.last_attempt"
+                " WHERE state <> 'ok' AND state = 'sending'"
             ).fetchall()
             for *_, whole, sheet_row in found:
                 if not whole:

@@ -206,9 +206,7 @@ def counts(db: sqlite3.Connection) -> Counts:
         endings[Ending(known_state(state), known_code(code), *(flag == 1 for flag in flags))] += (
             rows
         )
-    paid_min, paid_max = db.execute(
-        "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
-    ).fetchone()
+    paid_min, paid_max = paid(db)
     last = db.execute(
         "SELECT rows, skipped, run_id, finished_at IS NULL OR stopped IS NOT NULL,"
         f" {typed('runs', 'r')} AND rows BETWEEN 0 AND ? FROM runs r ORDER BY run DESC LIMIT 1",
@@ -235,6 +233,14 @@ def counts(db: sqlite3.Connection) -> Counts:
         last_failed,
         cut_short != 0,
     )
+
+
+def paid(db: sqlite3.Connection) -> tuple[int, int]:
+    """Returns (requests that were paid, requests that were or may have been paid)."""
+    found: tuple[int, int] = db.execute(
+        "SELECT coalesce(sum(verdict = 'ok'), 0), coalesce(sum(maybe_paid), 0) FROM attempts"
+    ).fetchone()
+    return found
 
 
 def last_change(db: sqlite3.Connection) -> tuple[int, int]:
@@ -320,6 +326,9 @@ def lost_lately(in_a_row: int) -> Callable[[sqlite3.Connection], bool]:
         later = (stopped_in, Verdict.OK, Verdict.FAILED)
         if stopped_in is not None and not db.execute(readable, later).fetchone()[0]:
             return True
+        lost = "verdict = 'ambiguous' AND code IS NOT 'interrupted' LIMIT 1 OFFSET ?"
+        if not db.execute(f"SELECT 1 FROM attempts WHERE {lost}", (in_a_row - 1,)).fetchone():
+            return False  # this spares nearly every ledger the sorting of all its attempts
         last = db.execute(
             "SELECT verdict FROM attempts WHERE verdict <> ? AND coalesce(code, '') <> ?"
             " ORDER BY run DESC, finished_at DESC LIMIT ?",
@@ -402,8 +411,8 @@ def unread(db: sqlite3.Connection) -> Iterator[Unread]:
     checks = " AND ".join(intact(table, alias) for table, alias in sources)
     for *found, whole in db.execute(
         f"SELECT r.row_id, a.attempt_id, a.http_status, f.body, {checks} FROM fragments f"
-        " JOIN attempts a USING (attempt_id) JOIN requests q USING (row_id) JOIN rows r"
-        " ON r.row_id = a.row_id AND r.last_attempt = a.attempt_id"
+        " CROSS JOIN attempts a USING (attempt_id) CROSS JOIN requests q USING (row_id)"
+        " CROSS JOIN rows r ON r.row_id = a.row_id AND r.last_attempt = a.attempt_id"
         " WHERE f.whole AND r.state = 'ambiguous' AND a.http_status BETWEEN 200 AND 299"
     ):
         if not whole:

@@ -114,8 +114,8 @@ def _first_bill(job: Job, prepared: Prepared, selection: Selection, read: Read) 
     number = prepared.plan.to_send
     if job.sandbox or not number or selection.limit is not None or selection.rows is not None:
         return None
-    counts = read(queries.counts)
-    if job.to_run().budget(counts.paid_max) is not None or counts.paid_max:
+    _, paid_max = read(queries.paid)
+    if job.to_run().budget(paid_max) is not None or paid_max:
         return None
     return (
         f"This is the first paid run of {job.name}, and no `max_paid:` limits it. At most "

@@ -35,7 +35,8 @@ def plan_token(
     The token changes as soon as a row was sent or settled in the folder, or the sheet, the spec or
     the selection changed.
     """
-    budget = job.to_run().budget(read(queries.counts).paid_max)
+    _, paid_max = read(queries.paid)
+    budget = job.to_run().budget(paid_max)
     attempt, decision = read(queries.last_change)
     folder = read(queries.meta(queries.FOLDER_ID))
     if not (attempt or decision):  # the first run makes the id of an empty folder

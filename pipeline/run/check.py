@@ -174,7 +174,7 @@ def check_job(
             prepared = prepare(job, sheet, host, selection, read, path)
         plan = prepared.plan
         refuse_impossible(job, prepared, selection, read)
-        paid_max = read(queries.counts).paid_max
+        _, paid_max = read(queries.paid)
         paid = plan.paid_at_most(spec.budget(paid_max))
         pace, learned = _pace(job, spec, base_url, key)
         states = _shown(plan.counts, in_use)

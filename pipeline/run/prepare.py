@@ -18,6 +18,7 @@ from pipeline.core.model import SANDBOX_HOST, TEXT_RULES, Alike, State
 from pipeline.core.wording import NAMED
 from pipeline.inputs.checks import Skip
 from pipeline.inputs.formats import open_table
+from pipeline.inputs.identity import KEY_BYTES
 from pipeline.inputs.mapping import bind
 from pipeline.inputs.row_names import no_such_row, row_names
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
@@ -44,6 +45,8 @@ from pipeline.system.opening import HeldFile
 from pipeline.system.paths import resolved
 
 _LOOK_UP_ROWS = 10_000
+# A signal waits for one step: a million rows take 0.6 s.
+_IN_PLACE_ROWS = 200_000
 
 
 def with_text_rules(job: Job, *, accept_changes: bool) -> Job:
@@ -195,14 +198,33 @@ def _lay_over(
     plan = empty_plan(snapshot.rows, selection, duplicates, snapshot.numbers)
     firsts = np.flatnonzero(~np.isin(snapshot.numbers, duplicates.numbers, assume_unique=True))
     if read(matching.begin_deduped if spec.dedupe else matching.begin):
-        for start in range(0, len(firsts), _LOOK_UP_ROWS):
-            positions = firsts[start : start + _LOOK_UP_ROWS]
+        left = firsts if spec.dedupe else _add_in_place(plan, snapshot, selection, flagged, read)
+        for start in range(0, len(left), _LOOK_UP_ROWS):
+            positions = left[start : start + _LOOK_UP_ROWS]
             held = _held(spec, snapshot, positions, read)
             add_batch(plan, snapshot.numbers[positions], held, selection, flagged)
     else:  # a look-up takes 3 microseconds per row, and a new ledger is empty
         add_batch(plan, snapshot.numbers[firsts], (), selection, flagged)
     finish_plan(plan, duplicates)
     return plan
+
+
+def _add_in_place(
+    plan: Plan, snapshot: Snapshot, selection: Selection, flagged: Flagged | None, read: Read
+) -> npt.NDArray[np.int64]:
+    """Adds the finished rows that stand where they stood at the last run: of a long sheet nearly
+    all. Returns the positions of the others in the snapshot."""
+    names = np.zeros((snapshot.rows, KEY_BYTES), dtype=np.uint8)
+    flat = np.frombuffer(snapshot.identities, np.uint8)
+    names[snapshot.numbers - 1] = flat.reshape(-1, KEY_BYTES)
+    names[snapshot.numbers[snapshot.occurrences > 0] - 1] = 0
+    left = np.ones(snapshot.rows, dtype=np.bool_)
+    for first in range(1, read(matching.last_row) + 1, _IN_PLACE_ROWS):
+        span = range(first, first + _IN_PLACE_ROWS)
+        alike = read(matching.find_in_place(names.data, span))
+        add_batch(plan, alike.numbers, [alike], selection, flagged)
+        left[alike.numbers - 1] = False
+    return np.flatnonzero(left[snapshot.numbers - 1])
 
 
 def _share(snapshot: Snapshot, by_review: KeptByReview, read: Read) -> None:

@@ -33,8 +33,9 @@ class ReviewGuard:
         self._reviews: Reviews | None = prepared.reviews
         self._path = prepared.reviews.path
         self._facts: _Facts | None = None
-        send = prepared.plan.send
-        answered = read(matching.sent_again) if send.any() else []
+        plan, send = prepared.plan, prepared.plan.send
+        finished = bool(plan.chosen_ids)  # otherwise no row is sent that is ok
+        answered = read(matching.answered_rows(finished=finished)) if plan.to_send else []
         wanted = [found for found in answered if send[found[0] - 1]]
         self._of_row = np.array(sorted(wanted), dtype=np.int64).reshape(-1, 3)
 

@@ -37,7 +37,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -61,7 +61,7 @@ from pipeline.job.run_folder import RunFolder
 from pipeline.job.spec import JobSpec
 from pipeline.job.stage import Input
 from pipeline.ledger import queries
-from pipeline.ledger.integrity import check_ledger
+from pipeline.ledger.integrity import check_ahead, check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import Operation, refuse_lost
 from pipeline.notify.notifier import Notifier, notifying
@@ -207,6 +207,7 @@ async def _run_job(
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)
         notifier.start(access.base_url if access else None)
+        stack.push_async_exit(_checking_ahead(folder.ledger, control))
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
@@ -235,6 +236,16 @@ async def _run_job(
         await ledger.unblocked()
         ledger.keep(guard.kept)
         return run.conclude(stopped or control.stopped, control.signal_exit, sending.sent)
+
+
+def _checking_ahead(ledger: Path, control: Control) -> Callable[..., Awaitable[None]]:
+    """Returns the check of a ledger after a run, which a signal ends."""
+
+    async def check(failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None and control.stopped is None:
+            await asyncio.to_thread(check_ahead, ledger, lambda: control.stopped is None)
+
+    return check
 
 
 def _telling(*listeners: Listener) -> Listener:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline.policy.pace import MOST_LIMIT, Learned, Pace
 from pipeline.policy.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
+from pipeline.system.cache import cache_folder
 from pipeline.system.opening import as_object, open_file
 
 _PURPOSE = b"pipeline pace 1"
@@ -34,7 +35,7 @@ _KEPT_EVERY_S = 10.0
 
 def kept_pace(host: str, key: str, environment: Mapping[str, str] = os.environ) -> KeptPace | None:
     """Returns the files of this key. None if there is no cache folder and none can be made."""
-    folder = _folder(environment)
+    folder = cache_folder(environment)
     if folder is None:
         return None
     try:
@@ -131,14 +132,6 @@ def _pace_told(path: Path, now: float) -> float | None:
     pace = _read(path).get("pace")
     told = silent_s <= _GONE_S and isinstance(pace, float) and 0 < pace < math.inf
     return pace if told else None
-
-
-def _folder(environment: Mapping[str, str]) -> Path | None:
-    cache = environment.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(cache):
-        return Path(cache) / "pipeline"
-    home = environment.get("HOME", "")
-    return Path(home) / ".cache" / "pipeline" if os.path.isabs(home) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -147,20 +147,20 @@ class Sending:
         return pace
 
     def _executor(self, engine: Engine, throttle: PacedThrottle) -> Executor:
-        counts = self.ledger.read(queries.counts)
+        paid_min, paid_max = self.ledger.read(queries.paid)
         return Executor(
             engine=engine,
             ledger=self.ledger,
             throttle=throttle,
             clock=self.clock,
             breakers=Breakers(
-                any_ok=counts.paid_min > 0,
+                any_ok=paid_min > 0,
                 probing=self.ledger.read(queries.lost_lately(AMBIGUOUS_IN_A_ROW)),
             ),
             concurrency=self._concurrency(engine.fits),
             retries=self.spec.retries,
-            budget=self.spec.budget(counts.paid_max),
-            limit_name=self.spec.limit_name(counts.paid_max),
+            budget=self.spec.budget(paid_max),
+            limit_name=self.spec.limit_name(paid_max),
             listeners=(self._tally.see, self.tell),
             until=self.until,
             allowed=self.allowed,

@@ -19,6 +19,11 @@ from pipeline.ledger.schema import connect
 LOST = Outcome(Verdict.AMBIGUOUS, "gateway", "Bad gateway", 502, maybe_paid=True)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def write_ledger(path: Path, answer_bytes: int) -> None:
     """Writes a ledger with one ambiguous row and its stored response."""
 

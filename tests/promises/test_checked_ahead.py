@@ -1,0 +1,55 @@
+"""A long job is checked at the end of a run. The next run trusts the bytes, and only the bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.ledger.sound import content_of
+from tests.conftest import Job
+
+# The requests of these rows make a ledger that is as large as that of 100,000 short rows.
+LONG = [[f"{name} {'x' * 4_000_000}"] for name in "abcde"]
+
+
+def remembered(job: Job) -> set[str]:
+    folder = job.folder / "cache" / "pipeline" / "sound"
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def ledger_of(job: Job) -> Path:
+    return job.output / "ledger.sqlite"
+
+
+def test_a_run_leaves_a_checked_ledger_and_the_next_one_sends_only_what_is_new(sandbox, make_job):
+    job = make_job(sandbox.url, rows=LONG)
+    assert job.run()["ok"] == 5
+    assert remembered(job) == {content_of(ledger_of(job))}
+    job.write_sheet(["story"], [*LONG, ["new"]])
+    assert job.run()["ok"] == 6
+    assert content_of(ledger_of(job)) in remembered(job)
+    assert len(remembered(job)) == 2
+    assert list(sandbox.billed().values()) == [1] * 6
+
+
+def test_a_byte_that_changes_between_two_runs_stops_the_second(sandbox, make_job):
+    job = make_job(sandbox.url, rows=LONG)
+    job.run()
+    content = ledger_of(job).read_bytes()
+    [key, *_] = map(bytes.fromhex, pd.read_parquet(job.results)["row_key"])
+    assert key in content
+    ledger_of(job).write_bytes(content.replace(key, b"another".ljust(16)))
+    failed = job.call("run")
+    assert failed.returncode == 6, failed.stderr
+    assert "is damaged" in failed.stderr
+    assert sandbox.received() == 5
+    assert len(remembered(job)) == 1
+
+
+def test_a_run_without_a_cache_folder_is_like_any_other(sandbox, make_job):
+    job = make_job(sandbox.url, rows=LONG)
+    for _ in range(2):
+        done = job.call("run", env=job.environment(XDG_CACHE_HOME="/dev/null"))
+        assert done.returncode == 0, done.stderr
+    assert sandbox.received() == 5
