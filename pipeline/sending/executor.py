@@ -84,8 +84,8 @@ from pipeline.policy.cutoff import Cutoff
 from pipeline.policy.retry import BackOff, Breakers, Decision, decide
 from pipeline.policy.row_queue import RowQueue
 
-# So many rows leave in one turn of the event loop, at most. Thousands of new connections in one turn
-# would take seconds, in which no answer is read.
+# So many rows leave in one turn of the event loop, at most. Thousands of new connections in one
+# turn would take seconds, in which no answer is read.
 _ROWS_A_TURN = 50
 # The run notices within this time that somebody has set the clock.
 _LOOK_AT_CLOCK_S = 1.0
