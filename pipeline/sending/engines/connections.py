@@ -306,7 +306,7 @@ def _proxy(url: str) -> dict[str, Any]:
     if proxy.credentials is None:
         return {"proxy": proxy.url}
     token = base64.b64encode(proxy.credentials.encode()).decode()
-    return {"proxy": proxy.url, "proxy_headers": {"Proxy-Authorization": f"Basic {token}"}}
+    return {"proxy": proxy.url, "proxy_headers": {"proxy-authorization": f"Basic {token}"}}
 
 
 def failure_of(error: Exception, request: RequestProgress, answered: bool) -> Failure:
