@@ -346,8 +346,8 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
     others = f" (and some in {counted(len(rest), 'other run folder')})" if rest else ""
     return Question(
         f"{first.rows} of these {counted(prepared.plan.to_send, 'row')} are already paid or maybe "
-        f"paid in another run folder, {first.path}{others}. This run folder is new and does not "
-        "contain those answers, so you would pay for these rows again. To use the answers that "
+        f"paid in another run folder, {first.path}{others}. This run folder does not contain "
+        "those answers, so you would pay for these rows again. To use the answers that "
         "you have, set `name:` or `output:` back to that folder.",
         _YES,
     )
