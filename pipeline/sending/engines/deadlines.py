@@ -41,8 +41,8 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, timeout: asyncio.Timeout) -> Deadline:
-        """Starts the time of a request. `timeout` is entered, has no time of its own, and ends the
-        request."""
+        """Starts the time of a request. `timeout` was made without an end, and ends the
+        request when the time is over."""
         loop = asyncio.get_running_loop()
         deadline = Deadline(timeout, loop.time() + self._after_s)
         self._running.add(deadline)
