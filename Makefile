@@ -106,7 +106,7 @@ bench-peers: $(READY)  ## install bespokelabs-curator and Ray Data, and compare 
 	@test -d $(PEERS)/ray || { $(PYTHON) -m venv $(PEERS)/ray && $(PEERS)/ray/bin/pip install -q 'ray[data]' aiohttp pydantic; }
 	$(BIN)/python benchmarks/throughput.py --curator $(PEERS)/curator/bin/python --ray $(PEERS)/ray/bin/python
 
-bench-scale: $(READY)  ## measure a million rows, and 5,000 requests in flight
+bench-scale: $(READY)  ## measure each command at 1,000 to 1,000,000 rows and how it grows, and 5,000 requests in flight
 	$(BIN)/python benchmarks/scale.py in-flight
 	$(BIN)/python benchmarks/scale.py rows
 

@@ -70,12 +70,12 @@ def drive(engine: str, spec: Path, answers: Any) -> None:
 
     from pipeline.core.events import AttemptEnded
     from pipeline.run import run
-    from pipeline.sending import session
+    from pipeline.sending.engines import choice
 
     gc.freeze()
     gc.set_threshold(100_000)
     if engine == "in the driver":
-        session.open_engine = instant_engine  # type: ignore[assignment,attr-defined]
+        choice.open_engine = instant_engine  # type: ignore[assignment]
     elif engine == "Ray workers that answer at once":
         from at_once import InstantWorker
 

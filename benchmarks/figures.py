@@ -37,10 +37,24 @@ def throughput() -> str:
 
 
 def scale() -> str:
-    kept, flight = _kept("scale"), _kept("in-flight")
-    lines = _steps([*kept["figures"], *flight["figures"]])
-    ideal = f"Ideal for the last line: {flight['ideal_s']:.0f} s."
-    return "\n".join([*lines, "", f"{ideal} {_about(kept)}"])
+    kept = _kept("scale")
+    sizes = sorted({one["rows"] for one in kept["figures"]})
+    heads = ["CPU s of", *(f"{size:,} rows" for size in sizes), "exponent", "MB", "exponent"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for grown in kept["growth"]:
+        figures = [one for one in kept["figures"] if one["name"] == grown["name"]]
+        spent = " | ".join(f"{one['cpu_s']:.1f}" for one in figures)
+        held = f"{figures[-1]['rss_mb']:.0f}"
+        lines.append(
+            f"| {grown['name']} | {spent} | {grown['cpu']:.2f} | {held} | {grown['memory']:.2f} |"
+        )
+    return "\n".join([*lines, "", _about(kept)])
+
+
+def in_flight() -> str:
+    kept = _kept("in-flight")
+    ideal = f"Ideal: {kept['ideal_s']:.0f} s."
+    return "\n".join([*_steps(kept["figures"]), "", f"{ideal} {_about(kept)}"])
 
 
 def workbook() -> str:
@@ -165,6 +179,7 @@ def _about(kept: dict[str, Any]) -> str:
 TABLES = {
     "throughput": throughput,
     "scale": scale,
+    "in-flight": in_flight,
     "workbook": workbook,
     "commands": commands,
     "page": page,

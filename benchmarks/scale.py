@@ -3,9 +3,10 @@
     python benchmarks/scale.py rows [--rows 1000000]
     python benchmarks/scale.py in-flight [--in-flight 5000] [--answer-after 10]
 
-`rows` runs a CSV with about 180 bytes per row from end to end against a fast server, and for
-comparison one with a tenth of its rows. Then it measures export, status, check, and a run that
-finds ten new rows.
+`rows` runs CSVs with about 180 bytes per row from end to end against a fast server: one with so
+many rows, and others with a tenth, a hundredth and a thousandth. For each it measures the other
+commands too, and a run that finds ten new rows. It prints the exponent with which time and memory
+grow: 1 means in proportion to the rows.
 
 `in-flight` keeps thousands of requests waiting for their answers. The ideal time is the number of
 rows, divided by the requests in flight, times the time of an answer.
@@ -14,10 +15,11 @@ rows, divided by the requests in flight, times the time of an answer.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from measure import Bench, Used, keep, serving
@@ -41,6 +43,18 @@ class Step:
         )
 
 
+@dataclass(frozen=True)
+class Growth:
+    """The exponents with which a command's CPU time and memory grow with the rows."""
+
+    name: str
+    cpu: float
+    memory: float
+
+    def __str__(self) -> str:
+        return f"{self.name:34} CPU time: rows ^ {self.cpu:.2f}, memory: rows ^ {self.memory:.2f}"
+
+
 def step(name: str, rows: int, spent: Used) -> Step:
     made = Step(name, rows, spent.wall_s, spent.cpu_s, spent.rss_mb)
     print(made, flush=True)
@@ -51,25 +65,56 @@ def stories(rows: int) -> Iterator[str]:
     return (f"a story about dog number {n}, {'who barks at the moon ' * 6}" for n in range(rows))
 
 
-def many_rows(rows: int) -> None:
-    with serving() as (kind, url), tempfile.TemporaryDirectory() as folder:
-        few = Bench(Path(folder, "few"), url)
-        many = Bench(Path(folder, "many"), url)
-        steps = []
-        for bench, number in ((few, rows // 10), (many, rows)):
-            bench.folder.mkdir()
-            bench.write(stories(number), concurrency=256)
-            steps.append(step("run", number, bench.call("run", "--quiet")))
-        steps.append(step("status", rows, many.call("status", "--json")))
-        for ending in ("parquet", "csv"):
-            target = str(Path(folder, f"out.{ending}"))
-            spent = many.call("export", "--to", target, "--quiet")
-            steps.append(step(f"export .{ending}", rows, spent))
-        steps.append(step("check", rows, many.call("check", "--json")))
-        with (many.folder / "sheet.csv").open("a") as file:
-            file.writelines(f"a new story {n}\n" for n in range(10))
-        steps.append(step("run, 10 rows are new", rows + 10, many.call("run", "--quiet")))
-        print(f"Written to {keep('scale', steps, server=kind)}")
+def many_rows(most: int) -> None:
+    steps = []
+    sizes = [most // 1000, most // 100, most // 10, most]
+    with serving() as (kind, url):
+        for rows in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                bench = Bench(Path(folder), url)
+                steps += commands(bench, rows)
+                ledger = next(bench.folder.rglob("ledger.sqlite")).stat().st_size
+                print(f"The ledger has {ledger / rows:.0f} bytes per row.")
+    names = list(dict.fromkeys(one.name for one in steps))
+    grown = [growth([one for one in steps if one.name == name]) for name in names]
+    for one in grown:
+        print(one)
+    print(f"Written to {keep('scale', steps, server=kind, growth=[asdict(one) for one in grown])}")
+
+
+def commands(bench: Bench, rows: int) -> list[Step]:
+    """Returns the figures of each command for a job of `rows` rows."""
+    bench.write(stories(rows), concurrency=256)
+    steps = [step("run", rows, bench.call("run", "--quiet"))]
+    steps.append(step("status", rows, bench.call("status")))
+    steps.append(step("report", rows, bench.call("report")))
+    steps.append(step("verify", rows, bench.call("verify")))
+    for ending in ("parquet", "csv"):
+        target = str(bench.folder / f"out.{ending}")
+        steps.append(
+            step(f"export .{ending}", rows, bench.call("export", "--to", target, "--quiet"))
+        )
+    steps.append(step("check", rows, bench.call("check")))
+    with (bench.folder / "sheet.csv").open("a") as file:
+        file.writelines(f"a new story {n}\n" for n in range(10))
+    steps.append(step("run, 10 rows are new", rows, bench.call("run", "--quiet")))
+    return steps
+
+
+def growth(steps: list[Step]) -> Growth:
+    """Returns how a command's time and memory grow from the last but one to the last size."""
+    first, *_, before, last = steps
+    new = [one.rows - first.rows for one in (before, last)]
+    # The time of a thousandth of the rows is mostly that of the start.
+    spent = [one.cpu_s - first.cpu_s for one in (before, last)]
+    held = [before.rss_mb, last.rss_mb]
+    return Growth(first.name, _exponent(spent, new), _exponent(held, [before.rows, last.rows]))
+
+
+def _exponent(values: list[float], sizes: list[int]) -> float:
+    if min(values) <= 0:
+        return math.nan  # too few rows to see a difference
+    return math.log(values[1] / values[0]) / math.log(sizes[1] / sizes[0])
 
 
 def many_in_flight(in_flight: int, answer_after_s: float) -> None:

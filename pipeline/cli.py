@@ -90,8 +90,9 @@ def cli(context: click.Context) -> None:
     """Runs a paid AI workflow over every row of a spreadsheet.
 
     \b
-    Example, without a key and without cost:
-      pipeline run jobs/stories.yaml --sandbox
+    Examples, without a key and without cost:
+      pipeline init sheet.csv --workflow ID
+      pipeline run jobs/sheet.yaml --sandbox
 
     No row is paid twice unless you say so. JOB is a job file (jobs/NAME.yaml) or its run folder.
 

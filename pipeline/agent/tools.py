@@ -7,16 +7,21 @@ that pays exists only if a person allowed it, with a limit for each run.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import PipelineError, Refused
+from pipeline.core.errors import NothingWritten, PipelineError, Refused
 from pipeline.core.model import JsonObject
+from pipeline.core.money import paid_word
 from pipeline.core.wording import counted
-from pipeline.export import export_job
+from pipeline.export import WORKBOOKS, export_job
+from pipeline.export.xlsx.long_texts import files_folder
 from pipeline.ledger.reader import has_run
+from pipeline.planning.consent import failed_line
 from pipeline.planning.selection import Selection, parse_rows, select_resume
 from pipeline.report.as_json import report_json
 from pipeline.report.overview import report_job
@@ -26,6 +31,7 @@ from pipeline.run.start import start_run
 from pipeline.show.as_json import row_json
 from pipeline.show.rows import show_job
 from pipeline.status.summary import as_json, read_status, status_json
+from pipeline.system.paths import path_fault
 
 MOST_ROWS = 50
 _RUN, _RESUME = "run", "resume"
@@ -112,13 +118,11 @@ class Tools:
         ending decides the format: .csv, .xlsx, .parquet or .jsonl. It never replaces a file."""
         if self.exports is None:
             raise Refused("The person did not name a folder for exports.")
-        if Path(name).name != name or name.startswith("."):
-            raise Refused(f'"{name}" is not a plain file name.', closing="")
-        target = self.exports / name
-        if target.exists() or target.is_symlink():
-            raise Refused(f"{target}: this file exists. Choose another name.", closing="")
-        self.exports.mkdir(parents=True, exist_ok=True)
-        return {"exported": str(export_job(self.places.job(job), target).path)}
+        if Path(name).name != name or name.startswith(".") or path_fault(name) is not None:
+            raise Refused(f"{name!r} is not a plain file name.", closing="")
+        found, target = self.places.job(job), self.exports / name
+        with _new_file(target):
+            return {"exported": str(export_job(found, target).path)}
 
     def run(self, job: str, plan: str, limit: int | None = None) -> JsonObject:
         """Sends the rows of a plan, which costs money. `plan` is the token that the tool `check`
@@ -138,10 +142,16 @@ class Tools:
         job = self.places.job(name)
         if self.most_paid is None:
             raise Refused("The person did not allow runs.")
+        if self.places.path(name).is_dir():  # a copy does not know what was paid for since
+            raise Refused(f"{name} is a run folder, and may be an old copy. Name a job file.")
         checked = check_job(job, selection=_selection(command, limit, only))
         if checked.plan != plan:
             raise Refused("This is no longer the plan that `check` showed. Make a new one with it.")
         asked = [*checked.questions, *([checked.refusal] if checked.refusal else [])]
+        if checked.failed_maybe_paid:
+            asked.append(
+                failed_line(checked.failed_maybe_paid, checked.names, paid_word(job.sandbox))
+            )
         if asked or checked.repaid:
             raise Refused(
                 f"A person has to decide about this: {' '.join(asked)} In a terminal: "
@@ -157,6 +167,36 @@ class Tools:
             "process": start_run(job, (command, *options), plan),
             "paid_at_most": checked.paid_at_most,
         }
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[None]:
+    """An empty file that nothing was at before, for the block to replace. Two calls never get the
+    same name. If the block fails, the file is gone. An export would also renew the folder with the
+    long texts of a workbook of that name.
+
+    Raises:
+        Refused: if there is a file, a link or such a folder already, or if the folder cannot be
+            written to.
+    """
+    files = files_folder(path)
+    if path.suffix.lower() in WORKBOOKS and os.path.lexists(files):
+        raise Refused(f"{files}: this folder exists. Choose another name.", closing="")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NothingWritten(f"{path.parent}: {error.strerror}.") from None
+    try:
+        path.open("xb").close()
+    except FileExistsError:
+        raise Refused(f"{path}: this file exists. Choose another name.", closing="") from None
+    except OSError as error:
+        raise NothingWritten(f"{path}: {error.strerror}.") from None
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _one(word: str | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.job.spec import JobSpec
 
 _MOST = 200
+# click's script puts a text into the command line of bash without quotes: Enter would run what is
+# in `$(…)`. A line break would begin another proposal.
+_PLAIN = re.compile(r"[\w./@+][\w./@+=-]*")
 _FILE = "file"
 """With this type, the shell proposes its own paths."""
 
@@ -24,9 +28,11 @@ def propose_jobs(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
     """The job files of the folder that was begun, else of this folder and of ``jobs/``. Without
-    one, the shell proposes files."""
+    one, or if one has a name that a shell would not read as it is, the shell proposes files."""
     found = [name for name in map(str, job_files(begun)) if name.startswith(begun)]
-    return [CompletionItem(name) for name in found] or [CompletionItem(begun, type=_FILE)]
+    if found and all(map(_PLAIN.fullmatch, found)):
+        return [CompletionItem(name) for name in found]
+    return [CompletionItem(begun, type=_FILE)]
 
 
 def propose_codes(
@@ -38,14 +44,15 @@ def propose_codes(
     # click leaves the job among the rest if an option has no value yet.
     job = context.params.get("job") or next(map(Path, context.args), None)
     codes = [code for code in _codes(job) if code not in named]
-    return [CompletionItem(f"{before}{comma}{code}") for code in codes if code.startswith(last)]
+    wanted = [code for code in codes if code.startswith(last) and _PLAIN.fullmatch(code)]
+    return [CompletionItem(f"{before}{comma}{code}") for code in wanted]
 
 
 def propose_workflows(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
     """The workflows of the job files of this folder and of ``jobs/``."""
-    found = {spec.workflow: path.name for path, spec in _specs()}
+    found = {spec.workflow: path.name for path, spec in _specs() if _PLAIN.fullmatch(path.name)}
     return [
         CompletionItem(workflow, help=name)
         for workflow, name in sorted(found.items())

@@ -235,8 +235,14 @@ def in_plain_words(error: click.ClickException) -> str:
 
 
 def person_there() -> bool:
-    """Whether a question would reach a person: stdin and stderr are both a terminal."""
-    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    """Whether a question would reach a person: stdin and stderr are both a terminal, and the
+    process is not in its background. The system stops a process that reads there."""
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal without job control
+        return True
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -140,10 +140,13 @@ def _night(
 def _printed_again(words: list[str]) -> dict[str, str]:
     """Returns what the command with these words prints now, by the names of its files."""
     try:
-        asked = schedule.make_context("schedule", words).params
-    except click.ClickException as error:
+        asked = schedule.make_context("schedule", [*words]).params
+    except (click.ClickException, click.exceptions.Exit) as error:  # Exit: --help
+        why = (
+            error.format_message() if isinstance(error, click.ClickException) else "it prints help"
+        )
         raise NothingWritten(
-            f"This release cannot print {shlex.join(words)}: {error.format_message()}"
+            f"This release cannot print {shlex.join(words)}: {why.rstrip('.')}."
         ) from None
     job = job_said(JobOptions(**{one.name: asked[one.name] for one in fields(JobOptions)}))
     options = {name: asked[name] for name in ("at", "until", "kind", "base_url", "key_file")}

@@ -53,7 +53,7 @@ from pipeline.system.paths import resolved
 
 _TO_REVIEW = (ANSWER, PARTS, STATUS, FLAGS, *REVIEWED)
 _MACROS = ".xlsm"
-_WORKBOOKS = (".xlsx", _MACROS)
+WORKBOOKS = (".xlsx", _MACROS)
 _TEXTS = (".csv", ".tsv")
 ENDINGS = (*_TEXTS, ".xlsx", ".parquet", ".jsonl")
 
@@ -149,7 +149,7 @@ def _export(
         exported = sheet_table(source, _typed(spec, source, target), with_types=with_types)
         if on_rows is not None:
             exported = _watched(exported, on_rows)
-        if target.suffix.lower() in _WORKBOOKS:
+        if target.suffix.lower() in WORKBOOKS:
             done = _with_workbook(job, spec, source, exported, target)
         else:
             done = _written(exported, target, excel_guard)
@@ -294,7 +294,7 @@ def _with_workbook(
     summary, without_macros = summary_rows(job, source.read, source.in_use), False
     try:
         home = _home(job, spec, source.snapshot)
-        if home is not None and home.spec.file.suffix.lower() in _WORKBOOKS:
+        if home is not None and home.spec.file.suffix.lower() in WORKBOOKS:
             from pipeline.export.xlsx.copying import write_copy
 
             added = {**stored_kinds(source.snapshot), **exported.kinds}

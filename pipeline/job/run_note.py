@@ -30,7 +30,7 @@ class Noted:
     frame has `settings`, those of its call, and no job file.
 
     `sending` are its other options, except those that decide where the key is or is sent. Those are
-    in `withheld`, by their names. `limit` is its `--limit`.
+    in `withheld`, by their names. `limit` is its `--limit`, and `process` the id of its process.
     """
 
     run_id: str
@@ -41,6 +41,7 @@ class Noted:
     sending: tuple[str, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
+    process: int | None = None
 
 
 def read_note(folder: Path) -> Noted | None:
@@ -60,7 +61,8 @@ def read_note(folder: Path) -> Noted | None:
             settings=_settings(about.get("frame")),
             sending=sending,
             withheld=withheld,
-            limit=_limit(about.get("limit")),
+            limit=_number(about.get("limit")),
+            process=_number(about.get("process")),
         )
     except (OSError, ValueError, KeyError):
         return None
@@ -88,10 +90,10 @@ def _text(value: Any, pattern: re.Pattern[str] | None = None) -> str:
     return value
 
 
-def _limit(value: Any) -> int | None:
+def _number(value: Any) -> int | None:
     if value is None or (type(value) is int and 0 <= value < 1 << 53):
         return value
-    raise ValueError("not a number of rows")
+    raise ValueError("not a number")
 
 
 def _options(options: Any) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -232,10 +232,7 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
         yield "None of these rows was sent before, so `resume` sends the same rows as `run`."
     failed = prepared.plan.risky[State.FAILED]
     if failed:
-        yield (
-            f"{len(failed)} of the failed rows to send again may have been "
-            f"{paid_word(job.sandbox)} already: {names.rows(sorted(failed))}."
-        )
+        yield failed_line(sorted(failed), names, paid_word(job.sandbox))
     elsewhere = prepared.snapshot.skips[Skip.AMBIGUOUS]
     if elsewhere:
         yield (
@@ -243,6 +240,14 @@ def notices(job: Job, prepared: Prepared, selection: Selection) -> Iterator[str]
             "left them ambiguous, so they may have been paid. To send them too: "
             f"{job.command('resume', '--ambiguous')}"
         )
+
+
+def failed_line(rows: list[int], names: RowNames, paid: str) -> str:
+    """Says which failed rows to send again may have been paid."""
+    return (
+        f"{len(rows)} of the failed rows to send again may have been {paid} already: "
+        f"{names.rows(rows)}."
+    )
 
 
 def paid_source_line(source: str) -> str:
@@ -341,8 +346,8 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
     others = f" (and some in {counted(len(rest), 'other run folder')})" if rest else ""
     return Question(
         f"{first.rows} of these {counted(prepared.plan.to_send, 'row')} are already paid or maybe "
-        f"paid in another run folder, {first.path}{others}. This run folder is new and does not "
-        "contain those answers, so you would pay for these rows again. To use the answers that "
+        f"paid in another run folder, {first.path}{others}. This run folder does not contain "
+        "those answers, so you would pay for these rows again. To use the answers that "
         "you have, set `name:` or `output:` back to that folder.",
         _YES,
     )

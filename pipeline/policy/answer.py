@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
@@ -118,7 +119,7 @@ def classify(reply: Reply) -> Outcome:
             stop=StopCode.REDIRECT,
         )
     if 200 <= reply.status < 300:
-        return _of_success(reply)
+        return _of_success(reply, reply.status)
     return _of_error(reply, reply.status)
 
 
@@ -129,8 +130,9 @@ def read_answer(body: bytes) -> Answer:
         Unreadable: when the body is not JSON, is not an object, or has no `result`.
     """
     answer = _answer_of(_json_object(body))
-    guessed = ("charset_guessed",) if is_guessed(body) else ()
-    return replace(answer, flags=(*answer.flags, *guessed))
+    if is_guessed(body):
+        return replace(answer, flags=(*answer.flags, "charset_guessed"))
+    return answer
 
 
 def _answer_of(fields: dict[str, Any] | None) -> Answer:
@@ -146,7 +148,7 @@ def _answer_of(fields: dict[str, Any] | None) -> Answer:
         result = _json_text(result)
     if not result.strip():
         flags.append(EMPTY)
-    if _SURROGATE.search(result):
+    if _has_surrogates(result):
         flags.append("result_repaired")
         extra["result"] = result
         result = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", result)
@@ -171,7 +173,7 @@ def _without_answer(reply: Reply) -> Outcome:
     )
 
 
-def _of_success(reply: Reply) -> Outcome:
+def _of_success(reply: Reply, status: int) -> Outcome:
     if reply.failure is not None:
         return _without_answer(reply)
     fields = _json_object(reply.body)
@@ -188,7 +190,12 @@ def _of_success(reply: Reply) -> Outcome:
             reply.status,
             maybe_paid=True,
         )
-    return Outcome(Verdict.OK, http_status=reply.status, maybe_paid=True)
+    return _ok(status)
+
+
+@cache
+def _ok(status: int) -> Outcome:
+    return Outcome(Verdict.OK, http_status=status, maybe_paid=True)
 
 
 def _of_error(reply: Reply, status: int) -> Outcome:
@@ -294,7 +301,14 @@ def _citation(entry: Any) -> Citation | None:
 
 def _json_text(value: Any) -> str:
     """Returns JSON text. Lone surrogates stay escaped, because no text column can store them."""
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text_of(value))
+    text = text_of(value)
+    if not _has_surrogates(text):
+        return text
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _has_surrogates(text: str) -> bool:
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def _clean(text: str) -> str:

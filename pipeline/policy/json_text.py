@@ -31,7 +31,7 @@ class JsonText:
         found: list[Any] = []
         if not self.text.startswith("["):
             return found, True
-        decode = json.JSONDecoder(strict=False).raw_decode
+        decode = _DECODER.raw_decode
         at = _after_space(self.text, 1)
         while self.text[at] != "]":
             if len(found) == most:
@@ -45,6 +45,9 @@ class JsonText:
 
 
 _LONG = 1_000_000
+# `json.loads` and `json.dumps` make one of these for each call with options.
+_DECODER = json.JSONDecoder(strict=False)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def parsed(body: bytes) -> Any:
@@ -58,12 +61,9 @@ def parsed(body: bytes) -> Any:
         ValueError: when the body is not JSON.
         RecursionError: when it is nested too deeply.
     """
-    text = _latin(body) if is_guessed(body) else body
-    if sum(map(body.count, (b",", b"[", b"{"))) <= MANY_VALUES:
-        return json.loads(text, strict=False)
-    if isinstance(text, bytes):
-        text = text.decode(json.detect_encoding(text), "surrogatepass")
-    return _outermost(text)
+    text = _decoded(body)
+    few = len(body) <= MANY_VALUES or sum(map(text.count, ",[{")) <= MANY_VALUES
+    return _DECODER.decode(text) if few else _outermost(text)
 
 
 def text_of(value: Any) -> str:
@@ -72,7 +72,7 @@ def text_of(value: Any) -> str:
         return value.text
     if isinstance(value, dict) and any(isinstance(one, JsonText) for one in value.values()):
         return f"{{{','.join(f'{text_of(name)}:{text_of(one)}' for name, one in value.items())}}}"
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _outermost(text: str) -> Any:
@@ -83,14 +83,14 @@ def _outermost(text: str) -> Any:
     elif text[at : at + 1] == "{":
         value, at = _object(text, at + 1)
     else:
-        return json.loads(text, strict=False)
+        return _DECODER.decode(text)
     if _after_space(text, at) != len(text):
         raise json.JSONDecodeError("Extra data", text, at)
     return value
 
 
 def _object(text: str, at: int) -> tuple[dict[str, Any], int]:
-    decode = json.JSONDecoder(strict=False).raw_decode
+    decode = _DECODER.raw_decode
     found: dict[str, Any] = {}
     at = _after_space(text, at)
     if text[at : at + 1] == "}":
@@ -195,8 +195,10 @@ def _expressions() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 def is_guessed(body: bytes) -> bool:
     """Whether `body` is in none of JSON's charsets, so that its letters are a guess."""
+    if body.isascii():
+        return False
     try:
-        body.isascii() or body.decode(json.detect_encoding(body), "surrogatepass")
+        body.decode(json.detect_encoding(body), "surrogatepass")
     except UnicodeDecodeError:
         return True
     return False
@@ -211,7 +213,11 @@ def is_utf8(body: bytes | bytearray) -> bool:
     return True
 
 
-def _latin(body: bytes) -> str:
+def _decoded(body: bytes) -> str:
+    try:
+        return body.decode(json.detect_encoding(body), "surrogatepass")
+    except UnicodeDecodeError:
+        pass
     try:
         return body.decode(LATIN)
     except UnicodeDecodeError:  # cp1252 does not define five bytes

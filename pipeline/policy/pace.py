@@ -27,7 +27,8 @@ Each kind of answer teaches one thing:
 * The end of such a denial: g loses in proportion to the part of the window that it cost, and then
   grows slowly near the g that was denied.
 * Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
-  known, and a window and a quarter from then on.
+  known, and a window and a quarter from then on. Until then, the window is taken for as long as
+  the longest such wait.
 
 Before any header, and while W is not known, the rate is a slow start and then what was let through
 (see `ceiling`). A pace that an earlier run kept replaces the slow start.
@@ -71,12 +72,15 @@ _HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
 # How far a server's Retry-After is obeyed. No window lets a request wait for longer than itself,
 # and a quarter more covers clocks. Before it is known, five minutes are as long as an outage takes.
 _ASKED_WINDOWS, _ASKED_MAX_S = 1.25, 300.0
+# A wait of a second and more tells about how long the window is. At less than a request in two
+# seconds, the answers would need too long to show that it is shorter.
+_ASKED_TRUSTED_S, _ASKED_LEAST_PER_S = 1.0, 0.5
 _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
 # A process that remembers a denial does so until the window ends, and W may be a tenth longer.
-_REMEMBERED_WINDOWS = 1.1
+_REMEMBERED_WINDOWS, _MUCH_LEFT = 1.1, 0.1
 # A denial that lasts longer than the time to the next slot was remembered or asked for. One that
 # lasts much longer than a window has another reason than the pace.
 _COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
@@ -199,7 +203,7 @@ class Pace:
             return None
         if self.window_s is not None:
             return RateLimit(self.limit, self.window_s, Sure.MEASURED, self.share_used())
-        prior_s = self._window.prior_s
+        prior_s = None if self.start is None else self._window.prior_s
         return RateLimit(self.limit, prior_s, None if prior_s is None else Sure.KEPT, None)
 
     def kept_was_wrong(self, now: float) -> bool:
@@ -443,7 +447,13 @@ class Pace:
             self._ceiling.lift()
 
     def _remembered(self, sent_at: float) -> bool:
-        """Whether a server process may have denied the probe from memory, without a look at W."""
+        """Whether a server process may have denied the probe from memory, without a look at W.
+
+        It did if the newest answer, of another process, said that much of the limit was left.
+        """
+        assert self.limit is not None
+        if self._limit_at > -math.inf and self._free(sent_at) > _MUCH_LEFT * self.limit:
+            return True
         if self._denied_since is None or self.window_s is None:
             return False
         return sent_at - self._denied_since < _REMEMBERED_WINDOWS * self.window_s
@@ -468,6 +478,8 @@ class Pace:
             self._denied_since = sent_at
         self._probe = None
         self._asked_s = asked_s
+        if self.limit and _ASKED_TRUSTED_S <= asked_s <= self.limit / _ASKED_LEAST_PER_S:
+            self._window.asked(min(asked_s, _ASKED_MAX_S))
         slot_s = 1 / self.rate(now)
         own_s = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s)
         self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
@@ -480,6 +492,7 @@ class Pace:
         assert self._denied_since is not None
         since, self._denied_since = self._denied_since, None
         self._probe = None
+        self._window.paused(since, probe)
         if self.window_s is None:
             self._lower_ceiling(since, probe, now)
         elif self._asked_s or not self._window.young(now):
@@ -494,11 +507,16 @@ class Pace:
         """Takes from g what the denial cost, if it lasted for a good part of the window.
 
         The ramp's denials come from its burst and not from g, so only the wait that a server asks
-        for counts during the ramp.
+        for counts during the ramp. Far below a g that was costly, g is hardly the reason.
         """
-        if _COSTLY_FROM <= windows <= _COSTLY_TO:
+        if not _COSTLY_FROM <= windows <= _COSTLY_TO:
+            return
+        loss = _COSTLY_LOSS * windows
+        if self.g < self._costly_g - _COSTLY_NEAR < math.inf:
+            loss = _G_LOSS
+        else:
             self._costly_g = self.g
-            self.g = max(self.g - _COSTLY_LOSS * windows, _G_MIN)
+        self.g = max(self.g - loss, _G_MIN)
 
     def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.

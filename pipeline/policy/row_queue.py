@@ -6,7 +6,7 @@ Rows are read one by one, when needed. Pure: the caller passes the time in.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from itertools import count
 
@@ -25,8 +25,8 @@ class RowQueue:
         self._front: deque[Row] = deque()
         self._later: list[tuple[float, int, Row]] = []
         self._order = count()
-        self._failures: Counter[int] = Counter()
-        self._refusals: Counter[int] = Counter()
+        self._failures: dict[int, int] = {}
+        self._refusals: dict[int, int] = {}
 
     def ready(self, now: float) -> bool:
         """Whether `take` can return a row now."""
@@ -55,25 +55,25 @@ class RowQueue:
         return row
 
     def failures(self, row: Row) -> int:
-        return self._failures[row.number]
+        return self._failures.get(row.number, 0)
 
     def refusals(self, row: Row) -> int:
-        return self._refusals[row.number]
+        return self._refusals.get(row.number, 0)
 
     def refused(self, row: Row, due_at: float) -> None:
         """Puts back a row that the server refused before any work. It waits until `due_at`."""
-        self._refusals[row.number] += 1
+        self._refusals[row.number] = self.refusals(row) + 1
         self._put_back(row, due_at)
 
     def failed(self, row: Row, due_at: float) -> None:
         """Puts back a row whose attempt failed. It waits until `due_at`."""
-        self._failures[row.number] += 1
+        self._failures[row.number] = self.failures(row) + 1
         self._put_back(row, due_at)
 
     def finished(self, row: Row) -> None:
         """Forgets the counts of a row that this run does not send again."""
-        del self._failures[row.number]
-        del self._refusals[row.number]
+        self._failures.pop(row.number, None)
+        self._refusals.pop(row.number, None)
 
     def _bring_forward(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:

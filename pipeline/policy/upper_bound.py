@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 
 # Fewer answers may all have arrived at the start of a window.
 _ANSWERS = 5
-# Three windows of the bound's length hold at least two whole ones, with an end each.
-_SPANS = 3.0
-# Steps of a 32nd of the believed window: 1.5 windows of them prove a window of half that length.
+# Three windows of the bound's length hold at least two whole ones, with an end each. A time as long
+# as the believed window holds an end too, and a tenth covers jitter.
+_SPANS, _BELIEVED_SPANS = 3.0, 1.1
+# Jitter explains a bound that is a quarter shorter, and two requests that are counted late.
+_SHORTER, _REQUESTS_OFF = 1.25, 2.0
+# Steps of a 32nd of the believed window: more than the 1.1 windows that the proof takes are kept.
 _STEPS_PER_WINDOW, _STEPS_KEPT = 32, 64
 
 
@@ -29,29 +32,35 @@ class UpperBound:
         default_factory=lambda: deque(maxlen=_STEPS_KEPT)
     )  # its first send, the highest age and the number of the answers of one step
 
-    def see(self, sent_at: float, age_s: float, believed_s: float) -> float | None:
+    def see(self, sent_at: float, age_s: float, believed_s: float, limit: int) -> float | None:
         """Takes in an answer whose (used + 1)-th send was `age_s` old.
 
-        Returns a bound below half of the window that is `believed_s`, or None.
+        Returns a bound that is shorter than the window that is `believed_s`, by more than jitter
+        explains with this `limit`, or None.
         """
         if self._steps:
             begun, most_s, answers = self._steps[-1]
             if sent_at < begun + believed_s / _STEPS_PER_WINDOW:
                 self._steps[-1] = (begun, max(most_s, age_s), answers + 1)
                 return None
-        bound_s = self._bound_s(sent_at, believed_s)
+        highest_s = believed_s / (_SHORTER + _REQUESTS_OFF / limit)
+        bound_s = self._bound_s(sent_at, age_s, highest_s, _BELIEVED_SPANS * believed_s)
         self._steps.append((sent_at, age_s, 1))
         return bound_s
 
     def start_over(self) -> None:
         self._steps.clear()
 
-    def _bound_s(self, now: float, believed_s: float) -> float | None:
-        seen, most_s = 0, 0.0
+    def _bound_s(
+        self, now: float, most_s: float, highest_s: float, enough_s: float
+    ) -> float | None:
+        """The newest answer's age `most_s` counts too: after a pause the steps before it lie
+        close together, and no answer saw what came in between."""
+        seen = 0
         for begun, age_s, answers in reversed(self._steps):
             seen, most_s = seen + answers, max(most_s, age_s)
-            if 2 * most_s >= believed_s:
+            if most_s >= highest_s:
                 return None
-            if seen >= _ANSWERS and now - begun >= _SPANS * most_s:
+            if seen >= _ANSWERS and now - begun >= min(_SPANS * most_s, enough_s):
                 return most_s
         return None

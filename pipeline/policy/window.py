@@ -14,7 +14,7 @@ which its request was *sent* makes latency and reordering drop out.
   whose request was sent at s says ``W > s - (time of the limit-th most recent send)``. Jitter makes
   such a bound too long by a tenth, so the first one of late moves a sampled W only if it is 15 %
   longer.
-* Where the answers say that W is at most half of what is believed (see `upper_bound`), W shrinks to
+* Where the answers say that W is shorter than what is believed (see `upper_bound`), W shrinks to
   that bound, and to a quarter at most in one step. Samples cannot show it: at the low rate that
   follows from a long W, `u` is 1 and says nothing.
 
@@ -53,6 +53,7 @@ _BURST = 2.0  # a burst makes a sliding window deny for up to twice its length
 _REFUTED = 1.15  # as far as snapping may have been off
 _JITTER_LIMIT = 10  # below it one request more or less moves a sample by as much as a bound
 _QUIET_WINDOWS = 1.2
+_PAUSE_MIN_S, _PAUSE_WINDOWS = 1.0, 0.3
 _FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
 _SPAN_WINDOWS = 2.2  # two teeth and a bit
 # A bucket that is filled continuously looks nearly full at any pace below its rate. So one step
@@ -128,6 +129,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Peak:
+    """The top of a tooth, and when the new window began that ended it."""
+
+    ended_at: float
+    top_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
     """An estimate of W; `sure` outweighs the bounds. Not `strong`: little of the limit was used.
 
@@ -144,7 +153,8 @@ class Level:
 class WindowEstimate:
     """The window as the samples since the last change of the limit show it.
 
-    `prior_s` is what an earlier run learned, until the first estimate of this one.
+    `prior_s` is what an earlier run learned, or the longest wait that the server asked for, until
+    the first estimate of this run.
     """
 
     window_s: float | None = None
@@ -159,6 +169,7 @@ class WindowEstimate:
     _new: int = 0
     _known_since: float = -math.inf
     _adopted_at: float = -math.inf
+    _paused_until: float = -math.inf
 
     def new_limit(self, at: float) -> None:
         """Notes another limit from `at` on. Earlier requests are no longer samples of the window.
@@ -176,6 +187,24 @@ class WindowEstimate:
         if self.prior_s is not None:
             self.prior_s = _clamped(self.prior_s * factor)
         self._start_over(now, min(before, before * factor))
+
+    def asked(self, wait_s: float) -> None:
+        """A server asked to wait for `wait_s`: the window for the time being, if it is unknown."""
+        if self.window_s is None:
+            self.prior_s = max(self.prior_s or 0.0, wait_s)
+
+    def paused(self, start: float, end: float) -> None:
+        """No request was let through from `start` to `end`, because each one was denied.
+
+        While the window is unknown, samples from before a pause of a good part of it are dropped,
+        and those that would look back over it: the requests that it lacks would make W longer, and
+        a burst before it would look like a short W.
+        """
+        least_s = max(_PAUSE_MIN_S, _PAUSE_WINDOWS * (self.guess(end) or 0.0))
+        if self.window_s is None and end - start >= least_s:
+            self._samples.clear()
+            self._upper.start_over()
+            self._paused_until = end
 
     def _start_over(self, at: float, lasts_s: float) -> None:
         self._samples.clear()
@@ -202,6 +231,8 @@ class WindowEstimate:
         if sent_at < self._quiet_until or not 2 <= used <= limit:
             return
         if (age := sends.age(sent_at, used)) is None:
+            return
+        if sent_at - age < self._paused_until:
             return
         if sends.is_first(sent_at, used):
             self.at_least(sent_at, age)
@@ -238,27 +269,28 @@ class WindowEstimate:
         guess = max(above(self.bound_s(at)), self.prior_s or 0.0)
         return _clamped(guess) if guess > SHORTEST_WINDOW_S else None
 
-    def bound_s(self, at: float) -> float:
-        """What the window is at least, as seen lately."""
+    def bound_s(self, at: float, since: float = -math.inf) -> float:
+        """What the window is at least, as seen lately and not before `since`."""
         return max(
             (
                 age
                 for seen, age in self._bounds
-                if at - seen <= _BOUND_LASTS_WINDOWS * max(age, self.window_s or 0.0)
+                if seen >= since
+                and at - seen <= _BOUND_LASTS_WINDOWS * max(age, self.window_s or 0.0)
             ),
             default=0.0,
         )
 
     def longest_s(self, sends: Sends, sent_at: float, used: int) -> float | None:
-        """Takes in an answer. Returns a window that is at most half as long as the one believed,
-        if enough answers say that it is no longer."""
+        """Takes in an answer. Returns a window that is shorter than the one believed, if enough
+        answers say that it is no longer."""
         believed_s = self.guess(sent_at)
         if believed_s is None or sent_at < self._quiet_until:
             return None
         age_s = sends.age(sent_at, used + 1)
         if age_s is None or sends.is_first(sent_at, used + 1):
             return None  # all sends of the run may still count: two of them changed places
-        return self._upper.see(sent_at, age_s, believed_s)
+        return self._upper.see(sent_at, age_s, believed_s, self._limit)
 
     def shrink(self, at: float, longest_s: float) -> float:
         """Takes a window that is less than the estimate. Returns by which factor it is shorter."""
@@ -286,7 +318,10 @@ class WindowEstimate:
         if self._outlived_peaks(level, bound):
             peaks = []
         if peaks:
-            self._adopt(snapped(max(peaks[-2:]), within), bound, newest)
+            if len(peaks) > 1:  # a denial before two whole windows came from others who left
+                bound = self.bound_s(newest, peaks[-2].ended_at - peaks[-2].top_s)
+            top_s = max(peak.top_s for peak in peaks[-2:])
+            self._adopt(snapped(top_s, within), bound, newest)
             return
         if level is None or not (level.strong or self.window_s or self.prior_s):
             return
@@ -300,11 +335,11 @@ class WindowEstimate:
     def _outlived_peaks(self, level: Level | None, bound_s: float) -> bool:
         """Whether a pause of ours made the peaks: in teeth no half window of samples lies level.
 
-        Denials of late say more than either, as where a cache answers without using the limit.
+        Denials of late say more than either if they say twice that and more. A burst explains less.
         """
         if level is None or self.window_s is None:
             return False
-        return level.sure and level.strong and bound_s <= level.window_s
+        return level.sure and level.strong and bound_s <= _BURST * level.window_s
 
     def young(self, now: float) -> bool:
         """Whether the samples are still those of the ramp, when sends did not flow evenly."""
@@ -325,15 +360,15 @@ class WindowEstimate:
         self._adopted_at = max(now, self._adopted_at)
 
 
-def _peaks(samples: list[Sample], least: float) -> list[float]:
+def _peaks(samples: list[Sample], least: float) -> list[Peak]:
     """The tops of the teeth, where what is used falls at once to half and less: a new window."""
-    peaks: list[float] = []
+    peaks: list[Peak] = []
     top = 0.0
     for before, sample in pairwise(samples):
         top = max(top, before.top())
         fell = before.used >= least and 2 * sample.used <= before.used
         if fell and sample.at - before.at < top:
-            peaks.append(top)
+            peaks.append(Peak(sample.at, top))
             top = 0.0
     return peaks
 

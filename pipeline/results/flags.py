@@ -126,5 +126,7 @@ def _is_template(result: str, names: Collection[str], sent: str) -> bool:
 def _places(text: str, names: Collection[str]) -> set[object]:
     """The places in `text` that a template has for a variable: in double braces for any, else for
     those of `names`."""
+    if not any(sign in text for sign in "{$%["):
+        return set()
     places = ((place.lastindex, place[place.lastindex or 0]) for place in _PLACE.finditer(text))
     return {*_MARKER.findall(text), *(place for place in places if place[1] in names)}

@@ -63,6 +63,7 @@ class Checked:
     * `equal_rows`: rows with the same text as an earlier row. Under `dedupe` only the earlier row
       is sent.
     * `repaid`: rows to send that were already paid under other settings.
+    * `failed_maybe_paid`: failed rows to send again whose last request may have been paid.
     * `stale`: rows to send that have a paid answer to an earlier text of the job that they come
       from, which `source` names. `paid_source`: this is a rehearsal, and it reads the paid answers
       of that job.
@@ -95,6 +96,7 @@ class Checked:
     skipped: int
     to_send: int
     repaid: int
+    failed_maybe_paid: list[int]
     stale: int
     source: str | None
     paid_source: bool
@@ -188,6 +190,7 @@ def check_job(
             skipped=prepared.skips.total(),
             to_send=plan.to_send,
             repaid=prepared.repaid.requests,
+            failed_maybe_paid=sorted(plan.risky[State.FAILED]),
             stale=prepared.stale,
             source=None if sheet.table.source is None else spec.input.name,
             paid_source=prepared.paid_source,
@@ -225,6 +228,7 @@ def _shown_rows(
 ) -> Iterator[int]:
     yield from (body.row for body in bodies)
     yield from sorted(prepared.by_review.rows)[:NAMED]
+    yield from sorted(prepared.plan.risky[State.FAILED])[:NAMED]
     for facts in variables:
         rows = (facts.shortest_row, facts.longest_row, facts.marked_row)
         yield from (row for row in rows if row is not None)

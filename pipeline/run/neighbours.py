@@ -1,14 +1,17 @@
 """Finds rows that another run folder has already paid for.
 
 The promise "at most once" holds per run folder. A job with another `name:` begins a new folder, and
-would pay for every row again. So before the first request of an empty folder, the runner looks for
-its rows in the folders next to it, and in those of other jobs with the same workflow.
+would pay for every row again. So before it sends, the runner looks for the rows in the folders next
+to it, and in those of other jobs with the same workflow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.errors import PipelineError
 from pipeline.inputs.snapshot import Snapshot
@@ -31,19 +34,33 @@ _ANY_FAULT = (PipelineError, OSError, ValueError, RuntimeError)
 
 
 def find_neighbours(
-    spec: JobSpec, folder: RunFolder, host: str, snapshot: Snapshot, plan: Plan
+    spec: JobSpec, folder: RunFolder, host: str, snapshot: Snapshot, plan: Plan, *, known: bool
 ) -> tuple[Neighbour, ...]:
     """Returns the run folders that have paid for rows of `plan`, the one with the most rows first.
 
-    Ignores a folder that cannot be read, and one that belongs to another host.
+    Ignores a folder that cannot be read, and one that belongs to another host. `known`: the folder
+    has sent rows. Then it also ignores one that has paid for some of those: the user agreed to
+    that before, and a timer could not answer again.
     """
     found = []
     for path in sorted(_candidates(spec, folder)):
-        keys = (key for number, key in stored_row_keys(snapshot.path) if plan.send[number - 1])
-        rows = _paid_in(RunFolder(path), host, (bytes.fromhex(key) for key in keys if key))
-        if rows:
+        rows = _paid_in(RunFolder(path), host, _keys(snapshot, plan.send))
+        if rows and not (known and _agreed(RunFolder(path), host, snapshot, plan)):
             found.append(Neighbour(path, rows))
     return tuple(sorted(found, key=lambda neighbour: -neighbour.rows))
+
+
+def _keys(snapshot: Snapshot, chosen: npt.NDArray[np.bool_]) -> Iterator[bytes]:
+    for number, key in stored_row_keys(snapshot.path):
+        if key and chosen[number - 1]:
+            yield bytes.fromhex(key)
+
+
+def _agreed(other: RunFolder, host: str, snapshot: Snapshot, plan: Plan) -> bool:
+    """Whether `other` has paid for a row that this folder has sent, too."""
+    left = set(_keys(snapshot, plan.new_rows | plan.send))
+    sent = (key for key in _keys(snapshot, ~plan.new_rows & ~plan.send) if key not in left)
+    return _paid_in(other, host, sent) > 0
 
 
 def _candidates(spec: JobSpec, folder: RunFolder) -> set[Path]:

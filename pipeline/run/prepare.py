@@ -123,8 +123,10 @@ def prepare(
     moved = find_moved(spec, last, snapshot, selection.rows)
     mass_change = None if pins.changed else find_mass_change(spec, last, snapshot, plan, read)
     neighbours: tuple[Neighbour, ...] = ()
-    if plan.to_send and host != SANDBOX_HOST and read(queries.last_change) == (0, 0):
-        neighbours = find_neighbours(spec, job.folder, host, snapshot, plan)
+    known = read(queries.last_change) != (0, 0)
+    # Who sends ambiguous rows of an export to another folder has said so: --ambiguous.
+    if plan.to_send and host != SANDBOX_HOST and not (known and not skip_ambiguous):
+        neighbours = find_neighbours(spec, job.folder, host, snapshot, plan, known=known)
     return Prepared(
         snapshot,
         sheet.variables,

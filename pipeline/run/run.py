@@ -35,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -436,6 +437,7 @@ class _Run:
             "version": __version__,
             "sending": list(self.job.sending),
             "limit": self.job.limit,
+            "process": os.getpid(),
             "options": _resolved(spec),
         }
 

@@ -56,11 +56,13 @@ class _Ended(Refused):
 def _begun(job: Job, before: Noted | None, process: subprocess.Popen[bytes]) -> int | None:
     """Waits until the process has begun its run, or has ended. Returns its exit code then.
 
-    The lock does not show it: the command makes its plan under the lock, and may be refused.
+    The lock does not show it: the command makes its plan under the lock, and may be refused. Nor
+    does any new note: another process may have begun a run meanwhile.
     """
     until = time.monotonic() + _STARTS_WITHIN_S
     while process.poll() is None and time.monotonic() < until:
-        if read_note(job.folder.path) != before:
+        note = read_note(job.folder.path)
+        if note is not None and note != before and note.process == process.pid:
             return None
         time.sleep(_LOOK_EVERY_S)
     return process.returncode

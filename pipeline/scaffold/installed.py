@@ -6,12 +6,14 @@ line that a scheduler reads. Lines that the user added are not compared.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import NothingWritten, Refused
+from pipeline.scaffold.new_file import write_new_file
 from pipeline.scaffold.night import PRINTED_BY
 from pipeline.system.paths import resolved
 
@@ -22,23 +24,13 @@ def write_new(texts: Mapping[str, str], folder: Path) -> list[Path]:
     Raises:
         Refused: if one of the files exists, before any is written, or if the folder refuses a file.
     """
-    written = []
     paths = {folder / name: text for name, text in texts.items()}
     for path in paths:
         if os.path.lexists(path):
             raise NothingWritten(f"{path}: this file already exists. Move it, or write elsewhere.")
     for path, text in paths.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise NothingWritten(
-                f"{path}: the runner cannot write this file ({error.strerror or error}). Choose "
-                "another folder with --write."
-            ) from None
-        written.append(path)
-    return written
+        write_new_file(path, text, "Choose another folder with --write.")
+    return list(paths)
 
 
 def check_installed(
@@ -77,7 +69,9 @@ def _command_in(file: Path, lines: Sequence[str], spec: Path) -> list[str]:
     """Returns the words with which the file was printed for `spec`: the job file, then options. A
     workflow names the job file from the top of its repository."""
     for line in lines:
-        if line.startswith(PRINTED_BY):
+        if not line.startswith(PRINTED_BY):
+            continue
+        with contextlib.suppress(ValueError, IndexError):  # no words, or none that a shell reads
             words = shlex.split(line.removeprefix(PRINTED_BY))
             named = Path(words[0])
             if resolved(named) == resolved(spec) or (

@@ -21,6 +21,7 @@ from pipeline.job.spec_edit import quoted
 from pipeline.job.spec_keys import NAME, WORKFLOW
 from pipeline.scaffold.columns import Column, Gaps, mapped_columns
 from pipeline.scaffold.editor import MODELINE, may_write_schema, write_schema
+from pipeline.scaffold.new_file import write_new_file
 from pipeline.scaffold.preview import Preview, preview_sheet
 from pipeline.system.paths import resolved
 
@@ -296,13 +297,5 @@ def write_job(path: Path, text: str) -> Path | None:
     Raises:
         Refused: if there is a file, or if the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise NothingWritten(
-            f"{path}: the runner cannot write this file ({error.strerror or error}). Choose "
-            "another place with --to."
-        ) from None
+    write_new_file(path, text, "Choose another place with --to.")
     return write_schema(path.parent) if text.startswith(MODELINE) else None

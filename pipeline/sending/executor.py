@@ -84,6 +84,9 @@ from pipeline.policy.cutoff import Cutoff
 from pipeline.policy.retry import BackOff, Breakers, Decision, decide
 from pipeline.policy.row_queue import RowQueue
 
+# So many rows leave in one turn of the event loop, at most. Thousands of new connections in one
+# turn would take seconds, in which no answer is read.
+_ROWS_A_TURN = 50
 # The run notices within this time that somebody has set the clock.
 _LOOK_AT_CLOCK_S = 1.0
 
@@ -197,6 +200,7 @@ class Executor:
     # -- the dispatcher -------------------------------------------------------------------
 
     async def _dispatch(self) -> None:
+        handed = 0
         while self.stopped is None and await self._row_ready():
             await self._room()
             await self.throttle.slot()
@@ -204,6 +208,9 @@ class Executor:
                 self._stop_in_time()
                 return
             self._hand_out(self._queue.take(self.clock.monotonic()))
+            handed += 1
+            if handed % _ROWS_A_TURN == 0:
+                await asyncio.sleep(0)
 
     async def _watch_clock(self) -> None:
         """Stops the run when the time to send is over, also while the dispatcher waits."""
@@ -284,11 +291,13 @@ class Executor:
     # -- the workers ----------------------------------------------------------------------
 
     async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
         while True:
             row = await self._handed.get()
             self._idle -= 1
             try:
-                await self._attempt(row)
+                await self._attempt(row, worker)
             except Exception as error:
                 self.fail(error)
                 self.abandon()  # this outcome could not be saved, so later ones cannot either
@@ -297,7 +306,7 @@ class Executor:
                 self._idle += 1
                 self._changed.set()
 
-    async def _attempt(self, row: Row) -> None:
+    async def _attempt(self, row: Row, worker: asyncio.Task[None]) -> None:
         if not self.allowed(row):
             self._not_billed()
             self._queue.finished(row)
@@ -318,22 +327,20 @@ class Executor:
             return
         self._sent += 1
         nth, leaves_at = self._sent, self.throttle.sent(self.engine.lead_s)
-        reply = await self._send(row, leaves_at)
+        reply = await self._send(row, leaves_at, worker)
         outcome = _judge(reply)
         self._note_latency(reply, outcome)
         self.throttle.landed(leaves_at, reply, outcome)
         await self._finish_row(attempt, reply, outcome, nth)
 
-    async def _send(self, row: Row, leaves_at: float) -> Reply:
-        task = asyncio.current_task()
-        assert task is not None
-        self._sending.add(task)
+    async def _send(self, row: Row, leaves_at: float, worker: asyncio.Task[None]) -> Reply:
+        self._sending.add(worker)
         try:
             return await self.engine.send(row.body, leaves_at)
         except asyncio.CancelledError:
             if not self._abandoned.is_set():
                 raise
-            task.uncancel()
+            worker.uncancel()
             return Reply(
                 leaves_at,
                 self.clock.monotonic(),
@@ -341,7 +348,7 @@ class Executor:
                 detail="the run ended before the server responded",
             )
         finally:
-            self._sending.discard(task)
+            self._sending.discard(worker)
 
     async def _finish_row(self, attempt: Attempt, reply: Reply, outcome: Outcome, nth: int) -> None:
         row = attempt.row

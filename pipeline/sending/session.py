@@ -43,8 +43,6 @@ from pipeline.policy.pace import Pace
 from pipeline.policy.retry import AMBIGUOUS_IN_A_ROW, Breakers
 from pipeline.results.sealing import PART_ROWS, Sealer
 from pipeline.sending.control import Control
-from pipeline.sending.engines.base import Target
-from pipeline.sending.engines.choice import open_engine
 from pipeline.sending.executor import Executor, every_row
 from pipeline.sending.kept_pace import KeptPace, fingerprint, kept_pace
 from pipeline.sending.throttle import PacedThrottle
@@ -103,6 +101,10 @@ class Sending:
         return stopped
 
     async def _send(self, access: Access, rows: Iterator[Row], count: int) -> Stopped | None:
+        # Here, because a run without rows to send would spend a third of its time on this import.
+        from pipeline.sending.engines.base import Target
+        from pipeline.sending.engines.choice import open_engine
+
         kept = self._kept_pace(access)
         pace = self._pace(access, kept, count)
         throttle = PacedThrottle(pace, self.clock, self.tell)

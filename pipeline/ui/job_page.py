@@ -12,6 +12,7 @@ from pipeline.core.wording import counted, lasting
 from pipeline.job.job import Job
 from pipeline.ledger.kept_counts import KeptCounts
 from pipeline.ledger.reader import has_run
+from pipeline.planning.consent import failed_line
 from pipeline.planning.reviewed import kept_line
 from pipeline.report.html.markup import Child, Markup, element, foreign, joined
 from pipeline.run.check import Checked, check_job
@@ -234,7 +235,7 @@ def _button(shown: Shown, step: Step, checked: Checked, words: str) -> Markup:
         return paragraph("Nothing to send: every row has ended.", class_="outcome")
     if not checked.paid_at_most:
         return element("p", _why_not(shown, checked), class_="problem")
-    if checked.questions:
+    if _questions(checked, shown.job.sandbox):
         return joined(
             paragraph(
                 to(f"{words}…", local("/plan", **shown.fields, **step.fields), class_="main")
@@ -258,6 +259,17 @@ def repaid_line(checked: Checked) -> str:
         f"The job file has changed since these rows were sent: {rows} would be sent again, and "
         "every answer may be billed again. To keep the answers, undo the change."
     )
+
+
+def _questions(checked: Checked, rehearsal: bool) -> list[str]:
+    """What the page asks before it sends, because something may be paid twice."""
+    found = [*checked.questions]
+    if checked.repaid:
+        found.append(repaid_line(checked))
+    if checked.failed_maybe_paid:
+        paid = paid_word(rehearsal)
+        found.append(failed_line(checked.failed_maybe_paid, checked.names, paid))
+    return found
 
 
 def cost_line(checked: Checked, rehearsal: bool) -> str:
@@ -285,7 +297,7 @@ def plan_page(shown: Shown, step: Step) -> str:
     )
     kept = checked.kept_by_review
     lines = [paragraph(kept_line(job, kept, checked.names))] if kept else []
-    questions = [*checked.questions, *([repaid_line(checked)] if checked.repaid else [])]
+    questions = _questions(checked, job.sandbox)
     asked = [element("p", text, class_="problem") for text in questions]
     fields = shown.fields | step.fields | {"plan": checked.plan}
     sure = button("Yes, send them", kind="danger") if questions else None

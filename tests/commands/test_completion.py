@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -52,9 +54,9 @@ def test_commands_and_options_are_completed(tmp_path: Path):
 
 def test_job_files_are_completed_here_and_in_jobs(tmp_path: Path):
     (tmp_path / "jobs").mkdir()
-    for name in ("a.yaml", "jobs/b.yaml", "jobs/c c.yml", "jobs/sheet.csv"):
+    for name in ("a.yaml", "jobs/b.yaml", "jobs/ç.yml", "jobs/sheet.csv"):
         (tmp_path / name).touch()
-    jobs = ["a.yaml", "jobs/b.yaml", "jobs/c c.yml"]
+    jobs = ["a.yaml", "jobs/b.yaml", "jobs/ç.yml"]
     assert completed(tmp_path, "pipeline run ") == jobs
     assert completed(tmp_path, "pipeline status jobs/b") == ["jobs/b.yaml"]
     assert completed(tmp_path, f"pipeline ui {tmp_path}/jobs/b") == [f"{tmp_path}/jobs/b.yaml"]
@@ -90,7 +92,7 @@ def test_each_shell_gets_its_script(shell: str):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_completes_with_the_printed_script(tmp_path: Path):
-    (tmp_path / "my job.yaml").touch()
+    (tmp_path / "my-job.yaml").touch()
     script = """
         pipeline() { "$PYTHON" -m pipeline "$@"; }
         export -f pipeline
@@ -110,4 +112,52 @@ def test_bash_completes_with_the_printed_script(tmp_path: Path):
         text=True,
         check=False,
     )
-    assert done.stdout == "my job.yaml\n", done.stderr
+    assert done.stdout == "my-job.yaml\n", done.stderr
+
+
+ODD = [
+    "a$(touch RAN)",
+    "b`touch RAN`",
+    "c;touch RAN;",
+    "d&touch RAN&",
+    "e\nplain,$(touch RAN)",
+    "f f",
+]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_runs_no_name_that_it_completes(tmp_path: Path):
+    """click's script puts a name into the line without quotes, and Enter would run a part of it.
+    bash completes such a name itself, with quotes."""
+    for name in ODD:
+        (tmp_path / f"{name}.yaml").touch()
+    command = tmp_path / "bin" / "pipeline"
+    command.parent.mkdir()
+    command.write_text(
+        "#!/bin/sh\n"
+        f'test "$1" = status || exec {sys.executable} -m pipeline "$@"\n'
+        "printf '%s\\n' \"$2\" >>names\n"
+    )
+    command.chmod(0o700)
+    lines = [
+        "source <(pipeline completion bash)",
+        *(f"pipeline status {name[0]}\t" for name in ODD),
+        "exit",
+    ]
+    environment = os.environ | {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TERM": "dumb",
+    }
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(tmp_path)
+        os.execvpe("bash", ["bash", "--norc", "-i"], environment)
+    os.write(terminal, "".join(f"{line}\n" for line in lines).encode())
+    with contextlib.suppress(OSError):  # the terminal ends with the shell
+        while os.read(terminal, 1 << 16):
+            pass
+    os.waitpid(pid, 0)
+    assert not (tmp_path / "RAN").exists()
+    names = (tmp_path / "names").read_text().splitlines()
+    assert {"a$(touch RAN).yaml", "f f.yaml"} <= {*names}

@@ -58,9 +58,7 @@ MAY_LOAD = {
     "mcp --help": set(),
     "completion bash": set(),
     "settle job.yaml": LEDGER | TABLES | {"asyncio"},
-    "run job.yaml": LEDGER
-    | TABLES
-    | {"asyncio", "httpx", "aiohttp", "email", "http.client", "zipfile"},
+    "run job.yaml": LEDGER | TABLES | {"asyncio", "email", "http.client", "zipfile"},
 }
 """The modules among `HEAVY` that each command may load in the folder of a finished job."""
 

@@ -361,6 +361,20 @@ def test_a_check_of_installed_files_names_the_line_that_the_job_file_needs_now(o
     assert "--until 06:00" in directive(done.stdout, "ExecStart")
 
 
+@pytest.mark.parametrize(
+    "command", ["", '"JOB', "JOB --help", "JOB --at 02:00 --no-such", "a\0", "JOB", "-- JOB"]
+)
+def test_a_file_that_names_no_command_for_the_job_does_not_pass_a_check(make_job, command):
+    job = make_job("http://127.0.0.1:9", rows=[["a"]])
+    file = job.folder / "mine.service"
+    line = command.replace("JOB", str(job.spec))
+    file.write_text(f"# Printed by: pipeline schedule {line}\n", encoding="utf-8")
+    done = job.call("schedule", "--check", str(file))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(job.spec) in done.stderr or "Give the time of day" in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["cron", "github"])
 def test_a_crontab_with_other_lines_and_a_workflow_can_be_checked_too(make_job, tmp_path, kind):
     """The workflow names the job file from the top of its repository."""

@@ -171,7 +171,7 @@ def test_the_wheel_has_the_name_the_python_versions_and_the_extras_of_pyproject(
     assert about["Name"] == "paidrows"
     assert about["Requires-Python"] == PROJECT["requires-python"]
     assert about.get_all("Classifier") == PROJECT["classifiers"]
-    assert {"otel", "ray", "xls"} <= set(about.get_all("Provides-Extra"))
+    assert {"mcp", "otel", "ray", "xls"} <= set(about.get_all("Provides-Extra"))
     assert not [word for word in about.get_all("Requires-Dist") if re.match(r"pipeline\b", word)]
 
 
@@ -221,7 +221,7 @@ def test_an_installed_wheel_does_a_whole_job_without_the_checkout(minor, tmp_pat
     installed = called(tmp_path, *pip, "list", "--format", "freeze")
     assert not re.search(r"^(pytest|mypy|ruff|hatchling)=", installed, re.MULTILINE)
     # What the messages say about an extra. It asks the index for no release of the runner.
-    called(tmp_path, *pip, "install", "--no-index", "--find-links", house, "paidrows[otel,xls]")
+    called(tmp_path, *pip, "install", "--no-index", "--find-links", house, "paidrows[mcp,otel,xls]")
     called(tmp_path, *pip, "check")
 
     def run(*words: str | Path) -> str:
@@ -253,10 +253,26 @@ def test_an_installed_wheel_does_a_whole_job_without_the_checkout(minor, tmp_pat
     for shell in ("bash", "zsh", "fish"):
         assert "pipeline" in run("completion", shell)
     assert "tales" in page(tmp_path, *hidden, bin_ / "pipeline", "ui", "--no-open")
+    tools = called(tmp_path, bin_ / "python", "-c", _LIST_TOOLS, *hidden, bin_ / "pipeline")
+    assert tools.split() == ["list_jobs", "check", "status", "report", "show", "run", "resume"]
     everything = "import pipeline; print(*map(lambda n: getattr(pipeline, n), pipeline.__all__))"
     called(tmp_path, *hidden, bin_ / "python", "-W", "error", "-c", everything)
     where = called(tmp_path, bin_ / "python", "-c", "import pipeline; print(pipeline.__file__)")
     assert Path(where).is_relative_to(tmp_path / "own")
+
+
+# A client of `pipeline mcp`, in the environment of the wheel. Its words start the command.
+_LIST_TOOLS = """
+import asyncio, sys
+from mcp import Client, StdioServerParameters
+
+async def names():
+    words = [*sys.argv[1:], "mcp", "--allow-run", "--max-paid-per-run", "5"]
+    async with Client(StdioServerParameters(command=words[0], args=words[1:])) as client:
+        print(*(tool.name for tool in (await client.list_tools()).tools))
+
+asyncio.run(names())
+"""
 
 
 def download(pip: tuple[str | Path, ...], house: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,16 @@ class Agent:
                 found = await client.call_tool(tool, given)
                 text = found.content[0].text if found.content else ""
                 return bool(found.is_error), text if found.is_error else found.structured_content
+
+        return asyncio.run(called())
+
+    def at_once(self, tool: str, given: dict[str, Any], *, times: int) -> list[tuple[bool, Any]]:
+        """Calls a tool many times without waiting. Returns for each what `call` does."""
+
+        async def called() -> list[tuple[bool, Any]]:
+            async with Client(self._server) as client:
+                calls = [client.call_tool(tool, given) for _ in range(times)]
+                return [(bool(one.is_error), one.content) for one in await asyncio.gather(*calls)]
 
         return asyncio.run(called())
 
@@ -180,3 +191,108 @@ def test_finished_rows_that_a_changed_job_file_would_pay_again_need_a_person(job
     assert sum(sandbox.billed().values()) == 8
     assert refused
     assert "A person has to decide" in words
+
+
+def test_failed_rows_that_may_have_been_paid_need_a_person(make_job, sandbox):
+    """A server may bill a run that failed. Rows that failed without a bill can be sent again."""
+    rows = [["a #fault:success-false"], ["b #fault:json-500"], ["c"]]
+    job = make_job(sandbox.url, rows=rows, variables={"story": "story"}, retries=0)
+    job.call("run")
+    before = sandbox.billed()
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job="job.yaml", command="resume")
+    refused, words = agent.call("resume", job="job.yaml", plan=plan["plan"])
+    eventually(lambda: not RunFolder(job.output).in_use)
+    assert sandbox.billed() == before
+    assert refused
+    assert plan["failed_maybe_paid"] == [1]
+    assert "may have been paid already: row 1" in words
+    given = {"job": "job.yaml", "only": "internal_server_error"}
+    plan = agent.done("check", command="resume", **given)
+    agent.done("resume", plan=plan["plan"], **given)
+    eventually(lambda: not RunFolder(job.output).in_use)
+    assert sandbox.received() == 4
+    assert sandbox.billed() == before
+
+
+def test_twenty_calls_with_one_plan_start_one_run(job: Job, sandbox):
+    """Each of the other calls is refused, although a run has begun in the folder."""
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "5")
+    given = {"job": "job.yaml", "limit": 5, "plan": ""}
+    given["plan"] = agent.done("check", job="job.yaml", limit=5)["plan"]
+    found = agent.at_once("run", given, times=20)
+    eventually(lambda: not RunFolder(job.output).in_use)
+    assert sum(sandbox.billed().values()) == 5
+    assert [refused for refused, _ in found].count(False) == 1
+
+
+def test_exports_at_once_under_one_name_make_one_file(job: Job, tmp_path: Path):
+    job.run()
+    agent = Agent(job, "--export-to", str(tmp_path / "out"))
+    found = agent.at_once("export", {"job": "job.yaml", "name": "done.xlsx"}, times=10)
+    assert [refused for refused, _ in found].count(False) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["done.xlsx"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".csv", "a\nb.csv", "done.zip"])
+def test_a_name_that_an_export_cannot_have_is_refused_with_its_reason(job: Job, tmp_path, name):
+    job.run()
+    agent = Agent(job, "--export-to", str(tmp_path / "out"))
+    refused, words = agent.call("export", job="job.yaml", name=name)
+    assert refused
+    assert words.endswith((" is not a plain file name.", "Nothing was written."))
+    assert not [*tmp_path.glob("out/*")]
+
+
+def test_a_folder_for_exports_that_cannot_be_made_is_named(job: Job, tmp_path: Path):
+    (tmp_path / "out").write_text("a file")
+    refused, words = Agent(job, "--export-to", str(tmp_path / "out")).call(
+        "export", job="job.yaml", name="done.csv"
+    )
+    assert refused
+    assert "out" in words
+    assert "Nothing was written." in words
+
+
+@pytest.mark.parametrize("given", [{"rows": "1"}, {"limt": 1}, {"max_paid": 1}])
+def test_an_argument_that_a_tool_does_not_have_is_refused(job: Job, sandbox, given):
+    """If it was ignored, a run of one row would be a run of all rows."""
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job="job.yaml")["plan"]
+    for tool, more in (("check", {}), ("run", {"plan": plan})):
+        refused, words = agent.call(tool, job="job.yaml", **more, **given)
+        eventually(lambda: not RunFolder(job.output).in_use)
+        assert sandbox.received() == 0
+        assert refused
+        assert f"`{next(iter(given))}`" in words
+
+
+@pytest.mark.parametrize("row", ["a", "a #fault:result-5mb"])
+def test_an_export_leaves_the_long_texts_of_an_earlier_workbook(make_job, sandbox, tmp_path, row):
+    """Those are in a folder next to it, which a new workbook of the same name would renew."""
+    job = make_job(sandbox.url, rows=[[row]])
+    job.run()
+    kept = tmp_path / "out" / "done.files" / "row-2-result.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("paid")
+    refused, words = Agent(job, "--export-to", str(tmp_path / "out")).call(
+        "export", job="job.yaml", name="done.xlsx"
+    )
+    assert kept.exists()
+    assert kept.read_text() == "paid"
+    assert (refused, "done.files: this folder exists" in words) == (True, True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["done.files"]
+
+
+def test_a_run_is_for_a_job_file_because_a_run_folder_may_be_an_old_copy(job: Job, sandbox):
+    """The copy does not know which rows were paid for since, or has a job file elsewhere."""
+    job.call("run", "--limit", "2")
+    copy = shutil.copytree(job.output, job.folder / "backup")
+    job.run()
+    agent = Agent(job, "--allow-run", "--max-paid-per-run", "100")
+    plan = agent.done("check", job=copy.name)
+    refused, words = agent.call("run", job=copy.name, plan=plan["plan"])
+    eventually(lambda: not RunFolder(copy).in_use)
+    assert set(sandbox.billed().values()) == {1}
+    assert refused
+    assert "a job file" in words

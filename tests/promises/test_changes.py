@@ -64,6 +64,27 @@ def test_a_new_run_folder_says_how_many_rows_are_paid_in_another_one(sandbox, ma
     asked(job, "6 of these 6 rows are already paid or maybe paid in", "run")
 
 
+def test_a_sample_of_new_rows_does_not_hide_the_rows_that_another_folder_paid_for(
+    sandbox, make_job
+):
+    """The first run of the folder sends one row that is paid nowhere."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"], ["c"], ["d"]])
+    job.run()
+    job.write_sheet(["story"], [["new"], ["a"], ["b"], ["c"], ["d"]])
+    job.write_spec(name="renamed")
+    assert job.run("--limit", "1")["requests"] == 1
+    words = "4 of these 4 rows are already paid or maybe paid in another run folder"
+    asked(job, words, "run")
+    assert set(sandbox.billed().values()) == {1}
+    job.write_spec(name="renamed", max_paid_per_run=2)
+    job.call("run", "--yes")
+    assert sum(sandbox.billed().values()) == 7
+    # Who agreed is not asked about the rest: a timer could not answer.
+    done = job.call("run")
+    assert "Add --yes" not in done.stderr
+    assert sum(sandbox.billed().values()) == 9
+
+
 def test_the_folder_of_another_job_of_the_workflow_counts_at_any_place(sandbox, make_job):
     """Its job file is next to this one. Rehearsals and other hosts do not count."""
     job = make_job(sandbox.url, rows=[["a"], ["b"]], output="far/away/kept")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import subprocess
 
 import pytest
 
 from tests.conftest import Job, SandboxProcess
+from tests.support.browser import eventually
 
 ROWS = [["a"], ["b"], ["c"]]
 QUESTION = "At most 3 requests may be billed."
@@ -68,6 +70,18 @@ def test_a_limit_in_the_job_file_is_one(job: Job, key: str):
     job.write_spec(**{key: 9})
     code, shown = on_terminal(job, "n")
     assert (code, "may be billed" in shown) == (0, False), shown
+
+
+def test_a_run_in_the_background_of_a_terminal_is_not_asked(job: Job, sandbox):
+    """The system would stop it when it reads the answer, and it would keep the run folder."""
+    words = shlex.join([str(word) for word in job.command("run")])
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execvpe("bash", ["bash", "--norc", "-i"], job.environment() | {"TERM": "dumb"})
+    os.write(terminal, f"{words} &\nwait -f; exit\n".encode())
+    eventually(lambda: sandbox.received() == 3)
+    os.close(terminal)
+    os.waitpid(pid, 0)
 
 
 def test_without_a_person_the_run_begins(job: Job, sandbox):

@@ -238,6 +238,7 @@ FIELDS: dict[str, list[object]] = {
     "host": [7, ["sandbox"], "a\nb", {}],
     "run_id": [7, [], "a b", "x\ny", {"a": 1}],
     "limit": ["3", -1, 1.5, True, [], 10**400],
+    "process": ["3", -1, 1.5, True, [], 10**400],
     "sending": [
         "--yes",
         {"--max-paid": "5"},

@@ -270,6 +270,17 @@ def test_a_reached_limit_is_named_in_place_of_a_button(job: Job, page: PageClien
     assert sum(sandbox.billed().values()) == 5
 
 
+def test_the_page_asks_before_it_sends_failed_rows_that_may_have_been_paid(job: Job, page, sandbox):
+    job.write_sheet(["story"], [["a #fault:success-false"], ["b"]])
+    job.call("run")
+    plan = page.get("/plan", at="job.yaml", do="resume")
+    assert "Yes, send them" in plan
+    assert "1 of the failed rows to send again may have been paid already: row 1" in plan
+    assert page.click(plan, "/start").status_code == 303
+    _ended(job)
+    assert sorted(sandbox.billed().values()) == [1, 2]
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has it")
 def test_a_refusal_that_cannot_be_printed_has_a_message(job: Job, sandbox):
     """As on a full disk: no file of the page and of its commands can grow."""

@@ -15,6 +15,11 @@ from pipeline.system.files import draft_folder, opened_folder, sync
 _OURS = re.compile(r"row-\d+-[\w-]+\.txt")
 
 
+def files_folder(workbook: Path) -> Path:
+    """The folder for the long texts of a workbook."""
+    return workbook.with_name(f"{workbook.stem}.files")
+
+
 class TextsAside:
     """The files of one workbook. They are written to a draft folder, and `publish` moves them to
     their place just before the workbook gets there, so a crash leaves the earlier export unchanged.
@@ -27,7 +32,7 @@ class TextsAside:
     """
 
     def __init__(self, workbook: Path) -> None:
-        self.folder = workbook.with_name(f"{workbook.stem}.files")
+        self.folder = files_folder(workbook)
         self.count = 0
         self._parent = self._draft = -1
         self._open = contextlib.ExitStack()

@@ -24,7 +24,7 @@ import select
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,7 +42,6 @@ with without_key_log():
     from aiohttp.connector import Connection
     from aiohttp.streams import StreamReader
     from aiohttp.tracing import Trace
-    from httpx_aiohttp import AiohttpTransport
 
 IDLE_REUSE_S = 0.25
 MAX_HEADER_BYTES = 64 * 1024
@@ -227,36 +226,87 @@ class Connector(aiohttp.TCPConnector):
         return connection
 
 
-def open_transport(url: str, tell: Callable[[str], None]) -> AiohttpTransport:
-    """Returns httpx's transport on aiohttp, without cookies, connection limits or decompression.
+class Transport(httpx.AsyncBaseTransport):
+    """httpx's transport on aiohttp, without cookies, redirects, connection limits or decompression.
 
-    `url` decides about TLS and the proxy. `tell` gets one note if the transport stops reusing
-    connections.
+    `url` decides about TLS and the proxy. A connection has to be there after `connect_s` seconds.
+    `tell` gets one note if the transport stops reusing connections.
+
+    A request raises aiohttp's exceptions: httpx has fewer, and one of them stands both for a server
+    that does not listen and for one that takes the request and hangs up. `failure_of` reads them.
 
     Raises:
         Refused: for a proxy in the environment that cannot be used.
     """
-    plain = urlsplit(url).scheme == "http"
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
 
-    def session() -> aiohttp.ClientSession:
+    def __init__(self, url: str, connect_s: float, tell: Callable[[str], None]) -> None:
+        plain = urlsplit(url).scheme == "http"
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
+        self._timeout = aiohttp.ClientTimeout(connect=connect_s)
+        self._tell = tell
+        self._proxy = _proxy(url)
+        self._headers = httpx.Headers()
+        self._copied: dict[str, str] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request. Closing the response gives its connection back, or closes it if the body
+        was not read to its end."""
+        if self._session is None:
+            self._session = self._open()
+        response = await self._session.request(
+            request.method,
+            str(request.url),
+            data=request.content,
+            headers=self._copy(request.headers),
+            allow_redirects=False,
+            **self._proxy,
+        )
+        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=Connector(tls, tell),
+            connector=Connector(self._tls, self._tell),
+            timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         )
 
-    return AiohttpTransport(verify=tls, proxy=_proxy(url), client=session)
+    def _copy(self, headers: httpx.Headers) -> dict[str, str]:
+        """Returns headers as a dictionary. All requests of a client share theirs, so one copy is
+        enough."""
+        if headers is not self._headers:
+            self._headers, self._copied = headers, dict(headers.items())
+        return self._copied
 
 
-def _proxy(url: str) -> httpx.Proxy | None:
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._response.content.iter_any()
+
+    async def aclose(self) -> None:
+        self._response.release()
+        await self._response.wait_for_close()
+
+
+def _proxy(url: str) -> dict[str, Any]:
+    """Returns aiohttp's options for the proxy of `url`."""
     proxy = find_proxy(url)
-    if proxy is None or proxy.credentials is None:
-        return httpx.Proxy(proxy.url) if proxy else None
+    if proxy is None:
+        return {}
+    if proxy.credentials is None:
+        return {"proxy": proxy.url}
     token = base64.b64encode(proxy.credentials.encode()).decode()
-    return httpx.Proxy(proxy.url, headers={"Proxy-Authorization": f"Basic {token}"})
+    return {"proxy": proxy.url, "proxy_headers": {"proxy-authorization": f"Basic {token}"}}
 
 
 def failure_of(error: Exception, request: RequestProgress, answered: bool) -> Failure:
@@ -266,23 +316,16 @@ def failure_of(error: Exception, request: RequestProgress, answered: bool) -> Fa
     returned one. `answered` means that a status line arrived.
     """
     if request.stage is Stage.CONNECTING:
-        return Failure.TLS if isinstance(_cause(error), _TLS_ERRORS) else Failure.NOT_SENT
+        return Failure.TLS if isinstance(error, _TLS_ERRORS) else Failure.NOT_SENT
     return Failure.CUT if answered else Failure.DISCONNECTED
 
 
 def describe(error: Exception) -> str:
     """Describes an error for a message, without a final dot."""
-    cause = _cause(error)
-    if isinstance(cause, aiohttp.ClientConnectorDNSError):
-        return f"{cause.host}: this name cannot be resolved ({cause.os_error.strerror})"
-    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, _TLS_ERRORS):
-        number = cause.os_error.errno
-        reason = os.strerror(number) if number else str(cause.os_error)
-        return f"{cause.host} port {cause.port}: {reason}"
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-
-
-def _cause(error: Exception) -> BaseException:
-    """Returns aiohttp's own exception. httpx-aiohttp raises `ConnectTimeout` both when no server
-    listens and when a server takes the request and hangs up."""
-    return error if isinstance(error, aiohttp.ClientError) else error.__cause__ or error
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"{error.host}: this name cannot be resolved ({error.os_error.strerror})"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, _TLS_ERRORS):
+        number = error.os_error.errno
+        reason = os.strerror(number) if number else str(error.os_error)
+        return f"{error.host} port {error.port}: {reason}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

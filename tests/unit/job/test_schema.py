@@ -8,6 +8,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.errors import Refused
 from pipeline.job.schema import job_schema
@@ -43,6 +45,37 @@ def both(text: str, folder: Path) -> tuple[bool, bool]:
     else:
         loaded = True
     return SCHEMA.is_valid(yaml.safe_load(text)), loaded
+
+
+# What YAML reads in its own way: numbers, dates, yes and no, tags, anchors and merges.
+ODD = (
+    *("no", "Yes", "on", "~", "07", "0o7", "0x1F", "0b11", "1.", ".5", "1e3", "190:20:30", ".inf"),
+    *(".nan", "2024-01-02T03:04:05Z", "!!str 5", "!!int '5'", "!!bool 'yes'", "!!binary aGk="),
+    *("!x a", "!x {a: b}", "!!python/object:os.system x", "&a b", "*a", "<<", "|\n  a\n  b"),
+    *("{<<: {a: b}}", "{? a : b}", "{a: b, a: c}", "{1: a}", "{yes: a}", "{~: a}", "{? [a] : b}"),
+    *("{column: no, empty: true}", "{column: a, equals: yes}", "{opentelemetry: on}", "- a"),
+    *('"\\ud800"', "100000000000000000000", "{timeout_s: 1e1}", "{textfile: a.prom, timeout_s: 5}"),
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        st.sampled_from([key.name for key in KEYS]), st.sampled_from(VALUES + ODD), max_size=4
+    )
+)
+def test_what_the_schema_or_yaml_refuses_the_loader_refuses(tmp_path: Path, lines: dict[str, str]):
+    """For drawn job files. The loader sees more errors than the schema."""
+    text = text_of(**SPEC | lines)
+    try:
+        valid, loaded = both(text, tmp_path)
+    except (yaml.YAMLError, ValueError):
+        with pytest.raises(Refused):
+            load_spec(tmp_path / "job.yaml")
+    else:
+        assert valid or not loaded
 
 
 def text_of(**lines: str) -> str:

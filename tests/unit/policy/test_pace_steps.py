@@ -283,6 +283,8 @@ def test_the_belief_says_where_the_window_comes_from():
         at = send(pace, 100.0 + number / 10)
     pace.answered(at, "5", "0", 100.5)
     assert pace.belief() == RateLimit(5, None, None, None)
+    pace.denied(send(pace, 100.6), 100.7, 2.0)  # the wait that was asked for is such a guess
+    assert (pace._window.prior_s, pace.belief()) == (2.0, RateLimit(5, None, None, None))
     pace, _ = settled()
     assert pace.belief() == RateLimit(50, 1.0, Sure.MEASURED, pace.share_used())
 
@@ -455,6 +457,45 @@ def test_a_probe_that_a_process_denied_from_memory_says_nothing_about_the_window
     for later_s in (0.02, 0.04, 0.5, 1.1):
         pace.denied(send(pace, now + later_s), now + later_s + 0.01)
     assert pace.window_s == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("below", "loss"), [(0.01, 0.06), (0.03, 0.01)])
+def test_far_below_a_g_that_was_costly_another_such_denial_costs_one_percent(below, loss):
+    """So low a g is hardly the reason. With 6 % each time it would end at the floor and stay."""
+    pace, now = settled(windows=8)
+    pace._costly_g = pace.g + below
+    before = pace.g
+    pace.denied(send(pace, now + 0.02), now + 0.03, 1.0)
+    pace.answered(send(pace, now + 1.02), None, None, now + 1.03)
+    assert pace.g == exactly(before - loss)
+
+
+def test_a_denial_while_much_of_the_limit_is_left_says_nothing_about_the_window():
+    """One of several server processes denied it from memory. Another one answered meanwhile."""
+    for left, guessed in (("5", True), ("6", False)):
+        pace = Pace()
+        for number in range(60):
+            at = send(pace, 100.0 + number / 10)
+        pace.answered(at, "50", left, at + 0.01)
+        pace.denied(send(pace, 120.0), 120.01)
+        assert (pace._window.guess(120.0) is not None) is guessed
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked_s", "window_s"),
+    [(600, 40.0, 40.0), (50, 0.9, None), (50, 1.0, 1.0), (50, 100.0, 100.0), (50, 101.0, None)],
+)
+def test_a_wait_that_is_asked_for_is_taken_for_the_window_until_that_is_known(
+    limit, asked_s, window_s
+):
+    """Not one below a second, and not one that would leave less than a request in two seconds."""
+    pace = Pace()
+    at = send(pace, 100.0)
+    pace.answered(at, str(limit), "0", 100.01)
+    pace.denied(send(pace, 100.02), 100.05, asked_s)
+    assert pace._window.guess(100.1) == window_s
+    if window_s is not None:
+        assert pace.own_pace(100.1) == exactly(pace.g * limit / window_s)
 
 
 def test_a_new_limit_takes_back_what_its_denials_cost():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pipeline.policy.window import LONGEST_WINDOW_S, Sends, WindowEstimate, above, snapped
+from pipeline.policy.window import LONGEST_WINDOW_S, Sample, Sends, WindowEstimate, above, snapped
 
 
 def sent(*times: float, limit: int = 50) -> Sends:
@@ -105,3 +105,48 @@ def test_a_peak_that_a_pause_made_gives_way_to_samples_that_lie_level():
         if at >= 40:
             estimate.see(sends, at, 60, used)
     assert estimate.window_s < 18
+
+
+def test_two_whole_windows_outweigh_a_denial_before_them():
+    """Others used the rest of a fixed window of 10 s and left, so the denial's bound was theirs."""
+    estimate, sends = WindowEstimate(window_s=10.0), Sends()
+    estimate.at_least(0.0, 18.0)
+    assert estimate.window_s == 20.0
+    for number in range(1, 35 * 5):
+        at = number / 5
+        sends.add(at, 50)
+        estimate.see(sends, at, 50, 1 + number % 50)
+    assert estimate.bound_s(at) == 18.0  # it is still valid otherwise
+    assert estimate.window_s < 20.0
+
+
+def test_samples_that_look_back_over_a_pause_are_dropped_while_the_window_is_unknown():
+    """The burst before it would look like a window of 2 s, and the gap like one of 30 s."""
+    estimate, sends = WindowEstimate(), Sends()
+    for number in range(100):
+        at = number / 25
+        sends.add(at, 50)
+        if at >= 3:
+            estimate._samples.append(Sample(at, 2.0, 50))
+    estimate.paused(4.0, 32.0)
+    assert len(estimate._samples) == 0
+    for number in range(60):
+        at = 32.0 + number / 2
+        sends.add(at, 50)
+        estimate.see(sends, at, 50, min(number, 20) + 5)
+    assert min(sample.at - sample.age for sample in estimate._samples) >= 32.0
+    kept = WindowEstimate(window_s=20.0)
+    kept._samples.append(Sample(3.0, 2.0, 50))
+    kept.paused(4.0, 32.0)
+    assert len(kept._samples) == 1
+
+
+def test_a_wait_that_was_asked_for_is_the_window_for_the_time_being():
+    """The longest one counts, and none once the window is known."""
+    estimate = WindowEstimate()
+    for wait_s in (37.0, 12.0):
+        estimate.asked(wait_s)
+        assert estimate.guess(100.0) == 37.0
+    known = WindowEstimate(window_s=10.0)
+    known.asked(60.0)
+    assert (known.guess(100.0), known.prior_s) == (10.0, None)

@@ -301,7 +301,7 @@ async def _reset_after_request(reader: asyncio.StreamReader, writer: asyncio.Str
     ],
 )
 def test_a_server_that_hangs_up_leaves_the_row_ambiguous(serve):
-    """httpx-aiohttp raises ConnectTimeout for several of these, which proves nothing."""
+    """Some of these look like a connection that was never made, which would be free."""
     reply = asyncio.run(exchange(serve))
     assert reply.failure is Failure.DISCONNECTED
     outcome = classify(reply)

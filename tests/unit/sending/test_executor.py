@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 
@@ -171,6 +172,28 @@ def test_no_more_rows_are_in_flight_than_allowed_and_at_most_one_is_read_ahead()
     world = World(slowly)
     asyncio.run(world.executor(concurrency=3).run(stream(), drain_s=5))
     assert world.most_in_flight == 3
+
+
+def test_rows_that_may_all_leave_at_once_leave_the_other_work_its_turns():
+    """Thousands of new connections in one turn took 11 s, in which no answer was read."""
+
+    class Unpaced(World):
+        async def slot(self) -> None:
+            pass
+
+    async def go() -> list[int]:
+        executor = Unpaced(never).executor(concurrency=200)
+        running = asyncio.create_task(executor.run(iter(rows(200)), drain_s=0))
+        seen = [0]
+        while executor.in_flight < 200:
+            await asyncio.sleep(0)
+            seen.append(executor.in_flight)
+        executor.abandon()
+        await running
+        return seen
+
+    seen = asyncio.run(go())
+    assert max(after - before for before, after in pairwise(seen)) == 50
 
 
 def test_a_refused_row_is_sent_again_at_once_then_waits_and_uses_up_no_retries():
