@@ -136,3 +136,18 @@ def test_a_batch_of_long_cells_has_few_rows(tmp_path):
 def test_a_table_may_be_longer_than_its_longest_row(tmp_path):
     path = sheet(tmp_path, b"a\n" + (b"x" * 10_000_000 + b"\n") * 7)
     assert sum(len(batch) for batch in open_table(spec_for(path)).batches()) == 7
+
+
+def test_blank_lines_at_the_end_of_a_batch_are_rows_before_the_next_one(tmp_path):
+    rows = [f"row {number}" for number in range(BATCH_ROWS - 1)]
+    path = sheet(tmp_path, "\n".join(["a", *rows, "", "next", "last"]).encode())
+    lines = [*range(2, BATCH_ROWS + 4)]
+    cells = [*rows, "", "next", "last"]
+    assert rows_of(spec_for(path)) == [(n, (c,)) for n, c in zip(lines, cells, strict=True)]
+
+
+@pytest.mark.parametrize("line", ["", ","])
+def test_a_table_of_nearly_only_blank_lines_is_refused(tmp_path, line):
+    path = sheet(tmp_path, f"a,b\n1,2\n{(line + chr(10)) * 600_000}3,4\n".encode())
+    with pytest.raises(Refused, match="line 600003: nearly all rows before this one are blank"):
+        rows_of(spec_for(path))
