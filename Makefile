@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-page lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-finished bench-page lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -143,6 +143,9 @@ bench-workbook: $(READY)  ## measure reading and exporting a workbook of 200,000
 OTHER =
 bench-commands: $(READY)  ## measure CPU and memory of each command on 260 rows, compared with another release (OTHER=its checkout or its Python)
 	$(BIN)/python benchmarks/commands.py $(if $(OTHER),--other $(OTHER))
+
+bench-finished: $(READY)  ## measure the commands of a million finished rows, compared with another release (OTHER=its checkout)
+	$(BIN)/python benchmarks/finished.py --other $(OTHER)
 
 bench-page: $(READY)  ## measure the screens of the page for a million rows, compared with another release (OTHER=its checkout)
 	$(BIN)/python benchmarks/page.py $(if $(OTHER),--other $(OTHER))

@@ -77,6 +77,25 @@ def commands() -> str:
     return "\n".join([*lines, "", _about(kept)])
 
 
+def finished() -> str:
+    kept = _kept("finished")
+    lines = [
+        "| command | CPU s | MB | CPU s before | MB before | CPU, compared with before |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in kept["figures"]:
+        lines.append(
+            f"| {one['name']} | {one['cpu_s']:.1f} | {one['rss_mb']:.0f} | {one['other_cpu_s']:.1f}"
+            f" | {one['other_rss_mb']:.0f} | {one['cpu_s'] / one['other_cpu_s']:.2f} |"
+        )
+    [run] = [one for one in kept["figures"] if one["before_first_s"] is not None]
+    first = (
+        f"{kept['rows']:,} rows. The run takes {run['before_first_s']:.1f} CPU s until its first"
+        f" request, {run['other_before_first_s']:.1f} before."
+    )
+    return "\n".join([*lines, "", f"{first} {_about(kept)}"])
+
+
 def pacing_sim(name: str = "pacing-sim") -> str:
     kept = _kept(name)
     families: dict[str, list[str]] = {}
@@ -182,6 +201,7 @@ TABLES = {
     "in-flight": in_flight,
     "workbook": workbook,
     "commands": commands,
+    "finished": finished,
     "page": page,
     "pacing-sim": pacing_sim,
     "pacing-sim-held": lambda: pacing_sim("pacing-sim-held"),

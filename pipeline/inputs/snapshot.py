@@ -229,7 +229,7 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
 
     Another thread compresses and writes a batch while this one reads the next.
     """
-    rows, writing = 0, None
+    rows, made, writing = 0, None, None
     with (
         open_private(path) as sink,
         pq.ParquetWriter(
@@ -247,11 +247,15 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
             arrays += [span, keys, _skipped(reasons, batch.origins), places]
             if batch.origins is not None:
                 arrays.append(array_of([one._asdict() for one in batch.origins], ORIGIN_TYPE))
-            if writing is not None:
-                writing.result()
-            writing = beside.submit(writer.write_batch, pa.record_batch(arrays, schema=schema))
+            if made is not None:
+                if writing is not None:
+                    writing.result()
+                writing = beside.submit(writer.write_batch, made)
+            made = pa.record_batch(arrays, schema=schema)
         if writing is not None:
             writing.result()
+        if made is not None:  # of most sheets the only batch, which needs no thread
+            writer.write_batch(made)
         check.finish(rows)
     return rows
 

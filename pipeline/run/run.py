@@ -10,13 +10,16 @@ A command or a program calls `run_job`. The work is done by `_run_job`, in this 
    `ledger.sqlite` is the record of every request, and it alone decides which rows are sent.
 3. Repair. `recover` finishes the work of a run that ended halfway, even by `kill -9`.
 4. Plan. `_prepare` copies the whole sheet into a snapshot, checks each row of the ledger against
-   its checksum, and looks up each row of the sheet in the ledger. The plan lists the rows to send.
+   its checksum (or the whole file against that of an earlier check), and finds each row of the
+   sheet in the ledger. The plan lists the rows to send.
 5. Ask. `permit` returns only if the user allows every request that may pay for a row twice.
 6. Begin. `_Run.begin` records the run, its settings and its snapshot durably. From now on rows are
    read from the snapshot, so a sheet that is saved again during the run changes nothing.
 7. Send. `Sending` opens an engine and lets the executor send the rows, at the pace that the
    throttle allows. Answers that are in the ledger are sealed into parts meanwhile.
 8. Conclude. `_Run.conclude` seals the rest, and writes `failures.csv` and `summary.json`.
+
+A large ledger is checked again when it is closed, so that the next run need not wait for that.
 
 Around all this, `notifying` notifies the addresses and files under `notify:`. The healthcheck gets
 a ping when the run has its folder. All of them get the end of the run, after the folder is free
