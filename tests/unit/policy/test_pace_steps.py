@@ -377,6 +377,16 @@ def test_no_pause_is_shorter_than_the_time_until_a_denial_arrives():
     assert pace.next_at(100.03) - 100.03 == exactly(0.02)
 
 
+def test_no_pause_is_longer_than_55_s_however_long_the_denial_lasts():
+    """A fifth of an hour would be twelve minutes. No stop may last over a minute."""
+    pace, now = settled()
+    pauses = []
+    for later_s in (0.02, 0.04, 260.04, 280.0, 3600.0):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+        pauses.append(pace.next_at(now + later_s + 0.01) - (now + later_s + 0.01))
+    assert pauses[2:] == [exactly(0.2 * 260.01), exactly(55.0), exactly(55.0)]
+
+
 def test_denials_of_requests_sent_before_the_pause_do_not_count_again():
     """Two hundred requests in flight are denied together, and that is one piece of news."""
     pace, now = settled()
