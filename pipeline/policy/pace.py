@@ -23,9 +23,10 @@ Each kind of answer teaches one thing:
 * A second one at once: a pause of a fifth of the time since the first, then one probe at a time,
   until one is let through. 429s come within milliseconds even where answers take minutes, so a
   probe that was not denied for twice that long is trusted. Once W is known, a denied probe gives no
-  bound: a server process may have denied it from memory.
-* The end of such a denial: g loses in proportion to the part of the window that it cost, and then
-  grows slowly near the g that was denied.
+  bound: a server process may have denied it from memory. Nor does any denial while much of the
+  limit is left.
+* The end of such a denial: g loses in proportion to the part of the window that it cost (see
+  `margin`).
 * Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
   known, and a window and a quarter from then on. Until then, the window is taken for as long as
   the longest such wait.
@@ -50,6 +51,7 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
+from pipeline.policy.margin import Margin
 from pipeline.policy.window import Sends, WindowEstimate
 
 SLOW_START_PER_S = 5.0
@@ -59,13 +61,6 @@ FLOOR_PER_S = 1 / 50
 MOST_PER_S = 5_000.0
 MOST_LIMIT = 1_000_000
 
-_G_MIN, _G_START, _G_MAX = 0.85, 0.97, 1.0
-_G_LOSS = 0.01
-# With that loss these gains let about 0.3 % be denied at 50/s and 0.5 % at 5/s.
-_G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
-_G_WINDOW = 1.04  # a window that turns out so much longer was the reason for what g lost
-# Denials closer than that come from one and the same overload.
-_LOSS_EVERY_WINDOWS = 0.1
 _LONE_S, _LONE_SLOTS = 0.25, 4
 # 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
 _HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
@@ -81,11 +76,6 @@ _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
 # A process that remembers a denial does so until the window ends, and W may be a tenth longer.
 _REMEMBERED_WINDOWS, _MUCH_LEFT = 1.1, 0.1
-# A denial that lasts longer than the time to the next slot was remembered or asked for. One that
-# lasts much longer than a window has another reason than the pace.
-_COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
-# With them and the line above, remembered denials went from 93.3 to 93.9 % of what can be had.
-_COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
 # Of what the first answers say is free, per second of the slow start. 200 rows on 50 per 1 s take
 # 5.0 s instead of 5.4. Short cold runs get 2.7 instead of 2.2 % of 429s, and a held-out set fewer.
@@ -123,19 +113,16 @@ class Pace:
     start: Learned | None = None
     rows: int | None = None
     limit: int | None = None
-    g: float = _G_START
     rate_limited: int = 0
     _window: WindowEstimate = field(default_factory=WindowEstimate)
     _sends: Sends = field(default_factory=Sends)
     _ceiling: Ceiling = field(default_factory=lambda: Ceiling(FLOOR_PER_S))
+    _margin: Margin = field(default_factory=Margin)
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
     _remaining: int = 0
     _mature_at: float = math.inf
-    _gained_at: float = -math.inf
-    _lost_at: float = -math.inf
-    _lost_window_s: float = math.inf
     _strike_at: float = -math.inf
     _denied_since: float | None = None
     _denied_before: float = -math.inf
@@ -149,7 +136,6 @@ class Pace:
     _used: int = 0
     _allowed: float = 0.0
     _sent_at: float | None = None
-    _costly_g: float = math.inf
     _shortened_at: float = -math.inf
     _shorten_from: float = -math.inf
     _shorten_wait_s: float = _SHORTEN_TRIED_S
@@ -157,10 +143,15 @@ class Pace:
     def __post_init__(self) -> None:
         if self.start is not None:
             self.limit = self.start.limit
-            self.g = min(self.start.g, _G_START)
+            self._margin.keep(self.start.g)
             self._window.prior_s = self.start.window_s
 
     # -- what the sender asks -------------------------------------------------------------
+
+    @property
+    def g(self) -> float:
+        """The part of the sustainable rate that is used."""
+        return self._margin.g
 
     @property
     def window_s(self) -> float | None:
@@ -282,7 +273,7 @@ class Pace:
             self._sends.forget(sent_at)
             return
         self._learn(sent_at, known, left, now)
-        self._gain(now)
+        self._margin.gain(self.rate(now), now)
 
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
         """The request that left at `sent_at` was answered with a 429.
@@ -388,8 +379,7 @@ class Pace:
             self._window.new_limit(sent_at)
             if self.window_s is not None:
                 self._ceiling.lift()
-                self._costly_g = math.inf  # the denials of late came from the new limit
-                self.g = max(self.g, _G_START)
+                self._margin.new_limit()
         if sent_at >= self._limit_at:
             self._limit_at, self._remaining = sent_at, remaining
         unknown_window = self.window_s is None
@@ -402,9 +392,7 @@ class Pace:
         if unknown_window:
             self._ceiling.lift()
             self._mature_at = now + _MATURE_WINDOWS * self.window_s
-        if self.window_s > _G_WINDOW * self._lost_window_s:
-            self._lost_window_s = math.inf
-            self.g = max(self.g, _G_START)  # what it lost, it lost to a window taken too short
+        self._margin.see(self.window_s)
 
     def _shorten(self, sent_at: float, used: int, now: float) -> None:
         """Takes a shorter window where the answers say that it cannot be as long as believed."""
@@ -420,15 +408,6 @@ class Pace:
             self._shorten_wait_s *= 2
             self._shortened_at = -math.inf
 
-    def _gain(self, now: float) -> None:
-        gone = min(now - self._gained_at, 1.0)
-        self._gained_at = now
-        rate = self.rate(now)
-        per_s = min(_G_GAIN_PER_S * math.sqrt(rate), _G_GAIN_PER_ANSWER * rate)
-        if abs(self.g - self._costly_g) < _COSTLY_NEAR:
-            per_s *= _COSTLY_GAIN
-        self.g = min(self.g + gone * per_s, _G_MAX)
-
     # -- denials --------------------------------------------------------------------------
 
     def _note_denial(self, sent_at: float, now: float) -> None:
@@ -442,7 +421,7 @@ class Pace:
             return
         age = self._sends.age(sent_at, self.limit)
         if age is not None and self._window.refuted_by(sent_at, age):
-            self.g = _G_START
+            self._margin.start_over()
             self._mature_at = math.inf
             self._ceiling.lift()
 
@@ -461,10 +440,7 @@ class Pace:
     def _strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
         if self.window_s is not None:
-            if now - self._lost_at > _LOSS_EVERY_WINDOWS * self.window_s:
-                self._lost_at = now
-                self._lost_window_s = min(self._lost_window_s, self.window_s)
-                self.g = max(self.g - _G_LOSS, _G_MIN)
+            self._margin.strike(self.window_s, now)
         elif self._ceiling.known:
             self._ceiling.strike(now)
         else:
@@ -496,27 +472,13 @@ class Pace:
         if self.window_s is None:
             self._lower_ceiling(since, probe, now)
         elif self._asked_s or not self._window.young(now):
-            self._charge((probe - since) / self.window_s)
+            # The ramp's denials come from its burst, except for a wait that a server asks for.
+            self._margin.charge((probe - since) / self.window_s)
         self._hold_until, self._asked_s = -math.inf, 0.0
         if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
         self._denied_before = since
-
-    def _charge(self, windows: float) -> None:
-        """Takes from g what the denial cost, if it lasted for a good part of the window.
-
-        The ramp's denials come from its burst and not from g, so only the wait that a server asks
-        for counts during the ramp. Far below a g that was costly, g is hardly the reason.
-        """
-        if not _COSTLY_FROM <= windows <= _COSTLY_TO:
-            return
-        loss = _COSTLY_LOSS * windows
-        if self.g < self._costly_g - _COSTLY_NEAR < math.inf:
-            loss = _G_LOSS
-        else:
-            self._costly_g = self.g
-        self.g = max(self.g - loss, _G_MIN)
 
     def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.
