@@ -51,6 +51,8 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
+from pipeline.policy.denial import Denial
+from pipeline.policy.header import whole_number
 from pipeline.policy.margin import Margin
 from pipeline.policy.window import Sends, WindowEstimate
 
@@ -59,18 +61,14 @@ SLOW_START_GROWTH = 3.0
 SLOW_START_MOST_PER_S = 100.0
 FLOOR_PER_S = 1 / 50
 MOST_PER_S = 5_000.0
-MOST_LIMIT = 1_000_000
 
 _LONE_S, _LONE_SLOTS = 0.25, 4
-# 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
-_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
 # How far a server's Retry-After is obeyed. No window lets a request wait for longer than itself,
 # and a quarter more covers clocks. Before it is known, five minutes are as long as an outage takes.
 _ASKED_WINDOWS, _ASKED_MAX_S = 1.25, 300.0
 # A wait of a second and more tells about how long the window is. At less than a request in two
 # seconds, the answers would need too long to show that it is shorter.
 _ASKED_TRUSTED_S, _ASKED_LEAST_PER_S = 1.0, 0.5
-_TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
@@ -118,21 +116,15 @@ class Pace:
     _sends: Sends = field(default_factory=Sends)
     _ceiling: Ceiling = field(default_factory=lambda: Ceiling(FLOOR_PER_S))
     _margin: Margin = field(default_factory=Margin)
+    _denial: Denial = field(default_factory=Denial)
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
     _remaining: int = 0
     _mature_at: float = math.inf
     _strike_at: float = -math.inf
-    _denied_since: float | None = None
     _denied_before: float = -math.inf
     _forgiven: bool = False
-    _reacted: float = -math.inf
-    _hold_until: float = -math.inf
-    _held_at: float = -math.inf
-    _asked_s: float = 0.0
-    _probe: float | None = None
-    _trip_s: float = 0.0
     _used: int = 0
     _allowed: float = 0.0
     _sent_at: float | None = None
@@ -173,20 +165,15 @@ class Pace:
         Nothing while denied: the pause is the pace. And nothing if the rows that are left fit into
         what is free of the limit: to spread them would only make the run longer.
         """
-        if self._denied_since is not None or self._fits(now):
+        if self.denied_since is not None or self._fits(now):
             return 0.0
         return 1 / self.rate(now)
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
-        if self._probe is None:
-            asked_until = self._held_at + min(self._asked_s, self._most_asked_s())
-            return max(now, self._hold_until, asked_until)
-        trusted = self._probe + min(max(2 * self._trip_s, _TRUST_MIN_S), _TRUST_MAX_S)
-        if now < trusted:
-            return trusted
-        self._end_denial(self._probe, now)
-        return now
+        if (probe := self._denial.trusted_probe(now)) is not None:
+            self._end_denial(probe, now)
+        return self._denial.next_at(now, self._most_asked_s())
 
     def belief(self) -> RateLimit | None:
         """The limit and the window as far as they are known, and how sure that is."""
@@ -215,12 +202,12 @@ class Pace:
     @property
     def denied_since(self) -> float | None:
         """Since when every probe has been denied; None while requests are let through."""
-        return self._denied_since
+        return self._denial.since
 
     @property
     def asked_s(self) -> float:
         """How many seconds the last denial asked to wait (Retry-After); `next_at` may be sooner."""
-        return self._asked_s if self._denied_since is not None else 0.0
+        return self._denial.asked_s
 
     def learned(self) -> Learned | None:
         """What is worth keeping for the next run; None before the window is known."""
@@ -237,8 +224,7 @@ class Pace:
 
     def granted(self, now: float) -> None:
         """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
-        if self._denied_since is not None:
-            self._probe = now
+        self._denial.granted(now)
         if self.rows:
             self.rows -= 1
 
@@ -249,8 +235,7 @@ class Pace:
         self._count(now)
         self._sends.add(now, self.limit or 0)
         self._ceiling.sent()
-        if self._probe is not None:
-            self._probe = now
+        self._denial.sent(now)
 
     def sent_late(self, stamped_at: float, sent_at: float) -> None:
         """The request stamped `stamped_at` left at `sent_at`, as its answer shows."""
@@ -264,9 +249,9 @@ class Pace:
         answers do not use it, fewer requests are counted than were sent: the window reads shorter,
         and the rate grows by itself.
         """
-        if self._probe is not None and sent_at >= self._probe:
+        if self._denial.let_through(sent_at):
             self._end_denial(sent_at, now)
-        known, left = _whole(limit), _whole(remaining)
+        known, left = whole_number(limit), whole_number(remaining)
         if known is None or left is None:
             return
         if known <= 0:  # the limiter's store was away and counted nothing
@@ -285,13 +270,11 @@ class Pace:
             self.rows += 1  # its row is sent again
         if self._sends.forget(sent_at) and self._used:
             self._used -= 1
-        if sent_at < self._reacted:
-            return  # it left before the pause began: punished once is enough
+        if not self._denial.is_news(sent_at, now):
+            return
         self._doubt_shortening(now)
-        self._trip_s = max(now - sent_at, 0.9 * self._trip_s)
-        self._reacted = now
         self._note_denial(sent_at, now)
-        if retry_after_s is None and self._denied_since is None and self._strike(now):
+        if retry_after_s is None and self.denied_since is None and self._strike(now):
             return
         self._hold(sent_at, now, retry_after_s or 0.0)
 
@@ -415,7 +398,7 @@ class Pace:
 
         In that case repeated denials of probes have another reason, which is forgiven once.
         """
-        if self._denied_since is not None and now > self._mature_at:
+        if self.denied_since is not None and now > self._mature_at:
             self._forgiven = True
         if self.limit is None or self._forgiven or self._remembered(sent_at):
             return
@@ -433,9 +416,9 @@ class Pace:
         assert self.limit is not None
         if self._limit_at > -math.inf and self._free(sent_at) > _MUCH_LEFT * self.limit:
             return True
-        if self._denied_since is None or self.window_s is None:
+        if self.denied_since is None or self.window_s is None:
             return False
-        return sent_at - self._denied_since < _REMEMBERED_WINDOWS * self.window_s
+        return sent_at - self.denied_since < _REMEMBERED_WINDOWS * self.window_s
 
     def _strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
@@ -450,31 +433,24 @@ class Pace:
         return lone
 
     def _hold(self, sent_at: float, now: float, asked_s: float) -> None:
-        if self._denied_since is None:
-            self._denied_since = sent_at
-        self._probe = None
-        self._asked_s = asked_s
         if self.limit and _ASKED_TRUSTED_S <= asked_s <= self.limit / _ASKED_LEAST_PER_S:
             self._window.asked(min(asked_s, _ASKED_MAX_S))
-        slot_s = 1 / self.rate(now)
-        own_s = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s)
-        self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
+        self._denial.hold(sent_at, now, asked_s, 1 / self.rate(now))
 
     def _most_asked_s(self) -> float:
         """How far a server's Retry-After is obeyed: less as soon as the window is known."""
         return _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
 
     def _end_denial(self, probe: float, now: float) -> None:
-        assert self._denied_since is not None
-        since, self._denied_since = self._denied_since, None
-        self._probe = None
+        since, asked_s = self._denial.since, self._denial.asked_s
+        assert since is not None
+        self._denial.end()
         self._window.paused(since, probe)
         if self.window_s is None:
             self._lower_ceiling(since, probe, now)
-        elif self._asked_s or not self._window.young(now):
+        elif asked_s or not self._window.young(now):
             # The ramp's denials come from its burst, except for a wait that a server asks for.
             self._margin.charge((probe - since) / self.window_s)
-        self._hold_until, self._asked_s = -math.inf, 0.0
         if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
@@ -500,16 +476,3 @@ class Pace:
             self._started = now
         else:
             self._ceiling.set(min(through, self._ceiling.per_s(now)), now)
-
-
-def _whole(header: object) -> int | None:
-    """A header's whole number; None for anything that is not one a limiter could mean.
-
-    A header that came twice, joined by a comma, counts if both say the same.
-    """
-    texts = {part.strip() for part in str(header).split(",")} if header is not None else set()
-    text = texts.pop() if len(texts) == 1 else ""
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        return None
-    number = int(text)
-    return number if number <= MOST_LIMIT else None
