@@ -23,9 +23,10 @@ Each kind of answer teaches one thing:
 * A second one at once: a pause of a fifth of the time since the first, then one probe at a time,
   until one is let through. 429s come within milliseconds even where answers take minutes, so a
   probe that was not denied for twice that long is trusted. Once W is known, a denied probe gives no
-  bound: a server process may have denied it from memory.
-* The end of such a denial: g loses in proportion to the part of the window that it cost, and then
-  grows slowly near the g that was denied.
+  bound: a server process may have denied it from memory. Nor does any denial while much of the
+  limit is left.
+* The end of such a denial: g loses in proportion to the part of the window that it cost (see
+  `margin`).
 * Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
   known, and a window and a quarter from then on. Until then, the window is taken for as long as
   the longest such wait.
@@ -50,6 +51,9 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
+from pipeline.policy.denial import Denial
+from pipeline.policy.header import whole_number
+from pipeline.policy.margin import Margin
 from pipeline.policy.window import Sends, WindowEstimate
 
 SLOW_START_PER_S = 5.0
@@ -57,35 +61,19 @@ SLOW_START_GROWTH = 3.0
 SLOW_START_MOST_PER_S = 100.0
 FLOOR_PER_S = 1 / 50
 MOST_PER_S = 5_000.0
-MOST_LIMIT = 1_000_000
 
-_G_MIN, _G_START, _G_MAX = 0.85, 0.97, 1.0
-_G_LOSS = 0.01
-# With that loss these gains let about 0.3 % be denied at 50/s and 0.5 % at 5/s.
-_G_GAIN_PER_S, _G_GAIN_PER_ANSWER = 2e-4, 5e-5
-_G_WINDOW = 1.04  # a window that turns out so much longer was the reason for what g lost
-# Denials closer than that come from one and the same overload.
-_LOSS_EVERY_WINDOWS = 0.1
 _LONE_S, _LONE_SLOTS = 0.25, 4
-# 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
-_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
 # How far a server's Retry-After is obeyed. No window lets a request wait for longer than itself,
 # and a quarter more covers clocks. Before it is known, five minutes are as long as an outage takes.
 _ASKED_WINDOWS, _ASKED_MAX_S = 1.25, 300.0
 # A wait of a second and more tells about how long the window is. At less than a request in two
 # seconds, the answers would need too long to show that it is shorter.
 _ASKED_TRUSTED_S, _ASKED_LEAST_PER_S = 1.0, 0.5
-_TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 # A burst of the slow start lies within the last second; a longer window shows by its denial.
 _LOOK_BACK_MIN_S, _LOOK_BACK = 1.0, 1.25
 _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a sliding window
 # A process that remembers a denial does so until the window ends, and W may be a tenth longer.
 _REMEMBERED_WINDOWS, _MUCH_LEFT = 1.1, 0.1
-# A denial that lasts longer than the time to the next slot was remembered or asked for. One that
-# lasts much longer than a window has another reason than the pace.
-_COSTLY_FROM, _COSTLY_TO = 0.3, 1.5
-# With them and the line above, remembered denials went from 93.3 to 93.9 % of what can be had.
-_COSTLY_LOSS, _COSTLY_NEAR, _COSTLY_GAIN = 0.06, 0.02, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
 # Of what the first answers say is free, per second of the slow start. 200 rows on 50 per 1 s take
 # 5.0 s instead of 5.4. Short cold runs get 2.7 instead of 2.2 % of 429s, and a held-out set fewer.
@@ -123,33 +111,23 @@ class Pace:
     start: Learned | None = None
     rows: int | None = None
     limit: int | None = None
-    g: float = _G_START
     rate_limited: int = 0
     _window: WindowEstimate = field(default_factory=WindowEstimate)
     _sends: Sends = field(default_factory=Sends)
     _ceiling: Ceiling = field(default_factory=lambda: Ceiling(FLOOR_PER_S))
+    _margin: Margin = field(default_factory=Margin)
+    _denial: Denial = field(default_factory=Denial)
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
     _remaining: int = 0
     _mature_at: float = math.inf
-    _gained_at: float = -math.inf
-    _lost_at: float = -math.inf
-    _lost_window_s: float = math.inf
     _strike_at: float = -math.inf
-    _denied_since: float | None = None
     _denied_before: float = -math.inf
     _forgiven: bool = False
-    _reacted: float = -math.inf
-    _hold_until: float = -math.inf
-    _held_at: float = -math.inf
-    _asked_s: float = 0.0
-    _probe: float | None = None
-    _trip_s: float = 0.0
     _used: int = 0
     _allowed: float = 0.0
     _sent_at: float | None = None
-    _costly_g: float = math.inf
     _shortened_at: float = -math.inf
     _shorten_from: float = -math.inf
     _shorten_wait_s: float = _SHORTEN_TRIED_S
@@ -157,10 +135,15 @@ class Pace:
     def __post_init__(self) -> None:
         if self.start is not None:
             self.limit = self.start.limit
-            self.g = min(self.start.g, _G_START)
+            self._margin.keep(self.start.g)
             self._window.prior_s = self.start.window_s
 
     # -- what the sender asks -------------------------------------------------------------
+
+    @property
+    def g(self) -> float:
+        """The part of the sustainable rate that is used."""
+        return self._margin.g
 
     @property
     def window_s(self) -> float | None:
@@ -182,20 +165,15 @@ class Pace:
         Nothing while denied: the pause is the pace. And nothing if the rows that are left fit into
         what is free of the limit: to spread them would only make the run longer.
         """
-        if self._denied_since is not None or self._fits(now):
+        if self.denied_since is not None or self._fits(now):
             return 0.0
         return 1 / self.rate(now)
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
-        if self._probe is None:
-            asked_until = self._held_at + min(self._asked_s, self._most_asked_s())
-            return max(now, self._hold_until, asked_until)
-        trusted = self._probe + min(max(2 * self._trip_s, _TRUST_MIN_S), _TRUST_MAX_S)
-        if now < trusted:
-            return trusted
-        self._end_denial(self._probe, now)
-        return now
+        if (probe := self._denial.trusted_probe(now)) is not None:
+            self._end_denial(probe, now)
+        return self._denial.next_at(now, self._most_asked_s())
 
     def belief(self) -> RateLimit | None:
         """The limit and the window as far as they are known, and how sure that is."""
@@ -224,12 +202,12 @@ class Pace:
     @property
     def denied_since(self) -> float | None:
         """Since when every probe has been denied; None while requests are let through."""
-        return self._denied_since
+        return self._denial.since
 
     @property
     def asked_s(self) -> float:
         """How many seconds the last denial asked to wait (Retry-After); `next_at` may be sooner."""
-        return self._asked_s if self._denied_since is not None else 0.0
+        return self._denial.asked_s
 
     def learned(self) -> Learned | None:
         """What is worth keeping for the next run; None before the window is known."""
@@ -246,8 +224,7 @@ class Pace:
 
     def granted(self, now: float) -> None:
         """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
-        if self._denied_since is not None:
-            self._probe = now
+        self._denial.granted(now)
         if self.rows:
             self.rows -= 1
 
@@ -258,8 +235,7 @@ class Pace:
         self._count(now)
         self._sends.add(now, self.limit or 0)
         self._ceiling.sent()
-        if self._probe is not None:
-            self._probe = now
+        self._denial.sent(now)
 
     def sent_late(self, stamped_at: float, sent_at: float) -> None:
         """The request stamped `stamped_at` left at `sent_at`, as its answer shows."""
@@ -273,16 +249,16 @@ class Pace:
         answers do not use it, fewer requests are counted than were sent: the window reads shorter,
         and the rate grows by itself.
         """
-        if self._probe is not None and sent_at >= self._probe:
+        if self._denial.let_through(sent_at):
             self._end_denial(sent_at, now)
-        known, left = _whole(limit), _whole(remaining)
+        known, left = whole_number(limit), whole_number(remaining)
         if known is None or left is None:
             return
         if known <= 0:  # the limiter's store was away and counted nothing
             self._sends.forget(sent_at)
             return
         self._learn(sent_at, known, left, now)
-        self._gain(now)
+        self._margin.gain(self.rate(now), now)
 
     def denied(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
         """The request that left at `sent_at` was answered with a 429.
@@ -294,13 +270,11 @@ class Pace:
             self.rows += 1  # its row is sent again
         if self._sends.forget(sent_at) and self._used:
             self._used -= 1
-        if sent_at < self._reacted:
-            return  # it left before the pause began: punished once is enough
+        if not self._denial.is_news(sent_at, now):
+            return
         self._doubt_shortening(now)
-        self._trip_s = max(now - sent_at, 0.9 * self._trip_s)
-        self._reacted = now
         self._note_denial(sent_at, now)
-        if retry_after_s is None and self._denied_since is None and self._strike(now):
+        if retry_after_s is None and self.denied_since is None and self._strike(now):
             return
         self._hold(sent_at, now, retry_after_s or 0.0)
 
@@ -388,8 +362,7 @@ class Pace:
             self._window.new_limit(sent_at)
             if self.window_s is not None:
                 self._ceiling.lift()
-                self._costly_g = math.inf  # the denials of late came from the new limit
-                self.g = max(self.g, _G_START)
+                self._margin.new_limit()
         if sent_at >= self._limit_at:
             self._limit_at, self._remaining = sent_at, remaining
         unknown_window = self.window_s is None
@@ -402,9 +375,7 @@ class Pace:
         if unknown_window:
             self._ceiling.lift()
             self._mature_at = now + _MATURE_WINDOWS * self.window_s
-        if self.window_s > _G_WINDOW * self._lost_window_s:
-            self._lost_window_s = math.inf
-            self.g = max(self.g, _G_START)  # what it lost, it lost to a window taken too short
+        self._margin.see(self.window_s)
 
     def _shorten(self, sent_at: float, used: int, now: float) -> None:
         """Takes a shorter window where the answers say that it cannot be as long as believed."""
@@ -420,15 +391,6 @@ class Pace:
             self._shorten_wait_s *= 2
             self._shortened_at = -math.inf
 
-    def _gain(self, now: float) -> None:
-        gone = min(now - self._gained_at, 1.0)
-        self._gained_at = now
-        rate = self.rate(now)
-        per_s = min(_G_GAIN_PER_S * math.sqrt(rate), _G_GAIN_PER_ANSWER * rate)
-        if abs(self.g - self._costly_g) < _COSTLY_NEAR:
-            per_s *= _COSTLY_GAIN
-        self.g = min(self.g + gone * per_s, _G_MAX)
-
     # -- denials --------------------------------------------------------------------------
 
     def _note_denial(self, sent_at: float, now: float) -> None:
@@ -436,13 +398,13 @@ class Pace:
 
         In that case repeated denials of probes have another reason, which is forgiven once.
         """
-        if self._denied_since is not None and now > self._mature_at:
+        if self.denied_since is not None and now > self._mature_at:
             self._forgiven = True
         if self.limit is None or self._forgiven or self._remembered(sent_at):
             return
         age = self._sends.age(sent_at, self.limit)
         if age is not None and self._window.refuted_by(sent_at, age):
-            self.g = _G_START
+            self._margin.start_over()
             self._mature_at = math.inf
             self._ceiling.lift()
 
@@ -454,17 +416,14 @@ class Pace:
         assert self.limit is not None
         if self._limit_at > -math.inf and self._free(sent_at) > _MUCH_LEFT * self.limit:
             return True
-        if self._denied_since is None or self.window_s is None:
+        if self.denied_since is None or self.window_s is None:
             return False
-        return sent_at - self._denied_since < _REMEMBERED_WINDOWS * self.window_s
+        return sent_at - self.denied_since < _REMEMBERED_WINDOWS * self.window_s
 
     def _strike(self, now: float) -> bool:
         """Slows down a little. False where that is not enough: unknown limits, strikes in a row."""
         if self.window_s is not None:
-            if now - self._lost_at > _LOSS_EVERY_WINDOWS * self.window_s:
-                self._lost_at = now
-                self._lost_window_s = min(self._lost_window_s, self.window_s)
-                self.g = max(self.g - _G_LOSS, _G_MIN)
+            self._margin.strike(self.window_s, now)
         elif self._ceiling.known:
             self._ceiling.strike(now)
         else:
@@ -474,49 +433,28 @@ class Pace:
         return lone
 
     def _hold(self, sent_at: float, now: float, asked_s: float) -> None:
-        if self._denied_since is None:
-            self._denied_since = sent_at
-        self._probe = None
-        self._asked_s = asked_s
         if self.limit and _ASKED_TRUSTED_S <= asked_s <= self.limit / _ASKED_LEAST_PER_S:
             self._window.asked(min(asked_s, _ASKED_MAX_S))
-        slot_s = 1 / self.rate(now)
-        own_s = max(_HOLD_SHARE * (now - self._denied_since), _HOLD_MIN_S, slot_s)
-        self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
+        self._denial.hold(sent_at, now, asked_s, 1 / self.rate(now))
 
     def _most_asked_s(self) -> float:
         """How far a server's Retry-After is obeyed: less as soon as the window is known."""
         return _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
 
     def _end_denial(self, probe: float, now: float) -> None:
-        assert self._denied_since is not None
-        since, self._denied_since = self._denied_since, None
-        self._probe = None
+        since, asked_s = self._denial.since, self._denial.asked_s
+        assert since is not None
+        self._denial.end()
         self._window.paused(since, probe)
         if self.window_s is None:
             self._lower_ceiling(since, probe, now)
-        elif self._asked_s or not self._window.young(now):
-            self._charge((probe - since) / self.window_s)
-        self._hold_until, self._asked_s = -math.inf, 0.0
+        elif asked_s or not self._window.young(now):
+            # The ramp's denials come from its burst, except for a wait that a server asks for.
+            self._margin.charge((probe - since) / self.window_s)
         if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
         self._denied_before = since
-
-    def _charge(self, windows: float) -> None:
-        """Takes from g what the denial cost, if it lasted for a good part of the window.
-
-        The ramp's denials come from its burst and not from g, so only the wait that a server asks
-        for counts during the ramp. Far below a g that was costly, g is hardly the reason.
-        """
-        if not _COSTLY_FROM <= windows <= _COSTLY_TO:
-            return
-        loss = _COSTLY_LOSS * windows
-        if self.g < self._costly_g - _COSTLY_NEAR < math.inf:
-            loss = _G_LOSS
-        else:
-            self._costly_g = self.g
-        self.g = max(self.g - loss, _G_MIN)
 
     def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.
@@ -538,16 +476,3 @@ class Pace:
             self._started = now
         else:
             self._ceiling.set(min(through, self._ceiling.per_s(now)), now)
-
-
-def _whole(header: object) -> int | None:
-    """A header's whole number; None for anything that is not one a limiter could mean.
-
-    A header that came twice, joined by a comma, counts if both say the same.
-    """
-    texts = {part.strip() for part in str(header).split(",")} if header is not None else set()
-    text = texts.pop() if len(texts) == 1 else ""
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        return None
-    number = int(text)
-    return number if number <= MOST_LIMIT else None

@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.policy.pace import MOST_LIMIT, Learned, Pace
+from pipeline.policy.header import MOST_LIMIT
+from pipeline.policy.pace import Learned, Pace
 from pipeline.policy.window import LONGEST_WINDOW_S, SHORTEST_WINDOW_S
 from pipeline.system.cache import cache_folder
 from pipeline.system.opening import as_object, open_file

@@ -112,10 +112,10 @@ def test_the_rate_begins_at_97_percent_of_the_limit_and_gains_with_each_answer()
         pace.answered(now - 0.1, "50", "10", now)
         assert pace.g - before == exactly(min(seconds, 1.0) * 2e-4 * math.sqrt(rate))
     slow, now = settled(limit=50, window_s=10.0)
-    slow.g, rate = 0.9, 4.5
+    slow._margin.g, rate = 0.9, 4.5
     slow.answered(now, "50", "0", now + 1.0)
     assert slow.g - 0.9 == exactly(5e-5 * rate)
-    slow.g = 1.0
+    slow._margin.g = 1.0
     slow.answered(now, "50", "0", now + 2.0)
     assert slow.g == 1.0
 
@@ -377,6 +377,16 @@ def test_no_pause_is_shorter_than_the_time_until_a_denial_arrives():
     assert pace.next_at(100.03) - 100.03 == exactly(0.02)
 
 
+def test_no_pause_is_longer_than_55_s_however_long_the_denial_lasts():
+    """A fifth of an hour would be twelve minutes. No stop may last over a minute."""
+    pace, now = settled()
+    pauses = []
+    for later_s in (0.02, 0.04, 260.04, 280.0, 3600.0):
+        pace.denied(send(pace, now + later_s), now + later_s + 0.01)
+        pauses.append(pace.next_at(now + later_s + 0.01) - (now + later_s + 0.01))
+    assert pauses[2:] == [exactly(0.2 * 260.01), exactly(55.0), exactly(55.0)]
+
+
 def test_denials_of_requests_sent_before_the_pause_do_not_count_again():
     """Two hundred requests in flight are denied together, and that is one piece of news."""
     pace, now = settled()
@@ -444,7 +454,7 @@ def test_near_a_g_that_was_costly_it_grows_ten_times_slower():
     pace, now = settled(windows=8)
     gains = []
     for costly in (math.inf, pace.g + 0.01, pace.g + 0.03):
-        pace._costly_g, before, now = costly, pace.g, now + 0.5
+        pace._margin.costly_g, before, now = costly, pace.g, now + 0.5
         pace.answered(now - 0.1, "50", "10", now)
         gains.append(pace.g - before)
     assert gains[1] == pytest.approx(gains[0] / 10, rel=0.01)
@@ -463,7 +473,7 @@ def test_a_probe_that_a_process_denied_from_memory_says_nothing_about_the_window
 def test_far_below_a_g_that_was_costly_another_such_denial_costs_one_percent(below, loss):
     """So low a g is hardly the reason. With 6 % each time it would end at the floor and stay."""
     pace, now = settled(windows=8)
-    pace._costly_g = pace.g + below
+    pace._margin.costly_g = pace.g + below
     before = pace.g
     pace.denied(send(pace, now + 0.02), now + 0.03, 1.0)
     pace.answered(send(pace, now + 1.02), None, None, now + 1.03)
@@ -501,9 +511,9 @@ def test_a_wait_that_is_asked_for_is_taken_for_the_window_until_that_is_known(
 def test_a_new_limit_takes_back_what_its_denials_cost():
     """They came from the limit and not from g."""
     pace, now = settled(windows=8)
-    pace.g, pace._costly_g = 0.9, 0.95
+    pace._margin.g, pace._margin.costly_g = 0.9, 0.95
     pace.answered(send(pace, now + 0.1), "10", "0", now + 0.2)
-    assert (pace.g, pace._costly_g) == (pytest.approx(0.97, abs=1e-3), math.inf)
+    assert (pace.g, pace._margin.costly_g) == (pytest.approx(0.97, abs=1e-3), math.inf)
 
 
 def test_after_a_pause_one_probe_goes_and_is_trusted_if_no_denial_arrives_in_time():
