@@ -39,7 +39,13 @@ def throughput() -> str:
 def scale() -> str:
     kept = _kept("scale")
     sizes = sorted({one["rows"] for one in kept["figures"]})
-    heads = ["CPU s of", *(f"{size:,} rows" for size in sizes), "its exponent", "MB", "its exponent"]
+    heads = [
+        "CPU s of",
+        *(f"{size:,} rows" for size in sizes),
+        "its exponent",
+        "MB",
+        "its exponent",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for grown in kept["growth"]:
         figures = [one for one in kept["figures"] if one["name"] == grown["name"]]
