@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-ray bench-report bench-workbook bench-commands bench-finished bench-page lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-pacing-constants bench-ray bench-report bench-workbook bench-commands bench-finished bench-page lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -133,6 +133,9 @@ bench-pacing: $(READY)  ## measure use of the limit and 429s, compared with fixe
 
 bench-pacing-sim: $(READY)  ## measure the pacing on a virtual clock over hundreds of limiters (SET=held, ALONE=1, OTHER=another release's checkout)
 	$(BIN)/python benchmarks/pacing_sim.py --set $(or $(SET),tuning) $(if $(ALONE),--alone) $(if $(OTHER),--other $(OTHER))
+
+bench-pacing-constants: $(READY)  ## measure what each constant of the pacing does at half and at double its value (an hour)
+	$(BIN)/python benchmarks/pacing_constants.py
 
 bench-report: $(READY)  ## measure seconds, memory and size of a million rows' report, with 2 % and with half of them failed
 	$(BIN)/python benchmarks/report.py

@@ -15,7 +15,11 @@ from typing import Any
 
 TOP = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
-DOCUMENTS = (TOP / "docs" / "speed.md", TOP / "docs" / "many-machines.md")
+DOCUMENTS = (
+    TOP / "docs" / "speed.md",
+    TOP / "docs" / "pacing.md",
+    TOP / "docs" / "many-machines.md",
+)
 _MARKED = re.compile(r"(<!-- figures: (\w[\w-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -100,6 +104,25 @@ def finished() -> str:
         f" request, {run['other_before_first_s']:.1f} before."
     )
     return "\n".join([*lines, "", f"{first} {_about(kept)}"])
+
+
+def pacing_constants() -> str:
+    kept = _kept("pacing-constants")
+    lines = ["| constant | for | value | half | double | scenarios |", "|---|---|---|---|---|---|"]
+    for half, double in zip(kept["figures"][::2], kept["figures"][1::2], strict=True):
+        lines.append(
+            f"| `{half['name']}` | {half['purpose']} | {half['value']:g} | {_effect(half)} |"
+            f" {_effect(double)} | {half['scenarios']} |"
+        )
+    return "\n".join([*lines, "", _about(kept)])
+
+
+def _effect(one: dict[str, Any]) -> str:
+    changes = [100 * one[name] for name in ("used_mean", "used_p10", "used_worst")]
+    denied = 100 * one["denied_mean"]
+    if not any(changes) and not denied:
+        return "no change"
+    return f"{' / '.join(f'{change:+.1f}' for change in changes)} ({denied:+.2f})"
 
 
 def pacing_sim(name: str = "pacing-sim") -> str:
@@ -211,6 +234,7 @@ TABLES = {
     "page": page,
     "pacing-sim": pacing_sim,
     "pacing-sim-held": lambda: pacing_sim("pacing-sim-held"),
+    "pacing-constants": pacing_constants,
     "ceiling": ceiling,
     "cluster-peer": cluster_peer,
 }

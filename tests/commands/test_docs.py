@@ -351,7 +351,8 @@ def test_every_picture_is_small_loads_nothing_and_is_described_in_words():
 
 
 @pytest.mark.parametrize(
-    ("document", "tables"), [("docs/speed.md", 9), ("docs/many-machines.md", 2)]
+    ("document", "tables"),
+    [("docs/speed.md", 7), ("docs/pacing.md", 3), ("docs/many-machines.md", 2)],
 )
 def test_the_figures_are_the_results_of_the_benchmarks(document, tables):
     """`make figures` writes them."""

@@ -20,8 +20,8 @@ LONGEST_STOP_S, STOP_WINDOWS = 60.0, 1.25
 MOST_OF_LIMIT, ODD_REQUESTS = 1.2, 2  # two of ten requests are jitter
 SLOW_WINDOWS = 5
 LEAST_OF_FREE, LEAST_BESIDE_OTHERS = 0.5, 0.33
-"""Next to others who use a constant part of the key, one of 80 drawn limiters is used by 37 to 49 %
-of what is free. That misses what was asked for, a half: see docs/speed.md."""
+"""Next to others who use a constant part of the key, one of 700 drawn limiters is used by a little
+less than half of what is free. That misses what was asked for, a half: see docs/pacing.md."""
 
 
 # -- any answers ----------------------------------------------------------------------------
