@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipeline.system.opening import open_file
 
 # At 0 bytes each. A user with more run folders waits for the check of the oldest again.
 _MOST = 1000
+_NAME = re.compile("[0-9a-f]{64}")
 
 
 def check_once(path: Path, cache: Path, check: Callable[[], None]) -> None:
@@ -56,7 +58,7 @@ def content_of(path: Path) -> str | None:
 def _knows(cache: Path, content: str) -> bool:
     try:
         about = (cache / content).lstat()
-        os.utime(cache / content)
+        os.utime(cache / content, follow_symlinks=False)
     except OSError:
         return False
     return about.st_uid == os.geteuid()
@@ -66,8 +68,10 @@ def _remember(cache: Path, content: str) -> None:
     with contextlib.suppress(OSError):
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         (cache / content).touch(mode=0o600)
-        oldest_first = sorted(cache.iterdir(), key=lambda path: path.lstat().st_mtime)
-        for path in oldest_first[:-_MOST]:
+        # The folder may be a link to any other one, or belong to another program, too.
+        noted = [(path.lstat(), path) for path in cache.iterdir() if _NAME.fullmatch(path.name)]
+        empty = [(about.st_mtime, path) for about, path in noted if not about.st_size]
+        for _, path in sorted(empty)[:-_MOST]:
             path.unlink()
 
 

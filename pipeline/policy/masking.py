@@ -58,7 +58,10 @@ class Mask:
             *(re.compile(_GAP.join(map(re.escape, _signs(form)))) for form in in_base64),
             *(re.compile(_GAP.join(_signs(form)), re.IGNORECASE) for form in in_hex),
         )
-        self._base64, self._hex = _sought(in_base64), _sought(in_hex)
+        self._base64 = _sought(in_base64)
+        self._hex = tuple(
+            (sign, form) for rare, form in _sought(in_hex) for sign in {rare, _capital(rare)}
+        )
         self._forms = _sought((*usable, *in_base64))
         # Programs put a backslash before `/`, `"` and `'`. Many answers contain `\"`, so quotes are
         # only unescaped if the key has some.
@@ -147,8 +150,13 @@ class Mask:
 
 def _sought(forms: Iterable[bytes]) -> tuple[tuple[int, bytes], ...]:
     """Returns each form after the byte of it that is rarest in texts. Most texts do not have that
-    byte, and a search for one byte takes a twentieth of the time. In hexadecimal it is a digit."""
+    byte, and a search for one byte takes a twentieth of the time. In hexadecimal it is a digit, if
+    there is one: some texts outside ASCII have only letters."""
     return tuple((min(form, key=_RISING.find), form) for form in forms)
+
+
+def _capital(sign: int) -> int:
+    return ord(chr(sign).upper())
 
 
 def _has_breaks(raw: bytes) -> bool:

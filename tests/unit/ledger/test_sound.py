@@ -155,15 +155,31 @@ def test_of_more_than_a_thousand_ledgers_those_of_the_longest_ago_are_forgotten(
     assert checks_of(path, sound) == 1
     os.utime(sound / content_of(path), (1, 1))
     for number in range(999):
-        (sound / f"{number:04}").touch()
-        os.utime(sound / f"{number:04}", (number + 2, number + 2))
+        (sound / f"{number:064}").touch()
+        os.utime(sound / f"{number:064}", (number + 2, number + 2))
     assert checks_of(path, sound) == 0  # which is the newest use now
     write_ledger(last, LARGE)
     assert checks_of(last, sound) == 1
     kept = {found.name for found in sound.iterdir()}
     assert len(kept) == 1000
-    assert {content_of(path), content_of(last), "0001"} < kept
-    assert "0000" not in kept
+    assert {content_of(path), content_of(last), f"{1:064}"} < kept
+    assert f"{0:064}" not in kept
+
+
+def test_files_of_somebody_else_in_the_cache_folder_stay(tmp_path, sound):
+    """The folder may be a link, or belong to another program of a similar name."""
+    path, photos = tmp_path / "ledger.sqlite", tmp_path / "photos"
+    (photos / "album").mkdir(parents=True)
+    for number in range(1200):
+        (photos / f"{number}.jpg").touch()
+    (photos / f"{7:064}").write_bytes(b"a name like ours")
+    sound.parent.mkdir(parents=True)
+    sound.symlink_to(photos)
+    before = {found.name for found in photos.iterdir()}
+    write_ledger(path, SMALL)
+    assert checks_of(path, sound) == 1
+    assert {found.name for found in photos.iterdir()} == before | {content_of(path)}
+    assert checks_of(path, sound) == 0
 
 
 def test_content_is_that_of_a_file_and_of_nothing_else(tmp_path):

@@ -130,6 +130,16 @@ def test_the_key_is_masked_in_base64_of_several_lines(end):
         assert Mask([KEY]).text(form) != form
 
 
+@pytest.mark.parametrize("capitals", [False, True])
+def test_a_password_whose_hexadecimal_has_only_letters_is_masked(capitals):
+    """The search looks for one sign first, which is a digit for each ASCII character."""
+    form = ("\u06aa" * 8).encode().hex()
+    assert form == "daaa" * 8
+    form = form.upper() if capitals else form
+    for text in (form, f"{form[:20]}\n{form[20:]}", f"D{form[1:]}"):
+        assert Mask(["\u06aa" * 8]).body(f"a {text} b".encode()) == b"a [key] b"
+
+
 @pytest.mark.parametrize("sign", sorted(NAMES))
 def test_each_html_name_of_an_ascii_character_is_recognised(sign):
     """Characters with two names are included."""
