@@ -320,15 +320,19 @@ def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
     """
 
     def operation(db: sqlite3.Connection) -> int:
-        db.execute("CREATE TEMP TABLE asked (row_key BLOB)")
-        db.executemany("INSERT INTO asked VALUES (?)", ((key,) for key in keys))
+        db.execute("CREATE TEMP TABLE asked (row_key BLOB PRIMARY KEY, times) WITHOUT ROWID")
+        db.executemany(
+            "INSERT INTO asked VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
+            ((key,) for key in keys),
+        )
+        # No index has the row keys, but to read all of them takes a tenth of counting them all.
         found = db.execute(
             "SELECT coalesce(sum(min(a.times, p.times)), 0) FROM"
-            " (SELECT row_key, count(*) AS times FROM asked GROUP BY row_key) a JOIN"
-            " (SELECT row_key, count(*) AS times FROM rows r JOIN attempts a"
-            " ON a.attempt_id = r.last_attempt WHERE r.ok_attempt IS NOT NULL"
-            " OR coalesce(a.verdict, 'ambiguous') = 'ambiguous' GROUP BY row_key) p"
-            " USING (row_key)"
+            " (SELECT row_key, count(*) AS times FROM rows r"
+            " WHERE row_key IN (SELECT row_key FROM asked) AND (ok_attempt IS NOT NULL OR"
+            " (SELECT coalesce(verdict, 'ambiguous') = 'ambiguous' FROM attempts"
+            " WHERE attempt_id = r.last_attempt)) GROUP BY row_key) p"
+            " CROSS JOIN asked a USING (row_key)"
         )
         return int(found.fetchone()[0])
 

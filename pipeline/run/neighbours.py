@@ -7,13 +7,15 @@ to it, and in those of other jobs with the same workflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import PipelineError
+from pipeline.inputs.identity import KEY_BYTES
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import stored_row_keys
 from pipeline.job.run_folder import RunFolder
@@ -42,25 +44,33 @@ def find_neighbours(
     has sent rows. Then it also ignores one that has paid for some of those: the user agreed to
     that before, and a timer could not answer again.
     """
-    found = []
-    for path in sorted(_candidates(spec, folder)):
-        rows = _paid_in(RunFolder(path), host, _keys(snapshot, plan.send))
-        if rows and not (known and _agreed(RunFolder(path), host, snapshot, plan)):
+    candidates = sorted(_candidates(spec, folder))
+    if not candidates:
+        return ()
+    asked, sent, found = _keys(snapshot, plan.send), cache(lambda: _sent(snapshot, plan)), []
+    for path in candidates:
+        rows = _paid_in(RunFolder(path), host, asked)
+        if rows and not (known and _paid_in(RunFolder(path), host, sent())):
             found.append(Neighbour(path, rows))
     return tuple(sorted(found, key=lambda neighbour: -neighbour.rows))
 
 
-def _keys(snapshot: Snapshot, chosen: npt.NDArray[np.bool_]) -> Iterator[bytes]:
-    for number, key in stored_row_keys(snapshot.path):
-        if key and chosen[number - 1]:
-            yield bytes.fromhex(key)
+def _sent(snapshot: Snapshot, plan: Plan) -> bytes:
+    """Returns the keys of rows that this folder has sent, and that no other row of it has."""
+    left = set(_each(_keys(snapshot, plan.new_rows | plan.send)))
+    sent = _each(_keys(snapshot, ~plan.new_rows & ~plan.send))
+    return b"".join(key for key in sent if key not in left)
 
 
-def _agreed(other: RunFolder, host: str, snapshot: Snapshot, plan: Plan) -> bool:
-    """Whether `other` has paid for a row that this folder has sent, too."""
-    left = set(_keys(snapshot, plan.new_rows | plan.send))
-    sent = (key for key in _keys(snapshot, ~plan.new_rows & ~plan.send) if key not in left)
-    return _paid_in(other, host, sent) > 0
+def _keys(snapshot: Snapshot, chosen: npt.NDArray[np.bool_]) -> bytes:
+    """Returns the row keys of the chosen rows, one after the other. A list of them would take four
+    times the memory."""
+    stored = stored_row_keys(snapshot.path)
+    return b"".join(bytes.fromhex(key) for number, key in stored if key and chosen[number - 1])
+
+
+def _each(keys: bytes) -> Iterator[bytes]:
+    return (keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
 
 
 def _candidates(spec: JobSpec, folder: RunFolder) -> set[Path]:
@@ -88,7 +98,7 @@ def _other_outputs(spec: JobSpec, jobs: Path) -> Iterator[Path]:
             continue
 
 
-def _paid_in(folder: RunFolder, host: str, keys: Iterable[bytes]) -> int:
+def _paid_in(folder: RunFolder, host: str, keys: bytes) -> int:
     try:
         if not folder.ledger.exists():
             return 0
@@ -96,6 +106,6 @@ def _paid_in(folder: RunFolder, host: str, keys: Iterable[bytes]) -> int:
             pinned = read(queries.meta(queries.PINNED))
             if pinned is None or as_object(pinned)["host"] != host:
                 return 0
-            return read(count_paid(keys))
+            return read(count_paid(_each(keys)))
     except (*_ANY_FAULT, KeyError):
         return 0

@@ -66,7 +66,7 @@ class Client:
                 "User-Agent": "pipeline",
             }
         )
-        self._deadline_s = deadline_s
+        self._deadline_s, self._connect_s = deadline_s, min(connect_s, deadline_s)
         self._mask = Mask(_secrets(access))
         self._bodies = bodies or BodyBudget()
         self._transport = Transport(access.base_url, connect_s, tell)
@@ -100,7 +100,7 @@ class Client:
         except TimeoutError:
             failure, detail = Failure.TIMEOUT, f"no complete response within {self._deadline_s:g} s"
             if request.stage is Stage.CONNECTING:
-                failure, detail = Failure.NOT_SENT, f"no connection within {self._deadline_s:g} s"
+                failure, detail = Failure.NOT_SENT, f"no connection within {self._connect_s:g} s"
         except TooLarge as error:
             failure, detail = Failure.TOO_LARGE, f"a response of more than {MAX_BODY_BYTES} bytes"
             partial.body = error.kept

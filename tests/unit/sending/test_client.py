@@ -161,6 +161,7 @@ def test_a_connection_that_is_never_established_was_not_sent():
     with full_backlog() as port:
         reply = asyncio.run(send_once(f"http://127.0.0.1:{port}", connect_s=0.5))
     assert reply.failure is Failure.NOT_SENT
+    assert reply.detail == "no connection within 0.5 s"
 
 
 def test_a_deadline_that_ends_the_wait_for_a_connection_means_not_sent_too():
