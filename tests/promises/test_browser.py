@@ -45,7 +45,7 @@ def test_a_person_walks_through_a_whole_job(
         page = opened(client.address)
         page.get_by_label("Drop a sheet here").set_input_files(mine)
         page.wait_for_url("**/new?**")
-        assert page.get_by_role("cell", name="idea 3").is_visible()
+        page.get_by_role("cell", name="idea 3").wait_for()
         page.get_by_label("Name of the job").fill("ideas")
         page.get_by_label("Workflow id").fill("wf_new")
         page.get_by_role("button", name="Show the job file").click()

@@ -44,7 +44,7 @@ def test_a_dropped_sheet_is_uploaded_and_read(opened, job: Job, tmp_path: Path):
         page = opened(client.address)
         assert _drop(page, mine) is False
         page.wait_for_url("**/new?**")
-        assert page.get_by_role("cell", name="first").is_visible()
+        page.get_by_role("cell", name="first").wait_for()
         assert (job.folder / "Ideas & more.csv").read_bytes() == mine.read_bytes()
 
 
@@ -78,7 +78,7 @@ def test_a_messy_workbook_goes_from_the_drop_to_the_download(
         page.get_by_label("Row of the column names").fill("3")
         page.get_by_role("button", name="Read the sheet again").click()
         for said in ("Ideas!E6: #DIV/0!", "Ideas!E7: this cell has a formula", "G8:G9: these"):
-            assert page.get_by_text(said).is_visible()
+            page.get_by_text(said).wait_for()
         page.get_by_label("Workflow id").fill("wf_messy")
         page.get_by_label("Variable 1").fill("story")
         page.get_by_label("Column, and its first text").first.select_option(
