@@ -28,8 +28,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,27 +57,21 @@ class Driver:
         )
 
 
-@asynccontextmanager
-async def instant_engine(*_: Any) -> AsyncIterator[Any]:
-    from at_once import InstantEngine
-
-    yield InstantEngine()
-
-
 def drive(engine: str, spec: Path, answers: Any) -> None:
     """Runs the job in this process and sends its figures to `answers`."""
     import gc
 
     from pipeline.core.events import AttemptEnded
     from pipeline.run import run
-    from pipeline.sending.engines import choice
 
     gc.freeze()
     gc.set_threshold(100_000)
     if engine == "in the driver":
-        choice.open_engine = instant_engine  # type: ignore[assignment]
+        from at_once import answer_at_once
+
+        answer_at_once()
     elif engine == "Ray workers that answer at once":
-        from at_once import InstantWorker
+        from worker_at_once import InstantWorker
 
         from pipeline.sending.engines import ray
 
