@@ -68,7 +68,7 @@ from pipeline.ledger.integrity import check_ahead, check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import Operation, refuse_lost
 from pipeline.notify.notifier import Notifier, notifying
-from pipeline.planning.consent import Consent, notices, permit
+from pipeline.planning.consent import Consent, locked_line, notices, permit
 from pipeline.planning.prepared import Links, OpenSheet, Prepared
 from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Cutoff
@@ -219,6 +219,8 @@ async def _run_job(
         control.when_abandoned(ledger.leave)
         interrupted_row_ids = recover(folder, ledger, spec.workflow, tell)
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
+        if prepared.neighbours.locked:
+            tell(Notice(locked_line(prepared.neighbours.locked)))
         token = permit(job, prepared, options.selection, ledger.read, options.consent)
         run = _Run(job, options, ledger, clock, tell, prepared, interrupted_row_ids, token)
         guard = ReviewGuard(prepared, ledger.read)
