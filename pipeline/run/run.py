@@ -40,6 +40,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -244,11 +245,17 @@ async def _run_job(
 
 
 def _checking_ahead(ledger: Path, control: Control) -> Callable[..., Awaitable[None]]:
-    """Returns the check of a ledger after a run, which a signal ends."""
+    """Returns the check of a ledger after a run. A signal and a cancelled task end it."""
+    ended = threading.Event()
 
     async def check(failed: type[BaseException] | None, *_: object) -> None:
         if failed is None and control.stopped is None:
-            await asyncio.to_thread(check_ahead, ledger, lambda: control.stopped is None)
+            try:
+                await asyncio.to_thread(
+                    check_ahead, ledger, lambda: control.stopped is None and not ended.is_set()
+                )
+            finally:
+                ended.set()  # a cancelled task leaves its thread and the process of the check
 
     return check
 
