@@ -12,7 +12,6 @@ from pipeline.core.errors import Refused
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.traces import Trace
-from pipeline.ledger import queries, reader
 from pipeline.ledger.queries import last_run
 from pipeline.ledger.schema import (
     PATIENCE_S,
@@ -130,15 +129,15 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
         raise
 
 
-def refuse_before_first_run(job: Job, read: reader.Read) -> None:
+def refuse_before_first_run(job: Job, read: Read) -> None:
     """Checks that the job has had a run.
 
     Raises:
         Refused: when it has not. The message names the command that starts one.
         StorageFailed: when there was a run, and the ledger has no record of it.
     """
-    reader.refuse_lost(job.folder.ledger, job.folder.trace)
-    if read(queries.last_run) is None:
+    refuse_lost(job.folder.ledger, job.folder.trace)
+    if read(last_run) is None:
         raise no_run_yet(job)
 
 
