@@ -74,36 +74,33 @@ def workbook() -> str:
 
 def commands() -> str:
     kept = _kept("commands")
-    lines = [
-        "| command | CPU s | MB | CPU s before | MB before | CPU, compared with before |",
-        "|---|---|---|---|---|---|",
-    ]
-    for one in kept["figures"]:
-        lines.append(
-            f"| {one['name']} | {one['cpu_s']:.2f} | {one['rss_mb']:.0f} |"
-            f" {one['other_cpu_s']:.2f} | {one['other_rss_mb']:.0f} |"
-            f" {one['cpu_s'] / one['other_cpu_s']:.2f} |"
-        )
-    return "\n".join([*lines, "", _about(kept)])
+    return "\n".join([*_with_before(kept["figures"], digits=2), "", _about(kept)])
 
 
 def finished() -> str:
     kept = _kept("finished")
-    lines = [
-        "| command | CPU s | MB | CPU s before | MB before | CPU, compared with before |",
-        "|---|---|---|---|---|---|",
-    ]
-    for one in kept["figures"]:
-        lines.append(
-            f"| {one['name']} | {one['cpu_s']:.1f} | {one['rss_mb']:.0f} | {one['other_cpu_s']:.1f}"
-            f" | {one['other_rss_mb']:.0f} | {one['cpu_s'] / one['other_cpu_s']:.2f} |"
-        )
     [run] = [one for one in kept["figures"] if one["before_first_s"] is not None]
     first = (
         f"{kept['rows']:,} rows. The run takes {run['before_first_s']:.1f} CPU s until its first"
         f" request, {run['other_before_first_s']:.1f} before."
     )
+    lines = _with_before(kept["figures"], digits=1)
     return "\n".join([*lines, "", f"{first} {_about(kept)}"])
+
+
+def _with_before(figures: list[dict[str, Any]], digits: int) -> list[str]:
+    """Returns a table of commands here and in an earlier release. `digits` of the seconds."""
+    lines = [
+        "| command | CPU s | MB | CPU s before | MB before | CPU, compared with before |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in figures:
+        lines.append(
+            f"| {one['name']} | {one['cpu_s']:.{digits}f} | {one['rss_mb']:.0f} |"
+            f" {one['other_cpu_s']:.{digits}f} | {one['other_rss_mb']:.0f} |"
+            f" {one['cpu_s'] / one['other_cpu_s']:.2f} |"
+        )
+    return lines
 
 
 def pacing_constants() -> str:

@@ -9,7 +9,7 @@ from pipeline.inputs.checks import SKIP_REASONS
 from pipeline.inputs.facts import VariableFacts
 from pipeline.inputs.row_names import RowNames
 from pipeline.inputs.unseen import unseen_lines
-from pipeline.planning.consent import paid_source_line, stale_line
+from pipeline.planning.consent import locked_line, paid_source_line, stale_line
 from pipeline.results.column_facts import ColumnsFacts
 from pipeline.run.check import Checked
 
@@ -61,6 +61,8 @@ def check_lines(checked: Checked, run_command: str, rehearsal: bool) -> list[str
     lines.append(_cost(checked, paid))
     if checked.to_send:
         lines.append(_time(checked, rehearsal))
+    if checked.locked_folders:
+        lines.append(locked_line(checked.locked_folders))
     lines += [f"A run would first ask: {question}" for question in checked.questions]
     if checked.refusal is not None:
         lines.append(f"A run would be refused. {checked.refusal}")

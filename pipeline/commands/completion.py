@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 import click
 
 from pipeline.commands.console import pour
@@ -26,13 +30,19 @@ def completion(context: click.Context, shell: str) -> None:
       ~/.zshrc                     source <(pipeline completion zsh)
       ~/.config/fish/config.fish   pipeline completion fish | source
 
-    It completes commands, options, job files, error codes and workflow ids.
+    It completes commands, options, job files, error codes and workflow ids. The program has a
+    second name: `paidrows completion SHELL` prints the completion for that name.
     """
     from click.shell_completion import get_completion_class
 
-    top = context.find_root()
     kind = get_completion_class(shell)
     assert kind is not None, "click knows these shells"
-    name = top.info_name or "pipeline"
-    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
-    pour([kind(top.command, {}, name, variable).source(), "\n"])
+    source = kind(context.find_root().command, {}, _called(), "_PIPELINE_COMPLETE").source()
+    pour([source, "\n"])
+
+
+def _called() -> str:
+    """Returns the name that the user typed for this program. The script of the shell has the name
+    without quotes."""
+    name = Path(sys.argv[0]).name
+    return name if re.fullmatch(r"[A-Za-z][\w-]*", name, re.ASCII) else "pipeline"

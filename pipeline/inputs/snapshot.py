@@ -203,7 +203,7 @@ def take_snapshot(
         sync_file(path)
         sha256 = sha256_of(path)
     kept = names.numbers
-    ranks = occurrences(bytes(names.row_keys if spec.dedupe else names.identities))
+    ranks = occurrences(names.row_keys if spec.dedupe else names.identities)
     return Snapshot(
         path,
         snapshot_id,
@@ -216,7 +216,7 @@ def take_snapshot(
         names.row_keys,
         ranks,
         int((ranks > 0).sum()),
-        find_duplicates(bytes(names.row_keys), kept) if spec.dedupe else no_duplicates(),
+        find_duplicates(names.row_keys, kept) if spec.dedupe else no_duplicates(),
         check.empty_cells,
         check.skips,
         names.skipped,

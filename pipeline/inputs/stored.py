@@ -150,8 +150,8 @@ def stored_keys(copy: Copy, id_column: str | None) -> SheetKeys:
             ids += identity(b"", row_id)
     return SheetKeys(
         np.concatenate([*rows, np.zeros(0, dtype=np.int64)]),
-        digests(bytes(identities)),
-        digests(bytes(ids)) if place is not None else None,
+        digests(identities),
+        digests(ids) if place is not None else None,
     )
 
 

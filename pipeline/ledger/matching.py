@@ -29,7 +29,6 @@ _BEST_FIRST = (
     + " END, occurrence"
 )
 
-
 _PAID = (
     "(r.ok_attempt IS NOT NULL OR"
     " (SELECT maybe_paid FROM attempts WHERE attempt_id = r.last_attempt))"
@@ -325,7 +324,7 @@ def count_paid(keys: Iterable[bytes]) -> Callable[[sqlite3.Connection], int]:
             "INSERT INTO asked VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
             ((key,) for key in keys),
         )
-        # No index has the row keys, but to read all of them takes a tenth of counting them all.
+        # No index has the row keys. Reading every row takes a tenth of the time of counting them.
         found = db.execute(
             "SELECT coalesce(sum(min(a.times, p.times)), 0) FROM"
             " (SELECT row_key, count(*) AS times FROM rows r"

@@ -8,20 +8,19 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pipeline.core.errors import (
-    Refused,
-)
+from pipeline.core.errors import Refused
 from pipeline.job.job import Job
 from pipeline.job.run_folder import RunFolder
 from pipeline.job.traces import Trace
-from pipeline.ledger import queries, reader
 from pipeline.ledger.queries import last_run
 from pipeline.ledger.schema import (
+    PATIENCE_S,
     add_missing,
     bound,
     check_version,
     connect,
     empty,
+    is_busy,
     lost,
     undamaged,
     unusable,
@@ -39,13 +38,15 @@ class Read(Protocol):
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Read]:
+def reading(path: Path, patience_s: float = PATIENCE_S) -> Iterator[Read]:
     """Opens one view of a ledger. The view does not change while another process writes.
 
-    If there is no ledger yet, or a kill left it without tables, the view is an empty ledger.
+    If there is no ledger yet, or a kill left it without tables, the view is an empty ledger. Waits
+    for another program's lock for `patience_s` seconds.
 
     Raises:
         Refused: when a newer release wrote the ledger.
+        LedgerBusy: when another program keeps it locked.
         StorageFailed: when SQLite cannot read it, or it is damaged.
     """
 
@@ -54,23 +55,25 @@ def reading(path: Path) -> Iterator[Read]:
 
     with ExitStack() as stack:
         try:
-            connection = _view(path, stack)
+            connection = _view(path, stack, patience_s)
             yield read
         except sqlite3.Error as error:
             raise unusable(path, error) from error
 
 
-def _view(path: Path, stack: ExitStack) -> sqlite3.Connection:
+def _view(path: Path, stack: ExitStack, patience_s: float) -> sqlite3.Connection:
     """Returns a connection that shows the ledger as it is now, until `stack` ends."""
     if path.exists():
         try:
             connection = stack.enter_context(closing(connect(path, read_only=True)))
+            connection.execute(f"PRAGMA busy_timeout = {round(patience_s * 1000)}")
             if _is_made(path, connection):
                 return connection
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # SQLite makes a file for its readers (-shm). A full or read-only disk has no room for
-            # it, and a ledger that no process writes to needs none.
-            if not stack.enter_context(RunFolder(path.parent).resting()):
+            # it, and a ledger that no process writes to needs none. A program that has locked the
+            # ledger may write to it.
+            if is_busy(error) or not stack.enter_context(RunFolder(path.parent).resting()):
                 raise
             connection = stack.enter_context(closing(connect(path, read_only=True, resting=True)))
             if _is_made(path, connection):
@@ -126,15 +129,15 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
         raise
 
 
-def refuse_before_first_run(job: Job, read: reader.Read) -> None:
+def refuse_before_first_run(job: Job, read: Read) -> None:
     """Checks that the job has had a run.
 
     Raises:
         Refused: when it has not. The message names the command that starts one.
         StorageFailed: when there was a run, and the ledger has no record of it.
     """
-    reader.refuse_lost(job.folder.ledger, job.folder.trace)
-    if read(queries.last_run) is None:
+    refuse_lost(job.folder.ledger, job.folder.trace)
+    if read(last_run) is None:
         raise no_run_yet(job)
 
 

@@ -17,6 +17,7 @@ from pipeline.core.model import State
 from pipeline.ledger.queries import (
     UNFINISHED_OF_ROWS,
     Unfinished,
+    attempted_row,
     known_code,
     known_state,
     last_change,
@@ -150,28 +151,12 @@ def unfinished_of(
     """
 
     def operation(db: sqlite3.Connection) -> Iterator[Unfinished]:
-        found = []
-        for whole, row_id, _, state, code, *rest in db.execute(
-            UNFINISHED_OF_ROWS, (json.dumps(list(rows)),)
-        ):
-            if not whole:
-                raise altered("the record of an attempt")
-            message, status, attempts, paid, sent_at, *flags = rest
-            found += [
-                Unfinished(
-                    row_id,
-                    sheet_row,
-                    known_state(state),
-                    known_code(code),
-                    message,
-                    status,
-                    attempts,
-                    paid != 0,
-                    sent_at,
-                    *(flag != 0 for flag in flags),
-                )
-                for sheet_row in rows[row_id]
-            ]
+        rows_found = map(attempted_row, db.execute(UNFINISHED_OF_ROWS, (json.dumps(list(rows)),)))
+        found = [
+            row._replace(sheet_row=sheet_row)
+            for row in rows_found
+            for sheet_row in rows[row.row_id]
+        ]
         yield from sorted(found, key=lambda one: one.sheet_row)
 
     return operation

@@ -340,9 +340,9 @@ def moved_words(moved: Sequence[MovedRow], names: RowNames) -> str:
 
 
 def _paid_elsewhere(prepared: Prepared) -> Question | None:
-    if not prepared.neighbours:
+    if not prepared.neighbours.paid:
         return None
-    first, *rest = prepared.neighbours
+    first, *rest = prepared.neighbours.paid
     others = f" (and some in {counted(len(rest), 'other run folder')})" if rest else ""
     return Question(
         f"{first.rows} of these {counted(prepared.plan.to_send, 'row')} are already paid or maybe "
@@ -350,6 +350,15 @@ def _paid_elsewhere(prepared: Prepared) -> Question | None:
         "those answers, so you would pay for these rows again. To use the answers that "
         "you have, set `name:` or `output:` back to that folder.",
         _YES,
+    )
+
+
+def locked_line(folders: Sequence[object]) -> str:
+    """Says that the runner could not ask these run folders whether they have paid for the rows."""
+    return (
+        f"Another program has locked the ledger of {few_words(map(str, folders))}. So the runner "
+        "could not look whether these rows are already paid there. Close the file there to let "
+        "the next command look."
     )
 
 

@@ -43,6 +43,7 @@ def _among(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np
     if not len(others):
         return np.zeros(len(values), dtype=np.bool_)
     arranged = np.sort(others)
-    places = np.minimum(np.searchsorted(arranged, values), len(others) - 1)
+    places = np.searchsorted(arranged, values)
+    np.minimum(places, len(others) - 1, out=places)
     found: npt.NDArray[np.bool_] = arranged[places] == values
     return found

@@ -31,6 +31,15 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The other run folders that have paid for rows to send, the one with the most rows first, and
+    those of which this is not known, because another program has locked the ledger."""
+
+    paid: tuple[Neighbour, ...] = ()
+    locked: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSheet:
     """The spec's sheet, opened. Its header fits the spec; its rows are not read yet."""
 
@@ -76,7 +85,7 @@ class Prepared:
     repaid: Repaid
     moved: tuple[MovedRow, ...]
     mass_change: MassChange | None
-    neighbours: tuple[Neighbour, ...]
+    neighbours: Neighbours
     names: RowNames
     flagged: Flagged | None = None
     stale: int = 0

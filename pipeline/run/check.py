@@ -80,6 +80,8 @@ class Checked:
     * `drift`: the changes of the sheet since the last run, None before the first run.
     * `columns`: how well `columns:` fits the answers of the last run, None without columns.
     * `other_rows`: rows whose answer or whose cells in any column may be others after the run.
+    * `locked_folders`: run folders that may have paid for these rows too. The runner could not
+      look, because another program has locked the ledger.
     * `questions`: the questions that the user would be asked first.
     * `names`: the first rows as the user's program names them. It is not in JSON.
     * `plan`: the token with which `run --plan` carries out exactly this plan.
@@ -122,6 +124,7 @@ class Checked:
     first_bodies: list[Body]
     columns: ColumnsFacts | None
     other_rows: int
+    locked_folders: list[str]
     questions: list[str]
     plan: str
     refusal: str | None
@@ -216,6 +219,7 @@ def check_job(
             first_bodies=bodies,
             columns=column_facts(job, read),
             other_rows=_other_rows(job, prepared, read),
+            locked_folders=[str(path) for path in prepared.neighbours.locked],
             questions=[question.text for question in questions(job, prepared)],
             plan=plan_of(job, prepared, selection, read),
             refusal=_refusal(job, prepared, accept_changes, key, read),
@@ -307,7 +311,7 @@ def _drift(job: Job, spec: JobSpec, prepared: Prepared, read: Read) -> Drift | N
     snapshot = prepared.snapshot
     if spec.id is not None:
         return drift(stored_keys(last, spec.id), stored_keys(snapshot.path, spec.id))
-    now = SheetKeys(snapshot.numbers, digests(bytes(snapshot.identities)), None)
+    now = SheetKeys(snapshot.numbers, digests(snapshot.identities), None)
     return drift(stored_keys(last, None), now)
 
 

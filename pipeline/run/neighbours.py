@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import LedgerBusy, PipelineError
 from pipeline.inputs.identity import KEY_BYTES
 from pipeline.inputs.snapshot import Snapshot
 from pipeline.inputs.stored import stored_row_keys
@@ -24,21 +24,23 @@ from pipeline.ledger import queries
 from pipeline.ledger.matching import count_paid
 from pipeline.ledger.reader import reading
 from pipeline.planning.plan import Plan
-from pipeline.planning.prepared import Neighbour
+from pipeline.planning.prepared import Neighbour, Neighbours
 from pipeline.system.opening import as_object, read_file
 from pipeline.system.paths import resolved
 
 # The folder may contain any number of job files, from anyone. PyYAML takes up to 17 s per megabyte.
 _MOST_SPECS = 1000
 _MOST_SPEC_BYTES = 300_000
+# There may be many such folders, and none of them is this job's own.
+_PATIENCE_S = 2.0
 # The errors that a foreign or damaged file can cause. Such a file is ignored.
 _ANY_FAULT = (PipelineError, OSError, ValueError, RuntimeError)
 
 
 def find_neighbours(
     spec: JobSpec, folder: RunFolder, host: str, snapshot: Snapshot, plan: Plan, *, known: bool
-) -> tuple[Neighbour, ...]:
-    """Returns the run folders that have paid for rows of `plan`, the one with the most rows first.
+) -> Neighbours:
+    """Returns the run folders that have paid for rows of `plan`.
 
     Ignores a folder that cannot be read, and one that belongs to another host. `known`: the folder
     has sent rows. Then it also ignores one that has paid for some of those: the user agreed to
@@ -46,13 +48,18 @@ def find_neighbours(
     """
     candidates = sorted(_candidates(spec, folder))
     if not candidates:
-        return ()
-    asked, sent, found = _keys(snapshot, plan.send), cache(lambda: _sent(snapshot, plan)), []
+        return Neighbours()
+    asked, sent = _keys(snapshot, plan.send), cache(lambda: _sent(snapshot, plan))
+    paid, locked = [], []
     for path in candidates:
-        rows = _paid_in(RunFolder(path), host, asked)
-        if rows and not (known and _paid_in(RunFolder(path), host, sent())):
-            found.append(Neighbour(path, rows))
-    return tuple(sorted(found, key=lambda neighbour: -neighbour.rows))
+        try:
+            rows = _paid_in(RunFolder(path), host, asked)
+            if rows and not (known and _paid_in(RunFolder(path), host, sent())):
+                paid.append(Neighbour(path, rows))
+        except LedgerBusy:
+            locked.append(path)
+    paid.sort(key=lambda neighbour: -neighbour.rows)
+    return Neighbours(tuple(paid), tuple(locked))
 
 
 def _sent(snapshot: Snapshot, plan: Plan) -> bytes:
@@ -99,13 +106,20 @@ def _other_outputs(spec: JobSpec, jobs: Path) -> Iterator[Path]:
 
 
 def _paid_in(folder: RunFolder, host: str, keys: bytes) -> int:
+    """Returns for how many of `keys` the folder has paid.
+
+    Raises:
+        LedgerBusy: when another program has locked its ledger.
+    """
     try:
         if not folder.ledger.exists():
             return 0
-        with reading(folder.ledger) as read:
+        with reading(folder.ledger, _PATIENCE_S) as read:
             pinned = read(queries.meta(queries.PINNED))
             if pinned is None or as_object(pinned)["host"] != host:
                 return 0
             return read(count_paid(_each(keys)))
+    except LedgerBusy:
+        raise
     except (*_ANY_FAULT, KeyError):
         return 0

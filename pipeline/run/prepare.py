@@ -36,7 +36,7 @@ from pipeline.ledger.reviews import Reviews, read_reviews
 from pipeline.planning.changes import MovedRow, find_mass_change, find_moved, find_stale
 from pipeline.planning.pinned_settings import read_pins
 from pipeline.planning.plan import Plan, add_batch, empty_plan, finish_plan, keep_rows
-from pipeline.planning.prepared import KeptByReview, Neighbour, OpenSheet, Prepared
+from pipeline.planning.prepared import KeptByReview, Neighbours, OpenSheet, Prepared
 from pipeline.planning.repaid import find_repaid
 from pipeline.planning.reviewed import find_kept, linked
 from pipeline.planning.selection import Flagged, Selection
@@ -122,7 +122,7 @@ def prepare(
     repaid = find_repaid(spec, snapshot, sheet.variables, pins, plan, read)
     moved = find_moved(spec, last, snapshot, selection.rows)
     mass_change = None if pins.changed else find_mass_change(spec, last, snapshot, plan, read)
-    neighbours: tuple[Neighbour, ...] = ()
+    neighbours = Neighbours()
     known = read(queries.last_change) != (0, 0)
     # Who sends ambiguous rows of an export to another folder has said so: --ambiguous.
     if plan.to_send and host != SANDBOX_HOST and not (known and not skip_ambiguous):

@@ -40,6 +40,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -68,7 +69,7 @@ from pipeline.ledger.integrity import check_ahead, check_ledger
 from pipeline.ledger.ledger import SqliteLedger, open_ledger
 from pipeline.ledger.reader import Operation, refuse_lost
 from pipeline.notify.notifier import Notifier, notifying
-from pipeline.planning.consent import Consent, notices, permit
+from pipeline.planning.consent import Consent, locked_line, notices, permit
 from pipeline.planning.prepared import Links, OpenSheet, Prepared
 from pipeline.planning.selection import Selection
 from pipeline.policy.cutoff import Cutoff
@@ -219,6 +220,8 @@ async def _run_job(
         control.when_abandoned(ledger.leave)
         interrupted_row_ids = recover(folder, ledger, spec.workflow, tell)
         prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
+        if prepared.neighbours.locked:
+            tell(Notice(locked_line(prepared.neighbours.locked)))
         token = permit(job, prepared, options.selection, ledger.read, options.consent)
         run = _Run(job, options, ledger, clock, tell, prepared, interrupted_row_ids, token)
         guard = ReviewGuard(prepared, ledger.read)
@@ -242,11 +245,17 @@ async def _run_job(
 
 
 def _checking_ahead(ledger: Path, control: Control) -> Callable[..., Awaitable[None]]:
-    """Returns the check of a ledger after a run, which a signal ends."""
+    """Returns the check of a ledger after a run. A signal and a cancelled task end it."""
+    ended = threading.Event()
 
     async def check(failed: type[BaseException] | None, *_: object) -> None:
         if failed is None and control.stopped is None:
-            await asyncio.to_thread(check_ahead, ledger, lambda: control.stopped is None)
+            try:
+                await asyncio.to_thread(
+                    check_ahead, ledger, lambda: control.stopped is None and not ended.is_set()
+                )
+            finally:
+                ended.set()  # a cancelled task leaves its thread and the process of the check
 
     return check
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.system.paths import resolved
 
-_TABLE = Path("/proc/self/mounts")
+_TABLE = Path("/proc/self/mountinfo")
 
 _NETWORK = (
     "nfs nfs3 nfs4 cifs smb2 smb3 smbfs afs ncpfs coda 9p virtiofs fakeowner grpcfuse osxfs drvfs"
@@ -35,6 +36,17 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 _REMOTE_SOURCE = re.compile(r"[a-z][a-z0-9+.-]*://|[^/]+:/|//[^/]")
 
 
+class _Mount(NamedTuple):
+    """A line of the table. `root` is the folder of the file system that stands at `point`."""
+
+    number: str
+    parent: str
+    root: str
+    point: str
+    kind: str
+    source: str
+
+
 def network_file_system(path: Path) -> str | None:
     """Returns the type of the network file system of `path`, which need not exist yet.
 
@@ -48,7 +60,7 @@ def network_file_system(path: Path) -> str | None:
 
 
 def lost_with_container(path: Path) -> bool:
-    """Returns whether a container loses `path` when it ends: it is in the container's own layer or
+    """Returns whether a container loses `path` when it ends: it is in a layer of the container or
     in memory. A path whose mount is unknown counts as lost. Call it only in a container."""
     try:
         table = _TABLE.read_text(encoding="utf-8", errors="surrogateescape")
@@ -58,16 +70,21 @@ def lost_with_container(path: Path) -> bool:
 
 
 def find_lost(path: str, table: str) -> bool:
-    """Does the same for an absolute path without links, with the text of /proc/self/mounts."""
-    kind, _, point = _mounted_at(path, table)
-    return point in ("", "/") or kind in ("tmpfs", "ramfs")
+    """Does the same for an absolute path without links, with the text of /proc/self/mountinfo."""
+    found = _mounted_at(path, table)
+    if found is None or found.point == "/" or found.kind in ("tmpfs", "ramfs"):
+        return True
+    # Podman's `--volume NAME:/data:O` mounts a layer over the volume. A folder of an overlay, as a
+    # volume has it where the machine's own disk is one, is not a layer.
+    return found.kind == "overlay" and found.root == "/"
 
 
 def find_network(path: str, table: str) -> str | None:
-    """Does the same for an absolute path without links, with the text of /proc/self/mounts."""
-    kind, source, point = _mounted_at(path, table)
-    if kind in _FINE_AS_ROOT and point == "/":
+    """Does the same for an absolute path without links, with the text of /proc/self/mountinfo."""
+    found = _mounted_at(path, table)
+    if found is None or (found.kind in _FINE_AS_ROOT and found.point == "/"):
         return None
+    kind, source = found.kind, found.source
     if kind in _NETWORK.split():
         return kind
     family, _, name = kind.lower().partition(".")
@@ -78,16 +95,32 @@ def find_network(path: str, table: str) -> str | None:
     return kind if family == "fuse" and remote else None
 
 
-def _mounted_at(path: str, table: str) -> tuple[str, str, str]:
-    """Returns (type, source, mount point) of the mount of `path`: the one with the longest mount
-    point, and the last one if several have the same."""
-    best = ("", "", "")
-    for line in table.splitlines():
-        source, point, kind = [*map(_plain, line.split(" ")), "", "", ""][:3]
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best[2]):
-            best = (kind, source, point)
-    return best
+def _mounted_at(path: str, table: str) -> _Mount | None:
+    """Returns the mount of `path`, None if the table has none.
+
+    Goes from mount to mount as the kernel does. A mount on a folder hides all mounts below that
+    folder that were made before, so the longest mount point may be that of a hidden one.
+    """
+    mounts = [mount for mount in map(_read, table.splitlines()) if mount and _is_in(path, mount)]
+    numbers = {mount.number for mount in mounts}
+    # The parent of the first mount is not in the table, or that mount itself.
+    found, below = None, [one for one in mounts if one.parent not in numbers - {one.number}]
+    while below:
+        found = min(below, key=lambda mount: len(mount.point))
+        mounts.remove(found)
+        below = [mount for mount in mounts if mount.parent == found.number]
+    return found
+
+
+def _read(line: str) -> _Mount | None:
+    facts, _, file_system = line.partition(" - ")
+    number, parent, _, root, point, *_ = [*facts.split(" "), *[""] * 5]
+    kind, source, *_ = [*map(_plain, file_system.split(" ")), "", ""]
+    return _Mount(number, parent, root, _plain(point), kind, source) if point and kind else None
+
+
+def _is_in(path: str, mount: _Mount) -> bool:
+    return path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
 
 
 def _plain(field: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.core.wording import counted, lasting
 from pipeline.job.job import Job
 from pipeline.ledger.kept_counts import KeptCounts
 from pipeline.ledger.reader import has_run
-from pipeline.planning.consent import failed_line
+from pipeline.planning.consent import failed_line, locked_line
 from pipeline.planning.reviewed import kept_line
 from pipeline.report.html.markup import Child, Markup, element, foreign, joined
 from pipeline.run.check import Checked, check_job
@@ -297,6 +297,8 @@ def plan_page(shown: Shown, step: Step) -> str:
     )
     kept = checked.kept_by_review
     lines = [paragraph(kept_line(job, kept, checked.names))] if kept else []
+    if checked.locked_folders:
+        lines.append(paragraph(locked_line(checked.locked_folders)))
     questions = _questions(checked, job.sandbox)
     asked = [element("p", text, class_="problem") for text in questions]
     fields = shown.fields | step.fields | {"plan": checked.plan}

@@ -115,6 +115,54 @@ def test_bash_completes_with_the_printed_script(tmp_path: Path):
     assert done.stdout == "my-job.yaml\n", done.stderr
 
 
+# What each shell proposes for a line, after it read the printed script of the second name.
+PROPOSED = {
+    "bash": """
+        source <(paidrows completion bash)
+        COMP_WORDS=(paidrows status my) COMP_CWORD=2
+        $(complete -p paidrows | sed 's/.*-F //; s/ .*//') paidrows
+        printf '%s\n' "${COMPREPLY[@]}"
+    """,
+    "zsh": """
+        autoload -U compinit && compinit -D -u
+        source <(paidrows completion zsh)
+        compadd() { print -l -- "${@[-1]}" "${(P@)${@[-1]}}" }
+        _describe() { print -l -- "${(P@)${@[-1]}}" }
+        words=(paidrows status my) CURRENT=3
+        $_comps[paidrows] | grep yaml
+    """,
+    "fish": """
+        paidrows completion fish | source
+        complete -C 'paidrows status my'
+    """,
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_shell_completes_the_second_name_too(shell: str, tmp_path: Path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "my-job.yaml").touch()
+    program = tmp_path / "bin" / "paidrows"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom pipeline.cli import main\n\nmain()\n")
+    program.chmod(0o700)
+    done = subprocess.run(
+        [shell, "-c", PROPOSED[shell]],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "my-job.yaml\n", done.stderr
+
+
 ODD = [
     "a$(touch RAN)",
     "b`touch RAN`",

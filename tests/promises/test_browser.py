@@ -71,6 +71,7 @@ def test_a_person_walks_through_a_whole_job(
         page.get_by_role("link", name="Rows").click()
         page.get_by_label("Status").select_option("ok")
         page.get_by_role("button", name="Filter").click()
+        page.wait_for_url("**/rows?**status=ok**")  # the page before has these links too
         page.get_by_role("link", name="row 2 (").click()
         beside = page.get_by_label("One row")
         beside.get_by_text("Edit the answer").click()

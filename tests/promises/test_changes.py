@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -62,6 +64,26 @@ def test_a_new_run_folder_says_how_many_rows_are_paid_in_another_one(sandbox, ma
     assert sandbox.received() == 10
     job.write_spec(name="third")
     asked(job, "6 of these 6 rows are already paid or maybe paid in", "run")
+
+
+def test_a_run_names_the_other_run_folders_that_another_program_has_locked(sandbox, make_job):
+    """The run does not know whether they have paid for its rows. A timer cannot close the program,
+    so the run continues."""
+    job = make_job(sandbox.url, rows=[["a"], ["b"]])
+    job.run()
+    job.write_spec(name="renamed")
+    with closing(sqlite3.connect(job.output / "ledger.sqlite", isolation_level=None)) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.create_function("row_sum", -1, lambda *_: b"", deterministic=True)
+        db.execute("BEGIN EXCLUSIVE")
+        line = f"Another program has locked the ledger of {job.output}. So the runner could not"
+        assert line in job.call("check").stdout
+        found = json.loads(job.call("check", "--json").stdout)
+        assert (found["locked_folders"], found["questions"]) == ([str(job.output)], [])
+        done = job.call("run", "--limit", "1")
+        assert (done.returncode, line in done.stderr) == (0, True), done.stderr
+    assert set(sandbox.billed().values()) == {1, 2}
+    assert json.loads(job.call("check", "--json").stdout)["locked_folders"] == []
 
 
 def test_a_sample_of_new_rows_does_not_hide_the_rows_that_another_folder_paid_for(

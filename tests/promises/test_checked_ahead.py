@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+import pipeline
 from pipeline.ledger.sound import content_of
 from tests.conftest import Job
+from tests.support.browser import eventually
 
 # The requests of these rows make a ledger that is as large as that of 100,000 short rows.
 LONG = [[f"{name} {'x' * 4_000_000}"] for name in "abcde"]
@@ -45,6 +52,49 @@ def test_a_byte_that_changes_between_two_runs_stops_the_second(sandbox, make_job
     assert "is damaged" in failed.stderr
     assert sandbox.received() == 5
     assert len(remembered(job)) == 1
+
+
+def test_a_cancelled_call_ends_the_process_of_its_check(sandbox, make_job, monkeypatch):
+    """Otherwise the caller's loop would wait for the check of a million rows. Here the check
+    stands still."""
+    job = make_job(sandbox.url, rows=LONG)
+    job.run()
+    job.write_sheet(["story"], [*LONG, ["new"]])
+    (job.output / "summary.json").unlink()
+    for name, value in job.environment().items():
+        monkeypatch.setenv(name, value)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(pipeline.run_job_async(job.spec))
+        # The check before the run ends before the summary is written.
+        while not (job.output / "summary.json").exists() or not (found := checks(job)):
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        os.kill(found[0], signal.SIGSTOP)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        try:
+            eventually(lambda: not Path(f"/proc/{found[0]}").exists())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[0], signal.SIGCONT)
+
+    asyncio.run(cancelled())
+    assert content_of(ledger_of(job)) not in remembered(job)
+    assert job.run()["requests"] == 0
+    assert list(sandbox.billed().values()) == [1] * 6
+
+
+def checks(job: Job) -> list[int]:
+    """Returns the processes that check the job's ledger."""
+    words = f"pipeline.ledger.integrity\0{job.output}".encode()
+    return [
+        int(child)
+        for path in Path(f"/proc/{os.getpid()}/task").glob("*/children")
+        for child in path.read_text().split()
+        if words in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def test_a_run_without_a_cache_folder_is_like_any_other(sandbox, make_job):
