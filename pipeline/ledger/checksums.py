@@ -22,6 +22,7 @@ FUNCTION = "row_sum"
 SUM_BYTES = 8
 
 _TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n?\)( WITHOUT ROWID)?;", re.DOTALL)
+_HASH = blake2b(digest_size=SUM_BYTES)  # a copy takes a third of the time of another one
 _pack = struct.Struct("<cd").pack
 # Most numbers of a row are small, and to write one again takes four times as long as to look it up.
 _SMALL = [b"i%d;" % value for value in range(1000)]
@@ -50,7 +51,9 @@ def row_sum(*values: Any) -> bytes:
             encoded.append(b"s%d;%b" % (len(text), text))
         else:
             encoded.append(b"b%d;%b" % (len(value), value))
-    return blake2b(b"".join(encoded), digest_size=SUM_BYTES).digest()
+    digest = _HASH.copy()
+    digest.update(b"".join(encoded))
+    return digest.digest()
 
 
 def register(db: sqlite3.Connection) -> None:
