@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RAY := .venv/.ray
 
-.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-pacing-constants bench-ray bench-report bench-workbook bench-commands bench-finished bench-page lock clean
+.PHONY: help demo test test-fast test-ray test-recipes test-wheel dist image mutants check lint soak soak-rows soak-ray bench bench-peers bench-scale docs picture figures bench-sandbox bench-pacing bench-pacing-sim bench-pacing-constants bench-ray bench-report bench-workbook bench-commands bench-finished bench-page bench-row lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -152,6 +152,9 @@ bench-finished: $(READY)  ## measure the commands of a million finished rows, co
 
 bench-page: $(READY)  ## measure the screens of the page for a million rows, compared with another release (OTHER=its checkout)
 	$(BIN)/python benchmarks/page.py $(if $(OTHER),--other $(OTHER))
+
+bench-row: $(READY)  ## count the instructions of one row with valgrind, compared with another release (OTHER=its checkout)
+	$(BIN)/python benchmarks/row.py $(if $(OTHER),--other $(OTHER))
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes \

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,6 +14,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.wording import nearest
 from pipeline.inputs.identity import KEY_BYTES, sized
 from pipeline.job.spec import JobSpec
+from pipeline.policy.json_text import text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,6 @@ class VariableSource:
     column: int | None
     constant: str = ""
     column_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RowRequest:
-    """The request of one row: the row key and the exact bytes of the body."""
-
-    row_key: bytes
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +60,15 @@ class Variables:
             for row in zip(*pieces, repeat(before), strict=False)
         ]
 
-    def requests(self, columns: Sequence[Sequence[str]]) -> Iterator[RowRequest]:
-        """Yields one request per row of a batch. `columns` is one list of texts per column."""
+    def bodies(self, columns: Sequence[Sequence[str]]) -> Iterator[bytes]:
+        """Yields the exact bytes of the request of each row of a batch. `columns` is one list of
+        texts per column."""
         names = [source.name for source in self.sources]
         values = [
             repeat(s.constant) if s.column is None else columns[s.column] for s in self.sources
         ]
-        for row_key, texts in zip(self.keys(columns), zip(*values, strict=False), strict=True):
-            body = json.dumps(
-                dict(zip(names, texts, strict=True)), ensure_ascii=False, separators=(",", ":")
-            )
-            yield RowRequest(row_key, body.encode())
+        for texts in zip(*values, strict=False):
+            yield text_of(dict(zip(names, texts, strict=True))).encode()
 
 
 def used_columns(spec: JobSpec, columns: Sequence[str]) -> frozenset[int]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import DiskRefused, Refused
 from pipeline.core.model import AnswerSource, JsonObject, Row
-from pipeline.inputs.arrow import array_of, filled, hexes, numbers, texts
+from pipeline.inputs.arrow import array_of, hexes, numbers, texts
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.identity import (
     KEY_BYTES,
@@ -112,19 +112,20 @@ class Snapshot:
         for first, columns, keys, _, origins in stored_batches(self.path, _parts_with(send)):
             size = len(keys)
             position = int(np.searchsorted(self.numbers, first))
-            requests = variables.requests([c.to_pylist() for c in columns])
+            bodies = variables.bodies([c.to_pylist() for c in columns])
             ids = columns[id_column].to_pylist() if id_column is not None else [None] * size
-            kept = filled(keys).tolist()
-            for offset, (request, row_id) in enumerate(zip(requests, ids, strict=True)):
-                if not kept[offset]:
+            sent = send[first - 1 : first - 1 + size].tolist()
+            rows = zip(keys.to_pylist(), bodies, ids, sent, strict=True)
+            for offset, (key, body, row_id, is_sent) in enumerate(rows):
+                if key is None:  # a skipped row
                     continue
-                if send[first - 1 + offset]:
+                if is_sent:
                     yield Row(
                         number=first + offset,
-                        row_key=request.row_key,
+                        row_key=bytes.fromhex(key),
                         identity=self.identity_at(position),
-                        occurrence=int(self.occurrences[position]),
-                        body=request.body,
+                        occurrence=self.occurrences.item(position),
+                        body=body,
                         id=row_id,
                         source=_source(folder, origins, offset),
                     )

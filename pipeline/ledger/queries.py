@@ -44,15 +44,14 @@ BY_ROWS = "rows"
 """The reason for another version if the user named rows, or all. Else the reason is flags."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """One answered row that is not in a part yet."""
 
+    run_id: str
     sheet_row: int
     id: str | None
     row_key: bytes
     version: int
-    run_id: str
     request: bytes
     answer: bytes
     http_status: int
@@ -700,24 +699,36 @@ def finished(first_seq: int, last_seq: int) -> Callable[[sqlite3.Connection], li
         StorageFailed: from the operation, when one of them was altered.
     """
     sources = (("payloads", "p"), ("requests", "q"), ("attempts", "a"), ("rows", "r"))
-    checks = " AND ".join(intact(table, alias) for table, alias in (*sources, ("runs", "runs")))
+    checks = " AND ".join(intact(table, alias) for table, alias in sources)
 
     def operation(db: sqlite3.Connection) -> list[Finished]:
         answers = []
-        for *found, whole in db.execute(
-            "SELECT a.sheet_row, r.id, r.row_key, a.version, runs.run_id, q.body, p.body,"
-            f" a.http_status, r.attempts, a.latency_s, a.sent_at, a.finished_at, {checks}"
+        run_ids: dict[int, str] = {}
+        for whole, run, *found in db.execute(
+            f"SELECT {checks}, a.run, a.sheet_row, r.id, r.row_key, a.version, q.body, p.body,"
+            " a.http_status, r.attempts, a.latency_s, a.sent_at, a.finished_at"
             " FROM payloads p JOIN attempts a USING (attempt_id)"
             " JOIN rows r USING (row_id) JOIN requests q USING (row_id)"
-            " JOIN runs USING (run) WHERE p.seq BETWEEN ? AND ? ORDER BY p.seq",
+            " WHERE p.seq BETWEEN ? AND ? ORDER BY p.seq",
             (first_seq, last_seq),
         ):
             if not whole:
                 raise altered("an answer that is not in results/ yet", found[0])
-            answers.append(Finished(*found))
+            if run not in run_ids:
+                run_ids[run] = _run_id(db, run)
+            answers.append(Finished(run_ids[run], *found))
         return answers
 
     return operation
+
+
+def _run_id(db: sqlite3.Connection, run: int) -> str:
+    found = db.execute(
+        f"SELECT run_id, {intact('runs', 'r')} FROM runs r WHERE run = ?", (run,)
+    ).fetchone()
+    if not found or not found[1]:
+        raise altered("the record of a run")
+    return str(found[0])
 
 
 def unsealed_range(db: sqlite3.Connection) -> tuple[int, int]:

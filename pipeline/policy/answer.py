@@ -16,9 +16,8 @@ In three cases only the status decides:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.core.model import Citation, ErrorCode, Failure, Outcome, Reply, StopCode, Verdict
 from pipeline.core.wording import one_line
@@ -87,8 +86,7 @@ class Unreadable(ValueError):
     """A body that contains no answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A paid answer of any shape.
 
     `result` is text. A result of another type is stored as its JSON text and flagged.
@@ -131,7 +129,7 @@ def read_answer(body: bytes) -> Answer:
     """
     answer = _answer_of(_json_object(body))
     if is_guessed(body):
-        return replace(answer, flags=(*answer.flags, "charset_guessed"))
+        return answer._replace(flags=(*answer.flags, "charset_guessed"))
     return answer
 
 

@@ -70,6 +70,8 @@ def text_of(value: Any) -> str:
     """Returns the JSON text of a value from `parsed`, or of a part of it."""
     if isinstance(value, JsonText):
         return value.text
+    if value == []:  # the citations of most answers; `encode` makes an encoder for each list
+        return "[]"
     if isinstance(value, dict) and any(isinstance(one, JsonText) for one in value.values()):
         return f"{{{','.join(f'{text_of(name)}:{text_of(one)}' for name, one in value.items())}}}"
     return _ENCODER.encode(value)

@@ -88,6 +88,8 @@ class Mask:
 
     def text(self, text: str) -> str:
         """Returns `text` without a secret; for texts that are not a response's body."""
+        if not text:  # the detail of every whole response
+            return text
         raw = text.encode("utf-8", "surrogatepass")
         masked = self._replaced(raw)
         if self._hides(masked):

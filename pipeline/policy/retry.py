@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.core.model import ErrorCode, Outcome, State, StopCode, Stopped, Verdict
 
@@ -38,8 +39,7 @@ MOST_PER_MINUTE = 9
 """The most requests for one row within a minute, whatever the server returns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The new state of a row. `again_after_s` is the delay before it is sent again, None if this
     run does not send it again."""
 

@@ -7,6 +7,8 @@ sent. All other rows of the run are sent as planned, because their decision came
 from __future__ import annotations
 
 import os
+from array import array
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +39,19 @@ class ReviewGuard:
         finished = bool(plan.chosen_ids)  # otherwise no row is sent that is ok
         answered = read(matching.answered_rows(finished=finished)) if plan.to_send else []
         wanted = [found for found in answered if send[found[0] - 1]]
-        self._of_row = np.array(sorted(wanted), dtype=np.int64).reshape(-1, 3)
+        self._answers = np.array(sorted(wanted), dtype=np.int64).reshape(-1, 3)
+        self._numbers = array("q", self._answers[:, 0].tobytes())
 
     def allows(self, row: Row) -> bool:
         """Whether the row may be sent. A row without an answer always may.
 
         If the reviews cannot be read now, rows with an answer wait for the next run.
         """
-        place = int(np.searchsorted(self._of_row[:, 0], row.number))
-        if place == len(self._of_row) or self._of_row[place, 0] != row.number:
+        # A fifth of the time of a search by numpy, which is made for many numbers at once.
+        place = bisect_left(self._numbers, row.number)
+        if place == len(self._numbers) or self._numbers[place] != row.number:
             return True
-        _, row_id, attempt_id = self._of_row[place].tolist()
+        _, row_id, attempt_id = self._answers[place].tolist()
         self._look()
         if self._reviews is not None and attempt_id not in self._reviews.protected:
             return True

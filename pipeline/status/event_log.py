@@ -55,6 +55,9 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case AttemptEnded():  # first, because there is one for each request
+                if event.outcome.verdict is not Verdict.OK:
+                    self._note_attempt(event)
             case RunStarted():
                 self._run_id = event.run_id
                 self._write("run_started", rows=event.rows, to_send=event.to_send)
@@ -71,8 +74,6 @@ class EventLog:
                 self._write("pace_ended", **asdict(event))
             case Notice():
                 self._write("notice", message=event.message)
-            case AttemptEnded() if event.outcome.verdict is not Verdict.OK:
-                self._note_attempt(event)
 
     def _note_attempt(self, event: AttemptEnded) -> None:
         outcome = event.outcome

@@ -209,7 +209,8 @@ async def _read(stream: httpx.AsyncByteStream, partial: _Partial) -> None:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise TooLarge(bytes(body[:KEPT_OF_TOO_LARGE_BYTES]))
-        await partial.grow(len(body))
+        if not partial.share.may_grow(len(body)):
+            await partial.grow(len(body))
     if is_encoded(body, partial.headers):
         await partial.grow(len(body) + MAX_BODY_BYTES)  # the most that it may unpack to
         partial.body = decoded(bytes(body), partial.headers)

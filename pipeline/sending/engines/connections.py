@@ -245,8 +245,8 @@ class Transport(httpx.AsyncBaseTransport):
         self._timeout = aiohttp.ClientTimeout(connect=connect_s)
         self._tell = tell
         self._proxy = _proxy(url)
-        self._headers = httpx.Headers()
-        self._copied: dict[str, str] = {}
+        self._url, self._headers = httpx.URL(), httpx.Headers()
+        self._texts: tuple[str, dict[str, str]] = ("", {})
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -254,11 +254,12 @@ class Transport(httpx.AsyncBaseTransport):
         was not read to its end."""
         if self._session is None:
             self._session = self._open()
+        url, headers = self._as_texts(request)
         response = await self._session.request(
             request.method,
-            str(request.url),
+            url,
             data=request.content,
-            headers=self._copy(request.headers),
+            headers=headers,
             allow_redirects=False,
             **self._proxy,
         )
@@ -278,12 +279,13 @@ class Transport(httpx.AsyncBaseTransport):
             max_field_size=MAX_HEADER_BYTES,
         )
 
-    def _copy(self, headers: httpx.Headers) -> dict[str, str]:
-        """Returns headers as a dictionary. All requests of a client share theirs, so one copy is
-        enough."""
-        if headers is not self._headers:
-            self._headers, self._copied = headers, dict(headers.items())
-        return self._copied
+    def _as_texts(self, request: httpx.Request) -> tuple[str, dict[str, str]]:
+        """Returns a request's URL and headers. All requests of a client share both, so they become
+        texts once."""
+        if request.url is not self._url or request.headers is not self._headers:
+            self._url, self._headers = request.url, request.headers
+            self._texts = (str(request.url), dict(request.headers.items()))
+        return self._texts
 
 
 class _Body(httpx.AsyncByteStream):

@@ -156,6 +156,6 @@ def test_a_program_without_the_checksum_function_cannot_write_to_a_ledger(tmp_pa
 def test_the_variables_in_a_part_give_the_row_key_again():
     """`verify` computes it from them."""
     sources = (VariableSource("a", 0), VariableSource("b", None, "é"))
-    [request] = Variables("wf_x", sources).requests([["text"]])
-    assert key_of("wf_x", {"a": "text", "b": "é"}) == request.row_key
-    assert key_of("wf_y", {"a": "text", "b": "é"}) != request.row_key
+    [row_key] = Variables("wf_x", sources).keys([["text"]])
+    assert key_of("wf_x", {"a": "text", "b": "é"}) == row_key
+    assert key_of("wf_y", {"a": "text", "b": "é"}) != row_key

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,7 +211,7 @@ def moved(ledger: SqliteLedger, move: Move, to: State, made: Attempt) -> None:
     if move is Move.INTEND:
         attempt(ledger, row(1), None)
     elif move is Move.WITHDRAW:
-        asyncio.run(ledger.withdraw(replace(made, was=to)))
+        asyncio.run(ledger.withdraw(made._replace(was=to)))
     elif move is Move.CONCLUDE:
         concluded(ledger, made, to)
     elif move is Move.AGAIN:
@@ -466,6 +465,19 @@ def test_a_part_has_as_many_answers_as_fit_and_at_least_one(ledger):
     assert ledger.unsealed_part() is None
     assert ledger.next_part(10, 100) == (2, 3, 3)
     assert asked(ledger, "SELECT row_id FROM requests") == [(3,)]
+
+
+def test_answers_of_a_run_whose_record_was_altered_are_not_sealed(path):
+    """A part has the id of the run in each row, so one altered record would change all of them."""
+    with open_ledger(path, SystemClock()) as ledger:
+        begin(ledger, [row(1), row(2)])
+        attempt(ledger, row(1), PAID)
+        attempt(ledger, row(2), PAID)
+        assert [one.run_id for one in ledger.read(queries.finished(1, 2))] == ["run", "run"]
+    alter(path, "UPDATE runs SET run_id = 'another'")
+    with open_ledger(path, SystemClock()) as ledger:
+        with pytest.raises(StorageFailed, match="the record of a run"):
+            ledger.read(queries.finished(1, 2))
 
 
 @pytest.mark.parametrize("sealed", [True, False])

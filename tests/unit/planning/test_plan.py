@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -37,10 +38,19 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PAIRS = st.dictionaries(TEXT, TEXT, min_size=1, max_size=4)
 
 
-def request(pairs: dict[str, str], workflow: str = "wf"):
+class Request(NamedTuple):
+    row_key: bytes
+    body: bytes
+
+
+def request(pairs: dict[str, str], workflow: str = "wf") -> Request:
     sources = tuple(VariableSource(name, n) for n, name in enumerate(sorted(pairs)))
-    [found] = Variables(workflow, sources).requests([[pairs[n]] for n in sorted(pairs)])
+    [found] = requests(Variables(workflow, sources), [[pairs[n]] for n in sorted(pairs)])
     return found
+
+
+def requests(variables: Variables, columns: list[list[str]]) -> list[Request]:
+    return list(map(Request, variables.keys(columns), variables.bodies(columns)))
 
 
 @given(PAIRS)
@@ -74,12 +84,12 @@ def test_constants_are_sent_with_every_row_and_belong_to_its_key():
     """In the order of the names, as UTF-8 without spaces: these bytes are the same in every
     release."""
     bound = bind(spec_of(variables=(("b", "B"),), constants=(("a", "wärm"),)), ["x", "B"])
-    requests = list(bound.requests([["-", "-"], ["1", "2"]]))
-    assert [one.body.decode() for one in requests] == [
+    made = requests(bound, [["-", "-"], ["1", "2"]])
+    assert [one.body.decode() for one in made] == [
         '{"a":"wärm","b":"1"}',
         '{"a":"wärm","b":"2"}',
     ]
-    assert requests[1].row_key == key_of("wf", {"a": "wärm", "b": "2"})
+    assert made[1].row_key == key_of("wf", {"a": "wärm", "b": "2"})
     assert bound.mapped == (1,)
     [source] = [source for source in bound.sources if source.column is not None]
     assert source.column_name == "B"
@@ -147,8 +157,8 @@ def test_an_existing_id_column_and_a_mapped_result_are_accepted():
 def test_keys_depend_on_the_workflow_and_not_on_the_order_of_columns():
     """So moving columns in a sheet changes nothing."""
     spec = spec_of()
-    [ab] = bind(spec, ["a", "b"]).requests([["1"], ["2"]])
-    [ba] = bind(spec, ["b", "a"]).requests([["2"], ["1"]])
+    [ab] = requests(bind(spec, ["a", "b"]), [["1"], ["2"]])
+    [ba] = requests(bind(spec, ["b", "a"]), [["2"], ["1"]])
     assert ab == ba
     assert request({"a": "1"}, "wf").row_key != request({"a": "1"}, "wf2").row_key
 
