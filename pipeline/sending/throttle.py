@@ -46,11 +46,15 @@ class PacedThrottle:
         self._clock = clock
         self._tell = tell
         self._told_of: tuple[float, bool] | None = None
+        self._owed = 1.0 if pace.begun or pace.start is None else 0.0
         self._seconds = AsyncLimiter(_HELD_S, _HELD_S)
 
     async def slot(self) -> None:
-        """Returns when the next request may leave. A pause that begins meanwhile counts too."""
-        owed = 1.0
+        """Returns when the next request may leave. A pause that begins meanwhile counts too.
+
+        The first one at a pace that an earlier run kept leaves at once: there is none before it.
+        """
+        owed, self._owed = self._owed, 1.0
         asked_at = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()

@@ -58,6 +58,10 @@ class Runner:
     level_at: float = 0.0
     last_sent: float | None = None
 
+    def __post_init__(self) -> None:
+        if getattr(self.pace, "start", None) is not None:
+            self.owed = 0.0
+
 
 @dataclass
 class World:

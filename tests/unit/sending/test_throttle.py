@@ -83,6 +83,28 @@ def test_the_rate_is_kept_to_two_percent(on_virtual_time, rate):
     on_virtual_time(work)
 
 
+def test_the_first_request_leaves_at_once_and_the_second_pays_for_its_distance(on_virtual_time):
+    """Nothing was sent that it must keep away from: at 50 per hour a run would wait 74 s."""
+
+    async def work(loop: TestLoop) -> None:
+        pace = Pace(start=Learned(50, 3600.0, 0.97))
+        throttle = PacedThrottle(pace, loop)
+        begun = loop.now
+        await throttle.slot()
+        throttle.sent()
+        assert loop.now - begun < 0.01
+        await throttle.slot()
+        assert loop.now - begun == pytest.approx(72.0 / 0.97, rel=0.02)
+        begun = loop.now
+        await PacedThrottle(pace, loop).slot()  # the next run of this process
+        assert loop.now - begun == pytest.approx(72.0 / 0.97, rel=0.02)
+        begun = loop.now
+        await PacedThrottle(Pace(fixed=0.1), loop).slot()  # a rate that the user wants
+        assert loop.now - begun == pytest.approx(10.0, rel=0.02)
+
+    on_virtual_time(work)
+
+
 def test_a_new_price_counts_within_one_bite(on_virtual_time):
     """A rate that changes during the wait for a slot changes the rest of the price."""
 
