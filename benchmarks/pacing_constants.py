@@ -18,7 +18,7 @@ from types import ModuleType
 
 from measure import ROOT, keep
 
-from pipeline.policy import denial, margin, pace, upper_bound, window
+from pipeline.policy import denial, margin, pace, ramp, upper_bound, window
 
 sys.path.insert(0, str(ROOT))
 
@@ -27,13 +27,18 @@ from pacing_sim import Figure, figure, one
 from tests.support.pacing_families import SETS
 from tests.support.pacing_scenarios import BEST, Scenario, best_pace, uses
 
-MODULES = (pace, denial, margin, window, upper_bound)
+MODULES = (pace, ramp, denial, margin, window, upper_bound)
 SENDS_MOST = 6_000  # longer scenarios would take hours with that many constants
 NEAR_ONE = (0.8, 1.3)
 PURPOSES = {
     "SLOW_START_PER_S": "first rate of the slow start",
     "SLOW_START_GROWTH": "its growth per second",
     "SLOW_START_MOST_PER_S": "its highest rate",
+    "_LATE": "how old a young answer is, in windows",
+    "COUNTED_OFF": "requests counted more or fewer",
+    "_LEAST_LEFT": "what is taken for left when nothing is",
+    "_RETURNING": "how fast what returns is used",
+    "_SHORTEST_S": "time of the first burst",
     "FLOOR_PER_S": "lowest rate",
     "MOST_PER_S": "highest rate",
     "_G_MIN": "lowest g",
@@ -47,7 +52,7 @@ PURPOSES = {
     "_LONE_S": "a denial is alone after this time",
     "_LONE_SLOTS": "and after this many slots",
     "_HOLD_MIN_S": "shortest pause",
-    "_HOLD_SHARE": "pause as a part of the denial",
+    "HOLD_SHARE": "pause as a part of the denial",
     "_HOLD_MAX_S": "longest pause",
     "_ASKED_WINDOWS": "how far Retry-After is obeyed",
     "_ASKED_MAX_S": "the same before the window is known",
@@ -66,7 +71,6 @@ PURPOSES = {
     "_COSTLY_LOSS": "what it costs",
     "_COSTLY_NEAR": "near the g that was costly",
     "_COSTLY_GAIN": "how much slower g grows there",
-    "_FREE_AT_ONCE": "part of the free limit per second at first",
     "_FREE_TRUSTED": "part of a kept limit that is free",
     "_SHORTEN_TRIED_S": "how long a shorter window is on trial",
     "_MATURE_WINDOWS": "when a window is sure",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 # 55 and not 60 s, so that no stop is over a minute when the probe's way is added.
-_HOLD_MIN_S, _HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
+_HOLD_MIN_S, HOLD_SHARE, _HOLD_MAX_S = 0.02, 0.2, 55.0
 _TRUST_MIN_S, _TRUST_MAX_S = 0.05, 1.0
 _TRIP_KEPT = 0.9  # of the longest time that a 429 took lately, with each further 429
 
@@ -63,13 +63,13 @@ class Denial:
         self._reacted = now
         return True
 
-    def hold(self, sent_at: float, now: float, asked_s: float, slot_s: float) -> None:
-        """Begins a pause, of a fifth of the time since the first denial, but at least a slot."""
+    def hold(self, sent_at: float, now: float, asked_s: float, least_s: float) -> None:
+        """Begins a pause of a fifth of the time since the first denial, but at least `least_s`."""
         if self.since is None:
             self.since = sent_at
         self._probe = None
         self.asked_s = asked_s
-        own_s = max(_HOLD_SHARE * (now - self.since), _HOLD_MIN_S, slot_s)
+        own_s = max(HOLD_SHARE * (now - self.since), _HOLD_MIN_S, least_s)
         self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
 
     def end(self) -> None:

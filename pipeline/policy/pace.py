@@ -31,8 +31,9 @@ Each kind of answer teaches one thing:
   known, and a window and a quarter from then on. Until then, the window is taken for as long as
   the longest such wait.
 
-Before any header, and while W is not known, the rate is a slow start and then what was let through
-(see `ceiling`). A pace that an earlier run kept replaces the slow start.
+While W is not known, the rate is a slow start, then what is left of the limit spread over time (see
+`ramp`), and after a denial what was let through (see `ceiling`). A pace that an earlier run kept
+replaces all of them.
 
 Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
 yields by itself. When they leave, the bound from above brings it back. Two machines do not come to
@@ -49,14 +50,12 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
-from pipeline.policy.denial import Denial
+from pipeline.policy.denial import HOLD_SHARE, Denial
 from pipeline.policy.header import whole_number
 from pipeline.policy.margin import Margin
+from pipeline.policy.ramp import Ramp, slow_start
 from pipeline.policy.window import Sends, WindowEstimate
 
-SLOW_START_PER_S = 5.0
-SLOW_START_GROWTH = 3.0
-SLOW_START_MOST_PER_S = 100.0
 FLOOR_PER_S = 1 / 50
 MOST_PER_S = 5_000.0
 
@@ -73,8 +72,6 @@ _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a s
 # A process that remembers a denial does so until the window ends, and W may be a tenth longer.
 _REMEMBERED_WINDOWS, _MUCH_LEFT = 1.1, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
-# Of what the first answers say is free, per second of the slow start: 200 rows end 0.4 s sooner.
-_FREE_AT_ONCE = 0.5
 _FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
 # A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
 # and twice as long each time: a bucket that fills continuously looks nearly full for ever.
@@ -114,6 +111,7 @@ class Pace:
     _ceiling: Ceiling = field(default_factory=lambda: Ceiling(FLOOR_PER_S))
     _margin: Margin = field(default_factory=Margin)
     _denial: Denial = field(default_factory=Denial)
+    _ramp: Ramp = field(default_factory=Ramp)
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
@@ -330,14 +328,13 @@ class Pace:
         return self.limit / window_s if self.limit and window_s else math.inf
 
     def _grown(self, now: float) -> float:
-        """The slow start, while nothing better is known."""
+        """The rate while the window is not known, and no run kept one."""
         if self.window_s is not None or self._window.prior_s is not None:
             return math.inf
-        since = 0.0 if self._started is None else now - self._started
-        grown = SLOW_START_PER_S * math.pow(SLOW_START_GROWTH, min(since, 10.0))
-        if self._denied_before == -math.inf and self._limit_at > -math.inf:
-            grown = max(grown, _FREE_AT_ONCE * self._free(now))
-        return min(grown, max(SLOW_START_MOST_PER_S, self.limit or 0.0))
+        since_s = 0.0 if self._started is None else now - self._started
+        if self.limit is None or self._limit_at == -math.inf or self.rate_limited:
+            return slow_start(since_s, self.limit)
+        return self._ramp.per_s(since_s, self.limit, self._free(now), now - self._limit_at)
 
     def _fairness(self, now: float) -> float:
         """Drives runs that share a key towards equal parts.
@@ -357,6 +354,7 @@ class Pace:
             if sent_at < self._limit_at:
                 return  # an answer that is older than the one that showed the new limit
             self._ceiling.scale(limit / (self.limit or limit))
+            self._ramp.new_limit()
             self.limit = limit
             self._window.new_limit(sent_at)
             if self.window_s is not None:
@@ -364,6 +362,9 @@ class Pace:
                 self._margin.new_limit()
         if sent_at >= self._limit_at:
             self._limit_at, self._remaining = sent_at, remaining
+            if self._started is not None:
+                sent = self._sends.count(-math.inf, sent_at)
+                self._ramp.see(sent, limit - remaining, sent_at - self._started)
         unknown_window = self.window_s is None
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)
@@ -434,7 +435,11 @@ class Pace:
     def _hold(self, sent_at: float, now: float, asked_s: float) -> None:
         if self.limit and _ASKED_TRUSTED_S <= asked_s <= self.limit / _ASKED_LEAST_PER_S:
             self._window.asked(min(asked_s, _ASKED_MAX_S))
-        self._denial.hold(sent_at, now, asked_s, 1 / self.rate(now))
+        least_s = 1 / self.rate(now)
+        if self.window_s is None and self._denied_before == -math.inf:
+            # The first denial ends with the window, which is longer than its bound.
+            least_s = max(least_s, HOLD_SHARE * self._window.bound_s(now))
+        self._denial.hold(sent_at, now, asked_s, least_s)
 
     def _most_asked_s(self) -> float:
         """How far a server's Retry-After is obeyed: less as soon as the window is known."""
@@ -465,6 +470,9 @@ class Pace:
         lasted = probe - (self._denied_before if lately else since)
         back = max(_LOOK_BACK_MIN_S, _LOOK_BACK * lasted)
         through = self._sends.count(now - back, now) / back
+        if self.limit and self._denied_before == -math.inf and self._started is not None:
+            # The ramp sends most at its start, which the time of the denial may not reach.
+            through = max(through, len(self._sends) / (now - self._started))
         sustained = self._sustained(now)
         if math.isfinite(sustained):
             through = max(through, _GUESS_TRUSTED * sustained)

@@ -60,6 +60,8 @@ _SPAN_WINDOWS = 2.2  # two teeth and a bit
 # at most quarters the window, and a denial soon after it shows the mistake.
 _SHRUNK_MOST = 4.0
 _BOUNDS_KEPT, _BOUND_LASTS_WINDOWS = 32, 2.0
+# Requests overtake each other on their way, so the limiter may count a few more or fewer.
+COUNTED_OFF = 1.05
 # Sends whose answers may still come: at 2,000 in flight, ten times as many.
 _SENDS_BEYOND_LIMIT = 20_000
 
@@ -102,9 +104,13 @@ class Sends:
         position = bisect_right(self._times, at) - nth
         return at - self._times[position] if 0 <= position < len(self._times) else None
 
-    def is_first(self, at: float, nth: int) -> bool:
-        """Whether the nth most recent send at `at` was the first one of all."""
-        return not self._cut and bisect_right(self._times, at) == nth
+    def are_all(self, at: float, number: int) -> bool:
+        """Whether `number` sends may be all until `at`: a few overtake each other on their way."""
+        return not self._cut and bisect_right(self._times, at) <= COUNTED_OFF * number + 1
+
+    def span_s(self, at: float) -> float:
+        """How old the first send was at `at`, of those that are kept."""
+        return at - self._times[0] if self._times else 0.0
 
     def count(self, start: float, end: float) -> int:
         """Sends in (start, end]."""
@@ -234,7 +240,7 @@ class WindowEstimate:
             return
         if sent_at - age < self._paused_until:
             return
-        if sends.is_first(sent_at, used):
+        if sends.are_all(sent_at, used):
             self.at_least(sent_at, age)
             return
         self._seen += 1
@@ -288,8 +294,9 @@ class WindowEstimate:
         if believed_s is None or sent_at < self._quiet_until:
             return None
         age_s = sends.age(sent_at, used + 1)
-        if age_s is None or sends.is_first(sent_at, used + 1):
-            return None  # all sends of the run may still count: two of them changed places
+        if age_s is None or sends.are_all(sent_at, used + 1):
+            # All sends may still count, so the window may be as long.
+            age_s = sends.span_s(sent_at)
         return self._upper.see(sent_at, age_s, believed_s, self._limit)
 
     def shrink(self, at: float, longest_s: float) -> float:

@@ -548,13 +548,14 @@ def test_an_answer_to_the_probe_ends_the_denial_and_an_older_answer_does_not():
 
 
 def test_a_denied_probe_is_followed_by_another_pause():
-    """No request goes in between, whatever the time after which a probe is trusted."""
+    """No request goes in between, whatever the time after which a probe is trusted. The pause is a
+    fifth of what the window is at least: the age of the 50th send before the denied one."""
     pace, now = settled()
     first = send(pace, now + 0.1)
     pace.denied(first, now + 0.13, 5.0)
     pace.denied(send(pace, now + 6.0), now + 6.03)
     assert pace.denied_since == first
-    assert pace.next_at(now + 6.1) - (now + 6.03) == exactly(0.2 * (now + 6.03 - first))
+    assert pace.next_at(now + 6.1) - (now + 6.03) == exactly(0.2 * (6.0 + 49 / 50))
 
 
 def test_without_headers_one_denial_is_a_pause_and_then_the_admitted_rate_counts():

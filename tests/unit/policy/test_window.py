@@ -22,8 +22,15 @@ def test_the_age_of_the_nth_last_send_is_known_if_there_were_n_sends():
     assert [sends.age(4.0, n) for n in (1, 2, 3, 4)] == [0.0, 2.0, 3.0, None]
     assert sends.age(3.0, 1) == 1.0
     assert sends.age(0.5, 1) is None
-    assert [sends.is_first(4.0, n) for n in (2, 3)] == [False, True]
     assert sends.count(1.0, 4.0) == 2
+    assert (sends.span_s(4.0), sent().span_s(4.0)) == (3.0, 0.0)
+
+
+def test_all_sends_count_if_nearly_all_of_them_were_counted():
+    """One of two that leave at once may overtake the other. Of a hundred, a few may."""
+    few, many = sent(1.0, 2.0, 4.0), sent(*map(float, range(100)))
+    assert [few.are_all(4.0, n) for n in (1, 2, 3)] == [False, True, True]
+    assert [many.are_all(99.0, n) for n in (94, 95, 100)] == [False, True, True]
 
 
 def test_sends_are_noted_in_order_except_for_one_that_was_late():
@@ -47,7 +54,7 @@ def test_after_old_sends_were_dropped_no_send_counts_as_the_first():
     """Otherwise a cut history would look like the start of the run."""
     sends = sent(*(float(n) for n in range(25_130)), limit=50)
     assert len(sends) == 20_100 + (25_130 - 25_126)
-    assert not sends.is_first(1e9, len(sends))
+    assert not sends.are_all(1e9, len(sends))
 
 
 def test_an_estimate_near_a_round_window_is_rounded_to_it():

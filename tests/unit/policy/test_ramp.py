@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import pytest
+
+from pipeline.policy.pace import Pace
+from pipeline.policy.ramp import Ramp, slow_start
+from tests.support.pacing_scenarios import Scenario, play, score
+from tests.support.pacing_sim import Runner, between
+
+MINUTE = Scenario("cold", "sliding", 50, 60.0, 0.05, 0.0, 180.0)
+
+
+def runner(_: Scenario) -> Runner:
+    return Runner(Pace())
+
+
+def test_while_all_requests_count_the_rest_is_spread_over_the_time_so_far():
+    ramp = Ramp()
+    ramp.see(sent=10, used=10, since_s=4.0)
+    assert ramp.per_s(4.1, 50, free=40, late_s=0.1) == 40 / 4
+    ramp.see(sent=30, used=30, since_s=8.0)
+    assert ramp.per_s(8.1, 50, free=20, late_s=0.1) == 20 / 8
+    assert ramp.per_s(8.1, 50, free=-3, late_s=0.1) == 1 / 8  # it still looks for room
+
+
+def test_the_time_stays_what_it_was_when_requests_stop_counting():
+    """The window is hardly longer than that, so what returns is used five times as fast. But no
+    window is shorter."""
+    ramp = Ramp()
+    ramp.see(sent=40, used=40, since_s=8.0)
+    ramp.see(sent=44, used=40, since_s=9.0)
+    assert ramp.per_s(9.1, 50, free=5, late_s=0.1) == 5 * 5 / 8
+    ramp.see(sent=45, used=1, since_s=10.0)
+    assert ramp.per_s(10.1, 50, free=49, late_s=0.1) == 50 / 8
+
+
+def test_an_answer_that_is_old_compared_with_the_window_changes_nothing():
+    """Where answers take longer than the window, what they say is left was used again since."""
+    ramp = Ramp()
+    ramp.see(sent=5, used=5, since_s=1.0)
+    assert ramp.per_s(3.1, 50, free=-40, late_s=2.1) == slow_start(3.1, 50)
+    ramp.new_limit()
+    assert ramp.per_s(1.1, 50, free=40, late_s=0.1) == slow_start(1.1, 50)
+
+
+def test_next_to_others_a_run_does_not_wait_for_what_they_leave():
+    ramp = Ramp()
+    ramp.see(sent=10, used=10, since_s=4.0)
+    ramp.see(sent=12, used=50, since_s=5.0)
+    assert ramp.per_s(5.1, 50, free=0, late_s=0.1) == 50 / 4  # no window is shorter than 4 s
+
+
+def test_the_slow_start_ends_at_the_limit_or_at_100_per_second():
+    assert slow_start(0.0, None) == 5
+    assert slow_start(1.0, None) == pytest.approx(15)
+    assert slow_start(60.0, 20) == 100
+    assert slow_start(60.0, 600) == 600
+
+
+@pytest.mark.parametrize("kind", ["sliding", "log"])
+@pytest.mark.parametrize(
+    ("limit", "window_s", "latency_s", "most"),
+    [(50, 60.0, 0.05, 10), (600, 60.0, 2.0, 0), (80, 30.0, 0.05, 3), (50, 1.0, 0.05, 0)],
+)
+def test_a_cold_start_hardly_meets_the_limit(kind, limit, window_s, latency_s, most):
+    """Without this ramp, 25 to 40 requests are denied until a long window is known. In a second
+    there is no time for the whole limit."""
+    scenario = replace(MINUTE, kind=kind, limit=limit, window_s=window_s, latency_s=latency_s)
+    for seed in range(3):
+        [run], _ = play(scenario, runner, seed)
+        assert between(run.denied, 0.0, window_s) <= most
+        assert between(run.admitted, 0.0, window_s) >= (0.95 if window_s > 1 else 0.6) * limit
+
+
+def test_a_second_cold_run_gets_a_part_of_the_key():
+    """It sees that the limit is used up, and asks nevertheless: a denial is free."""
+    scenario = replace(
+        MINUTE, limit=50, window_s=1.0, latency_s=2.0, end_s=240.0, machine_s=0.5, leaves_s=120.0
+    )
+    [_, second], _ = play(scenario, runner)
+    assert between(second.admitted, 60.0, 120.0) >= 0.1 * 50 * 60
+    assert between(second.admitted, 180.0, 240.0) >= 0.9 * 50 * 60
+    assert score(scenario, runner).used > 0.8
