@@ -472,7 +472,8 @@ class Pace:
         through = self._sends.count(now - back, now) / back
         if self.limit and self._denied_before == -math.inf and self._started is not None:
             # The ramp sends most at its start, which the time of the denial may not reach.
-            through = max(through, len(self._sends) / (now - self._started))
+            gone = max(now - self._started, _LOOK_BACK_MIN_S)
+            through = max(through, len(self._sends) / gone)
         sustained = self._sustained(now)
         if math.isfinite(sustained):
             through = max(through, _GUESS_TRUSTED * sustained)

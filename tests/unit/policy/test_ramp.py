@@ -81,3 +81,19 @@ def test_a_second_cold_run_gets_a_part_of_the_key():
     assert between(second.admitted, 60.0, 120.0) >= 0.1 * 50 * 60
     assert between(second.admitted, 180.0, 240.0) >= 0.9 * 50 * 60
     assert score(scenario, runner).used > 0.8
+
+
+def test_a_denial_that_ends_while_the_clock_stands_still_is_no_error():
+    pace = Pace()
+    pace.granted(100.0)
+    pace.sent(100.0)
+    pace.answered(100.0, "50", "49", 100.0)
+    for _ in range(2):
+        pace.granted(100.0)
+        pace.sent(100.0)
+        pace.denied(100.0, 100.0)
+    pace.granted(100.0)
+    pace.sent(100.0)
+    pace.answered(100.0, "50", "48", 100.0)
+    assert pace.denied_since is None
+    assert pace.rate(100.0) > 0
