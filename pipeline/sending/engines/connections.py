@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import io
 import os
 import select
 import socket
@@ -45,6 +46,9 @@ with without_key_log():
 
 IDLE_REUSE_S = 0.25
 MAX_HEADER_BYTES = 64 * 1024
+# aiohttp warns about longer bytes, which a program that turns warnings into errors cannot send. It
+# writes a file in pieces instead, between which other requests have their turn.
+_LONGEST_BYTES = 2**20
 
 _TLS_ERRORS = (
     aiohttp.ClientConnectorCertificateError,
@@ -255,10 +259,11 @@ class Transport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._session = self._open()
         url, headers = self._as_texts(request)
+        content = request.content
         response = await self._session.request(
             request.method,
             url,
-            data=request.content,
+            data=io.BytesIO(content) if len(content) > _LONGEST_BYTES else content,
             headers=headers,
             allow_redirects=False,
             **self._proxy,
