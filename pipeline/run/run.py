@@ -52,8 +52,8 @@ from types import NoneType
 from typing import Any, TypeVar
 
 from pipeline.core.clock import SystemClock
-from pipeline.core.errors import EngineAway, Locked, Refused, StorageFailed, refuse_other
-from pipeline.core.events import Event, Listener, Notice, RunStarted, Waiting
+from pipeline.core.errors import EngineAway, Locked, Refused, refuse_other
+from pipeline.core.events import Event, Listener, Notice, RunStarted
 from pipeline.core.model import SANDBOX_HOST, JsonObject, Row, Sent, Stopped, Summary
 from pipeline.core.version import __version__
 from pipeline.inputs.table import Batch
@@ -80,6 +80,13 @@ from pipeline.run.prepare import open_sheet, prepare, with_text_rules
 from pipeline.run.recovery import recover
 from pipeline.run.review_guard import ReviewGuard
 from pipeline.run.stages import with_source
+from pipeline.run.waits import (
+    ASK_AGAIN_S,
+    CHECKING_AHEAD,
+    PREPARING,
+    saying_blocked,
+    saying_if_slow,
+)
 from pipeline.sandbox.spawn import DidNotStart, spawned_sandbox
 from pipeline.sending.control import Control
 from pipeline.sending.engines.needed import check_engine
@@ -91,8 +98,6 @@ from pipeline.system.children import start_python
 from pipeline.system.files import storing, sync_folder, write_json
 
 T = TypeVar("T")
-
-_ASK_AGAIN_S = 0.5
 
 
 class IfLocked(StrEnum):
@@ -211,15 +216,17 @@ async def _run_job(
     async with contextlib.AsyncExitStack() as stack:
         await _lock(stack, folder, options.if_locked, control, until)
         notifier.start(access.base_url if access else None)
-        stack.push_async_exit(_checking_ahead(folder.ledger, control))
+        without_log = _telling(*options.listeners)  # it is closed when the check begins
+        stack.push_async_exit(_checking_ahead(folder.ledger, control, without_log))
         ledger = stack.enter_context(
             open_ledger(folder.ledger, clock, folder.make_room, trace=folder.trace)
         )
         tell = _telling(stack.enter_context(EventLog(folder.log, clock)), *options.listeners)
-        ledger.when_blocked(_saying_blocked(tell, clock))
+        ledger.when_blocked(saying_blocked(tell, clock))
         control.when_abandoned(ledger.leave)
         interrupted_row_ids = recover(folder, ledger, spec.workflow, tell)
-        prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
+        with saying_if_slow(tell, PREPARING):
+            prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         if prepared.neighbours.locked:
             tell(Notice(locked_line(prepared.neighbours.locked)))
         token = permit(job, prepared, options.selection, ledger.read, options.consent)
@@ -244,16 +251,19 @@ async def _run_job(
         return run.conclude(stopped or control.stopped, control.signal_exit, sending.sent)
 
 
-def _checking_ahead(ledger: Path, control: Control) -> Callable[..., Awaitable[None]]:
+def _checking_ahead(
+    ledger: Path, control: Control, tell: Listener
+) -> Callable[..., Awaitable[None]]:
     """Returns the check of a ledger after a run. A signal and a cancelled task end it."""
     ended = threading.Event()
 
     async def check(failed: type[BaseException] | None, *_: object) -> None:
         if failed is None and control.stopped is None:
             try:
-                await asyncio.to_thread(
-                    check_ahead, ledger, lambda: control.stopped is None and not ended.is_set()
-                )
+                with saying_if_slow(tell, CHECKING_AHEAD):
+                    await asyncio.to_thread(
+                        check_ahead, ledger, lambda: control.stopped is None and not ended.is_set()
+                    )
             finally:
                 ended.set()  # a cancelled task leaves its thread and the process of the check
 
@@ -266,20 +276,6 @@ def _telling(*listeners: Listener) -> Listener:
             listener(event)
 
     return tell
-
-
-def _saying_blocked(tell: Listener, clock: SystemClock) -> Callable[[bool], None]:
-    reason = (
-        "another program, such as a database editor or a backup, holds the lock of ledger.sqlite. "
-        "Answers wait in memory. Close the ledger in that program"
-    )
-
-    def say(blocked: bool) -> None:
-        waiting = Waiting(reason, clock.monotonic() + _ASK_AGAIN_S)
-        with contextlib.suppress(StorageFailed):  # of the log: the wait continues
-            tell(waiting if blocked else Notice("The ledger is free again. The run continues."))
-
-    return say
 
 
 def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Cutoff | None:
@@ -311,7 +307,7 @@ async def _lock(
             if if_locked != IfLocked.WAIT or (until is not None and until.left_s(**now) <= 0):
                 raise
         control.check()
-        await asyncio.sleep(_ASK_AGAIN_S)
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
 async def _prepare(

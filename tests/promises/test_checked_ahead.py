@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 import pipeline
+from pipeline.core.events import Event, Notice
 from pipeline.ledger.sound import content_of
+from pipeline.run.waits import CHECKING_AHEAD, PREPARING
 from tests.conftest import Job
 from tests.support.browser import eventually
 
@@ -83,6 +85,44 @@ def test_a_cancelled_call_ends_the_process_of_its_check(sandbox, make_job, monke
     asyncio.run(cancelled())
     assert content_of(ledger_of(job)) not in remembered(job)
     assert job.run()["requests"] == 0
+    assert list(sandbox.billed().values()) == [1] * 6
+
+
+def test_a_run_that_shows_nothing_for_seconds_says_what_it_does(sandbox, make_job, monkeypatch):
+    """Once before the first request, and once after the last. Both checks stand still here until
+    it has said so."""
+    job = make_job(sandbox.url, rows=LONG)
+    job.run()
+    for path in (job.folder / "cache" / "pipeline" / "sound").iterdir():
+        path.unlink()  # otherwise the ledger is known, and the first check takes no time
+    job.write_sheet(["story"], [*LONG, ["new"]])
+    for name, value in job.environment().items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Notice):
+            said.append(event.message)
+
+    async def slow() -> None:
+        task = asyncio.create_task(
+            pipeline.run_job_async(job.spec, pipeline.RunOptions(listeners=(listen,)))
+        )
+        for sentence in (PREPARING, CHECKING_AHEAD):
+            while not (found := checks(job)):
+                assert not task.done()
+                await asyncio.sleep(0.01)
+            os.kill(found[0], signal.SIGSTOP)
+            while sentence not in said:
+                assert not task.done()
+                await asyncio.sleep(0.01)
+            os.kill(found[0], signal.SIGCONT)
+            while found[0] in checks(job):
+                await asyncio.sleep(0.01)
+        assert (await task).ok == 6
+
+    asyncio.run(asyncio.wait_for(slow(), 60))
+    assert said.index(PREPARING) < said.index(CHECKING_AHEAD)
     assert list(sandbox.billed().values()) == [1] * 6
 
 
