@@ -56,6 +56,8 @@ PURPOSES = {
     "_HOLD_MAX_S": "longest pause",
     "_ASKED_WINDOWS": "how far Retry-After is obeyed",
     "_ASKED_MAX_S": "the same before the window is known",
+    "_ASKED_TURNS": "when one request asks before its time",
+    "_ASKED_TURN_MIN_S": "the shortest time for that",
     "_ASKED_TRUSTED_S": "shortest Retry-After that tells a window",
     "_ASKED_LEAST_PER_S": "the rate that the longest one leaves",
     "_TRIP_KEPT": "how long a slow 429 counts",

@@ -15,11 +15,13 @@ _TRIP_KEPT = 0.9  # of the longest time that a 429 took lately, with each furthe
 class Denial:
     """`since` is when the first denied request left, None while requests are let through.
 
-    `asked_s` is how long the last denial asked to wait (Retry-After), 0 if it did not.
+    `asked_s` is how long the last denial asked to wait (Retry-After), 0 if it did not. `again` is
+    whether a probe was denied too.
     """
 
     since: float | None = None
     asked_s: float = 0.0
+    again: bool = False
     _reacted: float = -math.inf
     _held_at: float = -math.inf
     _hold_until: float = -math.inf
@@ -65,6 +67,7 @@ class Denial:
 
     def hold(self, sent_at: float, now: float, asked_s: float, least_s: float) -> None:
         """Begins a pause of a fifth of the time since the first denial, but at least `least_s`."""
+        self.again = self.since is not None
         if self.since is None:
             self.since = sent_at
         self._probe = None

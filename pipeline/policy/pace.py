@@ -29,7 +29,8 @@ Each kind of answer teaches one thing:
   `margin`).
 * Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
   known, and a window and a quarter from then on. Until then, the window is taken for as long as
-  the longest such wait.
+  the longest such wait. Where the answers show that requests no longer count after a small part
+  of the wait, one probe goes early.
 
 While W is not known, the rate is a slow start, then what is left of the limit spread over time (see
 `ramp`), and after a denial what was let through (see `ceiling`). A pace that an earlier run kept
@@ -63,6 +64,9 @@ _LONE_S, _LONE_SLOTS = 0.25, 4
 # How far a server's Retry-After is obeyed. No window lets a request wait for longer than itself,
 # and a quarter more covers clocks. Before it is known, five minutes are as long as an outage takes.
 _ASKED_WINDOWS, _ASKED_MAX_S = 1.25, 300.0
+# Where requests no longer count after t seconds, a window of ten times t would have had to turn in
+# its first tenth. So one probe goes after that time, and if it is denied, the wait is obeyed.
+_ASKED_TURNS, _ASKED_TURN_MIN_S = 10.0, 0.5
 # A wait of a second and more tells about how long the window is. At less than a request in two
 # seconds, the answers would need too long to show that it is shorter.
 _ASKED_TRUSTED_S, _ASKED_LEAST_PER_S = 1.0, 0.5
@@ -362,9 +366,8 @@ class Pace:
                 self._margin.new_limit()
         if sent_at >= self._limit_at:
             self._limit_at, self._remaining = sent_at, remaining
-            if self._started is not None:
-                sent = self._sends.count(-math.inf, sent_at)
-                self._ramp.see(sent, limit - remaining, sent_at - self._started)
+            sent = self._sends.count(-math.inf, sent_at)
+            self._ramp.see(sent, limit - remaining, self._sends.span_s(sent_at))
         unknown_window = self.window_s is None
         if 4 * (limit - remaining) < limit:
             self._ceiling.plenty(sent_at)
@@ -442,8 +445,12 @@ class Pace:
         self._denial.hold(sent_at, now, asked_s, least_s)
 
     def _most_asked_s(self) -> float:
-        """How far a server's Retry-After is obeyed: less as soon as the window is known."""
-        return _ASKED_MAX_S if self.window_s is None else _ASKED_WINDOWS * self.window_s
+        """How far a server's Retry-After is obeyed: less as soon as the window shows."""
+        if self.window_s is not None:
+            return _ASKED_WINDOWS * self.window_s
+        if self._denial.again:
+            return _ASKED_MAX_S
+        return min(_ASKED_TURNS * max(self._ramp.turned_s, _ASKED_TURN_MIN_S), _ASKED_MAX_S)
 
     def _end_denial(self, probe: float, now: float) -> None:
         since, asked_s = self._denial.since, self._denial.asked_s
@@ -451,16 +458,15 @@ class Pace:
         self._denial.end()
         self._window.paused(since, probe)
         if self.window_s is None:
-            self._lower_ceiling(since, probe, now)
-        elif asked_s or not self._window.young(now):
-            # The ramp's denials come from its burst, except for a wait that a server asks for.
+            self._lower_ceiling(since, probe, now, asked_s)
+        elif not self._window.young(now):  # the ramp's denials come from its burst
             self._margin.charge((probe - since) / self.window_s)
         if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
         self._denied_before = since
 
-    def _lower_ceiling(self, since: float, probe: float, now: float) -> None:
+    def _lower_ceiling(self, since: float, probe: float, now: float, asked_s: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.
 
         It looks back over the denial and a little more, as the window was at least that long; and
@@ -475,6 +481,9 @@ class Pace:
             gone = max(now - self._started, _LOOK_BACK_MIN_S)
             through = max(through, len(self._sends) / gone)
         sustained = self._sustained(now)
+        if asked_s >= _ASKED_TRUSTED_S and math.isinf(sustained):
+            # The server asked for longer than a window lasts: the wait says nothing about the rate.
+            sustained = len(self._sends) / max(self._sends.span_s(since), _LOOK_BACK_MIN_S)
         if math.isfinite(sustained):
             through = max(through, _GUESS_TRUSTED * sustained)
         if lately and probe - since < _LOOK_BACK_MIN_S:

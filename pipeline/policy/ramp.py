@@ -37,8 +37,13 @@ def slow_start(since_s: float, limit: int | None) -> float:
 
 @dataclass(slots=True)
 class Ramp:
-    """What the newest answer says about the requests so far."""
+    """What the newest answer says about the requests so far.
 
+    `turned_s` is how old the first request was when the answers first showed that not all requests
+    count, infinite until then.
+    """
+
+    turned_s: float = math.inf
     _alone: bool = True
     _all_count: bool = True
     _counted_s: float = 0.0  # how long all requests of the run have counted
@@ -48,6 +53,8 @@ class Ramp:
         sent `sent` requests, and the limiter counted `used`."""
         self._alone = used <= COUNTED_OFF * sent + 1
         self._all_count = sent <= COUNTED_OFF * (used + 1)
+        if not self._all_count:
+            self.turned_s = min(self.turned_s, since_s)
         if self._alone and self._all_count:
             self._counted_s = since_s
 

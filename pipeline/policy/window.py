@@ -259,14 +259,19 @@ class WindowEstimate:
         if window_s >= before_s:
             self._bounds.append((at, window_s))
             if self.window_s is not None and window_s > self._least_refuting_s(before_s):
-                self.window_s = _clamped(above(window_s))
+                self.window_s = _clamped(
+                    snapped(window_s, _SNAP_SURE) if self._exact() else above(window_s)
+                )
 
     def _least_refuting_s(self, before_s: float) -> float:
         """A bound moves what samples showed only if jitter cannot explain it, or if it is the
         second one of late."""
         assert self.window_s is not None
-        exact = self._sampled_s is not None and self._limit >= _JITTER_LIMIT
-        return self.window_s * (_REFUTED if exact and before_s <= self.window_s else 1.0)
+        return self.window_s * (_REFUTED if self._exact() and before_s <= self.window_s else 1.0)
+
+    def _exact(self) -> bool:
+        """Whether samples showed the window, and a request more or less hardly moves them."""
+        return self._sampled_s is not None and self._limit >= _JITTER_LIMIT
 
     def guess(self, at: float) -> float | None:
         """The window for the time being: the estimate, else what is above the bound."""

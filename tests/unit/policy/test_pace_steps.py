@@ -437,6 +437,66 @@ def test_a_long_wait_that_was_asked_for_ends_when_the_window_becomes_known():
     assert pace.next_at(now + 0.5) == exactly(now + 0.05 + 1.25)
 
 
+@pytest.mark.parametrize(("windows", "loss"), [(2, 0.0), (8, 0.06 * 0.75)])
+def test_a_wait_costs_g_nothing_if_the_ramp_led_to_the_denial(windows, loss):
+    """Its burst was the reason, and not g, which would need minutes to grow back."""
+    pace, now = settled(limit=15, windows=windows)
+    before = pace.g
+    pace.denied(send(pace, now + 0.05), now + 0.08, 0.7)
+    probe = send(pace, now + 0.8)
+    pace.answered(probe, "15", "10", probe + 0.01)
+    assert before - pace.g == pytest.approx(loss, abs=0.002)
+
+
+def turned(age_s: float) -> tuple[Pace, float]:
+    """Returns a controller whose requests stopped to count `age_s` after the first one, and the
+    time of its last send. It learned too little to estimate the window."""
+    pace = Pace()
+    tickets = [send(pace, 100.0 + number * age_s / 5) for number in range(6)]
+    for ticket, used in zip(tickets, (1, 2, 3, 4, 5, 1), strict=True):
+        pace.answered(ticket, "50", str(50 - used), ticket + 0.01)
+    assert pace.window_s is None
+    return pace, tickets[-1]
+
+
+@pytest.mark.parametrize(("age_s", "pause_s"), [(2.0, 20.0), (0.2, 5.0), (20.0, 60.0)])
+def test_a_long_wait_is_cut_to_ten_times_the_age_at_which_requests_stop_to_count(age_s, pause_s):
+    """A window of 60 s turns within the first 2 s of a run only once in thirty runs."""
+    pace, now = turned(age_s)
+    pace.denied(send(pace, now + 0.1), now + 0.13, 60.0)
+    assert pace.next_at(now + 0.13) == exactly(now + 0.13 + pause_s)
+
+
+def test_a_wait_that_was_cut_once_is_obeyed_if_the_server_asks_again():
+    pace, now = turned(2.0)
+    pace.denied(send(pace, now + 0.1), now + 0.13, 60.0)
+    probe = send(pace, now + 20.2)
+    pace.denied(probe, probe + 0.03, 60.0)
+    assert pace.next_at(probe + 0.03) == exactly(probe + 60.03)
+
+
+def test_while_all_requests_count_a_long_wait_is_obeyed():
+    pace = Pace()
+    for number in range(1, 7):
+        at = send(pace, 100.0 + number / 10)
+    pace.answered(at, "50", "44", at + 0.01)
+    pace.denied(send(pace, at + 0.1), at + 0.13, 60.0)
+    assert pace.next_at(at + 0.13) == exactly(at + 60.13)
+
+
+def test_after_a_wait_that_is_no_window_the_rate_is_six_tenths_of_the_one_before_it():
+    """Ten requests in two seconds led to it. The wait itself says nothing about the rate."""
+    pace = Pace()
+    tickets = [send(pace, 100.0 + number / 5) for number in range(10)]
+    for ticket, used in zip(tickets, range(1, 11), strict=True):
+        pace.answered(ticket, "10", str(10 - used), ticket + 0.01)
+    pace.denied(send(pace, 102.0), 102.03, 60.0)
+    probe = send(pace, 162.1)
+    pace.answered(probe, "10", "9", probe + 0.05)
+    assert pace.denied_since is None
+    assert 3.0 < pace.rate(probe + 0.05) < 3.4
+
+
 @pytest.mark.parametrize(("lasted_s", "share"), [(0.2, 0.0), (0.5, 0.03), (1.0, 0.06), (2.0, 0.0)])
 def test_a_denial_costs_g_six_percent_of_the_share_of_the_window_that_it_lasted(lasted_s, share):
     """A shorter one costs nothing more. One of over one and a half windows has another reason."""

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 
@@ -70,6 +71,14 @@ def test_a_cold_start_hardly_meets_the_limit(kind, limit, window_s, latency_s, m
         [run], _ = play(scenario, runner, seed)
         assert between(run.denied, 0.0, window_s) <= most
         assert between(run.admitted, 0.0, window_s) >= (0.95 if window_s > 1 else 0.6) * limit
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("fixed", 15), ("fixed", 10), ("remembering 1", 20)])
+def test_a_long_wait_that_a_server_asks_for_costs_a_small_part_of_two_minutes(kind, limit):
+    """Such a server asks for 60 s, whatever its window is. Obeyed, it would cost half of the time,
+    and then the run would look for its pace for 45 s."""
+    scenario = Scenario("asked", kind, limit, 1.0, 2.0, 8.0, 128.0, retry_after="constant 60")
+    assert fmean(score(scenario, runner, seed).used for seed in range(3)) >= 0.75
 
 
 def test_a_second_cold_run_gets_a_part_of_the_key():

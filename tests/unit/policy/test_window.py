@@ -127,6 +127,18 @@ def test_two_whole_windows_outweigh_a_denial_before_them():
     assert estimate.window_s < 20.0
 
 
+@pytest.mark.parametrize(
+    ("limit", "bound_s", "window_s"), [(50, 10.4, 10.4), (50, 9.8, 10.0), (5, 10.4, 11.44)]
+)
+def test_a_bound_that_moves_a_sampled_window_is_hardly_rounded(limit, bound_s, window_s):
+    """Next to others no window is round, and to round by a fifth would leave a fifth unused. With
+    a limit below ten, one request more or less is as much."""
+    estimate = WindowEstimate(window_s=9.0, _sampled_s=9.0, _limit=limit)
+    estimate.at_least(100.0, 9.5)
+    estimate.at_least(101.0, bound_s)
+    assert estimate.window_s == pytest.approx(window_s)
+
+
 def test_samples_that_look_back_over_a_pause_are_dropped_while_the_window_is_unknown():
     """The burst before it would look like a window of 2 s, and the gap like one of 30 s."""
     estimate, sends = WindowEstimate(), Sends()
