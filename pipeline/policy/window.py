@@ -9,7 +9,8 @@ which its request was *sent* makes latency and reordering drop out.
 * Samples that sit together (a sliding window, a log): the mean of the freshest, without the
   outermost fifths.
 * Samples that saw-tooth between 0 and W (a fixed window, a bucket filled in clumps): the higher of
-  the last two tops. A tooth that still rises says nothing yet.
+  the last two tops. A tooth that still rises says nothing yet. The window began after the last
+  request that it does not count, so W may be longer than the top by that gap, and is taken to be.
 * A sample that reaches back to the first send only says that W is at least that long; and a 429
   whose request was sent at s says ``W > s - (time of the limit-th most recent send)``. Jitter makes
   such a bound too long by a tenth, so the first one of late moves a sampled W only if it is 15 %
@@ -119,27 +120,32 @@ class Sends:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer's word on W: its request was sent at `at`, and `used` had been used by then."""
+    """One answer's word on W: its request was sent at `at`, and `used` had been used by then.
+
+    `before_s` is the age of the send before those, which the window may just not have reached.
+    """
 
     at: float
     age: float
     used: int
+    before_s: float
 
     def middle(self) -> float:
         """W where sends flow evenly: the age spans used - 1 gaps, the window half a gap more."""
         return self.age * (self.used - 0.5) / (self.used - 1)
 
     def top(self) -> float:
-        """W at the most: the window reached back nearly to the send before."""
+        """The same, where the window reached back nearly to the send before."""
         return self.age * self.used / (self.used - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The top of a tooth, and when the new window began that ended it."""
+    """The top of a tooth, when the new window began that ended it, and W at the most."""
 
     ended_at: float
     top_s: float
+    most_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,7 @@ class WindowEstimate:
     _known_since: float = -math.inf
     _adopted_at: float = -math.inf
     _paused_until: float = -math.inf
+    _denied_until: float = -math.inf
 
     def new_limit(self, at: float) -> None:
         """Notes another limit from `at` on. Earlier requests are no longer samples of the window.
@@ -206,6 +213,7 @@ class WindowEstimate:
         and those that would look back over it: the requests that it lacks would make W longer, and
         a burst before it would look like a short W.
         """
+        self._denied_until = end
         least_s = max(_PAUSE_MIN_S, _PAUSE_WINDOWS * (self.guess(end) or 0.0))
         if self.window_s is None and end - start >= least_s:
             self._samples.clear()
@@ -246,7 +254,10 @@ class WindowEstimate:
         self._seen += 1
         if self._seen % max(1, limit // _SAMPLES_PER_WINDOW):
             return
-        self._samples.append(Sample(sent_at, age, used))
+        before_s = sends.age(sent_at, used + 1) or age
+        if sent_at - before_s < self._denied_until:
+            before_s = age  # the denied requests show that the window began later
+        self._samples.append(Sample(sent_at, age, used, before_s))
         self._new += 1
         enough = self._new >= len(self._samples) / _ESTIMATES_PER_KEPT
         if len(self._samples) >= _SAMPLES_NEEDED and enough:
@@ -333,7 +344,8 @@ class WindowEstimate:
             if len(peaks) > 1:  # a denial before two whole windows came from others who left
                 bound = self.bound_s(newest, peaks[-2].ended_at - peaks[-2].top_s)
             top_s = max(peak.top_s for peak in peaks[-2:])
-            self._adopt(snapped(top_s, within), bound, newest)
+            most_s = max(top_s, min(peak.most_s for peak in peaks[-2:]))
+            self._adopt(snapped_between(top_s, most_s, within), bound, newest)
             return
         if level is None or not (level.strong or self.window_s or self.prior_s):
             return
@@ -375,13 +387,13 @@ class WindowEstimate:
 def _peaks(samples: list[Sample], least: float) -> list[Peak]:
     """The tops of the teeth, where what is used falls at once to half and less: a new window."""
     peaks: list[Peak] = []
-    top = 0.0
+    top = most = 0.0
     for before, sample in pairwise(samples):
-        top = max(top, before.top())
+        top, most = max(top, before.top()), max(most, before.before_s)
         fell = before.used >= least and 2 * sample.used <= before.used
         if fell and sample.at - before.at < top:
-            peaks.append(Peak(sample.at, top))
-            top = 0.0
+            peaks.append(Peak(sample.at, top, most))
+            top = most = 0.0
     return peaks
 
 
@@ -422,6 +434,13 @@ def snapped(window_s: float, within: float) -> float:
         if abs(window_s - candidate) <= within * candidate:
             return float(candidate)
     return window_s
+
+
+def snapped_between(least_s: float, most_s: float, within: float) -> float:
+    """The longest round window from `least_s` to `most_s`, and without one that near `most_s`."""
+    low, high = (1 - _SNAP_SURE) * least_s, (1 + _SNAP_SURE) * most_s
+    round_s = max((c for c in ROUND_WINDOWS_S if low <= c <= high), default=None)
+    return float(round_s) if round_s is not None else snapped(most_s, within)
 
 
 def above(bound_s: float) -> float:

@@ -127,6 +127,42 @@ def test_two_whole_windows_outweigh_a_denial_before_them():
     assert estimate.window_s < 20.0
 
 
+def believed(times: list[float], denied: tuple[float, float] | None = None) -> set[float]:
+    """Returns the windows that were believed of fixed windows of 10 s, for requests at `times`, of
+    which those between two times were denied."""
+    estimate, sends = WindowEstimate(), Sends()
+    found, used, window = set(), 0, 0.0
+    for at in times:
+        if denied and denied[1] == at:
+            estimate.paused(*denied)
+        if at // 10 > window:
+            used, window = 0, at // 10
+        used += 1
+        sends.add(at, 50)
+        estimate.see(sends, at, 50, used)
+        found.add(estimate.window_s)
+    return found - {None}
+
+
+def evenly(first: float, end: float) -> list[float]:
+    """Returns four times per second."""
+    return [first + number / 4 for number in range(round(4 * (end - first)))]
+
+
+@pytest.mark.parametrize("first", [10.25, 13.0, 14.5])
+def test_a_window_that_began_between_two_sparse_requests_is_not_taken_for_a_shorter_one(first):
+    """A window of 10 s whose first request comes 4.5 s late shows 5.5 s of itself. Each attempt at
+    a shorter one would cost denials."""
+    burst = [number / 10 for number in range(40)]
+    assert believed([*burst, 8.0, *evenly(first, 25.0)]) == {10.0}
+
+
+def test_a_window_did_not_begin_before_a_denial():
+    """The last request that was let through, 8 s before, says nothing then."""
+    burst = [number / 25 for number in range(50)]
+    assert believed([*burst, *evenly(10.0, 25.0)], denied=(2.0, 10.0)) == {10.0}
+
+
 @pytest.mark.parametrize(
     ("limit", "bound_s", "window_s"), [(50, 10.4, 10.4), (50, 9.8, 10.0), (5, 10.4, 11.44)]
 )
@@ -146,7 +182,7 @@ def test_samples_that_look_back_over_a_pause_are_dropped_while_the_window_is_unk
         at = number / 25
         sends.add(at, 50)
         if at >= 3:
-            estimate._samples.append(Sample(at, 2.0, 50))
+            estimate._samples.append(Sample(at, 2.0, 50, 2.0))
     estimate.paused(4.0, 32.0)
     assert len(estimate._samples) == 0
     for number in range(60):
@@ -155,7 +191,7 @@ def test_samples_that_look_back_over_a_pause_are_dropped_while_the_window_is_unk
         estimate.see(sends, at, 50, min(number, 20) + 5)
     assert min(sample.at - sample.age for sample in estimate._samples) >= 32.0
     kept = WindowEstimate(window_s=20.0)
-    kept._samples.append(Sample(3.0, 2.0, 50))
+    kept._samples.append(Sample(3.0, 2.0, 50, 2.0))
     kept.paused(4.0, 32.0)
     assert len(kept._samples) == 1
 
