@@ -26,7 +26,7 @@ Each kind of answer teaches one thing:
   bound: a server process may have denied it from memory. Nor does any denial while much of the
   limit is left.
 * The end of such a denial: g loses in proportion to the part of the window that it cost (see
-  `margin`).
+  `margin`), except in the first windows, where the ramp's burst was the reason.
 * Retry-After: it is obeyed, but not for longer than makes sense. That is five minutes before W is
   known, and a window and a quarter from then on. Until then, the window is taken for as long as
   the longest such wait. Where the answers show that requests no longer count after a small part

@@ -14,7 +14,7 @@ which its request was *sent* makes latency and reordering drop out.
 * A sample that reaches back to the first send only says that W is at least that long; and a 429
   whose request was sent at s says ``W > s - (time of the limit-th most recent send)``. Jitter makes
   such a bound too long by a tenth, so the first one of late moves a sampled W only if it is 15 %
-  longer.
+  longer. W is then the bound, rounded by 3 % at most: next to others no W is round.
 * Where the answers say that W is shorter than what is believed (see `upper_bound`), W shrinks to
   that bound, and to a quarter at most in one step. Samples cannot show it: at the low rate that
   follows from a long W, `u` is 1 and says nothing.
