@@ -476,10 +476,14 @@ class Pace:
         lasted = probe - (self._denied_before if lately else since)
         back = max(_LOOK_BACK_MIN_S, _LOOK_BACK * lasted)
         through = self._sends.count(now - back, now) / back
-        if self.limit and self._denied_before == -math.inf and self._started is not None:
+        if self._denied_before == -math.inf and self._started is not None:
             # The ramp sends most at its start, which the time of the denial may not reach.
             gone = max(now - self._started, _LOOK_BACK_MIN_S)
-            through = max(through, len(self._sends) / gone)
+            if self.limit:
+                through = max(through, len(self._sends) / gone)
+            elif lasted <= 2 * _LOOK_BACK_MIN_S:
+                burst = self._sends.count(since - _LOOK_BACK_MIN_S, since) / _LOOK_BACK_MIN_S
+                through = max(through, _GUESS_TRUSTED * burst)
         sustained = self._sustained(now)
         if asked_s >= _ASKED_TRUSTED_S and math.isinf(sustained):
             # The server asked for longer than a window lasts: the wait says nothing about the rate.
@@ -492,4 +496,10 @@ class Pace:
             self._ceiling.lift()
             self._started = now
         else:
-            self._ceiling.set(min(through, self._ceiling.per_s(now)), now)
+            denied = self._ceiling.per_s(now)
+            seldom = since - self._denied_before > 2 * (probe - since)
+            if self.limit is None and seldom and through < denied < math.inf:
+                # What got through lacks the time of the denial. Without headers, nothing else says
+                # where the limit lies between that and the rate that was denied.
+                through = math.sqrt(through * denied)
+            self._ceiling.set(min(through, denied), now)

@@ -271,6 +271,19 @@ def test_a_server_that_never_shows_a_header_is_paced_by_its_429s(kind):
     assert seen.denied <= 0.01
 
 
+@pytest.mark.parametrize(("limit", "window_s"), [(50, 1.0), (50, 10.0)])
+def test_without_headers_remembered_denials_cost_a_fifth_or_so(limit, window_s):
+    """Each denial costs the rest of its window, and says only that the limit lies between what got
+    through and the rate that was denied."""
+    used, end_s = [], 20 * window_s + 40
+    for seed in range(6):
+        runner, known = Runner(Pace()), limiter("remembering 1", limit, window_s, seed)
+        World(known, [runner], 2.0, silent=True, seed=seed).run(end_s)
+        used.append(measure([runner], limit / window_s, 3 * window_s, end_s).used)
+    assert mean(used) >= 0.77
+    assert min(used) >= 0.65
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cached", [0.1, 0.5])
 def test_answers_from_a_cache_do_not_mislead_the_pace(kind, cached):
