@@ -158,10 +158,8 @@ class Pace:
         """Requests per second at `now`."""
         if self.fixed is not None:
             return self.fixed
-        sustained = self._sustained(now)
-        wanted = self.g * self._fairness(now) * sustained
-        most = min(self._ceiling.per_s(now), self._grown(now), MOST_PER_S)
-        return max(min(wanted, most), min(FLOOR_PER_S, 0.8 * sustained))
+        wanted = min(self._fairness(now) * self.own_pace(now), MOST_PER_S)
+        return max(wanted, min(FLOOR_PER_S, 0.8 * self._sustained(now)))
 
     def price_s(self, now: float) -> float:
         """Seconds that the next request costs.
@@ -344,7 +342,8 @@ class Pace:
         """Drives runs that share a key towards equal parts.
 
         Without it their parts stay as they began: each takes the others for a longer window, in
-        which its own part is the same.
+        which its own part is the same. It raises each pace, whatever holds that down: if the
+        others slowed down for a run that could not speed up, what they leave would be lost.
         """
         if not self._others or not math.isfinite(own := self.own_pace(now)):
             return 1.0

@@ -31,7 +31,6 @@ _MOST_BYTES = 4096
 # Limits change with a plan or a deployment, not from hour to hour.
 _TRUST, _HALF_LIFE_S, _FORGOTTEN_S = 0.95, 7 * 86_400.0, 30 * 86_400.0
 _GONE_S, _SWEPT_S = 3.0, 60.0
-_KEPT_EVERY_S = 10.0
 
 
 def kept_pace(host: str, key: str, environment: Mapping[str, str] = os.environ) -> KeptPace | None:
@@ -60,7 +59,6 @@ class KeptPace:
         self._file = folder / f"{name}.json"
         self._runs = f"{name}.run-"
         self._own = folder / f"{self._runs}{os.getpid()}-{secrets.token_hex(4)}"
-        self._kept_at = -math.inf
 
     def recall(self, wall: float) -> Learned | None:
         """Returns the limit that earlier runs learned, with less trust the older it is.
@@ -86,13 +84,15 @@ class KeptPace:
         return Learned(learned.limit, learned.window_s, learned.g, trust)
 
     def exchange(self, pace: Pace, now: float, wall: float) -> None:
-        """Writes this run's pace and reads that of the others. Call it about twice a second."""
+        """Writes this run's pace and reads that of the others. Call it about twice a second.
+
+        Also stores what the run has learned. A run that begins now needs it at once: all that the
+        limit has left for it is almost nothing, and that would look like the limit.
+        """
         own = pace.own_pace(now)
         _write(self._own, {"pace": own if math.isfinite(own) else None})
         pace.share_with(self._others(), now)
-        if now - self._kept_at >= _KEPT_EVERY_S:
-            self._kept_at = now
-            self.keep(pace, wall)
+        self.keep(pace, wall)
 
     def keep(self, pace: Pace, wall: float) -> None:
         """Stores the limit that `pace` has learned, if it has learned one."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
+from pipeline.policy.pace import Learned, Pace
 from tests.support.pacing_limiters import Limiter
 
 HELD_S, BITE_S = 0.05, 0.025
@@ -72,7 +73,7 @@ class World:
     limiter admits every request. During `denying`, the server denies every request. `changes` set
     the limit at a time, `replaced` the whole limiter. `retry_after_s` returns what a denial asks
     for. A request takes 10 ms to the server, and at most `jitter_s` more. The answer's way back
-    takes as long.
+    takes as long. `acquainted` means that the runs are on one machine: they share what they learn.
     """
 
     limiter: Limiter
@@ -98,19 +99,19 @@ class World:
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
         self.foreign: list[float] = []
+        self._told: dict[int, float] = {}
+        self._kept: Learned | None = None
         self._way_s = (PROPAGATION_S[0], PROPAGATION_S[0] + self.jitter_s)
 
     def run(self, until: float) -> None:
         for runner in self.runners:
-            self._at(runner.starts_at, self._turn, runner)
+            self._at(runner.starts_at, self._begin, runner)
         for at, limit in self.changes:
             self._at(at, self._change, limit)
         for at, limiter in self.replaced:
             self._at(at, self._replace, limiter)
         if self.foreign_per_s is not None:
             self._at(0.0, self._foreign)
-        if self.acquainted:
-            self._at(0.0, self._tell_each_other)
         while self._events and self._events[0][0] <= until:
             self.now, _, act, arguments = heapq.heappop(self._events)
             act(*arguments)
@@ -213,13 +214,25 @@ class World:
         runner.in_flight -= 1
         runner.pace.answered(sent_at, headers[0], headers[1], self.now)
 
-    def _tell_each_other(self) -> None:
-        there = [runner for runner in self.runners if runner.starts_at <= self.now < runner.ends_at]
-        paces = {id(runner): runner.pace.own_pace(self.now) for runner in there}
-        for runner in there:
-            others = [pace for other, pace in paces.items() if other != id(runner)]
-            runner.pace.share_with([pace for pace in others if math.isfinite(pace)], self.now)
-        self._at(self.now + TELL_S, self._tell_each_other)
+    # -- the files of `KeptPace` ----------------------------------------------------------
+
+    def _begin(self, runner: Runner) -> None:
+        if self.acquainted:
+            if self._kept is not None:
+                runner.pace = Pace(start=self._kept)
+                runner.owed = 0.0
+            self._exchange(runner)
+        self._turn(runner)
+
+    def _exchange(self, runner: Runner) -> None:
+        if self.now >= runner.ends_at:
+            del self._told[id(runner)]
+            return
+        self._told[id(runner)] = runner.pace.own_pace(self.now)
+        others = [pace for other, pace in self._told.items() if other != id(runner)]
+        runner.pace.share_with([pace for pace in others if math.isfinite(pace)], self.now)
+        self._kept = runner.pace.learned() or self._kept
+        self._at(self.now + TELL_S, self._exchange, runner)
 
 
 def between(times: list[float], start: float, end: float) -> int:

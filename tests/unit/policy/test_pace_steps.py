@@ -170,6 +170,23 @@ def test_runs_that_share_a_key_approach_each_other_by_the_root_of_their_ratio():
     assert pace.rate(now) == exactly(own / 2)
 
 
+def test_a_run_that_others_leave_room_for_speeds_up_although_denials_hold_it_down():
+    """Otherwise what the others leave would be lost."""
+    pace = Pace()
+    for at in (0.0, 0.1, 0.2):
+        send(pace, at)
+    for at, left in ((0.0, 1), (0.1, 0)):
+        pace.answered(at, "50", str(left), at + 0.02)
+    pace.denied(0.2, 0.23)
+    probe = send(pace, pace.next_at(0.3))
+    pace.answered(probe, "50", "0", probe + 0.02)
+    own = pace.own_pace(0.6)
+    assert own < 5
+    pace.share_with([50.0], 0.6)
+    assert pace.own_pace(0.6) == own
+    assert pace.rate(0.6) == exactly(own * 2)
+
+
 def test_only_the_newest_request_can_change_the_limit():
     """Answers overtake each other, and an older one must not bring the old limit back."""
     pace, now = settled()
@@ -647,11 +664,13 @@ def through_lately(pace: Pace, now: float) -> tuple[Pace, float]:
     return pace, probe + 0.07
 
 
-def test_without_headers_a_run_uses_the_admitted_rate_even_next_to_other_runs():
-    """The size of its fair part is unknown then."""
+def test_without_headers_runs_approach_each_other_too():
+    """Each run compares the rate that was admitted with the paces of the others."""
     pace, now = through_lately(Pace(), 100.0)
     pace.share_with([9.0], now)
-    assert pace.rate(now) == pace.own_pace(now) == exactly(18 * (1 - 1 / 64))
+    own = pace.own_pace(now)
+    assert own == exactly(18 * (1 - 1 / 64))
+    assert pace.rate(now) == exactly(own * math.sqrt((own + 9.0) / 2 / own))
 
 
 def test_a_denial_right_after_the_first_lowers_the_rate_by_a_seventh():

@@ -145,6 +145,14 @@ def test_two_runs_notice_each_other_and_halve_the_window(kept, tmp_path):
     assert first.rate(5.5) == pytest.approx(alone, rel=0.05)
 
 
+def test_a_run_that_begins_beside_another_starts_with_what_that_one_knows(kept):
+    """The first run stores its pace as soon as it has learned it, not only at its end."""
+    kept.exchange(Pace(), 1.0, WALL)
+    assert kept.recall(WALL) is None
+    kept.exchange(taught(), 1.5, WALL)
+    assert kept.recall(WALL) is not None
+
+
 def test_a_run_that_was_killed_is_forgotten(kept, tmp_path):
     """Its file no longer counts after 3 s, and is removed after a minute."""
     other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
