@@ -40,7 +40,7 @@ class Ceiling:
         if not self.known:
             return math.inf
         tried = max(self._sent / self._sends_tried(), (now - self._since) / _TRIED_S)
-        return self._top * (1 + min(tried - self._dip, _STEPS_MOST) ** 3)
+        return max(self._top * (1 + min(tried - self._dip, _STEPS_MOST) ** 3), self.lowest)
 
     def lately(self) -> bool:
         """Whether it was set so lately that another denial says that it is too high."""

@@ -684,6 +684,19 @@ def test_a_denial_right_after_the_first_lowers_the_rate_by_a_seventh():
     assert pace.rate(now + 0.15) == pytest.approx(0.85 * denied, rel=0.01)
 
 
+def test_a_probe_that_nobody_asks_about_for_long_leaves_the_lowest_rate():
+    """The dispatcher waits for a free place in flight meanwhile, so nothing got through lately. A
+    rate of nothing cannot be compared with those of other runs."""
+    pace, now = through_lately(Pace(), 100.0)
+    pace.share_with([9.0], now)
+    for at in (now + 0.02, now + 0.03):
+        pace.denied(send(pace, at), at + 0.001)
+    send(pace, now + 0.1)
+    assert pace.next_at(now + 20.0) == now + 20.0
+    assert pace.own_pace(now + 20.0) == FLOOR_PER_S
+    assert pace.rate(now + 20.0) == exactly(2 * FLOOR_PER_S)
+
+
 def test_a_long_denial_right_after_another_looks_back_over_both():
     """It looks back a quarter more, which is as long as the window may be."""
     pace, now = through_lately(Pace(), 100.0)
