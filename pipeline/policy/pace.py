@@ -51,6 +51,7 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
+from pipeline.policy.demand import Demand
 from pipeline.policy.denial import HOLD_SHARE, Denial
 from pipeline.policy.header import whole_number
 from pipeline.policy.margin import Margin
@@ -116,6 +117,7 @@ class Pace:
     _margin: Margin = field(default_factory=Margin)
     _denial: Denial = field(default_factory=Denial)
     _ramp: Ramp = field(default_factory=Ramp)
+    _demand: Demand = field(default_factory=Demand)
     _others: tuple[float, ...] = ()
     _started: float | None = None
     _limit_at: float = -math.inf
@@ -212,10 +214,15 @@ class Pace:
         return self._denial.asked_s
 
     def learned(self) -> Learned | None:
-        """What is worth keeping for the next run; None before the window is known."""
-        if self.limit is None or self.window_s is None:
+        """What is worth keeping for the next run; None before the window is known.
+
+        Next to other runs, also None where something else than the pace holds this run back: it
+        takes most of what they send for a longer window.
+        """
+        if self.limit is None or self.window_s is None or (self._others and not self._held_back):
             return None
-        return Learned(self.limit, self.window_s / (1 + len(self._others)), self.g)
+        sustained = self.g * self.limit / self.window_s
+        return Learned(self.limit, self.window_s * self._part(sustained), self.g)
 
     def begin(self, rows: int) -> None:
         """A run begins that sends `rows` requests. `share_used` counts from here."""
@@ -288,13 +295,25 @@ class Pace:
 
     def share_with(self, others: Sequence[float], now: float) -> None:
         """`others` are the paces of the other runs that use this key on this machine."""
-        before, after = 1 + len(self._others), 1 + len(others)
+        before, own = self._others, self.own_pace(now)
+        part = self._part(own)
         self._others = tuple(others)
-        if before != after:
-            self._window.scale(after / before, now)
+        if len(others) > len(before):
+            self._window.scale((1 + len(others)) / (1 + len(before)), now)
+        elif len(others) < len(before):
+            self._window.scale(part / self._part(own), now)
+
+    def told(self, waits: bool, now: float) -> float | None:
+        """The pace that the other runs with this key read, None if they need not leave room for it.
+
+        `waits` is whether a request waits for the pace now. Call this about twice a second.
+        """
+        self._demand.see(waits)
+        own = self.own_pace(now)
+        return own if self._held_back and math.isfinite(own) else None
 
     def own_pace(self, now: float) -> float:
-        """The pace that this run would get alone. The other runs with this key read it."""
+        """The pace that this run would get without a look at the others."""
         return min(self.g * self._sustained(now), self._ceiling.per_s(now), self._grown(now))
 
     def _count(self, now: float) -> None:
@@ -349,6 +368,17 @@ class Pace:
             return 1.0
         mean = (own + sum(self._others)) / (1 + len(self._others))
         return math.pow(min(max(mean / own, 0.25), 4.0), _FAIRNESS)
+
+    @property
+    def _held_back(self) -> bool:
+        """Whether this run could use a higher pace."""
+        return self._demand.there and self.rows != 0
+
+    def _part(self, own: float) -> float:
+        """This run's part of the key, with the pace `own`. At least an equal one, because a run may
+        tell a pace that it does not reach yet."""
+        equal = 1 / (1 + len(self._others))
+        return max(equal, own / (own + sum(self._others))) if math.isfinite(own) else equal
 
     # -- answers --------------------------------------------------------------------------
 

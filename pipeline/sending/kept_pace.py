@@ -83,14 +83,15 @@ class KeptPace:
         trust = _TRUST * math.pow(0.5, age_s / _HALF_LIFE_S)
         return Learned(learned.limit, learned.window_s, learned.g, trust)
 
-    def exchange(self, pace: Pace, now: float, wall: float) -> None:
+    def exchange(self, pace: Pace, waits: bool, now: float, wall: float) -> None:
         """Writes this run's pace and reads that of the others. Call it about twice a second.
+
+        `waits` is whether a request waits for the pace now.
 
         Also stores what the run has learned. A run that begins now needs it at once: all that the
         limit has left for it is almost nothing, and that would look like the limit.
         """
-        own = pace.own_pace(now)
-        _write(self._own, {"pace": own if math.isfinite(own) else None})
+        _write(self._own, {"pace": pace.told(waits, now)})
         pace.share_with(self._others(), now)
         self.keep(pace, wall)
 
@@ -120,18 +121,18 @@ class KeptPace:
 
 
 def _pace_told(path: Path, now: float) -> float | None:
-    """Returns the pace in another run's file, None if that run is over.
+    """Returns the pace in another run's file, None if that run is over or needs no room.
 
     Removes a file that a killed run left behind.
     """
     try:
-        silent_s = now - path.stat().st_mtime
+        silent_s = abs(now - path.stat().st_mtime)  # a clock may step back
         if silent_s > _SWEPT_S:
             path.unlink()
     except OSError:
         return None
     pace = _read(path).get("pace")
-    told = silent_s <= _GONE_S and isinstance(pace, float) and 0 < pace < math.inf
+    told = silent_s <= _GONE_S and isinstance(pace, int | float) and 0 < pace < math.inf
     return pace if told else None
 
 

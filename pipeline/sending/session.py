@@ -189,7 +189,7 @@ class Sending:
     ) -> AsyncIterator[None]:
         """Calls `_look` twice a second while the block runs, and stores the pace at its end."""
         if kept is not None:
-            kept.exchange(throttle.pace, self.clock.monotonic(), self.clock.wall())
+            kept.exchange(throttle.pace, True, self.clock.monotonic(), self.clock.wall())
 
         sender = asyncio.current_task()
 
@@ -219,7 +219,7 @@ class Sending:
     ) -> None:
         now, pace = self.clock.monotonic(), throttle.pace
         if kept is not None:
-            kept.exchange(pace, now, self.clock.wall())
+            kept.exchange(pace, throttle.due_at is not None, now, self.clock.wall())
         in_flight, due_at = executor.in_flight, throttle.due_at
         known = pace.belief()
         window_s, sure, used = (known.window_s, known.sure, known.used) if known else (None,) * 3

@@ -315,6 +315,24 @@ def test_two_runs_of_one_key_on_one_machine_share_it(kind, later_s, latency_s):
     assert seen.denied <= 0.01
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [100, math.inf])
+def test_a_run_that_waits_for_answers_leaves_its_part_to_the_other(kind, rows):
+    """It has few rows, or few requests in flight. The other one uses 90 % or more, with at most 1 %
+    denied, and stores the window of the key."""
+    waiting = Runner(Pace(rows=None if math.isinf(rows) else rows), rows=rows)
+    if math.isinf(rows):
+        waiting.most_in_flight = 5
+    runner = Runner(Pace())
+    world = World(KINDS[kind](50, 1.0, 0.3), [runner, waiting], 2.0, acquainted=True)
+    world.run(60.0)
+    seen = measure([runner], 50, 20, 60)
+    assert seen.used >= 0.88
+    assert seen.denied <= 0.01
+    assert world.kept is not None
+    assert world.kept.window_s == pytest.approx(1.0, rel=0.2)
+
+
 def test_a_run_that_ends_leaves_its_part_to_the_other():
     """The remaining run is back at the whole limit within seconds."""
     runners = [Runner(Pace()), Runner(Pace(), ends_at=40.0)]

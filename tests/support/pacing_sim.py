@@ -53,6 +53,8 @@ class Runner:
     admitted: list[float] = field(default_factory=list)
     denied: list[float] = field(default_factory=list)
     in_flight: int = 0
+    most_in_flight: float = math.inf
+    waits: bool = True
     longest_stop: float = 0.0
     owed: float = 1.0
     level_s: float = 0.0
@@ -91,7 +93,6 @@ class World:
     outages: tuple[tuple[float, float], ...] = ()
     denying: tuple[tuple[float, float], ...] = ()
     acquainted: bool = False
-    most_in_flight: int = 1_000_000
     now: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,8 +100,8 @@ class World:
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
         self.foreign: list[float] = []
-        self._told: dict[int, float] = {}
-        self._kept: Learned | None = None
+        self._told: dict[int, float | None] = {}
+        self.kept: Learned | None = None
         self._way_s = (PROPAGATION_S[0], PROPAGATION_S[0] + self.jitter_s)
 
     def run(self, until: float) -> None:
@@ -139,14 +140,15 @@ class World:
     def _turn(self, runner: Runner) -> None:
         """Does the same as `PacedThrottle.slot`, until that would wait."""
         while self.now < runner.ends_at:
+            runner.waits = runner.rows > 0 and runner.in_flight < runner.most_in_flight
             if runner.rows <= 0:
                 return  # a denied row starts the next turn
+            if not runner.waits:
+                self._at(self.now + 0.01, self._turn, runner)
+                return
             wait = runner.pace.next_at(self.now) - self.now
             if wait > 0:
                 self._at(self.now + min(wait, runner.look_again_s), self._turn, runner)
-                return
-            if runner.in_flight >= self.most_in_flight:
-                self._at(self.now + 0.01, self._turn, runner)
                 return
             price_s = runner.pace.price_s(self.now)
             if runner.owed * price_s <= 1e-9:
@@ -218,8 +220,8 @@ class World:
 
     def _begin(self, runner: Runner) -> None:
         if self.acquainted:
-            if self._kept is not None:
-                runner.pace = Pace(start=self._kept)
+            if self.kept is not None:
+                runner.pace = Pace(start=self.kept, rows=runner.pace.rows)
                 runner.owed = 0.0
             self._exchange(runner)
         self._turn(runner)
@@ -228,10 +230,10 @@ class World:
         if self.now >= runner.ends_at:
             del self._told[id(runner)]
             return
-        self._told[id(runner)] = runner.pace.own_pace(self.now)
+        self._told[id(runner)] = runner.pace.told(runner.waits, self.now)
         others = [pace for other, pace in self._told.items() if other != id(runner)]
-        runner.pace.share_with([pace for pace in others if math.isfinite(pace)], self.now)
-        self._kept = runner.pace.learned() or self._kept
+        runner.pace.share_with([pace for pace in others if pace is not None], self.now)
+        self.kept = runner.pace.learned() or self.kept
         self._at(self.now + TELL_S, self._exchange, runner)
 
 

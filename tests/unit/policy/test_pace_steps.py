@@ -144,13 +144,39 @@ def test_the_next_run_gets_the_window_of_the_key_and_not_this_runs_part():
     """Each of two runs sees a window that is twice as long."""
     pace, now = settled()
     assert pace.learned() == Learned(50, 1.0, pace.g)
-    pace.share_with([25.0], now)
+    pace.share_with([50.0], now)
     assert pace.window_s == 2.0
     assert pace.learned() == Learned(50, 1.0, pace.g)
-    pace.share_with([20.0], now)
+    pace.share_with([25.0 * pace.g], now)
     assert pace.window_s == 2.0
     pace.share_with([], now)
     assert pace.window_s == 1.0
+
+
+def test_a_run_that_had_more_than_an_equal_part_learns_and_gets_no_more_than_the_whole_key():
+    """Of the others, it counts what they tell and not their number."""
+    pace, now = settled()
+    pace.share_with([25.0], now)
+    pace.share_with([pace.own_pace(now) / 3], now)
+    assert pace.window_s == 2.0
+    assert pace.learned() == Learned(50, exactly(1.5), pace.g)
+    pace.share_with([], now)
+    assert pace.window_s == exactly(1.5)
+
+
+def test_a_run_tells_no_pace_while_something_else_holds_it_back():
+    """Its requests hardly wait for the pace for some seconds, or no row is left to send."""
+    pace, now = settled()
+    assert pace.told(True, now) == pace.own_pace(now)
+    told = [pace.told(False, now) for _ in range(15)]
+    assert told == [pace.own_pace(now)] * 13 + [None] * 2
+    assert [pace.told(True, now) is None for _ in range(15)] == [True] * 10 + [False] * 5
+    assert [pace.told(turn % 2 == 0, now) is None for turn in range(40)] == [False] * 40
+    pace.begin(1)
+    assert pace.told(True, now) is not None
+    send(pace, now + 0.02)
+    assert pace.told(True, now + 0.02) is None
+    assert Pace(start=Learned(50, 1e-9, 0.9), rows=0).told(True, 0.0) is None
 
 
 def test_runs_that_share_a_key_approach_each_other_by_the_root_of_their_ratio():

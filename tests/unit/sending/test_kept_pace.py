@@ -60,7 +60,7 @@ def test_a_pace_that_learned_nothing_stores_nothing(kept, tmp_path):
 
 def test_no_file_and_no_file_name_contains_the_key(kept, tmp_path):
     """Nor any part of the key. Only the user can read the files."""
-    kept.exchange(taught(), 5.0, WALL)
+    kept.exchange(taught(), True, 5.0, WALL)
     assert len(files(tmp_path)) == 2
     for path in files(tmp_path):
         assert KEY[3:20] not in str(path) + path.read_text()
@@ -123,7 +123,7 @@ def test_a_cache_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path):
     (tmp_path / "pipeline").write_text("in the way")
     assert kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)}) is None
     gone = KeptPace(tmp_path / "gone", "name")
-    gone.exchange(taught(), 5.0, WALL)
+    gone.exchange(taught(), True, 5.0, WALL)
     gone.close()
     assert gone.recall(WALL) is None
 
@@ -134,22 +134,22 @@ def test_two_runs_notice_each_other_and_halve_the_window(kept, tmp_path):
     assert other is not None
     first, second = taught(), taught()
     alone = first.rate(5.0)
-    other.exchange(second, 5.0, WALL)
-    kept.exchange(first, 5.0, WALL)
+    other.exchange(second, True, 5.0, WALL)
+    kept.exchange(first, True, 5.0, WALL)
     assert first.rate(5.0) == pytest.approx(alone / 2, rel=0.3)
     learned = first.learned()
     assert learned is not None
     assert learned.window_s == pytest.approx(1.0, rel=0.05)
     other.close()
-    kept.exchange(first, 5.5, WALL)
+    kept.exchange(first, True, 5.5, WALL)
     assert first.rate(5.5) == pytest.approx(alone, rel=0.05)
 
 
 def test_a_run_that_begins_beside_another_starts_with_what_that_one_knows(kept):
     """The first run stores its pace as soon as it has learned it, not only at its end."""
-    kept.exchange(Pace(), 1.0, WALL)
+    kept.exchange(Pace(), True, 1.0, WALL)
     assert kept.recall(WALL) is None
-    kept.exchange(taught(), 1.5, WALL)
+    kept.exchange(taught(), True, 1.5, WALL)
     assert kept.recall(WALL) is not None
 
 
@@ -157,16 +157,56 @@ def test_a_run_that_was_killed_is_forgotten(kept, tmp_path):
     """Its file no longer counts after 3 s, and is removed after a minute."""
     other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
     assert other is not None
-    other.exchange(taught(), 5.0, WALL)
+    other.exchange(taught(), True, 5.0, WALL)
     [left] = tmp_path.glob("pipeline/*.run-*")
     os.utime(left, (time.time() - 10, time.time() - 10))
     pace = taught()
     alone = pace.rate(5.0)
-    kept.exchange(pace, 5.0, WALL)
+    kept.exchange(pace, True, 5.0, WALL)
     assert pace.rate(5.0) == pytest.approx(alone)
     os.utime(left, (time.time() - 100, time.time() - 100))
-    kept.exchange(pace, 5.5, WALL)
+    kept.exchange(pace, True, 5.5, WALL)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("wrong_s", [-3600, 3600])
+def test_a_run_that_was_killed_is_forgotten_whatever_the_clock_did_since(kept, tmp_path, wrong_s):
+    """After a step back, its file is from the future."""
+    other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert other is not None
+    other.exchange(taught(), True, 5.0, WALL)
+    [left] = tmp_path.glob("pipeline/*.run-*")
+    os.utime(left, (time.time() + wrong_s, time.time() + wrong_s))
+    pace = taught()
+    kept.exchange(pace, True, 5.0, WALL)
+    assert pace.window_s == taught().window_s
+    assert not left.exists()
+
+
+def test_a_pace_that_is_a_whole_number_counts_too(kept, tmp_path):
+    """The ramp ends at the limit, which is one."""
+    other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert other is not None
+    slow = Pace()
+    slow.sent(0.0)
+    slow.answered(0.0, "600", "599", 0.02)
+    assert slow.own_pace(20.0) == 600
+    other.exchange(slow, True, 20.0, WALL)
+    pace = taught()
+    kept.exchange(pace, True, 5.0, WALL)
+    assert pace.window_s == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_run_that_its_pace_does_not_hold_back_is_given_no_room(kept, tmp_path):
+    """It waits for answers, so an equal part of the key would be lost."""
+    other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert other is not None
+    pace, waiting = taught(), taught()
+    for waits, window_s in ((True, 2.0), (False, 1.0)):
+        for _ in range(20):
+            other.exchange(waiting, waits, 5.0, WALL)
+        kept.exchange(pace, True, 5.0, WALL)
+        assert pace.window_s == pytest.approx(window_s, rel=0.05)
 
 
 def test_a_reader_never_sees_a_half_written_file(kept, tmp_path):
