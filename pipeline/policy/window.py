@@ -174,6 +174,7 @@ class WindowEstimate:
     _quiet_until: float = -math.inf
     _limit: int = 0
     _sampled_s: float | None = None
+    _refuted: bool = False
     _upper: UpperBound = field(default_factory=UpperBound)
     _samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     _bounds: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_BOUNDS_KEPT))
@@ -234,7 +235,7 @@ class WindowEstimate:
             self.prior_s = None
         wrong = self.window_s is not None and window_s > _REFUTED * self.window_s
         if wrong:
-            self.window_s = None
+            self.window_s, self._refuted = None, True
             self._samples.clear()
         self.at_least(at, window_s)
         return wrong
@@ -347,7 +348,7 @@ class WindowEstimate:
             most_s = max(top_s, min(peak.most_s for peak in peaks[-2:]))
             self._adopt(snapped_between(top_s, most_s, within), bound, newest)
             return
-        if level is None or not (level.strong or self.window_s or self.prior_s):
+        if level is None or not (level.strong or self._may_be_weak(level)):
             return
         if self.window_s is None and level.window_s < bound / _BURST:
             return  # the start of a tooth at a growing rate lies level too
@@ -355,6 +356,18 @@ class WindowEstimate:
             self._adopt(snapped(level.window_s, within), 0.0, newest)
         else:
             self._adopt(snapped(level.window_s, _SNAP), bound, newest)
+
+    def _may_be_weak(self, level: Level) -> bool:
+        """Whether a level is believed although little of the limit was used.
+
+        Where a denial refuted an estimate before, it does not replace a window of which it is less
+        than a quarter: the limiter may be a bucket that is nearly full again after each pause.
+        """
+        if self.window_s is not None:
+            return True
+        if self.prior_s is None:
+            return False
+        return not self._refuted or level.window_s >= self.prior_s / _SHRUNK_MOST
 
     def _outlived_peaks(self, level: Level | None, bound_s: float) -> bool:
         """Whether a pause of ours made the peaks: in teeth no half window of samples lies level.

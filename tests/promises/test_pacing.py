@@ -284,6 +284,23 @@ def test_without_headers_remembered_denials_cost_a_fifth_or_so(limit, window_s):
     assert min(used) >= 0.65
 
 
+@pytest.mark.parametrize("limit", [10, 50])
+def test_a_bucket_whose_denials_ask_for_a_second_is_nearly_full_after_each(limit):
+    """The next samples look like those of a far shorter window. Once such an estimate was denied,
+    the next one no longer replaces the second that the server asked for."""
+    used, denied = [], []
+    for seed in range(4):
+        runner = Runner(Pace())
+        World(
+            KINDS["smooth"](limit, 1.0), [runner], 2.0, seed=seed, retry_after_s=lambda *_: 1.0
+        ).run(120.0)
+        seen = measure([runner], limit, 30, 120)
+        used.append(seen.used)
+        denied.append(seen.denied)
+    assert mean(used) >= 0.92
+    assert max(denied) <= 0.01
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cached", [0.1, 0.5])
 def test_answers_from_a_cache_do_not_mislead_the_pace(kind, cached):
