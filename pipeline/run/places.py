@@ -91,6 +91,9 @@ class Places:
             names[:] = sorted(n for n in names if not n.startswith(".") and n != "runs")
             if depth >= _DEPTH:
                 names.clear()
+            if LEDGER in files and not any(name.lower().endswith(SPECS) for name in files):
+                names.clear()
+                continue  # a run folder: its files are the runner's own
             for name in sorted(files):
                 if name.lower().endswith(endings) and not name.startswith("."):
                     yield str((Path(folder) / name).relative_to(self.root))

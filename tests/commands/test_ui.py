@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.run.places import Places
+
 ADDRESS = r"The page is at http://127\.0\.0\.1:\d+/\?token=\S+"
 
 
@@ -61,3 +63,14 @@ def test_a_place_that_does_not_exist_is_refused(tmp_path: Path):
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "there is no such file or folder" in done.stderr
+
+
+def test_the_files_of_a_run_folder_are_no_sheets(tmp_path: Path):
+    """Wherever `output:` puts it. A folder that also has the job file is one of the user's."""
+    for name in ("s.csv", "out/failures.csv", "out/results/part-00000.parquet", "both/s.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("out/ledger.sqlite", "both/ledger.sqlite", "both/j.yaml"):
+        (tmp_path / name).touch()
+    assert sorted(Places(tmp_path).sheets()) == ["both/s.csv", "s.csv"]
+    assert list(Places(tmp_path).jobs()) == ["both/j.yaml"]
