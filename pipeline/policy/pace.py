@@ -245,7 +245,8 @@ class Pace:
                 self._ceiling.set(self.start.trust * self.g * self._sustained(now), now)
         self._count(now)
         self._sends.add(now, self.limit or 0)
-        self._ceiling.sent()
+        if self._ceiling_holds(now):
+            self._ceiling.sent()
         self._denial.sent(now)
 
     def sent_late(self, stamped_at: float, sent_at: float) -> None:
@@ -310,7 +311,7 @@ class Pace:
         """
         self._demand.see(waits)
         own = self.own_pace(now)
-        return own if self._held_back and math.isfinite(own) else None
+        return float(own) if self._held_back and math.isfinite(own) else None
 
     def own_pace(self, now: float) -> float:
         """The pace that this run would get without a look at the others."""
@@ -357,6 +358,11 @@ class Pace:
             return slow_start(since_s, self.limit)
         return self._ramp.per_s(since_s, self.limit, self._free(now), now - self._limit_at)
 
+    def _ceiling_holds(self, now: float) -> bool:
+        """Whether the ceiling is what the rate meets. Else requests say nothing about it: it would
+        grow untried, and be the rate at once when a denial's bound on the window is over."""
+        return self._ceiling.per_s(now) <= self.g * self._sustained(now)
+
     def _fairness(self, now: float) -> float:
         """Drives runs that share a key towards equal parts.
 
@@ -398,7 +404,7 @@ class Pace:
             sent = self._sends.count(-math.inf, sent_at)
             self._ramp.see(sent, limit - remaining, self._sends.span_s(sent_at))
         unknown_window = self.window_s is None
-        if 4 * (limit - remaining) < limit:
+        if 4 * (limit - remaining) < limit and self._ceiling_holds(now):
             self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
         self._shorten(sent_at, limit - remaining, now)

@@ -55,7 +55,7 @@ _REFUTED = 1.15  # as far as snapping may have been off
 _JITTER_LIMIT = 10  # below it one request more or less moves a sample by as much as a bound
 _QUIET_WINDOWS = 1.2
 _PAUSE_MIN_S, _PAUSE_WINDOWS = 1.0, 0.3
-_FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 5.0
+_FREE_WINDOWS, _LOWER_WINDOWS = 3.0, 4.0
 _SPAN_WINDOWS = 2.2  # two teeth and a bit
 # A bucket that is filled continuously looks nearly full at any pace below its rate. So one step
 # at most quarters the window, and a denial soon after it shows the mistake.
@@ -182,6 +182,7 @@ class WindowEstimate:
     _new: int = 0
     _known_since: float = -math.inf
     _adopted_at: float = -math.inf
+    _paused_from: float = -math.inf
     _paused_until: float = -math.inf
     _denied_until: float = -math.inf
 
@@ -210,16 +211,17 @@ class WindowEstimate:
     def paused(self, start: float, end: float) -> None:
         """No request was let through from `start` to `end`, because each one was denied.
 
-        While the window is unknown, samples from before a pause of a good part of it are dropped,
-        and those that would look back over it: the requests that it lacks would make W longer, and
-        a burst before it would look like a short W.
+        After a pause of a good part of the window, samples that would look back over it are
+        dropped: the requests that it lacks would make W longer where others use the key too. While
+        the window is unknown, so are those from before it: a burst would look like a short W.
         """
         self._denied_until = end
         least_s = max(_PAUSE_MIN_S, _PAUSE_WINDOWS * (self.guess(end) or 0.0))
-        if self.window_s is None and end - start >= least_s:
-            self._samples.clear()
-            self._upper.start_over()
-            self._paused_until = end
+        if end - start >= least_s:
+            self._paused_from, self._paused_until = start, end
+            if self.window_s is None:
+                self._samples.clear()
+                self._upper.start_over()
 
     def _start_over(self, at: float, lasts_s: float) -> None:
         self._samples.clear()
@@ -228,9 +230,15 @@ class WindowEstimate:
         self._quiet_until = at + _QUIET_WINDOWS * lasts_s
 
     def refuted_by(self, at: float, window_s: float) -> bool:
-        """Takes in a denial's word that W was longer at `at`. Whether the estimate cannot stand."""
+        """Takes in a denial's word that W was longer at `at`. Whether the estimate cannot stand.
+
+        The time of the last pause does not count once W is known: the requests that this run lacks
+        there were those of others.
+        """
         if at < self._quiet_until:
             return False
+        if self.window_s is not None:
+            window_s -= max(self._paused_until - max(self._paused_from, at - window_s), 0.0)
         if self.prior_s is not None and window_s > _REFUTED * self.prior_s:
             self.prior_s = None
         wrong = self.window_s is not None and window_s > _REFUTED * self.window_s

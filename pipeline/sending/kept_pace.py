@@ -132,7 +132,7 @@ def _pace_told(path: Path, now: float) -> float | None:
     except OSError:
         return None
     pace = _read(path).get("pace")
-    told = silent_s <= _GONE_S and isinstance(pace, int | float) and 0 < pace < math.inf
+    told = silent_s <= _GONE_S and isinstance(pace, float) and 0 < pace < math.inf
     return pace if told else None
 
 

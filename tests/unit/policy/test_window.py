@@ -196,6 +196,30 @@ def test_samples_that_look_back_over_a_pause_are_dropped_while_the_window_is_unk
     assert len(kept._samples) == 1
 
 
+def test_samples_that_look_back_over_a_pause_do_not_make_a_known_window_longer():
+    """Others use half of 50 per 10 s, and a pause of 8 s stops all. So the 50th last request of
+    this run is 20 s old, and 28 s from the tenth to the twentieth second after the pause."""
+    estimate, sends = WindowEstimate(), Sends()
+    believed = []
+    for number in range(300):
+        at = number * 0.4 + (8.0 if number >= 150 else 0.0)
+        if number == 150:
+            estimate.paused(60.0, 68.0)
+        sends.add(at, 50)
+        estimate.see(sends, at, 50, 2 * sends.count(at - 10.0, at))
+        believed.append(estimate.window_s or 20.0)
+    assert max(believed) < 21.0
+
+
+def test_a_denial_soon_after_a_pause_does_not_refute_a_known_window():
+    """Others took the place of the requests that the run lacks. Only time outside it counts."""
+    for bound_s, refuted in ((14.0, False), (20.0, True)):
+        estimate = WindowEstimate(window_s=10.0, _sampled_s=10.0, _limit=50)
+        estimate.paused(40.0, 48.0)
+        assert estimate.refuted_by(50.0, bound_s) is refuted
+        assert not estimate.refuted_by(50.0, 3.0)
+
+
 def test_a_wait_that_was_asked_for_is_the_window_for_the_time_being():
     """The longest one counts, and none once the window is known."""
     estimate = WindowEstimate()

@@ -222,3 +222,18 @@ def test_a_run_starts_no_faster_than_the_learned_pace_is_trusted():
     pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
     pace.sent(0.0)
     assert pace.rate(5.0) < 26
+
+
+@pytest.mark.parametrize(
+    "told", [f"1{'0' * 4000}", "1e400", "-1.0", "NaN", "true", '"50"', "[1.0]"]
+)
+def test_a_pace_that_no_run_can_have_told_does_not_count(kept, tmp_path, told):
+    """And does not stop this run."""
+    other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert other is not None
+    other.exchange(taught(), True, 5.0, WALL)
+    [file] = tmp_path.glob("pipeline/*.run-*")
+    file.write_text(f'{{"pace": {told}}}')
+    pace = taught()
+    kept.exchange(pace, True, 5.0, WALL)
+    assert pace.rate(5.0) == taught().rate(5.0)
