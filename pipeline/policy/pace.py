@@ -51,11 +51,11 @@ from dataclasses import dataclass, field
 
 from pipeline.core.model import RateLimit, Sure
 from pipeline.policy.ceiling import Ceiling
-from pipeline.policy.demand import Demand
 from pipeline.policy.denial import HOLD_SHARE, Denial
 from pipeline.policy.header import whole_number
 from pipeline.policy.margin import Margin
 from pipeline.policy.ramp import Ramp, slow_start
+from pipeline.policy.sharing import Sharing
 from pipeline.policy.window import Sends, WindowEstimate
 
 FLOOR_PER_S = 1 / 50
@@ -82,9 +82,6 @@ _FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
 # and twice as long each time: a bucket that fills continuously looks nearly full for ever.
 _SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
-# The square root halves the distance between two runs, as a ratio, with each window: the whole
-# would overshoot, as both of them act on what they saw a latency ago.
-_FAIRNESS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +114,7 @@ class Pace:
     _margin: Margin = field(default_factory=Margin)
     _denial: Denial = field(default_factory=Denial)
     _ramp: Ramp = field(default_factory=Ramp)
-    _demand: Demand = field(default_factory=Demand)
-    _others: tuple[float, ...] = ()
+    _sharing: Sharing = field(default_factory=Sharing)
     _started: float | None = None
     _limit_at: float = -math.inf
     _remaining: int = 0
@@ -160,7 +156,8 @@ class Pace:
         """Requests per second at `now`."""
         if self.fixed is not None:
             return self.fixed
-        wanted = min(self._fairness(now) * self.own_pace(now), MOST_PER_S)
+        own = self.own_pace(now)
+        wanted = min(self._sharing.fairness(own) * own, MOST_PER_S)
         return max(wanted, min(FLOOR_PER_S, 0.8 * self._sustained(now)))
 
     def price_s(self, now: float) -> float:
@@ -193,7 +190,7 @@ class Pace:
 
         False during the first windows, whose samples are off.
         """
-        if self.start is None or self._window.young(now) or self._others:
+        if self.start is None or self._window.young(now) or self._sharing.others:
             return False
         assert self.window_s is not None
         ratio = self.window_s / self.start.window_s
@@ -219,10 +216,12 @@ class Pace:
         Next to other runs, also None where something else than the pace holds this run back: it
         takes most of what they send for a longer window.
         """
-        if self.limit is None or self.window_s is None or (self._others and not self._held_back):
+        if self.limit is None or self.window_s is None:
             return None
-        sustained = self.g * self.limit / self.window_s
-        return Learned(self.limit, self.window_s * self._part(sustained), self.g)
+        if self._sharing.others and not self._held_back:
+            return None
+        part = self._sharing.part(self.g * self.limit / self.window_s)
+        return Learned(self.limit, self.window_s * part, self.g)
 
     def begin(self, rows: int) -> None:
         """A run begins that sends `rows` requests. `share_used` counts from here."""
@@ -296,20 +295,16 @@ class Pace:
 
     def share_with(self, others: Sequence[float], now: float) -> None:
         """`others` are the paces of the other runs that use this key on this machine."""
-        before, own = self._others, self.own_pace(now)
-        part = self._part(own)
-        self._others = tuple(others)
-        if len(others) > len(before):
-            self._window.scale((1 + len(others)) / (1 + len(before)), now)
-        elif len(others) < len(before):
-            self._window.scale(part / self._part(own), now)
+        factor = self._sharing.replace(others, self.own_pace(now))
+        if factor != 1:
+            self._window.scale(factor, now)
 
     def told(self, waits: bool, now: float) -> float | None:
         """The pace that the other runs with this key read, None if they need not leave room for it.
 
         `waits` is whether a request waits for the pace now. Call this about twice a second.
         """
-        self._demand.see(waits)
+        self._sharing.see(waits)
         own = self.own_pace(now)
         return float(own) if self._held_back and math.isfinite(own) else None
 
@@ -327,7 +322,7 @@ class Pace:
 
     def _fits(self, now: float) -> bool:
         """Whether what is left of the limit is enough for all rows that are left."""
-        if self.fixed is not None or not self.rows or self.limit is None or self._others:
+        if self.fixed is not None or not self.rows or self.limit is None or self._sharing.others:
             return False
         return self.rows <= self._free(now)
 
@@ -363,28 +358,10 @@ class Pace:
         grow untried, and be the rate at once when a denial's bound on the window is over."""
         return self._ceiling.per_s(now) <= self.g * self._sustained(now)
 
-    def _fairness(self, now: float) -> float:
-        """Drives runs that share a key towards equal parts.
-
-        Without it their parts stay as they began: each takes the others for a longer window, in
-        which its own part is the same. It raises each pace, whatever holds that down: if the
-        others slowed down for a run that could not speed up, what they leave would be lost.
-        """
-        if not self._others or not math.isfinite(own := self.own_pace(now)):
-            return 1.0
-        mean = (own + sum(self._others)) / (1 + len(self._others))
-        return math.pow(min(max(mean / own, 0.25), 4.0), _FAIRNESS)
-
     @property
     def _held_back(self) -> bool:
         """Whether this run could use a higher pace."""
-        return self._demand.there and self.rows != 0
-
-    def _part(self, own: float) -> float:
-        """This run's part of the key, with the pace `own`. At least an equal one, because a run may
-        tell a pace that it does not reach yet."""
-        equal = 1 / (1 + len(self._others))
-        return max(equal, own / (own + sum(self._others))) if math.isfinite(own) else equal
+        return self._sharing.held_back and self.rows != 0
 
     # -- answers --------------------------------------------------------------------------
 
