@@ -31,6 +31,7 @@ class Ceiling:
     _sent: int = 0
     _since: float = -math.inf
     _first: float = -math.inf
+    _sent_at: float = -math.inf
 
     @property
     def known(self) -> bool:
@@ -46,8 +47,16 @@ class Ceiling:
         """Whether it was set so lately that another denial says that it is too high."""
         return self.known and self._sent < self._sends_tried() / 4
 
-    def sent(self) -> None:
-        self._sent += 1
+    def sent(self, now: float, tried: bool) -> None:
+        """A request left at `now`. `tried` is whether the ceiling was what held it back.
+
+        If not, neither it nor the time before it says anything about the ceiling.
+        """
+        if tried:
+            self._sent += 1
+        else:
+            self._since += now - max(self._sent_at, self._since)
+        self._sent_at = now
 
     def plenty(self, sent_at: float) -> None:
         """A request that was sent since then found most of the limit free: look for more at once.

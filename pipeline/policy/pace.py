@@ -38,7 +38,8 @@ replaces all of them.
 
 Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
 yields by itself. When they leave, the bound from above brings it back. Two machines do not come to
-equal parts by that: no split of the whole limit changes by itself.
+equal parts by that: no split of the whole limit changes by itself. Runs on one machine do, because
+each knows the paces of the others (see `sharing`).
 
 Times are seconds of a monotonic clock.
 """
@@ -244,8 +245,8 @@ class Pace:
                 self._ceiling.set(self.start.trust * self.g * self._sustained(now), now)
         self._count(now)
         self._sends.add(now, self.limit or 0)
-        if self._ceiling_holds(now):
-            self._ceiling.sent()
+        if self._ceiling.known:
+            self._ceiling.sent(now, self._ceiling_holds(now))
         self._denial.sent(now)
 
     def sent_late(self, stamped_at: float, sent_at: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.policy.pace import Learned, Pace
@@ -145,6 +145,8 @@ WORLDS = settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.ge
 
 @WORLDS
 @given(KEYS)
+@example(Key("clumped", 77, 3.0, 2.0, 0.2, 88))
+@example(Key("fixed", 87, 20.839439329441824, 10.0, 0.2, 360))
 def test_no_limiter_gets_more_than_a_fifth_above_its_limit(key):
     """In each window after the ramp, denied requests included.
 
