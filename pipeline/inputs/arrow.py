@@ -14,9 +14,9 @@ is imported. That takes 0.05 s, a tenth of a command on a small sheet. Methods s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,34 @@ def texts(values: Sequence[str | None], kind: pa.DataType | None = None) -> pa.A
     return pa.Array.from_buffers(kind, len(values), buffers)
 
 
+def large_texts(values: Sequence[str]) -> pa.Array:
+    """Returns an array of large strings."""
+    return values.array if isinstance(values, Texts) else texts(values, pa.large_string())
+
+
+class Texts(Sequence[str]):
+    """The texts of an array as Python texts, made only where somebody needs them."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+
+    def __getitem__(self, place: int | slice) -> Any:
+        found = self.array[place]
+        return found.to_pylist() if isinstance(place, slice) else found.as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.array.to_pylist())
+
+
 def hexes(content: bytes, size: int, there: npt.NDArray[np.bool_]) -> pa.Array:
     """Returns an array of strings: each `size` bytes of `content` in hex, for the places that are
     `there`. The others are null."""
@@ -73,6 +101,15 @@ def hexes(content: bytes, size: int, there: npt.NDArray[np.bool_]) -> pa.Array:
     bits = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
     buffers = [bits, pa.py_buffer(offsets), pa.py_buffer(content.hex().encode())]
     return pa.Array.from_buffers(pa.string(), len(there), buffers)
+
+
+def unhexed(array: pa.Array) -> bytes:
+    """Returns the bytes of an array of strings in hex, without nulls."""
+    _, offsets, content = array.buffers()
+    first, last = np.frombuffer(offsets, np.int32)[[array.offset, array.offset + len(array)]]
+    if first == last:  # an array of nulls may have no content
+        return b""
+    return bytes.fromhex(content[int(first) : int(last)].to_pybytes().decode())
 
 
 def numbers(values: Sequence[float] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:

@@ -20,7 +20,7 @@ from pipeline.inputs.formats import open_table
 from pipeline.inputs.identity import KEY_BYTES, identity, occurrences
 from pipeline.inputs.mapping import Variables
 from pipeline.inputs.table import NO_ROWS, Batch, Table
-from pipeline.inputs.unseen import SheetFacts, Unseen
+from pipeline.inputs.unseen import SheetFacts, Unseen, first_bytes
 from pipeline.inputs.where import wanted
 from pipeline.job.spec import JobSpec
 
@@ -98,7 +98,7 @@ class RowChecks:
             Refused: for a blank id, with its place.
         """
         reasons = np.zeros(len(batch), dtype=np.int8)
-        hidden, totals = self._unseen.add(batch)
+        hidden, totals = self._unseen.add(batch, arrays)
         if self._spec.hidden == "skip":
             reasons[hidden] = Skip.HIDDEN
         reasons[totals] = Skip.TOTALS
@@ -114,8 +114,7 @@ class RowChecks:
             reasons[ambiguous & (reasons == Skip.NOT)] = Skip.AMBIGUOUS
         self._refuse_names_of_files(batch, arrays, reasons)
         for position, choice in self._choices:
-            empty = np.array([not cell for cell in batch.columns[position]], dtype=bool)
-            empty &= reasons == Skip.NOT
+            empty = (first_bytes(arrays[position]) < 0) & (reasons == Skip.NOT)
             if empty.any():
                 self.empty_cells[self._table.columns[position]] += int(empty.sum())
                 if choice == "skip":
@@ -178,7 +177,7 @@ class RowChecks:
 
     def _note_ids(self, batch: Batch, kept: npt.NDArray[np.bool_]) -> None:
         assert self._id is not None
-        ids = batch.columns[self._id]
+        ids = list(batch.columns[self._id])
         offsets = np.flatnonzero(kept)
         for offset in offsets:
             if not ids[offset].strip():

@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from pipeline.core.errors import Refused
 from pipeline.core.wording import counted
+from pipeline.inputs.beginning import Beginning
 from pipeline.inputs.disguise import refuse_disguised
 from pipeline.inputs.encodings import encoding_of, open_text, refusing_undecodable
 from pipeline.inputs.table import (
@@ -59,7 +60,8 @@ def open_delimited(spec: JobSpec) -> Table:
     refuse_disguised(path)
     encoding = encoding_of(spec)
     dialect = _dialect(spec, encoding)
-    blocks = _blocks(path, encoding, dialect)
+    beginning, whole = Beginning(), _pieces(path, encoding, dialect)
+    blocks = _blocks(path, whole, dialect, beginning)
     _, [header] = next(blocks, ([], [None]))
     if header is None and spec.header_row is not None:
         raise Refused(f"{spec.at('header_row')}: {path.name} has no line {spec.header_row}.")
@@ -71,20 +73,34 @@ def open_delimited(spec: JobSpec) -> Table:
             "belong here. Remove the blank line."
         )
     refuse_too_wide(path, header)
+    beginning.settings = (dialect, tuple(header))
+
+    def batches() -> Iterator[Batch]:
+        width, blank, rest = len(header), BlankRows(path, "line"), blocks
+        line, pieces = beginning.skip(_pieces(path, encoding, dialect))
+        if line is not None:
+            whole.close()
+            for columns, lines, keys in beginning.rows(line):
+                blank.pass_filled(len(lines))
+                yield Batch(columns, lines, keys=keys)
+            rest = _blocks(path, pieces, dialect, beginning, line, width)
+        yield from _batches(path, width, blank, rest)
+
     return Table(
         path,
         distinct_names(header),
         "line",
-        lambda: _batches(path, len(header), blocks),
+        batches,
         dialect.delimiter,
         headers=tuple(header),
+        beginning=beginning,
     )
 
 
-def _batches(path: Path, width: int, blocks: Iterator[_Block]) -> Iterator[Batch]:
+def _batches(path: Path, width: int, blank: BlankRows, blocks: Iterator[_Block]) -> Iterator[Batch]:
     """Yields the rows below the header. A block of usual rows is a batch, without any work for each
     row."""
-    blank, blank_row = BlankRows(path, "line"), [""] * width
+    blank_row = [""] * width
     for lines, rows in blocks:
         if blank or set(map(len, rows)) != {width} or blank_row in rows:
             yield from batched(
@@ -182,26 +198,45 @@ def _widths(path: Path, encoding: str, dialect: _Dialect) -> set[int]:
     """Returns the different numbers of cells in the first rows. Empty if they are not readable with
     this delimiter."""
     try:
-        rows = itertools.chain.from_iterable(rows for _, rows in _blocks(path, encoding, dialect))
+        blocks = _blocks(path, _pieces(path, encoding, dialect), dialect)
+        rows = itertools.chain.from_iterable(rows for _, rows in blocks)
         return {len(row) for row in itertools.islice(rows, _ROWS_TRIED) if any(row)}
     except Refused:
         return set()
 
 
-def _blocks(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Block]:
-    """Yields the records of a text table in blocks of bounded size, the header alone first."""
+def _pieces(path: Path, encoding: str, dialect: _Dialect) -> Generator[str, None, None]:
+    """Yields pieces of whole lines, from the header on. To ask for each line takes longer than to
+    read it."""
+    with open_text(path, encoding) as file, refusing_undecodable(path, encoding):
+        for _ in range(dialect.before_header):
+            file.readline()
+        while text := file.read(_PIECE_CHARACTERS):
+            yield text + file.readline(_MAX_RECORD_CHARACTERS)
+
+
+def _blocks(
+    path: Path,
+    pieces: Iterator[str],
+    dialect: _Dialect,
+    beginning: Beginning | None = None,
+    begin: int | None = None,
+    width: int | None = None,
+) -> Iterator[_Block]:
+    """Yields the records of a text table in blocks of bounded size, the header alone first. Or else
+    the records from the line `begin` on, which have `width` cells."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
-    begin = 1 + dialect.before_header
-    line, most, characters, has_nul = begin, 1, 0, False
+    begin = begin or 1 + dialect.before_header
+    line, most, characters, has_nul = begin, most_rows(width) if width else 1, 0, False
     lines: list[int] = []
     rows: list[list[str]] = []
 
-    def texts(file: TextIO) -> Iterator[TextIO]:
-        """Yields pieces of whole lines. To ask for each line takes longer than to read it."""
+    def texts() -> Iterator[TextIO]:
         nonlocal characters, has_nul
         of_record, record = 0, line
-        while text := file.read(_PIECE_CHARACTERS):
-            text += file.readline(_MAX_RECORD_CHARACTERS)
+        for text in pieces:
+            if beginning is not None:
+                beginning.add(text, line if line == begin + reader.line_num else None)
             if begin == 1 and not of_record:
                 text = text.lstrip("\ufeff")  # a second byte order mark, which no program shows
             has_nul = has_nul or "\0" in text
@@ -212,29 +247,26 @@ def _blocks(path: Path, encoding: str, dialect: _Dialect) -> Iterator[_Block]:
                 raise csv.Error("the row has over 64 million characters")
             yield io.StringIO(text, newline="")
 
-    with open_text(path, encoding) as file, refusing_undecodable(path, encoding):
-        for _ in range(dialect.before_header):
-            file.readline()
-        source, failed = itertools.chain.from_iterable(texts(file)), None
-        reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
-        try:
-            for row in reader:
-                if has_nul and any(cell and not cell.strip("\0") for cell in row):
-                    failed = _NULS
-                    break
-                lines.append(line)
-                rows.append(row)
-                line = begin + reader.line_num
-                if len(rows) == most or characters > BATCH_CHARACTERS:
-                    yield lines, rows
-                    lines, rows, characters = [], [], 0
-                    most = most if most > 1 else most_rows(len(row))
-        except csv.Error as error:
-            failed = (
-                f"the row that begins here is not valid CSV ({error}). Check its quotes: one is "
-                "missing, or one is too many."
-            )
-        if rows:
-            yield lines, rows
-        if failed:
-            raise Refused(f"{path} line {line}: {failed}")
+    source, failed = itertools.chain.from_iterable(texts()), None
+    reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
+    try:
+        for row in reader:
+            if has_nul and any(cell and not cell.strip("\0") for cell in row):
+                failed = _NULS
+                break
+            lines.append(line)
+            rows.append(row)
+            line = begin + reader.line_num
+            if len(rows) == most or characters > BATCH_CHARACTERS:
+                yield lines, rows
+                lines, rows, characters = [], [], 0
+                most = most if most > 1 else most_rows(len(row))
+    except csv.Error as error:
+        failed = (
+            f"the row that begins here is not valid CSV ({error}). Check its quotes: one is "
+            "missing, or one is too many."
+        )
+    if rows:
+        yield lines, rows
+    if failed:
+        raise Refused(f"{path} line {line}: {failed}")

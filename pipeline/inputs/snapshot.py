@@ -29,7 +29,15 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import DiskRefused, Refused
 from pipeline.core.model import AnswerSource, JsonObject, Row
-from pipeline.inputs.arrow import array_of, hexes, numbers, texts
+from pipeline.inputs.arrow import (
+    array_of,
+    filled,
+    hexes,
+    large_texts,
+    numbers,
+    texts,
+    unhexed,
+)
 from pipeline.inputs.checks import SKIP_NAMES, Reasons, RowChecks, Skip
 from pipeline.inputs.identity import (
     KEY_BYTES,
@@ -50,6 +58,7 @@ from pipeline.inputs.table import BATCH_ROWS, Batch, Origin, Table
 from pipeline.inputs.unseen import SheetFacts
 from pipeline.job.spec import JobSpec
 from pipeline.system.files import open_private, sha256_of, storing, sync_file
+from pipeline.system.opening import HeldFile
 
 
 class SkippedRow(NamedTuple):
@@ -154,10 +163,12 @@ def take_snapshot(
     path: Path,
     *,
     skip_ambiguous: bool = True,
+    last: HeldFile | None = None,
 ) -> Snapshot:
     """Reads `table` to its end, refuses a sheet that cannot be sent, and writes `path` durably.
 
-    `skip_ambiguous` leaves out the rows that a status column of the sheet calls ambiguous.
+    `skip_ambiguous` leaves out the rows that a status column of the sheet calls ambiguous. `last`
+    is the snapshot of the last run, which may save work: see `beginning`.
 
     Raises:
         Refused: for an empty mapped cell (under `empty: refuse`), a blank or repeated id, or a
@@ -190,6 +201,9 @@ def take_snapshot(
         }
     check = RowChecks(spec, table, variables, skip_ambiguous)
     names = _Names(spec, table, variables)
+    beginning = table.beginning
+    if beginning and last:
+        beginning.recall(last, variables)
     try:
         rows = _write(path, table, snapshot_schema(table.columns, about), check, names)
     except Refused:
@@ -203,6 +217,8 @@ def take_snapshot(
     with storing(path):
         sync_file(path)
         sha256 = sha256_of(path)
+    if beginning:
+        beginning.remember(sha256, variables)
     kept = names.numbers
     ranks = occurrences(names.row_keys if spec.dedupe else names.identities)
     return Snapshot(
@@ -239,7 +255,7 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
         ThreadPoolExecutor(1) as beside,
     ):
         for batch in table.batches():
-            arrays = [texts(column, pa.large_string()) for column in batch.columns]
+            arrays = [large_texts(column) for column in batch.columns]
             reasons = check.batch(batch, arrays)
             keys = names.add(batch, reasons, rows + 1)
             rows += len(batch)
@@ -257,6 +273,8 @@ def _write(path: Path, table: Table, schema: pa.Schema, check: RowChecks, names:
             writing.result()
         if made is not None:  # of most sheets the only batch, which needs no thread
             writer.write_batch(made)
+        if table.beginning and made is not None:
+            writer.add_key_value_metadata(table.beginning.marks_before(int(batch.places[-1])))
         check.finish(rows)
     return rows
 
@@ -284,23 +302,33 @@ class _Names:
     def add(self, batch: Batch, reasons: Reasons, first: int) -> pa.Array:
         """Adds a batch whose first row is the sheet's row `first`. Returns the row keys in hex,
         null for skipped rows."""
-        row_keys = self._variables.keys(batch.columns)
+        row_keys = self._row_keys(batch)
         kept = reasons == Skip.NOT
         offsets = np.flatnonzero(kept)
         self._numbers.append(offsets + first)
         if len(offsets) < len(row_keys):
-            self._add_skipped(batch, row_keys, reasons, first)
-            row_keys = [row_keys[offset] for offset in offsets]
-        content = b"".join(row_keys)
+            self._add_skipped(batch, row_keys.tolist(), reasons, first)
+            row_keys = row_keys[offsets]
+        content = row_keys.tobytes()
         if self._id is None:
             self.identities += content
         else:
-            ids = batch.columns[self._id]
-            named = zip(row_keys, offsets, strict=True)
+            ids = list(batch.columns[self._id])
+            named = zip(row_keys.tolist(), offsets, strict=True)
             self.identities += b"".join([identity(key, ids[offset]) for key, offset in named])
         if self._spec.dedupe:
             self.row_keys += content
         return hexes(content, KEY_BYTES, kept)
+
+    def _row_keys(self, batch: Batch) -> npt.NDArray[np.void]:
+        """Returns the row keys, of which the copy of the last run may have most."""
+        found = np.zeros(len(batch), dtype=f"V{KEY_BYTES}")
+        known = np.zeros(len(batch), dtype=np.bool_) if batch.keys is None else filled(batch.keys)
+        if batch.keys is not None:
+            found[known] = np.frombuffer(unhexed(batch.keys), found.dtype)
+        keys = self._variables.keys(batch.without(known).columns)
+        found[~known] = np.frombuffer(b"".join(keys), found.dtype)
+        return found
 
     def _add_skipped(
         self, batch: Batch, row_keys: list[bytes], reasons: Reasons, first: int

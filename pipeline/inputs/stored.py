@@ -63,12 +63,13 @@ def whole_snapshot(
     found = find_snapshot(paths, snapshot_id)
     if found is None and snapshot_id is not None and paths[0].exists():
         raise _damaged(paths[0], "it cannot be read, or the ledger names another copy")
-    if found is not None and _sha256(found) != sha256:
+    if found is not None and sha256_of_copy(found) != sha256:
         raise _damaged(found, "its checksum is not the one in the ledger")
     return found
 
 
-def _sha256(copy: HeldFile) -> str:
+def sha256_of_copy(copy: HeldFile) -> str:
+    """Returns the SHA-256 of a snapshot on disk."""
     with copy.open() as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

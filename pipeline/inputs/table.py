@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import Refused
 from pipeline.job.stage import Input
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.inputs.beginning import Beginning
 
 BATCH_ROWS = 2000
 NAMED = 5
@@ -46,12 +51,14 @@ class Batch:
     """Consecutive data rows, as one list of texts per column.
 
     `places[i]` is where the user finds row i: the line in a text file, or else the row number.
-    `origins` has one entry per row if the rows come from another job.
+    `origins` has one entry per row if the rows come from another job. `keys` are the row keys in
+    hex if the rows come from the copy of the last run, null for a row that was skipped then.
     """
 
-    columns: list[list[str]]
+    columns: Sequence[Sequence[str]]
     places: list[int]
     origins: list[Origin] | None = None
+    keys: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -147,7 +154,7 @@ class Table:
     cells of a text file. `sheet`, `header_row` and `first_column` (from 1) say where the columns
     are in a workbook. `headers` are the names as the file has them, where `columns` may be others:
     see `distinct_names`. `found` fills while the rows are read. `source` is the job whose answers
-    they are, None for a file and a frame.
+    they are, None for a file and a frame. `beginning` has the marks of a text file.
     """
 
     input: Input
@@ -161,6 +168,7 @@ class Table:
     headers: tuple[str, ...] = ()
     found: Findings = field(default_factory=Findings)
     source: SourceJob | None = None
+    beginning: Beginning | None = None
 
     def cell_at(self, position: int, place: int) -> str:
         """Returns where the user finds a cell: `line 17, column "Story"`, or `Sheet1!C17`."""

@@ -93,7 +93,7 @@ def _as_json(pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def _written(
-    write: Callable[[Any, str], str], column: pa.Array, cells: list[str]
+    write: Callable[[Any, str], str], column: pa.Array, cells: Sequence[str]
 ) -> list[str | None]:
     values = zip(python_values(column), cells, strict=True)
     return ["null" if value is None else write(value, text) for value, text in values]

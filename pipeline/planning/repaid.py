@@ -10,7 +10,7 @@ be computed. The rows of that set then count as if they were in the sheet.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +41,7 @@ from pipeline.planning.plan import Plan
 _LOOK_UP_ROWS = 10_000
 _DECIDE_DISPLAY = ("shown", "locale", "variables", "id")
 
-Columns = list[list[str]]
+Columns = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class _LookUp:
             offsets = np.flatnonzero(self.plan.sent_unpaid[first - 1 : first - 1 + len(columns[0])])
             if not len(offsets):
                 continue
-            cells = [[column[offset] for offset in offsets] for column in columns]
+            cells = [[column[offset] for offset in offsets.tolist()] for column in columns]
             ids = [None] * len(offsets) if row_id is None else cells[row_id]
             keys = variables.keys(cells)
             for offset, key, one in zip(offsets.tolist(), keys, ids, strict=True):

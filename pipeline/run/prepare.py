@@ -107,7 +107,7 @@ def prepare(
         last = None
     skip_ambiguous = State.AMBIGUOUS not in selection.states
     snapshot = take_snapshot(
-        spec, sheet.table, sheet.variables, path, skip_ambiguous=skip_ambiguous
+        spec, sheet.table, sheet.variables, path, skip_ambiguous=skip_ambiguous, last=last
     )
     if selection.rows is not None and selection.rows.last > snapshot.rows:
         raise Refused(no_such_row(selection.rows.last, spec.input.name, snapshot.rows, path))

@@ -9,16 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inputs.arrow import (
+    Texts,
     array_of,
     as_numpy,
     at,
     filled,
+    hexes,
+    large_texts,
     lists,
     numbers,
     positions,
     text_scalar,
     texts,
+    unhexed,
 )
+from pipeline.inputs.unseen import first_bytes
 
 # Lone surrogates have no UTF-8, so neither pyarrow nor this module writes them.
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -31,6 +36,29 @@ def test_arrays_of_texts_are_equal_to_pyarrows_own(values):
         made = texts(values, kind)
         made.validate(full=True)
         assert made.equals(pa.array(values, kind))
+
+
+@given(st.lists(anything, max_size=40), st.data())
+def test_the_texts_of_an_array_and_their_first_bytes_are_read_from_any_part_of_it(values, data):
+    first = data.draw(st.integers(0, len(values)))
+    part = texts(values, pa.large_string()).slice(first)
+    assert list(Texts(part)) == Texts(part)[:] == values[first:]
+    assert [Texts(part)[place] for place in range(len(Texts(part)))] == values[first:]
+    assert large_texts(Texts(part)) is part
+    assert first_bytes(part).tolist() == [(t.encode() or [-1])[0] for t in values[first:]]
+
+
+@given(st.lists(st.binary(min_size=4, max_size=4) | st.none(), max_size=40), st.data())
+def test_the_bytes_of_hex_texts_are_read_from_any_part_of_an_array(values, data):
+    """Also if all of them are null."""
+    first = data.draw(st.integers(0, len(values)))
+    there = np.array([value is not None for value in values], dtype=bool)
+    kept = list(filter(None, values))
+    made = hexes(b"".join(kept), 4, there)
+    assert made.to_pylist() == [value and value.hex() for value in values]
+    assert unhexed(made.slice(first)) == b"".join(filter(None, values[first:]))
+    assert unhexed(pa.array([None] * 3, pa.string())) == b""
+    assert first_bytes(pa.array([""] * 3, pa.large_string())).tolist() == [-1] * 3
 
 
 @given(st.lists(st.lists(anything, max_size=5), max_size=20))
