@@ -201,11 +201,10 @@ async def run_job_async(
 async def _run_job(
     job: Job, options: RunOptions, key: RunKey, control: Control, notifier: Notifier
 ) -> Summary:
-    job = with_text_rules(with_source(job), accept_changes=options.consent.accept_changes)
-    spec, folder, clock = job.to_run(), job.folder, SystemClock()
-    check_engine(spec)
-    until = _until(options, clock, spec.deadline_s)
-    sheet = open_sheet(spec, folder)
+    given, folder, clock = job, job.folder, SystemClock()
+    check_engine(given.to_run())
+    until = _until(options, clock, given.to_run().deadline_s)
+    job, sheet = _opened(given, options)
     access = None if job.sandbox else find_access(options.base_url, key)
     host = access.host if access else SANDBOX_HOST
     folder.refuse_unusable()
@@ -214,7 +213,9 @@ async def _run_job(
     refuse_lost(folder.ledger, folder.trace)  # before the run changes anything in the folder
     folder.create()
     async with contextlib.AsyncExitStack() as stack:
-        await _lock(stack, folder, options.if_locked, control, until)
+        if await _lock(stack, folder, options.if_locked, control, until):
+            job, sheet = _opened(given, options)  # other rows may be in the same file now
+        spec = job.to_run()
         notifier.start(access.base_url if access else None)
         without_log = _telling(*options.listeners)  # it is closed when the check begins
         stack.push_async_exit(_checking_ahead(folder.ledger, control, without_log))
@@ -278,6 +279,12 @@ def _telling(*listeners: Listener) -> Listener:
     return tell
 
 
+def _opened(job: Job, options: RunOptions) -> tuple[Job, OpenSheet]:
+    """Returns the job with the settings of its run folder, and its sheet."""
+    job = with_text_rules(with_source(job), accept_changes=options.consent.accept_changes)
+    return job, open_sheet(job.to_run(), job.folder)
+
+
 def _until(options: RunOptions, clock: SystemClock, deadline_s: float) -> Cutoff | None:
     if options.until is None:
         return None
@@ -291,21 +298,23 @@ async def _lock(
     if_locked: IfLocked,
     control: Control,
     until: Cutoff | None,
-) -> None:
+) -> bool:
     """Locks the folder until `stack` ends. With `wait`, first waits for the other run's end.
+    Returns whether it waited.
 
     Raises:
         Locked: when another run works in the folder, with `wait` only once `until` is over.
     """
-    clock = SystemClock()
+    clock, waited = SystemClock(), False
     while True:
         try:
             stack.enter_context(folder.locked())
-            return
+            return waited
         except Locked:
             now = {"wall": clock.wall(), "monotonic": clock.monotonic()}
             if if_locked != IfLocked.WAIT or (until is not None and until.left_s(**now) <= 0):
                 raise
+        waited = True
         control.check()
         await asyncio.sleep(ASK_AGAIN_S)
 

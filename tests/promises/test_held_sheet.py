@@ -1,12 +1,15 @@
-"""A run that begins with another sheet mixes no rows with the answers of others.
+"""A run that begins with another sheet mixes no rows with those or the answers of others.
 
 The same rows stand in each sheet in another order, and each answer names its own row.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 import pipeline
 from pipeline.core.added_columns import USUAL
 from pipeline.results.answered_sheet import opened, sheet_table
-from tests.conftest import Job, SandboxProcess
+from tests.conftest import Job, SandboxProcess, ended
 
 ROWS = 4500  # three batches of a copy
 
@@ -102,3 +105,32 @@ def test_a_reader_gets_one_sheet_while_runs_begin_one_after_the_other(job, read)
         reads += 1
     thread.join()
     assert reads > 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open files")
+def test_a_run_that_waited_for_another_one_reads_the_sheet_as_it_is_then(sandbox, make_job):
+    """Another program writes its rows into the same file during the wait. They have other lengths,
+    so a row would begin with the text of one sheet and end with that of the other."""
+    before, after = ([[f"{word} {n} {word * 50}"] for n in range(999)] for word in ("old", "newer"))
+    job = make_job(sandbox.url, rows=before)
+    folder = pipeline.find_job(job.spec).folder
+    folder.create()
+    with folder.locked():
+        process = job.start("--if-locked", "wait")
+        while str(job.sheet) not in opened_files(process.pid):
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+        job.write_sheet(["story"], after)
+    with ended(process):
+        assert process.wait(30) == 0
+    billed = [json.loads(body)["story"] for body in sandbox.billed()]
+    assert sorted(billed) == sorted(text for [text] in after)
+
+
+def opened_files(pid: int) -> list[str]:
+    found = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it is closed by now
+            found.append(os.readlink(file))
+    return found
