@@ -18,7 +18,7 @@ from types import ModuleType
 
 from measure import ROOT, keep
 
-from pipeline.policy import denial, margin, pace, ramp, upper_bound, window
+from pipeline.policy import denial, margin, pace, ramp, sends, upper_bound, window
 
 sys.path.insert(0, str(ROOT))
 
@@ -27,7 +27,7 @@ from pacing_sim import Figure, figure, one
 from tests.support.pacing_families import SETS
 from tests.support.pacing_scenarios import BEST, Scenario, best_pace, uses
 
-MODULES = (pace, ramp, denial, margin, window, upper_bound)
+MODULES = (pace, ramp, denial, margin, sends, window, upper_bound)
 SENDS_MOST = 6_000  # longer scenarios would take hours with that many constants
 NEAR_ONE = (0.8, 1.3)
 PURPOSES = {
@@ -74,7 +74,7 @@ PURPOSES = {
     "_COSTLY_NEAR": "near the g that was costly",
     "_COSTLY_GAIN": "how much slower g grows there",
     "_FREE_TRUSTED": "part of a kept limit that is free",
-    "_SHORTEN_TRIED_S": "how long a shorter window is on trial",
+    "_TRIED_S": "how long a shorter window is on trial",
     "_MATURE_WINDOWS": "when a window is sure",
     "SHORTEST_WINDOW_S": "shortest window",
     "LONGEST_WINDOW_S": "longest window",

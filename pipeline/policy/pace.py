@@ -56,8 +56,9 @@ from pipeline.policy.denial import HOLD_SHARE, Denial
 from pipeline.policy.header import whole_number
 from pipeline.policy.margin import Margin
 from pipeline.policy.ramp import Ramp, slow_start
+from pipeline.policy.sends import Sends
 from pipeline.policy.sharing import Sharing
-from pipeline.policy.window import Sends, WindowEstimate
+from pipeline.policy.window import WindowEstimate
 
 FLOOR_PER_S = 1 / 50
 MOST_PER_S = 5_000.0
@@ -79,9 +80,6 @@ _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a s
 _REMEMBERED_WINDOWS, _MUCH_LEFT = 1.1, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
 _FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
-# A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
-# and twice as long each time: a bucket that fills continuously looks nearly full for ever.
-_SHORTEN_TRIED_S = 30.0
 _MATURE_WINDOWS = 10.0
 
 
@@ -126,9 +124,6 @@ class Pace:
     _used: int = 0
     _allowed: float = 0.0
     _sent_at: float | None = None
-    _shortened_at: float = -math.inf
-    _shorten_from: float = -math.inf
-    _shorten_wait_s: float = _SHORTEN_TRIED_S
 
     def __post_init__(self) -> None:
         if self.start is not None:
@@ -284,7 +279,7 @@ class Pace:
             self._used -= 1
         if not self._denial.is_news(sent_at, now):
             return
-        self._doubt_shortening(now)
+        self._window.denied(now)
         self._note_denial(sent_at, now)
         if retry_after_s is None and self.denied_since is None and self._strike(now):
             return
@@ -300,12 +295,12 @@ class Pace:
         if factor != 1:
             self._window.scale(factor, now)
 
-    def told(self, waits: bool, now: float) -> float | None:
-        """The pace that the other runs with this key read, None if they need not leave room for it.
-
-        `waits` is whether a request waits for the pace now. Call this about twice a second.
-        """
+    def see_waiting(self, waits: bool) -> None:
+        """Takes in whether a request waits for the pace now. Call it about twice a second."""
         self._sharing.see(waits)
+
+    def told(self, now: float) -> float | None:
+        """The pace that the other runs with this key read, None if they need not leave room."""
         own = self.own_pace(now)
         return float(own) if self._held_back and math.isfinite(own) else None
 
@@ -385,27 +380,13 @@ class Pace:
         if 4 * (limit - remaining) < limit and self._ceiling_holds(now):
             self._ceiling.plenty(sent_at)
         self._window.see(self._sends, sent_at, limit, limit - remaining)
-        self._shorten(sent_at, limit - remaining, now)
+        self._ceiling.scale(self._window.shorten(self._sends, sent_at, limit - remaining, now))
         if self.window_s is None:
             return
         if unknown_window:
             self._ceiling.lift()
             self._mature_at = now + _MATURE_WINDOWS * self.window_s
         self._margin.see(self.window_s)
-
-    def _shorten(self, sent_at: float, used: int, now: float) -> None:
-        """Takes a shorter window where the answers say that it cannot be as long as believed."""
-        longest_s = self._window.longest_s(self._sends, sent_at, used)
-        if longest_s is not None and now >= self._shorten_from:
-            self._ceiling.scale(self._window.shrink(sent_at, longest_s))
-            self._shortened_at = now
-
-    def _doubt_shortening(self, now: float) -> None:
-        """After a denial soon after a shorter window: waits longer before the next such try."""
-        if now - self._shortened_at <= _SHORTEN_TRIED_S:
-            self._shorten_from = now + self._shorten_wait_s
-            self._shorten_wait_s *= 2
-            self._shortened_at = -math.inf
 
     # -- denials --------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.policy.window import COUNTED_OFF
+from pipeline.policy.sends import COUNTED_OFF
 
 SLOW_START_PER_S = 5.0
 SLOW_START_GROWTH = 3.0

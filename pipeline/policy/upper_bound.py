@@ -10,6 +10,7 @@ Others on the same key only make `used` larger and the age higher: the bound hol
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ _SPANS, _BELIEVED_SPANS = 3.0, 1.1
 _SHORTER, _REQUESTS_OFF = 1.25, 2.0
 # Steps of a 32nd of the believed window: more than the 1.1 windows that the proof takes are kept.
 _STEPS_PER_WINDOW, _STEPS_KEPT = 32, 64
+# A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
+# and twice as long each time: a bucket that fills continuously looks nearly full for ever.
+_TRIED_S = 30.0
 
 
 @dataclass(slots=True)
@@ -31,6 +35,9 @@ class UpperBound:
     _steps: deque[tuple[float, float, int]] = field(
         default_factory=lambda: deque(maxlen=_STEPS_KEPT)
     )  # its first send, the highest age and the number of the answers of one step
+    _tried_at: float = -math.inf
+    _next_from: float = -math.inf
+    _wait_s: float = _TRIED_S
 
     def see(self, sent_at: float, age_s: float, believed_s: float, limit: int) -> float | None:
         """Takes in an answer whose (used + 1)-th send was `age_s` old.
@@ -47,6 +54,20 @@ class UpperBound:
         bound_s = self._bound_s(sent_at, age_s, highest_s, _BELIEVED_SPANS * believed_s)
         self._steps.append((sent_at, age_s, 1))
         return bound_s
+
+    def tries(self, now: float) -> bool:
+        """Whether a bound may be tried at `now`. If so, that is a try."""
+        if now < self._next_from:
+            return False
+        self._tried_at = now
+        return True
+
+    def denied(self, now: float) -> None:
+        """A request was denied. Soon after a try, the next one waits longer."""
+        if now - self._tried_at <= _TRIED_S:
+            self._next_from = now + self._wait_s
+            self._wait_s *= 2
+            self._tried_at = -math.inf
 
     def start_over(self) -> None:
         self._steps.clear()

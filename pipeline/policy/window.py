@@ -26,14 +26,13 @@ follows from it yields by itself.
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
 from statistics import fmean
 
+from pipeline.policy.sends import Sends
 from pipeline.policy.upper_bound import UpperBound
 
 ROUND_WINDOWS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
@@ -61,61 +60,6 @@ _SPAN_WINDOWS = 2.2  # two teeth and a bit
 # at most quarters the window, and a denial soon after it shows the mistake.
 _SHRUNK_MOST = 4.0
 _BOUNDS_KEPT, _BOUND_LASTS_WINDOWS = 32, 2.0
-# Requests overtake each other on their way, so the limiter may count a few more or fewer.
-COUNTED_OFF = 1.05
-# Sends whose answers may still come: at 2,000 in flight, ten times as many.
-_SENDS_BEYOND_LIMIT = 20_000
-
-
-class Sends:
-    """The times of this run's admitted sends: as many of the newest as the limit needs."""
-
-    def __init__(self) -> None:
-        self._times: array[float] = array("d")
-        self._cut = False
-        self.latest = -math.inf
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    def add(self, now: float, limit: int) -> None:
-        """Notes a send at `now`, never earlier than the one before."""
-        self.latest = max(now, self.latest)
-        self._times.append(self.latest)
-        most = 2 * limit + _SENDS_BEYOND_LIMIT
-        if len(self._times) > most + most // 4:
-            del self._times[: len(self._times) - most]
-            self._cut = True
-
-    def put(self, sent_at: float) -> None:
-        """Notes a send at `sent_at` after others that were later."""
-        insort(self._times, sent_at)
-        self.latest = max(sent_at, self.latest)
-
-    def forget(self, sent_at: float) -> bool:
-        """Removes the send at `sent_at`. Returns False if it is not, or no longer, in the list."""
-        position = bisect_left(self._times, sent_at)
-        if position == len(self._times) or self._times[position] != sent_at:
-            return False
-        del self._times[position]
-        return True
-
-    def age(self, at: float, nth: int) -> float | None:
-        """How old our nth most recent send was at `at`; None if there were not so many."""
-        position = bisect_right(self._times, at) - nth
-        return at - self._times[position] if 0 <= position < len(self._times) else None
-
-    def are_all(self, at: float, number: int) -> bool:
-        """Whether `number` sends may be all until `at`: a few overtake each other on their way."""
-        return not self._cut and bisect_right(self._times, at) <= COUNTED_OFF * number + 1
-
-    def span_s(self, at: float) -> float:
-        """How old the first send was at `at`, of those that are kept."""
-        return at - self._times[0] if self._times else 0.0
-
-    def count(self, start: float, end: float) -> int:
-        """Sends in (start, end]."""
-        return bisect_right(self._times, end) - bisect_right(self._times, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,29 +256,32 @@ class WindowEstimate:
             default=0.0,
         )
 
-    def longest_s(self, sends: Sends, sent_at: float, used: int) -> float | None:
-        """Takes in an answer. Returns a window that is shorter than the one believed, if enough
-        answers say that it is no longer."""
+    def shorten(self, sends: Sends, sent_at: float, used: int, now: float) -> float:
+        """Takes in an answer, and a shorter window if enough answers say that it is no longer.
+
+        Returns by which factor it is shorter now.
+        """
         believed_s = self.guess(sent_at)
         if believed_s is None or sent_at < self._quiet_until:
-            return None
+            return 1.0
         age_s = sends.age(sent_at, used + 1)
         if age_s is None or sends.are_all(sent_at, used + 1):
             # All sends may still count, so the window may be as long.
             age_s = sends.span_s(sent_at)
-        return self._upper.see(sent_at, age_s, believed_s, self._limit)
-
-    def shrink(self, at: float, longest_s: float) -> float:
-        """Takes a window that is less than the estimate. Returns by which factor it is shorter."""
-        before = self.guess(at)
-        assert before is not None
-        window_s = _clamped(max(_BOUND_TRUSTED * longest_s, before / _SHRUNK_MOST))
+        longest_s = self._upper.see(sent_at, age_s, believed_s, self._limit)
+        if longest_s is None or not self._upper.tries(now):
+            return 1.0
+        window_s = _clamped(max(_BOUND_TRUSTED * longest_s, believed_s / _SHRUNK_MOST))
         if self.window_s is not None:
             self.window_s = self._sampled_s = window_s
         else:
             self.prior_s = window_s
-        self._start_over(at, 0.0)
-        return before / window_s
+        self._start_over(sent_at, 0.0)
+        return believed_s / window_s
+
+    def denied(self, now: float) -> None:
+        """A request was denied."""
+        self._upper.denied(now)
 
     def _estimate(self, limit: int) -> None:
         newest = max(sample.at for sample in self._samples)

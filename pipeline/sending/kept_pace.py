@@ -91,7 +91,8 @@ class KeptPace:
         Also stores what the run has learned. A run that begins now needs it at once: all that the
         limit has left for it is almost nothing, and that would look like the limit.
         """
-        _write(self._own, {"pace": pace.told(waits, now)})
+        pace.see_waiting(waits)
+        _write(self._own, {"pace": pace.told(now)})
         pace.share_with(self._others(), now)
         self.keep(pace, wall)
 

@@ -230,7 +230,8 @@ class World:
         if self.now >= runner.ends_at:
             del self._told[id(runner)]
             return
-        self._told[id(runner)] = runner.pace.told(runner.waits, self.now)
+        runner.pace.see_waiting(runner.waits)
+        self._told[id(runner)] = runner.pace.told(self.now)
         others = [pace for other, pace in self._told.items() if other != id(runner)]
         runner.pace.share_with([pace for pace in others if pace is not None], self.now)
         self.kept = runner.pace.learned() or self.kept

@@ -167,16 +167,20 @@ def test_a_run_that_had_more_than_an_equal_part_learns_and_gets_no_more_than_the
 def test_a_run_tells_no_pace_while_something_else_holds_it_back():
     """Its requests hardly wait for the pace for some seconds, or no row is left to send."""
     pace, now = settled()
-    assert pace.told(True, now) == pace.own_pace(now)
-    told = [pace.told(False, now) for _ in range(15)]
-    assert told == [pace.own_pace(now)] * 13 + [None] * 2
-    assert [pace.told(True, now) is None for _ in range(15)] == [True] * 10 + [False] * 5
-    assert [pace.told(turn % 2 == 0, now) is None for turn in range(40)] == [False] * 40
+
+    def told(waits):
+        pace.see_waiting(waits)
+        return pace.told(now)
+
+    assert told(True) == pace.own_pace(now)
+    assert [told(False) for _ in range(15)] == [pace.own_pace(now)] * 13 + [None] * 2
+    assert [told(True) is None for _ in range(15)] == [True] * 10 + [False] * 5
+    assert [told(turn % 2 == 0) is None for turn in range(40)] == [False] * 40
     pace.begin(1)
-    assert pace.told(True, now) is not None
+    assert told(True) is not None
     send(pace, now + 0.02)
-    assert pace.told(True, now + 0.02) is None
-    assert Pace(start=Learned(50, 1e-9, 0.9), rows=0).told(True, 0.0) is None
+    assert told(True) is None
+    assert Pace(start=Learned(50, 1e-9, 0.9), rows=0).told(0.0) is None
 
 
 def test_runs_that_share_a_key_approach_each_other_by_the_root_of_their_ratio():

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from pipeline.policy.window import LONGEST_WINDOW_S, Sample, Sends, WindowEstimate, above, snapped
+from pipeline.policy.sends import Sends
+from pipeline.policy.window import LONGEST_WINDOW_S, Sample, WindowEstimate, above, snapped
 
 
 def sent(*times: float, limit: int = 50) -> Sends:
