@@ -39,6 +39,7 @@ PURPOSES = {
     "_LEAST_LEFT": "what is taken for left when nothing is",
     "_RETURNING": "how fast what returns is used",
     "_SHORTEST_S": "time of the first burst",
+    "_SPREAD": "how fast what is left after a denial is used",
     "FLOOR_PER_S": "lowest rate",
     "MOST_PER_S": "highest rate",
     "_G_MIN": "lowest g",

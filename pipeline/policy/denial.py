@@ -75,6 +75,11 @@ class Denial:
         own_s = max(HOLD_SHARE * (now - self.since), _HOLD_MIN_S, least_s)
         self._held_at, self._hold_until = now, now + min(own_s, _HOLD_MAX_S)
 
+    @property
+    def lasted_s(self) -> float:
+        """How long requests have been denied, until the last 429. A wait says nothing about it."""
+        return 0.0 if self.since is None else self._held_at - self.since
+
     def end(self) -> None:
         """A probe was let through."""
         self.since = self._probe = None

@@ -33,13 +33,14 @@ Each kind of answer teaches one thing:
   of the wait, one probe goes early.
 
 While W is not known, the rate is a slow start, then what is left of the limit spread over time (see
-`ramp`), and after a denial what was let through (see `ceiling`). A pace that an earlier run kept
-replaces all of them.
+`ramp`). After a denial it is what was let through (see `ceiling`), and next to others again what is
+left, spread over the time of that denial. A pace that an earlier run kept replaces all of them.
 
 Others who use the key are counted in `used` and not in our sends. So W reads long, and the rate
-yields by itself. When they leave, the bound from above brings it back. Two machines do not come to
-equal parts by that: no split of the whole limit changes by itself. Runs on one machine do, because
-each knows the paces of the others (see `sharing`).
+yields by itself. When they leave, the bound from above brings it back. Two machines that begin
+together see the same left, so they get equal parts. Once both know W, no split of the whole limit
+changes by itself. Runs on one machine come to equal parts always, because each knows the paces of
+the others (see `sharing`).
 
 Times are seconds of a monotonic clock.
 """
@@ -120,6 +121,7 @@ class Pace:
     _mature_at: float = math.inf
     _strike_at: float = -math.inf
     _denied_before: float = -math.inf
+    _released_at: float = -math.inf
     _forgiven: bool = False
     _used: int = 0
     _allowed: float = 0.0
@@ -306,7 +308,8 @@ class Pace:
 
     def own_pace(self, now: float) -> float:
         """The pace that this run would get without a look at the others."""
-        return min(self.g * self._sustained(now), self._ceiling.per_s(now), self._grown(now))
+        pace = min(self.g * self._sustained(now), self._grown(now))
+        return pace if self._spreads() else min(pace, self._ceiling.per_s(now))
 
     def _count(self, now: float) -> None:
         before, self._sent_at = self._sent_at, now
@@ -345,14 +348,28 @@ class Pace:
         if self.window_s is not None or self._window.prior_s is not None:
             return math.inf
         since_s = 0.0 if self._started is None else now - self._started
+        if self._spreads():
+            return self._ramp.spread_per_s(since_s, self.limit, self._free(now))
         if self.limit is None or self._limit_at == -math.inf or self.rate_limited:
             return slow_start(since_s, self.limit)
         return self._ramp.per_s(since_s, self.limit, self._free(now), now - self._limit_at)
 
+    def _spreads(self) -> bool:
+        """Whether the rate is what is left of the limit, spread over the time of the last denial.
+
+        It is next to others, while the window is not known, once an answer after the denial says
+        what is left. The others make the bounds of the window too long then, and what was let
+        through says what they left and not how much there is.
+        """
+        if self.window_s is not None or self._window.prior_s is not None:
+            return False
+        return self._ramp.spreads and self._limit_at >= self._released_at
+
     def _ceiling_holds(self, now: float) -> bool:
         """Whether the ceiling is what the rate meets. Else requests say nothing about it: it would
-        grow untried, and be the rate at once when a denial's bound on the window is over."""
-        return self._ceiling.per_s(now) <= self.g * self._sustained(now)
+        grow untried, and be the rate at once when a denial's bound on the window is over. Nor does
+        the time in which each request is denied."""
+        return self.denied_since is None and self._ceiling.per_s(now) <= self.own_pace(now)
 
     @property
     def _held_back(self) -> bool:
@@ -400,7 +417,7 @@ class Pace:
         if self.limit is None or self._forgiven or self._remembered(sent_at):
             return
         age = self._sends.age(sent_at, self.limit)
-        if age is not None and self._window.refuted_by(sent_at, age):
+        if age is not None and self._window.refuted_by(sent_at, age, shared=self._ramp.others):
             self._margin.start_over()
             self._mature_at = math.inf
             self._ceiling.lift()
@@ -449,6 +466,7 @@ class Pace:
     def _end_denial(self, probe: float, now: float) -> None:
         since, asked_s = self._denial.since, self._denial.asked_s
         assert since is not None
+        self._ramp.denied(self._denial.lasted_s)
         self._denial.end()
         self._window.paused(since, probe)
         if self.window_s is None:
@@ -458,7 +476,7 @@ class Pace:
         if self.window_s is not None and self._forgiven:
             self._mature_at = now + max(probe - since, _MATURE_WINDOWS * self.window_s)
         self._forgiven = False
-        self._denied_before = since
+        self._denied_before, self._released_at = since, probe
 
     def _lower_ceiling(self, since: float, probe: float, now: float, asked_s: float) -> None:
         """Caps the rate, after a denial from `since` to `probe`, by what was let through lately.

@@ -173,15 +173,15 @@ class WindowEstimate:
         self._upper.start_over()
         self._quiet_until = at + _QUIET_WINDOWS * lasts_s
 
-    def refuted_by(self, at: float, window_s: float) -> bool:
+    def refuted_by(self, at: float, window_s: float, *, shared: bool = False) -> bool:
         """Takes in a denial's word that W was longer at `at`. Whether the estimate cannot stand.
 
-        The time of the last pause does not count once W is known: the requests that this run lacks
-        there were those of others.
+        The time of the last pause does not count once W is known, nor if the key is `shared`: the
+        requests that this run lacks there were those of others.
         """
         if at < self._quiet_until:
             return False
-        if self.window_s is not None:
+        if shared or self.window_s is not None:
             window_s -= max(self._paused_until - max(self._paused_from, at - window_s), 0.0)
         if self.prior_s is not None and window_s > _REFUTED * self.prior_s:
             self.prior_s = None

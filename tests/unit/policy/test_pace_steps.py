@@ -211,8 +211,8 @@ def test_a_run_that_others_leave_room_for_speeds_up_although_denials_hold_it_dow
     probe = send(pace, pace.next_at(0.3))
     pace.answered(probe, "50", "0", probe + 0.02)
     own = pace.own_pace(0.6)
-    assert own < 5
-    pace.share_with([50.0], 0.6)
+    assert own < 10
+    pace.share_with([200.0], 0.6)
     assert pace.own_pace(0.6) == own
     assert pace.rate(0.6) == exactly(own * 2)
 
@@ -836,6 +836,24 @@ def test_after_a_denial_the_learned_rate_counts_at_60_percent():
         pace.denied(send(pace, at), at + 0.001)
     pace.answered(send(pace, 107.0), None, None, 107.05)
     assert pace.rate(107.05) == exactly(0.6 * 50 * (1 - 1 / 64))
+
+
+def test_a_rate_does_not_grow_while_each_request_is_denied():
+    """The denials say that it is too high, and the time says nothing."""
+    pace = Pace()
+    for number in range(400):
+        send(pace, number / 20)
+    for at in (20.0, 20.01):
+        pace.denied(send(pace, at), at + 0.02)
+    pace.answered(send(pace, 21.0), None, None, 21.05)
+    before = pace.own_pace(21.05)
+    for at in (22.0, 22.01):
+        pace.denied(send(pace, at), at + 0.02)
+    while pace.next_at(22.05) < 100.0:
+        at = pace.next_at(22.05)
+        pace.denied(send(pace, at), at + 0.02)
+    last = send(pace, 100.0)
+    assert pace.own_pace(last) < 1.1 * before
 
 
 def test_a_denial_of_nearly_every_request_starts_the_ramp_again():

@@ -106,3 +106,50 @@ def test_a_denial_that_ends_while_the_clock_stands_still_is_no_error():
     pace.answered(100.0, "50", "48", 100.0)
     assert pace.denied_since is None
     assert pace.rate(100.0) > 0
+
+
+def test_next_to_others_what_is_left_is_spread_over_the_time_of_the_last_denial():
+    """Four times as fast as would fill that time, and slower with each request."""
+    ramp = Ramp()
+    ramp.see(sent=1, used=3, since_s=0.5)
+    assert not ramp.spreads
+    ramp.denied(40.0)
+    assert ramp.spreads
+    assert ramp.spread_per_s(60.0, 600, free=500) == 4 * 500 / 40
+    assert ramp.spread_per_s(60.0, 600, free=-3) == 4 * 1 / 40  # it still looks for room
+    assert ramp.spread_per_s(1.0, 600, free=500) == slow_start(1.0, 600)
+    ramp.see(sent=100, used=90, since_s=70.0)
+    assert ramp.spreads  # others who were there stay
+
+
+@pytest.mark.parametrize(("sent", "lasted_s"), [(3, 40.0), (1, 0.0)])
+def test_nothing_is_spread_alone_nor_after_a_denial_of_one_request(sent, lasted_s):
+    ramp = Ramp()
+    ramp.see(sent=sent, used=3, since_s=0.5)
+    ramp.denied(lasted_s)
+    assert not ramp.spreads
+
+
+@pytest.mark.parametrize(("kind", "least"), [("remembering 1", 0.95), ("log", 0.84)])
+def test_two_machines_that_start_cold_share_a_window_of_a_minute(kind, least):
+    """The first burst of both uses the limit up, and where a server process remembers denials, each
+    further burst costs the rest of a window."""
+    scenario = replace(
+        MINUTE, kind=kind, limit=600, latency_s=2.0, start_s=180.0, end_s=420.0, machine_s=0.5
+    )
+    together = []
+    for seed in range(3):
+        got = [between(run.admitted, 180.0, 420.0) for run in play(scenario, runner, seed)[0]]
+        assert min(got) >= 0.4 * sum(got)
+        together.append(sum(got))
+    assert fmean(together) >= least * 10 * 240
+
+
+@pytest.mark.parametrize(("kind", "least"), [("clumped", 0.92), ("log", 0.87), ("fixed", 0.92)])
+def test_a_cold_run_uses_what_others_leave_of_a_window_of_a_minute(kind, least):
+    """They use a third."""
+    scenario = replace(
+        MINUTE, kind=kind, limit=600, latency_s=2.0, start_s=120.0, end_s=480.0, foreign=1 / 3
+    )
+    got = [between(play(scenario, runner, seed)[0][0].admitted, 120.0, 480.0) for seed in range(3)]
+    assert fmean(got) >= least * 2 / 3 * 10 * 360
