@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -48,11 +49,7 @@ def open_table(spec: JobSpec) -> Table:
     if path.is_dir():
         raise Refused(f"{path}: this is a folder, not a sheet. Name the file in it.")
     if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
-        if leads_to_itself(path):
-            raise Refused(f"{path}: a symbolic link in this path leads back to itself.{named}")
-        raise Refused(f"{path}: there is no such file.{nearest(path.name, beside) or named}")
+        raise _missing(spec)
     opener = READERS.get(path.suffix.lower())
     if opener is None:
         raise Refused(
@@ -60,13 +57,35 @@ def open_table(spec: JobSpec) -> Table:
             f"It reads {', '.join(READERS)}.{_saved_as(path.suffix.lower())}"
         )
     _refuse_settings_of_others(spec)
-    try:
+    with _refusing_unreadable(spec):
         table = opener(spec)
-        table = replace(table, batches=partial(_without_blank_end, table))
-    except OSError as error:
-        raise Refused(f"{path}: the file cannot be read ({error.strerror or error}).") from None
     _check_header(spec, table)
-    return table
+    return replace(table, batches=partial(_rows, spec, table))
+
+
+def _rows(spec: JobSpec, table: Table) -> Iterator[Batch]:
+    with _refusing_unreadable(spec):
+        yield from _without_blank_end(table)
+
+
+@contextmanager
+def _refusing_unreadable(spec: JobSpec) -> Iterator[None]:
+    path = spec.file
+    try:
+        yield
+    except OSError as error:
+        if not path.is_file():  # some readers open it again for the rows
+            raise _missing(spec) from None
+        raise Refused(f"{path}: the file cannot be read ({error.strerror or error}).") from None
+
+
+def _missing(spec: JobSpec) -> Refused:
+    path = spec.file
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    named = f" {spec.at('input')} names it." if "input" in spec.lines else ""
+    if leads_to_itself(path):
+        return Refused(f"{path}: a symbolic link in this path leads back to itself.{named}")
+    return Refused(f"{path}: there is no such file.{nearest(path.name, beside) or named}")
 
 
 def _open_frame(spec: JobSpec) -> Table:

@@ -41,6 +41,25 @@ def test_other_workbooks_become_text_by_the_rules_for_xlsx(kind):
     assert "has no worksheet" in refused(BOOKS / f"book.{kind}", sheet="Sheet2")
 
 
+@pytest.mark.parametrize("name", ["s.jsonl", "s.xlsx"])
+def test_a_sheet_that_goes_away_before_its_rows_are_read_is_refused_as_a_missing_one(
+    tmp_path, name
+):
+    path = tmp_path / name
+    write_workbook(path, worksheet(table([["story"], ["a"]])))
+    if name == "s.jsonl":
+        path.write_text('{"story": "a"}\n')
+    spec = spec_for(path)
+    opened = open_table(spec)
+    path.unlink()
+    said = []
+    for read_it in (lambda: list(opened.batches()), lambda: open_table(spec)):
+        with pytest.raises(Refused) as caught:
+            read_it()
+        said.append(str(caught.value))
+    assert said == [f"{path}: there is no such file. Nothing was sent."] * 2
+
+
 @pytest.mark.parametrize(("lines", "words"), [(1 << 20, "cells"), (5000, "too much memory")])
 def test_a_small_workbook_of_many_cells_ends_soon_in_little_memory(tmp_path, lines, words):
     """calamine has a place in memory for each cell up to the last one."""
