@@ -60,9 +60,20 @@ _YAML_WORDS = (
 )
 _INIT = "`pipeline init SHEET --workflow ID` writes one."
 _YES = ("true", "yes", "on")
+_OF_JOBS = re.compile(rb"""(?<![\w-])(workflow|input)['"]?[ \t]*:""")
 _HALVES = re.compile("[\ud800-\udfff]")
 
 T = TypeVar("T")
+
+
+def may_be_job_file(path: Path) -> bool:
+    """Whether the YAML file at `path` looks like a job file, also one with errors. A file that this
+    user cannot read may be one."""
+    try:
+        content = _content(path)
+    except Refused:
+        return True
+    return _OF_JOBS.search(content.replace(b"\0", b"")) is not None  # UTF-16 has NULs
 
 
 def compose(path: Path, content: bytes | None = None) -> yaml.MappingNode:

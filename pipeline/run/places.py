@@ -11,6 +11,7 @@ from pipeline.core.errors import Refused
 from pipeline.inputs.formats import READERS
 from pipeline.job.job import Job, find_job
 from pipeline.job.traces import LEDGER
+from pipeline.job.yaml_fields import may_be_job_file
 from pipeline.system.paths import path_fault, resolved
 
 SPECS = (".yaml", ".yml")
@@ -77,8 +78,9 @@ class Places:
         return path.is_dir() or path.suffix.lower() in SPECS
 
     def jobs(self) -> Iterator[str]:
-        """The job files, relative to the folder."""
-        yield from self._files(SPECS)
+        """The job files, relative to the folder, also those with errors. A folder may also have
+        YAML files of other programs."""
+        yield from (n for n in self._files(SPECS) if may_be_job_file(self.root / n))
 
     def sheets(self) -> Iterator[str]:
         """The sheets, relative to the folder."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
 from pipeline.run.places import Places
 
 ADDRESS = r"The page is at http://127\.0\.0\.1:\d+/\?token=\S+"
@@ -70,7 +71,33 @@ def test_the_files_of_a_run_folder_are_no_sheets(tmp_path: Path):
     for name in ("s.csv", "out/failures.csv", "out/results/part-00000.parquet", "both/s.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for name in ("out/ledger.sqlite", "both/ledger.sqlite", "both/j.yaml"):
+    for name in ("out/ledger.sqlite", "both/ledger.sqlite"):
         (tmp_path / name).touch()
+    (tmp_path / "both/j.yaml").write_text("input: s.csv\n")
     assert sorted(Places(tmp_path).sheets()) == ["both/s.csv", "s.csv"]
     assert list(Places(tmp_path).jobs()) == ["both/j.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_job"),
+    [
+        ("name: j\nworkflow: wf\ninput: s.csv\n", True),
+        ('{"name": "j", "input" : "s.csv"}', True),
+        ("input: 'a quote that never ends\n", True),
+        ("# workflow:\nname: j\n\tworkflow: wf\n", True),
+        ("name: CI\non: {workflow_dispatch: {inputs: {a: {}}}}\njobs: {}\n", False),
+        ("services: {web: {image: nginx}}\n", False),
+        ("- hosts: all\n", False),
+        ("", False),
+    ],
+)
+def test_the_page_offers_job_files_with_errors_and_no_yaml_of_other_programs(
+    tmp_path: Path, content, is_job
+):
+    for name, encoding in (("a.yaml", "utf-8"), ("b.yml", "utf-16")):
+        (tmp_path / name).write_text(content, encoding)
+    assert list(Places(tmp_path).jobs()) == ["a.yaml", "b.yml"] * is_job
+
+
+def test_the_page_in_a_clone_offers_no_file_of_the_package():
+    assert not list(Places(Path(pipeline.__file__).parent).jobs())
