@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.console import (
     answer,
     finish,
+    is_terminal,
     print_json,
     resume_selection,
     run_selection,
+    tell,
     words_said,
 )
 from pipeline.commands.help import SEND, command, option
@@ -37,6 +41,7 @@ from pipeline.commands.options import (
 from pipeline.core.errors import Refused
 
 if TYPE_CHECKING:
+    from pipeline.core.events import Event
     from pipeline.job.job import Job
     from pipeline.planning.selection import Selection
 
@@ -84,15 +89,17 @@ def check(**given: Any) -> None:
         from pipeline.commands.check_lines import check_lines
         from pipeline.planning.reviewed import kept_line
         from pipeline.run.check import check_job, checked_json
+        from pipeline.run.waits import PREPARING, saying_if_slow
 
         verb, selection = _asked(said)
-        checked = check_job(
-            job,
-            base_url=said.base_url,
-            key_file=said.key_file,
-            selection=selection,
-            accept_changes=said.accept_changes,
-        )
+        with saying_if_slow(partial(_say, said), PREPARING):
+            checked = check_job(
+                job,
+                base_url=said.base_url,
+                key_file=said.key_file,
+                selection=selection,
+                accept_changes=said.accept_changes,
+            )
         code = 0 if checked.refusal is None else Refused.exit_code
         if not said.quiet or code:
             more = words_said(said, ("accept_changes", "rate", "base_url", "key_file", *_OF_PLAN))
@@ -107,6 +114,14 @@ def check(**given: Any) -> None:
         return code
 
     finish(said, work)
+
+
+def _say(said: CheckCommand, event: Event) -> None:
+    """Says why the terminal shows nothing yet. A program that reads the output can wait."""
+    from pipeline.core.events import Notice
+
+    if isinstance(event, Notice) and not said.quiet and is_terminal(sys.stderr):
+        tell(event.message)
 
 
 def _asked(said: CheckCommand) -> tuple[str, Selection]:

@@ -201,9 +201,10 @@ async def run_job_async(
 async def _run_job(
     job: Job, options: RunOptions, key: RunKey, control: Control, notifier: Notifier
 ) -> Summary:
-    given, folder, clock = job, job.folder, SystemClock()
-    check_engine(given.to_run())
-    until = _until(options, clock, given.to_run().deadline_s)
+    given, spec, folder, clock = job, job.to_run(), job.folder, SystemClock()
+    check_engine(spec)
+    loop = asyncio.get_running_loop()
+    until = _until(options, clock, spec.deadline_s)
     job, sheet = _opened(given, options)
     access = None if job.sandbox else find_access(options.base_url, key)
     host = access.host if access else SANDBOX_HOST
@@ -226,7 +227,7 @@ async def _run_job(
         ledger.when_blocked(saying_blocked(tell, clock))
         control.when_abandoned(ledger.leave)
         interrupted_row_ids = recover(folder, ledger, spec.workflow, tell)
-        with saying_if_slow(tell, PREPARING):
+        with saying_if_slow(tell, PREPARING, loop.call_later):
             prepared = await _prepare(job, sheet, host, options.selection, ledger, control)
         if prepared.neighbours.locked:
             tell(Notice(locked_line(prepared.neighbours.locked)))
@@ -256,12 +257,12 @@ def _checking_ahead(
     ledger: Path, control: Control, tell: Listener
 ) -> Callable[..., Awaitable[None]]:
     """Returns the check of a ledger after a run. A signal and a cancelled task end it."""
-    ended = threading.Event()
+    ended, loop = threading.Event(), asyncio.get_running_loop()
 
     async def check(failed: type[BaseException] | None, *_: object) -> None:
         if failed is None and control.stopped is None:
             try:
-                with saying_if_slow(tell, CHECKING_AHEAD):
+                with saying_if_slow(tell, CHECKING_AHEAD, loop.call_later):
                     await asyncio.to_thread(
                         check_ahead, ledger, lambda: control.stopped is None and not ended.is_set()
                     )

@@ -1,11 +1,12 @@
-"""What a run says while the user waits and no row moves."""
+"""What a run or a check says while the user waits and no row moves."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
+from typing import Protocol, TypeAlias
 
 from pipeline.core.clock import SystemClock
 from pipeline.core.errors import StorageFailed
@@ -24,15 +25,31 @@ _BLOCKED = (
 )
 
 
+class _Timer(Protocol):
+    def cancel(self) -> object: ...
+
+
+CallLater: TypeAlias = Callable[[float, Callable[[], None]], _Timer]
+
+
+def in_thread(after_s: float, function: Callable[[], None]) -> _Timer:
+    """Calls `function` later, where no event loop can."""
+    timer = Timer(after_s, function)
+    timer.start()
+    return timer
+
+
 @contextmanager
-def saying_if_slow(tell: Listener, sentence: str) -> Iterator[None]:
+def saying_if_slow(
+    tell: Listener, sentence: str, call_later: CallLater = in_thread
+) -> Iterator[None]:
     """Says `sentence` if the block is not over after two seconds."""
 
     def say() -> None:
         with contextlib.suppress(StorageFailed):  # of the log: the work continues
             tell(Notice(sentence))
 
-    timer = asyncio.get_running_loop().call_later(_SLOW_S, say)
+    timer = call_later(_SLOW_S, say)
     try:
         yield
     finally:

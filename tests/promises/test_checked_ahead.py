@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +19,7 @@ from pipeline.ledger.sound import content_of
 from pipeline.run.waits import CHECKING_AHEAD, PREPARING
 from tests.conftest import Job
 from tests.support.browser import eventually
+from tests.support.screen import screen
 
 # The requests of these rows make a ledger that is as large as that of 100,000 short rows.
 LONG = [[f"{name} {'x' * 4_000_000}"] for name in "abcde"]
@@ -126,12 +129,41 @@ def test_a_run_that_shows_nothing_for_seconds_says_what_it_does(sandbox, make_jo
     assert list(sandbox.billed().values()) == [1] * 6
 
 
-def checks(job: Job) -> list[int]:
-    """Returns the processes that check the job's ledger."""
+@pytest.mark.parametrize(("options", "says"), [((), True), (("--quiet",), False)])
+def test_a_check_that_shows_nothing_for_seconds_says_the_same(sandbox, make_job, options, says):
+    """On a terminal. `--quiet` and a log file have nothing of it."""
+    job = make_job(sandbox.url, rows=LONG)
+    job.run()
+    for path in (job.folder / "cache" / "pipeline" / "sound").iterdir():
+        path.unlink()
+    with screen(200) as terminal, (job.folder / "log").open("w+") as log:
+        for stderr in (terminal.stream, log):
+            started = subprocess.Popen(
+                job.command("check", *options),
+                env=job.environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+            eventually(lambda pid=started.pid: checks(job, pid))
+            [check] = checks(job, started.pid)
+            os.kill(check, signal.SIGSTOP)
+            if says and stderr is not log:
+                eventually(lambda: PREPARING in terminal.lines())
+            else:
+                time.sleep(2.5)
+            os.kill(check, signal.SIGCONT)
+            assert started.wait(60) == 0
+        assert (PREPARING in terminal.lines()) is says
+        log.seek(0)
+        assert PREPARING not in log.read()
+
+
+def checks(job: Job, parent: int | None = None) -> list[int]:
+    """Returns the processes of `parent`, by default this process, that check the job's ledger."""
     words = f"pipeline.ledger.integrity\0{job.output}".encode()
     return [
         int(child)
-        for path in Path(f"/proc/{os.getpid()}/task").glob("*/children")
+        for path in Path(f"/proc/{parent or os.getpid()}/task").glob("*/children")
         for child in path.read_text().split()
         if words in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
