@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def begin(db: sqlite3.Connection) -> bool:
     db.execute(
         "INSERT INTO moved SELECT identity, row_number() OVER"
         f" (PARTITION BY identity ORDER BY {_BEST_FIRST}) - 1, row_id FROM rows"
-        " WHERE identity IN (SELECT identity FROM rows WHERE occurrence > 0)"
+        " WHERE identity IN (SELECT identity FROM rows INDEXED BY rows_equal WHERE occurrence > 0)"
     )
     return _holds_rows(db)
 
@@ -96,16 +96,20 @@ def find_in_place(names: memoryview, row_ids: range) -> Callable[[sqlite3.Connec
     """
 
     def operation(db: sqlite3.Connection) -> Alike:
-        span = (row_ids.start, row_ids.stop - 1)
-        db.execute(f"INSERT INTO placed {_IN_PLACE}", (*span, names))
-        found = db.execute(
-            "SELECT coalesce(group_concat(sheet_row), ''), coalesce(group_concat(row_id), '')"
-            " FROM placed WHERE row_id BETWEEN ? AND ?",
-            span,
-        ).fetchone()
-        return Alike(_FINISHED, *map(_listed, found))
+        found = db.execute(_IN_PLACE, (row_ids.start, row_ids.stop - 1, names)).fetchone()
+        alike = Alike(_FINISHED, *map(_listed, found))
+        db.executemany("INSERT INTO stayed VALUES (?, ?)", _ranges(np.sort(alike.row_ids)))
+        return alike
 
     return operation
+
+
+def _ranges(ascending: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yields (first, last) of each run of consecutive numbers."""
+    ends = np.diff(ascending) != 1
+    firsts = ascending[np.append(True, ends)[: len(ascending)]]
+    lasts = ascending[np.append(ends, True)[: len(ascending)]]
+    return zip(firsts.tolist(), lasts.tolist(), strict=True)
 
 
 def look_up(
@@ -209,8 +213,9 @@ def answered_rows(*, finished: bool) -> Callable[[sqlite3.Connection], list[tupl
     answer, without those that are ok unless `finished`."""
     which = "" if finished else " AND r.state <> 'ok'"
     query = (
-        "SELECT p.sheet_row, r.row_id, r.ok_attempt FROM rows r CROSS JOIN placed p"
-        f" USING (row_id) WHERE r.ok_attempt IS NOT NULL{which}"
+        "SELECT coalesce(p.sheet_row, r.sheet_row), r.row_id, r.ok_attempt FROM rows r"
+        f" LEFT JOIN placed p USING (row_id) WHERE r.ok_attempt IS NOT NULL{which}"
+        f" AND r.row_id NOT IN ({_ABSENT})"
     )
     return lambda db: db.execute(query).fetchall()
 
@@ -266,7 +271,7 @@ def paid_and_absent(
         found = db.execute(
             "SELECT r.row_id FROM rows r JOIN attempts a"
             " ON a.attempt_id = coalesce(r.ok_attempt, r.last_attempt)"
-            f" WHERE a.run IN ({marks}) AND r.row_id NOT IN (SELECT row_id FROM placed)"
+            f" WHERE a.run IN ({marks}) AND r.row_id IN ({_ABSENT})"
             f" AND {_PAID} AND {_NOT_ACCEPTED}",
             (*runs, pins),
         )
@@ -280,7 +285,7 @@ def finished_before(db: sqlite3.Connection) -> tuple[int, list[tuple[int, str | 
     number, (sheet row, id) of those that this sheet does not have)."""
     gone = db.execute(
         f"SELECT r.sheet_row, r.id FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
-        " AND r.row_id NOT IN (SELECT row_id FROM placed) ORDER BY r.sheet_row"
+        f" AND r.row_id IN ({_ABSENT}) ORDER BY r.sheet_row"
     ).fetchall()
     [finished] = db.execute(
         f"SELECT count(*) FROM rows r WHERE r.sheet_row IS NOT NULL AND {_PAID}"
@@ -301,7 +306,7 @@ def sources_of_absent(folder: str) -> Callable[[sqlite3.Connection], set[int]]:
             f"SELECT l.source_row, {intact('lineage', 'l')} FROM rows r JOIN lineage l"
             " ON l.attempt_id = coalesce(r.ok_attempt, r.last_attempt)"
             f" WHERE r.sheet_row IS NOT NULL AND {_PAID} AND l.source_folder = ?"
-            " AND r.row_id NOT IN (SELECT row_id FROM placed)",
+            f" AND r.row_id IN ({_ABSENT})",
             (folder,),
         ).fetchall()
         if not all(whole for _, whole in found):
@@ -364,12 +369,13 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
                 " WHERE rows.row_id = moved.row_id AND rows.occurrence <> moved.occurrence"
             )
         db.execute(
+            # Without the plus, SQLite looks for each row of the ledger in `placed`.
             "UPDATE rows SET sheet_row = placed.sheet_row FROM placed"
-            " WHERE rows.row_id = placed.row_id AND rows.sheet_row IS NOT placed.sheet_row"
+            " WHERE rows.row_id = +placed.row_id AND rows.sheet_row IS NOT placed.sheet_row"
         )
         db.execute(
             "UPDATE rows SET sheet_row = NULL WHERE sheet_row IS NOT NULL"
-            " AND row_id NOT IN (SELECT row_id FROM placed)"
+            f" AND row_id IN ({_ABSENT})"
         )
         _adopt_duplicates(db)
         db.execute("DELETE FROM skipped_answers")
@@ -386,6 +392,7 @@ def adopt(snapshot_id: str, sha256: str) -> Callable[[sqlite3.Connection], None]
 
 def _create(db: sqlite3.Connection) -> None:
     db.execute(_REVIEWED)
+    db.execute("CREATE TEMP TABLE stayed (first INTEGER PRIMARY KEY, last INTEGER)")
     db.execute("CREATE TEMP TABLE placed (row_id INTEGER PRIMARY KEY, sheet_row INTEGER)")
     db.execute(
         "CREATE TEMP TABLE wanted"
@@ -428,7 +435,9 @@ def _adopt_duplicates(db: sqlite3.Connection) -> None:
 
 
 _REVIEWED = "CREATE TEMP TABLE IF NOT EXISTS reviewed (row_id INTEGER PRIMARY KEY)"
-_TEMPORARY = (*("placed", "wanted", "met", "moved", "shared", "kept", "named", "best", "reviewed"),)
+_TEMPORARY = (
+    *("stayed", "placed", "wanted", "met", "moved", "shared", "kept", "named", "best", "reviewed"),
+)
 _IS_REVIEWED = "r.row_id IN (SELECT row_id FROM reviewed)"
 
 # Equal rows that `begin` ranked are found only by their rank, in `moved`. A row with a reviewed
@@ -446,8 +455,17 @@ _HELD = (
 )
 # Rows of which `_HELD` says the same. Equal rows are left out, because `begin` ranks them.
 _FINISHED = Held(State.OK, None, answered=True, given_up=False, maybe_paid=True)
+# The ledger's rows that the sheet does not have. Most rows of a long sheet stay in their places, so
+# these are in the few gaps between the ranges of rows that stayed.
+_ABSENT = (
+    "SELECT r.row_id FROM (SELECT last + 1 AS first, lead(first) OVER (ORDER BY first) AS next"
+    " FROM (SELECT first, last FROM stayed UNION ALL SELECT 0, 0)) g CROSS JOIN rows r NOT INDEXED"
+    " ON r.row_id >= g.first AND r.row_id < coalesce(g.next, 9223372036854775807)"
+    " WHERE r.row_id NOT IN (SELECT row_id FROM placed)"
+)
 _IN_PLACE = (
-    "SELECT row_id, sheet_row FROM rows r NOT INDEXED WHERE row_id BETWEEN ? AND ?"
+    "SELECT coalesce(group_concat(sheet_row), ''), coalesce(group_concat(row_id), '')"
+    " FROM rows r NOT INDEXED WHERE row_id BETWEEN ? AND ?"
     " AND state = 'ok' AND code IS NULL AND ok_attempt IS NOT NULL AND NOT given_up"
     f" AND NOT ({_IS_REVIEWED}) AND identity NOT IN (SELECT identity FROM moved)"
     " AND identity = substr(?, 16 * sheet_row - 15, 16)"
@@ -470,7 +488,7 @@ _KEPT = (
     " JOIN (SELECT row_id, identity, row_number() OVER"
     " (PARTITION BY identity ORDER BY occurrence) AS place FROM rows"
     " WHERE identity IN (SELECT name FROM skipped) AND ok_attempt IS NOT NULL"
-    " AND row_id NOT IN (SELECT row_id FROM placed)) a"
+    f" AND row_id IN ({_ABSENT})) a"
     " ON a.identity = s.name AND a.place = s.place"
 )
 _KEPT_BEST = (
@@ -490,7 +508,7 @@ _PROTECTED = (
     " WHERE r.row_id NOT IN (SELECT row_id FROM kept)"
 )
 _LOST = (
-    "SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id NOT IN (SELECT row_id FROM placed)"
+    f"SELECT r.sheet_row FROM rows r NOT INDEXED WHERE r.row_id IN ({_ABSENT})"
     " AND NOT EXISTS (SELECT 1 FROM rows k INDEXED BY rows_known"
     " WHERE k.identity = r.identity AND k.occurrence = r.occurrence AND k.row_id = r.row_id)"
     " LIMIT 1"

@@ -58,8 +58,7 @@ def test_a_row_in_its_old_place_has_the_same_record_as_by_its_name(known, edits,
         if sort:
             sheet.sort(key=lambda text: -1 if text is None else text)
         assert match(slow, sheet, in_place=False) == match(fast, sheet, in_place=True)
-        placed = "SELECT row_id, sheet_row FROM placed ORDER BY row_id"
-        assert slow.execute(placed).fetchall() == fast.execute(placed).fetchall()
+        assert after_match(slow) == after_match(fast)
 
 
 @pytest.mark.parametrize("unusual", UNUSUAL, ids=str)
@@ -104,6 +103,7 @@ def sheet_after(texts: list[int], edits: list[str], more: list[int]) -> list[int
 def ledger_of(known: list[Known]) -> sqlite3.Connection:
     """Returns a ledger with these rows. Row n stood at n, at another place, or nowhere."""
     db, occurrences, reviewed = empty(), Counter(), []
+    db.execute("INSERT INTO runs (run_id, started_at, rows, skipped) VALUES ('run', 1.0, 1, 0)")
     for number, row in enumerate(known, 1):
         name = identity_of(row.text)
         where = {"stays": number, "moved": len(known) + 1 - number, "gone": None}[row.place]
@@ -162,6 +162,20 @@ def match(
         ranks[text] += 1
     found += matching.look_up(wanted)(db)
     return by_row(found)
+
+
+def after_match(db: sqlite3.Connection) -> list[object]:
+    """Returns which rows the sheet has, and which it does not have, by everything that asks."""
+    skipped = [(100 + text, identity_of(text)) for text in range(8)]
+    asked = [
+        *(sorted(matching.answered_rows(finished=finished)(db)) for finished in (True, False)),
+        matching.finished_before(db),
+        sorted(matching.paid_and_absent([], "", unknown=True)(db)),
+        sorted(matching.keep_answers(skipped)(db)),
+    ]
+    matching.check_absent(db)
+    matching.adopt("snapshot", "sha256")(db)
+    return [*asked, db.execute("SELECT row_id, occurrence, sheet_row FROM rows").fetchall()]
 
 
 def by_row(found: list[Alike]) -> dict[int, tuple[Held, int]]:
