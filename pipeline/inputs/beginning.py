@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -107,7 +108,7 @@ class Beginning:
             self.marks, self._pieces, self._digest = [*self.marks, mark], read, digest.copy()
         return line, pieces
 
-    def rows(self, line: int) -> Iterator[tuple[list[Sequence[str]], list[int], pa.Array]]:
+    def rows(self, line: int) -> Iterator[tuple[list[Sequence[str]], Sequence[int], pa.Array]]:
         """Yields (columns, lines, keys in hex) of the rows of the copy that begin before `line`."""
         from pipeline.inputs.arrow import Texts
         from pipeline.inputs.stored import stored_batches, stored_places
@@ -116,7 +117,8 @@ class Beginning:
         _, lines = stored_places(self._copy) or ("", np.zeros(0, np.int64))
         lines = lines[: int(np.searchsorted(lines, line))]
         for first, columns, keys, *_ in stored_batches(self._copy, np.arange(1, len(lines) + 1)):
-            yield list(map(Texts, columns)), lines[first - 1 :][: len(keys)].tolist(), keys
+            here = array("q", lines[first - 1 :][: len(keys)].tobytes())
+            yield list(map(Texts, columns)), here, keys
 
 
 def _bytes(text: str) -> bytes:

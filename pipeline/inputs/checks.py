@@ -123,8 +123,8 @@ class RowChecks:
                     self._note_empty(position, batch, np.flatnonzero(empty))
         if self._id is not None:
             self._note_ids(batch, reasons == Skip.NOT)
-        for reason in SKIP_NAMES:
-            self.skips[reason] += int((reasons == reason).sum())
+        counts = np.bincount(reasons, minlength=len(Skip)).tolist()
+        self.skips.update({reason: counts[reason] for reason in SKIP_NAMES})
         return reasons
 
     def _refuse_names_of_files(
@@ -181,7 +181,7 @@ class RowChecks:
         offsets = np.flatnonzero(kept)
         for offset in offsets:
             if not ids[offset].strip():
-                cell = self._table.cell_at(self._id, batch.places[offset])
+                cell = self._table.cell_at(self._id, batch.places[int(offset)])
                 raise Refused(
                     f"{self._table.input} {cell}: the id is blank. Give the row an id, or remove "
                     "`id:` from the job file."

@@ -194,7 +194,7 @@ def _batches(
     """Yields (first row, batch) of the whole file, or of each run of consecutive `wanted` rows."""
     first = 1
     if wanted is None:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
             yield first, batch
             first += batch.num_rows
         return
@@ -202,7 +202,7 @@ def _batches(
         end = first + file.metadata.row_group(group).num_rows
         low, high = np.searchsorted(wanted, [first, end])
         if low < high:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+            for batch in file.iter_batches(_BATCH_ROWS, [group], use_threads=False):
                 low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
                 here = wanted[low:high]
                 for run in np.split(here, np.flatnonzero(np.diff(here) != 1) + 1):
@@ -246,7 +246,7 @@ def _one_column(copy: Copy, stored: str) -> Iterator[pa.Array]:
             _open(copy) as content,
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
-            for batch in file.iter_batches(columns=[stored]):
+            for batch in file.iter_batches(columns=[stored], use_threads=False):
                 yield batch.column(0)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(copy, str(error)) from None
@@ -350,7 +350,7 @@ def stored_places(copy: Copy) -> tuple[str, npt.NDArray[np.int64]] | None:
             _open(copy) as content,
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
-            batches = file.iter_batches(columns=[PLACE])
+            batches = file.iter_batches(columns=[PLACE], use_threads=False)
             places = [as_numpy(batch.column(0)) for batch in batches]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise _damaged(copy, str(error)) from None

@@ -56,7 +56,7 @@ class Batch:
     """
 
     columns: Sequence[Sequence[str]]
-    places: list[int]
+    places: Sequence[int]
     origins: list[Origin] | None = None
     keys: pa.Array | None = None
 
