@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.inputs.snapshot import Snapshot, take_snapshot
 from pipeline.inputs.table import Batch
 from pipeline.job.spec import Condition
 from pipeline.system.opening import HeldFile
-from tests.unit.inputs.test_inputs import spec_for
+from tests.unit.inputs.test_inputs import snap, spec_for
 
 # Marks are a million characters apart.
 ROWS, PADDING = 5000, " and more" * 80
@@ -330,3 +331,19 @@ def test_without_a_cache_folder_every_row_is_read(tmp_path, monkeypatch):
     write(path, "".join(lines_of()))
     last, _ = taken(path, "last.parquet")
     assert both(path, last.path) == 0
+
+
+def test_the_copy_of_a_long_sheet_has_little_more_than_its_texts_and_keys(tmp_path):
+    """A key has 16 bytes. The numbers and places of consecutive rows need nearly no room."""
+    rows = 20_000
+    path = tmp_path / "sheet.csv"
+    path.write_text("story\n" + "".join(f"{number}\n" for number in range(rows)))
+    taken, _, _ = snap(path)
+    of_columns = Counter[str]()
+    about = pq.read_metadata(taken.path)
+    for group in range(about.num_row_groups):
+        for place in range(about.num_columns):
+            column = about.row_group(group).column(place)
+            of_columns[column.path_in_schema] += column.total_compressed_size
+    del of_columns["story"]
+    assert sum(of_columns.values()) < 17 * rows
