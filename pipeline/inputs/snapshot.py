@@ -152,7 +152,8 @@ class Snapshot:
 def _parts_with(send: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Returns the numbers of all rows in the parts of the sheet that have a row to send. Single
     rows would be read one by one."""
-    parts = np.unique(np.flatnonzero(send) // BATCH_ROWS)
+    parts = np.flatnonzero(send) // BATCH_ROWS
+    parts = parts[np.diff(parts, prepend=-1) > 0]  # `np.unique` would import numpy.ma
     rows = (parts[:, None] * BATCH_ROWS + np.arange(1, BATCH_ROWS + 1)).ravel()
     return rows[rows <= len(send)]
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _UNSEEN = re.compile(UNSEEN)
 _CANDIDATES = "".join(map(chr, (*range(0x3200), *range(0xFE00, 0x10000), *range(0xE0000, 0xE1000))))
 _BLANKS = frozenset(filter(str.isspace, _CANDIDATES)).union(_UNSEEN.findall(_CANDIDATES))
-_FIRST_OF_BLANKS = sorted({blank.encode()[0] for blank in _BLANKS})
+# By the first byte of a text, -1 for an empty one.
+_MAY_BE_BLANK = np.zeros(257, dtype=np.bool_)
+_MAY_BE_BLANK[[blank.encode()[0] for blank in _BLANKS]] = True
 USUAL_DELIMITERS = {".tsv": "\t"}
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -92,7 +94,7 @@ class Unseen:
             if arrays is None:
                 begins = np.array([text != "" and text[0] in _BLANKS for text in texts], dtype=bool)
             else:
-                begins = np.isin(first_bytes(arrays[position]), _FIRST_OF_BLANKS)
+                begins = _MAY_BE_BLANK[first_bytes(arrays[position])]
             found = np.flatnonzero(begins).tolist()
             if len(found) > len(texts) / 4:  # as in Japanese
                 texts = list(texts)  # one text of an array costs as much as four of all

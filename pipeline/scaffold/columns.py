@@ -114,7 +114,7 @@ def read_columns(table: Table, unseen: Unseen) -> tuple[list[Column], int, Gaps]
             examples[position],
             empty[position],
             blank[position],
-            len(np.unique(np.concatenate(hashes[position]))) == rows,
+            bool(np.diff(np.sort(np.concatenate(hashes[position]))).all()),
             short[position],
             table.found.flaws.get(position, ""),
         )

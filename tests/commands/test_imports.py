@@ -23,7 +23,7 @@ from pipeline.cli import cli
 from tests.conftest import TOP, Job, started_sandbox
 
 HEAVY = (
-    *("pandas", "numpy", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "jsonpath"),
+    *("pandas", "numpy", "numpy.ma", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "jsonpath"),
     *("httpx", "aiohttp", "asyncio", "ssl", "email", "http.client", "requests", "opentelemetry"),
     *("uvicorn", "starlette", "multiprocessing", "charset_normalizer", "yaml", "tqdm", "sqlite3"),
     *("openpyxl", "python_calamine", "xml.sax", "xml.parsers", "zipfile", "ray"),
