@@ -9,7 +9,6 @@ from pipeline.job.chain import source_of
 from pipeline.job.job import Job, find_job
 from pipeline.job.stage import Stage
 from pipeline.ledger.reader import has_run
-from pipeline.results.source_rows import open_source
 
 
 def with_source(job: Job) -> Job:
@@ -22,6 +21,9 @@ def with_source(job: Job) -> Job:
     source = source_of(job)
     if source is None:
         return job
+    # Imported here, because most jobs have a sheet.
+    from pipeline.results.source_rows import open_source
+
     spec = job.to_run()
     if job.sandbox and not has_run(source):
         paid = find_job(source.to_run().job_file)

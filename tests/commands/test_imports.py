@@ -27,6 +27,7 @@ HEAVY = (
     *("httpx", "aiohttp", "asyncio", "ssl", "email", "http.client", "requests", "opentelemetry"),
     *("uvicorn", "starlette", "multiprocessing", "charset_normalizer", "yaml", "tqdm", "sqlite3"),
     *("openpyxl", "python_calamine", "xml.sax", "xml.parsers", "zipfile", "ray"),
+    "pipeline.results.source_rows",
 )
 """Modules that take over 5 ms to import. A command loads those that it uses."""
 
