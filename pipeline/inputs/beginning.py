@@ -110,15 +110,18 @@ class Beginning:
 
     def rows(self, line: int) -> Iterator[tuple[list[Sequence[str]], Sequence[int], pa.Array]]:
         """Yields (columns, lines, keys in hex) of the rows of the copy that begin before `line`."""
-        from pipeline.inputs.arrow import Texts
-        from pipeline.inputs.stored import stored_batches, stored_places
+        from pipeline.inputs.arrow import Texts, as_numpy
+        from pipeline.inputs.stored import stored_batches
 
         assert self._copy is not None, "`skip` found the line in the marks of the copy"
-        _, lines = stored_places(self._copy) or ("", np.zeros(0, np.int64))
-        lines = lines[: int(np.searchsorted(lines, line))]
-        for first, columns, keys, *_ in stored_batches(self._copy, np.arange(1, len(lines) + 1)):
-            here = array("q", lines[first - 1 :][: len(keys)].tobytes())
-            yield list(map(Texts, columns)), here, keys
+        for _, columns, keys, *_, places in stored_batches(self._copy):
+            lines = as_numpy(places)
+            size = int(np.searchsorted(lines, line))
+            if size:
+                texts: list[Sequence[str]] = [Texts(column[:size]) for column in columns]
+                yield texts, array("q", lines[:size].tobytes()), keys[:size]
+            if size < len(lines):
+                return
 
 
 def _bytes(text: str) -> bytes:

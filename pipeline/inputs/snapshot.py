@@ -126,7 +126,7 @@ class Snapshot:
         file batch by batch, and only the parts with such rows."""
         id_column = _id_position(spec, self.columns)
         folder = stored_source(self.path)
-        for first, columns, keys, _, origins in stored_batches(self.path, _parts_with(send)):
+        for first, columns, keys, _, origins, _ in stored_batches(self.path, _parts_with(send)):
             size = len(keys)
             position = int(np.searchsorted(self.numbers, first))
             bodies = variables.bodies([c.to_pylist() for c in columns])

@@ -158,14 +158,16 @@ def stored_keys(copy: Copy, id_column: str | None) -> SheetKeys:
 
 class Stored(NamedTuple):
     """Consecutive rows of a snapshot on disk: the number of the first row, the sheet's columns, the
-    row keys in hex (null for a skipped row), why a row is skipped (`SKIP_NAMES`, else null), and
-    where the rows come from if that is another job."""
+    row keys in hex (null for a skipped row), why a row is skipped (`SKIP_NAMES`, else null), where
+    the rows come from if that is another job, and their places. A snapshot of an earlier release
+    has no places."""
 
     first: int
     columns: list[pa.Array]
     keys: pa.Array
     skipped: pa.Array
     origins: pa.Array | None = None
+    places: pa.Array | None = None
 
 
 def stored_batches(copy: Copy, wanted: npt.NDArray[np.int64] | None = None) -> Iterator[Stored]:
@@ -182,8 +184,8 @@ def stored_batches(copy: Copy, wanted: npt.NDArray[np.int64] | None = None) -> I
             pq.ParquetFile(content, page_checksum_verification=True) as file,
         ):
             for first, batch in _batches(file, wanted):
-                keys, skipped, _, *origins = [*batch.columns[width + 1 :], None][:4]
-                yield Stored(first, batch.columns[:width], keys, skipped, *origins)
+                keys, skipped, places, origins = [*batch.columns[width + 1 :], None, None][:4]
+                yield Stored(first, batch.columns[:width], keys, skipped, origins, places)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(copy, str(error)) from None
 
@@ -191,25 +193,28 @@ def stored_batches(copy: Copy, wanted: npt.NDArray[np.int64] | None = None) -> I
 def _batches(
     file: pq.ParquetFile, wanted: npt.NDArray[np.int64] | None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yields (first row, batch) of the whole file, or of each run of consecutive `wanted` rows."""
+    """Yields (first row, batch) of the whole file, or of each run of consecutive `wanted` rows.
+
+    Reads one row group at a time: those of long texts have few rows, and 2,000 such rows may not
+    fit into memory. Threads would take longer to hand over a batch than to decode it."""
     first = 1
-    if wanted is None:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-            yield first, batch
-            first += batch.num_rows
-        return
     for group in range(file.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows
-        low, high = np.searchsorted(wanted, [first, end])
-        if low < high:
+        if wanted is None or np.diff(np.searchsorted(wanted, [first, end])).any():
             for batch in file.iter_batches(_BATCH_ROWS, [group], use_threads=False):
-                low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
-                here = wanted[low:high]
-                for run in np.split(here, np.flatnonzero(np.diff(here) != 1) + 1):
-                    if len(run):
-                        yield int(run[0]), batch.slice(int(run[0]) - first, len(run))
+                yield from [(first, batch)] if wanted is None else _runs(first, batch, wanted)
                 first += batch.num_rows
         first = end
+
+
+def _runs(
+    first: int, batch: pa.RecordBatch, wanted: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
+    here = wanted[low:high]
+    for run in np.split(here, np.flatnonzero(np.diff(here) != 1) + 1):
+        if len(run):
+            yield int(run[0]), batch.slice(int(run[0]) - first, len(run))
 
 
 def stored_skipped(copy: Copy) -> npt.NDArray[np.bool_]:

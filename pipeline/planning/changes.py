@@ -131,7 +131,7 @@ def find_stale(spec: JobSpec, snapshot: Snapshot, plan: Plan, read: Read) -> int
         stale[numbers - 1] = True
     sources = np.array(sorted(read(matching.sources_of_absent(folder))), np.int64)
     place = None if spec.id is None else snapshot.columns.index(spec.id)
-    for first, columns, keys, _, origins in stored_batches(snapshot.path) if gone else ():
+    for first, columns, keys, _, origins, _ in stored_batches(snapshot.path) if gone else ():
         assert origins is not None, "the snapshot names a source"
         here = stale[first - 1 : first - 1 + len(keys)]
         here |= np.isin(as_numpy(origins.field("row")), sources)

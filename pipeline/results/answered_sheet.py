@@ -464,7 +464,7 @@ def _pieces(source: AnsweredSheet) -> Iterator[Piece]:
     """The whole sheet, cut where its batches end and where the answers' stretches do."""
     stretches = source.answers.stretches(source.scratch)
     stretch = next(stretches, None)
-    for first, columns, keys, skipped, _ in stored_batches(source.snapshot, source.only):
+    for first, columns, keys, skipped, *_ in stored_batches(source.snapshot, source.only):
         begin, end = first, first + len(keys)
         while begin < end:
             while stretch is not None and stretch.last < begin:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from pipeline.core.version import __version__
 from pipeline.inputs.formats import open_table
 from pipeline.inputs.mapping import bind
 from pipeline.inputs.snapshot import Snapshot, take_snapshot
+from pipeline.inputs.stored import stored_batches
 from pipeline.inputs.table import Batch
 from pipeline.job.spec import Condition
 from pipeline.system.opening import HeldFile
@@ -347,3 +349,15 @@ def test_the_copy_of_a_long_sheet_has_little_more_than_its_texts_and_keys(tmp_pa
             of_columns[column.path_in_schema] += column.total_compressed_size
     del of_columns["story"]
     assert sum(of_columns.values()) < 17 * rows
+
+
+def test_long_texts_of_a_copy_are_read_in_batches_of_bounded_size(tmp_path):
+    """2,000 rows of it may not fit into memory."""
+    path = tmp_path / "sheet.csv"
+    path.write_text("story\n" + "".join(f"{number}{'x' * 1_000_000}\n" for number in range(40)))
+    taken, _, _ = snap(path)
+    for wanted in (None, np.arange(3, 39)):
+        read = [(one.first, one.columns[0]) for one in stored_batches(taken.path, wanted)]
+        assert sum(len(texts) for _, texts in read) == (40 if wanted is None else 36)
+        assert all(texts[0].as_py().startswith(f"{first - 1}x") for first, texts in read)
+        assert max(texts.nbytes for _, texts in read) <= 10_000_000
