@@ -224,8 +224,9 @@ class RunFolder:
 
     @property
     def snapshots(self) -> tuple[Path, ...]:
-        """The two possible paths of the ledger's snapshot: a crash may have prevented its move."""
-        return self.snapshot, self.new_snapshot
+        """The possible paths of the ledger's snapshot: a crash may have prevented its move. A run
+        may move it after a reader has looked at the first one."""
+        return self.snapshot, self.new_snapshot, self.snapshot
 
     @property
     def in_use(self) -> bool:

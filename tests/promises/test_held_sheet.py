@@ -19,6 +19,7 @@ import pytest
 import pipeline
 from pipeline.core.added_columns import USUAL
 from pipeline.results.answered_sheet import opened, sheet_table
+from pipeline.system.opening import HeldFile
 from tests.conftest import Job, SandboxProcess, ended
 
 ROWS = 4500  # three batches of a copy
@@ -105,6 +106,25 @@ def test_a_reader_gets_one_sheet_while_runs_begin_one_after_the_other(job, read)
         reads += 1
     thread.join()
     assert reads > 1
+
+
+@pytest.mark.parametrize("job", [6], indirect=True)
+def test_a_copy_that_a_run_moves_while_a_reader_looks_for_it_is_found(job, monkeypatch):
+    expected, folder = answers(job), pipeline.find_job(job.spec).folder
+    before = folder.snapshot.read_bytes()
+    write(job, range(6)[::-1])
+    job.run()
+    folder.snapshot.rename(folder.new_snapshot)
+    folder.snapshot.write_bytes(before)
+
+    class Late(HeldFile):
+        def __init__(self, path: Path) -> None:
+            if path == folder.new_snapshot:
+                path.replace(folder.snapshot)
+            super().__init__(path)
+
+    monkeypatch.setattr("pipeline.inputs.stored.HeldFile", Late)
+    assert dict(frame(pipeline.find_job(job.spec))) == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open files")
