@@ -61,6 +61,8 @@ class BodyBudget:
 class Share:
     """The bytes of one body that count against the budget."""
 
+    __slots__ = ("_budget", "size")
+
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self.size = 0

@@ -82,20 +82,27 @@ class Client:
         self._deadlines.close()
         await self._transport.aclose()
 
-    async def send(self, body: bytes) -> Reply:
-        """Sends `body` once. Waits at most the deadline, however slowly the response arrives.
+    async def send(self, body: bytes, at: float = 0.0) -> Reply:
+        """Sends `body` once, at `at` on this machine's monotonic clock, or now if that is past.
 
-        Raises nothing except cancellation: an error becomes `failure` and `detail` of the reply.
-        The key and a proxy's password are masked in every part of the reply.
+        Waits at most the deadline, however slowly the response arrives. Raises nothing except
+        cancellation: an error becomes `failure` and `detail` of the reply. The key and a proxy's
+        password are masked in every part of the reply.
         """
+        # Each coroutine that waits here, and each object that it holds, takes memory for every
+        # request in flight. So the response is read in a coroutine that begins when it is there.
+        wait_s = at - time.monotonic()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
         request = RequestProgress()
-        token = progress.set(request)
+        progress.set(request)
         sent_at = time.monotonic()
         timeout = asyncio.timeout(None)
         partial = _Partial(self._bodies.share(), self._deadlines.begin(timeout))
         try:
             async with timeout:
-                await self._exchange(body, partial)
+                post = _Post(self._url, self._headers, body)
+                await _receive(await self._transport.handle_async_request(post), partial)
             failure, detail = None, ""
         except TimeoutError:
             failure, detail = Failure.TIMEOUT, f"no complete response within {self._deadline_s:g} s"
@@ -114,7 +121,6 @@ class Client:
                 request.lost()
         finally:
             self._deadlines.end(partial.deadline)
-            progress.reset(token)
         reply = Reply(
             sent_at=sent_at,
             answered_at=time.monotonic(),
@@ -132,18 +138,6 @@ class Client:
         place = headers.get("location")
         return headers if place is None else {"location": self._mask.text(place)}
 
-    async def _exchange(self, body: bytes, partial: _Partial) -> None:
-        request = _Post(self._url, self._headers, body)
-        response = await self._transport.handle_async_request(request)
-        stream = response.stream
-        assert isinstance(stream, httpx.AsyncByteStream)
-        try:
-            partial.status = response.status_code
-            partial.headers = _plain(response.headers)
-            await _read(stream, partial)
-        finally:
-            await stream.aclose()  # `response.aclose` does no more, at four times the cost
-
 
 class _Post(httpx.Request):
     """A request that shares its headers with all other requests.
@@ -156,8 +150,6 @@ class _Post(httpx.Request):
         self.method = "POST"
         self.url = url
         self.headers = headers
-        self.extensions = {}
-        self.stream = httpx.ByteStream(body)
         self._body = body
 
     @property
@@ -194,6 +186,18 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
     for name, value in headers.raw:
         plain.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
     return {name: ", ".join(values) for name, values in plain.items()}
+
+
+async def _receive(response: httpx.Response, partial: _Partial) -> None:
+    """Reads a response into `partial`, and gives its connection back."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    try:
+        partial.status = response.status_code
+        partial.headers = _plain(response.headers)
+        await _read(stream, partial)
+    finally:
+        await stream.aclose()  # `response.aclose` does no more, at four times the cost
 
 
 async def _read(stream: httpx.AsyncByteStream, partial: _Partial) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from multidict import istr
 
 from pipeline.core.model import Failure
 from pipeline.system.network import find_proxy, without_key_log
@@ -250,7 +251,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._tell = tell
         self._proxy = _proxy(url)
         self._url, self._headers = httpx.URL(), httpx.Headers()
-        self._texts: tuple[str, dict[str, str]] = ("", {})
+        self._as_sent: tuple[str, dict[istr, str]] = ("", {})
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -258,7 +259,7 @@ class Transport(httpx.AsyncBaseTransport):
         was not read to its end."""
         if self._session is None:
             self._session = self._open()
-        url, headers = self._as_texts(request)
+        url, headers = self._address_of(request)
         content = request.content
         response = await self._session.request(
             request.method,
@@ -284,13 +285,14 @@ class Transport(httpx.AsyncBaseTransport):
             max_field_size=MAX_HEADER_BYTES,
         )
 
-    def _as_texts(self, request: httpx.Request) -> tuple[str, dict[str, str]]:
-        """Returns a request's URL and headers. All requests of a client share both, so they become
-        texts once."""
+    def _address_of(self, request: httpx.Request) -> tuple[str, dict[istr, str]]:
+        """Returns a request's URL and headers as aiohttp takes them. All requests of a client share
+        both, so they are made once. aiohttp makes names that are not `istr` again each time."""
         if request.url is not self._url or request.headers is not self._headers:
             self._url, self._headers = request.url, request.headers
-            self._texts = (str(request.url), dict(request.headers.items()))
-        return self._texts
+            named = {istr(name): text for name, text in request.headers.items()}
+            self._as_sent = (str(request.url), named)
+        return self._as_sent
 
 
 class _Body(httpx.AsyncByteStream):

@@ -17,6 +17,8 @@ _LATE_S = 1.0
 class Deadline:
     """The end of one request, on the event loop's clock. Infinite while it is paused."""
 
+    __slots__ = ("due", "timeout")
+
     def __init__(self, timeout: asyncio.Timeout, due: float) -> None:
         self.timeout = timeout
         self.due = due

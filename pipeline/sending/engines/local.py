@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from pipeline.core.events import Event, Notice
 from pipeline.core.model import Engine, Reply
-from pipeline.sending.engines.base import Target, send_at
+from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.client import Client
 from pipeline.sending.engines.process_limits import fit_concurrency
 
@@ -21,8 +22,8 @@ class LocalEngine:
         self._client = client
         self.fits = fits
 
-    async def send(self, body: bytes, at: float) -> Reply:
-        return await send_at(self._client, body, at)
+    def send(self, body: bytes, at: float) -> Coroutine[Any, Any, Reply]:
+        return self._client.send(body, at)
 
 
 @asynccontextmanager

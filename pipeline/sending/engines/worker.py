@@ -22,7 +22,7 @@ from nacl.public import PrivateKey, SealedBox
 from pipeline.core.model import Failure, Reply
 from pipeline.core.version import __version__
 from pipeline.job.access import Access
-from pipeline.sending.engines.base import Target, send_at
+from pipeline.sending.engines.base import Target
 from pipeline.sending.engines.client import Client
 from pipeline.sending.engines.process_limits import collect_rarely, fit_concurrency
 
@@ -150,7 +150,7 @@ class Worker:
 
     async def _attempt(self, number: int, at: float, body: bytes) -> None:
         assert self._client is not None
-        reply = await send_at(self._client, body, at)
+        reply = await self._client.send(body, at)
         if reply.failure and self._notes:  # the log shows the detail of a row that is not ok
             reply = replace(reply, detail=". ".join([reply.detail, *self._notes]))
             self._notes.clear()

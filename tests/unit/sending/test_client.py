@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
@@ -713,3 +714,39 @@ def test_hundreds_of_requests_at_once_all_get_their_response():
 
     replies = asyncio.run(crowd())
     assert {r.failure for r in replies} == {None}
+
+
+def test_a_request_that_waits_for_its_response_takes_little_memory():
+    count, most_bytes = 100, 9_700
+
+    async def bytes_each() -> float:
+        answering, waiting = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            waiting.release()
+            await answering.wait()
+            writer.write(answer())
+            await writer.drain()
+
+        async def send(client: Client, requests: int) -> list[asyncio.Task[Reply]]:
+            tasks = [asyncio.create_task(client.send(BODY)) for _ in range(requests)]
+            for _ in tasks:
+                await waiting.acquire()
+            return tasks
+
+        async with serving(serve) as (_, url), Client(Access(url, "sk_x", "h"), "wf", 60) as client:
+            tasks = await send(client, 1)
+            tracemalloc.start()
+            try:
+                tasks += await send(client, count)
+                taken = tracemalloc.take_snapshot().filter_traces(
+                    [tracemalloc.Filter(True, f"*/{name}/*") for name in ("aiohttp", "sending")]
+                )
+            finally:
+                tracemalloc.stop()
+            answering.set()
+            assert all(reply.status == 200 for reply in await asyncio.gather(*tasks))
+        return sum(trace.size for trace in taken.traces) / count
+
+    assert asyncio.run(bytes_each()) < most_bytes
