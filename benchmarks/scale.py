@@ -10,7 +10,8 @@ grow: 1 means in proportion to the rows. With `--at-once` the first run of each 
 from its own process, so that ten million rows take an hour and not three.
 
 `in-flight` keeps thousands of requests waiting for their answers. The ideal time is the number of
-rows, divided by the requests in flight, times the time of an answer.
+rows, divided by the requests in flight, times the time of an answer. A client on bare aiohttp sends
+as many requests to the same server after that.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from pathlib import Path
 from measure import Bench, Used, keep, serving, used
 
 AT_ONCE = str(Path(__file__).with_name("at_once.py"))
+THROUGHPUT = str(Path(__file__).with_name("throughput.py"))
+BARE = "bare aiohttp"
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,10 @@ def many_in_flight(in_flight: int, answer_after_s: float) -> None:
         print(
             f"{ratio:.2f} of the ideal {ideal_s:.0f} s, {spent.cpu_s / rows * 1000:.3f} CPU s/1,000"
         )
-        print(f"Written to {keep('in-flight', [spent], server=kind, ideal_s=ideal_s)}")
+        command = [sys.executable, THROUGHPUT, "--client", BARE, "--url", url]
+        command += ["--in-flight", str(in_flight), "--rows", str(rows)]
+        bare = step(f"{BARE}, {in_flight} in flight", rows, used(command))
+        print(f"Written to {keep('in-flight', [spent, bare], server=kind, ideal_s=ideal_s)}")
 
 
 def main() -> None:
