@@ -18,7 +18,7 @@ from types import ModuleType
 
 from measure import ROOT, keep
 
-from pipeline.policy import denial, margin, pace, ramp, sends, upper_bound, window
+from pipeline.policy import ceiling, denial, margin, pace, ramp, sends, upper_bound, window
 
 sys.path.insert(0, str(ROOT))
 
@@ -27,7 +27,7 @@ from pacing_sim import Figure, figure, one
 from tests.support.pacing_families import SETS
 from tests.support.pacing_scenarios import BEST, Scenario, best_pace, uses
 
-MODULES = (pace, ramp, denial, margin, sends, window, upper_bound)
+MODULES = (pace, ramp, ceiling, denial, margin, sends, window, upper_bound)
 SENDS_MOST = 6_000  # longer scenarios would take hours with that many constants
 NEAR_ONE = (0.8, 1.3)
 PURPOSES = {
@@ -40,6 +40,7 @@ PURPOSES = {
     "_RETURNING": "how fast what returns is used",
     "_SHORTEST_S": "time of the first burst",
     "_SPREAD": "how fast what is left after a denial is used",
+    "_COSTS": "time without a denial, after one without headers",
     "FLOOR_PER_S": "lowest rate",
     "MOST_PER_S": "highest rate",
     "_G_MIN": "lowest g",

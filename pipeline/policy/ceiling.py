@@ -19,6 +19,8 @@ _SAME_BURST_S = 1.0
 _PLENTY = 10  # such answers are worth a whole step
 # A ceiling that is far too low must not wait for hundreds of sends at that rate.
 _TRIED_S = 30.0
+# Where a denial costs the rest of a window, the next one should be rare: after ten times as long.
+_COSTS = 10.0
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Ceiling:
     _since: float = -math.inf
     _first: float = -math.inf
     _sent_at: float = -math.inf
+    _cost_s: float = 0.0
 
     @property
     def known(self) -> bool:
@@ -40,7 +43,8 @@ class Ceiling:
     def per_s(self, now: float) -> float:
         if not self.known:
             return math.inf
-        tried = max(self._sent / self._sends_tried(), (now - self._since) / _TRIED_S)
+        tried_s = max(_TRIED_S, _COSTS * self._cost_s)
+        tried = max(self._sent / self._sends_tried(), (now - self._since) / tried_s)
         return max(self._top * (1 + min(tried - self._dip, _STEPS_MOST) ** 3), self.lowest)
 
     def lately(self) -> bool:
@@ -65,6 +69,10 @@ class Ceiling:
         """
         if self.known and sent_at > self._since:
             self._sent += int(self._sends_tried() / _PLENTY) + 1
+
+    def costs(self, cost_s: float) -> None:
+        """The last denial took `cost_s`."""
+        self._cost_s = cost_s
 
     def lift(self) -> None:
         """Something better is known."""
@@ -102,4 +110,5 @@ class Ceiling:
 
         600 at 50/s cost 0.4 % of denials; slow keys get fewer, or they would need minutes.
         """
-        return min(max(60 * self._top, 20.0), 300.0) + min(6 * self._top, 400.0)
+        usual = min(max(60 * self._top, 20.0), 300.0) + min(6 * self._top, 400.0)
+        return max(usual, _COSTS * self._cost_s * self._top)

@@ -469,6 +469,8 @@ class Pace:
         self._ramp.denied(self._denial.lasted_s)
         self._denial.end()
         self._window.paused(since, probe)
+        if self.limit is None:  # with a limit, the window is known soon
+            self._ceiling.costs(probe - since)
         if self.window_s is None:
             self._lower_ceiling(since, probe, now, asked_s)
         elif not self._window.young(now):  # the ramp's denials come from its burst
