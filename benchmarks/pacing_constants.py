@@ -76,7 +76,7 @@ PURPOSES = {
     "_COSTLY_NEAR": "near the g that was costly",
     "_COSTLY_GAIN": "how much slower g grows there",
     "_FREE_TRUSTED": "part of a kept limit that is free",
-    "_TRIED_S": "how long a shorter window is on trial",
+    "_SHORTEN_TRIED_S": "how long a shorter window is on trial",
     "_MATURE_WINDOWS": "when a window is sure",
     "SHORTEST_WINDOW_S": "shortest window",
     "LONGEST_WINDOW_S": "longest window",

@@ -25,7 +25,7 @@ _SHORTER, _REQUESTS_OFF = 1.25, 2.0
 _STEPS_PER_WINDOW, _STEPS_KEPT = 32, 64
 # A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
 # and twice as long each time: a bucket that fills continuously looks nearly full for ever.
-_TRIED_S = 30.0
+_SHORTEN_TRIED_S = 30.0
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class UpperBound:
     )  # its first send, the highest age and the number of the answers of one step
     _tried_at: float = -math.inf
     _next_from: float = -math.inf
-    _wait_s: float = _TRIED_S
+    _wait_s: float = _SHORTEN_TRIED_S
 
     def see(self, sent_at: float, age_s: float, believed_s: float, limit: int) -> float | None:
         """Takes in an answer whose (used + 1)-th send was `age_s` old.
@@ -64,7 +64,7 @@ class UpperBound:
 
     def denied(self, now: float) -> None:
         """A request was denied. Soon after a try, the next one waits longer."""
-        if now - self._tried_at <= _TRIED_S:
+        if now - self._tried_at <= _SHORTEN_TRIED_S:
             self._next_from = now + self._wait_s
             self._wait_s *= 2
             self._tried_at = -math.inf
