@@ -488,7 +488,7 @@ _KEPT = (
     " JOIN (SELECT row_id, identity, row_number() OVER"
     " (PARTITION BY identity ORDER BY occurrence) AS place FROM rows"
     " WHERE identity IN (SELECT name FROM skipped) AND ok_attempt IS NOT NULL"
-    f" AND row_id IN ({_ABSENT})) a"
+    f" AND +row_id IN ({_ABSENT})) a"  # without the plus, SQLite joins each row with each
     " ON a.identity = s.name AND a.place = s.place"
 )
 _KEPT_BEST = (

@@ -84,6 +84,37 @@ def test_of_equal_rows_none_is_found_by_its_place():
     assert (number, held.state, row_id) == (1, State.OK, 3)
 
 
+@pytest.mark.parametrize("stay", [0, 1], ids=["all skipped", "every second skipped"])
+def test_what_the_match_asks_grows_with_the_rows_and_not_with_their_square(stay):
+    """A reader that takes too many steps of SQLite calls the ledger damaged."""
+    few, many = (steps_after_match(count, stay) for count in (300, 900))
+    assert many < 4 * few
+
+
+def steps_after_match(count: int, stay: int) -> int:
+    """Returns hundreds of steps, where each row was finished and at least every second is skipped
+    now."""
+    with closing(ledger_of([Known(text) for text in range(count)])) as db:
+        sheet = [text if stay and text % 2 else None for text in range(count)]
+        matching.begin(db)
+        matching.find_in_place(names_of(sheet), range(1, count + 1))(db)
+        skipped = [(n, identity_of(n - 1)) for n, text in enumerate(sheet, 1) if text is None]
+        steps = 0
+
+        def count_steps() -> None:
+            nonlocal steps
+            steps += 1
+
+        db.set_progress_handler(count_steps, 100)
+        matching.keep_answers(skipped)(db)
+        matching.answered_rows(finished=True)(db)
+        matching.finished_before(db)
+        matching.paid_and_absent([], "", unknown=True)(db)
+        matching.check_absent(db)
+        matching.adopt("snapshot", "sha256")(db)
+        return steps
+
+
 def sheet_after(texts: list[int], edits: list[str], more: list[int]) -> list[int | None]:
     """Returns the text of each row of the edited sheet, None for a skipped row."""
     sheet: list[int | None] = []
@@ -128,7 +159,7 @@ def ledger_of(known: list[Known]) -> sqlite3.Connection:
 
 
 def identity_of(text: int) -> bytes:
-    return bytes([text + 1]) * 16
+    return (text + 1).to_bytes(16, "big")
 
 
 def names_of(sheet: list[int | None]) -> memoryview:
