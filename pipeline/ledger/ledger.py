@@ -663,12 +663,12 @@ def open_ledger(
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA checkpoint_fullfsync = ON")
         _create(connection, version)
+        ledger = SqliteLedger(connection, clock, make_room)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
             raise unusable(path, error) from error
         raise
-    ledger = SqliteLedger(connection, clock, make_room)
     try:
         yield ledger
     finally:

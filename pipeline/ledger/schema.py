@@ -25,6 +25,8 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a call waits for another program's lock. Nothing that was paid depends on such calls."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+# Interrupted means too many steps for pages that are sound.
+_OF_ITS_PAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_INTERRUPT)
 _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 SCHEMA_VERSION = 2
@@ -342,7 +344,7 @@ def unusable(path: Path, error: sqlite3.Error) -> StorageFailed:
     keep = "Do not delete the ledger: it is the only record of the requests that were sent."
     if is_busy(error):
         return LedgerBusy()
-    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_ITS_PAGES:
         return altered("the structure of its pages")
     # SQLite reports a quota that is used up as "disk I/O error", and a folder that accepts no more
     # files as "unable to open database file". Python does not show the operating system's error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -148,6 +149,25 @@ def test_an_interrupted_attempt_that_was_altered_since_is_not_overwritten(path, 
     with open_ledger(path, SystemClock()) as ledger:
         with pytest.raises(StorageFailed, match=r"an interrupted attempt \(row 1 of the sheet"):
             ledger.recover()
+
+
+@pytest.mark.parametrize("table", ["attempts", "payloads", "parts"])
+def test_a_ledger_with_a_damaged_page_is_refused_when_it_is_opened(path, table):
+    """It is asked for its largest numbers then, which reads one page of each of these tables."""
+    with open_ledger(path, SystemClock()):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+        [root] = db.execute(query, (table,)).fetchone()
+        [size] = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    with (
+        pytest.raises(StorageFailed, match="damaged: the structure of its pages"),
+        open_ledger(path, SystemClock()),
+    ):
+        pass
 
 
 def test_a_withdrawn_intent_leaves_no_trace(ledger):
