@@ -39,6 +39,12 @@ FOUND: dict[str, list[Step]] = {
         ("run", {"limit": None}),
         ("resume", {"more": [], "ambiguous": False}),
     ],
+    "a reviewed row is not paid again because settings changed, even if the user accepts that": [
+        ("begin", {"rows": ["story 0", "not-json #fault:not-json", "story 0"]}),
+        ("run", {"limit": None}),
+        ("review", {"place": 0, "what": "--edit"}),
+        ("change_the_constant", {"accepted": True, "tone": "dry"}),
+    ],
 }
 
 
