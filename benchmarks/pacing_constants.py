@@ -111,6 +111,7 @@ PURPOSES = {
     "_REQUESTS_OFF": "requests counted late",
     "_STEPS_PER_WINDOW": "steps per window",
     "_STEPS_KEPT": "steps kept",
+    "_SELDOM_S": "time between answers from which each is looked at",
 }
 
 

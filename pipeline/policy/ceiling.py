@@ -43,9 +43,12 @@ class Ceiling:
     def per_s(self, now: float) -> float:
         if not self.known:
             return math.inf
-        tried_s = max(_TRIED_S, _COSTS * self._cost_s)
-        tried = max(self._sent / self._sends_tried(), (now - self._since) / tried_s)
-        return max(self._top * (1 + min(tried - self._dip, _STEPS_MOST) ** 3), self.lowest)
+        gone_s, costs_s = now - self._since, _COSTS * self._cost_s
+        steps = max(self._sent / self._sends_tried(), gone_s / _TRIED_S) - self._dip
+        if steps > 0 and costs_s:  # the way back to the top takes no longer than usual
+            tried = max(self._sent / (costs_s * self._top), gone_s / costs_s)
+            steps = max(min(steps, tried - self._dip), 0.0)
+        return max(self._top * (1 + min(steps, _STEPS_MOST) ** 3), self.lowest)
 
     def lately(self) -> bool:
         """Whether it was set so lately that another denial says that it is too high."""
@@ -110,5 +113,4 @@ class Ceiling:
 
         600 at 50/s cost 0.4 % of denials; slow keys get fewer, or they would need minutes.
         """
-        usual = min(max(60 * self._top, 20.0), 300.0) + min(6 * self._top, 400.0)
-        return max(usual, _COSTS * self._cost_s * self._top)
+        return min(max(60 * self._top, 20.0), 300.0) + min(6 * self._top, 400.0)

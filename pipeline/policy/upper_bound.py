@@ -23,6 +23,8 @@ _SPANS, _BELIEVED_SPANS = 3.0, 1.1
 _SHORTER, _REQUESTS_OFF = 1.25, 2.0
 # Steps of a 32nd of the believed window: more than the 1.1 windows that the proof takes are kept.
 _STEPS_PER_WINDOW, _STEPS_KEPT = 32, 64
+# One look for each step is enough, unless the answers come more seldom than that.
+_SELDOM_S = 1.0
 # A shorter window that was wrong meets a 429 within this time. The next try then waits as long,
 # and twice as long each time: a bucket that fills continuously looks nearly full for ever.
 _SHORTEN_TRIED_S = 30.0
@@ -45,15 +47,14 @@ class UpperBound:
         Returns a bound that is shorter than the window that is `believed_s`, by more than jitter
         explains with this `limit`, or None.
         """
-        if self._steps:
-            begun, most_s, answers = self._steps[-1]
-            if sent_at < begun + believed_s / _STEPS_PER_WINDOW:
-                self._steps[-1] = (begun, max(most_s, age_s), answers + 1)
-                return None
         highest_s = believed_s / (_SHORTER + _REQUESTS_OFF / limit)
         bound_s = self._bound_s(sent_at, age_s, highest_s, _BELIEVED_SPANS * believed_s)
-        self._steps.append((sent_at, age_s, 1))
-        return bound_s
+        if not self._steps or sent_at >= self._steps[-1][0] + believed_s / _STEPS_PER_WINDOW:
+            self._steps.append((sent_at, age_s, 1))
+            return bound_s
+        begun, most_s, answers = self._steps[-1]
+        self._steps[-1] = (begun, max(most_s, age_s), answers + 1)
+        return bound_s if sent_at - begun >= answers * _SELDOM_S else None
 
     def tries(self, now: float) -> bool:
         """Whether a bound may be tried at `now`. If so, that is a try."""

@@ -293,7 +293,7 @@ class WindowEstimate:
         peaks = _peaks(fresh, max(_TOOTH_USED, limit / 10))
         bound = self.bound_s(newest)
         within = _SNAP if self.young(newest) else min(max(_SNAP_SURE, 2 / limit), _SNAP)
-        level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2)
+        level = _level(fresh, limit, newest - (self.window_s or 0.0) / 2, self._paused_until)
         if self._outlived_peaks(level, bound):
             peaks = []
         if peaks:
@@ -365,11 +365,12 @@ def _peaks(samples: list[Sample], least: float) -> list[Peak]:
     return peaks
 
 
-def _level(samples: list[Sample], limit: int, since: float) -> Level | None:
+def _level(samples: list[Sample], limit: int, since: float, paused_until: float) -> Level | None:
     """The level of samples that sit together; weak ones only if they sit close.
 
     None where they rise with time: that is a tooth which is not over yet, or the trace that a burst
-    leaves in a sliding window.
+    leaves in a sliding window. Next to samples from before a pause such a tooth would not show, so
+    those after `paused_until` must not rise either.
     """
     strong = [sample for sample in samples if 4 * sample.used >= limit]
     weak = len(strong) < _SAMPLES_NEEDED
@@ -378,6 +379,8 @@ def _level(samples: list[Sample], limit: int, since: float) -> Level | None:
     if len(recent) < 2 * _SAMPLES_NEEDED:
         recent = trusted[-2 * _SAMPLES_NEEDED :]
     if len(recent) < _SAMPLES_NEEDED or abs(_slope(recent)) > _RISING:
+        return None
+    if abs(_slope([sample for sample in recent if sample.at >= paused_until])) > _RISING:
         return None
     middles = sorted(sample.middle() for sample in recent)
     cut = len(middles) // 5
@@ -390,6 +393,8 @@ def _level(samples: list[Sample], limit: int, since: float) -> Level | None:
 def _slope(samples: list[Sample]) -> float:
     """How much older the samples get per second, from their first to their second half."""
     half = len(samples) // 2
+    if not half:
+        return 0.0
     early, late = samples[:half], samples[half:]
     gone = fmean(sample.at for sample in late) - fmean(sample.at for sample in early)
     older = fmean(sample.age for sample in late) - fmean(sample.age for sample in early)

@@ -66,3 +66,11 @@ def test_the_length_of_the_believed_window_is_time_enough():
     given = [bound.see(n / 2, 7.0, 10.0, LIMIT) for n in range(24)]
     assert given[:22] == [None] * 22
     assert given[22] == 7.0
+
+
+def test_each_of_a_few_slow_answers_is_looked_at():
+    """With a pace kept for a window of ten minutes, an answer comes every 13 s, and two of them are
+    one step. The sixth is proof enough. A run that waited for the next step would lose 13 s."""
+    bound = UpperBound()
+    given = [bound.see(13.0 * n, 12.0, 600.0, LIMIT) for n in range(1, 7)]
+    assert given == [None] * 5 + [12.0]

@@ -212,6 +212,17 @@ def test_samples_that_look_back_over_a_pause_do_not_make_a_known_window_longer()
     assert max(believed) < 21.0
 
 
+def test_the_first_samples_after_a_pause_do_not_make_a_known_window_shorter():
+    """Each reaches back to the end of the pause, so it rises. Next to those from before the pause
+    it would look like half a window: 600 per 60 s were believed to be 600 per 48 s."""
+    estimate = WindowEstimate(window_s=60.0)
+    estimate._samples.extend(Sample(250.0 + n, 59.9, 600, 60.0) for n in range(32))
+    estimate.paused(282.0, 345.0)
+    estimate._samples.extend(Sample(371.0 + n, 26.0 + n, 260 + 10 * n, 26.0 + n) for n in range(6))
+    estimate._estimate(600)
+    assert estimate.window_s == 60.0
+
+
 def test_a_denial_soon_after_a_pause_does_not_refute_a_known_window():
     """Others took the place of the requests that the run lacks. Only time outside it counts."""
     for bound_s, refuted in ((14.0, False), (20.0, True)):
