@@ -76,6 +76,8 @@ PURPOSES = {
     "_COSTLY_NEAR": "near the g that was costly",
     "_COSTLY_GAIN": "how much slower g grows there",
     "_FREE_TRUSTED": "part of a kept limit that is free",
+    "_HARDLY_LEFT": "so little of a limit is hardly anything",
+    "_HARDLY_LEFT_COSTS": "what a request costs then",
     "_SHORTEN_TRIED_S": "how long a shorter window is on trial",
     "_MATURE_WINDOWS": "when a window is sure",
     "SHORTEST_WINDOW_S": "shortest window",

@@ -16,6 +16,8 @@ Each kind of answer teaches one thing:
 
 * With headers: a sample of W, a bound from above, and what is left of the limit. Rows that fit into
   that are sent at once.
+* The newest one with headers: what is left of the limit now. If hardly anything is left, a denial
+  is near, which may last until the window ends. So requests cost twice as much until more is left.
 * Without headers: nothing, but it counts as a send. It may come from a cache, which uses the limit
   like any other answer.
 * The first 429 in a while: g was too high by a hundredth, and W has a bound from below. There is no
@@ -81,6 +83,9 @@ _GUESS_TRUSTED = 0.6  # a bound may be too long by as much, after a burst in a s
 _REMEMBERED_WINDOWS, _MUCH_LEFT = 1.1, 0.1
 _WRONG = 1.5  # other users make a window read longer by less than that, on most keys
 _FREE_TRUSTED = 0.9  # of a kept limit: another machine may use a tenth
+# Three of 600 requests. Of a limit below 200 it is less than one, and to keep a whole request back
+# costs more there than the denials do.
+_HARDLY_LEFT, _HARDLY_LEFT_COSTS = 1 / 200, 2.0
 _MATURE_WINDOWS = 10.0
 
 
@@ -166,7 +171,8 @@ class Pace:
         """
         if self.denied_since is not None or self._fits(now):
             return 0.0
-        return 1 / self.rate(now)
+        price_s = 1 / self.rate(now)
+        return _HARDLY_LEFT_COSTS * price_s if self._hardly_left(now) else price_s
 
     def next_at(self, now: float) -> float:
         """The earliest time at which a request may go; at or before `now` means at once."""
@@ -338,6 +344,18 @@ class Pace:
         if window_s is None:
             return 0.0
         return _FREE_TRUSTED * self.limit - self._sends.count(now - window_s, now)
+
+    def _hardly_left(self, now: float) -> bool:
+        """Whether the limit has room for a few more requests only.
+
+        Since the newest answer, this run sent some requests, and as many as it sent a window before
+        that time no longer count. What others send makes way for what they sent.
+        """
+        few = int(_HARDLY_LEFT * self.limit) if self.limit else 0
+        if not few or self.fixed is not None or self.window_s is None:
+            return False
+        gone = self._sends.count(self._limit_at - self.window_s, now - self.window_s)
+        return self._free(now) + gone < few
 
     def _sustained(self, now: float) -> float:
         window_s = self._window.guess(now)

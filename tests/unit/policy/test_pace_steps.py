@@ -320,6 +320,36 @@ def test_a_fixed_rate_and_runs_that_share_the_key_spread_all_their_rows():
 # -- what the user sees ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("limit", "left", "costs"),
+    [(600, 2, 2.0), (600, 3, 1.0), (1000, 4, 2.0), (1000, 5, 1.0), (200, 0, 2.0), (199, 0, 1.0)],
+)
+def test_a_request_costs_twice_as_much_while_hardly_anything_of_the_limit_is_left(
+    limit, left, costs
+):
+    """Below a 200th of it, and not where that is less than a whole request."""
+    pace, now = settled(limit, 60.0)
+    pace.answered(now, str(limit), str(left), now)
+    assert pace.price_s(now) == exactly(costs / pace.rate(now))
+
+
+def test_what_is_left_becomes_less_with_each_request_and_more_as_earlier_ones_stop_to_count():
+    pace, now = settled(600, 60.0)
+    pace.answered(now, "600", "5", now)
+
+    def doubles(at: float) -> bool:
+        return pace.price_s(at) == exactly(2 / pace.rate(at))
+
+    assert not doubles(now)
+    for _ in range(3):
+        send(pace, now + 0.01)
+    assert doubles(now + 0.01)
+    assert doubles(now + 0.09)
+    assert not doubles(now + 0.11)  # the request that was sent 60 s before that no longer counts
+    pace.fixed = 10.0
+    assert pace.price_s(now + 0.01) == exactly(1 / 10)
+
+
 def test_the_belief_says_where_the_window_comes_from():
     """A kept one, none yet, and a measured one. A guess is not shown: it may be off by far."""
     assert Pace().belief() is None

@@ -137,11 +137,13 @@ def test_two_machines_that_start_cold_share_a_window_of_a_minute(kind, least):
     scenario = replace(
         MINUTE, kind=kind, limit=600, latency_s=2.0, start_s=180.0, end_s=420.0, machine_s=0.5
     )
-    together = []
-    for seed in range(3):
+    together, smaller = [], []
+    for seed in range(6):
         got = [between(run.admitted, 180.0, 420.0) for run in play(scenario, runner, seed)[0]]
-        assert min(got) >= 0.4 * sum(got)
         together.append(sum(got))
+        smaller.append(min(got) / sum(got))
+    assert fmean(smaller) >= 0.43
+    assert min(smaller) >= 0.35
     assert fmean(together) >= least * 10 * 240
 
 
