@@ -181,13 +181,19 @@ class Pace:
         return self._denial.next_at(now, self._most_asked_s())
 
     def belief(self) -> RateLimit | None:
-        """The limit and the window as far as they are known, and how sure that is."""
+        """The limit and the window as far as they are known, and how sure that is.
+
+        Next to other runs, it is the window of the key and not the longer one of this run's part.
+        """
         if self.limit is None:
             return None
         if self.window_s is not None:
-            return RateLimit(self.limit, self.window_s, Sure.MEASURED, self.share_used())
+            window_s = self.window_s * self._part(self.window_s)
+            return RateLimit(self.limit, window_s, Sure.MEASURED, self.share_used())
         prior_s = None if self.start is None else self._window.prior_s
-        return RateLimit(self.limit, prior_s, None if prior_s is None else Sure.KEPT, None)
+        if prior_s is None:
+            return RateLimit(self.limit, None, None, None)
+        return RateLimit(self.limit, prior_s * self._part(prior_s), Sure.KEPT, None)
 
     def kept_was_wrong(self, now: float) -> bool:
         """Whether an earlier run kept another limit or window than the one that this run measured.
@@ -201,8 +207,9 @@ class Pace:
         return self.limit != self.start.limit or not 1 / _WRONG < ratio < _WRONG
 
     def share_used(self) -> float | None:
-        """The part of what the limit allows that was used, once limit and window were known."""
-        return self._used / self._allowed if self._allowed > 1 else None
+        """The part of what the key's limit allows that this run used, while its window is known."""
+        known = self.window_s is not None and self._allowed > 1
+        return self._used / self._allowed if known else None
 
     @property
     def denied_since(self) -> float | None:
@@ -224,8 +231,7 @@ class Pace:
             return None
         if self._sharing.others and not self._held_back:
             return None
-        part = self._sharing.part(self.g * self.limit / self.window_s)
-        return Learned(self.limit, self.window_s * part, self.g)
+        return Learned(self.limit, self.window_s * self._part(self.window_s), self.g)
 
     def begin(self, rows: int) -> None:
         """A run begins that sends `rows` requests. `share_used` counts from here."""
@@ -321,7 +327,14 @@ class Pace:
         before, self._sent_at = self._sent_at, now
         if self.limit is not None and self.window_s is not None and before is not None:
             self._used += 1
-            self._allowed += (now - before) * self.limit / self.window_s
+            key_s = self.window_s * self._part(self.window_s)
+            self._allowed += (now - before) * self.limit / key_s
+
+    def _part(self, window_s: float) -> float:
+        """This run's part of the key, if its part of the limit has the window `window_s`."""
+        if self.limit is None or not self._sharing.others:
+            return 1.0
+        return self._sharing.part(self.g * self.limit / window_s)
 
     # -- the rate -------------------------------------------------------------------------
 

@@ -121,17 +121,11 @@ class Sending:
             async with self._beside(throttle, kept, executor):
                 stopped = await executor.run(rows, self.drain_s)
         self._tally.duration_s = self.clock.monotonic() - begun
-        sent = self.sent
-        self.tell(
-            PaceEnded(
-                pace.limit,
-                pace.window_s,
-                pace.share_used(),
-                sent.requests,
-                sent.rate_limited,
-                Sure.MEASURED if pace.window_s is not None else None,
-            )
-        )
+        sent, known = self.sent, pace.belief()
+        window_s, sure, used = None, None, None
+        if known is not None and known.sure is Sure.MEASURED:
+            window_s, sure, used = known.window_s, known.sure, known.used
+        self.tell(PaceEnded(pace.limit, window_s, used, sent.requests, sent.rate_limited, sure))
         return stopped
 
     def _pace(self, access: Access, kept: KeptPace | None, rows: int) -> Pace:

@@ -140,6 +140,15 @@ def test_the_used_share_of_the_limit_is_counted_once_the_window_is_known():
     assert unknown._used == 0
 
 
+def test_no_used_share_is_known_after_a_denial_refuted_the_window():
+    """It was a share of a limit that is not the key's."""
+    pace, now = settled()
+    assert pace.share_used() is not None
+    pace._window.refuted_by(now, 5.0)
+    assert pace.window_s is None
+    assert pace.share_used() is None
+
+
 def test_the_next_run_gets_the_window_of_the_key_and_not_this_runs_part():
     """Each of two runs sees a window that is twice as long."""
     pace, now = settled()
@@ -162,6 +171,26 @@ def test_a_run_that_had_more_than_an_equal_part_learns_and_gets_no_more_than_the
     assert pace.learned() == Learned(50, exactly(1.5), pace.g)
     pace.share_with([], now)
     assert pace.window_s == exactly(1.5)
+
+
+def test_a_run_next_to_others_believes_in_the_limit_of_the_key_and_not_of_its_part():
+    """And it says which share of the whole key it used."""
+    pace, now = settled()
+    pace.share_with([25.0 * pace.g], now)
+    pace.share_with([25.0 * pace.g], now)
+    pace.begin(1000)
+    for _ in range(200):
+        now += 1 / 25
+        send(pace, now)
+    assert pace.window_s == 2.0
+    assert pace.belief() == RateLimit(50, 1.0, Sure.MEASURED, pace.share_used())
+    assert pace.share_used() == pytest.approx(0.5, abs=0.01)
+    kept = Pace(start=Learned(50, 1.0, 0.97))
+    kept.share_with([25.0], now)
+    assert kept.own_pace(now) == exactly(25 * 0.97)
+    send(kept, now)
+    kept.answered(now, "50", "10", now + 0.1)
+    assert kept.belief() == RateLimit(50, 1.0, Sure.KEPT, None)
 
 
 def test_a_run_tells_no_pace_while_something_else_holds_it_back():
