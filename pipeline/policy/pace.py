@@ -131,6 +131,8 @@ class Pace:
     _used: int = 0
     _allowed: float = 0.0
     _sent_at: float | None = None
+    _at_once_since: float = math.inf
+    _room_untrue: bool = False
 
     def __post_init__(self) -> None:
         if self.start is not None:
@@ -237,12 +239,17 @@ class Pace:
         """A run begins that sends `rows` requests. `share_used` counts from here."""
         self.rows = rows
         self._used, self._allowed, self._sent_at = 0, 0.0, None
+        self._room_untrue = False
 
     # -- what happens ---------------------------------------------------------------------
 
     def granted(self, now: float) -> None:
         """A slot was handed out at `now`; its request leaves as soon as its intent is durable."""
         self._denial.granted(now)
+        if not self._fits(now):
+            self._at_once_since = math.inf
+        elif self.denied_since is None:
+            self._at_once_since = min(self._at_once_since, now)
         if self.rows:
             self.rows -= 1
 
@@ -269,11 +276,15 @@ class Pace:
         An answer from a cache has none, but it used the limit like any other. If some cache's
         answers do not use it, fewer requests are counted than were sent: the window reads shorter,
         and the rate grows by itself.
+
+        Once a request was denied although the headers had room for it, they may name another limit
+        than the one that denies: that of the day, and not that of the second. Each answer would ask
+        for a higher rate. So they teach nothing from then on, unless they have shown the window.
         """
         if self._denial.let_through(sent_at):
             self._end_denial(sent_at, now)
         known, left = whole_number(limit), whole_number(remaining)
-        if known is None or left is None:
+        if known is None or left is None or (self._room_untrue and self._window_unheard):
             return
         if known <= 0:  # the limiter's store was away and counted nothing
             self._sends.forget(sent_at)
@@ -287,6 +298,8 @@ class Pace:
         `retry_after_s` is how long the server asks to wait, None if it does not ask.
         """
         self.rate_limited += 1
+        if sent_at >= self._at_once_since:
+            self._room_untrue = True
         if self.rows is not None:
             self.rows += 1  # its row is sent again
         if self._sends.forget(sent_at) and self._used:
@@ -339,8 +352,13 @@ class Pace:
     # -- the rate -------------------------------------------------------------------------
 
     def _fits(self, now: float) -> bool:
-        """Whether what is left of the limit is enough for all rows that are left."""
+        """Whether what is left of the limit is enough for all rows that are left.
+
+        Not after such a row was denied: each further try would be denied too.
+        """
         if self.fixed is not None or not self.rows or self.limit is None or self._sharing.others:
+            return False
+        if self._room_untrue:
             return False
         return self.rows <= self._free(now)
 
@@ -376,7 +394,7 @@ class Pace:
 
     def _grown(self, now: float) -> float:
         """The rate while the window is not known, and no run kept one."""
-        if self.window_s is not None or self._window.prior_s is not None:
+        if not self._window_unheard:
             return math.inf
         since_s = 0.0 if self._started is None else now - self._started
         if self._spreads():
@@ -392,9 +410,14 @@ class Pace:
         what is left. The others make the bounds of the window too long then, and what was let
         through says what they left and not how much there is.
         """
-        if self.window_s is not None or self._window.prior_s is not None:
+        if not self._window_unheard:
             return False
         return self._ramp.spreads and self._limit_at >= self._released_at
+
+    @property
+    def _window_unheard(self) -> bool:
+        """Whether neither an answer, nor an earlier run, nor a Retry-After has told the window."""
+        return self.window_s is None and self._window.prior_s is None
 
     def _ceiling_holds(self, now: float) -> bool:
         """Whether the ceiling is what the rate meets. Else requests say nothing about it: it would
@@ -478,7 +501,8 @@ class Pace:
         return lone
 
     def _hold(self, sent_at: float, now: float, asked_s: float) -> None:
-        if self.limit and _ASKED_TRUSTED_S <= asked_s <= self.limit / _ASKED_LEAST_PER_S:
+        longest_s = (self.limit or 0) / _ASKED_LEAST_PER_S
+        if _ASKED_TRUSTED_S <= asked_s <= longest_s and not self._room_untrue:
             self._window.asked(min(asked_s, _ASKED_MAX_S))
         least_s = 1 / self.rate(now)
         if self.window_s is None and self._denied_before == -math.inf:

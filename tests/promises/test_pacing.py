@@ -437,6 +437,43 @@ def test_a_short_run_with_a_kept_pace_takes_a_second(kind):
     assert not runner.denied
 
 
+@dataclass
+class PerDay:
+    """A limit per day, which the headers tell, next to a limit per second, which they do not."""
+
+    limit: int
+    per_second: Limiter
+    taken: int = 0
+
+    def take(self, now: float) -> int | None:
+        if self.per_second.take(now) is None:
+            return None
+        self.taken += 1
+        return self.limit - self.taken
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "log"])
+@pytest.mark.parametrize(("rows", "limit"), [(400, 10_000), (3000, 5000)])
+def test_headers_of_another_limit_than_the_one_that_is_met_cost_one_try(kind, rows, limit):
+    """The rows that fit into the limit of the day go at once, and most of them are denied. That
+    happens once."""
+    runner = Runner(Pace(rows=rows), rows=rows)
+    World(PerDay(limit, KINDS[kind](50, 1.0, 0.3)), [runner], 0.5).run(2 * rows / 50 + 30)
+    assert len(runner.admitted) == rows
+    assert len(runner.denied) <= 1.05 * rows + 10
+    assert max(runner.admitted) <= 1.2 * rows / 50 + 3
+
+
+def test_headers_of_another_limit_and_long_waits_cost_one_try_too():
+    """A wait says nothing about the window of the limit in the headers. Taken for it, 1,000,000 per
+    60 s would be 5,000 per second after each wait."""
+    runner = Runner(Pace(rows=1500), rows=1500)
+    limiter = PerDay(1_000_000, KINDS["sliding"](50, 1.0, 0.3))
+    World(limiter, [runner], 0.3, retry_after_s=lambda _limiter, _now: 60.0).run(300.0)
+    assert len(runner.denied) <= 1600
+    assert len(runner.admitted) >= 250
+
+
 def test_a_given_rate_is_kept_whatever_the_headers_say():
     """`rate:` overrides what is learned. A storm of 429s still causes a pause."""
     runner = Runner(Pace(fixed=20.0))

@@ -346,6 +346,40 @@ def test_a_fixed_rate_and_runs_that_share_the_key_spread_all_their_rows():
     assert pace.price_s(100.0) > 0
 
 
+def test_once_such_a_row_was_denied_the_rows_are_spread():
+    """The headers tell of a limit per day, and the limit per second has none. Each further try
+    would be denied too. A denial of a row that was spread says nothing about that."""
+    pace, now = settled()
+    pace.answered(send(pace, now + 0.02), "50", "9", now + 0.03)
+    spread = send(pace, now + 0.04)
+    pace.rows = 5
+    at_once = [send(pace, now + 0.05), send(pace, now + 0.06)]
+    pace.denied(spread, now + 0.07)
+    assert pace.price_s(now + 0.07) == 0
+    pace.denied(at_once[0], now + 0.08)
+    assert pace.denied_since is None
+    assert pace.price_s(now + 0.08) > 0
+    pace.begin(5)  # the next run with this key tries once, too
+    assert pace.price_s(now + 0.08) == 0
+
+
+def test_headers_teach_nothing_before_the_window_is_known_once_such_a_row_was_denied():
+    """Each answer would say that nearly nothing of the limit is used, and ask for a higher rate."""
+    pace = Pace(rows=20)
+    pace.answered(send(pace, 100.0), "10000", "9999", 100.1)
+    at_once = [send(pace, 100.2 + number / 1000) for number in range(19)]
+    for sent in at_once[10:]:
+        pace.denied(sent, sent + 0.02)
+    probe = send(pace, pace.next_at(100.3))
+    pace.answered(probe, "10000", "9990", probe + 0.1)
+    rate = pace.rate(probe + 0.2)
+    for number in range(8):
+        at = send(pace, probe + 0.2 + number / 100)
+        pace.answered(at, "9000", str(8989 - number), at + 0.1)
+    assert pace.limit == 10_000
+    assert pace.rate(probe + 0.3) <= 1.2 * rate
+
+
 # -- what the user sees ---------------------------------------------------------------------
 
 
