@@ -439,6 +439,13 @@ class Pace:
             self._ceiling.scale(limit / (self.limit or limit))
             self._ramp.new_limit()
             self.limit = limit
+            if self.start is not None and self._limit_at == -math.inf:
+                # The first answer: the kept window belongs to another limit. If it is too long, the
+                # next request would wait for minutes, and only answers can show that. Rows that
+                # were denied so far had room in the kept limit, and not in that of the headers.
+                self._window.prior_s = None
+                self._ceiling.lift()
+                self._room_untrue, self._at_once_since = False, math.inf
             self._window.new_limit(sent_at)
             if self.window_s is not None:
                 self._ceiling.lift()

@@ -402,6 +402,19 @@ def test_a_wrongly_learned_pace_is_corrected(learned):
     assert seen.denied <= 0.01
 
 
+@pytest.mark.parametrize(
+    "kept", [Learned(1000, 3600.0, 0.97, 0.95), Learned(1, 7200.0, 0.97, 0.95)]
+)
+@pytest.mark.parametrize("rows", [300, 3000])
+def test_a_window_that_was_kept_for_another_limit_does_not_stop_the_run(kept, rows):
+    """The key got another plan: 50 per second instead of so many per hour. The first answer names
+    the new limit. With the old window, the second request would leave after more than a minute."""
+    runner = Runner(Pace(start=kept, rows=rows), rows=rows)
+    World(KINDS["sliding"](50, 1.0, 0.3), [runner], 0.5).run(rows / 50 + 5)
+    assert len(runner.admitted) == rows
+    assert runner.longest_stop <= 1
+
+
 def test_a_pace_that_was_learned_too_slow_is_corrected():
     """The first samples refute a window that is ten times too long."""
     runner = Runner(Pace(start=Learned(50, 10.0, 1.0)))

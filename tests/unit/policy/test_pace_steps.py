@@ -88,6 +88,20 @@ def test_a_known_limit_below_the_floor_is_respected():
     assert ten.rate(0.0) == FLOOR_PER_S
 
 
+def test_a_kept_window_counts_only_if_the_first_answer_names_the_kept_limit():
+    """It belongs to that limit. A later change of the limit says nothing about the window."""
+    for first, counts in (("50", True), ("100", False)):
+        pace = Pace(start=Learned(50, 3600.0, 0.97))
+        pace.answered(send(pace, 0.0), first, "49", 0.1)
+        belief = pace.belief()
+        assert belief is not None
+        assert (belief.limit, belief.window_s) == (int(first), 3600.0 if counts else None)
+        assert (pace.rate(0.2) < 1) is counts
+        if counts:
+            pace.answered(send(pace, 1.0), "100", "98", 1.1)
+            assert pace.belief() == RateLimit(100, 3600.0, Sure.KEPT, None)
+
+
 def test_a_learned_rate_is_used_in_proportion_to_its_trust():
     """With 40 per second at trust 0.5, the ramp goes to 20 and tries more from there."""
     pace = Pace(start=Learned(40, 1.0, 2.0, trust=0.5))
@@ -906,6 +920,7 @@ def test_a_window_survives_another_denial_only_after_ten_more_windows(later_s, k
 def test_a_larger_limit_raises_the_tried_rate_in_proportion():
     """This holds while the window is unknown."""
     pace = Pace(start=Learned(50, 1.0, 1.0, trust=0.5))
+    pace.answered(send(pace, 99.9), "50", "25", 99.95)
     pace.answered(send(pace, 100.0), "100", "50", 100.1)
     assert pace.rate(105.0) == pytest.approx(2 * 0.5 * 0.97 * 50, rel=0.01)
 
