@@ -46,6 +46,7 @@ class PacedThrottle:
         self._clock = clock
         self._tell = tell
         self._told_of: tuple[float, bool] | None = None
+        self._told_s = 0.0
         self._owed = 1.0 if pace.begun or pace.start is None else 0.0
         self._seconds = AsyncLimiter(_HELD_S, _HELD_S)
 
@@ -109,11 +110,14 @@ class PacedThrottle:
             self._say(since, f"the API has answered 429 (rate limit) for {now - since:.0f} s")
 
     def _say(self, wait: float, reason: str, *, asked: bool = False) -> None:
-        """Reports a wait once, and a second time if the server then asks for it."""
-        if self._tell is None or self._told_of in ((wait, asked), (wait, True)):
-            return
-        self._told_of = (wait, asked)
+        """Reports a wait once, a second time if the server then asks for it, and again if that
+        wait is obeyed for much longer than the one that was reported."""
         assert self.due_at is not None
+        wait_s = self.due_at - self._clock.monotonic()
+        longer = asked and wait_s >= self._told_s + _TOLD_SLOW_S
+        if self._tell is None or (self._told_of in ((wait, asked), (wait, True)) and not longer):
+            return
+        self._told_of, self._told_s = (wait, asked), wait_s
         self._tell(Waiting(reason, self.due_at))
 
 

@@ -230,6 +230,33 @@ def test_the_user_sees_once_how_long_the_server_asks_to_wait(on_virtual_time):
     assert asked.until_s - plain.until_s > 250
 
 
+def test_a_wait_that_is_obeyed_for_longer_than_was_said_is_reported_again(on_virtual_time):
+    """The first wait is cut to 1.25 windows. The next denial refutes the window, so the whole wait
+    counts, and the user must not expect the next try in a second."""
+    told: list[Event] = []
+
+    async def work(loop: TestLoop) -> None:
+        pace = Pace(limit=50)
+        pace._window.window_s = 1.0
+        throttle = PacedThrottle(pace, loop, told.append)
+        for window_s in (1.0, None, None):
+            await throttle.slot()
+            ticket = throttle.sent()
+            await asyncio.sleep(0.02)
+            pace._window.window_s = window_s
+            throttle.landed(ticket, answer(429, retry_after="3600"), OK)
+        waiting = asyncio.create_task(throttle.slot())
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+
+    on_virtual_time(work)
+    first, again = told
+    assert isinstance(first, Waiting)
+    assert isinstance(again, Waiting)
+    assert first.reason == again.reason
+    assert again.until_s - first.until_s > 250
+
+
 def test_a_long_denial_is_reported_once(on_virtual_time):
     """One event, with the reason and the end of the wait. A pause too short to notice has none."""
     told: list[Event] = []
