@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 30.0
 _WAIT_SHOWN_S = 2.0
+_PACE_TRUE_SLOTS = 2.0  # a wait for the next slot is shorter, and a pause after a denial longer
 _SETTLED = (State.OK, State.FAILED, State.AMBIGUOUS)
 
 
@@ -118,10 +119,10 @@ class ProgressBar:
     def _paced(self, event: Paced) -> None:
         limit = _limit(event.limit, event.window_s)
         wait_s = (event.next_at_s or 0.0) - time.monotonic()
-        self._pace = [
-            Word(f"{event.in_flight} in flight", 2),
-            Word(f"pace {_number(event.per_s)}/s", 5),
-        ]
+        self._pace = [Word(f"{event.in_flight} in flight", 2)]
+        # While each request is denied, the pause is the pace.
+        if wait_s < max(_WAIT_SHOWN_S, _PACE_TRUE_SLOTS / event.per_s):
+            self._pace.append(Word(f"pace {_number(event.per_s)}/s", 5))
         if limit:
             self._pace.append(Word(f"limit {limit}{_how_sure(event.sure, event.used)}", 6))
         if wait_s >= _WAIT_SHOWN_S:

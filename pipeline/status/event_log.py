@@ -26,7 +26,7 @@ from pipeline.core.wording import json_line
 from pipeline.system.files import open_appending, storing
 from pipeline.system.opening import as_object, last_lines
 
-_PACE_EVERY_S = 60.0
+_PACE_EVERY_S, _MEASURED_AFTER_S = 60.0, 10.0
 
 
 class EventLog:
@@ -45,6 +45,7 @@ class EventLog:
         self._broken = False
         self._pace: tuple[object, ...] | None = None
         self._pace_due_at = -math.inf
+        self._measured_due_at: float | None = None
 
     def __enter__(self) -> EventLog:
         return self
@@ -89,10 +90,20 @@ class EventLog:
         )
 
     def _note_pace(self, event: Paced) -> None:
-        """Writes a line if the pace changed, at most once a minute: events come twice a second."""
+        """Writes a line if the pace changed, at most once a minute: events come twice a second.
+
+        And one soon after the run measured the limit for the first time, because `status` reads it
+        from here. Not at once: the first windows are off.
+        """
         pace = (float(f"{event.per_s:.2g}"), event.limit, event.window_s, event.sure)
         now = self._clock.monotonic()
-        if pace != self._pace and now >= self._pace_due_at:
+        measured = event.sure is Sure.MEASURED
+        if measured and self._measured_due_at is None:
+            self._measured_due_at = now + _MEASURED_AFTER_S
+        first = measured and now >= (self._measured_due_at or 0.0)
+        if pace != self._pace and (first or now >= self._pace_due_at):
+            if measured:
+                self._measured_due_at = math.inf
             self._pace, self._pace_due_at = pace, now + _PACE_EVERY_S
             names = ("per_s", "limit", "window_s", "sure")
             used = None if event.used is None else round(event.used, 3)

@@ -35,6 +35,17 @@ def test_the_user_sees_the_pace_the_limit_and_the_reason_for_a_wait(event, words
         assert word in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("per_s", "wait_s", "shown"),
+    [(100.0, 30.0, False), (0.5, 3.0, True), (1 / 60, 60.0, True), (100.0, 1.5, True)],
+)
+def test_no_pace_is_shown_while_the_next_request_waits_for_something_else(per_s, wait_s, shown):
+    """After 429s, the line said "pace 100/s" and "next request in 185 s"."""
+    stream = io.StringIO()
+    ProgressBar(stream)(Paced(per_s, 50, None, 0, time.monotonic() + wait_s))
+    assert ("pace" in stream.getvalue()) is shown
+
+
 def test_a_run_that_saw_no_limit_and_no_429_prints_nothing_about_them():
     """With a given rate, or a server without a limiter."""
     stream = io.StringIO()
@@ -87,6 +98,21 @@ def test_the_log_says_how_the_pace_changed_and_no_more(tmp_path):
         ("paced", 8.0, 50),
         ("paced", 20.0, 50),
     ]
+
+
+def test_the_log_says_the_measured_limit_ten_seconds_after_it_was_first_known(tmp_path):
+    """Otherwise `status` would say nothing about it in the first minute, nor after a kill. Not the
+    first measured window, because the first ones are off."""
+    path, clock = tmp_path / "log.jsonl", Clock()
+    with EventLog(path, clock, "r1") as log:
+        log(Paced(5.0, None, None, 3))
+        for second in range(4, 60):
+            clock.now = float(second)
+            sure = Sure.MEASURED if second % 2 == 0 else None
+            log(Paced(40.0, 50, float(second), 3, None, sure))
+            known = RateLimit(50, 14.0, Sure.MEASURED, None) if second >= 14 else None
+            assert believed_limit(path, "r1") == known
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_the_log_says_what_the_run_believes_of_the_limit_and_how_sure_it_is(tmp_path):
