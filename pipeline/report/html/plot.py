@@ -23,6 +23,7 @@ WIDTH = 302.0
 """About the width of a page on a phone, so that the text in a chart is as large as on the page."""
 _FONT, _SMALL = 9.0, 8.0
 _RIGHT, _LEGEND, _LINE = 8.0, 15.0, 11.0
+_WIDEST = 0.6  # of the font's size is as wide as a digit can be
 # The widest of the fonts needs about this share of the font's size for a character.
 _CHARACTER = 0.6
 _ROUND = (1, 2, 5, 10)
@@ -114,10 +115,10 @@ class Axes:
         )
         high, low = top + (_LEGEND if named else 4), top + self.height - below
         begin, end = np.log10(self.across) if self.logarithmic else self.across
-        wide = (WIDTH - _RIGHT - left) / ((end - begin) or 1)
+        per_unit = (WIDTH - _RIGHT - left) / ((end - begin) or 1)
 
         def x_of(at: Numbers) -> Numbers:
-            return left + ((np.log10(at) if self.logarithmic else at) - begin) * wide
+            return left + ((np.log10(at) if self.logarithmic else at) - begin) * per_unit
 
         def y_of(at: Numbers) -> Numbers:
             return low - at * (low - high) / self._top
@@ -143,15 +144,23 @@ class Axes:
             level = float(y_of(np.array(at)))
             frame += f"M{_n(left)} {_n(level)}h-3"
             parts.append(_text(left - 5, level + 3, label, "end"))
+        labelled_to = 0.0
         for at, label in self.ticks:
             place = float(x_of(np.array(at)))
             frame += f"M{_n(place)} {_n(low)}v3"
-            if labelled:
-                anchor = "middle" if self.centred else "start"
-                parts += [
-                    _text(place, low + 3 + _LINE * (n + 1) - 2, line, anchor)
-                    for n, line in enumerate(label.split("\n"))
-                ]
+            if not labelled:
+                continue
+            lines, anchor = label.split("\n"), "middle" if self.centred else "start"
+            wide = _WIDEST * _FONT * max(map(len, lines))
+            before = wide / 2 if self.centred else 0.0
+            inside = min(place, WIDTH - wide + before)  # the right edge must not cut it
+            if inside < place and inside - before < labelled_to:
+                continue
+            labelled_to = inside - before + wide
+            parts += [
+                _text(inside, low + 3 + _LINE * (n + 1) - 2, line, anchor)
+                for n, line in enumerate(lines)
+            ]
         parts.append(_path(frame, _stroke(INK, "", 0.6)))
         if labelled and self.x_label:
             parts.append(_text((left + WIDTH) / 2, top + self.height - 3, self.x_label, "middle"))

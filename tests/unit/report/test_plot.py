@@ -61,6 +61,24 @@ def test_a_line_is_interrupted_where_a_number_is_missing_and_stays_inside_its_pi
     assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_label_at_the_right_edge_is_not_cut(centred):
+    """A time of day with seconds was: its last digit was missing."""
+    axes = Axes(100, "rows", across=(0, 10))
+    axes.centred = centred
+    axes.ticks = [(0, "07:48:00"), (10, "07:50:00")]
+    tree = drawn(axes)
+    width = float(tree.get("viewBox", "").split()[2])
+    [first, last] = [float(node.get("x", "")) for node in tree if ":" in (node.text or "")]
+    assert last + 0.6 * 9 * 8 / (2 if centred else 1) <= width
+    assert first < last - 100
+    axes.ticks.insert(1, (8.5, "07:49:30"))  # no room for both
+    assert [node.text for node in drawn(axes) if ":" in (node.text or "")] == [
+        "07:48:00",
+        "07:49:30",
+    ]
+
+
 def test_values_that_are_all_zero_or_missing_are_drawn_too():
     """A run that sent nothing has an axis from 0 to 1."""
     axes = Axes(100, "rows", across=(0, 0))
