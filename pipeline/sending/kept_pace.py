@@ -152,7 +152,10 @@ def _write(path: Path, held: dict[str, Any]) -> None:
     """Replaces a whole file: a reader sees the old one or the new one. Ignores disk errors."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with contextlib.suppress(OSError):
+    try:
         with os.fdopen(os.open(new, flags, 0o600), "w", encoding="ascii") as file:
             json.dump(held, file)
         new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()

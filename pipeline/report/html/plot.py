@@ -23,7 +23,6 @@ WIDTH = 302.0
 """About the width of a page on a phone, so that the text in a chart is as large as on the page."""
 _FONT, _SMALL = 9.0, 8.0
 _RIGHT, _LEGEND, _LINE = 8.0, 15.0, 11.0
-_WIDEST = 0.6  # of the font's size is as wide as a digit can be
 # The widest of the fonts needs about this share of the font's size for a character.
 _CHARACTER = 0.6
 _ROUND = (1, 2, 5, 10)
@@ -151,7 +150,7 @@ class Axes:
             if not labelled:
                 continue
             lines, anchor = label.split("\n"), "middle" if self.centred else "start"
-            wide = _WIDEST * _FONT * max(map(len, lines))
+            wide = _CHARACTER * _FONT * max(map(len, lines))
             before = wide / 2 if self.centred else 0.0
             inside = min(place, WIDTH - wide + before)  # the right edge must not cut it
             if inside < place and inside - before < labelled_to:

@@ -128,6 +128,15 @@ def test_a_cache_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path):
     assert gone.recall(WALL) is None
 
 
+def test_a_file_that_cannot_be_replaced_leaves_no_draft(kept, tmp_path):
+    kept.keep(taught(), WALL)
+    [stored] = files(tmp_path)
+    stored.unlink()
+    stored.mkdir()
+    kept.keep(taught(), WALL)
+    assert not files(tmp_path)
+
+
 def test_two_runs_notice_each_other_and_halve_the_window(kept, tmp_path):
     """Each reads the other's pace, and the one that ends gives its share back."""
     other = kept_pace("api.test", KEY, {"XDG_CACHE_HOME": str(tmp_path)})
