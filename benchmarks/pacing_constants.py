@@ -149,12 +149,17 @@ def chosen(every: int) -> list[tuple[Scenario, int]]:
     return short[::every]
 
 
-def constants(only: str) -> Iterator[tuple[ModuleType, str, float]]:
-    """The modules, names and values of the constants."""
-    for module in MODULES:
-        for name, value in vars(module).items():
-            if name in PURPOSES and only in name:
-                yield module, name, value
+def constants(only: str) -> Iterator[tuple[list[ModuleType], str, float]]:
+    """The constants: the modules that have or import one, its name and its value."""
+    names = (name for module in MODULES for name in vars(module))
+    for name in dict.fromkeys(name for name in names if name in PURPOSES and only in name):
+        users = [module for module in MODULES if name in vars(module)]
+        yield users, name, vars(users[0])[name]
+
+
+def change(users: list[ModuleType], name: str, value: float) -> None:
+    for module in users:
+        setattr(module, name, value)
 
 
 def tried(value: float) -> tuple[float, float]:
@@ -199,13 +204,13 @@ def main() -> None:
         BEST.update(zip(needed, pool.map(best_pace, needed, 1), strict=True))
     before, effects = run(scenarios, options.processes), []
     print(before, flush=True)
-    for module, name, value in constants(options.only):
+    for users, name, value in constants(options.only):
         for new in tried(value):
-            setattr(module, name, new)
+            change(users, name, new)
             after = run(scenarios, options.processes)
             effects.append(effect(name, value, new, before, after))
             print(effects[-1], flush=True)
-        setattr(module, name, value)
+        change(users, name, value)
     if not options.only:
         keep("pacing-constants", effects)
 
