@@ -380,7 +380,7 @@ class Pace:
         """Whether the limit has room for a few more requests only.
 
         Since the newest answer, this run sent some requests, and as many as it sent a window before
-        that time no longer count. Others are assumed to go on as before.
+        that time no longer count. Others are assumed to continue as before.
         """
         few = int(_HARDLY_LEFT * self.limit) if self.limit else 0
         if not few or self.fixed is not None or self.window_s is None:
