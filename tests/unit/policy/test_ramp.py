@@ -130,8 +130,10 @@ def test_nothing_is_spread_alone_nor_after_a_denial_of_one_request(sent, lasted_
     assert not ramp.spreads
 
 
-@pytest.mark.parametrize(("kind", "least"), [("remembering 1", 0.95), ("log", 0.84)])
-def test_two_machines_that_start_cold_share_a_window_of_a_minute(kind, least):
+@pytest.mark.parametrize(
+    ("kind", "least", "part"), [("remembering 1", 0.95, 0.4), ("log", 0.84, 0.35)]
+)
+def test_two_machines_that_start_cold_share_a_window_of_a_minute(kind, least, part):
     """The first burst of both uses the limit up, and where a server process remembers denials, each
     further burst costs the rest of a window."""
     scenario = replace(
@@ -143,7 +145,7 @@ def test_two_machines_that_start_cold_share_a_window_of_a_minute(kind, least):
         together.append(sum(got))
         smaller.append(min(got) / sum(got))
     assert fmean(smaller) >= 0.43
-    assert min(smaller) >= 0.35
+    assert min(smaller) >= part
     assert fmean(together) >= least * 10 * 240
 
 
